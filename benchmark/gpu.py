@@ -1,0 +1,264 @@
+"""The engine torch on one GPU: tokens per second and the share of the GPU's peak, alone and served.
+
+    python benchmark/gpu.py                                  # BERT-base shape, random weights, bf16 and fp16
+    python benchmark/gpu.py --workers 1 2 4 --dtype bf16     # several workers on the same GPU
+    python benchmark/gpu.py --device cpu --size tiny --dtype fp32 --length 16 --seconds 0.2
+
+First the vectors are compared with fp32 on the CPU: where they are too far off, nothing is measured. Then the engine
+alone encodes batches of ``--batch_tokens`` tokens; then servers with ``--workers`` workers on the GPU are given
+requests by ``--clients`` clients. All sequences of a batch have the same length, and none is like another. Writes
+``gpu.md`` and ``gpu.json`` into the folder ``--out``.
+
+MFU is the arithmetic of the model (two operations for each multiplication with a weight or an attention score) by the
+time it took, as a share of the peak that the GPU's maker states for dense 16-bit matrices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from engine_loop import SIZES, pack, random_model
+
+from bert_serving.server.benchmark.experiments import Load, Setting
+from bert_serving.server.benchmark.keeper import Keeper
+from bert_serving.server.benchmark.load import Repeats
+from bert_serving.server.benchmark.machine import machine, versions
+from bert_serving.server.benchmark.options import read_args
+from bert_serving.server.benchmark.run import Plan, measure
+from bert_serving.server.benchmark.words import Source
+from bert_serving.server.config import ServerConfig
+from bert_serving.server.engines import torch as engine_module
+from bert_serving.server.engines.base import Batch, Device, Engine, EngineError, EngineSpec
+from bert_serving.server.errors import ServingError
+from bert_serving.server.model.cache import default_cache_dir
+from bert_serving.server.model.config import ModelConfig, load_model_config
+
+#: Dense 16-bit TFLOP/s with 32-bit sums by the makers' data sheets; the first whose words are all in the GPU's name.
+PEAKS = {
+    "B200": 2250, "H200": 989, "GH200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "A40": 150,
+    "A30": 165, "A10G": 70, "A10": 125, "L40S": 362, "L40": 181, "L4": 121, "T4": 65, "V100": 125,
+}  # fmt: skip
+#: Least cosine to the fp32 vectors on the CPU.
+LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.99, "fp16": 0.999}
+#: Batches of each kind, all different.
+BATCHES = 4
+#: Tokens in a request of a client.
+REQUEST_TOKENS = 32768
+
+
+def operations_per_token(model: ModelConfig, length: int) -> int:
+    """Floating-point operations of all layers for one token of a sequence of ``length``."""
+    hidden = model.hidden_size
+    dense = 4 * hidden * hidden + 2 * hidden * model.intermediate_size
+    return 2 * model.num_hidden_layers * (dense + 2 * length * hidden)
+
+
+def find_peak(name: str) -> float | None:
+    """Peak of the GPU called ``name``, TFLOP/s; None where it is not known."""
+    words = set(re.split(r"[\s_-]+", name))  # "A100-SXM4-80GB" is an A100, "RTX A1000" and "RTX A4000" are not
+    return next((float(peak) for part, peak in PEAKS.items() if words.issuperset(part.split())), None)
+
+
+def make_engine(model: ModelConfig, device: Device, dtype: str) -> Engine:
+    """An engine that pools the last of all layers."""
+    spec = EngineSpec(model, default_cache_dir(), pooling_layers=(-1,), dtype=dtype)
+    engine_module.prepare(spec, lambda _: None)
+    return engine_module.create(spec, device)
+
+
+def random_batch(model: ModelConfig, lengths: list[int], seed: int) -> Batch:
+    random = np.random.default_rng(seed)
+    return pack([random.integers(1, model.vocab_size, length).tolist() for length in lengths])
+
+
+def worst_cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
+    """Least cosine between the rows of two arrays."""
+    products = np.linalg.norm(vectors, axis=1) * np.linalg.norm(exact, axis=1)
+    return float(np.min(np.sum(vectors * exact, axis=1) / products))
+
+
+def loop_rate(engine: Engine, batches: list[Batch], seconds: float) -> float:
+    """Tokens per second of an engine that is given one batch after the other for at least so long."""
+    for batch in batches:
+        engine.encode(batch)
+    tokens, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        for batch in batches:
+            engine.encode(batch)
+            tokens += batch.num_tokens
+    return tokens / elapsed
+
+
+def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, workers: int) -> float:
+    """Tokens per second of a server, from its clients' first request to their last answer.
+
+    Raises:
+        ServingError: the server could not start, or a request failed.
+    """
+    where = ["-cpu"] if args.device == "cpu" else ["-device_map", *["0"] * workers]
+    words = ["-model_dir", folder, "-engine", "torch", "-dtype", dtype, "-num_worker", str(workers), *where,
+             "-pooling_layer", "-1", "-max_seq_len", str(length), "-gpu_memory_fraction", f"{0.9 / workers:.2f}",
+             "-max_batch_size", str(max(1, max(args.batch_tokens) // length))]  # fmt: skip
+    config = ServerConfig.from_args(read_args(words))
+    load = Load(args.clients, max(1, min(REQUEST_TOKENS, max(args.batch_tokens)) // length))
+    plan = Plan(
+        # words of the model, so that no two sentences are the same tokens
+        source=Source(None, [f"w{number}" for number in range(30000)], 0),
+        repeats=Repeats(8, 2, args.seconds, 4 * args.seconds),
+        seed=0,
+        wait_seconds=600.0,
+        out=Path(args.out),
+        command="",
+        options={},
+    )
+    with Keeper(plan.wait_seconds) as keeper:
+        keeper.serve(config)
+        measured = measure(Setting(str(length), config, load), plan.source, load_model_config(folder), plan, keeper)
+    return measured.num_tokens / measured.seconds
+
+
+def check(args: argparse.Namespace, model: ModelConfig, device: Device) -> list[dict[str, Any]]:
+    """Worst cosine to fp32 on the CPU, for each dtype and for fp32 on the device.
+
+    Raises:
+        EngineError: it is too far off.
+    """
+    lengths = np.random.default_rng(1).integers(1, min(128, model.max_position_embeddings), 32).tolist()
+    batch = random_batch(model, [*lengths, model.max_position_embeddings], 2)
+    reference = make_engine(model, Device(), "fp32")
+    exact = reference.encode(batch)
+    reference.close()
+    rows = []
+    for dtype in dict.fromkeys(["fp32", *args.dtype]):
+        engine = make_engine(model, device, dtype)
+        cosine = worst_cosine(engine.encode(batch), exact)
+        rows.append({"dtype": dtype, "worst_cosine": cosine, "notes": list(getattr(engine, "notes", []))})
+        engine.close()
+        print(f"{dtype}: worst cosine to fp32 on the CPU {cosine:.6f}", file=sys.stderr)
+        if not cosine >= LEAST_COSINE[dtype]:
+            raise EngineError(f"{dtype} vectors are wrong: worst cosine {cosine:.6f}, at least {LEAST_COSINE[dtype]}")
+    return rows
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """All that was measured; writes it after each figure."""
+    folder = random_model(args.size, Path(default_cache_dir()) / f"random-{args.size}")
+    model = load_model_config(folder)
+    device = Device(args.device, memory_fraction=0.9)
+    facts = machine()
+    name = facts["gpus"][0] if args.device == "gpu" and facts["gpus"] else facts["processor"]
+    result: dict[str, Any] = {
+        "command": shlex.join(["python", "benchmark/gpu.py", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "device": name,
+        "peak_tflops": args.peak or find_peak(name),
+        "model": f"BERT-{args.size} shape, random weights",
+        "machine": facts,
+        "versions": versions(),
+        "vectors": check(args, model, device),
+        "rows": [],
+    }
+
+    def add(how: str, dtype: str, length: int, detail: str, rate: float) -> None:
+        row = {"how": how, "dtype": dtype, "length": length, "detail": detail, "tokens_per_second": rate}
+        if result["peak_tflops"]:
+            row["mfu"] = rate * operations_per_token(model, length) / (result["peak_tflops"] * 1e12)
+        result["rows"].append(row)
+        print(f"{how} {dtype} {length} {detail}: {rate:,.0f} tokens/s", file=sys.stderr)
+        write(Path(args.out), result)
+
+    for dtype in args.dtype:
+        engine = make_engine(model, device, dtype)
+        for length in args.length:
+            for tokens in args.batch_tokens:
+                count = max(1, tokens // length)
+                batches = [random_batch(model, [length] * count, seed) for seed in range(BATCHES)]
+                add(
+                    "engine",
+                    dtype,
+                    length,
+                    f"{count * length} tokens a batch",
+                    loop_rate(engine, batches, args.seconds),
+                )
+        engine.close()
+        for workers in args.workers:
+            for length in args.length:
+                rate = served_rate(args, folder, dtype, length, workers)
+                add("served", dtype, length, f"{workers} worker{'s' * (workers > 1)}", rate)
+    return result
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a page of Markdown."""
+    peak = (
+        f"{result['peak_tflops']:,.0f} TFLOP/s"
+        if result["peak_tflops"]
+        else "not known, so there is no MFU: name it with --peak"
+    )
+    lines = [
+        "## GPU",
+        f"    {result['command']}",
+        f"{result['date']}; {result['device']}; {result['model']}. Dense 16-bit peak {peak}.",
+        ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "Worst cosine to fp32 vectors on the CPU: "
+        + ", ".join(f"{row['dtype']} {row['worst_cosine']:.6f}" for row in result["vectors"])
+        + ".",
+    ]
+    lines += [f"{row['dtype']}: {'; '.join(row['notes'])}." for row in result["vectors"] if row["notes"]]
+    table = ["| | dtype | tokens of a sequence | | tokens/s | MFU |", "|---|---|---:|---|---:|---:|"]
+    for row in result["rows"]:
+        mfu = f"{row['mfu']:.1%}" if "mfu" in row else ""
+        cells = [row["how"], row["dtype"], row["length"], row["detail"], f"{row['tokens_per_second']:,.0f}", mfu]
+        table.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n\n".join([*lines, "\n".join(table)]) + "\n"
+
+
+def write(folder: Path, result: dict[str, Any]) -> None:
+    """Writes ``gpu.md`` and ``gpu.json`` into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    (folder / "gpu.md").write_text(markdown(result), "utf-8")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="cpu shows that the command works")
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--dtype", nargs="+", choices=LEAST_COSINE, default=["bf16", "fp16"])
+    parser.add_argument("--length", nargs="+", type=int, default=[50, 128, 512], help="tokens of a sequence, up to 512")
+    parser.add_argument("--batch_tokens", nargs="+", type=int, default=[4096, 16384, 65536],
+                        help="tokens of a batch; servers make batches of the most of them")  # fmt: skip
+    parser.add_argument("--workers", nargs="*", type=int, default=[1, 2], help="on the GPU; none: no server")
+    parser.add_argument("--clients", type=int, default=8, help="of a server, each with one request at a time")
+    parser.add_argument("--seconds", type=float, default=5.0, help="least time for each figure")
+    parser.add_argument("--peak", type=float, help="the GPU's dense 16-bit peak in TFLOP/s, where it is not known")
+    parser.add_argument("--out", default="bert-serving-gpu", help="folder for gpu.md and gpu.json")
+    args = parser.parse_args(argv)
+    if not all(3 <= length <= 512 for length in args.length):
+        parser.error("--length: the model takes 3 to 512 tokens, [CLS] and [SEP] counted")
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    try:
+        result = run(args)
+    except (EngineError, ServingError) as error:
+        print(f"benchmark/gpu.py: {error}", file=sys.stderr)
+        return 1
+    print(markdown(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

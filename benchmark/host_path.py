@@ -1,0 +1,124 @@
+"""Everything but the model: how fast short sentences pass through the server when the engine answers with zeros.
+
+    python benchmark/host_path.py
+
+Bulk: sentences per second of one client that sends large requests, its own work included. Single: the latency of one
+sentence at a time. Beside it the floor, which no server of this shape can be below: a message of as many frames through
+four ZeroMQ hops in as many processes (client, three that pass it on, and the client again), which do nothing else.
+Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import zmq
+
+from bert_serving.client import BertClient
+from bert_serving.server.benchmark.keeper import Keeper, free_ports
+from bert_serving.server.benchmark.machine import machine, versions
+from bert_serving.server.benchmark.options import read_args
+from bert_serving.server.benchmark.words import COMMON
+from bert_serving.server.config import ServerConfig
+
+#: Frames of the floor's message, and bytes of the largest: about what a vector of 768 values takes.
+FRAMES, PAYLOAD = 5, 3072
+SECONDS = 20.0  # longest wait for the floor's answer
+#: Passes on whatever comes: addresses to bind or connect, in and out.
+HOP = """
+import sys, zmq
+context = zmq.Context()
+pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+pull.bind(sys.argv[1])
+push.connect(sys.argv[2])
+while True:
+    push.send_multipart(pull.recv_multipart(copy=False), copy=False)
+"""
+
+
+def sentences(number: int) -> list[str]:
+    """Of 5 to 10 common words, all different but for chance."""
+    chosen = random.Random(0)
+    return [" ".join(chosen.choices(COMMON, k=chosen.randint(5, 10))) for _ in range(number)]
+
+
+@contextlib.contextmanager
+def floor() -> Iterator[Callable[[], None]]:
+    """A call that sends a message through the hops and waits until it is back: tcp, ipc, ipc, tcp."""
+    first, last = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
+    with tempfile.TemporaryDirectory(prefix="bert-serving-hops-") as folder, contextlib.ExitStack() as stack:
+        between = [f"ipc://{folder}/{number}" for number in range(2)]
+        addresses = [first, *between, last]
+        for here, there in pairwise(addresses):
+            process = subprocess.Popen([sys.executable, "-c", HOP, here, there])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        context = stack.enter_context(zmq.Context())
+        push, pull = stack.enter_context(context.socket(zmq.PUSH)), stack.enter_context(context.socket(zmq.PULL))
+        push.linger, pull.rcvtimeo = 0, int(SECONDS * 1000)
+        pull.bind(last)
+        push.connect(first)
+        message = [b"x" * 16] * (FRAMES - 1) + [b"x" * PAYLOAD]
+
+        def call() -> None:
+            push.send_multipart(message)
+            pull.recv_multipart()
+
+        yield call
+
+
+def latencies(call: Callable[[], object], number: int) -> np.ndarray:
+    """Milliseconds of each call, after some that do not count."""
+    times = []
+    for _ in range(number + number // 10):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return np.array(times[number // 10 :]) * 1e3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=8192, help="sentences in a request of the bulk load")
+    parser.add_argument("--requests", type=int, default=10, help="of the bulk load; the median counts")
+    parser.add_argument("--singles", type=int, default=2000, help="single requests")
+    args = parser.parse_args()
+
+    facts = machine()
+    print("    " + shlex.join(["python", "benchmark/host_path.py", *sys.argv[1:]]))
+    print(
+        f"\n{time.strftime('%Y-%m-%d')}; {facts['processor']}, {facts['cores']} cores; "
+        + ", ".join(f"{name} {version}" for name, version in versions().items())
+        + "\n\nEngine zeros, sentences of 5 to 10 words.\n"
+    )
+    texts = sentences(args.size)
+    config = ServerConfig.from_args(read_args(["-cpu", "-engine", "zeros", "-num_worker", "1"]))
+    with Keeper(60.0) as keeper:
+        keeper.serve(config)
+        with BertClient(**keeper.connect) as client:
+            bulk = latencies(lambda: client.encode(texts, batch_size=None), args.requests)
+            turn = iter(texts * (args.singles // len(texts) + 2))
+            single = latencies(lambda: client.encode([next(turn)]), args.singles)
+    with floor() as call:
+        bare = latencies(call, args.singles)
+    print("| | |\n|---|---:|")
+    print(f"| bulk, requests of {args.size:,}: sentences/s | {args.size / np.median(bulk) * 1e3:,.0f} |")
+    for name, times in (("single sentence", single), ("floor: four hops, nothing else", bare)):
+        p50, p99 = np.percentile(times, [50, 99])
+        print(f"| {name}: p50 / p99 ms | {p50:.3f} / {p99:.3f} |")
+    print(f"| single sentence / floor, p50 | {np.median(single) / np.median(bare):.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

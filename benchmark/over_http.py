@@ -1,0 +1,270 @@
+"""HTTP against ZeroMQ: the same sentences through both doors of one server, in turn.
+
+    python benchmark/over_http.py
+    python benchmark/over_http.py -rounds 7 -out http.md -- -model_dir /models/bert -num_worker 2
+
+What stands after ``--`` are flags of ``bert-serving-start``. Two loads: 64 connections that are kept open, with one
+sentence at a time each, against as many ZeroMQ clients; and a few with many sentences in a request, whose vectors come
+as JSON, base64 or raw bytes. Each round measures every way once, the next one in the opposite order, and ratios are
+those of one round. Whoever sends sits in processes of its own and ends with a numpy array, whatever way it came.
+
+``-engine zeros`` computes nothing, so it shows what the doors themselves cost and how far they could go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import shlex
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from bert_serving.client import BertClient, BertServingError
+from bert_serving.server.benchmark.keeper import HOST, free_ports
+from bert_serving.server.benchmark.machine import machine, versions
+from texts import sts_sentences
+
+#: Senders of a process; more of them would wait for each other's interpreter instead of for the server.
+OF_A_CREW = 32
+ZEROMQ = "ZeroMQ"
+HTTP_FORMS = ("raw", "base64", "JSON")
+
+
+class Connection:
+    """One HTTP connection that is kept open, and does no more than it must: it is the server that is measured."""
+
+    def __init__(self, port: int, texts: list[str], form: str) -> None:
+        values = {"texts": texts} | ({"encoding_format": "base64"} if form == "base64" else {})
+        body = json.dumps(values).encode()
+        accept = "application/octet-stream" if form == "raw" else "application/json"
+        self._request = (
+            f"POST /encode HTTP/1.1\r\nHost: {HOST}\r\nAccept: {accept}\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+        self._socket = socket.create_connection((HOST, port), 60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self._socket.makefile("rb", 2**20)
+        self._read = {"raw": _raw, "base64": _base64, "JSON": _json}[form]
+
+    def encode(self) -> np.ndarray:
+        self._socket.sendall(self._request)
+        status = self._file.readline()
+        headers: dict[bytes, bytes] = {}
+        while (line := self._file.readline()) not in (b"\r\n", b""):
+            name, _, value = line.partition(b":")
+            headers[name.lower()] = value.strip()
+        body = self._file.read(int(headers.get(b"content-length", 0)))
+        if b" 200 " not in status:
+            raise RuntimeError(f"{status.decode().strip()}: {body[:300].decode(errors='replace')}")
+        return self._read(headers, body)
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+def _raw(headers: dict[bytes, bytes], body: bytes) -> np.ndarray:
+    shape = [int(number) for number in headers[b"x-shape"].split(b",")]
+    return np.frombuffer(body, headers[b"x-dtype"].decode()).reshape(shape)
+
+
+def _base64(_: dict[bytes, bytes], body: bytes) -> np.ndarray:
+    answer = orjson.loads(body)
+    joined = b"".join(map(base64.b64decode, answer["results"]))
+    return np.frombuffer(joined, answer["dtype"]).reshape(answer["shape"])
+
+
+def _json(_: dict[bytes, bytes], body: bytes) -> np.ndarray:
+    return np.array(orjson.loads(body)["results"], np.float32)
+
+
+# -- a process of senders ----------------------------------------------------------------------------------------------
+
+
+def crew() -> None:
+    """Reads a job (a line of JSON), says when it is ready, waits for a line, sends, and says what it has done."""
+    job = json.loads(sys.stdin.readline())
+    senders = [_sender(job, texts) for texts in job["texts"]]
+    for encode, _ in senders:
+        encode()
+    _say("ready")
+    sys.stdin.readline()
+    counts, failures = [0] * len(senders), []
+    ends = time.perf_counter() + job["seconds"]
+
+    def work(index: int) -> None:
+        encode = senders[index][0]
+        try:
+            while time.perf_counter() < ends and not failures:
+                encode()
+                counts[index] += 1
+        except (BertServingError, OSError, RuntimeError, ValueError) as error:
+            failures.append(f"{type(error).__name__}: {error}")
+
+    began = time.perf_counter()
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(senders))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _say({"requests": sum(counts), "seconds": time.perf_counter() - began, "failures": failures})
+    for _, close in senders:
+        close()
+
+
+def _sender(job: dict[str, Any], texts: list[str]) -> tuple[Callable[[], Any], Callable[[], None]]:
+    """How to send a request and wait for its vectors, and how to end."""
+    if job["way"] == ZEROMQ:
+        client = BertClient(**job["ports"], timeout=60_000, check_length=False)
+        return (lambda: client.encode(texts)), client.close
+    connection = Connection(job["http_port"], texts, job["way"])
+    return connection.encode, connection.close
+
+
+def _say(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+# -- the measurement ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(flags: list[str], seconds: float) -> Iterator[dict[str, Any]]:
+    """A server of these flags, in processes of its own; gives the ports."""
+    port, port_out, http_port = free_ports(3)
+    ports = ["-host", HOST, "-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port)]
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "bert_serving.server", *ports, *flags]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment())
+        try:
+            deadline = time.monotonic() + seconds
+            while not _is_ready(http_port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    sys.exit(f"the server did not start:\n{log.read().decode(errors='replace')}")
+                time.sleep(0.2)
+            yield {"ports": {"port": port, "port_out": port_out}, "http_port": http_port}
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _is_ready(http_port: int) -> bool:
+    try:
+        with socket.create_connection((HOST, http_port), 5) as connection:
+            connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+            return b" 200 " in connection.makefile("rb").readline()
+    except OSError:
+        return False
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path[1:]))}
+
+
+def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
+    """Sentences per second of senders that each go on sending the same texts."""
+    shares = [texts[start : start + OF_A_CREW] for start in range(0, len(texts), OF_A_CREW)]
+    command = [sys.executable, str(Path(__file__).resolve()), "--crew"]
+    crews = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment())
+        for _ in shares
+    ]
+    try:
+        for each, share in zip(crews, shares, strict=True):
+            _tell(each, json.dumps({**job, "texts": share}))
+        for each in crews:
+            _hear(each)
+        for each in crews:
+            _tell(each, "go")
+        done = [_hear(each) for each in crews]
+    finally:
+        for each in crews:
+            each.kill()
+            each.communicate()
+    failures = [failure for one in done for failure in one["failures"]]
+    if failures:
+        sys.exit(f"{len(failures)} senders failed over {job['way']}; the first: {failures[0]}")
+    size = len(texts[0])
+    return sum(one["requests"] * size / one["seconds"] for one in done)
+
+
+def _tell(each: subprocess.Popen[str], line: str) -> None:
+    assert each.stdin is not None
+    each.stdin.write(line + "\n")
+    each.stdin.flush()
+
+
+def _hear(each: subprocess.Popen[str]) -> Any:
+    assert each.stdout is not None
+    line = each.stdout.readline()
+    if not line:
+        sys.exit("a process of senders ended; what it wrote stands above")
+    return json.loads(line)
+
+
+def compare(facts: dict[str, Any], texts: list[list[str]], ways: tuple[str, ...], args: argparse.Namespace) -> str:
+    """A table of the ways: sentences per second, and the ratio to ZeroMQ."""
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(args.rounds):
+        for way in ways if number % 2 == 0 else ways[::-1]:
+            rates[way].append(measure({**facts, "way": way, "seconds": args.seconds}, texts))
+            print(f"round {number + 1}, {way}: {rates[way][-1]:.0f} sentences/s", file=sys.stderr, flush=True)
+    rows = ["| way | sentences/s, median | least, most | of ZeroMQ, median | least, most |", "|---|---|---|---|---|"]
+    for way in ways:
+        ratios = [ours / theirs for ours, theirs in zip(rates[way], rates[ZEROMQ], strict=True)]
+        rows.append(
+            f"| {way} | {statistics.median(rates[way]):,.0f} | {min(rates[way]):,.0f}, {max(rates[way]):,.0f} "
+            f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-rounds", type=int, default=5, help="how often each way is measured (default: %(default)s)")
+    parser.add_argument("-seconds", type=float, default=5.0, help="of each measurement (default: %(default)s)")
+    parser.add_argument("-connections", type=int, default=64, help="with single sentences (default: %(default)s)")
+    parser.add_argument("-bulk_connections", type=int, default=2, help="with many (default: %(default)s)")
+    parser.add_argument("-bulk_size", type=int, default=1024, help="sentences of a request (default: %(default)s)")
+    parser.add_argument("-start_timeout", type=float, default=600, help="of the server (default: %(default)s s)")
+    parser.add_argument("-out", type=Path, help="file for the Markdown; by default it is printed")
+    parser.add_argument("server", nargs="*", help="flags of bert-serving-start, after --")
+    args = parser.parse_args()
+    sentences = sts_sentences()
+    single = [[sentences[index % len(sentences)]] for index in range(args.connections)]
+    bulk = [
+        [sentences[(first + index) % len(sentences)] for index in range(args.bulk_size)]
+        for first in range(args.bulk_connections)
+    ]
+    with serving(args.server, args.start_timeout) as facts:
+        small = compare(facts, single, (ZEROMQ, "JSON"), args)
+        large = compare(facts, bulk, (ZEROMQ, *HTTP_FORMS), args)
+    text = (
+        f"# HTTP and ZeroMQ\n\n`{shlex.join(['bert-serving-start', *args.server])}`, {args.rounds} rounds of "
+        f"{args.seconds:g} s.\n\n"
+        f"{args.connections} connections, one sentence at a time each:\n\n{small}\n\n"
+        f"{args.bulk_connections} connections, {args.bulk_size} sentences in a request:\n\n{large}\n\n"
+        f"```json\n{json.dumps({**machine(), 'versions': versions()}, indent=1)}\n```\n"
+    )
+    if args.out is None:
+        print(text)
+    else:
+        args.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    crew() if sys.argv[1:] == ["--crew"] else main()

@@ -1,0 +1,42 @@
+"""An engine of this project on its own, texts tokenized beforehand: MODEL ENGINE DTYPE TEXTS."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from loop import in_order, read_texts, run
+
+from bert_serving.server import engines
+from bert_serving.server.engines.base import Batch, Device, EngineSpec
+from bert_serving.server.engines.processor import num_cores
+from bert_serving.server.model.cache import default_cache_dir
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.tokenization import Tokenizer
+
+folder, name, dtype, texts_path = sys.argv[1:]
+model = load_model_config(folder)
+module = engines.load(engines.choose(name, "cpu", dtype))
+spec = EngineSpec(model=model, cache_dir=default_cache_dir(), pooling_layers=(-1,), dtype=dtype)
+module.prepare(spec, lambda line: print(line, file=sys.stderr))
+engine = module.create(spec, Device("cpu", threads=num_cores()))
+texts = read_texts(texts_path)
+tokenizer = Tokenizer.from_file(
+    model.vocab_path, lower_case=None, max_seq_len=128, max_position_embeddings=model.max_position_embeddings
+)
+tokenized = tokenizer.encode(texts)
+ends = np.cumsum(tokenized.lengths)
+ids = {
+    text: tokenized.input_ids[end - length : end]
+    for text, length, end in zip(texts, tokenized.lengths, ends, strict=True)
+}
+
+
+def encode_some(some):
+    rows = [ids[text] for text in some]
+    packed = np.concatenate(rows)
+    lengths = np.array([len(row) for row in rows], np.int32)
+    return engine.encode(Batch(packed, np.zeros_like(packed), np.ones_like(packed), lengths))
+
+
+run(lambda some: in_order(some, 128, ids, encode_some), texts)

@@ -1,0 +1,104 @@
+"""What every driver does: read jobs from standard input, one as a JSON line, and answer with seconds or vectors.
+
+A driver is a program in the environment of one system. It offers ``encode(texts) -> vectors`` and, where many callers
+at a time make sense, ``connect() -> encode`` for a caller of its own. Runs on Python 3.7 and later.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+import traceback
+
+
+def run(encode, texts, connect=None):
+    """Answers jobs ``[kind, number]`` until standard input ends.
+
+    Kinds, on the first ``number`` texts: ``bulk`` (one call; its seconds), ``single`` (a call for each text; seconds of
+    each), ``many`` (32 callers, each with its share of the texts, one at a time; seconds until all are done). And
+    ``vectors``, where ``number`` is a list of indexes: the vectors of these texts. A job that fails is answered with
+    ``{"failure": why}``, whichever caller it was that failed.
+    """
+    callers = []
+
+    def bulk(number):
+        started = time.perf_counter()
+        encode(texts[:number])
+        return [time.perf_counter() - started]
+
+    def single(number):
+        seconds = []
+        for text in texts[:number]:
+            started = time.perf_counter()
+            encode([text])
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    def many(number):
+        while len(callers) < 32:
+            callers.append(connect())
+
+        failures = []  # append is atomic
+
+        def work(call, part):
+            try:
+                for text in part:
+                    if failures:
+                        break
+                    call([text])
+            except Exception as error:  # raised below: an end before time must not look fast
+                failures.append(error)
+
+        threads = [
+            threading.Thread(target=work, args=(call, texts[start:number:32])) for start, call in enumerate(callers)
+        ]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - started
+        if failures:
+            raise failures[0]
+        return [seconds]
+
+    def vectors(indexes):
+        return [[float(value) for value in row] for row in encode([texts[index] for index in indexes])]
+
+    kinds = {"bulk": bulk, "single": single, "many": many, "vectors": vectors}
+    answer("ready")
+    for line in sys.stdin:
+        kind, number = json.loads(line)
+        try:
+            value = kinds[kind](number)
+        except Exception as error:
+            traceback.print_exc()
+            value = {"failure": f"{type(error).__name__}: {error}"}
+        answer(value)
+
+
+def answer(value):
+    """A line of JSON, marked so that what libraries print beside it does no harm."""
+    sys.stdout.write("\nanswer:" + json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def read_texts(path):
+    """The sentences, from a JSON list."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def in_order(texts, size, tokens, encode_some):
+    """Encodes in batches of texts of similar ``len(tokens[text])``, rows back in the order of ``texts``."""
+    import numpy as np
+
+    order = sorted(range(len(texts)), key=lambda index: len(tokens[texts[index]]))
+    rows = [None] * len(texts)
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        for index, row in zip(part, encode_some([texts[index] for index in part])):  # noqa: B905, it is new in 3.10
+            rows[index] = row
+    return np.stack(rows)

@@ -1,0 +1,86 @@
+"""A virtual environment for each peer, made once under the cache folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from original import CACHE, install_original
+
+#: The last versions that were tried; a CPU build of torch is enough, and smaller.
+TORCH = "torch==2.13.0"
+PACKAGES = {
+    "sentence-transformers": ["sentence-transformers==6.2.0", "onnx==1.23.2", "onnxruntime==1.31.1"],
+    "infinity": ["infinity-emb[server,torch]==0.0.78"],
+}
+#: Packages whose versions the report names.
+TOLD = (
+    "bert-serving-server", "tensorflow", "tensorflow-cpu", "torch", "sentence-transformers", "transformers",
+    "infinity_emb", "infinity-emb", "onnxruntime", "numpy", "pyzmq", "tokenizers",
+)  # fmt: skip
+
+
+class InstallError(RuntimeError):
+    """A peer cannot be installed here; the message says why."""
+
+
+def interpreter(environment: str, python37: str | None, pip_args: list[str]) -> str:
+    """The Python of an environment: ``this``, ``original`` or a key of ``PACKAGES``.
+
+    Args:
+        python37: Python 3.7, for the original.
+        pip_args: more arguments for pip, as ``--extra-index-url``.
+
+    Raises:
+        InstallError: pip failed, or there is no Python 3.7.
+    """
+    if environment == "this":
+        return sys.executable
+    try:
+        if environment == "original":
+            if python37 is None:
+                raise InstallError("it needs Python 3.7, named with --python3.7")
+            return str(install_original(python37))
+        return str(_install(environment, pip_args))
+    except (subprocess.CalledProcessError, OSError) as error:
+        detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        raise InstallError(f"it could not be installed: {detail}") from error
+
+
+def _install(environment: str, pip_args: list[str]) -> Path:
+    folder = CACHE / environment
+    python = folder / "bin" / "python"
+    packages = [TORCH, *PACKAGES[environment]]
+    wanted = "\n".join(packages)
+    done = folder / ".complete"
+    if done.is_file() and done.read_text("utf-8") == wanted:
+        return python
+    print(f"installing {', '.join(packages)} ...", file=sys.stderr, flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True)
+    constraint = folder / "constraint.txt"  # so that no peer brings another torch
+    constraint.write_text(TORCH + "\n", "utf-8")
+    pip = [str(python), "-m", "pip", "install", "-q", "-c", str(constraint), *pip_args]
+    subprocess.run([*pip, *packages], check=True, capture_output=True, text=True)
+    done.write_text(wanted, "utf-8")
+    return python
+
+
+def versions(python: str) -> dict[str, str]:
+    """Of an environment: Python, and those of ``TOLD`` that it has."""
+    code = (
+        "import json, sys\n"
+        "try:\n    from importlib.metadata import version\n"
+        "except ImportError:\n    from pkg_resources import get_distribution\n"
+        "    version = lambda name: get_distribution(name).version\n"
+        "found = {'python': sys.version.split()[0]}\n"
+        "for name in sys.argv[1:]:\n    try:\n        found[name.replace('_', '-')] = version(name)\n"
+        "    except Exception:\n        pass\n"
+        "print(json.dumps(found))"
+    )
+    out = subprocess.run([python, "-c", code, *TOLD], check=True, capture_output=True, text=True).stdout
+    found: dict[str, str] = json.loads(out)
+    return found

@@ -1,0 +1,72 @@
+"""The same weights for all: BERT-base shape with random weights as a TF1 checkpoint and as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from original import BASE, CACHE, write_checkpoint
+
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.model.default import default_model_dir
+from bert_serving.server.model.weights import load_weights
+
+#: Canonical last part of a name, and what Hugging Face calls it.
+KINDS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+
+
+def base_model() -> tuple[str, str]:
+    """Folders of the random BERT-base: Hugging Face style and TF1 style, written once, with the default vocabulary."""
+    tf1, folder = write_checkpoint(), CACHE / "base-hf"
+    if not (folder / "model.safetensors").is_file():
+        _write_hf(tf1, folder)
+    return str(folder), str(tf1)
+
+
+def mini_model() -> tuple[str, None]:
+    """The default model, all-MiniLM-L6-v2; there is no TF1 checkpoint of it."""
+    folder = default_model_dir()
+    if folder is None:
+        raise FileNotFoundError("the default model is not installed: run make setup")
+    return folder, None
+
+
+def _write_hf(tf1: Path, folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    for name, weight in load_weights(load_model_config(tf1)).items():
+        scope, _, kind = name.replace("layer_", "layer.").rpartition("/")
+        stem = scope.replace("/", ".")
+        if kind.endswith("_embeddings"):
+            tensors[f"{stem}.{kind}.weight"] = weight
+        else:
+            value = weight.T if kind == "kernel" else weight
+            tensors[f"{stem}.{KINDS[kind]}"] = np.ascontiguousarray(value)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**BASE, "model_type": "bert", "architectures": ["BertModel"], "layer_norm_eps": 1e-12}
+    (folder / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
+    shutil.copy(tf1 / "vocab.txt", folder / "vocab.txt")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(Path(mini_model()[0]) / name, folder / name)
+    temporary = folder / f"model.{os.getpid()}"
+    save_file(tensors, str(temporary), metadata={"format": "pt"})
+    os.replace(temporary, folder / "model.safetensors")
+
+
+def onnx_model(python: str, hf: str, name: str) -> Path:
+    """Folder with ``fp32.onnx`` and ``int8.onnx`` of a model, exported once by ``python``, which has torch.
+
+    Raises:
+        subprocess.CalledProcessError: the export failed.
+    """
+    folder = CACHE / f"onnx-{name}"
+    if not (folder / ".complete").is_file():
+        exporter = Path(__file__).resolve().parent / "drivers" / "export_onnx.py"
+        subprocess.run([python, str(exporter), hf, str(folder)], check=True, capture_output=True, text=True)
+        (folder / ".complete").touch()
+    return folder

@@ -1,0 +1,143 @@
+"""The table of the comparison, with ratios taken between neighbours in time, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from peers import Peer
+
+LOADS = ("bulk", "single", "many")
+
+
+@dataclass(slots=True)
+class Result:
+    """What was measured of one peer. ``seconds[load]`` has an entry a round: of a call, for ``single`` the median."""
+
+    peer: Peer
+    numbers: dict[str, int]
+    cosine: float | None = None
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    failure: str = ""
+
+    def speeds(self, load: str) -> list[float]:
+        """Of each round: sentences per second, or for ``single`` calls per second."""
+        number = 1 if load == "single" else self.numbers[load]
+        return [number / seconds for seconds in self.seconds.get(load, [])]
+
+    def value(self, load: str) -> float | None:
+        """Median of the rounds: sentences per second; for ``single`` milliseconds."""
+        speeds = self.speeds(load)
+        if not speeds:
+            return None
+        return 1e3 / statistics.median(speeds) if load == "single" else statistics.median(speeds)
+
+
+def times_faster(fast: Result, slow: Result, load: str, other_load: str | None = None) -> float | None:
+    """How many times as fast the first is as the second: the median over the rounds of the ratio in a round."""
+    pairs = zip(fast.speeds(load), slow.speeds(other_load or load), strict=False)
+    ratios = [a / b for a, b in pairs]
+    return statistics.median(ratios) if ratios else None
+
+
+def fastest(results: list[Result], load: str, **wanted: Any) -> Result | None:
+    """The fastest of those whose peer has these attributes."""
+    able = [
+        result
+        for result in results
+        if result.seconds.get(load) and all(getattr(result.peer, key) == value for key, value in wanted.items())
+    ]
+    return max(able, key=lambda result: statistics.median(result.speeds(load)), default=None)
+
+
+def table(results: list[Result]) -> str:
+    """A row for each peer. Behind each figure: how many times as fast this project's server is, in the same precision
+    class (fp32, or less)."""
+    lines = [
+        "| system | how | dtype | bulk seq/s | | single p50 ms | | 32 clients seq/s | | worst cosine |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        peer = result.peer
+        cells = [peer.name, peer.how, peer.dtype]
+        if result.failure:
+            lines.append("| " + " | ".join([*cells, "failed", *[""] * 6]) + " |")
+            continue
+        for load in LOADS:
+            value = result.value(load)
+            ours = fastest(results, load, is_ours=True, how="served", is_full_precision=peer.is_full_precision)
+            ratio = times_faster(ours, result, load) if ours and value is not None else None
+            cells.append("" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}")
+            cells.append("" if ratio is None else f"{ratio:.2f} ×")  # noqa: RUF001, the sign of multiplication
+        cells.append("" if result.cosine is None else f"{result.cosine:.4f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    for result in results:
+        if result.failure:  # the end of it; all is in the JSON
+            last = result.failure.strip().splitlines()[-1].strip()
+            lines.append(f"\n{result.peer.name}, {result.peer.dtype} failed: {last}")
+    return "\n".join([*caption(results), *lines]) + "\n"
+
+
+def caption(results: list[Result]) -> list[str]:
+    """What was asked of the systems: of most, and of those that were asked for less."""
+    if not results:
+        return []
+    usual = max((result.numbers for result in results), key=lambda numbers: numbers["bulk"])
+    words = (
+        f"bulk: one request of {usual['bulk']} sentences; single: {usual['single']} sentences, one at a time, p50; "
+        f"32 clients: one sentence at a time each, {usual['many']} in all; "
+        f"{max(len(result.seconds.get('bulk', [])) for result in results)} rounds."
+    )
+    for result in results:
+        own = result.numbers
+        if own != usual:
+            words += f" {result.peer.name}: {own['bulk']}, {own['single']} and {own['many']}."
+    return [words, ""]
+
+
+def summary(results: list[Result]) -> str:
+    """This project against the best of the others, and against its own engine alone."""
+    lines = []
+
+    def say(text: str, ratio: float | None) -> None:
+        if ratio is not None:
+            lines.append(f"- {text}: {ratio:.2f}")
+
+    for full, words in ((True, "fp32"), (False, "less than fp32")):
+        ours = {load: fastest(results, load, is_ours=True, how="served", is_full_precision=full) for load in LOADS}
+        for load, name in (("bulk", "bulk"), ("single", "single"), ("many", "32 clients")):
+            mine = ours[load]
+            others = fastest(results, load, is_ours=False, is_full_precision=full)
+            served = fastest(results, load, is_ours=False, how="served", is_full_precision=full)
+            if mine and others:
+                say(f"{words}, {name}: this / fastest other ({others.peer.name})", times_faster(mine, others, load))
+            if mine and served and served is not others:
+                say(f"{words}, {name}: this / fastest other served", times_faster(mine, served, load))
+        mine = ours["bulk"]
+        if mine and mine.seconds.get("many"):
+            say(f"{words}: this, 32 clients / bulk", times_faster(mine, mine, "many", "bulk"))
+    for result in results:
+        alone = fastest(results, "bulk", is_ours=True, how="loop", dtype=result.peer.dtype)
+        if alone and result.peer.is_ours and result.peer.how == "served":
+            dtype = result.peer.dtype
+            say(f"{dtype}, bulk: this / its engine alone", times_faster(result, alone, "bulk"))
+            mine_ms, alone_ms = result.value("single"), alone.value("single")
+            if mine_ms is not None and alone_ms is not None:
+                lines.append(f"- {dtype}, single: this minus its engine alone: {mine_ms - alone_ms:+.2f} ms")
+    return "\n".join(lines) + "\n"
+
+
+def to_dict(result: Result) -> dict[str, Any]:
+    peer = result.peer
+    return {
+        "system": peer.name,
+        "how": peer.how,
+        "dtype": peer.dtype,
+        "max_seq_len": peer.max_seq_len,
+        "sentences": result.numbers,
+        "worst_cosine": result.cosine,
+        "seconds": result.seconds,
+        **{load: result.value(load) for load in LOADS},
+        **({"failure": result.failure} if result.failure else {}),
+    }

@@ -1,0 +1,294 @@
+"""Side by side with its peers, on this machine: same texts, same weights, in turns, round by round.
+
+    python benchmark/peers/run.py --python3.7 /path/to/python3.7
+
+The first run makes an environment for each peer (a few minutes, some gigabytes) under ~/.cache/bert-serving-benchmark
+and writes the models there; ``--setup`` does this alone. All systems are started; each must give the vectors of the
+first, up to a cosine of 0.999 in fp32, 0.99 in bf16 and 0.95 in int8, before it is timed. Then they take turns, so that
+a machine whose speed drifts is unfair to none. Loads: one request of 512 sentences; one sentence at a time; 32 clients
+with one sentence at a time each. The slowest get fewer sentences, and the table says how many. Writes a Markdown table
+and JSON with every round. A peer that cannot be installed or started, that fails, or that computes something else is
+not timed, and the table says why. After ``--minutes`` no further round begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import report
+from install import InstallError, interpreter, versions
+from models import base_model, mini_model, onnx_model
+from peers import Peer, of_model
+from report import LOADS, Result
+from side import Side, SideError
+
+from bert_serving.server.benchmark.machine import machine
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.tokenization import Tokenizer
+from texts import sts_sentences
+
+NUMBERS = {"bulk": 512, "single": 40, "many": 256}
+QUICK = {"bulk": 32, "single": 4, "many": 32}
+#: Sentences whose vectors are compared: the first ones, and some of more tokens than that; each system is asked for
+#: those that it does not cut.
+CHECKED, CHECKED_LONG, LONG_TOKENS = 40, 8, 35
+#: Least cosine to the fp32 vectors, the mean vector taken off.
+LEAST_COSINE = {"fp32": 0.999, "bf16": 0.99, "int8": 0.95}
+#: Minutes of ``--minutes`` that are kept for each model that follows.
+RESERVED_MINUTES = 3
+MODELS = {"base": "BERT-base shape, random weights", "minilm": "all-MiniLM-L6-v2"}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python3.7", dest="python37", default=shutil.which("python3.7"), help="for the original")
+    parser.add_argument("--model", choices=MODELS, nargs="+", default=list(MODELS))
+    parser.add_argument("--rounds", type=int, default=3, help="at most")
+    parser.add_argument("--minutes", type=float, default=12, help="begin no further round after so long; one is run")
+    parser.add_argument("--setup", action="store_true", help="only install the systems and write the models")
+    parser.add_argument("--only", nargs="+", default=[], help="systems whose name, how or dtype has one of these words")
+    parser.add_argument("--quick", action="store_true", help="a few sentences and one round: only to see that it runs")
+    parser.add_argument("--pip", default="", help="more arguments for pip, as '--extra-index-url URL'")
+    parser.add_argument("--out", type=Path, default=Path("bert-serving-peers"))
+    return parser.parse_args()
+
+
+def shuffled_sentences() -> list[str]:
+    """Those of the STS benchmark, in a random order that is always the same; the first in the file are short ones."""
+    sentences = sts_sentences()
+    random.Random(0).shuffle(sentences)
+    return sentences
+
+
+def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
+    """Index → number of tokens of the sentences whose vectors are compared."""
+    model = load_model_config(hf)
+    tokenizer = Tokenizer.from_file(model.vocab_path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
+    lengths = tokenizer.encode(sentences).lengths.tolist()
+    long = [index for index in range(CHECKED, len(sentences)) if lengths[index] >= LONG_TOKENS]
+    return {index: lengths[index] for index in (*range(CHECKED), *long[:CHECKED_LONG])}
+
+
+def start(
+    args: argparse.Namespace, hf: str, tf1: str | None, model: str, texts: Path
+) -> Iterator[tuple[Result, Side | None]]:
+    """A result for each peer, with its running side where it could be started."""
+    for peer in (peer for peer in of_model(hf, tf1) if is_asked_for(peer, args.only)):
+        numbers = {load: int(number * peer.share) for load, number in (QUICK if args.quick else NUMBERS).items()}
+        result, side = Result(peer, numbers), None
+        say(f"starting {peer.name}, {peer.how}, {peer.dtype}")
+        try:
+            python = interpreter(peer.environment, args.python37, shlex.split(args.pip))
+            side = Side(peer, python, hf, model, texts)
+        except (InstallError, SideError, OSError, subprocess.CalledProcessError) as error:
+            result.failure = str(error)
+            say(result.failure)
+        yield result, side
+
+
+def give_up(result: Result, side: Side, why: str) -> None:
+    """Makes a row that says why, and ends the peer, so that it does not disturb the others."""
+    result.failure = why
+    say(f"{result.peer.name}, {result.peer.dtype}: {why}")
+    side.close()
+
+
+def compare_vectors(running: list[tuple[Result, Side]], lengths: dict[int, int]) -> None:
+    """Takes the worst cosine of each to the first in fp32, and gives up on those that compute something else.
+
+    The mean vector is taken off first: those of a random model are all alike, and would hide a mix-up.
+
+    Args:
+        lengths: tokens of the sentences to compare, by index; a peer is asked for those that it does not cut.
+    """
+    vectors: dict[int, dict[int, np.ndarray]] = {}
+    for result, side in running:
+        asked = [index for index, length in lengths.items() if length <= result.peer.max_seq_len]
+        try:
+            rows = side.ask("vectors", asked)
+        except SideError as error:
+            give_up(result, side, str(error))
+            continue
+        if len(rows) == len(asked) and len({len(row) for row in rows}) == 1:
+            vectors[id(result)] = dict(zip(asked, map(np.array, rows), strict=True))
+        else:
+            shape = f"{len(rows)} rows of {sorted({len(row) for row in rows})} values"
+            give_up(result, side, f"it gave {shape} for {len(asked)} sentences, so it is not timed")
+    answered = [(result, side) for result, side in running if not result.failure]
+    full = [result for result, _ in answered if result.peer.is_full_precision and result.peer.max_seq_len >= 128]
+    if not full:
+        return
+    reference = vectors[id(min(full, key=lambda result: result.peer.name != "sentence-transformers"))]
+    for result, side in answered:
+        result.cosine = worst_cosine(vectors[id(result)], reference)
+        least = LEAST_COSINE[result.peer.dtype]
+        if not result.cosine >= least:  # nor is NaN
+            why = f"its vectors are not those of the others (cosine {result.cosine:.4f}, at least {least})"
+            give_up(result, side, f"{why}, so it is not timed")
+
+
+def worst_cosine(own: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -> float:
+    """Least cosine of the vectors by index to those of the reference, its mean taken off; NaN where there is none."""
+    mine, theirs = np.stack(list(own.values())), np.stack([reference[index] for index in own])
+    if mine.shape != theirs.shape:
+        return float("nan")
+    mine, theirs = (array / np.linalg.norm(array, axis=1, keepdims=True) for array in (mine, theirs))
+    mean = theirs.mean(0)
+    a, b = mine - mean, theirs - mean
+    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
+
+
+def measure(running: list[tuple[Result, Side]], rounds: int, deadline: float) -> None:
+    """Lets all take turns, until ``time.monotonic()`` is ``deadline``. Before the first round each does a part of
+    the work that does not count."""
+    took = 0.0
+    for number in range(-1, rounds):
+        if number > 0 and time.monotonic() + took > deadline:
+            say(f"no time for more than {number} of {rounds} rounds")
+            break
+        say("warming up" if number < 0 else f"round {number + 1} of {rounds}")
+        started = time.monotonic()
+        turn = max(0, number) % len(running)  # nobody is always the first
+        for result, side in running[turn:] + running[:turn]:
+            for load in LOADS:
+                if result.failure or (load == "many" and result.peer.how != "served"):
+                    continue
+                count = result.numbers[load]
+                try:
+                    seconds = side.ask(load, count if number >= 0 else max(1, count // 4))
+                except SideError as error:
+                    give_up(result, side, str(error))
+                    break
+                if number >= 0:
+                    result.seconds.setdefault(load, []).append(statistics.median(seconds))
+        took = time.monotonic() - started
+
+
+def compare(args: argparse.Namespace, model: str, deadline: float) -> tuple[str, dict[str, object]]:
+    """One model: its tables as Markdown, and everything as a dictionary."""
+    hf, tf1 = base_model() if model == "base" else mini_model()
+    sentences = shuffled_sentences()
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+        json.dump(sentences, file)
+        file.flush()
+        results: list[Result] = []
+        running: list[tuple[Result, Side]] = []
+        try:
+            for result, side in start(args, hf, tf1, model, Path(file.name)):
+                results.append(result)
+                if side is not None:
+                    running.append((result, side))
+            if running:
+                compare_vectors(running, to_compare(hf, sentences))
+                measure(running, 1 if args.quick else args.rounds, deadline)
+        finally:
+            for _, side in running:
+                side.close()
+    markdown = f"### {MODELS[model]}\n\n{report.table(results)}\n{report.summary(results)}"
+    return markdown, {"model": MODELS[model], "systems": [report.to_dict(result) for result in results]}
+
+
+def is_asked_for(peer: Peer, words: list[str]) -> bool:
+    name = f"{peer.name} {peer.how} {peer.dtype}"
+    return not words or any(word in name for word in words)
+
+
+def facts(args: argparse.Namespace) -> dict[str, object]:
+    """The machine, and the versions of each environment that is asked for and can be made."""
+    words = ["python3.7" if word == args.python37 else word for word in sys.argv[1:]]
+    found = {}
+    peers = [peer for peer in of_model("-", "-") if is_asked_for(peer, args.only)]
+    for environment in dict.fromkeys(peer.environment for peer in peers):
+        with contextlib.suppress(InstallError):
+            found[environment] = versions(interpreter(environment, args.python37, shlex.split(args.pip)))
+    return {
+        "command": shlex.join(["python", "benchmark/peers/run.py", *words]),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": machine(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "versions": found,
+    }
+
+
+def head(about: dict[str, Any]) -> str:
+    """What the tables are of, as Markdown."""
+    machine, lines = about["machine"], [f"    {about['command']}", ""]
+    lines.append(
+        f"{about['date']}; {machine['processor']}, {machine['cores']} cores "
+        f"({' '.join(machine.get('features', []))}), load before the run {about['load_before']}. "
+        "Medians of the rounds. Behind a figure: how many times as fast this server is in the same class of precision "
+        "(fp32, or less), in the same round. Worst cosine: to fp32 vectors, the mean vector taken off."
+    )
+    lines += [
+        "",
+        *(f"- {name}: {', '.join(f'{k} {v}' for k, v in of.items())}" for name, of in about["versions"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def setup(args: argparse.Namespace) -> int:
+    """Installs what is asked for and writes the models, so that the comparison itself does neither."""
+    code = 0
+    models = {"base": base_model, "minilm": mini_model}
+    folders = {model: models[model]() for model in args.model}
+    peers = [peer for peer in of_model("-", "-") if is_asked_for(peer, args.only)]
+    for environment in dict.fromkeys(peer.environment for peer in peers):
+        try:
+            python = interpreter(environment, args.python37, shlex.split(args.pip))
+            say(f"{environment}: {', '.join(f'{k} {v}' for k, v in versions(python).items())}")
+            if environment == "sentence-transformers":
+                for model, (hf, _) in folders.items():
+                    onnx_model(python, hf, model)
+        except (InstallError, OSError, subprocess.CalledProcessError) as error:
+            say(f"{environment}: {getattr(error, 'stderr', None) or error}")
+            code = 1
+    return code
+
+
+def main() -> int:
+    args = parse()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the peers too
+    if args.setup:
+        return setup(args)
+    began = time.monotonic()
+    about = facts(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    parts, models = [head(about)], []
+    for index, model in enumerate(args.model, 1):
+        reserved = RESERVED_MINUTES * (len(args.model) - index)
+        markdown, found = compare(args, model, began + 60 * (args.minutes - reserved))
+        parts.append(markdown)
+        models.append(found)
+        text = "\n\n".join(parts)
+        (args.out / "peers.md").write_text(text, "utf-8")
+        (args.out / "peers.json").write_text(json.dumps({**about, "models": models}, indent=1) + "\n", "utf-8")
+    print(text)
+    say(f"written to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""A peer that runs: its server, if it has one, and the driver that puts load on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import random
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from peers import DRIVERS, Peer, filled
+
+#: No peer may fetch or tell anything.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
+    "INFINITY_ANONYMOUS_USAGE_STATS": "0", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "-1",
+}  # fmt: skip
+READY_SECONDS = 180.0
+#: Longest wait for the answer to one job; the slowest peer needs a tenth of it on two cores.
+ANSWER_SECONDS = 300.0
+
+
+class SideError(RuntimeError):
+    """A peer did not start, died, failed or did not answer in time; the message says which, with its last words."""
+
+
+class Side:
+    """A running peer.
+
+    Raises:
+        SideError: it did not start.
+    """
+
+    def __init__(self, peer: Peer, python: str, hf: str, model: str, texts: Path) -> None:
+        self.peer = peer
+        port = _free_port()
+        env = {**os.environ, **OFFLINE, "PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
+        if not peer.is_ours:
+            env.pop("PYTHONPATH", None)
+        self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115, closed by close()
+        self._processes: list[subprocess.Popen[str]] = []
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # of the driver; None at its end
+        try:
+            if peer.server is not None:
+                server = self._start(filled(peer.server, python, port, hf, model), env)
+                self._wait_for(server, peer.ready)
+            script, *words = filled(peer.driver, python, port, hf, model)
+            command = [python, str(DRIVERS / script), *words, str(texts)]
+            self._driver = self._start(command, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            threading.Thread(target=self._read_lines, daemon=True).start()
+            self._answer(READY_SECONDS)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, kind: str, number: int | list[int], seconds: float = ANSWER_SECONDS) -> Any:
+        """Gives the driver a job, see ``drivers/loop.py``, and returns its answer.
+
+        Raises:
+            SideError: the job failed, the driver died, or there was no answer after so many seconds.
+        """
+        assert self._driver.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._driver.stdin.write(json.dumps([kind, number]) + "\n")
+            self._driver.stdin.flush()
+        return self._answer(seconds)
+
+    def _read_lines(self) -> None:
+        assert self._driver.stdout is not None
+        for line in self._driver.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _answer(self, seconds: float) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                words = f"{self._last_words()}\ngave no answer for {seconds:g} s"
+                raise SideError(f"{self.peer.name} {self.peer.dtype} is too slow or hangs:\n{words}") from None
+            if line is None:
+                raise SideError(f"{self.peer.name} {self.peer.dtype} ended:\n{self._last_words()}")
+            if line.startswith("answer:"):
+                value = json.loads(line.removeprefix("answer:"))
+                if isinstance(value, dict):
+                    raise SideError(f"{self.peer.name} {self.peer.dtype}: {value['failure']}")
+                return value
+
+    def _start(self, command: list[str], env: dict[str, str], **pipes: Any) -> subprocess.Popen[str]:
+        out = {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": self._log, **pipes}
+        process = subprocess.Popen(command, env=env, cwd="/", text=True, start_new_session=True, **out)
+        self._processes.append(process)
+        return process
+
+    def _wait_for(self, server: subprocess.Popen[str], ready: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while ready not in Path(self._log.name).read_text("utf-8", "replace"):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise SideError(f"{self.peer.name} {self.peer.dtype} did not start:\n{self._last_words()}")
+            time.sleep(0.1)
+
+    def _last_words(self) -> str:
+        return Path(self._log.name).read_text("utf-8", "replace")[-2000:]
+
+    def close(self) -> None:
+        """Ends the driver, the server, and what the server may have left behind."""
+        processes, self._processes = self._processes, []
+        for process in reversed(processes):
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._log.close()
+
+
+def _free_port() -> int:
+    """A port that is free, as is the one after it."""
+    while True:
+        port = random.randint(10_000, 32_000)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port

@@ -1,0 +1,116 @@
+"""What an engine and a dtype do to quality: Spearman's correlation on the test split of the STS benchmark.
+
+    python benchmark/quality.py
+    python benchmark/quality.py --only onnx --model_dir /models/bert --pooling_layer -2
+
+The default model (or ``--model_dir``) is served by each engine in each dtype that can be used here, through a real
+server. The score of a pair is the cosine of its two vectors; the correlation is that with the scores people gave.
+Beside it: the worst cosine of a vector to that of the first row. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from bert_serving.client import BertClient
+from bert_serving.server import engines
+from bert_serving.server.benchmark.keeper import Keeper
+from bert_serving.server.benchmark.machine import machine, versions
+from bert_serving.server.benchmark.options import read_args
+from bert_serving.server.config import ServerConfig
+from bert_serving.server.engines.base import EngineUnavailable
+from bert_serving.server.errors import ServingError
+from texts import sts_rows
+
+ENGINES = ("onnx", "tensorflow", "torch")
+DTYPES = ("fp32", "bf16", "int8")
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Rank of each value, from 0; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    means: np.ndarray = ends - (counts + 1) / 2
+    return means[inverse]
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two arrays ``[n]``."""
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of the rows of two arrays ``[n, d]``."""
+    products: np.ndarray = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return products
+
+
+def usable(words: list[str]) -> Iterator[tuple[str, str]]:
+    """Engine and dtype of each row."""
+    for engine in ENGINES:
+        for dtype in DTYPES:
+            try:
+                engines.choose(engine, "cpu", dtype)
+            except EngineUnavailable:
+                continue
+            if not words or any(word in f"{engine} {dtype}" for word in words):
+                yield engine, dtype
+
+
+def vectors(args: argparse.Namespace, engine: str, dtype: str, sentences: list[str]) -> np.ndarray:
+    """Of all sentences, float32 ``[n, d]``.
+
+    Raises:
+        ServingError: the server did not start.
+    """
+    model = ["-model_dir", args.model_dir] if args.model_dir else []
+    flags = ["-cpu", "-engine", engine, "-dtype", dtype, "-pooling_layer", str(args.pooling_layer)]
+    config = ServerConfig.from_args(read_args([*model, *flags, "-max_seq_len", "128"]))
+    with Keeper(300.0) as keeper:
+        keeper.serve(config)
+        with BertClient(**keeper.connect) as client:
+            return np.asarray(client.encode(sentences), np.float32)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_dir", help="folder of a model; by default the embedded all-MiniLM-L6-v2")
+    parser.add_argument("--pooling_layer", type=int, default=-1)
+    parser.add_argument("--only", nargs="+", default=[], help="rows whose engine and dtype have one of these words")
+    args = parser.parse_args()
+
+    rows = sts_rows()
+    sentences = [row[key] for key in ("sentence1", "sentence2") for row in rows]
+    gold = np.array([float(row["score"]) for row in rows])
+    facts = machine()
+    print("    " + shlex.join(["python", "benchmark/quality.py", *sys.argv[1:]]))
+    print(
+        f"\n{time.strftime('%Y-%m-%d')}; {facts['processor']} ({' '.join(facts.get('features', []))}); "
+        + ", ".join(f"{name} {version}" for name, version in versions().items())
+        + f"\n\n{args.model_dir or 'all-MiniLM-L6-v2'}, layer {args.pooling_layer}, mean; {len(rows)} pairs.\n"
+    )
+    print("| engine | dtype | Spearman | worst cosine to the first row |\n|---|---|---:|---:|", flush=True)
+    first: np.ndarray | None = None
+    code = 0
+    for engine, dtype in usable(args.only):
+        try:
+            found = vectors(args, engine, dtype, sentences)
+        except ServingError as error:
+            print(f"| {engine} | {dtype} | failed | |", flush=True)
+            print(f"benchmark/quality.py: {engine} {dtype}: {error}", file=sys.stderr)
+            code = 1
+            continue
+        first = found if first is None else first
+        correlation = spearman(cosines(*np.split(found, 2)), gold)
+        print(f"| {engine} | {dtype} | {correlation:.4f} | {cosines(found, first).min():.4f} |", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""This project's tokenizer beside the library ``tokenizers``: the same ids, and how many texts per second.
+
+    pip install tokenizers==0.23.3
+    python benchmark/tokenization.py
+    python benchmark/tokenization.py --model_dir /models/bert --texts corpus.txt
+
+Reads the ``vocab.txt`` and ``tokenizer.json`` of a folder in Hugging Face style. First all ids are compared; where they
+differ, nothing is measured. The library is used as it is made to be used: one call with all texts, on one thread and on
+as many as there are cores. Ours works in pure Python and numpy, on one thread; the second figure is two threads that
+share the tokenizer and halve the texts. Rounds take turns; medians. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from bert_serving.server.benchmark.machine import machine, versions
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.model.default import default_model_dir
+from bert_serving.server.tokenization import Tokenizer
+from texts import sts_sentences
+
+MAX_SEQ_LEN = 128
+
+
+def different(ours: list[list[int]], theirs: list[list[int]], texts: list[str]) -> list[str]:
+    """A line for each text whose ids differ."""
+    return [
+        f"{text!r}: {one} here, {other} there"
+        for text, one, other in zip(texts, ours, theirs, strict=True)
+        if one != other
+    ]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_dir", default=default_model_dir(), help="default: the embedded model")
+    parser.add_argument("--texts", type=Path, help="a text on each line; by default sentences of the STS benchmark")
+    parser.add_argument("--number", type=int, default=20000, help="texts of a round; they are repeated up to it")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    if args.model_dir is None:
+        parser.error("there is no embedded model: name one with --model_dir")
+    try:
+        import tokenizers
+    except ImportError:
+        parser.error("the library is not installed: pip install tokenizers==0.23.3")
+
+    model = load_model_config(args.model_dir)
+    limits = {"max_seq_len": MAX_SEQ_LEN, "max_position_embeddings": model.max_position_embeddings}
+    ours = Tokenizer.from_file(model.vocab_path, lower_case=None, **limits)
+    theirs = tokenizers.Tokenizer.from_file(str(Path(args.model_dir) / "tokenizer.json"))
+    theirs.no_padding()
+    theirs.enable_truncation(MAX_SEQ_LEN)
+
+    texts = args.texts.read_text("utf-8").splitlines() if args.texts else sts_sentences()
+    encoded = ours.encode(texts)
+    own_ids = [ids.tolist() for ids in np.split(encoded.input_ids, np.cumsum(encoded.lengths)[:-1])]
+    if lines := different(own_ids, [encoding.ids for encoding in theirs.encode_batch(texts)], texts):
+        print(f"{len(lines)} of {len(texts)} texts have other ids, the first: {lines[0]}", file=sys.stderr)
+        return 1
+
+    batch = [texts[index % len(texts)] for index in range(args.number)]
+    halves = [batch[::2], batch[1::2]]
+    cores = machine()["cores"]
+    with ThreadPoolExecutor(2) as pool:
+        ways: dict[str, Callable[[], object]] = {
+            "this, one thread": lambda: ours.encode(batch),
+            "this, two threads": lambda: list(pool.map(ours.encode, halves)),
+            "tokenizers, one thread": lambda: theirs.encode_batch_fast(batch),
+            f"tokenizers, {cores} threads": lambda: theirs.encode_batch_fast(batch),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(args.rounds + 1):
+            for name, call in ways.items():
+                # the library looks at this at every call
+                os.environ["TOKENIZERS_PARALLELISM"] = "false" if name == "tokenizers, one thread" else "true"
+                took = seconds(call)
+                if turn:  # the first is to warm up
+                    times[name].append(took)
+    print("    " + shlex.join(["python", "benchmark/tokenization.py", *sys.argv[1:]]))
+    print(
+        f"\n{time.strftime('%Y-%m-%d')}; {machine()['processor']}, {cores} cores; "
+        + ", ".join(f"{name} {version}" for name, version in versions().items())
+        + f"\n\n{len(texts)} different texts, {len(encoded.input_ids) / len(texts):.1f} tokens in the mean, all "
+        f"with the same ids.\n\n| | texts/s | this, one thread, is faster by |\n|---|---:|---:|"
+    )
+    own = times["this, one thread"]
+    for name, taken in times.items():
+        ratio = statistics.median(other / mine for other, mine in zip(taken, own, strict=True))
+        print(f"| {name} | {args.number / statistics.median(taken):,.0f} | {ratio:.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

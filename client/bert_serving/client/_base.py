@@ -1,0 +1,332 @@
+"""What the blocking and the asyncio client share: options, identity, and the checks of the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+import warnings
+import weakref
+from typing import Any
+
+import zmq
+import zmq.auth
+
+from . import protocol
+from ._connection import Answer, Connection, Curve
+from ._encoding import EncodeCall, Response, array_of, truncated_in
+from ._patience import HINT_AFTER, Patience, Verdict, seconds
+from ._texts import checked_texts, too_long
+from ._version import __version__
+from .errors import (
+    BertServingError,
+    InputValueError,
+    OptionError,
+    ReplyError,
+    RequestTimeoutError,
+    ServerUnreachableError,
+    VersionMismatchError,
+)
+
+logger = logging.getLogger("bert_serving.client")
+
+
+class BaseClient:
+    """Options and state of a client; see `BertClient` for the arguments."""
+
+    def __init__(
+        self,
+        ip: str = "localhost",
+        port: int = 5555,
+        port_out: int = 5556,
+        output_fmt: str = "ndarray",
+        show_server_config: bool = False,
+        identity: str | bytes | None = None,
+        check_version: bool = True,
+        check_length: bool = True,
+        check_token_info: bool = True,
+        ignore_all_checks: bool = False,
+        timeout: float = -1,
+        *,
+        connect_timeout: float = 10_000,
+        server_key: str | None = None,
+        public_key: str | None = None,
+        secret_key: str | None = None,
+    ) -> None:
+        if output_fmt not in ("ndarray", "list"):
+            raise OptionError(f'"output_fmt" must be "ndarray" or "list", but is {output_fmt!r}')
+        self.ip = ip
+        self.port = int(port)
+        self.port_out = int(port_out)
+        self.output_fmt = output_fmt
+        self.timeout = timeout
+        self.connect_timeout = connect_timeout
+        self.identity = checked_identity(identity)
+        self.length_limit: int | None = 0
+        self.token_info_available = False
+        # A server of this project counts what it truncates; for an original one we can only count words beforehand.
+        self._server_counts_truncation = False
+        self._is_original = False
+        self._show_server_config = show_server_config
+        self._check_version = check_version and not ignore_all_checks
+        self._check_length = check_length and not ignore_all_checks
+        self._check_token_info = check_token_info and not ignore_all_checks
+        self._any_check = not ignore_all_checks and (
+            check_version or show_server_config or check_length or check_token_info
+        )
+        self._connection = Connection(
+            ip,
+            self.port,
+            self.port_out,
+            self.identity,
+            _curve(server_key, public_key, secret_key),
+            hold=seconds(connect_timeout),
+        )
+        # Closes the connection when the client is collected, and at interpreter exit; never twice.
+        self._finalizer = weakref.finalize(self, Connection.close, self._connection)
+        self._start()
+
+    def _start(self) -> None:
+        """What a kind of client does when it is new."""
+
+    def __repr__(self) -> str:
+        state = "closed" if self._connection.closed else "connected" if self._connection.link.up else "not connected"
+        return f"<{type(self).__name__} of {self.ip}:{self.port}/{self.port_out}, {state}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} cannot be sent to another process; make one there")
+
+    @property
+    def request_id(self) -> int:
+        """Number of requests sent so far; the last one has this id."""
+        return self._connection.last_number
+
+    @property
+    def pending_request(self) -> set[int]:
+        """Ids of the requests whose result was not handed out yet."""
+        return self._connection.pending_numbers()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """State of this client."""
+        pending = self.pending_request
+        return {
+            "identity": self.identity,
+            "num_request": self.request_id,
+            "num_pending_request": len(pending),
+            "pending_request": pending,
+            "output_fmt": self.output_fmt,
+            "port": self.port,
+            "port_out": self.port_out,
+            "server_ip": self.ip,
+            "client_version": __version__,
+            "timeout": self.timeout,
+            "connected": self._connection.link.up,
+        }
+
+    # ---- checks --------------------------------------------------------------------------------------------------
+
+    def _learn(self, config: dict[str, Any]) -> None:
+        """Takes in what the server says about itself."""
+        if self._check_version:
+            check_version(config)
+        if self._check_length:
+            limit = config.get("max_seq_len", 0)
+            self.length_limit = None if limit is None else int(limit)
+        if self._check_token_info:
+            self.token_info_available = bool(config.get("show_tokens_to_client"))
+        if self._show_server_config:
+            print("server config:")
+            for key, value in config.items():
+                print(f"{key!s:>30}\t=\t{value!s:<30}")
+        self._server_counts_truncation = "protocol_version" in config
+        self._is_original = not self._server_counts_truncation
+        limit = config.get("max_message_bytes")
+        self._connection.max_message_bytes = limit if isinstance(limit, int) else None
+
+    def _checked(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
+        """The texts as a list; warns of those that are surely too long, if the server will not."""
+        checked = checked_texts(texts, is_tokenized)
+        if self.length_limit and not self._server_counts_truncation:
+            number = too_long(checked, self.length_limit)
+            if number:
+                self._warn_truncated(number, len(checked), stacklevel + 1)
+        return checked
+
+    def _check_timings(self, timings: list[dict[str, float]] | None, blocking: bool = True) -> None:
+        if timings is not None and not blocking:
+            raise OptionError("timings are told to blocking calls only; leave them out, or blocking=False")
+        if timings is not None and self._is_original:
+            raise OptionError(
+                "this server is an original one of version 1.10.0, which tells no timings; leave them out"
+            )
+
+    def _warn_truncated(self, number: int, total: int, stacklevel: int) -> None:
+        if number and self._check_length:
+            warnings.warn(
+                f"{number} of {total} texts are longer than the server's max_seq_len={self.length_limit} and were cut; "
+                "start the server with a larger -max_seq_len, or silence this with BertClient(check_length=False)",
+                stacklevel=stacklevel + 1,
+            )
+
+    def _warn_no_tokens(self, stacklevel: int) -> None:
+        warnings.warn(
+            "show_tokens=True, but the server does not show its tokens; start it with -show_tokens_to_client",
+            stacklevel=stacklevel + 1,
+        )
+
+    # ---- waiting and results -------------------------------------------------------------------------------------
+
+    def _patience(self, timeout: float | None) -> Patience:
+        return Patience(seconds(timeout), seconds(self.connect_timeout), time.monotonic())
+
+    def _hint(self, patience: Patience) -> None:
+        """Says once that a wait has become long although the server is connected."""
+        if patience.hint_due(time.monotonic()) and self._connection.link.up:
+            logger.warning(
+                "still waiting for an answer from %s:%d after %.0f s; the server is connected, perhaps busy. "
+                "Its status: BertClient(...).server_status; a limit: BertClient(timeout=...)",
+                self.ip,
+                self.port,
+                HINT_AFTER,
+            )
+
+    def _explain(self, verdict: Verdict, patience: Patience) -> BertServingError:
+        """The exception that ends a wait. Looks at the ports if they are not connected, so it may take a second."""
+        link = self._connection.link
+        down_since = link.down_since
+        seen = "" if down_since is None else f"\n{link.describe()}"
+        if verdict is Verdict.TIMED_OUT:
+            state = "connected" if down_since is None else "not connected"
+            waited = f"{(patience.timeout or 0) * 1000:.0f}"
+            return RequestTimeoutError(
+                f'no response from the server at {self.ip} within "timeout"={waited} ms; it is {state}.{seen}\n'
+                "check: is the timeout long enough for so many texts? is the server busy (see server_status)? "
+                "are port and port_out those of one server?"
+            )
+        away = time.monotonic() - (down_since if down_since is not None else patience.started)
+        return ServerUnreachableError(
+            f"no server connected at {self.ip} for {away:.1f} s.{seen}\n"
+            "check: is the server started, and ready? are ip, port and port_out those of the server? does a firewall "
+            f"stand between? connect_timeout (milliseconds, now {self.connect_timeout}; -1 for no limit) says how long "
+            "to wait for a server that is still to be started"
+        )
+
+    def _response(self, number: int, reply: protocol.Reply) -> Response:
+        array = array_of(reply)
+        embedding = array if self.output_fmt == "ndarray" else array.tolist()
+        return Response(number, embedding, reply.info.get("tokens", ""))
+
+    def _finish(self, call: EncodeCall, show_tokens: bool, stacklevel: int) -> Any:
+        """What ``encode()`` returns."""
+        self._warn_truncated(call.num_truncated, call.num_texts, stacklevel + 1)
+        embedding: Any = call.embedding if self.output_fmt == "ndarray" else call.embedding.tolist()
+        if not show_tokens:
+            return embedding
+        if call.tokens is not None:
+            return embedding, call.tokens
+        self._warn_no_tokens(stacklevel + 1)
+        return embedding
+
+
+class TruncationNotice:
+    """Warns once, of the first result with truncated texts."""
+
+    def __init__(self, client: BaseClient) -> None:
+        self._client = client
+        self._given = False
+
+    def see(self, reply: protocol.Reply, rows: int, stacklevel: int) -> None:
+        number = truncated_in(reply)
+        if number and not self._given:
+            self._given = True
+            self._client._warn_truncated(number, rows, stacklevel + 1)
+
+
+def warn_dropped(number: int, stacklevel: int) -> None:
+    warnings.warn(
+        f"listen() is read too slowly: {number} results were dropped; see max_queued", stacklevel=stacklevel + 1
+    )
+
+
+def checked_identity(identity: str | bytes | None) -> bytes:
+    """The identity as bytes; a random one if none is given.
+
+    Raises:
+        InputValueError: it is too long.
+    """
+    if not identity:
+        return str(uuid.uuid4()).encode("ascii")
+    raw = identity.encode("utf-8") if isinstance(identity, str) else bytes(identity)
+    if len(raw) > protocol.MAX_IDENTITY_BYTES:
+        raise InputValueError(f"identity must have at most {protocol.MAX_IDENTITY_BYTES} bytes, but has {len(raw)}")
+    return raw
+
+
+def check_version(config: dict[str, Any]) -> None:
+    """Accepts a server of this project, or an original one of version 1.10.0.
+
+    Raises:
+        VersionMismatchError: neither.
+    """
+    known = config.get("protocol_version")
+    if (isinstance(known, int) and known >= 1) or config.get("server_version") == protocol.COMPATIBLE_VERSION:
+        return
+    raise VersionMismatchError(
+        f"version mismatch! server version is {config.get('server_version')!r}, and this client ({__version__}) speaks "
+        f"the protocol of {protocol.COMPATIBLE_VERSION}. Update with "
+        '"pip install -U bert-serving-server bert-serving-client", or skip this check with '
+        '"BertClient(check_version=False)"'
+    )
+
+
+def or_raise(answer: Answer) -> protocol.Reply:
+    """A reply, or the exception that came in its place."""
+    if isinstance(answer, BertServingError):
+        raise answer
+    return answer
+
+
+def info_of(reply: protocol.Reply) -> dict[str, Any]:
+    """The answer to a command.
+
+    Raises:
+        ReplyError: it is the answer to something else.
+    """
+    if reply.content is not None:
+        raise ReplyError("the server answered vectors where its state was asked for")
+    return reply.info
+
+
+def _key(name: str, value: str) -> str:
+    """A key as Z85: ``value`` itself, or what the certificate file of that path holds."""
+    if len(value) == 40 and not os.path.exists(value):
+        return value
+    try:
+        public, secret = zmq.auth.load_certificate(value)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"{name} must be a CURVE key of 40 characters in Z85, or the path of a key file, but is {value!r}: {error}"
+        ) from error
+    key = secret if name == "secret_key" else public
+    if key is None:
+        raise OptionError(f"{name}: {value} holds no secret key; the file with it is called .key_secret")
+    return key.decode()
+
+
+def _curve(server_key: str | None, public_key: str | None, secret_key: str | None) -> Curve | None:
+    if server_key is None:
+        if public_key or secret_key:
+            raise OptionError("public_key and secret_key are of no use without server_key, the server's public key")
+        return None
+    server_key = _key("server_key", server_key)
+    try:
+        if secret_key is None:
+            public, secret = (key.decode() for key in zmq.curve_keypair())
+        else:
+            secret = _key("secret_key", secret_key)
+            public = _key("public_key", public_key) if public_key else zmq.curve_public(secret.encode()).decode()
+    except (zmq.ZMQError, ValueError) as error:
+        raise OptionError(f"secret_key must be a CURVE key of 40 characters in Z85: {error}") from error
+    return Curve(server_key, public, secret)

@@ -1,0 +1,48 @@
+"""``-completion bash``: prints what makes a shell complete the flags and values of a command. Also for the server's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+#: Shells that shtab writes for.
+SHELLS = ("bash", "zsh", "fish", "tcsh")
+
+_FOLDERS, _FILES = ("DIR", "KEYS"), ("FILE", "OUT", "KEY")
+
+
+def add_completion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Gives a command the flag ``-completion SHELL``."""
+    parser.add_argument(
+        "-completion",
+        "--completion",
+        action=_PrintCompletion,
+        choices=SHELLS,
+        metavar="SHELL",
+        help="print the completion of flags for a shell (bash, zsh, fish, tcsh) and exit",
+    )
+
+
+def suggest(action: argparse.Action, words: Sequence[str]) -> None:
+    """Completes the value of an option to one of ``words``; the option may take others as well."""
+    action.suggested = words  # type: ignore[attr-defined]
+
+
+class _PrintCompletion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, shell: Any, flag: str | None = None) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            parser.exit(1, f"{parser.prog}: {flag} needs the package shtab: pip install shtab\n")
+        for action in parser._actions:
+            # One spelling for each taste, -model_dir and --model-dir; the parser is not used any more after this.
+            action.option_strings = [f for f in action.option_strings if not (f.startswith("--") and "_" in f)]
+            if words := getattr(action, "suggested", None):
+                action.choices = words
+            elif action.metavar in _FOLDERS:
+                action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+            elif action.metavar in _FILES:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+        print(shtab.complete(parser, shell))
+        parser.exit()

@@ -1,0 +1,434 @@
+"""The one place that owns sockets, and the thread that serves them.
+
+Any thread submits requests. The I/O thread receives answers and hands each to whom it belongs, by request id; it also
+watches the connections. It never waits for anything but its sockets, so what it calls must be quick.
+
+What makes requests reliable over sockets that drop:
+
+- Nothing is sent before both ports are connected and the subscription is made.
+- A request is kept until its answer has come. When the connection to either port was lost and is back, all of them
+  are sent again under the same id. Encoding is idempotent: a server ignores a request that it already holds, and a
+  second answer to one request is dropped here.
+- A server that is stopping refuses what is new. Such a request is kept a while, and sent to the server that takes its
+  place.
+- Request ids on the wire are unique among clients that share an identity: a random number in the high half, a
+  counter in the low half of 63 bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from ._link import EVENTS, Link, Port
+from .errors import (
+    BertServingError,
+    ClientClosedError,
+    ClientForkedError,
+    DrainingError,
+    OptionError,
+    ReplyError,
+    server_error,
+)
+from .protocol import Reply, parse_reply, request_frames
+
+logger = logging.getLogger("bert_serving.client")
+
+Answer = Reply | BertServingError
+#: Called by the I/O thread with the number of the request and its answer. Must not block or raise.
+Deliver = Callable[[int, Answer], None]
+
+_COUNTER_BITS = 32
+_MESSAGES_PER_TURN = 64
+_JOIN_SECONDS = 5.0
+
+
+class Curve(NamedTuple):
+    """CURVE keys in Z85: of the server, and the client's own pair."""
+
+    server_key: str
+    public_key: str
+    secret_key: str
+
+
+class Listener(Protocol):
+    """Gets every result that is published to the identity."""
+
+    def put(self, request_id: int, reply: Reply) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    number: int
+    frames: list[bytes]
+    deliver: Deliver
+
+
+class Connection:
+    """A client's connection to the two ports of one server.
+
+    Args:
+        ip: host name or address.
+        port: where requests go.
+        port_out: where results come from.
+        identity: the topic of our results.
+        curve: keys, to encrypt and authenticate.
+        id_base: high half of our request ids; random if not given.
+        hold: seconds that a request which a stopping server refused waits for another one, ``None`` for no limit.
+
+    Raises:
+        OptionError: ZeroMQ does not accept the address or a key.
+    """
+
+    def __init__(
+        self,
+        ip: str,
+        port: int,
+        port_out: int,
+        identity: bytes,
+        curve: Curve | None = None,
+        id_base: int | None = None,
+        hold: float | None = 0.0,
+    ) -> None:
+        self.identity = identity
+        self.link = Link(ip, port, port_out, time.monotonic())
+        self._id_base = id_base if id_base is not None else secrets.randbelow(2**31 - 1) + 1
+        self._curve = curve
+        self._pid = os.getpid()
+        # Reentrant, because the garbage collector may close a client in any thread and at any moment.
+        self._lock = threading.RLock()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._counter = 0
+        self._pending: dict[int, _Request] = {}
+        self._outbox: deque[_Request] = deque()
+        self._hold = hold
+        self._refused: dict[int, tuple[float, DrainingError]] = {}  # wire id -> until when it is held
+        self._listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: Largest request that the server takes, once it has said so. It cuts the connection to who sends a larger one.
+        self.max_message_bytes: int | None = None
+        self._closing = False
+        self._signalled = False
+        self._context = zmq.Context()
+        self._wake_in, self._wake_out = socket.socketpair()
+        try:
+            for end in (self._wake_in, self._wake_out):
+                end.setblocking(False)
+            self._push, self._push_monitor = self._open(zmq.PUSH, self.link.requests)
+            self._sub, self._sub_monitor = self._open(zmq.SUB, self.link.results)
+            self._thread = threading.Thread(target=self._run, name="bert-client-io", daemon=True)
+            self._thread.start()
+        except BaseException as error:
+            self._release()
+            if isinstance(error, (zmq.ZMQError, ValueError, OverflowError)):
+                raise OptionError(f"cannot connect to {ip!r}, ports {port!r} and {port_out!r}: {error}") from error
+            raise
+
+    # ---- for any thread ------------------------------------------------------------------------------------------
+
+    @property
+    def last_number(self) -> int:
+        """Number of requests so far; the first one has number 1."""
+        return self._counter
+
+    @property
+    def closed(self) -> bool:
+        return self._closing
+
+    def new_number(self) -> int:
+        """Reserves the number of a request that is about to be submitted."""
+        with self._lock:
+            self._counter += 1
+            return self._counter
+
+    def submit(self, number: int, message: bytes, num_texts: int, deliver: Deliver, options: bytes = b"") -> None:
+        """Sends a request as soon as the server is connected; its answer goes to ``deliver``.
+
+        Raises:
+            ClientClosedError: the client is closed.
+            ClientForkedError: this is a forked child of the process that made the client.
+            TooLargeError: the server would not take it.
+        """
+        self.check_usable()
+        if self.max_message_bytes is not None and len(message) > self.max_message_bytes:
+            limit = f"the limit of the server is {self.max_message_bytes} (-max_message_bytes)"
+            raise server_error("too_large", f"the request has {len(message)} bytes; {limit}", number)
+        wire_id = self._wire_id(number)
+        request = _Request(number, request_frames(self.identity, message, wire_id, num_texts, options), deliver)
+        with self._lock:
+            if self._closing:
+                raise _closed()
+            self._pending[wire_id] = request
+            # Sent from here if possible, which saves a change of threads. The lock makes that safe: the I/O thread
+            # touches the PUSH socket under the lock too, or when the outbox is not empty.
+            if self.link.up and (self._outbox or not self._try_to_send(request)):
+                self._outbox.append(request)
+                self._wake()
+
+    def forget(self, number: int) -> None:
+        """Drops a request: its answer, should it come, is dropped as well."""
+        with self._lock:
+            self._pending.pop(self._wire_id(number), None)
+            self._refused.pop(self._wire_id(number), None)
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Lets the I/O thread call a function: for finalizers, which may not take other locks themselves."""
+        self._calls.append(function)
+        with self._lock:
+            self._wake()
+
+    def pending_numbers(self) -> set[int]:
+        """Numbers of the requests that have no answer yet."""
+        with self._lock:
+            return {request.number for request in self._pending.values()}
+
+    def listen(self, listener: Listener) -> None:
+        """From now on, ``listener`` gets every result of this identity. It is held by a weak reference only."""
+        self.check_usable()
+        with self._lock:
+            if self._closing:
+                raise _closed()
+            self._listeners.add(listener)
+
+    def check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise ClientForkedError(
+                f"this client was made in process {self._pid} and cannot be used in process {os.getpid()}: "
+                "sockets and threads do not survive a fork. Make a client in each process, after the fork"
+            )
+        if self._closing:
+            raise _closed()
+
+    def close(self) -> None:
+        """Ends the thread and releases the sockets; callers that wait get `ClientClosedError`. May be repeated."""
+        if os.getpid() != self._pid:
+            return  # the sockets belong to the parent
+        with self._lock:
+            self._closing = True
+            self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_JOIN_SECONDS)
+
+    # ---- sockets -------------------------------------------------------------------------------------------------
+
+    def _open(self, kind: int, port: Port) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        """The one place where sockets are configured. Returns the socket and the monitor of its connection."""
+        sock: zmq.Socket[bytes] = self._context.socket(kind)
+        sock.setsockopt(zmq.LINGER, 0)
+        sock.setsockopt(zmq.RECONNECT_IVL, 100)
+        sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)  # below _patience.GRACE: a call sees at least one attempt
+        sock.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
+        sock.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
+        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 4)
+        if ":" in port.ip:
+            sock.setsockopt(zmq.IPV6, 1)
+        if self._curve is not None:
+            sock.setsockopt(zmq.CURVE_SERVERKEY, self._curve.server_key.encode())
+            sock.setsockopt(zmq.CURVE_PUBLICKEY, self._curve.public_key.encode())
+            sock.setsockopt(zmq.CURVE_SECRETKEY, self._curve.secret_key.encode())
+        if kind == zmq.PUSH:
+            sock.setsockopt(zmq.IMMEDIATE, 1)  # never queue for a server that is not there
+        else:
+            sock.setsockopt(zmq.RCVHWM, 0)  # every result is awaited by someone: none may be dropped
+            # Heartbeats only here. On the PUSH socket they would cut the connection to a server that holds back
+            # requests for a while: it does not read, so it cannot answer the ping that waits behind them. The long
+            # timeout is for slow networks: a ping's answer waits until a large result has passed.
+            sock.setsockopt(zmq.HEARTBEAT_IVL, 15_000)
+            sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 120_000)
+            sock.setsockopt(zmq.SUBSCRIBE, self.identity)
+        address = f"inproc://monitor-{port.name}"
+        sock.monitor(address, EVENTS)
+        monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        monitor.connect(address)
+        sock.connect(port.endpoint)
+        return sock, monitor
+
+    def _release(self) -> None:
+        self._context.destroy(linger=0)
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def _wake(self) -> None:
+        """Makes the thread look at what is new. Called with the lock held, so the socket is not closed meanwhile."""
+        if not self._signalled:
+            self._signalled = True
+            with contextlib.suppress(OSError):
+                self._wake_in.send(b"\0")
+
+    def _wire_id(self, number: int) -> int:
+        return self._id_base << _COUNTER_BITS | number
+
+    # ---- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            poller = zmq.Poller()
+            for readable in (self._wake_out, self._sub, self._push_monitor, self._sub_monitor):
+                poller.register(readable, zmq.POLLIN)
+            while not self._closing:
+                sending = self._send()
+                if sending:
+                    poller.register(self._push, zmq.POLLOUT)
+                elif self._push in poller:
+                    poller.unregister(self._push)
+                ready = dict(poller.poll(self._until_renewal()))
+                if self._wake_out.fileno() in ready:
+                    self._woken()
+                if self._sub in ready:
+                    self._receive()
+                if self._push_monitor in ready:
+                    self._observe(self._push_monitor, self.link.requests)
+                if self._sub_monitor in ready:
+                    self._observe(self._sub_monitor, self.link.results)
+                self._give_up_refused()
+                self._renew(self._push, self.link.requests)
+                self._renew(self._sub, self.link.results)
+        except Exception:
+            logger.exception("the connection to %s failed and is closed", self.link.ip)
+        finally:
+            self._end()
+
+    def _send(self) -> bool:
+        """Sends what waits. Returns whether something still waits because the server holds back."""
+        while True:
+            with self._lock:
+                if not self._outbox:
+                    return False
+                request = self._outbox[0]
+                if self._wire_id(request.number) in self._pending and not self._try_to_send(request):
+                    return True
+                self._outbox.popleft()
+
+    def _try_to_send(self, request: _Request) -> bool:
+        """False if the server holds back. Called with the lock held."""
+        try:
+            self._push.send_multipart(request.frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def _woken(self) -> None:
+        with self._lock:
+            self._signalled = False
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.recv(16)
+        while self._calls:
+            self._calls.popleft()()
+
+    def _receive(self) -> None:
+        for _ in range(_MESSAGES_PER_TURN):
+            try:
+                frames = self._sub.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                wire_id = int(frames[-1].bytes)
+            except ValueError:
+                continue  # nobody can be waiting for it
+            self._dispatch(wire_id, frames)
+
+    def _dispatch(self, wire_id: int, frames: list[zmq.Frame]) -> None:
+        with self._lock:
+            request = self._pending.pop(wire_id, None)
+            listeners = list(self._listeners)
+        ours = wire_id >> _COUNTER_BITS == self._id_base
+        if request is None and (ours or not listeners):
+            return  # late, repeated, or for a clone of ours
+        answer: Answer
+        try:
+            answer = parse_reply(frames)
+        except Exception as problem:  # no message may end this thread
+            answer = ReplyError(f"the answer to request {wire_id} cannot be read: {problem}")
+        if isinstance(answer, Reply) and answer.error is None and answer.content is not None:
+            for listener in listeners:
+                listener.put(request.number if request else wire_id, answer)
+        if request is not None:
+            if isinstance(answer, Reply) and answer.error is not None:
+                answer = server_error(answer.error["type"], answer.error["message"], request.number)
+            if not isinstance(answer, DrainingError) or not self._keep(wire_id, request, answer):
+                request.deliver(request.number, answer)
+
+    def _keep(self, wire_id: int, request: _Request, answer: DrainingError) -> bool:
+        """Keeps a request that a stopping server refused; it is sent again when a connection comes up."""
+        if self._hold == 0:
+            return False
+        until = float("inf") if self._hold is None else time.monotonic() + self._hold
+        with self._lock:
+            self._pending[wire_id] = request
+            self._refused[wire_id] = until, answer
+        return True
+
+    def _give_up_refused(self) -> None:
+        """Hands out the refusals that have waited long enough."""
+        if not self._refused:
+            return
+        now = time.monotonic()
+        with self._lock:
+            due = [wire_id for wire_id, (until, _) in self._refused.items() if now >= until]
+            refusals = [(self._refused.pop(wire_id)[1], self._pending.pop(wire_id, None)) for wire_id in due]
+        for answer, request in refusals:
+            if request is not None:
+                request.deliver(request.number, answer)
+
+    def _observe(self, monitor: zmq.Socket[bytes], port: Port) -> None:
+        while monitor.poll(0):
+            event = recv_monitor_message(monitor, zmq.NOBLOCK)["event"]
+            with self._lock:
+                was_up = self.link.up
+                came_up = self.link.observe(port, event, time.monotonic())
+                if came_up:
+                    self._outbox = deque(self._pending.values())
+                    self._refused.clear()
+                elif was_up and not self.link.up:
+                    self._outbox.clear()
+            if came_up:
+                logger.debug("connected to %s", self.link.ip)
+            elif was_up and not self.link.up:
+                logger.info("lost the connection to %s (%s %d)", self.link.ip, port.name, port.number)
+
+    def _until_renewal(self) -> int | None:
+        """Milliseconds until a port must be connected anew or a refusal handed out, ``None`` if none must."""
+        times = [port.renew_at for port in (self.link.requests, self.link.results) if port.renew_at is not None]
+        times += [until for until, _ in list(self._refused.values()) if until != float("inf")]
+        return int(max(0.0, min(times) - time.monotonic()) * 1000) + 1 if times else None
+
+    def _renew(self, sock: zmq.Socket[bytes], port: Port) -> None:
+        if port.renew_at is not None and time.monotonic() >= port.renew_at:
+            port.renew_at = None
+            with self._lock:
+                with contextlib.suppress(zmq.ZMQError):
+                    sock.disconnect(port.endpoint)
+                sock.connect(port.endpoint)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._closing = True
+            requests, self._pending = list(self._pending.values()), {}
+            self._outbox.clear()
+            listeners = list(self._listeners)
+            self._release()
+        for request in requests:
+            request.deliver(request.number, _closed())
+        for listener in listeners:
+            listener.end()
+
+
+def _closed() -> ClientClosedError:
+    return ClientClosedError("this client is closed; make a new one")

@@ -1,0 +1,204 @@
+"""One call of ``encode()``, apart from sending and waiting: split into requests, put back together in order. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import OptionError, ReplyError
+from .protocol import WITH_DETAILS, WITH_TIMING, Reply
+
+#: Texts in one request, unless the caller says otherwise.
+BATCH_SIZE = 4096
+#: No more requests of one call are on their way at a time; a server is kept busy and memory bounded.
+MAX_REQUESTS_IN_FLIGHT = 64
+#: Nor more texts, as long as two requests are.
+MAX_TEXTS_IN_FLIGHT = 4 * BATCH_SIZE
+
+
+class Response(NamedTuple):
+    """One result.
+
+    Attributes:
+        id: number of the request in this client, from 1. From ``listen()`` and of another client: its id on the wire.
+        embedding: array ``[n, d]``, or ``[n, t, d]`` without pooling; nested lists with ``output_fmt="list"``.
+        tokens: the tokens of each text, ``""`` if the server does not show them.
+    """
+
+    id: int
+    embedding: Any
+    tokens: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the embedding."""
+        return tuple(np.shape(self.embedding))
+
+
+class Chunk(NamedTuple):
+    """The texts of one request of a call: rows ``start`` to ``stop``."""
+
+    start: int
+    stop: int
+    texts: list[str] | list[list[str]]
+
+
+def has_room(requests: int, texts: int) -> bool:
+    """Whether one more request may be sent while so many requests and texts are on their way."""
+    return requests < 2 or (requests < MAX_REQUESTS_IN_FLIGHT and texts < MAX_TEXTS_IN_FLIGHT)
+
+
+def array_of(reply: Reply, copy: bool = True) -> np.ndarray:
+    """The vectors of a reply; a view into the received frame if not ``copy``.
+
+    Raises:
+        ReplyError: the frames do not fit together.
+    """
+    try:
+        return reply.array() if copy else reply.view()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReplyError(
+            f"the vectors in the answer to request {reply.request_id} cannot be read: {error!r}"
+        ) from error
+
+
+class EncodeCall:
+    """Gathers the result of one ``encode()``.
+
+    Args:
+        texts: what to encode, already checked.
+        batch_size: most texts of one request; ``None`` for all in one.
+        timings: gets what each answer tells of its timing; ``None`` to ask for none.
+        details: ask for what `num_tokens` and `truncated` tell; the vectors of a call of one request are then a
+            read-only view of what was received.
+
+    Attributes:
+        num_tokens: tokens of the texts, if the server told it.
+        truncated: rows whose text was cut; of each request the first 1,000.
+    """
+
+    def __init__(
+        self,
+        texts: list[str] | list[list[str]],
+        batch_size: int | None,
+        timings: list[dict[str, float]] | None = None,
+        details: bool = False,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise OptionError(f"batch_size must be at least 1 (or None for one single request), but is {batch_size}")
+        self.num_texts = len(texts)
+        self.num_done = 0
+        self.num_truncated = 0
+        self.num_tokens = 0
+        self.truncated: list[int] = []
+        self.options = WITH_DETAILS if details else b"" if timings is None else WITH_TIMING
+        self._details = details
+        self._timings = timings
+        self._texts = texts
+        size = batch_size or len(texts)
+        self._waiting = deque(range(0, len(texts), size))
+        self._size = size
+        self._sent: dict[int, Chunk] = {}
+        self._texts_in_flight = 0
+        self._array: np.ndarray | None = None
+        self._tokens: list[Any] = [""] * len(texts)
+        self._has_tokens = False
+
+    @property
+    def done(self) -> bool:
+        return not self._waiting and not self._sent
+
+    @property
+    def in_flight(self) -> list[int]:
+        """Numbers of the requests that have no answer yet."""
+        return list(self._sent)
+
+    def next_chunk(self) -> Chunk | None:
+        """The next request to send, or ``None`` if all are sent or enough are on their way."""
+        if not self._waiting or not has_room(len(self._sent), self._texts_in_flight):
+            return None
+        start = self._waiting.popleft()
+        return Chunk(start, min(start + self._size, self.num_texts), self._texts[start : start + self._size])
+
+    def sent(self, number: int, chunk: Chunk) -> None:
+        """Notes that a chunk goes out as the request of this number."""
+        self._sent[number] = chunk
+        self._texts_in_flight += chunk.stop - chunk.start
+
+    def place(self, number: int, reply: Reply) -> int:
+        """Puts an answer in its place; returns the number of its texts.
+
+        Raises:
+            ReplyError: the answer does not fit the request, or the other answers.
+        """
+        chunk = self._sent.pop(number)
+        rows = chunk.stop - chunk.start
+        self._texts_in_flight -= rows
+        whole = rows == self.num_texts
+        vectors = array_of(reply, copy=whole and not self._details)
+        if vectors.ndim < 1 or len(vectors) != rows:
+            raise ReplyError(f"request {number} held {rows} texts, but its answer has the shape {vectors.shape}")
+        if whole:
+            self._array = vectors
+        else:
+            self._put(chunk, vectors)
+        tokens = reply.info.get("tokens")
+        if isinstance(tokens, list) and len(tokens) == rows:
+            self._tokens[chunk.start : chunk.stop] = tokens
+            self._has_tokens = True
+        timing = reply.info.get("timing")
+        if self._timings is not None and isinstance(timing, dict):
+            self._timings.append(timing)
+        if self._details:
+            self.num_tokens += reply.info.get("num_tokens", 0)
+            self.truncated += [chunk.start + row for row in reply.info.get("truncated", ())]
+        self.num_truncated += truncated_in(reply)
+        self.num_done += rows
+        return rows
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """The vectors of all texts, in order: a writable array."""
+        if self._array is None or not self.done:
+            raise RuntimeError("the call is not complete")
+        return self._array
+
+    @property
+    def tokens(self) -> list[Any] | None:
+        """The tokens of all texts, in order; ``None`` if the server does not show them."""
+        return self._tokens if self._has_tokens else None
+
+    def _put(self, chunk: Chunk, vectors: np.ndarray) -> None:
+        if self._array is None:
+            self._array = np.zeros((self.num_texts, *vectors.shape[1:]), vectors.dtype)
+        have, new = self._array.shape, vectors.shape
+        if self._array.dtype != vectors.dtype or len(have) != len(new) or have[-1] != new[-1]:
+            raise ReplyError(
+                f"the vectors changed within one call, from {self._array.dtype} {have} to {vectors.dtype} {new}: "
+                "was the server restarted with another model? Encode again"
+            )
+        if len(new) == 3:
+            # Without pooling, each answer is as long as its longest text. Padding is zero, as on the server.
+            if new[1] > have[1]:
+                grown = np.zeros((have[0], new[1], have[2]), self._array.dtype)
+                grown[:, : have[1]] = self._array
+                self._array = grown
+            self._array[chunk.start : chunk.stop, : new[1]] = vectors
+        else:
+            self._array[chunk.start : chunk.stop] = vectors
+
+
+def truncated_in(reply: Reply) -> int:
+    """How many texts of a request the server has cut to ``max_seq_len``."""
+    number = reply.info.get("num_truncated", 0)
+    return number if isinstance(number, int) else 0
+
+
+def joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Results of several requests as one array; those without pooling are padded with zeros to the longest."""
+    if arrays[0].ndim != 3 or len({array.shape[1] for array in arrays}) == 1:
+        return np.concatenate(arrays, axis=0)
+    longest = max(array.shape[1] for array in arrays)
+    return np.concatenate([np.pad(array, ((0, 0), (0, longest - array.shape[1]), (0, 0))) for array in arrays])

@@ -1,0 +1,66 @@
+"""A progress bar: tqdm's if it is installed, else a plain line on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+_WIDTH = 30
+
+
+class Progress:
+    """Counts texts as they are done.
+
+    Args:
+        total: number of texts, ``None`` if unknown.
+        shown: whether to show anything.
+        stream: where the plain line goes, ``sys.stderr`` by default.
+        done: texts that were done before, which do not count for the speed.
+    """
+
+    def __init__(self, total: int | None, shown: bool, stream: TextIO | None = None, done: int = 0) -> None:
+        self._total = total
+        self._before = done
+        self._done = done
+        self._shown = shown
+        self._stream = stream or sys.stderr
+        self._started = time.monotonic()
+        self._bar: Any = _tqdm(total) if shown and stream is None else None
+        if self._bar is not None:
+            self._bar.initial = self._bar.n = done
+        self.update(0)
+
+    def update(self, number: int) -> None:
+        """So many more texts are done."""
+        self._done += number
+        if self._bar is not None:
+            self._bar.update(number)
+        elif self._shown:
+            line = bar(self._done, self._total, time.monotonic() - self._started, self._before)
+            self._stream.write("\r" + line)
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._shown:
+            self._stream.write("\n")
+            self._stream.flush()
+
+
+def bar(done: int, total: int | None, elapsed: float, before: int = 0) -> str:
+    """The plain line, for example ``encode [=====     ]  50% 512/1024 texts, 256/s``."""
+    rate = f", {(done - before) / elapsed:,.0f}/s" if done > before and elapsed > 0 else ""
+    if not total:
+        return f"encode {done} texts{rate}"
+    filled = _WIDTH * done // total
+    return f"encode [{'=' * filled:<{_WIDTH}}] {100 * done // total:3d}% {done}/{total} texts{rate}"
+
+
+def _tqdm(total: int | None) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=total, desc="encode", unit="text")

@@ -1,0 +1,83 @@
+"""What may be encoded: any iterable of texts, or of token lists, is checked and made a plain list. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from .errors import InputTypeError, InputValueError
+
+_SHOWN = 40
+
+
+def checked_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[list[str]]:
+    """The texts as a list, ready for the wire.
+
+    Args:
+        texts: a list, tuple, array, pandas Series, generator or other iterable of non-blank ``str``; of such iterables
+            of non-blank tokens if ``is_tokenized``.
+        is_tokenized: whether each text is already a list of tokens.
+
+    Raises:
+        InputTypeError: not such an iterable; the message names the first item that is wrong.
+        InputValueError: no texts, or a blank one.
+    """
+    if not is_tokenized:
+        return _checked_list(texts, "texts", "texts")
+    lists = _listed(texts, "texts", "token lists")
+    for row, tokens in enumerate(lists):
+        lists[row] = _checked_list(tokens, f"texts[{row}]", "tokens")
+    return lists
+
+
+def too_long(texts: list[str] | list[list[str]], limit: int) -> int:
+    """How many texts have more words (or tokens) than ``limit``: a lower bound of those that will be truncated."""
+    return sum(len(text.split() if isinstance(text, str) else text) > limit for text in texts)
+
+
+def _checked_list(values: Any, name: str, what: str) -> list[str]:
+    items = _listed(values, name, what)
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            hint = (
+                "; use is_tokenized=True for token lists" if name == "texts" and isinstance(item, (list, tuple)) else ""
+            )
+            raise InputTypeError(
+                f"all {what} must be str, but {name}[{index}] is {type(item).__name__} ({_short(item)}){hint}"
+            )
+        if not item or item.isspace():
+            raise InputValueError(
+                f"all {what} must be non-empty strings, but {name}[{index}] is {_short(item)}; "
+                "leave it out, or put a placeholder in its place"
+            )
+    return items
+
+
+def _listed(values: Any, name: str, what: str) -> list[Any]:
+    """``values`` as a list; never the caller's own."""
+    if isinstance(values, (str, bytes, bytearray)):
+        raise InputTypeError(
+            f"{name} must be a list of {what}, but received one {type(values).__name__} ({_short(values)}); "
+            "put it into a list: encode([text])"
+        )
+    if isinstance(values, (Mapping, Set)) or not isinstance(values, Iterable):
+        raise InputTypeError(
+            f"{name} must be a list (or another ordered iterable) of {what}, but received {type(values).__name__}"
+        )
+    try:
+        items = list(values)
+    except TypeError as error:  # for example an array without dimensions
+        raise InputTypeError(
+            f"{name} must be a list of {what}, but received {type(values).__name__}: {error}"
+        ) from error
+    if not items:
+        raise InputValueError(f"{name} must hold at least one item, but the {type(values).__name__} is empty")
+    return items
+
+
+def _short(value: Any) -> str:
+    """A value for an error message, cut: nobody wants to read a megabyte of text."""
+    if isinstance(value, (str, bytes, bytearray)):
+        value = value[: _SHOWN + 1]
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,0 +1,173 @@
+"""Everything that can go wrong in a client, as one tree of exceptions.
+
+Each class is also a subclass of the nearest builtin, so code that caught ``TimeoutError``, ``ValueError``,
+``TypeError`` or ``AttributeError`` from the client of bert-as-service 1.10 keeps working::
+
+    BertServingError (Exception)
+    ├── InvalidInputError
+    │   ├── InputTypeError (TypeError)              not a list of texts
+    │   ├── InputValueError (ValueError)            empty list, blank text, ...
+    │   └── OptionError (ValueError, AttributeError)  an argument of the client is not valid
+    ├── ClientStateError (RuntimeError)
+    │   ├── ClientClosedError                       used after close()
+    │   └── ClientForkedError                       used in a forked child process
+    ├── ServerUnreachableError (ConnectionError, TimeoutError)  nobody is connected
+    ├── RequestTimeoutError (TimeoutError)          no answer within ``timeout``
+    ├── VersionMismatchError (AttributeError)       the server speaks another protocol
+    ├── ReplyError (ValueError)                     an answer that cannot be read
+    └── ServerError                                 the server says why it refused or failed
+        ├── InvalidRequestError (ValueError)
+        ├── TooLargeError (ValueError)
+        ├── EncodingFailedError (RuntimeError)
+        ├── OverloadedError (RuntimeError)          try again after a while
+        ├── DrainingError (ConnectionError)         the server is stopping
+        ├── ForbiddenError (PermissionError)
+        └── InternalServerError (RuntimeError)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BertServingError",
+    "ClientClosedError",
+    "ClientForkedError",
+    "ClientStateError",
+    "DrainingError",
+    "EncodingFailedError",
+    "ForbiddenError",
+    "InputTypeError",
+    "InputValueError",
+    "InternalServerError",
+    "InvalidInputError",
+    "InvalidRequestError",
+    "OptionError",
+    "OverloadedError",
+    "ReplyError",
+    "RequestTimeoutError",
+    "ServerError",
+    "ServerUnreachableError",
+    "TooLargeError",
+    "VersionMismatchError",
+]
+
+
+class BertServingError(Exception):
+    """Root of every exception that this package raises."""
+
+
+class InvalidInputError(BertServingError):
+    """An argument was refused before anything was sent."""
+
+
+class InputTypeError(InvalidInputError, TypeError):
+    """The texts are not an iterable of ``str`` (or of token lists)."""
+
+
+class InputValueError(InvalidInputError, ValueError):
+    """The texts have the right type and a value that cannot be encoded, for example a blank one."""
+
+
+class OptionError(InvalidInputError, ValueError, AttributeError):
+    """An argument of the client itself has a value that is not valid."""
+
+
+class ClientStateError(BertServingError, RuntimeError):
+    """The client cannot be used any more."""
+
+
+class ClientClosedError(ClientStateError):
+    """The client was closed, before the call or while it waited."""
+
+
+class ClientForkedError(ClientStateError):
+    """The client was made in another process; sockets and threads do not survive a fork."""
+
+
+class ServerUnreachableError(BertServingError, ConnectionError, TimeoutError):
+    """No server was connected for longer than ``connect_timeout``. The message says what was observed on each port."""
+
+
+class RequestTimeoutError(BertServingError, TimeoutError):
+    """No answer arrived within ``timeout``. The answer, should it come later, is dropped."""
+
+
+class VersionMismatchError(BertServingError, AttributeError):
+    """The server speaks a protocol that this client does not know."""
+
+
+class ReplyError(BertServingError, ValueError):
+    """The frames of an answer do not fit together."""
+
+
+class ServerError(BertServingError):
+    """The server answered that it could not do what was asked.
+
+    Attributes:
+        type: one of the keys of :data:`bert_serving.client.protocol.ERROR_TYPES`.
+        message: what the server says.
+        request_id: the number of the request in this client, as in ``Response.id``.
+    """
+
+    remedy: ClassVar[str] = ""
+
+    def __init__(self, type: str, message: str, request_id: int) -> None:
+        self.type = type
+        self.message = message
+        self.request_id = request_id
+        text = f"request {request_id}: the server answered {type!r}: {message}"
+        super().__init__(f"{text}\n{self.remedy}" if self.remedy else text)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.__class__, (self.type, self.message, self.request_id)
+
+
+class InvalidRequestError(ServerError, ValueError):
+    """The message or a value in it is not valid; sending it again gives the same answer."""
+
+
+class TooLargeError(ServerError, ValueError):
+    """A limit of the server is exceeded; the message names the limit."""
+
+    remedy = "send fewer or shorter texts at a time (encode(batch_size=...)), or raise the limit on the server"
+
+
+class EncodingFailedError(ServerError, RuntimeError):
+    """The engine could not encode one of the texts; other requests were not affected."""
+
+
+class OverloadedError(ServerError, RuntimeError):
+    """The server could not keep the answer, because too much waited unread."""
+
+    remedy = "nothing is wrong with the request: send it again, and read results sooner"
+
+
+class DrainingError(ServerError, ConnectionError):
+    """The server is stopping and takes no new work."""
+
+    remedy = "try again when the server is back, or ask another one"
+
+
+class ForbiddenError(ServerError, PermissionError):
+    """The sender may not do this."""
+
+
+class InternalServerError(ServerError, RuntimeError):
+    """The server failed in a way it did not foresee; its log says more."""
+
+
+_BY_TYPE: dict[str, type[ServerError]] = {
+    "invalid_request": InvalidRequestError,
+    "too_large": TooLargeError,
+    "encoding_failed": EncodingFailedError,
+    "overloaded": OverloadedError,
+    "draining": DrainingError,
+    "forbidden": ForbiddenError,
+    "internal": InternalServerError,
+}
+
+
+def server_error(type: str, message: str, request_id: int) -> ServerError:
+    """The exception for an ``error`` object of a reply; a type unknown to this client gives a plain `ServerError`."""
+    return _BY_TYPE.get(type, ServerError)(type, message, request_id)

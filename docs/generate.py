@@ -1,0 +1,247 @@
+"""Writes the tables of docs and README that the code already holds, so that they cannot disagree:
+``python docs/generate.py``.
+
+A page marks where a table goes; what stands between the two comments is replaced::
+
+    <!-- generated: options -->
+    <!-- end -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClient
+from bert_serving.client.encode_command import get_parser as get_encode_parser
+from bert_serving.client.protocol import ERROR_TYPES
+from bert_serving.server import engines
+from bert_serving.server.benchmark.options import GROUPS as BENCHMARK_GROUPS
+from bert_serving.server.cli import get_shutdown_parser
+from bert_serving.server.drift_command import get_parser as get_drift_parser
+from bert_serving.server.options import GROUPS, OPTIONS, Option
+from bert_serving.server.pooling import PoolingStrategy
+
+DOCS = Path(__file__).resolve().parent
+BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
+UNITS = ((2**30, "GiB"), (2**20, "MiB"))
+
+
+def options() -> str:
+    """A table of flags for each group of ``bert-serving-start``, new ones marked."""
+    return _tables(GROUPS)
+
+
+def benchmark_options() -> str:
+    """The flags that ``bert-serving-benchmark`` has beside those of the server."""
+    return _tables(BENCHMARK_GROUPS)
+
+
+def _tables(groups: dict[str, list[Option]]) -> str:
+    lines = []
+    for title, group in groups.items():
+        lines += [f"### {title}", "", "| option | default | |", "|---|---|---|"]
+        lines += [_row(option) for option in group]
+        if title == "Other":
+            lines.append("| `-version` | | show the version and exit |")
+            lines.append("| `-completion SHELL` *new* | | print the [completion](#completion) for a shell and exit |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def terminate_options() -> str:
+    """The flags of ``bert-serving-terminate``."""
+    return _command(get_shutdown_parser())
+
+
+def encode_command_options() -> str:
+    """The flags of ``bert-serving-encode``."""
+    return _command(get_encode_parser())
+
+
+def _command(parser: argparse.ArgumentParser) -> str:
+    lines = ["| option | default | |", "|---|---|---|"]
+    for action in parser._actions:
+        if action.dest == "help":
+            continue
+        flags = [flag for flag in action.option_strings if not flag.startswith("--")] or [str(action.metavar)]
+        value = f" {action.metavar}" if action.metavar and action.option_strings else ""
+        if action.choices is not None and not action.metavar:
+            value = f" {'|'.join(action.choices)}"
+        default = "off" if action.nargs == 0 else _shown(action.default, "none")
+        if action.required:
+            default = "required"
+        elif action.dest in ("completion", "version"):
+            default = ""
+        meaning = (action.help or "").split(" (default")[0]
+        lines.append(f"| `{_cell(flags[0] + value)}` | {_cell(default)} | {_cell(meaning)} |")
+    return "\n".join(lines) + "\n"
+
+
+def drift_options() -> str:
+    """The flags of ``bert-serving-drift``."""
+    return _command(get_drift_parser())
+
+
+def engine_dtypes() -> str:
+    """What each engine computes in, by device, and the extras that install its library."""
+    extras = metadata.metadata("bert-serving-server").get_all("Provides-Extra") or []
+    lines = ["| engine | CPU | GPU | extra to install |", "|---|---|---|---|"]
+    for name in engines.NAMES:
+        if name == "zeros":
+            continue
+        info = engines.load(name).INFO
+        cells = [", ".join(info.dtypes.get(kind, ())) for kind in ("cpu", "gpu")]
+        cells.append(", ".join(f"`[{extra}]`" for extra in sorted(extras) if extra.split("-")[0] == name))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def error_types() -> str:
+    """The values of ``error.type`` in a reply."""
+    lines = ["| `type` | meaning |", "|---|---|"]
+    lines += [f"| `{kind}` | {meaning} |" for kind, meaning in ERROR_TYPES.items()]
+    return "\n".join(lines) + "\n"
+
+
+#: The flags that most people need, for the README, and the members of a client.
+MAIN_OPTIONS = [
+    "model_dir",
+    "max_seq_len",
+    "pooling_strategy",
+    "pooling_layer",
+    "num_worker",
+    "device_map",
+    "cpu",
+    "dtype",
+]
+MAIN_OPTIONS += ["port", "port_out", "http_port", "auth_keys"]
+CLIENT = ["encode", "encode_async", "fetch", "fetch_all", "listen", "server_config", "server_status", "status", "close"]
+
+
+def main_options() -> str:
+    """A few of the flags of ``bert-serving-start``."""
+    return (
+        "\n".join(["| option | default | |", "|---|---|---|", *(_row(OPTIONS[name]) for name in MAIN_OPTIONS)]) + "\n"
+    )
+
+
+def client_methods() -> str:
+    """What a client can do: methods and properties, each with the first sentence of its docstring."""
+    lines = ["| member | | options |", "|---|---|---|"]
+    for name in CLIENT:
+        member = inspect.getattr_static(BertClient, name)
+        shown, options = f"bc.{name}", ""
+        if not isinstance(member, property):
+            arguments = _parameters(member)[1:]
+            shown += f"({', '.join(p.name for p in arguments if p.default is p.empty)})"
+            options = ", ".join(f"`{p.name}`" for p in arguments if p.default is not p.empty)
+        lines.append(f"| `{shown}` | {_summary(member)} | {options} |")
+    for kind in (AsyncBertClient, ConcurrentBertClient):
+        lines.append(f"| `{kind.__name__}` | {_summary(kind)} | |")
+    return "\n".join(lines) + "\n"
+
+
+def client_arguments() -> str:
+    """The arguments of ``BertClient``."""
+    return _arguments(BertClient)
+
+
+def encode_arguments() -> str:
+    """The arguments of ``BertClient.encode``."""
+    return _arguments(BertClient.encode)
+
+
+def _arguments(function: Callable[..., Any]) -> str:
+    """A table of arguments, with their words from the docstring; each must be there."""
+    words = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(function) or "", re.M | re.S)
+    assert words is not None
+    meanings = dict(re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", words[1], re.M | re.S))
+    lines = ["| argument | default | |", "|---|---|---|"]
+    for parameter in _parameters(function):
+        if parameter.name == "self":
+            continue
+        value = parameter.default
+        default = "" if value is parameter.empty else f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+        lines.append(f"| `{parameter.name}` | {default} | {_markdown(meanings.pop(parameter.name)).rstrip('.')} |")
+    assert not meanings, f"{function.__qualname__} has no argument {meanings}"
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _summary(documented: object) -> str:
+    return _markdown((inspect.getdoc(documented) or "").split("\n\n")[0]).rstrip(".")
+
+
+def _markdown(text: str) -> str:
+    return _cell(" ".join(text.replace("``", "`").split()))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "options": options,
+    "benchmark_options": benchmark_options,
+    "main_options": main_options,
+    "terminate_options": terminate_options,
+    "client_methods": client_methods,
+    "client_arguments": client_arguments,
+    "encode_arguments": encode_arguments,
+    "encode_command_options": encode_command_options,
+    "drift_options": drift_options,
+    "engine_dtypes": engine_dtypes,
+    "error_types": error_types,
+}
+
+
+def render(page: str) -> str:
+    """The page with its tables as the code has them now."""
+    return BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}{block[3]}", page)
+
+
+def _row(option: Option) -> str:
+    flag = f"-{option.flag or option.name}"
+    value = f" {option.metavar or ('PORT' if 'port' in option.name else option.name.upper())}" if option.parse else ""
+    flags = f"`{flag}{value}{' ...' if option.many else ''}`"
+    if option.aliases:
+        flags += ", " + ", ".join(f"`-{alias}`" for alias in option.aliases)
+    default = "off" if option.parse is None else _shown(option.default, "none")
+    return f"| {flags}{'' if option.v1 else ' *new*'} | {_cell(default)} | {_cell(option.help)} |"
+
+
+def _shown(value: object, nothing: str) -> str:
+    if value is None or value == ():
+        return nothing
+    if isinstance(value, PoolingStrategy):
+        return f"`{value.name}`"
+    if isinstance(value, tuple):
+        return f"`{' '.join(map(str, value))}`"
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    if isinstance(value, int):
+        unit = next((f" ({value // size} {name})" for size, name in UNITS if value and value % size == 0), "")
+        return f"`{value}`{unit}"
+    return f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> None:
+    for path in [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]:
+        page = path.read_text(encoding="utf-8")
+        rendered = render(page)
+        if rendered != page:
+            path.write_text(rendered, encoding="utf-8")
+            print(f"{path.name} is written anew")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What the examples share: the options that say where the server is, servers of their own, the texts in ``data``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_serving.client import BertClient
+
+DATA = Path(__file__).parent / "data"
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser with ``-ip``, ``-port`` and ``-port_out``, which an example adds its own options to."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="See example/README.md."
+    )
+    parser.add_argument("-ip", default="localhost", help="address of the server (default: %(default)s)")
+    parser.add_argument("-port", type=int, default=5555, help="the server's -port (default: %(default)s)")
+    parser.add_argument("-port_out", type=int, default=5556, help="the server's -port_out (default: %(default)s)")
+    return parser
+
+
+def address(args: argparse.Namespace) -> dict[str, str | int]:
+    """Where the server is, as arguments of ``BertClient``."""
+    return {"ip": args.ip, "port": args.port, "port_out": args.port_out}
+
+
+def read_pairs(name: str) -> tuple[list[str], list[str]]:
+    """The two columns of a file in ``example/data``."""
+    lines = (DATA / name).read_text(encoding="utf-8").splitlines()
+    first, second = zip(*(line.split("\t") for line in lines), strict=True)
+    return list(first), list(second)
+
+
+@contextlib.contextmanager
+def serving(*options: str) -> Iterator[BertClient]:
+    """A client of a server that lives as long as the ``with`` block, on free ports of this machine."""
+    from bert_serving.server import BertServer
+    from bert_serving.server.helper import get_args_parser
+
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, port_out = one.getsockname()[1], other.getsockname()[1]
+    where = ["-host", "127.0.0.1", "-port", str(port), "-port_out", str(port_out)]
+    with BertServer(get_args_parser().parse_args([*where, *options])), BertClient(port=port, port_out=port_out) as bc:
+        yield bc

@@ -1,0 +1,51 @@
+"""Over HTTP, without a client: JSON as everyone understands it, raw bytes when it must be fast.
+
+Start a server first:  bert-serving-start -http_port 8125
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import urllib.error
+import urllib.request
+
+import numpy as np
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("-url", default="http://localhost:8125", help="address of the server (default: %(default)s)")
+args = parser.parse_args()
+
+TEXTS = ["hello world", "good day!"]
+
+
+def post(path: str, payload: dict, accept: str = "application/json") -> urllib.request.addinfourl:
+    headers = {"Content-Type": "application/json", "Accept": accept}
+    return urllib.request.urlopen(urllib.request.Request(args.url + path, json.dumps(payload).encode(), headers))
+
+
+# JSON, as in 1.10. The id comes back, whatever it is.
+with post("/encode", {"id": 123, "texts": TEXTS, "is_tokenized": False}) as reply:
+    answer = json.load(reply)
+    vectors = np.array(answer["result"], np.float32)
+    print(f"/encode          id {answer['id']}, status {answer['status']}, {vectors.shape}")
+
+# The same numbers as bytes: less than half the size, and nothing to parse.
+with post("/encode", {"texts": TEXTS}, accept="application/octet-stream") as reply:
+    shape = [int(number) for number in reply.headers["X-Shape"].split(",")]
+    raw = np.frombuffer(reply.read(), reply.headers["X-Dtype"]).reshape(shape)
+    print(f"/encode, bytes   {raw.shape}, the same: {np.allclose(raw, vectors, atol=1e-5)}")
+
+# As OpenAI has it; its own package works too: OpenAI(base_url=url + "/v1", api_key="anything").
+with post("/v1/embeddings", {"model": "bert", "input": TEXTS}) as reply:
+    data = json.load(reply)["data"]
+    print(f"/v1/embeddings   {len(data)} x {len(data[0]['embedding'])}")
+
+# What is wrong is said in JSON as well.
+try:
+    post("/encode", {"texts": "not a list"})
+except urllib.error.HTTPError as error:
+    print(f"a mistake        {error.code}: {json.load(error)['description']}")
+
+with urllib.request.urlopen(args.url + "/status/server") as reply:
+    print(f"/status/server   {json.load(reply)['statistic']['num_total_request']} requests so far")

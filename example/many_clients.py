@@ -1,0 +1,53 @@
+"""Ninety-six clients at once, each with one sentence at a time: the load of a busy web site.
+
+Alone, each would leave the model mostly idle. The server puts their sentences together into common batches.
+
+Start a server first:  bert-serving-start
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+from common import address, arguments, read_pairs
+
+from bert_serving.client import BertClient
+
+parser = arguments(__doc__)
+parser.add_argument("-num_client", type=int, default=96, help="clients (default: %(default)s)")
+parser.add_argument("-num_request", type=int, default=20, help="requests of each (default: %(default)s)")
+args = parser.parse_args()
+
+_, headlines = read_pairs("headlines.tsv")
+
+
+def measure(num_client: int, num_request: int) -> tuple[float, np.ndarray]:
+    """Seconds for all requests, and the seconds that each took."""
+    everyone_is_ready = threading.Barrier(num_client + 1)
+    latencies = np.zeros([num_client, num_request])
+
+    def client(number: int) -> None:
+        with BertClient(**address(args)) as bc:
+            everyone_is_ready.wait()
+            for i in range(num_request):
+                started = time.perf_counter()
+                bc.encode([headlines[(number + i) % len(headlines)]])
+                latencies[number, i] = time.perf_counter() - started
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(num_client)]
+    for thread in threads:
+        thread.start()
+    everyone_is_ready.wait()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - started, latencies.ravel()
+
+
+print(f"{'clients':>8} {'requests/s':>12} {'median':>10} {'99 %':>10}")
+for num_client in (1, args.num_client):
+    seconds, latencies = measure(num_client, args.num_request)
+    median, slow = np.percentile(latencies, [50, 99]) * 1000
+    print(f"{num_client:>8} {latencies.size / seconds:>12.0f} {median:>7.0f} ms {slow:>7.0f} ms")

@@ -1,0 +1,37 @@
+"""Vectors as a column of a table: the most typical headline of each topic, and the oddest one.
+
+Start a server first:  bert-serving-start
+Needs pandas:          pip install pandas
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from common import DATA, address, arguments
+
+from bert_serving.client import BertClient
+
+try:
+    import pandas as pd
+except ImportError as error:
+    raise SystemExit(f"this example needs pandas ({error}): pip install pandas") from None
+
+args = arguments(__doc__).parse_args()
+
+table = pd.read_csv(DATA / "headlines.tsv", sep="\t", names=["topic", "headline"])
+with BertClient(**address(args)) as bc:
+    table["vector"] = list(bc.encode(table["headline"]))  # a column is encoded as it is
+
+print(table.head(3).to_string(max_colwidth=40), "\n")
+
+
+def similarity_to_centre(vectors: pd.Series) -> pd.Series:
+    """Cosine between each vector of a topic and their mean."""
+    rows = np.stack(vectors.tolist())
+    centre = rows.mean(axis=0)
+    return pd.Series(rows @ centre / np.linalg.norm(rows, axis=1) / np.linalg.norm(centre), index=vectors.index)
+
+
+table["typical"] = table.groupby("topic")["vector"].transform(similarity_to_centre)
+for topic, group in table.sort_values("typical").groupby("topic"):
+    print(f"{topic}\n  typical  {group.iloc[-1]['headline']}\n  odd      {group.iloc[0]['headline']}")

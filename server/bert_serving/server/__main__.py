@@ -1,0 +1,4 @@
+from .cli import start
+
+if __name__ == "__main__":
+    raise SystemExit(start())

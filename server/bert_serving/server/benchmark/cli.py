@@ -1,0 +1,75 @@
+"""The command ``bert-serving-benchmark``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from ..config import ServerConfig
+from ..errors import ServingError
+from ..model.config import ModelConfig
+from ..model.errors import ModelError
+from . import experiments, plot
+from .load import Repeats
+from .options import read_args
+from .run import Plan, run
+from .words import Source
+
+#: Of ``-num_repeat`` requests, so many do not count.
+WARM_UP = 2
+EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark that a command line describes.
+
+    Returns the exit code: 0, or 1 if a setting could not be measured, 2 for a wrong command line, 130 after Ctrl-C.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = read_args(words)
+    try:
+        config = ServerConfig.from_args(args)
+        model = config.read_model()
+        plan = make_plan(args, config, shlex.join(["bert-serving-benchmark", *words]))
+    except (ServingError, ModelError, OSError, ValueError) as error:
+        print(f"bert-serving-benchmark: {error}", file=sys.stderr)
+        return 2
+    return run_until_interrupted(experiments.from_args(args, config, model), model, plan)
+
+
+def make_plan(args: argparse.Namespace, config: ServerConfig, command: str) -> Plan:
+    """How to measure, from the parsed command line.
+
+    Raises:
+        OSError, ValueError: a file of texts cannot be used.
+    """
+    warm_up = min(WARM_UP, args.num_repeat - 1)
+    repeats = Repeats(args.num_repeat - warm_up, warm_up, args.min_seconds, args.max_seconds)
+    source = Source.from_files(args.texts, args.client_vocab_file, args.seed)
+    return Plan(source, repeats, args.seed, args.wait_till_ready, Path(args.out), command, config.public())
+
+
+def run_until_interrupted(todo: list[experiments.Experiment], model: ModelConfig, plan: Plan) -> int:
+    """Runs experiments; Ctrl-C and SIGTERM end the server before this process."""
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        complete = run(todo, model, plan)
+    except KeyboardInterrupt:
+        print(f"\nstopped; what was measured is in {plan.out}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    hint = "" if plot.can_plot() else "; for plots: pip install bert-serving-server[plot]"
+    print(f"written to {plan.out}{hint}", file=sys.stderr)
+    return EXIT_OK if complete else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

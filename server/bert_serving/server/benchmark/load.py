@@ -1,0 +1,216 @@
+"""Load on a server: clients that each wait for their answers, or requests that arrive whether or not it keeps up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.random import default_rng
+
+from bert_serving.client import BertClient
+
+from ..errors import ServingError
+
+#: Clients that share a process; more of them would wait for each other's interpreter instead of for the server.
+CLIENTS_OF_A_CREW = 32
+
+
+class LoadError(ServingError, RuntimeError):
+    """A request of the benchmark failed; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Sentences that are sent together, and how many tokens the server makes of them."""
+
+    texts: list[str]
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How long to go on: ``number`` requests of each client, after ``warm_up`` that do not count; limits in seconds."""
+
+    number: int
+    warm_up: int
+    min_seconds: float
+    max_seconds: float
+
+    def goes_on(self, done: int, elapsed: float) -> bool:
+        """Whether a client that has done so many requests sends another."""
+        if done == 0:
+            return True
+        return elapsed < self.max_seconds and (done < self.number or elapsed < self.min_seconds)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a load gave.
+
+    Attributes:
+        seconds: from the first request to the last answer.
+        latencies: seconds of each request.
+    """
+
+    seconds: float
+    latencies: list[float]
+    num_sentences: int
+    num_tokens: int
+
+    def figures(self) -> dict[str, float]:
+        """Rates per second, and percentiles of the latency in milliseconds."""
+        p50, p95, p99 = np.percentile(self.latencies, [50, 95, 99]) * 1e3
+        return {
+            "sentences_per_second": self.num_sentences / self.seconds,
+            "tokens_per_second": self.num_tokens / self.seconds,
+            "p50_ms": float(p50),
+            "p95_ms": float(p95),
+            "p99_ms": float(p99),
+            "num_requests": len(self.latencies),
+            "num_sentences": self.num_sentences,
+            "num_tokens": self.num_tokens,
+            "seconds": self.seconds,
+        }
+
+
+def closed_loop(connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats) -> Measured:
+    """A client for each entry of ``requests``, which sends them in turn and waits for each answer.
+
+    Args:
+        connect: arguments of ``BertClient``.
+
+    Raises:
+        LoadError: a request failed.
+    """
+    shares = [requests[start : start + CLIENTS_OF_A_CREW] for start in range(0, len(requests), CLIENTS_OF_A_CREW)]
+    crews: list[_Crew] = []
+    try:
+        for share in shares:
+            crews.append(_Crew(connect, share, repeats, warm_up=not crews))
+        for crew in crews:
+            crew.hear()
+        for crew in crews:
+            crew.begin()
+        done = [
+            (start, end, share[client][which])
+            for crew, share in zip(crews, shares, strict=True)
+            for start, end, client, which in crew.hear()["done"]
+        ]
+    finally:
+        for crew in crews:
+            crew.end()
+    seconds = max(end for _, end, _ in done) - min(start for start, _, _ in done)
+    latencies = [end - start for start, end, _ in done]
+    sentences = sum(len(request.texts) for *_, request in done)
+    return Measured(seconds, latencies, sentences, sum(request.num_tokens for *_, request in done))
+
+
+class _Crew:
+    """A running process of ``crew.py``."""
+
+    def __init__(
+        self, connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats, warm_up: bool
+    ) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.crew"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        texts = [[request.texts for request in of_client] for of_client in requests]
+        job = {"connect": connect, "requests": texts, "repeats": asdict(repeats), "warm_up": warm_up}
+        self._write(json.dumps(job))
+
+    def _write(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what became of it, hear() says
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+    def begin(self) -> None:
+        self._write("go")
+
+    def hear(self) -> Any:
+        """Its next word.
+
+        Raises:
+            LoadError: it failed.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise LoadError(f"a process of clients ended with exit code {self._process.wait()}; server.log says more")
+        word = json.loads(line)
+        if isinstance(word, dict) and "failure" in word:
+            raise LoadError(word["failure"])
+        return word
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
+    """Times of a Poisson process from 0 to ``seconds``, ascending, at least one."""
+    random = default_rng(seed)
+    gaps = random.exponential(1 / rate, max(1, int(rate * seconds * 1.5 + 10)))
+    times: np.ndarray = np.cumsum(gaps)
+    return times[: max(1, int(np.searchsorted(times, seconds)))]
+
+
+def open_loop(connect: dict[str, Any], requests: Sequence[Request], times: np.ndarray) -> Measured:
+    """Sends requests at ``times`` (seconds from the start), whatever became of those before.
+
+    A latency counts from the moment at which the request was due, so that a sender that is late hides nothing.
+
+    Args:
+        connect: arguments of ``BertClient``.
+
+    Raises:
+        BertServingError: a request failed.
+    """
+    client = BertClient(**connect)
+    sent = threading.Semaphore(0)
+    failures: list[BaseException] = []
+    client.encode(requests[0].texts, batch_size=None)
+    start = time.perf_counter()
+
+    def send() -> None:
+        try:
+            for index, due in enumerate(times):
+                if (wait := start + due - time.perf_counter()) > 0:
+                    time.sleep(wait)
+                client.encode(requests[index % len(requests)].texts, blocking=False)
+                sent.release()
+        except BaseException as error:  # raised where the load was asked for
+            failures.append(error)
+            sent.release()
+
+    sender = threading.Thread(target=send, daemon=True)
+    ends: dict[int, float] = {}
+    try:
+        sender.start()
+        for _ in times:
+            sent.acquire()
+            if failures:
+                raise failures[0]
+            response = next(client.fetch())
+            ends[response.id] = time.perf_counter() - start
+    finally:
+        client.close()
+        sender.join()
+    # ids rise in the order of sending
+    latencies = [float(ends[number] - due) for number, due in zip(sorted(ends), times, strict=True)]
+    used = [requests[index % len(requests)] for index in range(len(times))]
+    return Measured(max(ends.values()), latencies, sum(len(r.texts) for r in used), sum(r.num_tokens for r in used))

@@ -1,0 +1,66 @@
+"""What a figure depends on besides the code: the machine and the versions of the libraries."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..engines.processor import num_cores
+from ..version import __version__
+
+_LIBRARIES = ("tensorflow", "tensorflow-cpu", "onnxruntime", "torch", "numpy", "pyzmq", "tokenizers", "msgspec")
+#: CPU features that decide how fast the engines are.
+_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, GPUs and operating system."""
+    lines = _cpuinfo()
+    name = lines.get("model name") or platform.processor() or platform.machine()
+    flags = lines.get("flags", "").split()
+    facts: dict[str, Any] = {"processor": name, "cores": num_cores()}
+    if flags:
+        facts["features"] = [feature for feature in _FEATURES if feature in flags]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    facts["gpus"] = _gpu_names()
+    facts["system"] = platform.platform()
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of this server and of each library that is installed."""
+    found = {"python": platform.python_version(), "bert-serving-server": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Of the first core, on Linux; elsewhere nothing."""
+    try:
+        block = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in block.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _gpu_names() -> list[str]:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no library, no driver, or one that does not answer: all mean no GPU
+        return []
+    try:
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()

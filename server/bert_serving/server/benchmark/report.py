@@ -1,0 +1,123 @@
+"""Results as Markdown tables and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .experiments import Experiment, Setting
+
+_HEADS = ("sentences/s", "tokens/s", "p50 ms", "p95 ms", "p99 ms")
+_KEYS = ("sentences_per_second", "tokens_per_second", "p50_ms", "p95_ms", "p99_ms")
+
+
+@dataclass(slots=True)
+class Row:
+    """A setting and its figures, or why there are none."""
+
+    setting: Setting
+    figures: dict[str, float] | None = None
+    failure: str = ""
+
+
+@dataclass(slots=True)
+class Table:
+    """An experiment and its rows so far."""
+
+    experiment: Experiment
+    rows: list[Row] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """The table, with a heading and a sentence in front."""
+        lines = [f"### {self.experiment.parameter}", "", self.experiment.about, ""]
+        if len(self.workers()) > 1:
+            return "\n".join([*lines, *self._by_workers()]) + "\n"
+        lines.append(f"| {self.experiment.parameter} | " + " | ".join(_HEADS) + " |")
+        lines.append("|---:" * (len(_HEADS) + 1) + "|")
+        for row in self.rows:
+            cells = [row.setting.value]
+            if row.figures is None:
+                cells += ["failed", *[""] * (len(_HEADS) - 1)]
+            else:
+                cells += [shown(row.figures[key]) for key in _KEYS]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines += [f"\n{row.setting.value} failed: {row.failure}" for row in self.rows if row.failure]
+        return "\n".join(lines) + "\n"
+
+    def workers(self) -> list[int]:
+        """The numbers of workers that the rows have, each once."""
+        return list(dict.fromkeys(row.setting.config.num_worker for row in self.rows))
+
+    def _by_workers(self) -> list[str]:
+        """A row for each value, a column of sentences per second for each number of workers."""
+        workers = self.workers()
+        heads = [f"{number} worker{'s' * (number > 1)}" for number in workers]
+        lines = [
+            f"| {self.experiment.parameter}, sentences/s | {' | '.join(heads)} |",
+            "|---:" * (len(heads) + 1) + "|",
+        ]
+        of_value: dict[str, dict[int, str]] = {}
+        for row in self.rows:
+            cell = "failed" if row.figures is None else shown(row.figures["sentences_per_second"])
+            of_value.setdefault(row.setting.value, {})[row.setting.config.num_worker] = cell
+        for value, cells in of_value.items():
+            lines.append(f"| {value} | {' | '.join(cells.get(number, '') for number in workers)} |")
+        for row in self.rows:
+            if row.failure:
+                lines.append(
+                    f"\n{row.setting.value}, -num_worker {row.setting.config.num_worker} failed: {row.failure}"
+                )
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "parameter": self.experiment.parameter,
+            "about": self.experiment.about,
+            "rows": [
+                {
+                    "value": row.setting.value,
+                    "num_worker": row.setting.config.num_worker,
+                    "num_client": row.setting.load.num_client,
+                    "client_batch_size": row.setting.load.client_batch_size,
+                    "rate": row.setting.load.rate,
+                    **(row.figures or {"failure": row.failure}),
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def shown(value: float) -> str:
+    """Three significant digits at least, thousands apart: ``0.512``, ``37.4``, ``1,234``."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def write(folder: Path, tables: list[Table], about: dict[str, Any]) -> None:
+    """Writes ``result.md`` and ``result.json`` into ``folder``; files that are there are replaced."""
+    document = {**about, "experiments": [table.to_dict() for table in tables]}
+    (folder / "result.json").write_text(json.dumps(document, indent=1, default=str) + "\n", "utf-8")
+    (folder / "result.md").write_text(markdown(tables, about), "utf-8")
+
+
+def _workers(tables: list[Table], about: dict[str, Any]) -> str:
+    found = dict.fromkeys(number for table in tables for number in table.workers())
+    return ", ".join(map(str, found)) or str(about["options"]["num_worker"])
+
+
+def markdown(tables: list[Table], about: dict[str, Any]) -> str:
+    """All tables under one heading, after the command, the machine and the versions that gave them."""
+    machine, versions = about["machine"], about["versions"]
+    features = " ".join(machine.get("features", []))
+    parts = [
+        "## bert-serving-benchmark",
+        f"    {about['command']}",
+        f"{about['date']}; {machine['processor']}, {machine['cores']} cores{f' ({features})' if features else ''}"
+        + "".join(f", {gpu}" for gpu in machine["gpus"]),
+        f"engine {about['engine']}, dtype {about['dtype']}, num_worker {_workers(tables, about)}; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
+    return "\n\n".join(parts + [table.markdown().rstrip("\n") for table in tables]) + "\n"

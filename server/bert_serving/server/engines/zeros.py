@@ -1,0 +1,41 @@
+"""The engine that computes nothing: zeros of the right shape, for measuring everything around the model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .base import Batch, Device, EngineInfo, EngineSpec, Log
+
+_ALL = ("fp32", "bf16", "fp16", "int8")
+INFO = EngineInfo("zeros", padding_free=True, dtypes={"cpu": _ALL, "gpu": _ALL})
+
+
+def unavailable(device_kind: str, dtype: str) -> str | None:
+    return None
+
+
+def prepare(spec: EngineSpec, log: Log) -> None:
+    log("nothing to prepare: the engine returns zeros")
+
+
+def create(spec: EngineSpec, device: Device) -> ZerosEngine:
+    return ZerosEngine(spec)
+
+
+class ZerosEngine:
+    """Zeros of the shape and dtype that a real engine would give."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        width = spec.model.hidden_size
+        if not spec.needs_pooler:
+            width *= len(spec.pooling_layers)
+        self._width = 2 * width if spec.pooling_strategy == "REDUCE_MEAN_MAX" else width
+        self._token_level = spec.is_token_level
+        self._dtype = np.dtype(spec.output_dtype)
+
+    def encode(self, batch: Batch) -> np.ndarray:
+        rows = batch.num_tokens if self._token_level else batch.num_sequences
+        return np.zeros((rows, self._width), self._dtype)
+
+    def close(self) -> None:
+        """There is nothing to give back."""

@@ -1,0 +1,8 @@
+"""Names that programs written for 1.10.0 import from here."""
+
+from __future__ import annotations
+
+from .cli import get_shutdown_parser
+from .config import get_args_parser
+
+__all__ = ["get_args_parser", "get_shutdown_parser"]

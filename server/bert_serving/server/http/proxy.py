@@ -1,0 +1,22 @@
+"""The process that speaks HTTP, as the supervisor starts it."""
+
+from __future__ import annotations
+
+from ..errors import StartError
+from ..part import Link
+
+
+def run(link: Link) -> None:
+    """Serves HTTP until told to stop.
+
+    Raises:
+        StartError: the libraries for HTTP are not installed, or the port is taken.
+        ConfigError: the token cannot be read.
+    """
+    try:
+        from .serve import serve
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"-http_port needs the library {error.name!r}; get it with: pip install 'bert-serving-server[http]'"
+        ) from None
+    serve(link)

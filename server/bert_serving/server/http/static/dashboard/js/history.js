@@ -1,0 +1,179 @@
+// From what a server says at a moment to what happened between two moments, and the memory of that.
+// Nothing here knows the page or the network.
+
+import { addUp, parse, quantile, since } from './prometheus.js';
+
+/** Points remembered of each server: an hour, at one every five seconds. */
+export const LIMIT = 720;
+/** Routes that compute vectors. The others say nothing about how long users wait. */
+export const WORK = new Set(['/encode', '/v1/embeddings', '/invocations']);
+const FIELDS = [
+  't', 'requests', 'errors', 'texts', 'tokens', 'median', 'p95', 'within', 'queued', 'computing', 'batch',
+  'waiting', 'open', 'inFlight', 'clients', 'cut', 'unknown',
+];
+
+/**
+ * What is known of a server at the moment `t` (seconds).
+ *
+ * @param {object} status the JSON of /status/server
+ * @param {string} exposition the text of /metrics; may be empty
+ */
+export function sample(t, status, exposition) {
+  const statistic = status.statistic ?? {};
+  return {
+    t,
+    status,
+    started: status.server_start_time,
+    requests: statistic.num_data_request ?? 0,
+    errors: sum(Object.values(statistic.num_error ?? {})),
+    texts: statistic.num_total_seq ?? 0,
+    tokens: statistic.num_total_token ?? 0,
+    cut: statistic.num_truncated ?? 0,
+    unknown: statistic.num_unknown_token ?? 0,
+    clients: statistic.num_active_client ?? 0,
+    queue: status.queue ?? {},
+    times: status.times ?? {},
+    workers: new Map((status.workers ?? []).map(worker => [worker.name, worker])),
+    http: httpOf(parse(exposition)),
+  };
+}
+
+/** The numbers of HTTP: those of each path, and how many requests run and wait. */
+function httpOf(samples) {
+  const http = { paths: new Map(), running: 0, waiting: 0 };
+  const path = name => {
+    if (!http.paths.has(name)) http.paths.set(name, { count: 0, refused: 0, failed: 0, buckets: new Map() });
+    return http.paths.get(name);
+  };
+  for (const { name, labels, value } of samples) {
+    if (name === 'bert_serving_http_running') http.running = value;
+    else if (name === 'bert_serving_http_waiting') http.waiting = value;
+    else if (name === 'bert_serving_http_request_seconds_bucket') {
+      path(labels.path).buckets.set(labels.le === '+Inf' ? Infinity : Number(labels.le), value);
+    } else if (name === 'bert_serving_http_requests_total') {
+      const counts = path(labels.path);
+      counts.count += value;
+      if (labels.code >= '500') counts.failed += value;
+      else if (labels.code >= '400') counts.refused += value;
+    }
+  }
+  return http;
+}
+
+/** Whether two samples are of the same life of a server, so that its counters can be compared. */
+export function comparable(before, now) {
+  return Boolean(before) && before.started === now.started && now.t > before.t && now.requests >= before.requests;
+}
+
+/** What happened between two samples; rates are null if there is nothing to compare with. */
+export function point(before, now) {
+  const known = comparable(before, now);
+  const rate = name => (known ? (now[name] - before[name]) / (now.t - before.t) : null);
+  const share = (part, whole) => {
+    const grown = known ? now[whole] - before[whole] : 0;
+    return grown > 0 ? Math.min(1, Math.max(0, (now[part] - before[part]) / grown)) : null;
+  };
+  const times = known ? since(worked(before), worked(now)) : new Map();
+  const total = known ? since(bucketsOf(before.times.total), bucketsOf(now.times.total)) : new Map();
+  return {
+    t: now.t,
+    requests: rate('requests'),
+    errors: rate('errors'),
+    texts: rate('texts'),
+    tokens: rate('tokens'),
+    median: quantile(0.5, times),
+    p95: quantile(0.95, times),
+    within: quantile(0.95, total),
+    queued: known ? meanSeconds(before, now, 'queue') : null,
+    computing: known ? meanSeconds(before, now, 'compute') : null,
+    batch: known ? batchSeconds(before, now) : null,
+    waiting: now.queue.sequences ?? 0,
+    open: now.queue.requests ?? 0,
+    inFlight: now.queue.batches_in_flight ?? 0,
+    clients: now.clients,
+    cut: share('cut', 'texts'),
+    unknown: share('unknown', 'tokens'),
+  };
+}
+
+function worked(now) {
+  return addUp([...now.http.paths].filter(([path]) => WORK.has(path)).map(([, counts]) => counts.buckets));
+}
+
+/** A histogram of the status as one of Prometheus: cumulated counts by upper bound. */
+function bucketsOf({ bounds = [], counts = [] } = {}) {
+  let below = 0;
+  return new Map(counts.map((count, index) => [bounds[index] ?? Infinity, below += count]));
+}
+
+/** Mean time that the requests answered between two samples spent in a stage; null if there were none. */
+function meanSeconds(before, now, stage) {
+  const [earlier, later] = [before.times[stage], now.times[stage]];
+  if (!earlier || !later) return null;
+  const grown = sum(later.counts) - sum(earlier.counts);
+  return grown > 0 ? Math.max(0, later.sum - earlier.sum) / grown : null;
+}
+
+/** Mean time of the last batch of those workers that finished one. */
+function batchSeconds(before, now) {
+  const times = [];
+  for (const [name, worker] of now.workers) {
+    if (worker.batches > (before.workers.get(name)?.batches ?? 0)) times.push(worker.last_batch_seconds);
+  }
+  return times.length ? sum(times) / times.length : null;
+}
+
+/** Texts and tokens per second of one worker; null if there is nothing to compare with. */
+export function workerRates(before, now, name) {
+  if (!comparable(before, now)) return { texts: null, tokens: null };
+  const [earlier, later] = [before.workers.get(name), now.workers.get(name)];
+  const rate = key => (later[key] - (earlier?.[key] ?? 0)) / (now.t - before.t);
+  return { texts: rate('sequences'), tokens: rate('tokens') };
+}
+
+/** The points of one server, a column per field; the oldest go first. */
+export class History {
+  constructor(columns = {}) {
+    for (const field of FIELDS) this[field] = columns[field] ?? [];
+  }
+
+  get length() {
+    return this.t.length;
+  }
+
+  push(values) {
+    for (const field of FIELDS) {
+      this[field].push(values[field] ?? null);
+      if (this[field].length > LIMIT) this[field].shift();
+    }
+  }
+
+  /** A hole in the lines: nothing is known of this moment. */
+  gap(t) {
+    const last = this.length - 1;
+    const isHole = last >= 0 && FIELDS.every(field => field === 't' || this[field][last] === null);
+    if (last >= 0 && !isHole) this.push({ t });
+  }
+
+  last(field) {
+    return this[field].at(-1) ?? null;
+  }
+
+  toJSON() {
+    const short = value => (value === null || Number.isInteger(value) ? value : Number(value.toPrecision(6)));
+    const columns = FIELDS.map(field => [field, field === 't' ? this.t.map(Math.round) : this[field].map(short)]);
+    return Object.fromEntries(columns);
+  }
+
+  /** A history as it was saved; an empty one if that is not what it is, or if it ended before `oldest`. */
+  static from(saved, oldest) {
+    const lengths = new Set(FIELDS.map(field => saved?.[field]?.length));
+    const [length] = lengths;
+    const isWhole = lengths.size === 1 && length > 0 && length <= LIMIT && saved.t[length - 1] >= oldest;
+    return new History(isWhole ? saved : {});
+  }
+}
+
+function sum(values) {
+  return values.reduce((total, value) => total + value, 0);
+}

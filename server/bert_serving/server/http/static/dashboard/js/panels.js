@@ -1,0 +1,158 @@
+// What the page says of the one server that is looked at: tiles, tables, facts.
+
+import { WORK, workerRates } from './history.js';
+import { addUp, quantile } from './prometheus.js';
+import { amount, count, duration, folder, moment, poolingName, seconds, share } from './format.js';
+import { $, describe, el, fill, say } from './dom.js';
+
+/** Why an error of a kind is given, in a few words. Kinds: docs/protocol.md. */
+const ERRORS = {
+  invalid_request: 'the message, or a value in it, was not valid',
+  too_large: 'a limit of the server was exceeded',
+  encoding_failed: 'the engine could not encode a text',
+  overloaded: 'the server could not take more',
+  draining: 'the server was stopping',
+  forbidden: 'the sender may not do this',
+  internal: 'a fault of the server: its log says more',
+};
+
+export function show(watch) {
+  if (!watch.now) return;
+  tiles(watch);
+  workers(watch);
+  http(watch.now.http);
+  clients(watch.now.status.statistic ?? {});
+  errors(watch.now.status.statistic?.num_error ?? {});
+  facts(watch);
+}
+
+function tiles({ history, now }) {
+  const statistic = now.status.statistic ?? {};
+  const tokens = history.last('tokens');
+  const waiting = now.queue.tokens ?? 0;
+  const work = waiting && tokens ? `, ${seconds(waiting / tokens)} of work` : '';
+  const [p95, median] = [history.last('p95'), history.last('median')];
+  const failed = now.errors / Math.max(1, now.errors + now.requests);
+  const said = {
+    requests: [amount(history.last('requests')), `${amount(now.requests)} in all`],
+    texts: [amount(history.last('texts')), `${amount(tokens)} tokens/s`],
+    answer: [seconds(p95), p95 === null ? 'none just now' : `half in ${seconds(median)}`],
+    batch: [seconds(history.last('batch')), `${count(now.queue.batches_in_flight)} in hand`],
+    waiting: [count(now.queue.sequences), `${amount(waiting)} tokens${work}`],
+    clients: [count(statistic.num_active_client), `${count(statistic.num_total_client)} in all`],
+    errors: [count(now.errors), now.errors ? `${share(failed)} of all` : 'since the start'],
+    cut: [share(now.cut / Math.max(1, now.texts)), `${share(now.unknown / Math.max(1, now.tokens))} [UNK]`],
+  };
+  for (const [name, [value, more]] of Object.entries(said)) {
+    const tile = $(`tile-${name}`);
+    say(tile.querySelector('dd'), value);
+    say(tile.querySelector('small'), more);
+  }
+  $('tile-errors').dataset.alarm = String((history.last('errors') ?? 0) > 0);
+}
+
+function workers({ before, now }) {
+  const named = [...now.workers.values()].sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
+  const rows = named.map(worker => {
+    const rates = workerRates(before, now, worker.name);
+    const [name, starts] = splitName(worker.name);
+    return [
+      name, String(worker.device ?? ''), String(worker.engine ?? ''),
+      worker.in_flight ? { text: `busy, ${worker.in_flight} in hand`, state: 'busy' } : { text: 'idle', state: 'idle' },
+      amount(rates.texts), amount(rates.tokens), amount(worker.batches), amount(worker.sequences),
+      worker.batches ? seconds(worker.last_batch_seconds) : seconds(null), starts,
+    ];
+  });
+  const present = new Set(rows.map(([name]) => name));
+  for (let number = 0; number < Math.min(now.status.num_worker ?? 0, 1024); number++) {
+    if (!present.has(`worker-${number}`)) {
+      rows.push([`worker-${number}`, '', '', { text: 'not there', state: 'away' }, '', '', '', '', '', '']);
+    }
+  }
+  fill($('workers').tBodies[0], rows);
+  const devices = new Set(named.map(worker => worker.device));
+  say($('workers-note'), `${named.length} of ${now.status.num_worker ?? '?'} there, on ${[...devices].join(', ') || 'no device'}`);
+}
+
+/** `worker-0.3` is the third start of worker-0. */
+function splitName(name) {
+  const dot = name.lastIndexOf('.');
+  return dot > 0 ? [name.slice(0, dot), name.slice(dot + 1)] : [name, '1'];
+}
+
+function http({ paths, running, waiting }) {
+  const isUsed = ([, counts]) => counts.count > 0;
+  const working = [...paths].filter(([path]) => WORK.has(path)).filter(isUsed).sort(([a], [b]) => a.localeCompare(b));
+  const others = [...paths].filter(([path]) => !WORK.has(path)).map(([, counts]) => counts);
+  const total = name => others.reduce((sum, counts) => sum + counts[name], 0);
+  const rest = { count: total('count'), refused: total('refused'), failed: total('failed'),
+    buckets: addUp(others.map(counts => counts.buckets)) };
+  const used = [...working, ['all others', rest]].filter(isUsed);
+  fill($('http').tBodies[0], used.map(([path, counts]) => [
+    path, count(counts.count), seconds(quantile(0.5, counts.buckets)), seconds(quantile(0.95, counts.buckets)),
+    count(counts.refused), counts.failed ? { text: count(counts.failed), state: 'away' } : '0',
+  ]));
+  $('http-panel').hidden = used.length === 0;
+  say($('http-note'), `${count(running)} worked on, ${count(waiting)} waiting for a place; numbers since the start`);
+}
+
+function clients(statistic) {
+  const row = (title, name, shown) => [title, ...['avg', 'min', 'max'].map(kind => shown(statistic[`${kind}_${name}`]))];
+  fill($('clients').tBodies[0], [
+    row('Requests per client', 'request_per_client', amount),
+    row('Texts per request', 'size_per_request', amount),
+    row('Time between requests', 'last_two_interval', seconds),
+  ]);
+  say($('clients-note'), `${count(statistic.num_active_client)} active within 3 minutes, ` +
+    `${count(statistic.num_total_client)} since the start; ${count(statistic.num_sys_request)} requests were about status`);
+}
+
+function errors(counted) {
+  const rows = Object.entries(counted).filter(([, number]) => number > 0).sort(([, a], [, b]) => b - a);
+  fill($('errors').tBodies[0], rows.map(([kind, number]) => [kind, ERRORS[kind] ?? '', count(number)]));
+  $('errors').hidden = rows.length === 0;
+  $('no-errors').hidden = rows.length > 0;
+}
+
+function facts({ model, now }) {
+  const status = now.status;
+  const list = value => (Array.isArray(value) ? value.join(', ') : String(value ?? ''));
+  const folderTitle = status.tuned_model_dir ? `${status.model_dir}, tuned: ${status.tuned_model_dir}` : status.model_dir;
+  const limits = [...new Set([...now.workers.values()].map(worker => worker.max_batch_tokens))];
+  const versions = {
+    Python: String(status.python_version ?? '').split(' ')[0],
+    TensorFlow: (status.tensorflow_version ?? []).join('.'),
+    pyzmq: status.pyzmq_version, ZeroMQ: status.zmq_version,
+  };
+  describe($('model-facts'), [
+    ['Model', model ?? folder(status.tuned_model_dir ?? status.model_dir), String(folderTitle ?? '')],
+    ['Engine', `${status.engine_in_use ?? status.engine ?? '–'}, ${status.dtype_in_use ?? status.dtype ?? '–'}`],
+    ['Pooling', `${poolingName(status.pooling_strategy)} of layer ${list(status.pooling_layer)}`],
+    ['Longest text', status.max_seq_len === null ? 'as many tokens as the model takes' : `${status.max_seq_len} tokens`],
+    ['Letters', status.do_lower_case ? 'lower-cased' : 'cased'],
+    ['Batch', `at most ${count(status.max_batch_size)} texts, ${limits.map(count).join(' or ') || '–'} tokens`],
+  ]);
+  const alive = (moment(status.server_current_time) - moment(status.server_start_time)) / 1000;
+  describe($('server-facts'), [
+    ['Version', `${status.bert_serving_version ?? status.server_version}`, `speaks ${status.server_version}`],
+    ['Started', String(status.server_start_time ?? '').slice(0, 19), 'by the clock of the server'],
+    ['Running for', duration(alive)],
+    ['Restarts of parts', count(status.num_restarts ?? 0)],
+    ['Processes', count(status.num_process)],
+    ['Ports', [status.port, status.port_out, status.http_port].filter(Boolean).join(', '), 'requests, results, HTTP'],
+    ['Libraries', Object.entries(versions).filter(([, known]) => known).map(pair => pair.join(' ')).join(', ')],
+  ]);
+}
+
+/** Makes the tiles, once. */
+export function makeTiles(parent) {
+  const titles = {
+    requests: 'Requests/s', texts: 'Texts/s', answer: 'HTTP, 95% in', batch: 'Batch time',
+    waiting: 'Texts waiting', clients: 'Active clients', errors: 'Errors', cut: 'Texts cut',
+  };
+  for (const [name, title] of Object.entries(titles)) {
+    parent.append(el('div', { className: 'card tile', id: `tile-${name}` },
+      el('dt', {}, title), el('dd', {}, '–'), el('small', {}, '')));
+  }
+}
+

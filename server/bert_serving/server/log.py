@@ -1,0 +1,78 @@
+"""Log lines in the shape that users of bert-as-service know, with a time in front.
+
+``2026-01-31 12:00:00.123 I:VENTILATOR:[ven:run: 88]:all set, ready to serve request!``
+
+The level's first letter, the part of the server, then file, function (three letters each) and line.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+from termcolor import colored
+
+COLORS = {
+    "VENTILATOR": "magenta",
+    "SINK": "green",
+    "WORKER": "yellow",
+    "GRAPHOPT": "cyan",
+    "PROXY": "red",
+    "SUPERVISOR": "blue",
+}
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, context: str) -> None:
+        super().__init__(datefmt="%Y-%m-%d %H:%M:%S")
+        color = COLORS.get(context.split("-")[0])
+        self.context = colored(context, color) if color else context
+
+    def format(self, record: logging.LogRecord) -> str:
+        where = f"{record.filename[:3]}:{record.funcName[:3]}:{record.lineno:3d}"
+        head = f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d} {record.levelname[0]}"
+        text = f"{head}:{self.context}:[{where}]:{record.getMessage()}"
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        return text
+
+
+class Sparing(logging.Filter):
+    """Lets at most so many lines a second of one place in the code through, and says how many it left out.
+
+    Who sends a million bad messages fills no disk with them. Errors are always logged.
+    """
+
+    def __init__(self, most: int = 20, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._most, self._clock = most, clock
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}  # place -> start of its second, lines since then
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:
+            return True
+        place, now = (record.pathname, record.lineno), self._clock()
+        since, count = self._seen.get(place, (now, 0))
+        if now - since >= 1:
+            if count > self._most:
+                record.msg = f"{record.getMessage()} ({count - self._most} more lines like this were left out)"
+                record.args = ()
+            since, count = now, 0
+        self._seen[place] = since, count + 1
+        return count < self._most
+
+
+def get_logger(context: str, verbose: bool = False) -> logging.Logger:
+    """The logger of one part of the server (``SINK``, ``WORKER-0``, ...), writing to stderr."""
+    logger = logging.getLogger(f"bert_serving.{context}")
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Formatter(context))
+        logger.addHandler(handler)
+        if not verbose:
+            logger.addFilter(Sparing())
+    return logger

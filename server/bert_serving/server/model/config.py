@@ -1,0 +1,228 @@
+"""Architecture and files of a model: what its folder says before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelConfigError, ModelUnsupported
+from .files import (
+    DEFAULT_CKPT_NAME,
+    DEFAULT_CONFIG_NAME,
+    find_checkpoint,
+    find_config,
+    find_vocab,
+    refuse_lfs_pointer,
+    require_folder,
+)
+
+#: Activations that are computed, by the names that configurations use → our name.
+HIDDEN_ACTS = {
+    "gelu": "gelu",  # with the error function, as in Google's BERT and Hugging Face's "gelu"
+    "gelu_new": "gelu_new",  # with tanh
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "relu": "relu",
+    "tanh": "tanh",
+}
+
+#: Some models round ``vocab_size`` up past their vocabulary; a wider gap means the vocabulary of another model.
+MAX_UNUSED_IDS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A BERT encoder: its sizes, and where its files are.
+
+    Attributes:
+        model_dir: the folder that was named.
+        config_path: ``bert_config.json`` or ``config.json``.
+        vocab_path: ``vocab.txt`` or ``tokenizer.json``.
+        checkpoint: what the weights are read from: a TF1 checkpoint prefix, a ``.safetensors`` or
+            ``pytorch_model.bin`` file, or the index file of a sharded one.
+        checkpoint_format: ``tf1``, ``safetensors`` or ``pytorch``.
+        is_tuned: the checkpoint overrides that of ``model_dir`` (``-tuned_model_dir``).
+        hidden_act: a value of ``HIDDEN_ACTS``.
+    """
+
+    model_dir: str
+    config_path: str
+    vocab_path: str
+    checkpoint: str
+    checkpoint_format: str
+    is_tuned: bool
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+def load_model_config(
+    model_dir: str | os.PathLike[str],
+    *,
+    config_name: str = DEFAULT_CONFIG_NAME,
+    ckpt_name: str = DEFAULT_CKPT_NAME,
+    tuned_model_dir: str | os.PathLike[str] | None = None,
+) -> ModelConfig:
+    """What ``model_dir`` says about the model, checked; reads no weights and takes milliseconds.
+
+    A folder may be in Google's style (``bert_config.json``, ``vocab.txt``, a TF1 checkpoint) or in Hugging Face's
+    (``config.json``, ``vocab.txt`` or ``tokenizer.json``, ``model.safetensors`` or ``pytorch_model.bin``, whole or
+    sharded). Configuration and vocabulary come from ``model_dir``; the weights from ``tuned_model_dir`` where given,
+    of either style too.
+
+    Raises:
+        ModelNotFound: a folder or file is missing; the message lists what is there.
+        ModelUnsupported: a model that is not BERT, or a variant that is not computed.
+        ModelConfigError: the configuration or the vocabulary is broken, or they do not fit.
+        WeightError: a file of the checkpoint is missing or not fetched.
+    """
+    folder = require_folder(model_dir, "-model_dir")
+    config_path = find_config(folder, config_name)
+    sizes = parse_config(_read_json(config_path), str(config_path))
+    vocab_path = find_vocab(folder)
+    check_vocab_size(count_vocab(vocab_path), sizes["vocab_size"], vocab_path, config_path)
+    if tuned_model_dir is None:
+        checkpoint, checkpoint_format = find_checkpoint(folder, ckpt_name, "-model_dir")
+    else:
+        tuned = require_folder(tuned_model_dir, "-tuned_model_dir")
+        checkpoint, checkpoint_format = find_checkpoint(tuned, ckpt_name, "-tuned_model_dir")
+    return ModelConfig(
+        model_dir=str(folder),
+        config_path=str(config_path),
+        vocab_path=str(vocab_path),
+        checkpoint=checkpoint,
+        checkpoint_format=checkpoint_format,
+        is_tuned=tuned_model_dir is not None,
+        **sizes,
+    )
+
+
+def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """Sizes of the encoder from a parsed ``bert_config.json`` or ``config.json``: keyword arguments of ``ModelConfig``.
+
+    Raises:
+        ModelUnsupported: see ``load_model_config``.
+        ModelConfigError: a key is missing, of the wrong type or out of range; the message names it.
+    """
+    _refuse_other_architectures(values, source)
+    hidden_size = _positive_int(values, "hidden_size", source)
+    heads = _positive_int(values, "num_attention_heads", source)
+    if hidden_size % heads:
+        raise ModelConfigError(f"{source}: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}")
+    embedding_size = values.get("embedding_size", hidden_size)
+    if embedding_size != hidden_size:
+        raise ModelUnsupported(
+            f"{source}: embedding_size {embedding_size} differs from hidden_size {hidden_size} (ALBERT, ELECTRA); "
+            "serve a plain BERT model"
+        )
+    act = values.get("hidden_act", "gelu")
+    if not isinstance(act, str) or act not in HIDDEN_ACTS:
+        raise ModelUnsupported(
+            f"{source}: hidden_act {act!r} is not computed; it must be one of {', '.join(HIDDEN_ACTS)}"
+        )
+    eps = values.get("layer_norm_eps", 1e-12)
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
+        raise ModelConfigError(f"{source}: layer_norm_eps must be a number between 0 and 1, it is {eps!r}")
+    return {
+        "vocab_size": _positive_int(values, "vocab_size", source),
+        "hidden_size": hidden_size,
+        "num_hidden_layers": _positive_int(values, "num_hidden_layers", source),
+        "num_attention_heads": heads,
+        "intermediate_size": _positive_int(values, "intermediate_size", source),
+        "hidden_act": HIDDEN_ACTS[act],
+        "max_position_embeddings": _positive_int(values, "max_position_embeddings", source, default=512),
+        "type_vocab_size": _positive_int(values, "type_vocab_size", source, default=2),
+        "layer_norm_eps": float(eps),
+    }
+
+
+def count_vocab(path: Path) -> int:
+    """Number of ids that a ``vocab.txt`` (a token per line) or ``tokenizer.json`` gives out.
+
+    Raises:
+        ModelConfigError: the file is empty, not UTF-8, or not a tokenizer with a WordPiece vocabulary.
+    """
+    refuse_lfs_pointer(path)
+    if path.suffix == ".json":
+        tokenizer = _read_json(path)
+        try:
+            kind, vocab = tokenizer["model"].get("type", "WordPiece"), tokenizer["model"]["vocab"]
+            if kind != "WordPiece":
+                raise ModelUnsupported(f"{path} is a {kind} tokenizer; BERT models have WordPiece")
+            ids = [*vocab.values(), *(token["id"] for token in tokenizer.get("added_tokens") or [])]
+            return 1 + max(int(number) for number in ids)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, ModelUnsupported):
+                raise
+            raise ModelConfigError(
+                f"{path} holds no WordPiece vocabulary ({error!r}); copy the model's own file"
+            ) from error
+    try:
+        lines = path.read_text("utf-8").rstrip().split("\n")
+    except UnicodeDecodeError as error:
+        raise ModelConfigError(f"{path} is not UTF-8 text ({error}); copy the model's own vocabulary") from error
+    if lines == [""]:
+        raise ModelConfigError(f"{path} is empty; copy the model's own vocabulary")
+    return len(lines)
+
+
+def check_vocab_size(entries: int, vocab_size: int, vocab_path: Path, config_path: Path) -> None:
+    """Raises ``ModelConfigError`` where a vocabulary cannot belong to a model of ``vocab_size`` rows."""
+    if entries > vocab_size:
+        raise ModelConfigError(
+            f"{vocab_path} has {entries} entries, but the model has only {vocab_size} word embeddings "
+            f"(vocab_size in {config_path.name}); the two belong to different models"
+        )
+    if vocab_size - entries > MAX_UNUSED_IDS:
+        raise ModelConfigError(
+            f"{vocab_path} has {entries} entries, but the model has {vocab_size} word embeddings (vocab_size in "
+            f"{config_path.name}); the two belong to different models. If not, append [unused] lines to the vocabulary"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    refuse_lfs_pointer(path)
+    try:
+        values = json.loads(path.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ModelConfigError(f"{path} is not UTF-8 text ({error}); copy the file again") from error
+    except ValueError as error:
+        raise ModelConfigError(f"{path} is not valid JSON ({error}); copy the file again") from error
+    if not isinstance(values, dict):
+        raise ModelConfigError(f"{path} must hold a JSON object, it holds a {type(values).__name__}")
+    return values
+
+
+def _refuse_other_architectures(values: dict[str, Any], source: str) -> None:
+    model_type = values.get("model_type", "bert")
+    if model_type != "bert":
+        raise ModelUnsupported(
+            f"{source}: model_type is {model_type!r}; only BERT models (model_type 'bert') are served"
+        )
+    position = values.get("position_embedding_type", "absolute")
+    if position != "absolute":
+        raise ModelUnsupported(f"{source}: position_embedding_type {position!r} is not computed; it must be 'absolute'")
+    if values.get("is_decoder", False):
+        raise ModelUnsupported(f"{source}: is_decoder is true; only encoders are served")
+
+
+def _positive_int(values: dict[str, Any], key: str, source: str, default: int | None = None) -> int:
+    value = values.get(key, default)
+    if value is None:
+        raise ModelConfigError(f"{source}: the key {key!r} is missing; is this the configuration of a BERT model?")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ModelConfigError(f"{source}: {key} must be a whole number above 0, it is {value!r}")
+    return value

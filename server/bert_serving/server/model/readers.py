@@ -1,0 +1,155 @@
+"""Reads single tensors from the formats that BERT weights come in, by the names that the file gives them."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import ReaderMissing, WeightError
+from .files import shard_index
+from .tensorflow_import import import_tensorflow
+
+
+class Reader(Protocol):
+    """Tensors of one checkpoint."""
+
+    def names(self) -> Iterable[str]:
+        """Names of all tensors, also of those that are no BERT weight."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """The tensor ``name``, float32 whatever it is stored in."""
+        ...
+
+
+class Tf1Reader:
+    """A TF1 checkpoint: ``prefix.index`` and ``prefix.data-*``."""
+
+    def __init__(self, prefix: str):
+        tensorflow = import_tensorflow("reading a TF1 checkpoint")
+        try:
+            self._reader = tensorflow.train.load_checkpoint(prefix)
+            self._shapes = self._reader.get_variable_to_shape_map()
+        except (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError) as error:
+            raise WeightError(f"checkpoint {prefix} cannot be read ({error}); copy its files again") from error
+        self._prefix = prefix
+        # the C++ reader's status becomes whichever Python error resembles it
+        self._errors = (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError)
+
+    def names(self) -> Iterable[str]:
+        return list(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._shapes[name])
+
+    def read(self, name: str) -> np.ndarray:
+        try:
+            return np.asarray(self._reader.get_tensor(name), dtype=np.float32)
+        except self._errors as error:
+            raise WeightError(f"{name} of checkpoint {self._prefix} cannot be read ({error}); copy it again") from error
+
+
+class SafetensorsReader:
+    """``model.safetensors``, or the index of a sharded one."""
+
+    def __init__(self, path: str):
+        try:
+            from safetensors import SafetensorError, safe_open
+        except ImportError as error:
+            raise ReaderMissing(f"reading {path} needs the package safetensors; pip install safetensors") from error
+        index = Path(path)
+        shards = set(shard_index(index).values()) if index.suffix == ".json" else {index.name}
+        self._home: dict[str, tuple[Path, Any]] = {}
+        self._error = SafetensorError
+        for shard in sorted(shards):
+            file = index.parent / shard
+            try:
+                tensors: Any = safe_open(str(file), framework="np")
+                self._home.update({name: (file, tensors) for name in tensors.keys()})  # noqa: SIM118, not a dict
+            except (SafetensorError, OSError) as error:
+                raise WeightError(f"{file} cannot be read ({error}); copy or download it again") from error
+
+    def names(self) -> Iterable[str]:
+        return self._home.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._home[name][1].get_slice(name).get_shape())
+
+    def read(self, name: str) -> np.ndarray:
+        file, tensors = self._home[name]
+        try:
+            if tensors.get_slice(name).get_dtype() == "BF16":  # numpy has no such dtype
+                return read_bf16(file, name)
+            return np.asarray(tensors.get_tensor(name), dtype=np.float32)
+        except (self._error, OSError, TypeError) as error:
+            raise WeightError(f"{name} of {file} cannot be read ({error}); copy or download it again") from error
+
+
+def read_bf16(path: Path, name: str) -> np.ndarray:
+    """A bfloat16 tensor of a safetensors file as float32: the upper half of the same number.
+
+    The format: https://huggingface.co/docs/safetensors#format, a 64-bit length, that many bytes of JSON, the data.
+    """
+    with open(path, "rb") as file:
+        (header_size,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(header_size))[name]
+        begin, end = entry["data_offsets"]
+        file.seek(8 + header_size + begin)
+        halves = np.frombuffer(file.read(end - begin), dtype="<u2")
+    return np.asarray((halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"]))
+
+
+class PytorchReader:
+    """``pytorch_model.bin``, or the index of a sharded one. Only tensors are unpickled (``weights_only``)."""
+
+    def __init__(self, path: str):
+        try:
+            import torch
+        except ImportError as error:
+            raise ReaderMissing(
+                f"reading {path} needs PyTorch; pip install torch, or convert the weights to model.safetensors"
+            ) from error
+        index = Path(path)
+        shards = set(shard_index(index).values()) if index.suffix == ".json" else {index.name}
+        self._path = path
+        self._tensors: dict[str, Any] = {}
+        for shard in sorted(shards):
+            try:
+                loaded = torch.load(str(index.parent / shard), map_location="cpu", weights_only=True, mmap=True)
+            except Exception as error:  # torch raises pickle, zip, runtime and value errors here
+                raise WeightError(
+                    f"{index.parent / shard} cannot be read ({error}); copy or download it again"
+                ) from error
+            loaded = loaded.get("state_dict", loaded)
+            self._tensors.update({name: value for name, value in loaded.items() if hasattr(value, "shape")})
+
+    def names(self) -> Iterable[str]:
+        return self._tensors.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def read(self, name: str) -> np.ndarray:
+        return np.asarray(self._tensors[name].detach().float().numpy(), dtype=np.float32)
+
+
+def open_reader(checkpoint: str, checkpoint_format: str) -> Reader:
+    """The reader for ``ModelConfig.checkpoint``.
+
+    Raises:
+        WeightError: the files are damaged.
+        ReaderMissing: the library for this format is not installed.
+    """
+    readers: dict[str, Callable[[str], Reader]] = {
+        "tf1": Tf1Reader,
+        "safetensors": SafetensorsReader,
+        "pytorch": PytorchReader,
+    }
+    return readers[checkpoint_format](checkpoint)

@@ -1,0 +1,57 @@
+"""Pooling strategies, by the names and numbers of bert-as-service 1.10.0."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class PoolingStrategy(IntEnum):
+    """How token vectors become a sentence vector. ``D`` is the hidden size times the number of pooling layers.
+
+    ================  ============================================  ============
+    name              vector of a sentence                          dimensions
+    ================  ============================================  ============
+    NONE              none: one vector per token                    tokens x D
+    REDUCE_MEAN       mean over the tokens, [CLS] and [SEP] too     D
+    REDUCE_MAX        maximum over the tokens                       D
+    REDUCE_MEAN_MAX   mean, then maximum                            2 D
+    CLS_TOKEN         first token; FIRST_TOKEN is the same          D
+    SEP_TOKEN         last token; LAST_TOKEN is the same            D
+    CLS_POOLED        tanh(W h + b) of the last layer's first       hidden size
+                      token, the model's own pooler
+    ================  ============================================  ============
+    """
+
+    NONE = 0
+    REDUCE_MAX = 1
+    REDUCE_MEAN = 2
+    REDUCE_MEAN_MAX = 3
+    CLS_TOKEN = 4
+    FIRST_TOKEN = 4
+    SEP_TOKEN = 5
+    LAST_TOKEN = 5
+    CLS_POOLED = 6
+
+    def __str__(self) -> str:
+        return self.name
+
+    @staticmethod
+    def from_string(name: str) -> PoolingStrategy:
+        """The strategy called ``name``, or of that number.
+
+        Raises:
+            ValueError: there is none; the message lists those there are.
+        """
+        key = name.strip().upper()
+        if key in PoolingStrategy.__members__:
+            return PoolingStrategy[key]
+        if key.isdigit() and int(key) in set(PoolingStrategy):
+            return PoolingStrategy(int(key))
+        raise ValueError(f"unknown pooling strategy {name!r}; choose one of {', '.join(PoolingStrategy.__members__)}")
+
+
+def dimensions(strategy: PoolingStrategy, hidden_size: int, num_layers: int) -> int:
+    """Numbers in one vector, of a sentence or of a token, when so many layers are pooled."""
+    if strategy == PoolingStrategy.CLS_POOLED:
+        return hidden_size
+    return hidden_size * num_layers * (2 if strategy == PoolingStrategy.REDUCE_MEAN_MAX else 1)

@@ -1,0 +1,120 @@
+"""A real Chromium for tests, without a screen and without the outside world."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+from servers import wait_until
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+needs_chromium = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no Chromium here; on Debian: apt-get install chromium chromium-driver"
+)
+_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1360,1000"
+)
+
+
+class Browser:
+    """One tab, and short words for what tests do with it."""
+
+    def __init__(self, profile: Path) -> None:
+        os.environ.update(SE_OFFLINE="true", SE_AVOID_STATS="true")  # the driver is here: nothing to look up or report
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM or ""
+        for flag in [*_FLAGS.split(), f"--user-data-dir={profile}"]:
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+
+    def close(self) -> None:
+        self.driver.quit()
+
+    @contextlib.contextmanager
+    def tab(self) -> Iterator[Browser]:
+        """A tab that knows nothing of those before it."""
+        first = self.driver.current_window_handle
+        self.driver.switch_to.new_window("tab")
+        self.driver.get_log("browser")
+        self.driver.get_log("performance")
+        try:
+            yield self
+        finally:
+            if self.driver.current_url.startswith("http"):
+                self.js("localStorage.clear()")
+            self.driver.close()
+            self.driver.switch_to.window(first)
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+
+    def js(self, code: str, *args: Any) -> Any:
+        return self.driver.execute_script(code, *args)
+
+    def js_module(self, module: str, code: str, *args: Any) -> Any:
+        """The value of ``code``, in which ``m`` is a module of the page and ``a`` the arguments."""
+        script = (
+            "const done = arguments[arguments.length - 1], a = arguments;"
+            f"import(new URL({module!r}, document.baseURI)).then(m => {{ {code} }})"
+            ".then(done, error => done({failed: String(error)}))"
+        )
+        return self.driver.execute_async_script(script, *args)
+
+    def find(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        """What is seen of an element; empty if there is none."""
+        found = self.all(selector)
+        with contextlib.suppress(StaleElementReferenceException):
+            return found[0].text if found else ""
+        return ""
+
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+        wait_until(condition, seconds, what)
+
+    def wait_text(self, selector: str, words: str, seconds: float = 30.0) -> None:
+        self.wait(lambda: words in self.text(selector), f"{words!r} in {selector}", seconds)
+
+    def never(self, condition: Callable[[], object], what: str, seconds: float = 5.0) -> None:
+        """Fails if ``condition()`` becomes true within ``seconds``."""
+        with contextlib.suppress(AssertionError):
+            wait_until(condition, seconds)
+            pytest.fail(f"{what} was not expected")
+
+    def emulate(self, width: int = 1360, height: int = 1000, scheme: str = "light", mobile: bool = False) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+    def complaints(self) -> list[str]:
+        """What the browser wrote to its console since the last call, but for failed requests."""
+        entries = self.driver.get_log("browser")
+        return [entry["message"] for entry in entries if entry["source"] != "network"]
+
+
+@contextlib.contextmanager
+def browsing(profile: Path) -> Iterator[Browser]:
+    browser = Browser(profile)
+    try:
+        yield browser
+    finally:
+        browser.close()

@@ -1,0 +1,378 @@
+"""The dashboard in a real browser, in front of real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bert_serving.server import __version__
+from browser import Browser, needs_chromium
+from http_calls import HttpServer, serving_http
+from servers import TINY, Server, free_ports
+
+pytestmark = needs_chromium
+HOSTILE = "<img src=x onerror=document.title='taken'>"
+
+
+@pytest.fixture(scope="module")
+def http_server() -> Iterator[HttpServer]:
+    with serving_http("-engine", "zeros", "-num_worker", "2") as server:
+        yield server
+
+
+def open_dashboard(browser: Browser, server: HttpServer, query: str = "", seconds: int = 2) -> None:
+    """Opens the page, set to ask as often as it can."""
+    browser.open(f"{server.url}/dashboard/icon.svg")
+    browser.js("localStorage.setItem('bert-serving:settings', arguments[0])", json.dumps({"interval": str(seconds)}))
+    browser.open(f"{server.url}/dashboard{query}")
+
+
+def tile(browser: Browser, name: str) -> str:
+    return browser.text(f"#tile-{name} dd")
+
+
+def past(browser: Browser, url: str) -> dict[str, list[float | None]]:
+    """What the page has kept of a server, a list per number."""
+    browser.js("window.dispatchEvent(new Event('pagehide'))")
+    saved = browser.js("return sessionStorage.getItem('bert-serving:history:' + arguments[0])", url)
+    return json.loads(saved)  # type: ignore[no-any-return]
+
+
+def polls(browser: Browser) -> int:
+    """How often the page has asked for the status."""
+    return len(moments(browser))
+
+
+def moments(browser: Browser) -> list[float]:
+    """When the page has asked for the status, in milliseconds since it was loaded."""
+    code = (
+        "return performance.getEntriesByType('resource').filter(e => e.name.includes('status')).map(e => e.startTime)"
+    )
+    return browser.js(code)  # type: ignore[no-any-return]
+
+
+def test_it_shows_what_the_server_does(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    browser.wait_text("#servers .badge", "ready")
+    browser.wait(lambda: tile(browser, "requests")[:1].isdigit(), "a rate")
+    statistic = http_server.call("/status/server").json["statistic"]
+    with http_server.zmq_client() as client:
+        client.encode(["hello world"] * 40 + ["hello " * 100] * 10)
+    http_server.call("/encode", {"texts": ["over HTTP"]})
+    http_server.call("/encode", {"texts": [""]})
+    browser.wait_text("#tile-requests small", f"{statistic['num_data_request'] + 2} in all")
+    browser.wait_text("#clients", "Texts per request")
+    browser.wait_text("#http", "/encode")
+    assert "2 of 2 there, on cpu" in browser.text("#workers-note")
+    assert [row.text.split()[0] for row in browser.all("#workers tbody tr")] == ["worker-0", "worker-1"]
+    cells = [cell.text for cell in browser.all("#http tbody tr:first-child > *")]
+    assert (cells[0], cells[4], cells[5]) == ("/encode", "1", "0")
+    assert tile(browser, "cut") != "0 %"
+    facts = browser.text("#model-facts")
+    assert "zeros, fp32" in facts
+    assert "REDUCE_MEAN of layer -2" in facts
+    assert "25 tokens" in facts
+    assert "tiny" in facts
+    assert __version__ in browser.text("#server-facts")
+    assert browser.driver.title == "bert-serving"
+
+
+def test_it_draws_lines(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    with http_server.zmq_client() as client:
+        drawn = "return [...document.querySelectorAll('#charts canvas')].map(c => c.getContext('2d')"
+        drawn += ".getImageData(0, 0, c.width, c.height).data.some(v => v > 0))"
+
+        def is_drawn() -> bool:
+            client.encode(["hello world"])
+            return "at most" in label() and "no values" not in label() and all(browser.js(drawn))
+
+        def label() -> str:
+            return browser.find("#charts figure:nth-child(2) .plot").get_attribute("aria-label") or ""
+
+        browser.wait(is_drawn, "the line of texts")
+    assert len(browser.all("#charts canvas")) == 6
+    assert label().startswith("Texts per second, the last 15 minutes. texts: ")
+
+
+def test_it_asks_nobody_else(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    browser.wait_text("#servers .badge", "ready")
+    messages = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert any("/status/server" in url for url in asked)
+    network = {url for url in asked if url.startswith(("http", "ws"))}
+    assert {url for url in network if not url.startswith(http_server.url)} == set()
+
+
+def test_files_are_guarded_and_kept(http_server: HttpServer) -> None:
+    assert http_server.call("/dashboard").headers["location"] == "dashboard/"
+    page = http_server.call("/dashboard/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert "unsafe" not in page.headers["content-security-policy"]
+    again = http_server.call("/dashboard/", headers={"If-None-Match": page.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    assert http_server.call("/dashboard/js/main.js").headers["content-type"].startswith("text/javascript")
+    for path in ("/dashboard/no.js", "/dashboard/../app.py", "/dashboard/js", "/dashboard/%2e%2e/%2e%2e/app.py"):
+        assert http_server.call(path).status == 404, path
+
+
+def test_a_server_that_goes_away_and_comes_back(browser: Browser) -> None:
+    (port,) = free_ports(1)
+    server = Server("-engine", "zeros", "-http_port", str(port))
+    try:
+        open_dashboard(browser, HttpServer(server.wait_ready(), port))
+        browser.wait_text("#servers .badge", "ready")
+        assert not browser.find("#problem").is_displayed()
+        server.stop()
+        browser.wait_text("#servers .badge", "away")
+        browser.wait_text("#problem", f"127.0.0.1:{port} does not answer: it cannot be reached.")
+        assert "The numbers below are of" in browser.text("#problem")
+        assert browser.driver.title == f"away: 127.0.0.1:{port}"
+        server = Server("-engine", "zeros", "-http_port", str(port))
+        browser.wait_text("#servers .badge", "ready", 120)
+        assert not browser.find("#problem").is_displayed()
+        server.wait_ready()
+        browser.wait(lambda: past(browser, f"http://127.0.0.1:{port}/")["texts"][-1] is not None, "a rate")
+        texts = past(browser, f"http://127.0.0.1:{port}/")["texts"]
+        assert None in texts[2:-1], "a hole while it was away"
+        assert all(value >= 0 for value in texts if value is not None)
+    finally:
+        server.kill()
+
+
+def test_several_servers(browser: Browser, http_server: HttpServer) -> None:
+    with serving_http("-engine", "zeros") as other:
+        open_dashboard(browser, http_server)
+        browser.wait_text("#servers .badge", "ready")
+        browser.find("#add summary").click()
+        browser.find("#add-url").send_keys("ftp://x\n")
+        browser.wait_text("#add-problem", "is not an address of HTTP")
+        browser.find("#add-url").clear()
+        browser.find("#add-url").send_keys(f"127.0.0.1:{other.http_port}/dashboard/\n")
+        browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
+        assert browser.text("[aria-pressed=true] strong") == f"127.0.0.1:{other.http_port}"
+        assert "1 of 1 there" in browser.text("#workers-note")
+
+        open_dashboard(browser, http_server)  # it was remembered
+        browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
+        assert "2 of 2 there" in browser.text("#workers-note")
+        browser.find(".remove").click()
+        assert len(browser.all(".server")) == 1
+
+        open_dashboard(browser, http_server, f"/?server={other.url}&server=ftp://x")
+        browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
+    with contextlib.suppress(IndexError):
+        browser.all(".pick")[1].click()
+    browser.wait_text("#problem", "or its -cors does not allow")
+    assert browser.all(".badge[data-state=ready]"), "the other one is not affected"
+
+
+def test_a_token(browser: Browser, http_server: HttpServer, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("open sesame\n")
+    with serving_http("-engine", "zeros", "-http_token_file", secret) as guarded:
+        open_dashboard(browser, guarded, f"/?server={http_server.url}")
+        browser.wait_text("#problem", "This server wants its token.")
+        browser.find("#token").send_keys("wrong\n")
+        browser.wait_text("#problem", "That is not its token.")
+        browser.find("#token").send_keys("open sesame\n")
+        browser.wait_text("[aria-pressed=true] .badge", "ready")
+        assert not browser.find("#problem").is_displayed()
+        assert browser.text("#model-facts").startswith("Model")
+
+        messages = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
+        sent = [m["params"]["request"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        with_token = {r["url"] for r in sent if "Authorization" in r["headers"]}
+        assert with_token
+        assert all(url.startswith(guarded.url) for url in with_token)
+        assert "open sesame" not in browser.js("return JSON.stringify(localStorage)")
+        browser.driver.refresh()
+        browser.wait_text("[aria-pressed=true] .badge", "ready")
+
+
+def test_nothing_a_server_says_becomes_markup(browser: Browser, tmp_path: Path) -> None:
+    model = shutil.copytree(TINY, tmp_path / HOSTILE)
+    with serving_http("-engine", "zeros", model_dir=model) as server:
+        open_dashboard(browser, server)
+        browser.wait_text("#model-facts", HOSTILE)
+        browser.wait_text("#servers .model", HOSTILE)
+        assert browser.driver.title == "bert-serving"
+        assert browser.js("return document.querySelectorAll('main img').length") == 0
+
+
+def test_it_does_not_ask_while_nobody_looks(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    browser.wait(lambda: polls(browser) >= 2, "questions")
+    browser.find("#pause").click()
+    browser.wait_text("#asked", "paused")
+    asked = polls(browser)
+    browser.never(lambda: polls(browser) > asked + 1, "a question in the pause, but for the one on its way")
+    browser.find("#pause").click()
+    browser.wait(lambda: polls(browser) > asked + 1, "a question after the pause")
+
+    note = "seen.push([document.hidden, performance.now()])"  # before the page itself hears of it
+    browser.js(f"window.seen = []; addEventListener('visibilitychange', () => {note}, true)")
+    with browser.tab():
+        browser.never(lambda: False, "anything", 6)  # the page is in the background for so long
+    browser.wait(lambda: len(browser.js("return seen")) == 2, "the page to be seen again")
+    (was_hidden, left), (_, back) = browser.js("return seen")
+    assert was_hidden
+    browser.wait(lambda: any(moment > back for moment in moments(browser)), "a question when seen again")
+    assert not [moment for moment in moments(browser) if left < moment < back]
+
+
+def test_the_past_is_kept_when_the_page_is_loaded_again(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    browser.wait(lambda: polls(browser) >= 3, "some points")
+    browser.driver.refresh()
+    browser.wait_text("#servers .badge", "ready")
+    times = past(browser, f"{http_server.url}/")["t"]
+    assert len(times) >= 4
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read(browser: Browser, http_server: HttpServer, scheme: str) -> None:
+    """Every text stands out from what is behind it by 4.5 : 1, as WCAG 2.2 AA asks (success criterion 1.4.3)."""
+    browser.emulate(scheme=scheme)
+    open_dashboard(browser, http_server)
+    browser.wait_text("#workers", "worker-0")
+    faint = browser.js(
+        """
+        const parse = color => color.match(/[\\d.]+/g).map(Number);
+        const shine = color => parse(color).slice(0, 3).map(v => v / 255)
+          .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+          .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+        const behind = node => {
+          for (; node; node = node.parentElement) {
+            const color = getComputedStyle(node).backgroundColor;
+            if ((parse(color)[3] ?? 1) === 1) return color;
+          }
+          return 'rgb(255, 255, 255)';
+        };
+        const faint = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        while (walker.nextNode()) {
+          const node = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
+          if (!text || !node.checkVisibility() || ['SCRIPT', 'NOSCRIPT'].includes(node.tagName)) continue;
+          const [a, b] = [shine(getComputedStyle(node).color), shine(behind(node))].sort((x, y) => y - x);
+          if ((a + .05) / (b + .05) < 4.5) faint.push(`${text}: ${((a + .05) / (b + .05)).toFixed(2)}`);
+        }
+        return faint;
+        """
+    )
+    assert faint == []
+    background = browser.js("return getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(243, 245, 248)", "dark": "rgb(14, 19, 26)"}[scheme]
+
+
+def test_it_fits_on_a_phone(browser: Browser, http_server: HttpServer) -> None:
+    browser.emulate(360, 740, mobile=True)
+    open_dashboard(browser, http_server)
+    browser.wait_text("#workers", "worker-0")
+    assert browser.js("return document.documentElement.scrollWidth") <= 360
+    assert browser.js("return innerWidth") == 360
+    assert not browser.find("#workers thead th").is_displayed() or browser.find("#workers thead").size["height"] <= 1
+    assert "Texts/s" in browser.js(
+        "return getComputedStyle(document.querySelector('#workers td:nth-child(5)'), '::before').content"
+    )
+
+
+def test_controls_have_names_and_take_the_keyboard(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    browser.wait_text("#servers .badge", "ready")
+    controls = [e for e in browser.all("button, select, input, summary") if e.is_displayed()]
+    assert all(control.accessible_name for control in controls)
+    assert {"Ask every", "Show the last", "Pause"} <= {control.accessible_name for control in controls}
+    reached = set()
+    for _ in range(len(controls)):
+        browser.driver.switch_to.active_element.send_keys("\ue004")  # Tab
+        reached.add(browser.driver.switch_to.active_element.id)
+    assert reached == {control.id for control in controls}
+
+
+# -- what it computes, without a page ----------------------------------------------------------------------------------
+
+
+def status(started: str = "then", **statistic: int) -> dict[str, object]:
+    return {"server_version": "1.10.0", "server_start_time": started, "statistic": statistic}
+
+
+def points(browser: Browser, *told: tuple[float, dict[str, object], str]) -> list[dict[str, float | None]]:
+    """The points that the page makes of what it was told at some moments."""
+    code = (
+        "let before = null;"
+        "return a[0].map(([t, status, text]) => {"
+        "  const now = m.sample(t, status, text), made = m.point(before, now); before = now; return made })"
+    )
+    return browser.js_module("js/history.js", code, [list(moment) for moment in told])  # type: ignore[no-any-return]
+
+
+def test_rates(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    first, second, third = points(
+        browser,
+        (10, status(num_data_request=5, num_total_seq=100, num_truncated=1), ""),
+        (15, status(num_data_request=15, num_total_seq=300, num_truncated=51), ""),
+        (20, status("later", num_data_request=20, num_total_seq=7), ""),
+    )
+    assert first["requests"] is None
+    assert (second["requests"], second["texts"], second["cut"]) == (2, 40, 0.25)
+    assert second["unknown"] is None, "no tokens, no share"
+    assert third["texts"] is None, "another life of the server is not compared with the last one"
+
+
+def test_times_of_http_come_from_its_histogram(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+
+    def exposition(*counts: int) -> str:
+        bounds = ("0.1", "0.2", "+Inf")
+        name = "bert_serving_http_request_seconds_bucket"
+        lines = [
+            f'{name}{{le="{b}",path="{p}"}} {c}.0'
+            for p in ("/encode", "/docs")
+            for b, c in zip(bounds, counts, strict=True)
+        ]
+        return "# HELP x\n" + "\n".join(lines)
+
+    _, second = points(browser, (1, status(), exposition(5, 5, 5)), (2, status(), exposition(15, 25, 25)))
+    assert second["median"] == pytest.approx(0.1)
+    assert second["p95"] == pytest.approx(0.19)
+
+
+def test_times_of_requests_come_from_the_status(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+
+    def times(total: list[int], waited: float) -> dict[str, object]:
+        stage = {"bounds": [0.1, 0.2], "counts": total}
+        return {"total": stage | {"sum": 1.0}, "queue": stage | {"sum": waited}, "compute": stage | {"sum": 7.0}}
+
+    first, second, third = points(
+        browser,
+        (1, status() | {"times": times([5, 0, 0], 1.0)}, ""),
+        (2, status() | {"times": times([5, 20, 0], 3.0)}, ""),
+        (3, status() | {"times": times([5, 20, 0], 3.0)}, ""),
+    )
+    assert [first[name] for name in ("within", "queued", "computing")] == [None] * 3
+    assert second["within"] == pytest.approx(0.195)
+    assert (second["queued"], second["computing"]) == (pytest.approx(0.1), 0)
+    assert [third[name] for name in ("within", "queued", "computing")] == [None] * 3, "nobody was answered"
+
+
+def test_only_so_many_points_are_kept(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    code = (
+        "const h = new m.History(); for (let t = 0; t < 1000; t++) h.push({t, texts: t / 7}); h.gap(1000); h.gap(1001);"
+        "const text = JSON.stringify(h), back = m.History.from(JSON.parse(text), 0);"
+        "return [m.LIMIT, h.length, h.t.at(-1), back.length, text.length,"
+        "m.History.from(JSON.parse(text), 2000).length, m.History.from({t: [1]}, 0).length]"
+    )
+    limit, length, last, back, size, old, broken = browser.js_module("js/history.js", code)
+    assert (limit, length, last, back, old, broken) == (720, 720, 1000, 720, 0, 0)
+    assert size < 100_000

@@ -1,0 +1,272 @@
+"""``bert-serving-encode``: a file of texts becomes a file of vectors, in one go or in several."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_serving.client import BertClient
+from bert_serving.client.encode_command import get_parser, main
+from servers import DATA, TINY_TUNED, Server, free_ports, serving, wait_until
+
+WORDS = [word for word in (DATA / "golden" / "models" / "tiny" / "vocab.txt").read_text().split() if word.isalpha()]
+
+
+def some_texts(count: int, seed: int = 1) -> list[str]:
+    chooser = random.Random(seed)
+    return [" ".join(chooser.choices(WORDS, k=chooser.randint(1, 20))) for _ in range(count)]
+
+
+def write(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return str(path)
+
+
+def expected(server: Server, texts: list[Any], is_tokenized: bool = False) -> np.ndarray:
+    with BertClient(port=server.port, port_out=server.port_out) as client:
+        return np.asarray(client.encode(texts, is_tokenized=is_tokenized))
+
+
+def at(server: Server) -> list[str]:
+    return ["-port", str(server.port), "-port_out", str(server.port_out)]
+
+
+def command(*args: str, **kwargs: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "bert_serving.client.encode_command", *args], **kwargs)
+
+
+def test_file_to_npy(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    texts = some_texts(100)
+    out = tmp_path / "vectors.npy"
+    assert main([write(tmp_path / "corpus.txt", texts), "-o", str(out), "-batch_size", "7", *at(server)]) == 0
+    vectors = np.load(out)
+    np.testing.assert_allclose(vectors, expected(server, texts), atol=1e-5)
+    assert vectors.dtype == np.float32
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", "vectors.npy"]
+    assert f"100 vectors in {out}, each [32] float32" in capfd.readouterr().err
+
+
+def test_npy_can_be_mapped(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "vectors.npy"
+    assert main([write(tmp_path / "corpus.txt", some_texts(5)), "-o", str(out), "-quiet", *at(server)]) == 0
+    assert np.load(out, mmap_mode="r").shape == (5, 32)
+
+
+def test_stdin_to_json_lines(server: Server) -> None:
+    texts = ["hello ||| world", '"quoted" \\ ünïcode', "你好"]
+    done = command("-", "-batch_size", "2", *at(server), stdin=-1, stdout=-1, stderr=-1)
+    out, err = done.communicate("\r\n".join(texts).encode(), timeout=60)
+    assert done.returncode == 0, err
+    rows = [json.loads(line) for line in out.decode("utf-8").splitlines()]
+    assert [(row["line"], row["text"]) for row in rows] == list(enumerate(texts, 1))
+    vectors = np.array([row["vector"] for row in rows], np.float32)
+    np.testing.assert_allclose(vectors, expected(server, texts), atol=1e-5)
+    assert rows[0]["tokens"][0] == "[CLS]"  # the server shows them
+    assert [len(row["tokens"]) for row in rows] == [5, len(rows[1]["tokens"]), 4]
+
+
+def test_json_has_every_digit(server: Server, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus.txt", some_texts(20))
+    for name in ("a.npy", "a.jsonl"):
+        assert main([corpus, "-o", str(tmp_path / name), *at(server)]) == 0
+    rows = [json.loads(line)["vector"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose(np.array(rows, np.float32), np.load(tmp_path / "a.npy"), atol=1e-6)
+
+
+def test_tokens(server: Server, tmp_path: Path) -> None:
+    texts = some_texts(9)
+    out = tmp_path / "vectors.npy"
+    assert main([write(tmp_path / "corpus.txt", texts), "-o", str(out), "-is_tokenized", *at(server)]) == 0
+    wanted = expected(server, [text.split() for text in texts], is_tokenized=True)
+    np.testing.assert_allclose(np.load(out), wanted, atol=1e-5)
+
+
+def test_killed_and_resumed(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    texts = some_texts(200)
+    corpus, out, sidecar = tmp_path / "corpus.txt", tmp_path / "vectors.npy", tmp_path / "vectors.npy.progress"
+    options = ["-o", str(out), "-batch_size", "8", *at(server)]
+    first = command("-", *options, stdin=-1, stderr=-1)
+    assert first.stdin is not None
+    first.stdin.write("".join(f"{text}\n" for text in texts[:60]).encode())
+    first.stdin.flush()  # and stays open: the command waits for more
+    wait_until(lambda: sidecar.exists() and json.loads(sidecar.read_text())["rows"] >= 40, what="rows")
+    first.kill()
+    first.communicate()
+
+    so_far = np.load(out)  # valid although the process died
+    np.testing.assert_allclose(so_far, expected(server, texts[: len(so_far)]), atol=1e-5)
+    with open(out, "ab") as file:
+        file.write(b"half a row")  # as if it died within a write
+
+    write(corpus, texts)
+    assert main([str(corpus), *options]) == 1
+    assert "was interrupted: -resume goes on with it" in capfd.readouterr().err
+    assert main([str(corpus), *options, "-resume"]) == 0
+    assert not sidecar.exists()
+    np.testing.assert_allclose(np.load(out), expected(server, texts), atol=1e-5)
+
+    assert main([str(corpus), *options, "-resume"]) == 0
+    assert "is complete" in capfd.readouterr().err
+
+
+def interrupted(server: Server, folder: Path, texts: list[str], *options: str, name: str = "v.npy") -> list[str]:
+    """Arguments of a run that stopped at a blank line, which is the last one."""
+    corpus = write(folder / "corpus.txt", [*texts, ""])
+    args = [corpus, "-o", str(folder / name), "-batch_size", "4", *options]
+    assert main([*args, *at(server)]) == 1
+    write(folder / "corpus.txt", [*texts, "hello"])
+    return [*args, "-resume"]
+
+
+def test_json_lines_are_resumed(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    texts = some_texts(30)
+    args = interrupted(server, tmp_path, texts, name="v.jsonl")
+    assert "28 rows are in" in capfd.readouterr().err
+    assert main([*args, *at(server)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in rows] == list(range(1, 32))
+    assert [row["text"] for row in rows] == [*texts, "hello"]
+
+
+def test_resume_refuses_what_does_not_fit(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    texts = some_texts(30)
+    args = interrupted(server, tmp_path, texts)
+    out = tmp_path / "v.npy"
+    size = out.stat().st_size
+
+    def refused(*more: str) -> str:
+        capfd.readouterr()
+        assert main([*args, *more]) == 1
+        assert out.stat().st_size == size
+        return capfd.readouterr().err
+
+    assert "begun with -blank error, and now it is skip" in refused("-blank", "skip", *at(server))
+    with serving("-tuned_model_dir", TINY_TUNED, "-ckpt_name", "model.ckpt-343") as other:
+        assert "other vectors" in refused(*at(other))
+    write(tmp_path / "corpus.txt", ["changed", *texts[1:]])
+    assert "is not what was begun: its first 28 lines" in refused(*at(server))
+    write(tmp_path / "corpus.txt", texts[:10])
+    assert "is not what was begun" in refused(*at(server))
+    write(tmp_path / "corpus.txt", texts)
+    os.truncate(out, 200)
+    size = 200
+    assert "is shorter than" in refused(*at(server))
+    (tmp_path / "v.npy.progress").write_text("{")
+    assert "cannot be read" in refused(*at(server))
+    assert main([*args[:-1], "-overwrite", *at(server)]) == 0
+    assert len(np.load(out)) == 30
+
+
+@pytest.mark.parametrize(("blank", "lines"), [("skip", [2, 3, 6]), ("zeros", [1, 2, 3, 4, 5, 6, 7])])
+def test_blank_lines(server: Server, tmp_path: Path, blank: str, lines: list[int]) -> None:
+    texts = ["", "hello", "world", " \t", "", "good day", ""]
+    corpus = write(tmp_path / "corpus.txt", texts)
+    options = ["-blank", blank, "-batch_size", "1", *at(server)]
+    for name in ("v.npy", "v.jsonl"):
+        assert main([corpus, "-o", str(tmp_path / name), *options]) == 0
+    vectors = np.load(tmp_path / "v.npy")
+    filled = [row for row, line in enumerate(lines) if texts[line - 1].strip()]
+    np.testing.assert_allclose(vectors[filled], expected(server, ["hello", "world", "good day"]), atol=1e-5)
+    assert not np.delete(vectors, filled, 0).any()
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in rows] == lines
+    np.testing.assert_allclose(np.array([row["vector"] for row in rows]), vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize(("content", "shape"), [(b"", (0, 32)), (b"\n \n", (2, 32)), (b"\xef\xbb\xbfhello", (1, 32))])
+def test_odd_files(server: Server, tmp_path: Path, content: bytes, shape: tuple[int, int]) -> None:
+    (tmp_path / "corpus.txt").write_bytes(content)
+    out = tmp_path / "v.npy"
+    assert main([str(tmp_path / "corpus.txt"), "-o", str(out), "-blank", "zeros", *at(server)]) == 0
+    assert np.load(out).shape == shape
+
+
+def test_token_vectors(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus.txt", ["hello", "hello world hello world"])
+    with serving("-pooling_strategy", "NONE", "-max_seq_len", "8") as server:
+        assert main([corpus, "-o", str(tmp_path / "v.npy"), *at(server)]) == 0
+    assert np.load(tmp_path / "v.npy").shape == (2, 8, 32)
+
+
+def test_token_vectors_of_any_length(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    corpus = write(tmp_path / "corpus.txt", ["hello", "hello world hello world"])
+    with serving("-pooling_strategy", "NONE", "-max_seq_len", "NONE") as server:
+        assert main([corpus, "-o", str(tmp_path / "v.npy"), *at(server)]) == 1
+        assert "lines 1 to 2 have vectors of shape" in capfd.readouterr().err
+        assert main([corpus, "-o", str(tmp_path / "v.jsonl"), *at(server)]) == 0
+
+
+def test_errors_say_what_to_do(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    corpus = tmp_path / "corpus.txt"
+
+    def said(*args: str, code: int = 1) -> str:
+        try:
+            assert main([*args, *at(server)]) == code
+        except SystemExit as end:
+            assert end.code == code
+        return capfd.readouterr().err
+
+    out = str(tmp_path / "v.npy")
+    assert "No such file" in said(str(corpus), "-o", out)
+    corpus.write_bytes(b"hello\n\nworld\n")
+    assert "line 2 is blank" in said(str(corpus), "-o", out, "-overwrite")
+    corpus.write_bytes(b"hello\n\xff\n")
+    assert "line 2: not UTF-8" in said(str(corpus), "-o", out, "-overwrite")
+    corpus.write_bytes(b"hello\n")
+    assert "No such file" in said(str(corpus), "-o", str(tmp_path / "none" / "v.npy"))
+    assert "does not say a format" in said(str(corpus), "-o", "vectors", code=2)
+    assert "name a file with -o" in said(str(corpus), "-format", "npy", code=2)
+    assert "opposites" in said(str(corpus), "-o", out, "-resume", "-overwrite", code=2)
+    assert "above 0" in said(str(corpus), "-batch_size", "0", code=2)
+
+
+def test_without_a_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    port, port_out = map(str, free_ports())
+    corpus = write(tmp_path / "corpus.txt", ["hello"])
+    ports = ["-port", port, "-port_out", port_out, "-connect_timeout", "200"]
+    assert main([corpus, "-o", str(tmp_path / "v.npy"), *ports]) == 1
+    assert "no server connected" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+
+
+def test_a_refused_text_is_found(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    texts = some_texts(20)
+    texts[13] = "long " * 100
+    corpus = write(tmp_path / "corpus.txt", texts)
+    with serving("-max_text_length", "300") as server:
+        assert main([corpus, "-o", str(tmp_path / "v.npy"), "-batch_size", "5", *at(server)]) == 1
+    assert "lines 11 to 15: the server answered" in capfd.readouterr().err
+
+
+def test_truncation_is_told(tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    corpus = write(tmp_path / "corpus.txt", ["hello " * 50])
+    assert main([corpus, *at(server)]) == 0
+    assert "bert-serving-encode: warning: 1 of 1 texts are longer than" in capfd.readouterr().err
+
+
+def test_head_may_leave(server: Server, tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus.txt", some_texts(2000))
+    done = command(corpus, "-batch_size", "10", *at(server), stdout=-1, stderr=-1)
+    assert done.stdout is not None and done.stderr is not None
+    assert json.loads(done.stdout.readline())["line"] == 1
+    done.stdout.close()
+    assert done.wait(60) == 1
+    assert b"Traceback" not in done.stderr.read()
+    done.stderr.close()
+
+
+def test_the_docs_have_every_option() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+    section = page.partition("## From the shell")[2].partition("\n## ")[0]
+    for action in get_parser()._actions:
+        if action.option_strings and action.dest not in ("help", "version"):
+            assert re.search(rf"`{action.option_strings[0]}( [\w|\\]+)?`", section), action.option_strings[0]

@@ -1,0 +1,47 @@
+"""Every golden file, served: same tokens and same vectors as the original gave, through the 1.10.0 frames."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_serving.client import BertClient
+from bert_serving.server.model.default import default_model_dir
+from servers import DATA, TINY, TINY_TUNED, serving
+
+GOLDEN = DATA / "golden"
+
+
+def cases() -> list[object]:
+    no_model = pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
+    return [
+        pytest.param(path, id=f"{path.parent.name}-{path.stem}", marks=[no_model] * (path.parent.name == "minilm"))
+        for path in sorted(GOLDEN.glob("*/*.json"))
+        if (path.with_suffix(".npz")).exists()
+    ]
+
+
+@pytest.mark.parametrize("path", cases())
+def test_golden(path: Path) -> None:
+    golden = json.loads(path.read_text())
+    arrays = np.load(path.with_suffix(".npz"))
+    is_tiny = path.parent.name == "tiny"
+    model = TINY if is_tiny else default_model_dir()
+    args = [str(TINY_TUNED) if arg == "<tuned>" else arg for arg in golden["args"]]
+    with serving(*args, "-show_tokens_to_client", "-engine", "tensorflow", model_dir=model) as server:
+        client = BertClient(port=server.port, port_out=server.port_out, timeout=60_000, check_length=False)
+        for name, part in golden["parts"].items():
+            vectors, tokens = client.encode(part["texts"], is_tokenized=part["is_tokenized"], show_tokens=True)
+            assert tokens == part["tokens"]
+            expected = arrays[name]
+            assert list(vectors.shape) == part["shape"]
+            assert vectors.dtype == expected.dtype
+            flat, wanted = (a.reshape(-1, a.shape[-1]).astype(np.float64) for a in (vectors, expected))
+            np.testing.assert_allclose(flat, wanted, rtol=0, atol=1e-5 if is_tiny else 2e-4)
+            norms = np.linalg.norm(flat, axis=1) * np.linalg.norm(wanted, axis=1)
+            cosine = (flat * wanted).sum(1)[norms > 0] / norms[norms > 0]
+            assert cosine.min() > 0.99999
+        client.close()

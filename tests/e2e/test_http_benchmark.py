@@ -1,0 +1,39 @@
+"""The script that compares HTTP with ZeroMQ runs, and tells of both. What the figures are, no test can say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from servers import CACHE, TINY
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmark" / "over_http.py"
+
+
+def test_both_doors_are_measured(tmp_path: Path) -> None:
+    out = tmp_path / "http.md"
+    sizes = ["-connections", "40", "-bulk_connections", "1", "-bulk_size", "20"]
+    server = ["-model_dir", TINY, "-engine", "zeros", "-cpu"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "-rounds", "2", "-seconds", "0.1", *sizes, "-out", out, "--", *server],
+        env={**os.environ, "BERT_SERVING_CACHE": CACHE},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\| (\w+) \| ([\d,]+) \|.*\| (\d+\.\d\d) \|", out.read_text(), re.M)
+    assert [way for way, *_ in rows] == ["ZeroMQ", "JSON", "ZeroMQ", "raw", "base64", "JSON"]
+    assert all(float(rate.replace(",", "")) > 0 for _, rate, _ in rows)
+    assert {ratio for way, _, ratio in rows if way == "ZeroMQ"} == {"1.00"}
+
+
+def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--", "-model_dir", tmp_path], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert str(tmp_path) in done.stderr

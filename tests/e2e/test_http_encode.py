@@ -1,0 +1,275 @@
+"""``/encode`` over real sockets: answers as in 1.10.0, the vectors of ZeroMQ, and an error for all that is wrong."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from http_calls import HttpServer, float32, serving_http
+
+TEXTS = ["hello world", "the quick brown fox", "a ||| b", "hello   world !"]
+
+
+@pytest.fixture(scope="module")
+def http_server() -> Iterator[HttpServer]:
+    with serving_http("-show_tokens_to_client", "-max_seq_len", "12") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[HttpServer]:
+    """Token vectors, and narrow limits."""
+    with serving_http(
+        "-pooling_strategy", "NONE", "-max_seq_len", "NONE", "-http_max_body", "100000", "-max_request_size", "500"
+    ) as server:
+        yield server
+
+
+def test_the_answer_is_that_of_1_10_and_what_its_readme_promised(http_server: HttpServer) -> None:
+    reply = http_server.call("/encode", {"id": 123, "texts": TEXTS, "is_tokenized": False})
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    answer = reply.json
+    assert answer["id"] == 123
+    assert answer["status"] == 200
+    assert answer["result"] == answer["results"]
+    with http_server.zmq_client() as client:
+        np.testing.assert_array_equal(float32(answer["result"]), client.encode(TEXTS))
+
+
+def test_numbers_have_no_more_digits_than_they_need(http_server: HttpServer) -> None:
+    body = http_server.call("/encode", {"texts": TEXTS}).body
+    numbers = body[body.index(b"[[") + 2 : body.index(b"]]")].replace(b"],[", b",").split(b",")
+    assert max(len(number.strip(b"-0.").replace(b".", b"").split(b"e")[0]) for number in numbers) <= 9
+
+
+@pytest.mark.parametrize("value", [None, 0, -1.5, "x", '日本 \\"', True, [1, {"a": None}], 10**30, {"k": [1]}])
+def test_any_id_comes_back(http_server: HttpServer, value: Any) -> None:
+    assert http_server.call("/encode", {"id": value, "texts": ["hello"]}).json["id"] == value
+
+
+def test_an_id_is_given_back_however_deep_or_the_body_is_refused(http_server: HttpServer) -> None:
+    for depth in (100, 500, 900, 990, 1000, 1100, 5000):
+        reply = http_server.call("/encode", b'{"texts": ["a"], "id": %b%b}' % (b"[" * depth, b"]" * depth))
+        assert reply.status == 400 or (reply.status == 200 and reply.body.startswith(b'{"id":' + b"[" * depth)), depth
+
+
+def test_the_id_may_be_left_out(http_server: HttpServer) -> None:
+    assert http_server.call("/encode", {"texts": ["hello"]}).json["id"] is None
+
+
+def test_json_is_read_whatever_the_content_type_says(http_server: HttpServer) -> None:
+    for kind in ("application/json", "application/x-www-form-urlencoded", "text/plain"):
+        reply = http_server.call("/encode", {"texts": ["hello"]}, {"Content-Type": kind})
+        assert reply.status == 200, kind
+
+
+def test_raw_bytes(http_server: HttpServer) -> None:
+    reply = http_server.call("/encode", {"texts": TEXTS}, {"Accept": "application/octet-stream"})
+    assert reply.headers["content-type"] == "application/octet-stream"
+    shape = tuple(map(int, reply.headers["x-shape"].split(",")))
+    vectors = np.frombuffer(reply.body, np.dtype(reply.headers["x-dtype"]).newbyteorder("<")).reshape(shape)
+    with http_server.zmq_client() as client:
+        np.testing.assert_array_equal(vectors, client.encode(TEXTS))
+
+
+def test_json_unless_bytes_are_preferred(http_server: HttpServer) -> None:
+    for accept in ("*/*", "text/html", "application/json, application/octet-stream;q=0.5", "nonsense"):
+        reply = http_server.call("/encode", {"texts": ["hello"]}, {"Accept": accept})
+        assert reply.headers["content-type"] == "application/json", accept
+
+
+def test_base64(http_server: HttpServer) -> None:
+    answer = http_server.call("/encode", {"texts": TEXTS, "encoding_format": "base64"}).json
+    assert "result" not in answer
+    vectors = np.frombuffer(b"".join(map(base64.b64decode, answer["results"])), answer["dtype"])
+    with http_server.zmq_client() as client:
+        np.testing.assert_array_equal(vectors.reshape(answer["shape"]), client.encode(TEXTS))
+
+
+def test_tokens_are_those_that_the_service_used(http_server: HttpServer) -> None:
+    answer = http_server.call("/encode", {"texts": TEXTS, "show_tokens": True}).json
+    with http_server.zmq_client() as client:
+        _, tokens = client.encode(TEXTS, show_tokens=True)
+    assert answer["tokens"] == tokens
+    assert answer["num_tokens"] == sum(map(len, tokens))
+    assert "tokens" not in http_server.call("/encode", {"texts": TEXTS}).json
+
+
+def test_tokens_are_counted_and_cut_texts_named_over_several_requests_of_the_service(http_server: HttpServer) -> None:
+    texts = ["hello"] * 2500
+    long = [3, 1023, 1024, 2047, 2499]
+    for row in long:
+        texts[row] = "hello " * 50
+    answer = http_server.call("/encode", {"texts": texts}).json
+    assert answer["truncated"] == long
+    assert answer["num_tokens"] == 3 * (2500 - len(long)) + 12 * len(long)
+    raw = http_server.call("/encode", {"texts": texts}, {"Accept": "application/octet-stream"})
+    assert (raw.headers["x-num-tokens"], raw.headers["x-num-truncated"]) == (str(answer["num_tokens"]), "5")
+
+
+def test_texts_that_were_cut_are_named(http_server: HttpServer) -> None:
+    answer = http_server.call("/encode", {"texts": ["hello", "hello " * 50, "a b", "b " * 20]}).json
+    assert answer["truncated"] == [1, 3]
+
+
+@pytest.mark.parametrize("value", [True, "true", "TRUE", 1, "1"])
+def test_tokenized_texts(http_server: HttpServer, value: Any) -> None:
+    rows = [["hello", "world"], ["the", "fox"]]
+    answer = http_server.call("/encode", {"texts": rows, "is_tokenized": value}).json
+    with http_server.zmq_client() as client:
+        np.testing.assert_array_equal(float32(answer["result"]), client.encode(rows, is_tokenized=True))
+
+
+@pytest.mark.parametrize("value", [False, "false", "False", 0, None, ""])
+def test_the_word_false_is_not_true(http_server: HttpServer, value: Any) -> None:
+    assert http_server.call("/encode", {"texts": ["hello"], "is_tokenized": value}).status == 200
+
+
+def test_a_lone_surrogate_is_no_obstacle(http_server: HttpServer) -> None:
+    assert http_server.call("/encode", b'{"id": 1, "texts": ["hello \\ud83d world"]}').status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"", "BadInput", "empty"),
+        (b"not json", "BadInput", "not JSON"),
+        (b"\xff\xfe", "BadInput", "not JSON"),
+        (b"[" * 100_000, "BadInput", "body"),
+        (b'{"texts": ["a"], "id": NaN}', "BadInput", "NaN"),
+        (b'{"texts": ["a"], "id": 1e999}', "BadInput", "1e999"),
+        (b'{"texts": ["a"], "id": [{"a": -1e400}]}', "BadInput", "-1e400"),
+        (b'{"texts": ["a"], "show_tokens": 1e999}', "BadInput", "1e999"),
+        (b'{"texts": ["a"], "id": ' + b"9" * 5000 + b"}", "BadInput", "JSON"),
+        (["hello"], "BadInput", "object"),
+        ("hello", "BadInput", "object"),
+        ({}, "MissingField", "'texts'"),
+        ({"id": 1, "text": ["a"]}, "MissingField", "'texts'"),
+        ({"texts": "hello"}, "BadInput", "list"),
+        ({"texts": None}, "BadInput", "null"),
+        ({"texts": {}}, "BadInput", "object"),
+        ({"texts": []}, "InputValueError", "empty"),
+        ({"texts": [""]}, "InputValueError", "texts[0]"),
+        ({"texts": ["a", "  "]}, "InputValueError", "texts[1]"),
+        ({"texts": ["a", 3]}, "InputTypeError", "texts[1]"),
+        ({"texts": ["a", None]}, "InputTypeError", "texts[1]"),
+        ({"texts": [["a"]]}, "InputTypeError", "is_tokenized"),
+        ({"texts": ["a"], "is_tokenized": True}, "InputTypeError", "texts[0]"),
+        ({"texts": [["a"], []], "is_tokenized": True}, "InputValueError", "texts[1]"),
+        ({"texts": ["a"], "is_tokenized": "maybe"}, "BadInput", "'maybe'"),
+        ({"texts": ["a"], "is_tokenized": 2}, "BadInput", "2"),
+        ({"texts": ["a"], "is_tokenized": [True]}, "BadInput", "[True]"),
+        ({"texts": ["a"], "show_tokens": "x"}, "BadInput", "'x'"),
+        ({"texts": ["a"], "encoding_format": "hex"}, "BadInput", "float, base64"),
+        ({"texts": ["a"], "encoding_format": ["float"]}, "BadInput", "float, base64"),
+    ],
+)
+def test_bad_input_is_explained(http_server: HttpServer, body: Any, kind: str, words: str) -> None:
+    reply = http_server.call("/encode", body, method="POST")
+    assert reply.status == 400
+    answer = reply.json
+    assert set(answer) == {"description", "status", "type"}
+    assert answer["status"] == 400
+    assert answer["type"] == kind
+    assert words in answer["description"]
+
+
+def test_what_is_not_there_and_what_is_not_done(http_server: HttpServer) -> None:
+    missing = http_server.call("/nothing")
+    assert (missing.status, missing.json["type"]) == (404, "NotFound")
+    assert "/nothing" in missing.json["description"]
+    wrong = http_server.call("/encode")
+    assert (wrong.status, wrong.json["type"]) == (405, "MethodNotAllowed")
+    assert "POST" in wrong.headers["allow"]
+    packed = http_server.call("/encode", gzip.compress(b"{}"), {"Content-Encoding": "gzip"})
+    assert (packed.status, packed.json["type"]) == (415, "UnsupportedBody")
+
+
+@pytest.mark.parametrize("noise", [b"HELLO\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n"])
+def test_what_is_no_http_is_told_so(http_server: HttpServer, noise: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", http_server.http_port), 10) as sock:
+        sock.sendall(noise)
+        assert b" 40" in sock.makefile("rb").readline()
+    assert http_server.call("/healthz").status == 200
+
+
+def test_one_connection_serves_many_requests(http_server: HttpServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", http_server.http_port, timeout=30)
+    for _ in range(20):
+        connection.request("POST", "/encode", b'{"texts": ["hello"]}')
+        response = connection.getresponse()
+        assert response.status == 200
+        assert not response.will_close
+        response.read()
+    connection.close()
+
+
+def test_bodies_are_packed_for_who_asks(http_server: HttpServer) -> None:
+    body = {"texts": TEXTS * 8}
+    plain = http_server.call("/encode", body)
+    packed = http_server.call("/encode", body, {"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    raw = http_server.call("/encode", body, {"Accept-Encoding": "gzip", "Accept": "application/octet-stream"})
+    assert "content-encoding" not in raw.headers
+
+
+def test_token_vectors(small: HttpServer) -> None:
+    texts = ["hello world", "the quick brown fox"]
+    answer = small.call("/encode", {"texts": texts}).json
+    with small.zmq_client() as client:
+        np.testing.assert_array_equal(float32(answer["result"]), client.encode(texts))
+    assert np.ndim(answer["result"]) == 3
+    refused = small.call("/v1/embeddings", {"input": "hello"})
+    assert refused.status == 400
+    assert "/encode" in refused.json["error"]["message"]
+
+
+def test_too_large_an_answer_is_refused_before_it_is_computed(small: HttpServer) -> None:
+    reply = small.call("/encode", {"texts": ["hello world " * 20] * 30})
+    assert reply.status == 413
+    assert "-http_max_body" in reply.json["description"]
+    reply = small.call("/encode", {"texts": ["a"] * 501})
+    assert reply.status == 413
+    assert "-max_request_size" in reply.json["description"]
+
+
+@pytest.mark.parametrize("size", [100_001, 5_000_000])
+def test_too_large_a_body_gets_its_answer(small: HttpServer, size: int) -> None:
+    body = json.dumps({"texts": ["x"]}).encode().ljust(size)
+    for path in ("/encode", "/v1/embeddings"):
+        reply = small.call(path, body)
+        assert reply.status == 413
+        assert b"100000 bytes (-http_max_body)" in reply.body
+        assert ("error" in reply.json) == path.startswith("/v1/")
+
+
+def test_a_body_at_the_limit_is_taken(small: HttpServer) -> None:
+    assert small.call("/encode", json.dumps({"texts": ["x"]}).encode().ljust(100_000)).status == 200
+
+
+def test_who_asks_first_need_not_send_too_large_a_body(small: HttpServer) -> None:
+    with socket.create_connection(("127.0.0.1", small.http_port), 10) as sock:
+        sock.sendall(b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
+        assert b" 413 " in sock.makefile("rb").readline()
+
+
+def test_a_body_in_chunks(small: HttpServer) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{"texts": '
+        yield b'["hello"]}'
+
+    connection = http.client.HTTPConnection("127.0.0.1", small.http_port, timeout=30)
+    connection.request("POST", "/encode", chunks(), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
+    assert connection.getresponse().status == 200
+    connection.close()

@@ -1,0 +1,44 @@
+"""LangChain and LlamaIndex, unmodified, against ``/v1``: as ``docs/http.md`` says to use them.
+
+They are large, and no requirement of the tests:
+``pip install langchain-openai==1.7.3 llama-index-embeddings-openai==0.7.0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from http_calls import HttpServer, serving_http
+
+TEXTS = ["hello world", "the quick brown fox", "a ||| b"]
+
+
+@pytest.fixture(scope="module")
+def http_server() -> Iterator[HttpServer]:
+    with serving_http() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def expected(http_server: HttpServer) -> np.ndarray:
+    with http_server.zmq_client() as client:
+        return np.asarray(client.encode(TEXTS))
+
+
+def test_langchain(http_server: HttpServer, expected: np.ndarray) -> None:
+    package = pytest.importorskip("langchain_openai")
+    embeddings = package.OpenAIEmbeddings(
+        base_url=f"{http_server.url}/v1", api_key="anything", model="bert", check_embedding_ctx_length=False
+    )
+    np.testing.assert_allclose(embeddings.embed_documents(TEXTS), expected, atol=1e-6)
+    np.testing.assert_allclose(embeddings.embed_query(TEXTS[0]), expected[0], atol=1e-6)
+
+
+def test_llama_index(http_server: HttpServer, expected: np.ndarray) -> None:
+    package = pytest.importorskip("llama_index.embeddings.openai")
+    embeddings = package.OpenAIEmbedding(api_base=f"{http_server.url}/v1", api_key="anything", model_name="bert")
+    np.testing.assert_allclose(embeddings.get_text_embedding_batch(TEXTS), expected, atol=1e-6)
+    np.testing.assert_allclose(embeddings.get_query_embedding(TEXTS[0]), expected[0], atol=1e-6)

@@ -1,0 +1,95 @@
+"""The unmodified client of version 1.10.0 against our server, on Python 3 and on 2.7."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from servers import Server
+
+LEGACY = Path(__file__).resolve().parents[1] / "legacy"
+
+V1_CONFIG_KEYS = """
+client num_process server_current_time device_map num_concurrent_socket ckpt_name config_name cors cpu
+do_lower_case fixed_embed_length fp16 gpu_memory_fraction graph_tmp_dir http_max_connect http_port mask_cls_sep
+max_batch_size max_seq_len model_dir no_position_embeddings no_special_token num_worker pooling_layer
+pooling_strategy port port_out prefetch_size priority_batch_size show_tokens_to_client tuned_model_dir verbose
+xla tensorflow_version python_version server_version pyzmq_version zmq_version server_start_time
+""".split()  # noqa: SIM905, a list of words is read more easily so
+V1_SPACED_KEYS = ["ventilator -> worker", "worker -> sink", "ventilator <-> sink"]
+V1_STATISTIC = """
+num_data_request num_total_seq num_sys_request num_total_request num_total_client num_active_client
+""".split()  # noqa: SIM905, a list of words is read more easily so
+V1_GROUPS = ["request_per_client", "size_per_request", "last_two_interval", "request_per_second"]
+
+
+def interpreters() -> list[object]:
+    py2 = LEGACY / "py2" / "PYTHON"
+    no_py2 = pytest.mark.skipif(not py2.exists(), reason="no Python 2.7 on this machine")
+    return [
+        pytest.param(sys.executable, "py3", id="python3"),
+        pytest.param(py2.read_text() if py2.exists() else "", "py2", id="python2.7", marks=no_py2),
+    ]
+
+
+@lru_cache
+def run(interpreter: str, folder: str, server: Server) -> dict[str, object]:
+    """One run for all tests of an interpreter."""
+    command = [interpreter, str(LEGACY / "exercise.py"), str(server.port), str(server.port_out)]
+    env = {**os.environ, "PYTHONPATH": str(LEGACY / folder)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr + server.log
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("interpreter", "folder"), interpreters())
+def test_everything_the_old_client_can_do(interpreter: str, folder: str, server: Server) -> None:
+    seen = run(interpreter, folder, server)
+    assert seen["python"] == int(folder[-1])
+    assert seen["shape"] == [3, 32]
+    assert seen["dtype"] == "float32"
+    golden = json.loads((LEGACY.parent / "data/golden/tiny/mean_default.json").read_text())
+    assert "First do it" in golden["parts"]["plain"]["texts"]
+    assert seen["unicode"] == [3, 32]
+    assert seen["pair"] == [1, 32]
+    assert seen["tokenized"] == [2, 32]
+    assert seen["tokens"] == [["[CLS]", "hello", "world", "[SEP]"], ["[CLS]", "un", "##aff", "##able", "[SEP]"]]
+    assert seen["fetched"] == [1, 3, 20]
+    assert seen["fetch_all"] == [4, 1, 30]
+    assert seen["concat"] == [5, 32]
+    assert seen["async"] == [1, 2, 3, 4, 5]
+    assert seen["async_some"] == 3
+    assert seen["same_vector"]
+    assert seen["as_list"] == 32
+    assert seen["multicast"] == [[7, 32]] * 3
+    assert seen["prefix_leak"] is False
+    assert seen["concurrent"] == [1, 32]
+
+
+@pytest.mark.parametrize(("interpreter", "folder"), interpreters())
+def test_status_has_every_key_of_the_original(interpreter: str, folder: str, server: Server) -> None:
+    seen = run(interpreter, folder, server)
+    for keys in (seen["config_keys"], seen["status_keys"]):
+        missing = {*V1_CONFIG_KEYS, *V1_SPACED_KEYS} - set(keys)  # type: ignore[call-overload]
+        assert not missing
+    assert "statistic" in seen["status_keys"]  # type: ignore[operator]
+    wanted = {*V1_STATISTIC} | {
+        f"{prefix}_{group}" for group in V1_GROUPS for prefix in ("avg", "min", "max", "num_min", "num_max")
+    }
+    assert not wanted - set(seen["statistic"])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(("interpreter", "folder"), interpreters())
+def test_errors_reach_the_old_client_as_a_readable_exception(interpreter: str, folder: str, server: Server) -> None:
+    seen = run(interpreter, folder, server)
+    errors: dict[str, str] = seen["errors"]  # type: ignore[assignment]
+    assert errors["number"].startswith("TypeError")
+    assert "item 1 must be a string" in errors["number"]
+    assert "must be a JSON list" in errors["object"]
+    assert seen["after_errors"] == [1, 32]

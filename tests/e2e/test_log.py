@@ -1,0 +1,55 @@
+"""What the server writes to its log: the lines that users of 1.10.0 look for, and what -verbose adds."""
+
+from __future__ import annotations
+
+import re
+
+from bert_serving.client import BertClient
+from servers import TINY, TINY_TUNED, serving
+
+LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [IWED]:[A-Z0-9-]+:\[\w{2,3}:\w{2,3}: *\d+\]:.*")
+
+
+def test_lines_that_users_know() -> None:
+    with serving("-tuned_model_dir", str(TINY_TUNED), "-ckpt_name", "model.ckpt-343") as server:
+        log = server.log
+    assert f"checkpoint (override by the fine-tuned model): {TINY_TUNED}/model.ckpt-343" in log
+    assert f"model config: {TINY}/bert_config.json" in log
+    for words in (
+        "bind all sockets",
+        "ready and listening!",
+        "all set, ready to serve request!",
+        "device map",
+        "ready",
+    ):
+        assert words in log
+    for context in ("VENTILATOR", "SINK", "WORKER-0", "GRAPHOPT"):
+        assert re.search(rf" I:{context}:\[", log)
+    assert log.startswith("usage: bert-serving-start")
+    assert re.search(r"^ *ARG   VALUE$", log, re.M)
+    assert re.search(r"^ *pooling_strategy = REDUCE_MEAN$", log, re.M)
+    lines = [line for line in log.split("\n\n", 1)[1].splitlines() if not line.startswith("\t")]
+    assert all(LINE.match(line) for line in lines), [line for line in lines if not LINE.match(line)]
+
+
+def test_verbose_shows_what_the_model_receives() -> None:
+    with serving("-verbose") as server, BertClient(port=server.port, port_out=server.port_out) as client:
+        client.encode(["hey you", "whats up?", "你好么?", "hello world ||| good day"])
+        log = server.log
+    assert "tokens: [CLS] hey you [SEP]" in log
+    assert "tokens: [CLS] what ##s up ? [SEP]" in log
+    assert "tokens: [CLS] 你 好 么 ? [SEP]" in log
+    first = re.search(r"input_ids: 2 (\d+) (\d+) 3 ([0 ]+)\n", log)
+    assert first
+    assert len(first[0].split()) == 1 + 25
+    assert re.search(r"input_mask: 1 1 1 1 0 [0 ]+\n", log)
+    assert re.search(r"input_type_ids: 0 0 0 0 1 1 1 0 [0 ]+\n", log)
+    assert "new encode request\treq id: " in log
+
+
+def test_requests_are_not_logged_otherwise() -> None:
+    with serving() as server, BertClient(port=server.port, port_out=server.port_out) as client:
+        before = server.log
+        client.encode(["hey you"])
+        assert client.server_status
+        assert server.log == before

@@ -1,0 +1,206 @@
+"""Times, batches and padding as a running server tells them: in its status, in /metrics, and with a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from prometheus_client.parser import text_string_to_metric_families
+
+from bert_serving.client import AsyncBertClient
+from bert_serving.client.errors import OptionError
+from http_calls import HttpServer, serving_http
+from servers import wait_until
+
+ENGINES = Path(__file__).resolve().parents[1] / "faults"
+#: The word at which the engine of these tests sleeps for so many seconds, once a batch.
+SLOW, SLOW_SECONDS = "better", 0.25
+STAGES = ("tokenize", "queue", "compute", "total")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HttpServer]:
+    engine = ("-engine", "fault_engines.faulty", "-max_batch_size", "64")
+    with serving_http(*engine, env={"PYTHONPATH": str(ENGINES)}) as server:
+        yield server
+
+
+def metrics(server: HttpServer) -> dict[str, float]:
+    """Values by name, and by label where there is one."""
+    found = {}
+    for family in text_string_to_metric_families(server.call("/metrics").body.decode()):
+        for sample in family.samples:
+            found[" ".join([sample.name, *sample.labels.values()])] = sample.value
+    return found
+
+
+def answered(server: HttpServer) -> float:
+    return metrics(server)["bert_serving_request_total_seconds_count"]
+
+
+def test_every_request_is_in_every_histogram(server: HttpServer) -> None:
+    before = metrics(server)
+    with server.zmq_client() as client:
+        for size in (1, 3, 100):
+            client.encode(["hello world"] * size)
+    wait_until(lambda: answered(server) == before["bert_serving_request_total_seconds_count"] + 3, 10, "the counts")
+    after = metrics(server)
+
+    def grown(name: str) -> float:
+        return after[f"bert_serving_{name}"] - before[f"bert_serving_{name}"]
+
+    seconds = {}
+    for stage in STAGES:
+        assert grown(f"request_{stage}_seconds_count") == 3
+        assert grown(f"request_{stage}_seconds_bucket +Inf") == 3
+        seconds[stage] = grown(f"request_{stage}_seconds_sum")
+        assert seconds[stage] > 0
+    assert seconds["total"] == pytest.approx(seconds["tokenize"] + seconds["queue"] + seconds["compute"], abs=1e-4)
+    # 100 texts are more than a batch holds: 64 and 36. Where the small requests end up does not matter.
+    assert grown("batch_sequences_sum") == 104
+    assert grown("batch_sequences_bucket 64.0") == grown("batch_sequences_count") == 4
+    assert grown("padding_tokens_total") == 0
+
+
+def test_padding_is_what_the_longest_text_of_a_batch_would_cost(server: HttpServer) -> None:
+    before = metrics(server)
+    with server.zmq_client() as client:
+        client.encode(["hello", "hello world", "hello hello world"])  # 3, 4 and 5 tokens: 2 + 1 + 0
+    name = "bert_serving_padding_tokens_total"
+    wait_until(lambda: metrics(server)[name] == before[name] + 3, 10, "three tokens of padding")
+    assert 0 < metrics(server)["bert_serving_padding_ratio"] < 1
+
+
+def test_the_numbers_are_true_while_requests_come_in(server: HttpServer) -> None:
+    before = answered(server)
+
+    def run(_: int) -> None:
+        with server.zmq_client() as client:
+            for _ in range(20):
+                client.encode(["hello world"])
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(run, number) for number in range(4)]
+        seen = [metrics(server)]
+        while not all(done.done() for done in runs):
+            seen.append(metrics(server))
+        for done in runs:
+            done.result()
+    wait_until(lambda: answered(server) == before + 80, 10, "all 80 requests")
+    counters = [name for name in seen[0] if "_bucket" in name or "_total" in name or name.endswith("_sum")]
+    for earlier, later in itertools.pairwise(seen):
+        assert all(earlier[name] <= later[name] for name in counters)
+    for one in seen:
+        assert {one[f"bert_serving_request_{stage}_seconds_count"] for stage in STAGES} == {
+            one["bert_serving_request_total_seconds_bucket +Inf"]
+        }
+
+
+def test_a_reply_tells_its_timing_if_asked(server: HttpServer) -> None:
+    timings: list[dict[str, float]] = []
+    with server.zmq_client() as client:
+        started = time.monotonic()
+        client.encode([SLOW], timings=timings)
+        waited = time.monotonic() - started
+        (timing,) = timings
+        assert tuple(timing) == STAGES
+        assert SLOW_SECONDS <= timing["compute"] <= timing["total"] <= waited
+        assert timing["total"] == pytest.approx(timing["tokenize"] + timing["queue"] + timing["compute"], abs=1e-5)
+        client.encode(["hello"] * 50, timings=timings, batch_size=20)
+        assert len(timings) == 1 + 3
+        with pytest.raises(OptionError, match="blocking"):
+            client.encode(["hello"], blocking=False, timings=timings)
+
+    async def with_asyncio() -> None:
+        ports = {"port": server.server.port, "port_out": server.server.port_out}
+        async with AsyncBertClient(**ports) as client:  # type: ignore[arg-type]
+            await client.encode(["hello"], timings=timings)
+
+    asyncio.run(with_asyncio())
+    assert len(timings) == 5
+
+
+def test_waiting_counts_as_waiting(server: HttpServer) -> None:
+    """The second and third request wait until the worker is done with the one before."""
+    timings: list[dict[str, float]] = []
+
+    def run(word: str) -> None:
+        with server.zmq_client() as client:
+            client.encode([word], timings=timings)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(run, SLOW)
+        wait_until(lambda: server.call("/status/server").json["queue"]["batches_in_flight"], 10, "the first batch")
+        rest = [pool.submit(run, SLOW) for _ in range(2)]
+        for done in (first, *rest):
+            done.result()
+    assert max(timing["queue"] for timing in timings) > 0.1 * SLOW_SECONDS
+    assert all(timing["compute"] >= SLOW_SECONDS for timing in timings)
+
+
+class Raw:
+    """Frames to and from a server, without a client."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.sub, self.push = self.context.socket(zmq.SUB), self.context.socket(zmq.PUSH)
+        self.sub.setsockopt(zmq.RCVTIMEO, 20_000)
+        self.sub.setsockopt(zmq.SUBSCRIBE, b"raw")
+        self.sub.connect(f"tcp://127.0.0.1:{server.server.port_out}")
+        self.push.connect(f"tcp://127.0.0.1:{server.server.port}")
+
+    def info(self, *options: bytes) -> dict[str, Any]:
+        self.push.send_multipart([b"raw", b'["hello"]', b"7", b"1", *options])
+        return json.loads(self.sub.recv_multipart()[1])  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def raw(server: HttpServer) -> Iterator[Raw]:
+    made = Raw(server)
+    yield made
+    made.context.destroy(linger=0)
+
+
+def test_who_does_not_ask_gets_the_reply_of_1_10(raw: Raw) -> None:
+    assert set(raw.info()) == set(raw.info(b"{}")) == {"dtype", "shape", "tokens"}
+    assert set(raw.info(b'{"timing": true}')) == {"dtype", "shape", "tokens", "timing"}
+
+
+def test_a_reply_tells_its_tokens_if_asked(raw: Raw) -> None:
+    info = raw.info(b'{"num_tokens": true}')
+    assert set(info) == {"dtype", "shape", "tokens", "num_tokens"}
+    assert info["num_tokens"] == len(["[CLS]", "hello", "[SEP]"])
+    assert set(raw.info(b'{"num_tokens":true,"timing":true}')) == {"dtype", "shape", "tokens", "num_tokens", "timing"}
+
+
+@pytest.mark.parametrize(
+    "options", [b"", b"timing", b"[]", b'{"timing": 1}', b'{"other": true}', b"\xff", b"[" * 10_000]
+)
+def test_options_that_are_none_are_refused(raw: Raw, options: bytes) -> None:
+    error = raw.info(options)["error"]
+    assert error["type"] == "invalid_request"
+    assert '{"timing": true}' in error["message"]
+    assert "error" not in raw.info()
+
+
+def test_http_tells_the_timing_in_a_header(server: HttpServer) -> None:
+    calls = [
+        server.call("/encode", {"texts": [SLOW]}),
+        server.call("/encode", {"texts": [SLOW]}, {"Accept": "application/octet-stream"}),
+        server.call("/v1/embeddings", {"input": SLOW}),
+        server.call("/encode", {"texts": [SLOW] + ["hello"] * 3000}),  # several requests: the one that took longest
+    ]
+    for reply in calls:
+        assert reply.status == 200
+        stages = dict(stage.split(";dur=") for stage in reply.headers["server-timing"].split(", "))
+        assert tuple(stages) == STAGES
+        assert float(stages["total"]) >= 1000 * SLOW_SECONDS
+    assert "server-timing" not in server.call("/encode", {"texts": []}).headers

@@ -1,0 +1,184 @@
+"""Clients that are slow, silent, gone, or called alike: no result is lost, and nobody waits for anybody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_engines.faulty import SLOW
+
+from misfortune import Crowd, Raw, assert_true, connect, faulty, memory, text, texts
+from servers import Server, wait_until
+
+OLD_CLIENT = Path(__file__).resolve().parents[1] / "legacy" / "py3"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with faulty() as server:
+        yield server
+
+
+def test_3000_unread_results_are_all_there_when_read(server: Server) -> None:
+    with connect(server) as client:
+        for number in range(3000):
+            client.encode([text(number)], blocking=False)
+        with connect(server) as other:  # everything was computed long before the first result is read
+            wait_until(lambda: other.server_status["queue"]["requests"] == 0, what="the work to be done")
+        vectors = client.fetch_all()
+        assert len(vectors) == 3000
+        assert_true(np.concatenate(vectors), texts(3000))
+
+
+OLD_PROGRAM = """
+import sys
+from bert_serving.client import BertClient
+client = BertClient(port=int(sys.argv[1]), port_out=int(sys.argv[2]), timeout=60000)
+for number in range(3000):
+    client.encode(["hello " + " ".join(str(number)) + " world"], blocking=False)
+other = BertClient(port=int(sys.argv[1]), port_out=int(sys.argv[2]), timeout=60000)
+while other.server_status["queue"]["requests"]:
+    pass
+vectors = client.fetch_all(sort=True, concat=True)
+print(vectors.shape, float(vectors.sum()))
+"""
+
+
+@pytest.mark.skipif(not OLD_CLIENT.exists(), reason="the 1.10.0 client is fetched by make tests/legacy/.installed")
+def test_3000_unread_results_are_all_there_for_the_old_client(server: Server) -> None:
+    env = {**os.environ, "PYTHONPATH": str(OLD_CLIENT)}
+    command = [sys.executable, "-c", OLD_PROGRAM, str(server.port), str(server.port_out)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    shape, total = done.stdout.rsplit(maxsplit=1)
+    assert shape == "(3000, 32)"
+    with connect(server) as client:
+        assert float(total) == pytest.approx(float(client.encode(texts(3000)).sum()), rel=1e-4)
+
+
+def flood(server: Server, crowd: Crowd, is_deaf: bool, answered: list[bytes]) -> None:
+    """200 texts a hundred times a second, read as they come or never."""
+    with Raw(server, b"flood", receive_buffer=4096 if is_deaf else 0) as client:
+        while not crowd.stopped.wait(0.01):
+            client.send(texts(200))
+            while not is_deaf and client.sub.poll(0):
+                answered.append(client.receive()[0])
+
+
+def latencies(server: Server, number: int = 500) -> np.ndarray:
+    """Seconds that single texts take, sorted."""
+    with connect(server) as client:
+        seen = []
+        for index in range(number):
+            start = time.perf_counter()
+            vectors = client.encode([text(index)])
+            seen.append(time.perf_counter() - start)
+            assert_true(vectors, [text(index)])
+        return np.sort(seen)
+
+
+def test_who_never_reads_costs_bounded_memory_and_delays_nobody() -> None:
+    limit = 8 * 2**20
+    with faulty("-result_memory", str(limit), "-max_batch_size", "64") as server:
+        percentiles = {}
+        for is_deaf in (False, True):
+            with Crowd() as crowd:
+                answered: list[bytes] = []
+                crowd.start(flood, server, crowd, is_deaf, answered)
+                if is_deaf:
+                    wait_until(lambda: "-result_memory" in server.log, 60, "the limit to be reached")
+                else:
+                    wait_until(lambda answered=answered: len(answered) > 100, 60, "answers")  # type: ignore[misc]
+                before = memory(server)["sink"]
+                seen = latencies(server)
+                assert memory(server)["sink"] < before + 2 * limit
+                percentiles[is_deaf] = seen[len(seen) * 99 // 100]
+                crowd.stopped.set()
+                crowd.join(30)
+        assert memory(server)["sink"] < 150 * 2**20
+        print(f"p99 beside a client that reads: {percentiles[False]:.4f} s, that does not: {percentiles[True]:.4f} s")
+        assert percentiles[True] < 1.5 * percentiles[False] + 0.05
+
+
+def test_work_of_a_client_that_left_is_dropped() -> None:
+    with faulty("-absent_ttl", "1", "-max_batch_size", "1") as server, connect(server) as observer:
+        with Raw(server, b"leaves") as client:
+            client.send([f"{SLOW} {i}" for i in range(10_000)])  # 40 minutes of work
+            wait_until(lambda: observer.server_status["queue"]["sequences"] > 5000, what="the request to be taken in")
+        wait_until(lambda: observer.server_status["queue"]["requests"] == 0, 30, "its work to be dropped")
+        assert "is gone; its 1 requests are dropped" in server.log
+        assert_true(observer.encode(texts(3)), texts(3))
+
+
+def test_a_client_that_comes_back_in_time_gets_what_was_not_ready_when_it_left() -> None:
+    with faulty("-max_batch_size", "1") as server, connect(server) as observer:
+        sent = [[f"{SLOW} {digit}"] for digit in range(8)]
+        with Raw(server, b"back soon") as client:
+            for sentences in sent:
+                client.send(sentences)
+            wait_until(lambda: observer.server_status["statistic"]["num_data_request"] == 8, what="the requests")
+        wait_until(lambda: observer.server_status["queue"]["requests"] == 0, what="the work to be done")
+        seen: dict[int, np.ndarray | None] = {}
+        with Raw(server, b"back soon") as client:
+            while client.sub.poll(1000):
+                request_id, _, vectors = client.receive()
+                assert int(request_id) not in seen
+                seen[int(request_id)] = vectors
+        assert len(seen) >= 5
+        for number, vectors in seen.items():
+            assert vectors is not None
+            assert_true(vectors, sent[number - 1])
+
+
+@pytest.mark.parametrize("strange", [b"user#1", b"user@1", "用户".encode(), b"\xff\x00 user", b"u" * 255])
+def test_identities_that_are_prefixes_of_others(server: Server, strange: bytes) -> None:
+    names = [strange[:length] for length in sorted({1, len(strange) // 2, len(strange) - 1, len(strange)})]
+    clients = [Raw(server, name) for name in names]
+    sent = [texts(index + 1, 100 * index) for index in range(len(clients))]
+    for client, sentences in zip(clients, sent, strict=True):
+        client.send(sentences)
+    for client, sentences in zip(clients, sent, strict=True):
+        _, _, vectors = client.receive()
+        assert vectors is not None
+        assert_true(vectors, sentences)
+    for client in clients:
+        assert not client.sub.poll(50)
+        client.close()
+
+
+def test_clones_each_get_every_result(server: Server) -> None:
+    clones = [Raw(server, b"clone") for _ in range(4)]
+    for clone in clones:  # all are subscribed once each has seen an answer
+        clone.status()
+    while any(clone.sub.poll(200) for clone in clones):
+        for clone in clones:
+            if clone.sub.poll(0):
+                clone.sub.recv_multipart()
+    clones[0].send(texts(9))
+    for clone in clones:
+        _, _, vectors = clone.receive()
+        assert vectors is not None
+        assert_true(vectors, texts(9))
+        clone.close()
+
+
+def test_one_small_result_does_not_keep_its_whole_batch(server: Server) -> None:
+    """256 requests of one text share a batch; who does not read his one row must not hold the other 255."""
+    with faulty("-pooling_strategy", "REDUCE_MEAN") as own, connect(own) as client:
+        client.encode(texts(1000))
+        before = memory(own)["sink"]
+        strangers = Raw(own, b"someone else")
+        for number in range(3000):
+            identity = b"never there %d" % number
+            strangers.push.send_multipart([identity, json.dumps([text(number)]).encode(), b"1", b"1"])
+        wait_until(lambda: client.server_status["statistic"]["num_data_request"] >= 3001, what="the requests to arrive")
+        wait_until(lambda: client.server_status["queue"]["requests"] == 0, what="the work to be done")
+        strangers.close()
+        assert memory(own)["sink"] < before + 20 * 2**20

@@ -1,0 +1,72 @@
+"""What the server says of itself is true while things go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_engines.faulty import RAISE
+
+from bert_serving.client import BertClient, EncodingFailedError
+from misfortune import assert_true, connect, faulty, suspended, texts
+from servers import Server, free_ports, wait_until
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+
+from http_calls import HttpServer
+
+
+@pytest.fixture(scope="module")
+def http_server() -> Iterator[HttpServer]:
+    (port,) = free_ports(1)
+    with faulty("-http_port", str(port), "-heartbeat_timeout", "60") as server:
+        yield HttpServer(server, port)
+
+
+def state(client: BertClient) -> str:
+    return client.server_status["state"]  # type: ignore[no-any-return]
+
+
+def test_a_server_that_lost_its_only_worker_is_not_ready(http_server: HttpServer) -> None:
+    server = http_server.server
+    with connect(server) as client:
+        assert_true(client.encode(texts(3)), texts(3))
+        assert http_server.call("/readyz").status == 200
+
+        def is_seen_away() -> bool:
+            with contextlib.suppress(AssertionError):  # killed as often as it comes back, so it is away at some look
+                server.part("worker-0").kill()
+            return state(client) == "degraded" and http_server.call("/readyz").status == 503
+
+        wait_until(is_seen_away, 60, "the loss to be noticed")
+        assert_true(client.encode(texts(3)), texts(3))
+        wait_until(lambda: state(client) == "ready", 30, "the worker to be back")
+        assert http_server.call("/readyz").status == 200
+
+
+def test_a_worker_that_stands_still_is_not_counted_on(http_server: HttpServer) -> None:
+    """Long before it is replaced."""
+    server = http_server.server
+    with connect(server) as client:
+        wait_until(lambda: state(client) == "ready", 30, "the server to be ready")
+        with suspended(server.part("worker-0")):
+            wait_until(lambda: state(client) == "degraded", 20, "the worker to be missed")
+            assert http_server.call("/readyz").status == 503
+            assert http_server.call("/healthz").status == 200
+        wait_until(lambda: state(client) == "ready", 20, "the worker to be heard of")
+        assert http_server.call("/readyz").status == 200
+
+
+def test_a_worker_whose_engine_always_fails_is_not_ready(http_server: HttpServer) -> None:
+    server: Server = http_server.server
+    with connect(server) as client:
+        wait_until(lambda: state(client) == "ready", 30, "the server to be ready")
+        for _ in range(25):
+            with pytest.raises(EncodingFailedError):
+                client.encode([f"hello {RAISE}"])
+        assert state(client) == "degraded"
+        assert_true(client.encode(texts(3)), texts(3))
+        wait_until(lambda: state(client) == "ready", 10, "word of the success")

@@ -1,0 +1,241 @@
+"""What no honest client sends: nothing dies, nobody else notices, and memory stays what it was."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import zmq
+from fuzz import GREETING, RESULT_MEMORY, fuzz
+from http_fuzz import http_fuzz
+
+from misfortune import Raw, assert_true, connect, faulty, memory, open_files, suspended, texts
+from servers import Server, free_ports, is_free, wait_until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with faulty("-absent_ttl", "5", "-result_memory", str(RESULT_MEMORY)) as server:
+        yield server
+
+
+def test_20_000_random_and_mutated_messages(server: Server) -> None:
+    fuzz(server, 20_000, seed=7)
+
+
+def test_2_000_random_and_mutated_http_requests() -> None:
+    (port,) = free_ports(1)
+    with faulty("-http_port", str(port)) as server:
+        assert http_fuzz(server, port, 2000, seed=7)[200] > 100
+
+
+class Evils:
+    """Sockets that talk to the port of results as no client does."""
+
+    def __init__(self) -> None:
+        self.context = zmq.Context()
+
+    def make(self, server: Server) -> zmq.Socket[bytes]:
+        sock = self.context.socket(zmq.XSUB)
+        sock.setsockopt(zmq.LINGER, 0)
+        monitor = sock.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        sock.connect(f"tcp://127.0.0.1:{server.port_out}")
+        assert monitor.poll(10_000)
+        sock.disable_monitor()
+        return sock
+
+
+@pytest.fixture
+def evils() -> Iterator[Evils]:
+    evils = Evils()
+    yield evils
+    evils.context.destroy(linger=0)
+
+
+def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server, evils: Evils) -> None:
+    """libzmq gives pending subscriptions to the wrong connections after such a message; see outbox.py.
+
+    The sink is held still meanwhile, so that it finds them together. ``tests/unit/test_outbox.py`` makes sure of it.
+    """
+    evil = evils.make(server)
+    clients = []
+    with suspended(server.part("sink")):
+        for _ in range(3):
+            evil.send(b"this is no subscription")
+        for index in range(5):
+            clients.append(Raw(server, b"honest %d" % index))
+    for index, client in enumerate(clients):
+        client.send(texts(index + 1, 10 * index))
+    for index, client in enumerate(clients):
+        _, _, vectors = client.receive()
+        assert vectors is not None
+        assert_true(vectors, texts(index + 1, 10 * index))
+    assert not evil.poll(100), "a stranger got someone else's result"
+    for client in clients:
+        assert client.status()["num_restarts"] == 0
+        client.close()
+
+
+def test_the_port_of_results_can_be_opened_anew_again_and_again(server: Server, evils: Evils) -> None:
+    """Clients that have results waiting get them all the same."""
+    with connect(server) as client:
+        for round_ in range(5):
+            for number in range(20):
+                client.encode(texts(5, number), blocking=False)
+            evil = evils.make(server)
+            for topic in range(200):
+                evil.send(b"noise")
+                evil.send(b"\x01topic %d" % topic)
+            vectors = client.fetch_all()
+            assert len(vectors) == 20
+            assert_true(vectors[round_], texts(5, round_))
+            evil.close()
+        assert client.server_status["num_restarts"] == 0
+
+
+def test_sockets_of_the_wrong_kind(server: Server) -> None:
+    with zmq.Context() as context, connect(server) as client:
+        for kind in (zmq.REQ, zmq.DEALER, zmq.ROUTER, zmq.PUB, zmq.PAIR, zmq.PULL, zmq.REP, zmq.SUB, zmq.PUSH):
+            for port in (server.port, server.port_out):
+                with context.socket(kind) as sock:
+                    sock.setsockopt(zmq.LINGER, 0)
+                    sock.setsockopt(zmq.SNDTIMEO, 50)
+                    sock.connect(f"tcp://127.0.0.1:{port}")
+                    if kind in (zmq.REQ, zmq.DEALER, zmq.PUSH, zmq.PAIR):
+                        try:
+                            sock.send_multipart([b"x", b'["hello"]', b"1", b"1"])
+                        except zmq.Again:
+                            continue
+        assert_true(client.encode(texts(20)), texts(20))
+
+
+def test_connections_that_say_nothing_are_given_back(server: Server) -> None:
+    """A flood of connections without a handshake: the rest is served, and the descriptors come back."""
+    with connect(server) as client:
+        client.encode(texts(3))
+        before = sum(open_files(server).values())
+        idle = [
+            socket.create_connection(("127.0.0.1", port)) for port in (server.port, server.port_out) for _ in range(150)
+        ]
+        assert_true(client.encode(texts(20)), texts(20))
+        with connect(server) as late:
+            assert_true(late.encode(texts(3)), texts(3))
+        for sock in idle:
+            sock.close()
+        wait_until(lambda: sum(open_files(server).values()) <= before + 10, 60, "the descriptors to come back")
+
+
+def test_termination_from_elsewhere_is_refused(server: Server) -> None:
+    """From an address of this machine that is not its loopback: as from another one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing; tells by which address one would
+        address = probe.getsockname()[0]
+    if address.startswith("127."):
+        pytest.skip("this machine has a loopback address only")
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push, connect(server) as client:
+        push.setsockopt(zmq.LINGER, 0)
+        push.connect(f"tcp://{address}:{server.port}")
+        push.send_multipart([b"stranger", b"TERMINATION", b"0", b"0"])
+        wait_until(lambda: "TERMINATION is taken from this machine only" in server.log, 20)
+        assert client.server_status["state"] == "ready"
+        assert not is_free(server.port)
+
+
+def test_answers_for_nobody_are_let_go(server: Server) -> None:
+    """Requests under 30,000 identities that nobody listens to."""
+    with connect(server) as client, zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.setsockopt(zmq.LINGER, 1000)
+        push.connect(f"tcp://127.0.0.1:{server.port}")
+        sizes = []
+        for round_ in range(3):
+            for number in range(10_000):
+                push.send_multipart([b"nobody %d %d" % (round_, number), b'["hello"]', b"1", b"1"])
+            wait_until(lambda: client.server_status["queue"]["requests"] == 0, what="the work to be done")
+            sizes.append(memory(server)["sink"])
+        assert sizes[-1] < sizes[0] + 32 * 2**20
+        started = time.monotonic()
+        assert_true(client.encode(texts(3)), texts(3))
+        assert time.monotonic() - started < 5
+
+
+def test_marks_in_any_order_and_number_take_no_longer_than_letters(server: Server) -> None:
+    """Unicode's normal form sorts the marks behind a letter, in a time that grows with the square of their number."""
+    with connect(server, check_length=False) as client:
+        for text in (
+            "a" + "\u0301" * 400_000 + "\u0323" * 400_000,
+            "\u0f73" * 800_000,
+            "\U0001d16d\U0001d165" * 400_000,
+        ):
+            sentences = [text, *texts(3)]
+            assert_true(client.encode(sentences)[1:], texts(3))
+        assert client.server_status["num_restarts"] == 0
+
+
+def handshake(port: int, kind: bytes) -> socket.socket:
+    """A bare connection, as one of ZeroMQ's sockets of this kind begins it."""
+    sock = socket.create_connection(("127.0.0.1", port), 5)
+    sock.sendall(GREETING)
+    ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
+    sock.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    return sock
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what came in by a connection")
+def test_a_message_without_an_end_is_cut() -> None:
+    """ZeroMQ bounds a frame and the number of messages, not the number of frames of a message."""
+    with faulty("-max_message_bytes", "100000") as server, connect(server) as client:
+        before = memory(server)
+        for port, kind, size, most in (
+            (server.port, b"PUSH", 160_000, 1_000_000_000),
+            (server.port_out, b"XSUB", 60_000, 200_000_000),
+            (server.port_out, b"SUB", 60_000, 200_000_000),
+        ):
+            frame = b"\x03" + size.to_bytes(8, "big") + b"x" * size
+            with handshake(port, kind) as sock:
+                sent = 0
+                with pytest.raises(OSError):  # a broken pipe; now and then nobody reads any more
+                    while sent < 2 * most:
+                        sock.sendall(frame)
+                        sent += size
+                        time.sleep(size / 150e6)  # bytes a second, so that a check each second finds not too much
+                assert sent < most
+            assert_true(client.encode(texts(10)), texts(10))
+        after = memory(server)
+        assert max(after[part] - before[part] for part in ("ventilator", "sink")) < 200 * 2**20
+        assert "bytes without an end; the connection is cut" in server.log
+        assert client.server_status["num_restarts"] == 0
+
+
+def test_large_messages_in_a_row_are_not_cut() -> None:
+    """What waits unread because the server is busy is whole, and nobody's fault."""
+    with faulty("-max_queue_tokens", "20000", engine="steady") as server, Raw(server, b"eager") as raw:
+        for number in range(20):
+            raw.push.send_multipart([b"eager", b'["hello"]' + b" " * 25_000_000, b"%d" % number, b"1"])
+        assert {raw.receive()[0] for _ in range(20)} == {b"%d" % number for number in range(20)}
+        assert "cut" not in server.log
+
+
+def test_a_flood_of_subscriptions(server: Server, evils: Evils) -> None:
+    """It is read in turns with everything else, and beyond a number all have to connect again."""
+    evil = evils.make(server)
+    evil.setsockopt(zmq.SNDHWM, 0)
+    complaint = "identities; all connections are cut"
+    assert complaint not in server.log
+    with connect(server) as client:
+        slowest = 0.0
+        for number in range(120_000):
+            evil.send(b"\x01%d of many, and each of them is long" % number)
+            if number % 15_000 == 0:
+                started = time.monotonic()
+                assert_true(client.encode(texts(3)), texts(3))
+                slowest = max(slowest, time.monotonic() - started)
+        wait_until(lambda: complaint in server.log, 30)
+        assert slowest < 2
+        evil.close()
+        with connect(server) as late:
+            assert_true(late.encode(texts(3)), texts(3))
+        assert_true(client.encode(texts(3)), texts(3))
+        assert client.server_status["num_restarts"] == 0

@@ -1,0 +1,128 @@
+"""Stopping and renewing a server: what was accepted is finished, what is new is refused with a reason."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from fault_engines.faulty import HANG, SLOW
+
+from bert_serving.client.errors import DrainingError
+from misfortune import Crowd, Raw, assert_true, connect, faulty, texts
+from servers import is_free, wait_until
+
+
+def test_new_work_is_refused_with_a_reason_while_old_work_is_finished() -> None:
+    with faulty("-max_batch_size", "1") as server, connect(server) as client, Raw(server, b"late") as late:
+        results: list[np.ndarray] = []
+        slow = [f"{SLOW} {digit}" for digit in range(9)]
+        thread = threading.Thread(target=lambda: results.append(client.encode(slow)))
+        thread.start()
+        wait_until(lambda: late.status()["queue"]["requests"] == 1, what="the request to be accepted")  # type: ignore[index]
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: late.status()["state"] == "draining", what="the server to drain")
+        late.send(["hello"])
+        _, info, _ = late.receive()
+        assert info["error"]["type"] == "draining"  # type: ignore[index]
+        with pytest.raises(DrainingError, match="stopping and takes no new requests"):
+            connect(server, connect_timeout=500, ignore_all_checks=True).encode(["hello"])
+        assert server.process.wait(30) == 0
+        thread.join(10)
+        assert_true(results[0], slow)
+
+
+def test_drain_timeout_forces_the_end() -> None:
+    with faulty("-drain_timeout", "1") as server, connect(server, timeout=20_000) as client:
+        client.encode([f"hello {HANG}"], blocking=False)
+        wait_until(lambda: client.server_status["queue"]["requests"] == 1, what="the request to be accepted")
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 5
+        assert 1 <= time.monotonic() - started < 12
+        assert "unfinished after 1 s (-drain_timeout)" in server.log
+        assert is_free(server.port)
+        assert is_free(server.port_out)
+
+
+def test_a_second_signal_forces_the_end() -> None:
+    with faulty() as server, connect(server, timeout=20_000) as client:
+        client.encode([f"hello {HANG}"], blocking=False)
+        wait_until(lambda: client.server_status["queue"]["requests"] == 1, what="the request to be accepted")
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: client.server_status["state"] == "draining", what="the server to drain")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 5
+        assert "stopped at once, as asked" in server.log
+
+
+def test_a_worker_that_dies_while_draining_is_replaced() -> None:
+    with faulty("-num_worker", "1", "-max_batch_size", "1") as server, connect(server) as client:
+        slow = [f"{SLOW} {digit}" for digit in range(9)]
+        results: list[np.ndarray] = []
+        thread = threading.Thread(target=lambda: results.append(client.encode(slow)))
+        thread.start()
+        with connect(server) as other:
+            wait_until(lambda: other.server_status["queue"]["requests"] == 1, what="the request to be accepted")
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: other.server_status["state"] == "draining", what="the server to drain")
+        server.part("worker-0").kill()
+        assert server.process.wait(40) == 0, server.log
+        thread.join(10)
+        assert_true(results[0], slow)
+
+
+def test_results_of_a_client_that_left_do_not_hold_up_the_end() -> None:
+    with faulty() as server, connect(server) as observer:
+        with Raw(server, b"leaves") as client:
+            client.send([SLOW])
+            wait_until(lambda: observer.server_status["statistic"]["num_data_request"] == 1, what="the request")
+        wait_until(lambda: observer.server_status["queue"]["requests"] == 0, what="the work to be done")
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hangup_replaces_the_workers_without_a_failed_request(workers: int) -> None:
+    with faulty("-num_worker", str(workers), "-max_batch_size", "16", engine="steady") as server, Crowd() as crowd:
+        rounds = [0, 0, 0, 0]
+
+        def load(index: int) -> None:
+            with connect(server) as client:
+                while not crowd.stopped.is_set():
+                    mine = texts(40, 1000 * index + rounds[index] % 50)
+                    assert_true(client.encode(mine), mine)
+                    rounds[index] += 1
+
+        for index in range(len(rounds)):
+            crowd.start(load, index)
+        wait_until(lambda: min(rounds) > 1, what="the load to run")
+        names = [f"worker-{index}" for index in range(workers)]
+        before = [server.part(name).pid for name in names]
+        server.process.send_signal(signal.SIGHUP)
+        with connect(server) as observer:
+
+            def is_new() -> bool:
+                facts = observer.server_status
+                new = [worker for worker in facts["workers"] if worker["name"].endswith(".2")]
+                return facts["state"] == "ready" and len(new) == len(facts["workers"]) == workers
+
+            wait_until(is_new, 60, "new workers")
+            assert observer.server_status["num_restarts"] == 0
+        crowd.stopped.set()
+        crowd.join(60)
+        assert not {server.part(name).pid for name in names} & set(before)
+        assert " E:" not in server.log
+
+
+def test_hangup_while_a_worker_is_being_replaced_by_force() -> None:
+    with faulty("-num_worker", "2") as server, connect(server) as client:
+        client.encode(texts(10))
+        server.part("worker-1").kill()
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "worker-1 is replaced" in server.log, 60, "the last worker to be replaced")
+        wait_until(lambda: client.server_status["state"] == "ready", what="all workers to be back")
+        assert_true(client.encode(texts(10)), texts(10))

@@ -1,0 +1,194 @@
+"""Workers that die, hang, raise, run out of memory or compute nonsense: who is to blame gets an error, nobody else."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from fault_engines.faulty import DIE, HANG, LOSE, NOT_FINITE, RAISE
+
+from bert_serving.client.errors import EncodingFailedError
+from misfortune import Crowd, Raw, assert_true, connect, faulty, suspended, text, texts
+from servers import Server, wait_until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with faulty("-num_worker", "2") as server:
+        yield server
+
+
+def send_around(client: Raw, bad: str, where: int) -> dict[bytes, list[str]]:
+    """100 requests of 1 to 7 texts in one go, so that they share batches; the bad text is alone in its request."""
+    sent = {}
+    for number in range(100):
+        sentences = [bad] if number == where else texts(1 + number % 7, 1000 * number)
+        sent[client.send(sentences)] = sentences
+    return sent
+
+
+def check_answers(client: Raw, sent: dict[bytes, list[str]], bad: str, *words: str) -> None:
+    """Every request is answered once: the bad one with an error that has these words, the others with true vectors."""
+    for _ in range(len(sent)):
+        request_id, info, vectors = client.receive()
+        sentences = sent.pop(request_id)
+        if bad in sentences:
+            assert vectors is None
+            assert info["error"]["type"] == "encoding_failed"  # type: ignore[index]
+            for word in words:
+                assert word in info["error"]["message"]  # type: ignore[index]
+        else:
+            assert vectors is not None, info
+            assert_true(vectors, sentences)
+    assert not sent
+    assert not client.sub.poll(100)
+
+
+@pytest.mark.parametrize(("word", "reason"), [(RAISE, "cannot stand"), (NOT_FINITE, "finite number")])
+@pytest.mark.parametrize("where", [0, 63, 99])
+def test_a_bad_sequence_costs_its_own_request_only(server: Server, word: str, reason: str, where: int) -> None:
+    with Raw(server, b"mixed company") as client:
+        restarts = client.status()["num_restarts"]
+        bad = f"hello {word}"
+        check_answers(client, send_around(client, bad, where), bad, "text 0", reason)
+        assert client.status()["num_restarts"] == restarts
+
+
+def test_the_bad_text_of_a_request_is_named(server: Server) -> None:
+    with connect(server) as client:
+        with pytest.raises(EncodingFailedError, match="text 777 "):
+            client.encode([*texts(777), f"hello {RAISE}", *texts(300)])
+        assert_true(client.encode(texts(5)), texts(5))
+
+
+def test_a_sequence_that_kills_workers_is_given_up_and_the_service_is_not() -> None:
+    with faulty("-num_worker", "1", "-max_batch_size", "256") as server, Raw(server, b"mixed company") as client:
+        bad = f"hello {DIE}"
+        client.send([f"{bad} {i}" for i in range(2)])  # while one is looked for, the next is there already
+        check_first = client.receive()
+        assert check_first[1]["error"]["type"] == "encoding_failed"  # type: ignore[index]
+        sent = send_around(client, bad, 50)
+        check_answers(client, sent, bad, "2 workers died")
+        wait_until(lambda: client.status()["state"] == "ready", what="the worker to be back")
+        # A batch of 400 sequences in eighths, and the last one twice; and before that, two of them.
+        assert client.status()["num_restarts"] <= 12
+
+
+def test_many_deaths_in_a_row_do_not_end_the_service() -> None:
+    with faulty("-num_worker", "1") as server, connect(server) as client:
+        for number in range(7):
+            with pytest.raises(EncodingFailedError, match="2 workers died"):
+                client.encode([f"hello {DIE} {number}"])
+        assert server.process.poll() is None
+        assert_true(client.encode(texts(50)), texts(50))
+        assert client.server_status["num_restarts"] == 14
+
+
+def test_a_worker_that_lost_its_device_is_replaced() -> None:
+    with faulty("-num_worker", "1") as server, connect(server) as client:
+        with pytest.raises(EncodingFailedError, match="2 workers died"):
+            client.encode([f"hello {LOSE}"])
+        assert "the device is gone" in server.log
+        assert_true(client.encode(texts(50)), texts(50))
+        assert client.server_status["num_restarts"] == 2
+
+
+def test_a_batch_that_hangs_is_ended_and_given_up() -> None:
+    with faulty("-num_worker", "2", "-worker_timeout", "1") as server, connect(server) as client:
+        with pytest.raises(EncodingFailedError, match="2 workers died"):
+            client.encode([f"hello {HANG}"])
+        assert "one batch took more than 1 s" in server.log
+        assert_true(client.encode(texts(300)), texts(300))
+
+
+def test_out_of_memory_halves_the_budget_and_it_recovers() -> None:
+    with faulty("-max_batch_tokens", "1000", engine="forgetful") as server, connect(server) as client:
+
+        def budget() -> int:
+            return client.server_status["workers"][0]["max_batch_tokens"]  # type: ignore[no-any-return]
+
+        assert budget() == 1000
+        assert_true(client.encode(texts(400)), texts(400))
+        assert "out of memory" in server.log
+        smallest = budget()
+        assert smallest < 1000
+        for number in itertools.count():  # batches of one sequence are never too large
+            assert_true(client.encode([text(number)]), [text(number)])
+            if budget() == 1000:
+                break
+            assert number < 100, f"the budget is {budget()} after {number} batches"
+        assert client.server_status["num_restarts"] == 0
+
+
+def test_one_sequence_that_never_fits_is_an_error() -> None:
+    with faulty("-max_seq_len", "64", engine="cramped") as server, connect(server) as client:
+        with pytest.raises(EncodingFailedError, match=r"text 3 .* do not fit"):
+            client.encode([*texts(3), "hello " * 40])
+        assert_true(client.encode(texts(10)), texts(10))
+
+
+def test_a_frozen_worker_is_replaced_and_its_batches_go_to_others() -> None:
+    with faulty("-num_worker", "2", "-heartbeat_timeout", "2", "-max_batch_size", "8") as server, Crowd() as crowd:
+        done = threading.Semaphore(0)
+
+        def load(first: int) -> None:
+            with connect(server) as client:
+                for round_ in range(40):
+                    mine = texts(20, first + 20 * round_)
+                    assert_true(client.encode(mine), mine)
+                    done.release()
+
+        for index in range(4):
+            crowd.start(load, 10_000 * index)
+        assert done.acquire(timeout=30)
+        worker = server.part("worker-0")
+        with suspended(worker):
+            crowd.join(60)
+            assert psutil.wait_procs([worker], timeout=15)[0]
+        assert "no sign of life" in server.log
+
+
+def test_a_worker_killed_every_second_under_load() -> None:
+    """20,000 sentences of 16 clients, 2 workers, the one or the other killed once a second."""
+    with faulty("-num_worker", "2", "-max_batch_size", "32", engine="steady") as server, Crowd() as crowd:
+        answers: list[int] = []
+
+        def load(index: int) -> None:
+            with connect(server) as client:
+                for round_ in range(25):
+                    mine = texts(50, 100_000 * index + 50 * round_)
+                    assert_true(client.encode(mine), mine)
+                    answers.append(len(mine))
+
+        started = time.monotonic()
+        for index in range(16):
+            crowd.start(load, index)
+        kills = 0
+        while crowd.is_busy():
+            victim = f"worker-{kills % 2}"
+            wait_until(lambda victim=victim: has_part(server, victim), 30, victim)  # type: ignore[misc]
+            server.part(victim).kill()
+            kills += 1
+            crowd.stopped.wait(1)
+        crowd.join(120)
+        print(f"{sum(answers)} sentences, {kills} kills, {time.monotonic() - started:.1f} s")
+        assert sum(answers) == 20_000
+        assert kills >= 3
+        assert server.process.poll() is None
+
+
+def has_part(server: Server, name: str) -> bool:
+    try:
+        return server.part(name).is_running()
+    except (AssertionError, psutil.Error):
+        return False
+
+
+def test_an_engine_that_is_not_there_is_explained() -> None:
+    broken = Server("-engine", "no_such_package.engine")
+    assert broken.process.wait(60) == 3
+    assert "no_such_package.engine cannot be imported" in broken.log

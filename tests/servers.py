@@ -1,0 +1,140 @@
+"""Servers for tests: real processes on free ports, and the truth about how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+DATA = Path(__file__).resolve().parent / "data"
+TINY = DATA / "golden" / "models" / "tiny"
+TINY_TUNED = DATA / "golden" / "models" / "tiny_tuned"
+#: One prepared-model cache for all servers of a test run, apart from the user's own.
+CACHE = tempfile.mkdtemp(prefix="bert-serving-tests-")
+#: The engine of all servers that name none: the one that starts fastest. Where vectors are compared with those of the
+#: original, the tests name the reference engine, tensorflow.
+ENGINE = os.environ.get("BERT_SERVING_TEST_ENGINE") or (
+    "onnx" if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx") else "tensorflow"
+)
+READY_LINE = "all set, ready to serve request!"
+
+
+def free_ports(count: int = 2) -> list[int]:
+    """Ports that are free now, below the range from which the system hands out ports for outgoing connections."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randint(10_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> None:
+    """Returns when ``condition()`` is true; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.02)
+
+
+class Server:
+    """A ``bert-serving-start`` process."""
+
+    def __init__(
+        self, *args: str | Path, model_dir: str | Path | None = TINY, env: dict[str, str] | None = None
+    ) -> None:
+        self.port, self.port_out = free_ports()
+        self.log_path = Path(tempfile.mkstemp(prefix="bert-serving-log-", dir=CACHE)[1])
+        model = ["-model_dir", str(model_dir)] if model_dir else []
+        if "-engine" not in args:
+            model += ["-engine", ENGINE]
+        ports = ["-port", str(self.port), "-port_out", str(self.port_out)]
+        command = [sys.executable, "-m", "bert_serving.server", *model, *ports, "-cpu", *map(str, args)]
+        with open(self.log_path, "w") as log:
+            self.process = subprocess.Popen(
+                command,
+                stderr=log,
+                stdout=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "BERT_SERVING_CACHE": CACHE, **(env or {})},
+                start_new_session=True,  # a signal to the tests' own group must not reach it
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_ready(self, seconds: float = 120.0) -> Server:
+        def is_ready() -> bool:
+            assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log}"
+            return READY_LINE in self.log
+
+        try:
+            wait_until(is_ready, seconds, "the server")
+        except AssertionError:
+            self.kill()
+            raise
+        return self
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def part(self, name: str) -> psutil.Process:
+        """The process of a part, ``worker-0`` or ``sink``."""
+        for child in self.children():
+            with contextlib.suppress(psutil.Error):
+                if f"bert-serving-{name}" in child.cmdline():
+                    return child
+        raise AssertionError(f"no process {name}:\n{self.log}")
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            children = self.children()
+            self.process.kill()
+            self.process.wait()
+            psutil.wait_procs(children, timeout=10)
+
+
+@contextlib.contextmanager
+def serving(*args: str | Path, **kwargs: object) -> Iterator[Server]:
+    """A server that is ready, and gone afterwards."""
+    server = Server(*args, **kwargs)  # type: ignore[arg-type]
+    try:
+        yield server.wait_ready()
+        server.stop()
+    finally:
+        server.kill()
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True

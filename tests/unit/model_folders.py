@@ -1,0 +1,65 @@
+"""Model folders for tests: the tiny model of ``tests/data`` in Hugging Face style, whole, sharded, changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.model.weights import load_weights
+
+GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
+TINY = GOLDEN / "models" / "tiny"
+TINY_TUNED = GOLDEN / "models" / "tiny_tuned"
+
+
+def copy_tiny(folder: Path) -> Path:
+    """A copy of the tiny TF1 model that a test may change."""
+    return Path(shutil.copytree(TINY, folder / "tiny"))
+
+
+def hf_tensors(prefix: str = "", old_names: bool = False) -> dict[str, np.ndarray]:
+    """The tiny model's weights by the names and in the layout of Hugging Face."""
+    tensors = {}
+    for name, weight in load_weights(load_model_config(TINY)).items():
+        scope, _, kind = name.rpartition("/")
+        stem = prefix + scope.replace("layer_", "layer.").replace("/", ".")
+        if kind == "kernel":
+            tensors[f"{stem}.weight"] = np.ascontiguousarray(weight.T)
+        elif kind.endswith("_embeddings"):
+            tensors[f"{stem}.{kind}.weight"] = weight
+        elif kind in ("gamma", "beta") and not old_names:
+            tensors[f"{stem}.{ {'gamma': 'weight', 'beta': 'bias'}[kind] }"] = weight
+        else:
+            tensors[f"{stem}.{kind}"] = weight
+    return tensors
+
+
+def write_hf(folder: Path, tensors: dict[str, np.ndarray] | None = None, **config: object) -> Path:
+    """A Hugging Face style folder: config.json, vocab.txt and, where tensors are given, model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = json.loads((TINY / "bert_config.json").read_text("utf-8"))
+    values |= {"model_type": "bert", "layer_norm_eps": 1e-12, **config}
+    (folder / "config.json").write_text(json.dumps(values), "utf-8")
+    shutil.copy(TINY / "vocab.txt", folder / "vocab.txt")
+    if tensors is not None:
+        save_file(tensors, str(folder / "model.safetensors"))
+    return folder
+
+
+def write_sharded(folder: Path, tensors: dict[str, np.ndarray], shards: int = 3) -> Path:
+    """The same with the tensors spread over several files and an index."""
+    write_hf(folder)
+    names = sorted(tensors)
+    weight_map = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+        part = {name: tensors[name] for name in names[number::shards]}
+        save_file(part, str(folder / file))
+        weight_map |= dict.fromkeys(part, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), "utf-8")
+    return folder

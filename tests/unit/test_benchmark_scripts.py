@@ -1,0 +1,184 @@
+"""What the scripts in ``benchmark/`` conclude from what they measure: failures are told, never shown as speed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "benchmark"
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "peers")]
+
+import gpu  # noqa: E402
+import host_path  # noqa: E402
+import picture  # noqa: E402
+import quality  # noqa: E402
+import report  # noqa: E402
+import run  # noqa: E402
+from peers import Peer  # noqa: E402
+from report import Result  # noqa: E402
+from side import Side, SideError  # noqa: E402
+
+NUMBERS = {"bulk": 512, "single": 40, "many": 256}
+
+DRIVER = """
+import sys, time
+sys.path.insert(0, {drivers!r})
+from loop import read_texts, run
+
+def connect():
+    def encode(texts):
+        if "bad" in texts:
+            raise ValueError("no such text")
+        if "slow" in texts:
+            time.sleep(60)
+        return [[float(len(text))] for text in texts]
+    return encode
+
+run(connect(), read_texts(sys.argv[1]), connect)
+"""
+
+
+def peer(dtype: str = "fp32", max_seq_len: int = 128, name: str = "one", how: str = "served") -> Peer:
+    return Peer(name, "original", how, dtype, ("driver.py",), max_seq_len=max_seq_len)
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Any:
+    driver, texts = tmp_path / "driver.py", tmp_path / "texts.json"
+    driver.write_text(DRIVER.format(drivers=str(SCRIPTS / "peers" / "drivers")), "utf-8")
+    texts.write_text(json.dumps(["good", "fine", "bad", "slow"]), "utf-8")
+    found = Side(Peer("one", "original", "served", "fp32", (str(driver),)), sys.executable, "", "", texts)
+    yield found
+    found.close()
+
+
+def test_a_caller_that_fails_fails_the_measurement(side: Side) -> None:
+    assert len(side.ask("many", 2)) == 1
+    for kind in ("many", "bulk", "single"):
+        with pytest.raises(SideError, match="one fp32: ValueError: no such text"):
+            side.ask(kind, 3)
+    assert side.ask("vectors", [1, 0]) == [[4.0], [4.0]]  # it goes on
+
+
+def test_a_peer_that_hangs_is_given_up(side: Side) -> None:
+    with pytest.raises(SideError, match=r"is too slow or hangs:(.|\n)*gave no answer for 0.3 s"):
+        side.ask("vectors", [3], seconds=0.3)
+    side.close()
+    side.close()
+
+
+# -- Vectors of peers --------------------------------------------------------------------------------------------------
+
+LENGTHS = dict.fromkeys(range(10), 12) | dict.fromkeys(range(10, 14), 50)
+TRUE = np.random.default_rng(0).standard_normal((14, 8))
+
+
+class FakeSide:
+    """Answers with what ``change`` makes of the true vectors."""
+
+    def __init__(self, change: Callable[[np.ndarray], np.ndarray] = lambda rows: rows) -> None:
+        self.change, self.is_closed = change, False
+
+    def ask(self, kind: str, indexes: list[int]) -> list[list[float]]:
+        rows: list[list[float]] = self.change(TRUE[indexes]).tolist()
+        return rows
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def compared(*others: tuple[Peer, FakeSide]) -> list[Result]:
+    running = [(Result(one, NUMBERS), side) for one, side in ((peer(), FakeSide()), *others)]
+    run.compare_vectors(running, LENGTHS)  # type: ignore[arg-type]
+    assert not running[0][0].failure
+    assert all(side.is_closed == bool(result.failure) for result, side in running)
+    return [result for result, _ in running[1:]]
+
+
+def cut_at_30(rows: np.ndarray) -> np.ndarray:
+    """As a peer would that cuts the long sentences, which are asked for last."""
+    return np.concatenate([rows[:10], rows[10:] + 3])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "change", "why"),
+    [
+        ("fp32", lambda rows: rows * np.nan, "cosine nan"),
+        ("int8", lambda rows: rows * np.nan, "cosine nan"),
+        ("fp32", lambda rows: rows[:-1], "13 rows of [8] values for 14 sentences"),
+        ("fp32", lambda rows: rows[:, :-1], "cosine nan"),
+        ("fp32", cut_at_30, "at least 0.999)"),
+        ("bf16", lambda rows: rows[::-1], "at least 0.99)"),
+        ("int8", lambda rows: rows[::-1], "at least 0.95)"),
+    ],
+)
+def test_what_computes_something_else_is_not_timed(
+    dtype: str, change: Callable[[np.ndarray], np.ndarray], why: str
+) -> None:
+    wrong, right = compared((peer(dtype), FakeSide(change)), (peer("bf16"), FakeSide(lambda rows: rows + 1e-3)))
+    assert why in wrong.failure
+    assert "so it is not timed" in wrong.failure
+    assert not right.failure
+    assert "| one | served | " + dtype + " | failed |" in report.table([wrong, right])
+
+
+def test_sentences_that_a_peer_cuts_as_told_are_not_asked_for() -> None:
+    (result,) = compared((peer(max_seq_len=25), FakeSide(lambda rows: rows[:10] if len(rows) == 10 else rows * 0)))
+    assert result.cosine == pytest.approx(1)
+
+
+def test_the_sentences_that_are_compared_have_long_ones_among_them() -> None:
+    hf, _ = run.mini_model()
+    lengths = run.to_compare(hf, run.shuffled_sentences())
+    assert sum(length >= run.LONG_TOKENS for length in lengths.values()) >= run.CHECKED_LONG
+    assert sum(length <= 25 for length in lengths.values()) >= 30
+
+
+# -- Tables ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_tells_what_was_done() -> None:
+    few = {"bulk": 64, "single": 5, "many": 32}
+    results = [Result(peer(), NUMBERS, seconds={"bulk": [1.0, 2.0]}), Result(peer(name="slow"), few)]
+    text = report.table(results)
+    assert "bulk: one request of 512 sentences; single: 40 sentences, one at a time, p50; " in text
+    assert "256 in all; 2 rounds. slow: 64, 5 and 32." in text
+    page = f"### BERT-base shape\n\n{text}\n<!-- end -->\n"
+    assert picture.rows(page, "BERT-base shape")[0] == ("one, fp32", {3: 384.0, 7: 0.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H200", 989),
+        ("NVIDIA GH200 480GB", 989),
+        ("Tesla T4", 65),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA T400 4GB", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_its_own_name(name: str, peak: float | None) -> None:
+    assert gpu.find_peak(name) == peak
+
+
+def test_spearman() -> None:
+    values = np.array([3.0, 1.0, 2.0, 2.0])
+    np.testing.assert_array_equal(quality.ranks(values), [3, 0, 1.5, 1.5])
+    assert quality.spearman(values, np.exp(values)) == pytest.approx(1)
+    assert quality.spearman(values, -values) == pytest.approx(-1)
+
+
+def test_a_message_comes_back_through_all_hops() -> None:
+    with host_path.floor() as call:
+        assert len(host_path.latencies(call, 20)) == 20

@@ -1,0 +1,662 @@
+"""`BertClient` as its users know it from 1.10, and what is new, against a scripted server."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import logging
+import pickle
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import zmq
+
+from bert_serving.client import (
+    BertClient,
+    ConcurrentBertClient,
+    InputTypeError,
+    InputValueError,
+    InvalidRequestError,
+    OptionError,
+    OverloadedError,
+    ReplyError,
+    RequestTimeoutError,
+    VersionMismatchError,
+    __version__,
+    _patience,
+)
+from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
+
+ORIGINAL = {"server_version": "1.10.0", "max_seq_len": 3, "show_tokens_to_client": True}
+
+
+@pytest.fixture
+def peer() -> Iterator[FakePeer]:
+    with fake_peer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def bc(peer: FakePeer) -> Iterator[BertClient]:
+    with BertClient(**peer.ports) as bc:
+        yield bc
+
+
+@pytest.fixture(autouse=True)
+def no_unexpected_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# ---- the interface of 1.10 ------------------------------------------------------------------------------------------
+
+
+def parameters(function: object) -> dict[str, object]:
+    found = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    return {each.name: each.default for each in found if each.kind is each.POSITIONAL_OR_KEYWORD}
+
+
+def test_arguments_of_1_10_and_their_order() -> None:
+    assert list(parameters(BertClient).items()) == [
+        ("ip", "localhost"),
+        ("port", 5555),
+        ("port_out", 5556),
+        ("output_fmt", "ndarray"),
+        ("show_server_config", False),
+        ("identity", None),
+        ("check_version", True),
+        ("check_length", True),
+        ("check_token_info", True),
+        ("ignore_all_checks", False),
+        ("timeout", -1),
+    ]
+    names = list(parameters(BertClient.encode))
+    assert names == ["self", "texts", "blocking", "is_tokenized", "show_tokens"]
+    assert list(parameters(BertClient.fetch))[:2] == ["self", "delay"]
+    assert list(parameters(BertClient.fetch_all))[:3] == ["self", "sort", "concat"]
+    assert list(parameters(BertClient.encode_async)) == ["self", "batch_generator", "max_num_batch", "delay"]
+    assert parameters(ConcurrentBertClient) == {"max_concurrency": 10}
+
+
+def test_status_has_the_keys_of_1_10(bc: BertClient, peer: FakePeer) -> None:
+    bc.encode(["a"])
+    status = bc.status
+    assert status["identity"] == bc.identity
+    assert status["num_request"] == bc.request_id == 2
+    assert status["num_pending_request"] == 0
+    assert status["pending_request"] == set()
+    assert status["output_fmt"] == "ndarray"
+    assert (status["port"], status["port_out"], status["server_ip"]) == (peer.port, peer.port_out, "localhost")
+    assert status["client_version"] == __version__
+    assert status["timeout"] == -1
+    assert status["connected"] is True
+
+
+def test_server_config_and_status(bc: BertClient) -> None:
+    assert bc.server_config == CONFIG
+    assert bc.server_status == {**CONFIG, "statistic": {}}
+
+
+def test_what_the_handshake_teaches() -> None:
+    with fake_peer(config=ORIGINAL) as peer, BertClient(**peer.ports) as bc:
+        assert bc.length_limit == 3
+        assert bc.token_info_available is True
+
+
+def test_show_server_config_prints(peer: FakePeer, capsys: pytest.CaptureFixture[str]) -> None:
+    BertClient(**peer.ports, show_server_config=True).close()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "server config:"
+    assert any(line.split() == ["max_seq_len", "=", "25"] for line in printed)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"ignore_all_checks": True}, {"check_version": False, "check_length": False, "check_token_info": False}],
+)
+def test_without_checks_nothing_is_asked(peer: FakePeer, arguments: dict[str, bool]) -> None:
+    with BertClient(**peer.ports, **arguments) as bc:
+        assert bc.encode(["abc"])[0, 0] == 3
+        assert bc.request_id == 1
+        assert peer.commands == []
+
+
+def test_without_checks_the_server_need_not_be_there(peer: FakePeer) -> None:
+    peer.stop()
+    with BertClient(**peer.ports, ignore_all_checks=True) as bc:
+        peer.start()
+        assert bc.encode(["abc"])[0, 0] == 3
+
+
+@pytest.mark.parametrize("identity", ["me", b"me"])
+def test_identity_may_be_str_or_bytes(peer: FakePeer, identity: str | bytes) -> None:
+    with BertClient(**peer.ports, identity=identity) as bc:
+        assert bc.identity == b"me"
+        bc.encode(["a"])
+        assert peer.received[-1].identity == b"me"
+
+
+def test_default_identity_is_unique(peer: FakePeer) -> None:
+    with BertClient(**peer.ports) as one, BertClient(**peer.ports) as two:
+        assert one.identity != two.identity
+        assert len(one.identity) == 36
+
+
+@pytest.mark.parametrize("identity", ["a#b", "a@b", "ä", b"\xff\0", "x" * 255])
+def test_identities_that_an_original_server_dies_of(peer: FakePeer, identity: str | bytes) -> None:
+    with BertClient(**peer.ports, identity=identity) as bc:
+        assert bc.encode(["abc"])[0, 0] == 3
+
+
+def test_an_identity_that_is_too_long() -> None:
+    with pytest.raises(InputValueError, match="at most 255 bytes, but has 256"):
+        BertClient(identity="x" * 256)
+
+
+def test_output_fmt_list(peer: FakePeer) -> None:
+    with BertClient(**peer.ports, output_fmt="list") as bc:
+        assert bc.encode(["abc"]) == [[3.0, 1.0, 2.0, 3.0]]
+        bc.encode(["a"], blocking=False)
+        bc.encode(["bb"], blocking=False)
+        assert [row[0] for row in bc.fetch_all(concat=True)] == [1.0, 2.0]
+
+
+def test_unknown_output_fmt() -> None:
+    with pytest.raises(AttributeError, match='"output_fmt" must be "ndarray" or "list"'):
+        BertClient(output_fmt="tensor")
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        ({"server_version": "1.10.0"}, True),
+        ({"server_version": "1.10.0", "protocol_version": 2}, True),
+        ({"server_version": "3.0.0", "protocol_version": 3}, True),
+        ({"server_version": "1.7.5"}, False),
+        ({"server_version": "1.7.5", "protocol_version": 0}, False),
+        ({}, False),
+    ],
+)
+def test_check_version(config: dict[str, object], fits: bool) -> None:
+    with fake_peer(config=config) as peer:
+        if fits:
+            BertClient(**peer.ports).close()
+            return
+        with pytest.raises(VersionMismatchError, match=r"version mismatch!.*check_version=False"):
+            BertClient(**peer.ports)
+        BertClient(**peer.ports, check_version=False).close()
+
+
+def test_a_client_cannot_be_pickled(bc: BertClient) -> None:
+    with pytest.raises(TypeError, match="make one there"):
+        pickle.dumps(bc)
+
+
+# ---- encode ---------------------------------------------------------------------------------------------------------
+
+
+def test_encode_gives_a_writable_array(bc: BertClient) -> None:
+    array = bc.encode(["a", "bb"])
+    np.testing.assert_array_equal(array, vectors(["a", "bb"]))
+    assert array.dtype == np.float32
+    array += 1
+
+
+def test_encode_takes_any_ordered_iterable(bc: BertClient) -> None:
+    for texts in (["a", "bb"], ("a", "bb"), np.array(["a", "bb"]), (text for text in ("a", "bb"))):
+        assert bc.encode(texts)[:, 0].tolist() == [1, 2]
+
+
+def test_nothing_is_sent_for_texts_that_are_refused(bc: BertClient, peer: FakePeer) -> None:
+    for texts, tokenized in (("a", False), ([], False), (["a", " "], False), (["a"], True), ([[]], True)):
+        for blocking in (True, False):
+            with pytest.raises((InputTypeError, InputValueError)):
+                bc.encode(texts, is_tokenized=tokenized, blocking=blocking)
+    bc.encode(["a"])
+    assert len(peer.received) == 1
+
+
+def test_texts_travel_unharmed(bc: BertClient, peer: FakePeer) -> None:
+    texts = ["你好", "e\u0301\x00", "😀 \ud800", '"\\/', "a ||| b"]
+    bc.encode(texts)
+    assert peer.received[-1].texts == texts
+    assert peer.received[-1].num_texts == 5
+    tokens = [["你", "好"], ["a"]]
+    bc.encode(tokens, is_tokenized=True)
+    assert peer.received[-1].texts == tokens
+
+
+def test_a_long_input_is_sent_in_parts(bc: BertClient, peer: FakePeer) -> None:
+    texts = ["x" * (number % 9 + 1) for number in range(100)]
+    np.testing.assert_array_equal(bc.encode(texts, batch_size=7), vectors(texts))
+    assert [request.num_texts for request in peer.received] == [7] * 14 + [2]
+    bc.encode(texts, batch_size=None)
+    assert peer.received[-1].num_texts == 100
+
+
+def test_not_blocking_is_always_one_request(bc: BertClient, peer: FakePeer) -> None:
+    assert bc.encode(["x"] * 5000, blocking=False) is None
+    assert [array.shape for array in bc.fetch_all()] == [(5000, 4)]
+
+
+def test_progress_bar(bc: BertClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bert_serving.client._progress._tqdm", lambda total: None)
+    bc.encode(["x"] * 10, batch_size=5, show_progress_bar=True)
+    shown = capsys.readouterr().err
+    assert "  0% 0/10 texts" in shown
+    assert " 50% 5/10 texts" in shown
+    assert shown.endswith("\n")
+    assert "100% 10/10 texts" in shown.splitlines()[-1]
+
+
+def test_show_tokens() -> None:
+    with fake_peer(config=ORIGINAL, hold=True) as peer, BertClient(**peer.ports) as bc, ThreadPoolExecutor() as pool:
+        result = pool.submit(bc.encode, ["a", "b"], show_tokens=True, batch_size=1)
+        for token in ("a", "b"):
+            peer.reply(peer.next(), tokens=[["[CLS]", token, "[SEP]"]])
+        array, tokens = result.result(DEADLINE)
+        assert array.shape == (2, 4)
+        assert tokens == [["[CLS]", "a", "[SEP]"], ["[CLS]", "b", "[SEP]"]]
+
+
+def test_show_tokens_when_the_server_does_not(bc: BertClient) -> None:
+    with pytest.warns(UserWarning, match="-show_tokens_to_client") as caught:
+        assert bc.encode(["a"], show_tokens=True).shape == (1, 4)
+    assert caught[0].filename == __file__
+
+
+def test_truncation_is_told_once_per_call() -> None:
+    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc, ThreadPoolExecutor() as pool:
+
+        def answered(number: int) -> None:
+            for _ in range(number):
+                peer.reply(peer.next(), num_truncated=1, truncated=[0])
+
+        done = pool.submit(answered, 2)
+        with pytest.warns(UserWarning, match="2 of 4 texts are longer than the server's max_seq_len=25") as caught:
+            bc.encode(["x"] * 4, batch_size=2)
+        assert [warning.filename for warning in caught] == [__file__]
+        done.result(DEADLINE)
+        for _ in range(3):
+            bc.encode(["x"], blocking=False)
+        done = pool.submit(answered, 3)
+        with pytest.warns(UserWarning, match="1 of 1 texts") as caught:
+            assert len(list(bc.fetch())) == 3
+        assert [warning.filename for warning in caught] == [__file__]
+        done.result(DEADLINE)
+
+
+@pytest.mark.parametrize("config", [ORIGINAL, CONFIG])
+def test_no_word_of_truncation_without_check_length(config: dict[str, object]) -> None:
+    with fake_peer(config=config, hold=True) as peer, BertClient(**peer.ports, check_length=False) as bc:
+        bc.encode(["one two three four five"], blocking=False)
+        peer.reply(peer.next(), num_truncated=1, truncated=[0])
+        assert len(bc.fetch_all()) == 1
+
+
+def test_an_original_server_is_warned_for_beforehand() -> None:
+    with fake_peer(config=ORIGINAL) as peer, BertClient(**peer.ports) as bc:
+        with pytest.warns(UserWarning, match="1 of 2 texts are longer.*max_seq_len=3") as caught:
+            bc.encode(["one two three four", "one"])
+        assert caught[0].filename == __file__
+        with pytest.warns(UserWarning, match="1 of 1"):
+            bc.encode([list("abcd")], is_tokenized=True)
+
+
+def test_no_warning_if_the_server_has_no_limit() -> None:
+    with fake_peer(config={**ORIGINAL, "max_seq_len": None}) as peer, BertClient(**peer.ports) as bc:
+        assert bc.length_limit is None
+        bc.encode(["word " * 1000])
+
+
+def test_a_config_answered_with_vectors_is_refused(bc: BertClient, peer: FakePeer) -> None:
+    peer.config = None
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(lambda: bc.server_config)
+        until(lambda: bc.pending_request)
+        wire_id = bc._connection._wire_id(next(iter(bc.pending_request)))
+        peer.send([bc.identity, b"{}", b"", b"%d" % wire_id])
+        with pytest.raises(ReplyError):
+            result.result(DEADLINE)
+
+
+def test_a_long_wait_is_hinted_at(
+    peer: FakePeer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_patience, "HINT_AFTER", 0.02)
+    monkeypatch.setattr(_patience, "LONGEST_NAP", 0.02)
+    peer.hold = True
+    with BertClient(**peer.ports) as bc, ThreadPoolExecutor() as pool, caplog.at_level(logging.WARNING):
+        result = pool.submit(bc.encode, ["a"])
+        request = peer.next()
+        until(lambda: "still waiting" in caplog.text)
+        peer.reply(request)
+        result.result(DEADLINE)
+        assert caplog.text.count("still waiting") == 1
+
+
+def test_encrypted() -> None:
+    server_public, server_secret = zmq.curve_keypair()
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.XPUB) as xpub:
+        for sock in (pull, xpub):
+            sock.curve_server, sock.curve_secretkey, sock.linger = True, server_secret, 0
+        ports = {
+            "port": pull.bind_to_random_port("tcp://127.0.0.1"),
+            "port_out": xpub.bind_to_random_port("tcp://127.0.0.1"),
+        }
+        with BertClient(**ports, server_key=server_public.decode(), ignore_all_checks=True) as bc:
+            bc.encode(["secret"], blocking=False)
+            assert xpub.recv()[1:] == bc.identity
+            frames = pull.recv_multipart()
+            xpub.send_multipart([bc.identity, b'{"dtype": "float32", "shape": [1, 1]}', b"\0" * 4, frames[2]])
+            assert bc.fetch_all()[0].shape == (1, 1)
+        wrong = zmq.curve_keypair()[0].decode()
+        with pytest.raises(ConnectionError, match="a wrong CURVE key"):
+            BertClient(**ports, server_key=wrong, connect_timeout=300)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"secret_key": "x"}, {"server_key": "short"}, {"server_key": "x" * 40, "secret_key": "x"}]
+)
+def test_keys_that_are_none(keys: dict[str, str]) -> None:
+    with pytest.raises(OptionError):
+        BertClient(**keys)
+
+
+# ---- without waiting ------------------------------------------------------------------------------------------------
+
+
+def test_fetch_all_keeps_the_order_of_sending() -> None:
+    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+        for text in ("a", "bb", "ccc"):
+            bc.encode([text], blocking=False)
+        for request in reversed([peer.next() for _ in range(3)]):
+            peer.reply(request)
+        assert [array[0, 0] for array in bc.fetch_all()] == [1, 2, 3]
+        assert bc.fetch_all() is None
+        assert list(bc.fetch()) == []
+
+
+def test_fetch_gives_them_as_they_arrive() -> None:
+    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+        for text in ("a", "bb", "ccc"):
+            bc.encode([text], blocking=False)
+        ids = sorted(bc.pending_request)
+        for request in reversed([peer.next() for _ in range(3)]):
+            peer.reply(request)
+        assert [(response.id, response.embedding[0, 0]) for response in bc.fetch()] == list(
+            zip(ids[::-1], (3, 2, 1), strict=True)
+        )
+        for text in ("a", "bb", "ccc"):
+            bc.encode([text], blocking=False)
+        for request in reversed([peer.next() for _ in range(3)]):
+            peer.reply(request)
+        assert bc.fetch_all(sort=False, concat=True)[:, 0].tolist() == [3, 2, 1]
+
+
+def test_blocking_and_not_blocking_mixed(bc: BertClient) -> None:
+    bc.encode(["a"], blocking=False)
+    assert bc.encode(["bb"])[0, 0] == 2
+    bc.encode(["ccc"], blocking=False)
+    assert bc.server_config == CONFIG
+    until(lambda: len(bc.pending_response) == 2)
+    assert bc.pending_request == set(bc.pending_response)
+    assert [array[0, 0] for array in bc.fetch_all()] == [1, 3]
+    assert bc.pending_request == set()
+
+
+def test_fetch_may_have_a_timeout() -> None:
+    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+        bc.encode(["a"], blocking=False)
+        bc.encode(["bb"], blocking=False)
+        one, two = peer.next(), peer.next()
+        peer.reply(one)
+        until(lambda: bc.pending_response)
+        with pytest.raises(RequestTimeoutError):
+            bc.fetch_all(timeout=20)
+        peer.reply(two)  # what came before is not lost
+        assert [array[0, 0] for array in bc.fetch_all(timeout=5000)] == [1, 2]
+
+
+def test_fetch_waits_for_delay(bc: BertClient) -> None:
+    bc.encode(["a"], blocking=False)
+    started = time.monotonic()
+    assert len(list(bc.fetch(delay=0.05))) == 1
+    assert time.monotonic() - started >= 0.05
+
+
+@pytest.mark.parametrize("all_at_once", [False, True])
+def test_one_failed_request_does_not_hide_the_others(all_at_once: bool) -> None:
+    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+        for text in ("a", "bb", "ccc"):
+            bc.encode([text], blocking=False)
+        number = sorted(bc.pending_request)[1]
+        one, two, three = (peer.next() for _ in range(3))
+        peer.reply(one)
+        peer.reply_error(two, "invalid_request", "no such word, sorry")
+        peer.reply(three)
+        results = bc.fetch()
+        if not all_at_once:
+            assert next(results).embedding[0, 0] == 1
+        with pytest.raises(InvalidRequestError) as caught:
+            bc.fetch_all() if all_at_once else next(results)
+        assert (caught.value.type, caught.value.message) == ("invalid_request", "no such word, sorry")
+        assert caught.value.request_id == number
+        if all_at_once:
+            assert [array[0, 0] for array in bc.fetch_all()] == [1, 3]
+        else:
+            assert [response.embedding[0, 0] for response in results] == [3]
+
+
+def test_an_error_reaches_a_blocking_caller() -> None:
+    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc, ThreadPoolExecutor() as pool:
+        result = pool.submit(bc.encode, ["a"] * 10, batch_size=5)
+        peer.reply_error(peer.next(), "overloaded", "1,000 requests wait")
+        with pytest.raises(OverloadedError, match="1,000 requests wait"):
+            result.result(DEADLINE)
+        assert bc.pending_request == set()
+
+
+def test_fetching_while_another_thread_sends(bc: BertClient) -> None:
+    total = 300
+
+    def send() -> None:
+        for _ in range(total):
+            bc.encode(["x"], blocking=False)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    fetched = 0
+    while fetched < total:
+        fetched += sum(1 for _ in bc.fetch())
+    sender.join(DEADLINE)
+    assert bc.pending_request == set()
+
+
+def test_each_result_goes_to_one_of_several_fetchers(bc: BertClient) -> None:
+    for _ in range(200):
+        bc.encode(["x"], blocking=False)
+    numbers = bc.pending_request
+    with ThreadPoolExecutor(4) as pool:
+        fetched = [response.id for part in pool.map(lambda _: list(bc.fetch()), range(4)) for response in part]
+    assert sorted(fetched) == sorted(numbers)
+
+
+# ---- encode_async ---------------------------------------------------------------------------------------------------
+
+
+def test_encode_async_of_an_endless_generator(bc: BertClient) -> None:
+    ids = [response.id for response in bc.encode_async(itertools.repeat(["a", "bb"]), max_num_batch=200)]
+    assert sorted(ids) == list(range(2, 202))
+
+
+def test_encode_async_response_has_both_faces(bc: BertClient) -> None:
+    for response in bc.encode_async([["a", "bb"]]):
+        number, embedding, tokens = response
+        assert response.shape == embedding.shape == (2, 4)
+        assert (number, tokens) == (2, "")
+
+
+def test_encode_async_waits_for_a_slow_generator(bc: BertClient) -> None:
+    go = threading.Event()
+
+    def slow() -> Iterator[list[str]]:
+        assert go.wait(DEADLINE)
+        yield ["a"]
+        yield ["bb"]
+
+    results = bc.encode_async(slow())
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(next, results)
+        assert not first.done()
+        go.set()
+        assert first.result(DEADLINE).embedding[0, 0] == 1
+        assert len(list(results)) == 1
+
+
+def test_a_slow_generator_is_not_blamed_on_an_absent_server(peer: FakePeer) -> None:
+    with BertClient(**peer.ports, connect_timeout=100) as bc, ThreadPoolExecutor() as pool:
+        go = threading.Event()
+
+        def slow() -> Iterator[list[str]]:
+            assert go.wait(DEADLINE)
+            yield ["a"]
+
+        results = pool.submit(list, bc.encode_async(slow()))
+        peer.stop()
+        until(lambda: not bc.status["connected"])
+        assert not results.done()
+        peer.start()
+        until(lambda: bc.status["connected"])
+        go.set()
+        assert len(results.result(DEADLINE)) == 1
+
+
+def test_encode_async_holds_back(peer: FakePeer) -> None:
+    peer.hold = True
+    pulled = []
+
+    def endless() -> Iterator[list[str]]:
+        for number in itertools.count():
+            pulled.append(number)
+            yield ["x"]
+
+    with BertClient(**peer.ports) as bc:
+        results = bc.encode_async(endless())
+        until(lambda: len(peer.received) == 64)
+        assert len(pulled) == 64
+        for _ in range(10):
+            peer.reply(peer.next())
+        until(lambda: len(bc.pending_response) == 10)
+        assert len(pulled) == 64, "results that nobody took count as well"
+        next(results)
+        until(lambda: len(peer.received) == 65)
+        results.close()
+        assert bc.pending_request == set()
+        assert list(results) == []
+
+
+def test_exceptions_of_the_generator_come_after_its_results(bc: BertClient) -> None:
+    def breaking() -> Iterator[list[str]]:
+        yield ["a"]
+        raise LookupError("no more corpus")
+
+    results = bc.encode_async(breaking())
+    assert next(results).embedding[0, 0] == 1
+    with pytest.raises(LookupError, match="no more corpus"):
+        next(results)
+
+
+def test_a_batch_that_is_refused_is_raised_to_the_consumer(bc: BertClient) -> None:
+    with pytest.raises(InputValueError, match="texts\\[1\\]"):
+        list(bc.encode_async([["a", ""]]))
+
+
+def test_encode_async_needs_an_iterable(bc: BertClient) -> None:
+    with pytest.raises(TypeError):
+        bc.encode_async(3)  # type: ignore[arg-type]
+
+
+def test_results_of_encode_async_can_be_fetched_instead(bc: BertClient) -> None:
+    bc.encode_async([["a"], ["bb"], ["ccc"]])
+    until(lambda: len(bc.pending_response) == 3)
+    assert bc.fetch_all(concat=True)[:, 0].tolist() == [1, 2, 3]
+
+
+def test_two_streams_at_once_do_not_mix(bc: BertClient) -> None:
+    def lengths(length: int) -> set[float]:
+        stream = bc.encode_async(itertools.repeat(["x" * length]), max_num_batch=100)
+        return {response.embedding[0, 0] for response in stream}
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(lengths, (1, 2, 3))) == [{1}, {2}, {3}]
+
+
+def test_a_loop_that_is_left_early_stops_the_generator(bc: BertClient) -> None:
+    for _ in bc.encode_async(itertools.repeat(["x"])):
+        break
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "bert-client-feed"])
+    assert bc.pending_request == set()
+
+
+# ---- many threads ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [BertClient, ConcurrentBertClient])
+def test_one_client_for_many_threads(peer: FakePeer, kind: type[BertClient]) -> None:
+    with kind(**peer.ports) as bc, ThreadPoolExecutor(20) as pool:
+
+        def work(length: int) -> bool:
+            return all(bc.encode(["x" * length])[0, 0] == length for _ in range(20))
+
+        assert all(pool.map(work, range(1, 21)))
+
+
+def test_concurrent_client_waits_for_its_turn() -> None:
+    with (
+        fake_peer(hold=True) as peer,
+        ConcurrentBertClient(max_concurrency=2, **peer.ports) as bc,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        results = [pool.submit(bc.encode, ["x"]) for _ in range(6)]
+        for _ in range(6):
+            until(lambda: not peer.held.empty())
+            assert len(bc.pending_request) <= 2
+            peer.reply(peer.next())
+        assert [result.result(DEADLINE).shape for result in results] == [(1, 4)] * 6
+        assert peer.most_waiting <= 2
+
+
+def test_concurrent_client_does_not_wait_for_ever() -> None:
+    with (
+        fake_peer(hold=True) as peer,
+        ConcurrentBertClient(max_concurrency=1, **peer.ports) as bc,
+        ThreadPoolExecutor() as pool,
+    ):
+        first = pool.submit(bc.encode, ["x"])
+        request = peer.next()
+        bc.timeout = 20
+        with pytest.raises(RequestTimeoutError, match="max_concurrency=1"):
+            bc.encode(["y"])
+        peer.reply(request)
+        first.result(DEADLINE)
+
+
+def test_concurrent_client_fetches_too(peer: FakePeer) -> None:
+    with ConcurrentBertClient(max_concurrency=1, **peer.ports) as bc:
+        assert bc.identity
+        bc.encode(["a"], blocking=False)
+        assert len(bc.fetch_all()) == 1
+        assert len(list(bc.encode_async([["a"]] * 3))) == 3
+        assert bc.server_status["statistic"] == {}
+
+
+def test_concurrent_client_refuses_none_at_all() -> None:
+    with pytest.raises(OptionError, match="max_concurrency"):
+        ConcurrentBertClient(max_concurrency=0)

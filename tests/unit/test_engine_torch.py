@@ -1,0 +1,460 @@
+"""The PyTorch engine: what it computes, with and without padding, what it tries out first, and how it loads.
+
+Its kernels for GPUs are not run here. Everything around them is: the packed path with attention by definition in the
+kernel's place, and the trials with kernels that are missing or wrong.
+"""
+
+# ruff: noqa: E402 (nothing is imported where the library is missing)
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+
+from bert_serving.server import engines
+from bert_serving.server.engines import torch as engine_module
+from bert_serving.server.engines import torch_device, torch_encoder
+from bert_serving.server.engines.base import (
+    Batch,
+    Device,
+    DeviceLost,
+    EngineError,
+    EngineSpec,
+    EngineUnavailable,
+    OutOfMemory,
+)
+from bert_serving.server.model.cache import Cache
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.model.weights import load_weights
+from model_folders import TINY
+from oracle import MODEL, gelu, gelu_new, pack, reference, sequences
+
+Make = Callable[..., engine_module.TorchEngine]
+STRATEGIES = ["NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED"]
+CPU = torch.device("cpu")
+needs_bf16 = pytest.mark.skipif(
+    engine_module.unavailable("cpu", "bf16") is not None, reason=str(engine_module.unavailable("cpu", "bf16"))
+)
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def make(cache_dir: str) -> Make:
+    """Engines of the tiny model by the fields of their spec, each made once."""
+    made: dict[EngineSpec, engine_module.TorchEngine] = {}
+
+    def of(**fields: object) -> engine_module.TorchEngine:
+        spec = EngineSpec(**{"model": MODEL, "cache_dir": cache_dir, **fields})  # type: ignore[arg-type]
+        if spec not in made:
+            engine_module.prepare(spec, lambda _: None)
+            made[spec] = engine_module.create(spec, Device(threads=1))
+        return made[spec]
+
+    return of
+
+
+def by_definition(query: Any, key: Any, value: Any, ends: Any, longest: int) -> Any:
+    """What the kernel for packed sequences computes."""
+    lengths = ends.diff().tolist()
+    assert max(lengths) == longest
+    parts = torch.stack([query, key, value], 1).split(lengths)
+    return torch.cat([torch_device._plain_attention(part) for part in parts])
+
+
+@pytest.fixture
+def without_padding(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.TorchEngine], None]:
+    return lambda engine: monkeypatch.setattr(engine._encoder, "packed_attention", by_definition)
+
+
+# -- vectors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [("gelu", gelu), ("gelu_new", gelu_new), ("relu", lambda x: np.maximum(x, 0)), ("tanh", np.tanh)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_token_vectors_are_those_of_the_paper(make: Make, name: str, act: Callable[[np.ndarray], np.ndarray]) -> None:
+    batch = pack(sequences([5, 1, 17, 9]), [[0, 1, 1, 0, 1], [1], [1] * 17, [0, *[1] * 7, 0]])
+    engine = make(
+        model=dataclasses.replace(MODEL, hidden_act=name), pooling_strategy="NONE", pooling_layers=(-1, 0, -3)
+    )
+    expected = np.concatenate(
+        [np.concatenate([layers[3], layers[0], layers[1]], -1) for layers in reference(batch, act)]
+    )
+    np.testing.assert_allclose(engine.encode(batch), expected * batch.mask[:, None], atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_strategies_agree_with_the_token_vectors(make: Make, strategy: str) -> None:
+    batch = pack(sequences([4, 12, 1, 7]))
+    tokens = make(pooling_strategy="NONE", pooling_layers=(-1, -2)).encode(batch)
+    parts = np.split(tokens, np.cumsum(batch.lengths)[:-1])
+    weights = load_weights(MODEL)
+    expected = {
+        "NONE": tokens,
+        "REDUCE_MEAN": [part.mean(0) for part in parts],
+        "REDUCE_MAX": [part.max(0) for part in parts],
+        "REDUCE_MEAN_MAX": [np.concatenate([part.mean(0), part.max(0)]) for part in parts],
+        "CLS_TOKEN": [part[0] for part in parts],
+        "SEP_TOKEN": [part[-1] for part in parts],
+        "CLS_POOLED": [
+            np.tanh(part[0, :32] @ weights["pooler/dense/kernel"] + weights["pooler/dense/bias"]) for part in parts
+        ],
+    }[strategy]
+    vectors = make(pooling_strategy=strategy, pooling_layers=(-1, -2)).encode(batch)
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous
+    np.testing.assert_allclose(vectors, np.array(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_without_padding_gives_the_same(
+    make: Make, without_padding: Callable[[engine_module.TorchEngine], None], strategy: str
+) -> None:
+    engine = make(pooling_strategy=strategy)
+    batches = [pack(sequences(lengths)) for lengths in ([4, 12, 1, 7, 64], [6, 6, 6], [1], [33])]
+    hidden = pack(sequences([3, 5]), [[0, 1, 0], [1] * 5])  # a mask goes the way with padding
+    expected = [engine.encode(batch) for batch in [*batches, hidden]]
+    without_padding(engine)
+    for batch, vectors in zip([*batches, hidden], expected, strict=True):
+        np.testing.assert_allclose(engine.encode(batch), vectors, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_vector_depends_on_its_own_sequence_only(make: Make, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, among others of mixed lengths, in another order, in groups: the same within 1e-5."""
+    engine = make(pooling_strategy=strategy)
+    ids = sequences([1, 2, 3, 64, 40, 12, 12, 5, *[1 + (7 * number) % 60 for number in range(24)]])
+    together = engine.encode(pack(ids))
+    alone = np.concatenate([engine.encode(pack([row])) for row in ids])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    backwards = engine.encode(pack(ids[::-1]))
+    if strategy == "NONE":
+        backwards = np.concatenate(np.split(backwards, np.cumsum([len(row) for row in ids[::-1]])[:-1])[::-1])
+    else:
+        backwards = backwards[::-1]
+    np.testing.assert_allclose(together, backwards, rtol=0, atol=1e-5)
+    monkeypatch.setattr(engine, "_max_grid", 1)
+    np.testing.assert_allclose(engine.encode(pack(ids)), together, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_sequence_without_a_token_to_attend_is_never_nan(make: Make, strategy: str) -> None:
+    ids = sequences([2, 9, 3])
+    batch = pack(ids, [[0, 0], [1] * 9, [0, 0, 0]])
+    vectors = make(pooling_strategy=strategy).encode(batch)
+    assert np.isfinite(vectors).all()
+    empty = {"REDUCE_MEAN": [0, 2], "REDUCE_MAX": [0, 2], "REDUCE_MEAN_MAX": [0, 2], "NONE": [0, 1, 11, 12, 13]}
+    assert not vectors[empty.get(strategy, [])].any()
+    alone = make(pooling_strategy=strategy).encode(pack(ids[:1], [[0, 0]]))
+    np.testing.assert_allclose(vectors[: len(alone)], alone, rtol=0, atol=1e-5)
+
+
+def test_first_and_last_token_are_taken_by_place_whatever_the_mask(make: Make) -> None:
+    batch = pack(sequences([6, 4]), [[0, 1, 1, 1, 1, 0], [0, 1, 1, 0]])
+    layers = [layers[-2] for layers in reference(batch, gelu)]
+    for strategy, place in (("CLS_TOKEN", 0), ("SEP_TOKEN", -1)):
+        vectors = make(pooling_strategy=strategy).encode(batch)
+        np.testing.assert_allclose(vectors, [layer[place] for layer in layers], atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "REDUCE_MAX", "NONE"])
+def test_float16_output(make: Make, strategy: str) -> None:
+    batch = pack(sequences([4, 9]))
+    halves = make(pooling_strategy=strategy, output_dtype="float16").encode(batch)
+    assert halves.dtype == np.float16
+    np.testing.assert_allclose(halves, make(pooling_strategy=strategy).encode(batch), atol=5e-3)
+
+
+@needs_bf16
+def test_bf16_is_near(make: Make, without_padding: Callable[[engine_module.TorchEngine], None]) -> None:
+    batch = pack(sequences([4, 9, 30, 64]))
+    engine, exact = make(dtype="bf16"), make().encode(batch)
+    near = engine.encode(batch)
+    assert near.dtype == np.float32
+    assert not np.array_equal(near, exact)
+    without_padding(engine)
+    for vectors in (near, engine.encode(batch)):
+        cosine = np.sum(vectors * exact, -1) / (np.linalg.norm(vectors, axis=-1) * np.linalg.norm(exact, axis=-1))
+        assert cosine.min() > 0.999
+
+
+def test_positions_can_be_left_out(make: Make) -> None:
+    engine = make(use_position_embeddings=False)
+    one, zeros, ones, length = sequences([6])[0], np.zeros(6, np.int32), np.ones(6, np.int32), np.array([6], np.int32)
+    vectors = engine.encode(Batch(one, zeros, ones, length))
+    turned = engine.encode(Batch(one[::-1].copy(), zeros, ones, length))
+    np.testing.assert_allclose(vectors, turned, rtol=0, atol=1e-5)
+    assert engine.encode(pack(sequences([100]))).shape == (1, 32)  # no table, no limit
+
+
+# -- what is tried out ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stance() -> Iterator[None]:
+    yield
+    torch.compiler.set_stance("default")
+
+
+def test_a_compiled_form_serves_all_numbers_of_rows_and_is_never_compiled_again(
+    stance: None, cache_dir: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a compiler that only traces: what is made of the trace is PyTorch's part."""
+    compiled: list[object] = []
+    calls: list[int] = []
+
+    def trace(graph: Any, _: object) -> Any:
+        compiled.append(graph)
+
+        def run(*inputs: Any) -> Any:
+            calls.append(1)
+            return graph(*inputs)
+
+        return run
+
+    with torch.inference_mode():
+        found, note = torch_device.compile_add_norm(CPU, torch.float32, 32, 1e-12, Path(cache_dir), trace)
+    assert note == "layer normalization is compiled"
+    assert len(compiled) == 1
+    engine = make()
+    batches = [pack(sequences(lengths)) for lengths in ([1], [2], [3, 40], [1, 1], [64] * 20)]
+    expected = [engine.encode(batch) for batch in batches]
+    monkeypatch.setattr(engine._encoder, "add_norm", found)
+    for batch, vectors in zip(batches, expected, strict=True):
+        calls.clear()
+        np.testing.assert_allclose(engine.encode(batch), vectors, rtol=0, atol=1e-5)
+        assert len(calls) == (0 if batch.num_tokens == 1 else 2 * 3)  # twice in each layer up to the pooled one
+    assert len(compiled) == 1
+
+
+@needs_bf16
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_a_gpu_has_is_taken_at_the_start(
+    stance: None, cache_dir: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start on a GPU, on the CPU: with a kernel by definition, and what was compiled for other tensors."""
+    calls: list[int] = []
+
+    def trace(graph: Any, _: object) -> Any:
+        return lambda *inputs: (calls.append(1), graph(*inputs))[1]
+
+    def compile_add_norm(*args: Any) -> Any:
+        with torch.inference_mode(fits):
+            return plain_compile(*args, trace)
+
+    plain_compile = torch_device.compile_add_norm
+    monkeypatch.setattr(torch_device, "compile_add_norm", compile_add_norm)
+    monkeypatch.setattr(torch_device, "varlen_attention", by_definition)
+    torch.compiler.reset()
+    engine = engine_module.create(EngineSpec(MODEL, cache_dir, dtype="bf16"), Device(threads=1))
+    batch = pack(sequences([4, 12, 1, 7]))
+    before = engine.encode(batch)
+    engine._speed_up()
+    attention, compiled = engine.notes
+    assert attention == "attention over packed sequences, no padding"
+    calls.clear()
+    np.testing.assert_allclose(engine.encode(batch), before, rtol=0, atol=0.05)
+    if fits:
+        assert compiled == "layer normalization is compiled"
+        assert len(calls) == 2 * 3
+    else:
+        assert compiled.startswith("layer normalization is not compiled (EngineError: ") and "recompile" in compiled
+        assert not calls
+
+
+def test_what_cannot_be_compiled_or_comes_out_wrong_stays_as_it_was(stance: None, cache_dir: str) -> None:
+    def fail(*_: object) -> Any:
+        raise RuntimeError("no working compiler\nand many lines")
+
+    def double(graph: Any, _: object) -> Any:
+        return lambda *inputs: tuple(2 * output for output in graph(*inputs))
+
+    for compiler, reason in ((fail, "no working compiler"), (double, "its result is wrong")):
+        torch.compiler.reset()
+        found, note = torch_device.compile_add_norm(CPU, torch.float32, 32, 1e-12, Path(cache_dir), compiler)
+        assert found is torch_encoder.add_norm
+        assert note.startswith("layer normalization is not compiled") and reason in note and "\n" not in note
+
+
+def test_a_kernel_for_packed_sequences_is_taken_only_if_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, note = torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)
+    assert attention is None  # there is none for the CPU
+    assert note.startswith("attention over padded groups: packed sequences cannot be had here (")
+    assert "need bf16 or fp16" in torch_device.find_packed_attention(CPU, torch.float32, 2, 16)[1]
+    monkeypatch.setattr(torch_device, "varlen_attention", by_definition)
+    assert torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16) == (
+        by_definition,
+        "attention over packed sequences, no padding",
+    )
+    monkeypatch.setattr(torch_device, "varlen_attention", lambda query, *_: query)
+    assert "its result is wrong" in torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)[1]
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ids", "types", "lengths", "message"),
+    [
+        ([1, 124], [0, 0], [2], "token ids must lie in 0 to 123"),
+        ([1, -1], [0, 0], [2], "token ids must lie in 0 to 123"),
+        ([1, 2], [0, 2], [2], "token types must lie in 0 to 1"),
+        ([1] * 65, [0] * 65, [65], "65 tokens, the model 64 positions"),
+        ([1, 2], [0, 0], [2, 0], "at least one token"),
+    ],
+)
+def test_what_the_model_cannot_take_is_refused(
+    make: Make, ids: list[int], types: list[int], lengths: list[int], message: str
+) -> None:
+    batch = Batch(*(np.array(values, np.int32) for values in (ids, types, np.ones(len(ids)), lengths)))
+    with pytest.raises(EngineError, match=message):
+        make().encode(batch)
+    assert make().encode(pack(sequences([3]))).shape == (1, 32)  # and the engine goes on
+
+
+def test_memory_that_ran_out_is_told_from_other_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own errors, raised by hand: no test should really use up the machine's memory."""
+    engine = make()
+    raised: list[Exception] = []
+
+    def fail(_: object) -> None:
+        raise raised[-1]
+
+    monkeypatch.setattr(engine, "_encoder", fail)
+    fail.packed_attention = None  # type: ignore[attr-defined]
+    for error, lost, expected in (
+        (torch.OutOfMemoryError("CUDA out of memory"), False, OutOfMemory),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False, OutOfMemory),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), False, OutOfMemory),
+        (MemoryError(), False, OutOfMemory),
+        (RuntimeError("illegal memory access"), True, DeviceLost),
+        (RuntimeError("shapes do not match"), False, EngineError),
+    ):
+        raised.append(error)
+        monkeypatch.setattr(engine, "_lost", lambda _, lost=lost: lost)
+        with pytest.raises(EngineError, match="1 sequences of up to 3 tokens") as caught:
+            engine.encode(pack(sequences([3])))
+        assert type(caught.value) is expected
+
+
+def test_a_closed_engine_says_so(cache_dir: str) -> None:
+    engine = engine_module.create(EngineSpec(MODEL, cache_dir), Device())
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.encode(pack(sequences([3])))
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_works_once_and_create_fills_an_emptied_cache(tmp_path: Path) -> None:
+    lines: list[str] = []
+    spec = EngineSpec(MODEL, str(tmp_path / "cache"))
+    engine_module.prepare(spec, lines.append)
+    assert [line.split(" ", 2)[:2] for line in lines] == [["load", "parameters"], ["write", "weights"]]
+    engine_module.prepare(spec, lines.append)
+    assert len(lines) == 2
+    for entry in Cache(spec.cache_dir).root.glob("torch-*/*"):
+        entry.unlink()
+    assert engine_module.create(spec, Device()).encode(pack(sequences([3]))).shape == (1, 32)
+
+
+def test_nothing_above_the_highest_pooling_layer_is_kept(cache_dir: str) -> None:
+    from safetensors import safe_open
+
+    path = engine_module.torch_files.write(EngineSpec(MODEL, cache_dir, pooling_layers=(-4, -3)), lambda _: None)
+    with safe_open(str(path), framework="np") as file:
+        names = set(file.keys())
+    assert "encoder/layer_1/attention/self/qkv/weight" in names
+    assert not any("layer_2" in name or "pooler" in name for name in names)
+
+
+def test_what_runs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine_module.unavailable("cpu", "fp32") is None
+    assert "float16" in str(engine_module.unavailable("cpu", "fp16"))
+    assert "not int8" in str(engine_module.unavailable("gpu", "int8"))
+    assert engines.available("cpu", "fp32")[-1] == engine_module.INFO
+    with pytest.raises(EngineUnavailable, match="engine torch cannot run on cpu with dtype int8"):
+        engines.choose("torch", "cpu", "int8")
+    monkeypatch.setattr(engine_module, "_is_cpu_build", lambda _: False)
+    assert engines.choose("auto", "gpu", "bf16") == "torch"
+    with pytest.raises(ValueError, match="pooling layer -5 is not there: the model has 4 layers"):
+        engine_module.prepare(EngineSpec(MODEL, str(tmp_path), pooling_layers=(-5,)), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("cuda: Optional[str] = None", True), ("cuda: Optional[str] = '13.0'", False), ("", False)]
+)
+def test_a_build_without_cuda_is_known_by_its_own_word(tmp_path: Path, line: str, expected: bool) -> None:
+    (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\n")
+    assert engine_module._is_cpu_build(str(tmp_path / "__init__.py")) is expected
+    assert not engine_module._is_cpu_build(None)
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch was built without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(cache_dir: str) -> None:
+    with pytest.raises(EngineUnavailable, match="sees no GPU where gpu: 99 was asked for"):
+        engine_module.create(EngineSpec(MODEL, cache_dir), Device("gpu", 99))
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch was built with CUDA")
+def test_a_build_without_cuda_leaves_the_gpu_to_another_engine(cache_dir: str) -> None:
+    assert "built without CUDA" in str(engine_module.unavailable("gpu", "bf16"))
+    assert engine_module.INFO not in engines.available("gpu", "bf16")
+    with pytest.raises(EngineUnavailable, match="sees no GPU where gpu: 0 was asked for"):
+        torch_device.open_device(Device("gpu"), "bf16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("dtype", "least"), [("fp32", 0.999999), ("bf16", 0.999), ("fp16", 0.9999)])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_gpu_gives_the_same(make: Make, cache_dir: str, strategy: str, dtype: str, least: float) -> None:
+    spec = EngineSpec(MODEL, cache_dir, pooling_strategy=strategy, dtype=dtype)
+    engine = engine_module.create(spec, Device("gpu"))
+    print(engine.notes)
+    for batch in (pack(sequences([4, 12, 1, 64])), pack(sequences([5, 3]), [[0, 1, 1, 1, 0], [0, 1, 0]])):
+        vectors, exact = engine.encode(batch), make(pooling_strategy=strategy).encode(batch)
+        shown = np.any(exact != 0, -1)
+        assert not vectors[~shown].any()
+        vectors, exact = vectors[shown], exact[shown]
+        cosine = np.sum(vectors * exact, -1) / (np.linalg.norm(vectors, axis=-1) * np.linalg.norm(exact, axis=-1))
+        assert cosine.min() > least
+
+
+def test_a_worker_is_quiet_and_maps_the_weights(cache_dir: str) -> None:
+    """In a process of its own, like a worker: nothing on stderr, and the weights are pages of the file."""
+    engine_module.prepare(EngineSpec(MODEL, cache_dir), lambda _: None)
+    code = (
+        "import json, numpy as np\n"
+        "from bert_serving.server.engines import torch as t\n"
+        "from bert_serving.server.engines.base import *\n"
+        "from bert_serving.server.model.config import load_model_config\n"
+        f"spec = EngineSpec(load_model_config({str(TINY)!r}), {cache_dir!r})\n"
+        "engine = t.create(spec, Device(threads=1))\n"
+        "ones = np.ones(5, np.int32)\n"
+        "shape = engine.encode(Batch(ones, ones * 0, ones, np.array([2, 3], np.int32))).shape\n"
+        "try: maps = open('/proc/self/maps').read()\n"
+        "except OSError: maps = 'weights.safetensors'\n"
+        "print(json.dumps([shape, 'weights.safetensors' in maps, engine.notes]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == [[2, 32], True, []]
+    assert load_model_config(TINY) == MODEL

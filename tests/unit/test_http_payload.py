@@ -1,0 +1,129 @@
+"""Bodies and their fields; token ids."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_serving.client import errors as client_errors
+from bert_serving.server.http import payload
+from bert_serving.server.http.errors import BadInput, BodyTooLarge, Overloaded, answer_to, body_of
+from bert_serving.server.http.payload import read_object, read_switch
+from bert_serving.server.http.token_ids import TokenIds
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), JSON_VALUES))
+def test_an_object_is_read_as_json_reads_it(values: dict[str, Any]) -> None:
+    assert read_object(json.dumps(values).encode()) == values
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e309", "9" * 400 + ".0", "NaN", "Infinity", "-Infinity"])
+def test_a_number_that_no_float_holds_is_refused(number: str) -> None:
+    with pytest.raises(BadInput, match="not JSON"):
+        read_object(b'{"id": {"a": [%b]}}' % number.encode())
+
+
+@given(st.binary())
+def test_noise_is_bad_input_or_an_object(body: bytes) -> None:
+    try:
+        value = read_object(body)
+    except BadInput as error:
+        assert str(error)
+    else:
+        assert isinstance(value, dict)
+
+
+@given(JSON_VALUES)
+def test_a_switch_is_on_off_or_refused(value: Any) -> None:
+    try:
+        found = read_switch({"x": value}, "x")
+    except BadInput as error:
+        assert error.param == "x"
+        assert len(str(error)) < 200
+    else:
+        assert found is (
+            value in (True, 1) or (isinstance(value, str) and value.strip().lower() in ("true", "1", "yes"))
+        )
+
+
+IDS = {
+    token: index
+    for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "##s", "[unused]"])
+}
+
+
+@pytest.mark.parametrize(
+    ("ids", "tokens"),
+    [
+        ([4, 5], ["hello", "world"]),
+        ([2, 4, 6, 3], ["hello", "##s"]),
+        ([2, 4, 3, 0, 0], ["hello"]),
+        ([4, 0, 5], ["hello", "[PAD]", "world"]),
+        ([2, 4, 3, 5, 3, 0], ["hello", "|||", "world"]),
+        ([4, 3, 5, 3, 6], ["hello", "|||", "world", "[SEP]", "##s"]),
+        ([1], ["[UNK]"]),
+    ],
+)
+def test_ids_become_the_tokens_that_the_service_frames_itself(ids: list[int], tokens: list[str]) -> None:
+    assert TokenIds(IDS).tokens([ids]) == [tokens]
+
+
+def test_special_tokens_stay_where_the_service_adds_none() -> None:
+    assert TokenIds(IDS, keep_special=True).tokens([[2, 4, 3, 5, 3, 0]]) == [
+        ["[CLS]", "hello", "[SEP]", "world", "[SEP]"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"), [([8], "token id 8"), ([-1], "token id -1"), ([], "no token"), ([2, 3, 0], "no token")]
+)
+def test_ids_that_mean_nothing_are_named(ids: list[int], words: str) -> None:
+    with pytest.raises(BadInput, match=rf"item 1 .*{words}"):
+        TokenIds(IDS).tokens([[4], ids])
+
+
+def all_subclasses(kind: type) -> set[type]:
+    return {kind, *(found for child in kind.__subclasses__() for found in all_subclasses(child))}
+
+
+def test_every_error_of_the_client_has_a_status() -> None:
+    for kind in all_subclasses(client_errors.BertServingError):
+        error: Exception = kind("why", "why", 1) if issubclass(kind, client_errors.ServerError) else kind("why")
+        answer = answer_to(error)
+        if issubclass(kind, client_errors.InvalidInputError):
+            assert answer.status == 400
+        assert (answer.retry_after is not None) == (answer.status == 503)
+        assert answer.message
+
+
+def test_what_nobody_foresaw_is_told_without_details() -> None:
+    answer = answer_to(RuntimeError("/secret/path"))
+    assert answer.status == 500
+    assert "/secret/path" not in answer.message
+
+
+def test_the_two_shapes_of_an_error() -> None:
+    answer = answer_to(Overloaded("later"))
+    assert body_of(answer, "/encode") == {"description": "later", "status": 503, "type": "Overloaded"}
+    error = body_of(answer, "/v1/embeddings")["error"]
+    assert error == {"message": "later", "type": "server_error", "param": None, "code": None}
+
+
+def test_lists_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "MAX_CONTAINERS", 1000)
+    body = b'{"texts": [%b]}'
+    for item in (b"[]", b'{"[": "\\"["}', b'[["]"]]'):
+        with pytest.raises(BodyTooLarge, match="lists and objects; at most 1000 are read"):
+            read_object(body % b",".join([item] * 400_000))
+    texts = ['[{"\\'] * 200_000
+    assert read_object(body % json.dumps(texts)[1:-1].encode()) == {"texts": texts}

@@ -1,0 +1,148 @@
+"""Readiness and metrics, with a clock and a service that do as told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_serving.client import RequestTimeoutError
+from bert_serving.server.http.gate import Gate
+from bert_serving.server.http.metrics import Metrics, families
+from bert_serving.server.http.readiness import FAILED_SECONDS, PROOF_SECONDS, Readiness
+
+
+class Service:
+    """A client's view of a service: its state, and what it computes."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.state: str | None = "ready"
+        self.batches = 0
+        self.vectors: np.ndarray | None = np.zeros((1, 4))
+        self.asked = self.encoded = 0
+
+    def clock(self) -> float:
+        self.now += 0.001  # time never stands still
+        return self.now
+
+    @property
+    def server_status(self) -> dict[str, Any]:
+        self.asked += 1
+        if self.state is None:
+            raise RequestTimeoutError("no answer")
+        return {"state": self.state, "workers": [{"name": "worker-0.1", "batches": self.batches}]}
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        self.encoded += 1
+        if self.vectors is None:
+            raise RequestTimeoutError("no answer")
+        return self.vectors
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def readiness(service: Service) -> Readiness:
+    return Readiness(service, service.clock)  # type: ignore[arg-type]
+
+
+def test_ready_when_a_vector_comes_and_for_a_while_after(service: Service, readiness: Readiness) -> None:
+    assert readiness.why_not() == ""
+    assert readiness.why_not() == ""
+    assert service.encoded == 1
+    service.now += PROOF_SECONDS
+    assert readiness.why_not() == ""
+    assert service.encoded == 2
+
+
+def test_vectors_for_others_are_proof_enough(service: Service, readiness: Readiness) -> None:
+    readiness.saw_vectors()
+    assert readiness.why_not() == ""
+    for _ in range(5):
+        service.now += PROOF_SECONDS
+        service.batches += 1
+        assert readiness.why_not() == ""
+    assert service.encoded == 0
+
+
+@pytest.mark.parametrize("state", ["starting", "draining", "stopped", None])
+def test_not_ready_in_a_state_that_does_not_serve(service: Service, readiness: Readiness, state: str | None) -> None:
+    service.state = state
+    assert (state or "does not answer") in readiness.why_not()
+
+
+def test_degraded_still_serves(service: Service, readiness: Readiness) -> None:
+    service.state = "degraded"
+    assert readiness.why_not() == ""
+
+
+@pytest.mark.parametrize("vectors", [None, np.array([[np.nan]]), np.array([[np.inf]])])
+def test_not_ready_without_right_vectors(service: Service, readiness: Readiness, vectors: np.ndarray | None) -> None:
+    service.vectors = vectors
+    assert "vectors" in readiness.why_not()
+    assert "vectors" in readiness.why_not()
+    assert service.encoded == 1  # the second asker does not wait in vain as well
+    service.vectors = np.zeros((1, 4))
+    service.now += FAILED_SECONDS
+    assert readiness.why_not() == ""
+
+
+def test_a_status_is_never_older_than_the_call(service: Service, readiness: Readiness) -> None:
+    for batches in range(3):
+        service.batches = batches
+        assert readiness.status()["workers"][0]["batches"] == batches
+
+
+def test_a_service_that_is_away_is_not_asked_by_everybody(service: Service, readiness: Readiness) -> None:
+    service.state = None
+    for _ in range(5):
+        with pytest.raises(RequestTimeoutError):
+            readiness.status()
+    assert service.asked == 1
+    service.state = "ready"
+    service.now += FAILED_SECONDS
+    assert readiness.status()["state"] == "ready"
+
+
+def test_metrics_of_nothing_are_zeros() -> None:
+    found = {sample.name: sample.value for family in families({}, False) for sample in family.samples}
+    assert found["bert_serving_up"] == 0
+    assert found["bert_serving_unknown_token_ratio"] == 0
+    assert set(found.values()) == {0}
+
+
+def test_metrics_of_a_status() -> None:
+    status = {
+        "state": "degraded",
+        "num_restarts": 3,
+        "statistic": {"num_total_token": 10, "num_unknown_token": 4, "num_error": {"internal": 2, "new_kind": 1}},
+        "workers": [{"name": "worker-1.7", "batches": 5, "last_batch_seconds": 0.25}],
+        "queue": {"tokens": 9},
+    }
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families(status, True)
+        for sample in family.samples
+    }
+    assert found["bert_serving_ready",] == 1
+    assert found["bert_serving_unknown_token_ratio",] == 0.4
+    assert found["bert_serving_errors_total", "internal"] == 2
+    assert found["bert_serving_errors_total", "new_kind"] == 1
+    assert found["bert_serving_worker_batches_total", "worker-1"] == 5
+    assert found["bert_serving_restarts_total",] == 3
+    assert found["bert_serving_queue_tokens",] == 9
+
+
+def test_numbers_stand_still_while_the_service_is_away(service: Service, readiness: Readiness) -> None:
+    service.batches = 7
+    metrics = Metrics(readiness, Gate(1, 1, 1))
+    assert b'bert_serving_worker_batches_total{worker="worker-0"} 7.0' in metrics.render()
+    service.state = None
+    text = metrics.render()
+    assert b"bert_serving_up 0.0" in text
+    assert b'bert_serving_worker_batches_total{worker="worker-0"} 7.0' in text

@@ -1,0 +1,69 @@
+"""Vectors as JSON, base64 and bytes: what comes out is what went in."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from bert_serving.server.http import vectors
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=3, max_side=5), elements=FLOATS))
+def test_json_gives_the_same_float32_back(array: np.ndarray) -> None:
+    text = vectors.to_json(array)
+    np.testing.assert_array_equal(np.array(json.loads(text), np.float64).astype(np.float32), array)
+
+
+@given(arrays(np.float16, (3, 4), elements=st.floats(width=16, allow_nan=False, allow_infinity=False)))
+def test_json_gives_the_same_float16_back(array: np.ndarray) -> None:
+    np.testing.assert_array_equal(np.array(json.loads(vectors.to_json(array)), np.float64).astype(np.float16), array)
+
+
+@given(FLOATS)
+def test_json_has_no_digit_too_many(value: float) -> None:
+    (text,) = json.loads(vectors.to_json(np.array([value], np.float32)), parse_float=str)
+    digits = text.lstrip("-").split("e")[0].replace(".", "").strip("0")
+    shortest = np.format_float_scientific(np.float32(value), trim="-").lstrip("-").split("e")[0].replace(".", "")
+    assert len(digits) <= len(shortest)
+
+
+def test_a_view_that_is_not_contiguous_is_written_as_it_reads() -> None:
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert json.loads(vectors.to_json(array.T)) == array.T.tolist()
+    assert vectors.to_bytes(array.T) == array.T.tobytes()
+
+
+def test_base64_is_that_of_the_standard_library() -> None:
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for view in (array, array[:, ::2], array.T):
+        assert vectors.to_base64(view) == [base64.b64encode(row.tobytes()) for row in view]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", ">f2"])
+def test_bytes_are_little_endian_everywhere(dtype: str) -> None:
+    array = np.array([[1.5, -2.25], [0.0, 3.0]], dtype)
+    raw = vectors.to_bytes(array)
+    np.testing.assert_array_equal(np.frombuffer(raw, "<" + dtype[1:]).reshape(2, 2), array)
+    assert b"".join(map(base64.b64decode, vectors.to_base64(array))) == raw
+
+
+@given(arrays(np.float32, (4, 6), elements=st.floats(-1e6, 1e6, width=32)), st.integers(1, 6))
+def test_a_cut_vector_has_unit_length_and_the_same_direction(array: np.ndarray, dimensions: int) -> None:
+    before = array.copy()
+    short = vectors.cut(array, dimensions)
+    assert short.shape == (4, dimensions)
+    assert short.dtype == np.float32
+    lengths = np.linalg.norm(array[:, :dimensions].astype(np.float64), axis=1)
+    normal = lengths > 1e-30
+    np.testing.assert_allclose(np.linalg.norm(short[normal], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(short[normal] * lengths[normal, None], array[normal, :dimensions], rtol=1e-4, atol=1e-30)
+    assert not short[lengths == 0].any()
+    np.testing.assert_array_equal(array, before)

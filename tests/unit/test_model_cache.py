@@ -1,0 +1,215 @@
+"""The cache of prepared models: by content, whole or not at all, private, bounded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert_serving.server.model.cache import KEEP, Cache, CacheError, default_cache_dir
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.model.digest import DigestMemo, sha256_of
+from model_folders import TINY, copy_tiny
+
+RECIPE = {"model": "abc", "dtype": "fp32"}
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="permissions and owners are those of POSIX")
+
+
+class Builder:
+    """Writes an entry and counts how often."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, folder: Path) -> None:
+        self.calls += 1
+        (folder / "weights.bin").write_bytes(b"0123456789")
+
+
+@pytest.fixture
+def build() -> Builder:
+    return Builder()
+
+
+def test_an_entry_is_built_once(tmp_path: Path, build: Builder) -> None:
+    assert Cache(tmp_path).find("engine", RECIPE) is None
+    first = Cache(tmp_path).entry("engine", RECIPE, build)
+    assert Cache(tmp_path).entry("engine", RECIPE, build) == first
+    assert Cache(tmp_path).find("engine", RECIPE) == first
+    assert build.calls == 1
+    assert (first / "weights.bin").read_bytes() == b"0123456789"
+
+
+def test_another_recipe_or_kind_is_another_entry(tmp_path: Path, build: Builder) -> None:
+    cache = Cache(tmp_path)
+    places = {
+        cache.entry("engine", RECIPE, build),
+        cache.entry("engine", {**RECIPE, "dtype": "bf16"}, build),
+        cache.entry("other", RECIPE, build),
+    }
+    assert len(places) == 3
+
+
+@pytest.mark.parametrize("content", [b"012345", b"", b"0123456780", b"01234567890"])
+def test_a_damaged_entry_is_built_again(tmp_path: Path, build: Builder, content: bytes) -> None:
+    place = Cache(tmp_path).entry("engine", RECIPE, build)
+    (place / "weights.bin").write_bytes(content)
+    os.utime(place / "weights.bin", ns=(1, 1))
+    if len(content) != 10:
+        assert Cache(tmp_path).find("engine", RECIPE) is None
+    place = Cache(tmp_path).entry("engine", RECIPE, build)
+    assert build.calls == 2
+    assert (place / "weights.bin").read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize("damage", ["file", "list", "list content"])
+def test_an_incomplete_entry_is_built_again(tmp_path: Path, build: Builder, damage: str) -> None:
+    place = Cache(tmp_path).entry("engine", RECIPE, build)
+    if damage == "list content":
+        (place / "files.json").write_text("{", "utf-8")
+    else:
+        (place / {"file": "weights.bin", "list": "files.json"}[damage]).unlink()
+    assert Cache(tmp_path).find("engine", RECIPE) is None
+    assert Cache(tmp_path).entry("engine", RECIPE, build) == place
+    assert build.calls == 2
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "weights.bin").write_bytes(b"half")
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        Cache(tmp_path).entry("engine", RECIPE, fail)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]
+
+
+def test_leftovers_of_a_killed_build_are_removed(tmp_path: Path, build: Builder) -> None:
+    leftover = tmp_path / ".building-dead"
+    leftover.mkdir()
+    (leftover / "weights.bin").write_bytes(b"half")
+    Cache(tmp_path).entry("engine", RECIPE, build)
+    assert not leftover.exists()
+
+
+def build_slowly(root: str, barrier: multiprocessing.synchronize.Barrier, log: str) -> None:
+    """Runs in a process of its own."""
+
+    def build(folder: Path) -> None:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write("built\n")
+        (folder / "weights.bin").write_bytes(b"0" * 1_000_000)
+
+    barrier.wait(60)
+    place = Cache(root).entry("engine", RECIPE, build)
+    assert (place / "weights.bin").stat().st_size == 1_000_000
+
+
+def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    log = tmp_path / "log"
+    arguments = (str(tmp_path / "cache"), barrier, str(log))
+    processes = [context.Process(target=build_slowly, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(90)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert log.read_text("utf-8") == "built\n"
+
+
+def test_the_least_recently_used_entries_go(tmp_path: Path, build: Builder) -> None:
+    cache = Cache(tmp_path)
+    places = []
+    for number in range(KEEP):
+        places.append(cache.entry("engine", {"number": number}, build))
+        os.utime(places[-1] / "files.json", (1000 + number, 1000 + number))
+    other = cache.entry("other", {}, build)
+    assert cache.find("engine", {"number": 0}) == places[0]  # used now
+    cache.entry("engine", {"number": KEEP}, build)
+    assert not places[1].exists()
+    assert all(place.exists() for place in [places[0], *places[2:], other])
+
+
+@posix_only
+def test_the_folder_is_private(tmp_path: Path, build: Builder) -> None:
+    cache = Cache(tmp_path / "deep" / "cache")
+    place = cache.entry("engine", RECIPE, build)
+    assert stat.S_IMODE(cache.root.stat().st_mode) == 0o700
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+@posix_only
+def test_a_folder_of_others_is_left_as_it_is(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    cache = Cache(shared)
+    assert cache.root.parent == shared
+    assert stat.S_IMODE(cache.root.stat().st_mode) == 0o700
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o777
+    assert Cache(shared).root == cache.root
+    cache.root.chmod(0o777)
+    with pytest.raises(CacheError, match="BERT_SERVING_CACHE"):
+        Cache(shared)
+
+
+def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheError, match="BERT_SERVING_CACHE"):
+        Cache(tmp_path / "file")
+
+
+def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERT_SERVING_CACHE", str(tmp_path / "mine"))
+    assert default_cache_dir() == str(tmp_path / "mine")
+    assert Cache("").root == tmp_path / "mine"
+    monkeypatch.delenv("BERT_SERVING_CACHE")
+    assert Path(default_cache_dir()).name == "bert-serving"
+    assert Path(default_cache_dir()).is_absolute()
+
+
+def test_digest_is_of_the_content(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    folder = copy_tiny(tmp_path)
+    digest = cache.model_digest(load_model_config(TINY))
+    assert cache.model_digest(load_model_config(folder)) == digest
+    data = folder / "bert_model.ckpt.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    content[100] ^= 1
+    data.write_bytes(content)
+    assert cache.model_digest(load_model_config(folder)) != digest
+
+
+def test_a_known_file_is_not_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    os.utime(file, ns=(5, 5))
+    memo = DigestMemo(tmp_path / "memo.json")
+    known = memo.sha256(file)
+    assert known == sha256_of(file)
+    memo.save()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(5, 5))  # looks unchanged: the memo answers
+    assert DigestMemo(tmp_path / "memo.json").sha256(file) == known
+    os.utime(file, ns=(6, 6))
+    assert DigestMemo(tmp_path / "memo.json").sha256(file) == sha256_of(file) != known
+
+
+def test_a_broken_memo_is_only_slower(tmp_path: Path, build: Builder) -> None:
+    place = Cache(tmp_path).entry("engine", RECIPE, build)
+    (tmp_path / "digests.json").write_text("[", "utf-8")
+    assert Cache(tmp_path).entry("engine", RECIPE, build) == place
+    assert build.calls == 1
+
+
+def test_an_emptied_cache_is_filled_again(tmp_path: Path, build: Builder) -> None:
+    place = Cache(tmp_path).entry("engine", RECIPE, build)
+    shutil.rmtree(place)
+    assert Cache(tmp_path).entry("engine", RECIPE, build) == place

@@ -1,0 +1,236 @@
+"""The scheduler: nothing lost, doubled or starved, no limit exceeded."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert_serving.server.scheduler import Limits, Piece, Scheduler, split
+
+requests_ = st.lists(
+    st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.lists(st.integers(1, 60), min_size=1, max_size=80)),
+    min_size=1,
+    max_size=12,
+)
+limits_ = st.builds(Limits, st.integers(1, 40), st.integers(1, 600))
+
+
+def add_all(scheduler: Scheduler, requests: list[tuple[bytes, list[int]]]) -> dict[tuple[int, int], int]:
+    """Queues the requests and returns the length of every (request, row)."""
+    expected = {}
+    for key, (client, lengths) in enumerate(requests):
+        scheduler.add(key, client, np.array(lengths, np.int32), len(lengths))
+        expected |= {(key, row): length for row, length in enumerate(lengths)}
+    return expected
+
+
+def rows_of(pieces: list[Piece]) -> dict[tuple[int, int], int]:
+    return {
+        (int(piece.key), int(row)): int(length)  # type: ignore[call-overload]
+        for piece in pieces
+        for row, length in zip(piece.rows, piece.lengths, strict=True)
+    }
+
+
+def check_limits(pieces: list[Piece], limits: Limits) -> None:
+    lengths = np.concatenate([piece.lengths for piece in pieces])
+    assert len(lengths) <= limits.max_sequences
+    assert len(lengths) == 1 or len(lengths) * lengths.max() <= limits.max_tokens
+
+
+@given(requests_, limits_)
+@settings(max_examples=300, deadline=None)
+def test_every_sequence_goes_out_once_within_limits(requests: list[tuple[bytes, list[int]]], limits: Limits) -> None:
+    scheduler = Scheduler()
+    expected = add_all(scheduler, requests)
+    seen: dict[tuple[int, int], int] = {}
+    while pieces := scheduler.next_batch(limits):
+        check_limits(pieces, limits)
+        rows = rows_of(pieces)
+        assert sum(len(piece.rows) for piece in pieces) == len(rows)
+        assert not rows.keys() & seen.keys()
+        seen |= rows
+        assert scheduler.num_sequences == len(expected) - len(seen)
+    assert seen == expected
+    assert scheduler.num_tokens == 0
+
+
+@given(requests_, limits_, st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_batches_that_come_back_go_out_again(requests, limits, random) -> None:  # type: ignore[no-untyped-def]
+    scheduler = Scheduler()
+    expected = add_all(scheduler, requests)
+    seen: dict[tuple[int, int], int] = {}
+    budget = 50
+    while pieces := scheduler.next_batch(limits):
+        check_limits(pieces, limits)
+        if budget and random.random() < 0.4:
+            budget -= 1
+            count = sum(len(piece.rows) for piece in pieces)
+            head, rest = split(pieces, random.randint(0, count))
+            assert rows_of(head).keys() | rows_of(rest).keys() == rows_of(pieces).keys()
+            scheduler.give_back(rest)
+            scheduler.give_back(head)
+            continue
+        rows = rows_of(pieces)
+        assert not rows.keys() & seen.keys()
+        seen |= rows
+    assert seen == expected
+    assert scheduler.num_sequences == scheduler.num_tokens == 0
+
+
+@given(requests_, limits_, st.sets(st.integers(0, 11)))
+@settings(max_examples=200, deadline=None)
+def test_dropped_parts_are_gone_and_others_stay(requests, limits, dropped) -> None:  # type: ignore[no-untyped-def]
+    scheduler = Scheduler()
+    expected = add_all(scheduler, requests)
+    first = rows_of(scheduler.next_batch(limits))
+    scheduler.give_back([])
+    for client in {client for client, _ in requests}:
+        scheduler.drop(client, dropped)
+    rest: dict[tuple[int, int], int] = {}
+    while pieces := scheduler.next_batch(limits):
+        rest |= rows_of(pieces)
+    wanted = {row: n for row, n in expected.items() if row[0] not in dropped and row not in first}
+    assert rest == wanted
+    assert scheduler.num_sequences == scheduler.num_tokens == 0
+
+
+def test_small_requests_overtake_bulk_and_bulk_still_moves() -> None:
+    scheduler = Scheduler(priority_batch_size=16, patience=4)
+    scheduler.add("bulk", b"bulk", np.full(10_000, 10, np.int32), 10_000)
+    limits = Limits(8, 10_000)
+    order = []
+    for turn in range(20):
+        scheduler.add(f"small-{turn}", b"small", np.full(8, 10, np.int32), 8)
+        order.append("bulk" if any(p.key == "bulk" for p in scheduler.next_batch(limits)) else "small")
+    assert order[0] == "small"
+    assert order.count("bulk") == 20 // 5
+
+
+def test_clients_share_a_lane_evenly() -> None:
+    scheduler = Scheduler(priority_batch_size=0)
+    for number in range(50):
+        scheduler.add(("greedy", number), b"greedy", np.full(100, 10, np.int32), 100)
+    scheduler.add(("modest", 0), b"modest", np.full(100, 10, np.int32), 100)
+    limits = Limits(10, 10_000)
+    owners: list[str] = []
+    while not any(owner == "modest" for owner in owners) or owners.count("modest") < 10:
+        owners += [piece.key[0] for piece in scheduler.next_batch(limits)]  # type: ignore[index]
+    assert len(owners) <= 22  # every other batch was the modest client's
+
+
+def test_a_client_that_returns_gets_no_credit_for_its_absence() -> None:
+    scheduler = Scheduler(priority_batch_size=0)
+    limits = Limits(10, 10_000)
+    scheduler.add("early", b"late-comer", np.full(10, 10, np.int32), 10)
+    scheduler.next_batch(limits)
+    scheduler.add("long", b"steady", np.full(2000, 10, np.int32), 2000)
+    for _ in range(100):
+        scheduler.next_batch(limits)
+    scheduler.add("back", b"late-comer", np.full(1000, 10, np.int32), 1000)
+    owners = [scheduler.next_batch(limits)[0].key for _ in range(20)]
+    assert 9 <= owners.count("long") <= 11
+
+
+def test_a_batch_joins_sequences_of_similar_length() -> None:
+    scheduler = Scheduler(priority_batch_size=0)
+    scheduler.add("x", b"x", np.array([100] + [5] * 50, np.int32), 51)
+    scheduler.add("y", b"y", np.array([90] + [6] * 50, np.int32), 51)
+    limits = Limits(64, 400)
+    batches = []
+    while pieces := scheduler.next_batch(limits):
+        batches.append(np.concatenate([piece.lengths for piece in pieces]))
+    assert set(batches[0]) == {100, 90}
+    assert all(batch.max() <= 6 for batch in batches[1:])
+
+
+def test_a_returned_batch_is_cut_to_smaller_limits() -> None:
+    scheduler = Scheduler()
+    scheduler.add("x", b"x", np.full(64, 10, np.int32), 64)
+    pieces = scheduler.next_batch(Limits(64, 10_000))
+    scheduler.give_back(pieces)
+    sizes = []
+    while pieces := scheduler.next_batch(Limits(64, 160)):
+        sizes.append(sum(len(piece.rows) for piece in pieces))
+    assert sizes == [16, 16, 16, 16]
+
+
+def test_a_sequence_longer_than_the_budget_still_goes_out_alone() -> None:
+    scheduler = Scheduler()
+    scheduler.add("x", b"x", np.array([500, 500], np.int32), 2)
+    assert len(scheduler.next_batch(Limits(8, 100))[0].rows) == 1
+    assert len(scheduler.next_batch(Limits(8, 100))[0].rows) == 1
+
+
+@given(st.integers(0, 6), st.lists(st.lists(st.integers(1, 8), max_size=4), min_size=30, max_size=60), limits_)
+@settings(max_examples=150, deadline=None)
+def test_however_many_small_requests_come_bulk_is_served_in_time(
+    patience: int, arrivals: list[list[int]], limits: Limits
+) -> None:
+    """Of any ``patience + 1`` batches in a row one has a sequence of the bulk request, as long as it waits."""
+    scheduler = Scheduler(priority_batch_size=16, patience=patience)
+    scheduler.add("bulk", b"bulk", np.full(5000, 10, np.int32), 5000)
+    waited = 0
+    for turn, sizes in enumerate(arrivals):
+        for number, size in enumerate(sizes):
+            scheduler.add((turn, number), b"%d" % number, np.full(size, 10, np.int32), size)
+        pieces = scheduler.next_batch(limits)
+        waited = 0 if any(piece.key == "bulk" for piece in pieces) else waited + 1
+        assert waited <= patience
+
+
+@given(st.integers(2, 5), st.integers(1, 60), limits_, st.lists(st.integers(1, 80), min_size=5, max_size=5))
+@settings(max_examples=150, deadline=None)
+def test_every_batch_serves_a_client_that_got_least(
+    clients: int, length: int, limits: Limits, sizes: list[int]
+) -> None:
+    """Whatever the size of their requests: so none starves, since those before it overtake it in what they got."""
+    scheduler = Scheduler(priority_batch_size=0)
+    got = [0] * clients
+    for client, size in enumerate(sizes[:clients]):
+        for number in range(400 // size + 1):  # more than is taken below
+            scheduler.add((client, number), b"%d" % client, np.full(size, length, np.int32), size)
+    for _ in range(10):
+        least = {client for client in range(clients) if got[client] == min(got)}
+        pieces = scheduler.next_batch(limits)
+        assert least & {piece.key[0] for piece in pieces}  # type: ignore[index]
+        for piece in pieces:
+            got[piece.key[0]] += int(piece.lengths.sum())  # type: ignore[index]
+
+
+@given(requests_, limits_, st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_results_come_to_their_places_whatever_the_order_of_batches(requests, limits, random) -> None:  # type: ignore[no-untyped-def]
+    """As the sink puts them together: each piece says of which rows its results are."""
+    scheduler = Scheduler()
+    add_all(scheduler, requests)
+    running: list[list[Piece]] = []
+    results = [np.full(len(lengths), -1) for _, lengths in requests]
+    deaths = 0
+    while scheduler or running:
+        if scheduler and (not running or random.random() < 0.6):
+            running.append(scheduler.next_batch(limits))
+            continue
+        pieces = running.pop(random.randrange(len(running)))
+        if deaths < 10 and random.random() < 0.2:  # a worker died
+            deaths += 1
+            scheduler.give_back(pieces)
+            continue
+        for piece in pieces:
+            assert (results[piece.key][piece.rows] == -1).all()  # type: ignore[call-overload]
+            results[piece.key][piece.rows] = piece.lengths  # type: ignore[call-overload]
+    assert [found.tolist() for found in results] == [lengths for _, lengths in requests]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=30), limits_)
+@settings(max_examples=100, deadline=None)
+def test_requests_of_a_client_leave_in_the_order_of_their_arrival(sizes: list[int], limits: Limits) -> None:
+    scheduler = Scheduler(priority_batch_size=0)
+    for key, size in enumerate(sizes):
+        scheduler.add(key, b"a", np.full(size, 10, np.int32), size)
+    order = []
+    while pieces := scheduler.next_batch(limits):
+        order += [piece.key for piece in pieces]
+    assert order == sorted(order)  # type: ignore[type-var]

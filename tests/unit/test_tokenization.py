@@ -1,0 +1,425 @@
+"""Tokenization against an oracle that reads one character, one word, one sentence at a time; and what it refuses."""
+
+# ruff: noqa: RUF001 (foreign letters that look like others are what this is about)
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bert_serving.server import wordpiece
+from bert_serving.server.tokenization import Tokenized, Tokenizer
+from bert_serving.server.vocabulary import Vocabulary, read_vocabulary
+
+VOCAB = Path(__file__).parent.parent / "data" / "bert_uncased_vocab.txt"
+IDS = read_vocabulary(VOCAB).ids
+
+
+def tokenizer(**settings: Any) -> Tokenizer:
+    settings = {"lower_case": True, "max_seq_len": 25, "max_position_embeddings": 512} | settings
+    return Tokenizer.from_file(VOCAB, **settings)
+
+
+# -- the oracle -------------------------------------------------------------------------------------------------------
+
+
+def oracle_words(text: str, lower_case: bool) -> list[str]:
+    clean = ""
+    for char in text:
+        code, category = ord(char), unicodedata.category(char)
+        is_han = any(
+            low <= code <= high
+            for low, high in [
+                (0x4E00, 0x9FFF),
+                (0x3400, 0x4DBF),
+                (0x20000, 0x2A6DF),
+                (0x2A700, 0x2B73F),
+                (0x2B740, 0x2B81F),
+                (0x2B820, 0x2CEAF),
+                (0xF900, 0xFAFF),
+                (0x2F800, 0x2FA1F),
+            ]
+        )
+        if char in "\t\n\r" or category == "Zs":
+            clean += " "
+        elif category.startswith("C") or char in "\0\ufffd":
+            pass
+        else:
+            clean += f" {char} " if is_han else char
+    parts: list[str] = []
+    for word in clean.split():
+        if lower_case:
+            word = "".join(c for c in unicodedata.normalize("NFD", word.lower()) if unicodedata.category(c) != "Mn")
+        for char in word:
+            ascii_symbol = char.isascii() and char.isprintable() and not char.isalnum()
+            parts.append(f" {char} " if ascii_symbol or unicodedata.category(char).startswith("P") else char)
+        parts.append(" ")
+    return "".join(parts).split()
+
+
+def oracle_pieces(word: str) -> list[str]:
+    if len(word) > 100:
+        return ["[UNK]"]
+    pieces: list[str] = []
+    while word:
+        prefix = "##" if pieces else ""
+        end = next((end for end in range(len(word), 0, -1) if prefix + word[:end] in IDS), 0)
+        if not end:
+            return ["[UNK]"]
+        pieces.append(prefix + word[:end])
+        word = word[end:]
+    return pieces
+
+
+def oracle(text: str, lower_case: bool = True, max_seq_len: int = 25) -> tuple[list[str], int]:
+    """Tokens, and how many of the last are of the second segment."""
+    pair = re.match(r"^(.*) \|\|\| (.*)$", text.strip())
+    texts = pair.groups() if pair else (text, "")
+    a, b = ([p for w in oracle_words(t, lower_case) for p in oracle_pieces(w)] for t in texts)
+    if not b:
+        return ["[CLS]", *a[: max_seq_len - 2], "[SEP]"], 0
+    while len(a) + len(b) > max_seq_len - 3:
+        (a if len(a) > len(b) else b).pop()
+    if not b:
+        return ["[CLS]", *a, "[SEP]"], 0
+    return ["[CLS]", *a, "[SEP]", *b, "[SEP]"], len(b) + 1
+
+
+ALPHABET = st.one_of(
+    st.sampled_from(list("aAeEsS1 \t\n\r\0\x0b\x1c\x7f\x85.,'|#[]`^$~")),
+    st.sampled_from(list("éÉİıßΣσςΑÅ\u212b中文\uf900가ﬁ€≠´’“—。、？\u00a0\u3000\u2028\u2029\u200b\u00ad\ufeff\ufffd")),
+    st.sampled_from(list("\u0300\u0301\u0345\u0327\u302e\u302f\u3099\u0903\u20dd\u1fef\u037e\ud800\udc00\U0001f600")),
+    st.characters(),
+)
+TEXTS = st.one_of(
+    st.text(ALPHABET, max_size=40),
+    st.lists(st.sampled_from(["the", "unaffable", "ΟΔΥΣΣΕΥΣ", "|||", " ||| ", " ", "\n", "x" * 99, "naïve"])).map(
+        "".join
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=6), st.booleans(), st.sampled_from([4, 5, 6, 25, 512]))
+@example(["ΑΣ", "ΑΣ.", "ΑΣ\u0301", "ΑΣ\u00adΑ", "ΑΣ中Α", "a\nΣ"], True, 25)
+@example(["\u302f\u302e\u3099", "\u0344", "각"], True, 25)
+@example(["a ||| b ||| c", "a\n ||| b", "\0 ||| b", "a ||| \0", "||| b", "a |||"], True, 4)
+def test_equals_the_oracle(texts: list[str], lower_case: bool, max_seq_len: int) -> None:
+    subject = tokenizer(lower_case=lower_case, max_seq_len=max_seq_len)
+    tokenized = subject.encode(texts)
+    check_shape(tokenized, len(texts))
+    ends = np.cumsum(tokenized.lengths)
+    for text, tokens, end in zip(texts, subject.tokens(tokenized), ends, strict=True):
+        expected, of_second = oracle(text, lower_case, max_seq_len)
+        assert tokens == expected
+        types = tokenized.type_ids
+        assert (0 if types is None else types[end - len(tokens) : end].sum()) == of_second
+    assert tokenized.num_unknown == sum(token == "[UNK]" for row in subject.tokens(tokenized) for token in row)
+
+
+# Accents, marks that are kept, accents without a class, one that is two others, letters that come apart, a tone mark.
+MARKS = st.sampled_from(
+    list("\u0301\u0323\u0327\u0344\u0f73\U0001d16d\U0001d165\u302e\u1b44\u0941\u034féấ\uac01aß!  ,")
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.text(MARKS, min_size=1, max_size=4), st.sampled_from([1, 1, 3, 20, 70, 130])), max_size=8))
+@example([("a", 1), ("\U0001d16d\u0301\U0001d165\u0323", 20), ("\u0f73", 70), (" ", 1), ("b\u0323\u0301", 1)])
+@example([("é\U0001d16d", 1), ("\u0323\u0301", 60), ("\U0001d165", 1)])
+def test_long_runs_of_marks_equal_the_oracle(runs: list[tuple[str, int]]) -> None:
+    text = "".join(marks * count for marks, count in runs)
+    subject = tokenizer(max_seq_len=512)
+    for texts in ([text], ["hello", text, text * 2]):
+        rows = subject.tokens(subject.encode(texts))
+        assert rows[-1] == oracle(texts[-1], True, 512)[0]
+        assert rows[len(rows) // 2] == oracle(text, True, 512)[0]
+
+
+def test_what_is_known_of_marks_holds_for_every_character() -> None:
+    """``_decompose`` relies on it: where they are, what they come apart into, and how few follow in one letter."""
+    _, run, accents = wordpiece._marks()
+    for code in range(sys.maxunicode + 1):
+        parts = unicodedata.normalize("NFD", chr(code))
+        classes = list(map(unicodedata.combining, parts))
+        if all(classes):
+            assert run.fullmatch(chr(code) * wordpiece.MAX_MARKS)
+            assert {unicodedata.category(part) for part in parts} == {"Mn" if code in accents else "Mc"}
+        else:
+            assert code not in accents
+            assert classes[0] == 0
+            assert len(parts) <= 4
+
+
+def check_shape(tokenized: Tokenized, count: int) -> None:
+    assert tokenized.lengths.shape == (count,)
+    assert tokenized.lengths.sum() == len(tokenized.input_ids)
+    for array in (tokenized.input_ids, tokenized.type_ids, tokenized.mask, tokenized.lengths, tokenized.truncated):
+        assert array is None or array.dtype == np.int32
+
+
+def test_every_character_alone_and_inside_a_word() -> None:
+    subject = tokenizer(max_seq_len=512)
+    codes = [
+        *range(0x3400),
+        *range(0x4DB0, 0x4E10),
+        *range(0x9FF0, 0xAC10),
+        *range(0xD790, 0x11000),
+        *range(0x1F000, 0x1FB00),
+    ]
+    texts = [f"{chr(code)} e{chr(code)}s" for code in codes]
+    tokens = subject.tokens(subject.encode(texts))
+    wrong = [code for code, text, row in zip(codes, texts, tokens, strict=True) if row != oracle(text, True, 512)[0]]
+    assert wrong == []
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_texts() -> None:
+    tokenized = tokenizer().encode([])
+    check_shape(tokenized, 0)
+    assert tokenizer().tokens(tokenized) == []
+
+
+def test_empty_and_blank_texts_are_empty_sequences() -> None:
+    subject = tokenizer()
+    assert subject.tokens(subject.encode(["", " ", "\0\ud800", "a"])) == [["[CLS]", "[SEP]"]] * 3 + [
+        ["[CLS]", "a", "[SEP]"]
+    ]
+
+
+def test_special_tokens_in_a_text_are_text() -> None:
+    subject = tokenizer()
+    assert subject.tokens(subject.encode(["[CLS] [MASK]"])) == [
+        ["[CLS]", "[", "cl", "##s", "]", "[", "mask", "]", "[SEP]"]
+    ]
+
+
+def test_many_texts_are_as_each_alone() -> None:
+    subject = tokenizer(max_seq_len=8)
+    texts = [f"number {i}" + " and more words" * (i % 5) + (" ||| pair" * (i % 7 == 3)) for i in range(1000)]
+    whole = subject.encode(texts)
+    assert subject.tokens(whole) == [subject.tokens(subject.encode([text]))[0] for text in texts]
+    assert list(whole.truncated) == [i for i, text in enumerate(texts) if len(subject.encode([text]).truncated)]
+
+
+def test_lists_of_tokens_are_taken_as_they_are() -> None:
+    subject = tokenizer(max_seq_len=10)
+    rows = [["hello", "Hello", "[CLS]", "un ##able"], ["a", "|||", "b", "|||", "a"], ["|||", "b"], ["a", "|||"], []]
+    tokenized = subject.encode(rows)
+    assert subject.tokens(tokenized) == [
+        ["[CLS]", "hello", "[UNK]", "[CLS]", "[UNK]", "[SEP]"],
+        ["[CLS]", "a", "[SEP]", "b", "[UNK]", "a", "[SEP]"],
+        ["[CLS]", "[SEP]", "b", "[SEP]"],
+        ["[CLS]", "a", "[SEP]"],
+        ["[CLS]", "[SEP]"],
+    ]
+    assert tokenized.num_unknown == 3
+    assert tokenized.type_ids is not None
+    assert tokenized.type_ids.tolist() == [0] * 6 + [0, 0, 0, 1, 1, 1, 1] + [0, 0, 1, 1] + [0] * 5
+
+
+def test_no_special_token_is_for_single_lists_of_tokens() -> None:
+    subject = tokenizer(max_seq_len=6, no_special_token=True)
+    rows = [["a"] * 9, [], ["a", "|||", "b"], ["a"]]
+    tokenized = subject.encode(rows)
+    assert subject.tokens(tokenized) == [["a"] * 6, [], ["[CLS]", "a", "[SEP]", "b", "[SEP]"], ["a"]]
+    assert tokenized.lengths.tolist() == [6, 1, 5, 1], "an empty sequence has a hidden token, so that it has a row"
+    assert tokenized.mask is not None
+    assert tokenized.mask.tolist() == [1] * 6 + [0] + [1] * 6
+    assert list(tokenized.truncated) == [0]
+    assert subject.encode([["a"], ["b"]]).mask is None
+    assert subject.tokens(subject.encode([[], ["a"]])) == [[], ["a"]]
+    assert subject.tokens(subject.encode(["a " * 9])) == [["[CLS]", *"aaaa", "[SEP]"]]
+
+
+def test_mask_cls_sep_hides_the_special_tokens() -> None:
+    tokenized = tokenizer(mask_cls_sep=True).encode(["a b", "a ||| b", ""])
+    assert tokenized.mask is not None
+    assert tokenized.mask.tolist() == [*(0, 1, 1, 0), *(0, 1, 0, 1, 0), *(0, 0)]
+    assert tokenizer().encode(["a ||| b"]).mask is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a", 5], "item 1 is a number, but item 0 is a text"),
+        (["a", "b", ["c"]], "item 2 is a list, but item 0 is a text"),
+        ([["a"], "b"], "item 1 is a text, but item 0 is a list"),
+        ([["a"], ["b", None]], "item 1 holds null; a token must be a text"),
+        ([["a"], [["b"]]], "item 1 holds a list"),
+        ([True], "item 0 is a truth value; send texts only, or lists of tokens only"),
+        ([{"a": 1}], "item 0 is an object"),
+        ([None], "item 0 is null"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_index(texts: list[Any], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        tokenizer().encode(texts)
+
+
+# -- cost -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("x", "a,", "a b ", "中", "é", " ", "\0", "\ud800", "a\tb\t", "z" * 99 + " ", "|||", " ||| ", "a ||| \n"),
+        *("\u0323\u0301", "\u0f73", "\U0001d16d\U0001d165", "a" + "\u0301" * 31 + "\u0323" * 32, "Σ", "\u0344Σ"),
+    ],
+)
+def test_a_giant_text_takes_linear_time(text: str) -> None:
+    subject = tokenizer(max_seq_len=128)
+
+    def seconds(size: int) -> float:
+        giant = text * (size // len(text))
+        start = time.process_time()
+        subject.encode([giant])
+        return time.process_time() - start
+
+    seconds(20_000)
+    small, large = min(seconds(100_000) for _ in range(3)), seconds(1_600_000)
+    # 16 times the text; quadratic time would be 256 times as long.
+    assert large < 64 * max(small, 0.002)
+
+
+def test_a_long_text_is_read_piece_by_piece_to_the_same_tokens() -> None:
+    words = "The Quick, brown naïve ΟΔΥΣΣΕΥΣ. 你好 " + "e\u0301" * 70 + " " + "x" * 150 + "\n don't\tgo "
+    subject = tokenizer(max_seq_len=4096, max_position_embeddings=4096)
+    for text in (words * 40, (words * 40).replace(" ", "\t"), "中" * 3000 + words * 40, "y" * 20_000 + " " + words):
+        assert len(text) > wordpiece.LONG_TEXT / 2
+        long = text + " " * wordpiece.LONG_TEXT
+        assert subject.tokens(subject.encode([long, "a"])) == [oracle(text, True, 4096)[0], ["[CLS]", "a", "[SEP]"]]
+
+
+def test_the_table_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wordpiece, "MAX_CACHED_WORDS", 50)
+    subject = tokenizer()
+    texts = [f"word{i} and words" for i in range(500)] + ["x" * 5000]
+    for _ in range(2):
+        assert subject.tokens(subject.encode(texts)) == [oracle(text)[0] for text in texts]
+        assert len(subject._wordpiece._pieces) <= 50
+
+
+def test_threads_may_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wordpiece, "MAX_CACHED_WORDS", 20)
+    subject = tokenizer()
+    texts = [f"word{i} naïve, 你好" for i in range(200)]
+    expected = [oracle(text)[0] for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        for tokenized in pool.map(lambda _: subject.encode(texts), range(40)):
+            assert subject.tokens(tokenized) == expected
+
+
+# -- vocabularies -----------------------------------------------------------------------------------------------------
+
+WORDPIECE_JSON: dict[str, Any] = {
+    "added_tokens": [{"id": 7, "content": "[NEW]"}],
+    "normalizer": {"type": "BertNormalizer", "lowercase": False, "strip_accents": None, "handle_chinese_chars": False},
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+    "model": {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "Hé": 4, "##llo": 5, "你好": 6},
+    },
+}
+
+
+def write_json(folder: Path, content: Any, name: str = "tokenizer.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_tokenizer_json(tmp_path: Path) -> None:
+    path = write_json(tmp_path, WORDPIECE_JSON)
+    subject = Tokenizer.from_file(path, lower_case=None, max_seq_len=None, max_position_embeddings=64)
+    assert (subject.vocab_size, subject.lower_case, subject.max_seq_len) == (8, False, 64)
+    assert subject.tokens(subject.encode(["Héllo 你好"])) == [["[CLS]", "Hé", "##llo", "你好", "[SEP]"]]
+    assert subject.tokens(subject.encode([["[NEW]"]])) == [["[CLS]", "[NEW]", "[SEP]"]]
+    lower = Tokenizer.from_file(path, lower_case=True, max_seq_len=None, max_position_embeddings=64)
+    assert lower.tokens(lower.encode(["Héllo"])) == [["[CLS]", "[UNK]", "[SEP]"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"type": "BPE", "vocab": {}}}, "type BPE; only BERT's WordPiece"),
+        ({"model": {"type": "Unigram", "vocab": []}}, "type Unigram"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer 'Whitespace'"),
+        ({"normalizer": None}, "normalizer None"),
+        ({"normalizer": {"type": "BertNormalizer", "clean_text": False}}, "clean_text False"),
+    ],
+)
+def test_other_tokenizers_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_vocabulary(write_json(tmp_path, WORDPIECE_JSON | change))
+
+
+def test_what_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "cut.json").write_text('{"model"')
+    (tmp_path / "vocab.txt").write_text("a\nb\n[UNK]\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    for name, message in (("list.json", "no JSON object"), ("cut.json", "is no JSON"), ("binary.txt", "no UTF-8")):
+        with pytest.raises(ValueError, match=message):
+            read_vocabulary(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        read_vocabulary(tmp_path / "none.txt")
+    with pytest.raises(ValueError, match=r"3 tokens lacks \[CLS\], \[SEP\]"):
+        Tokenizer(read_vocabulary(tmp_path / "vocab.txt"))
+
+
+def test_vocab_txt_keeps_line_numbers(tmp_path: Path) -> None:
+    # A carriage return or a line separator inside a line is no new line; of equal lines the last counts.
+    (tmp_path / "vocab.txt").write_bytes("[UNK]\r\n[CLS]\n[SEP]\n\u2028\na\na\nb".encode())
+    assert read_vocabulary(tmp_path / "vocab.txt").ids == {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "": 3, "a": 5, "b": 6}
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "expected"), [(False, None, False), (True, None, True), (False, True, True), (None, None, True)]
+)
+def test_lower_case_is_as_asked_else_as_the_model_says(
+    tmp_path: Path, said: bool | None, asked: bool | None, expected: bool
+) -> None:
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na\n")
+    if said is not None:
+        write_json(tmp_path, {"do_lower_case": said}, "tokenizer_config.json")
+    subject = Tokenizer.from_file(tmp_path / "vocab.txt", lower_case=asked, max_seq_len=25, max_position_embeddings=64)
+    assert subject.lower_case is expected
+
+
+def test_accents_may_be_kept_in_lower_case() -> None:
+    ids = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "é": 3}
+    subject = Tokenizer(Vocabulary(ids, lower_case=True, strip_accents=False))
+    assert subject.encode(["É"]).input_ids.tolist() == [1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("length", "message"), [(65, "max_seq_len is 65, but the model has only 64 positions"), (3, "4 or more")]
+)
+def test_lengths_that_cannot_be_are_refused(length: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tokenizer(max_seq_len=length, max_position_embeddings=64)
+
+
+def test_warns_when_the_case_does_not_fit_the_vocabulary() -> None:
+    special = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}
+    cased, uncased = Vocabulary(special | {"The": 3, "the": 4}), Vocabulary(special | {"the": 3})
+    assert "use -cased_tokenization" in Tokenizer(cased, lower_case=True).warnings[0]
+    assert "leave -cased_tokenization out" in Tokenizer(uncased, lower_case=False).warnings[0]
+    assert Tokenizer(cased, lower_case=False).warnings == Tokenizer(uncased, lower_case=True).warnings == []

@@ -1,0 +1,71 @@
+"""The worker's first batches: how many tokens it asks for, from how fast its engine is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bert_serving.server import worker
+from bert_serving.server.engines.base import Batch, Device
+
+SLOW_START = 30.0
+
+
+class FakeEngine:
+    """Takes ``seconds_per_token``, its first call so much longer; tells no other time than that of its clock."""
+
+    def __init__(self, tokens_per_second: float) -> None:
+        self.now, self.rate = 1000.0, tokens_per_second
+        self.batches: list[Batch] = []
+
+    def encode(self, batch: Batch) -> np.ndarray:
+        self.now += batch.num_tokens / self.rate + (0 if self.batches else SLOW_START)
+        self.batches.append(batch)
+        return np.zeros((batch.num_sequences, 2), np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+def calibrated(
+    monkeypatch: pytest.MonkeyPatch, rate: float, max_seq_len: int | None = 25, kind: str = "cpu", positions: int = 512
+) -> tuple[int, FakeEngine]:
+    engine = FakeEngine(rate)
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: engine.now)
+    return worker.warm_up(engine, Device(kind), positions, max_seq_len), engine
+
+
+@pytest.mark.parametrize(
+    ("rate", "max_seq_len", "tokens"),
+    [
+        (10_000, 25, 2_500),  # what takes CPU_BATCH_SECONDS; the slow first call does not count
+        (40_000, 25, 10_000),
+        (100, 25, 512),  # a few dozen short ones fit, however slow it is
+        (1e9, 25, 65_536),
+        (100, 2_000, 2_000),  # one of full length fits
+        (100, None, 3_000),  # as long as the model takes
+    ],
+)
+def test_a_batch_on_a_cpu_takes_about_as_long_as_wanted(
+    monkeypatch: pytest.MonkeyPatch, rate: float, max_seq_len: int | None, tokens: int
+) -> None:
+    found, _ = calibrated(monkeypatch, rate, max_seq_len, positions=3_000)
+    assert found == pytest.approx(tokens, rel=1e-6, abs=1)
+
+
+def test_a_gpu_is_given_large_batches_and_one_to_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, engine = calibrated(monkeypatch, 1.0, kind="gpu")
+    assert found == 65_536
+    assert [batch.num_sequences for batch in engine.batches] == [1, 64]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize(("max_seq_len", "positions", "longest"), [(25, 512, 25), (None, 512, 64), (300, 40, 40)])
+def test_the_first_batches_are_ones_that_the_model_can_take(
+    monkeypatch: pytest.MonkeyPatch, kind: str, max_seq_len: int | None, positions: int, longest: int
+) -> None:
+    _, engine = calibrated(monkeypatch, 1000, max_seq_len, kind, positions)
+    for batch in engine.batches:
+        assert set(batch.lengths) == {longest}
+        assert batch.lengths.sum() == len(batch.input_ids) == len(batch.type_ids) == len(batch.mask)
+        assert batch.mask.all()
