@@ -9,11 +9,14 @@ dispatch      worker -> ventilator     HELLO json                    I am here, 
 results       worker -> sink           vectors + manifest            see :class:`Result`
 link          ventilator -> sink       PART job + texts               these texts of a job are on their way
               ventilator -> sink       FAIL job                       it has been answered with an error
+              ventilator -> sink       AGAIN ticket job              asked for again: is its answer still to come?
               ventilator -> sink       SAY identity frames           publish this as it is
               ventilator -> sink       HELLO epoch [nonce]           I am new, and know no job from before; with the
                                                                       nonce of a WHO: here is all that you should know
               sink -> ventilator       WHO nonce                     I am new: what is under way?
               sink -> ventilator       DONE batch_id began           its rows have arrived
+              sink -> ventilator       HELD ticket job               its answer is still to come
+              sink -> ventilator       PUBLISHED ticket job          its answer was published before you asked
               sink -> ventilator       DRIFT json                    what :class:`VectorDrift` has found, for the status
               sink -> ventilator       GONE identity                 nobody has read there for long: drop its requests
 control       part -> supervisor       READY, BEAT, DRAINED, FATAL, TERMINATE, IDLE worker
@@ -44,6 +47,7 @@ from .engines.base import Batch
 HELLO, FAILED, BATCH = b"HELLO", b"FAILED", b"BATCH"
 PART, FAIL, SAY, DONE, WHO, GONE = b"PART", b"FAIL", b"SAY", b"DONE", b"WHO", b"GONE"
 DRIFT = b"DRIFT"
+AGAIN, HELD, PUBLISHED = b"AGAIN", b"HELD", b"PUBLISHED"
 READY, BEAT, DRAINED, FATAL, TERMINATE = b"READY", b"BEAT", b"DRAINED", b"FATAL", b"TERMINATE"
 DRAIN, STOP, LOST, FACTS = b"DRAIN", b"STOP", b"LOST", b"FACTS"
 RETIRE, IDLE = b"RETIRE", b"IDLE"

@@ -23,6 +23,7 @@ class Job:
         id: its number in batches and in the sink, given when the sink is first told of it, 0 before. Unique for the
             life of the server, across restarts of the ventilator too; who is told later has the higher one.
         asked_at: when it was received last; a client repeats what may have been lost.
+        questions: to the sink, whether the answer went out before it was received again, that have no reply yet.
         size: number of texts.
         missing: rows that the sink does not hold yet.
         sealed: all texts are tokenized, since ``tokenized_at``.
@@ -37,6 +38,7 @@ class Job:
     size: int
     received_at: float
     asked_at: float = 0.0
+    questions: int = 0
     wants_timing: bool = False
     wants_num_tokens: bool = False
     tokenized_at: float = 0.0

@@ -88,7 +88,8 @@ class Sink:
         self.nonce = secrets.token_bytes(8)
         self.is_introduced = self.has_asked = False
         self.absent: dict[bytes, float] = {}  # who has jobs here and does not listen -> since when
-        self.receipts: deque[tuple[int, int]] = deque()  # batch, when it was begun
+        #: What the ventilator shall hear, in this order: batches that are here, and answers to its questions.
+        self.receipts: deque[list[bytes]] = deque()
         self.early: dict[int, list[tuple[float, Result]]] = {}  # by job: rows that came before the word of it
         self.clock = time.monotonic
         self.draining = self.stopped = self._said_drained = False
@@ -181,6 +182,10 @@ class Sink:
                 self._on_hello(from_u64(frames[1]), frames[2] if len(frames) > 2 else b"")
             elif kind == internal.FAIL:
                 self.jobs.pop(from_u64(frames[1]), None)
+            elif kind == internal.AGAIN and self.is_introduced:
+                # Behind the receipts of the job's own batches: who hears PUBLISHED has heard of all its rows.
+                is_held = from_u64(frames[2]) in self.jobs
+                self.receipts.append([internal.HELD if is_held else internal.PUBLISHED, *frames[1:]])
 
     def _on_part(self, frames: list[bytes]) -> None:
         """Texts of a job are on their way; with the first of them the job is new here, the last one seals it."""
@@ -247,14 +252,14 @@ class Sink:
             if self.drift is not None:
                 self.drift.add(result.array, result.lengths)
             self._place(result)
-            self.receipts.append((result.batch_id, result.began))
+            self.receipts.append([internal.DONE, u64(result.batch_id), u64(result.began)])
         self._send_receipts()
 
     def _send_receipts(self) -> None:
-        """Tells the ventilator which batches are here; it may not be connected yet, after one of us was restarted."""
+        """Tells the ventilator what it shall hear; it may not be connected yet, after one of us was restarted."""
         while self.receipts:
             try:
-                self.ventilator.send_multipart([internal.DONE, *map(u64, self.receipts[0])], zmq.NOBLOCK)
+                self.ventilator.send_multipart(self.receipts[0], zmq.NOBLOCK)
             except zmq.Again:
                 return
             self.receipts.popleft()

@@ -215,9 +215,10 @@ class Ventilator:
                 f"(-max_message_bytes): send fewer texts at a time"
             )
         fingerprint = (request.identity, request.request_id, hashlib.blake2b(request.message).digest())
-        if fingerprint in self.pending:
-            self.pending[fingerprint].asked_at = self.clock()
-            return  # sent again after a lost connection; the answer is on its way
+        known = self.pending.get(fingerprint)
+        if known is not None:
+            self._on_repeated(known)
+            return
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
         if len(request.message) <= INLINE_BYTES:
@@ -228,6 +229,37 @@ class Ventilator:
             # The number of texts is not known before the JSON is read, which the thread does.
             job = self._open(request, fingerprint, 0)
             self.thread.submit(job.ticket, request.message)
+
+    def _on_repeated(self, job: Job) -> None:
+        """A request that is under way was sent again, after its client lost a connection.
+
+        The answer may have gone into that connection, and word of it may not have come here yet.
+        """
+        job.asked_at = self.clock()
+        if job.id:
+            job.questions += 1
+            self._words.append([internal.AGAIN, u64(job.ticket), u64(job.id)])
+
+    def _on_asked(self, ticket: int, job_id: int, is_published: bool) -> None:
+        """The sink says whether it had published a job's answer when the job was sent again."""
+        job = self.jobs.get(ticket)
+        if job is None:
+            return
+        job.questions = max(0, job.questions - 1)
+        if is_published and job.id == job_id and not job.missing:
+            self.log.debug("req id: %s of client %r is encoded again", job.request_id, job.identity)
+            self._last_id += 1
+            job.id = self._last_id
+            self._compute(job)
+        elif not job.missing and not job.questions:
+            self._forget(job)
+
+    def _compute(self, job: Job) -> None:
+        """Tells the sink of a job, and gives all of it to the workers, once more."""
+        job.missing = job.size
+        for index, part in enumerate(job.parts):
+            self._tell_part(part, is_last=job.sealed and index == len(job.parts) - 1)
+            self.dispatcher.scheduler.add(part, job.identity, part.tokenized.lengths, job.size)
 
     def _open(self, request: Request, fingerprint: tuple[bytes, bytes, bytes], size: int) -> Job:
         self._last_ticket += 1
@@ -372,7 +404,11 @@ class Ventilator:
                 job.began_at = min(job.began_at, began)
                 if job.missing == 0 and not job.failed:
                     self.statistics.answered(job.timing(self.clock()))
-                    self._forget(job)
+                    if not job.questions:
+                        self._forget(job)
+        elif frames[0] in (internal.HELD, internal.PUBLISHED):
+            ticket, job_id = map(internal.from_u64, frames[1:])
+            self._on_asked(ticket, job_id, frames[0] == internal.PUBLISHED)
         elif frames[0] == internal.WHO:
             self._start_over(frames[1])
         elif frames[0] == internal.DRIFT:
@@ -388,10 +424,8 @@ class Ventilator:
             self.log.warning("the sink was restarted; %d requests are computed again", len(unfinished))
         self.dispatcher.start_over()
         for job in unfinished:
-            job.missing = job.size
-            for index, part in enumerate(job.parts):
-                self._tell_part(part, is_last=job.sealed and index == len(job.parts) - 1)
-                self.dispatcher.scheduler.add(part, job.identity, part.tokenized.lengths, job.size)
+            job.questions = 0
+            self._compute(job)
 
     def _fail(self, job: Job, error: RequestError) -> None:
         """Answers a job with an error and drops what is left of it; other jobs are not touched."""

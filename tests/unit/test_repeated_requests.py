@@ -1,0 +1,147 @@
+"""A request that is sent again while it is under way, with the test in place of worker and sink.
+
+The answer may have been published into a connection that was cut just before. What the real parts would have to do in
+which order, no test from outside can force.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from bert_serving.server import internal
+from bert_serving.server.config import ServerConfig, get_args_parser
+from bert_serving.server.internal import Addresses, from_u64, make_socket, u64
+from bert_serving.server.log import get_logger
+from bert_serving.server.part import Link
+from bert_serving.server.tokenizing import make_tokenizer
+from bert_serving.server.ventilator import Ventilator
+from servers import TINY, free_ports, wait_until
+
+REQUEST = [b"client", json.dumps(["hello world"]).encode(), b"1", b"1"]
+
+
+class Inside:
+    """A ventilator in a thread, and the ends of all its sockets."""
+
+    def __init__(self) -> None:
+        port, port_out = free_ports()
+        argv = ["-model_dir", str(TINY), "-port", str(port), "-port_out", str(port_out)]
+        config = ServerConfig.from_args(get_args_parser().parse_args(argv))
+        model = config.read_model()
+        self.addresses = Addresses.new()
+        link = Link("ventilator", config, self.addresses, {"drift": None, "access": {"folder": None}}, get_logger("V"))
+        self.context = zmq.Context()
+        self.control = make_socket(self.context, zmq.ROUTER)
+        self.control.bind(self.addresses.control)
+        self.sink = make_socket(self.context, zmq.DEALER)
+        self.sink.bind(self.addresses.link)
+        self.ventilator = Ventilator(link, make_tokenizer(config, model), model)
+        self.worker = make_socket(self.context, zmq.DEALER, IDENTITY=b"worker-0")
+        self.worker.connect(self.addresses.dispatch)
+        self.worker.send_multipart([internal.HELLO, json.dumps({"max_tokens": 4096, "device": "none"}).encode()])
+        self.client = make_socket(self.context, zmq.PUSH)
+        self.client.connect(f"tcp://127.0.0.1:{port}")
+        self.thread = threading.Thread(target=self.ventilator.run, daemon=True)
+        self.thread.start()
+
+    def ask(self) -> None:
+        self.client.send_multipart(REQUEST)
+
+    def batch(self) -> int:
+        """The number of the next batch that a worker is given."""
+        assert self.worker.poll(10_000), "no batch"
+        return from_u64(self.worker.recv_multipart()[1])
+
+    def word(self, kind: bytes) -> list[bytes]:
+        """The frames of the next word of that kind to the sink."""
+        while True:
+            assert self.sink.poll(10_000), f"no word {kind!r}"
+            frames = self.sink.recv_multipart()
+            if frames[0] == kind:
+                return frames
+
+    def tell(self, *frames: bytes) -> None:
+        self.sink.send_multipart(frames)
+
+    def num_jobs(self) -> int:
+        """Requests under way."""
+        self.client.send_multipart([b"client", b"SHOW_STATUS", b"2", b"0"])
+        return int(json.loads(self.word(internal.SAY)[2])["queue"]["requests"])
+
+    def close(self) -> None:
+        name = next(frames[0] for frames in iter(self.control.recv_multipart, None) if frames[0] == b"ventilator")
+        self.control.send_multipart([name, internal.STOP])
+        self.thread.join(10)
+        self.context.destroy(linger=0)
+        self.ventilator.link.context.destroy(linger=0)
+
+
+@pytest.fixture
+def inside() -> Iterator[Inside]:
+    inside = Inside()
+    try:
+        yield inside
+    finally:
+        inside.close()
+
+
+def test_an_answer_that_went_out_before_the_question_is_made_again(inside: Inside) -> None:
+    inside.ask()
+    batch = inside.batch()
+    first_job = inside.word(internal.PART)[1]
+    inside.ask()
+    _, ticket, job = inside.word(internal.AGAIN)
+    assert job == first_job
+    # As the sink speaks: the batch came and the answer was published, and then the question was read.
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    inside.tell(internal.PUBLISHED, ticket, job)
+    batch = inside.batch()
+    second_job = inside.word(internal.PART)[1]
+    assert from_u64(second_job) > from_u64(first_job)
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    wait_until(lambda: inside.num_jobs() == 0, 10)
+
+
+def test_an_answer_that_is_still_to_come_is_not_made_twice(inside: Inside) -> None:
+    inside.ask()
+    batch = inside.batch()
+    inside.ask()
+    _, ticket, job = inside.word(internal.AGAIN)
+    inside.tell(internal.HELD, ticket, job)
+    assert inside.num_jobs() == 1
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    wait_until(lambda: inside.num_jobs() == 0, 10)
+    assert not inside.worker.poll(0), "it was encoded again"
+
+
+def test_a_request_is_kept_until_the_sink_has_said_what_became_of_it(inside: Inside) -> None:
+    inside.ask()
+    batch = inside.batch()
+    inside.ask()
+    inside.ask()
+    questions = [inside.word(internal.AGAIN), inside.word(internal.AGAIN)]
+    inside.tell(internal.HELD, *questions[0][1:])
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    assert inside.num_jobs() == 1
+    inside.tell(internal.PUBLISHED, *questions[1][1:])
+    batch = inside.batch()
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    wait_until(lambda: inside.num_jobs() == 0, 10)
+
+
+def test_a_new_sink_is_not_asked_about_what_an_old_one_knew(inside: Inside) -> None:
+    inside.ask()
+    inside.batch()
+    inside.ask()
+    _, ticket, job = inside.word(internal.AGAIN)
+    inside.tell(internal.WHO, b"nonce")
+    batch = inside.batch()
+    inside.tell(internal.PUBLISHED, ticket, job)  # of the old sink, too late
+    assert inside.num_jobs() == 1
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    wait_until(lambda: inside.num_jobs() == 0, 10)
