@@ -28,7 +28,9 @@ demo: setup
 JOBS ?= 2
 
 test: check $(VENV)/.docs tests/legacy/.installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests $(ARGS) || { \
+		echo "What failed is run again, alone: the tests above shared the machine's cores."; \
+		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none tests $(ARGS); }
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults $(ARGS)
