@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +19,37 @@ settings.register_profile("same", derandomize="HYPOTHESIS_SEARCH" not in os.envi
 settings.load_profile("same")
 
 
+#: Seconds after which a test is ended by force. What takes longer than the time limit of ``pyproject.toml`` fails; but
+#: that limit no longer holds when a test has failed, and tears down what it has set up.
+FORCE_AFTER = 300
+_ENDED_BY_FORCE = pytest.StashKey[bool]()
+
+
+def _watch() -> None:
+    faulthandler.dump_traceback_later(FORCE_AFTER, exit=True, file=sys.__stderr__)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A test that hangs cannot hold up the run: the stacks of all threads are written, and its process ends."""
+    _watch()
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact() -> None:
+    _watch()  # again: pytest's own plugin has just put an end to it
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    if error:
+        node.config.stash[_ENDED_BY_FORCE] = True
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The tiny model, with tokens shown; tests leave it as they found it."""
@@ -23,5 +57,8 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def pytest_sessionfinish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.stash.get(_ENDED_BY_FORCE, False):
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR  # some tests did not run: see the Makefile
     shutil.rmtree(CACHE, ignore_errors=True)

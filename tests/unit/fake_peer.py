@@ -61,6 +61,7 @@ class FakePeer:
         self.held: queue.Queue[Request] = queue.Queue()
         self.received: list[Request] = []
         self.commands: list[bytes] = []
+        self.forgets = False  # whether it says that it knows no request
         self.most_waiting = 0
         self.subscriptions: set[bytes] = set()
         self._outgoing: deque[list[bytes]] = deque()
@@ -162,6 +163,11 @@ class FakePeer:
 
     def _take(self, frames: list[bytes]) -> None:
         request = Request(frames[0], frames[1], int(frames[2]), int(frames[3]))
+        if request.message == protocol.SHOW_PENDING:
+            self.commands.append(request.message)
+            unknown = json.loads(frames[4])["requests"] if self.forgets else []
+            self.send([request.identity, json.dumps({"unknown": unknown}).encode(), b"%d" % request.wire_id])
+            return
         if request.message in protocol.COMMANDS:
             self.commands.append(request.message)
             if self.config is not None:

@@ -144,6 +144,7 @@ class BaseClient:
         self._is_original = not self._server_counts_truncation
         limit = config.get("max_message_bytes")
         self._connection.max_message_bytes = limit if isinstance(limit, int) else None
+        self._connection.can_ask = not self._is_original
 
     def _checked(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
         """The texts as a list; warns of those that are surely too long, if the server will not."""

@@ -9,6 +9,8 @@ What makes requests reliable over sockets that drop:
 - A request is kept until its answer has come. When the connection to either port was lost and is back, all of them
   are sent again under the same id. Encoding is idempotent: a server ignores a request that it already holds, and a
   second answer to one request is dropped here.
+- After requests that wait long the server is asked. One that it does not know is sent again: its answer was lost in
+  a way that neither side has seen.
 - A server that is stopping refuses what is new. Such a request is kept a while, and sent to the server that takes its
   place.
 - Request ids on the wire are unique among clients that share an identity: a random number in the high half, a
@@ -18,6 +20,7 @@ What makes requests reliable over sockets that drop:
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -43,7 +46,7 @@ from .errors import (
     ReplyError,
     server_error,
 )
-from .protocol import Reply, parse_reply, request_frames
+from .protocol import MAX_ASKED, SHOW_PENDING, Reply, parse_reply, request_frames
 
 logger = logging.getLogger("bert_serving.client")
 
@@ -54,6 +57,10 @@ Deliver = Callable[[int, Answer], None]
 _COUNTER_BITS = 32
 _MESSAGES_PER_TURN = 64
 _JOIN_SECONDS = 5.0
+#: A request that waits longer than this (s) is asked after, again and again at this interval.
+ASK_AFTER = 20.0
+#: The number of such a question; those of requests begin with 1.
+_QUESTION = 0
 
 
 class Curve(NamedTuple):
@@ -77,6 +84,7 @@ class _Request:
     number: int
     frames: list[bytes]
     deliver: Deliver
+    since: float
 
 
 class Connection:
@@ -121,6 +129,9 @@ class Connection:
         self._listeners: weakref.WeakSet[Any] = weakref.WeakSet()
         #: Largest request that the server takes, once it has said so. It cuts the connection to who sends a larger one.
         self.max_message_bytes: int | None = None
+        #: Whether the server understands ``SHOW_PENDING``; an original one does not.
+        self.can_ask = False
+        self._ask_at = time.monotonic() + ASK_AFTER
         self._closing = False
         self._signalled = False
         self._context = zmq.Context()
@@ -168,7 +179,8 @@ class Connection:
             limit = f"the limit of the server is {self.max_message_bytes} (-max_message_bytes)"
             raise server_error("too_large", f"the request has {len(message)} bytes; {limit}", number)
         wire_id = self._wire_id(number)
-        request = _Request(number, request_frames(self.identity, message, wire_id, num_texts, options), deliver)
+        frames = request_frames(self.identity, message, wire_id, num_texts, options)
+        request = _Request(number, frames, deliver, time.monotonic())
         with self._lock:
             if self._closing:
                 raise _closed()
@@ -298,6 +310,7 @@ class Connection:
                 if self._sub_monitor in ready:
                     self._observe(self._sub_monitor, self.link.results)
                 self._give_up_refused()
+                self._ask()
                 self._renew(self._push, self.link.requests)
                 self._renew(self._sub, self.link.results)
         except Exception:
@@ -324,6 +337,33 @@ class Connection:
             return False
         return True
 
+    def _ask(self) -> None:
+        """Asks after the requests that have waited long."""
+        now = time.monotonic()
+        if now < self._ask_at:
+            return
+        self._ask_at = now + ASK_AFTER
+        with self._lock:
+            if not self.can_ask or not self.link.up or self._outbox:
+                return
+            late = [wire_id for wire_id, request in self._pending.items() if now - request.since >= ASK_AFTER]
+            if late:
+                options = json.dumps({"requests": late[:MAX_ASKED]}).encode()
+                frames = request_frames(self.identity, SHOW_PENDING, self._wire_id(_QUESTION), options=options)
+                with contextlib.suppress(zmq.Again):  # the server holds back: it has enough to do
+                    self._push.send_multipart(frames, zmq.NOBLOCK)
+
+    def _on_unknown(self, wire_ids: object) -> None:
+        """Sends again what the server says it does not know; what was answered meanwhile is not here any more."""
+        if not isinstance(wire_ids, list):
+            return
+        with self._lock:
+            lost = [self._pending[i] for i in wire_ids if i in self._pending and i not in self._refused]
+            if self.link.up:
+                self._outbox.extend(lost)
+        if lost:
+            logger.warning("%d requests had no answer and are sent again to %s", len(lost), self.link.ip)
+
     def _woken(self) -> None:
         with self._lock:
             self._signalled = False
@@ -345,6 +385,10 @@ class Connection:
             self._dispatch(wire_id, frames)
 
     def _dispatch(self, wire_id: int, frames: list[zmq.Frame]) -> None:
+        if wire_id == self._wire_id(_QUESTION):
+            with contextlib.suppress(ValueError):
+                self._on_unknown(parse_reply(frames).info.get("unknown"))
+            return
         with self._lock:
             request = self._pending.pop(wire_id, None)
             listeners = list(self._listeners)
@@ -403,11 +447,12 @@ class Connection:
             elif was_up and not self.link.up:
                 logger.info("lost the connection to %s (%s %d)", self.link.ip, port.name, port.number)
 
-    def _until_renewal(self) -> int | None:
-        """Milliseconds until a port must be connected anew or a refusal handed out, ``None`` if none must."""
-        times = [port.renew_at for port in (self.link.requests, self.link.results) if port.renew_at is not None]
+    def _until_renewal(self) -> int:
+        """Milliseconds until a port must be connected anew, a refusal handed out or the server asked."""
+        times = [self._ask_at]
+        times += [port.renew_at for port in (self.link.requests, self.link.results) if port.renew_at is not None]
         times += [until for until, _ in list(self._refused.values()) if until != float("inf")]
-        return int(max(0.0, min(times) - time.monotonic()) * 1000) + 1 if times else None
+        return int(max(0.0, min(times) - time.monotonic()) * 1000) + 1
 
     def _renew(self, sock: zmq.Socket[bytes], port: Port) -> None:
         if port.renew_at is not None and time.monotonic() >= port.renew_at:

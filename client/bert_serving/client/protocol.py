@@ -11,7 +11,7 @@ Client to server (PUSH to the port)::
 
 Server to client (XPUB on the result port)::
 
-    topic | JSON | request id                      answer to SHOW_CONFIG and SHOW_STATUS
+    topic | JSON | request id                      answer to SHOW_CONFIG, SHOW_STATUS and SHOW_PENDING
     topic | JSON info | array bytes | request id   answer to an encode request
 
 ``topic`` begins with the identity. A client must not read it: it reads the *last* frame for the request id.
@@ -33,13 +33,17 @@ PROTOCOL_VERSION = 2
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
+#: Which of these requests of mine do you not know, or no longer? They are named in the options. Not in 1.10.0.
+SHOW_PENDING = b"SHOW_PENDING"
 TERMINATION = b"TERMINATION"
-COMMANDS = frozenset((SHOW_CONFIG, SHOW_STATUS, TERMINATION))
+COMMANDS = frozenset((SHOW_CONFIG, SHOW_STATUS, SHOW_PENDING, TERMINATION))
 
 #: ZeroMQ limits a subscription's practical length; identities above it are refused.
 MAX_IDENTITY_BYTES = 255
 #: A request id is a decimal number of at most 64 bits.
 MAX_REQUEST_ID_DIGITS = 20
+#: So many requests may be asked after at a time.
+MAX_ASKED = 1000
 
 #: Prefix of the ``dtype`` text that makes a 1.10.0 client raise a readable ``TypeError``.
 ERROR_DTYPE_PREFIX = "SERVER_ERROR "

@@ -6,22 +6,23 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import zmq
 
-from bert_serving.client.protocol import COMMANDS, MAX_IDENTITY_BYTES, MAX_REQUEST_ID_DIGITS
+from bert_serving.client.protocol import COMMANDS, MAX_ASKED, MAX_IDENTITY_BYTES, MAX_REQUEST_ID_DIGITS
 
 from . import bulk
 from .errors import InvalidRequest, TooLarge
 
 
 class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a request may ask for beside vectors, in its fifth frame."""
+    """What a request may ask for beside vectors, in its fifth frame; ``requests`` are those of ``SHOW_PENDING``."""
 
     timing: bool = False
     num_tokens: bool = False
+    requests: Annotated[list[int], msgspec.Meta(max_length=MAX_ASKED)] = []
 
 
 _STRINGS = msgspec.json.Decoder(list[str])
@@ -32,13 +33,17 @@ _TOKENIZED = re.compile(rb"\s*\[\s*\[")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The frames of a request whose envelope is right. ``message`` is a command or JSON not read yet."""
+    """The frames of a request whose envelope is right. ``message`` is a command or JSON not read yet.
+
+    ``asked_after`` are the ids of other requests, of the same identity.
+    """
 
     identity: bytes
     message: bytes
     request_id: bytes
     wants_timing: bool = False
     wants_num_tokens: bool = False
+    asked_after: Sequence[int] = ()
 
     @property
     def is_command(self) -> bool:
@@ -88,10 +93,10 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise BadEnvelope(
             f"the fifth frame, the options of a request, cannot be read ({error}); known are "
-            '{"timing": true} and {"num_tokens": true}',
+            '{"timing": true}, {"num_tokens": true} and {"requests": [numbers]}',
             answer_to=(identity, request_id),
         ) from None
-    return Request(identity, message, request_id, options.timing, options.num_tokens)
+    return Request(identity, message, request_id, options.timing, options.num_tokens, options.requests)
 
 
 def read_texts(message: bytes, limits: RequestLimits) -> list[str] | list[list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import zmq
 
-from bert_serving.client.protocol import SHOW_CONFIG, SHOW_STATUS, TERMINATION, error_info
+from bert_serving.client.protocol import SHOW_CONFIG, SHOW_PENDING, SHOW_STATUS, TERMINATION, error_info
 
 from . import internal
 from .access import Guard, is_loopback
@@ -287,6 +287,11 @@ class Ventilator:
         if request.message == SHOW_CONFIG:
             self.log.debug("new config request\treq id: %s\tclient: %r", request.request_id, request.identity)
             answer = config_json(self, request.identity)
+        elif request.message == SHOW_PENDING:
+            # Answers leave in order: who reads that a request is not known has read its answer, if there was one.
+            known = {job.request_id for job in self.jobs.values() if job.identity == request.identity}
+            unknown = [number for number in request.asked_after if b"%d" % number not in known]
+            answer = json.dumps({"unknown": unknown}).encode()
         else:
             assert request.message == SHOW_STATUS
             self.log.debug("new status request\treq id: %s\tclient: %r", request.request_id, request.identity)
