@@ -83,7 +83,7 @@ class Raw:
         assert self.sub.poll(int(seconds * 1000)), "no answer"
         frames = self.sub.recv_multipart()
         info = json.loads(frames[1])
-        if "error" in info:
+        if "error" in info or len(frames) == 3:
             return frames[-1], info, None
         return frames[-1], info, np.frombuffer(frames[2], info["dtype"]).reshape(info["shape"])
 

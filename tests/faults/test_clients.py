@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fault_engines.faulty import SLOW
 
-from misfortune import Crowd, Raw, assert_true, connect, faulty, memory, text, texts
+from misfortune import Crowd, Raw, assert_true, connect, faulty, memory, suspended, text, texts
 from servers import Server, wait_until
 
 OLD_CLIENT = Path(__file__).resolve().parents[1] / "legacy" / "py3"
@@ -167,6 +167,26 @@ def test_clones_each_get_every_result(server: Server) -> None:
         assert vectors is not None
         assert_true(vectors, texts(9))
         clone.close()
+
+
+def test_who_asks_learns_which_of_its_requests_are_not_known(server: Server) -> None:
+    """A client asks so after requests that wait long, and sends again what the server does not know."""
+    with Raw(server, b"asks") as client, Raw(server, b"other") as other:
+        other.last_id = 50
+        with suspended(server.part("worker-0")):
+            client.send(texts(3))
+            other.send(texts(3))
+            wait_until(lambda: client.status()["queue"]["requests"] == 2, what="both requests")  # type: ignore[index]
+            asked = json.dumps({"requests": [1, 51, 999]}).encode()
+            client.push.send_multipart([b"asks", b"SHOW_PENDING", b"77", b"0", asked])
+            number, answer, _ = client.receive()
+            assert (number, answer) == (b"77", {"unknown": [51, 999]})
+        number, _, vectors = client.receive()
+        assert number == b"1"
+        assert vectors is not None
+        assert_true(vectors, texts(3))
+        client.push.send_multipart([b"asks", b"SHOW_PENDING", b"78", b"0", asked])
+        assert client.receive()[1] == {"unknown": [1, 51, 999]}
 
 
 def test_one_small_result_does_not_keep_its_whole_batch(server: Server) -> None:

@@ -23,8 +23,10 @@ from bert_serving.client import (
     ReplyError,
     RequestTimeoutError,
     ServerUnreachableError,
+    _connection,
+    protocol,
 )
-from fake_peer import DEADLINE, FakePeer, fake_peer, until, vectors
+from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
 
 
 @pytest.fixture
@@ -175,6 +177,54 @@ def test_a_forgotten_request_is_not_sent_again(peer: FakePeer) -> None:
         peer.start()
         bc.encode(["new"], blocking=False)
         assert peer.next().texts == ["new"]
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are asked after in no time."""
+    monkeypatch.setattr(_connection, "ASK_AFTER", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_request_that_was_lost_without_a_sign_is_sent_again(
+    peer: FakePeer, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with BertClient(**peer.ports) as bc:
+        waiting = pool.submit(bc.encode, ["lost"])
+        first = peer.next()
+        peer.forgets = True
+        again = peer.next()
+        peer.forgets = False
+        assert (again.wire_id, again.texts) == (first.wire_id, ["lost"])
+        peer.reply(again)
+        assert waiting.result(DEADLINE)[0, 0] == 4
+        assert bc.pending_request == set()
+    assert "1 requests had no answer and are sent again" in caplog.text
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_request_that_the_server_knows_is_not_sent_again(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        waiting = pool.submit(bc.encode, ["slow"])
+        request = peer.next()
+        until(lambda: peer.commands.count(protocol.SHOW_PENDING) > 3, "questions")
+        peer.reply(request)
+        assert waiting.result(DEADLINE)[0, 0] == 4
+        bc.encode(["next"], blocking=False)
+        assert peer.next().texts == ["next"]
+    assert [request.texts for request in peer.received] == [["slow"], ["next"]]
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_original_server_is_not_asked(pool: ThreadPoolExecutor) -> None:
+    original = {key: value for key, value in CONFIG.items() if key != "protocol_version"}
+    with fake_peer(config=original, hold=True) as peer, BertClient(**peer.ports) as bc:
+        waiting = pool.submit(bc.encode, ["slow"])
+        request = peer.next()
+        time.sleep(0.3)
+        peer.reply(request)
+        assert waiting.result(DEADLINE)[0, 0] == 4
+        assert set(peer.commands) == {protocol.SHOW_CONFIG}
 
 
 def test_many_requests_in_one_go(peer: FakePeer) -> None:
