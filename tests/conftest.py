@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,7 +21,8 @@ settings.load_profile("same")
 #: Seconds after which a test is ended by force. What takes longer than the time limit of ``pyproject.toml`` fails; but
 #: that limit no longer holds when a test has failed, and tears down what it has set up.
 FORCE_AFTER = 300
-_ENDED_BY_FORCE = pytest.StashKey[bool]()
+#: Tests that the processes of a parallel run have found, and that have not come to an end.
+_outstanding: set[str] = set()
 
 
 def _watch() -> None:
@@ -45,9 +45,12 @@ def pytest_exception_interact() -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
-    if error:
-        node.config.stash[_ENDED_BY_FORCE] = True
+def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+    _outstanding.update(ids)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _outstanding.discard(report.nodeid)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +62,8 @@ def server() -> Iterator[Server]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.stash.get(_ENDED_BY_FORCE, False):
-        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR  # some tests did not run: see the Makefile
+    """What did not run counts as failed, so that `--last-failed` runs it: see the Makefile."""
+    last_failed = session.config.pluginmanager.get_plugin("lfplugin")
+    if last_failed is not None:
+        last_failed.lastfailed.update(dict.fromkeys(_outstanding, True))
     shutil.rmtree(CACHE, ignore_errors=True)

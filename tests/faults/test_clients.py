@@ -185,6 +185,7 @@ def test_who_asks_learns_which_of_its_requests_are_not_known(server: Server) -> 
         assert number == b"1"
         assert vectors is not None
         assert_true(vectors, texts(3))
+        wait_until(lambda: client.status()["queue"]["requests"] == 0, what="the end of it")  # type: ignore[index]
         client.push.send_multipart([b"asks", b"SHOW_PENDING", b"78", b"0", asked])
         assert client.receive()[1] == {"unknown": [1, 51, 999]}
 

@@ -11,6 +11,7 @@ import json
 import secrets
 import time
 from collections import deque
+from math import inf
 from typing import Any
 
 import zmq
@@ -217,7 +218,7 @@ class Ventilator:
         fingerprint = (request.identity, request.request_id, hashlib.blake2b(request.message).digest())
         known = self.pending.get(fingerprint)
         if known is not None:
-            self._on_repeated(known)
+            self._on_repeated(known, request)
             return
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
@@ -230,12 +231,13 @@ class Ventilator:
             job = self._open(request, fingerprint, 0)
             self.thread.submit(job.ticket, request.message)
 
-    def _on_repeated(self, job: Job) -> None:
+    def _on_repeated(self, job: Job, request: Request) -> None:
         """A request that is under way was sent again, after its client lost a connection.
 
         The answer may have gone into that connection, and word of it may not have come here yet.
         """
         job.asked_at = self.clock()
+        job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
         if job.id:
             job.questions += 1
             self._words.append([internal.AGAIN, u64(job.ticket), u64(job.id)])
@@ -250,6 +252,8 @@ class Ventilator:
             self.log.debug("req id: %s of client %r is encoded again", job.request_id, job.identity)
             self._last_id += 1
             job.id = self._last_id
+            job.received_at = job.tokenized_at = job.asked_at
+            job.began_at = inf
             self._compute(job)
         elif not job.missing and not job.questions:
             self._forget(job)
