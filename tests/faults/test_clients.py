@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 from fault_engines.faulty import SLOW
 
 from misfortune import Crowd, Raw, assert_true, connect, faulty, memory, suspended, text, texts
@@ -167,6 +168,21 @@ def test_clones_each_get_every_result(server: Server) -> None:
         assert vectors is not None
         assert_true(vectors, texts(9))
         clone.close()
+
+
+@pytest.mark.parametrize("number", [1, 123 << 32 | 1], ids=["1.10.0", "this"])
+def test_a_clone_gets_the_answer_to_its_first_question_though_it_subscribes_later(server: Server, number: int) -> None:
+    with Raw(server, b"twin %d" % number) as first:
+        first.push.send_multipart([first.identity, b"SHOW_CONFIG", b"%d" % number, b"0"])
+        first.receive()
+        with zmq.Context() as context, context.socket(zmq.PUSH) as push, context.socket(zmq.SUB) as sub:
+            push.connect(f"tcp://127.0.0.1:{server.port}")
+            push.send_multipart([first.identity, b"SHOW_CONFIG", b"%d" % number, b"0"])
+            time.sleep(0.2)  # most likely, the question is there by then
+            sub.setsockopt(zmq.SUBSCRIBE, first.identity)
+            sub.connect(f"tcp://127.0.0.1:{server.port_out}")
+            assert sub.poll(10_000), "no answer"
+            assert sub.recv_multipart()[-1] == b"%d" % number
 
 
 def test_who_asks_learns_which_of_its_requests_are_not_known(server: Server) -> None:

@@ -216,6 +216,16 @@ def test_a_request_that_the_server_knows_is_not_sent_again(peer: FakePeer, pool:
 
 
 @pytest.mark.usefixtures("soon")
+def test_a_command_without_an_answer_is_sent_again(pool: ThreadPoolExecutor) -> None:
+    with fake_peer(config=None) as peer:
+        making = pool.submit(BertClient, **peer.ports, timeout=10_000)
+        until(lambda: peer.commands.count(protocol.SHOW_CONFIG) > 1, "a second question")
+        peer.config = CONFIG
+        with making.result(DEADLINE) as bc:
+            assert bc.encode(["four"])[0, 0] == 4
+
+
+@pytest.mark.usefixtures("soon")
 def test_an_original_server_is_not_asked(pool: ThreadPoolExecutor) -> None:
     original = {key: value for key, value in CONFIG.items() if key != "protocol_version"}
     with fake_peer(config=original, hold=True) as peer, BertClient(**peer.ports) as bc:

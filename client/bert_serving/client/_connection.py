@@ -46,7 +46,7 @@ from .errors import (
     ReplyError,
     server_error,
 )
-from .protocol import MAX_ASKED, SHOW_PENDING, Reply, parse_reply, request_frames
+from .protocol import COMMANDS, MAX_ASKED, SHOW_PENDING, Reply, parse_reply, request_frames
 
 logger = logging.getLogger("bert_serving.client")
 
@@ -344,11 +344,14 @@ class Connection:
             return
         self._ask_at = now + ASK_AFTER
         with self._lock:
-            if not self.can_ask or not self.link.up or self._outbox:
+            if not self.link.up or self._outbox:
                 return
-            late = [wire_id for wire_id, request in self._pending.items() if now - request.since >= ASK_AFTER]
-            if late:
-                options = json.dumps({"requests": late[:MAX_ASKED]}).encode()
+            late = {i: request for i, request in self._pending.items() if now - request.since >= ASK_AFTER}
+            # Commands are as short as the question would be. An original server answers them twice, which does no harm.
+            self._outbox.extend(request for request in late.values() if request.frames[1] in COMMANDS)
+            asked = [i for i, request in late.items() if request.frames[1] not in COMMANDS]
+            if asked and self.can_ask:
+                options = json.dumps({"requests": asked[:MAX_ASKED]}).encode()
                 frames = request_frames(self.identity, SHOW_PENDING, self._wire_id(_QUESTION), options=options)
                 with contextlib.suppress(zmq.Again):  # the server holds back: it has enough to do
                     self._push.send_multipart(frames, zmq.NOBLOCK)

@@ -11,6 +11,7 @@ link          ventilator -> sink       PART job + texts               these text
               ventilator -> sink       FAIL job                       it has been answered with an error
               ventilator -> sink       AGAIN ticket job              asked for again: is its answer still to come?
               ventilator -> sink       SAY identity frames           publish this as it is
+              ventilator -> sink       GREET identity frames         the same, to one who may not be subscribed yet
               ventilator -> sink       HELLO epoch [nonce]           I am new, and know no job from before; with the
                                                                       nonce of a WHO: here is all that you should know
               sink -> ventilator       WHO nonce                     I am new: what is under way?
@@ -47,7 +48,7 @@ from .engines.base import Batch
 HELLO, FAILED, BATCH = b"HELLO", b"FAILED", b"BATCH"
 PART, FAIL, SAY, DONE, WHO, GONE = b"PART", b"FAIL", b"SAY", b"DONE", b"WHO", b"GONE"
 DRIFT = b"DRIFT"
-AGAIN, HELD, PUBLISHED = b"AGAIN", b"HELD", b"PUBLISHED"
+AGAIN, HELD, PUBLISHED, GREET = b"AGAIN", b"HELD", b"PUBLISHED", b"GREET"
 READY, BEAT, DRAINED, FATAL, TERMINATE = b"READY", b"BEAT", b"DRAINED", b"FATAL", b"TERMINATE"
 DRAIN, STOP, LOST, FACTS = b"DRAIN", b"STOP", b"LOST", b"FACTS"
 RETIRE, IDLE = b"RETIRE", b"IDLE"

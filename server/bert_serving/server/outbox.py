@@ -44,7 +44,7 @@ LARGE_FRAME = 65536
 #: Identities with results here that nobody has ever subscribed to: beyond so many, the oldest is let go.
 MAX_STRANGERS = 10_000
 #: Seconds that a greeting waits for one more subscriber, see ``Outbox.greet``; and how many may wait.
-GREETING_SECONDS = 0.5
+GREETING_SECONDS = 2.0
 MAX_GREETINGS = 1000
 #: Seconds within which word comes of the end of connections that were cut.
 CUT_SECONDS = 5.0

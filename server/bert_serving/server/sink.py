@@ -175,9 +175,9 @@ class Sink:
                 if self.is_introduced:
                     self._on_part(frames)
             elif kind == internal.SAY:
-                # The first request of a client of 1.10.0 asks for the configuration, and has number 1.
-                is_first = len(frames) == 4 and frames[3] == b"1"
-                (self.outbox.greet if is_first else self.outbox.put)(frames[1], frames[2:], self.clock())
+                self.outbox.put(frames[1], frames[2:], self.clock())
+            elif kind == internal.GREET:
+                self.outbox.greet(frames[1], frames[2:], self.clock())
             elif kind == internal.HELLO:
                 self._on_hello(from_u64(frames[1]), frames[2] if len(frames) > 2 else b"")
             elif kind == internal.FAIL:

@@ -291,6 +291,10 @@ class Ventilator:
         if request.message == SHOW_CONFIG:
             self.log.debug("new config request\treq id: %s\tclient: %r", request.request_id, request.identity)
             answer = config_json(self, request.identity)
+            # A client begins with this question, as number 1, in the low half of the id if it is one of this project.
+            if int(request.request_id) % 2**32 == 1:
+                self._words.append([internal.GREET, request.identity, answer, request.request_id])
+                return
         elif request.message == SHOW_PENDING:
             # Answers leave in order: who reads that a request is not known has read its answer, if there was one.
             known = {job.request_id for job in self.jobs.values() if job.identity == request.identity}
