@@ -134,7 +134,7 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(10**6)
     print(f"{count} requests, seed {seed}")
     (port,) = free_ports(1)
-    with faulty("-http_port", str(port)) as server:
+    with faulty("-http_port", str(port), engine="sound") as server:
         http_fuzz(server, port, count, seed)
 
 

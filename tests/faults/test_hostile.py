@@ -18,7 +18,7 @@ from servers import Server, free_ports, is_free, wait_until
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with faulty("-absent_ttl", "5", "-result_memory", str(RESULT_MEMORY)) as server:
+    with faulty("-absent_ttl", "5", "-result_memory", str(RESULT_MEMORY), engine="sound") as server:
         yield server
 
 
@@ -28,7 +28,7 @@ def test_20_000_random_and_mutated_messages(server: Server) -> None:
 
 def test_2_000_random_and_mutated_http_requests() -> None:
     (port,) = free_ports(1)
-    with faulty("-http_port", str(port)) as server:
+    with faulty("-http_port", str(port), engine="sound") as server:
         assert http_fuzz(server, port, 2000, seed=7)[200] > 100
 
 
