@@ -25,8 +25,17 @@ FORCE_AFTER = 300
 _outstanding: set[str] = set()
 
 
+_stderr = 2
+
+
+def pytest_configure() -> None:
+    global _stderr
+    assert sys.__stderr__ is not None
+    _stderr = os.dup(sys.__stderr__.fileno())  # while a test runs, the original is captured
+
+
 def _watch() -> None:
-    faulthandler.dump_traceback_later(FORCE_AFTER, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(FORCE_AFTER, exit=True, file=_stderr)
 
 
 @pytest.hookimpl(wrapper=True)

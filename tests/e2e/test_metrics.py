@@ -184,12 +184,12 @@ def test_a_reply_tells_its_tokens_if_asked(raw: Raw) -> None:
 @pytest.mark.parametrize(
     "options",
     [b"", b"timing", b"[]", b'{"timing": 1}', b'{"other": true}', b"\xff", b"[" * 10_000,
-     b'{"requests": ["1"]}', b'{"requests": [' + b"1," * 1000 + b"1]}"],
+     b'{"requests": ["1"]}', b'{"requests": [' + b"1," * 1000 + b"1]}", b'{"requests": [' + b"1," * 50_000 + b"1]}"],
 )  # fmt: skip
 def test_options_that_are_none_are_refused(raw: Raw, options: bytes) -> None:
     error = raw.info(options)["error"]
     assert error["type"] == "invalid_request"
-    assert '{"timing": true}' in error["message"]
+    assert "options of a request" in error["message"]
     assert "error" not in raw.info()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import socket
 import subprocess
@@ -186,10 +187,11 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("unchecked", [False, True])
 def test_a_request_that_was_lost_without_a_sign_is_sent_again(
-    peer: FakePeer, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+    peer: FakePeer, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, unchecked: bool
 ) -> None:
-    with BertClient(**peer.ports) as bc:
+    with BertClient(**peer.ports, ignore_all_checks=unchecked) as bc:
         waiting = pool.submit(bc.encode, ["lost"])
         first = peer.next()
         peer.forgets = True
@@ -223,6 +225,19 @@ def test_a_command_without_an_answer_is_sent_again(pool: ThreadPoolExecutor) -> 
         peer.config = CONFIG
         with making.result(DEADLINE) as bc:
             assert bc.encode(["four"])[0, 0] == 4
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("answer", [{"unknown": [[1], {}]}, {"unknown": 7}, {"unknown": None}, {"else": 1}])
+def test_an_answer_to_the_question_that_makes_no_sense(
+    peer: FakePeer, pool: ThreadPoolExecutor, answer: dict[str, object]
+) -> None:
+    with BertClient(**peer.ports) as bc:
+        waiting = pool.submit(bc.encode, ["slow"])
+        request = peer.next()
+        peer.send([request.identity, json.dumps(answer).encode(), b"%d" % (request.wire_id >> 32 << 32)])
+        peer.reply(request)
+        assert waiting.result(DEADLINE)[0, 0] == 4
 
 
 @pytest.mark.usefixtures("soon")

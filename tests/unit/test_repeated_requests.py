@@ -124,12 +124,38 @@ def test_a_request_is_kept_until_the_sink_has_said_what_became_of_it(inside: Ins
     batch = inside.batch()
     inside.ask()
     inside.ask()
-    questions = [inside.word(internal.AGAIN), inside.word(internal.AGAIN)]
-    inside.tell(internal.HELD, *questions[0][1:])
+    question = inside.word(internal.AGAIN)
+    assert inside.num_jobs() == 1  # so it has read all three
+    inside.tell(internal.HELD, *question[1:])
+    assert inside.word(internal.AGAIN) == question  # for the one that came in between
     inside.tell(internal.DONE, u64(batch), u64(0))
     assert inside.num_jobs() == 1
-    inside.tell(internal.PUBLISHED, *questions[1][1:])
+    inside.tell(internal.PUBLISHED, *question[1:])
     batch = inside.batch()
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    wait_until(lambda: inside.num_jobs() == 0, 10)
+
+
+def test_a_server_that_stops_makes_no_answer_again(inside: Inside) -> None:
+    inside.ask()
+    batch = inside.batch()
+    inside.ask()
+    _, ticket, job = inside.word(internal.AGAIN)
+    inside.ventilator.draining = True
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    inside.tell(internal.PUBLISHED, ticket, job)
+    assert json.loads(inside.word(internal.SAY)[2])["error"]["type"] == "draining"
+    wait_until(lambda: inside.num_jobs() == 0, 10)
+    assert not inside.worker.poll(0), "it was encoded again"
+
+
+def test_what_is_said_of_another_job_is_passed_over(inside: Inside) -> None:
+    """Tickets begin with 1 in each ventilator, and an old sink's word may come to a new one."""
+    inside.ask()
+    batch = inside.batch()
+    for word in (internal.PUBLISHED, internal.HELD):
+        inside.tell(word, u64(1), u64(7))
+    assert inside.num_jobs() == 1
     inside.tell(internal.DONE, u64(batch), u64(0))
     wait_until(lambda: inside.num_jobs() == 0, 10)
 

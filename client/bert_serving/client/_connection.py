@@ -46,7 +46,7 @@ from .errors import (
     ReplyError,
     server_error,
 )
-from .protocol import COMMANDS, MAX_ASKED, SHOW_PENDING, Reply, parse_reply, request_frames
+from .protocol import COMMANDS, MAX_ASKED, SHOW_CONFIG, SHOW_PENDING, Reply, parse_reply, request_frames
 
 logger = logging.getLogger("bert_serving.client")
 
@@ -129,8 +129,8 @@ class Connection:
         self._listeners: weakref.WeakSet[Any] = weakref.WeakSet()
         #: Largest request that the server takes, once it has said so. It cuts the connection to who sends a larger one.
         self.max_message_bytes: int | None = None
-        #: Whether the server understands ``SHOW_PENDING``; an original one does not.
-        self.can_ask = False
+        #: Whether the server understands ``SHOW_PENDING``, which an original one does not; None if nobody knows yet.
+        self.can_ask: bool | None = None
         self._ask_at = time.monotonic() + ASK_AFTER
         self._closing = False
         self._signalled = False
@@ -350,18 +350,22 @@ class Connection:
             # Commands are as short as the question would be. An original server answers them twice, which does no harm.
             self._outbox.extend(request for request in late.values() if request.frames[1] in COMMANDS)
             asked = [i for i, request in late.items() if request.frames[1] not in COMMANDS]
-            if asked and self.can_ask:
-                options = json.dumps({"requests": asked[:MAX_ASKED]}).encode()
-                frames = request_frames(self.identity, SHOW_PENDING, self._wire_id(_QUESTION), options=options)
+            if asked and self.can_ask is not False:
+                question, options = SHOW_CONFIG, b""  # which tells what kind of server it is
+                if self.can_ask:
+                    question, options = SHOW_PENDING, json.dumps({"requests": asked[:MAX_ASKED]}).encode()
+                frames = request_frames(self.identity, question, self._wire_id(_QUESTION), options=options)
                 with contextlib.suppress(zmq.Again):  # the server holds back: it has enough to do
                     self._push.send_multipart(frames, zmq.NOBLOCK)
 
-    def _on_unknown(self, wire_ids: object) -> None:
+    def _on_answer(self, info: dict[str, Any]) -> None:
         """Sends again what the server says it does not know; what was answered meanwhile is not here any more."""
-        if not isinstance(wire_ids, list):
+        if self.can_ask is None:
+            self.can_ask, self._ask_at = "protocol_version" in info, 0.0
             return
         with self._lock:
-            lost = [self._pending[i] for i in wire_ids if i in self._pending and i not in self._refused]
+            numbers = [number for number in info.get("unknown", ()) if number not in self._refused]
+            lost = [self._pending[number] for number in numbers if number in self._pending]
             if self.link.up:
                 self._outbox.extend(lost)
         if lost:
@@ -389,8 +393,8 @@ class Connection:
 
     def _dispatch(self, wire_id: int, frames: list[zmq.Frame]) -> None:
         if wire_id == self._wire_id(_QUESTION):
-            with contextlib.suppress(ValueError):
-                self._on_unknown(parse_reply(frames).info.get("unknown"))
+            with contextlib.suppress(Exception):  # no message may end this thread
+                self._on_answer(parse_reply(frames).info)
             return
         with self._lock:
             request = self._pending.pop(wire_id, None)

@@ -23,7 +23,9 @@ class Job:
         id: its number in batches and in the sink, given when the sink is first told of it, 0 before. Unique for the
             life of the server, across restarts of the ventilator too; who is told later has the higher one.
         asked_at: when it was received last; a client repeats what may have been lost.
-        questions: to the sink, whether the answer went out before it was received again, that have no reply yet.
+        is_asked: the sink was asked whether the answer went out before the request came again, and has not replied.
+        asks_again: it came once more since then.
+        is_computed_again: it had been answered before.
         size: number of texts.
         missing: rows that the sink does not hold yet.
         sealed: all texts are tokenized, since ``tokenized_at``.
@@ -38,7 +40,9 @@ class Job:
     size: int
     received_at: float
     asked_at: float = 0.0
-    questions: int = 0
+    is_asked: bool = False
+    asks_again: bool = False
+    is_computed_again: bool = False
     wants_timing: bool = False
     wants_num_tokens: bool = False
     tokenized_at: float = 0.0

@@ -206,7 +206,7 @@ class Outbox:
             self._strangers[identity] = None
             if len(self._strangers) > MAX_STRANGERS:
                 self._let_go_of(next(iter(self._strangers)))
-        if reader.is_open and not reader.letters and self._send(identity, reader, frames):
+        if reader.is_open and not reader.letters and not reader.lost and self._send(identity, reader, frames):
             return
         kept = [_without_neighbours(frame) for frame in frames]
         size = sum(_size(frame) for frame in kept) + _OVERHEAD
@@ -331,10 +331,10 @@ class Outbox:
         """Sends what waited for subscribed readers, as far as their pipes take it."""
         for identity in list(self._blocked):
             reader = self.readers[identity]
-            while reader.letters and self._send(identity, reader, reader.letters[0].frames):
-                self._take_out(reader)
             while reader.lost and self._send(identity, reader, [self._let_go, b"", reader.lost[0]]):
                 reader.lost.popleft()
+            while reader.letters and not reader.lost and self._send(identity, reader, reader.letters[0].frames):
+                self._take_out(reader)
             if not reader.letters and not reader.lost:
                 del self._blocked[identity]
 

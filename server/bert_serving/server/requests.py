@@ -28,6 +28,8 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _STRINGS = msgspec.json.Decoder(list[str])
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[str]])
 _OPTIONS: msgspec.json.Decoder[_Options] = msgspec.json.Decoder(_Options)
+#: Bytes of options: a thousand ids of the largest size, and as much again.
+MAX_OPTIONS_BYTES = 65536
 _TOKENIZED = re.compile(rb"\s*\[\s*\[")
 
 
@@ -88,6 +90,11 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
     # The fourth frame, the number of texts, may lie: the texts are counted instead.
     if len(frames) == 4:
         return Request(identity, message, request_id)
+    if len(frames[4]) > MAX_OPTIONS_BYTES:  # a long list would be made before it is counted
+        raise BadEnvelope(
+            f"the options of a request have at most {MAX_OPTIONS_BYTES} bytes, received {len(frames[4])}",
+            answer_to=(identity, request_id),
+        )
     try:
         options = _OPTIONS.decode(frames[4].bytes)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:

@@ -155,7 +155,8 @@ class Sink:
             if self.clock() >= next_sweep:
                 next_sweep = self.clock() + 1
                 self._sweep()
-            if self.draining and not self._said_drained and not self.outbox.owes(self.clock(), DRAIN_PATIENCE):
+            owes = self.outbox.has_greetings or self.outbox.owes(self.clock(), DRAIN_PATIENCE)
+            if self.draining and not self._said_drained and not owes:
                 self._said_drained = True
                 self.control.send(DRAINED)
         self.outbox.socket.close(linger=LAST_WORDS_MS)

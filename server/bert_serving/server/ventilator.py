@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from math import inf
 from typing import Any
 
@@ -73,6 +73,7 @@ class Ventilator:
         self.statistics = Statistics()
         self.jobs: dict[int, Job] = {}  # by ticket, in order of arrival
         self.pending: dict[tuple[bytes, bytes, bytes], Job] = {}
+        self._known: Counter[tuple[bytes, bytes]] = Counter()  # identities and request ids of the jobs
         self.draining = self.stopped = self._said_drained = False
         # Ids are unique across restarts: what comes back for an earlier ventilator's jobs is recognised as foreign.
         self.epoch = secrets.randbits(22)
@@ -238,25 +239,37 @@ class Ventilator:
         """
         job.asked_at = self.clock()
         job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
-        if job.id:
-            job.questions += 1
-            self._words.append([internal.AGAIN, u64(job.ticket), u64(job.id)])
+        if job.is_asked:
+            job.asks_again = True
+        elif job.id:
+            self._ask_sink(job)
+
+    def _ask_sink(self, job: Job) -> None:
+        job.is_asked, job.asks_again = True, False
+        self._words.append([internal.AGAIN, u64(job.ticket), u64(job.id)])
 
     def _on_asked(self, ticket: int, job_id: int, is_published: bool) -> None:
         """The sink says whether it had published a job's answer when the job was sent again."""
         job = self.jobs.get(ticket)
-        if job is None:
-            return
-        job.questions = max(0, job.questions - 1)
-        if is_published and job.id == job_id and not job.missing:
+        if job is None or job.id != job_id:
+            return  # a job of the ventilator before this one
+        job.is_asked = False
+        if job.asks_again and not is_published:
+            self._ask_sink(job)
+        elif job.missing:
+            return  # it goes on
+        elif not is_published:
+            self._forget(job)
+        elif self.draining:
+            self._forget(job)
+            self._say_error(job, Draining("the server is stopping; the answer went out before you asked again"))
+        else:
             self.log.debug("req id: %s of client %r is encoded again", job.request_id, job.identity)
             self._last_id += 1
-            job.id = self._last_id
+            job.id, job.asks_again, job.is_computed_again = self._last_id, False, True
             job.received_at = job.tokenized_at = job.asked_at
             job.began_at = inf
             self._compute(job)
-        elif not job.missing and not job.questions:
-            self._forget(job)
 
     def _compute(self, job: Job) -> None:
         """Tells the sink of a job, and gives all of it to the workers, once more."""
@@ -271,6 +284,7 @@ class Ventilator:
         job = Job(self._last_ticket, request.identity, request.request_id, size, now, fingerprint=fingerprint)
         job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
         self.jobs[job.ticket] = self.pending[fingerprint] = job
+        self._known[fingerprint[:2]] += 1
         if size:
             self._announce(job)
         return job
@@ -297,8 +311,8 @@ class Ventilator:
                 return
         elif request.message == SHOW_PENDING:
             # Answers leave in order: who reads that a request is not known has read its answer, if there was one.
-            known = {job.request_id for job in self.jobs.values() if job.identity == request.identity}
-            unknown = [number for number in request.asked_after if b"%d" % number not in known]
+            asked = ((number, (request.identity, b"%d" % number)) for number in request.asked_after)
+            unknown = [number for number, key in asked if key not in self._known]
             answer = json.dumps({"unknown": unknown}).encode()
         else:
             assert request.message == SHOW_STATUS
@@ -416,8 +430,9 @@ class Ventilator:
                 job.missing -= len(piece.rows)
                 job.began_at = min(job.began_at, began)
                 if job.missing == 0 and not job.failed:
-                    self.statistics.answered(job.timing(self.clock()))
-                    if not job.questions:
+                    if not job.is_computed_again:
+                        self.statistics.answered(job.timing(self.clock()))
+                    if not job.is_asked:
                         self._forget(job)
         elif frames[0] in (internal.HELD, internal.PUBLISHED):
             ticket, job_id = map(internal.from_u64, frames[1:])
@@ -437,7 +452,7 @@ class Ventilator:
             self.log.warning("the sink was restarted; %d requests are computed again", len(unfinished))
         self.dispatcher.start_over()
         for job in unfinished:
-            job.questions = 0
+            job.is_asked = job.asks_again = False
             self._compute(job)
 
     def _fail(self, job: Job, error: RequestError) -> None:
@@ -447,8 +462,11 @@ class Ventilator:
         job.failed = True
         self.statistics.error(error.kind)
         self.log.warning("request %s of client %r failed: %s", job.request_id.decode(), job.identity, error)
-        self._say(job.identity, [error_info(error.kind, str(error)), b"", job.request_id])
+        self._say_error(job, error)
         self._drop(job)
+
+    def _say_error(self, job: Job, error: RequestError) -> None:
+        self._say(job.identity, [error_info(error.kind, str(error)), b"", job.request_id])
 
     def _cancel(self, identity: bytes) -> None:
         """Drops the requests of a client that is gone; nobody would read the answers.
@@ -472,8 +490,13 @@ class Ventilator:
         self._forget(job)
 
     def _forget(self, job: Job) -> None:
-        self.jobs.pop(job.ticket, None)
-        self.pending.pop(job.fingerprint, None)
+        if self.jobs.pop(job.ticket, None) is None:
+            return
+        del self.pending[job.fingerprint]
+        key = job.fingerprint[:2]
+        self._known[key] -= 1
+        if not self._known[key]:
+            del self._known[key]
 
     # ---------------------------------------------------------------- supervisor
 
