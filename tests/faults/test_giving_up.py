@@ -1,0 +1,33 @@
+"""A part that cannot be brought back ends the server, with a reason and an exit code of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bert_serving.server import BertServer, supervisor
+from bert_serving.server.config import get_args_parser
+from misfortune import HERE
+from servers import TINY, free_ports, wait_until
+
+
+def test_a_worker_that_never_comes_back_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken"
+    monkeypatch.setenv("BREAKS_WITH", str(broken))
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setattr(supervisor, "MAX_FAILED_STARTS", 2)  # the pauses between eight take more than a minute
+    port, port_out = free_ports()
+    argv = ["-model_dir", str(TINY), "-port", str(port), "-port_out", str(port_out), "-cpu"]
+    server = BertServer(get_args_parser().parse_args([*argv, "-engine", "fault_engines.breaking"]))
+    with server:
+        broken.touch()
+        worker = server.children["worker-0"].process
+        assert worker is not None
+        psutil.Process(worker.pid).kill()
+        wait_until(lambda: server.exit_code is not None, 60, "the end")
+    assert server.exit_code == 4
+    assert server.failure is not None
+    assert "worker-0 ended 3 times before it was ready" in server.failure
+    assert "the driver is gone" in server.failure
