@@ -398,7 +398,7 @@ class Connection:
             return
         with self._lock:
             request = self._pending.pop(wire_id, None)
-            listeners = list(self._listeners)
+            listeners = list(self._listeners) if self._listeners else []
         ours = wire_id >> _COUNTER_BITS == self._id_base
         if request is None and (ours or not listeners):
             return  # late, repeated, or for a clone of ours
