@@ -31,7 +31,7 @@ test: check $(VENV)/.docs tests/legacy/.installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 tests $(ARGS) || { \
 		test $$? -eq 1 || exit 1; \
 		echo "What failed or did not run is run again, alone: the tests above shared the machine's cores."; \
-		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none tests $(ARGS); }
+		$(BIN)/python -m pytest -n 1 --max-worker-restart 0 --last-failed --last-failed-no-failures none tests $(ARGS); }
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults $(ARGS)

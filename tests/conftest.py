@@ -9,18 +9,26 @@ import sys
 from collections.abc import Generator, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-from servers import CACHE, Server, serving
+from servers import CACHE, STARTED, Server, serving
 
 # The same examples each time: whether the tests pass is no matter of luck. Others: HYPOTHESIS_SEARCH=1 make test
-settings.register_profile("same", derandomize="HYPOTHESIS_SEARCH" not in os.environ)
+# Nor does it depend on how fast the machine is: examples have no time limit of their own, tests have one.
+settings.register_profile(
+    "same",
+    derandomize="HYPOTHESIS_SEARCH" not in os.environ,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("same")
 
 
 #: Seconds after which a test is ended by force. What takes longer than the time limit of ``pyproject.toml`` fails; but
 #: that limit no longer holds when a test has failed, and tears down what it has set up.
 FORCE_AFTER = 300
+#: The same for what is left to do after the last test: at its end Python waits for threads without a limit.
+FORCE_END_AFTER = 120
 #: Tests that the processes of a parallel run have found, and that have not come to an end.
 _outstanding: set[str] = set()
 
@@ -66,7 +74,21 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def server() -> Iterator[Server]:
     """The tiny model, with tokens shown; tests leave it as they found it."""
     with serving("-show_tokens_to_client", "-engine", "tensorflow") as server:
+        server.outlives_module = True
         yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    """Servers that the tests of a module started, and that run on because a test failed, end with it.
+
+    It is the first fixture of a module to be set up, so the last one that ends: the module's own have stopped theirs.
+    """
+    yield
+    for server in STARTED:
+        if not server.outlives_module:
+            server.kill()
+    STARTED[:] = [server for server in STARTED if server.outlives_module]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -76,3 +98,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if last_failed is not None:
         last_failed.lastfailed.update(dict.fromkeys(_outstanding, True))
     shutil.rmtree(CACHE, ignore_errors=True)
+    # A process that only waits for its workers has no such limit: they may have much to do.
+    if not session.config.pluginmanager.has_plugin("dsession"):
+        faulthandler.dump_traceback_later(FORCE_END_AFTER, exit=True, file=_stderr)

@@ -28,13 +28,22 @@ ENGINE = os.environ.get("BERT_SERVING_TEST_ENGINE") or (
     "onnx" if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx") else "tensorflow"
 )
 READY_LINE = "all set, ready to serve request!"
+#: Every server that was made, so that those which a failed test has left behind can be ended: see ``conftest.py``.
+STARTED: list[Server] = []
 
 
 def free_ports(count: int = 2) -> list[int]:
-    """Ports that are free now, below the range from which the system hands out ports for outgoing connections."""
+    """Ports that are free now, below the range from which the system hands out ports for outgoing connections.
+
+    Processes that test at the same time draw from different parts of it: what is free now is not taken by another one
+    before it is used.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
+    width = 22_000 // processes
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randint(10_000, 32_000)
+        port = 10_000 + number * width + random.randrange(width)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -76,6 +85,8 @@ class Server:
                 env={**os.environ, "BERT_SERVING_CACHE": CACHE, **(env or {})},
                 start_new_session=True,  # a signal to the tests' own group must not reach it
             )
+        self.outlives_module = False
+        STARTED.append(self)
 
     @property
     def log(self) -> str:
@@ -104,7 +115,7 @@ class Server:
                     return child
         raise AssertionError(f"no process {name}:\n{self.log}")
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = 90.0) -> int:
         """SIGTERM, and the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -114,7 +125,7 @@ class Server:
         if self.process.poll() is None:
             children = self.children()
             self.process.kill()
-            self.process.wait()
+            self.process.wait(60)
             psutil.wait_procs(children, timeout=10)
 
 

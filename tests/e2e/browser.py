@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
@@ -39,10 +40,22 @@ class Browser:
         for flag in [*_FLAGS.split(), f"--user-data-dir={profile}"]:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.service = Service(DRIVER)
+        self.driver = webdriver.Chrome(options=options, service=self.service)
+        self.driver.set_page_load_timeout(60)
+        self.driver.set_script_timeout(60)
 
     def close(self) -> None:
-        self.driver.quit()
+        """Ends Chromium and its driver; by force if they do not answer any more, so that nothing waits for them."""
+        family = []
+        with contextlib.suppress(psutil.Error):
+            driver = psutil.Process(self.service.process.pid)
+            family = [driver, *driver.children(recursive=True)]
+        with contextlib.suppress(Exception):
+            self.driver.quit()
+        for member in family:
+            with contextlib.suppress(psutil.Error):
+                member.kill()
 
     @contextlib.contextmanager
     def tab(self) -> Iterator[Browser]:
@@ -54,10 +67,13 @@ class Browser:
         try:
             yield self
         finally:
-            if self.driver.current_url.startswith("http"):
-                self.js("localStorage.clear()")
-            self.driver.close()
-            self.driver.switch_to.window(first)
+            with contextlib.suppress(Exception):  # what a test that failed has left may not answer
+                if self.driver.current_url.startswith("http"):
+                    self.js("localStorage.clear()")
+            with contextlib.suppress(Exception):
+                self.driver.close()
+            with contextlib.suppress(Exception):
+                self.driver.switch_to.window(first)
 
     def open(self, url: str) -> None:
         self.driver.get(url)

@@ -36,7 +36,7 @@ def guarded(keys: Path) -> Iterator[Server]:
 
 
 def connect(server: Server, keys: Path, name: str, **kwargs: object) -> BertClient:
-    options = {"timeout": 30_000, "connect_timeout": 30_000, **kwargs}
+    options = {"timeout": 60_000, "connect_timeout": 60_000, **kwargs}
     return BertClient(
         port=server.port,
         port_out=server.port_out,
@@ -72,7 +72,7 @@ def test_keys_may_be_given_as_text(guarded: Server, keys: Path) -> None:
     assert secret
     with BertClient(
         port=guarded.port, port_out=guarded.port_out, server_key=server_key.decode(), secret_key=secret.decode(),
-        timeout=30_000,
+        timeout=60_000,
     ) as client:  # fmt: skip
         assert client.encode(["hello world"]).shape == (1, 32)
 
@@ -117,7 +117,7 @@ def test_what_travels_is_encrypted(guarded: Server, keys: Path) -> None:
         threading.Thread(target=relay, daemon=True).start()
         with BertClient(
             port=listener.getsockname()[1], port_out=guarded.port_out, server_key=str(keys / "server.key"),
-            secret_key=str(keys / "alice.key_secret"), identity="the-identity", timeout=30_000,
+            secret_key=str(keys / "alice.key_secret"), identity="the-identity", timeout=60_000,
         ) as client:  # fmt: skip
             client.encode(["an unmistakable sentence"])
     assert len(seen) > 200
@@ -132,7 +132,7 @@ def test_a_key_counts_as_soon_as_its_file_is_there(guarded: Server, keys: Path, 
     with pytest.raises(ServerUnreachableError):
         BertClient(secret_key=secret, connect_timeout=1500, **options)  # type: ignore[arg-type]
     shutil.copy(tmp_path / "other" / "clients" / "carol.key", keys / "clients" / "carol.key")
-    with BertClient(secret_key=secret, timeout=30_000, connect_timeout=30_000, **options) as client:  # type: ignore[arg-type]
+    with BertClient(secret_key=secret, timeout=60_000, connect_timeout=60_000, **options) as client:  # type: ignore[arg-type]
         assert client.encode(["hello world"]).shape == (1, 32)
     (keys / "clients" / "carol.key").unlink()
     with pytest.raises(ServerUnreachableError):
@@ -151,8 +151,8 @@ def test_terminate_needs_a_key(keys: Path) -> None:
     with serving("-auth_keys", str(keys)) as server:
         with pytest.raises(ServerNotFound):
             terminate("127.0.0.1", server.port, 1000)
-        terminate("127.0.0.1", server.port, 20_000, str(keys))
-        assert server.process.wait(10) == 0
+        terminate("127.0.0.1", server.port, 60_000, str(keys))
+        assert server.process.wait(60) == 0
 
 
 def test_the_http_door_of_a_guarded_server_works(keys: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_http_door_of_a_guarded_server_works(keys: Path) -> None:
 
 def test_http_without_a_token_is_no_way_round_the_keys(keys: Path) -> None:
     server = Server("-auth_keys", str(keys), "-http_port", str(free_ports(1)[0]))
-    assert server.process.wait(30) == 3
+    assert server.process.wait(60) == 3
     assert "-http_token_file" in server.log
 
 
@@ -189,13 +189,13 @@ def test_key_files_that_come_and_go_end_nothing(keys: Path) -> None:
             path.write_text("no key")
             path.unlink()
 
-    thread = threading.Thread(target=come_and_go)
+    thread = threading.Thread(target=come_and_go, daemon=True)
     thread.start()
     try:
         assert all(ring.callback("", alice) for _ in range(3000))
     finally:
         stop.set()
-        thread.join()
+        thread.join(30)
     assert not KeyRing(str(keys / "nowhere")).callback("", alice)
 
 
@@ -216,7 +216,7 @@ def test_keys_that_cannot_be_used_stop_the_start(tmp_path: Path, problem: str) -
         assert keygen([str(folder)]) == 0
         (folder / "server.key_secret").chmod(0o644)
     server = Server("-auth_keys", str(folder))
-    assert server.process.wait(30) == 3
+    assert server.process.wait(60) == 3
     assert ("bert-serving-keygen" if problem == "missing" else "chmod 600") in server.log
 
 
@@ -228,7 +228,10 @@ def test_an_open_server_says_so(server: Server) -> None:
 
 def test_keygen_is_a_command() -> None:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "bert-serving-keygen"), "--help"], capture_output=True, text=True
+        [str(Path(sys.executable).parent / "bert-serving-keygen"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0
     assert "-auth_keys" in done.stdout

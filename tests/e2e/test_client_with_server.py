@@ -26,7 +26,7 @@ def ports(server: Any) -> dict[str, int]:
 
 @pytest.fixture
 def bc(ports: dict[str, int]) -> Iterator[BertClient]:
-    with BertClient(**ports) as bc:
+    with BertClient(**ports, timeout=60_000) as bc:
         yield bc
 
 
@@ -93,8 +93,9 @@ def test_async_encoding(bc: BertClient) -> None:
 
 
 def test_multicast(ports: dict[str, int]) -> None:
-    with BertClient(**ports) as bc, BertClient(**ports, identity=bc.identity) as clone:
-        heard: Any = clone.listen(timeout=20_000)
+    limit = {"timeout": 60_000}
+    with BertClient(**ports, **limit) as bc, BertClient(**ports, **limit, identity=bc.identity) as clone:
+        heard: Any = clone.listen()
         sent = [bc.encode(["hello"] * size) for size in (1, 2, 3)]
         for vectors, response in zip(sent, heard, strict=False):
             np.testing.assert_array_equal(response.embedding, vectors)
@@ -102,12 +103,12 @@ def test_multicast(ports: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("kind", [BertClient, ConcurrentBertClient])
 def test_many_threads(ports: dict[str, int], kind: type[BertClient]) -> None:
-    with kind(**ports) as bc, ThreadPoolExecutor(12) as pool:
+    with ThreadPoolExecutor(12) as pool, kind(**ports, timeout=60_000) as bc:
         expected = bc.encode(TEXTS)
         barrier = threading.Barrier(12)
 
         def work(row: int) -> bool:
-            barrier.wait(30)
+            barrier.wait(60)
             return all(
                 np.allclose(bc.encode([TEXTS[row % 5]])[0], expected[row % 5], atol=TOLERANCE) for _ in range(10)
             )
@@ -117,7 +118,7 @@ def test_many_threads(ports: dict[str, int], kind: type[BertClient]) -> None:
 
 def test_asyncio(ports: dict[str, int]) -> None:
     async def main() -> None:
-        async with AsyncBertClient(**ports) as bc:
+        async with AsyncBertClient(**ports, timeout=60_000) as bc:
             whole = await bc.encode(TEXTS)
             rows = await asyncio.gather(*(bc.encode([text]) for text in TEXTS))
             np.testing.assert_allclose(np.concatenate(rows), whole, atol=TOLERANCE)
@@ -125,12 +126,12 @@ def test_asyncio(ports: dict[str, int]) -> None:
             assert sorted(sizes) == [1, 2]
             assert "statistic" in await bc.server_status()
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
-def test_lists(ports: dict[str, int]) -> None:
-    with BertClient(**ports, output_fmt="list") as bc, BertClient(**ports) as arrays:
-        np.testing.assert_allclose(bc.encode(TEXTS), arrays.encode(TEXTS), atol=TOLERANCE)
+def test_lists(bc: BertClient, ports: dict[str, int]) -> None:
+    with BertClient(**ports, timeout=60_000, output_fmt="list") as lists:
+        np.testing.assert_allclose(lists.encode(TEXTS), bc.encode(TEXTS), atol=TOLERANCE)
 
 
 def test_a_refused_input_does_not_reach_the_server(bc: BertClient) -> None:

@@ -32,7 +32,7 @@ def write(path: Path, texts: list[str]) -> str:
 
 
 def expected(server: Server, texts: list[Any], is_tokenized: bool = False) -> np.ndarray:
-    with BertClient(port=server.port, port_out=server.port_out) as client:
+    with BertClient(port=server.port, port_out=server.port_out, timeout=60_000) as client:
         return np.asarray(client.encode(texts, is_tokenized=is_tokenized))
 
 
@@ -64,7 +64,7 @@ def test_npy_can_be_mapped(server: Server, tmp_path: Path) -> None:
 def test_stdin_to_json_lines(server: Server) -> None:
     texts = ["hello ||| world", '"quoted" \\ ünïcode', "你好"]
     done = command("-", "-batch_size", "2", *at(server), stdin=-1, stdout=-1, stderr=-1)
-    out, err = done.communicate("\r\n".join(texts).encode(), timeout=60)
+    out, err = done.communicate("\r\n".join(texts).encode(), timeout=120)
     assert done.returncode == 0, err
     rows = [json.loads(line) for line in out.decode("utf-8").splitlines()]
     assert [(row["line"], row["text"]) for row in rows] == list(enumerate(texts, 1))
@@ -100,7 +100,7 @@ def test_killed_and_resumed(server: Server, tmp_path: Path, capfd: pytest.Captur
     first.stdin.flush()  # and stays open: the command waits for more
     wait_until(lambda: sidecar.exists() and json.loads(sidecar.read_text())["rows"] >= 40, what="rows")
     first.kill()
-    first.communicate()
+    first.communicate(timeout=60)
 
     so_far = np.load(out)  # valid although the process died
     np.testing.assert_allclose(so_far, expected(server, texts[: len(so_far)]), atol=1e-5)
@@ -259,7 +259,7 @@ def test_head_may_leave(server: Server, tmp_path: Path) -> None:
     assert done.stdout is not None and done.stderr is not None
     assert json.loads(done.stdout.readline())["line"] == 1
     done.stdout.close()
-    assert done.wait(60) == 1
+    assert done.wait(120) == 1
     assert b"Traceback" not in done.stderr.read()
     done.stderr.close()
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 
 from bert_serving.client import BertClient
-from servers import TINY, TINY_TUNED, serving
+from servers import TINY, TINY_TUNED, Server, serving
 
 LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [IWED]:[A-Z0-9-]+:\[\w{2,3}:\w{2,3}: *\d+\]:.*")
+
+
+def connect(server: Server) -> BertClient:
+    return BertClient(port=server.port, port_out=server.port_out, timeout=60_000)
 
 
 def test_lines_that_users_know() -> None:
@@ -33,7 +37,7 @@ def test_lines_that_users_know() -> None:
 
 
 def test_verbose_shows_what_the_model_receives() -> None:
-    with serving("-verbose") as server, BertClient(port=server.port, port_out=server.port_out) as client:
+    with serving("-verbose") as server, connect(server) as client:
         client.encode(["hey you", "whats up?", "你好么?", "hello world ||| good day"])
         log = server.log
     assert "tokens: [CLS] hey you [SEP]" in log
@@ -48,7 +52,7 @@ def test_verbose_shows_what_the_model_receives() -> None:
 
 
 def test_requests_are_not_logged_otherwise() -> None:
-    with serving() as server, BertClient(port=server.port, port_out=server.port_out) as client:
+    with serving() as server, connect(server) as client:
         before = server.log
         client.encode(["hey you"])
         assert client.server_status

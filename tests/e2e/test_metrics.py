@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
@@ -51,7 +52,7 @@ def test_every_request_is_in_every_histogram(server: HttpServer) -> None:
     with server.zmq_client() as client:
         for size in (1, 3, 100):
             client.encode(["hello world"] * size)
-    wait_until(lambda: answered(server) == before["bert_serving_request_total_seconds_count"] + 3, 10, "the counts")
+    wait_until(lambda: answered(server) == before["bert_serving_request_total_seconds_count"] + 3, 60, "the counts")
     after = metrics(server)
 
     def grown(name: str) -> float:
@@ -75,7 +76,7 @@ def test_padding_is_what_the_longest_text_of_a_batch_would_cost(server: HttpServ
     with server.zmq_client() as client:
         client.encode(["hello", "hello world", "hello hello world"])  # 3, 4 and 5 tokens: 2 + 1 + 0
     name = "bert_serving_padding_tokens_total"
-    wait_until(lambda: metrics(server)[name] == before[name] + 3, 10, "three tokens of padding")
+    wait_until(lambda: metrics(server)[name] == before[name] + 3, 60, "three tokens of padding")
     assert 0 < metrics(server)["bert_serving_padding_ratio"] < 1
 
 
@@ -94,7 +95,7 @@ def test_the_numbers_are_true_while_requests_come_in(server: HttpServer) -> None
             seen.append(metrics(server))
         for done in runs:
             done.result()
-    wait_until(lambda: answered(server) == before + 80, 10, "all 80 requests")
+    wait_until(lambda: answered(server) == before + 80, 60, "all 80 requests")
     counters = [name for name in seen[0] if "_bucket" in name or "_total" in name or name.endswith("_sum")]
     for earlier, later in itertools.pairwise(seen):
         assert all(earlier[name] <= later[name] for name in counters)
@@ -121,7 +122,7 @@ def test_a_reply_tells_its_timing_if_asked(server: HttpServer) -> None:
 
     async def with_asyncio() -> None:
         ports = {"port": server.server.port, "port_out": server.server.port_out}
-        async with AsyncBertClient(**ports) as client:  # type: ignore[arg-type]
+        async with AsyncBertClient(**ports, timeout=60_000) as client:
             await client.encode(["hello"], timings=timings)
 
     asyncio.run(with_asyncio())
@@ -129,20 +130,27 @@ def test_a_reply_tells_its_timing_if_asked(server: HttpServer) -> None:
 
 
 def test_waiting_counts_as_waiting(server: HttpServer) -> None:
-    """The second and third request wait until the worker is done with the one before."""
+    """Three requests come in while the worker is held up; it computes none of them before it goes on."""
     timings: list[dict[str, float]] = []
+    worker = server.server.part("worker-0")
 
-    def run(word: str) -> None:
-        with server.zmq_client() as client:
-            client.encode([word], timings=timings)
+    def all_wait() -> bool:
+        queue = server.call("/status/server").json["queue"]
+        return bool(queue["requests"] == 3 and queue["batches_in_flight"])
 
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(run, SLOW)
-        wait_until(lambda: server.call("/status/server").json["queue"]["batches_in_flight"], 10, "the first batch")
-        rest = [pool.submit(run, SLOW) for _ in range(2)]
-        for done in (first, *rest):
+    with ThreadPoolExecutor(3) as pool, contextlib.ExitStack() as open_clients:
+        clients = [open_clients.enter_context(server.zmq_client()) for _ in range(3)]
+        worker.suspend()
+        try:
+            runs = [pool.submit(client.encode, [SLOW], timings=timings) for client in clients]
+            wait_until(all_wait, 60, "all three requests to wait")
+            time.sleep(0.1)
+        finally:
+            worker.resume()
+        for done in runs:
             done.result()
-    assert max(timing["queue"] for timing in timings) > 0.1 * SLOW_SECONDS
+    assert len(timings) == 3
+    assert max(timing["queue"] for timing in timings) >= 0.1
     assert all(timing["compute"] >= SLOW_SECONDS for timing in timings)
 
 
@@ -152,7 +160,7 @@ class Raw:
     def __init__(self, server: HttpServer) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.sub, self.push = self.context.socket(zmq.SUB), self.context.socket(zmq.PUSH)
-        self.sub.setsockopt(zmq.RCVTIMEO, 20_000)
+        self.sub.setsockopt(zmq.RCVTIMEO, 60_000)
         self.sub.setsockopt(zmq.SUBSCRIBE, b"raw")
         self.sub.connect(f"tcp://127.0.0.1:{server.server.port_out}")
         self.push.connect(f"tcp://127.0.0.1:{server.server.port}")

@@ -28,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = tmp_path_factory.mktemp(name) / name
         shutil.copytree(ROOT / name, source, ignore=shutil.ignore_patterns("*.egg-info", "build", "__pycache__"))
         code = f"import setuptools.build_meta as b; b.build_sdist({str(out)!r}); b.build_wheel({str(out)!r})"
-        done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stderr
     return out
 
@@ -85,7 +85,7 @@ def test_the_server_brings_its_dashboard(built: Path) -> None:
 
 
 def test_they_work_when_installed(built: Path, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True, timeout=120)
     site = next((tmp_path / "env").glob("lib/python*/site-packages"))
     for name in ("client", "server"):
         with zipfile.ZipFile(wheel(built, name)) as archive:
@@ -97,7 +97,11 @@ def test_they_work_when_installed(built: Path, tmp_path: Path) -> None:
         "from bert_serving.server import BertServer; print(c.__file__); print(s.__file__); start(['-version'])"
     )
     done = subprocess.run(
-        [str(tmp_path / "env" / "bin" / "python"), "-c", code], cwd=tmp_path, capture_output=True, text=True
+        [str(tmp_path / "env" / "bin" / "python"), "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     client, server, version = done.stdout.splitlines()
@@ -126,7 +130,12 @@ def test_the_version_is_the_same_everywhere(built: Path) -> None:
         "import setuptools; setuptools.setup = lambda **words: print(words['version']); exec(open('setup.py').read())"
     )
     setup = subprocess.run(
-        [sys.executable, "-c", f"__file__ = 'setup.py'; {code}"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"__file__ = 'setup.py'; {code}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert setup.stdout.strip() == __version__
 
@@ -140,5 +149,6 @@ def test_the_pages_for_pypi_are_well_formed(built: Path) -> None:
     pytest.importorskip("twine", reason="make dist installs it")
     files = [str(path) for path in built.iterdir()]
     assert len(files) == 4
-    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True)
+    command = [sys.executable, "-m", "twine", "check", "--strict", *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

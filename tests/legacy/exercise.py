@@ -11,6 +11,7 @@ import threading
 import warnings
 
 import numpy as np
+import zmq
 from bert_serving.client import BertClient, ConcurrentBertClient
 
 port, port_out = int(sys.argv[1]), int(sys.argv[2])
@@ -20,6 +21,20 @@ warnings.simplefilter("ignore")
 def client(**kwargs):
     kwargs.setdefault("timeout", 60000)
     return BertClient(port=port, port_out=port_out, **kwargs)
+
+
+# The original waits without a limit in fetch, and where its own parts are called.
+LIMIT = 60000
+original_recv = BertClient._recv
+
+
+def bounded_recv(self, wait_for_req_id=None):
+    if self.receiver.getsockopt(zmq.RCVTIMEO) < 0:
+        self.receiver.setsockopt(zmq.RCVTIMEO, LIMIT)
+    return original_recv(self, wait_for_req_id)
+
+
+BertClient._recv = bounded_recv
 
 
 seen = {"python": sys.version_info[0]}
@@ -49,8 +64,8 @@ with client(show_server_config=False) as bc:
             yield [u"then do it better"] * size
 
     # The original's own sender thread and fetch share a set, so it is given time to send, as its users do.
-    seen["async"] = sorted(len(r.embedding) for r in bc.encode_async(batches(), delay=1.0))
-    seen["async_some"] = len(list(bc.encode_async(batches(), max_num_batch=3, delay=1.0)))
+    seen["async"] = sorted(len(r.embedding) for r in bc.encode_async(batches(), delay=3.0))
+    seen["async_some"] = len(list(bc.encode_async(batches(), max_num_batch=3, delay=3.0)))
 
     seen["config_keys"] = sorted(bc.server_config)
     status = bc.server_status
@@ -85,6 +100,7 @@ asker = client(identity=shared)
 request = asker._send(json.dumps([u"hello world"] * 7).encode(), 7)
 for bc in clones:
     bc.pending_request.add(request)
+    bc.receiver.setsockopt(zmq.RCVTIMEO, LIMIT)
     while True:
         response = bc.receiver.recv_multipart()
         if len(response) == 4:

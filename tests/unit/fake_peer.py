@@ -21,7 +21,8 @@ import zmq
 
 from bert_serving.client import protocol
 
-DEADLINE = 10.0
+#: Seconds after which a wait for something that takes a moment has failed; long, because a machine may be busy.
+DEADLINE = 30.0
 CONFIG: dict[str, Any] = {
     "server_version": "1.10.0",
     "protocol_version": protocol.PROTOCOL_VERSION,

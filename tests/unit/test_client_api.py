@@ -43,7 +43,8 @@ def peer() -> Iterator[FakePeer]:
 
 @pytest.fixture
 def bc(peer: FakePeer) -> Iterator[BertClient]:
-    with BertClient(**peer.ports) as bc:
+    # A time limit, because tests let threads use it that end before it is closed.
+    with BertClient(**peer.ports, timeout=60_000) as bc:
         yield bc
 
 
@@ -51,6 +52,7 @@ def bc(peer: FakePeer) -> Iterator[BertClient]:
 def no_unexpected_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests have left to the garbage collector
         yield
 
 
@@ -94,7 +96,7 @@ def test_status_has_the_keys_of_1_10(bc: BertClient, peer: FakePeer) -> None:
     assert status["output_fmt"] == "ndarray"
     assert (status["port"], status["port_out"], status["server_ip"]) == (peer.port, peer.port_out, "localhost")
     assert status["client_version"] == __version__
-    assert status["timeout"] == -1
+    assert status["timeout"] == 60_000
     assert status["connected"] is True
 
 
@@ -256,7 +258,7 @@ def test_progress_bar(bc: BertClient, capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_show_tokens() -> None:
-    with fake_peer(config=ORIGINAL, hold=True) as peer, BertClient(**peer.ports) as bc, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, fake_peer(config=ORIGINAL, hold=True) as peer, BertClient(**peer.ports) as bc:
         result = pool.submit(bc.encode, ["a", "b"], show_tokens=True, batch_size=1)
         for token in ("a", "b"):
             peer.reply(peer.next(), tokens=[["[CLS]", token, "[SEP]"]])
@@ -272,7 +274,7 @@ def test_show_tokens_when_the_server_does_not(bc: BertClient) -> None:
 
 
 def test_truncation_is_told_once_per_call() -> None:
-    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
 
         def answered(number: int) -> None:
             for _ in range(number):
@@ -332,7 +334,7 @@ def test_a_long_wait_is_hinted_at(
     monkeypatch.setattr(_patience, "HINT_AFTER", 0.02)
     monkeypatch.setattr(_patience, "LONGEST_NAP", 0.02)
     peer.hold = True
-    with BertClient(**peer.ports) as bc, ThreadPoolExecutor() as pool, caplog.at_level(logging.WARNING):
+    with ThreadPoolExecutor() as pool, BertClient(**peer.ports) as bc, caplog.at_level(logging.WARNING):
         result = pool.submit(bc.encode, ["a"])
         request = peer.next()
         until(lambda: "still waiting" in caplog.text)
@@ -346,11 +348,12 @@ def test_encrypted() -> None:
     with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.XPUB) as xpub:
         for sock in (pull, xpub):
             sock.curve_server, sock.curve_secretkey, sock.linger = True, server_secret, 0
+            sock.rcvtimeo = 30_000
         ports = {
             "port": pull.bind_to_random_port("tcp://127.0.0.1"),
             "port_out": xpub.bind_to_random_port("tcp://127.0.0.1"),
         }
-        with BertClient(**ports, server_key=server_public.decode(), ignore_all_checks=True) as bc:
+        with BertClient(**ports, server_key=server_public.decode(), ignore_all_checks=True, timeout=60_000) as bc:
             bc.encode(["secret"], blocking=False)
             assert xpub.recv()[1:] == bc.identity
             frames = pull.recv_multipart()
@@ -358,7 +361,7 @@ def test_encrypted() -> None:
             assert bc.fetch_all()[0].shape == (1, 1)
         wrong = zmq.curve_keypair()[0].decode()
         with pytest.raises(ConnectionError, match="a wrong CURVE key"):
-            BertClient(**ports, server_key=wrong, connect_timeout=300)
+            BertClient(**ports, server_key=wrong, connect_timeout=3000)
 
 
 @pytest.mark.parametrize(
@@ -421,7 +424,7 @@ def test_fetch_may_have_a_timeout() -> None:
         with pytest.raises(RequestTimeoutError):
             bc.fetch_all(timeout=20)
         peer.reply(two)  # what came before is not lost
-        assert [array[0, 0] for array in bc.fetch_all(timeout=5000)] == [1, 2]
+        assert [array[0, 0] for array in bc.fetch_all(timeout=60_000)] == [1, 2]
 
 
 def test_fetch_waits_for_delay(bc: BertClient) -> None:
@@ -455,7 +458,7 @@ def test_one_failed_request_does_not_hide_the_others(all_at_once: bool) -> None:
 
 
 def test_an_error_reaches_a_blocking_caller() -> None:
-    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
         result = pool.submit(bc.encode, ["a"] * 10, batch_size=5)
         peer.reply_error(peer.next(), "overloaded", "1,000 requests wait")
         with pytest.raises(OverloadedError, match="1,000 requests wait"):
@@ -470,10 +473,12 @@ def test_fetching_while_another_thread_sends(bc: BertClient) -> None:
         for _ in range(total):
             bc.encode(["x"], blocking=False)
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     fetched = 0
+    deadline = time.monotonic() + 60
     while fetched < total:
+        assert time.monotonic() < deadline
         fetched += sum(1 for _ in bc.fetch())
     sender.join(DEADLINE)
     assert bc.pending_request == set()
@@ -521,7 +526,8 @@ def test_encode_async_waits_for_a_slow_generator(bc: BertClient) -> None:
 
 
 def test_a_slow_generator_is_not_blamed_on_an_absent_server(peer: FakePeer) -> None:
-    with BertClient(**peer.ports, connect_timeout=100) as bc, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, BertClient(**peer.ports) as bc:
+        bc.connect_timeout = 100  # from here on: to connect may take longer
         go = threading.Event()
 
         def slow() -> Iterator[list[str]]:
@@ -558,7 +564,7 @@ def test_encode_async_holds_back(peer: FakePeer) -> None:
         next(results)
         until(lambda: len(peer.received) == 65)
         results.close()
-        assert bc.pending_request == set()
+        until(lambda: bc.pending_request == set())
         assert list(results) == []
 
 
@@ -599,10 +605,14 @@ def test_two_streams_at_once_do_not_mix(bc: BertClient) -> None:
 
 
 def test_a_loop_that_is_left_early_stops_the_generator(bc: BertClient) -> None:
+    def feeders() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "bert-client-feed"}
+
+    before = feeders()
     for _ in bc.encode_async(itertools.repeat(["x"])):
         break
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "bert-client-feed"])
-    assert bc.pending_request == set()
+    until(lambda: not feeders() - before)
+    until(lambda: bc.pending_request == set())
 
 
 # ---- many threads ---------------------------------------------------------------------------------------------------
@@ -610,7 +620,7 @@ def test_a_loop_that_is_left_early_stops_the_generator(bc: BertClient) -> None:
 
 @pytest.mark.parametrize("kind", [BertClient, ConcurrentBertClient])
 def test_one_client_for_many_threads(peer: FakePeer, kind: type[BertClient]) -> None:
-    with kind(**peer.ports) as bc, ThreadPoolExecutor(20) as pool:
+    with ThreadPoolExecutor(20) as pool, kind(**peer.ports) as bc:
 
         def work(length: int) -> bool:
             return all(bc.encode(["x" * length])[0, 0] == length for _ in range(20))
@@ -620,9 +630,9 @@ def test_one_client_for_many_threads(peer: FakePeer, kind: type[BertClient]) -> 
 
 def test_concurrent_client_waits_for_its_turn() -> None:
     with (
+        ThreadPoolExecutor(6) as pool,
         fake_peer(hold=True) as peer,
         ConcurrentBertClient(max_concurrency=2, **peer.ports) as bc,
-        ThreadPoolExecutor(6) as pool,
     ):
         results = [pool.submit(bc.encode, ["x"]) for _ in range(6)]
         for _ in range(6):
@@ -635,9 +645,9 @@ def test_concurrent_client_waits_for_its_turn() -> None:
 
 def test_concurrent_client_does_not_wait_for_ever() -> None:
     with (
+        ThreadPoolExecutor() as pool,
         fake_peer(hold=True) as peer,
         ConcurrentBertClient(max_concurrency=1, **peer.ports) as bc,
-        ThreadPoolExecutor() as pool,
     ):
         first = pool.submit(bc.encode, ["x"])
         request = peer.next()

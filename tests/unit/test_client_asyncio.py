@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
@@ -23,13 +22,14 @@ from bert_serving.client import (
     VersionMismatchError,
 )
 from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, vectors
+from servers import free_ports
 
 T = TypeVar("T")
 
 
 def run(main: Callable[[], Awaitable[T]]) -> T:
     async def limited() -> T:
-        return await asyncio.wait_for(main(), 30)
+        return await asyncio.wait_for(main(), 90)
 
     return asyncio.run(limited())
 
@@ -40,6 +40,10 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.005)
 
     await asyncio.wait_for(wait(), DEADLINE)
+
+
+def io_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "bert-client-io"}
 
 
 @pytest.fixture
@@ -108,9 +112,8 @@ def test_errors_are_the_same(peer: FakePeer) -> None:
 
 
 def test_no_server() -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    (port,) = free_ports(1)
+    before = io_threads()
 
     async def main() -> None:
         with pytest.raises(ServerUnreachableError, match=f"port {port}: connection refused"):
@@ -118,7 +121,7 @@ def test_no_server() -> None:
                 pass
 
     run(main)
-    assert not [thread for thread in threading.enumerate() if thread.name == "bert-client-io"]
+    run(lambda: until(lambda: not io_threads() - before))
 
 
 def test_version_is_checked() -> None:
@@ -230,10 +233,10 @@ def test_exceptions_of_the_generator_come_after_its_results(peer: FakePeer) -> N
 def test_listen(peer: FakePeer) -> None:
     async def main() -> None:
         async with AsyncBertClient(**peer.ports, identity="shared") as bc:
-            heard = bc.listen(timeout=5000)
+            heard = bc.listen(timeout=60_000)
 
             def other() -> None:
-                with BertClient(**peer.ports, identity="shared") as clone:
+                with BertClient(**peer.ports, identity="shared", timeout=60_000) as clone:
                     clone.encode(["abc"])
 
             await asyncio.to_thread(other)
@@ -244,7 +247,7 @@ def test_listen(peer: FakePeer) -> None:
 
 
 def test_a_client_outlives_an_event_loop(peer: FakePeer) -> None:
-    bc = AsyncBertClient(**peer.ports)
+    bc = AsyncBertClient(**peer.ports, timeout=60_000)
     for length in (1, 2):
         assert asyncio.run(bc.encode(["x" * length]))[0, 0] == length
     asyncio.run(bc.close())

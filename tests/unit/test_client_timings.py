@@ -23,13 +23,13 @@ def test_only_who_wants_timings_sends_a_fifth_frame() -> None:
 def test_an_original_server_is_not_asked() -> None:
     """It would not answer a message of five frames at all."""
     with fake_peer(config=ORIGINAL) as peer:
-        with BertClient(**peer.ports) as client:
+        with BertClient(**peer.ports, timeout=60_000) as client:
             with pytest.raises(OptionError, match="original"):
                 client.encode(["a"], timings=[])
             assert client.encode(["a"]).shape == (1, 4)
 
         async def with_asyncio() -> None:
-            async with AsyncBertClient(**peer.ports) as client:
+            async with AsyncBertClient(**peer.ports, timeout=60_000) as client:
                 with pytest.raises(OptionError, match="original"):
                     await client.encode(["a"], timings=[])
 
@@ -38,6 +38,6 @@ def test_an_original_server_is_not_asked() -> None:
 
 def test_a_server_that_tells_none_leaves_the_list_empty() -> None:
     timings: list[dict[str, float]] = []
-    with fake_peer() as peer, BertClient(**peer.ports) as client:
+    with fake_peer() as peer, BertClient(**peer.ports, timeout=60_000) as client:
         assert client.encode(["a"], timings=timings).shape == (1, 4)
     assert timings == []

@@ -203,7 +203,7 @@ def test_linters_find_nothing(linter: str, files: list[str]) -> None:
     command = Path(sys.executable).parent / linter
     if not command.is_file():
         pytest.skip(f"{linter} has no wheel for this machine")
-    done = subprocess.run([command, *files], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([command, *files], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -225,7 +225,12 @@ def enter(container: Path, *args: str, model: str = "empty", **variables: str) -
     folders = {"MODEL_DIR": str(container / model), "TMPDIR": str(container)}
     env = {"PATH": f"{container / 'bin'}:{os.environ['PATH']}", **folders, **variables}
     done = subprocess.run(
-        ["sh", str(DOCKER / "entrypoint.sh"), *args], env=env, capture_output=True, text=True, check=True
+        ["sh", str(DOCKER / "entrypoint.sh"), *args],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return done.stdout.splitlines()
 
@@ -244,7 +249,7 @@ def test_the_image_serves_what_is_mounted_at_model(container: Path) -> None:
         "PATH": f"{container / 'bin'}:{os.environ['PATH']}",
         "TMPDIR": str(container),
     }  # no MODEL_DIR, as in the image
-    done = subprocess.run(["sh", "-c", script, "sh", "1"], env=env, capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", script, "sh", "1"], env=env, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == f"-http_port 8125 -model_dir {container / 'model'} -num_worker 1".split(), done.stderr
 
 
@@ -263,7 +268,9 @@ def test_the_image_serves_as_sagemaker_wants_it(container: Path) -> None:
     model = str(container / "model")
     script = (DOCKER / "entrypoint.sh").read_text().replace("=/opt/ml/model", f"={model}")
     env = {"PATH": f"{container / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(container), "HTTP_PORT": "8125"}
-    done = subprocess.run(["sh", "-c", script, "sh", "serve"], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", "serve"], env=env, capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.splitlines() == ["-http_port", "8080", "-model_dir", model]
     parsed = get_args_parser().parse_args(enter(container, "serve", "-num_worker", "2", SAGEMAKER_BIND_TO_PORT="8081"))
     assert (parsed.num_worker, parsed.http_port, parsed.model_dir) == (
@@ -300,14 +307,15 @@ def test_the_health_check_asks_the_port_that_is_used(
     text = re.sub(r"\\\n\s*", " ", (DOCKER / name).read_text())
     check = json.loads(re.search(r"HEALTHCHECK.*?CMD (\[.*?\])$", text, re.M)[1])  # type: ignore[index]
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.handle_request)
+        server.timeout = 60
+        thread = threading.Thread(target=server.handle_request, daemon=True)
         thread.start()
         port = str(server.server_port)
         given = {key: value.replace("PORT", port) for key, value in variables.items()}
         enter(container, *(arg.replace("PORT", port) for arg in args), **given)
         env = {**os.environ, "TMPDIR": str(container)}
-        subprocess.run([sys.executable, *check[1:]], env=env, check=True, timeout=30)
-        thread.join(10)
+        subprocess.run([sys.executable, *check[1:]], env=env, check=True, timeout=60)
+        thread.join(60)
     assert asked == ["/readyz"]
 
 

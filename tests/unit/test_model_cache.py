@@ -115,7 +115,7 @@ def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
     barrier = context.Barrier(3)
     log = tmp_path / "log"
     arguments = (str(tmp_path / "cache"), barrier, str(log))
-    processes = [context.Process(target=build_slowly, args=arguments) for _ in range(3)]
+    processes = [context.Process(target=build_slowly, args=arguments, daemon=True) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +23,8 @@ from bert_serving.server.tokenizing import make_tokenizer
 from bert_serving.server.ventilator import Ventilator
 from servers import TINY, free_ports, wait_until
 
+#: Milliseconds after which a wait for the other side has failed.
+LIMIT = 30_000
 REQUEST = [b"client", json.dumps(["hello world"]).encode(), b"1", b"1"]
 
 
@@ -36,6 +39,8 @@ class Inside:
         self.addresses = Addresses.new()
         link = Link("ventilator", config, self.addresses, {"drift": None, "access": {"folder": None}}, get_logger("V"))
         self.context = zmq.Context()
+        self.context.setsockopt(zmq.RCVTIMEO, LIMIT)
+        self.context.setsockopt(zmq.SNDTIMEO, LIMIT)
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
         self.sink = make_socket(self.context, zmq.DEALER)
@@ -54,13 +59,13 @@ class Inside:
 
     def batch(self) -> int:
         """The number of the next batch that a worker is given."""
-        assert self.worker.poll(10_000), "no batch"
+        assert self.worker.poll(LIMIT), "no batch"
         return from_u64(self.worker.recv_multipart()[1])
 
     def word(self, kind: bytes) -> list[bytes]:
         """The frames of the next word of that kind to the sink."""
         while True:
-            assert self.sink.poll(10_000), f"no word {kind!r}"
+            assert self.sink.poll(LIMIT), f"no word {kind!r}"
             frames = self.sink.recv_multipart()
             if frames[0] == kind:
                 return frames
@@ -74,9 +79,14 @@ class Inside:
         return int(json.loads(self.word(internal.SAY)[2])["queue"]["requests"])
 
     def close(self) -> None:
-        name = next(frames[0] for frames in iter(self.control.recv_multipart, None) if frames[0] == b"ventilator")
-        self.control.send_multipart([name, internal.STOP])
-        self.thread.join(10)
+        # Nothing can be sent to a ventilator before it has been heard of; one whose thread has died is silent.
+        is_here, deadline = False, time.monotonic() + LIMIT / 1000
+        while not is_here and self.thread.is_alive() and time.monotonic() < deadline:
+            is_here = bool(self.control.poll(100)) and self.control.recv_multipart()[0] == b"ventilator"
+        if is_here:
+            self.control.send_multipart([b"ventilator", internal.STOP])
+        self.thread.join(LIMIT / 1000)
+        assert not self.thread.is_alive(), "the ventilator does not stop"  # and sockets in use must not be closed
         self.context.destroy(linger=0)
         self.ventilator.link.context.destroy(linger=0)
 
@@ -104,7 +114,7 @@ def test_an_answer_that_went_out_before_the_question_is_made_again(inside: Insid
     second_job = inside.word(internal.PART)[1]
     assert from_u64(second_job) > from_u64(first_job)
     inside.tell(internal.DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0, 10)
+    wait_until(lambda: inside.num_jobs() == 0)
 
 
 def test_an_answer_that_is_still_to_come_is_not_made_twice(inside: Inside) -> None:
@@ -115,7 +125,7 @@ def test_an_answer_that_is_still_to_come_is_not_made_twice(inside: Inside) -> No
     inside.tell(internal.HELD, ticket, job)
     assert inside.num_jobs() == 1
     inside.tell(internal.DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0, 10)
+    wait_until(lambda: inside.num_jobs() == 0)
     assert not inside.worker.poll(0), "it was encoded again"
 
 
@@ -133,7 +143,7 @@ def test_a_request_is_kept_until_the_sink_has_said_what_became_of_it(inside: Ins
     inside.tell(internal.PUBLISHED, *question[1:])
     batch = inside.batch()
     inside.tell(internal.DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0, 10)
+    wait_until(lambda: inside.num_jobs() == 0)
 
 
 def test_a_server_that_stops_makes_no_answer_again(inside: Inside) -> None:
@@ -145,7 +155,7 @@ def test_a_server_that_stops_makes_no_answer_again(inside: Inside) -> None:
     inside.tell(internal.DONE, u64(batch), u64(0))
     inside.tell(internal.PUBLISHED, ticket, job)
     assert json.loads(inside.word(internal.SAY)[2])["error"]["type"] == "draining"
-    wait_until(lambda: inside.num_jobs() == 0, 10)
+    wait_until(lambda: inside.num_jobs() == 0)
     assert not inside.worker.poll(0), "it was encoded again"
 
 
@@ -157,7 +167,7 @@ def test_what_is_said_of_another_job_is_passed_over(inside: Inside) -> None:
         inside.tell(word, u64(1), u64(7))
     assert inside.num_jobs() == 1
     inside.tell(internal.DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0, 10)
+    wait_until(lambda: inside.num_jobs() == 0)
 
 
 def test_a_new_sink_is_not_asked_about_what_an_old_one_knew(inside: Inside) -> None:
@@ -170,4 +180,4 @@ def test_a_new_sink_is_not_asked_about_what_an_old_one_knew(inside: Inside) -> N
     inside.tell(internal.PUBLISHED, ticket, job)  # of the old sink, too late
     assert inside.num_jobs() == 1
     inside.tell(internal.DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0, 10)
+    wait_until(lambda: inside.num_jobs() == 0)
