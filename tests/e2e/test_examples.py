@@ -187,7 +187,7 @@ TESTED |= {"http_call.sh", "http_call.mjs"}
 def script(needed: str, program: str, name: str, url: str) -> str:
     if shutil.which(needed) is None:
         pytest.skip(f"{needed} is not installed")
-    done = subprocess.run([program, str(EXAMPLES / name), url], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, str(EXAMPLES / name), url], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
@@ -280,7 +280,7 @@ def test_help(run, name: str) -> None:
 def test_a_missing_package_is_named(name: str, package: str, tmp_path: Path) -> None:
     (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\")")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, str(EXAMPLES / name)], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, str(EXAMPLES / name)], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert f"No module named '{package}'" in done.stderr
     assert "pip install" in done.stderr

@@ -196,14 +196,14 @@ def test_what_is_not_there_and_what_is_not_done(http_server: HttpServer) -> None
 
 @pytest.mark.parametrize("noise", [b"HELLO\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n"])
 def test_what_is_no_http_is_told_so(http_server: HttpServer, noise: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", http_server.http_port), 10) as sock:
+    with socket.create_connection(("127.0.0.1", http_server.http_port), 60) as sock:
         sock.sendall(noise)
         assert b" 40" in sock.makefile("rb").readline()
     assert http_server.call("/healthz").status == 200
 
 
 def test_one_connection_serves_many_requests(http_server: HttpServer) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", http_server.http_port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", http_server.http_port, timeout=60)
     for _ in range(20):
         connection.request("POST", "/encode", b'{"texts": ["hello"]}')
         response = connection.getresponse()
@@ -259,7 +259,7 @@ def test_a_body_at_the_limit_is_taken(small: HttpServer) -> None:
 
 
 def test_who_asks_first_need_not_send_too_large_a_body(small: HttpServer) -> None:
-    with socket.create_connection(("127.0.0.1", small.http_port), 10) as sock:
+    with socket.create_connection(("127.0.0.1", small.http_port), 60) as sock:
         sock.sendall(b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
         assert b" 413 " in sock.makefile("rb").readline()
 
@@ -269,7 +269,7 @@ def test_a_body_in_chunks(small: HttpServer) -> None:
         yield b'{"texts": '
         yield b'["hello"]}'
 
-    connection = http.client.HTTPConnection("127.0.0.1", small.http_port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", small.http_port, timeout=60)
     connection.request("POST", "/encode", chunks(), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
     assert connection.getresponse().status == 200
     connection.close()

@@ -28,7 +28,7 @@ def http_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer
 
 @pytest.fixture
 def client(http_server: HttpServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{http_server.url}/v1", api_key="sesame", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{http_server.url}/v1", api_key="sesame", max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -143,7 +143,7 @@ def test_errors_have_the_shape_of_openai(http_server: HttpServer, body: Any, par
 def test_the_package_raises_its_own_errors(client: openai.OpenAI, http_server: HttpServer) -> None:
     with pytest.raises(openai.BadRequestError, match="32"):
         client.embeddings.create(model="x", input="a", dimensions=1000)
-    stranger = openai.OpenAI(base_url=f"{http_server.url}/v1", api_key="wrong", max_retries=0)
+    stranger = openai.OpenAI(base_url=f"{http_server.url}/v1", api_key="wrong", max_retries=0, timeout=60)
     with pytest.raises(openai.AuthenticationError) as caught:
         stranger.embeddings.create(model="x", input="a")
     assert caught.value.code == "invalid_api_key"

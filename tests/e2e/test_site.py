@@ -60,13 +60,15 @@ def test_it_can_be_searched(site: Path, tmp_path: Path) -> None:
     handler = partial(SimpleHTTPRequestHandler, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http, browsing(tmp_path / "profile") as browser:
         threading.Thread(target=http.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{http.server_address[1]}"
-        browser.open(url)
-        browser.wait_text("h1", "bert-as-service")
-        assert browser.driver.current_url.endswith("/README.html")
-        browser.open(f"{url}/search.html?q=connect_timeout")
-        browser.wait(lambda: browser.all("#search-results li a"), "results of the search")
-        browser.all("#search-results li a")[0].click()
-        browser.wait_text("article", "connect_timeout")
-        assert browser.complaints() == []
-        http.shutdown()
+        try:
+            url = f"http://127.0.0.1:{http.server_address[1]}"
+            browser.open(url)
+            browser.wait_text("h1", "bert-as-service")
+            assert browser.driver.current_url.endswith("/README.html")
+            browser.open(f"{url}/search.html?q=connect_timeout")
+            browser.wait(lambda: browser.all("#search-results li a"), "results of the search")
+            browser.all("#search-results li a")[0].click()
+            browser.wait_text("article", "connect_timeout")
+            assert browser.complaints() == []
+        finally:
+            http.shutdown()  # before its socket is closed, of which its thread would complain

@@ -26,7 +26,7 @@ def test_a_worker_that_never_comes_back_ends_the_server(tmp_path: Path, monkeypa
         worker = server.children["worker-0"].process
         assert worker is not None
         psutil.Process(worker.pid).kill()
-        wait_until(lambda: server.exit_code is not None, 60, "the end")
+        wait_until(lambda: server.exit_code is not None, 120, "the end")
     assert server.exit_code == 4
     assert server.failure is not None
     assert "worker-0 ended 3 times before it was ready" in server.failure

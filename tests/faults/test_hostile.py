@@ -12,6 +12,7 @@ import zmq
 from fuzz import GREETING, RESULT_MEMORY, fuzz
 from http_fuzz import http_fuzz
 
+from bert_serving.client import BertClient
 from misfortune import Raw, assert_true, connect, faulty, memory, open_files, suspended, texts
 from servers import Server, free_ports, is_free, wait_until
 
@@ -43,7 +44,7 @@ class Evils:
         sock.setsockopt(zmq.LINGER, 0)
         monitor = sock.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         sock.connect(f"tcp://127.0.0.1:{server.port_out}")
-        assert monitor.poll(10_000)
+        assert monitor.poll(60_000)
         sock.disable_monitor()
         return sock
 
@@ -61,6 +62,8 @@ def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server
     The sink is held still meanwhile, so that it finds them together. ``tests/unit/test_outbox.py`` makes sure of it.
     """
     evil = evils.make(server)
+    with connect(server) as client:
+        restarts = client.server_status["num_restarts"]
     clients = []
     with suspended(server.part("sink")):
         for _ in range(3):
@@ -75,13 +78,14 @@ def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server
         assert_true(vectors, texts(index + 1, 10 * index))
     assert not evil.poll(100), "a stranger got someone else's result"
     for client in clients:
-        assert client.status()["num_restarts"] == 0
+        assert client.status()["num_restarts"] == restarts
         client.close()
 
 
 def test_the_port_of_results_can_be_opened_anew_again_and_again(server: Server, evils: Evils) -> None:
     """Clients that have results waiting get them all the same."""
     with connect(server) as client:
+        restarts = client.server_status["num_restarts"]
         for round_ in range(5):
             for number in range(20):
                 client.encode(texts(5, number), blocking=False)
@@ -93,7 +97,7 @@ def test_the_port_of_results_can_be_opened_anew_again_and_again(server: Server, 
             assert len(vectors) == 20
             assert_true(vectors[round_], texts(5, round_))
             evil.close()
-        assert client.server_status["num_restarts"] == 0
+        assert client.server_status["num_restarts"] == restarts
 
 
 def test_sockets_of_the_wrong_kind(server: Server) -> None:
@@ -118,7 +122,9 @@ def test_connections_that_say_nothing_are_given_back(server: Server) -> None:
         client.encode(texts(3))
         before = sum(open_files(server).values())
         idle = [
-            socket.create_connection(("127.0.0.1", port)) for port in (server.port, server.port_out) for _ in range(150)
+            socket.create_connection(("127.0.0.1", port), 60)
+            for port in (server.port, server.port_out)
+            for _ in range(150)
         ]
         assert_true(client.encode(texts(20)), texts(20))
         with connect(server) as late:
@@ -139,9 +145,14 @@ def test_termination_from_elsewhere_is_refused(server: Server) -> None:
         push.setsockopt(zmq.LINGER, 0)
         push.connect(f"tcp://{address}:{server.port}")
         push.send_multipart([b"stranger", b"TERMINATION", b"0", b"0"])
-        wait_until(lambda: "TERMINATION is taken from this machine only" in server.log, 20)
-        assert client.server_status["state"] == "ready"
+        wait_until(lambda: "TERMINATION is taken from this machine only" in server.log)
+        assert_true(client.encode(texts(3)), texts(3))
+        wait_until(lambda: client.server_status["state"] == "ready", what="the server to be ready")
         assert not is_free(server.port)
+
+
+def num_requests(client: BertClient) -> int:
+    return client.server_status["statistic"]["num_data_request"]  # type: ignore[no-any-return]
 
 
 def test_answers_for_nobody_are_let_go(server: Server) -> None:
@@ -151,19 +162,22 @@ def test_answers_for_nobody_are_let_go(server: Server) -> None:
         push.connect(f"tcp://127.0.0.1:{server.port}")
         sizes = []
         for round_ in range(3):
+            before = num_requests(client)
             for number in range(10_000):
                 push.send_multipart([b"nobody %d %d" % (round_, number), b'["hello"]', b"1", b"1"])
+            wait_until(lambda before=before: num_requests(client) >= before + 10_000, what="the requests")  # type: ignore[misc]
             wait_until(lambda: client.server_status["queue"]["requests"] == 0, what="the work to be done")
             sizes.append(memory(server)["sink"])
         assert sizes[-1] < sizes[0] + 32 * 2**20
         started = time.monotonic()
         assert_true(client.encode(texts(3)), texts(3))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
 
 def test_marks_in_any_order_and_number_take_no_longer_than_letters(server: Server) -> None:
     """Unicode's normal form sorts the marks behind a letter, in a time that grows with the square of their number."""
     with connect(server, check_length=False) as client:
+        restarts = client.server_status["num_restarts"]
         for text in (
             "a" + "\u0301" * 400_000 + "\u0323" * 400_000,
             "\u0f73" * 800_000,
@@ -171,7 +185,7 @@ def test_marks_in_any_order_and_number_take_no_longer_than_letters(server: Serve
         ):
             sentences = [text, *texts(3)]
             assert_true(client.encode(sentences)[1:], texts(3))
-        assert client.server_status["num_restarts"] == 0
+        assert client.server_status["num_restarts"] == restarts
 
 
 def handshake(port: int, kind: bytes) -> socket.socket:
@@ -200,7 +214,9 @@ def test_a_message_without_an_end_is_cut() -> None:
                     while sent < 2 * most:
                         sock.sendall(frame)
                         sent += size
-                        time.sleep(size / 150e6)  # bytes a second, so that a check each second finds not too much
+                        # Bytes a second, so that a check finds not too much: ZeroMQ reads on beside it, and a server
+                        # that gets little of the machine looks seldom.
+                        time.sleep(size / 50e6)
                 assert sent < most
             assert_true(client.encode(texts(10)), texts(10))
         after = memory(server)
@@ -215,7 +231,7 @@ def test_large_messages_in_a_row_are_not_cut() -> None:
         for number in range(20):
             raw.push.send_multipart([b"eager", b'["hello"]' + b" " * 25_000_000, b"%d" % number, b"1"])
         assert {raw.receive()[0] for _ in range(20)} == {b"%d" % number for number in range(20)}
-        assert "cut" not in server.log
+        assert "the connection is cut" not in server.log
 
 
 def test_a_flood_of_subscriptions(server: Server, evils: Evils) -> None:
@@ -225,6 +241,7 @@ def test_a_flood_of_subscriptions(server: Server, evils: Evils) -> None:
     complaint = "identities; all connections are cut"
     assert complaint not in server.log
     with connect(server) as client:
+        restarts = client.server_status["num_restarts"]
         slowest = 0.0
         for number in range(120_000):
             evil.send(b"\x01%d of many, and each of them is long" % number)
@@ -232,10 +249,10 @@ def test_a_flood_of_subscriptions(server: Server, evils: Evils) -> None:
                 started = time.monotonic()
                 assert_true(client.encode(texts(3)), texts(3))
                 slowest = max(slowest, time.monotonic() - started)
-        wait_until(lambda: complaint in server.log, 30)
-        assert slowest < 2
+        wait_until(lambda: complaint in server.log)
+        assert slowest < 20
         evil.close()
         with connect(server) as late:
             assert_true(late.encode(texts(3)), texts(3))
         assert_true(client.encode(texts(3)), texts(3))
-        assert client.server_status["num_restarts"] == 0
+        assert client.server_status["num_restarts"] == restarts

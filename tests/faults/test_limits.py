@@ -12,7 +12,7 @@ import zmq
 from bert_serving.client import BertClient
 from bert_serving.client.errors import TooLargeError
 from misfortune import Raw, assert_true, connect, faulty, memory, texts
-from servers import Server, serving
+from servers import Server, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,11 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[BertClient]:
-    with connect(server, timeout=20_000) as client:
+    with connect(server) as client:
+        restarts = client.server_status["num_restarts"]
         yield client
         assert_true(client.encode(texts(10)), texts(10))
-        assert client.server_status["num_restarts"] == 0
+        assert client.server_status["num_restarts"] == restarts
 
 
 def test_too_many_texts(client: BertClient) -> None:
@@ -62,7 +63,7 @@ def test_a_message_far_beyond_the_limit_costs_its_sender_the_connection(server: 
         push.connect(f"tcp://127.0.0.1:{server.port}")
         before = memory(server)["ventilator"]
         push.send_multipart([b"giant", b"x" * 80_000_000, b"1", b"1"])
-        assert monitor.poll(20_000), "the connection is still there"
+        assert monitor.poll(60_000), "the connection is still there"
         assert memory(server)["ventilator"] < before + 20_000_000
         push.disable_monitor()
 
@@ -102,7 +103,8 @@ def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(widt
                 client.encode(sentences, batch_size=None)
         assert client.encode(["hello"] * 10).shape[0] == 10
         assert client.server_status["num_restarts"] == 0
-        assert client.server_status["queue"]["requests"] == 0
+        # It hears of the last answer a moment after the client.
+        wait_until(lambda: client.server_status["queue"]["requests"] == 0, 30, "the queue to be empty")
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_AS"), reason="limits on the memory of another process are Linux's")

@@ -82,23 +82,25 @@ def test_clients_carry_on_when_the_server_is_restarted() -> None:
                 crowd.start(load, index)
             wait_until(lambda: min(rounds) > 3, what="the load to run")
             current = first
-            for is_kind in (True, False, True):
-                if is_kind:
-                    assert current.stop() == 0, current.log
-                else:
-                    current.kill()
-                current = Server("-engine", "fault_engines.faulty", *ports, env={"PYTHONPATH": str(HERE)})
-                current.wait_ready()
-                seen = list(rounds)
-                wait_until(lambda seen=seen: all(now > then + 3 for now, then in zip(rounds, seen, strict=True)), 60)  # type: ignore[misc]
-            crowd.stopped.set()
-            crowd.join(60)
-            assert current.stop() == 0
+            try:
+                for is_kind in (True, False, True):
+                    if is_kind:
+                        assert current.stop() == 0, current.log
+                    else:
+                        current.kill()
+                    current = Server("-engine", "fault_engines.faulty", *ports, env={"PYTHONPATH": str(HERE)})
+                    current.wait_ready()
+                    seen = list(rounds)
+                    wait_until(lambda seen=seen: all(now > then + 3 for now, then in zip(rounds, seen, strict=True)))  # type: ignore[misc]
+                crowd.stopped.set()
+                crowd.join(60)
+                assert current.stop() == 0
+            finally:
+                current.kill()
 
 
 def test_a_server_that_is_away_is_an_exception_in_time() -> None:
-    with faulty() as server:
-        client = connect(server, connect_timeout=1500, timeout=-1)
+    with faulty() as server, connect(server, connect_timeout=3000, timeout=-1) as client:
         assert_true(client.encode(texts(3)), texts(3))
         failures: list[tuple[float, BaseException]] = []
 
@@ -108,30 +110,27 @@ def test_a_server_that_is_away_is_an_exception_in_time() -> None:
                     client.encode(texts(300))
             failures.append((time.monotonic(), caught.value))
 
-        thread = threading.Thread(target=wait_in_vain)
+        thread = threading.Thread(target=wait_in_vain, daemon=True)
         thread.start()
         killed = time.monotonic()
         server.kill()
-        thread.join(30)
+        thread.join(60)
         assert failures, "the client hangs"
-        assert failures[0][0] - killed < 15
+        assert failures[0][0] - killed < 30
         assert str(server.port) in str(failures[0][1])
         started = time.monotonic()
         with pytest.raises(ServerUnreachableError, match="connection refused"):
             client.encode(["hello"])
-        assert time.monotonic() - started < 15
-        client.close()
+        assert time.monotonic() - started < 30
         with pytest.raises(TimeoutError):
             connect(server, timeout=500, connect_timeout=-1)
 
 
 def test_a_server_that_does_not_answer_is_a_timeout() -> None:
-    with (
-        faulty("-worker_timeout", "3") as server,
-        connect(server, timeout=1000) as client,
-        pytest.raises(RequestTimeoutError, match="1000 ms"),
-    ):
-        client.encode([HANG])
+    with faulty("-drain_timeout", "2") as server, connect(server) as client:  # the batch never comes to an end
+        client.timeout = 1000
+        with pytest.raises(RequestTimeoutError, match="1000 ms"):
+            client.encode([HANG])
 
 
 def test_half_a_message_harms_nobody() -> None:

@@ -8,14 +8,17 @@ import time
 import psutil
 import pytest
 
+from bert_serving.client import BertClient
 from misfortune import Crowd, Raw, assert_true, connect, faulty, open_files, suspended, texts
-from servers import Server, wait_until
+from servers import wait_until
 
 PARTS = ["sink", "ventilator", "worker-0"]
 
 
-def is_whole(server: Server, client: object) -> bool:
-    return client.server_status["state"] == "ready"  # type: ignore[attr-defined, no-any-return]
+def is_whole(client: BertClient, restarts: int = 1) -> bool:
+    """Whether all parts are there, after so many deaths: right after a kill, the server does not know of it yet."""
+    facts = client.server_status
+    return facts["state"] == "ready" and facts["num_restarts"] >= restarts  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("part", ["sink", "ventilator"])
@@ -35,7 +38,7 @@ def test_clients_go_on_when_a_part_is_killed_again_and_again(part: str) -> None:
         for kill in range(3):
             wait_until(lambda kill=kill: sum(rounds) > 10 * (kill + 1) or not crowd.is_busy(), 60, "answers")  # type: ignore[misc]
             server.part(part).kill()
-            wait_until(lambda: is_whole(server, observer), 30, "all parts to be back")
+            wait_until(lambda kill=kill: is_whole(observer, kill + 1), 60, "all parts to be back")  # type: ignore[misc]
         crowd.join(120)
         assert rounds == [12] * len(rounds)
         assert server.log.count(f"{part} ended") == 3
@@ -58,7 +61,8 @@ def test_all_parts_killed_at_once() -> None:
             wait_until(lambda kill=kill: len(done) > 5 * (kill + 1), 60, "answers")  # type: ignore[misc]
             for part in PARTS:
                 server.part(part).kill()
-            wait_until(lambda: is_whole(server, observer), 30, "all parts to be back")
+            deaths = len(PARTS) * (kill + 1)
+            wait_until(lambda deaths=deaths: is_whole(observer, deaths), 60, "all parts to be back")  # type: ignore[misc]
         crowd.join(60)
         assert len(done) == 32
 
@@ -69,7 +73,7 @@ def test_a_client_of_version_1_10_works_again_on_its_next_request(part: str) -> 
         sent = {client.send(texts(3)): texts(3)}
         assert client.receive()[2] is not None
         server.part(part).kill()
-        wait_until(lambda: is_whole(server, observer), 30, "the part to be back")
+        wait_until(lambda: is_whole(observer), 60, "the part to be back")
         # Its sockets connect again by themselves; what it sends before that is lost, as in 1.10.
         answered: set[bytes] = set()
 
@@ -85,28 +89,44 @@ def test_a_client_of_version_1_10_works_again_on_its_next_request(part: str) -> 
                     answered.add(request_id)
             return bool(answered)
 
-        wait_until(is_answered, 30, "an answer")
+        wait_until(is_answered, 60, "an answer")
 
 
 def test_a_request_that_a_new_sink_finds_under_way_is_answered_once() -> None:
-    with faulty(engine="steady") as server, Raw(server, b"old client") as client:
-        sent = {client.send(texts(100, 1000 * number)): texts(100, 1000 * number) for number in range(30)}
-        first = client.receive()
-        sent.pop(first[0])
-        server.part("sink").kill()
-        # What was under way is computed again. What the old sink had published and we had not read yet died with it.
-        seen = []
-        while client.sub.poll(4000):
+    with (
+        faulty("-heartbeat_timeout", "120", engine="steady") as server,
+        Raw(server, b"old client") as client,
+        connect(server) as observer,
+    ):
+        worker = server.part("worker-0")
+        sent = {client.send(texts(100, 1000 * number)): texts(100, 1000 * number) for number in range(100)}
+        answered = {client.receive()[0]}
+
+        def is_settled() -> bool:
+            while client.sub.poll(300):
+                answered.add(client.receive()[0])
+            facts = observer.server_status
+            is_known = facts["statistic"]["num_data_request"] == len(sent)
+            return is_known and facts["queue"]["requests"] == len(sent) - len(answered)
+
+        # Otherwise the sink could die with answers that we had not read, or before it could say that they were out.
+        with suspended(worker):
+            wait_until(is_settled, what="the answers to be counted")
+            server.part("sink").kill()
+            wait_until(lambda: observer.server_status["num_restarts"] == 1, what="a new sink")
+        # What was under way is computed again.
+        seen: list[bytes] = []
+        while client.sub.poll(1000 if len(seen) == len(sent) - len(answered) else 60_000):
             request_id, _, vectors = client.receive()
             assert vectors is not None
             assert_true(vectors, sent[request_id])
             seen.append(request_id)
-        assert len(seen) == len(set(seen))
         assert len(seen) > 15
+        assert sorted(seen) == sorted(set(sent) - answered)
 
 
 def test_a_frozen_ventilator_is_replaced() -> None:
-    with faulty("-heartbeat_timeout", "2") as server, connect(server) as client:
+    with faulty("-heartbeat_timeout", "4") as server, connect(server) as client:
         with suspended(server.part("ventilator")):
             assert_true(client.encode(texts(20)), texts(20))
         assert "ventilator is replaced: no sign of life" in server.log
@@ -114,19 +134,19 @@ def test_a_frozen_ventilator_is_replaced() -> None:
 
 def test_a_server_that_was_stopped_as_a_whole_goes_on() -> None:
     """Ctrl-Z and fg, or a machine that slept: longer than any heartbeat, and yet nobody hung."""
-    with faulty("-heartbeat_timeout", "2") as server, connect(server) as client:
+    with faulty("-heartbeat_timeout", "6") as server, connect(server) as client:
         assert_true(client.encode(texts(20)), texts(20))
         with contextlib.ExitStack() as stack:
             for process in (psutil.Process(server.process.pid), *server.children()):
                 stack.enter_context(suspended(process))
             with pytest.raises(TimeoutError):  # the server stands still as long as this client waits in vain
-                connect(server, timeout=3500)
+                connect(server, timeout=8000)
         assert_true(client.encode(texts(20)), texts(20))
-        until = time.monotonic() + 3
+        until = time.monotonic() + 7
         while time.monotonic() < until:  # beats from before the pause are pardoned, and all later ones come
             assert_true(client.encode(texts(5)), texts(5))
             assert client.server_status["num_restarts"] == 0
-        assert client.server_status["state"] == "ready"
+        wait_until(lambda: is_whole(client, 0), 60, "the server to be ready")
 
 
 def test_file_descriptors_do_not_grow_with_restarts() -> None:
@@ -134,9 +154,11 @@ def test_file_descriptors_do_not_grow_with_restarts() -> None:
         client.encode(texts(5))
         supervisor = server.process.pid
         before = open_files(server)[supervisor]
-        for _ in range(4):
+        for kill in range(4):
             for part in PARTS:
                 server.part(part).kill()
             assert_true(client.encode(texts(5)), texts(5))
-            wait_until(lambda: is_whole(server, client), 30, "all parts to be back")
-        assert open_files(server)[supervisor] <= before
+            deaths = len(PARTS) * (kill + 1)
+            wait_until(lambda deaths=deaths: is_whole(client, deaths), 60, "all parts to be back")  # type: ignore[misc]
+        # Sockets of its last partners may take a moment to close.
+        wait_until(lambda: open_files(server)[supervisor] <= before, 30, "the descriptors to come back")

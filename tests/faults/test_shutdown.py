@@ -11,78 +11,88 @@ import pytest
 from fault_engines.faulty import HANG, SLOW
 
 from bert_serving.client.errors import DrainingError
-from misfortune import Crowd, Raw, assert_true, connect, faulty, texts
+from misfortune import Crowd, Raw, assert_true, connect, faulty, suspended, texts
 from servers import is_free, wait_until
 
 
 def test_new_work_is_refused_with_a_reason_while_old_work_is_finished() -> None:
-    with faulty("-max_batch_size", "1") as server, connect(server) as client, Raw(server, b"late") as late:
+    with (
+        faulty("-max_batch_size", "1", "-heartbeat_timeout", "120", "-drain_timeout", "120") as server,
+        connect(server) as client,
+        Raw(server, b"late") as late,
+    ):
         results: list[np.ndarray] = []
-        slow = [f"{SLOW} {digit}" for digit in range(9)]
-        thread = threading.Thread(target=lambda: results.append(client.encode(slow)))
-        thread.start()
-        wait_until(lambda: late.status()["queue"]["requests"] == 1, what="the request to be accepted")  # type: ignore[index]
-        server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: late.status()["state"] == "draining", what="the server to drain")
-        late.send(["hello"])
-        _, info, _ = late.receive()
-        assert info["error"]["type"] == "draining"  # type: ignore[index]
-        with pytest.raises(DrainingError, match="stopping and takes no new requests"):
-            connect(server, connect_timeout=500, ignore_all_checks=True).encode(["hello"])
-        assert server.process.wait(30) == 0
-        thread.join(10)
-        assert_true(results[0], slow)
+        old = texts(9)
+        thread = threading.Thread(target=lambda: results.append(client.encode(old)), daemon=True)
+        with suspended(server.part("worker-0")):  # the old work takes as long as all the rest here
+            thread.start()
+            wait_until(lambda: late.status()["queue"]["requests"] == 1, what="the request to be accepted")  # type: ignore[index]
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: late.status()["state"] == "draining", what="the server to drain")
+            late.send(["hello"])
+            _, info, _ = late.receive()
+            assert info["error"]["type"] == "draining"  # type: ignore[index]
+            with (
+                connect(server, connect_timeout=3000, ignore_all_checks=True) as new,
+                pytest.raises(DrainingError, match="stopping and takes no new requests"),
+            ):
+                new.encode(["hello"])
+        assert server.process.wait(60) == 0
+        thread.join(60)
+        assert_true(results[0], old)
 
 
 def test_drain_timeout_forces_the_end() -> None:
-    with faulty("-drain_timeout", "1") as server, connect(server, timeout=20_000) as client:
+    with faulty("-drain_timeout", "1") as server, connect(server) as client:
         client.encode([f"hello {HANG}"], blocking=False)
         wait_until(lambda: client.server_status["queue"]["requests"] == 1, what="the request to be accepted")
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 5
-        assert 1 <= time.monotonic() - started < 12
+        assert server.process.wait(60) == 5
+        assert time.monotonic() - started >= 1
         assert "unfinished after 1 s (-drain_timeout)" in server.log
         assert is_free(server.port)
         assert is_free(server.port_out)
 
 
 def test_a_second_signal_forces_the_end() -> None:
-    with faulty() as server, connect(server, timeout=20_000) as client:
+    with faulty("-drain_timeout", "120") as server, connect(server) as client:
         client.encode([f"hello {HANG}"], blocking=False)
         wait_until(lambda: client.server_status["queue"]["requests"] == 1, what="the request to be accepted")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: client.server_status["state"] == "draining", what="the server to drain")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 5
+        assert server.process.wait(60) == 5
         assert "stopped at once, as asked" in server.log
 
 
 def test_a_worker_that_dies_while_draining_is_replaced() -> None:
-    with faulty("-num_worker", "1", "-max_batch_size", "1") as server, connect(server) as client:
-        slow = [f"{SLOW} {digit}" for digit in range(9)]
+    options = ("-num_worker", "1", "-max_batch_size", "1", "-heartbeat_timeout", "120", "-drain_timeout", "120")
+    with faulty(*options) as server, connect(server) as client:
+        sentences = texts(9)
         results: list[np.ndarray] = []
-        thread = threading.Thread(target=lambda: results.append(client.encode(slow)))
-        thread.start()
-        with connect(server) as other:
-            wait_until(lambda: other.server_status["queue"]["requests"] == 1, what="the request to be accepted")
-            server.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: other.server_status["state"] == "draining", what="the server to drain")
-        server.part("worker-0").kill()
-        assert server.process.wait(40) == 0, server.log
-        thread.join(10)
-        assert_true(results[0], slow)
+        thread = threading.Thread(target=lambda: results.append(client.encode(sentences)), daemon=True)
+        worker = server.part("worker-0")
+        with suspended(worker):  # until it dies: so it does, with work in its hands, and before the draining is over
+            thread.start()
+            with connect(server) as other:
+                wait_until(lambda: other.server_status["queue"]["requests"] == 1, what="the request to be accepted")
+                server.process.send_signal(signal.SIGTERM)
+                wait_until(lambda: other.server_status["state"] == "draining", what="the server to drain")
+            worker.kill()
+        assert server.process.wait(90) == 0, server.log
+        thread.join(60)
+        assert_true(results[0], sentences)
 
 
 def test_results_of_a_client_that_left_do_not_hold_up_the_end() -> None:
-    with faulty() as server, connect(server) as observer:
+    # If it waited for the client as long as results are kept, -drain_timeout would come first: a forced end.
+    with faulty("-absent_ttl", "300", "-drain_timeout", "60") as server, connect(server) as observer:
         with Raw(server, b"leaves") as client:
             client.send([SLOW])
             wait_until(lambda: observer.server_status["statistic"]["num_data_request"] == 1, what="the request")
         wait_until(lambda: observer.server_status["queue"]["requests"] == 0, what="the work to be done")
-        started = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("workers", [1, 2])

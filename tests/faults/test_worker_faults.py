@@ -12,6 +12,7 @@ import pytest
 from fault_engines.faulty import DIE, HANG, LOSE, NOT_FINITE, RAISE
 
 from bert_serving.client.errors import EncodingFailedError
+from bert_serving.server.supervisor import MAX_FAILED_STARTS, PATIENT_CRASHES
 from misfortune import Crowd, Raw, assert_true, connect, faulty, suspended, text, texts
 from servers import Server, wait_until
 
@@ -80,12 +81,12 @@ def test_a_sequence_that_kills_workers_is_given_up_and_the_service_is_not() -> N
 
 def test_many_deaths_in_a_row_do_not_end_the_service() -> None:
     with faulty("-num_worker", "1") as server, connect(server) as client:
-        for number in range(7):
+        for number in range(5):  # more deaths than failed starts are allowed, and than come before the first pause
             with pytest.raises(EncodingFailedError, match="2 workers died"):
                 client.encode([f"hello {DIE} {number}"])
         assert server.process.poll() is None
         assert_true(client.encode(texts(50)), texts(50))
-        assert client.server_status["num_restarts"] == 14
+        assert client.server_status["num_restarts"] == 10 > max(MAX_FAILED_STARTS, PATIENT_CRASHES)
 
 
 def test_a_worker_that_lost_its_device_is_replaced() -> None:
@@ -132,7 +133,7 @@ def test_one_sequence_that_never_fits_is_an_error() -> None:
 
 
 def test_a_frozen_worker_is_replaced_and_its_batches_go_to_others() -> None:
-    with faulty("-num_worker", "2", "-heartbeat_timeout", "2", "-max_batch_size", "8") as server, Crowd() as crowd:
+    with faulty("-num_worker", "2", "-heartbeat_timeout", "4", "-max_batch_size", "8") as server, Crowd() as crowd:
         done = threading.Semaphore(0)
 
         def load(first: int) -> None:
@@ -144,51 +145,61 @@ def test_a_frozen_worker_is_replaced_and_its_batches_go_to_others() -> None:
 
         for index in range(4):
             crowd.start(load, 10_000 * index)
-        assert done.acquire(timeout=30)
+        assert done.acquire(timeout=60)
         worker = server.part("worker-0")
         with suspended(worker):
-            crowd.join(60)
-            assert psutil.wait_procs([worker], timeout=15)[0]
+            crowd.join(90)
+            assert psutil.wait_procs([worker], timeout=60)[0]
         assert "no sign of life" in server.log
 
 
 def test_a_worker_killed_every_second_under_load() -> None:
-    """20,000 sentences of 16 clients, 2 workers, the one or the other killed once a second."""
-    with faulty("-num_worker", "2", "-max_batch_size", "32", engine="steady") as server, Crowd() as crowd:
+    """20,000 sentences of 16 clients, 2 workers, the one or the other killed once a second.
+
+    A worker that is killed before it is ready is a failed start, and the server gives up after some of those: where a
+    start takes longer than a second, the kills wait for it, and the load goes on until there were enough of them.
+    """
+    with (
+        faulty("-num_worker", "2", "-max_batch_size", "32", engine="steady") as server,
+        connect(server) as observer,
+        Crowd() as crowd,
+    ):
         answers: list[int] = []
+        kills = 0
 
         def load(index: int) -> None:
             with connect(server) as client:
-                for round_ in range(25):
+                for round_ in itertools.count():
+                    if crowd.stopped.is_set() or (round_ >= 25 and kills >= 3):
+                        break
                     mine = texts(50, 100_000 * index + 50 * round_)
                     assert_true(client.encode(mine), mine)
                     answers.append(len(mine))
 
+        def is_time_to_kill() -> bool:
+            facts = observer.server_status
+            return not crowd.is_busy() or (facts["state"] == "ready" and facts["num_restarts"] >= kills)
+
         started = time.monotonic()
         for index in range(16):
             crowd.start(load, index)
-        kills = 0
         while crowd.is_busy():
-            victim = f"worker-{kills % 2}"
-            wait_until(lambda victim=victim: has_part(server, victim), 30, victim)  # type: ignore[misc]
-            server.part(victim).kill()
-            kills += 1
-            crowd.stopped.wait(1)
-        crowd.join(120)
+            wait_until(is_time_to_kill, 60, "both workers")
+            if crowd.is_busy():
+                server.part(f"worker-{kills % 2}").kill()
+                kills += 1
+                crowd.stopped.wait(1)
+        crowd.join(60)
         print(f"{sum(answers)} sentences, {kills} kills, {time.monotonic() - started:.1f} s")
-        assert sum(answers) == 20_000
+        assert sum(answers) >= 20_000
         assert kills >= 3
         assert server.process.poll() is None
 
 
-def has_part(server: Server, name: str) -> bool:
-    try:
-        return server.part(name).is_running()
-    except (AssertionError, psutil.Error):
-        return False
-
-
 def test_an_engine_that_is_not_there_is_explained() -> None:
     broken = Server("-engine", "no_such_package.engine")
-    assert broken.process.wait(60) == 3
-    assert "no_such_package.engine cannot be imported" in broken.log
+    try:
+        assert broken.process.wait(60) == 3
+        assert "no_such_package.engine cannot be imported" in broken.log
+    finally:
+        broken.kill()
