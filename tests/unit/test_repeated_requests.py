@@ -7,6 +7,7 @@ which order, no test from outside can force.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -89,6 +90,7 @@ class Inside:
         assert not self.thread.is_alive(), "the ventilator does not stop"  # and sockets in use must not be closed
         self.context.destroy(linger=0)
         self.ventilator.link.context.destroy(linger=0)
+        shutil.rmtree(self.addresses.folder)
 
 
 @pytest.fixture
