@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from bert_serving.client import BertClient  # noqa: E402
-from misfortune import assert_true, connect, faulty, memory, open_files, texts  # noqa: E402
+from misfortune import assert_true, connect, faulty, memory, open_files, texts, wait_for_descriptors  # noqa: E402
 from servers import Server, wait_until  # noqa: E402
 
 #: Memory that a part may gain while it is fuzzed. Python's allocator and the system's keep some of what they once had,
@@ -166,11 +166,7 @@ def fuzz(server: Server, count: int, seed: int = 0) -> dict[str, tuple[int, int]
         xsub.close()
         context.term()
         _settle(witness)
-
-        def grown() -> dict[int, tuple[int, int]]:
-            return {pid: (files[pid], now) for pid, now in open_files(server).items() if now > files[pid] + 8}
-
-        wait_until(lambda: not grown(), 30, f"the descriptors to come back; before and after: {grown()}")
+        wait_for_descriptors(server, files, 8)
     for name, size in after.items():
         assert size < before[name] * GROWTH + SLACK, f"{name} grew from {before[name]} to {size} bytes"
     assert "Traceback" not in server.log, server.log[server.log.index("Traceback") :][:3000]

@@ -19,8 +19,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from fuzz import GROWTH, SLACK, Fuzzer  # noqa: E402
 
-from misfortune import assert_true, connect, faulty, memory, open_files, texts  # noqa: E402
-from servers import Server, free_ports, wait_until  # noqa: E402
+from misfortune import assert_true, connect, faulty, memory, open_files, texts, wait_for_descriptors  # noqa: E402
+from servers import Server, free_ports  # noqa: E402
 
 #: What an answer may say of the server: it is busy, it lacks the method, or that version of HTTP.
 EXCUSES = {501, 503, 505}
@@ -109,11 +109,7 @@ def http_fuzz(server: Server, port: int, count: int, seed: int = 0) -> Counter[i
             if number == 0:
                 before, files = memory(server), open_files(server)
         after = memory(server)
-
-        def grown() -> dict[int, tuple[int, int]]:
-            return {pid: (files[pid], now) for pid, now in open_files(server).items() if now > files[pid] + 20}
-
-        wait_until(lambda: not grown(), 30, f"the descriptors to come back; before and after: {grown()}")
+        wait_for_descriptors(server, files, 20)
     for name, size in after.items():
         assert size < before[name] * GROWTH + SLACK, f"{name} grew from {before[name]} to {size} bytes"
     assert "Traceback" not in server.log, server.log[server.log.index("Traceback") :][:3000]

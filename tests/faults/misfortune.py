@@ -18,7 +18,7 @@ import zmq
 from fault_engines.faulty import vector
 
 from bert_serving.client import BertClient
-from servers import TINY, Server, serving
+from servers import TINY, Server, serving, wait_until
 
 HERE = Path(__file__).resolve().parent
 _VOCABULARY = {word: index for index, word in enumerate((TINY / "vocab.txt").read_text().split("\n"))}
@@ -231,6 +231,20 @@ def open_files(server: Server) -> dict[int, int]:
     """Number of file descriptors by process."""
     processes = [psutil.Process(server.process.pid), *server.children()]
     return {process.pid: process.num_fds() for process in processes}
+
+
+def wait_for_descriptors(server: Server, before: dict[int, int], slack: int) -> None:
+    """Returns when no process has more than ``slack`` descriptors above what :func:`open_files` said before."""
+    now: dict[int, int] = {}
+
+    def are_back() -> bool:
+        now.update(open_files(server))
+        return all(count <= before[pid] + slack for pid, count in now.items())
+
+    try:
+        wait_until(are_back, 30)
+    except AssertionError:
+        raise AssertionError(f"file descriptors before: {before}, after: {now}") from None
 
 
 @contextlib.contextmanager

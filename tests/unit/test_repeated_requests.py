@@ -58,6 +58,13 @@ class Inside:
     def ask(self) -> None:
         self.client.send_multipart(REQUEST)
 
+    def ask_again(self) -> tuple[int, list[bytes]]:
+        """Asks twice; the number of the batch, and what the sink is asked: ticket and job."""
+        self.ask()
+        batch = self.batch()
+        self.ask()
+        return batch, self.word(internal.AGAIN)[1:]
+
     def batch(self) -> int:
         """The number of the next batch that a worker is given."""
         assert self.worker.poll(LIMIT), "no batch"
@@ -120,10 +127,7 @@ def test_an_answer_that_went_out_before_the_question_is_made_again(inside: Insid
 
 
 def test_an_answer_that_is_still_to_come_is_not_made_twice(inside: Inside) -> None:
-    inside.ask()
-    batch = inside.batch()
-    inside.ask()
-    _, ticket, job = inside.word(internal.AGAIN)
+    batch, (ticket, job) = inside.ask_again()
     inside.tell(internal.HELD, ticket, job)
     assert inside.num_jobs() == 1
     inside.tell(internal.DONE, u64(batch), u64(0))
@@ -149,10 +153,7 @@ def test_a_request_is_kept_until_the_sink_has_said_what_became_of_it(inside: Ins
 
 
 def test_a_server_that_stops_makes_no_answer_again(inside: Inside) -> None:
-    inside.ask()
-    batch = inside.batch()
-    inside.ask()
-    _, ticket, job = inside.word(internal.AGAIN)
+    batch, (ticket, job) = inside.ask_again()
     inside.ventilator.draining = True
     inside.tell(internal.DONE, u64(batch), u64(0))
     inside.tell(internal.PUBLISHED, ticket, job)
@@ -173,10 +174,7 @@ def test_what_is_said_of_another_job_is_passed_over(inside: Inside) -> None:
 
 
 def test_a_new_sink_is_not_asked_about_what_an_old_one_knew(inside: Inside) -> None:
-    inside.ask()
-    inside.batch()
-    inside.ask()
-    _, ticket, job = inside.word(internal.AGAIN)
+    _, (ticket, job) = inside.ask_again()
     inside.tell(internal.WHO, b"nonce")
     batch = inside.batch()
     inside.tell(internal.PUBLISHED, ticket, job)  # of the old sink, too late

@@ -145,7 +145,9 @@ class Outbox:
         return identity + hashlib.blake2b(identity, key=self._secret, digest_size=8).digest()
 
     def owes(self, now: float, patience: float) -> bool:
-        """Whether a result waits for a reader who is there, or who left less than ``patience`` seconds ago."""
+        """Whether an answer waits for one who reads, is about to, or left less than ``patience`` seconds ago."""
+        if self._greetings:
+            return True
         return self.num_bytes > 0 and any(
             reader.letters
             and (reader.subscribers or now - max(reader.absent_since, reader.letters[-1].since) < patience)

@@ -155,8 +155,7 @@ class Sink:
             if self.clock() >= next_sweep:
                 next_sweep = self.clock() + 1
                 self._sweep()
-            owes = self.outbox.has_greetings or self.outbox.owes(self.clock(), DRAIN_PATIENCE)
-            if self.draining and not self._said_drained and not owes:
+            if self.draining and not self._said_drained and not self.outbox.owes(self.clock(), DRAIN_PATIENCE):
                 self._said_drained = True
                 self.control.send(DRAINED)
         self.outbox.socket.close(linger=LAST_WORDS_MS)

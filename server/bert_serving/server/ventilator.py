@@ -182,7 +182,7 @@ class Ventilator:
                 self.statistics.error(error.kind)
                 self.log.warning("received a wrongly-formatted request: %s", error)
                 if error.answer_to:
-                    self._say(error.answer_to[0], [error_info(error.kind, str(error)), b"", error.answer_to[1]])
+                    self._say_error(*error.answer_to, error)
                 continue
             try:
                 self._on_request(request, frames[0])
@@ -262,7 +262,8 @@ class Ventilator:
             self._forget(job)
         elif self.draining:
             self._forget(job)
-            self._say_error(job, Draining("the server is stopping; the answer went out before you asked again"))
+            error = Draining("the server is stopping; the answer went out before you asked again")
+            self._say_error(job.identity, job.request_id, error)
         else:
             self.log.debug("req id: %s of client %r is encoded again", job.request_id, job.identity)
             self._last_id += 1
@@ -326,6 +327,10 @@ class Ventilator:
         info = error_info(error.kind, str(error))
         frames = [info, request.request_id] if request.is_command else [info, b"", request.request_id]
         self._say(request.identity, frames)
+
+    def _say_error(self, identity: bytes, request_id: bytes, error: RequestError) -> None:
+        """In place of the vectors that were asked for."""
+        self._say(identity, [error_info(error.kind, str(error)), b"", request_id])
 
     def _say(self, identity: bytes, frames: list[bytes]) -> None:
         self._words.append([internal.SAY, identity, *frames])
@@ -462,11 +467,8 @@ class Ventilator:
         job.failed = True
         self.statistics.error(error.kind)
         self.log.warning("request %s of client %r failed: %s", job.request_id.decode(), job.identity, error)
-        self._say_error(job, error)
+        self._say_error(job.identity, job.request_id, error)
         self._drop(job)
-
-    def _say_error(self, job: Job, error: RequestError) -> None:
-        self._say(job.identity, [error_info(error.kind, str(error)), b"", job.request_id])
 
     def _cancel(self, identity: bytes) -> None:
         """Drops the requests of a client that is gone; nobody would read the answers.

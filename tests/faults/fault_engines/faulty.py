@@ -29,6 +29,11 @@ def vector(ids: list[int] | np.ndarray) -> np.ndarray:
     return result
 
 
+def vectors(batch: Batch) -> np.ndarray:
+    """:func:`vector` of each sequence, ``[n, 32]``."""
+    return np.stack([vector(ids) for ids in np.split(batch.input_ids, np.cumsum(batch.lengths)[:-1])])
+
+
 def unavailable(device_kind: str, dtype: str) -> str | None:
     return None
 
@@ -61,12 +66,12 @@ class FaultyEngine:
             raise DeviceLost("the device is gone")
         if has[RAISE]:
             raise RuntimeError("the engine met the word it cannot stand")
-        sequences = np.split(batch.input_ids, np.cumsum(batch.lengths)[:-1])
-        vectors = np.stack([vector(ids) for ids in sequences])
+        result = vectors(batch)
         if has[NOT_FINITE]:
+            sequences = np.split(batch.input_ids, np.cumsum(batch.lengths)[:-1])
             bad = [bool((ids == self.word_ids[NOT_FINITE]).any()) for ids in sequences]
-            vectors[bad, 3] = np.nan
-        return vectors
+            result[bad, 3] = np.nan
+        return result
 
     def close(self) -> None:
         """There is nothing to give back."""
