@@ -10,6 +10,7 @@ import json
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,7 @@ from bert_serving.server import internal
 from bert_serving.server.config import ServerConfig, get_args_parser
 from bert_serving.server.internal import Addresses, from_u64, make_socket, u64
 from bert_serving.server.log import get_logger
+from bert_serving.server.messages import BatchMessage, Word, pack_words, unpack_words
 from bert_serving.server.part import Link
 from bert_serving.server.tokenizing import make_tokenizer
 from bert_serving.server.ventilator import Ventilator
@@ -52,6 +54,7 @@ class Inside:
         self.worker.send_multipart([internal.HELLO, json.dumps({"max_tokens": 4096, "device": "none"}).encode()])
         self.client = make_socket(self.context, zmq.PUSH)
         self.client.connect(f"tcp://127.0.0.1:{port}")
+        self.words: deque[Word] = deque()  # that the sink has received and not looked at
         self.thread = threading.Thread(target=self.ventilator.run, daemon=True)
         self.thread.start()
 
@@ -67,19 +70,26 @@ class Inside:
 
     def batch(self) -> int:
         """The number of the next batch that a worker is given."""
+        return self.batch_with_words()[0]
+
+    def batch_with_words(self) -> tuple[int, list[Word]]:
+        """The next batch that a worker is given, and what it says to the sink."""
         assert self.worker.poll(LIMIT), "no batch"
-        return from_u64(self.worker.recv_multipart()[1])
+        message = BatchMessage.from_frames(self.worker.recv_multipart(copy=False))
+        return message.id, unpack_words(message.words) if message.words else []
 
-    def word(self, kind: bytes) -> list[bytes]:
-        """The frames of the next word of that kind to the sink."""
+    def word(self, kind: bytes) -> Word:
+        """The next word of that kind to the sink."""
         while True:
-            assert self.sink.poll(LIMIT), f"no word {kind!r}"
-            frames = self.sink.recv_multipart()
-            if frames[0] == kind:
-                return frames
+            while not self.words:
+                assert self.sink.poll(LIMIT), f"no word {kind!r}"
+                self.words.extend(unpack_words(self.sink.recv()))
+            word = self.words.popleft()
+            if word[0] == kind:
+                return word
 
-    def tell(self, *frames: bytes) -> None:
-        self.sink.send_multipart(frames)
+    def tell(self, *word: bytes) -> None:
+        self.sink.send(pack_words([list(word)]))
 
     def num_jobs(self) -> int:
         """Requests under way."""
@@ -111,16 +121,16 @@ def inside() -> Iterator[Inside]:
 
 def test_an_answer_that_went_out_before_the_question_is_made_again(inside: Inside) -> None:
     inside.ask()
-    batch = inside.batch()
-    first_job = inside.word(internal.PART)[1]
+    batch, [word] = inside.batch_with_words()
+    first_job = word[1]
     inside.ask()
     _, ticket, job = inside.word(internal.AGAIN)
     assert job == first_job
     # As the sink speaks: the batch came and the answer was published, and then the question was read.
     inside.tell(internal.DONE, u64(batch), u64(0))
     inside.tell(internal.PUBLISHED, ticket, job)
-    batch = inside.batch()
-    second_job = inside.word(internal.PART)[1]
+    batch, [word] = inside.batch_with_words()
+    second_job = word[1]
     assert from_u64(second_job) > from_u64(first_job)
     inside.tell(internal.DONE, u64(batch), u64(0))
     wait_until(lambda: inside.num_jobs() == 0)
@@ -146,6 +156,23 @@ def test_a_request_is_kept_until_the_sink_has_said_what_became_of_it(inside: Ins
     assert inside.word(internal.AGAIN) == question  # for the one that came in between
     inside.tell(internal.DONE, u64(batch), u64(0))
     assert inside.num_jobs() == 1
+    inside.tell(internal.PUBLISHED, *question[1:])
+    batch = inside.batch()
+    inside.tell(internal.DONE, u64(batch), u64(0))
+    wait_until(lambda: inside.num_jobs() == 0)
+
+
+def test_a_sink_that_has_not_heard_of_a_job_is_asked_once_more(inside: Inside) -> None:
+    """The word of a short request travels with its batch, so before that "published" can mean "never heard of"."""
+    inside.ask()
+    batch = inside.batch()
+    inside.ask()
+    inside.ask()
+    question = inside.word(internal.AGAIN)
+    assert inside.num_jobs() == 1  # so it has read all three
+    inside.tell(internal.PUBLISHED, *question[1:])
+    assert inside.word(internal.AGAIN) == question
+    inside.tell(internal.DONE, u64(batch), u64(0))
     inside.tell(internal.PUBLISHED, *question[1:])
     batch = inside.batch()
     inside.tell(internal.DONE, u64(batch), u64(0))

@@ -21,8 +21,8 @@ import zmq
 from .config import ServerConfig
 from .errors import EncodingFailed, RequestError
 from .histogram import SEQUENCES, Histogram
-from .internal import pack_batch
 from .jobs import Job, Part, pack
+from .messages import BatchMessage, Word, is_large, pack_words
 from .scheduler import Limits, Piece, Scheduler, split
 
 CREDITS = 2
@@ -33,11 +33,18 @@ DEATH_SPLIT = 8
 #: A worker that failed so many times in a row does not suffer from one bad sequence: the halves without it succeed.
 FAILING = 20
 _MIN_TOKENS = 64
+#: Seconds that a job waits for a worker before the sink is told of it.
+TELL_AFTER = 1.0
 
 
 @dataclass(slots=True)
 class Flight:
-    """A batch in a worker's hands. ``padding`` is what it takes to make all its sequences as long as the longest."""
+    """A batch in a worker's hands.
+
+    Attributes:
+        padding: tokens that it takes to make all its sequences as long as the longest.
+        words: of the jobs that the sink hears of by this batch alone.
+    """
 
     worker: bytes
     pieces: list[Piece]
@@ -45,6 +52,7 @@ class Flight:
     tokens: int
     sequences: int
     padding: int
+    words: dict[Job, Word]
 
 
 @dataclass(slots=True)
@@ -76,6 +84,7 @@ class Dispatcher:
     Args:
         router: socket to the workers.
         fail: called with a job and the error that ends it.
+        tell: called with a word for the sink.
         clock: monotonic seconds.
         first_batch: number of the first batch. A worker or a sink may still speak of batches of a ventilator before
             this one, so no two of them use the same numbers.
@@ -86,14 +95,17 @@ class Dispatcher:
         config: ServerConfig,
         router: zmq.Socket[bytes],
         fail: Callable[[Job, RequestError], None],
+        tell: Callable[[Word], None],
         log: logging.Logger,
         clock: Callable[[], float],
         first_batch: int = 1,
     ) -> None:
-        self.config, self.router, self.fail, self.log, self.clock = config, router, fail, log, clock
+        self.config, self.router, self.fail, self.tell, self.log = config, router, fail, tell, log
+        self.clock = clock
         self.scheduler = Scheduler(config.priority_batch_size)
         self.workers: dict[bytes, WorkerState] = {}
         self.flights: dict[int, Flight] = {}
+        self._untold: dict[Job, Word] = {}  # jobs of one part that the sink has not heard of, oldest first
         self._ids = itertools.count(first_batch)
         self._deaths: dict[tuple[int, int], int] = {}  # (job, row) -> workers that died with it alone
         self.batch_sizes = Histogram(SEQUENCES)
@@ -118,6 +130,8 @@ class Dispatcher:
         if state is None:
             return
         held = [self.flights.pop(batch_id) for batch_id in state.in_flight]
+        for flight in held:
+            self._take_words_back(flight)
         for flight in held[1:]:  # it had not begun with these
             self.scheduler.give_back(self._alive(flight.pieces))
         if held:
@@ -135,6 +149,7 @@ class Dispatcher:
         """Forgets all that waits and flies: the caller adds every unfinished job again."""
         self.scheduler = Scheduler(self.config.priority_batch_size)
         self.flights.clear()
+        self._untold.clear()
         self._deaths.clear()
         for state in self.workers.values():
             state.in_flight.clear()
@@ -145,6 +160,30 @@ class Dispatcher:
         return bool(self.workers) and all(state.failures >= FAILING for state in self.workers.values())
 
     # ---------------------------------------------------------------- batches go out and come back
+
+    def add(self, part: Part, word: Word) -> None:
+        """Queues the sequences of a part. ``word`` tells the sink of it.
+
+        Who comes alone should not wait for the sink to be told first, and telling it costs as much as the rest of a
+        short request. So the word of a job that fits in one batch travels with that.
+        """
+        job = part.job
+        if job.sealed and len(job.parts) == 1:
+            self._untold[job] = word
+        else:
+            self.tell(word)
+        self.scheduler.add(part, job.identity, part.tokenized.lengths, job.size)
+
+    def drop(self, job: Job) -> None:
+        """Forgets what waits of a job."""
+        self._untold.pop(job, None)
+        self.scheduler.drop(job.identity, set(job.parts))
+
+    def tell_of_old(self) -> None:
+        """Tells the sink of the jobs that have waited long, so that it sees whether their clients are still there."""
+        latest = self.clock() - TELL_AFTER
+        while self._untold and (job := next(iter(self._untold))).received_at < latest:
+            self.tell(self._untold.pop(job))
 
     def dispatch(self) -> None:
         """Sends batches while there is work, and a worker with credit for it."""
@@ -163,21 +202,41 @@ class Dispatcher:
     def _send(self, state: WorkerState, pieces: list[Piece]) -> None:
         packed = pack(pieces)
         batch_id = next(self._ids)
+        words = self._words_of(pieces)
+        with_it = pack_words(list(words.values())) if words else b""
+        message = BatchMessage(batch_id, packed.batch, packed.manifest, with_it, packed.has_types, packed.has_mask)
+        frames = message.frames()
         try:
-            self.router.send_multipart(
-                [state.name, *pack_batch(batch_id, packed.batch, packed.has_types, packed.has_mask, packed.manifest)],
-                zmq.NOBLOCK,
-                copy=packed.batch.num_tokens < 16384,
-            )
+            self.router.send_multipart([state.name, *frames], zmq.NOBLOCK, copy=not is_large(frames))
         except zmq.ZMQError as error:  # its connection is gone; the supervisor will say so too
             self.log.warning("cannot reach %s (%s)", state.name.decode(), error)
+            self._untold.update(words)
             self.scheduler.give_back(pieces)
             self.lost(state.name)
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
         padding = int(packed.batch.lengths.max()) * sequences - tokens
-        self.flights[batch_id] = Flight(state.name, pieces, self.clock(), tokens, sequences, padding)
+        self.flights[batch_id] = Flight(state.name, pieces, self.clock(), tokens, sequences, padding, words)
         state.in_flight[batch_id] = None
+
+    def _words_of(self, pieces: list[Piece]) -> dict[Job, Word]:
+        """The words that travel with a batch: of jobs that are whole in it. Of the others the sink is told now."""
+        words: dict[Job, Word] = {}
+        if self._untold:
+            for piece in pieces:
+                job: Job = piece.key.job  # type: ignore[attr-defined]
+                word = self._untold.pop(job, None)
+                if word is None:
+                    continue
+                if len(piece.rows) == job.size:
+                    words[job] = word
+                else:
+                    self.tell(word)
+        return words
+
+    def _take_words_back(self, flight: Flight) -> None:
+        """A batch will not arrive, nor the words that went with it."""
+        self._untold.update({job: word for job, word in flight.words.items() if not job.failed})
 
     def done(self, batch_id: int, began: float) -> list[Piece]:
         """The sink has the rows of this batch, with which its worker began at that time.
@@ -218,6 +277,7 @@ class Dispatcher:
             tokens = max(_MIN_TOKENS, min(state.limits.max_tokens, flight.tokens) // 2)
             state.limits = Limits(state.limits.max_sequences, tokens)
             self.log.warning("%s is out of memory; %d tokens a batch from now on", worker.decode(), tokens)
+        self._take_words_back(flight)
         self._retry(flight, message)
 
     def _land(self, batch_id: int) -> Flight | None:

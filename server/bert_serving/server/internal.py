@@ -5,9 +5,10 @@ socket        from -> to               messages
 ============  =======================  ==================================================================
 dispatch      worker -> ventilator     HELLO json                    I am here, and this is what I can take
               worker -> ventilator     FAILED batch_id kind text     the engine refused this batch
-              ventilator -> worker     BATCH batch_id + arrays       see :func:`pack_batch`
-results       worker -> sink           vectors + manifest            see :class:`Result`
-link          ventilator -> sink       PART job + texts               these texts of a job are on their way
+              ventilator -> worker     a batch                       see :class:`.messages.BatchMessage`
+results       worker -> sink           its vectors                   see :class:`.messages.Result`
+link          ventilator -> sink       PART job + texts               these texts of a job are on their way; of a job
+                                                                      that is whole in a batch, it travels with that
               ventilator -> sink       FAIL job                       it has been answered with an error
               ventilator -> sink       AGAIN ticket job              asked for again: is its answer still to come?
               ventilator -> sink       SAY identity frames           publish this as it is
@@ -24,8 +25,9 @@ control       part -> supervisor       READY, BEAT, DRAINED, FATAL, TERMINATE, I
               supervisor -> part       DRAIN, STOP, LOST part, FACTS json, RETIRE worker
 ============  =======================  ==================================================================
 
-Numbers travel as little-endian 64-bit integers, arrays as raw bytes, the rest as JSON. There is no pickle. Times are
-nanoseconds of ``time.monotonic_ns()``, which is one clock for all processes of a machine.
+On the link a message holds all words that are to be said at a time, packed by ``messages.pack_words``. Numbers in words
+are little-endian 64-bit integers. There is no pickle. Times are nanoseconds of ``time.monotonic_ns()``, which is one
+clock for all processes of a machine.
 """
 
 from __future__ import annotations
@@ -35,17 +37,13 @@ import secrets
 import struct
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import zmq
 
-from .engines.base import Batch
-
-HELLO, FAILED, BATCH = b"HELLO", b"FAILED", b"BATCH"
+HELLO, FAILED = b"HELLO", b"FAILED"
 PART, FAIL, SAY, DONE, WHO, GONE = b"PART", b"FAIL", b"SAY", b"DONE", b"WHO", b"GONE"
 DRIFT = b"DRIFT"
 AGAIN, HELD, PUBLISHED, GREET = b"AGAIN", b"HELD", b"PUBLISHED", b"GREET"
@@ -136,66 +134,21 @@ def keep_alive(sock: zmq.Socket[bytes]) -> None:
     sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 6)
 
 
-# A manifest says whose rows a batch holds: int64 [n, 2], the job and the row in it. Workers pass it on unread.
+def arrived(sock: zmq.Socket[bytes], most: int, copy: bool = True) -> Iterator[list[Any]]:
+    """Messages of a socket that a poll found readable, as many as are there, up to ``most``.
 
-
-def pack_batch(batch_id: int, batch: Batch, has_types: bool, has_mask: bool, manifest: np.ndarray) -> list[Any]:
-    """Frames of a batch for a worker. Type ids that are all 0, and masks that are all 1, are not sent."""
-    return [
-        BATCH,
-        u64(batch_id),
-        batch.lengths,
-        batch.input_ids,
-        batch.type_ids if has_types else b"",
-        batch.mask if has_mask else b"",
-        manifest,
-    ]
-
-
-def unpack_batch(frames: Sequence[Any]) -> tuple[int, Batch, Any]:
-    """Batch id, batch and the manifest's frame."""
-    _, batch_id, lengths, input_ids, type_ids, mask, manifest = frames
-    ids = np.frombuffer(input_ids, np.int32)
-    types = np.frombuffer(type_ids, np.int32) if len(type_ids) else np.zeros(len(ids), np.int32)
-    attend = np.frombuffer(mask, np.int32) if len(mask) else np.ones(len(ids), np.int32)
-    return from_u64(batch_id), Batch(ids, types, attend, np.frombuffer(lengths, np.int32)), manifest
-
-
-@lru_cache(maxsize=16)
-def dtype_name(dtype: np.dtype[Any]) -> str:
-    """Numpy's own name of a dtype, which numpy puts together anew each time."""
-    return str(dtype.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a worker hands to the sink for one batch.
-
-    ``array`` is ``[n, d]``, or ``[t, d]`` packed if ``token_level``; ``lengths`` int32 ``[n]``; ``manifest`` int64
-    ``[n, 2]``; ``began`` is when the worker began to compute.
+    Asking whether there is one more costs less than being refused one.
     """
+    for _ in range(most):
+        try:
+            yield sock.recv_multipart(zmq.NOBLOCK, copy=copy)
+        except zmq.Again:
+            return
+        if not is_readable(sock):
+            return
 
-    batch_id: int
-    array: np.ndarray
-    lengths: np.ndarray
-    manifest: np.ndarray
-    token_level: bool
-    began: int = 0
 
-    def frames(self) -> list[Any]:
-        (rows, dims), dtype = self.array.shape, dtype_name(self.array.dtype)
-        head = f"{dtype} {rows} {dims} {int(self.token_level)} {self.began}"
-        return [u64(self.batch_id), head.encode(), self.array, self.lengths, self.manifest]
-
-    @classmethod
-    def from_frames(cls, frames: Sequence[Any]) -> Result:
-        batch_id, head, array, lengths, manifest = (getattr(frame, "buffer", frame) for frame in frames)
-        dtype, rows, dims, token_level, began = bytes(head).decode().split()
-        return cls(
-            from_u64(batch_id),
-            np.frombuffer(array, dtype).reshape(int(rows), int(dims)),
-            np.frombuffer(lengths, np.int32),
-            np.frombuffer(manifest, np.int64).reshape(-1, 2),
-            token_level == "1",
-            int(began),
-        )
+def is_readable(sock: zmq.Socket[bytes]) -> bool:
+    """Whether a message is there."""
+    events: Any = sock.getsockopt(zmq.EVENTS)
+    return bool(events & zmq.POLLIN)

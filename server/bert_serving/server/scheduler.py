@@ -159,7 +159,7 @@ class Scheduler:
         lane = self._small if request_size <= self.priority_batch_size else self._bulk
         lane.add(_Part(key, client, lengths))
         self.num_sequences += len(lengths)
-        self.num_tokens += int(lengths.sum())
+        self.num_tokens += _sum(lengths)
 
     def give_back(self, pieces: list[Piece]) -> None:
         """Queues a batch that came back; it goes out next, unchanged or in smaller batches, never with others."""
@@ -217,7 +217,7 @@ class Scheduler:
     def _count(self, pieces: list[Piece], sign: int) -> None:
         for piece in pieces:
             self.num_sequences += sign * len(piece.rows)
-            self.num_tokens += sign * int(piece.lengths.sum())
+            self.num_tokens += sign * _sum(piece.lengths)
 
     @staticmethod
     def _take_last(lane: _Lane) -> list[Piece]:
@@ -252,10 +252,14 @@ class Scheduler:
             if len(mine):
                 piece = part.take(mine)
                 pieces.append(piece)
-                lane.charge(part, int(piece.lengths.sum()))
+                lane.charge(part, _sum(piece.lengths))
         for lane in (first, second):
             lane.settle()
         return pieces
+
+
+def _sum(lengths: np.ndarray) -> int:
+    return int(lengths[0]) if len(lengths) == 1 else int(lengths.sum())
 
 
 def _similar(lengths: np.ndarray, limits: Limits) -> np.ndarray:

@@ -13,7 +13,7 @@ import itertools
 import json
 import secrets
 import time
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -28,19 +28,22 @@ from .access import Guard
 from .config import ServerConfig
 from .connections import Connections
 from .drift import Reference, VectorDrift
-from .internal import DRAIN, DRAINED, READY, STOP, Result, dtype_name, from_u64, make_socket, u64
+from .internal import DRAIN, DRAINED, READY, STOP, arrived, from_u64, make_socket, u64
 from .jobs import Timing
+from .messages import Result, Word, dtype_name, pack_words, unpack_words
 from .outbox import Outbox
 from .part import Link
 
-#: Messages of one kind read before the others get their turn. A batch has the rows of many jobs, and word of each.
-BURST, BURST_OF_WORDS = 64, 2048
+#: Messages of one kind read before the others get their turn.
+BURST = 64
 #: Bytes that one connection may send to the port of results, where only subscriptions come in.
 MAX_BYTES_OF_SUBSCRIPTIONS = 8 * 2**20
 #: Seconds between two looks at who sends so much: one takes some milliseconds where there are many connections.
 CUT_PAUSE = 0.1
 #: Seconds that rows wait for the word of their job, which travels on another socket.
 EARLY_SECONDS = 5.0
+#: Finished jobs that are known as such: more than all workers together can have in hand.
+MAX_DONE_WHOLE = 16384
 #: When the server stops, results wait so long (s) for a reader who is not connected.
 DRAIN_PATIENCE = 3.0
 #: When the sink ends, so long may what is published already take to leave.
@@ -52,7 +55,7 @@ class SinkJob:
     """A request whose rows come in.
 
     ``array`` is ``[size, d]``; for token-level output ``[size, T, d]``, or None while T is not known, and then the
-    packed rows wait in ``pieces`` with their row numbers and lengths.
+    packed rows wait in ``pieces`` with their row numbers and lengths. ``is_whole``: the word of it came with its rows.
     """
 
     id: int
@@ -66,6 +69,7 @@ class SinkJob:
     tokens: dict[int, bytes] = field(default_factory=dict)
     note: dict[str, Any] = field(default_factory=dict)
     sealed: bool = False
+    is_whole: bool = False
     began_at: float = inf
 
 
@@ -85,11 +89,13 @@ class Sink:
         self.jobs: dict[int, SinkJob] = {}
         #: The ventilator's jobs have rising numbers; what is not above this one and not here is finished.
         self.newest_job = 0
+        #: Finished jobs whose word came with their rows, the latest of them. An OrderedDict gives up its oldest fast.
+        self.done_whole: OrderedDict[int, None] = OrderedDict()
         self.nonce = secrets.token_bytes(8)
         self.is_introduced = self.has_asked = False
         self.absent: dict[bytes, float] = {}  # who has jobs here and does not listen -> since when
         #: What the ventilator shall hear, in this order: batches that are here, and answers to its questions.
-        self.receipts: deque[list[bytes]] = deque()
+        self.receipts: list[Word] = []
         self.early: dict[int, list[tuple[float, Result]]] = {}  # by job: rows that came before the word of it
         self.clock = time.monotonic
         self.draining = self.stopped = self._said_drained = False
@@ -165,32 +171,36 @@ class Sink:
     # ---------------------------------------------------------------- from the ventilator
 
     def _on_ventilator(self) -> None:
-        for _ in range(BURST_OF_WORDS):
-            try:
-                frames = self.ventilator.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            kind = frames[0]
-            if kind == internal.PART:
-                if self.is_introduced:
-                    self._on_part(frames)
-            elif kind == internal.SAY:
-                self.outbox.put(frames[1], frames[2:], self.clock())
-            elif kind == internal.GREET:
-                self.outbox.greet(frames[1], frames[2:], self.clock())
-            elif kind == internal.HELLO:
-                self._on_hello(from_u64(frames[1]), frames[2] if len(frames) > 2 else b"")
-            elif kind == internal.FAIL:
-                self.jobs.pop(from_u64(frames[1]), None)
-            elif kind == internal.AGAIN and self.is_introduced:
-                # Behind the receipts of the job's own batches: who hears PUBLISHED has heard of all its rows.
-                is_held = from_u64(frames[2]) in self.jobs
-                self.receipts.append([internal.HELD if is_held else internal.PUBLISHED, *frames[1:]])
+        for frames in arrived(self.ventilator, BURST):
+            for word in unpack_words(frames[0]):
+                self._on_word(word)
 
-    def _on_part(self, frames: list[bytes]) -> None:
+    def _on_word(self, word: Word) -> None:
+        kind = word[0]
+        if kind == internal.PART:
+            if self.is_introduced:
+                self._on_part(word)
+        elif kind == internal.SAY:
+            self.outbox.put(word[1], word[2:], self.clock())
+        elif kind == internal.GREET:
+            self.outbox.greet(word[1], word[2:], self.clock())
+        elif kind == internal.HELLO:
+            self._on_hello(from_u64(word[1]), word[2] if len(word) > 2 else b"")
+        elif kind == internal.FAIL:
+            self.jobs.pop(from_u64(word[1]), None)
+        elif kind == internal.AGAIN and self.is_introduced:
+            # Behind the receipts of the job's own batches: who hears PUBLISHED has heard of all rows that were here.
+            is_held = from_u64(word[2]) in self.jobs
+            self.receipts.append([internal.HELD if is_held else internal.PUBLISHED, *word[1:]])
+
+    def _on_part(self, word: Word) -> None:
         """Texts of a job are on their way; with the first of them the job is new here, the last one seals it."""
-        _, job_number, size, identity, request_id, first_row, tokens, *note = frames
-        job = self._open(from_u64(job_number), from_u64(size), identity, request_id)
+        _, job_number, size, identity, request_id, first_row, tokens, *note = word
+        job_id = from_u64(job_number)
+        self.newest_job = max(self.newest_job, job_id)
+        if job_id in self.done_whole:
+            return  # its rows came with another batch, and this one is computed for nothing
+        job = self._open(job_id, from_u64(size), identity, request_id)
         if tokens:
             job.tokens[from_u64(first_row)] = tokens
         if note:
@@ -205,15 +215,29 @@ class Sink:
         if job is not None:
             return job
         job = self.jobs[job_id] = SinkJob(job_id, size, identity, request_id, size, np.zeros(size, bool))
-        self.newest_job = max(self.newest_job, job_id)
         self.log.debug("job register\tsize: %d\tjob id: %r#%s", size, identity, request_id.decode())
         for _, result in self.early.pop(job_id, ()):
             self._place(result)
         return job
 
+    def _on_part_with_rows(self, word: Word) -> None:
+        """The word of a job that is whole in the batch at hand.
+
+        Such jobs come in any order, so they say nothing of which others there are; and a batch that was computed
+        twice, because its worker died when it had just sent it, brings them twice.
+        """
+        _, job_number, size, identity, request_id, _, tokens, note = word
+        job_id = from_u64(job_number)
+        if job_id >> 40 != self.newest_job >> 40 or job_id in self.done_whole:
+            return
+        job = self._open(job_id, from_u64(size), identity, request_id)
+        job.note, job.sealed, job.is_whole = json.loads(note), True, True
+        if tokens:
+            job.tokens[0] = tokens
+
     def _ask_who(self) -> None:
         try:
-            self.ventilator.send_multipart([internal.WHO, self.nonce], zmq.NOBLOCK)
+            self.ventilator.send(pack_words([[internal.WHO, self.nonce]]), zmq.NOBLOCK)
         except zmq.Again:
             return  # not connected yet
         self.has_asked = True
@@ -241,28 +265,24 @@ class Sink:
     # ---------------------------------------------------------------- from the workers
 
     def _on_results(self) -> None:
-        for _ in range(BURST):
-            try:
-                frames = self.results.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
+        for frames in arrived(self.results, BURST, copy=False):
             if not self.is_introduced:
                 continue  # of a batch that the sink before us waited for: it is computed again
             result = Result.from_frames(frames)
             if self.drift is not None:
                 self.drift.add(result.array, result.lengths)
+            if result.words:
+                for word in unpack_words(result.words):
+                    self._on_part_with_rows(word)
             self._place(result)
             self.receipts.append([internal.DONE, u64(result.batch_id), u64(result.began)])
         self._send_receipts()
 
     def _send_receipts(self) -> None:
         """Tells the ventilator what it shall hear; it may not be connected yet, after one of us was restarted."""
-        while self.receipts:
-            try:
-                self.ventilator.send_multipart(self.receipts[0], zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self.receipts.popleft()
+        with contextlib.suppress(zmq.Again):
+            self.ventilator.send(pack_words(self.receipts), zmq.NOBLOCK)
+            self.receipts.clear()
 
     def _place(self, result: Result) -> None:
         """Puts each job's rows of a batch in its array. The rows of a job stand together in a batch."""
@@ -303,6 +323,13 @@ class Sink:
         self.early.setdefault(int(part.manifest[0, 0]), []).append((self.clock(), part))
 
     def _fill(self, job: SinkJob, rows: np.ndarray, lengths: np.ndarray, values: np.ndarray, token_level: bool) -> None:
+        is_all = len(rows) == job.size == job.missing
+        if is_all and not token_level and (job.size == 1 or (np.diff(rows) == 1).all()):
+            job.missing = 0
+            job.filled.fill(True)
+            job.array = values  # the whole request, in order: the worker's buffer is sent on as it is
+            self._finish_if_complete(job)
+            return
         filled = job.filled[rows]
         if filled.any():  # some rows were computed twice, after a restart
             keep = ~filled
@@ -319,8 +346,6 @@ class Sink:
                 scatter_tokens(job.array, rows, lengths, values)
             else:
                 job.pieces.append((rows, lengths, values))
-        elif len(rows) == job.size and (job.size == 1 or (np.diff(rows) == 1).all()):
-            job.array = values  # the whole request, in order: the worker's buffer is sent on as it is
         else:
             if job.array is None:
                 job.array = np.empty((job.size, values.shape[1]), values.dtype)
@@ -341,6 +366,10 @@ class Sink:
         if job.missing or not job.sealed:
             return
         del self.jobs[job.id]
+        if job.is_whole:
+            self.done_whole[job.id] = None
+            if len(self.done_whole) > MAX_DONE_WHOLE:
+                self.done_whole.popitem(last=False)
         width = job.note.pop("width", 0)
         times = job.note.pop("times", None)
         if job.array is None:
@@ -369,7 +398,8 @@ class Sink:
         self._let_go_of_absent(now)
         if self.drift is not None:
             with contextlib.suppress(zmq.Again):  # not connected; the next second will do
-                self.ventilator.send_multipart([internal.DRIFT, json.dumps(self.drift.numbers()).encode()], zmq.NOBLOCK)
+                word = [internal.DRIFT, json.dumps(self.drift.numbers()).encode()]
+                self.ventilator.send(pack_words([word]), zmq.NOBLOCK)
         self.link.facts["outbox"] = {
             "bytes": self.outbox.num_bytes,
             "sent": self.outbox.num_sent,
@@ -394,7 +424,7 @@ class Sink:
         for identity, since in self.absent.items():
             if now - since >= self.config.absent_ttl:
                 with contextlib.suppress(zmq.Again):  # not connected; the next second will do
-                    self.ventilator.send_multipart([internal.GONE, identity], zmq.NOBLOCK)
+                    self.ventilator.send(pack_words([[internal.GONE, identity]]), zmq.NOBLOCK)
 
     def _on_control(self) -> None:
         kind = self.control.recv_multipart()[0]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections import Counter, deque
+from collections import Counter
 from math import inf
 from typing import Any
 
@@ -34,12 +34,15 @@ from .internal import (
     RETIRE,
     STOP,
     TERMINATE,
+    arrived,
     bind_tcp,
+    is_readable,
     keep_alive,
     make_socket,
     u64,
 )
 from .jobs import Job, Part, token_width
+from .messages import Word, pack_words, unpack_words
 from .model.config import ModelConfig
 from .part import Link
 from .pooling import PoolingStrategy
@@ -93,11 +96,11 @@ class Ventilator:
         self.router.bind(link.addresses.dispatch)
         self.sink = make_socket(context, zmq.DEALER)
         self.sink.connect(link.addresses.link)
-        self.sink.send_multipart([internal.HELLO, u64(self.epoch)])
         #: What the sink shall hear, in this order. It goes out behind the batches: workers should not wait for it.
-        self._words: deque[list[bytes]] = deque()
+        self._words: list[Word] = [[internal.HELLO, u64(self.epoch)]]
         self.thread = TokenizingThread(context, tokenizer, self.limits)
-        self.dispatcher = Dispatcher(self.config, self.router, self._fail, self.log, self.clock, self._last_id)
+        tell = self._words.append
+        self.dispatcher = Dispatcher(self.config, self.router, self._fail, tell, self.log, self.clock, self._last_id)
 
     def _bind_front(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
         front = context.socket(zmq.PULL)
@@ -127,11 +130,15 @@ class Ventilator:
             self.link.progress()
             events = dict(poller.poll(1000))
             if self.control in events:
-                self._drain_socket(self.control, self._on_control)
+                for frames in arrived(self.control, BURST):
+                    self._on_control(frames)
             if self.sink in events:
-                self._drain_socket(self.sink, self._on_sink)
+                for frames in arrived(self.sink, BURST):
+                    for word in unpack_words(frames[0]):
+                        self._on_sink(word)
             if self.router in events:
-                self._drain_socket(self.router, self._on_worker)
+                for frames in arrived(self.router, BURST):
+                    self._on_worker(frames)
             if self.thread.results in events:
                 self._on_tokenized()
             if self.front in events:
@@ -140,9 +147,11 @@ class Ventilator:
                 self._has_read_all = not is_full
             if self.clock() >= self._next_look:
                 self._look_at_connections()
+                self.dispatcher.tell_of_old()
             self.dispatcher.dispatch()
-            while self._words:
-                self.sink.send_multipart(self._words.popleft())
+            if self._words:
+                self.sink.send(pack_words(self._words))
+                self._words.clear()
             if self._retiring is not None and self.dispatcher.retire(self._retiring):
                 self.control.send_multipart([IDLE, self._retiring])
                 self._retiring = None
@@ -154,43 +163,33 @@ class Ventilator:
         """Whether so much waits that the rest is left in the clients' hands until some of it is done."""
         return self.dispatcher.scheduler.num_tokens + self.thread.backlog >= self.config.max_queue_tokens
 
-    @staticmethod
-    def _drain_socket(sock: zmq.Socket[bytes], handle: Any) -> None:
-        for _ in range(BURST):
-            try:
-                frames = sock.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            handle(frames)
-
     # ---------------------------------------------------------------- clients
 
     def _on_front(self) -> None:
-        for _ in range(BURST):
+        self._has_read_all = False
+        for frames in arrived(self.front, BURST, copy=False):
+            self._on_message(frames)
             if self._is_full():
                 return
-            try:
-                frames = self.front.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                self._has_read_all = True
-                return
-            self._has_read_all = False
-            self.connections.took(frames)
-            try:
-                request = read_envelope(frames)
-            except BadEnvelope as error:
-                self.statistics.error(error.kind)
-                self.log.warning("received a wrongly-formatted request: %s", error)
-                if error.answer_to:
-                    self._say_error(*error.answer_to, error)
-                continue
-            try:
-                self._on_request(request, frames[0])
-            except RequestError as error:
-                self._refuse(request, error)
-            except Exception as error:  # a fault of ours in one request must not end the service for the others
-                self.log.exception("unforeseen error in a request of client %r", request.identity)
-                self._refuse(request, InternalError(f"the server failed on this request: {type(error).__name__}"))
+        self._has_read_all = not is_readable(self.front)
+
+    def _on_message(self, frames: list[zmq.Frame]) -> None:
+        self.connections.took(frames)
+        try:
+            request = read_envelope(frames)
+        except BadEnvelope as error:
+            self.statistics.error(error.kind)
+            self.log.warning("received a wrongly-formatted request: %s", error)
+            if error.answer_to:
+                self._say_error(*error.answer_to, error)
+            return
+        try:
+            self._on_request(request, frames[0])
+        except RequestError as error:
+            self._refuse(request, error)
+        except Exception as error:  # a fault of ours in one request must not end the service for the others
+            self.log.exception("unforeseen error in a request of client %r", request.identity)
+            self._refuse(request, InternalError(f"the server failed on this request: {type(error).__name__}"))
 
     def _look_at_connections(self) -> None:
         """Cuts who sends a message that does not end.
@@ -254,10 +253,10 @@ class Ventilator:
         if job is None or job.id != job_id:
             return  # a job of the ventilator before this one
         job.is_asked = False
-        if job.asks_again and not is_published:
+        if job.asks_again and (job.missing or not is_published):
             self._ask_sink(job)
         elif job.missing:
-            return  # it goes on
+            return  # it goes on; the sink does not know of a job whose word travels with its batch
         elif not is_published:
             self._forget(job)
         elif self.draining:
@@ -276,8 +275,7 @@ class Ventilator:
         """Tells the sink of a job, and gives all of it to the workers, once more."""
         job.missing = job.size
         for index, part in enumerate(job.parts):
-            self._tell_part(part, is_last=job.sealed and index == len(job.parts) - 1)
-            self.dispatcher.scheduler.add(part, job.identity, part.tokenized.lengths, job.size)
+            self.dispatcher.add(part, self._word_of(part, is_last=job.sealed and index == len(job.parts) - 1))
 
     def _open(self, request: Request, fingerprint: tuple[bytes, bytes, bytes], size: int) -> Job:
         self._last_ticket += 1
@@ -381,10 +379,10 @@ class Ventilator:
         job.sealed = is_last
         if is_last:
             job.tokenized_at = self.clock()
-        self._tell_part(part, is_last)
-        self.dispatcher.scheduler.add(part, job.identity, tokenized.lengths, job.size)
+        self.dispatcher.add(part, self._word_of(part, is_last))
 
-    def _tell_part(self, part: Part, is_last: bool) -> None:
+    def _word_of(self, part: Part, is_last: bool) -> Word:
+        """What the sink is to know of a part."""
         job = part.job
         note: dict[str, Any] = {}
         if is_last and job.num_truncated:
@@ -397,7 +395,7 @@ class Ventilator:
             note["num_tokens"] = sum(len(each.tokenized.input_ids) for each in job.parts)
         frames = [u64(job.id), u64(job.size), job.identity, job.request_id, u64(part.first_row), part.tokens_json]
         # The last part carries a note, empty or not, and so seals the job.
-        self._words.append([internal.PART, *frames, *([json.dumps(note).encode()] if is_last else [])])
+        return [internal.PART, *frames, *([json.dumps(note).encode() if note else b"{}"] if is_last else [])]
 
     def _log_tokens(self, tokenized: Any) -> None:
         width = self.config.max_seq_len or int(tokenized.lengths.max())
@@ -486,7 +484,7 @@ class Ventilator:
     def _drop(self, job: Job) -> None:
         if job.parts:
             self._words.append([internal.FAIL, u64(job.id)])
-            self.dispatcher.scheduler.drop(job.identity, set(job.parts))
+            self.dispatcher.drop(job)
         if not job.sealed:
             self.thread.cancel(job.ticket)
         self._forget(job)

@@ -14,7 +14,8 @@ from .duplicates import distinct, spread
 from .engines import load
 from .engines.base import Batch, Device, DeviceLost, Engine, EngineError, OutOfMemory
 from .gpu import GpuMeter
-from .internal import READY, STOP, Result, make_socket, u64
+from .internal import READY, STOP, make_socket, u64
+from .messages import BatchMessage, Result, is_large
 from .part import Link
 from .prepare import engine_spec
 
@@ -60,7 +61,8 @@ def run(link: Link) -> None:
             frames = ventilator.recv_multipart(copy=False)
             link.progress(busy=True)
             began = time.monotonic_ns()
-            batch_id, batch, manifest = internal.unpack_batch([frame.buffer for frame in frames])
+            message = BatchMessage.from_frames(frames)
+            batch = message.batch
             try:
                 few, where = distinct(batch)
                 array = engine.encode(few)
@@ -72,12 +74,13 @@ def run(link: Link) -> None:
             except Exception as error:  # whatever else an engine raises costs the batch, not the worker
                 link.log.warning("cannot encode a batch of %d sequences: %s", batch.num_sequences, error)
                 reason = f"{type(error).__name__}: {str(error)[:300]}"
-                ventilator.send_multipart([internal.FAILED, u64(batch_id), _kind(error), reason.encode()])
+                ventilator.send_multipart([internal.FAILED, u64(message.id), _kind(error), reason.encode()])
                 gc.collect()
             else:
-                result = Result(batch_id, array, batch.lengths, manifest, token_level, began)  # type: ignore[arg-type]
-                sink.send_multipart(result.frames(), copy=array.nbytes < 65536)
-                link.log.debug("job done\tsize: %s\tbatch: %d", array.shape, batch_id)
+                result = Result(message.id, array, batch.lengths, message.manifest, token_level, began, message.words)
+                answer = result.frames()
+                sink.send_multipart(answer, copy=not is_large(answer))
+                link.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
         if time.monotonic() >= next_hello:  # a ventilator that was restarted learns that we are here
             next_hello = time.monotonic() + 1
             if meter is not None:

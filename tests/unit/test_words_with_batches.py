@@ -1,0 +1,289 @@
+"""The word of a short request travels to the sink with its batch: nothing is lost or published twice on the way.
+
+The dispatcher with the test in place of workers and sink, and the sink with the test in place of all others.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import zmq
+
+from bert_serving.client.protocol import parse_reply
+from bert_serving.server import internal
+from bert_serving.server.config import ServerConfig, get_args_parser
+from bert_serving.server.dispatch import TELL_AFTER, Dispatcher
+from bert_serving.server.errors import RequestError
+from bert_serving.server.internal import Addresses, make_socket, u64
+from bert_serving.server.jobs import Job, Part
+from bert_serving.server.log import get_logger
+from bert_serving.server.messages import BatchMessage, Result, Word, pack_words, unpack_words
+from bert_serving.server.part import Link
+from bert_serving.server.sink import Sink
+from bert_serving.server.tokenization import Tokenized
+from servers import TINY, free_ports, wait_until
+
+#: Milliseconds after which a wait for the other side has failed.
+LIMIT = 30_000
+EPOCH = 5
+
+
+def config() -> ServerConfig:
+    port, port_out = free_ports()
+    argv = ["-model_dir", str(TINY), "-port", str(port), "-port_out", str(port_out), "-max_batch_size", "4"]
+    return ServerConfig.from_args(get_args_parser().parse_args(argv))
+
+
+def part_word(job: int, size: int = 1, note: bytes | None = b"{}", identity: bytes = b"me") -> Word:
+    return [internal.PART, u64(job), u64(size), identity, b"7", u64(0), b"", *([] if note is None else [note])]
+
+
+# ---------------------------------------------------------------- the dispatcher
+
+
+class Batches:
+    """A dispatcher, the workers' ends of its socket, and what it said."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.told: list[Word] = []
+        self.failures: list[tuple[Job, RequestError]] = []
+        self.context = zmq.Context()
+        router = make_socket(self.context, zmq.ROUTER, ROUTER_MANDATORY=1)
+        router.bind("inproc://dispatch")
+        self.dispatcher = Dispatcher(
+            config(), router, self._fail, self.told.append, get_logger("D"), lambda: self.now, EPOCH << 40
+        )
+        self.workers: dict[bytes, zmq.Socket[bytes]] = {}
+        self.count = 0
+
+    def _fail(self, job: Job, error: RequestError) -> None:
+        job.failed = True
+        self.failures.append((job, error))
+        self.dispatcher.drop(job)
+
+    def hire(self, name: bytes) -> None:
+        self.workers[name] = make_socket(self.context, zmq.DEALER, IDENTITY=name)
+        self.workers[name].connect("inproc://dispatch")
+        self.workers[name].send(b"here")
+        assert self.dispatcher.router.poll(LIMIT)
+        self.dispatcher.router.recv_multipart()
+        self.dispatcher.hello(name, {"max_tokens": 4096})
+
+    def ask(self, size: int = 1, is_last: bool = True, job: Job | None = None) -> tuple[Job, Word]:
+        """A request of so many texts, or a part of one."""
+        self.count += 1
+        if job is None:
+            job = Job(self.count, b"client", b"1", size, self.now, id=self.count)
+        job.sealed = is_last
+        ids = np.arange(3 * size, dtype=np.int32)
+        tokenized = Tokenized(ids, None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0)
+        part = Part(job, 0, tokenized)
+        job.parts.append(part)
+        word = part_word(job.id, size, b"{}" if is_last else None)
+        self.dispatcher.add(part, word)
+        return job, word
+
+    def batch(self, worker: bytes) -> tuple[BatchMessage, list[Word]]:
+        self.dispatcher.dispatch()
+        assert self.workers[worker].poll(LIMIT), "no batch"
+        message = BatchMessage.from_frames(self.workers[worker].recv_multipart(copy=False))
+        return message, unpack_words(message.words) if message.words else []
+
+
+@pytest.fixture
+def batches() -> Iterator[Batches]:
+    batches = Batches()
+    yield batches
+    batches.context.destroy(linger=0)
+
+
+def test_the_word_of_a_short_request_travels_with_its_batch(batches: Batches) -> None:
+    _, first = batches.ask()
+    _, second = batches.ask(2)
+    batches.hire(b"a")
+    assert batches.batch(b"a")[1] == [first, second]
+    assert batches.told == []
+
+
+def test_of_a_request_in_several_batches_the_sink_is_told_first(batches: Batches) -> None:
+    _, word = batches.ask(6)
+    batches.hire(b"a")
+    assert batches.batch(b"a")[1] == []
+    assert batches.told == [word]
+
+
+def test_of_a_request_that_is_not_all_here_the_sink_is_told_at_once(batches: Batches) -> None:
+    _, word = batches.ask(1, is_last=False)
+    assert batches.told == [word]
+
+
+def test_the_word_goes_again_when_a_worker_dies(batches: Batches) -> None:
+    _, word = batches.ask()
+    batches.hire(b"a")
+    assert batches.batch(b"a")[1] == [word]
+    batches.dispatcher.lost(b"a")
+    batches.hire(b"b")
+    message, words = batches.batch(b"b")
+    assert words == [word]
+    assert len(batches.dispatcher.done(message.id, 0.0)) == 1
+    batches.now += 2 * TELL_AFTER
+    batches.dispatcher.tell_of_old()
+    assert batches.told == []  # nothing is left of it
+
+
+def test_the_sink_is_told_of_a_request_that_is_split_after_a_failure(batches: Batches) -> None:
+    _, word = batches.ask(2)
+    batches.hire(b"a")
+    message, words = batches.batch(b"a")
+    assert words == [word]
+    batches.dispatcher.failed(b"a", message.id, "error", "it does not work")
+    assert batches.batch(b"a")[1] == []
+    assert batches.told == [word]
+
+
+def test_nothing_is_said_of_a_request_that_failed(batches: Batches) -> None:
+    job, word = batches.ask()
+    batches.hire(b"a")
+    message, words = batches.batch(b"a")
+    assert words == [word]
+    batches.dispatcher.failed(b"a", message.id, "error", "it does not work")
+    assert [failed for failed, _ in batches.failures] == [job]
+    batches.now += 2 * TELL_AFTER
+    batches.dispatcher.tell_of_old()
+    assert batches.told == []
+
+
+def test_the_sink_hears_of_requests_that_wait_long(batches: Batches) -> None:
+    _, old = batches.ask()
+    batches.now += TELL_AFTER + 0.1
+    _, new = batches.ask()
+    batches.dispatcher.tell_of_old()
+    assert batches.told == [old]
+    batches.hire(b"a")
+    assert batches.batch(b"a")[1] == [new]
+
+
+# ---------------------------------------------------------------- the sink
+
+
+class Around:
+    """A sink in a thread, the ends of its sockets, and a client that reads."""
+
+    def __init__(self) -> None:
+        settings = config()
+        self.addresses = Addresses.new()
+        options = {"drift": None, "access": {"folder": None}}
+        link = Link("sink", settings, self.addresses, options, get_logger("S"))
+        self.context = zmq.Context()
+        self.context.setsockopt(zmq.RCVTIMEO, LIMIT)
+        self.control = make_socket(self.context, zmq.ROUTER)
+        self.control.bind(self.addresses.control)
+        self.sink = Sink(link, 64)
+        self.ventilator = make_socket(self.context, zmq.DEALER)
+        self.ventilator.connect(self.addresses.link)
+        self.worker = make_socket(self.context, zmq.PUSH)
+        self.worker.connect(self.addresses.results)
+        self.client = self.context.socket(zmq.SUB)
+        self.client.subscribe(b"me")
+        self.client.connect(f"tcp://127.0.0.1:{settings.port_out}")
+        self.thread = threading.Thread(target=self.sink.run, daemon=True)
+        self.thread.start()
+        self.introduce(EPOCH)
+        wait_until(lambda: self.sink.outbox.has_reader(b"me"))
+
+    def introduce(self, epoch: int) -> None:
+        """Answers the sink's question who it is that speaks."""
+        [who] = unpack_words(self.ventilator.recv())
+        assert who[0] == internal.WHO
+        self.tell([internal.HELLO, u64(epoch), who[1]])
+        wait_until(lambda: self.sink.is_introduced)
+
+    def tell(self, *words: Word) -> None:
+        self.ventilator.send(pack_words(words))
+
+    def give(self, batch: int, jobs: list[int], words: list[Word], value: float = 1.0) -> None:
+        """The rows of a batch, one of each job, and wait until they are there."""
+        manifest = np.array([[job, 0] for job in jobs], np.int64)
+        array = np.full((len(jobs), 2), value, np.float32)
+        result = Result(batch, array, np.ones(len(jobs), np.int32), manifest, False, 0, pack_words(words))
+        self.worker.send_multipart(result.frames())
+        [done] = unpack_words(self.ventilator.recv())
+        assert done[:2] == [internal.DONE, u64(batch)]
+
+    def answers(self) -> list[float]:
+        """The first value of each answer so far."""
+        self.tell([internal.SAY, b"me", b"{}", b"0"])
+        found = []
+        while True:
+            reply = parse_reply(self.client.recv_multipart())
+            if reply.request_id == 0:
+                return found
+            found.append(float(reply.array()[0, 0]))
+
+    def close(self) -> None:
+        is_here, deadline = False, time.monotonic() + LIMIT / 1000
+        while not is_here and self.thread.is_alive() and time.monotonic() < deadline:
+            is_here = bool(self.control.poll(100)) and self.control.recv_multipart()[0] == b"sink"
+        if is_here:
+            self.control.send_multipart([b"sink", internal.STOP])
+        self.thread.join(LIMIT / 1000)
+        assert not self.thread.is_alive(), "the sink does not stop"
+        self.context.destroy(linger=0)
+        self.sink.link.context.destroy(linger=0)
+        shutil.rmtree(self.addresses.folder)
+
+
+@pytest.fixture
+def around() -> Iterator[Around]:
+    around = Around()
+    try:
+        yield around
+    finally:
+        around.close()
+
+
+def job(number: int, epoch: int = EPOCH) -> int:
+    return (epoch << 40) + number
+
+
+def test_rows_that_bring_their_word_are_published(around: Around) -> None:
+    around.give(1, [job(1), job(2)], [part_word(job(1)), part_word(job(2))])
+    assert around.answers() == [1.0, 1.0]
+
+
+def test_a_batch_that_was_computed_twice_is_published_once(around: Around) -> None:
+    around.give(1, [job(1)], [part_word(job(1))])
+    around.give(2, [job(1)], [part_word(job(1))], value=2.0)
+    around.tell(part_word(job(1)))  # and if half of a larger batch comes again, the word comes alone
+    around.give(3, [job(1)], [], value=3.0)
+    assert around.answers() == [1.0]
+    assert not around.sink.jobs
+
+
+def test_later_jobs_do_not_make_earlier_ones_finished(around: Around) -> None:
+    """Rows that overtake the word of their job wait for it, also when a later job was published meanwhile."""
+    around.give(1, [job(1)], [], value=1.0)
+    around.give(2, [job(2)], [part_word(job(2))], value=2.0)
+    around.tell(part_word(job(1)))
+    wait_until(lambda: not around.sink.jobs and not around.sink.early)
+    assert around.answers() == [2.0, 1.0]
+
+
+def test_words_of_another_ventilator_are_passed_over(around: Around) -> None:
+    around.give(1, [job(1, EPOCH + 1)], [part_word(job(1, EPOCH + 1))])
+    assert around.answers() == []
+
+
+def test_tokens_and_notes_travel_too(around: Around) -> None:
+    word = part_word(job(1), note=json.dumps({"num_tokens": 9}).encode())
+    word[6] = b'[["[CLS]", "[SEP]"]]'
+    around.give(1, [job(1)], [word])
+    reply = parse_reply(around.client.recv_multipart())
+    assert (reply.info["tokens"], reply.info["num_tokens"]) == ([["[CLS]", "[SEP]"]], 9)
