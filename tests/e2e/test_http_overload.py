@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import http.client
+import json
 import signal
 import socket
 import threading
@@ -61,7 +62,7 @@ def test_forty_at_once_on_four_places() -> None:
         replies = [
             reply
             for _ in range(3)
-            for reply in at_once(40, lambda index: server.call("/encode", {"id": index, "texts": ["a"] * 200}))
+            for reply in at_once(40, lambda index: server.call("/encode", {"id": index, "texts": ["a"] * 400}))
         ]
         assert all(isinstance(reply, Reply) for reply in replies), replies
         counts = collections.Counter(reply.status for reply in replies)
@@ -93,6 +94,10 @@ def test_sixty_four_connections_that_stay_open_wait_for_their_turn() -> None:
     assert results == [[200] * 10] * 64
 
 
+#: A text that makes a request large enough to need a place of its own.
+LONG = "a " * 1000
+
+
 @contextlib.contextmanager
 def stuck(http_timeout: int) -> Iterator[tuple[HttpServer, psutil.Process]]:
     """A server whose worker stands still, until it is resumed."""
@@ -110,7 +115,7 @@ def test_a_service_that_does_not_answer_is_a_504_and_not_the_end() -> None:
     with stuck(2) as (server, worker):  # who waits for a place is patient for 5 s
         assert server.call("/readyz").status == 503  # no vectors come
         assert server.call("/healthz").status == 200
-        replies = at_once(4, lambda index: server.call("/encode", {"texts": ["a"]}))
+        replies = at_once(4, lambda index: server.call("/encode", {"texts": [LONG]}))
         assert {reply.status for reply in replies} == {504}
         assert "-http_timeout" in replies[0].json["description"]
         assert server.call("/v1/embeddings", {"input": "a"}).json["error"]["type"] == "server_error"
@@ -122,7 +127,7 @@ def test_a_service_that_does_not_answer_is_a_504_and_not_the_end() -> None:
 
 def test_the_queue_is_bounded_and_health_goes_past_it() -> None:
     with stuck(10) as (server, _):
-        thread, results = start_at_once(150, lambda index: server.call("/encode", {"texts": ["a"]}))
+        thread, results = start_at_once(150, lambda index: server.call("/encode", {"texts": [LONG]}))
         wait_gauge(server, b"bert_serving_http_running 2.0", "both places to be taken")
         started = time.monotonic()
         assert server.call("/healthz").status == 200
@@ -138,10 +143,12 @@ def test_the_queue_is_bounded_and_health_goes_past_it() -> None:
 
 def test_who_hangs_up_while_waiting_costs_nothing() -> None:
     with stuck(60) as (server, worker):
-        thread, running = start_at_once(2, lambda index: server.call("/encode", {"texts": ["a"]}))
+        thread, running = start_at_once(2, lambda index: server.call("/encode", {"texts": [LONG]}))
         wait_gauge(server, b"bert_serving_http_running 2.0", "both places to be taken")
         with socket.create_connection(("127.0.0.1", server.http_port), 60) as sock:
-            sock.sendall(b'POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\n{"texts": ["a"]}')
+            body = json.dumps({"texts": [LONG]}).encode()
+            head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            sock.sendall(head + body)
             wait_gauge(server, b"bert_serving_http_waiting 1.0", "it to wait")
         # It waits for 5 s and no longer. Within them the proxy must see that it is gone, and then have a place.
         time.sleep(1)

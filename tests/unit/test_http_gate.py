@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from bert_serving.server.http.errors import Overloaded, Stopping
-from bert_serving.server.http.gate import Gate
+from bert_serving.server.http.gate import SMALL_PLACES, Gate
 
 #: Seconds after which a wait for something that takes a moment has failed; long, because a machine may be busy.
 LIMIT = 60
@@ -25,15 +25,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
 class Guest(threading.Thread):
     """Asks for a place, and stays until told to leave."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, is_small: bool = False) -> None:
         super().__init__(daemon=True)
-        self.gate, self.error = gate, None  # type: Exception | None
+        self.gate, self.is_small, self.error = gate, is_small, None  # type: Exception | None
         self.inside, self.may_leave = threading.Event(), threading.Event()
         self.start()
 
     def run(self) -> None:
         try:
-            with self.gate.place():
+            with self.gate.place(self.is_small):
                 self.inside.set()
                 assert self.may_leave.wait(LIMIT)
         except Exception as error:
@@ -44,16 +44,16 @@ class Guest(threading.Thread):
         self.join(LIMIT)
 
 
-def queued(gate: Gate, count: int) -> list[Guest]:
-    guests = []
+def queued(gate: Gate, count: int, is_small: bool = False) -> list[Guest]:
+    guests, before = [], gate.waiting
     for number in range(count):
-        guests.append(Guest(gate))
-        wait_until(lambda number=number: gate.waiting == number + 1)
+        guests.append(Guest(gate, is_small))
+        wait_until(lambda number=number: gate.waiting == before + number + 1)
     return guests
 
 
-def inside(gate: Gate, count: int) -> list[Guest]:
-    guests = [Guest(gate) for _ in range(count)]
+def inside(gate: Gate, count: int, is_small: bool = False) -> list[Guest]:
+    guests = [Guest(gate, is_small) for _ in range(count)]
     for guest in guests:
         assert guest.inside.wait(LIMIT)
     return guests
@@ -119,6 +119,48 @@ def test_closing_sends_away_who_waits_and_lets_finish_who_is_inside() -> None:
     running.leave()
     assert running.error is None
     assert gate.running == 0
+
+
+def test_small_ones_share_a_place() -> None:
+    gate = Gate(limit=2, max_waiting=5, patience=LIMIT)
+    assert gate.most_running == SMALL_PLACES
+    (large,) = inside(gate, 1)
+    small = inside(gate, SMALL_PLACES // 2, is_small=True)
+    (next_large,) = queued(gate, 1)
+    (next_small,) = queued(gate, 1, is_small=True)
+    small[0].leave()
+    # There is room for the small one, but not for the large one that came before it.
+    assert not next_small.inside.is_set()
+    large.leave()
+    for guest in (next_large, next_small):
+        assert guest.inside.wait(LIMIT)
+        guest.leave()
+    for guest in small[1:]:
+        guest.leave()
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+def test_when_a_large_one_gives_up_the_small_ones_behind_it_go_in() -> None:
+    gate = Gate(limit=1, max_waiting=5, patience=0.5)
+    (small,) = inside(gate, 1, is_small=True)
+    (large,) = queued(gate, 1)
+    gate.patience = LIMIT
+    (behind,) = queued(gate, 1, is_small=True)
+    large.join(LIMIT)
+    assert isinstance(large.error, Overloaded)
+    assert behind.inside.wait(LIMIT)
+    for guest in (small, behind):
+        guest.leave()
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+def test_with_many_places_small_ones_are_as_all_others() -> None:
+    gate = Gate(limit=SMALL_PLACES + 1, max_waiting=0, patience=1)
+    guests = inside(gate, SMALL_PLACES + 1, is_small=True)
+    with pytest.raises(Overloaded), gate.place(is_small=True):
+        pass
+    for guest in guests:
+        guest.leave()
 
 
 def test_never_more_inside_than_there_are_places() -> None:

@@ -148,7 +148,8 @@ GROUPS: dict[str, list[Option]] = {
         Option("port_out", 5556, "port for results", parse=port, aliases=("port_result",), v1=True),
         Option("http_port", None, "port for HTTP; no HTTP without it. Needs bert-serving-server[http]", parse=port,
                v1=True),
-        Option("http_max_connect", 10, "HTTP requests worked on at a time", parse=at_least(1), metavar="N", v1=True),
+        Option("http_max_connect", 10, "HTTP requests worked on at a time; small ones: at least 64", parse=at_least(1),
+           metavar="N", v1=True),
         Option("cors", "*", "origins that browsers may call HTTP from, separated by commas; https://*.example.com are "
                "all hosts below example.com", parse=cors, metavar="ORIGIN", v1=True),
         Option("http_token_file", None, "file with the token that HTTP callers must send as Authorization: Bearer; "

@@ -7,6 +7,7 @@ flask-json (the ``status`` in JSON answers, as 1.10.0 had it).
 from __future__ import annotations
 
 import hmac
+import logging
 import time
 
 import orjson
@@ -64,15 +65,16 @@ def make_app(door: Door, metrics: Metrics, token: str | None = None) -> Flask:
         seconds = time.perf_counter() - g.get("started", time.perf_counter())
         path = request.url_rule.rule if request.url_rule else "other"
         metrics.saw(path, response.status_code, seconds)
-        door.log.debug(
-            "%s %s %s %d %d bytes %.1f ms",
-            request.remote_addr,
-            request.method,
-            _plain(request.path),
-            response.status_code,
-            response.content_length or 0,
-            seconds * 1000,
-        )
+        if door.log.isEnabledFor(logging.DEBUG):
+            door.log.debug(
+                "%s %s %s %d %d bytes %.1f ms",
+                request.remote_addr,
+                request.method,
+                _plain(request.path),
+                response.status_code,
+                response.content_length or 0,
+                seconds * 1000,
+            )
         return response
 
     @app.errorhandler(HTTPException)
@@ -97,7 +99,7 @@ def make_app(door: Door, metrics: Metrics, token: str | None = None) -> Flask:
         answer = answer_to(error)
         if answer.status == 500:
             door.log.exception("error when handling HTTP request %s %s", request.method, _plain(request.path))
-        elif answer.status > 500 or door.log.isEnabledFor(10):
+        elif answer.status > 500 or door.log.isEnabledFor(logging.DEBUG):
             said = _plain(str(error).replace("\n", " "))
             door.log.warning("%s %s answered with %d: %s", request.method, _plain(request.path), answer.status, said)
         return _respond(answer)

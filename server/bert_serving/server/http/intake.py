@@ -10,6 +10,8 @@ from flask import Response, request
 from .door import Door, Encoded
 from .errors import Gone, UnsupportedBody
 
+#: A body up to so many bytes makes a request a small one.
+SMALL_BODY = 1024
 JSON, BYTES = "application/json", "application/octet-stream"
 
 
@@ -21,7 +23,8 @@ def admitted(door: Door) -> Iterator[None]:
         Overloaded, Stopping: see :meth:`Gate.place`.
         Gone: the client has hung up meanwhile, so the work is spared.
     """
-    with door.gate.place():
+    length = request.content_length
+    with door.gate.place(is_small=length is not None and length <= SMALL_BODY):
         has_hung_up = request.environ.get("waitress.client_disconnected")
         if has_hung_up is not None and has_hung_up():
             raise Gone("the client has hung up")

@@ -125,7 +125,7 @@ def _listen(door: Door, metrics: Metrics, token: str | None) -> Listener:
     config, gate = door.config, door.gate
     host, port = "0.0.0.0" if config.host == "*" else config.host, config.http_port
     assert port is not None
-    threads = gate.limit + gate.max_waiting + SPARE_THREADS
+    threads = gate.most_running + gate.max_waiting + SPARE_THREADS
     try:
         app = make_app(door, metrics, token)
         listener = Listener(app, host, port, threads, config.http_max_body, metrics.refused)
