@@ -12,15 +12,27 @@ from original import CACHE, install_original
 
 #: The last versions that were tried; a CPU build of torch is enough, and smaller.
 TORCH = "torch==2.13.0"
+ONNX = ["onnx==1.23.2", "onnxruntime==1.31.1"]
+#: Version 6 needs transformers 5, and its backend ONNX needs optimum-onnx, of which no release takes that.
+SENTENCE_TRANSFORMERS = {"torch": "6.2.0", "onnx": "5.7.0"}
+INFINITY = "0.0.78"
+OPTIMUM = ["optimum==2.1.0", "optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6"]
 PACKAGES = {
-    "sentence-transformers": ["sentence-transformers==6.2.0", "onnx==1.23.2", "onnxruntime==1.31.1"],
-    "infinity": ["infinity-emb[server,torch]==0.0.78"],
+    "sentence-transformers": [f"sentence-transformers=={SENTENCE_TRANSFORMERS['torch']}", *ONNX],
+    "sentence-transformers-onnx": [f"sentence-transformers[onnx]=={SENTENCE_TRANSFORMERS['onnx']}", *OPTIMUM, *ONNX],
+    "infinity": [f"infinity-emb[server,torch,optimum]=={INFINITY}", *OPTIMUM, *ONNX],
 }
 #: Packages whose versions the report names.
 TOLD = (
     "bert-serving-server", "tensorflow", "tensorflow-cpu", "torch", "sentence-transformers", "transformers",
-    "infinity_emb", "infinity-emb", "onnxruntime", "numpy", "pyzmq", "tokenizers",
+    "optimum", "optimum-onnx", "infinity_emb", "infinity-emb", "onnxruntime", "numpy", "pyzmq", "tokenizers",
 )  # fmt: skip
+
+#: No peer may fetch or tell anything.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
+    "INFINITY_ANONYMOUS_USAGE_STATS": "0", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "-1",
+}  # fmt: skip
 
 
 class InstallError(RuntimeError):

@@ -9,12 +9,14 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+from install import OFFLINE
 from original import BASE, CACHE, write_checkpoint
 
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights
 
+DRIVERS = Path(__file__).resolve().parent / "drivers"
 #: Canonical last part of a name, and what Hugging Face calls it.
 KINDS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 
@@ -64,9 +66,22 @@ def onnx_model(python: str, hf: str, name: str) -> Path:
     Raises:
         subprocess.CalledProcessError: the export failed.
     """
-    folder = CACHE / f"onnx-{name}"
+    return _exported(python, "export_onnx.py", hf, CACHE / f"onnx-{name}")
+
+
+def optimum_model(python: str, hf: str, name: str) -> Path:
+    """Folder with the folders ``fp32`` and ``int8`` of a model, exported once by ``python``, which has optimum.
+
+    Raises:
+        subprocess.CalledProcessError: the export failed.
+    """
+    return _exported(python, "export_optimum.py", hf, CACHE / f"optimum-{name}")
+
+
+def _exported(python: str, exporter: str, hf: str, folder: Path) -> Path:
     if not (folder / ".complete").is_file():
-        exporter = Path(__file__).resolve().parent / "drivers" / "export_onnx.py"
-        subprocess.run([python, str(exporter), hf, str(folder)], check=True, capture_output=True, text=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [python, str(DRIVERS / exporter), hf, str(folder)]
+        subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **OFFLINE})
         (folder / ".complete").touch()
     return folder

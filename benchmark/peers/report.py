@@ -60,7 +60,7 @@ def table(results: list[Result]) -> str:
     ]
     for result in results:
         peer = result.peer
-        cells = [peer.name, peer.how, peer.dtype]
+        cells = [peer.label, peer.how, peer.dtype]
         if result.failure:
             lines.append("| " + " | ".join([*cells, "failed", *[""] * 6]) + " |")
             continue
@@ -75,7 +75,7 @@ def table(results: list[Result]) -> str:
     for result in results:
         if result.failure:  # the end of it; all is in the JSON
             last = result.failure.strip().splitlines()[-1].strip()
-            lines.append(f"\n{result.peer.name}, {result.peer.dtype} failed: {last}")
+            lines.append(f"\n{result.peer.label}, {result.peer.dtype} failed: {last}")
     return "\n".join([*caption(results), *lines]) + "\n"
 
 
@@ -92,7 +92,7 @@ def caption(results: list[Result]) -> list[str]:
     for result in results:
         own = result.numbers
         if own != usual:
-            words += f" {result.peer.name}: {own['bulk']}, {own['single']} and {own['many']}."
+            words += f" {result.peer.label}: {own['bulk']}, {own['single']} and {own['many']}."
     return [words, ""]
 
 
@@ -111,7 +111,7 @@ def summary(results: list[Result]) -> str:
             others = fastest(results, load, is_ours=False, is_full_precision=full)
             served = fastest(results, load, is_ours=False, how="served", is_full_precision=full)
             if mine and others:
-                say(f"{words}, {name}: this / fastest other ({others.peer.name})", times_faster(mine, others, load))
+                say(f"{words}, {name}: this / fastest other ({others.peer.label})", times_faster(mine, others, load))
             if mine and served and served is not others:
                 say(f"{words}, {name}: this / fastest other served", times_faster(mine, served, load))
         mine = ours["bulk"]
@@ -132,6 +132,7 @@ def to_dict(result: Result) -> dict[str, Any]:
     peer = result.peer
     return {
         "system": peer.name,
+        "backend": peer.backend,
         "how": peer.how,
         "dtype": peer.dtype,
         "max_seq_len": peer.max_seq_len,

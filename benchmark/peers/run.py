@@ -36,8 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import report
 from install import InstallError, interpreter, versions
-from models import base_model, mini_model, onnx_model
-from peers import Peer, of_model
+from models import base_model, mini_model, onnx_model, optimum_model
+from peers import NOT_MEASURED, Peer, of_model
 from report import LOADS, Result
 from side import Side, SideError
 
@@ -54,7 +54,7 @@ CHECKED, CHECKED_LONG, LONG_TOKENS = 40, 8, 35
 #: Least cosine to the fp32 vectors, the mean vector taken off.
 LEAST_COSINE = {"fp32": 0.999, "bf16": 0.99, "int8": 0.95}
 #: Minutes of ``--minutes`` that are kept for each model that follows.
-RESERVED_MINUTES = 3
+RESERVED_MINUTES = 4
 MODELS = {"base": "BERT-base shape, random weights", "minilm": "all-MiniLM-L6-v2"}
 
 
@@ -63,9 +63,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--python3.7", dest="python37", default=shutil.which("python3.7"), help="for the original")
     parser.add_argument("--model", choices=MODELS, nargs="+", default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=3, help="at most")
-    parser.add_argument("--minutes", type=float, default=12, help="begin no further round after so long; one is run")
+    parser.add_argument("--minutes", type=float, default=16, help="begin no further round after so long; one is run")
     parser.add_argument("--setup", action="store_true", help="only install the systems and write the models")
-    parser.add_argument("--only", nargs="+", default=[], help="systems whose name, how or dtype has one of these words")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="systems whose name, how, dtype or backend has one of these words"
+    )
     parser.add_argument("--quick", action="store_true", help="a few sentences and one round: only to see that it runs")
     parser.add_argument("--pip", default="", help="more arguments for pip, as '--extra-index-url URL'")
     parser.add_argument("--out", type=Path, default=Path("bert-serving-peers"))
@@ -95,7 +97,7 @@ def start(
     for peer in (peer for peer in of_model(hf, tf1) if is_asked_for(peer, args.only)):
         numbers = {load: int(number * peer.share) for load, number in (QUICK if args.quick else NUMBERS).items()}
         result, side = Result(peer, numbers), None
-        say(f"starting {peer.name}, {peer.how}, {peer.dtype}")
+        say(f"starting {peer.label}, {peer.how}, {peer.dtype}")
         try:
             python = interpreter(peer.environment, args.python37, shlex.split(args.pip))
             side = Side(peer, python, hf, model, texts)
@@ -108,7 +110,7 @@ def start(
 def give_up(result: Result, side: Side, why: str) -> None:
     """Makes a row that says why, and ends the peer, so that it does not disturb the others."""
     result.failure = why
-    say(f"{result.peer.name}, {result.peer.dtype}: {why}")
+    say(f"{result.peer.label}, {result.peer.dtype}: {why}")
     side.close()
 
 
@@ -137,7 +139,7 @@ def compare_vectors(running: list[tuple[Result, Side]], lengths: dict[int, int])
     full = [result for result, _ in answered if result.peer.is_full_precision and result.peer.max_seq_len >= 128]
     if not full:
         return
-    reference = vectors[id(min(full, key=lambda result: result.peer.name != "sentence-transformers"))]
+    reference = vectors[id(min(full, key=lambda result: result.peer.environment != "sentence-transformers"))]
     for result, side in answered:
         result.cosine = worst_cosine(vectors[id(result)], reference)
         least = LEAST_COSINE[result.peer.dtype]
@@ -208,7 +210,7 @@ def compare(args: argparse.Namespace, model: str, deadline: float) -> tuple[str,
 
 
 def is_asked_for(peer: Peer, words: list[str]) -> bool:
-    name = f"{peer.name} {peer.how} {peer.dtype}"
+    name = f"{peer.name} {peer.how} {peer.dtype} {peer.backend}"
     return not words or any(word in name for word in words)
 
 
@@ -240,6 +242,8 @@ def head(about: dict[str, Any]) -> str:
     )
     lines += [
         "",
+        f"Not measured: {NOT_MEASURED}.",
+        "",
         *(f"- {name}: {', '.join(f'{k} {v}' for k, v in of.items())}" for name, of in about["versions"].items()),
     ]
     return "\n".join(lines)
@@ -259,9 +263,11 @@ def setup(args: argparse.Namespace) -> int:
         try:
             python = interpreter(environment, args.python37, shlex.split(args.pip))
             say(f"{environment}: {', '.join(f'{k} {v}' for k, v in versions(python).items())}")
-            if environment == "sentence-transformers":
-                for model, (hf, _) in folders.items():
+            for model, (hf, _) in folders.items():
+                if environment == "sentence-transformers":
                     onnx_model(python, hf, model)
+                elif environment in ("sentence-transformers-onnx", "infinity"):
+                    optimum_model(python, hf, model)
         except (InstallError, OSError, subprocess.CalledProcessError) as error:
             say(f"{environment}: {getattr(error, 'stderr', None) or error}")
             code = 1

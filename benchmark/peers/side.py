@@ -16,13 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peers import DRIVERS, Peer, filled
+from install import OFFLINE
+from models import DRIVERS
+from peers import Peer, filled
 
-#: No peer may fetch or tell anything.
-OFFLINE = {
-    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
-    "INFINITY_ANONYMOUS_USAGE_STATS": "0", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "-1",
-}  # fmt: skip
 READY_SECONDS = 180.0
 #: Longest wait for the answer to one job; the slowest peer needs a tenth of it on two cores.
 ANSWER_SECONDS = 300.0
@@ -86,13 +83,13 @@ class Side:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 words = f"{self._last_words()}\ngave no answer for {seconds:g} s"
-                raise SideError(f"{self.peer.name} {self.peer.dtype} is too slow or hangs:\n{words}") from None
+                raise SideError(f"{self.peer.label} {self.peer.dtype} is too slow or hangs:\n{words}") from None
             if line is None:
-                raise SideError(f"{self.peer.name} {self.peer.dtype} ended:\n{self._last_words()}")
+                raise SideError(f"{self.peer.label} {self.peer.dtype} ended:\n{self._last_words()}")
             if line.startswith("answer:"):
                 value = json.loads(line.removeprefix("answer:"))
                 if isinstance(value, dict):
-                    raise SideError(f"{self.peer.name} {self.peer.dtype}: {value['failure']}")
+                    raise SideError(f"{self.peer.label} {self.peer.dtype}: {value['failure']}")
                 return value
 
     def _start(self, command: list[str], env: dict[str, str], **pipes: Any) -> subprocess.Popen[str]:
@@ -105,7 +102,7 @@ class Side:
         deadline = time.monotonic() + READY_SECONDS
         while ready not in Path(self._log.name).read_text("utf-8", "replace"):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise SideError(f"{self.peer.name} {self.peer.dtype} did not start:\n{self._last_words()}")
+                raise SideError(f"{self.peer.label} {self.peer.dtype} did not start:\n{self._last_words()}")
             time.sleep(0.1)
 
     def _last_words(self) -> str:

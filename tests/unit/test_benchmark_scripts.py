@@ -16,6 +16,8 @@ sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "peers")]
 
 import gpu  # noqa: E402
 import host_path  # noqa: E402
+import install  # noqa: E402
+import peers  # noqa: E402
 import picture  # noqa: E402
 import quality  # noqa: E402
 import report  # noqa: E402
@@ -151,6 +153,26 @@ def test_the_table_tells_what_was_done() -> None:
     assert "256 in all; 2 rounds. slow: 64, 5 and 32." in text
     page = f"### BERT-base shape\n\n{text}\n<!-- end -->\n"
     assert picture.rows(page, "BERT-base shape")[0] == ("one, fp32", {3: 384.0, 7: 0.0})
+
+
+def test_every_row_tells_what_computes_the_model() -> None:
+    rows = [(one.label, one.how, one.dtype) for one in peers.of_model("-", "-")]
+    assert len(set(rows)) == len(rows)
+    for label, _, _ in rows:
+        assert label == "ONNX Runtime" or label.endswith(("(tensorflow)", "(torch)", "(onnx)", "(onnx O2)")), label
+    for system in ("sentence-transformers", "infinity-emb"):
+        assert {label.rpartition(" (")[2] for label, _, _ in rows if label.startswith(system)} >= {"torch)", "onnx)"}
+
+
+def test_every_system_has_an_environment_of_pinned_packages() -> None:
+    environments = {one.environment for one in peers.of_model("-", "-")}
+    assert environments == {"this", "original", *install.PACKAGES}
+    assert all("==" in package for packages in install.PACKAGES.values() for package in packages)
+
+
+def test_the_result_tells_what_was_not_measured() -> None:
+    about = {"command": "", "date": "", "machine": {"processor": "", "cores": 2}, "load_before": 0, "versions": {}}
+    assert f"Not measured: {peers.NOT_MEASURED}.\n" in run.head(about) + "\n"
 
 
 @pytest.mark.parametrize(
