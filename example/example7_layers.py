@@ -2,7 +2,7 @@
 
 Starts a server of its own for each pooling strategy, with all layers side by side, so that each headline is encoded
 only once per strategy. The table says how well a layer separates the four topics: the share of headlines whose
-nearest neighbour has the same topic.
+nearest neighbour has the same topic; the picture has it in the corners.
 
 Needs for the picture:  pip install matplotlib
 """
@@ -26,6 +26,7 @@ parser.add_argument("-o", dest="output", default="layers.png", help="picture to 
 args = parser.parse_args()
 
 labels, headlines = read_pairs("headlines.tsv")
+COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"]  # told apart with any eyes
 layers = [-1 - layer for layer in range(load_model_config(args.model_dir).num_hidden_layers)]
 
 
@@ -62,18 +63,22 @@ try:
 except ImportError:
     raise SystemExit("for the picture: pip install matplotlib") from None
 
-figure = Figure(figsize=(2.2 * len(layers), 2.2 * len(results)))
+figure = Figure(figsize=(2.2 * len(layers), 2.2 * len(results) + 0.4))
 grid = figure.subplots(len(results), len(layers), squeeze=False)
+topics = dict(zip(sorted(set(labels)), COLOURS, strict=False))
 for column, layer in enumerate(layers):
-    grid[0][column].set_title(f"layer {layer}")
+    grid[0][column].set_title(f"layer {layer}", fontsize=11)
     for row, (strategy, by_layer) in enumerate(results.items()):
-        points = pca(by_layer[column])
-        for label in sorted(set(labels)):
-            chosen = np.array(labels) == label
-            grid[row][column].scatter(*points[chosen].T, s=6, label=label)
-        grid[row][column].set(xticks=[], yticks=[])
-        grid[row][0].set_ylabel(strategy)
-figure.legend(*grid[0][0].get_legend_handles_labels(), loc="lower center", ncols=4, markerscale=2, frameon=False)
+        axes, points = grid[row][column], pca(by_layer[column])
+        for topic, colour in topics.items():
+            chosen = np.array(labels) == topic
+            axes.scatter(*points[chosen].T, s=9, color=colour, linewidths=0, label=topic)
+        axes.set(xticks=[], yticks=[])
+        axes.margins(y=0.14)  # room for the number
+        axes.text(0.97, 0.03, f"{separation(by_layer[column]):.0%}", transform=axes.transAxes, ha="right", size=10)
+        axes.spines[:].set_color("#cccccc")
+        grid[row][0].set_ylabel(strategy, fontsize=11)
+figure.legend(*grid[0][0].get_legend_handles_labels(), loc="lower center", ncols=4, markerscale=2.5, frameon=False)
 figure.tight_layout(rect=(0, 0.06, 1, 1))
 figure.savefig(args.output, dpi=150)
 print(f"the picture is in {args.output}")

@@ -1,8 +1,10 @@
 """Ninety-six clients at once, each with one sentence at a time: the load of a busy web site.
 
-Alone, each would leave the model mostly idle. The server puts their sentences together into common batches.
+Alone, each would leave the model mostly idle. The server puts their sentences together into common batches. With
+128 requests of each client it is the load of AWS Neuron's BERT demo: 12,288 requests.
 
 Start a server first:  bert-serving-start
+Then, in full:         python example/many_clients.py -num_request 128
 """
 
 from __future__ import annotations

@@ -233,11 +233,36 @@ def test_acceptability(run, tmp_path: Path) -> None:
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    printed = run("acceptability.py", "-epochs", "1", at=None)
-    difference = re.search(r"differ by at most (\S+)", printed)
-    assert difference is not None
-    assert float(difference[1]) < 1e-4
+    printed = run("acceptability.py", "-epochs", "4", at=None)
+    assert served_as_trained(printed)
+    first, *_, last = map(float, re.findall(r"^epoch \d+: loss (\S+)$", printed, re.M))
+    assert last < 0.8 * first
+    learnt = re.search(r"accuracy on 120 learnt sentences: (\d+)%", printed)
+    assert learnt is not None
+    assert int(learnt[1]) >= 65  # a coin gets 50
     assert set(np.load(tmp_path / "acceptability" / "head.npz")) == {"weight", "bias"}
+
+
+@pytest.mark.slow
+def test_acceptability_of_the_real_corpus(run, tmp_path: Path) -> None:
+    """On a file in its form: source, label, the author's mark, sentence."""
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    lines = (EXAMPLES / "data" / "acceptability.tsv").read_text(encoding="utf-8").splitlines()[:24]
+    rows = [(name == "acceptable", sentence) for name, sentence in (line.split("\t") for line in lines)]
+    corpus = [f"gj04\t{int(good)}\t{'' if good else '*'}\t{sentence}\n" for good, sentence in rows]
+    corpus[0] = corpus[0].replace("The children", 'The "children')  # quotes are letters like any other
+    (tmp_path / "train.tsv").write_text("".join(corpus), encoding="utf-8")
+    printed = run("acceptability.py", "-data", "train.tsv", "-epochs", "1", at=None)
+    assert served_as_trained(printed)
+    assert "accuracy on 6 unseen sentences" in printed
+    assert "accuracy on 18 learnt sentences" in printed
+
+
+def served_as_trained(printed: str) -> bool:
+    difference = re.search(r"differ by at most (\S+)", printed)
+    return difference is not None and float(difference[1]) < 1e-4
 
 
 @covers("demo.py")
