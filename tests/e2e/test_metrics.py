@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bert_serving.client import AsyncBertClient
 from bert_serving.client.errors import OptionError
 from http_calls import HttpServer, serving_http
-from servers import wait_until
+from servers import ENGINE, wait_until
 
 ENGINES = Path(__file__).resolve().parents[1] / "faults"
 #: The word at which the engine of these tests sleeps for so many seconds, once a batch.
@@ -69,6 +69,15 @@ def test_every_request_is_in_every_histogram(server: HttpServer) -> None:
     assert grown("batch_sequences_sum") == 104
     assert grown("batch_sequences_bucket 64.0") == grown("batch_sequences_count") == 4
     assert grown("padding_tokens_total") == 0
+
+
+def test_it_tells_the_engine_and_its_library(server: HttpServer) -> None:
+    assert metrics(server)["bert_serving_engine_info fp32 fault_engines.faulty  "] == 1, "an engine of one's own"
+    with serving_http() as other:
+        package = {"onnx": "onnxruntime", "tensorflow": "tensorflow", "torch": "torch"}[ENGINE]
+        (key,) = [name for name in metrics(other) if name.startswith("bert_serving_engine_info")]
+        assert key.startswith(f"bert_serving_engine_info fp32 {ENGINE} {package} ")
+        assert key.split()[-1][0].isdigit(), "its version"
 
 
 def test_padding_is_what_the_longest_text_of_a_batch_would_cost(server: HttpServer) -> None:

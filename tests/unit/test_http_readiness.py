@@ -120,6 +120,7 @@ def test_metrics_of_a_status() -> None:
     status = {
         "state": "degraded",
         "num_restarts": 3,
+        "restarts": {"worker": 2, "sink": 1},
         "statistic": {"num_total_token": 10, "num_unknown_token": 4, "num_error": {"internal": 2, "new_kind": 1}},
         "workers": [{"name": "worker-1.7", "batches": 5, "last_batch_seconds": 0.25}],
         "queue": {"tokens": 9},
@@ -134,7 +135,8 @@ def test_metrics_of_a_status() -> None:
     assert found["bert_serving_errors_total", "internal"] == 2
     assert found["bert_serving_errors_total", "new_kind"] == 1
     assert found["bert_serving_worker_batches_total", "worker-1"] == 5
-    assert found["bert_serving_restarts_total",] == 3
+    parts = ("worker", "ventilator", "sink", "proxy")
+    assert [found["bert_serving_restarts_total", part] for part in parts] == [2, 0, 1, 0]
     assert found["bert_serving_queue_tokens",] == 9
 
 

@@ -85,6 +85,7 @@ def _facts(ventilator: Ventilator, identity: bytes) -> dict[str, Any]:
         "state": "degraded" if state == "ready" and ventilator.dispatcher.is_failing else state,
         "num_ready_worker": known.get("num_ready_worker", 0),
         "num_restarts": known.get("num_restarts", 0),
+        "restarts": known.get("restarts", {}),
         "devices": known.get("devices", []),
         "engine_in_use": known.get("engine", config.engine),
         "dtype_in_use": known.get("dtype", config.dtype),

@@ -74,7 +74,7 @@ class BertServer(threading.Thread):
         self._reloads_asked = 0
         self._to_replace: list[str] = []
         self._last_step = self._trust_until = 0.0
-        self._num_restarts = 0
+        self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "proxy"), 0)
         self._drain_deadline = 0.0
         self._said_facts = ("", 0)
 
@@ -288,7 +288,8 @@ class BertServer(threading.Thread):
                 "state": self.state,
                 "num_process": sum(c.is_running and c.role != "prepare" for c in self.children.values()),
                 "num_ready_worker": sum(self._is_up([name]) for name in self.children if name.startswith("worker-")),
-                "num_restarts": self._num_restarts,
+                "num_restarts": sum(self._restarts.values()),
+                "restarts": self._restarts,
                 "devices": [str(plan.device) for plan in self.plans],
                 "engine": ", ".join(engines),
                 "dtype": ", ".join(dtypes),
@@ -362,7 +363,7 @@ class BertServer(threading.Thread):
             exit_code = EXIT_FORCED if self.state == "draining" else EXIT_GAVE_UP
             self._fail(f"{child.name} ended {child.failed_starts} times before it was ready: {why}", exit_code)
             return
-        self._num_restarts += 1
+        self._restarts[child.role] = self._restarts.get(child.role, 0) + 1
         self.log.error("%s ended (%s) and is started again", child.name, why)
 
     # ---------------------------------------------------------------- the end

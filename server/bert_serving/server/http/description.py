@@ -8,6 +8,7 @@ import orjson
 from flask import Blueprint, Response, redirect
 from werkzeug.wrappers import Response as BaseResponse
 
+from ..version import __version__
 from .intake import BYTES, JSON
 from .page import render
 
@@ -119,10 +120,14 @@ _SCHEMAS: dict[str, Any] = {
         "required": ["input"],
         "properties": {
             "input": {
-                "description": "a text, texts, the token ids of a text, or of several",
+                "description": "a text, texts, token ids of a text, or of several; ids of the model's vocabulary",
                 "anyOf": [_TEXT, _list_of(_TEXT), _list_of(_COUNT), _list_of(_list_of(_COUNT))],
             },
-            "model": {**_TEXT, "description": "comes back in the answer; there is one model, whatever it is called"},
+            "model": {
+                **_TEXT,
+                "description": "comes back in the answer; there is one model, whatever it is called. Token ids are "
+                "refused if it is a name of OpenAI's (text-embedding-...)",
+            },
             "encoding_format": {**_FORMAT, "description": "base64: of little-endian float32"},
             "dimensions": {**_COUNT, "description": "keep so many of the first numbers, scaled to unit length"},
             "user": {**_TEXT, "description": "without effect"},
@@ -188,7 +193,7 @@ OPENAPI: dict[str, Any] = {
     "openapi": "3.1.0",
     "info": {
         "title": "bert-serving",
-        "version": "2",  # of what is described here; which release serves it is not everybody's business
+        "version": __version__,
         "description": "Sentences in, BERT vectors out. With 'Accept: application/octet-stream' /encode answers the "
         "raw little-endian values, and the headers X-Shape and X-Dtype say how to read them.",
     },

@@ -1,12 +1,15 @@
 """Numbers for Prometheus: those of the service, read from its status, and those of HTTP itself.
 
-Every name is there from the start, with zeros; those of GPUs and of drift where there is a GPU, and a reference. While
-the service is away ``bert_serving_up`` is 0 and its numbers stand still.
+Every name is there from the start, with zeros; those of GPUs and of drift where there is a GPU, and a reference, and
+that of the engine once the service has told it. While the service is away ``bert_serving_up`` is 0 and its numbers
+stand still.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
 from itertools import accumulate
 from math import nan
 from typing import Any
@@ -37,7 +40,7 @@ _GAUGES = [
     ("queue_requests", "queue", "requests", "Requests accepted and not answered yet"),
     ("queue_sequences", "queue", "sequences", "Texts that wait for a worker"),
     ("queue_tokens", "queue", "tokens", "Tokens that wait for a worker"),
-    ("batches_in_flight", "queue", "batches_in_flight", "Batches in the hands of workers"),
+    ("batches_in_flight", "queue", "batches_in_flight", "Batches that workers have and have not done"),
     ("active_clients", "statistic", "num_active_client", "Clients that sent texts within the last three minutes"),
 ]
 _OF_WORKER = [
@@ -45,6 +48,9 @@ _OF_WORKER = [
     ("worker_sequences", "sequences", "Texts computed"),
     ("worker_tokens", "tokens", "Tokens computed"),
 ]
+
+#: What the supervisor replaces; ``proxy`` is the process of HTTP.
+_PARTS = ("worker", "ventilator", "sink", "proxy")
 
 #: Stage of a request's way, help.
 _STAGES = [
@@ -59,6 +65,12 @@ _OF_GPU = [
     ("gpu_memory_used_bytes", "gpu_memory_used", "Memory of the GPU that is in use, by all programs"),
     ("gpu_memory_total_bytes", "gpu_memory_total", "Memory of the GPU"),
 ]
+#: Library of an engine, and the packages that it may come from.
+_LIBRARIES = {
+    "onnx": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+    "tensorflow": ("tensorflow", ("tensorflow", "tensorflow-cpu")),
+    "torch": ("torch", ("torch",)),
+}
 #: Name, key of the status' ``drift``, help.
 _DRIFT = [
     ("drift_texts", "texts", "Texts that the drift looks back on"),
@@ -108,9 +120,13 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     for name, section, key, text in _GAUGES:
         yield GaugeMetricFamily(f"bert_serving_{name}", text, status.get(section, {}).get(key, 0))
 
-    restarts = status.get("num_restarts", 0)
-    yield CounterMetricFamily("bert_serving_restarts", "Workers and other parts that were replaced", restarts)
+    restarts = CounterMetricFamily("bert_serving_restarts", "Parts that were replaced, by part", labels=["part"])
+    replaced = status.get("restarts", {})
+    for part in dict.fromkeys([*_PARTS, *replaced]):
+        restarts.add_metric([part], replaced.get(part, 0))
+    yield restarts
     yield GaugeMetricFamily("bert_serving_workers", "Workers that can be given batches", len(workers))
+    yield _engines(status)
     for name, key, text in _OF_WORKER:
         family = CounterMetricFamily(f"bert_serving_{name}", text, labels=["worker"])
         for worker in workers:
@@ -147,6 +163,27 @@ def _requests_and_batches(status: dict[str, Any]) -> Iterator[Metric]:
     yield CounterMetricFamily("bert_serving_padding_tokens", text, padding)
     share = padding / max(1, padding + batches.get("tokens", 0))
     yield GaugeMetricFamily("bert_serving_padding_ratio", "Share of that padding in all such batches so far", share)
+
+
+def _engines(status: dict[str, Any]) -> Metric:
+    """Always 1, with what is to be known in its labels, as Prometheus wants it of facts that are no numbers."""
+    labels = ["engine", "dtype", "library", "library_version"]
+    family = GaugeMetricFamily("bert_serving_engine_info", "Engines that compute, and their libraries", labels=labels)
+    for engine in filter(None, str(status.get("engine_in_use", "")).split(", ")):
+        library, packages = _LIBRARIES.get(engine, ("", ()))
+        family.add_metric([engine, str(status.get("dtype_in_use", "")), library, _version(*packages)], 1)
+    return family
+
+
+@cache
+def _version(*packages: str) -> str:
+    """Of the first of them that is installed. The workers run in the environment of this process."""
+    for package in packages:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def _histogram(name: str, text: str, counts: dict[str, Any]) -> Metric:

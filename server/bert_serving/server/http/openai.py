@@ -18,6 +18,9 @@ from .errors import BadInput, NotServed
 from .intake import JSON, admitted, body, with_timing
 from .payload import kind_of, need, read_choice, read_object, shown
 
+#: How the names of OpenAI's embedding models begin. Who asks for one has tokenized with their vocabulary.
+_FOREIGN = "text-embedding-"
+
 
 def blueprint(door: Door) -> Blueprint:
     routes = Blueprint("openai", __name__, url_prefix="/v1")
@@ -49,6 +52,13 @@ def answer(door: Door, values: dict[str, Any]) -> Response:
     wanted = _read_dimensions(values, door.dimensions)
     model = _read_model(values) or door.model_name
     texts, is_ids = read_input(need(values, "input", "a text, a list of texts, or token ids"))
+    if is_ids and model.startswith(_FOREIGN) and model != door.model_name:
+        raise BadInput(
+            f"'input' holds token ids, and 'model' is {shown(model)}: ids of OpenAI's tokenizer are other words in the "
+            f"vocabulary of {door.model_name!r}, which is served here. Send texts: LangChain's OpenAIEmbeddings does "
+            "with check_embedding_ctx_length=False. Ids of this model's own vocabulary are taken under its own name",
+            "input",
+        )
     encoded = door.encode(door.token_ids.tokens(texts) if is_ids else texts, is_tokenized=is_ids)
     array = encoded.vectors if wanted is None else vectors.cut(encoded.vectors, wanted)
     # Client libraries read base64 as float32, whatever the server computes in.

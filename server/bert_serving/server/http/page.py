@@ -90,7 +90,8 @@ def _route(openapi: dict[str, Any], path: str, verb: str, operation: dict[str, A
         example = ""
         if request is not None:
             text = json.dumps(request["example"], indent=2)
-            example = f'<textarea rows="6" aria-label="body">{escape(text)}</textarea>'
+            rows = text.count("\n") + 1
+            example = f'<textarea rows="{rows}" aria-label="body">{escape(text)}</textarea>'
         parts.append(
             f'<form data-path="{escape(path)}" data-verb="{verb.upper()}">{example}'
             f"<button>Send</button><pre hidden></pre></form>"

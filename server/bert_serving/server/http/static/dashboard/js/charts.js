@@ -21,15 +21,18 @@ export const CHARTS = [
     lines: [['requests', 'requests', 1], ['errors', 'errors', 2]],
   },
   { title: 'Texts per second', show: amount, floor: 1, lines: [['texts', 'texts', 1]] },
+  { title: 'Tokens per second', show: amount, floor: 10, lines: [['tokens', 'tokens', 1]] },
   {
     title: 'Time of requests', show: seconds, floor: 0.001,
     lines: [['within', '95% within', 1], ['queued', 'mean in queue', 2], ['computing', 'mean computing', 3]],
   },
   {
     title: 'Queue', show: count, floor: 4, steps: WHOLE,
-    lines: [['waiting', 'texts', 1], ['open', 'open requests', 2], ['inFlight', 'batches in hand', 3]],
+    lines: [['waiting', 'texts', 1], ['open', 'open requests', 2], ['inFlight', 'batches running', 3]],
   },
   { title: 'Active clients', show: count, floor: 4, steps: WHOLE, lines: [['clients', 'within 3 minutes', 1]] },
+  { title: 'Texts per batch', show: amount, floor: 1, lines: [['size', 'mean', 1]] },
+  { title: 'Padding', show: share, floor: 0.01, lines: [['padding', 'of what batches hold', 1]] },
   {
     title: 'Texts cut, tokens unknown', show: share, floor: 0.01,
     lines: [['cut', 'texts cut', 1], ['unknown', '[UNK]', 2]],
@@ -60,7 +63,7 @@ export class Chart {
       ticks: { show: false },
     };
     this.plot = new uPlot({
-      width: 320, height: HEIGHT, legend: { show: false }, padding: [8, 8, 0, 0],
+      width: 320, height: HEIGHT, legend: { show: false }, padding: [8, 22, 0, 0], // on the right, half a label of the time axis
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: group }, points: { size: 6 } },
       scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(floor, (high ?? 0) * 1.1)] } },
       axes: [

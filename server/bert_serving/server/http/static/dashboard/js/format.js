@@ -3,7 +3,8 @@
 const NOTHING = '–';
 const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+// 24 hours, as the axes of the charts have them.
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 const POOLING = ['NONE', 'REDUCE_MAX', 'REDUCE_MEAN', 'REDUCE_MEAN_MAX', 'CLS_TOKEN', 'SEP_TOKEN', 'CLS_POOLED'];
 
 function known(value) {
@@ -29,7 +30,19 @@ export function share(value) {
   if (!known(value)) return NOTHING;
   const percent = value * 100;
   if (percent > 0 && percent < 0.01) return '< 0.01 %';
-  return `${Number(percent.toPrecision(percent < 10 ? 2 : 3))} %`;
+  return `${Number(percent.toPrecision(Math.abs(percent) < 10 ? 2 : 3))} %`;
+}
+
+/** +1.2 %, -0.4 %, 0 % */
+export function shareDifference(value) {
+  return known(value) && value > 0 ? `+${share(value)}` : share(value);
+}
+
+/** 61.3 of 140 GiB */
+export function memory(used, total) {
+  if (!known(used) || !known(total)) return NOTHING;
+  const [part, whole] = [used, total].map(bytes => bytes / 2 ** 30);
+  return `${amount(part)} of ${amount(whole)} GiB`;
 }
 
 /** 85 µs, 3.2 ms, 1.4 s, 2 min */

@@ -9,7 +9,7 @@ export const LIMIT = 720;
 export const WORK = new Set(['/encode', '/v1/embeddings', '/invocations']);
 const FIELDS = [
   't', 'requests', 'errors', 'texts', 'tokens', 'median', 'p95', 'within', 'queued', 'computing', 'batch',
-  'waiting', 'open', 'inFlight', 'clients', 'cut', 'unknown',
+  'waiting', 'open', 'inFlight', 'clients', 'size', 'padding', 'cut', 'unknown',
 ];
 
 /**
@@ -33,9 +33,16 @@ export function sample(t, status, exposition) {
     clients: statistic.num_active_client ?? 0,
     queue: status.queue ?? {},
     times: status.times ?? {},
+    batches: status.batches ?? {},
     workers: new Map((status.workers ?? []).map(worker => [worker.name, worker])),
-    http: httpOf(parse(exposition)),
+    ...told(parse(exposition)),
   };
+}
+
+/** What /metrics adds to the status: the numbers of HTTP, and the libraries of the engines. */
+function told(samples) {
+  const libraries = samples.filter(({ name }) => name === 'bert_serving_engine_info').map(({ labels }) => labels);
+  return { http: httpOf(samples), libraries };
 }
 
 /** The numbers of HTTP: those of each path, and how many requests run and wait. */
@@ -91,6 +98,8 @@ export function point(before, now) {
     open: now.queue.requests ?? 0,
     inFlight: now.queue.batches_in_flight ?? 0,
     clients: now.clients,
+    size: known ? meanSize(before, now) : null,
+    padding: known ? paddingShare(before, now) : null,
     cut: share('cut', 'texts'),
     unknown: share('unknown', 'tokens'),
   };
@@ -112,6 +121,21 @@ function meanSeconds(before, now, stage) {
   if (!earlier || !later) return null;
   const grown = sum(later.counts) - sum(earlier.counts);
   return grown > 0 ? Math.max(0, later.sum - earlier.sum) / grown : null;
+}
+
+/** Texts per batch of those that were done between two samples; null if there were none, or the server does not tell. */
+function meanSize(before, now) {
+  const [earlier, later] = [before.batches.sequences, now.batches.sequences];
+  if (!earlier || !later) return null;
+  const grown = sum(later.counts) - sum(earlier.counts);
+  return grown > 0 ? (later.sum - earlier.sum) / grown : null;
+}
+
+/** Share of padding in those batches, if each were made as long as its longest text. */
+function paddingShare(before, now) {
+  const padding = now.batches.padding - before.batches.padding;
+  const all = padding + now.batches.tokens - before.batches.tokens;
+  return all > 0 ? padding / all : null;
 }
 
 /** Mean time of the last batch of those workers that finished one. */

@@ -2,7 +2,9 @@
 
 import { WORK, workerRates } from './history.js';
 import { addUp, quantile } from './prometheus.js';
-import { amount, count, duration, folder, moment, poolingName, seconds, share } from './format.js';
+import {
+  amount, count, duration, folder, memory, moment, poolingName, seconds, share, shareDifference,
+} from './format.js';
 import { $, describe, el, fill, say } from './dom.js';
 
 /** Why an error of a kind is given, in a few words. Kinds: docs/protocol.md. */
@@ -16,10 +18,24 @@ const ERRORS = {
   internal: 'a fault of the server: its log says more',
 };
 
+/** Libraries of engines by the names of their packages. */
+const LIBRARIES = { onnxruntime: 'ONNX Runtime', tensorflow: 'TensorFlow', torch: 'PyTorch' };
+
+/** How far the texts have moved: key, title, how to show it, where the alert begins, what it is. docs/monitoring.md */
+const DRIFT = [
+  ['shift', 'Shift', amount, 0.2, 'distance of the mean vector from that of the reference, in units of its spread'],
+  ['cosine_distance', 'Cosine distance', amount, null, 'of the mean vector and that of the reference'],
+  ['length_psi', 'Length index', amount, 0.25, 'population stability index of the lengths in tokens'],
+  ['unknown_share_difference', '[UNK]', shareDifference, 0.05, 'its share in the tokens, less that of the reference'],
+];
+/** Texts below which chance alone moves these numbers. */
+const ENOUGH_TEXTS = 1000;
+
 export function show(watch) {
   if (!watch.now) return;
   tiles(watch);
   workers(watch);
+  drift(watch.now.status.drift);
   http(watch.now.http);
   clients(watch.now.status.statistic ?? {});
   errors(watch.now.status.statistic?.num_error ?? {});
@@ -37,7 +53,7 @@ function tiles({ history, now }) {
     requests: [amount(history.last('requests')), `${amount(now.requests)} in all`],
     texts: [amount(history.last('texts')), `${amount(tokens)} tokens/s`],
     answer: [seconds(p95), p95 === null ? 'none just now' : `half in ${seconds(median)}`],
-    batch: [seconds(history.last('batch')), `${count(now.queue.batches_in_flight)} in hand`],
+    batch: [seconds(history.last('batch')), `${count(now.queue.batches_in_flight)} running`],
     waiting: [count(now.queue.sequences), `${amount(waiting)} tokens${work}`],
     clients: [count(statistic.num_active_client), `${count(statistic.num_total_client)} in all`],
     errors: [count(now.errors), now.errors ? `${share(failed)} of all` : 'since the start'],
@@ -52,32 +68,47 @@ function tiles({ history, now }) {
 }
 
 function workers({ before, now }) {
+  const hasGpu = [...now.workers.values()].some(worker => 'gpu_memory_total' in worker);
   const named = [...now.workers.values()].sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
   const rows = named.map(worker => {
     const rates = workerRates(before, now, worker.name);
     const [name, starts] = splitName(worker.name);
     return [
       name, String(worker.device ?? ''), String(worker.engine ?? ''),
-      worker.in_flight ? { text: `busy, ${worker.in_flight} in hand`, state: 'busy' } : { text: 'idle', state: 'idle' },
+      worker.in_flight ? { text: `busy, ${worker.in_flight} ${worker.in_flight === 1 ? 'batch' : 'batches'}`, state: 'busy' } : { text: 'idle', state: 'idle' },
       amount(rates.texts), amount(rates.tokens), amount(worker.batches), amount(worker.sequences),
-      worker.batches ? seconds(worker.last_batch_seconds) : seconds(null), starts,
+      worker.batches ? seconds(worker.last_batch_seconds) : seconds(null),
+      share(worker.gpu_utilization), memory(worker.gpu_memory_used, worker.gpu_memory_total), starts,
     ];
   });
   const present = new Set(rows.map(([name]) => name));
   for (let number = 0; number < Math.min(now.status.num_worker ?? 0, 1024); number++) {
     if (!present.has(`worker-${number}`)) {
-      rows.push([`worker-${number}`, '', '', { text: 'not there', state: 'away' }, '', '', '', '', '', '']);
+      rows.push([`worker-${number}`, '', '', { text: 'not running', state: 'away' }, ...Array(8).fill('')]);
     }
   }
   fill($('workers').tBodies[0], rows);
+  $('workers').classList.toggle('no-gpu', !hasGpu);
   const devices = new Set(named.map(worker => worker.device));
-  say($('workers-note'), `${named.length} of ${now.status.num_worker ?? '?'} there, on ${[...devices].join(', ') || 'no device'}`);
+  say($('workers-note'), `${named.length} of ${now.status.num_worker ?? '?'} running, on ${[...devices].join(', ') || 'no device'}`);
 }
 
 /** `worker-0.3` is the third start of worker-0. */
 function splitName(name) {
   const dot = name.lastIndexOf('.');
   return dot > 0 ? [name.slice(0, dot), name.slice(dot + 1)] : [name, '1'];
+}
+
+function drift(found) {
+  $('drift-panel').hidden = !found;
+  if (!found) return;
+  const isEnough = found.texts >= ENOUGH_TEXTS;
+  fill($('drift').tBodies[0], DRIFT.map(([key, title, shown, limit, meaning]) => {
+    const isHigh = isEnough && limit !== null && found[key] > limit;
+    return [title, isHigh ? { text: shown(found[key]), state: 'high' } : shown(found[key]), limit === null ? '' : shown(limit), meaning];
+  }));
+  const few = isEnough ? '' : `; below ${count(ENOUGH_TEXTS)} they say little`;
+  say($('drift-note'), `the last ${count(found.texts)} texts, compared with the sample of -drift_reference${few}`);
 }
 
 function http({ paths, running, waiting }) {
@@ -120,8 +151,8 @@ function facts({ model, now }) {
   const folderTitle = status.tuned_model_dir ? `${status.model_dir}, tuned: ${status.tuned_model_dir}` : status.model_dir;
   const limits = [...new Set([...now.workers.values()].map(worker => worker.max_batch_tokens))];
   const versions = {
+    ...Object.fromEntries(now.libraries.map(({ library, library_version: version }) => [LIBRARIES[library] ?? library, version])),
     Python: String(status.python_version ?? '').split(' ')[0],
-    TensorFlow: (status.tensorflow_version ?? []).join('.'),
     pyzmq: status.pyzmq_version, ZeroMQ: status.zmq_version,
   };
   describe($('model-facts'), [
@@ -129,7 +160,7 @@ function facts({ model, now }) {
     ['Engine', `${status.engine_in_use ?? status.engine ?? '–'}, ${status.dtype_in_use ?? status.dtype ?? '–'}`],
     ['Pooling', `${poolingName(status.pooling_strategy)} of layer ${list(status.pooling_layer)}`],
     ['Longest text', status.max_seq_len === null ? 'as many tokens as the model takes' : `${status.max_seq_len} tokens`],
-    ['Letters', status.do_lower_case ? 'lower-cased' : 'cased'],
+    ['Casing', status.do_lower_case ? 'uncased' : 'cased'],
     ['Batch', `at most ${count(status.max_batch_size)} texts, ${limits.map(count).join(' or ') || '–'} tokens`],
   ]);
   const alive = (moment(status.server_current_time) - moment(status.server_start_time)) / 1000;
