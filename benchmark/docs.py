@@ -18,7 +18,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "benchmark.md"
 FILES = {"five": "result.md", "cost": "result.md", "peers": "peers.md"}
 #: Scripts that print their result: what they have printed, in a file.
-PRINTED = ("quality", "footprint", "host_path", "tokenization")
+PRINTED = ("quality", "int8_layers", "footprint", "host_path", "tokenization")
 
 
 def with_result(page: str, name: str, result: str) -> str:

@@ -144,6 +144,10 @@ class Browser:
             ".map(e => e.id || e.outerHTML.slice(0, 80))"
         )
 
+    def wait_fitting(self) -> None:
+        """Until nothing is cut off: after a change of its size, a page is laid out anew."""
+        self.wait(lambda: not self.cut_off(), "boxes as wide as what is in them")
+
     def complaints(self) -> list[str]:
         """What the browser wrote to its console since the last call, but for failed requests."""
         entries = self.driver.get_log("browser")

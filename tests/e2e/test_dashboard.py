@@ -203,7 +203,7 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         browser.wait(lambda: "no values" not in label(7), "texts per batch")
         assert label(7).startswith("Texts per batch, the last 15 minutes. mean: 16 lately")
         assert label(8).startswith("Padding, the last 15 minutes. of what batches hold: 25 % lately")
-        assert browser.cut_off() == []
+        browser.wait_fitting()
         browser.shot("dashboard-gpus")
 
         told.status["drift"] |= {"texts": 0, "cosine_distance": None, "shift": None, "unknown_share_difference": None}
@@ -212,7 +212,7 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         assert browser.all("#drift [data-state=high]") == []
         browser.emulate(360, 740, mobile=True)
         browser.shot("dashboard-gpus-phone")
-        assert browser.cut_off() == []
+        browser.wait_fitting()
         told.status["workers"].remove(idle)
         browser.wait_text("#workers", "not running")
 
@@ -431,7 +431,7 @@ def test_it_can_be_read(browser: Browser, http_server: HttpServer, scheme: str) 
         """
     )
     assert faint == []
-    assert browser.cut_off() == []
+    browser.wait_fitting()
     background = browser.js("return getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(243, 245, 248)", "dark": "rgb(14, 19, 26)"}[scheme]
 
@@ -443,7 +443,7 @@ def test_it_fits_on_a_phone(browser: Browser, http_server: HttpServer) -> None:
         browser.wait_text("#workers", "worker-0")
         browser.wait(lambda: polls(browser) >= 5, "lines in the charts")
         browser.shot("dashboard-phone")
-    assert browser.cut_off() == []
+    browser.wait_fitting()
     assert browser.js("return document.documentElement.scrollWidth") <= 360
     assert browser.js("return innerWidth") == 360
     assert not browser.find("#workers thead th").is_displayed() or browser.find("#workers thead").size["height"] <= 1

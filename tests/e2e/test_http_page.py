@@ -46,7 +46,7 @@ def test_a_form_sends_its_text_and_shows_vectors(browser: Browser) -> None:
         assert '"id": 7' in shown
         assert f"{value:.4f}"[:7] in shown, "the first number of the vector"
         browser.shot("api")
-        assert browser.cut_off() == []
+        browser.wait_fitting()
         send(browser, "/encode", "no JSON")
         assert "not JSON" in answered(browser, "/encode", "400")
         send(browser, "/v1/embeddings")  # its example, as it stands
@@ -55,7 +55,7 @@ def test_a_form_sends_its_text_and_shows_vectors(browser: Browser) -> None:
         assert '"ready"' in answered(browser, "/readyz", "200")
         browser.emulate(360, 740, "dark", mobile=True)
         browser.shot("api-phone-dark")
-        assert browser.cut_off() == []
+        browser.wait_fitting()
         server.server.stop()
         send(browser, "/readyz")
         browser.wait_text(f"{form('/readyz')} pre", "no answer: ")

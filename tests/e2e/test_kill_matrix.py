@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Raw:
     server: Server
 
     def __post_init__(self) -> None:
+        self.mark = secrets.token_hex(4).encode()
         self.context = zmq.Context()
         self.context.setsockopt(zmq.LINGER, 0)
         self.push = self.context.socket(zmq.PUSH)
@@ -46,7 +48,8 @@ class Raw:
         return sub.recv_multipart()
 
     def num_restarts(self) -> int:
-        status: dict[str, int] = json.loads(self.ask(b"a counter", b"SHOW_STATUS", b"8")[1])
+        # An identity of its own: an answer to one whose last socket was closed just now may go there.
+        status: dict[str, int] = json.loads(self.ask(b"a counter " + self.mark, b"SHOW_STATUS", b"8")[1])
         return status["num_restarts"]
 
     def close(self) -> None:
@@ -66,7 +69,7 @@ def raw(one_worker: Server) -> Iterator[Raw]:
         restarts = client.num_restarts()
         yield client
         # Whatever the test did, everybody else is served, by the same processes as before.
-        frames = client.ask(b"a bystander", json.dumps(["hello world"]).encode(), b"7")
+        frames = client.ask(b"a bystander " + client.mark, json.dumps(["hello world"]).encode(), b"7")
         assert json.loads(frames[1])["shape"] == [1, 32]
         assert client.num_restarts() == restarts
     finally:
@@ -113,7 +116,7 @@ def test_a_wrong_number_of_texts_is_not_believed(raw: Raw, declared: bytes) -> N
 )
 @pytest.mark.parametrize("num", [b"1", b"513"])
 def test_what_is_not_a_list_of_texts_is_refused(raw: Raw, message: bytes, num: bytes) -> None:
-    is_error(raw.ask(b"sloppy", message, b"3", num), "invalid_request")
+    is_error(raw.ask(b"sloppy " + raw.mark, message, b"3", num), "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +133,8 @@ def test_what_is_not_a_list_of_texts_is_refused(raw: Raw, message: bytes, num: b
     ],
 )
 def test_a_wrong_item_is_named(raw: Raw, texts: list[object], words: str) -> None:
-    is_error(raw.ask(b"mixed", json.dumps(texts).encode()), "invalid_request", words)
-    is_error(raw.ask(b"mixed", json.dumps([*texts, "x" * 10_000]).encode()), "invalid_request", words)
+    is_error(raw.ask(b"mixed " + raw.mark, json.dumps(texts).encode()), "invalid_request", words)
+    is_error(raw.ask(b"mixed " + raw.mark, json.dumps([*texts, "x" * 10_000]).encode()), "invalid_request", words)
 
 
 def test_an_empty_list_is_refused(raw: Raw) -> None:
@@ -140,14 +143,14 @@ def test_an_empty_list_is_refused(raw: Raw) -> None:
 
 @pytest.mark.parametrize("texts", [[""], ["", "hello"], [" ", "\t\n"], [[]], [["hello"], []]])
 def test_blank_texts_have_vectors_too(raw: Raw, texts: list[object]) -> None:
-    frames = raw.ask(b"blank", json.dumps(texts).encode())
+    frames = raw.ask(b"blank " + raw.mark, json.dumps(texts).encode())
     assert json.loads(frames[1])["shape"] == [len(texts), 32]
     assert np.isfinite(np.frombuffer(frames[2], np.float32)).all()
 
 
 def test_a_bad_request_id_is_answered_with_itself(raw: Raw) -> None:
     for bad in (b"abc", b"-1", b"1.5", b"9" * 50):
-        frames = raw.ask(b"no number", b'["hello"]', bad)
+        frames = raw.ask(b"no number " + raw.mark, b'["hello"]', bad)
         is_error(frames, "invalid_request", "request id")
         assert bad.startswith(frames[-1])
 
@@ -159,7 +162,7 @@ def test_a_wrong_number_of_frames_is_survived(raw: Raw, count: int) -> None:
 
 @pytest.mark.parametrize("command", [b"REGISTER", b"TOKENS", b"EMBEDDINGS", b"SHOW_CONFIG ", b"show_config"])
 def test_words_of_the_inner_protocol_mean_nothing(raw: Raw, command: bytes) -> None:
-    is_error(raw.ask(b"insider", command), "invalid_request")
+    is_error(raw.ask(b"insider " + raw.mark, command), "invalid_request")
 
 
 def test_long_plain_text_with_no_special_token() -> None:

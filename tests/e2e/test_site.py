@@ -66,8 +66,9 @@ def test_it_can_be_searched(site: Path, tmp_path: Path) -> None:
             browser.wait_text("h1", "bert-as-service")
             assert browser.driver.current_url.endswith("/README.html")
             browser.open(f"{url}/search.html?q=connect_timeout")
-            browser.wait(lambda: browser.all("#search-results li a"), "results of the search")
-            browser.all("#search-results li a")[0].click()
+            found = '#search-results a[href*="docs/client.html"]'
+            browser.wait(lambda: browser.all(found), "results of the search")
+            browser.all(found)[0].click()
             browser.wait_text("article", "connect_timeout")
             assert browser.complaints() == []
         finally:

@@ -88,10 +88,26 @@ class _Task(WSGITask):  # type: ignore[misc]
         super().write(data)
 
 
+#: ``channel`` is the connection whose request this thread answers.
+_serving = threading.local()
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = _Parser
     task_class = _Task
     error_task_class = _ErrorTask
+
+    def service(self) -> None:
+        _serving.channel = self
+        try:
+            super().service()
+        finally:
+            _serving.channel = None
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether the loop has something to do here that it does not see by itself."""
+        return bool(self.total_outbufs_len or self.requests or self.will_close or self.close_when_flushed)
 
 
 class Listener:
@@ -127,7 +143,18 @@ class Listener:
         )
         self._server.channel_class = _Channel
         self._server.on_refused = on_refused
+        self._wake_loop = self._server.pull_trigger
+        self._server.pull_trigger = self._wake_if_needed
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
+
+    def _wake_if_needed(self) -> None:
+        """In place of waitress' own call after each answer: the loop looks at every connection when it is woken.
+
+        Most answers have left by then, and the loop waits for the next request of the connection as before.
+        """
+        channel = getattr(_serving, "channel", None)
+        if channel is None or channel.needs_loop:
+            self._wake_loop()
 
     def start(self) -> None:
         self._thread.start()
