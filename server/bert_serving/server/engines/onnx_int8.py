@@ -10,8 +10,8 @@ https://arxiv.org/abs/2211.10438). How large the channels get is seen on random 
 large channels are a property of the weights.
 
 Which layers are rounded follows from their kind: all dense layers of the encoder, where the time goes. Embeddings,
-LayerNorm, attention's scores and softmax, pooling and the pooler stay in fp32. No dense layer is left out, because leaving
-out any kind of them, or any layer, was measured to gain no quality and to cost speed (``benchmark/int8_layers.py``).
+LayerNorm, attention's scores and softmax, pooling and the pooler stay in fp32. No dense layer is left out: leaving
+out any kind of them, or any layer, was seen to gain no quality and to cost speed (``benchmark/int8_layers.py``).
 """
 
 from __future__ import annotations
