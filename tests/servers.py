@@ -67,7 +67,11 @@ class Server:
     """A ``bert-serving-start`` process."""
 
     def __init__(
-        self, *args: str | Path, model_dir: str | Path | None = TINY, env: dict[str, str] | None = None
+        self,
+        *args: str | Path,
+        model_dir: str | Path | None = TINY,
+        env: dict[str, str] | None = None,
+        cpu: bool = True,
     ) -> None:
         self.port, self.port_out = free_ports()
         self.log_path = Path(tempfile.mkstemp(prefix="bert-serving-log-", dir=CACHE)[1])
@@ -75,7 +79,15 @@ class Server:
         if "-engine" not in args:
             model += ["-engine", ENGINE]
         ports = ["-port", str(self.port), "-port_out", str(self.port_out)]
-        command = [sys.executable, "-m", "bert_serving.server", *model, *ports, "-cpu", *map(str, args)]
+        command = [
+            sys.executable,
+            "-m",
+            "bert_serving.server",
+            *model,
+            *ports,
+            *(["-cpu"] if cpu else []),
+            *map(str, args),
+        ]
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen(
                 command,

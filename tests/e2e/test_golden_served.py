@@ -1,4 +1,8 @@
-"""Every golden file, served: same tokens and same vectors as the original gave, through the 1.10.0 frames."""
+"""Every golden file, served: same tokens and same vectors as the original gave, through the 1.10.0 frames.
+
+Every third is served by the reference engine, tensorflow, the others by the one that starts fastest. In
+``test_golden_engine.py`` each engine is held to all of them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import pytest
 
 from bert_serving.client import BertClient
 from bert_serving.server.model.default import default_model_dir
-from servers import DATA, TINY, TINY_TUNED, serving
+from servers import DATA, ENGINE, TINY, TINY_TUNED, serving
 
 GOLDEN = DATA / "golden"
 
@@ -18,20 +22,25 @@ GOLDEN = DATA / "golden"
 def cases() -> list[object]:
     no_model = pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
     return [
-        pytest.param(path, id=f"{path.parent.name}-{path.stem}", marks=[no_model] * (path.parent.name == "minilm"))
-        for path in sorted(GOLDEN.glob("*/*.json"))
+        pytest.param(
+            path,
+            ENGINE if index % 3 else "tensorflow",
+            id=f"{path.parent.name}-{path.stem}",
+            marks=[no_model] * (path.parent.name == "minilm"),
+        )
+        for index, path in enumerate(sorted(GOLDEN.glob("*/*.json")))
         if (path.with_suffix(".npz")).exists()
     ]
 
 
-@pytest.mark.parametrize("path", cases())
-def test_golden(path: Path) -> None:
+@pytest.mark.parametrize(("path", "engine"), cases())
+def test_golden(path: Path, engine: str) -> None:
     golden = json.loads(path.read_text())
     arrays = np.load(path.with_suffix(".npz"))
     is_tiny = path.parent.name == "tiny"
     model = TINY if is_tiny else default_model_dir()
     args = [str(TINY_TUNED) if arg == "<tuned>" else arg for arg in golden["args"]]
-    with serving(*args, "-show_tokens_to_client", "-engine", "tensorflow", model_dir=model) as server:
+    with serving(*args, "-show_tokens_to_client", "-engine", engine, model_dir=model) as server:
         client = BertClient(port=server.port, port_out=server.port_out, timeout=60_000, check_length=False)
         for name, part in golden["parts"].items():
             vectors, tokens = client.encode(part["texts"], is_tokenized=part["is_tokenized"], show_tokens=True)
