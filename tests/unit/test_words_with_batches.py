@@ -276,6 +276,24 @@ def test_later_jobs_do_not_make_earlier_ones_finished(around: Around) -> None:
     assert around.answers() == [2.0, 1.0]
 
 
+def test_rows_may_come_before_the_word_of_their_job_though_later_jobs_are_known(around: Around) -> None:
+    """A job that waits is told of when its first batch leaves, after jobs that came later and were told at once."""
+    around.tell(part_word(job(2), size=2))
+    around.give(1, [job(1)], [], value=1.0)
+    assert around.answers() == []
+    around.tell(part_word(job(1)))
+    wait_until(lambda: not around.sink.early)
+    assert around.answers() == [1.0]
+
+
+def test_rows_of_a_job_that_has_failed_are_passed_over(around: Around) -> None:
+    around.tell([internal.FAIL, u64(job(1))])
+    around.answers()  # so it has been read
+    around.give(1, [job(1)], [part_word(job(1))])
+    assert around.answers() == []
+    assert not around.sink.early
+
+
 def test_words_of_another_ventilator_are_passed_over(around: Around) -> None:
     around.give(1, [job(1, EPOCH + 1)], [part_word(job(1, EPOCH + 1))])
     assert around.answers() == []

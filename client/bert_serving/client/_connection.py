@@ -342,8 +342,12 @@ class Connection:
         now = time.monotonic()
         if now < self._ask_at:
             return
-        self._ask_at = now + ASK_AFTER
         with self._lock:
+            oldest = next(iter(self._pending.values()), None)
+            if oldest is not None and now - oldest.since < ASK_AFTER:
+                self._ask_at = oldest.since + ASK_AFTER
+                return
+            self._ask_at = now + ASK_AFTER
             if not self.link.up or self._outbox:
                 return
             late = {i: request for i, request in self._pending.items() if now - request.since >= ASK_AFTER}

@@ -102,6 +102,9 @@ def _watch_lifeline(addresses: Addresses) -> None:
 
 def main(boot: dict[str, Any]) -> None:
     """Runs the part that ``boot`` names, in this process."""
+    # ONNX Runtime writes events about this machine into the user's cache and sends them, unless it is told so before
+    # it is imported, by whomever.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     # Ctrl-C reaches the whole process group; it is the supervisor that decides how the parts end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

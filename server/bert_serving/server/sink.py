@@ -42,8 +42,8 @@ MAX_BYTES_OF_SUBSCRIPTIONS = 8 * 2**20
 CUT_PAUSE = 0.1
 #: Seconds that rows wait for the word of their job, which travels on another socket.
 EARLY_SECONDS = 5.0
-#: Finished jobs that are known as such: more than all workers together can have in hand.
-MAX_DONE_WHOLE = 16384
+#: Jobs that are known to be over: more than all workers together can have in hand.
+MAX_FINISHED = 65536
 #: When the server stops, results wait so long (s) for a reader who is not connected.
 DRAIN_PATIENCE = 3.0
 #: When the sink ends, so long may what is published already take to leave.
@@ -55,7 +55,7 @@ class SinkJob:
     """A request whose rows come in.
 
     ``array`` is ``[size, d]``; for token-level output ``[size, T, d]``, or None while T is not known, and then the
-    packed rows wait in ``pieces`` with their row numbers and lengths. ``is_whole``: the word of it came with its rows.
+    packed rows wait in ``pieces`` with their row numbers and lengths.
     """
 
     id: int
@@ -69,7 +69,6 @@ class SinkJob:
     tokens: dict[int, bytes] = field(default_factory=dict)
     note: dict[str, Any] = field(default_factory=dict)
     sealed: bool = False
-    is_whole: bool = False
     began_at: float = inf
 
 
@@ -87,10 +86,10 @@ class Sink:
         self.link, self.config, self.log = link, link.config, link.log
         self.width = output_width(self.config, max_positions)
         self.jobs: dict[int, SinkJob] = {}
-        #: The ventilator's jobs have rising numbers; what is not above this one and not here is finished.
-        self.newest_job = 0
-        #: Finished jobs whose word came with their rows, the latest of them. An OrderedDict gives up its oldest fast.
-        self.done_whole: OrderedDict[int, None] = OrderedDict()
+        self.epoch = 0  # the ventilator's, in the upper bits of its jobs' numbers
+        #: Jobs that are over, the latest of them: no rows are awaited, and none published again. Their numbers say
+        #: nothing of which are, because the words of jobs come in any order. It gives up its oldest fast.
+        self.finished: OrderedDict[int, None] = OrderedDict()
         self.nonce = secrets.token_bytes(8)
         self.is_introduced = self.has_asked = False
         self.absent: dict[bytes, float] = {}  # who has jobs here and does not listen -> since when
@@ -187,7 +186,7 @@ class Sink:
         elif kind == internal.HELLO:
             self._on_hello(from_u64(word[1]), word[2] if len(word) > 2 else b"")
         elif kind == internal.FAIL:
-            self.jobs.pop(from_u64(word[1]), None)
+            self._end(from_u64(word[1]))
         elif kind == internal.AGAIN and self.is_introduced:
             # Behind the receipts of the job's own batches: who hears PUBLISHED has heard of all rows that were here.
             is_held = from_u64(word[2]) in self.jobs
@@ -197,9 +196,8 @@ class Sink:
         """Texts of a job are on their way; with the first of them the job is new here, the last one seals it."""
         _, job_number, size, identity, request_id, first_row, tokens, *note = word
         job_id = from_u64(job_number)
-        self.newest_job = max(self.newest_job, job_id)
-        if job_id in self.done_whole:
-            return  # its rows came with another batch, and this one is computed for nothing
+        if job_id in self.finished:
+            return  # all its rows came with another batch, and this one is computed for nothing
         job = self._open(job_id, from_u64(size), identity, request_id)
         if tokens:
             job.tokens[from_u64(first_row)] = tokens
@@ -228,10 +226,10 @@ class Sink:
         """
         _, job_number, size, identity, request_id, _, tokens, note = word
         job_id = from_u64(job_number)
-        if job_id >> 40 != self.newest_job >> 40 or job_id in self.done_whole:
+        if job_id >> 40 != self.epoch or job_id in self.finished:
             return
         job = self._open(job_id, from_u64(size), identity, request_id)
-        job.note, job.sealed, job.is_whole = json.loads(note), True, True
+        job.note, job.sealed = json.loads(note), True
         if tokens:
             job.tokens[0] = tokens
 
@@ -245,7 +243,7 @@ class Sink:
     def _on_hello(self, epoch: int, nonce: bytes) -> None:
         if nonce == self.nonce:
             self.is_introduced = True
-            self.newest_job = epoch << 40
+            self.epoch = epoch
         elif self.is_introduced:
             self._on_new_ventilator(epoch)
         else:
@@ -260,7 +258,7 @@ class Sink:
             del self.jobs[job_id]
         self.early.clear()
         self.receipts.clear()
-        self.newest_job = epoch << 40
+        self.epoch = epoch
 
     # ---------------------------------------------------------------- from the workers
 
@@ -294,7 +292,7 @@ class Sink:
             job_id = int(job_ids[start])
             job = self.jobs.get(job_id)
             if job is None:
-                if job_id > self.newest_job and job_id >> 40 == self.newest_job >> 40:
+                if job_id >> 40 == self.epoch and job_id not in self.finished:
                     self._keep_early(result, start, stop, ends)
                 continue  # finished, failed, computed twice, or of another ventilator
             where = slice(start, stop)
@@ -354,9 +352,16 @@ class Sink:
 
     # ---------------------------------------------------------------- to the clients
 
+    def _end(self, job_id: int) -> None:
+        """Nothing more is to come of a job."""
+        self.jobs.pop(job_id, None)
+        self.finished[job_id] = None
+        if len(self.finished) > MAX_FINISHED:
+            self.finished.popitem(last=False)
+
     def _give_up(self, job: SinkJob) -> None:
         """Answers a request whose vectors find no room. Its rows that are still to come are passed over."""
-        self.jobs.pop(job.id, None)
+        self._end(job.id)
         job.array, job.pieces, job.missing = None, [], -1  # never complete
         self.log.error("no memory for the vectors of %d texts of client %r", job.size, job.identity)
         reason = f"the server has no memory for the vectors of {job.size} texts: send fewer texts at a time"
@@ -365,11 +370,7 @@ class Sink:
     def _finish_if_complete(self, job: SinkJob) -> None:
         if job.missing or not job.sealed:
             return
-        del self.jobs[job.id]
-        if job.is_whole:
-            self.done_whole[job.id] = None
-            if len(self.done_whole) > MAX_DONE_WHOLE:
-                self.done_whole.popitem(last=False)
+        self._end(job.id)
         width = job.note.pop("width", 0)
         times = job.note.pop("times", None)
         if job.array is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -139,9 +140,10 @@ def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
 
 def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
     """A session for the graph at ``path``; with ``rewrite_to`` it is also written there, see ``_write``."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # heeded by the import
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()
+    onnxruntime.disable_telemetry_events()  # by older versions
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
