@@ -6,6 +6,8 @@ Then ask:              python example/example8_search.py -query "do I need a gra
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from common import address, arguments, read_pairs
 
@@ -36,5 +38,6 @@ with BertClient(**address(args)) as bc:
     doc_vecs = unit(bc.encode(questions))
     if args.query:
         show(args.query)
-    while not args.query and (query := input("your question: ").strip()):
-        show(query)
+    with contextlib.suppress(EOFError):
+        while not args.query and (query := input("your question: ").strip()):
+            show(query)

@@ -59,6 +59,17 @@ def test_a_signal_ends_everything(number: int, tmp_path: Path) -> None:
     assert not socket_folders(str(tmp_path))
 
 
+def test_nothing_is_written_about_this_machine(tmp_path: Path) -> None:
+    """ONNX Runtime keeps events and an id for its maker, and sends them, unless it is told not to in time."""
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "ORT_DISABLE_TELEMETRY": "0"}
+    with (
+        serving("-engine", "onnx", env=home) as server,
+        BertClient(port=server.port, port_out=server.port_out) as client,
+    ):
+        client.encode(["hello world"])
+    assert [path for path in tmp_path.rglob("*") if path.name in ("Microsoft", "deviceid")] == []
+
+
 def test_ctrl_c_in_a_terminal_reaches_all_processes_at_once() -> None:
     server = Server().wait_ready()
     children = server.children()

@@ -20,7 +20,7 @@ def add_completion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
         action=_PrintCompletion,
         choices=SHELLS,
         metavar="SHELL",
-        help="print the completion of flags for a shell (bash, zsh, fish, tcsh) and exit",
+        help="print the completion of flags for a shell (bash, zsh, fish, tcsh) and exit; needs pip install shtab",
     )
 
 

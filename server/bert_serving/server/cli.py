@@ -64,7 +64,13 @@ def get_shutdown_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-ip", "--ip", default="localhost", help="address of the server (default: %(default)s)")
     parser.add_argument(
-        "-port", "-port_in", "-port_data", "--port", type=port, required=True, help="port for requests of the server"
+        "-port",
+        "-port_in",
+        "-port_data",
+        "--port",
+        type=port,
+        required=True,
+        help="its port for requests; to be named, so that none is stopped by mistake",
     )
     parser.add_argument(
         "-timeout", "--timeout", type=at_least(1), default=5000, help="milliseconds to wait (default: %(default)s)"
