@@ -17,6 +17,7 @@ from bert_serving.client import BertClient
 from bert_serving.server import engines
 from bert_serving.server.devices import list_gpus
 from bert_serving.server.engines.base import EngineUnavailable
+from bert_serving.server.gpu import GpuMeter
 from servers import DATA, Server, serving, wait_until
 
 GPUS = list_gpus()
@@ -119,14 +120,8 @@ def test_two_workers_share_a_gpu_and_its_memory(engine: str) -> None:
 
 def memory() -> tuple[int, int]:
     """Bytes of the first GPU, and how many of them are used."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    try:
-        found = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0))
-        return int(found.total), int(found.used)
-    finally:
-        pynvml.nvmlShutdown()
+    facts = GpuMeter(0).read()
+    return int(facts["gpu_memory_total"]), int(facts["gpu_memory_used"])
 
 
 def test_a_worker_that_dies_on_a_gpu_is_replaced_and_nothing_is_lost(engine: str) -> None:

@@ -7,9 +7,6 @@ which order, no test from outside can force.
 from __future__ import annotations
 
 import json
-import shutil
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -17,46 +14,32 @@ import pytest
 import zmq
 
 from bert_serving.server import internal
-from bert_serving.server.config import ServerConfig, get_args_parser
-from bert_serving.server.internal import Addresses, from_u64, make_socket, u64
-from bert_serving.server.log import get_logger
+from bert_serving.server.internal import from_u64, make_socket, u64
 from bert_serving.server.messages import BatchMessage, Word, pack_words, unpack_words
-from bert_serving.server.part import Link
 from bert_serving.server.tokenizing import make_tokenizer
 from bert_serving.server.ventilator import Ventilator
-from servers import TINY, free_ports, wait_until
+from inner_part import LIMIT, InnerPart
+from servers import wait_until
 
-#: Milliseconds after which a wait for the other side has failed.
-LIMIT = 30_000
 REQUEST = [b"client", json.dumps(["hello world"]).encode(), b"1", b"1"]
 
 
-class Inside:
+class Inside(InnerPart):
     """A ventilator in a thread, and the ends of all its sockets."""
 
     def __init__(self) -> None:
-        port, port_out = free_ports()
-        argv = ["-model_dir", str(TINY), "-port", str(port), "-port_out", str(port_out)]
-        config = ServerConfig.from_args(get_args_parser().parse_args(argv))
-        model = config.read_model()
-        self.addresses = Addresses.new()
-        link = Link("ventilator", config, self.addresses, {"drift": None, "access": {"folder": None}}, get_logger("V"))
-        self.context = zmq.Context()
-        self.context.setsockopt(zmq.RCVTIMEO, LIMIT)
-        self.context.setsockopt(zmq.SNDTIMEO, LIMIT)
-        self.control = make_socket(self.context, zmq.ROUTER)
-        self.control.bind(self.addresses.control)
+        super().__init__("ventilator")
+        model = self.config.read_model()
         self.sink = make_socket(self.context, zmq.DEALER)
         self.sink.bind(self.addresses.link)
-        self.ventilator = Ventilator(link, make_tokenizer(config, model), model)
+        self.ventilator = Ventilator(self.link, make_tokenizer(self.config, model), model)
         self.worker = make_socket(self.context, zmq.DEALER, IDENTITY=b"worker-0")
         self.worker.connect(self.addresses.dispatch)
         self.worker.send_multipart([internal.HELLO, json.dumps({"max_tokens": 4096, "device": "none"}).encode()])
         self.client = make_socket(self.context, zmq.PUSH)
-        self.client.connect(f"tcp://127.0.0.1:{port}")
+        self.client.connect(f"tcp://127.0.0.1:{self.config.port}")
         self.words: deque[Word] = deque()  # that the sink has received and not looked at
-        self.thread = threading.Thread(target=self.ventilator.run, daemon=True)
-        self.thread.start()
+        self.start(self.ventilator)
 
     def ask(self) -> None:
         self.client.send_multipart(REQUEST)
@@ -95,19 +78,6 @@ class Inside:
         """Requests under way."""
         self.client.send_multipart([b"client", b"SHOW_STATUS", b"2", b"0"])
         return int(json.loads(self.word(internal.SAY)[2])["queue"]["requests"])
-
-    def close(self) -> None:
-        # Nothing can be sent to a ventilator before it has been heard of; one whose thread has died is silent.
-        is_here, deadline = False, time.monotonic() + LIMIT / 1000
-        while not is_here and self.thread.is_alive() and time.monotonic() < deadline:
-            is_here = bool(self.control.poll(100)) and self.control.recv_multipart()[0] == b"ventilator"
-        if is_here:
-            self.control.send_multipart([b"ventilator", internal.STOP])
-        self.thread.join(LIMIT / 1000)
-        assert not self.thread.is_alive(), "the ventilator does not stop"  # and sockets in use must not be closed
-        self.context.destroy(linger=0)
-        self.ventilator.link.context.destroy(linger=0)
-        shutil.rmtree(self.addresses.folder)
 
 
 @pytest.fixture

@@ -6,9 +6,6 @@ The dispatcher with the test in place of workers and sink, and the sink with the
 from __future__ import annotations
 
 import json
-import shutil
-import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,27 +14,19 @@ import zmq
 
 from bert_serving.client.protocol import parse_reply
 from bert_serving.server import internal
-from bert_serving.server.config import ServerConfig, get_args_parser
 from bert_serving.server.dispatch import TELL_AFTER, Dispatcher
 from bert_serving.server.errors import RequestError
-from bert_serving.server.internal import Addresses, make_socket, u64
+from bert_serving.server.internal import make_socket, u64
 from bert_serving.server.jobs import Job, Part
 from bert_serving.server.log import get_logger
 from bert_serving.server.messages import BatchMessage, Result, Word, pack_words, unpack_words
-from bert_serving.server.part import Link
 from bert_serving.server.sink import Sink
 from bert_serving.server.tokenization import Tokenized
-from servers import TINY, free_ports, wait_until
+from inner_part import LIMIT, InnerPart, tiny_config
+from servers import wait_until
 
-#: Milliseconds after which a wait for the other side has failed.
-LIMIT = 30_000
+SMALL_BATCHES = ("-max_batch_size", "4")
 EPOCH = 5
-
-
-def config() -> ServerConfig:
-    port, port_out = free_ports()
-    argv = ["-model_dir", str(TINY), "-port", str(port), "-port_out", str(port_out), "-max_batch_size", "4"]
-    return ServerConfig.from_args(get_args_parser().parse_args(argv))
 
 
 def part_word(job: int, size: int = 1, note: bytes | None = b"{}", identity: bytes = b"me") -> Word:
@@ -58,7 +47,13 @@ class Batches:
         router = make_socket(self.context, zmq.ROUTER, ROUTER_MANDATORY=1)
         router.bind("inproc://dispatch")
         self.dispatcher = Dispatcher(
-            config(), router, self._fail, self.told.append, get_logger("D"), lambda: self.now, EPOCH << 40
+            tiny_config(*SMALL_BATCHES),
+            router,
+            self._fail,
+            self.told.append,
+            get_logger("D"),
+            lambda: self.now,
+            EPOCH << 40,
         )
         self.workers: dict[bytes, zmq.Socket[bytes]] = {}
         self.count = 0
@@ -173,28 +168,20 @@ def test_the_sink_hears_of_requests_that_wait_long(batches: Batches) -> None:
 # ---------------------------------------------------------------- the sink
 
 
-class Around:
+class Around(InnerPart):
     """A sink in a thread, the ends of its sockets, and a client that reads."""
 
     def __init__(self) -> None:
-        settings = config()
-        self.addresses = Addresses.new()
-        options = {"drift": None, "access": {"folder": None}}
-        link = Link("sink", settings, self.addresses, options, get_logger("S"))
-        self.context = zmq.Context()
-        self.context.setsockopt(zmq.RCVTIMEO, LIMIT)
-        self.control = make_socket(self.context, zmq.ROUTER)
-        self.control.bind(self.addresses.control)
-        self.sink = Sink(link, 64)
+        super().__init__("sink", *SMALL_BATCHES)
+        self.sink = Sink(self.link, 64)
         self.ventilator = make_socket(self.context, zmq.DEALER)
         self.ventilator.connect(self.addresses.link)
         self.worker = make_socket(self.context, zmq.PUSH)
         self.worker.connect(self.addresses.results)
         self.client = self.context.socket(zmq.SUB)
         self.client.subscribe(b"me")
-        self.client.connect(f"tcp://127.0.0.1:{settings.port_out}")
-        self.thread = threading.Thread(target=self.sink.run, daemon=True)
-        self.thread.start()
+        self.client.connect(f"tcp://127.0.0.1:{self.config.port_out}")
+        self.start(self.sink)
         self.introduce(EPOCH)
         wait_until(lambda: self.sink.outbox.has_reader(b"me"))
 
@@ -226,18 +213,6 @@ class Around:
             if reply.request_id == 0:
                 return found
             found.append(float(reply.array()[0, 0]))
-
-    def close(self) -> None:
-        is_here, deadline = False, time.monotonic() + LIMIT / 1000
-        while not is_here and self.thread.is_alive() and time.monotonic() < deadline:
-            is_here = bool(self.control.poll(100)) and self.control.recv_multipart()[0] == b"sink"
-        if is_here:
-            self.control.send_multipart([b"sink", internal.STOP])
-        self.thread.join(LIMIT / 1000)
-        assert not self.thread.is_alive(), "the sink does not stop"
-        self.context.destroy(linger=0)
-        self.sink.link.context.destroy(linger=0)
-        shutil.rmtree(self.addresses.folder)
 
 
 @pytest.fixture

@@ -222,16 +222,15 @@ class Dispatcher:
     def _words_of(self, pieces: list[Piece]) -> dict[Job, Word]:
         """The words that travel with a batch: of jobs that are whole in it. Of the others the sink is told now."""
         words: dict[Job, Word] = {}
-        if self._untold:
-            for piece in pieces:
-                job: Job = piece.key.job  # type: ignore[attr-defined]
-                word = self._untold.pop(job, None)
-                if word is None:
-                    continue
-                if len(piece.rows) == job.size:
-                    words[job] = word
-                else:
-                    self.tell(word)
+        for piece in pieces:
+            job: Job = piece.key.job  # type: ignore[attr-defined]
+            word = self._untold.pop(job, None)
+            if word is None:
+                continue
+            if len(piece.rows) == job.size:
+                words[job] = word
+            else:
+                self.tell(word)
         return words
 
     def _take_words_back(self, flight: Flight) -> None:

@@ -193,11 +193,15 @@ class Sink:
             self.receipts.append([internal.HELD if is_held else internal.PUBLISHED, *word[1:]])
 
     def _on_part(self, word: Word) -> None:
-        """Texts of a job are on their way; with the first of them the job is new here, the last one seals it."""
+        """Texts of a job are on their way; with the first of them the job is new here, the last one seals it.
+
+        The word of a job that is whole in a batch comes with its rows. A batch that was computed twice, because its
+        worker died when it had just sent it, brings it twice.
+        """
         _, job_number, size, identity, request_id, first_row, tokens, *note = word
         job_id = from_u64(job_number)
-        if job_id in self.finished:
-            return  # all its rows came with another batch, and this one is computed for nothing
+        if job_id >> 40 != self.epoch or job_id in self.finished:
+            return
         job = self._open(job_id, from_u64(size), identity, request_id)
         if tokens:
             job.tokens[from_u64(first_row)] = tokens
@@ -217,21 +221,6 @@ class Sink:
         for _, result in self.early.pop(job_id, ()):
             self._place(result)
         return job
-
-    def _on_part_with_rows(self, word: Word) -> None:
-        """The word of a job that is whole in the batch at hand.
-
-        Such jobs come in any order, so they say nothing of which others there are; and a batch that was computed
-        twice, because its worker died when it had just sent it, brings them twice.
-        """
-        _, job_number, size, identity, request_id, _, tokens, note = word
-        job_id = from_u64(job_number)
-        if job_id >> 40 != self.epoch or job_id in self.finished:
-            return
-        job = self._open(job_id, from_u64(size), identity, request_id)
-        job.note, job.sealed = json.loads(note), True
-        if tokens:
-            job.tokens[0] = tokens
 
     def _ask_who(self) -> None:
         try:
@@ -271,7 +260,7 @@ class Sink:
                 self.drift.add(result.array, result.lengths)
             if result.words:
                 for word in unpack_words(result.words):
-                    self._on_part_with_rows(word)
+                    self._on_part(word)
             self._place(result)
             self.receipts.append([internal.DONE, u64(result.batch_id), u64(result.began)])
         self._send_receipts()

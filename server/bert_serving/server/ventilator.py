@@ -96,8 +96,9 @@ class Ventilator:
         self.router.bind(link.addresses.dispatch)
         self.sink = make_socket(context, zmq.DEALER)
         self.sink.connect(link.addresses.link)
+        self.sink.send(pack_words([[internal.HELLO, u64(self.epoch)]]))
         #: What the sink shall hear, in this order. It goes out behind the batches: workers should not wait for it.
-        self._words: list[Word] = [[internal.HELLO, u64(self.epoch)]]
+        self._words: list[Word] = []
         self.thread = TokenizingThread(context, tokenizer, self.limits)
         tell = self._words.append
         self.dispatcher = Dispatcher(self.config, self.router, self._fail, tell, self.log, self.clock, self._last_id)

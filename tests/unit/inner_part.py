@@ -1,0 +1,61 @@
+"""A part of the server in a thread of the test, which stands in place of the others."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from typing import Any
+
+import zmq
+
+from bert_serving.server import internal
+from bert_serving.server.config import ServerConfig, get_args_parser
+from bert_serving.server.internal import Addresses, make_socket
+from bert_serving.server.log import get_logger
+from bert_serving.server.part import Link
+from servers import TINY, free_ports
+
+#: Milliseconds after which a wait for the other side has failed.
+LIMIT = 30_000
+
+
+def tiny_config(*args: str) -> ServerConfig:
+    """Of a server for the tiny model, on free ports."""
+    port, port_out = free_ports()
+    argv = ["-model_dir", str(TINY), "-port", str(port), "-port_out", str(port_out), *args]
+    return ServerConfig.from_args(get_args_parser().parse_args(argv))
+
+
+class InnerPart:
+    """What a part is made with, and the supervisor's end of its control line. ``start`` it before it is closed."""
+
+    def __init__(self, name: str, *args: str) -> None:
+        self.name = name
+        self.config = tiny_config(*args)
+        self.addresses = Addresses.new()
+        options = {"drift": None, "access": {"folder": None}}
+        self.link = Link(name, self.config, self.addresses, options, get_logger(name))
+        self.context = zmq.Context()
+        self.context.setsockopt(zmq.RCVTIMEO, LIMIT)
+        self.context.setsockopt(zmq.SNDTIMEO, LIMIT)
+        self.control = make_socket(self.context, zmq.ROUTER)
+        self.control.bind(self.addresses.control)
+
+    def start(self, part: Any) -> None:
+        self.thread = threading.Thread(target=part.run, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        # Nothing can be sent to a part before it has been heard of; one whose thread has died is silent.
+        name = self.name.encode()
+        is_here, deadline = False, time.monotonic() + LIMIT / 1000
+        while not is_here and self.thread.is_alive() and time.monotonic() < deadline:
+            is_here = bool(self.control.poll(100)) and self.control.recv_multipart()[0] == name
+        if is_here:
+            self.control.send_multipart([name, internal.STOP])
+        self.thread.join(LIMIT / 1000)
+        assert not self.thread.is_alive(), f"the {self.name} does not stop"  # and sockets in use must not be closed
+        self.context.destroy(linger=0)
+        self.link.context.destroy(linger=0)
+        shutil.rmtree(self.addresses.folder)
