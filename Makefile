@@ -132,4 +132,4 @@ tests/legacy/.installed: tests/legacy/install.py $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) tests/legacy/py2 tests/legacy/py3 tests/legacy/.installed build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) tests/legacy/py2 tests/legacy/py3 tests/legacy/.installed build client/build server/build dist .pytest_cache .mypy_cache .ruff_cache
