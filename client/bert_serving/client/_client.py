@@ -258,6 +258,7 @@ class BertClient(BaseClient):
         try:
             answer = self._next_answer(inbox, None, self._patience(self.timeout))
         finally:
+            self._connection.leave(inbox)
             self._connection.forget(number)
         assert isinstance(answer, tuple)
         return info_of(or_raise(answer[1]))
@@ -280,6 +281,7 @@ class BertClient(BaseClient):
                 patience.restart(time.monotonic())
         finally:
             progress.close()
+            self._connection.leave(inbox)
             for number in call.in_flight:
                 self._connection.forget(number)
 
@@ -310,7 +312,7 @@ class BertClient(BaseClient):
         number = number if number is not None else self._connection.new_number()
         inbox.expect(number, num_texts, stream)
         try:
-            self._connection.submit(number, message, num_texts, inbox.put, options)
+            self._connection.submit(number, message, num_texts, inbox.put, options, inbox is not self._inbox)
         except BaseException:
             inbox.drop(number)
             raise
@@ -340,7 +342,10 @@ class BertClient(BaseClient):
         """
         link = self._connection.link
         while True:
-            found = inbox.take(stream, patience.nap(time.monotonic(), link.down_since))
+            nap = patience.nap(time.monotonic(), link.down_since)
+            if inbox is not self._inbox and self._connection.read(inbox, nap):
+                nap = 0.0
+            found = inbox.take(stream, nap)
             if found is not None:
                 return found
             self._connection.check_usable()

@@ -3,6 +3,8 @@
 Any thread submits requests. The I/O thread receives answers and hands each to whom it belongs, by request id; it also
 watches the connections. It never waits for anything but its sockets, so what it calls must be quick.
 
+The SUB socket has one reader at a time, who serves all: the I/O thread, or for a moment a caller; see `_turn`.
+
 What makes requests reliable over sockets that drop:
 
 - Nothing is sent before both ports are connected and the subscription is made.
@@ -37,6 +39,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ._link import EVENTS, Link, Port
+from ._turn import MOMENT, Turn
 from .errors import (
     BertServingError,
     ClientClosedError,
@@ -56,6 +59,8 @@ Deliver = Callable[[int, Answer], None]
 
 _COUNTER_BITS = 32
 _MESSAGES_PER_TURN = 64
+#: Messages are sent without a copy from so many bytes on.
+_NO_COPY_BYTES = 65536
 _JOIN_SECONDS = 5.0
 #: A request that waits longer than this (s) is asked after, again and again at this interval.
 ASK_AFTER = 20.0
@@ -69,6 +74,12 @@ class Curve(NamedTuple):
     server_key: str
     public_key: str
     secret_key: str
+
+
+class Caller(Protocol):
+    """Waits for answers, and can read meanwhile."""
+
+    def has_answers(self) -> bool: ...
 
 
 class Listener(Protocol):
@@ -85,6 +96,7 @@ class _Request:
     frames: list[bytes]
     deliver: Deliver
     since: float
+    is_read: bool
 
 
 class Connection:
@@ -120,6 +132,7 @@ class Connection:
         self._pid = os.getpid()
         # Reentrant, because the garbage collector may close a client in any thread and at any moment.
         self._lock = threading.RLock()
+        self._reading = threading.Condition(self._lock)  # notified when a caller has read from a client that closes
         self._calls: deque[Callable[[], object]] = deque()
         self._counter = 0
         self._pending: dict[int, _Request] = {}
@@ -134,6 +147,9 @@ class Connection:
         self._ask_at = time.monotonic() + ASK_AFTER
         self._closing = False
         self._signalled = False
+        self._turn = Turn()
+        self._was_read = False  # whether the latest answer was awaited by a caller who reads
+        self._in_hand: tuple[int, _Request] | None = None  # the request whose answer is being given out
         self._context = zmq.Context()
         self._wake_in, self._wake_out = socket.socketpair()
         try:
@@ -141,6 +157,8 @@ class Connection:
                 end.setblocking(False)
             self._push, self._push_monitor = self._open(zmq.PUSH, self.link.requests)
             self._sub, self._sub_monitor = self._open(zmq.SUB, self.link.results)
+            self._callers_poller = zmq.Poller()
+            self._callers_poller.register(self._sub, zmq.POLLIN)
             self._thread = threading.Thread(target=self._run, name="bert-client-io", daemon=True)
             self._thread.start()
         except BaseException as error:
@@ -166,8 +184,18 @@ class Connection:
             self._counter += 1
             return self._counter
 
-    def submit(self, number: int, message: bytes, num_texts: int, deliver: Deliver, options: bytes = b"") -> None:
+    def submit(
+        self,
+        number: int,
+        message: bytes,
+        num_texts: int,
+        deliver: Deliver,
+        options: bytes = b"",
+        is_read: bool = False,
+    ) -> None:
         """Sends a request as soon as the server is connected; its answer goes to ``deliver``.
+
+        ``is_read``: it is awaited in this thread, by `read`.
 
         Raises:
             ClientClosedError: the client is closed.
@@ -180,16 +208,70 @@ class Connection:
             raise server_error("too_large", f"the request has {len(message)} bytes; {limit}", number)
         wire_id = self._wire_id(number)
         frames = request_frames(self.identity, message, wire_id, num_texts, options)
-        request = _Request(number, frames, deliver, time.monotonic())
+        request = _Request(number, frames, deliver, time.monotonic(), is_read)
         with self._lock:
             if self._closing:
                 raise _closed()
             self._pending[wire_id] = request
+            if not is_read:
+                self._let_thread_read()
             # Sent from here if possible, which saves a change of threads. The lock makes that safe: the I/O thread
             # touches the PUSH socket under the lock too, or when the outbox is not empty.
             if self.link.up and (self._outbox or not self._try_to_send(request)):
                 self._outbox.append(request)
                 self._wake()
+
+    def read(self, caller: Caller, seconds: float) -> bool:
+        """Reads answers in this thread, where ``caller`` waits, until it has one. It does not matter whose they are.
+
+        After a moment it gives up, and the I/O thread goes on. Returns False, at once, if it did not read: because
+        another thread does, or because an answer is there.
+        """
+        try:
+            with self._lock:
+                if self._closing or caller.has_answers() or not self._turn.begin(caller, time.monotonic()):
+                    return False
+            if self._callers_poller.poll(int(min(seconds, MOMENT) * 1000) + 1):
+                self._receive(caller.has_answers)
+        except BaseException:  # Ctrl-C, anywhere
+            self._recover(caller)
+            raise
+        self.leave(caller)
+        return True
+
+    def leave(self, caller: Caller) -> None:
+        """Who read does so no more. To be called at the end in any case: Ctrl-C strikes anywhere."""
+        if not self._turn.is_of(caller):
+            return
+        with self._lock:
+            self._turn.end(time.monotonic())
+            if self._closing:
+                self._reading.notify_all()
+            elif self._pending or self._listeners:
+                self._let_thread_read()
+
+    def _recover(self, caller: Caller) -> None:
+        """A caller was interrupted while it read: what it may have had in hand for others is asked for again."""
+        with self._lock:
+            if self._turn.is_mine():
+                while self._sub.getsockopt(zmq.RCVMORE):
+                    self._sub.recv()
+                if self._in_hand is not None:
+                    self._pending.setdefault(*self._in_hand)
+                if self.link.up:
+                    self._outbox.extend(self._pending.values())
+        self.leave(caller)
+
+    def _let_thread_read(self) -> None:
+        """Called with the lock held. If a caller reads, it calls this again when it is done."""
+        if self._turn.claim(time.monotonic()):
+            self._wake()
+
+    def _let_callers_read(self) -> None:
+        """Called by the I/O thread when it has handed out answers."""
+        with self._lock:
+            if self._was_read and not self._pending and not self._listeners:
+                self._turn.offer(time.monotonic())
 
     def forget(self, number: int) -> None:
         """Drops a request: its answer, should it come, is dropped as well."""
@@ -215,6 +297,7 @@ class Connection:
             if self._closing:
                 raise _closed()
             self._listeners.add(listener)
+            self._let_thread_read()
 
     def check_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -232,7 +315,8 @@ class Connection:
         with self._lock:
             self._closing = True
             self._wake()
-        if threading.current_thread() is not self._thread:
+            is_reading = self._turn.is_mine()  # a signal's handler calls this, and the thread waits for us
+        if threading.current_thread() is not self._thread and not is_reading:
             self._thread.join(_JOIN_SECONDS)
 
     # ---- sockets -------------------------------------------------------------------------------------------------
@@ -292,7 +376,7 @@ class Connection:
     def _run(self) -> None:
         try:
             poller = zmq.Poller()
-            for readable in (self._wake_out, self._sub, self._push_monitor, self._sub_monitor):
+            for readable in (self._wake_out, self._push_monitor, self._sub_monitor):
                 poller.register(readable, zmq.POLLIN)
             while not self._closing:
                 sending = self._send()
@@ -300,11 +384,14 @@ class Connection:
                     poller.register(self._push, zmq.POLLOUT)
                 elif self._push in poller:
                     poller.unregister(self._push)
+                with self._lock:
+                    poller.register(self._sub, zmq.POLLIN if self._turn.is_threads(time.monotonic()) else 0)
                 ready = dict(poller.poll(self._until_renewal()))
                 if self._wake_out.fileno() in ready:
                     self._woken()
                 if self._sub in ready:
                     self._receive()
+                    self._let_callers_read()
                 if self._push_monitor in ready:
                     self._observe(self._push_monitor, self.link.requests)
                 if self._sub_monitor in ready:
@@ -332,7 +419,8 @@ class Connection:
     def _try_to_send(self, request: _Request) -> bool:
         """False if the server holds back. Called with the lock held."""
         try:
-            self._push.send_multipart(request.frames, zmq.NOBLOCK, copy=False)
+            is_large = len(request.frames[1]) >= _NO_COPY_BYTES
+            self._push.send_multipart(request.frames, zmq.NOBLOCK, copy=not is_large)
         except zmq.Again:
             return False
         return True
@@ -383,8 +471,10 @@ class Connection:
         while self._calls:
             self._calls.popleft()()
 
-    def _receive(self) -> None:
+    def _receive(self, is_enough: Callable[[], bool] = lambda: False) -> None:
         for _ in range(_MESSAGES_PER_TURN):
+            if is_enough():
+                return
             try:
                 frames = self._sub.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -401,7 +491,9 @@ class Connection:
                 self._on_answer(parse_reply(frames).info)
             return
         with self._lock:
-            request = self._pending.pop(wire_id, None)
+            request = self._pending.get(wire_id)
+            self._in_hand = (wire_id, request) if request is not None else None
+            self._pending.pop(wire_id, None)
             listeners = list(self._listeners) if self._listeners else []
         ours = wire_id >> _COUNTER_BITS == self._id_base
         if request is None and (ours or not listeners):
@@ -415,10 +507,12 @@ class Connection:
             for listener in listeners:
                 listener.put(request.number if request else wire_id, answer)
         if request is not None:
+            self._was_read = request.is_read
             if isinstance(answer, Reply) and answer.error is not None:
                 answer = server_error(answer.error["type"], answer.error["message"], request.number)
             if not isinstance(answer, DrainingError) or not self._keep(wire_id, request, answer):
                 request.deliver(request.number, answer)
+        self._in_hand = None
 
     def _keep(self, wire_id: int, request: _Request, answer: DrainingError) -> bool:
         """Keeps a request that a stopping server refused; it is sent again when a connection comes up."""
@@ -460,7 +554,7 @@ class Connection:
 
     def _until_renewal(self) -> int:
         """Milliseconds until a port must be connected anew, a refusal handed out or the server asked."""
-        times = [self._ask_at]
+        times = [self._ask_at, self._turn.back_at]
         times += [port.renew_at for port in (self.link.requests, self.link.results) if port.renew_at is not None]
         times += [until for until, _ in list(self._refused.values()) if until != float("inf")]
         return int(max(0.0, min(times) - time.monotonic()) * 1000) + 1
@@ -469,6 +563,9 @@ class Connection:
         if port.renew_at is not None and time.monotonic() >= port.renew_at:
             port.renew_at = None
             with self._lock:
+                if self._turn.is_callers:
+                    port.renew_at = time.monotonic() + MOMENT
+                    return
                 with contextlib.suppress(zmq.ZMQError):
                     sock.disconnect(port.endpoint)
                 sock.connect(port.endpoint)
@@ -476,6 +573,7 @@ class Connection:
     def _end(self) -> None:
         with self._lock:
             self._closing = True
+            self._reading.wait_for(lambda: not self._turn.is_callers)
             requests, self._pending = list(self._pending.values()), {}
             self._outbox.clear()
             listeners = list(self._listeners)

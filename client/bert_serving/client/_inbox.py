@@ -101,6 +101,10 @@ class Inbox:
                     return None
                 self._changed.wait(left)
 
+    def has_answers(self) -> bool:
+        """Whether one can be taken."""
+        return bool(self._arrived)
+
     def put_back(self, answers: Sequence[tuple[int, Answer]]) -> None:
         """Answers that were taken, and cannot be used now, go to the front again."""
         with self._changed:

@@ -1,0 +1,233 @@
+"""Who reads the results: the I/O thread, or the callers who wait for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bert_serving.client import BertClient, ClientClosedError, RequestTimeoutError
+from bert_serving.client._turn import PAUSE, Turn
+from fake_peer import DEADLINE, FakePeer, fake_peer, until
+
+
+@pytest.fixture
+def peer() -> Iterator[FakePeer]:
+    with fake_peer(hold=True) as peer:
+        yield peer
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(max_workers=4)
+    yield pool
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+# ---- the rules ------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_the_threads_until_it_is_offered() -> None:
+    turn = Turn()
+    assert turn.is_threads(100.0) and not turn.begin("caller", 100.0)
+    turn.offer(100.0)
+    assert not turn.is_threads(100.0) and turn.begin("caller", 100.0)
+    assert turn.is_callers and turn.is_mine()
+    assert not turn.begin("another", 100.0), "one at a time"
+    assert turn.is_of("caller") and not turn.is_of("another")
+    turn.end(100.1)
+    assert not turn.is_callers and not turn.is_of("caller")
+    assert turn.begin("another", 100.1), "the next caller goes on where one has left"
+
+
+def test_the_thread_reads_again_when_nobody_has_for_a_while() -> None:
+    turn = Turn()
+    turn.offer(100.0)
+    assert turn.back_at == 100.0 + PAUSE
+    assert not turn.is_threads(100.0 + PAUSE - 0.01)
+    assert turn.is_threads(turn.back_at)
+    assert turn.back_at == float("inf")
+
+
+def test_it_is_not_taken_from_a_caller_who_reads() -> None:
+    turn = Turn()
+    turn.offer(100.0)
+    turn.begin("caller", 100.0)
+    assert not turn.claim(100.0)
+    assert not turn.is_threads(100.0 + 2 * PAUSE)
+    turn.end(100.0)
+    assert turn.claim(100.0) and not turn.claim(100.0)
+    assert turn.is_threads(100.0)
+
+
+def test_what_was_claimed_is_kept_for_a_while() -> None:
+    turn = Turn()
+    turn.offer(100.0)
+    turn.claim(100.0)
+    turn.offer(100.0 + PAUSE - 0.01)
+    assert turn.is_threads(100.0 + PAUSE - 0.01)
+    turn.offer(100.0 + PAUSE)
+    assert not turn.is_threads(100.0 + PAUSE)
+
+
+# ---- in a client ----------------------------------------------------------------------------------------------------
+
+
+def let_callers_read(client: BertClient, peer: FakePeer) -> None:
+    """Until the next caller who waits is to read himself."""
+
+    def is_callers() -> bool:
+        peer.hold = False
+        client.encode(["before"])
+        peer.hold = True
+        return not client._connection._turn._is_threads
+
+    until(is_callers, "the thread offers its turn")
+
+
+def until_one_reads(client: BertClient) -> None:
+    until(lambda: client._connection._turn.is_callers or client._connection._turn._is_threads, "someone reads")
+
+
+def test_one_call_after_the_other(peer: FakePeer) -> None:
+    peer.hold = False
+    with BertClient(**peer.ports) as bc:
+        for length in range(1, 200):
+            assert bc.encode(["x" * length])[0, 0] == length
+        assert bc.pending_request == set()
+
+
+def test_the_thread_goes_on_when_a_caller_has_waited_a_moment(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        result = pool.submit(bc.encode, ["a"])
+        request = peer.next()
+        until(lambda: bc._connection._turn._is_threads, "the thread reads")
+        peer.reply(request)
+        assert result.result(DEADLINE).shape == (1, 4)
+
+
+def test_who_reads_hands_out_what_others_wait_for(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        one = pool.submit(bc.encode, ["a"])
+        first = peer.next()
+        two = pool.submit(bc.encode, ["bb"])
+        second = peer.next()
+        bc.encode(["ccc"], blocking=False)
+        third = peer.next()
+        for request in (third, second, first):
+            peer.reply(request)
+        assert one.result(DEADLINE)[0, 0] == 1
+        assert two.result(DEADLINE)[0, 0] == 2
+        assert [response.embedding[0, 0] for response in bc.fetch()] == [3]
+
+
+def test_a_request_without_waiting_is_read_by_the_thread(peer: FakePeer) -> None:
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        bc.encode(["a"], blocking=False)
+        peer.reply(peer.next())
+        until(lambda: bc.pending_response, "the answer is here, though nobody asks for it")
+
+
+def test_a_listener_hears_while_callers_read(peer: FakePeer) -> None:
+    with BertClient(**peer.ports, identity="same") as bc, BertClient(**peer.ports, identity="same") as clone:
+        let_callers_read(bc, peer)
+        heard = bc.listen()
+        peer.hold = False
+        clone.encode(["abc"])
+        assert next(heard).embedding[0, 0] == 3
+
+
+def test_a_timeout_is_not_longer_for_who_reads(peer: FakePeer) -> None:
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        bc.timeout = 300
+        began = time.monotonic()
+        with pytest.raises(RequestTimeoutError):
+            bc.encode(["late"])
+        assert time.monotonic() - began >= 0.3
+        bc.timeout = -1
+        let_callers_read(bc, peer)
+
+
+def test_closing_while_a_caller_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    bc = BertClient(**peer.ports)
+    let_callers_read(bc, peer)
+    result = pool.submit(bc.encode, ["a"])
+    until_one_reads(bc)
+    bc.close()
+    with pytest.raises(ClientClosedError):
+        result.result(DEADLINE)
+    assert not bc._connection._thread.is_alive()
+
+
+def test_a_server_that_restarts_while_a_caller_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        result = pool.submit(bc.encode, ["a"])
+        peer.next()
+        peer.stop()
+        peer.start()
+        peer.reply(peer.next())
+        assert result.result(DEADLINE).shape == (1, 4)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
+def test_ctrl_c_while_the_main_thread_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    """The answers to others are not lost, and the client goes on."""
+    assert threading.current_thread() is threading.main_thread()
+    with BertClient(**peer.ports) as bc:
+        for length in range(1, 6):
+            let_callers_read(bc, peer)
+
+            def interrupt() -> None:
+                peer.next()  # the main thread waits for an answer that never comes
+                until_one_reads(bc)
+                os.kill(os.getpid(), signal.SIGINT)
+
+            pool.submit(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                bc.encode(["interrupted"])
+            other = pool.submit(bc.encode, ["x" * length])
+            while (request := peer.next()).texts == ["interrupted"]:
+                pass
+            peer.reply(request)
+            assert other.result(DEADLINE)[0, 0] == length
+
+
+class Interrupted:
+    """A caller whose thread is interrupted as it hands out someone else's answer."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+
+    def has_answers(self) -> bool:
+        return bool(self.answers)
+
+
+def test_an_answer_that_was_in_hand_when_ctrl_c_came_is_asked_for_again(peer: FakePeer) -> None:
+    delivered: list[int] = []
+
+    def deliver(number: int, _: object) -> None:
+        delivered.append(number)
+        if len(delivered) == 1:
+            raise KeyboardInterrupt
+
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        connection, caller = bc._connection, Interrupted()
+        number = connection.new_number()
+        connection.submit(number, b'["a"]', 1, deliver, is_read=True)
+        peer.reply(peer.next())
+        with pytest.raises(KeyboardInterrupt):
+            until(lambda: not connection.read(caller, 1.0), "nobody reads any more")
+        peer.reply(peer.next())
+        until(lambda: delivered == [number, number], "it was delivered after all")
+        assert bc.pending_request == set()
