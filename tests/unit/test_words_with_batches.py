@@ -12,84 +12,17 @@ import numpy as np
 import pytest
 import zmq
 
+from batches import EPOCH, SMALL_BATCHES, Batches, part_word
 from bert_serving.client.protocol import parse_reply
 from bert_serving.server import internal
-from bert_serving.server.dispatch import TELL_AFTER, Dispatcher
-from bert_serving.server.errors import RequestError
+from bert_serving.server.dispatch import TELL_AFTER
 from bert_serving.server.internal import make_socket, u64
-from bert_serving.server.jobs import Job, Part
-from bert_serving.server.log import get_logger
-from bert_serving.server.messages import BatchMessage, Result, Word, pack_words, unpack_words
+from bert_serving.server.messages import Result, Word, pack_words, unpack_words
 from bert_serving.server.sink import Sink
-from bert_serving.server.tokenization import Tokenized
-from inner_part import LIMIT, InnerPart, tiny_config
+from inner_part import InnerPart
 from servers import wait_until
 
-SMALL_BATCHES = ("-max_batch_size", "4")
-EPOCH = 5
-
-
-def part_word(job: int, size: int = 1, note: bytes | None = b"{}", identity: bytes = b"me") -> Word:
-    return [internal.PART, u64(job), u64(size), identity, b"7", u64(0), b"", *([] if note is None else [note])]
-
-
 # ---------------------------------------------------------------- the dispatcher
-
-
-class Batches:
-    """A dispatcher, the workers' ends of its socket, and what it said."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.told: list[Word] = []
-        self.failures: list[tuple[Job, RequestError]] = []
-        self.context = zmq.Context()
-        router = make_socket(self.context, zmq.ROUTER, ROUTER_MANDATORY=1)
-        router.bind("inproc://dispatch")
-        self.dispatcher = Dispatcher(
-            tiny_config(*SMALL_BATCHES),
-            router,
-            self._fail,
-            self.told.append,
-            get_logger("D"),
-            lambda: self.now,
-            EPOCH << 40,
-        )
-        self.workers: dict[bytes, zmq.Socket[bytes]] = {}
-        self.count = 0
-
-    def _fail(self, job: Job, error: RequestError) -> None:
-        job.failed = True
-        self.failures.append((job, error))
-        self.dispatcher.drop(job)
-
-    def hire(self, name: bytes) -> None:
-        self.workers[name] = make_socket(self.context, zmq.DEALER, IDENTITY=name)
-        self.workers[name].connect("inproc://dispatch")
-        self.workers[name].send(b"here")
-        assert self.dispatcher.router.poll(LIMIT)
-        self.dispatcher.router.recv_multipart()
-        self.dispatcher.hello(name, {"max_tokens": 4096})
-
-    def ask(self, size: int = 1, is_last: bool = True, job: Job | None = None) -> tuple[Job, Word]:
-        """A request of so many texts, or a part of one."""
-        self.count += 1
-        if job is None:
-            job = Job(self.count, b"client", b"1", size, self.now, id=self.count)
-        job.sealed = is_last
-        ids = np.arange(3 * size, dtype=np.int32)
-        tokenized = Tokenized(ids, None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0)
-        part = Part(job, 0, tokenized)
-        job.parts.append(part)
-        word = part_word(job.id, size, b"{}" if is_last else None)
-        self.dispatcher.add(part, word)
-        return job, word
-
-    def batch(self, worker: bytes) -> tuple[BatchMessage, list[Word]]:
-        self.dispatcher.dispatch()
-        assert self.workers[worker].poll(LIMIT), "no batch"
-        message = BatchMessage.from_frames(self.workers[worker].recv_multipart(copy=False))
-        return message, unpack_words(message.words) if message.words else []
 
 
 @pytest.fixture

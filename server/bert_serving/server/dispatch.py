@@ -1,10 +1,11 @@
 """Batches on their way: which worker holds which, and what happens when one does not come back.
 
 Dispatch is by credit. A worker may hold two batches, one that it computes and one that waits, so it never idles
-between them; the second is sent only when waiting could not improve it. A batch stays here until the sink has its
-rows. If its engine fails, it goes out again, in halves, until the one sequence that does the harm is alone; that
-sequence's request gets an error and nobody else's. If its worker dies, it goes out again in eighths: each death costs
-the start of a worker, so there should be few of them.
+between them; the second is sent only when waiting could not improve it. Before an idle worker begins with a few
+sequences, it may wait a moment for more, see ``gathering``. A batch stays here until the sink has its rows. If its
+engine fails, it goes out again, in halves, until the one sequence that does the harm is alone; that sequence's request
+gets an error and nobody else's. If its worker dies, it goes out again in eighths: each death costs the start of a
+worker, so there should be few of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import zmq
 
 from .config import ServerConfig
 from .errors import EncodingFailed, RequestError
+from .gathering import Gathering
 from .histogram import SEQUENCES, Histogram
 from .jobs import Job, Part, pack
 from .messages import BatchMessage, Word, is_large, pack_words
@@ -63,6 +65,7 @@ class WorkerState:
         in_flight: ids of its batches, oldest first.
         is_retiring: it is about to be replaced and gets no more work.
         failures: batches in a row that its engine refused.
+        gathering: whether it should begin with few sequences, when it is idle.
     """
 
     name: bytes
@@ -76,6 +79,7 @@ class WorkerState:
     num_tokens: int = 0
     last_seconds: float = 0.0
     failures: int = 0
+    gathering: Gathering = field(default_factory=Gathering)
 
 
 class Dispatcher:
@@ -108,6 +112,8 @@ class Dispatcher:
         self._untold: dict[Job, Word] = {}  # jobs of one part that the sink has not heard of, oldest first
         self._ids = itertools.count(first_batch)
         self._deaths: dict[tuple[int, int], int] = {}  # (job, row) -> workers that died with it alone
+        #: When `dispatch` should be called again though nothing has happened.
+        self.again_at: float | None = None
         self.batch_sizes = Histogram(SEQUENCES)
         self.num_tokens = self.num_padding = 0  # of batches that are done; padding to the longest sequence of each
 
@@ -187,6 +193,7 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Sends batches while there is work, and a worker with credit for it."""
+        self.again_at = None
         while self.scheduler.num_sequences:
             free = [
                 state for state in self.workers.values() if len(state.in_flight) < CREDITS and not state.is_retiring
@@ -196,8 +203,21 @@ class Dispatcher:
             state = min(free, key=lambda s: (len(s.in_flight), sum(self.flights[b].tokens for b in s.in_flight)))
             if state.in_flight and not self.scheduler.has_full_batch(state.limits):
                 return  # it is busy anyway: let the next batch grow meanwhile
+            if self._gathers(state, free):
+                self.again_at = state.gathering.until
+                return
             pieces = self.scheduler.next_batch(state.limits)
             self._send(state, pieces)
+
+    def _gathers(self, state: WorkerState, free: list[WorkerState]) -> bool:
+        """Whether a worker should wait for more to come. If others are idle, they can begin with that."""
+        waiting = self.scheduler
+        return (
+            not state.in_flight
+            and not waiting.has_full_batch(state.limits)
+            and state.gathering.goes_on(waiting.num_sequences, waiting.num_tokens, self.clock())
+            and all(other.in_flight for other in free if other is not state)
+        )
 
     def _send(self, state: WorkerState, pieces: list[Piece]) -> None:
         packed = pack(pieces)
@@ -255,6 +275,10 @@ class Dispatcher:
             state.num_sequences += flight.sequences
             state.num_tokens += flight.tokens
             state.last_seconds = self.clock() - began
+            if not state.in_flight:
+                sizes = [(len(piece.rows), piece.key.job.size) for piece in flight.pieces]  # type: ignore[attr-defined]
+                answered = sum(rows for rows, size in sizes if rows == size)
+                state.gathering.answered(answered, self.scheduler.num_sequences, state.last_seconds, self.clock())
             # After running out of memory the budget grows back slowly, by a sixteenth a batch.
             if state.limits.max_tokens < state.full_tokens:
                 tokens = min(state.full_tokens, state.limits.max_tokens + max(1, state.limits.max_tokens // 16))

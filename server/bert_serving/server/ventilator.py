@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 import zmq
@@ -129,7 +129,7 @@ class Ventilator:
             is_full = self._is_full()
             poller.register(self.front, 0 if is_full else zmq.POLLIN)
             self.link.progress()
-            events = dict(poller.poll(1000))
+            events = dict(poller.poll(self._patience()))
             if self.control in events:
                 for frames in arrived(self.control, BURST):
                     self._on_control(frames)
@@ -159,6 +159,11 @@ class Ventilator:
             if self.draining and not self.jobs and not self._said_drained:
                 self._said_drained = True
                 self.control.send(DRAINED)
+
+    def _patience(self) -> int:
+        """Milliseconds until the loop has something to do though nothing comes in."""
+        again_at = self.dispatcher.again_at
+        return 1000 if again_at is None else max(0, ceil(1000 * (again_at - self.clock())))
 
     def _is_full(self) -> bool:
         """Whether so much waits that the rest is left in the clients' hands until some of it is done."""
