@@ -202,6 +202,30 @@ def test_ctrl_c_while_the_main_thread_reads(peer: FakePeer, pool: ThreadPoolExec
             assert other.result(DEADLINE)[0, 0] == length
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_signals_handler_may_encode_while_its_thread_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        nested: list[float] = []
+        before = signal.signal(signal.SIGUSR1, lambda *_: nested.append(bc.encode(["nested"])[0, 0]))
+
+        def signal_and_answer() -> None:
+            outer = peer.next()
+            until_one_reads(bc)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            peer.reply(peer.next())
+            until(lambda: nested, "the handler has its answer")
+            peer.reply(outer)
+
+        answering = pool.submit(signal_and_answer)
+        try:
+            assert bc.encode(["outer one"])[0, 0] == len("outer one")
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        answering.result(DEADLINE)
+        assert nested == [len("nested")]
+
+
 class Interrupted:
     """A caller whose thread is interrupted as it hands out someone else's answer."""
 

@@ -229,7 +229,9 @@ class Connection:
         """
         try:
             with self._lock:
-                if self._closing or caller.has_answers() or not self._turn.begin(caller, time.monotonic()):
+                if self._closing or caller.has_answers():
+                    return False
+                if not self._turn.begin(caller, time.monotonic()) and not self._is_within_read():
                     return False
             if self._callers_poller.poll(int(min(seconds, MOMENT) * 1000) + 1):
                 self._receive(caller.has_answers)
@@ -238,6 +240,10 @@ class Connection:
             raise
         self.leave(caller)
         return True
+
+    def _is_within_read(self) -> bool:
+        """Whether this is called by a signal's handler that interrupted a caller who reads, between two messages."""
+        return self._turn.is_mine() and not self._sub.getsockopt(zmq.RCVMORE)
 
     def leave(self, caller: Caller) -> None:
         """Who read does so no more. To be called at the end in any case: Ctrl-C strikes anywhere."""
