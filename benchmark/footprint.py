@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import os
 import random
-import shlex
 import signal
 import statistics
 import subprocess
@@ -31,9 +30,9 @@ from engine_loop import SIZES, random_model
 from bert_serving.client import BertClient
 from bert_serving.server import engines
 from bert_serving.server.benchmark.keeper import free_ports
-from bert_serving.server.benchmark.machine import machine, versions
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.model.cache import default_cache_dir
+from heading import print_heading
 
 READY = "all set, ready to serve request!"
 READY_SECONDS = 300.0
@@ -103,13 +102,7 @@ def main() -> int:
     args = parser.parse_args()
 
     folder = random_model(args.size, Path(default_cache_dir()) / f"random-{args.size}")
-    facts = machine()
-    print("    " + shlex.join(["python", "benchmark/footprint.py", *sys.argv[1:]]))
-    print(
-        f"\n{time.strftime('%Y-%m-%d')}; {facts['processor']}, {facts['cores']} cores, {facts.get('memory_gib')} GiB; "
-        + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + f"\n\nBERT-{args.size} shape, random weights.\n"
-    )
+    print_heading(f"BERT-{args.size} shape, random weights.")
     heads = [f"{number} worker{'s' * (number > 1)}: PSS (USS) MiB" for number in args.workers]
     print(f"| engine | dtype | cold start s | warm start s | {' | '.join(heads)} |")
     print(f"|---|---|{'---:|' * (2 + len(heads))}", flush=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,10 +25,10 @@ import zmq
 
 from bert_serving.client import BertClient
 from bert_serving.server.benchmark.keeper import Keeper, free_ports
-from bert_serving.server.benchmark.machine import machine, versions
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.benchmark.words import COMMON
 from bert_serving.server.config import ServerConfig
+from heading import print_heading
 
 #: Frames of the floor's message, and bytes of the largest: about what a vector of 768 values takes.
 FRAMES, PAYLOAD = 5, 3072
@@ -94,13 +93,7 @@ def main() -> int:
     parser.add_argument("--singles", type=int, default=2000, help="single requests")
     args = parser.parse_args()
 
-    facts = machine()
-    print("    " + shlex.join(["python", "benchmark/host_path.py", *sys.argv[1:]]))
-    print(
-        f"\n{time.strftime('%Y-%m-%d')}; {facts['processor']}, {facts['cores']} cores; "
-        + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + "\n\nEngine zeros, sentences of 5 to 10 words.\n"
-    )
+    print_heading("Engine zeros, sentences of 5 to 10 words.")
     texts = sentences(args.size)
     config = ServerConfig.from_args(read_args(["-cpu", "-engine", "zeros", "-num_worker", "1"]))
     with Keeper(60.0) as keeper:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 import tempfile
 import time
@@ -23,7 +22,6 @@ from typing import Any
 import numpy as np
 from quality import cosines, spearman
 
-from bert_serving.server.benchmark.machine import machine, versions
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.config import ServerConfig
 from bert_serving.server.engines import onnx, onnx_int8
@@ -31,6 +29,7 @@ from bert_serving.server.engines.base import Batch, Device, EngineSpec
 from bert_serving.server.engines.onnx_graph import dense_fp32
 from bert_serving.server.prepare import engine_spec
 from bert_serving.server.tokenizing import make_tokenizer
+from heading import print_heading
 from texts import sts_rows
 
 KINDS = {
@@ -109,14 +108,7 @@ def main() -> int:
             vectors[name] = found[back].astype(np.float32)
             seconds[name].append(took)
 
-    facts = machine()
-    print("    " + shlex.join(["python", "benchmark/int8_layers.py", *sys.argv[1:]]))
-    print(
-        f"\n{time.strftime('%Y-%m-%d')}; {facts['processor']}, {facts['cores']} cores "
-        f"({' '.join(facts.get('features', []))}); "
-        + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + f"\n\n{args.model_dir or 'all-MiniLM-L6-v2'}, layer {args.pooling_layer}, mean; {len(rows)} pairs.\n"
-    )
+    print_heading(f"{args.model_dir or 'all-MiniLM-L6-v2'}, layer {args.pooling_layer}, mean; {len(rows)} pairs.")
     print("| left in fp32 | Spearman | mean cosine to fp32 | worst | sentences/s | of int8's |")
     print("|---|---:|---:|---:|---:|---:|")
     for name in made:

@@ -11,9 +11,7 @@ Beside it: the worst cosine of a vector to that of the first row. Prints Markdow
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,11 +19,11 @@ import numpy as np
 from bert_serving.client import BertClient
 from bert_serving.server import engines
 from bert_serving.server.benchmark.keeper import Keeper
-from bert_serving.server.benchmark.machine import machine, versions
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.config import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.errors import ServingError
+from heading import print_heading
 from texts import sts_rows
 
 ENGINES = ("onnx", "tensorflow", "torch")
@@ -88,13 +86,7 @@ def main() -> int:
     rows = sts_rows()
     sentences = [row[key] for key in ("sentence1", "sentence2") for row in rows]
     gold = np.array([float(row["score"]) for row in rows])
-    facts = machine()
-    print("    " + shlex.join(["python", "benchmark/quality.py", *sys.argv[1:]]))
-    print(
-        f"\n{time.strftime('%Y-%m-%d')}; {facts['processor']} ({' '.join(facts.get('features', []))}); "
-        + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + f"\n\n{args.model_dir or 'all-MiniLM-L6-v2'}, layer {args.pooling_layer}, mean; {len(rows)} pairs.\n"
-    )
+    print_heading(f"{args.model_dir or 'all-MiniLM-L6-v2'}, layer {args.pooling_layer}, mean; {len(rows)} pairs.")
     print("| engine | dtype | Spearman | worst cosine to the first row |\n|---|---|---:|---:|", flush=True)
     first: np.ndarray | None = None
     code = 0

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -24,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_serving.server.benchmark.machine import machine, versions
+from bert_serving.server.engines.processor import num_cores
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.tokenization import Tokenizer
+from heading import print_heading
 from texts import sts_sentences
 
 MAX_SEQ_LEN = 128
@@ -78,7 +78,7 @@ def main() -> int:
 
     batch = [texts[index % len(texts)] for index in range(args.number)]
     halves = [batch[::2], batch[1::2]]
-    cores = machine()["cores"]
+    cores = num_cores()
     with ThreadPoolExecutor(2) as pool:
         ways: dict[str, Callable[[], object]] = {
             "this, one thread": lambda: ours.encode(batch),
@@ -94,13 +94,9 @@ def main() -> int:
                 took = seconds(call)
                 if turn:  # the first is to warm up
                     times[name].append(took)
-    print("    " + shlex.join(["python", "benchmark/tokenization.py", *sys.argv[1:]]))
-    print(
-        f"\n{time.strftime('%Y-%m-%d')}; {machine()['processor']}, {cores} cores; "
-        + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + f"\n\n{len(texts)} different texts, {len(encoded.input_ids) / len(texts):.1f} tokens in the mean, all "
-        f"with the same ids.\n\n| | texts/s | this, one thread, is faster by |\n|---|---:|---:|"
-    )
+    mean = len(encoded.input_ids) / len(texts)
+    print_heading(f"{len(texts)} different texts, {mean:.1f} tokens in the mean, all with the same ids.")
+    print("| | texts/s | this, one thread, is faster by |\n|---|---:|---:|")
     own = times["this, one thread"]
     for name, taken in times.items():
         ratio = statistics.median(other / mine for other, mine in zip(taken, own, strict=True))
