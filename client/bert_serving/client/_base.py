@@ -14,9 +14,10 @@ import zmq
 import zmq.auth
 
 from . import protocol
-from ._connection import Answer, Connection, Curve
+from ._connection import Answer, Connection
 from ._encoding import EncodeCall, Response, array_of, truncated_in
 from ._patience import HINT_AFTER, Patience, Verdict, seconds
+from ._sockets import Curve
 from ._texts import checked_texts, too_long
 from ._version import __version__
 from .errors import (

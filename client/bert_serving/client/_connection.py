@@ -26,19 +26,19 @@ import json
 import logging
 import os
 import secrets
-import socket
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from ._link import EVENTS, Link, Port
+from ._link import Link, Port
+from ._sockets import Curve, Sockets
 from ._turn import MOMENT, Turn
 from .errors import (
     BertServingError,
@@ -66,14 +66,6 @@ _JOIN_SECONDS = 5.0
 ASK_AFTER = 20.0
 #: The number of such a question; those of requests begin with 1.
 _QUESTION = 0
-
-
-class Curve(NamedTuple):
-    """CURVE keys in Z85: of the server, and the client's own pair."""
-
-    server_key: str
-    public_key: str
-    secret_key: str
 
 
 class Caller(Protocol):
@@ -128,7 +120,6 @@ class Connection:
         self.identity = identity
         self.link = Link(ip, port, port_out, time.monotonic())
         self._id_base = id_base if id_base is not None else secrets.randbelow(2**31 - 1) + 1
-        self._curve = curve
         self._pid = os.getpid()
         # Reentrant, because the garbage collector may close a client in any thread and at any moment.
         self._lock = threading.RLock()
@@ -146,23 +137,19 @@ class Connection:
         self.can_ask: bool | None = None
         self._ask_at = time.monotonic() + ASK_AFTER
         self._closing = False
-        self._signalled = False
         self._turn = Turn()
         self._was_read = False  # whether the latest answer was awaited by a caller who reads
         self._in_hand: tuple[int, _Request] | None = None  # the request whose answer is being given out
-        self._context = zmq.Context()
-        self._wake_in, self._wake_out = socket.socketpair()
+        self._sockets = Sockets()
         try:
-            for end in (self._wake_in, self._wake_out):
-                end.setblocking(False)
-            self._push, self._push_monitor = self._open(zmq.PUSH, self.link.requests)
-            self._sub, self._sub_monitor = self._open(zmq.SUB, self.link.results)
+            self._push, self._push_monitor = self._sockets.open(zmq.PUSH, self.link.requests, curve)
+            self._sub, self._sub_monitor = self._sockets.open(zmq.SUB, self.link.results, curve, identity)
             self._callers_poller = zmq.Poller()
             self._callers_poller.register(self._sub, zmq.POLLIN)
             self._thread = threading.Thread(target=self._run, name="bert-client-io", daemon=True)
             self._thread.start()
         except BaseException as error:
-            self._release()
+            self._sockets.close()
             if isinstance(error, (zmq.ZMQError, ValueError, OverflowError)):
                 raise OptionError(f"cannot connect to {ip!r}, ports {port!r} and {port_out!r}: {error}") from error
             raise
@@ -219,7 +206,7 @@ class Connection:
             # touches the PUSH socket under the lock too, or when the outbox is not empty.
             if self.link.up and (self._outbox or not self._try_to_send(request)):
                 self._outbox.append(request)
-                self._wake()
+                self._sockets.wake()
 
     def read(self, caller: Caller, seconds: float) -> bool:
         """Reads answers in this thread, where ``caller`` waits, until it has one. It does not matter whose they are.
@@ -271,7 +258,7 @@ class Connection:
     def _let_thread_read(self) -> None:
         """Called with the lock held. If a caller reads, it calls this again when it is done."""
         if self._turn.claim(time.monotonic()):
-            self._wake()
+            self._sockets.wake()
 
     def _let_callers_read(self) -> None:
         """Called by the I/O thread when it has handed out answers."""
@@ -289,7 +276,7 @@ class Connection:
         """Lets the I/O thread call a function: for finalizers, which may not take other locks themselves."""
         self._calls.append(function)
         with self._lock:
-            self._wake()
+            self._sockets.wake()
 
     def pending_numbers(self) -> set[int]:
         """Numbers of the requests that have no answer yet."""
@@ -320,59 +307,10 @@ class Connection:
             return  # the sockets belong to the parent
         with self._lock:
             self._closing = True
-            self._wake()
+            self._sockets.wake()
             is_reading = self._turn.is_mine()  # a signal's handler calls this, and the thread waits for us
         if threading.current_thread() is not self._thread and not is_reading:
             self._thread.join(_JOIN_SECONDS)
-
-    # ---- sockets -------------------------------------------------------------------------------------------------
-
-    def _open(self, kind: int, port: Port) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-        """The one place where sockets are configured. Returns the socket and the monitor of its connection."""
-        sock: zmq.Socket[bytes] = self._context.socket(kind)
-        sock.setsockopt(zmq.LINGER, 0)
-        sock.setsockopt(zmq.RECONNECT_IVL, 100)
-        sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)  # below _patience.GRACE: a call sees at least one attempt
-        sock.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
-        sock.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
-        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
-        sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
-        sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 4)
-        if ":" in port.ip:
-            sock.setsockopt(zmq.IPV6, 1)
-        if self._curve is not None:
-            sock.setsockopt(zmq.CURVE_SERVERKEY, self._curve.server_key.encode())
-            sock.setsockopt(zmq.CURVE_PUBLICKEY, self._curve.public_key.encode())
-            sock.setsockopt(zmq.CURVE_SECRETKEY, self._curve.secret_key.encode())
-        if kind == zmq.PUSH:
-            sock.setsockopt(zmq.IMMEDIATE, 1)  # never queue for a server that is not there
-        else:
-            sock.setsockopt(zmq.RCVHWM, 0)  # every result is awaited by someone: none may be dropped
-            # Heartbeats only here. On the PUSH socket they would cut the connection to a server that holds back
-            # requests for a while: it does not read, so it cannot answer the ping that waits behind them. The long
-            # timeout is for slow networks: a ping's answer waits until a large result has passed.
-            sock.setsockopt(zmq.HEARTBEAT_IVL, 15_000)
-            sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 120_000)
-            sock.setsockopt(zmq.SUBSCRIBE, self.identity)
-        address = f"inproc://monitor-{port.name}"
-        sock.monitor(address, EVENTS)
-        monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
-        monitor.connect(address)
-        sock.connect(port.endpoint)
-        return sock, monitor
-
-    def _release(self) -> None:
-        self._context.destroy(linger=0)
-        self._wake_in.close()
-        self._wake_out.close()
-
-    def _wake(self) -> None:
-        """Makes the thread look at what is new. Called with the lock held, so the socket is not closed meanwhile."""
-        if not self._signalled:
-            self._signalled = True
-            with contextlib.suppress(OSError):
-                self._wake_in.send(b"\0")
 
     def _wire_id(self, number: int) -> int:
         return self._id_base << _COUNTER_BITS | number
@@ -382,7 +320,7 @@ class Connection:
     def _run(self) -> None:
         try:
             poller = zmq.Poller()
-            for readable in (self._wake_out, self._push_monitor, self._sub_monitor):
+            for readable in (self._sockets.woken, self._push_monitor, self._sub_monitor):
                 poller.register(readable, zmq.POLLIN)
             while not self._closing:
                 sending = self._send()
@@ -393,7 +331,7 @@ class Connection:
                 with self._lock:
                     poller.register(self._sub, zmq.POLLIN if self._turn.is_threads(time.monotonic()) else 0)
                 ready = dict(poller.poll(self._until_renewal()))
-                if self._wake_out.fileno() in ready:
+                if self._sockets.woken.fileno() in ready:
                     self._woken()
                 if self._sub in ready:
                     self._receive()
@@ -471,9 +409,7 @@ class Connection:
 
     def _woken(self) -> None:
         with self._lock:
-            self._signalled = False
-            with contextlib.suppress(BlockingIOError):
-                self._wake_out.recv(16)
+            self._sockets.take_note()
         while self._calls:
             self._calls.popleft()()
 
@@ -583,7 +519,7 @@ class Connection:
             requests, self._pending = list(self._pending.values()), {}
             self._outbox.clear()
             listeners = list(self._listeners)
-            self._release()
+            self._sockets.close()
         for request in requests:
             request.deliver(request.number, _closed())
         for listener in listeners:

@@ -214,9 +214,9 @@ class Dispatcher:
         waiting = self.scheduler
         return (
             not state.in_flight
+            and all(other.in_flight for other in free if other is not state)
             and not waiting.has_full_batch(state.limits)
             and state.gathering.goes_on(waiting.num_sequences, waiting.num_tokens, self.clock())
-            and all(other.in_flight for other in free if other is not state)
         )
 
     def _send(self, state: WorkerState, pieces: list[Piece]) -> None:
