@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Generator, Iterator
 
@@ -40,6 +41,9 @@ def pytest_configure() -> None:
     global _stderr
     assert sys.__stderr__ is not None
     _stderr = os.dup(sys.__stderr__.fileno())  # while a test runs, the original is captured
+    # What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _watch() -> None:
