@@ -8,11 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+import zmq
 
-from bert_serving.client import BertClient, ClientClosedError, RequestTimeoutError
+from bert_serving.client import BertClient, ClientClosedError, RequestTimeoutError, _turn
+from bert_serving.client._inbox import NOTHING, Inbox
 from bert_serving.client._turn import PAUSE, Turn
+from bert_serving.client.protocol import Reply
 from fake_peer import DEADLINE, FakePeer, fake_peer, until
 
 
@@ -179,6 +183,16 @@ def test_a_server_that_restarts_while_a_caller_reads(peer: FakePeer, pool: Threa
         assert result.result(DEADLINE).shape == (1, 4)
 
 
+def test_a_client_subscribes_anew_though_no_caller_reads(peer: FakePeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        monkeypatch.setattr(_turn, "PAUSE", 10 * DEADLINE)  # the thread does not read again by itself
+        peer.drop_port_out()
+        until(lambda: peer.subscriptions, "the client is subscribed")
+        peer.hold = False
+        assert bc.encode(["abc"])[0, 0] == 3
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
 def test_ctrl_c_while_the_main_thread_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
     """The answers to others are not lost, and the client goes on."""
@@ -224,6 +238,59 @@ def test_a_signals_handler_may_encode_while_its_thread_reads(peer: FakePeer, poo
             signal.signal(signal.SIGUSR1, before)
         answering.result(DEADLINE)
         assert nested == [len("nested")]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_signals_handler_may_encode_in_the_middle_of_a_message(
+    peer: FakePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = zmq.Socket.recv_multipart
+    is_armed = [False]
+
+    def interrupted(self: zmq.Socket[bytes], flags: int = 0, copy: bool = True) -> list[Any]:
+        if not is_armed[0] or threading.current_thread() is not threading.main_thread():
+            return received(self, flags, copy)
+        is_armed[0] = False
+        parts = [self.recv(flags, copy=copy)]
+        signal.raise_signal(signal.SIGUSR1)
+        while self.getsockopt(zmq.RCVMORE):
+            parts.append(self.recv(flags, copy=copy))
+        return parts
+
+    with BertClient(**peer.ports) as bc:
+        let_callers_read(bc, peer)
+        peer.hold = False
+        nested: list[float] = []
+        before = signal.signal(signal.SIGUSR1, lambda *_: nested.append(bc.encode(["nested"])[0, 0]))
+        try:
+            monkeypatch.setattr(zmq.Socket, "recv_multipart", interrupted)
+            is_armed[0] = True
+            while is_armed[0]:  # until it is the main thread that reads
+                assert bc.encode(["outer one"])[0, 0] == len("outer one")
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert nested == [len("nested")]
+
+
+class InterruptedDict(dict[int, Any]):
+    """Ctrl-C strikes when something has been removed."""
+
+    def pop(self, *args: Any) -> Any:
+        found = super().pop(*args)
+        if found is not None:
+            raise KeyboardInterrupt
+        return found
+
+
+def test_an_answer_whose_delivery_was_interrupted_is_there_once() -> None:
+    inbox = Inbox()
+    inbox._expected = InterruptedDict()
+    inbox.expect(1)
+    with pytest.raises(KeyboardInterrupt):
+        inbox.put(1, Reply(1, {}))
+    inbox.put(1, Reply(1, {"again": True}))
+    assert inbox.take(None, 0.0) == (1, Reply(1, {}))
+    assert inbox.take(None, 0.0) is NOTHING
 
 
 class Interrupted:

@@ -140,6 +140,8 @@ class Connection:
         self._turn = Turn()
         self._was_read = False  # whether the latest answer was awaited by a caller who reads
         self._in_hand: tuple[int, _Request] | None = None  # the request whose answer is being given out
+        self._torn = False  # the rest of the message that is being read was dropped
+        self._num_connections = 0
         self._sockets = Sockets()
         try:
             self._push, self._push_monitor = self._sockets.open(zmq.PUSH, self.link.requests, curve)
@@ -218,7 +220,9 @@ class Connection:
             with self._lock:
                 if self._closing or caller.has_answers():
                     return False
-                if not self._turn.begin(caller, time.monotonic()) and not self._is_within_read():
+                if self._turn.is_mine():  # a signal's handler interrupted a caller who reads
+                    self._drop_rest()
+                elif not self._turn.begin(caller, time.monotonic()):
                     return False
             if self._callers_poller.poll(int(min(seconds, MOMENT) * 1000) + 1):
                 self._receive(caller.has_answers)
@@ -228,32 +232,37 @@ class Connection:
         self.leave(caller)
         return True
 
-    def _is_within_read(self) -> bool:
-        """Whether this is called by a signal's handler that interrupted a caller who reads, between two messages."""
-        return self._turn.is_mine() and not self._sub.getsockopt(zmq.RCVMORE)
-
     def leave(self, caller: Caller) -> None:
         """Who read does so no more. To be called at the end in any case: Ctrl-C strikes anywhere."""
         if not self._turn.is_of(caller):
             return
         with self._lock:
-            self._turn.end(time.monotonic())
             if self._closing:
                 self._reading.notify_all()
-            elif self._pending or self._listeners:
+            self._turn.end(time.monotonic())
+            if self._pending or self._listeners or not self.link.up:
                 self._let_thread_read()
 
     def _recover(self, caller: Caller) -> None:
         """A caller was interrupted while it read: what it may have had in hand for others is asked for again."""
         with self._lock:
             if self._turn.is_mine():
-                while self._sub.getsockopt(zmq.RCVMORE):
-                    self._sub.recv()
                 if self._in_hand is not None:
                     self._pending.setdefault(*self._in_hand)
-                if self.link.up:
-                    self._outbox.extend(self._pending.values())
+                self._drop_rest(always=True)
         self.leave(caller)
+
+    def _drop_rest(self, always: bool = False) -> None:
+        """Drops what is left of a message that was being read, if one was, and asks for all answers again.
+
+        Called with the lock held, in the turn of this thread.
+        """
+        while self._sub.getsockopt(zmq.RCVMORE):
+            self._sub.recv()
+            self._torn, always = True, True
+        if always and self.link.up:
+            self._outbox.extend(self._pending[i] for i in self._pending if i not in self._refused)
+            self._sockets.wake()
 
     def _let_thread_read(self) -> None:
         """Called with the lock held. If a caller reads, it calls this again when it is done."""
@@ -263,7 +272,7 @@ class Connection:
     def _let_callers_read(self) -> None:
         """Called by the I/O thread when it has handed out answers."""
         with self._lock:
-            if self._was_read and not self._pending and not self._listeners:
+            if self._was_read and self.link.up and not self._pending and not self._listeners:
                 self._turn.offer(time.monotonic())
 
     def forget(self, number: int) -> None:
@@ -417,10 +426,13 @@ class Connection:
         for _ in range(_MESSAGES_PER_TURN):
             if is_enough():
                 return
+            self._torn = False
             try:
                 frames = self._sub.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
+            if self._torn:
+                continue
             try:
                 wire_id = int(frames[-1].bytes)
             except ValueError:
@@ -437,6 +449,7 @@ class Connection:
             self._in_hand = (wire_id, request) if request is not None else None
             self._pending.pop(wire_id, None)
             listeners = list(self._listeners) if self._listeners else []
+            connection = self._num_connections
         ours = wire_id >> _COUNTER_BITS == self._id_base
         if request is None and (ours or not listeners):
             return  # late, repeated, or for a clone of ours
@@ -452,18 +465,22 @@ class Connection:
             self._was_read = request.is_read
             if isinstance(answer, Reply) and answer.error is not None:
                 answer = server_error(answer.error["type"], answer.error["message"], request.number)
-            if not isinstance(answer, DrainingError) or not self._keep(wire_id, request, answer):
+            if not isinstance(answer, DrainingError) or not self._keep(wire_id, request, answer, connection):
                 request.deliver(request.number, answer)
         self._in_hand = None
 
-    def _keep(self, wire_id: int, request: _Request, answer: DrainingError) -> bool:
+    def _keep(self, wire_id: int, request: _Request, answer: DrainingError, connection: int) -> bool:
         """Keeps a request that a stopping server refused; it is sent again when a connection comes up."""
         if self._hold == 0:
             return False
         until = float("inf") if self._hold is None else time.monotonic() + self._hold
         with self._lock:
             self._pending[wire_id] = request
-            self._refused[wire_id] = until, answer
+            if connection == self._num_connections:
+                self._refused[wire_id] = until, answer
+            else:  # one has come up since the answer was read
+                self._outbox.append(request)
+                self._sockets.wake()
         return True
 
     def _give_up_refused(self) -> None:
@@ -485,10 +502,15 @@ class Connection:
                 was_up = self.link.up
                 came_up = self.link.observe(port, event, time.monotonic())
                 if came_up:
+                    self._num_connections += 1
                     self._outbox = deque(self._pending.values())
                     self._refused.clear()
+                    if not self._turn.is_callers:
+                        # ZeroMQ subscribes anew when someone looks at the socket: now, before requests are sent.
+                        self._sub.getsockopt(zmq.EVENTS)
                 elif was_up and not self.link.up:
                     self._outbox.clear()
+                    self._let_thread_read()
             if came_up:
                 logger.debug("connected to %s", self.link.ip)
             elif was_up and not self.link.up:

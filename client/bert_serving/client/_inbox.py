@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,7 +44,7 @@ class Inbox:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._expected: dict[int, Entry] = {}
-        self._arrived: deque[tuple[Entry, Answer]] = deque()
+        self._arrived: dict[int, tuple[Entry, Answer]] = {}
         self._streams: list[Stream] = []
         self._closed = False
 
@@ -60,10 +59,14 @@ class Inbox:
     def put(self, number: int, answer: Answer) -> None:
         """Takes an answer; one that is not expected (any more) is dropped."""
         with self._changed:
-            entry = self._expected.pop(number, None)
-            if entry is not None and not (entry.stream and entry.stream.cancelled):
-                self._arrived.append((entry, answer))
-                self._changed.notify_all()
+            # In an order that may be interrupted anywhere, by Ctrl-C in a caller who reads, and begun again.
+            entry = self._expected.get(number)
+            if entry is None:
+                return
+            if not (entry.stream and entry.stream.cancelled):
+                self._arrived[number] = entry, answer
+            self._expected.pop(number, None)
+            self._changed.notify_all()
 
     def drop(self, number: int) -> None:
         """A request is given up."""
@@ -83,9 +86,10 @@ class Inbox:
         deadline = time.monotonic() + seconds
         with self._changed:
             while True:
-                for index, (entry, answer) in enumerate(self._arrived):
+                for entry, answer in self._arrived.values():
                     if _visible(entry.stream, stream):
-                        del self._arrived[index]
+                        self._expected.pop(entry.number, None)
+                        del self._arrived[entry.number]
                         self._leave(entry)
                         return entry.number, answer
                 if not any(_visible(entry.stream, stream) for entry in self._expected.values()):
@@ -108,7 +112,7 @@ class Inbox:
     def put_back(self, answers: Sequence[tuple[int, Answer]]) -> None:
         """Answers that were taken, and cannot be used now, go to the front again."""
         with self._changed:
-            self._arrived.extendleft((Entry(number, 0, None), answer) for number, answer in reversed(answers))
+            self._arrived = {number: (Entry(number, 0, None), answer) for number, answer in answers} | self._arrived
             self._changed.notify_all()
 
     def awaits(self, stream: Stream | None) -> bool:
@@ -119,12 +123,12 @@ class Inbox:
     def numbers(self) -> set[int]:
         """Requests whose answer was not taken yet."""
         with self._changed:
-            return set(self._expected) | {entry.number for entry, _ in self._arrived}
+            return set(self._expected) | set(self._arrived)
 
     def answers(self) -> dict[int, Answer]:
         """Answers that nobody has taken yet."""
         with self._changed:
-            return {entry.number: answer for entry, answer in self._arrived}
+            return {number: answer for number, (_, answer) in self._arrived.items()}
 
     # ---- streams -------------------------------------------------------------------------------------------------
 
@@ -161,7 +165,11 @@ class Inbox:
             numbers = [entry.number for entry in self._expected.values() if entry.stream is stream]
             for number in numbers:
                 del self._expected[number]
-            self._arrived = deque(item for item in self._arrived if item[0].stream is not stream)
+            self._arrived = {
+                number: (entry, answer)
+                for number, (entry, answer) in self._arrived.items()
+                if entry.stream is not stream
+            }
             self._changed.notify_all()
             return numbers
 

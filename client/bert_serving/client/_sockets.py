@@ -71,17 +71,17 @@ class Sockets:
         return sock, monitor
 
     def wake(self) -> None:
-        """Makes the thread look. Not to be called while `take_note` or `close` runs."""
+        """Makes the thread look. Not to be called while `take_note` or `close` runs, but by finalizers within them."""
         if not self._is_awake:
-            self._is_awake = True
             with contextlib.suppress(OSError):
                 self._waking.send(b"\0")
+            self._is_awake = True
 
     def take_note(self) -> None:
         """Called by the thread, before it looks."""
-        self._is_awake = False
         with contextlib.suppress(BlockingIOError):
             self.woken.recv(16)
+        self._is_awake = False
 
     def close(self) -> None:
         """Closes all of them; what was not sent yet is dropped."""
