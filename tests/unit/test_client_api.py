@@ -36,12 +36,6 @@ ORIGINAL = {"server_version": "1.10.0", "max_seq_len": 3, "show_tokens_to_client
 
 
 @pytest.fixture
-def peer() -> Iterator[FakePeer]:
-    with fake_peer() as peer:
-        yield peer
-
-
-@pytest.fixture
 def bc(peer: FakePeer) -> Iterator[BertClient]:
     # A time limit, because tests let threads use it that end before it is closed.
     with BertClient(**peer.ports, timeout=60_000) as bc:

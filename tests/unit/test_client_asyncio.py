@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,12 +44,6 @@ async def until(condition: Callable[[], Any]) -> None:
 
 def io_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "bert-client-io"}
-
-
-@pytest.fixture
-def peer() -> Iterator[FakePeer]:
-    with fake_peer() as peer:
-        yield peer
 
 
 def test_encode(peer: FakePeer) -> None:

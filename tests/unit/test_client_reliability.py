@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,18 +28,8 @@ from bert_serving.client import (
 from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
 from servers import free_ports
 
-
-@pytest.fixture
-def peer() -> Iterator[FakePeer]:
-    with fake_peer(hold=True) as peer:
-        yield peer
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(max_workers=16)
-    yield pool
-    pool.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up the tests that follow
+#: What the peer does with requests, see ``conftest.py``.
+HOLD = True
 
 
 def free_port() -> int:

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,20 +16,10 @@ from bert_serving.client import BertClient, ClientClosedError, RequestTimeoutErr
 from bert_serving.client._inbox import NOTHING, Inbox
 from bert_serving.client._turn import PAUSE, Turn
 from bert_serving.client.protocol import Reply
-from fake_peer import DEADLINE, FakePeer, fake_peer, until
+from fake_peer import DEADLINE, FakePeer, until
 
-
-@pytest.fixture
-def peer() -> Iterator[FakePeer]:
-    with fake_peer(hold=True) as peer:
-        yield peer
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(max_workers=4)
-    yield pool
-    pool.shutdown(wait=False, cancel_futures=True)
+#: What the peer does with requests, see ``conftest.py``.
+HOLD = True
 
 
 # ---- the rules ------------------------------------------------------------------------------------------------------

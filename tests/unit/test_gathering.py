@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,13 +97,6 @@ def test_it_never_waits_longer_than_it_says(steps: list[tuple[float, ...]], paus
 
 
 # ---- in the dispatcher ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def batches() -> Iterator[Batches]:
-    batches = Batches()
-    yield batches
-    batches.context.destroy(linger=0)
 
 
 def compute_two(batches: Batches) -> None:

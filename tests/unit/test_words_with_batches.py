@@ -25,13 +25,6 @@ from servers import wait_until
 # ---------------------------------------------------------------- the dispatcher
 
 
-@pytest.fixture
-def batches() -> Iterator[Batches]:
-    batches = Batches()
-    yield batches
-    batches.context.destroy(linger=0)
-
-
 def test_the_word_of_a_short_request_travels_with_its_batch(batches: Batches) -> None:
     _, first = batches.ask()
     _, second = batches.ask(2)

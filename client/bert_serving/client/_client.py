@@ -312,7 +312,7 @@ class BertClient(BaseClient):
         number = number if number is not None else self._connection.new_number()
         inbox.expect(number, num_texts, stream)
         try:
-            self._connection.submit(number, message, num_texts, inbox.put, options, inbox is not self._inbox)
+            self._connection.submit(number, message, num_texts, inbox.put, options, self._is_read(inbox))
         except BaseException:
             inbox.drop(number)
             raise
@@ -334,6 +334,10 @@ class BertClient(BaseClient):
             failure = error
         self._inbox.finish(stream, failure)
 
+    def _is_read(self, inbox: Inbox) -> bool:
+        """Whether the answers are awaited by one caller, who may read them; those of the client's own are fetched."""
+        return inbox is not self._inbox
+
     def _next_answer(self, inbox: Inbox, stream: Stream | None, patience: Patience) -> tuple[int, Answer] | Nothing:
         """Waits for the next answer.
 
@@ -343,7 +347,7 @@ class BertClient(BaseClient):
         link = self._connection.link
         while True:
             nap = patience.nap(time.monotonic(), link.down_since)
-            if inbox is not self._inbox and self._connection.read(inbox, nap):
+            if self._is_read(inbox) and self._connection.read(inbox, nap):
                 nap = 0.0
             found = inbox.take(stream, nap)
             if found is not None:

@@ -221,7 +221,8 @@ class Connection:
                 if self._closing or caller.has_answers():
                     return False
                 if self._turn.is_mine():  # a signal's handler interrupted a caller who reads
-                    self._drop_rest()
+                    if self._drop_rest():
+                        self._send_again()
                 elif not self._turn.begin(caller, time.monotonic()):
                     return False
             if self._callers_poller.poll(int(min(seconds, MOMENT) * 1000) + 1):
@@ -249,18 +250,21 @@ class Connection:
             if self._turn.is_mine():
                 if self._in_hand is not None:
                     self._pending.setdefault(*self._in_hand)
-                self._drop_rest(always=True)
+                self._drop_rest()
+                self._send_again()
         self.leave(caller)
 
-    def _drop_rest(self, always: bool = False) -> None:
-        """Drops what is left of a message that was being read, if one was, and asks for all answers again.
-
-        Called with the lock held, in the turn of this thread.
-        """
+    def _drop_rest(self) -> bool:
+        """Drops what is left of a message that this thread was reading; False if nothing is."""
+        is_torn = False
         while self._sub.getsockopt(zmq.RCVMORE):
             self._sub.recv()
-            self._torn, always = True, True
-        if always and self.link.up:
+            self._torn = is_torn = True
+        return is_torn
+
+    def _send_again(self) -> None:
+        """Asks once more for all answers, but for those that a stopping server refused. Called with the lock held."""
+        if self.link.up:
             self._outbox.extend(self._pending[i] for i in self._pending if i not in self._refused)
             self._sockets.wake()
 

@@ -274,11 +274,12 @@ class Dispatcher:
             state.failures = 0
             state.num_sequences += flight.sequences
             state.num_tokens += flight.tokens
-            state.last_seconds = self.clock() - began
+            now = self.clock()
+            state.last_seconds = now - began
             if not state.in_flight:
                 sizes = [(len(piece.rows), piece.key.job.size) for piece in flight.pieces]  # type: ignore[attr-defined]
                 answered = sum(rows for rows, size in sizes if rows == size)
-                state.gathering.answered(answered, self.scheduler.num_sequences, state.last_seconds, self.clock())
+                state.gathering.answered(answered, self.scheduler.num_sequences, state.last_seconds, now)
             # After running out of memory the budget grows back slowly, by a sixteenth a batch.
             if state.limits.max_tokens < state.full_tokens:
                 tokens = min(state.full_tokens, state.limits.max_tokens + max(1, state.limits.max_tokens // 16))

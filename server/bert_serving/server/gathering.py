@@ -41,10 +41,8 @@ class Gathering:
 
     def goes_on(self, waiting: int, tokens: int, now: float) -> bool:
         """Whether to wait for more than the sequences that are there, of so many tokens."""
-        if waiting < self._expected and tokens < FEW_TOKENS and now < self.until:
-            if self._found is None and not self._begins(waiting):
-                self.until = now
-                return False
+        is_early = waiting < self._expected and tokens < FEW_TOKENS and now < self.until
+        if is_early and (self._found is not None or self._begins(waiting)):
             return True
         if self._found is not None:
             is_worth = waiting - self._found >= WORTH * (self._expected - self._found)

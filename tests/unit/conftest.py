@@ -1,0 +1,32 @@
+"""Fixtures of several files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from batches import Batches
+from fake_peer import FakePeer, fake_peer
+
+
+@pytest.fixture
+def peer(request: pytest.FixtureRequest) -> Iterator[FakePeer]:
+    """Answers at once; holds requests for the tests of a file that has ``HOLD = True``."""
+    with fake_peer(hold=getattr(request.module, "HOLD", False)) as peer:
+        yield peer
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(max_workers=16)
+    yield pool
+    pool.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up the tests that follow
+
+
+@pytest.fixture
+def batches() -> Iterator[Batches]:
+    batches = Batches()
+    yield batches
+    batches.context.destroy(linger=0)
