@@ -10,6 +10,7 @@ import pytest
 from bert_serving.server import devices, engines
 from bert_serving.server.config import ServerConfig
 from bert_serving.server.devices import Gpu, plan_workers
+from bert_serving.server.engines import processor
 from bert_serving.server.engines.base import EngineUnavailable
 from servers import TINY
 
@@ -90,6 +91,32 @@ def test_cpu_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_precision_suits_the_device(gpus: list[Gpu], options: dict[str, object], dtype: str) -> None:
     config = ServerConfig.from_dict({"model_dir": str(TINY), "engine": "zeros", **options})
     assert {p.dtype for p in plan_workers(config, logging.getLogger("test"), lambda: gpus)} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("features", "installed", "expected"),
+    [
+        ({"amx_bf16", "avx512_bf16"}, ("onnx", "tensorflow", "torch"), ("torch", "bf16")),
+        ({"amx_bf16", "avx512_bf16"}, ("onnx", "tensorflow"), ("onnx", "int8")),
+        ({"amx_bf16", "avx512_bf16"}, ("tensorflow",), ("tensorflow", "bf16")),
+        ({"avx512_bf16"}, ("onnx", "tensorflow", "torch"), ("onnx", "int8")),
+        ({"avx512_bf16"}, ("tensorflow", "torch"), ("tensorflow", "bf16")),
+        ({"avx2"}, ("onnx", "torch"), ("onnx", "int8")),
+        ({"avx2"}, ("torch",), ("torch", "fp32")),
+    ],
+)
+def test_the_fastest_precision_is_a_matter_of_processor_and_engines(
+    features: set[str], installed: tuple[str, ...], expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_spec(name: str) -> object | None:
+        return object() if {"onnxruntime": "onnx"}.get(name, name) in installed else None
+
+    for module in (devices, processor):
+        monkeypatch.setattr(module, "processor", lambda: ("x86_64", frozenset(features)))
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    config = ServerConfig.from_dict({"model_dir": str(TINY), "engine": "auto", "dtype": "auto"})
+    (plan,) = plan_workers(config, logging.getLogger("test"), lambda: [])
+    assert (plan.engine, plan.dtype) == expected
 
 
 def test_numbers_of_cuda_visible_devices_are_respected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from bert_serving.server.engines.base import Batch
 from bert_serving.server.engines.layout import (
     MASKED,
     PADDING,
+    cut_groups,
+    fill_up,
     make_grid_layout,
     make_layout,
     split_batch,
@@ -83,6 +85,30 @@ def test_long_and_short_sequences_part() -> None:
     assert [len(group) for group in groups] == [100, 1]
     assert len(split_batch(np.full(64, 30), 1 << 30)) == 1
     assert len(split_batch(np.array([3, 60]), 1 << 30)) == 1  # too little to be worth two runs
+
+
+@given(lengths_lists, st.integers(1, 200))
+def test_groups_are_cut_to_a_size(lengths: list[int], max_tokens: int) -> None:
+    array = np.array(lengths)
+    groups = split_batch(array, 10_000)
+    cut = cut_groups(groups, array, max_tokens)
+    assert np.array_equal(np.concatenate(cut), np.concatenate(groups))
+    for group in cut:
+        assert len(group) and (len(group) == 1 or array[group].sum() <= max_tokens + array.max())
+
+
+@given(lengths_lists)
+def test_a_filled_batch_has_one_of_few_sizes_and_begins_as_it_was(lengths: list[int]) -> None:
+    batch = make_batch(lengths)
+    filled = fill_up(batch, 64)
+    tokens, count = batch.num_tokens, batch.num_sequences
+    assert filled.num_tokens % 16 == 0 and filled.num_tokens < tokens + 64
+    assert filled.lengths.sum() == filled.num_tokens and filled.num_sequences <= count + 1
+    assert np.array_equal(filled.lengths[:count], batch.lengths)
+    for name in ("input_ids", "type_ids", "mask"):
+        assert np.array_equal(getattr(filled, name)[:tokens], getattr(batch, name))
+    assert fill_up(filled, 64) is filled
+    assert fill_up(make_batch([20]), 11).num_tokens == 20  # no sequence of 12 tokens here
 
 
 @given(lengths_lists, st.randoms())

@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch", reason="the extra `torch` is not installed"
 
 from bert_serving.server import engines
 from bert_serving.server.engines import torch as engine_module
-from bert_serving.server.engines import torch_device, torch_encoder
+from bert_serving.server.engines import torch_cpu, torch_device, torch_encoder
 from bert_serving.server.engines.base import (
     Batch,
     Device,
@@ -42,6 +42,7 @@ from oracle import MODEL, gelu, gelu_new, pack, reference, sequences
 Make = Callable[..., engine_module.TorchEngine]
 STRATEGIES = ["NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED"]
 CPU = torch.device("cpu")
+ONEDNN = "dense layers by oneDNN, their kernels laid out once"
 needs_bf16 = pytest.mark.skipif(
     engine_module.unavailable("cpu", "bf16") is not None, reason=str(engine_module.unavailable("cpu", "bf16"))
 )
@@ -78,6 +79,19 @@ def by_definition(query: Any, key: Any, value: Any, ends: Any, longest: int) -> 
 @pytest.fixture
 def without_padding(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.TorchEngine], None]:
     return lambda engine: monkeypatch.setattr(engine._encoder, "packed_attention", by_definition)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.TorchEngine], torch_encoder.DenseLayers]:
+    """Lets an engine compute dense layers as on a GPU."""
+
+    def give(engine: engine_module.TorchEngine) -> torch_encoder.DenseLayers:
+        layers = torch_encoder.DenseLayers(engine._spec, engine._encoder._weights)
+        monkeypatch.setattr(engine._encoder, "dense", layers)
+        monkeypatch.setattr(engine, "_fill_up", lambda batch: batch)
+        return layers
+
+    return give
 
 
 # -- vectors ----------------------------------------------------------------------------------------------------------
@@ -213,7 +227,7 @@ def stance() -> Iterator[None]:
 
 
 def test_a_compiled_form_serves_all_numbers_of_rows_and_is_never_compiled_again(
-    stance: None, cache_dir: str, make: Make, monkeypatch: pytest.MonkeyPatch
+    stance: None, cache_dir: str, make: Make, plain: Callable[[engine_module.TorchEngine], torch_encoder.DenseLayers]
 ) -> None:
     """With a compiler that only traces: what is made of the trace is PyTorch's part."""
     compiled: list[object] = []
@@ -233,9 +247,9 @@ def test_a_compiled_form_serves_all_numbers_of_rows_and_is_never_compiled_again(
     assert note == "layer normalization is compiled"
     assert len(compiled) == 1
     engine = make()
-    batches = [pack(sequences(lengths)) for lengths in ([1], [2], [3, 40], [1, 1], [64] * 20)]
+    batches = [pack(sequences(lengths)) for lengths in ([1], [2], [3, 40], [1, 1], [64] * 6)]
     expected = [engine.encode(batch) for batch in batches]
-    monkeypatch.setattr(engine._encoder, "add_norm", found)
+    plain(engine).add_norm = found
     for batch, vectors in zip(batches, expected, strict=True):
         calls.clear()
         np.testing.assert_allclose(engine.encode(batch), vectors, rtol=0, atol=1e-5)
@@ -246,7 +260,11 @@ def test_a_compiled_form_serves_all_numbers_of_rows_and_is_never_compiled_again(
 @needs_bf16
 @pytest.mark.parametrize("fits", [True, False])
 def test_what_a_gpu_has_is_taken_at_the_start(
-    stance: None, cache_dir: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+    stance: None,
+    cache_dir: str,
+    fits: bool,
+    plain: Callable[[engine_module.TorchEngine], torch_encoder.DenseLayers],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The start on a GPU, on the CPU: with a kernel by definition, and what was compiled for other tensors."""
     calls: list[int] = []
@@ -265,8 +283,9 @@ def test_what_a_gpu_has_is_taken_at_the_start(
     engine = engine_module.create(EngineSpec(MODEL, cache_dir, dtype="bf16"), Device(threads=1))
     batch = pack(sequences([4, 12, 1, 7]))
     before = engine.encode(batch)
+    plain(engine)
     engine._speed_up()
-    attention, compiled = engine.notes
+    _, attention, compiled = engine.notes
     assert attention == "attention over packed sequences, no padding"
     calls.clear()
     np.testing.assert_allclose(engine.encode(batch), before, rtol=0, atol=0.05)
@@ -304,6 +323,53 @@ def test_a_kernel_for_packed_sequences_is_taken_only_if_it_is_right(monkeypatch:
     )
     monkeypatch.setattr(torch_device, "varlen_attention", lambda query, *_: query)
     assert "its result is wrong" in torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)[1]
+
+
+def test_layers_of_onednn_are_taken_only_if_they_are_right(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make()
+    spec, weights = engine._spec, engine._encoder._weights
+    layers = torch_encoder.DenseLayers(spec, weights)
+    with torch.inference_mode():
+        found, note = torch_cpu.find_layers(spec, weights, layers)
+        assert (type(found), note) == (torch_cpu.OneDnnLayers, ONEDNN)
+        for method in ("product", "activate", "normalize"):
+            with monkeypatch.context() as patch:
+                right = getattr(torch_cpu.OneDnnLayers, method)
+                patch.setattr(torch_cpu.OneDnnLayers, method, lambda *args, right=right: 1.001 * right(*args))
+                found, note = torch_cpu.find_layers(spec, weights, layers)
+                assert found is layers
+                assert note == (
+                    "dense layers by plain PyTorch: oneDNN's own cannot be had here (ValueError: their result is wrong)"
+                )
+        monkeypatch.setattr(torch.ops, "mkldnn", object())  # as in a release that has them no longer
+        found, note = torch_cpu.find_layers(spec, weights, layers)
+    assert found is layers and "AttributeError" in note
+
+
+@pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "NONE", "CLS_POOLED"])
+def test_threads_that_share_a_batch_give_the_same(cache_dir: str, make: Make, strategy: str) -> None:
+    engine = engine_module.create(EngineSpec(MODEL, cache_dir, pooling_strategy=strategy), Device(threads=3))
+    batch = pack(sequences([1 + (7 * number) % 60 for number in range(100)]))
+    assert len(engine._shares(batch.lengths)) == 3
+    np.testing.assert_allclose(engine.encode(batch), make(pooling_strategy=strategy).encode(batch), rtol=0, atol=1e-5)
+    engine.close()
+    torch.set_num_threads(1)  # as the other tests have it
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count"),
+    [([64] * 100, 3), ([*[5] * 300, 64, 64], 3), ([64] * 3, 1), ([64] * 13, 1), ([5], 1), ([30] * 25 + [40], 3)],
+)
+def test_shares_are_even_or_there_is_one(make: Make, lengths: list[int], count: int) -> None:
+    engine = make()
+    array = np.array(lengths)
+    engine._num_shares, before = 3, engine._num_shares
+    try:
+        shares = engine._shares(array)
+    finally:
+        engine._num_shares = before
+    assert len(shares) == count
+    assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -456,5 +522,5 @@ def test_a_worker_is_quiet_and_maps_the_weights(cache_dir: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
-    assert json.loads(done.stdout) == [[2, 32], True, []]
+    assert json.loads(done.stdout) == [[2, 32], True, [ONEDNN]]
     assert load_model_config(TINY) == MODEL

@@ -6,8 +6,9 @@ import importlib
 from types import ModuleType
 
 from .base import EngineInfo, EngineUnavailable
+from .processor import has_amx
 
-#: Order in which ``choose("auto", ...)`` asks, the fastest first, by the kind of device.
+#: Order in which ``choose("auto", ...)`` asks, the fastest first, by the kind of device; see also ``preference``.
 PREFERENCE: dict[str, tuple[str, ...]] = {
     "cpu": ("onnx", "tensorflow", "torch"),
     "gpu": ("torch", "tensorflow", "onnx"),
@@ -48,12 +49,19 @@ def _load_own(path: str) -> ModuleType:
     return module
 
 
+def preference(device_kind: str, dtype: str) -> tuple[str, ...]:
+    """Engines in the order in which ``choose("auto", ...)`` asks, the fastest first."""
+    if (device_kind, dtype) == ("cpu", "bf16") and has_amx():
+        return "torch", "tensorflow"  # elsewhere it is the other way round
+    return PREFERENCE[device_kind]
+
+
 def available(device_kind: str, dtype: str) -> list[EngineInfo]:
     """Engines that can compute in ``dtype`` on this machine's ``device_kind`` (cpu or gpu), the preferred first.
 
     Says only what can be known without importing a library: a GPU that is there may still refuse.
     """
-    modules = [load(name) for name in PREFERENCE[device_kind] if name in NAMES]
+    modules = [load(name) for name in preference(device_kind, dtype)]
     return [module.INFO for module in modules if module.unavailable(device_kind, dtype) is None]
 
 
@@ -77,7 +85,6 @@ def choose(name: str, device_kind: str, dtype: str) -> str:
         return usable[0].name
     reasons = [
         f"{candidate}: {load(candidate).unavailable(device_kind, dtype)}"
-        for candidate in PREFERENCE[device_kind]
-        if candidate in NAMES
+        for candidate in preference(device_kind, dtype)
     ]
     raise EngineUnavailable(f"no engine can run on {device_kind} with dtype {dtype}; {'; '.join(reasons)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,24 +131,62 @@ def split_batch(lengths: np.ndarray, max_grid: int, max_waste: float = 2.0, min_
     return groups
 
 
+def fill_up(batch: Batch, max_length: int) -> Batch:
+    """A batch, and often one sequence more, so that an engine sees few numbers of tokens.
+
+    oneDNN writes a kernel for each number of rows when it first sees it, which may take as long as a small batch does.
+    The tiles that it multiplies have 16 rows in any case.
+
+    Args:
+        max_length: most tokens of a sequence.
+    """
+    tokens = batch.num_tokens
+    step = 16 if tokens <= 256 else 32 if tokens <= 512 else 64
+    missing = -tokens % step
+    if not 0 < missing <= max_length:
+        return batch
+    zeros, ones = np.zeros(missing, np.int32), np.ones(missing, np.int32)
+    return Batch(
+        np.concatenate([batch.input_ids, zeros]),
+        np.concatenate([batch.type_ids, zeros]),
+        np.concatenate([batch.mask, ones]),
+        np.append(batch.lengths, np.int32(missing)),
+    )
+
+
+def cut_groups(groups: list[np.ndarray], lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """Groups, each cut into as few parts as have about ``max_tokens`` at most, all of about the same size."""
+    cut = []
+    for group in groups:
+        ends = np.cumsum(lengths[group])
+        parts = -(-int(ends[-1]) // max_tokens)
+        places = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts)
+        cut += [part for part in np.split(group, places) if len(part)]
+    return cut
+
+
 def encode_in_groups(
-    batch: Batch, groups: list[np.ndarray], is_token_level: bool, encode: Callable[[Batch], np.ndarray]
+    batch: Batch,
+    groups: list[np.ndarray],
+    is_token_level: bool,
+    encode: Callable[[Batch], np.ndarray],
+    map_to: Callable[..., Iterable[np.ndarray]] = map,
 ) -> np.ndarray:
-    """Encodes groups of a batch one after the other, and puts the rows where they belong in the whole.
+    """Encodes groups of a batch, and puts the rows where they belong in the whole.
 
     Args:
         groups: as of ``split_batch``.
         encode: vectors of a part, ``[n, d]`` or ``[t, d]``.
+        map_to: applies ``encode`` to the parts: one after the other, or otherwise.
 
     Returns:
         ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
     """
     if len(groups) == 1:
         return encode(batch)
+    parts, places = zip(*(take(batch, sequences) for sequences in groups), strict=True)
     result: np.ndarray | None = None
-    for sequences in groups:
-        part, tokens = take(batch, sequences)
-        vectors = encode(part)
+    for sequences, tokens, vectors in zip(groups, places, map_to(encode, parts), strict=True):
         if result is None:
             total = batch.num_tokens if is_token_level else batch.num_sequences
             result = np.empty((total, vectors.shape[1]), vectors.dtype)

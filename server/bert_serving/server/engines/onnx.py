@@ -19,7 +19,7 @@ import numpy as np
 from ..model.cache import Cache
 from ..model.weights import load_weights
 from .base import Batch, Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
-from .layout import Layout, attended, encode_in_groups, make_layout, split_batch
+from .layout import Layout, attended, cut_groups, encode_in_groups, make_layout, split_batch
 from .processor import num_cores, processor
 
 INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")})
@@ -110,13 +110,7 @@ class OnnxEngine:
 
     def _groups(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Sequences that are computed at once: of similar length, and few enough for the caches."""
-        groups = []
-        for group in split_batch(lengths, MAX_GRID, max_waste=1.5, min_tokens=128):
-            ends = np.cumsum(lengths[group])
-            parts = -(-int(ends[-1]) // self._max_tokens)
-            cuts = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts)
-            groups += [part for part in np.split(group, cuts) if len(part)]
-        return groups
+        return cut_groups(split_batch(lengths, MAX_GRID, max_waste=1.5, min_tokens=128), lengths, self._max_tokens)
 
     def _run(self, batch: Batch) -> np.ndarray:
         layout = make_layout(batch)

@@ -32,3 +32,8 @@ def lacks_bf16() -> bool:
     """Whether it is known that bf16 would be emulated."""
     features = processor()[1]
     return bool(features) and not features & BF16_FEATURES
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies tiles of bf16, as Intel's do since Sapphire Rapids."""
+    return "amx_bf16" in processor()[1]

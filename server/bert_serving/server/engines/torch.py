@@ -1,4 +1,4 @@
-"""The engine for GPUs: PyTorch over packed tokens, with attention that needs no padding; it runs on the CPU too.
+"""PyTorch: the engine for GPUs, over packed tokens with attention that needs no padding, and for CPUs with AMX.
 
 ``prepare`` leaves the weights in the cache, see ``torch_files``; a worker maps them, or copies them to its GPU. How it
 computes is decided when a worker starts, by trying out, and said in ``notes``; see ``torch_device``.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,19 @@ import numpy as np
 from ..model.cache import Cache
 from . import torch_files
 from .base import Batch, Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
-from .layout import attended, check_batch, encode_in_groups, make_layout, split_batch
+from .layout import attended, check_batch, cut_groups, encode_in_groups, fill_up, make_layout, split_batch
 from .processor import lacks_bf16
 
 INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")})
 
 #: Most elements of the attention scores of all heads, ``[n, heads, T, T]``, where attention sees a padded grid.
 MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
+
+#: Most tokens computed at once on the CPU: as many as the caches hold well.
+GROUP_TOKENS = 448
+#: Tokens for each of the CPU's threads from which on every thread computes sequences of its own, and how much longer
+#: that may take one than another; otherwise all threads share every product.
+SHARE_TOKENS, MAX_LEAD = 192, 1.2
 
 #: What errors without a class of their own say: the CPU's allocator, that of page-locked memory, cuBLAS.
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
@@ -96,15 +105,38 @@ class TorchEngine:
         self.notes = torch_device.notes_on(self._device, spec.dtype)
         path = torch_files.find(spec) or torch_files.write(spec, lambda _: None)
         try:
-            self._encoder: Any = torch_encoder.Encoder(spec, torch_files.load(path, self._device))
+            weights = torch_files.load(path, self._device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"the model does not fit on {device} beside what is there; raise -gpu_memory_fraction "
                 f"({device.memory_fraction}), or start fewer workers on it: {error}"
             ) from error
+        self._encoder: Any = torch_encoder.Encoder(spec, weights)
+        self._fill_up: Callable[[Batch], Batch] = lambda batch: batch
+        self._threads: ThreadPoolExecutor | None = None
+        self._num_shares = 1
         if device.kind == "gpu":
             self._speed_up()
+        else:
+            self._lay_out(weights)
         self._try_out()
+
+    def _lay_out(self, weights: dict[str, Any]) -> None:
+        """Takes what this CPU has, after a trial."""
+        from . import torch_cpu
+
+        torch, num_threads = self._torch, self._torch.get_num_threads()
+        with torch.inference_mode():
+            layers, note = torch_cpu.find_layers(self._spec, weights, self._encoder.dense)
+        self.notes.append(note)
+        if layers is self._encoder.dense:
+            return
+        self._encoder.dense = layers
+        self._fill_up = partial(fill_up, max_length=self._spec.model.max_position_embeddings)
+        if num_threads > 1:
+            # The number of threads belongs to the thread that sets it: these compute alone.
+            self._threads = ThreadPoolExecutor(num_threads, "encode", partial(torch.set_num_threads, 1))
+            self._num_shares = num_threads
 
     def _speed_up(self) -> None:
         """Takes what this GPU has, each after a trial."""
@@ -124,12 +156,12 @@ class TorchEngine:
                 self._device, dtype, model.hidden_size, model.layer_norm_eps, Cache(self._spec.cache_dir).root
             )
         if compiled is not torch_encoder.add_norm:
-            self._encoder.add_norm = compiled
+            self._encoder.dense.add_norm = compiled
             try:
                 with self._torch.compiler.set_stance("fail_on_recompile"):
                     self._try_out()
             except EngineError as error:  # it does not fit what the encoder gives it, and would never be used
-                self._encoder.add_norm = torch_encoder.add_norm
+                self._encoder.dense.add_norm = torch_encoder.add_norm
                 note = f"layer normalization is not compiled ({torch_device.one_line(error)})"
         self.notes.append(note)
 
@@ -146,12 +178,32 @@ class TorchEngine:
         check_batch(batch, self._spec)
         if self._encoder.packed_attention is not None and batch.mask.all():
             return self._run(batch, is_packed=True)
+        shares = self._shares(batch.lengths)
+        map_to = map if self._threads is None else self._threads.map
+        return encode_in_groups(batch, shares, self._spec.is_token_level, self._encode_share, map_to)
+
+    def _shares(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Sequences for each thread to compute by itself, as much for each; all in one share where they are few."""
+        count = self._num_shares
+        if count > 1 and lengths.sum() >= count * SHARE_TOKENS:
+            order = np.argsort(lengths, kind="stable")
+            shares = [order[start::count] for start in range(count)]
+            tokens = [int(lengths[share].sum()) for share in shares]
+            if max(tokens) <= MAX_LEAD * min(tokens):
+                return shares
+        return [np.arange(len(lengths))]
+
+    def _encode_share(self, batch: Batch) -> np.ndarray:
         groups = split_batch(batch.lengths, self._max_grid)
+        if self._device.type == "cpu":
+            groups = cut_groups(groups, batch.lengths, GROUP_TOKENS)
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
     def close(self) -> None:
         """Lets go of the weights, and gives a GPU's memory back."""
         self._encoder = None
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
         self._give_back()
 
     def _run(self, batch: Batch, is_packed: bool = False) -> np.ndarray:
@@ -159,7 +211,8 @@ class TorchEngine:
         shape = f"{batch.num_sequences} sequences of up to {batch.lengths.max()} tokens"
         try:
             with torch.inference_mode():
-                return self._fetch(self._encoder(self._upload(batch, is_packed)))
+                vectors = self._fetch(self._encoder(self._upload(self._fill_up(batch), is_packed)))
+            return vectors[: batch.num_tokens if self._spec.is_token_level else batch.num_sequences]
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._give_back()
             raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error

@@ -78,22 +78,50 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, lo
     return varlen_attn(query, key, value, ends, ends, longest, longest)
 
 
-class Encoder:
-    """Weights of a model on one device, and the computation with them.
+class DenseLayers:
+    """The encoder's dense layers, each with what follows it.
 
     Attributes:
         add_norm: what normalizes; may be replaced by a compiled form.
-        packed_attention: attends without padding; None where the device has no kernel for that.
     """
 
     def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
         self.add_norm: AddNorm = add_norm
+        self._weights = weights
+        self._eps = spec.model.layer_norm_eps
+        self._activation = _activation(spec.model.hidden_act)
+
+    def product(self, scope: str, inputs: Tensor) -> Tensor:
+        """The layer ``scope`` alone."""
+        return F.linear(inputs, self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"])
+
+    def activate(self, scope: str, inputs: Tensor) -> Tensor:
+        """The model's activation of the layer ``scope``."""
+        return self._activation(self.product(scope, inputs))
+
+    def normalize(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
+        """``scope/LayerNorm`` of the sum of the layer ``scope/dense`` and a residual."""
+        # One row is a shape of its own for the compiler, which has seen many.
+        norm = self.add_norm if len(inputs) > 1 else add_norm
+        gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights[f"{scope}/LayerNorm/beta"]
+        return norm(self.product(f"{scope}/dense", inputs), residual, gamma, beta, self._eps)
+
+
+class Encoder:
+    """Weights of a model on one device, and the computation with them.
+
+    Attributes:
+        dense: computes the encoder's dense layers; may be replaced by what is faster on the device.
+        packed_attention: attends without padding; None where the device has no kernel for that.
+    """
+
+    def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
+        self.dense = DenseLayers(spec, weights)
         self.packed_attention: PackedAttention | None = None
         self._spec = spec
         self._weights = weights
         self._dtype = getattr(torch, DTYPES[spec.dtype])
         self._wanted = spec.layers
-        self._activation = _activation(spec.model.hidden_act)
 
     def __call__(self, feeds: Feeds) -> Tensor:
         """Vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``."""
@@ -127,13 +155,12 @@ class Encoder:
 
     def _layer(self, scope: str, hidden: Tensor, feeds: Feeds, select: Tensor | None) -> Tensor:
         """One transformer layer, ``[t, hidden]`` to the same, or to ``[n, hidden]`` of the tokens in ``select``."""
-        context = self._attention(self._dense(f"{scope}/attention/self/qkv", hidden), feeds)
+        context = self._attention(self.dense.product(f"{scope}/attention/self/qkv", hidden), feeds)
         if select is not None:
             context, hidden = context.index_select(0, select), hidden.index_select(0, select)
-        attended = self._dense(f"{scope}/attention/output/dense", context)
-        hidden = self._norm(f"{scope}/attention/output/LayerNorm", attended, hidden)
-        inner = self._activation(self._dense(f"{scope}/intermediate/dense", hidden))
-        return self._norm(f"{scope}/output/LayerNorm", self._dense(f"{scope}/output/dense", inner), hidden)
+        hidden = self.dense.normalize(f"{scope}/attention/output", context, hidden)
+        inner = self.dense.activate(f"{scope}/intermediate/dense", hidden)
+        return self.dense.normalize(f"{scope}/output", inner, hidden)
 
     def _attention(self, qkv: Tensor, feeds: Feeds) -> Tensor:
         """Multi-head self-attention, ``[t, 3 * hidden]`` to ``[t, hidden]``; scores and softmax are float32 inside."""
@@ -150,15 +177,6 @@ class Encoder:
         context = context.transpose(1, 2).reshape(-1, model.hidden_size)
         return context if grid.pack is None else context.index_select(0, grid.pack)
 
-    def _dense(self, scope: str, inputs: Tensor) -> Tensor:
-        return F.linear(inputs, self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"])
-
-    def _norm(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
-        # One row is a shape of its own for the compiler, which has seen many.
-        norm = self.add_norm if len(inputs) > 1 else add_norm
-        gamma, beta = self._weights[f"{scope}/gamma"], self._weights[f"{scope}/beta"]
-        return norm(inputs, residual, gamma, beta, self._spec.model.layer_norm_eps)
-
     def _pool(self, tokens: Tensor, feeds: Feeds) -> Tensor:
         """Vectors of float32 ``tokens``: ``[t, d]``, or ``[n, d]`` where one token of each sequence is left.
 
@@ -166,7 +184,8 @@ class Encoder:
         """
         strategy = self._spec.pooling_strategy
         if strategy == "CLS_POOLED":
-            return torch.tanh(self._dense("pooler/dense", tokens))
+            weight, bias = self._weights["pooler/dense/weight"], self._weights["pooler/dense/bias"]
+            return torch.tanh(F.linear(tokens, weight, bias))
         if strategy in ("CLS_TOKEN", "SEP_TOKEN"):
             return tokens
         mask = None if feeds.mask is None else feeds.mask[:, None].float()
