@@ -12,6 +12,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -350,10 +352,38 @@ def test_layers_of_onednn_are_taken_only_if_they_are_right(make: Make, monkeypat
 def test_threads_that_share_a_batch_give_the_same(cache_dir: str, make: Make, strategy: str) -> None:
     engine = engine_module.create(EngineSpec(MODEL, cache_dir, pooling_strategy=strategy), Device(threads=3))
     batch = pack(sequences([1 + (7 * number) % 60 for number in range(100)]))
-    assert len(engine._shares(batch.lengths)) == 3
-    np.testing.assert_allclose(engine.encode(batch), make(pooling_strategy=strategy).encode(batch), rtol=0, atol=1e-5)
-    engine.close()
-    torch.set_num_threads(1)  # as the other tests have it
+    expected = make(pooling_strategy=strategy).encode(batch)
+    try:
+        assert len(engine._shares(batch.lengths)) == 3
+        np.testing.assert_allclose(engine.encode(batch), expected, rtol=0, atol=1e-5)
+    finally:
+        engine.close()
+        torch.set_num_threads(1)  # as the other tests have it
+
+
+def test_a_share_that_fails_fails_the_batch_once_all_are_done(cache_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_module.create(EngineSpec(MODEL, cache_dir), Device(threads=2))
+    run, done = engine._run, threading.Event()
+
+    def fail_in_the_first(batch: Batch) -> np.ndarray:
+        if batch.input_ids[0] == 7:
+            raise OutOfMemory("too much")
+        time.sleep(0.2)
+        vectors = run(batch)
+        done.set()
+        return vectors
+
+    batch = pack([np.full(40, number, np.int32) for number in (7, 8) * 10])
+    try:
+        monkeypatch.setattr(engine, "_run", fail_in_the_first)
+        with pytest.raises(OutOfMemory, match="too much"):
+            engine.encode(batch)
+        assert done.is_set()
+        monkeypatch.undo()
+        assert engine.encode(batch).shape == (20, 32)
+    finally:
+        engine.close()
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def _cpu_plan(config: ServerConfig, num_workers: int, log: logging.Logger) -> Pl
         log.warning("-xla: some shapes are compiled before the server is ready, so the start takes longer, and batches "
                     "are padded to them; on a CPU XLA gains on short sequences in fp32 only")  # fmt: skip
     if dtype == "auto":
-        dtype = next((each for each in _fastest_dtypes() if _can(name, each)), "fp32")
+        dtype = next((each for each in _fastest_dtypes(name) if _can(name, each)), "fp32")
     engine = engines.choose(name, "cpu", dtype)
     if "auto" in (config.engine, config.dtype):
         log.info("engine %s, dtype %s: the fastest here of what is installed", engine, dtype)
@@ -158,13 +158,13 @@ def _cpu_plan(config: ServerConfig, num_workers: int, log: logging.Logger) -> Pl
     return Plan(Device("cpu", 0, threads), engine, dtype)
 
 
-def _fastest_dtypes() -> tuple[str, ...]:
+def _fastest_dtypes(engine: str) -> tuple[str, ...]:
     """Less precise than fp32 but faster, the fastest first, on this CPU and with the engines that are installed."""
     if not has_fast_bf16():
         return ("int8",)
     # With AMX PyTorch is ahead of int8 where there is much to do, TensorFlow is not.
-    best = [info.name for info in engines.available("cpu", "bf16")][:1]
-    return ("bf16", "int8") if best == ["torch"] else ("int8", "bf16")
+    is_torch = engine in ("auto", "torch") and _can("auto", "bf16") and engines.choose("auto", "cpu", "bf16") == "torch"
+    return ("bf16", "int8") if is_torch else ("int8", "bf16")
 
 
 def _can(engine: str, dtype: str) -> bool:

@@ -123,7 +123,7 @@ def warm_up(engine: Engine, device: Device, max_positions: int, max_seq_len: int
     if device.kind != "cpu":
         engine.encode(batch(64, length))
         return 65536
-    sequences = 16
+    sequences = max(16, 4 * device.threads)
     engine.encode(batch(sequences, length))
     start = time.perf_counter()
     engine.encode(batch(sequences, length))

@@ -131,26 +131,26 @@ def split_batch(lengths: np.ndarray, max_grid: int, max_waste: float = 2.0, min_
     return groups
 
 
-def fill_up(batch: Batch, max_length: int) -> Batch:
-    """A batch, and often one sequence more, so that an engine sees few numbers of tokens.
+def fill_up(batch: Batch) -> Batch:
+    """A batch, and after it sequences that are none, so that an engine sees few numbers of tokens.
 
     oneDNN writes a kernel for each number of rows when it first sees it, which may take as long as a small batch does.
-    The tiles that it multiplies have 16 rows in any case.
-
-    Args:
-        max_length: most tokens of a sequence.
+    The tiles that it multiplies have 16 rows in any case. None is added that is longer than all others: attention would
+    have to pad for it.
     """
-    tokens = batch.num_tokens
+    tokens, longest = batch.num_tokens, int(batch.lengths.max())
     step = 16 if tokens <= 256 else 32 if tokens <= 512 else 64
     missing = -tokens % step
-    if not 0 < missing <= max_length:
+    if not missing:
         return batch
+    lengths = np.full(-(-missing // longest), longest, np.int32)
+    lengths[-1] -= lengths.sum() - missing
     zeros, ones = np.zeros(missing, np.int32), np.ones(missing, np.int32)
     return Batch(
         np.concatenate([batch.input_ids, zeros]),
         np.concatenate([batch.type_ids, zeros]),
         np.concatenate([batch.mask, ones]),
-        np.append(batch.lengths, np.int32(missing)),
+        np.concatenate([batch.lengths, lengths]),
     )
 
 
@@ -160,7 +160,7 @@ def cut_groups(groups: list[np.ndarray], lengths: np.ndarray, max_tokens: int) -
     for group in groups:
         ends = np.cumsum(lengths[group])
         parts = -(-int(ends[-1]) // max_tokens)
-        places = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts)
+        places = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
         cut += [part for part in np.split(group, places) if len(part)]
     return cut
 
@@ -177,7 +177,7 @@ def encode_in_groups(
     Args:
         groups: as of ``split_batch``.
         encode: vectors of a part, ``[n, d]`` or ``[t, d]``.
-        map_to: applies ``encode`` to the parts: one after the other, or otherwise.
+        map_to: applies ``encode`` to all parts: one after the other, or otherwise.
 
     Returns:
         ``[n, d]``, or ``[t, d]`` if ``is_token_level``.

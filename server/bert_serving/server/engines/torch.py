@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16
 #: Most elements of the attention scores of all heads, ``[n, heads, T, T]``, where attention sees a padded grid.
 MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
 
-#: Most tokens computed at once on the CPU: as many as the caches hold well.
-GROUP_TOKENS = 448
+#: Most tokens computed at once on the CPU by one thread, and by all together for each of them: as many as the caches
+#: hold well.
+TOKENS_ALONE, TOKENS_TOGETHER = 448, 224
 #: Tokens for each of the CPU's threads from which on every thread computes sequences of its own, and how much longer
 #: that may take one than another; otherwise all threads share every product.
 SHARE_TOKENS, MAX_LEAD = 192, 1.2
@@ -132,9 +133,10 @@ class TorchEngine:
         if layers is self._encoder.dense:
             return
         self._encoder.dense = layers
-        self._fill_up = partial(fill_up, max_length=self._spec.model.max_position_embeddings)
+        self._fill_up = fill_up
         if num_threads > 1:
-            # The number of threads belongs to the thread that sets it: these compute alone.
+            # These compute alone. What they set holds for every thread that has not asked for its number yet, as this
+            # one has.
             self._threads = ThreadPoolExecutor(num_threads, "encode", partial(torch.set_num_threads, 1))
             self._num_shares = num_threads
 
@@ -179,8 +181,9 @@ class TorchEngine:
         if self._encoder.packed_attention is not None and batch.mask.all():
             return self._run(batch, is_packed=True)
         shares = self._shares(batch.lengths)
-        map_to = map if self._threads is None else self._threads.map
-        return encode_in_groups(batch, shares, self._spec.is_token_level, self._encode_share, map_to)
+        if len(shares) == 1:
+            return self._encode_share(batch, max(TOKENS_ALONE, TOKENS_TOGETHER * self._num_shares))
+        return encode_in_groups(batch, shares, self._spec.is_token_level, self._encode_share, self._map_to_threads)
 
     def _shares(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Sequences for each thread to compute by itself, as much for each; all in one share where they are few."""
@@ -193,10 +196,16 @@ class TorchEngine:
                 return shares
         return [np.arange(len(lengths))]
 
-    def _encode_share(self, batch: Batch) -> np.ndarray:
+    def _map_to_threads(self, encode: Callable[[Batch], np.ndarray], shares: list[Batch]) -> list[np.ndarray]:
+        assert self._threads is not None
+        futures = [self._threads.submit(encode, share) for share in shares]
+        wait(futures)  # none goes on where another failed: what it holds may be what the next batch lacks
+        return [future.result() for future in futures]
+
+    def _encode_share(self, batch: Batch, max_tokens: int = TOKENS_ALONE) -> np.ndarray:
         groups = split_batch(batch.lengths, self._max_grid)
         if self._device.type == "cpu":
-            groups = cut_groups(groups, batch.lengths, GROUP_TOKENS)
+            groups = cut_groups(groups, batch.lengths, max_tokens)
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
     def close(self) -> None:

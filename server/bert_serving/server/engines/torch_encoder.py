@@ -83,7 +83,10 @@ class DenseLayers:
 
     Attributes:
         add_norm: what normalizes; may be replaced by a compiled form.
+        row_step: they would rather see multiples of so many rows.
     """
+
+    row_step = 1
 
     def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
         self.add_norm: AddNorm = add_norm
@@ -124,7 +127,10 @@ class Encoder:
         self._wanted = spec.layers
 
     def __call__(self, feeds: Feeds) -> Tensor:
-        """Vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``."""
+        """Vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
+
+        Rows that follow these are of no meaning.
+        """
         select = self._select(feeds)
         hidden = self._embeddings(feeds)
         outputs = {}
@@ -138,10 +144,15 @@ class Encoder:
         return self._pool(tokens.float(), feeds).to(getattr(torch, self._spec.output_dtype)).contiguous()
 
     def _select(self, feeds: Feeds) -> Tensor | None:
-        """Indexes of the tokens that the strategy asks for, int32 ``[n]``; None for all."""
+        """Indexes of the tokens that the strategy asks for, int32 ``[n]`` or longer; None for all."""
         if self._spec.pooling_strategy in ("CLS_TOKEN", "CLS_POOLED"):
-            return feeds.ends[:-1]
-        return feeds.ends[1:] - 1 if self._spec.pooling_strategy == "SEP_TOKEN" else None
+            select = feeds.ends[:-1]
+        elif self._spec.pooling_strategy == "SEP_TOKEN":
+            select = feeds.ends[1:] - 1
+        else:
+            return None
+        missing = -len(select) % self.dense.row_step
+        return torch.cat([select, select.new_zeros(missing)]) if missing else select
 
     def _embeddings(self, feeds: Feeds) -> Tensor:
         """Sum of word, token type and position embeddings, normalized in float32: ``[t, hidden]``."""
