@@ -144,15 +144,17 @@ def test_batches_of_any_shape(cache: str, lengths: list[int], seed: int, hide: f
     np.testing.assert_allclose(vectors[index], engine.encode(split(batch)[index])[0], rtol=0, atol=1e-5)
 
 
-def test_every_sequence_is_computed_once(cache: str) -> None:
-    engine = make_engine(cache)
+@pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "NONE"])
+def test_threads_that_share_a_batch_give_the_same(cache: str, strategy: str) -> None:
+    batch = random_batch([1 + (7 * number) % 60 for number in range(100)], hide=0.1)
+    engine = make_engine(cache, threads=3, pooling_strategy=strategy)
     assert isinstance(engine, engine_module.OnnxEngine)
-    random = np.random.default_rng(1)
-    for count in (1, 2, 50, 1000):
-        lengths = random.integers(1, 65, count)
-        groups = engine._groups(lengths)
-        assert sorted(np.concatenate(groups)) == list(range(count))
-        assert max(int(lengths[group].sum()) for group in groups) < engine._max_tokens + 65
+    assert engine._team is not None and len(engine._team.shares(batch.lengths)) == 3
+    expected = make_engine(cache, pooling_strategy=strategy).encode(batch)
+    np.testing.assert_allclose(engine.encode(batch), expected, rtol=0, atol=1e-5)
+    engine.close()
+    with pytest.raises(base.EngineError, match="closed"):
+        engine.encode(batch)
 
 
 def test_strategies_agree_with_each_other(cache: str) -> None:

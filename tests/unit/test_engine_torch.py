@@ -12,8 +12,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -354,52 +352,11 @@ def test_threads_that_share_a_batch_give_the_same(cache_dir: str, make: Make, st
     batch = pack(sequences([1 + (7 * number) % 60 for number in range(100)]))
     expected = make(pooling_strategy=strategy).encode(batch)
     try:
-        assert len(engine._shares(batch.lengths)) == 3
+        assert engine._team is not None and len(engine._team.shares(batch.lengths)) == 3
         np.testing.assert_allclose(engine.encode(batch), expected, rtol=0, atol=1e-5)
     finally:
         engine.close()
         torch.set_num_threads(1)  # as the other tests have it
-
-
-def test_a_share_that_fails_fails_the_batch_once_all_are_done(cache_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_module.create(EngineSpec(MODEL, cache_dir), Device(threads=2))
-    run, done = engine._run, threading.Event()
-
-    def fail_in_the_first(batch: Batch) -> np.ndarray:
-        if batch.input_ids[0] == 7:
-            raise OutOfMemory("too much")
-        time.sleep(0.2)
-        vectors = run(batch)
-        done.set()
-        return vectors
-
-    batch = pack([np.full(40, number, np.int32) for number in (7, 8) * 10])
-    try:
-        monkeypatch.setattr(engine, "_run", fail_in_the_first)
-        with pytest.raises(OutOfMemory, match="too much"):
-            engine.encode(batch)
-        assert done.is_set()
-        monkeypatch.undo()
-        assert engine.encode(batch).shape == (20, 32)
-    finally:
-        engine.close()
-        torch.set_num_threads(1)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "count"),
-    [([64] * 100, 3), ([*[5] * 300, 64, 64], 3), ([64] * 3, 1), ([64] * 13, 1), ([5], 1), ([30] * 25 + [40], 3)],
-)
-def test_shares_are_even_or_there_is_one(make: Make, lengths: list[int], count: int) -> None:
-    engine = make()
-    array = np.array(lengths)
-    engine._num_shares, before = 3, engine._num_shares
-    try:
-        shares = engine._shares(array)
-    finally:
-        engine._num_shares = before
-    assert len(shares) == count
-    assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,15 @@ from ..model.weights import load_weights
 from .base import Batch, Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from .layout import Layout, attended, cut_groups, encode_in_groups, make_layout, split_batch
 from .processor import num_cores, processor
+from .team import Team
 
 INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")})
 
 #: Tokens computed at once, for each thread: as many as the caches hold well.
 TOKENS_PER_THREAD = 256
+#: Tokens for each thread from which on every thread computes sequences of its own. In int8 a layer has many small steps
+#: that do not part, so it pays early.
+SHARE_TOKENS = {"fp32": 128, "int8": 24}
 #: Most elements of one head's attention scores, ``[n, T, T]``, in one run of the graph.
 MAX_GRID = 1 << 20
 
@@ -80,17 +85,36 @@ class OnnxEngine:
         self._spec = spec
         self._max_tokens = TOKENS_PER_THREAD * max(2, threads)
         self._session: Any = _open(f"{folder}/{_MODEL}", threads)
+        self._alone: Any = None
+        self._team: Team | None = None
+        if threads > 1:
+            self._alone = _open(f"{folder}/{_MODEL}", 1)  # of the same pages
+            self._team = Team(threads, SHARE_TOKENS[spec.dtype])
         ones = np.ones(2, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([2], np.int32)))
 
     def encode(self, batch: Batch) -> np.ndarray:
         """See ``base.Engine.encode``."""
         self._check(batch)
-        return encode_in_groups(batch, self._groups(batch.lengths), self._spec.is_token_level, self._run)
+        if self._team is not None:
+            shares = self._team.shares(batch.lengths)
+            if len(shares) > 1:
+                return encode_in_groups(batch, shares, self._spec.is_token_level, self._encode_alone, self._team.map)
+        return self._encode(batch, self._session, self._max_tokens)
+
+    def _encode_alone(self, batch: Batch) -> np.ndarray:
+        return self._encode(batch, self._alone, 2 * TOKENS_PER_THREAD)
+
+    def _encode(self, batch: Batch, session: Any, max_tokens: int) -> np.ndarray:
+        groups = split_batch(batch.lengths, MAX_GRID, max_waste=1.5, min_tokens=128)
+        groups = cut_groups(groups, batch.lengths, max_tokens)
+        return encode_in_groups(batch, groups, self._spec.is_token_level, partial(_run, session))
 
     def close(self) -> None:
         """Lets go of the graph and the weights."""
-        self._session = None
+        self._session = self._alone = None
+        if self._team is not None:
+            self._team.close()
 
     def _check(self, batch: Batch) -> None:
         model = self._spec.model
@@ -108,19 +132,22 @@ class OnnxEngine:
         if batch.type_ids.min() < 0 or batch.type_ids.max() >= model.type_vocab_size:
             raise EngineError(f"token types must lie in 0 to {model.type_vocab_size - 1}")
 
-    def _groups(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Sequences that are computed at once: of similar length, and few enough for the caches."""
-        return cut_groups(split_batch(lengths, MAX_GRID, max_waste=1.5, min_tokens=128), lengths, self._max_tokens)
 
-    def _run(self, batch: Batch) -> np.ndarray:
-        layout = make_layout(batch)
-        try:
-            return np.asarray(_compute(self._session, layout)[0])
-        except Exception as error:  # ONNX Runtime's errors have no common class of their own
-            sizes = f"{batch.num_sequences} sequences of at most {layout.unpack.shape[1]} tokens"
-            if isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error):
-                raise OutOfMemory(f"{sizes} do not fit in memory: {error}") from error
-            raise EngineError(f"ONNX Runtime refused {sizes}: {error}") from error
+def _run(session: Any, batch: Batch) -> np.ndarray:
+    """Vectors of a batch.
+
+    Raises:
+        OutOfMemory: it does not fit.
+        EngineError: ONNX Runtime cannot compute it.
+    """
+    layout = make_layout(batch)
+    try:
+        return np.asarray(_compute(session, layout)[0])
+    except Exception as error:  # ONNX Runtime's errors have no common class of their own
+        sizes = f"{batch.num_sequences} sequences of at most {layout.unpack.shape[1]} tokens"
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error):
+            raise OutOfMemory(f"{sizes} do not fit in memory: {error}") from error
+        raise EngineError(f"ONNX Runtime refused {sizes}: {error}") from error
 
 
 def _compute(session: Any, layout: Layout) -> list[np.ndarray]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from . import torch_files
 from .base import Batch, Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from .layout import attended, check_batch, cut_groups, encode_in_groups, fill_up, make_layout, split_batch
 from .processor import lacks_bf16
+from .team import Team
 
 INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")})
 
@@ -30,9 +30,8 @@ MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
 #: Most tokens computed at once on the CPU by one thread, and by all together for each of them: as many as the caches
 #: hold well.
 TOKENS_ALONE, TOKENS_TOGETHER = 448, 224
-#: Tokens for each of the CPU's threads from which on every thread computes sequences of its own, and how much longer
-#: that may take one than another; otherwise all threads share every product.
-SHARE_TOKENS, MAX_LEAD = 192, 1.2
+#: Tokens for each of the CPU's threads from which on every thread computes sequences of its own.
+SHARE_TOKENS = 192
 
 #: What errors without a class of their own say: the CPU's allocator, that of page-locked memory, cuBLAS.
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
@@ -114,8 +113,8 @@ class TorchEngine:
             ) from error
         self._encoder: Any = torch_encoder.Encoder(spec, weights)
         self._fill_up: Callable[[Batch], Batch] = lambda batch: batch
-        self._threads: ThreadPoolExecutor | None = None
-        self._num_shares = 1
+        self._max_together = TOKENS_ALONE
+        self._team: Team | None = None
         if device.kind == "gpu":
             self._speed_up()
         else:
@@ -137,8 +136,8 @@ class TorchEngine:
         if num_threads > 1:
             # These compute alone. What they set holds for every thread that has not asked for its number yet, as this
             # one has.
-            self._threads = ThreadPoolExecutor(num_threads, "encode", partial(torch.set_num_threads, 1))
-            self._num_shares = num_threads
+            self._team = Team(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
+            self._max_together = max(TOKENS_ALONE, num_threads * TOKENS_TOGETHER)
 
     def _speed_up(self) -> None:
         """Takes what this GPU has, each after a trial."""
@@ -180,27 +179,11 @@ class TorchEngine:
         check_batch(batch, self._spec)
         if self._encoder.packed_attention is not None and batch.mask.all():
             return self._run(batch, is_packed=True)
-        shares = self._shares(batch.lengths)
-        if len(shares) == 1:
-            return self._encode_share(batch, max(TOKENS_ALONE, TOKENS_TOGETHER * self._num_shares))
-        return encode_in_groups(batch, shares, self._spec.is_token_level, self._encode_share, self._map_to_threads)
-
-    def _shares(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Sequences for each thread to compute by itself, as much for each; all in one share where they are few."""
-        count = self._num_shares
-        if count > 1 and lengths.sum() >= count * SHARE_TOKENS:
-            order = np.argsort(lengths, kind="stable")
-            shares = [order[start::count] for start in range(count)]
-            tokens = [int(lengths[share].sum()) for share in shares]
-            if max(tokens) <= MAX_LEAD * min(tokens):
-                return shares
-        return [np.arange(len(lengths))]
-
-    def _map_to_threads(self, encode: Callable[[Batch], np.ndarray], shares: list[Batch]) -> list[np.ndarray]:
-        assert self._threads is not None
-        futures = [self._threads.submit(encode, share) for share in shares]
-        wait(futures)  # none goes on where another failed: what it holds may be what the next batch lacks
-        return [future.result() for future in futures]
+        if self._team is not None:
+            shares = self._team.shares(batch.lengths)
+            if len(shares) > 1:
+                return encode_in_groups(batch, shares, self._spec.is_token_level, self._encode_share, self._team.map)
+        return self._encode_share(batch, self._max_together)
 
     def _encode_share(self, batch: Batch, max_tokens: int = TOKENS_ALONE) -> np.ndarray:
         groups = split_batch(batch.lengths, self._max_grid)
@@ -211,8 +194,8 @@ class TorchEngine:
     def close(self) -> None:
         """Lets go of the weights, and gives a GPU's memory back."""
         self._encoder = None
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
+        if self._team is not None:
+            self._team.close()
         self._give_back()
 
     def _run(self, batch: Batch, is_packed: bool = False) -> np.ndarray:

@@ -1,0 +1,59 @@
+"""Threads that each compute sequences of their own, where that is faster than all of them at one product.
+
+Threads that share a product wait for each other after it, and for the slowest where other programs want their cores
+too. With enough to do they get further apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+
+from .base import Batch
+
+#: How much more one thread may have to do than another, as a factor; where sequences do not part that evenly, all
+#: threads compute together.
+MAX_LEAD = 1.2
+
+
+class Team:
+    """
+    Args:
+        count: number of threads.
+        min_tokens: tokens for each thread from which on they compute apart.
+        initializer: is called by each thread before it begins.
+    """
+
+    def __init__(self, count: int, min_tokens: int, initializer: Callable[[], None] | None = None) -> None:
+        self._count = count
+        self._min_tokens = min_tokens
+        self._threads = ThreadPoolExecutor(count, "encode", initializer)
+
+    def shares(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Sequences for each thread, about as many tokens for each; or all in one share, to be computed together.
+
+        Args:
+            lengths: tokens in each sequence, int ``[n]``.
+
+        Returns:
+            indexes into ``lengths``, every index in exactly one share; within a share from short to long.
+        """
+        if lengths.sum() >= self._count * self._min_tokens:
+            order = np.argsort(lengths, kind="stable")
+            shares = [order[start :: self._count] for start in range(self._count)]
+            tokens = [int(lengths[share].sum()) for share in shares]
+            if max(tokens) <= MAX_LEAD * min(tokens):
+                return shares
+        return [np.arange(len(lengths))]
+
+    def map(self, encode: Callable[[Batch], np.ndarray], shares: Iterable[Batch]) -> list[np.ndarray]:
+        """Vectors of each share; all are done when this returns, or raises what one of them has raised."""
+        futures = [self._threads.submit(encode, share) for share in shares]
+        wait(futures)  # what a share still holds might be what the next batch lacks
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown(wait=False)

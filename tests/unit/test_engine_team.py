@@ -1,0 +1,75 @@
+"""Threads that each encode a share of a batch: who gets what, and what becomes of an error."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_serving.server.engines.base import Batch, OutOfMemory
+from bert_serving.server.engines.team import MAX_LEAD, Team
+
+
+@pytest.fixture
+def team() -> Iterator[Team]:
+    made = Team(3, 192)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count"),
+    [
+        ([64] * 100, 3),
+        ([*[5] * 300, 64, 64], 3),
+        ([30] * 25 + [40], 3),
+        ([64] * 3, 1),  # too few tokens
+        ([5], 1),
+        ([64] * 13, 1),  # five for one, four for the others
+        ([500, 500], 1),  # nothing for the third
+    ],
+)
+def test_shares_are_even_or_there_is_one(team: Team, lengths: list[int], count: int) -> None:
+    assert len(team.shares(np.array(lengths))) == count
+
+
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=200), st.integers(2, 8), st.integers(1, 300))
+def test_every_sequence_has_one_share(lengths: list[int], count: int, min_tokens: int) -> None:
+    array = np.array(lengths)
+    shares = Team(count, min_tokens).shares(array)
+    assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
+    if len(shares) > 1:
+        tokens = [array[share].sum() for share in shares]
+        assert len(shares) == count and sum(tokens) >= count * min_tokens and max(tokens) <= MAX_LEAD * min(tokens)
+
+
+def test_a_share_that_fails_fails_all_once_they_are_done(team: Team) -> None:
+    done = threading.Event()
+
+    def encode(batch: Batch) -> np.ndarray:
+        if batch.num_tokens == 1:
+            raise OutOfMemory("too much")
+        time.sleep(0.2)
+        done.set()
+        return np.zeros((batch.num_sequences, 1))
+
+    short, long = (Batch(*np.zeros((3, n), np.int32), np.array([n], np.int32)) for n in (1, 2))
+    with pytest.raises(OutOfMemory, match="too much"):
+        team.map(encode, [short, long])
+    assert done.is_set()
+    assert [len(vectors) for vectors in team.map(encode, [long, long])] == [1, 1]
+
+
+def test_each_thread_is_made_ready_before_it_begins() -> None:
+    local = threading.local()
+    team = Team(2, 1, lambda: setattr(local, "is_ready", True))
+    batch = Batch(*np.zeros((3, 1), np.int32), np.ones(1, np.int32))
+    assert all(team.map(lambda _: local.is_ready, [batch] * 4))
+    team.close()
+    with pytest.raises(RuntimeError):
+        team.map(lambda _: local.is_ready, [batch])
