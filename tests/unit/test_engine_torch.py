@@ -88,7 +88,6 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.TorchEngin
     def give(engine: engine_module.TorchEngine) -> torch_encoder.DenseLayers:
         layers = torch_encoder.DenseLayers(engine._spec, engine._encoder._weights)
         monkeypatch.setattr(engine._encoder, "dense", layers)
-        monkeypatch.setattr(engine, "_fill_up", lambda batch: batch)
         return layers
 
     return give
@@ -352,7 +351,7 @@ def test_threads_that_share_a_batch_give_the_same(cache_dir: str, make: Make, st
     batch = pack(sequences([1 + (7 * number) % 60 for number in range(100)]))
     expected = make(pooling_strategy=strategy).encode(batch)
     try:
-        assert engine._team is not None and len(engine._team.shares(batch.lengths)) == 3
+        assert len(engine._team.shares(batch.lengths)) == 3
         np.testing.assert_allclose(engine.encode(batch), expected, rtol=0, atol=1e-5)
     finally:
         engine.close()
@@ -389,8 +388,9 @@ def test_memory_that_ran_out_is_told_from_other_errors(make: Make, monkeypatch: 
     def fail(_: object) -> None:
         raise raised[-1]
 
-    monkeypatch.setattr(engine, "_encoder", fail)
     fail.packed_attention = None  # type: ignore[attr-defined]
+    fail.dense = engine._encoder.dense  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine, "_encoder", fail)
     for error, lost, expected in (
         (torch.OutOfMemoryError("CUDA out of memory"), False, OutOfMemory),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False, OutOfMemory),

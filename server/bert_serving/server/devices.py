@@ -12,7 +12,7 @@ from typing import Any
 from . import engines
 from .config import ServerConfig
 from .engines.base import Device, EngineUnavailable
-from .engines.processor import num_cores, processor
+from .engines.processor import has_amx, num_cores, processor
 
 #: A GPU counts as free below this share of busy time and of used memory, as in 1.10.0.
 FREE_BELOW = 0.9
@@ -163,8 +163,8 @@ def _fastest_dtypes(engine: str) -> tuple[str, ...]:
     if not has_fast_bf16():
         return ("int8",)
     # With AMX PyTorch is ahead of int8 where there is much to do, TensorFlow is not.
-    is_torch = engine in ("auto", "torch") and _can("auto", "bf16") and engines.choose("auto", "cpu", "bf16") == "torch"
-    return ("bf16", "int8") if is_torch else ("int8", "bf16")
+    is_ahead = has_amx() and engine in ("auto", "torch") and _can("torch", "bf16")
+    return ("bf16", "int8") if is_ahead else ("int8", "bf16")
 
 
 def _can(engine: str, dtype: str) -> bool:

@@ -83,38 +83,29 @@ class OnnxEngine:
             folder = cache.find("onnx", recipe)
         threads = device.threads or num_cores()
         self._spec = spec
-        self._max_tokens = TOKENS_PER_THREAD * max(2, threads)
+        self._threads = threads
         self._session: Any = _open(f"{folder}/{_MODEL}", threads)
-        self._alone: Any = None
-        self._team: Team | None = None
-        if threads > 1:
-            self._alone = _open(f"{folder}/{_MODEL}", 1)  # of the same pages
-            self._team = Team(threads, SHARE_TOKENS[spec.dtype])
+        self._alone: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # of the same pages
+        self._team = Team(threads, SHARE_TOKENS[spec.dtype])
         ones = np.ones(2, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([2], np.int32)))
 
     def encode(self, batch: Batch) -> np.ndarray:
         """See ``base.Engine.encode``."""
         self._check(batch)
-        if self._team is not None:
-            shares = self._team.shares(batch.lengths)
-            if len(shares) > 1:
-                return encode_in_groups(batch, shares, self._spec.is_token_level, self._encode_alone, self._team.map)
-        return self._encode(batch, self._session, self._max_tokens)
+        alone = partial(self._encode, self._alone, 1)
+        together = partial(self._encode, self._session, self._threads)
+        return self._team.encode(batch, self._spec.is_token_level, alone, together)
 
-    def _encode_alone(self, batch: Batch) -> np.ndarray:
-        return self._encode(batch, self._alone, 2 * TOKENS_PER_THREAD)
-
-    def _encode(self, batch: Batch, session: Any, max_tokens: int) -> np.ndarray:
+    def _encode(self, session: Any, threads: int, batch: Batch) -> np.ndarray:
         groups = split_batch(batch.lengths, MAX_GRID, max_waste=1.5, min_tokens=128)
-        groups = cut_groups(groups, batch.lengths, max_tokens)
+        groups = cut_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
         return encode_in_groups(batch, groups, self._spec.is_token_level, partial(_run, session))
 
     def close(self) -> None:
         """Lets go of the graph and the weights."""
         self._session = self._alone = None
-        if self._team is not None:
-            self._team.close()
+        self._team.close()
 
     def _check(self, batch: Batch) -> None:
         model = self._spec.model

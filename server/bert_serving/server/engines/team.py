@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 
 from .base import Batch
+from .layout import encode_in_groups
+
+Encode = Callable[[Batch], np.ndarray]
 
 #: How much more one thread may have to do than another, as a factor; where sequences do not part that evenly, all
 #: threads compute together.
@@ -21,7 +24,7 @@ MAX_LEAD = 1.2
 class Team:
     """
     Args:
-        count: number of threads.
+        count: number of threads; with one, nothing is shared out.
         min_tokens: tokens for each thread from which on they compute apart.
         initializer: is called by each thread before it begins.
     """
@@ -40,7 +43,7 @@ class Team:
         Returns:
             indexes into ``lengths``, every index in exactly one share; within a share from short to long.
         """
-        if lengths.sum() >= self._count * self._min_tokens:
+        if self._count > 1 and lengths.sum() >= self._count * self._min_tokens:
             order = np.argsort(lengths, kind="stable")
             shares = [order[start :: self._count] for start in range(self._count)]
             tokens = [int(lengths[share].sum()) for share in shares]
@@ -48,7 +51,19 @@ class Team:
                 return shares
         return [np.arange(len(lengths))]
 
-    def map(self, encode: Callable[[Batch], np.ndarray], shares: Iterable[Batch]) -> list[np.ndarray]:
+    def encode(self, batch: Batch, is_token_level: bool, alone: Encode, together: Encode) -> np.ndarray:
+        """Vectors of a batch, ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
+
+        Args:
+            alone: encodes a share, in each of the threads.
+            together: encodes a batch that is not shared out, in the thread that calls this.
+        """
+        shares = self.shares(batch.lengths)
+        if len(shares) == 1:
+            return together(batch)
+        return encode_in_groups(batch, shares, is_token_level, alone, self.map)
+
+    def map(self, encode: Encode, shares: Iterable[Batch]) -> list[np.ndarray]:
         """Vectors of each share; all are done when this returns, or raises what one of them has raised."""
         futures = [self._threads.submit(encode, share) for share in shares]
         wait(futures)  # what a share still holds might be what the next batch lacks

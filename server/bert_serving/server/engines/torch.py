@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,8 @@ INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16
 #: Most elements of the attention scores of all heads, ``[n, heads, T, T]``, where attention sees a padded grid.
 MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
 
-#: Most tokens computed at once on the CPU by one thread, and by all together for each of them: as many as the caches
-#: hold well.
-TOKENS_ALONE, TOKENS_TOGETHER = 448, 224
+#: Tokens computed at once on the CPU, for each thread: as many as the caches hold well.
+TOKENS_PER_THREAD = 224
 #: Tokens for each of the CPU's threads from which on every thread computes sequences of its own.
 SHARE_TOKENS = 192
 
@@ -112,9 +110,8 @@ class TorchEngine:
                 f"({device.memory_fraction}), or start fewer workers on it: {error}"
             ) from error
         self._encoder: Any = torch_encoder.Encoder(spec, weights)
-        self._fill_up: Callable[[Batch], Batch] = lambda batch: batch
-        self._max_together = TOKENS_ALONE
-        self._team: Team | None = None
+        self._num_threads = 1
+        self._team = Team(1, SHARE_TOKENS)
         if device.kind == "gpu":
             self._speed_up()
         else:
@@ -132,12 +129,10 @@ class TorchEngine:
         if layers is self._encoder.dense:
             return
         self._encoder.dense = layers
-        self._fill_up = fill_up
-        if num_threads > 1:
-            # These compute alone. What they set holds for every thread that has not asked for its number yet, as this
-            # one has.
-            self._team = Team(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
-            self._max_together = max(TOKENS_ALONE, num_threads * TOKENS_TOGETHER)
+        # These compute alone. What they set holds for every thread that has not asked for its number yet, as this one
+        # has.
+        self._team = Team(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
+        self._num_threads = num_threads
 
     def _speed_up(self) -> None:
         """Takes what this GPU has, each after a trial."""
@@ -179,23 +174,19 @@ class TorchEngine:
         check_batch(batch, self._spec)
         if self._encoder.packed_attention is not None and batch.mask.all():
             return self._run(batch, is_packed=True)
-        if self._team is not None:
-            shares = self._team.shares(batch.lengths)
-            if len(shares) > 1:
-                return encode_in_groups(batch, shares, self._spec.is_token_level, self._encode_share, self._team.map)
-        return self._encode_share(batch, self._max_together)
+        alone, together = partial(self._encode, 1), partial(self._encode, self._num_threads)
+        return self._team.encode(batch, self._spec.is_token_level, alone, together)
 
-    def _encode_share(self, batch: Batch, max_tokens: int = TOKENS_ALONE) -> np.ndarray:
+    def _encode(self, threads: int, batch: Batch) -> np.ndarray:
         groups = split_batch(batch.lengths, self._max_grid)
         if self._device.type == "cpu":
-            groups = cut_groups(groups, batch.lengths, max_tokens)
+            groups = cut_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
     def close(self) -> None:
         """Lets go of the weights, and gives a GPU's memory back."""
         self._encoder = None
-        if self._team is not None:
-            self._team.close()
+        self._team.close()
         self._give_back()
 
     def _run(self, batch: Batch, is_packed: bool = False) -> np.ndarray:
@@ -203,7 +194,8 @@ class TorchEngine:
         shape = f"{batch.num_sequences} sequences of up to {batch.lengths.max()} tokens"
         try:
             with torch.inference_mode():
-                vectors = self._fetch(self._encoder(self._upload(self._fill_up(batch), is_packed)))
+                filled = fill_up(batch) if self._encoder.dense.row_step > 1 else batch
+                vectors = self._fetch(self._encoder(self._upload(filled, is_packed)))
             return vectors[: batch.num_tokens if self._spec.is_token_level else batch.num_sequences]
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._give_back()

@@ -20,7 +20,7 @@ from .torch_files import DTYPES
 
 Tensor = Any
 
-#: Operator, scalars and algorithm in oneDNN of each activation, by the names of ``model.config.HIDDEN_ACTS``.
+#: Operator and algorithm in oneDNN of each activation, by the names of ``model.config.HIDDEN_ACTS``.
 _ACTIVATIONS = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "tanh": ("tanh", "")}
 
 #: How far two ways of computing the same may lie apart, in proportion to the length of a token's vector.
@@ -40,7 +40,7 @@ class OneDnnLayers(DenseLayers):
         super().__init__(spec, weights)
         self._linear = torch.ops.mkldnn._linear_pointwise.default
         self._linear_add = torch.ops.mkldnn._linear_pointwise.binary
-        self._activate = _ACTIVATIONS[spec.model.hidden_act]
+        self._fused = _ACTIVATIONS[spec.model.hidden_act]
         self._kernels = {
             name.removesuffix("/weight"): torch.ops.mkldnn._reorder_linear_weight(weight, None)
             for name, weight in weights.items()
@@ -53,7 +53,7 @@ class OneDnnLayers(DenseLayers):
 
     def activate(self, scope: str, inputs: Tensor) -> Tensor:
         """See ``DenseLayers``."""
-        name, algorithm = self._activate
+        name, algorithm = self._fused
         return self._linear(inputs, self._kernels[scope], self._weights[f"{scope}/bias"], name, [], algorithm)
 
     def normalize(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
