@@ -126,6 +126,36 @@ def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, 
     return measured.num_tokens / measured.seconds
 
 
+def sentence_transformers_rate(args: argparse.Namespace, folder: str, dtype: str, length: int) -> float:
+    """Tokens per second of the library sentence-transformers in this process, in the same dtype.
+
+    It sorts the texts by length itself; all have the same length here. Its best of all ``--batch_tokens`` counts.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
+    from sentence_transformers.sentence_transformer.modules import (  # type: ignore[import-not-found]
+        Pooling,
+        Transformer,
+    )
+
+    torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    transformer = Transformer(folder, max_seq_length=length, model_kwargs={"torch_dtype": torch_dtype})
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    encoder = SentenceTransformer(modules=[transformer, pooling], device="cuda" if args.device == "gpu" else "cpu")
+    random = np.random.default_rng(3)
+    best = 0.0
+    for tokens in args.batch_tokens:
+        size = max(1, tokens // length)
+        texts = [" ".join(f"w{word}" for word in random.integers(0, 30000, length - 2)) for _ in range(4 * size)]
+        encoder.encode(texts[:size], batch_size=size, show_progress_bar=False)
+        done, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < args.seconds:
+            encoder.encode(texts, batch_size=size, show_progress_bar=False)
+            done += len(texts) * length
+        best = max(best, done / elapsed)
+    return best
+
+
 def check(args: argparse.Namespace, model: ModelConfig, device: Device) -> list[dict[str, Any]]:
     """Worst cosine to fp32 on the CPU, for each dtype and for fp32 on the device.
 
@@ -190,6 +220,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     loop_rate(engine, batches, args.seconds),
                 )
         engine.close()
+        if args.peer:
+            for length in args.length:
+                rate = sentence_transformers_rate(args, folder, dtype, length)
+                add("sentence-transformers", dtype, length, "in process, best of all sizes of batches", rate)
         for workers in args.workers:
             for length in args.length:
                 rate = served_rate(args, folder, dtype, length, workers)
@@ -238,6 +272,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_tokens", nargs="+", type=int, default=[4096, 16384, 65536],
                         help="tokens of a batch; servers make batches of the most of them")  # fmt: skip
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 2], help="on the GPU; none: no server")
+    parser.add_argument("--peer", action="store_true", help="sentence-transformers beside it, where it is installed")
     parser.add_argument("--clients", type=int, default=8, help="of a server, each with one request at a time")
     parser.add_argument("--seconds", type=float, default=5.0, help="least time for each figure")
     parser.add_argument("--peak", type=float, help="the GPU's dense 16-bit peak in TFLOP/s, where it is not known")

@@ -91,11 +91,13 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=8192, help="sentences in a request of the bulk load")
     parser.add_argument("--requests", type=int, default=10, help="of the bulk load; the median counts")
     parser.add_argument("--singles", type=int, default=2000, help="single requests")
+    parser.add_argument("--model_dir", help="whose vocabulary to use; the default model where it is left out")
     args = parser.parse_args()
 
     print_heading("Engine zeros, sentences of 5 to 10 words.")
     texts = sentences(args.size)
-    config = ServerConfig.from_args(read_args(["-cpu", "-engine", "zeros", "-num_worker", "1"]))
+    model = ["-model_dir", args.model_dir] if args.model_dir else []
+    config = ServerConfig.from_args(read_args([*model, "-cpu", "-engine", "zeros", "-num_worker", "1"]))
     with Keeper(60.0) as keeper:
         keeper.serve(config)
         with BertClient(**keeper.connect) as client:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from browser import Browser, browsing
+if TYPE_CHECKING:
+    from browser import Browser
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    from browser import browsing  # needs selenium, which the tests on a GPU do without
+
     with browsing(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
 

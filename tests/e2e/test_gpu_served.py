@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from bert_serving.server import engines
 from bert_serving.server.devices import list_gpus
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.gpu import GpuMeter
-from servers import DATA, Server, serving, wait_until
+from servers import DATA, TINY, Server, serving, wait_until
 
 GPUS = list_gpus()
 pytestmark = pytest.mark.skipif(not GPUS, reason="there is no NVIDIA GPU here")
@@ -38,6 +40,20 @@ def engine(request: pytest.FixtureRequest) -> str:
         pytest.skip(str(error))
     name: str = request.param
     return name
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM's shape with random weights: large enough that 16 bits and shares of memory matter."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("mini")
+    shutil.copy(TINY / "vocab.txt", folder)
+    config = transformers.BertConfig(
+        vocab_size=len((TINY / "vocab.txt").read_text("utf-8").splitlines()), hidden_size=384, num_hidden_layers=6,
+        num_attention_heads=12, intermediate_size=1536, max_position_embeddings=512,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
 
 
 @contextlib.contextmanager
@@ -73,11 +89,11 @@ def test_golden_vectors(engine: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_16_bits_are_close(engine: str, dtype: str) -> None:
+def test_16_bits_are_close(engine: str, dtype: str, mini: Path) -> None:
     flags = ["-engine", engine, "-device_map", "0"]
-    with served(*flags, "-dtype", "fp32", model_dir=None) as (_, client):
+    with served(*flags, "-dtype", "fp32", model_dir=mini) as (_, client):
         exact = client.encode(texts(300))
-    with served(*flags, "-dtype", dtype, model_dir=None) as (_, client):
+    with served(*flags, "-dtype", dtype, model_dir=mini) as (_, client):
         assert cosine(client.encode(texts(300)), exact) > 0.99
 
 
@@ -106,11 +122,11 @@ def test_gpu_and_cpu_side_by_side(engine: str) -> None:
         assert "fall back to CPU" not in server.log
 
 
-def test_two_workers_share_a_gpu_and_its_memory(engine: str) -> None:
+def test_two_workers_share_a_gpu_and_its_memory(engine: str, mini: Path) -> None:
     total, before = memory()
     share = 0.1
     flags = ["-engine", engine, "-num_worker", "2", "-device_map", "0", "0", "-gpu_memory_fraction", str(share)]
-    with served(*flags, model_dir=None) as (_, client):
+    with served(*flags, model_dir=mini) as (_, client):
         for _ in range(3):
             client.encode(texts(3000))
         _, now = memory()
