@@ -27,7 +27,7 @@ from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import expected_shapes
-from bert_serving.server.tokenization import Tokenizer
+from bert_serving.server.tokenization.tokenizer import Tokenizer
 
 #: layers, hidden size, heads, intermediate size
 SIZES = {

@@ -29,7 +29,7 @@ from engine_loop import SIZES, random_model
 
 from bert_serving.client import BertClient
 from bert_serving.server import engines
-from bert_serving.server.benchmark.keeper import free_ports
+from bert_serving.server.benchmark.managed_server import free_ports
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.model.cache import default_cache_dir
 from heading import print_heading

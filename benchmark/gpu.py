@@ -28,16 +28,16 @@ from typing import Any
 import numpy as np
 from engine_loop import SIZES, pack, random_model
 
+from bert_serving.server.benchmark.corpus import Source
 from bert_serving.server.benchmark.experiments import Load, Setting
-from bert_serving.server.benchmark.keeper import Keeper
 from bert_serving.server.benchmark.load import Repeats
 from bert_serving.server.benchmark.machine import machine, versions
+from bert_serving.server.benchmark.managed_server import Keeper
 from bert_serving.server.benchmark.options import read_args
-from bert_serving.server.benchmark.run import Plan, measure
-from bert_serving.server.benchmark.words import Source
-from bert_serving.server.config import ServerConfig
-from bert_serving.server.engines import torch as engine_module
+from bert_serving.server.benchmark.runner import Plan, measure
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import Batch, Device, Engine, EngineError, EngineSpec
+from bert_serving.server.engines.torch import engine as engine_module
 from bert_serving.server.errors import ServingError
 from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import ModelConfig, load_model_config

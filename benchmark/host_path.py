@@ -24,10 +24,10 @@ import numpy as np
 import zmq
 
 from bert_serving.client import BertClient
-from bert_serving.server.benchmark.keeper import Keeper, free_ports
+from bert_serving.server.benchmark.corpus import COMMON
+from bert_serving.server.benchmark.managed_server import Keeper, free_ports
 from bert_serving.server.benchmark.options import read_args
-from bert_serving.server.benchmark.words import COMMON
-from bert_serving.server.config import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from heading import print_heading
 
 #: Frames of the floor's message, and bytes of the largest: about what a vector of 768 values takes.

@@ -34,8 +34,8 @@ import numpy as np
 import orjson
 
 from bert_serving.client import BertClient, BertServingError
-from bert_serving.server.benchmark.keeper import HOST, free_ports
 from bert_serving.server.benchmark.machine import machine, versions
+from bert_serving.server.benchmark.managed_server import HOST, free_ports
 from texts import sts_sentences
 
 #: Senders of a process; more of them would wait for each other's interpreter instead of for the server.

@@ -18,9 +18,9 @@ import numpy as np
 
 from bert_serving.client import BertClient
 from bert_serving.server import engines
-from bert_serving.server.benchmark.keeper import Keeper
+from bert_serving.server.benchmark.managed_server import Keeper
 from bert_serving.server.benchmark.options import read_args
-from bert_serving.server.config import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.errors import ServingError
 from heading import print_heading

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_serving.server.engines.processor import num_cores
+from bert_serving.server.engines.cpu_info import num_cores
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import default_model_dir
-from bert_serving.server.tokenization import Tokenizer
+from bert_serving.server.tokenization.tokenizer import Tokenizer
 from heading import print_heading
 from texts import sts_sentences
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClient
-from bert_serving.client.encode_command import get_parser as get_encode_parser
+from bert_serving.client._cli.encode import get_parser as get_encode_parser
 from bert_serving.client.protocol import ERROR_TYPES
 from bert_serving.server import engines
 from bert_serving.server.benchmark.options import GROUPS as BENCHMARK_GROUPS
-from bert_serving.server.cli import get_shutdown_parser
-from bert_serving.server.drift_command import get_parser as get_drift_parser
-from bert_serving.server.options import GROUPS, OPTIONS, Option
-from bert_serving.server.pooling import PoolingStrategy
+from bert_serving.server.cli.drift import get_parser as get_drift_parser
+from bert_serving.server.cli.start import get_shutdown_parser
+from bert_serving.server.config.options import GROUPS, OPTIONS, Option
+from bert_serving.server.model.pooling import PoolingStrategy
 
 DOCS = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)

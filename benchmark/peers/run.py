@@ -43,7 +43,7 @@ from side import Side, SideError
 
 from bert_serving.server.benchmark.machine import machine
 from bert_serving.server.model.config import load_model_config
-from bert_serving.server.tokenization import Tokenizer
+from bert_serving.server.tokenization.tokenizer import Tokenizer
 from texts import sts_sentences
 
 NUMBERS = {"bulk": 512, "single": 40, "many": 256}

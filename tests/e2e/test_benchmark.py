@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bert_serving.client import BertClient, ServerUnreachableError
 from bert_serving.server.benchmark import experiments
-from bert_serving.server.benchmark.keeper import free_ports
+from bert_serving.server.benchmark.corpus import COMMON, Source
 from bert_serving.server.benchmark.load import (
     CLIENTS_OF_A_CREW,
     LoadError,
@@ -29,13 +29,13 @@ from bert_serving.server.benchmark.load import (
     closed_loop,
     open_loop,
 )
+from bert_serving.server.benchmark.managed_server import free_ports
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.benchmark.report import Row, Table, shown
-from bert_serving.server.benchmark.run import make_requests
-from bert_serving.server.benchmark.words import COMMON, Source
-from bert_serving.server.config import ServerConfig
+from bert_serving.server.benchmark.runner import make_requests
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.model.config import load_model_config
-from bert_serving.server.tokenizing import make_tokenizer
+from bert_serving.server.ventilator.tokenizer_thread import make_tokenizer
 from servers import CACHE, READY_LINE, TINY, serving, wait_until
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmark"

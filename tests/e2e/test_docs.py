@@ -22,10 +22,10 @@ import pytest
 
 from bert_serving.client import BertClient
 from bert_serving.client._base import BaseClient
-from bert_serving.client.encode_command import get_parser as get_encode_parser
-from bert_serving.server.access import keygen
+from bert_serving.client._cli.encode import get_parser as get_encode_parser
 from bert_serving.server.benchmark.options import get_benchmark_parser
-from bert_serving.server.cli import get_args_parser, get_shutdown_parser
+from bert_serving.server.cli.start import get_args_parser, get_shutdown_parser
+from bert_serving.server.security.curve import keygen
 from servers import CACHE, TINY, Server, free_ports, serving
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_serving.server.drift_command import main
+from bert_serving.server.cli.drift import main
 from bert_serving.server.model.default import default_model_dir
 from http_calls import HttpServer, serving_http
 from servers import Server, serving, wait_until
@@ -126,7 +126,7 @@ def test_the_command_says_what_is_wrong(server: Server, tmp_path: Path, capsys: 
 def test_the_command_runs_by_its_own_name(server: Server, tmp_path: Path) -> None:
     sample, out = tmp_path / "sample.txt", tmp_path / "reference.json"
     sample.write_text("hello world\nhey jack\n")
-    command = [sys.executable, "-m", "bert_serving.server.drift_command", sample, "-o", out]
+    command = [sys.executable, "-m", "bert_serving.server.cli.drift", sample, "-o", out]
     ports = ["-port", str(server.port), "-port_out", str(server.port_out)]
     done = subprocess.run([*map(str, command), *ports], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

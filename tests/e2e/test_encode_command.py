@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bert_serving.client import BertClient
-from bert_serving.client.encode_command import get_parser, main
+from bert_serving.client._cli.encode import get_parser, main
 from servers import DATA, TINY_TUNED, Server, free_ports, serving, wait_until
 
 WORDS = [word for word in (DATA / "golden" / "models" / "tiny" / "vocab.txt").read_text().split() if word.isalpha()]
@@ -41,7 +41,7 @@ def at(server: Server) -> list[str]:
 
 
 def command(*args: str, **kwargs: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "bert_serving.client.encode_command", *args], **kwargs)
+    return subprocess.Popen([sys.executable, "-m", "bert_serving.client._cli.encode", *args], **kwargs)
 
 
 def test_file_to_npy(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bert_serving.client import BertClient
-from bert_serving.server.engines import torch as engine_module
+from bert_serving.server.engines.torch import engine as engine_module
 from servers import CACHE, DATA, serving
 
 ROOT = Path(__file__).resolve().parents[2]

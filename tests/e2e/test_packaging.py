@@ -93,7 +93,7 @@ def test_they_work_when_installed(built: Path, tmp_path: Path) -> None:
     # What they depend on comes from the environment of the tests, whose editable installs are not followed.
     (site / "dependencies.pth").write_text(str(Path(numpy.__file__).parents[1]))
     code = (
-        "import bert_serving.client as c, bert_serving.server as s; from bert_serving.server.cli import start; "
+        "import bert_serving.client as c, bert_serving.server as s; from bert_serving.server.cli.start import start; "
         "from bert_serving.server import BertServer; print(c.__file__); print(s.__file__); start(['-version'])"
     )
     done = subprocess.run(

@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bert_serving.server import BertServer, supervisor
-from bert_serving.server.config import get_args_parser
+from bert_serving.server import BertServer
+from bert_serving.server.config.server_config import get_args_parser
+from bert_serving.server.supervisor import supervisor
 from misfortune import HERE
 from servers import TINY, free_ports, wait_until
 

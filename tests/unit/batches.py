@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import zmq
 
-from bert_serving.server import internal
-from bert_serving.server.dispatch import Dispatcher
 from bert_serving.server.errors import RequestError
-from bert_serving.server.internal import make_socket, u64
-from bert_serving.server.jobs import Job, Part
+from bert_serving.server.ipc import commands as internal
+from bert_serving.server.ipc.commands import make_socket, u64
+from bert_serving.server.ipc.messages import BatchMessage, Word, unpack_words
 from bert_serving.server.log import get_logger
-from bert_serving.server.messages import BatchMessage, Word, unpack_words
-from bert_serving.server.tokenization import Tokenized
+from bert_serving.server.scheduling.dispatcher import Dispatcher
+from bert_serving.server.scheduling.jobs import Job, Part
+from bert_serving.server.tokenization.tokenizer import Tokenized
 from inner_part import LIMIT, tiny_config
 
 SMALL_BATCHES = ("-max_batch_size", "4")

@@ -9,11 +9,11 @@ from typing import Any
 
 import zmq
 
-from bert_serving.server import internal
-from bert_serving.server.config import ServerConfig, get_args_parser
-from bert_serving.server.internal import Addresses, make_socket
+from bert_serving.server.child_main import Link
+from bert_serving.server.config.server_config import ServerConfig, get_args_parser
+from bert_serving.server.ipc import commands as internal
+from bert_serving.server.ipc.commands import Addresses, make_socket
 from bert_serving.server.log import get_logger
-from bert_serving.server.part import Link
 from servers import TINY, free_ports
 
 #: Milliseconds after which a wait for the other side has failed.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.client._patience import GRACE, HINT_AFTER, LONGEST_NAP, Patience, Verdict, seconds
+from bert_serving.client._deadline import GRACE, HINT_AFTER, LONGEST_NAP, Patience, Verdict, seconds
 
 TICK = 1 / 1024  # times are multiples of it, so that sums are exact
 times = st.integers(0, 2**30).map(lambda ticks: ticks * TICK)

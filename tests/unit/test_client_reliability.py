@@ -22,9 +22,9 @@ from bert_serving.client import (
     ReplyError,
     RequestTimeoutError,
     ServerUnreachableError,
-    _connection,
     protocol,
 )
+from bert_serving.client._transport import connection as _connection
 from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
 from servers import free_ports
 

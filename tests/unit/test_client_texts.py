@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.client._texts import checked_texts, too_long
+from bert_serving.client._validation import checked_texts, too_long
 from bert_serving.client.errors import InputTypeError, InputValueError
 
 filled = st.text(min_size=1).filter(lambda text: bool(text.strip()))

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import zmq
 
-from bert_serving.client import BertClient, ClientClosedError, RequestTimeoutError, _turn
-from bert_serving.client._inbox import NOTHING, Inbox
-from bert_serving.client._turn import PAUSE, Turn
+from bert_serving.client import BertClient, ClientClosedError, RequestTimeoutError
+from bert_serving.client._pending import NOTHING, Inbox
+from bert_serving.client._transport import reader_lease as _turn
+from bert_serving.client._transport.reader_lease import PAUSE, Turn
 from bert_serving.client.protocol import Reply
 from fake_peer import DEADLINE, FakePeer, until
 

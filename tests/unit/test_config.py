@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from bert_serving.server.config import ServerConfig, get_args_parser
+from bert_serving.server.config.options import OPTIONS
+from bert_serving.server.config.server_config import ServerConfig, get_args_parser
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model.default import default_model_dir
-from bert_serving.server.options import OPTIONS
-from bert_serving.server.pooling import PoolingStrategy
+from bert_serving.server.model.pooling import PoolingStrategy
 
 V1_DEFAULTS = {
     "tuned_model_dir": None, "ckpt_name": "bert_model.ckpt", "config_name": "bert_config.json", "graph_tmp_dir": None,

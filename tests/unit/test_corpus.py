@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.client._corpus import Corpus, CorpusError, count_lines
+from bert_serving.client._cli.corpus import Corpus, CorpusError, count_lines
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\r\n\ufeff", codec="utf-8"), max_size=5), max_size=12)
 

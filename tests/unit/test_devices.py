@@ -7,11 +7,12 @@ import types
 
 import pytest
 
-from bert_serving.server import devices, engines
-from bert_serving.server.config import ServerConfig
-from bert_serving.server.devices import Gpu, plan_workers
-from bert_serving.server.engines import processor
+from bert_serving.server import engines
+from bert_serving.server.config.server_config import ServerConfig
+from bert_serving.server.engines import cpu_info as processor
 from bert_serving.server.engines.base import EngineUnavailable
+from bert_serving.server.supervisor import placement as devices
+from bert_serving.server.supervisor.placement import Gpu, plan_workers
 from servers import TINY
 
 FREE = [Gpu(0, 0.0, 0.5), Gpu(1, 0.0, 0.1), Gpu(2, 0.95, 0.2), Gpu(3, 0.1, 0.3)]

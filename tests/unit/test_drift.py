@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bert_serving.server.drift import TELLING, Reference, Sample, UnknownDrift, VectorDrift, stability_index
 from bert_serving.server.errors import ConfigError
+from bert_serving.server.monitoring.drift import TELLING, Reference, Sample, UnknownDrift, VectorDrift, stability_index
 
 OPTIONS: dict[str, Any] = dict.fromkeys(TELLING, 1)
 counts = arrays(np.int64, 6, elements=st.integers(0, 10_000)).map(lambda a: a.astype(float))

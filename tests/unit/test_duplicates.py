@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.server.duplicates import distinct, spread
 from bert_serving.server.engines.base import Batch
+from bert_serving.server.worker.deduplicate import distinct, spread
 
 # Few ids and short sequences, so that many are equal, or equal but for a type or a mask.
 tokens = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=3)

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
-from bert_serving.server.engines import base, onnx_int8
-from bert_serving.server.engines import onnx as engine_module
+from bert_serving.server.engines import base
 from bert_serving.server.engines.base import Batch, Device, EngineError, EngineSpec
-from bert_serving.server.engines.onnx_graph import build
+from bert_serving.server.engines.onnx import engine as engine_module
+from bert_serving.server.engines.onnx import int8 as onnx_int8
+from bert_serving.server.engines.onnx.graph import build
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights
-from bert_serving.server.tokenization import Tokenizer
+from bert_serving.server.tokenization.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 TINY = load_model_config(GOLDEN / "models" / "tiny")

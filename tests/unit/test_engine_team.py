@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_serving.server.engines.base import Batch, OutOfMemory
-from bert_serving.server.engines.team import MAX_LEAD, Team
+from bert_serving.server.engines.thread_pool import MAX_LEAD, Team
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_serving.server import engines
-from bert_serving.server.engines import tensorflow as engine_module
 from bert_serving.server.engines.base import Batch, Device, EngineError, EngineSpec, EngineUnavailable, OutOfMemory
+from bert_serving.server.engines.tensorflow import engine as engine_module
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.weights import load_weights
@@ -162,7 +162,7 @@ _COUNT_COMPILATIONS = """
 import sys
 from pathlib import Path
 import numpy as np
-from bert_serving.server.engines import tensorflow as engine_module
+from bert_serving.server.engines.tensorflow import engine as engine_module
 from bert_serving.server.engines.base import Device, EngineSpec
 from oracle import MODEL, pack, sequences
 
@@ -324,7 +324,7 @@ def test_what_runs_where() -> None:
 def test_a_gpu_that_is_not_there_is_named(cache_dir: str) -> None:
     """In a process of its own: devices can be chosen once."""
     code = (
-        "from bert_serving.server.engines import tensorflow as t\n"
+        "from bert_serving.server.engines.tensorflow import engine as t\n"
         "from bert_serving.server.engines.base import *\n"
         "from bert_serving.server.model.config import load_model_config\n"
         f"spec = EngineSpec(load_model_config({str(TINY)!r}), {cache_dir!r})\n"
@@ -340,7 +340,7 @@ def test_a_worker_is_quiet_and_maps_the_weights(cache_dir: str) -> None:
     engine_module.prepare(EngineSpec(MODEL, cache_dir), lambda _: None)
     code = (
         "import numpy as np, sys\n"
-        "from bert_serving.server.engines import tensorflow as t\n"
+        "from bert_serving.server.engines.tensorflow import engine as t\n"
         "from bert_serving.server.engines.base import *\n"
         "from bert_serving.server.model.config import load_model_config\n"
         f"spec = EngineSpec(load_model_config({str(TINY)!r}), {cache_dir!r})\n"

@@ -22,8 +22,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 
 from bert_serving.server import engines
-from bert_serving.server.engines import torch as engine_module
-from bert_serving.server.engines import torch_cpu, torch_device, torch_encoder
 from bert_serving.server.engines.base import (
     Batch,
     Device,
@@ -33,6 +31,10 @@ from bert_serving.server.engines.base import (
     EngineUnavailable,
     OutOfMemory,
 )
+from bert_serving.server.engines.torch import device as torch_device
+from bert_serving.server.engines.torch import encoder as torch_encoder
+from bert_serving.server.engines.torch import engine as engine_module
+from bert_serving.server.engines.torch import onednn as torch_cpu
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.weights import load_weights
@@ -496,7 +498,7 @@ def test_a_worker_is_quiet_and_maps_the_weights(cache_dir: str) -> None:
     engine_module.prepare(EngineSpec(MODEL, cache_dir), lambda _: None)
     code = (
         "import json, numpy as np\n"
-        "from bert_serving.server.engines import torch as t\n"
+        "from bert_serving.server.engines.torch import engine as t\n"
         "from bert_serving.server.engines.base import *\n"
         "from bert_serving.server.model.config import load_model_config\n"
         f"spec = EngineSpec(load_model_config({str(TINY)!r}), {cache_dir!r})\n"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batches import EPOCH, Batches
-from bert_serving.server.gathering import FEW_TOKENS, PATIENCE, SECONDS, SHARE, Gathering
+from bert_serving.server.scheduling.batch_delay import FEW_TOKENS, PATIENCE, SECONDS, SHARE, Gathering
 
 TOOK = 0.02
 SOON = SHARE * TOOK / 2

@@ -20,7 +20,7 @@ from bert_serving.server import engines
 from bert_serving.server.engines.base import Batch, Device, Engine, EngineSpec
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
-from bert_serving.server.pooling import PoolingStrategy
+from bert_serving.server.model.pooling import PoolingStrategy
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
 TINY = sorted(path.stem for path in (GOLDEN / "tiny").glob("*.json"))

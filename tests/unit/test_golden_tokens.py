@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bert_serving.server.tokenization import Tokenizer
+from bert_serving.server.tokenization.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent.parent / "data"
 VOCABS = {

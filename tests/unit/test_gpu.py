@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from bert_serving.server.gpu import GpuMeter
+from bert_serving.server.engines.nvml import GpuMeter
 
 
 class NVMLError(Exception):

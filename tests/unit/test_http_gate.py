@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from bert_serving.server.http.concurrency_limit import SMALL_PLACES, Gate
 from bert_serving.server.http.errors import Overloaded, Stopping
-from bert_serving.server.http.gate import SMALL_PLACES, Gate
 
 #: Seconds after which a wait for something that takes a moment has failed; long, because a machine may be busy.
 LIMIT = 60

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_serving.client import errors as client_errors
-from bert_serving.server.http import payload
+from bert_serving.server.http import validation as payload
 from bert_serving.server.http.errors import BadInput, BodyTooLarge, Overloaded, answer_to, body_of
-from bert_serving.server.http.payload import read_object, read_switch
 from bert_serving.server.http.token_ids import TokenIds
+from bert_serving.server.http.validation import read_object, read_switch
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

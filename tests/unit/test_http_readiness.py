@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bert_serving.client import RequestTimeoutError
-from bert_serving.server.http.gate import Gate
+from bert_serving.server.http.concurrency_limit import Gate
+from bert_serving.server.http.health import FAILED_SECONDS, PROOF_SECONDS, Readiness
 from bert_serving.server.http.metrics import Metrics, families
-from bert_serving.server.http.readiness import FAILED_SECONDS, PROOF_SECONDS, Readiness
 
 
 class Service:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from bert_serving.server.http import vectors
+from bert_serving.server.http import serialization as vectors
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_serving.server.engines.base import Batch
-from bert_serving.server.messages import (
+from bert_serving.server.ipc.messages import (
     NO_COPY_BYTES,
     SMALL_BYTES,
     BatchMessage,

@@ -11,13 +11,7 @@ import pytest
 
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import WEIGHTS_SHA256, default_model_dir, verify_default_model
-from bert_serving.server.model.errors import (
-    ModelConfigError,
-    ModelError,
-    ModelNotFound,
-    ModelUnsupported,
-    WeightError,
-)
+from bert_serving.server.model.errors import ModelConfigError, ModelError, ModelNotFound, ModelUnsupported, WeightError
 from bert_serving.server.model.files import checkpoint_files, tf1_checkpoints
 from model_folders import TINY, TINY_TUNED, copy_tiny, hf_tensors, write_hf, write_sharded
 

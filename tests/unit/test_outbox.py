@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import zmq
 
-from bert_serving.server import outbox as module
-from bert_serving.server.access import Guard
-from bert_serving.server.outbox import Outbox
+from bert_serving.server.security.curve import Guard
+from bert_serving.server.sink import publisher as module
+from bert_serving.server.sink.publisher import Outbox
 
 LOG = logging.getLogger("test")
 

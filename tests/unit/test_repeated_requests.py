@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from bert_serving.server import internal
-from bert_serving.server.internal import from_u64, make_socket, u64
-from bert_serving.server.messages import BatchMessage, Word, pack_words, unpack_words
-from bert_serving.server.tokenizing import make_tokenizer
-from bert_serving.server.ventilator import Ventilator
+from bert_serving.server.ipc import commands as internal
+from bert_serving.server.ipc.commands import from_u64, make_socket, u64
+from bert_serving.server.ipc.messages import BatchMessage, Word, pack_words, unpack_words
+from bert_serving.server.ventilator.tokenizer_thread import make_tokenizer
+from bert_serving.server.ventilator.ventilator import Ventilator
 from inner_part import LIMIT, InnerPart
 from servers import wait_until
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.server.scheduler import Limits, Piece, Scheduler, split
+from bert_serving.server.scheduling.scheduler import Limits, Piece, Scheduler, split
 
 requests_ = st.lists(
     st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.lists(st.integers(1, 60), min_size=1, max_size=80)),

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bert_serving.server.histogram import SECONDS, SEQUENCES, Histogram
 from bert_serving.server.http.metrics import families
-from bert_serving.server.jobs import Timing
-from bert_serving.server.statistics import Statistics
+from bert_serving.server.monitoring.histogram import SECONDS, SEQUENCES, Histogram
+from bert_serving.server.monitoring.statistics import Statistics
+from bert_serving.server.scheduling.jobs import Timing
 
 times = st.floats(0, 1000)
 

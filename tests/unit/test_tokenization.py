@@ -18,9 +18,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bert_serving.server import wordpiece
-from bert_serving.server.tokenization import Tokenized, Tokenizer
-from bert_serving.server.vocabulary import Vocabulary, read_vocabulary
+from bert_serving.server.tokenization import wordpiece
+from bert_serving.server.tokenization.tokenizer import Tokenized, Tokenizer
+from bert_serving.server.tokenization.vocabulary import Vocabulary, read_vocabulary
 
 VOCAB = Path(__file__).parent.parent / "data" / "bert_uncased_vocab.txt"
 IDS = read_vocabulary(VOCAB).ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bert_serving.server.tokenizing import CHUNK, CHUNK_CHARACTERS, chunk_end
+from bert_serving.server.ventilator.tokenizer_thread import CHUNK, CHUNK_CHARACTERS, chunk_end
 
 
 def chunks(texts: list[str]) -> list[int]:

@@ -14,11 +14,11 @@ import zmq
 
 from batches import EPOCH, SMALL_BATCHES, Batches, part_word
 from bert_serving.client.protocol import parse_reply
-from bert_serving.server import internal
-from bert_serving.server.dispatch import TELL_AFTER
-from bert_serving.server.internal import make_socket, u64
-from bert_serving.server.messages import Result, Word, pack_words, unpack_words
-from bert_serving.server.sink import Sink
+from bert_serving.server.ipc import commands as internal
+from bert_serving.server.ipc.commands import make_socket, u64
+from bert_serving.server.ipc.messages import Result, Word, pack_words, unpack_words
+from bert_serving.server.scheduling.dispatcher import TELL_AFTER
+from bert_serving.server.sink.sink import Sink
 from inner_part import InnerPart
 from servers import wait_until
 

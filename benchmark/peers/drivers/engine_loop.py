@@ -9,10 +9,10 @@ from loop import in_order, read_texts, run
 
 from bert_serving.server import engines
 from bert_serving.server.engines.base import Batch, Device, EngineSpec
-from bert_serving.server.engines.processor import num_cores
+from bert_serving.server.engines.cpu_info import num_cores
 from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import load_model_config
-from bert_serving.server.tokenization import Tokenizer
+from bert_serving.server.tokenization.tokenizer import Tokenizer
 
 folder, name, dtype, texts_path = sys.argv[1:]
 model = load_model_config(folder)

@@ -14,11 +14,11 @@ import zmq
 import zmq.auth
 
 from . import protocol
-from ._connection import Answer, Connection
+from ._deadline import HINT_AFTER, Patience, Verdict, seconds
 from ._encoding import EncodeCall, Response, array_of, truncated_in
-from ._patience import HINT_AFTER, Patience, Verdict, seconds
-from ._sockets import Curve
-from ._texts import checked_texts, too_long
+from ._transport.connection import Answer, Connection
+from ._transport.sockets import Curve
+from ._validation import checked_texts, too_long
 from ._version import __version__
 from .errors import (
     BertServingError,

@@ -10,12 +10,12 @@ from typing import Any
 
 from . import protocol
 from ._base import BaseClient, TruncationNotice, info_of, or_raise
-from ._connection import Answer
+from ._cli.progress import Progress
+from ._deadline import Patience
 from ._encoding import BATCH_SIZE, EncodeCall, joined
-from ._inbox import Inbox, Nothing, Stream
-from ._patience import Patience
-from ._progress import Progress
-from ._results import Listening, Results
+from ._iterators import Listening, Results
+from ._pending import Inbox, Nothing, Stream
+from ._transport.connection import Answer
 
 
 class BertClient(BaseClient):

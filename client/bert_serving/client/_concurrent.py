@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ._client import BertClient
-from ._patience import seconds
+from ._deadline import seconds
 from .errors import OptionError, RequestTimeoutError
 
 

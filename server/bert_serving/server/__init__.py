@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .supervisor import BertServer
+    from .supervisor.supervisor import BertServer
 
 __all__ = ["BertServer", "__version__"]
 
@@ -19,7 +19,7 @@ __all__ = ["BertServer", "__version__"]
 def __getattr__(name: str) -> object:
     # Imported on first use: a worker process needs this package, but none of the supervisor's machinery.
     if name == "BertServer":
-        from .supervisor import BertServer
+        from .supervisor.supervisor import BertServer
 
         return BertServer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-from .cli import start
+from .cli.start import start
 
 if __name__ == "__main__":
     raise SystemExit(start())

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ..config import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import ServingError
 from ..model.config import ModelConfig
 from ..model.errors import ModelError
 from . import experiments, plot
+from .corpus import Source
 from .load import Repeats
 from .options import read_args
-from .run import Plan, run
-from .words import Source
+from .runner import Plan, run
 
 #: Of ``-num_repeat`` requests, so many do not count.
 WARM_UP = 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field, replace
 
-from ..config import ServerConfig
+from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
-from .words import Source
+from .corpus import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class _Crew:
         self, connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats, warm_up: bool
     ) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.crew"],
+            [sys.executable, "-m", f"{__package__}.client_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..engines.processor import num_cores
+from ..engines.cpu_info import num_cores
 from ..version import __version__
 
 _LIBRARIES = ("tensorflow", "tensorflow-cpu", "onnxruntime", "torch", "numpy", "pyzmq", "tokenizers", "msgspec")

@@ -6,9 +6,9 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from ..config import _add as add_option
-from ..config import get_args_parser
-from ..options import Option, at_least, max_seq_len, seconds
+from ..config.options import Option, at_least, max_seq_len, seconds
+from ..config.server_config import _add as add_option
+from ..config.server_config import get_args_parser
 
 _EPILOG = """\
 examples:

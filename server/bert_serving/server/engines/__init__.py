@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 
 from .base import EngineInfo, EngineUnavailable
-from .processor import has_amx
+from .cpu_info import has_amx
 
 #: Order in which ``choose("auto", ...)`` asks, the fastest first, by the kind of device; see also ``preference``.
 PREFERENCE: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,7 @@ def load(name: str) -> ModuleType:
         return _load_own(name)
     if name not in NAMES:
         raise EngineUnavailable(f"there is no engine {name!r}; choose auto or one of {', '.join(NAMES)}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{name}" if name == "zeros" else f"{__name__}.{name}.engine")
 
 
 def _load_own(path: str) -> ModuleType:

@@ -17,12 +17,13 @@ from flask_cors import CORS
 from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
 
-from ..origins import read_origins
-from . import dashboard, description, encode, openai, operations
-from .door import Door
+from ..config.cors import read_origins
+from .encoding_service import Door
 from .errors import Answer, WrongToken, answer_to, body_of
-from .intake import JSON
 from .metrics import Metrics
+from .request_context import JSON
+from .routes import dashboard, encode, openai, operations
+from .routes import openapi as description
 
 #: Routes that need no token: a load balancer has none, nor has a browser that opens a page.
 OPEN_PATHS = frozenset(("/healthz", "/readyz", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))

@@ -21,10 +21,10 @@ from prometheus_client.utils import floatToGoString
 from bert_serving.client import BertServingError
 from bert_serving.client.protocol import ERROR_TYPES
 
-from ..histogram import SECONDS, SEQUENCES
-from ..histogram import Histogram as Counts
-from .gate import Gate
-from .readiness import SERVING_STATES, Readiness
+from ..monitoring.histogram import SECONDS, SEQUENCES
+from ..monitoring.histogram import Histogram as Counts
+from .concurrency_limit import Gate
+from .health import SERVING_STATES, Readiness
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..child_main import Link
 from ..errors import StartError
-from ..part import Link
 
 
 def run(link: Link) -> None:
@@ -14,7 +14,7 @@ def run(link: Link) -> None:
         ConfigError: the token cannot be read.
     """
     try:
-        from .serve import serve
+        from .process import serve
     except ModuleNotFoundError as error:
         raise StartError(
             f"-http_port needs the library {error.name!r}; get it with: pip install 'bert-serving-server[http]'"

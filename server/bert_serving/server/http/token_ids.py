@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..tokenization import PAIR_SEPARATOR
+from ..tokenization.tokenizer import PAIR_SEPARATOR
 from .errors import BadInput
 
 

@@ -1,0 +1,288 @@
+"""``bert-serving-encode``: a file of sentences in, a file of vectors out; continues where it was interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .._client import BertClient
+from .._completion import add_completion
+from .._encoding import Response
+from .._version import __version__
+from ..errors import BertServingError, ServerError
+from .corpus import BLANK, Chunk, Corpus, CorpusError, count_lines
+from .progress import Progress as Bar
+from .vector_files import FORMATS, Progress, open_vector_file
+
+#: Encoded at the start to learn the shape of the vectors, and whether they are those of the last time.
+PROBE = "the quick brown fox jumps over the lazy dog"
+
+_EPILOG = """\
+examples:
+  bert-serving-encode corpus.txt -o vectors.npy             then numpy.load("vectors.npy")
+  bert-serving-encode corpus.txt -o vectors.npy -resume     goes on where it was interrupted
+  cut -f2 table.tsv | bert-serving-encode - -o vectors.npy
+  bert-serving-encode corpus.txt -ip 10.0.0.7 | jq -c .vector
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The parser of ``bert-serving-encode``."""
+    parser = argparse.ArgumentParser(
+        prog="bert-serving-encode",
+        description="Encode a text file, one sentence per line, into one vector per line.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", help="text in UTF-8, one sentence per line; - is the standard input")
+    add(
+        "-o", "--output", default="-", metavar="OUT", help=".npy or .jsonl file; - is JSON lines to stdout (default: -)"
+    )
+    add("-format", "--format", choices=FORMATS, help="format of the output, where its name does not say")
+    add(
+        "-resume",
+        "--resume",
+        action="store_true",
+        help="continue an OUT that was interrupted; begin it if there is none",
+    )
+    add(
+        "-overwrite",
+        "--overwrite",
+        action="store_true",
+        help="replace an OUT that is there, which is an error otherwise",
+    )
+    add(
+        "-blank",
+        "--blank",
+        choices=BLANK,
+        default="error",
+        help="what a blank line is: an error, left out (skip), or a row of zeros, so that row and line stay the same "
+        "(default: %(default)s)",
+    )
+    add("-is_tokenized", "--is-tokenized", action="store_true", help="lines are tokens, separated by blanks")
+    add(
+        "-batch_size",
+        "--batch-size",
+        type=_positive,
+        default=1024,
+        metavar="N",
+        help="sentences per request (default: %(default)s)",
+    )
+    add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")
+    server = parser.add_argument_group("server")
+    add = server.add_argument
+    add("-ip", "--ip", default="localhost", help="address of the server (default: %(default)s)")
+    add("-port", "-port_in", "--port", type=int, default=5555, metavar="PORT", help="its -port (default: %(default)s)")
+    add("-port_out", "--port-out", type=int, default=5556, metavar="PORT", help="its -port_out (default: %(default)s)")
+    add(
+        "-connect_timeout",
+        "--connect-timeout",
+        type=float,
+        default=10_000,
+        metavar="MS",
+        help="milliseconds to wait while no server is there; -1 for ever (default: %(default)s)",
+    )
+    add("-server_key", "--server-key", metavar="KEY", help="the server's public CURVE key, or its file")
+    add("-secret_key", "--secret-key", metavar="KEY", help="your secret CURVE key, or its file")
+    parser.add_argument("-version", "--version", action="version", version=f"bert-serving-client {__version__}")
+    add_completion(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command. Exit code 0: done; 1: it failed; 2: a wrong command line; 130: interrupted."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    kind = _format(args, parser)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+            _run(args, kind)
+        return 0
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (BertServingError, CorpusError, OSError) as error:
+        _say(str(error))
+        return 1
+
+
+def _run(args: argparse.Namespace, kind: str) -> None:
+    started = time.monotonic()
+    sidecar = None if args.output == "-" else f"{args.output}.progress"
+    before, is_complete = _what_is_there(args, sidecar)
+    if is_complete:
+        return
+    with _input(args.file) as stream, _connect(args) as client:
+        corpus = Corpus(stream, args.file, args.blank)
+        probe = client.encode([PROBE.split()] if args.is_tokenized else [PROBE], is_tokenized=args.is_tokenized)[0]
+        progress = Progress(corpus.mark, 0, 0, _options(args, kind, client), _mean(probe))
+        if before:
+            before.require(progress)
+            corpus.skip_to(before.input)
+            progress = before
+        if sidecar:
+            progress.save(sidecar)  # before the output: an output without it is complete
+        output = open_vector_file(args.output, kind, probe, before)
+        bar = Bar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=progress.input.lines)
+        is_done = False
+        try:
+            for chunk, response in _encoded(client, corpus.chunks(args.batch_size), args.is_tokenized):
+                output.append(chunk, *_aligned(chunk, response, probe))
+                lines = chunk.end.lines - progress.input.lines
+                progress = replace(progress, input=chunk.end, rows=output.rows, output_bytes=output.sync())
+                if sidecar:
+                    progress.save(sidecar)
+                bar.update(lines)
+            is_done = True
+        finally:
+            bar.close()
+            output.close()
+            if sidecar and not is_done:
+                _say(f"{progress.rows:,} rows are in {args.output}; -resume goes on from there")
+    if sidecar:
+        os.remove(sidecar)
+    if not args.quiet:
+        new = progress.rows - (before.rows if before else 0)
+        rate = new / (time.monotonic() - started)
+        where = "" if args.output == "-" else f" in {args.output}, each {list(probe.shape)} {probe.dtype}"
+        _say(f"{progress.rows:,} vectors{where} ({rate:,.0f}/s)")
+
+
+def _encoded(
+    client: BertClient, chunks: Iterator[Chunk], is_tokenized: bool
+) -> Iterator[tuple[Chunk, Response | None]]:
+    """Chunks with their results, in order, while later chunks are on their way; ``None`` for one without a text."""
+    sent: deque[Chunk] = deque()
+    first, early = client.request_id + 1, dict[int, Response]()
+
+    def texts() -> Iterator[list[Any]]:
+        for chunk in chunks:
+            sent.append(chunk)
+            if found := [text.split() if is_tokenized else text for text in chunk.texts if text]:
+                yield found
+
+    try:
+        for response in client.encode_async(texts(), is_tokenized=is_tokenized):
+            early[response.id] = response
+            while first in early:
+                yield sent.popleft(), early.pop(first)
+                first += 1
+    except ServerError as error:
+        chunk = sent[error.request_id - first]
+        lines = f"lines {chunk.numbers[0]:,} to {chunk.numbers[-1]:,}"
+        raise CorpusError(f"{lines}: the server answered {error.type!r}: {error.message}") from error
+    for chunk in sent:
+        yield chunk, None
+
+
+def _aligned(chunk: Chunk, response: Response | None, row: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Vectors and tokens for all rows of a chunk: zeros and no tokens where its text is blank."""
+    filled = np.array([bool(text) for text in chunk.texts])
+    if response is not None and filled.all():
+        return response.embedding, response.tokens
+    vectors = np.zeros((len(filled), *(row if response is None else response.embedding[0]).shape), row.dtype)
+    if response is None:
+        return vectors, ""
+    vectors[filled] = response.embedding
+    tokens = iter(response.tokens)
+    return vectors, [next(tokens) if text else [] for text in chunk.texts] if response.tokens else ""
+
+
+def _what_is_there(args: argparse.Namespace, sidecar: str | None) -> tuple[Progress | None, bool]:
+    """How far an earlier run has come, and whether it was finished.
+
+    Raises:
+        CorpusError: there is an output, and nothing was said about what to do with it.
+    """
+    if sidecar is None or args.overwrite or not os.path.exists(args.output):
+        return None, False
+    is_interrupted = os.path.exists(sidecar)
+    if not args.resume:
+        state = "was interrupted: -resume goes on with it" if is_interrupted else "is there already"
+        raise CorpusError(f"{args.output} {state}; -overwrite replaces it")
+    if not is_interrupted:
+        _say(f"{args.output} is complete, there is no {sidecar}; -overwrite makes it anew")
+        return None, True
+    return Progress.load(sidecar), False
+
+
+def _options(args: argparse.Namespace, kind: str, client: BertClient) -> dict[str, Any]:
+    """What must be the same in all runs that write one output."""
+    return {
+        "-format": kind,
+        "-blank": args.blank,
+        "-is_tokenized": args.is_tokenized,
+        "the server's -max_seq_len": client.length_limit,
+    }
+
+
+def _format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Format of the output, from the option or the name; a wrong command line ends the program."""
+    ending = os.path.splitext(args.output)[1].lstrip(".")
+    kind = str(args.format or ("jsonl" if args.output == "-" else ending))
+    if kind not in FORMATS:
+        parser.error(f"the name {args.output!r} does not say a format: end it with .npy or .jsonl, or add -format")
+    if args.output == "-" and (kind == "npy" or args.resume):
+        parser.error("to the standard output go JSON lines only, and -resume is not possible; name a file with -o")
+    if args.resume and args.overwrite:
+        parser.error("-resume and -overwrite are opposites; give one of them")
+    return kind
+
+
+def _connect(args: argparse.Namespace) -> BertClient:
+    return BertClient(
+        ip=args.ip,
+        port=args.port,
+        port_out=args.port_out,
+        connect_timeout=args.connect_timeout,
+        server_key=args.server_key,
+        secret_key=args.secret_key,
+    )
+
+
+def _input(path: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb")
+
+
+def _count(path: str) -> int | None:
+    """Number of lines, ``None`` of what can be read only once."""
+    if not os.path.isfile(path):
+        return None
+    with open(path, "rb") as stream:
+        return count_lines(stream)
+
+
+def _mean(probe: np.ndarray) -> list[float]:
+    """A vector as plain numbers; of token vectors their mean."""
+    mean: list[float] = probe.astype(np.float64).reshape(-1, probe.shape[-1]).mean(0).tolist()
+    return mean
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, but is {text!r}")
+    return int(text)
+
+
+def _say(text: str) -> None:
+    print(f"bert-serving-encode: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

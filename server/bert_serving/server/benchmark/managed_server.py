@@ -1,0 +1,98 @@
+"""The server under test: started on free ports, reused as long as its configuration fits, gone at the end."""
+
+from __future__ import annotations
+
+import random
+import socket
+from types import TracebackType
+from typing import Any
+
+from bert_serving.client import BertClient
+
+from ..config.server_config import ServerConfig
+from ..errors import StartError
+from ..security.curve import read_server_keys
+from ..supervisor.supervisor import BertServer
+
+HOST = "127.0.0.1"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, below those that the system hands out for outgoing connections."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randint(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
+class Keeper:
+    """Holds at most one server at a time.
+
+    Args:
+        wait_seconds: how long a server may take until it is ready.
+    """
+
+    def __init__(self, wait_seconds: float) -> None:
+        self._wait_seconds = wait_seconds
+        self._server: BertServer | None = None
+        self._asked: ServerConfig | None = None
+
+    def serve(self, config: ServerConfig) -> None:
+        """Makes a server of this configuration run, and nothing else.
+
+        Raises:
+            StartError: it could not start, or not in time.
+        """
+        if self._asked == config and self._server is not None and self._server.state == "ready":
+            return
+        self.close()
+        port, port_out = free_ports(2)
+        server = BertServer(config.with_(host=HOST, port=port, port_out=port_out, http_port=None))
+        self._server, self._asked = server, config
+        server.start()
+        if not server.is_ready.wait(self._wait_seconds):
+            self.close(at_once=True)
+            raise StartError(f"the server was not ready after {self._wait_seconds:g} s (-wait_till_ready)")
+        if server.failure:
+            self.close()
+            raise StartError(server.failure)
+
+    @property
+    def connect(self) -> dict[str, Any]:
+        """Arguments for a ``BertClient`` of the server; texts too long are cut without a warning, as the test wants."""
+        assert self._server is not None
+        config = self._server.config
+        found = {"ip": HOST, "port": config.port, "port_out": config.port_out, "check_length": False}
+        if config.auth_keys:
+            public, secret = read_server_keys(config.auth_keys)
+            found |= {"server_key": public.decode(), "secret_key": secret.decode()}
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What the server says about itself."""
+        with BertClient(**self.connect) as client:
+            return client.server_config
+
+    def close(self, at_once: bool = False) -> None:
+        """Ends the server; ``at_once`` does not finish its work."""
+        server, self._server, self._asked = self._server, None, None
+        if server is None:
+            return
+        if at_once:
+            server.stop()
+        server.close()
+
+    def __enter__(self) -> Keeper:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(at_once=kind is not None)

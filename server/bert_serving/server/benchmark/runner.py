@@ -1,0 +1,179 @@
+"""The story of a benchmark: for each experiment and setting, a server, a load, a row; then the report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from bert_serving.client import BertServingError
+
+from ..errors import ServingError
+from ..model.config import ModelConfig
+from ..tokenization.tokenizer import Tokenizer
+from ..ventilator.tokenizer_thread import make_tokenizer
+from . import plot, report
+from .corpus import Source
+from .experiments import Experiment, Setting
+from .load import Measured, Repeats, Request, arrivals, closed_loop, open_loop
+from .machine import machine, versions
+from .managed_server import Keeper
+from .report import Row, Table
+
+#: Sentences made beforehand for all clients together; beyond it, requests of a client are repeated earlier.
+_MOST_SENTENCES = 65_536
+#: Sentences of a client, where its requests are so small that they come round often.
+_LEAST_SENTENCES = 256
+#: Words of a sentence where -max_seq_len is NONE.
+_FREE_LENGTH = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the settings are measured, whatever they are."""
+
+    source: Source
+    repeats: Repeats
+    seed: int
+    wait_seconds: float
+    out: Path
+    command: str
+    options: dict[str, Any]
+
+
+def run(experiments: list[Experiment], model: ModelConfig, plan: Plan) -> bool:
+    """Measures all settings and writes the report after each table. False if one of them failed.
+
+    What the servers log goes to ``server.log`` in the folder of the report.
+    """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    about = {
+        "command": plan.command,
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": machine(),
+        "versions": versions(),
+        "engine": "?",
+        "dtype": "?",
+        "options": plan.options,
+    }
+    tables: list[Table] = []
+    total = sum(len(experiment.settings) for experiment in experiments)
+    with _stderr_to(plan.out / "server.log") as terminal, Keeper(plan.wait_seconds) as keeper:
+        bar = Bar(total, terminal)
+        try:
+            for experiment in experiments:
+                tables.append(Table(experiment))
+                for setting in experiment.settings:
+                    bar.show(f"{experiment.parameter} {setting.value}")
+                    source = experiment.source or plan.source
+                    row = _measure_row(setting, source, model, plan, keeper)
+                    if row.figures and about["engine"] == "?":
+                        facts = keeper.facts()
+                        about |= {"engine": facts["engine_in_use"], "dtype": facts["dtype_in_use"]}
+                    tables[-1].rows.append(row)
+                    bar.advance()
+                report.write(plan.out, tables, about)
+                bar.write(tables[-1].markdown())
+                if plot.can_plot():
+                    plot.plot(tables[-1], plan.out / f"{experiment.parameter.replace(' ', '_')}.png")
+        finally:
+            bar.close()
+            if tables and tables[-1].rows:
+                report.write(plan.out, tables, about)
+    return not any(row.failure for table in tables for row in table.rows)
+
+
+def _measure_row(setting: Setting, source: Source, model: ModelConfig, plan: Plan, keeper: Keeper) -> Row:
+    try:
+        keeper.serve(setting.config)
+        return Row(setting, measure(setting, source, model, plan, keeper).figures())
+    except (ServingError, BertServingError) as error:
+        keeper.close(at_once=True)
+        return Row(setting, failure=str(error))
+
+
+def measure(setting: Setting, source: Source, model: ModelConfig, plan: Plan, keeper: Keeper) -> Measured:
+    """One setting, on a server that is ready for it."""
+    load = setting.load
+    tokenizer = make_tokenizer(setting.config, model)
+    length = setting.config.max_seq_len or _FREE_LENGTH
+    if load.rate is not None:
+        times = arrivals(load.rate, plan.repeats.max_seconds, plan.seed)
+        number = min(len(times), _MOST_SENTENCES)
+        requests = make_requests(source.sentences(number, length), 1, tokenizer)
+        return open_loop(keeper.connect, requests, times)
+    fits = _MOST_SENTENCES // (load.num_client * load.client_batch_size)
+    different = max(plan.repeats.number, _LEAST_SENTENCES // load.client_batch_size)
+    number = max(1, min(different, fits)) * load.client_batch_size
+    of_clients = [
+        make_requests(source.sentences(number, length, client), load.client_batch_size, tokenizer)
+        for client in range(load.num_client)
+    ]
+    return closed_loop(keeper.connect, of_clients, plan.repeats)
+
+
+def make_requests(sentences: list[str], size: int, tokenizer: Tokenizer) -> list[Request]:
+    """Requests of ``size`` sentences each, their tokens counted as the server counts them."""
+    ends = np.cumsum(tokenizer.encode(sentences).lengths)
+    starts = range(0, len(sentences), size)
+    tokens = np.diff([0, *(ends[start + size - 1] for start in starts)])
+    return [Request(sentences[start : start + size], int(count)) for start, count in zip(starts, tokens, strict=True)]
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[TextIO]:
+    """Sends what this process and those it starts write to stderr into a file; yields the stderr of before."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(path, "w", encoding="utf-8") as file, os.fdopen(before, "w", encoding="utf-8") as terminal:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield terminal
+        finally:
+            sys.stderr.flush()
+            terminal.flush()
+            os.dup2(before, 2)
+
+
+class Bar:
+    """Progress over the settings: in a terminal tqdm's bar, if it is installed; else a line for each."""
+
+    def __init__(self, total: int, stream: TextIO) -> None:
+        self._total, self._stream, self._done = total, stream, 0
+        self._bar: Any = None
+        if stream.isatty():
+            with contextlib.suppress(ImportError):
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=total, unit="setting", file=stream)
+
+    def show(self, text: str) -> None:
+        """What is measured now."""
+        if self._bar is not None:
+            self._bar.set_description(text)
+        else:
+            print(f"[{self._done + 1}/{self._total}] {text}", file=self._stream, flush=True)
+
+    def advance(self) -> None:
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    def write(self, text: str) -> None:
+        """A table, to stdout."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, flush=True)
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

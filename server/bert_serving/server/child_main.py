@@ -1,0 +1,155 @@
+"""What every child process of the server shares: how it starts, its line to the supervisor, and how it ends.
+
+A part is started as ``python -c BOOT <name>`` with its configuration on the standard input. The pipe stays open: when
+it closes, the supervisor is gone, and the part ends at once, so that no orphan is left behind even by SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from .config.server_config import ServerConfig
+from .engines.base import EngineError
+from .errors import ServingError
+from .ipc.commands import BEAT, FATAL, Addresses, make_socket
+from .log import get_logger
+from .model.errors import ModelError
+
+#: Program text of every part. It drops the current folder from the import path, so that a file there that happens to
+#: be called like a library is not imported in its place, and takes over the parent's path.
+BOOT = (
+    "import sys; sys.path[:] = filter(None, sys.path); import json; "
+    "boot = json.loads(sys.stdin.readline()); sys.path[:] = boot['path']; "
+    "from bert_serving.server.child_main import main; main(boot)"
+)
+
+BEAT_INTERVAL = 1.0
+EXIT_FAILED, EXIT_ORPHANED = 1, 9
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass
+class Link:
+    """A part's side of the control line."""
+
+    name: str
+    config: ServerConfig
+    addresses: Addresses
+    options: dict[str, Any]
+    log: logging.Logger
+    context: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
+    facts: dict[str, Any] = field(default_factory=dict)
+    _progress: float = field(default_factory=time.monotonic)
+    _busy: bool = False
+
+    def connect_control(self) -> zmq.Socket[bytes]:
+        """The part's own control socket; only its main thread uses it."""
+        sock = make_socket(self.context, zmq.DEALER, IDENTITY=self.name.encode())
+        sock.connect(self.addresses.control)
+        return sock
+
+    def progress(self, busy: bool = False) -> None:
+        """The main loop came by here. ``busy``: one long step begins, such as a batch."""
+        self._progress, self._busy = time.monotonic(), busy
+
+    def start_heart(self) -> None:
+        """Beats once a second from a thread, with the age of the last progress: a loop that hangs is seen too."""
+        threading.Thread(target=self._beat, name="heart", daemon=True).start()
+
+    def _beat(self) -> None:
+        sock = make_socket(self.context, zmq.DEALER, IDENTITY=b"heart:" + self.name.encode())
+        sock.connect(self.addresses.control)
+        while True:
+            age = time.monotonic() - self._progress
+            sock.send_multipart([BEAT, json.dumps({"age": age, "busy": self._busy, **self.facts}).encode()])
+            time.sleep(BEAT_INTERVAL)
+
+
+def _watch_lifeline(addresses: Addresses) -> None:
+    """Ends this process when the supervisor's end of the standard input closes.
+
+    The socket folder goes too: the supervisor, which would have removed it, may have been killed.
+    """
+
+    def watch() -> None:
+        try:
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+        except OSError:
+            pass
+        if addresses.folder:
+            shutil.rmtree(addresses.folder, ignore_errors=True)
+        os._exit(EXIT_ORPHANED)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    # A part that somebody has stopped (SIGSTOP) would watch nothing: Linux wakes it when its supervisor is gone.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+
+
+def main(boot: dict[str, Any]) -> None:
+    """Runs the part that ``boot`` names, in this process."""
+    # ONNX Runtime writes events about this machine into the user's cache and sends them, unless it is told so before
+    # it is imported, by whomever.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    # Ctrl-C reaches the whole process group; it is the supervisor that decides how the parts end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    addresses = Addresses(**boot["addresses"])
+    _watch_lifeline(addresses)
+    config = ServerConfig.from_json(boot["config"])
+    role, name = boot["role"], boot["name"]
+    link = Link(name, config, addresses, boot["options"], get_logger(boot["context"], config.verbose))
+
+    try:
+        _find(role)(link)
+        code = 0
+    except Exception as error:
+        code = EXIT_FAILED
+        _say_why(link, error)
+    # Sockets have no linger, so this does not wait; daemon threads may hold some, so no context.term().
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _say_why(link: Link, error: Exception) -> None:
+    """Tells the supervisor why this part cannot go on; what is no fault of the user's comes with its traceback."""
+    if isinstance(error, ServingError | ModelError | EngineError):
+        reason = str(error)
+    else:
+        reason = f"{type(error).__name__}: {error}"
+        link.log.exception("this part of the server failed")
+    sock = make_socket(link.context, zmq.DEALER, IDENTITY=b"last:" + link.name.encode())
+    sock.connect(link.addresses.control)
+    sock.send_multipart([FATAL, reason.encode()])
+    sock.close(linger=2000)
+    time.sleep(0.2)
+
+
+def _find(role: str) -> Any:
+    if role == "ventilator":
+        from .ventilator.ventilator import run
+    elif role == "sink":
+        from .sink.sink import run
+    elif role == "worker":
+        from .worker.worker import run
+    elif role == "prepare":
+        from .worker.prepare import run
+    elif role == "proxy":
+        from .http.proxy import run
+    else:
+        raise ValueError(f"no such part: {role}")
+    return run

@@ -1,0 +1,226 @@
+"""The small engine: ONNX Runtime on the CPU, in fp32 or 8-bit integers.
+
+``prepare`` writes the graph and the weights in the form in which ONNX Runtime computes with them. A worker maps the
+file, so it starts in a moment, and all workers of the machine share its pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...model.cache import Cache
+from ...model.weights import load_weights
+from ..base import Batch, Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..cpu_info import num_cores, processor
+from ..layout import Layout, attended, cut_groups, encode_in_groups, make_layout, split_batch
+from ..thread_pool import Team
+
+INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")})
+
+#: Tokens computed at once, for each thread: as many as the caches hold well.
+TOKENS_PER_THREAD = 256
+#: Tokens for each thread from which on every thread computes sequences of its own. In int8 a layer has many small steps
+#: that do not part, so it pays early.
+SHARE_TOKENS = {"fp32": 128, "int8": 24}
+#: Most elements of one head's attention scores, ``[n, T, T]``, in one run of the graph.
+MAX_GRID = 1 << 20
+
+_MODEL, _WEIGHTS = "model.onnx", "weights.bin"
+
+
+def unavailable(device_kind: str, dtype: str) -> str | None:
+    """Why it cannot run here, None if it can; imports nothing."""
+    if dtype not in INFO.dtypes.get(device_kind, ()):
+        return f"it computes fp32 and int8 on the CPU, not {dtype} on {device_kind}"
+    missing = [name for name in ("onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} missing; pip install onnxruntime onnx"
+    return None
+
+
+def prepare(spec: EngineSpec, log: Log) -> None:
+    """Writes graph and weights into ``spec.cache_dir`` where they are not there yet.
+
+    Raises:
+        ModelError: the model cannot be read, see ``load_weights``.
+        CacheError: the cache cannot be written.
+        ValueError: a pooling layer is not there.
+    """
+    cache = Cache(spec.cache_dir)
+    cache.entry("onnx", _recipe(spec, cache), lambda folder: _write(spec, folder, log))
+
+
+def create(spec: EngineSpec, device: Device) -> OnnxEngine:
+    """Loads what ``prepare`` made, and runs it once.
+
+    Raises:
+        EngineUnavailable: ONNX Runtime is not there, or the device is none of its own.
+        ModelError, CacheError: the cache was emptied meanwhile, and could not be filled again.
+    """
+    if (reason := unavailable(device.kind, spec.dtype)) is not None:
+        raise EngineUnavailable(reason)
+    return OnnxEngine(spec, device)
+
+
+class OnnxEngine:
+    """One model on the CPU; see ``base.Engine``."""
+
+    def __init__(self, spec: EngineSpec, device: Device) -> None:
+        cache = Cache(spec.cache_dir)
+        recipe = _recipe(spec, cache)
+        folder = cache.find("onnx", recipe)
+        if folder is None:
+            prepare(spec, lambda _: None)
+            folder = cache.find("onnx", recipe)
+        threads = device.threads or num_cores()
+        self._spec = spec
+        self._threads = threads
+        self._session: Any = _open(f"{folder}/{_MODEL}", threads)
+        self._alone: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # of the same pages
+        self._team = Team(threads, SHARE_TOKENS[spec.dtype])
+        ones = np.ones(2, np.int32)
+        self.encode(Batch(ones * 0, ones * 0, ones, np.array([2], np.int32)))
+
+    def encode(self, batch: Batch) -> np.ndarray:
+        """See ``base.Engine.encode``."""
+        self._check(batch)
+        alone = partial(self._encode, self._alone, 1)
+        together = partial(self._encode, self._session, self._threads)
+        return self._team.encode(batch, self._spec.is_token_level, alone, together)
+
+    def _encode(self, session: Any, threads: int, batch: Batch) -> np.ndarray:
+        groups = split_batch(batch.lengths, MAX_GRID, max_waste=1.5, min_tokens=128)
+        groups = cut_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
+        return encode_in_groups(batch, groups, self._spec.is_token_level, partial(_run, session))
+
+    def close(self) -> None:
+        """Lets go of the graph and the weights."""
+        self._session = self._alone = None
+        self._team.close()
+
+    def _check(self, batch: Batch) -> None:
+        model = self._spec.model
+        if self._session is None:
+            raise EngineError("the engine is closed")
+        if batch.num_sequences == 0 or batch.lengths.min() < 1:
+            raise EngineError("a batch needs at least one sequence, and every sequence at least one token")
+        if self._spec.use_position_embeddings and batch.lengths.max() > model.max_position_embeddings:
+            raise EngineError(
+                f"a sequence of {batch.lengths.max()} tokens is longer than the model's "
+                f"{model.max_position_embeddings} positions; truncate it"
+            )
+        if batch.input_ids.min() < 0 or batch.input_ids.max() >= model.vocab_size:
+            raise EngineError(f"token ids must lie in 0 to {model.vocab_size - 1}; is this the model's own vocabulary?")
+        if batch.type_ids.min() < 0 or batch.type_ids.max() >= model.type_vocab_size:
+            raise EngineError(f"token types must lie in 0 to {model.type_vocab_size - 1}")
+
+
+def _run(session: Any, batch: Batch) -> np.ndarray:
+    """Vectors of a batch.
+
+    Raises:
+        OutOfMemory: it does not fit.
+        EngineError: ONNX Runtime cannot compute it.
+    """
+    layout = make_layout(batch)
+    try:
+        return np.asarray(_compute(session, layout)[0])
+    except Exception as error:  # ONNX Runtime's errors have no common class of their own
+        sizes = f"{batch.num_sequences} sequences of at most {layout.unpack.shape[1]} tokens"
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error):
+            raise OutOfMemory(f"{sizes} do not fit in memory: {error}") from error
+        raise EngineError(f"ONNX Runtime refused {sizes}: {error}") from error
+
+
+def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
+    """All outputs of a graph for some sequences."""
+    feeds = {}
+    for feed in session.get_inputs():
+        feeds[feed.name] = attended(layout).astype(np.int32) if feed.name == "attend" else getattr(layout, feed.name)
+    outputs: list[np.ndarray] = session.run(None, feeds)
+    return outputs
+
+
+def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
+    """A session for the graph at ``path``; with ``rewrite_to`` it is also written there, see ``_write``."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # heeded by the import
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # by older versions
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4  # what goes wrong is raised
+    # Shapes differ from batch to batch, and a plan of the memory for each of them would be kept for ever.
+    options.enable_mem_pattern = False
+    # Threads that wait for their next share of work spin for so many microseconds. The default is a few percent faster
+    # on an idle machine, and a third slower on one that has something else to do.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "10")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if rewrite_to is not None:
+        options.optimized_model_filepath = str(rewrite_to / _MODEL)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _recipe(spec: EngineSpec, cache: Cache) -> dict[str, object]:
+    machine, features = processor()
+    return {
+        "model": cache.model_digest(spec.model),
+        "act": spec.model.hidden_act,
+        "layer_norm_eps": spec.model.layer_norm_eps,
+        "dtype": spec.dtype,
+        "output_dtype": spec.output_dtype,
+        "pooling_strategy": spec.pooling_strategy,
+        "layers": spec.layers,
+        "use_position_embeddings": spec.use_position_embeddings,
+        # In which order the weights lie is a matter of the library and the processor.
+        "onnxruntime": version("onnxruntime"),
+        "processor": [machine, hashlib.sha256(" ".join(sorted(features)).encode()).hexdigest()],
+    }
+
+
+def _write(spec: EngineSpec, folder: Path, log: Log) -> None:
+    from .graph import build, dense_fp32
+    from .int8 import Int8, Probe, kernel_dtype, probe_batch
+
+    log(f"load parameters from checkpoint {spec.model.checkpoint}")
+    layers = spec.layers
+    weights = load_weights(spec.model, max(layers) + 1, spec.needs_pooler)
+    log(f"build graph, {spec.pooling_strategy} of layers {', '.join(map(str, layers))}, {spec.dtype}")
+    plain = folder / "plain"
+    dense = dense_fp32
+    if spec.dtype == "int8":
+        probe = Probe()
+        session = _open(_save(build(spec, weights, probe), plain), num_cores())
+        layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_position_embeddings))
+        peaks = dict(zip(probe.scopes, _compute(session, layout)[1:], strict=True))
+        del session
+        dense = Int8(peaks, spec.model.hidden_act, kernel_dtype(*processor()))
+    # Opening it once writes it again, with the weights in the order in which they are computed with. Those are then
+    # the same pages for all workers; without it each would make a copy of its own.
+    _open(_save(build(spec, weights, dense), plain), num_cores(), rewrite_to=folder)
+    shutil.rmtree(plain)
+
+
+def _save(model: Any, folder: Path) -> str:
+    """Writes a model and its weights into ``folder``, emptied first, and returns the model's path."""
+    import onnx
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    path = f"{folder}/{_MODEL}"
+    onnx.save_model(model, path, save_as_external_data=True, location=_WEIGHTS, size_threshold=1024)
+    return path

@@ -1,0 +1,188 @@
+"""The reference engine: a TensorFlow graph over packed tokens, on the CPU or one GPU.
+
+``prepare`` leaves weights and graph in the cache, see ``tensorflow_files``; a worker maps and imports them, so it
+starts in little more than the time that importing TensorFlow takes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import Any
+
+import numpy as np
+
+from ...model.tensorflow_import import import_tensorflow, quiet_stderr
+from ..base import Batch, Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..cpu_info import lacks_bf16
+from ..layout import Layout, check_batch, encode_in_groups, make_grid_layout, make_layout, split_batch, take
+from . import saved_graph as tensorflow_files
+from .device import open_device, set_environment
+from .graph import FEEDS
+
+INFO = EngineInfo(
+    name="tensorflow", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")}
+)
+
+#: Most elements of the attention scores of all heads, ``[n, heads, T, T]``, in one run of the graph.
+MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
+#: Shapes for XLA: lengths are powers of two from this one on, and the longest; numbers of sequences are these.
+XLA_LEAST_LENGTH, XLA_COUNTS = 16, (1, 4, 16, 64)
+
+
+def unavailable(device_kind: str, dtype: str) -> str | None:
+    """Why it cannot run here, None if it can; imports nothing."""
+    dtypes = INFO.dtypes.get(device_kind, ())
+    if (device_kind, dtype) == ("cpu", "fp16"):
+        return "TensorFlow has no fast fp16 on the CPU; compute in fp32 and convert the vectors to float16"
+    if (device_kind, dtype) == ("cpu", "bf16") and lacks_bf16():
+        return "this processor has no bf16 instructions (avx512_bf16 or amx_bf16), they would be emulated; take fp32"
+    if dtype not in dtypes:
+        return f"it computes {', '.join(dtypes)} on {device_kind}, not {dtype}"
+    if importlib.util.find_spec("tensorflow") is None:
+        return f"TensorFlow is not installed; pip install {'tensorflow-cpu' if device_kind == 'cpu' else 'tensorflow'}"
+    return None
+
+
+def prepare(spec: EngineSpec, log: Log) -> None:
+    """Writes weights and graph into ``spec.cache_dir`` where they are not there yet; see ``tensorflow_files.write``."""
+    tensorflow_files.write(spec, log)
+
+
+def create(spec: EngineSpec, device: Device) -> TensorflowEngine:
+    """Loads what ``prepare`` made, on ``device``, and runs it once.
+
+    Raises:
+        EngineUnavailable: TensorFlow or the device is not there.
+        ModelError, CacheError: the cache was emptied meanwhile, and could not be filled again.
+    """
+    if (reason := unavailable(device.kind, spec.dtype)) is not None:
+        raise EngineUnavailable(reason)
+    return TensorflowEngine(spec, device)
+
+
+class TensorflowEngine:
+    """One model on one device; see ``base.Engine``."""
+
+    def __init__(self, spec: EngineSpec, device: Device) -> None:
+        set_environment(device, spec.dtype)
+        self._tf = import_tensorflow("the engine tensorflow")
+        self._spec = spec
+        self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
+        #: Lines for the worker's log.
+        self.notes: list[str] = []
+        folders = tensorflow_files.find(spec)
+        if folders is None:  # the cache was emptied since the server's start
+            tensorflow_files.write(spec, lambda _: None)
+            folders = tensorflow_files.find(spec)
+            assert folders is not None
+        with quiet_stderr():
+            self._device_name = open_device(self._tf, device)
+            weights = tensorflow_files.map_weights(self._tf, folders[0], self._device_name)
+            for fused in (True, False) if device.kind == "cpu" and not spec.xla else (False,):
+                self._function: Any = tensorflow_files.load_function(
+                    self._tf, folders[1], weights, self._device_name, fused, spec.xla
+                )
+                try:
+                    self._compile() if spec.xla else self._warm_up()
+                    break
+                except OutOfMemory:
+                    raise
+                except EngineError:
+                    if not fused:
+                        raise
+
+    def _compile(self) -> None:
+        """Runs XLA's compiler on every shape that batches can have, so that none waits for it later."""
+        shapes = xla_shapes(self._spec.longest, self._max_grid)
+        start = time.perf_counter()
+        for length, counts in shapes.items():
+            ones = np.ones(length, np.int32)
+            batch = Batch(ones * 0, ones * 0, ones, np.array([length], np.int32))
+            for count in counts:
+                self._call(make_grid_layout(batch, count, length))
+        words = ", ".join(f"{'/'.join(map(str, counts))} x {length}" for length, counts in shapes.items())
+        number = sum(map(len, shapes.values()))
+        self.notes.append(f"XLA: compiled {number} shapes in {time.perf_counter() - start:.1f} s: {words} tokens")
+
+    def _warm_up(self) -> None:
+        """One short sequence: oneDNN keeps the weights in the layout of the first call, and this one suits all."""
+        length = min(8, self._spec.model.max_position_embeddings)
+        ones = np.ones(length, np.int32)
+        self.encode(Batch(ones * 0, ones * 0, ones, np.array([length], np.int32)))
+
+    def encode(self, batch: Batch) -> np.ndarray:
+        """See ``base.Engine.encode``."""
+        if self._function is None:
+            raise EngineError("the engine is closed")
+        check_batch(batch, self._spec)
+        groups = split_batch(batch.lengths, self._max_grid)
+        return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
+
+    def close(self) -> None:
+        """Lets go of the graph and the weights; TensorFlow gives a GPU's memory back when the process ends."""
+        self._function = None
+
+    def _run(self, batch: Batch) -> np.ndarray:
+        if not self._spec.xla:
+            return self._call(make_layout(batch))
+        width, counts = xla_row(int(batch.lengths.max()), xla_shapes(self._spec.longest, self._max_grid))
+        parts, start = [], 0
+        for count in fill(batch.num_sequences, counts):
+            part, _ = take(batch, np.arange(start, min(start + count, batch.num_sequences)))
+            parts.append(self._run_grid(part, count, width))
+            start += count
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _run_grid(self, batch: Batch, count: int, width: int) -> np.ndarray:
+        vectors = self._call(make_grid_layout(batch, count, width))
+        if not self._spec.is_token_level:
+            return np.ascontiguousarray(vectors[: batch.num_sequences])
+        rows = np.repeat(np.arange(batch.num_sequences) * width, batch.lengths)
+        return np.ascontiguousarray(vectors[rows + make_layout(batch).positions])
+
+    def _call(self, layout: Layout) -> np.ndarray:
+        tf = self._tf
+        try:
+            vectors = self._function(*(tf.constant(getattr(layout, name)) for name in FEEDS))
+            return np.asarray(vectors.numpy())
+        except (tf.errors.OpError, MemoryError) as error:
+            shape = f"{layout.unpack.shape[0]} sequences of up to {layout.unpack.shape[1]} tokens"
+            text = str(error)
+            is_memory = isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
+            if is_memory or "out of memory" in text.lower() or "OUT_OF_MEMORY" in text:
+                raise OutOfMemory(f"{shape} do not fit on {self._device_name}: {text}") from error
+            raise EngineError(f"TensorFlow refused {shape}: {text}") from error
+
+
+def xla_shapes(longest: int, max_grid: int) -> dict[int, tuple[int, ...]]:
+    """All shapes that XLA compiles: numbers of sequences, ascending, by their padded length, ascending.
+
+    XLA compiles once for each shape, so batches are brought to few: to the next length, and in pieces of these numbers.
+
+    Args:
+        longest: most tokens of a sequence.
+        max_grid: as of ``split_batch``; a single sequence may exceed it.
+    """
+    lengths = [XLA_LEAST_LENGTH << power for power in range(32) if XLA_LEAST_LENGTH << power < longest]
+    return {
+        length: tuple(count for count in XLA_COUNTS if count == 1 or count * length * length <= max_grid)
+        for length in (*lengths, longest)
+    }
+
+
+def xla_row(length: int, shapes: dict[int, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
+    """The length to which sequences of ``length`` tokens are padded, and the numbers of sequences that go with it."""
+    return next(((width, counts) for width, counts in shapes.items() if width >= length), (length, (1,)))
+
+
+def fill(number: int, counts: tuple[int, ...]) -> list[int]:
+    """Pieces into which a batch is cut, each of one of ``counts`` (ascending, from 1); the last may be padded, to less
+    than twice what it holds."""
+    pieces = []
+    while number > 0:
+        enough = next((count for count in counts if count >= number), None)
+        piece = enough if enough is not None and enough < 2 * number else max(c for c in counts if c <= number)
+        pieces.append(piece)
+        number -= piece
+    return pieces

@@ -1,0 +1,207 @@
+"""The BERT encoder as a TensorFlow graph over packed tokens.
+
+Dense layers see the tokens alone, ``[t, hidden]``; only attention sees the padded grid ``[n, heads, T, head size]``,
+gathered from them and gathered back. Nothing above the highest pooling layer is built, and where a strategy needs one
+token of a sequence, the highest layer ends with that token. The encoder is that of Devlin et al.,
+https://arxiv.org/abs/1810.04805.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..base import EngineSpec
+
+Tensor = Any
+Weight = Callable[[str], Tensor]
+
+#: Feeds of the graph, fields of ``Layout``: name → (dtype, rank).
+FEEDS: dict[str, tuple[str, int]] = {
+    "input_ids": ("int32", 1),
+    "type_ids": ("int32", 1),
+    "positions": ("int32", 1),
+    "unpack": ("int32", 2),
+    "pack": ("int32", 1),
+    "bias": ("float32", 2),
+    "mask": ("float32", 2),
+    "first": ("int32", 1),
+    "last": ("int32", 1),
+}
+
+#: Strategies that need one token of a sequence → the feed that names it.
+_ONE_TOKEN = {
+    "CLS_TOKEN": "first",
+    "FIRST_TOKEN": "first",
+    "SEP_TOKEN": "last",
+    "LAST_TOKEN": "last",
+    "CLS_POOLED": "first",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The way from packed tokens to attention heads and back, the same for every layer.
+
+    Moving whole heads of a token in one gather saves the transposes that a reshape would need.
+
+    Attributes:
+        unpack: rows of ``[t * 3 * heads, head size]`` for query, key and value, int32 ``[3, n, heads, T]``.
+        pack: rows of ``[n * heads * T, head size]`` for the heads of each token, int32 ``[t, heads]``.
+        bias: added to the scores, float32 ``[n, 1, 1, T]``.
+    """
+
+    unpack: Tensor
+    pack: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GraphBuilder:
+    """Adds an encoder and a pooling to the current graph.
+
+    Attributes:
+        tf: the module ``tensorflow``.
+        spec: what to build.
+        weight: gives the tensor of a name that ``tensorflow_files.fuse_weights`` made.
+        feeds: the tensors of ``FEEDS`` by name.
+        fused_norm: see ``layer_norm``.
+    """
+
+    tf: Any
+    spec: EngineSpec
+    weight: Weight
+    feeds: dict[str, Tensor]
+    fused_norm: bool = False
+
+    def build(self) -> Tensor:
+        """Vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``."""
+        tf = self.tf
+        wanted = self.spec.layers
+        feed = _ONE_TOKEN.get(self.spec.pooling_strategy)
+        select = self.feeds[feed] if feed else None
+        hidden, heads = self.embeddings(), self.heads()
+        outputs = {}
+        for layer in range(max(wanted) + 1):
+            is_last = layer == max(wanted)
+            hidden = self.encoder_layer(f"encoder/layer_{layer}", hidden, heads, select if is_last else None)
+            if layer in wanted:
+                outputs[layer] = hidden if select is None or is_last else tf.gather(hidden, select)
+        tokens = tf.concat([outputs[layer] for layer in wanted], -1) if len(wanted) > 1 else outputs[wanted[0]]
+        return tf.cast(self.pool(tokens), self.spec.output_dtype)
+
+    def embeddings(self) -> Tensor:
+        """Sum of word, token type and position embeddings, normalized: float32 ``[t, hidden]``."""
+        gather = self.tf.gather
+        total = gather(self.weight("embeddings/word_embeddings"), self.feeds["input_ids"])
+        total += gather(self.weight("embeddings/token_type_embeddings"), self.feeds["type_ids"])
+        if self.spec.use_position_embeddings:
+            total += gather(self.weight("embeddings/position_embeddings"), self.feeds["positions"])
+        return self.layer_norm("embeddings/LayerNorm", total)
+
+    def heads(self) -> Heads:
+        """Indexes and bias for the attention of every layer."""
+        tf, heads = self.tf, self.spec.model.num_attention_heads
+        unpack, pack = self.feeds["unpack"], self.feeds["pack"]
+        longest = tf.shape(unpack)[1]
+        head = tf.range(heads)
+        part = tf.range(3)[:, None, None, None] * heads + head[None, None, :, None]
+        return Heads(
+            unpack=unpack[None, :, None, :] * (3 * heads) + part,
+            pack=(pack // longest * (heads * longest) + pack % longest)[:, None] + head[None, :] * longest,
+            bias=self.feeds["bias"][:, None, None, :],
+        )
+
+    def encoder_layer(self, scope: str, hidden: Tensor, heads: Heads, select: Tensor) -> Tensor:
+        """One transformer layer, float32 ``[t, hidden]`` to the same.
+
+        Args:
+            select: indexes of the tokens that are wanted, int32 ``[n]``, or None for all.
+        """
+        context = self.attention(f"{scope}/attention/self", hidden, heads, select)
+        if select is not None:
+            hidden = self.tf.gather(hidden, select)
+        attended = self.widen(self.dense(f"{scope}/attention/output/dense", context))
+        hidden = self.layer_norm(f"{scope}/attention/output/LayerNorm", attended + hidden)
+        inner = self.activation(self.dense(f"{scope}/intermediate/dense", hidden))
+        output = self.widen(self.dense(f"{scope}/output/dense", inner))
+        return self.layer_norm(f"{scope}/output/LayerNorm", output + hidden)
+
+    def attention(self, scope: str, hidden: Tensor, heads: Heads, select: Tensor) -> Tensor:
+        """Multi-head self-attention, ``[t, hidden]`` float32 to ``[t, hidden]`` in the dtype of the kernels.
+
+        Scores and softmax are float32. The scale of the scores is in the query's weights.
+        """
+        tf, model = self.tf, self.spec.model
+        rows = [-1, model.head_size]
+        qkv = tf.reshape(self.dense(f"{scope}/qkv", hidden), rows)
+        query, key, value = tf.unstack(tf.gather(qkv, heads.unpack), num=3)
+        scores = self.widen(tf.matmul(query, key, transpose_b=True)) + heads.bias
+        context = tf.matmul(tf.cast(tf.nn.softmax(scores), value.dtype), value)
+        pack = heads.pack if select is None else tf.gather(heads.pack, select)
+        return tf.reshape(tf.gather(tf.reshape(context, rows), pack), [-1, model.hidden_size])
+
+    def dense(self, scope: str, inputs: Tensor) -> Tensor:
+        """``inputs @ kernel + bias`` in the dtype of the kernel."""
+        tf, kernel = self.tf, self.weight(f"{scope}/kernel")
+        return tf.nn.bias_add(tf.matmul(tf.cast(inputs, kernel.dtype), kernel), self.weight(f"{scope}/bias"))
+
+    def layer_norm(self, scope: str, inputs: Tensor) -> Tensor:
+        """Normalizes each row of ``inputs`` (float32) to mean 0 and variance 1, then scales and shifts it.
+
+        With ``fused_norm`` it is written as a batch normalization with a channel for each row. TensorFlow's optimizer
+        knows this form (Keras has it) and makes one oneDNN kernel of it, a quarter of the time of the plain form.
+        Without oneDNN the CPU refuses it, and a GPU computes it slowly.
+        """
+        tf, eps = self.tf, self.spec.model.layer_norm_eps
+        beta, gamma = self.weight(f"{scope}/beta"), self.weight(f"{scope}/gamma")
+        if not self.fused_norm:
+            mean, variance = tf.nn.moments(inputs, [-1], keepdims=True)
+            return tf.nn.batch_normalization(inputs, mean, variance, beta, gamma, eps)
+        shape, empty = tf.shape(inputs), tf.constant([], tf.float32)
+        normal = tf.raw_ops.FusedBatchNormV3(
+            x=tf.reshape(inputs, [1, shape[0], shape[1], 1]),
+            scale=tf.fill(shape[:1], 1.0),
+            offset=tf.fill(shape[:1], 0.0),
+            mean=empty,
+            variance=empty,
+            epsilon=eps,
+            data_format="NCHW",
+            is_training=True,
+        )
+        return tf.reshape(normal.y, shape) * gamma + beta
+
+    def activation(self, inputs: Tensor) -> Tensor:
+        """The model's activation, see ``model.config.HIDDEN_ACTS``."""
+        name = self.spec.model.hidden_act
+        if name in ("gelu", "gelu_new"):
+            return self.tf.nn.gelu(inputs, approximate=name == "gelu_new")
+        return {"relu": self.tf.nn.relu, "tanh": self.tf.nn.tanh}[name](inputs)
+
+    def widen(self, inputs: Tensor) -> Tensor:
+        """``inputs`` as float32."""
+        return self.tf.cast(inputs, self.tf.float32)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Vectors of float32 ``tokens``: ``[t, d]``, or ``[n, d]`` where one token of each sequence is left.
+
+        A sequence whose mask is all 0 has mean and maximum 0.
+        """
+        tf, strategy = self.tf, self.spec.pooling_strategy
+        if strategy == "CLS_POOLED":
+            return tf.tanh(self.dense("pooler/dense", tokens))
+        if strategy in _ONE_TOKEN:
+            return tokens
+        if strategy == "NONE":
+            return tokens * tf.gather(tf.reshape(self.feeds["mask"], [-1]), self.feeds["pack"])[:, None]
+        padded = tf.gather(tokens, self.feeds["unpack"])
+        mask = self.feeds["mask"][:, :, None]
+        count = tf.reduce_sum(mask, 1)
+        parts = []
+        if strategy in ("REDUCE_MEAN", "REDUCE_MEAN_MAX"):
+            parts.append(tf.reduce_sum(padded * mask, 1) / (count + 1e-10))
+        if strategy in ("REDUCE_MAX", "REDUCE_MEAN_MAX"):
+            highest = tf.reduce_max(padded - (1.0 - mask) * 1e30, 1)
+            parts.append(tf.where(count > 0, highest, tf.zeros_like(highest)))
+        return tf.concat(parts, -1)

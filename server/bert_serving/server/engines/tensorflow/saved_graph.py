@@ -1,0 +1,223 @@
+"""What the TensorFlow engine keeps in the cache: weights as its graph reads them, and the graph without variables.
+
+The tensors lie in one raw file, which every worker maps: on the CPU all workers of a machine share the pages of one
+copy. TensorFlow takes the mapped memory as it is, by DLPack. (Its own op for this, ``ImmutableConst``, keeps a private
+copy when it is called eagerly, and maps the file anew in every call within a graph.)
+
+The graph has a placeholder for each tensor. It exists in two forms, with plain and with fused layer normalization; see
+``tensorflow_graph.GraphBuilder.layer_norm``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...model.cache import Cache
+from ...model.config import ModelConfig
+from ...model.tensorflow_import import import_tensorflow
+from ...model.weights import expected_shapes, load_weights
+from ..base import EngineSpec, Log
+from .graph import FEEDS, GraphBuilder
+
+#: TensorFlow's names of the dtypes of ``EngineSpec``.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+_WEIGHTS = "tensorflow-weights"
+_GRAPH = "tensorflow-graph"
+_INDEX = "weights.json"
+_RAW = "weights.bin"
+#: Tensors begin at multiples of this, a cache line and the widest vector of any CPU.
+_ALIGNMENT = 64
+_CARRIERS = {"float32": "float32", "float16": "float16", "bfloat16": "int16"}
+_PLAIN = "plain.pb"
+_FUSED = "fused.pb"
+_VECTORS = "vectors"
+
+
+def write(spec: EngineSpec, log: Log) -> None:
+    """Fills the cache where something is missing or damaged.
+
+    Raises:
+        ModelError: the model cannot be read, see ``load_weights``.
+        CacheError: the cache cannot be written.
+        ValueError: a pooling layer is not there.
+    """
+    cache = Cache(spec.cache_dir)
+    cache.entry(_WEIGHTS, _weights_recipe(spec, cache), lambda folder: _write_weights(spec, folder, log))
+    cache.entry(_GRAPH, _graph_recipe(spec), lambda folder: _write_graph(spec, folder, log))
+
+
+def find(spec: EngineSpec) -> tuple[Path, Path] | None:
+    """Folders of the weights and of the graph, None where one is missing."""
+    cache = Cache(spec.cache_dir)
+    weights = cache.find(_WEIGHTS, _weights_recipe(spec, cache))
+    graph = cache.find(_GRAPH, _graph_recipe(spec))
+    return (weights, graph) if weights and graph else None
+
+
+def map_weights(tf: Any, folder: Path, device_name: str) -> dict[str, Any]:
+    """Name → tensor of the weights in ``folder``: mapped from its file on the CPU, copied to a GPU."""
+    index = json.loads((folder / _INDEX).read_text("utf-8"))
+    # "c": pages that were written to would be this process's own; DLPack hands out no read-only memory
+    raw = np.memmap(folder / _RAW, np.uint8, mode="c")
+    tensors = {}
+    for name, (offset, dtype, shape) in index.items():
+        # numpy has no bfloat16 that DLPack knows: it travels as integers of its size
+        carrier = np.dtype(_CARRIERS[dtype])
+        array = raw[offset : offset + carrier.itemsize * math.prod(shape)].view(carrier).reshape(shape)
+        with tf.device("/CPU:0"):
+            tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+            tensor = tensor if tensor.dtype == dtype else tf.bitcast(tensor, dtype)
+        if "CPU" not in device_name:
+            with tf.device(device_name):
+                tensor = tf.identity(tensor)
+        tensors[name] = tensor
+    return tensors
+
+
+def load_function(tf: Any, folder: Path, weights: dict[str, Any], device_name: str, fused: bool, xla: bool) -> Any:
+    """The graph in ``folder`` as a function of the feeds, in the order of ``FEEDS``; the weights are bound to it.
+
+    It is traced once, for all shapes.
+    """
+    graph = tf.compat.v1.GraphDef.FromString((folder / (_FUSED if fused else _PLAIN)).read_bytes())
+    read = {name.split(":")[0] for node in graph.node for name in node.input}
+    used = read & {node.name for node in graph.node if node.op == "Placeholder"}
+    # the feeds and weights take their places; XLA would refuse those left behind
+    for index in reversed([number for number, node in enumerate(graph.node) if node.op == "Placeholder"]):
+        del graph.node[index]
+
+    def run(*feeds: Any) -> Any:
+        capture = tf.compat.v1.get_default_graph().capture
+        inputs = {f"{name}:0": feed for name, feed in zip(FEEDS, feeds, strict=True) if name in used}
+        inputs |= {f"{_scoped(name)}:0": capture(tensor) for name, tensor in weights.items() if _scoped(name) in used}
+        with tf.device(device_name):
+            (vectors,) = tf.graph_util.import_graph_def(graph, inputs, [f"{_VECTORS}:0"], name="")
+        return vectors
+
+    signature = [tf.TensorSpec([None] * rank, dtype) for dtype, rank in FEEDS.values()]
+    function = tf.function(run, input_signature=signature, autograph=False, jit_compile=xla or None)
+    return function.get_concrete_function()
+
+
+def fuse_weights(config: ModelConfig, weights: dict[str, np.ndarray], dtype: Any) -> dict[str, np.ndarray]:
+    """Canonical weights as the graph reads them.
+
+    Query, key and value become one kernel, ``.../qkv/kernel`` ``[hidden, 3 hidden]``, and the attention's scale
+    ``1/sqrt(head size)`` moves into the query. Kernels and biases of dense layers get ``dtype``; embeddings and
+    LayerNorm stay float32, and so does the pooler, which sees one token of a sequence.
+    """
+    fused = {}
+    scale = np.float32(1 / np.sqrt(config.head_size))
+    for name, weight in weights.items():
+        scope, _, kind = name.rpartition("/")
+        if scope.endswith("/self/query"):
+            base = scope[: -len("/query")]
+            parts = [weight * scale, *(weights[f"{base}/{part}/{kind}"] for part in ("key", "value"))]
+            fused[f"{base}/qkv/{kind}"] = np.concatenate(parts, axis=-1).astype(dtype)
+        elif not scope.endswith(("/self/key", "/self/value")):
+            is_dense = scope.startswith("encoder/") and kind in ("kernel", "bias")
+            fused[name] = weight.astype(dtype) if is_dense else weight
+    return fused
+
+
+def fused_shapes(spec: EngineSpec) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """Name → (dtype, shape) of what ``fuse_weights`` makes; the number of rows of a table is left open (None)."""
+    shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {}
+    for name, shape in expected_shapes(spec.model, max(spec.layers) + 1, spec.needs_pooler).items():
+        scope, _, kind = name.rpartition("/")
+        dtype = DTYPES[spec.dtype] if scope.startswith("encoder/") and kind in ("kernel", "bias") else "float32"
+        if scope.endswith("/self/query"):
+            shapes[f"{scope[: -len('/query')]}/qkv/{kind}"] = (dtype, (*shape[:-1], 3 * shape[-1]))
+        elif not scope.endswith(("/self/key", "/self/value")):
+            shapes[name] = (dtype, (None, *shape[1:]) if name.endswith("_embeddings") else shape)
+    return shapes
+
+
+def _scoped(name: str) -> str:
+    """Name of a weight's placeholder in the graph."""
+    return "weight/" + name
+
+
+def _weights_recipe(spec: EngineSpec, cache: Cache) -> dict[str, object]:
+    return {
+        "model": cache.model_digest(spec.model),
+        "dtype": spec.dtype,
+        "layers": max(spec.layers) + 1,
+        "pooler": spec.needs_pooler,
+        "byteorder": sys.byteorder,
+    }
+
+
+def _graph_recipe(spec: EngineSpec) -> dict[str, object]:
+    model = spec.model
+    return {
+        "sizes": [model.hidden_size, model.num_attention_heads, model.intermediate_size],
+        "act": model.hidden_act,
+        "layer_norm_eps": model.layer_norm_eps,
+        "dtype": spec.dtype,
+        "output_dtype": spec.output_dtype,
+        "pooling_strategy": spec.pooling_strategy,
+        "layers": spec.layers,
+        "use_position_embeddings": spec.use_position_embeddings,
+        "tensorflow": _tensorflow_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _tensorflow_version() -> str:
+    for package in ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tf-nightly"):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _write_weights(spec: EngineSpec, folder: Path, log: Log) -> None:
+    log(f"load parameters from checkpoint {spec.model.checkpoint}")
+    tf = import_tensorflow("the engine tensorflow")
+    weights = load_weights(spec.model, max(spec.layers) + 1, spec.needs_pooler)
+    dtype = tf.as_dtype(DTYPES[spec.dtype]).as_numpy_dtype
+    index = {}
+    with open(folder / _RAW, "wb") as file:
+        for name, weight in fuse_weights(spec.model, weights, dtype).items():
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            index[name] = (file.tell(), tf.as_dtype(weight.dtype).name, weight.shape)
+            file.write(np.ascontiguousarray(weight).tobytes())
+    (folder / _INDEX).write_text(json.dumps(index), "utf-8")
+
+
+def _write_graph(spec: EngineSpec, folder: Path, log: Log) -> None:
+    layers = ", ".join(str(layer - spec.model.num_hidden_layers) for layer in spec.layers)
+    log(f"build graph, {spec.pooling_strategy} of layer {layers}")
+    tf = import_tensorflow("the engine tensorflow")
+    for file, fused_norm in ((_PLAIN, False), (_FUSED, True)):
+        (folder / file).write_bytes(_graph(tf, spec, fused_norm))
+
+
+def _graph(tf: Any, spec: EngineSpec, fused_norm: bool) -> bytes:
+    """A serialized ``GraphDef`` with a placeholder for each feed and weight."""
+    shapes = fused_shapes(spec)
+    weights: dict[str, Any] = {}
+
+    def weight(name: str) -> Any:
+        if name not in weights:
+            dtype, shape = shapes[name]
+            weights[name] = tf.compat.v1.placeholder(dtype, shape, name=_scoped(name))
+        return weights[name]
+
+    with tf.Graph().as_default() as graph:
+        feeds = {
+            name: tf.compat.v1.placeholder(dtype, [None] * rank, name=name) for name, (dtype, rank) in FEEDS.items()
+        }
+        tf.identity(GraphBuilder(tf, spec, weight, feeds, fused_norm).build(), name=_VECTORS)
+        return bytes(graph.as_graph_def().SerializeToString(deterministic=True))

@@ -1,0 +1,229 @@
+"""The BERT encoder in PyTorch over packed tokens.
+
+Dense layers see the tokens alone, ``[t, hidden]``. So does attention where the device has a kernel for packed
+sequences (flash attention, in 16 bits on a GPU); elsewhere it sees a padded grid, gathered from the tokens and gathered
+back. Nothing above the highest pooling layer is computed, and where a strategy needs one token of a sequence, the
+highest layer ends with that token. The encoder is that of Devlin et al., https://arxiv.org/abs/1810.04805.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..base import EngineSpec
+from .weights import DTYPES
+
+Tensor = Any
+#: ``(inputs, residual, gamma, beta, eps)`` → the normalized sum of the first two.
+AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+#: ``(query, key, value, ends, longest)``, each ``[t, heads, head size]`` → ``[t, heads, head size]``.
+PackedAttention = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The way from packed tokens to a padded grid ``[n, T]`` and back.
+
+    Attributes:
+        unpack: token at each place of the grid, int32 ``[n * T]``; None where there is no padding.
+        pack: place in the grid of each token, int32 ``[t]``; None where there is no padding.
+        attend: where a token may be attended to, bool ``[n, 1, 1, T]``; None where that is everywhere.
+    """
+
+    unpack: Tensor | None
+    pack: Tensor | None
+    attend: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Feeds:
+    """What the encoder reads, on its device, for ``n`` sequences of at most ``longest`` tokens, ``t`` in all.
+
+    Attributes:
+        input_ids, type_ids, positions: int32 ``[t]``.
+        ends: where each sequence ends, after a 0: int32 ``[n + 1]``.
+        longest: tokens of the longest sequence.
+        mask: 1 where a token counts in pooling, else 0, int32 ``[t]``; None where all count.
+        grid: None to attend without padding.
+    """
+
+    input_ids: Tensor
+    type_ids: Tensor
+    positions: Tensor
+    ends: Tensor
+    longest: int
+    mask: Tensor | None
+    grid: Grid | None
+
+
+def add_norm(inputs: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+    """Layer normalization of ``inputs + residual``, ``[rows, hidden]``."""
+    return F.layer_norm(inputs + residual, gamma.shape, gamma, beta, eps)
+
+
+def varlen_attention(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
+    """PyTorch's own attention over packed sequences: CUDA, 16 bits.
+
+    Raises:
+        ImportError: PyTorch is older than 2.10.
+        RuntimeError: the GPU or the size of the heads is not supported.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(query, key, value, ends, ends, longest, longest)
+
+
+class DenseLayers:
+    """The encoder's dense layers, each with what follows it.
+
+    Attributes:
+        add_norm: what normalizes; may be replaced by a compiled form.
+        row_step: they would rather see multiples of so many rows.
+    """
+
+    row_step = 1
+
+    def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
+        self.add_norm: AddNorm = add_norm
+        self._weights = weights
+        self._eps = spec.model.layer_norm_eps
+        self._activation = _activation(spec.model.hidden_act)
+
+    def product(self, scope: str, inputs: Tensor) -> Tensor:
+        """The layer ``scope`` alone."""
+        return F.linear(inputs, self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"])
+
+    def activate(self, scope: str, inputs: Tensor) -> Tensor:
+        """The model's activation of the layer ``scope``."""
+        return self._activation(self.product(scope, inputs))
+
+    def normalize(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
+        """``scope/LayerNorm`` of the sum of the layer ``scope/dense`` and a residual."""
+        # One row is a shape of its own for the compiler, which has seen many.
+        norm = self.add_norm if len(inputs) > 1 else add_norm
+        gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights[f"{scope}/LayerNorm/beta"]
+        return norm(self.product(f"{scope}/dense", inputs), residual, gamma, beta, self._eps)
+
+
+class Encoder:
+    """Weights of a model on one device, and the computation with them.
+
+    Attributes:
+        dense: computes the encoder's dense layers; may be replaced by what is faster on the device.
+        packed_attention: attends without padding; None where the device has no kernel for that.
+    """
+
+    def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
+        self.dense = DenseLayers(spec, weights)
+        self.packed_attention: PackedAttention | None = None
+        self._spec = spec
+        self._weights = weights
+        self._dtype = getattr(torch, DTYPES[spec.dtype])
+        self._wanted = spec.layers
+
+    def __call__(self, feeds: Feeds) -> Tensor:
+        """Vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
+
+        Rows that follow these are of no meaning.
+        """
+        select = self._select(feeds)
+        hidden = self._embeddings(feeds)
+        outputs = {}
+        for layer in range(max(self._wanted) + 1):
+            is_last = layer == max(self._wanted)
+            hidden = self._layer(f"encoder/layer_{layer}", hidden, feeds, select if is_last else None)
+            if layer in self._wanted:
+                outputs[layer] = hidden if select is None or is_last else hidden.index_select(0, select)
+        parts = [outputs[layer] for layer in self._wanted]
+        tokens = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        return self._pool(tokens.float(), feeds).to(getattr(torch, self._spec.output_dtype)).contiguous()
+
+    def _select(self, feeds: Feeds) -> Tensor | None:
+        """Indexes of the tokens that the strategy asks for, int32 ``[n]`` or longer; None for all."""
+        if self._spec.pooling_strategy in ("CLS_TOKEN", "CLS_POOLED"):
+            select = feeds.ends[:-1]
+        elif self._spec.pooling_strategy == "SEP_TOKEN":
+            select = feeds.ends[1:] - 1
+        else:
+            return None
+        missing = -len(select) % self.dense.row_step
+        return torch.cat([select, select.new_zeros(missing)]) if missing else select
+
+    def _embeddings(self, feeds: Feeds) -> Tensor:
+        """Sum of word, token type and position embeddings, normalized in float32: ``[t, hidden]``."""
+        weights = self._weights
+        total = F.embedding(feeds.input_ids, weights["embeddings/word_embeddings"])
+        total += F.embedding(feeds.type_ids, weights["embeddings/token_type_embeddings"])
+        if self._spec.use_position_embeddings:
+            total += F.embedding(feeds.positions, weights["embeddings/position_embeddings"])
+        gamma, beta = weights["embeddings/LayerNorm/gamma"], weights["embeddings/LayerNorm/beta"]
+        return F.layer_norm(total, gamma.shape, gamma, beta, self._spec.model.layer_norm_eps).to(self._dtype)
+
+    def _layer(self, scope: str, hidden: Tensor, feeds: Feeds, select: Tensor | None) -> Tensor:
+        """One transformer layer, ``[t, hidden]`` to the same, or to ``[n, hidden]`` of the tokens in ``select``."""
+        context = self._attention(self.dense.product(f"{scope}/attention/self/qkv", hidden), feeds)
+        if select is not None:
+            context, hidden = context.index_select(0, select), hidden.index_select(0, select)
+        hidden = self.dense.normalize(f"{scope}/attention/output", context, hidden)
+        inner = self.dense.activate(f"{scope}/intermediate/dense", hidden)
+        return self.dense.normalize(f"{scope}/output", inner, hidden)
+
+    def _attention(self, qkv: Tensor, feeds: Feeds) -> Tensor:
+        """Multi-head self-attention, ``[t, 3 * hidden]`` to ``[t, hidden]``; scores and softmax are float32 inside."""
+        model, grid = self._spec.model, feeds.grid
+        heads, size = model.num_attention_heads, model.head_size
+        if grid is None:
+            assert self.packed_attention is not None
+            query, key, value = qkv.view(-1, 3, heads, size).unbind(1)
+            context = self.packed_attention(query, key, value, feeds.ends, feeds.longest)
+            return context.reshape(-1, model.hidden_size)
+        rows = qkv if grid.unpack is None else qkv.index_select(0, grid.unpack)
+        query, key, value = rows.view(-1, feeds.longest, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=grid.attend)
+        context = context.transpose(1, 2).reshape(-1, model.hidden_size)
+        return context if grid.pack is None else context.index_select(0, grid.pack)
+
+    def _pool(self, tokens: Tensor, feeds: Feeds) -> Tensor:
+        """Vectors of float32 ``tokens``: ``[t, d]``, or ``[n, d]`` where one token of each sequence is left.
+
+        A sequence whose mask is all 0 has mean and maximum 0.
+        """
+        strategy = self._spec.pooling_strategy
+        if strategy == "CLS_POOLED":
+            weight, bias = self._weights["pooler/dense/weight"], self._weights["pooler/dense/bias"]
+            return torch.tanh(F.linear(tokens, weight, bias))
+        if strategy in ("CLS_TOKEN", "SEP_TOKEN"):
+            return tokens
+        mask = None if feeds.mask is None else feeds.mask[:, None].float()
+        if strategy == "NONE":
+            return tokens if mask is None else tokens * mask
+        lengths = feeds.ends.diff().long()
+
+        def reduce(data: Tensor, kind: str) -> Tensor:
+            # unsafe: the lengths are right, and checking them would wait for the GPU
+            return torch.segment_reduce(data, kind, lengths=lengths, axis=0, unsafe=True)
+
+        counts = lengths[:, None].float() if mask is None else reduce(mask, "sum")
+        parts = []
+        if strategy in ("REDUCE_MEAN", "REDUCE_MEAN_MAX"):
+            parts.append(reduce(tokens if mask is None else tokens * mask, "sum") / (counts + 1e-10))
+        if strategy in ("REDUCE_MAX", "REDUCE_MEAN_MAX"):
+            highest = reduce(tokens if mask is None else tokens.masked_fill(mask == 0, -1e30), "max")
+            parts.append(highest.masked_fill(counts == 0, 0.0))
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of a name, see ``model.config.HIDDEN_ACTS``."""
+    activations: dict[str, Callable[[Tensor], Tensor]] = {
+        "gelu": F.gelu,
+        "gelu_new": lambda inputs: F.gelu(inputs, approximate="tanh"),
+        "relu": torch.relu,
+        "tanh": torch.tanh,
+    }
+    return activations[name]

@@ -1,0 +1,272 @@
+"""PyTorch: the engine for GPUs, over packed tokens with attention that needs no padding, and for CPUs with AMX.
+
+``prepare`` leaves the weights in the cache, see ``torch_files``; a worker maps them, or copies them to its GPU. How it
+computes is decided when a worker starts, by trying out, and said in ``notes``; see ``torch_device``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...model.cache import Cache
+from ..base import Batch, Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..cpu_info import lacks_bf16
+from ..layout import attended, check_batch, cut_groups, encode_in_groups, fill_up, make_layout, split_batch
+from ..thread_pool import Team
+from . import weights as torch_files
+
+INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")})
+
+#: Most elements of the attention scores of all heads, ``[n, heads, T, T]``, where attention sees a padded grid.
+MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
+
+#: Tokens computed at once on the CPU, for each thread: as many as the caches hold well.
+TOKENS_PER_THREAD = 224
+#: Tokens for each of the CPU's threads from which on every thread computes sequences of its own.
+SHARE_TOKENS = 192
+
+#: What errors without a class of their own say: the CPU's allocator, that of page-locked memory, cuBLAS.
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
+
+
+def unavailable(device_kind: str, dtype: str) -> str | None:
+    """Why it cannot run here, None if it can; imports nothing."""
+    dtypes = INFO.dtypes.get(device_kind, ())
+    if (device_kind, dtype) == ("cpu", "fp16"):
+        return "CPUs have no fast fp16; compute in fp32 and convert the vectors to float16"
+    if (device_kind, dtype) == ("cpu", "bf16") and lacks_bf16():
+        return "this processor has no bf16 instructions (avx512_bf16 or amx_bf16), they would be emulated; take fp32"
+    if dtype not in dtypes:
+        return f"it computes {', '.join(dtypes)} on {device_kind}, not {dtype}"
+    found = importlib.util.find_spec("torch")
+    if found is None:
+        return "PyTorch is not installed; pip install torch"
+    if device_kind == "gpu" and _is_cpu_build(found.origin):
+        return "the PyTorch that is installed was built without CUDA; pip install torch, from an index that has CUDA"
+    return None
+
+
+def _is_cpu_build(origin: str | None) -> bool:
+    """Whether PyTorch's own ``version.py`` says that it was built without CUDA; False where it says nothing."""
+    try:
+        text = (Path(origin or ".").parent / "version.py").read_text("utf-8")
+    except OSError:
+        return False
+    return re.search(r"^cuda\b[^=\n]*= *None", text, re.MULTILINE) is not None
+
+
+def prepare(spec: EngineSpec, log: Log) -> None:
+    """Writes the weights into ``spec.cache_dir`` where they are not there yet; see ``torch_files.write``."""
+    torch_files.write(spec, log)
+
+
+def create(spec: EngineSpec, device: Device) -> TorchEngine:
+    """Loads what ``prepare`` made, on ``device``, and runs it once.
+
+    Raises:
+        EngineUnavailable: PyTorch or the device is not there.
+        OutOfMemory: the weights do not fit on the device.
+        ModelError, CacheError: the cache was emptied meanwhile, and could not be filled again.
+    """
+    if (reason := unavailable(device.kind, spec.dtype)) is not None:
+        raise EngineUnavailable(reason)
+    return TorchEngine(spec, device)
+
+
+class TorchEngine:
+    """One model on one device; see ``base.Engine``.
+
+    Attributes:
+        notes: lines for the log, how this device is used.
+    """
+
+    def __init__(self, spec: EngineSpec, device: Device) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise EngineUnavailable(f"PyTorch cannot be imported ({error}); pip install torch") from error
+        from . import device as torch_device
+        from . import encoder as torch_encoder
+
+        self._torch = torch
+        self._spec = spec
+        self._lost = torch_device.is_lost
+        self._feeds = torch_encoder.Feeds
+        self._grid = torch_encoder.Grid
+        self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
+        self._device = torch_device.open_device(device, spec.dtype)
+        self.notes = torch_device.notes_on(self._device, spec.dtype)
+        path = torch_files.find(spec) or torch_files.write(spec, lambda _: None)
+        try:
+            weights = torch_files.load(path, self._device)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"the model does not fit on {device} beside what is there; raise -gpu_memory_fraction "
+                f"({device.memory_fraction}), or start fewer workers on it: {error}"
+            ) from error
+        self._encoder: Any = torch_encoder.Encoder(spec, weights)
+        self._num_threads = 1
+        self._team = Team(1, SHARE_TOKENS)
+        if device.kind == "gpu":
+            self._speed_up()
+        else:
+            self._lay_out(weights)
+        self._try_out()
+
+    def _lay_out(self, weights: dict[str, Any]) -> None:
+        """Takes what this CPU has, after a trial."""
+        from . import onednn as torch_cpu
+
+        torch, num_threads = self._torch, self._torch.get_num_threads()
+        with torch.inference_mode():
+            layers, note = torch_cpu.find_layers(self._spec, weights, self._encoder.dense)
+        self.notes.append(note)
+        if layers is self._encoder.dense:
+            return
+        self._encoder.dense = layers
+        # These compute alone. What they set holds for every thread that has not asked for its number yet, as this one
+        # has.
+        self._team = Team(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
+        self._num_threads = num_threads
+
+    def _speed_up(self) -> None:
+        """Takes what this GPU has, each after a trial."""
+        from . import device as torch_device
+        from . import encoder as torch_encoder
+
+        model = self._spec.model
+        dtype = getattr(self._torch, torch_files.DTYPES[self._spec.dtype])
+        attention, note = torch_device.find_packed_attention(
+            self._device, dtype, model.num_attention_heads, model.head_size
+        )
+        self._encoder.packed_attention = attention
+        self.notes.append(note)
+        if self._spec.dtype == "fp32":
+            return
+        with self._torch.inference_mode():
+            compiled, note = torch_device.compile_add_norm(
+                self._device, dtype, model.hidden_size, model.layer_norm_eps, Cache(self._spec.cache_dir).root
+            )
+        if compiled is not torch_encoder.add_norm:
+            self._encoder.dense.add_norm = compiled
+            try:
+                with self._torch.compiler.set_stance("fail_on_recompile"):
+                    self._try_out()
+            except EngineError as error:  # it does not fit what the encoder gives it, and would never be used
+                self._encoder.dense.add_norm = torch_encoder.add_norm
+                note = f"layer normalization is not compiled ({torch_device.one_line(error)})"
+        self.notes.append(note)
+
+    def _try_out(self) -> None:
+        """Encodes two short sequences."""
+        length = min(8, self._spec.model.max_position_embeddings)
+        ones = np.ones(2 * length, np.int32)
+        self.encode(Batch(ones * 0, ones * 0, ones, np.array([length, length], np.int32)))
+
+    def encode(self, batch: Batch) -> np.ndarray:
+        """See ``base.Engine.encode``."""
+        if self._encoder is None:
+            raise EngineError("the engine is closed")
+        check_batch(batch, self._spec)
+        if self._encoder.packed_attention is not None and batch.mask.all():
+            return self._run(batch, is_packed=True)
+        alone, together = partial(self._encode, 1), partial(self._encode, self._num_threads)
+        return self._team.encode(batch, self._spec.is_token_level, alone, together)
+
+    def _encode(self, threads: int, batch: Batch) -> np.ndarray:
+        groups = split_batch(batch.lengths, self._max_grid)
+        if self._device.type == "cpu":
+            groups = cut_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
+        return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
+
+    def close(self) -> None:
+        """Lets go of the weights, and gives a GPU's memory back."""
+        self._encoder = None
+        self._team.close()
+        self._give_back()
+
+    def _run(self, batch: Batch, is_packed: bool = False) -> np.ndarray:
+        torch = self._torch
+        shape = f"{batch.num_sequences} sequences of up to {batch.lengths.max()} tokens"
+        try:
+            with torch.inference_mode():
+                filled = fill_up(batch) if self._encoder.dense.row_step > 1 else batch
+                vectors = self._fetch(self._encoder(self._upload(filled, is_packed)))
+            return vectors[: batch.num_tokens if self._spec.is_token_level else batch.num_sequences]
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self._give_back()
+            raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error
+        except RuntimeError as error:
+            if self._lost(self._device):
+                raise DeviceLost(f"{self._device} no longer answers, after {shape}: {error}") from error
+            if any(words in str(error) for words in _OUT_OF_MEMORY):
+                self._give_back()
+                raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error
+            raise EngineError(f"PyTorch refused {shape}: {error}") from error
+
+    def _give_back(self) -> None:
+        if self._device.type == "cuda":
+            self._torch.cuda.empty_cache()
+
+    def _upload(self, batch: Batch, is_packed: bool) -> Any:
+        """The encoder's feeds on its device: one copy for all of them."""
+        arrays, longest = host_arrays(batch, is_packed)
+        sizes = [array.size for array in arrays.values()]
+        on_gpu = self._device.type == "cuda"
+        # Page-locked memory comes from PyTorch's own pool, which waits for copies that are under way.
+        staged = self._torch.empty(sum(sizes), dtype=self._torch.int32, pin_memory=on_gpu)
+        np.concatenate([array.ravel() for array in arrays.values()], out=staged.numpy(), casting="same_kind")
+        parts = staged.to(self._device, non_blocking=True).split(sizes)
+        tensors = dict(zip(arrays, parts, strict=True))
+        grid = None
+        if not is_packed:
+            attend = tensors.get("attend")
+            if attend is not None:
+                attend = attend.bool().view(batch.num_sequences, 1, 1, longest)
+            grid = self._grid(tensors.get("unpack"), tensors.get("pack"), attend)
+        return self._feeds(
+            input_ids=tensors["input_ids"],
+            type_ids=tensors["type_ids"],
+            positions=tensors["positions"],
+            ends=tensors["ends"],
+            longest=longest,
+            mask=tensors.get("mask"),
+            grid=grid,
+        )
+
+    def _fetch(self, vectors: Any) -> np.ndarray:
+        """A tensor as an array; on a GPU this waits for it."""
+        if self._device.type == "cpu":
+            return np.asarray(vectors.numpy())
+        torch = self._torch
+        result = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+        result.copy_(vectors, non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()
+        return np.asarray(result.numpy())
+
+
+def host_arrays(batch: Batch, is_packed: bool) -> tuple[dict[str, np.ndarray], int]:
+    """Feeds by the names in ``torch_encoder``, integers; those without effect are left out. And the longest length."""
+    ends = np.concatenate([[0], np.cumsum(batch.lengths, dtype=np.int64)])
+    arrays = {
+        "input_ids": batch.input_ids,
+        "type_ids": batch.type_ids,
+        "positions": np.arange(batch.num_tokens) - np.repeat(ends[:-1], batch.lengths),
+        "ends": ends,
+    }
+    if not batch.mask.all():
+        arrays["mask"] = batch.mask
+    if not is_packed:
+        layout = make_layout(batch)
+        if layout.unpack.size != batch.num_tokens:
+            arrays |= {"unpack": layout.unpack, "pack": layout.pack}
+        attend = attended(layout)
+        if not attend.all():
+            arrays["attend"] = attend
+    return arrays, int(batch.lengths.max())

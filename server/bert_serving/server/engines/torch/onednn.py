@@ -1,0 +1,94 @@
+"""Dense layers on the CPU by oneDNN, with kernels that lie as it reads them.
+
+PyTorch's plain ``linear`` lays a kernel out anew in each call, which for one sentence takes longer than the product.
+Here that is done once, when a worker starts. The operators are those to which PyTorch's own compiler turns linear
+layers; they have no public name, so they are tried out first, and where they are missing or answer wrong the plain ones
+stay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..base import EngineSpec
+from .device import one_line
+from .encoder import DenseLayers
+from .weights import DTYPES
+
+Tensor = Any
+
+#: Operator and algorithm in oneDNN of each activation, by the names of ``model.config.HIDDEN_ACTS``.
+_ACTIVATIONS = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "tanh": ("tanh", "")}
+
+#: How far two ways of computing the same may lie apart, in proportion to the length of a token's vector.
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+class OneDnnLayers(DenseLayers):
+    """The dense layers by oneDNN: product, bias, and activation or residual in one pass. ``add_norm`` is not used."""
+
+    row_step = 16
+
+    def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
+        """
+        Raises:
+            RuntimeError, AttributeError: oneDNN is not there, or not for this dtype.
+        """
+        super().__init__(spec, weights)
+        self._linear = torch.ops.mkldnn._linear_pointwise.default
+        self._linear_add = torch.ops.mkldnn._linear_pointwise.binary
+        self._fused = _ACTIVATIONS[spec.model.hidden_act]
+        self._kernels = {
+            name.removesuffix("/weight"): torch.ops.mkldnn._reorder_linear_weight(weight, None)
+            for name, weight in weights.items()
+            if name.startswith("encoder/") and name.endswith("/weight")
+        }
+
+    def product(self, scope: str, inputs: Tensor) -> Tensor:
+        """See ``DenseLayers``."""
+        return self._linear(inputs, self._kernels[scope], self._weights[f"{scope}/bias"], "none", [], "")
+
+    def activate(self, scope: str, inputs: Tensor) -> Tensor:
+        """See ``DenseLayers``."""
+        name, algorithm = self._fused
+        return self._linear(inputs, self._kernels[scope], self._weights[f"{scope}/bias"], name, [], algorithm)
+
+    def normalize(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
+        """See ``DenseLayers``."""
+        total = self._linear_add(
+            inputs, residual, self._kernels[f"{scope}/dense"], self._weights[f"{scope}/dense/bias"], "add"
+        )
+        gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights[f"{scope}/LayerNorm/beta"]
+        return F.layer_norm(total, gamma.shape, gamma, beta, self._eps)
+
+
+def find_layers(spec: EngineSpec, weights: dict[str, Tensor], plain: DenseLayers) -> tuple[DenseLayers, str]:
+    """oneDNN's layers where they give what the plain ones give, else those; and a line for the log."""
+    try:
+        layers = OneDnnLayers(spec, weights)
+        generator = torch.Generator().manual_seed(1)
+        for rows in (1, 33):
+            inputs = torch.randn(rows, spec.model.hidden_size, generator=generator)
+            _try_out(layers, plain, inputs.to(getattr(torch, DTYPES[spec.dtype])))
+    except Exception as error:  # no such operator, or none for this processor: there are many ways
+        return plain, f"dense layers by plain PyTorch: oneDNN's own cannot be had here ({one_line(error)})"
+    return layers, "dense layers by oneDNN, their kernels laid out once"
+
+
+def _try_out(layers: DenseLayers, plain: DenseLayers, inputs: Tensor) -> None:
+    """Raises ValueError where the encoder's first layer does not come out as the plain one but for rounding."""
+    scope = "encoder/layer_0"
+    qkv, intermediate, output = f"{scope}/attention/self/qkv", f"{scope}/intermediate/dense", f"{scope}/output"
+    inner = plain.activate(intermediate, inputs)
+    for found, expected in (
+        (layers.product(qkv, inputs), plain.product(qkv, inputs)),
+        (layers.activate(intermediate, inputs), inner),
+        (layers.normalize(output, inner, inputs), plain.normalize(output, inner, inputs)),
+    ):
+        difference = torch.linalg.vector_norm(found.float() - expected.float(), dim=-1)
+        allowed = _TOLERANCE[expected.dtype] * torch.linalg.vector_norm(expected.float(), dim=-1)
+        if found.shape != expected.shape or not (difference <= allowed).all():
+            raise ValueError("their result is wrong")

@@ -1,0 +1,95 @@
+"""What the PyTorch engine keeps in the cache: weights as its encoder reads them, in one safetensors file.
+
+Every worker maps the file: on the CPU all workers of a machine share the pages of one copy, on a GPU it is read once
+into the device's memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...model.cache import Cache
+from ...model.weights import load_weights
+from ..base import EngineSpec, Log
+
+#: PyTorch's names of the dtypes of ``EngineSpec``.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+_KIND = "torch-weights"
+_FILE = "weights.safetensors"
+
+
+def write(spec: EngineSpec, log: Log) -> Path:
+    """Fills the cache where it is missing or damaged, and returns the file of the weights.
+
+    Raises:
+        ModelError: the model cannot be read, see ``load_weights``.
+        CacheError: the cache cannot be written.
+        ValueError: a pooling layer is not there.
+    """
+    cache = Cache(spec.cache_dir)
+    return cache.entry(_KIND, _recipe(spec, cache), lambda folder: _write(spec, folder, log)) / _FILE
+
+
+def find(spec: EngineSpec) -> Path | None:
+    """File of the weights, None where it is missing."""
+    cache = Cache(spec.cache_dir)
+    folder = cache.find(_KIND, _recipe(spec, cache))
+    return folder / _FILE if folder else None
+
+
+def load(path: Path, device: Any) -> dict[str, Any]:
+    """Name → tensor of the weights in a file: mapped from it on the CPU, copied to a GPU."""
+    import torch
+    from safetensors import safe_open
+
+    # Tensors of inference mode, as all are in the encoder: to the compiler, others would be of another kind.
+    with torch.inference_mode(), safe_open(str(path), framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118, not a dict
+
+
+def fuse_weights(weights: dict[str, np.ndarray], dtype: Any) -> dict[str, Any]:
+    """Canonical weights as the encoder reads them: tensors, each dense kernel ``[out, in]`` as ``weight``.
+
+    Query, key and value become one kernel, ``.../qkv/weight`` ``[3 hidden, hidden]``. All of the encoder gets
+    ``dtype``, LayerNorm too, since CUDA's kernel wants it in the dtype of its input. Embeddings stay float32, and so
+    does the pooler: both see a token once.
+    """
+    import torch
+
+    tensors = {}
+    for name, value in weights.items():
+        scope, _, kind = name.rpartition("/")
+        if scope.endswith(("/self/key", "/self/value")):
+            continue
+        if scope.endswith("/self/query"):
+            base = scope[: -len("/query")]
+            value = np.concatenate([weights[f"{base}/{part}/{kind}"] for part in ("query", "key", "value")], axis=-1)
+            name = f"{base}/qkv/{kind}"
+        if kind == "kernel":
+            name, value = f"{name[: -len('kernel')]}weight", value.T
+        tensor = torch.tensor(np.ascontiguousarray(value))
+        tensors[name] = tensor.to(dtype) if scope.startswith("encoder/") else tensor
+    return tensors
+
+
+def _recipe(spec: EngineSpec, cache: Cache) -> dict[str, object]:
+    return {
+        "model": cache.model_digest(spec.model),
+        "dtype": spec.dtype,
+        "layers": max(spec.layers) + 1,
+        "pooler": spec.needs_pooler,
+    }
+
+
+def _write(spec: EngineSpec, folder: Path, log: Log) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    log(f"load parameters from checkpoint {spec.model.checkpoint}")
+    weights = load_weights(spec.model, max(spec.layers) + 1, spec.needs_pooler)
+    log(f"write weights for PyTorch, {spec.dtype}")
+    save_file(fuse_weights(weights, getattr(torch, DTYPES[spec.dtype])), str(folder / _FILE))

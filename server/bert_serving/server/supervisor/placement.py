@@ -1,0 +1,180 @@
+"""Which device each worker gets: free GPUs, those that were named, or the CPU; what is done instead is said aloud."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .. import engines
+from ..config.server_config import ServerConfig
+from ..engines.base import Device, EngineUnavailable
+from ..engines.cpu_info import has_amx, num_cores, processor
+
+#: A GPU counts as free below this share of busy time and of used memory, as in 1.10.0.
+FREE_BELOW = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One worker: its device, and the engine and precision that run on it."""
+
+    device: Device
+    engine: str
+    dtype: str
+
+    def options(self) -> dict[str, Any]:
+        return {"device": asdict(self.device), "engine": self.engine, "dtype": self.dtype}
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as the driver reports it; ``load`` and ``memory`` are shares from 0 to 1."""
+
+    index: int
+    load: float
+    memory: float
+
+
+def list_gpus() -> list[Gpu]:
+    """The GPUs that this process may use, by NVML; none where there is no NVIDIA driver or ``nvidia-ml-py``.
+
+    Where ``CUDA_VISIBLE_DEVICES`` is set, ``index`` counts in that list, as CUDA itself does.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no library, no driver, or one that does not answer: all mean no GPU for us
+        return []
+    gpus = []
+    try:
+        for index, handle in enumerate(gpu_handles(pynvml)):
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            try:
+                load = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            except pynvml.NVMLError:
+                load = 0.0  # a slice of a partitioned GPU has no rate of its own
+            gpus.append(Gpu(index, load, memory.used / memory.total))
+    finally:
+        pynvml.nvmlShutdown()
+    return gpus
+
+
+def gpu_handles(pynvml: Any) -> list[Any]:
+    """NVML's handles of the GPUs that this process may use, in the order of CUDA's numbers."""
+    every = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
+    handles = []
+    for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).replace(" ", "").split(","):
+        try:
+            if name.isdigit():
+                handles.append(pynvml.nvmlDeviceGetHandleByIndex(int(name)))
+            elif name.startswith(("GPU-", "MIG-")):
+                handles.append(pynvml.nvmlDeviceGetHandleByUUID(name))
+            else:
+                break  # CUDA too stops at the first name that is no GPU, such as -1
+        except pynvml.NVMLError:
+            break
+    return handles
+
+
+def plan_workers(
+    config: ServerConfig, log: logging.Logger, find_gpus: Callable[[], list[Gpu]] = list_gpus
+) -> list[Plan]:
+    """Device, engine and precision of each worker.
+
+    Raises:
+        EngineUnavailable: no engine for what was asked is installed; the message says what to install.
+    """
+    wanted = _gpu_dtype(config)
+    indexes = [] if config.cpu else _gpu_indexes(config, find_gpus(), log)
+    if indexes:
+        try:
+            name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
+            engine = engines.choose(name, "gpu", wanted)
+        except EngineUnavailable as error:
+            log.warning("there is a GPU, but no engine can use it: %s", error)
+            log.warning("fall back to CPU")
+            indexes = []
+    numbers = [indexes[i % len(indexes)] if indexes else -1 for i in range(config.num_worker)]
+    num_cpu = numbers.count(-1)
+    cpu_plan = _cpu_plan(config, num_cpu, log) if num_cpu else None
+    plans = []
+    for number in numbers:
+        if number < 0:
+            assert cpu_plan is not None
+            plans.append(cpu_plan)
+        else:
+            device = Device("gpu", number, 0, config.gpu_memory_fraction)
+            plans.append(Plan(device, engine, wanted))
+    log.info("device map: \n%s", "\n".join(f"\t\tworker {i:2d} -> {p.device}" for i, p in enumerate(plans)))
+    return plans
+
+
+def _gpu_indexes(config: ServerConfig, gpus: list[Gpu], log: logging.Logger) -> list[int]:
+    if not gpus:
+        hint = "" if importlib.util.find_spec("pynvml") else " (GPUs are found with nvidia-ml-py, which is missing)"
+        log.warning("no GPU available, fall back to CPU%s", hint)
+        return []
+    known = {gpu.index for gpu in gpus}
+    if config.device_map:
+        missing = [index for index in config.device_map if index >= 0 and index not in known]
+        if missing:
+            raise EngineUnavailable(f"-device_map names GPU {missing[0]}, but this machine has {sorted(known)}")
+        return list(config.device_map[: config.num_worker])
+    free = sorted((g for g in gpus if g.load < FREE_BELOW and g.memory < FREE_BELOW), key=lambda g: g.memory)
+    if not free:
+        log.warning("no GPU is free (all of %d are in use), fall back to CPU", len(gpus))
+        return []
+    if len(free) < config.num_worker:
+        log.warning('only %d out of %d GPU(s) is available/free, but "-num_worker=%d"', len(free), len(gpus),
+                    config.num_worker)  # fmt: skip
+    return [gpu.index for gpu in free[: config.num_worker]]
+
+
+def _gpu_dtype(config: ServerConfig) -> str:
+    if config.fp16:
+        return "fp16"
+    return "bf16" if config.dtype == "auto" else config.dtype
+
+
+def _cpu_plan(config: ServerConfig, num_workers: int, log: logging.Logger) -> Plan:
+    name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
+    dtype = "fp32" if config.fp16 else config.dtype
+    if config.fp16:
+        log.warning("-fp16: CPUs compute faster in fp32, so this one does; the vectors are sent as float16")
+    if config.xla:
+        log.warning("-xla: some shapes are compiled before the server is ready, so the start takes longer, and batches "
+                    "are padded to them; on a CPU XLA gains on short sequences in fp32 only")  # fmt: skip
+    if dtype == "auto":
+        dtype = next((each for each in _fastest_dtypes(name) if _can(name, each)), "fp32")
+    engine = engines.choose(name, "cpu", dtype)
+    if "auto" in (config.engine, config.dtype):
+        log.info("engine %s, dtype %s: the fastest here of what is installed", engine, dtype)
+    threads = config.threads or max(1, num_cores() // num_workers)
+    return Plan(Device("cpu", 0, threads), engine, dtype)
+
+
+def _fastest_dtypes(engine: str) -> tuple[str, ...]:
+    """Less precise than fp32 but faster, the fastest first, on this CPU and with the engines that are installed."""
+    if not has_fast_bf16():
+        return ("int8",)
+    # With AMX PyTorch is ahead of int8 where there is much to do, TensorFlow is not.
+    is_ahead = has_amx() and engine in ("auto", "torch") and _can("torch", "bf16")
+    return ("bf16", "int8") if is_ahead else ("int8", "bf16")
+
+
+def _can(engine: str, dtype: str) -> bool:
+    try:
+        engines.choose(engine, "cpu", dtype)
+    except EngineUnavailable:
+        return False
+    return True
+
+
+def has_fast_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
+    return not processor()[1].isdisjoint(("avx512_bf16", "amx_bf16"))

@@ -1,0 +1,167 @@
+"""Before the server starts: what can be seen to be wrong at once, and the list of the parts that it will have."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from ..config.server_config import ServerConfig
+from ..errors import ConfigError, PortInUse, StartError
+from ..ipc.commands import Addresses
+from ..model.cache import default_cache_dir
+from ..model.config import ModelConfig
+from ..model.pooling import dimensions
+from ..monitoring.drift import TELLING, Reference
+from ..security.curve import is_loopback, read_server_keys, warn_if_open
+from .child import Child
+from .placement import Plan
+
+
+def check_ports(config: ServerConfig) -> None:
+    """Tries all ports.
+
+    Raises:
+        PortInUse: another program listens there.
+        StartError: ``-host`` is no address of this machine.
+    """
+    for name in ("port", "port_out", "http_port"):
+        _check_port(config.host, getattr(config, name), name)
+
+
+def read_model(config: ServerConfig) -> ModelConfig:
+    """The model's sizes and files, which fit the options.
+
+    Raises:
+        ModelError: the folder is not that of a model.
+        StartError: an option asks for more than the model has.
+    """
+    model = config.read_model()
+    check_fit(config, model)
+    return model
+
+
+def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """What ``-drift_reference`` holds, for the parts that compare with it; None without the option.
+
+    Raises:
+        ConfigError: it cannot be read, or its vectors are of another size than those of the model.
+    """
+    if config.drift_reference is None:
+        return None
+    reference = Reference.load(config.drift_reference)
+    size = dimensions(config.pooling_strategy, model.hidden_size, len(config.pooling_layer))
+    if len(reference.mean) != size:
+        raise ConfigError(
+            f"-drift_reference {config.drift_reference} is of vectors with {len(reference.mean)} numbers, but this "
+            f"server gives {size}: make a reference with this model and these options"
+        )
+    now = config.public()
+    for name in (name for name in TELLING if reference.options.get(name) != now[name]):
+        was = reference.options.get(name)
+        warn(
+            f"-drift_reference was made with {name} {was}, but this server has {now[name]}: that alone looks like drift"
+        )
+    return json.loads(reference.to_json())  # type: ignore[no-any-return]
+
+
+def make_access(config: ServerConfig, warn: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Whom the ports let in, and the keys of the HTTP door, which is a client like any other.
+
+    Raises:
+        ConfigError: ``-auth_keys`` has no usable key of the server, or HTTP would let in everybody beside it.
+    """
+    if config.auth_keys and config.http_port and not config.http_token_file and not is_loopback(config.host):
+        raise ConfigError(
+            f"-auth_keys keeps strangers out, but with -http_port and -host {config.host} everybody could come in by "
+            f"HTTP: add -http_token_file, or -host 127.0.0.1"
+        )
+    warn_if_open(config.host, config.auth_keys, warn)
+    if config.auth_keys is None:
+        return {"folder": None}, {}
+    folder = os.path.abspath(config.auth_keys)
+    server = read_server_keys(folder)[0].decode()
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    # The server's own key is let in too: whoever has the folder may stop the server.
+    access = {"folder": folder, "extra": [server, public]}
+    return access, {"server_key": server, "public_key": public, "secret_key": secret}
+
+
+def make_children(
+    config: ServerConfig,
+    addresses: Addresses,
+    plans: list[Plan],
+    model: ModelConfig,
+    access: dict[str, Any],
+    proxy_keys: dict[str, str],
+    drift: dict[str, Any] | None,
+) -> dict[str, Child]:
+    """All parts by name, none of them started."""
+    children: dict[str, Child] = {}
+    cache_dir = config.graph_tmp_dir or default_cache_dir()
+    no_gpu = {"CUDA_VISIBLE_DEVICES": "-1"}
+
+    def add(role: str, name: str, options: dict[str, Any], env: dict[str, str], context: str = "") -> None:
+        children[name] = Child(role, name, context or name.upper(), config, addresses, options, env)
+
+    add("ventilator", "ventilator", {"access": access, "drift": drift}, no_gpu)
+    positions = model.max_position_embeddings
+    add("sink", "sink", {"access": access, "max_position_embeddings": positions, "drift": drift}, no_gpu)
+    for engine, dtype in dict.fromkeys((plan.engine, plan.dtype) for plan in plans):
+        options = {"engine": engine, "dtype": dtype, "cache_dir": cache_dir}
+        add("prepare", f"prepare-{engine}-{dtype}", options, {**no_gpu, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT")
+    for index, plan in enumerate(plans):
+        add("worker", f"worker-{index}", {**plan.options(), "cache_dir": cache_dir}, _worker_env(plan))
+    if config.http_port:
+        add("proxy", "proxy", {"keys": proxy_keys}, no_gpu)
+    return children
+
+
+def check_fit(config: ServerConfig, model: ModelConfig) -> None:
+    """Options that the model cannot serve.
+
+    Raises:
+        StartError: the message names the option, the model's limit and the remedy.
+    """
+    if config.max_seq_len is not None and config.max_seq_len > model.max_position_embeddings:
+        raise StartError(
+            f"-max_seq_len {config.max_seq_len} is more than the {model.max_position_embeddings} positions of the "
+            f"model in {model.model_dir}; use at most {model.max_position_embeddings}, or NONE"
+        )
+    layers = model.num_hidden_layers
+    for layer in config.pooling_layer:
+        if not -layers <= layer < layers:
+            raise StartError(f"-pooling_layer {layer}: the model has {layers} layers, so it goes from -{layers} to -1")
+
+
+def _check_port(host: str, port: int | None, name: str) -> None:
+    if port is None:
+        return
+    address = "0.0.0.0" if host == "*" else host.strip("[]")
+    try:
+        infos = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise StartError(f"-host {host} is not an address of this machine: {error}") from None
+    with socket.socket(infos[0][0], socket.SOCK_STREAM) as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # sockets of a server before are no hindrance
+        try:
+            probe.bind(infos[0][4])
+            probe.listen(1)
+        except OSError as error:
+            raise PortInUse(
+                f"-{name} {port} cannot be used ({error.strerror}): stop the program that listens there, "
+                f"or choose another port"
+            ) from None
+
+
+def _worker_env(plan: Plan) -> dict[str, str]:
+    """What libraries read from the environment before their first use."""
+    env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    if plan.device.kind == "cpu":  # on a GPU, the engine chooses it among those that this process may see
+        env |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": str(plan.device.threads)}
+    return env

@@ -1,0 +1,403 @@
+"""The supervisor: starts the parts of the server, watches them, replaces what dies or hangs, and ends them in order.
+
+It lives in the process that the user started and does none of the work itself, so nothing that a request does can
+reach it. ``BertServer`` is the way in, from the shell as from Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import threading
+import time
+from types import TracebackType
+
+import zmq
+
+from ..config.server_config import ServerConfig
+from ..engines.base import EngineError
+from ..errors import ServingError, StartError
+from ..ipc import commands as internal
+from ..ipc.commands import Addresses, make_socket
+from ..log import get_logger
+from ..model.errors import ModelError
+from .child import Child, describe_exit
+from .placement import Plan, plan_workers
+from .preflight import check_ports, make_access, make_children, read_drift, read_model
+
+#: Exit codes of ``bert-serving-start``. 2 is argparse's own for a wrong command line.
+EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
+
+#: Ends in a row before a part was ready: after so many it is given up. A part that was ready before it died never is:
+#: it can work, and what killed it, such as one bad sequence or a part of the system, passes.
+MAX_FAILED_STARTS = 8
+#: After so many ends in a row, each so soon after the start, a part waits a moment before it starts again.
+PATIENT_CRASHES, QUICK_SECONDS, CRASH_PAUSE = 8, 30.0, 1.0
+#: If this process itself was stopped for so long (s), by Ctrl-Z or with the whole machine, what it missed of the others
+#: says nothing; then they get time to be heard again.
+OWN_GAP = 2.0
+#: Seconds that parts get to end after STOP before they are killed.
+STOP_SECONDS = 8.0
+_POLL_MS = 100
+
+
+class BertServer(threading.Thread):
+    """A running service.
+
+    >>> with BertServer(get_args_parser().parse_args(["-model_dir", "/models/bert"])) as server:  # doctest: +SKIP
+    ...     BertClient().encode(["hello"])
+
+    Args:
+        args: parsed arguments of :func:`get_args_parser`, or a :class:`~.config.ServerConfig`.
+
+    Attributes:
+        is_ready: set when requests are answered, and also when the start failed; see ``failure``.
+        failure: why the server could not start or had to end, or None.
+        exit_code: 0 after a clean end, 3 if it could not start, 4 if a part failed for good, 5 if it was forced.
+
+    Raises:
+        ConfigError: options that cannot work.
+    """
+
+    def __init__(self, args: argparse.Namespace | ServerConfig) -> None:
+        super().__init__(name="bert-server", daemon=True)
+        self.config = args if isinstance(args, ServerConfig) else ServerConfig.from_args(args)
+        self.log = get_logger("SUPERVISOR", self.config.verbose)
+        self.is_ready = threading.Event()
+        self.failure: str | None = None
+        self.exit_code: int | None = None
+        self.state = "starting"
+        self.children: dict[str, Child] = {}
+        self.plans: list[Plan] = []
+        self._stops_asked = 0
+        self._reloads_asked = 0
+        self._to_replace: list[str] = []
+        self._last_step = self._trust_until = 0.0
+        self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "proxy"), 0)
+        self._drain_deadline = 0.0
+        self._said_facts = ("", 0)
+
+    # ---------------------------------------------------------------- from outside
+
+    def __enter__(self) -> BertServer:
+        """Starts the server and waits until it is ready.
+
+        Raises:
+            StartError: it could not start; the message says why.
+        """
+        self.start()
+        self.is_ready.wait()
+        if self.failure:
+            self.join()
+            raise StartError(self.failure)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finishes the accepted requests, stops all parts, and returns when they are gone."""
+        self.stop()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join()
+
+    def stop(self) -> None:
+        """Asks the server to end; asked twice, it ends at once. May be called from a signal handler."""
+        self._stops_asked += 1
+
+    def reload(self) -> None:
+        """Asks for new workers, one after the other, without a failed request. May be called from a signal handler."""
+        self._reloads_asked += 1
+
+    @staticmethod
+    def shutdown(
+        args: argparse.Namespace | None = None,
+        *,
+        ip: str = "localhost",
+        port: int = 5555,
+        timeout: int = 5000,
+        auth_keys: str | None = None,
+    ) -> None:
+        """Stops a server, also one in another process of this machine, and waits until it is gone.
+
+        Args:
+            args: an object with ``ip``, ``port`` and ``timeout``, as 1.10.0 took it; or give them by name.
+            timeout: milliseconds to wait.
+            auth_keys: the folder of keys of a server that has one.
+
+        Raises:
+            ServerNotFound: nothing answers there.
+            TimeoutError: the server did not end in time.
+        """
+        from ..cli.terminate import terminate
+
+        if args is not None:
+            ip, port, timeout = getattr(args, "ip", ip), args.port, getattr(args, "timeout", timeout)
+            auth_keys = getattr(args, "auth_keys", auth_keys)
+        terminate(ip, port, timeout, auth_keys)
+
+    # ---------------------------------------------------------------- the story
+
+    def run(self) -> None:
+        """Start, serve, stop. In its own thread after ``start()``, or in the caller's."""
+        try:
+            self._prepare()
+        except (ServingError, ModelError, EngineError, OSError) as error:
+            self._fail(str(error), EXIT_START_FAILED)
+            self._finish()
+            return
+        try:
+            self._start_parts(["ventilator", "sink", *self._preparing])
+            while self.exit_code is None:
+                self._step()
+        except Exception as error:
+            self.log.exception("the supervisor failed")
+            self._fail(f"the supervisor failed: {error!r}", EXIT_GAVE_UP)
+        finally:
+            self._finish()
+
+    def _prepare(self) -> None:
+        """Everything that can be wrong and is quickly seen, before anything heavy."""
+        check_ports(self.config)
+        model = read_model(self.config)
+        drift = read_drift(self.config, model, self.log.warning)
+        self.plans = plan_workers(self.config, self.log)
+        access, proxy_keys = make_access(self.config, self.log.warning)
+        self.addresses = Addresses.new()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.control = make_socket(self.context, zmq.ROUTER)
+        self.control.bind(self.addresses.control)
+        self.children = make_children(self.config, self.addresses, self.plans, model, access, proxy_keys, drift)
+        self._preparing = [name for name, child in self.children.items() if child.role == "prepare"]
+        self._prepared: set[str] = set()
+
+    def _start_parts(self, names: list[str]) -> None:
+        for name in names:
+            self.children[name].start()
+
+    def _step(self) -> None:
+        """One round of the loop: messages, deaths, signals."""
+        if self.control.poll(_POLL_MS):
+            while self.control.poll(0):
+                self._on_message(self.control.recv_multipart())
+        now = time.monotonic()
+        if self._last_step and now - self._last_step > OWN_GAP:
+            self._trust_until = now + self.config.heartbeat_timeout
+        self._last_step = now
+        for child in list(self.children.values()):
+            self._watch(child, now)
+        if self.exit_code is None:
+            self._advance(now)
+        self._say_facts()
+
+    def _advance(self, now: float) -> None:
+        """What comes next in the server's life."""
+        if self.state == "draining":
+            if self._stops_asked > 1:
+                self._fail("stopped at once, as asked; accepted requests may be unanswered", EXIT_FORCED)
+            elif now > self._drain_deadline:
+                self._fail(
+                    f"requests were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)", EXIT_FORCED
+                )
+            return
+        if self._stops_asked:
+            self._drain(now)
+            return
+        waiting = [name for name in self.children if name.startswith(("worker-", "proxy"))]
+        if self.state == "starting" and self._is_up(["ventilator", "sink"]) and set(self._preparing) <= self._prepared:
+            for name in waiting:
+                if self.children[name].process is None and not self.children[name].incarnation:
+                    self._start(self.children[name], now)
+        everything = self._is_up(["ventilator", "sink", *waiting])
+        if everything and self.state in ("starting", "degraded"):
+            first = self.state == "starting"
+            self.state = "ready"
+            self._say_facts()
+            get_logger("VENTILATOR").info(
+                "all set, ready to serve request!" if first else "all parts are back, ready to serve request!"
+            )
+            self.is_ready.set()
+        elif not everything and self.state == "ready":
+            self.state = "degraded"
+        if self._reloads_asked and self.is_ready.is_set():
+            self._reloads_asked = 0
+            self.log.info("the workers are replaced, one after the other")
+            self._to_replace = [name for name in self.children if name.startswith("worker-")]
+        if self._to_replace:
+            self._replace_next(now)
+
+    def _replace_next(self, now: float) -> None:
+        """Lets the next worker finish what it has and end; waits until the one before is back."""
+        child = self.children[self._to_replace[0]]
+        if child.is_retiring:
+            if now > child.retire_again_at:  # the ventilator may be a new one
+                child.retire_again_at = now + 1
+                self._tell("ventilator", internal.RETIRE, child.identity)
+            return
+        if self.state == "ready":
+            self.log.info("%s is replaced", child.name)
+            child.is_retiring = True
+
+    def _is_up(self, names: list[str]) -> bool:
+        now = time.monotonic()
+        return all(self.children[name].is_up(now) for name in names)
+
+    # ---------------------------------------------------------------- messages from parts
+
+    def _on_message(self, frames: list[bytes]) -> None:
+        sender, kind = frames[0].decode(), frames[1]
+        name, _, incarnation = sender.rpartition(":")[2].rpartition(".")
+        child = self.children.get(name)
+        if child is None or str(child.incarnation) != incarnation:
+            return  # from one that was replaced already
+        if kind == internal.BEAT:
+            child.on_beat(json.loads(frames[2]), time.monotonic())
+        elif kind == internal.READY:
+            child.is_ready = True
+            child.failed_starts = 0
+            child.facts.update(json.loads(frames[2]))
+        elif kind == internal.FATAL:
+            child.reason = frames[2].decode()
+        elif kind == internal.TERMINATE:
+            self.log.info("shutting down...")
+            self.stop()
+        elif kind == internal.IDLE:
+            worker = next((c for c in self.children.values() if c.identity == frames[2] and c.is_retiring), None)
+            if worker is not None:
+                self._tell(worker.name, internal.STOP)
+        elif kind == internal.DRAINED and name == "proxy":
+            self._tell("ventilator", internal.DRAIN)
+        elif kind == internal.DRAINED and name == "ventilator":
+            self._tell("sink", internal.DRAIN)
+        elif kind == internal.DRAINED and name == "sink":
+            self.exit_code = EXIT_OK
+
+    def _tell(self, name: str, *frames: bytes) -> None:
+        child = self.children.get(name)
+        if child is not None and child.is_running:
+            self.control.send_multipart([child.identity, *frames])
+
+    def _say_facts(self) -> None:
+        engines = sorted({plan.engine for plan in self.plans})
+        dtypes = sorted({plan.dtype for plan in self.plans})
+        facts = json.dumps(
+            {
+                "state": self.state,
+                "num_process": sum(c.is_running and c.role != "prepare" for c in self.children.values()),
+                "num_ready_worker": sum(self._is_up([name]) for name in self.children if name.startswith("worker-")),
+                "num_restarts": sum(self._restarts.values()),
+                "restarts": self._restarts,
+                "devices": [str(plan.device) for plan in self.plans],
+                "engine": ", ".join(engines),
+                "dtype": ", ".join(dtypes),
+            }
+        )
+        ventilator = self.children["ventilator"]
+        if ventilator.is_ready and (facts, ventilator.incarnation) != self._said_facts:
+            self._said_facts = (facts, ventilator.incarnation)
+            self._tell("ventilator", internal.FACTS, facts.encode())
+
+    # ---------------------------------------------------------------- deaths
+
+    def _watch(self, child: Child, now: float) -> None:
+        if child.restart_at is not None:
+            if now >= child.restart_at:
+                self._start(child, now)
+            return
+        if child.process is None:
+            return
+        code = child.process.poll()
+        if code is None:
+            if now < self._trust_until:
+                child.pardon(now)
+            hung = child.why_hung(now)
+            if hung and child.reason != hung:  # it may take a moment to end
+                self.log.error("%s is replaced: %s", child.name, hung)
+                child.reason = hung
+            if hung:
+                child.kill()
+            return
+        self._on_death(child, code, now)
+
+    def _start(self, child: Child, now: float) -> None:
+        try:
+            child.start()
+        except OSError as error:  # no memory, no process number: that may pass
+            child.restart_at = now + 1
+            self.log.error("%s cannot be started (%s); another try follows", child.name, error)
+
+    def _on_death(self, child: Child, code: int, now: float) -> None:
+        identity = child.identity
+        was_ready, was_quick = child.is_ready, now - child.started_at < QUICK_SECONDS
+        child.gone()
+        if child.role == "prepare" and code == 0:
+            self._prepared.add(child.name)
+            return
+        why = child.reason or describe_exit(code)
+        if self.state == "draining":
+            if child.role in ("ventilator", "sink"):
+                self._fail(f"{child.name} ended while requests were being finished: {why}", EXIT_FORCED)
+                return
+            if child.role == "proxy":
+                self._tell("ventilator", internal.DRAIN)
+                return
+        if self.state == "starting" and (child.reason or child.role == "prepare" or child.failed_starts >= 2):
+            self._fail(f"{child.name} could not start: {why}", EXIT_START_FAILED)
+            return
+        if child.role == "worker":
+            self._tell("ventilator", internal.LOST, identity)
+        if child.is_retiring:
+            self._to_replace.remove(child.name)
+            self._start(child, now)
+            return
+        if was_ready:
+            child.crashes = child.crashes + 1 if was_quick else 1
+            child.restart_at = now + (CRASH_PAUSE if child.crashes > PATIENT_CRASHES else 0.0)
+        else:
+            child.failed_starts += 1
+            child.restart_at = now + (0.0 if child.failed_starts == 1 else min(30.0, 0.25 * 2**child.failed_starts))
+        if child.failed_starts > MAX_FAILED_STARTS:
+            exit_code = EXIT_FORCED if self.state == "draining" else EXIT_GAVE_UP
+            self._fail(f"{child.name} ended {child.failed_starts} times before it was ready: {why}", exit_code)
+            return
+        self._restarts[child.role] = self._restarts.get(child.role, 0) + 1
+        self.log.error("%s ended (%s) and is started again", child.name, why)
+
+    # ---------------------------------------------------------------- the end
+
+    def _drain(self, now: float) -> None:
+        if self.state == "starting":
+            self.exit_code = EXIT_OK
+            return
+        self.state = "draining"
+        self._drain_deadline = now + self.config.drain_timeout
+        # In the order in which requests pass: who has got in at the HTTP door is still served behind it.
+        proxy = self.children.get("proxy")
+        has_proxy = proxy is not None and proxy.is_ready
+        self._tell("proxy" if has_proxy else "ventilator", internal.DRAIN)
+        self._say_facts()
+
+    def _fail(self, reason: str, exit_code: int) -> None:
+        self.failure, self.exit_code = reason, exit_code
+        self.log.error(reason)
+
+    def _finish(self) -> None:
+        """Ends all parts and leaves nothing behind: no process, no socket, no file."""
+        running = [child for child in self.children.values() if child.is_running]
+        for child in running:
+            self._tell(child.name, internal.STOP)
+        deadline = time.monotonic() + (STOP_SECONDS if self.exit_code == EXIT_OK else 1.0)
+        for child in running:
+            child.end(deadline)
+        if hasattr(self, "control"):
+            self.control.close(linger=0)
+            self.context.term()
+        if hasattr(self, "addresses") and self.addresses.folder:
+            shutil.rmtree(self.addresses.folder, ignore_errors=True)
+        self.state = "stopped"
+        if self.exit_code == EXIT_OK:
+            self.log.info("terminated!")
+        self.is_ready.set()

@@ -1,0 +1,132 @@
+"""A worker: one process, one device, one engine. It receives packed batches, encodes them, sends the vectors on."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+
+import numpy as np
+import zmq
+
+from ..child_main import Link
+from ..engines import load
+from ..engines.base import Batch, Device, DeviceLost, Engine, EngineError, OutOfMemory
+from ..engines.nvml import GpuMeter
+from ..ipc import commands as internal
+from ..ipc.commands import READY, STOP, make_socket, u64
+from ..ipc.messages import BatchMessage, Result, is_large
+from .deduplicate import distinct, spread
+from .prepare import engine_spec
+
+#: On a CPU a bulk batch should take about so long: a small request never waits longer behind one.
+CPU_BATCH_SECONDS = 0.25
+
+
+def run(link: Link) -> None:
+    """The worker's process."""
+    device = Device(**link.options["device"])
+    meter = GpuMeter(device.index) if device.kind == "gpu" else None
+    link.start_heart()
+    link.progress(busy=True)
+    spec = engine_spec(link.config, link.options)
+    engine = load(link.options["engine"]).create(spec, device)
+    token_level = spec.is_token_level
+    max_tokens = warm_up(engine, device, spec.model.max_position_embeddings, link.config.max_seq_len)
+    link.log.info("use device %s, engine %s, %s", device, link.options["engine"], spec.dtype)
+    for note in getattr(engine, "notes", ()):
+        link.log.info(note)
+
+    control = link.connect_control()
+    ventilator = make_socket(link.context, zmq.DEALER, IDENTITY=link.name.encode())
+    ventilator.connect(link.addresses.dispatch)
+    sink = make_socket(link.context, zmq.PUSH)
+    sink.connect(link.addresses.results)
+    facts = {"device": str(device), "max_tokens": max_tokens, "engine": link.options["engine"]}
+    hello = json.dumps(facts).encode()
+    ventilator.send_multipart([internal.HELLO, hello])
+    control.send_multipart([READY, hello])
+    link.log.info("ready and listening!")
+
+    poller = zmq.Poller()
+    poller.register(control, zmq.POLLIN)
+    poller.register(ventilator, zmq.POLLIN)
+    next_hello = time.monotonic() + 1
+    while True:
+        link.progress()
+        events = dict(poller.poll(1000))
+        if control in events and control.recv_multipart()[0] == STOP:
+            break
+        if ventilator in events:
+            frames = ventilator.recv_multipart(copy=False)
+            link.progress(busy=True)
+            began = time.monotonic_ns()
+            message = BatchMessage.from_frames(frames)
+            batch = message.batch
+            try:
+                few, where = distinct(batch)
+                array = engine.encode(few)
+                _check(array, few, token_level)
+                if where is not None:
+                    array = spread(array, few, where, token_level)
+            except DeviceLost:  # no batch can be computed here any more; this one goes to another worker
+                raise
+            except Exception as error:  # whatever else an engine raises costs the batch, not the worker
+                link.log.warning("cannot encode a batch of %d sequences: %s", batch.num_sequences, error)
+                reason = f"{type(error).__name__}: {str(error)[:300]}"
+                ventilator.send_multipart([internal.FAILED, u64(message.id), _kind(error), reason.encode()])
+                gc.collect()
+            else:
+                result = Result(message.id, array, batch.lengths, message.manifest, token_level, began, message.words)
+                answer = result.frames()
+                sink.send_multipart(answer, copy=not is_large(answer))
+                link.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
+        if time.monotonic() >= next_hello:  # a ventilator that was restarted learns that we are here
+            next_hello = time.monotonic() + 1
+            if meter is not None:
+                hello = json.dumps(facts | meter.read()).encode()
+            ventilator.send_multipart([internal.HELLO, hello])
+    engine.close()
+
+
+def _kind(error: Exception) -> bytes:
+    if isinstance(error, OutOfMemory | MemoryError):
+        return b"oom"
+    return b"nonfinite" if isinstance(error, FloatingPointError) else b"error"
+
+
+def _check(array: np.ndarray, batch: Batch, token_level: bool) -> None:
+    """Refuses what an engine should not have returned.
+
+    Raises:
+        EngineError: it has the wrong shape.
+        FloatingPointError: a value is not finite.
+    """
+    rows = batch.num_tokens if token_level else batch.num_sequences
+    if array.ndim != 2 or len(array) != rows:
+        raise EngineError(f"the engine returned an array of shape {array.shape} for {rows} rows")
+    # The sum is finite unless a value is not: one pass, no temporary array.
+    if not np.isfinite(np.sum(array, dtype=np.float64)):
+        raise FloatingPointError("the model gave a value that is not a finite number")
+
+
+def warm_up(engine: Engine, device: Device, max_positions: int, max_seq_len: int | None) -> int:
+    """Runs the engine until its first-use costs are paid. Returns the tokens that a batch should have at most."""
+
+    def batch(sequences: int, length: int) -> Batch:
+        tokens = sequences * length
+        ones, zeros = np.ones(tokens, np.int32), np.zeros(tokens, np.int32)
+        return Batch(zeros, zeros, ones, np.full(sequences, length, np.int32))
+
+    length = max(2, min(max_seq_len or 64, max_positions, 64))
+    engine.encode(batch(1, length))
+    if device.kind != "cpu":
+        engine.encode(batch(64, length))
+        return 65536
+    sequences = max(16, 4 * device.threads)
+    engine.encode(batch(sequences, length))
+    start = time.perf_counter()
+    engine.encode(batch(sequences, length))
+    rate = sequences * length / (time.perf_counter() - start)
+    # Room for at least one sequence of full length and for a few dozen short ones.
+    return int(min(65536, max(rate * CPU_BATCH_SECONDS, 512, max_seq_len or max_positions)))
