@@ -2,7 +2,7 @@
 #
 #   make demo       serve the default model, encode some sentences, show how similar they are
 #   make test       all checks and tests
-#   make check      formatting, lint, types
+#   make check      formatting, lint, types, which package may import which
 #   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in an environment of its own
 #   make gpu        on a machine with an NVIDIA GPU: the tests that want one, and how fast it is
 #   make docs       the site, in build/site: open build/site/index.html
@@ -91,6 +91,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Warnings are errors: a page that is in no menu, a link that leads nowhere. -E forgets what earlier builds have read.
 docs: $(VENV)/.docs

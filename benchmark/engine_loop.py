@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from bert_serving.server import engines
-from bert_serving.server.engines.base import Batch, Device, Engine, EngineSpec
+from bert_serving.server.engines.base import Device, Engine, EngineSpec
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir

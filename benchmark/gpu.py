@@ -36,7 +36,8 @@ from bert_serving.server.benchmark.managed_server import Keeper
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.benchmark.runner import Plan, measure
 from bert_serving.server.config.server_config import ServerConfig
-from bert_serving.server.engines.base import Batch, Device, Engine, EngineError, EngineSpec
+from bert_serving.server.engines.base import Device, Engine, EngineError, EngineSpec
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.torch import engine as engine_module
 from bert_serving.server.errors import ServingError
 from bert_serving.server.model.cache import default_cache_dir

@@ -24,12 +24,13 @@ from quality import cosines, spearman
 
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.config.server_config import ServerConfig
-from bert_serving.server.engines.base import Batch, Device, EngineSpec
+from bert_serving.server.engines.base import Device, EngineSpec
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.onnx import engine as onnx
 from bert_serving.server.engines.onnx import int8 as onnx_int8
 from bert_serving.server.engines.onnx.graph import dense_fp32
-from bert_serving.server.ventilator.tokenizer_thread import make_tokenizer
-from bert_serving.server.worker.prepare import engine_spec
+from bert_serving.server.tokenization.factory import make_tokenizer
+from bert_serving.server.worker.engine_spec import engine_spec
 from heading import print_heading
 from texts import sts_rows
 

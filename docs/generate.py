@@ -23,7 +23,7 @@ from bert_serving.client.protocol import ERROR_TYPES
 from bert_serving.server import engines
 from bert_serving.server.benchmark.options import GROUPS as BENCHMARK_GROUPS
 from bert_serving.server.cli.drift import get_parser as get_drift_parser
-from bert_serving.server.cli.start import get_shutdown_parser
+from bert_serving.server.cli.terminate import get_shutdown_parser
 from bert_serving.server.config.options import GROUPS, OPTIONS, Option
 from bert_serving.server.model.pooling import PoolingStrategy
 

@@ -17,8 +17,9 @@ import zmq
 import zmq.auth
 
 from bert_serving.client import BertClient, ServerUnreachableError
-from bert_serving.server.cli.terminate import ServerNotFound, terminate
-from bert_serving.server.security.curve import KeyRing, is_loopback, keygen
+from bert_serving.server.cli.keygen import keygen
+from bert_serving.server.security.curve import KeyRing, is_loopback
+from bert_serving.server.supervisor.termination import ServerNotFound, terminate
 from servers import Server, free_ports, serving, wait_until
 
 

@@ -35,7 +35,7 @@ from bert_serving.server.benchmark.report import Row, Table, shown
 from bert_serving.server.benchmark.runner import make_requests
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.model.config import load_model_config
-from bert_serving.server.ventilator.tokenizer_thread import make_tokenizer
+from bert_serving.server.tokenization.factory import make_tokenizer
 from servers import CACHE, READY_LINE, TINY, serving, wait_until
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmark"

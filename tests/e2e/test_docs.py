@@ -24,8 +24,9 @@ from bert_serving.client import BertClient
 from bert_serving.client._base import BaseClient
 from bert_serving.client._cli.encode import get_parser as get_encode_parser
 from bert_serving.server.benchmark.options import get_benchmark_parser
-from bert_serving.server.cli.start import get_args_parser, get_shutdown_parser
-from bert_serving.server.security.curve import keygen
+from bert_serving.server.cli.keygen import keygen
+from bert_serving.server.cli.start import get_args_parser
+from bert_serving.server.cli.terminate import get_shutdown_parser
 from servers import CACHE, TINY, Server, free_ports, serving
 
 ROOT = Path(__file__).resolve().parents[2]

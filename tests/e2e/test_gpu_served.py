@@ -18,8 +18,7 @@ import pytest
 from bert_serving.client import BertClient
 from bert_serving.server import engines
 from bert_serving.server.engines.base import EngineUnavailable
-from bert_serving.server.engines.nvml import GpuMeter
-from bert_serving.server.supervisor.placement import list_gpus
+from bert_serving.server.engines.nvml import GpuMeter, list_gpus
 from servers import DATA, TINY, Server, serving, wait_until
 
 GPUS = list_gpus()

@@ -18,8 +18,8 @@ import pytest
 
 from bert_serving.client import BertClient
 from bert_serving.server import BertServer
-from bert_serving.server.cli.terminate import terminate
 from bert_serving.server.config.server_config import get_args_parser
+from bert_serving.server.supervisor.termination import terminate
 from servers import CACHE, TINY, Server, free_ports, is_free, serving, wait_until
 
 
@@ -107,7 +107,7 @@ def test_flags_may_be_shortened_as_in_the_original() -> None:
 def test_terminate_waits_until_the_server_is_gone() -> None:
     server = Server().wait_ready()
     children = server.children()
-    command = [sys.executable, "-c", "from bert_serving.server.cli.start import stop; raise SystemExit(stop())"]
+    command = [sys.executable, "-c", "from bert_serving.server.cli.terminate import stop; raise SystemExit(stop())"]
     command += ["-port", str(server.port), "-timeout"]
     done = subprocess.run([*command, "60000"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

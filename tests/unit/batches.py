@@ -7,8 +7,9 @@ import zmq
 
 from bert_serving.server.errors import RequestError
 from bert_serving.server.ipc import commands as internal
-from bert_serving.server.ipc.commands import make_socket, u64
+from bert_serving.server.ipc.commands import u64
 from bert_serving.server.ipc.messages import BatchMessage, Word, unpack_words
+from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import Dispatcher
 from bert_serving.server.scheduling.jobs import Job, Part

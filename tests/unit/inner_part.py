@@ -9,10 +9,11 @@ from typing import Any
 
 import zmq
 
-from bert_serving.server.child_main import Link
 from bert_serving.server.config.server_config import ServerConfig, get_args_parser
 from bert_serving.server.ipc import commands as internal
-from bert_serving.server.ipc.commands import Addresses, make_socket
+from bert_serving.server.ipc.endpoints import Addresses
+from bert_serving.server.ipc.process_context import Link
+from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from servers import TINY, free_ports
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bert_serving.server.engines.base import Batch
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.weights import load_weights
 from model_folders import TINY

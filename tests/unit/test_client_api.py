@@ -29,9 +29,7 @@ from bert_serving.client import (
     VersionMismatchError,
     __version__,
 )
-from bert_serving.client import (
-    _deadline as _patience,
-)
+from bert_serving.client import _deadline as _patience
 from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
 
 ORIGINAL = {"server_version": "1.10.0", "max_seq_len": 3, "show_tokens_to_client": True}
@@ -244,7 +242,7 @@ def test_not_blocking_is_always_one_request(bc: BertClient, peer: FakePeer) -> N
 
 
 def test_progress_bar(bc: BertClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bert_serving.client._cli.progress._tqdm", lambda total: None)
+    monkeypatch.setattr("bert_serving.client._progress._tqdm", lambda total: None)
     bc.encode(["x"] * 10, batch_size=5, show_progress_bar=True)
     shown = capsys.readouterr().err
     assert "  0% 0/10 texts" in shown

@@ -11,8 +11,9 @@ from bert_serving.server import engines
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines import cpu_info as processor
 from bert_serving.server.engines.base import EngineUnavailable
+from bert_serving.server.engines.nvml import Gpu
 from bert_serving.server.supervisor import placement as devices
-from bert_serving.server.supervisor.placement import Gpu, plan_workers
+from bert_serving.server.supervisor.placement import plan_workers
 from servers import TINY
 
 FREE = [Gpu(0, 0.0, 0.5), Gpu(1, 0.0, 0.1), Gpu(2, 0.95, 0.2), Gpu(3, 0.1, 0.3)]

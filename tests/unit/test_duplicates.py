@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.server.engines.base import Batch
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.worker.deduplicate import distinct, spread
 
 # Few ids and short sequences, so that many are equal, or equal but for a type or a mask.

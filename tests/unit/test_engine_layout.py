@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.server.engines.base import Batch
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.layout import (
     MASKED,
     PADDING,

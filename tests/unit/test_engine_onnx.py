@@ -18,7 +18,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not
 pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
 from bert_serving.server.engines import base
-from bert_serving.server.engines.base import Batch, Device, EngineError, EngineSpec
+from bert_serving.server.engines.base import Device, EngineError, EngineSpec
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.onnx import engine as engine_module
 from bert_serving.server.engines.onnx import int8 as onnx_int8
 from bert_serving.server.engines.onnx.graph import build

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.server.engines.base import Batch, OutOfMemory
+from bert_serving.server.engines.base import OutOfMemory
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.thread_pool import MAX_LEAD, Team
 
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_serving.server import engines
-from bert_serving.server.engines.base import Batch, Device, EngineError, EngineSpec, EngineUnavailable, OutOfMemory
+from bert_serving.server.engines.base import Device, EngineError, EngineSpec, EngineUnavailable, OutOfMemory
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.tensorflow import engine as engine_module
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import load_model_config

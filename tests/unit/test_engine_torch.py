@@ -23,7 +23,6 @@ torch = pytest.importorskip("torch", reason="the extra `torch` is not installed"
 
 from bert_serving.server import engines
 from bert_serving.server.engines.base import (
-    Batch,
     Device,
     DeviceLost,
     EngineError,
@@ -31,6 +30,7 @@ from bert_serving.server.engines.base import (
     EngineUnavailable,
     OutOfMemory,
 )
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.torch import device as torch_device
 from bert_serving.server.engines.torch import encoder as torch_encoder
 from bert_serving.server.engines.torch import engine as engine_module

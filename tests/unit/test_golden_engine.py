@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from bert_serving.server import engines
-from bert_serving.server.engines.base import Batch, Device, Engine, EngineSpec
+from bert_serving.server.engines.base import Device, Engine, EngineSpec
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.pooling import PoolingStrategy

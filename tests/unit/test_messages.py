@@ -8,7 +8,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.server.engines.base import Batch
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.ipc.messages import (
     NO_COPY_BYTES,
     SMALL_BYTES,

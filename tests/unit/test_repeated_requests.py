@@ -14,9 +14,10 @@ import pytest
 import zmq
 
 from bert_serving.server.ipc import commands as internal
-from bert_serving.server.ipc.commands import from_u64, make_socket, u64
+from bert_serving.server.ipc.commands import from_u64, u64
 from bert_serving.server.ipc.messages import BatchMessage, Word, pack_words, unpack_words
-from bert_serving.server.ventilator.tokenizer_thread import make_tokenizer
+from bert_serving.server.ipc.sockets import make_socket
+from bert_serving.server.tokenization.factory import make_tokenizer
 from bert_serving.server.ventilator.ventilator import Ventilator
 from inner_part import LIMIT, InnerPart
 from servers import wait_until

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bert_serving.server.http.metrics import families
 from bert_serving.server.monitoring.histogram import SECONDS, SEQUENCES, Histogram
 from bert_serving.server.monitoring.statistics import Statistics
-from bert_serving.server.scheduling.jobs import Timing
+from bert_serving.server.monitoring.timing import Timing
 
 times = st.floats(0, 1000)
 

@@ -15,8 +15,9 @@ import zmq
 from batches import EPOCH, SMALL_BATCHES, Batches, part_word
 from bert_serving.client.protocol import parse_reply
 from bert_serving.server.ipc import commands as internal
-from bert_serving.server.ipc.commands import make_socket, u64
+from bert_serving.server.ipc.commands import u64
 from bert_serving.server.ipc.messages import Result, Word, pack_words, unpack_words
+from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.scheduling.dispatcher import TELL_AFTER
 from bert_serving.server.sink.sink import Sink
 from inner_part import InnerPart

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bert_serving.server.engines.base import Batch, Device
+from bert_serving.server.engines.base import Device
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.worker import worker
 
 SLOW_START = 30.0

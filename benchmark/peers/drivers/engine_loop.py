@@ -8,7 +8,8 @@ import numpy as np
 from loop import in_order, read_texts, run
 
 from bert_serving.server import engines
-from bert_serving.server.engines.base import Batch, Device, EngineSpec
+from bert_serving.server.engines.base import Device, EngineSpec
+from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.cpu_info import num_cores
 from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import load_model_config

@@ -11,9 +11,9 @@ from typing import Any
 
 from . import protocol
 from ._base import BaseClient, TruncationNotice, info_of, or_raise, warn_dropped
-from ._cli.progress import Progress
 from ._deadline import Patience, seconds
 from ._encoding import BATCH_SIZE, EncodeCall, Response, has_room
+from ._progress import Progress
 from ._transport.connection import Answer
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from . import protocol
 from ._base import BaseClient, TruncationNotice, info_of, or_raise
-from ._cli.progress import Progress
 from ._deadline import Patience
 from ._encoding import BATCH_SIZE, EncodeCall, joined
 from ._iterators import Listening, Results
 from ._pending import Inbox, Nothing, Stream
+from ._progress import Progress
 from ._transport.connection import Answer
 
 

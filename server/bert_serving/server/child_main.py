@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
-import logging
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -24,58 +21,15 @@ import zmq
 from .config.server_config import ServerConfig
 from .engines.base import EngineError
 from .errors import ServingError
-from .ipc.commands import BEAT, FATAL, Addresses, make_socket
+from .ipc.commands import FATAL
+from .ipc.endpoints import Addresses
+from .ipc.process_context import Link
+from .ipc.sockets import make_socket
 from .log import get_logger
 from .model.errors import ModelError
 
-#: Program text of every part. It drops the current folder from the import path, so that a file there that happens to
-#: be called like a library is not imported in its place, and takes over the parent's path.
-BOOT = (
-    "import sys; sys.path[:] = filter(None, sys.path); import json; "
-    "boot = json.loads(sys.stdin.readline()); sys.path[:] = boot['path']; "
-    "from bert_serving.server.child_main import main; main(boot)"
-)
-
-BEAT_INTERVAL = 1.0
 EXIT_FAILED, EXIT_ORPHANED = 1, 9
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-@dataclass
-class Link:
-    """A part's side of the control line."""
-
-    name: str
-    config: ServerConfig
-    addresses: Addresses
-    options: dict[str, Any]
-    log: logging.Logger
-    context: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
-    facts: dict[str, Any] = field(default_factory=dict)
-    _progress: float = field(default_factory=time.monotonic)
-    _busy: bool = False
-
-    def connect_control(self) -> zmq.Socket[bytes]:
-        """The part's own control socket; only its main thread uses it."""
-        sock = make_socket(self.context, zmq.DEALER, IDENTITY=self.name.encode())
-        sock.connect(self.addresses.control)
-        return sock
-
-    def progress(self, busy: bool = False) -> None:
-        """The main loop came by here. ``busy``: one long step begins, such as a batch."""
-        self._progress, self._busy = time.monotonic(), busy
-
-    def start_heart(self) -> None:
-        """Beats once a second from a thread, with the age of the last progress: a loop that hangs is seen too."""
-        threading.Thread(target=self._beat, name="heart", daemon=True).start()
-
-    def _beat(self) -> None:
-        sock = make_socket(self.context, zmq.DEALER, IDENTITY=b"heart:" + self.name.encode())
-        sock.connect(self.addresses.control)
-        while True:
-            age = time.monotonic() - self._progress
-            sock.send_multipart([BEAT, json.dumps({"age": age, "busy": self._busy, **self.facts}).encode()])
-            time.sleep(BEAT_INTERVAL)
 
 
 def _watch_lifeline(addresses: Addresses) -> None:

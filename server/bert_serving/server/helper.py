@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cli.start import get_shutdown_parser
+from .cli.terminate import get_shutdown_parser
 from .config.server_config import get_args_parser
 
 __all__ = ["get_args_parser", "get_shutdown_parser"]

@@ -16,12 +16,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .._client import BertClient
-from .._completion import add_completion
 from .._encoding import Response
+from .._progress import Progress as Bar
 from .._version import __version__
+from ..completion import add_completion
 from ..errors import BertServingError, ServerError
 from .corpus import BLANK, Chunk, Corpus, CorpusError, count_lines
-from .progress import Progress as Bar
 from .vector_files import FORMATS, Progress, open_vector_file
 
 #: Encoded at the start to learn the shape of the vectors, and whether they are those of the last time.

@@ -17,8 +17,8 @@ from bert_serving.client import BertServingError
 
 from ..errors import ServingError
 from ..model.config import ModelConfig
+from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
-from ..ventilator.tokenizer_thread import make_tokenizer
 from . import plot, report
 from .corpus import Source
 from .experiments import Experiment, Setting

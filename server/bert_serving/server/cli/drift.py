@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from bert_serving.client import BertClient, BertServingError
-from bert_serving.client._completion import add_completion
+from bert_serving.client.completion import add_completion
 
 from ..config.options import OPTIONS
 from ..config.server_config import ServerConfig
 from ..errors import ServingError
 from ..model.errors import ModelError
 from ..monitoring.drift import Reference, Sample
-from ..ventilator.tokenizer_thread import make_tokenizer
+from ..tokenization.factory import make_tokenizer
 
 #: Texts encoded at a time.
 CHUNK = 4096

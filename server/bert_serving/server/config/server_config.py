@@ -57,7 +57,7 @@ class _Parser(argparse.ArgumentParser):
 
 def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser:
     """The parser of ``bert-serving-start``: every flag of 1.10.0, with ``--model-dir`` accepted for ``-model_dir``."""
-    from bert_serving.client._completion import add_completion, suggest  # here: a worker has no need of the client
+    from bert_serving.client.completion import add_completion, suggest  # here: a worker has no need of the client
 
     parser = _Parser(
         prog=prog,

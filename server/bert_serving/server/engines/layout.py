@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .base import Batch, EngineError, EngineSpec
+from .base import EngineError, EngineSpec
+from .batch import Batch
 
 #: Added to the scores of a token with mask 0, as in Google's BERT. Where all tokens have it they attend to each other.
 MASKED = -10000.0

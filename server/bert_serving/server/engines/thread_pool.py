@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
-from .base import Batch
+from .batch import Batch
 from .layout import encode_in_groups
 
 Encode = Callable[[Batch], np.ndarray]

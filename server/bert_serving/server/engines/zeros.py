@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Batch, Device, EngineInfo, EngineSpec, Log
+from .base import Device, EngineInfo, EngineSpec, Log
+from .batch import Batch
 
 _ALL = ("fp32", "bf16", "fp16", "int8")
 INFO = EngineInfo("zeros", padding_free=True, dtypes={"cpu": _ALL, "gpu": _ALL})

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from bert_serving.client import BertClient
 
-from ..child_main import Link
-from ..config.server_config import ServerConfig
-from ..errors import ConfigError, PortInUse, StartError
+from ..errors import PortInUse, StartError
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP
+from ..ipc.process_context import Link
+from ..tokenization.factory import make_tokenizer
 from ..tokenization.vocabulary import read_vocabulary
-from ..ventilator.tokenizer_thread import make_tokenizer
 from .app import make_app
+from .bearer_token import read_token
 from .concurrency_limit import Gate
 from .encoding_service import Door
 from .health import Readiness
@@ -23,7 +21,6 @@ from .metrics import Metrics
 from .server import Listener, log_to
 from .token_ids import TokenIds
 
-TOKEN_VARIABLE = "BERT_SERVING_HTTP_TOKEN"
 #: Milliseconds that a call waits for a service that is away before it says so: longer than a restart takes.
 CONNECT_TIMEOUT = 10_000
 #: Milliseconds that a question about health may take.
@@ -102,23 +99,6 @@ def make_door(link: Link) -> Door:
         readiness=Readiness(connect(STATUS_TIMEOUT)),
         log=link.log,
     )
-
-
-def read_token(config: ServerConfig) -> str | None:
-    """The bearer token: from ``-http_token_file``, else from the environment, else none.
-
-    Raises:
-        ConfigError: the file cannot be read, or has no token in it.
-    """
-    if config.http_token_file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
-    try:
-        token = Path(config.http_token_file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"-http_token_file {config.http_token_file} cannot be read: {error}") from None
-    if not token or "\n" in token:
-        raise ConfigError(f"-http_token_file {config.http_token_file} must hold one line, the token")
-    return token
 
 
 def _listen(door: Door, metrics: Metrics, token: str | None) -> Listener:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..child_main import Link
 from ..errors import StartError
+from ..ipc.process_context import Link
 
 
 def run(link: Link) -> None:

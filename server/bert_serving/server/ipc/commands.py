@@ -32,16 +32,8 @@ clock for all processes of a machine.
 
 from __future__ import annotations
 
-import os
-import secrets
 import struct
-import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
-
-import zmq
 
 HELLO, FAILED = b"HELLO", b"FAILED"
 PART, FAIL, SAY, DONE, WHO, GONE = b"PART", b"FAIL", b"SAY", b"DONE", b"WHO", b"GONE"
@@ -60,95 +52,3 @@ def u64(number: int) -> bytes:
 
 def from_u64(frame: Any) -> int:
     return int(_U64.unpack(bytes(frame))[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where the inner sockets are: files in a folder that only this user may enter, or loopback ports on Windows."""
-
-    folder: str
-    dispatch: str
-    results: str
-    link: str
-    control: str
-
-    @classmethod
-    def new(cls) -> Addresses:
-        names = ("dispatch", "results", "link", "control")
-        if sys.platform == "win32":
-            ports = _free_ports(len(names))
-            return cls("", *(f"tcp://127.0.0.1:{port}" for port in ports))
-        # A socket's path may have 107 bytes at most, so the folder's name is short. ZEROMQ_SOCK_TMP_DIR as in 1.10.0.
-        root = os.environ.get("ZEROMQ_SOCK_TMP_DIR") or tempfile.gettempdir()
-        if not os.path.isdir(root):
-            raise NotADirectoryError(f"the folder for sockets does not exist: {root} (from ZEROMQ_SOCK_TMP_DIR)")
-        folder = os.path.join(root, f"bert-serving-{secrets.token_hex(4)}")
-        os.mkdir(folder, mode=0o700)
-        return cls(folder, *(f"ipc://{folder}/{name}" for name in names))
-
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
-
-
-def _free_ports(count: int) -> list[int]:
-    import socket
-
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
-
-
-def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, **options: int | bytes) -> zmq.Socket[bytes]:
-    """An inner socket: no limit on queued messages (credits bound them), gone at once when closed."""
-    sock = context.socket(kind)
-    sock.setsockopt(zmq.LINGER, 0)
-    sock.setsockopt(zmq.SNDHWM, 0)
-    sock.setsockopt(zmq.RCVHWM, 0)
-    for name, value in options.items():
-        sock.setsockopt(getattr(zmq, name), value)
-    return sock
-
-
-def bind_tcp(sock: zmq.Socket[bytes], host: str, port: int) -> None:
-    """Listens at an address of this machine: ``*``, a name, or an IPv4 or IPv6 address, the latter with [] or without.
-
-    Raises:
-        zmq.ZMQError: the address cannot be used.
-    """
-    if ":" in host:
-        sock.setsockopt(zmq.IPV6, 1)
-        host = f"[{host.strip('[]')}]"
-    sock.bind(f"tcp://{host}:{port}")
-
-
-def keep_alive(sock: zmq.Socket[bytes]) -> None:
-    """Lets TCP find out within two minutes that a silent peer is gone."""
-    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
-    sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
-    sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 6)
-
-
-def arrived(sock: zmq.Socket[bytes], most: int, copy: bool = True) -> Iterator[list[Any]]:
-    """Messages of a socket that a poll found readable, as many as are there, up to ``most``.
-
-    Asking whether there is one more costs less than being refused one.
-    """
-    for _ in range(most):
-        try:
-            yield sock.recv_multipart(zmq.NOBLOCK, copy=copy)
-        except zmq.Again:
-            return
-        if not is_readable(sock):
-            return
-
-
-def is_readable(sock: zmq.Socket[bytes]) -> bool:
-    """Whether a message is there."""
-    events: Any = sock.getsockopt(zmq.EVENTS)
-    return bool(events & zmq.POLLIN)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..engines.base import Batch
+from ..engines.batch import Batch
 
 #: Arrays of so many bytes together travel in the frame of their message's head.
 SMALL_BYTES = 32768

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .histogram import SECONDS, Histogram
 
 if TYPE_CHECKING:
-    from ..scheduling.jobs import Timing
+    from .timing import Timing
 
 #: A client counts as active if it sent a data request within so many seconds.
 ACTIVE_SECONDS = 180.0

@@ -7,7 +7,8 @@ from math import inf
 
 import numpy as np
 
-from ..engines.base import Batch
+from ..engines.batch import Batch
+from ..monitoring.timing import Timing
 from ..tokenization.tokenizer import Tokenized
 from .scheduler import Piece
 
@@ -63,36 +64,6 @@ class Job:
     def timing(self, done_at: float) -> Timing:
         """How long it took, once its last row is there. Times are monotonic seconds."""
         return Timing.of(self.received_at, self.tokenized_at, self.began_at, done_at)
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where the time (s) of a request went; the first three add up to ``total``.
-
-    Attributes:
-        tokenize: from its arrival until all its texts were tokenized.
-        queue: from then until a worker began with the first of them; 0 if it had begun before.
-        compute: from then until its last vector was there.
-    """
-
-    tokenize: float
-    queue: float
-    compute: float
-    total: float
-
-    @classmethod
-    def of(cls, received_at: float, tokenized_at: float, began_at: float, done_at: float) -> Timing:
-        began_at = min(max(began_at, tokenized_at), done_at)
-        return cls(tokenized_at - received_at, began_at - tokenized_at, done_at - began_at, done_at - received_at)
-
-    def to_dict(self) -> dict[str, float]:
-        """As it stands in a reply, to the microsecond."""
-        return {
-            "tokenize": round(self.tokenize, 6),
-            "queue": round(self.queue, 6),
-            "compute": round(self.compute, 6),
-            "total": round(self.total, 6),
-        }
 
 
 @dataclass(eq=False, slots=True)

@@ -31,7 +31,7 @@ import zmq
 
 from bert_serving.client.protocol import MAX_IDENTITY_BYTES, error_info
 
-from ..ipc.commands import bind_tcp, keep_alive
+from ..ipc.sockets import bind_tcp, keep_alive
 from ..ipc.tcp_guard import hang_up
 from ..security.curve import Guard
 

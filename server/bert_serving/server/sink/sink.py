@@ -23,14 +23,15 @@ import zmq
 
 from bert_serving.client.protocol import EncodeInfo, error_info
 
-from ..child_main import Link
 from ..config.server_config import ServerConfig
 from ..ipc import commands as internal
-from ..ipc.commands import DRAIN, DRAINED, READY, STOP, arrived, from_u64, make_socket, u64
+from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
 from ..ipc.messages import Result, Word, dtype_name, pack_words, unpack_words
+from ..ipc.process_context import Link
+from ..ipc.sockets import arrived, make_socket
 from ..ipc.tcp_guard import Connections
 from ..monitoring.drift import Reference, VectorDrift
-from ..scheduling.jobs import Timing
+from ..monitoring.timing import Timing
 from ..security.curve import Guard
 from .publisher import Outbox
 

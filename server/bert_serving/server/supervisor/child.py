@@ -11,9 +11,18 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..child_main import BEAT_INTERVAL, BOOT
 from ..config.server_config import ServerConfig
-from ..ipc.commands import Addresses
+from ..ipc.endpoints import Addresses
+from ..ipc.process_context import BEAT_INTERVAL
+
+#: Program text of every part. It drops the current folder from the import path, so that a file there that happens to
+#: be called like a library is not imported in its place, and takes over the parent's path.
+BOOT = (
+    "import sys; sys.path[:] = filter(None, sys.path); import json; "
+    "boot = json.loads(sys.stdin.readline()); sys.path[:] = boot['path']; "
+    "from bert_serving.server.child_main import main; main(boot)"
+)
+
 
 #: A part that has not beaten for so long (s) may still come back, but is not counted on meanwhile.
 SILENCE = 5 * BEAT_INTERVAL

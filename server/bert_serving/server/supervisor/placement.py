@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from .. import engines
 from ..config.server_config import ServerConfig
 from ..engines.base import Device, EngineUnavailable
 from ..engines.cpu_info import has_amx, num_cores, processor
+from ..engines.nvml import Gpu, list_gpus
 
 #: A GPU counts as free below this share of busy time and of used memory, as in 1.10.0.
 FREE_BELOW = 0.9
@@ -28,57 +28,6 @@ class Plan:
 
     def options(self) -> dict[str, Any]:
         return {"device": asdict(self.device), "engine": self.engine, "dtype": self.dtype}
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU as the driver reports it; ``load`` and ``memory`` are shares from 0 to 1."""
-
-    index: int
-    load: float
-    memory: float
-
-
-def list_gpus() -> list[Gpu]:
-    """The GPUs that this process may use, by NVML; none where there is no NVIDIA driver or ``nvidia-ml-py``.
-
-    Where ``CUDA_VISIBLE_DEVICES`` is set, ``index`` counts in that list, as CUDA itself does.
-    """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no library, no driver, or one that does not answer: all mean no GPU for us
-        return []
-    gpus = []
-    try:
-        for index, handle in enumerate(gpu_handles(pynvml)):
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            try:
-                load = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-            except pynvml.NVMLError:
-                load = 0.0  # a slice of a partitioned GPU has no rate of its own
-            gpus.append(Gpu(index, load, memory.used / memory.total))
-    finally:
-        pynvml.nvmlShutdown()
-    return gpus
-
-
-def gpu_handles(pynvml: Any) -> list[Any]:
-    """NVML's handles of the GPUs that this process may use, in the order of CUDA's numbers."""
-    every = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
-    handles = []
-    for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).replace(" ", "").split(","):
-        try:
-            if name.isdigit():
-                handles.append(pynvml.nvmlDeviceGetHandleByIndex(int(name)))
-            elif name.startswith(("GPU-", "MIG-")):
-                handles.append(pynvml.nvmlDeviceGetHandleByUUID(name))
-            else:
-                break  # CUDA too stops at the first name that is no GPU, such as -1
-        except pynvml.NVMLError:
-            break
-    return handles
 
 
 def plan_workers(

@@ -12,7 +12,7 @@ import zmq
 
 from ..config.server_config import ServerConfig
 from ..errors import ConfigError, PortInUse, StartError
-from ..ipc.commands import Addresses
+from ..ipc.endpoints import Addresses
 from ..model.cache import default_cache_dir
 from ..model.config import ModelConfig
 from ..model.pooling import dimensions

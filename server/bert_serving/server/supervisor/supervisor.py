@@ -19,7 +19,8 @@ from ..config.server_config import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError, StartError
 from ..ipc import commands as internal
-from ..ipc.commands import Addresses, make_socket
+from ..ipc.endpoints import Addresses
+from ..ipc.sockets import make_socket
 from ..log import get_logger
 from ..model.errors import ModelError
 from .child import Child, describe_exit
@@ -132,7 +133,7 @@ class BertServer(threading.Thread):
             ServerNotFound: nothing answers there.
             TimeoutError: the server did not end in time.
         """
-        from ..cli.terminate import terminate
+        from .termination import terminate
 
         if args is not None:
             ip, port, timeout = getattr(args, "ip", ip), args.port, getattr(args, "timeout", timeout)

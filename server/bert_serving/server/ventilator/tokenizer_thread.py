@@ -10,10 +10,8 @@ from typing import Any
 
 import zmq
 
-from ..config.server_config import ServerConfig
 from ..errors import InternalError, InvalidRequest, RequestError
-from ..ipc.commands import make_socket
-from ..model.config import ModelConfig
+from ..ipc.sockets import make_socket
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .requests import RequestLimits, read_texts
 
@@ -137,16 +135,3 @@ def chunk_end(texts: Sequence[Any], start: int) -> int:
             break
         stop += 1
     return stop
-
-
-def make_tokenizer(config: ServerConfig, model: ModelConfig) -> Tokenizer:
-    """The tokenizer that the options and the model's own files describe."""
-    own_choice = model.checkpoint_format != "tf1"  # Hugging Face folders say themselves whether they are cased
-    return Tokenizer.from_file(
-        model.vocab_path,
-        lower_case=None if own_choice and config.do_lower_case else config.do_lower_case,
-        max_seq_len=config.max_seq_len,
-        max_position_embeddings=model.max_position_embeddings,
-        no_special_token=config.no_special_token,
-        mask_cls_sep=config.mask_cls_sep,
-    )

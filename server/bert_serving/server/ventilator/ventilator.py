@@ -18,27 +18,12 @@ import zmq
 
 from bert_serving.client.protocol import SHOW_CONFIG, SHOW_PENDING, SHOW_STATUS, TERMINATION, error_info
 
-from ..child_main import Link
 from ..errors import Draining, Forbidden, InternalError, RequestError, TooLarge
 from ..ipc import commands as internal
-from ..ipc.commands import (
-    DRAIN,
-    DRAINED,
-    FACTS,
-    IDLE,
-    LOST,
-    READY,
-    RETIRE,
-    STOP,
-    TERMINATE,
-    arrived,
-    bind_tcp,
-    is_readable,
-    keep_alive,
-    make_socket,
-    u64,
-)
+from ..ipc.commands import DRAIN, DRAINED, FACTS, IDLE, LOST, READY, RETIRE, STOP, TERMINATE, u64
 from ..ipc.messages import Word, pack_words, unpack_words
+from ..ipc.process_context import Link
+from ..ipc.sockets import arrived, bind_tcp, is_readable, keep_alive, make_socket
 from ..ipc.tcp_guard import Connections
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
@@ -47,11 +32,12 @@ from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..scheduling.jobs import Job, Part, token_width
 from ..security.curve import Guard, is_loopback
+from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
 from .requests import BadEnvelope, Request, RequestLimits, read_envelope, read_texts
 from .result_limit import ResultLimit
 from .status import config_json, status_json
-from .tokenizer_thread import TokenizingThread, make_tokenizer, tokenize
+from .tokenizer_thread import TokenizingThread, tokenize
 
 #: Messages up to this size are tokenized in the loop: that takes less time than handing them over.
 INLINE_BYTES = 8192

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..engines.base import Batch
+from ..engines.batch import Batch
 
 
 def distinct(batch: Batch) -> tuple[Batch, np.ndarray | None]:

@@ -2,28 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..child_main import Link
-from ..config.server_config import ServerConfig
 from ..engines import load
-from ..engines.base import EngineSpec
-
-
-def engine_spec(config: ServerConfig, options: dict[str, Any]) -> EngineSpec:
-    """What the engine computes, from the options and the supervisor's choice of engine and dtype."""
-    model = config.read_model()
-    return EngineSpec(
-        model=model,
-        cache_dir=options["cache_dir"],
-        pooling_strategy=config.pooling_strategy.name,
-        pooling_layers=config.pooling_layer,
-        dtype=options["dtype"],
-        output_dtype="float16" if config.fp16 else "float32",
-        use_position_embeddings=not config.no_position_embeddings,
-        xla=config.xla,
-        max_seq_len=config.max_seq_len,
-    )
+from ..ipc.process_context import Link
+from .engine_spec import engine_spec
 
 
 def run(link: Link) -> None:

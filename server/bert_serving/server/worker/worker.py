@@ -9,15 +9,17 @@ import time
 import numpy as np
 import zmq
 
-from ..child_main import Link
 from ..engines import load
-from ..engines.base import Batch, Device, DeviceLost, Engine, EngineError, OutOfMemory
+from ..engines.base import Device, DeviceLost, Engine, EngineError, OutOfMemory
+from ..engines.batch import Batch
 from ..engines.nvml import GpuMeter
 from ..ipc import commands as internal
-from ..ipc.commands import READY, STOP, make_socket, u64
+from ..ipc.commands import READY, STOP, u64
 from ..ipc.messages import BatchMessage, Result, is_large
+from ..ipc.process_context import Link
+from ..ipc.sockets import make_socket
 from .deduplicate import distinct, spread
-from .prepare import engine_spec
+from .engine_spec import engine_spec
 
 #: On a CPU a bulk batch should take about so long: a small request never waits longer behind one.
 CPU_BATCH_SECONDS = 0.25

@@ -19,7 +19,8 @@ import numpy as np
 
 from ...model.cache import Cache
 from ...model.weights import load_weights
-from ..base import Batch, Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..batch import Batch
 from ..cpu_info import num_cores, processor
 from ..layout import Layout, attended, cut_groups, encode_in_groups, make_layout, split_batch
 from ..thread_pool import Team

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import TensorProto
 
-from ..base import Batch
+from ..batch import Batch
 from .graph import MICROSOFT, Graph, dense_fp32
 
 #: How much of a channel's size moves into the kernel, 0 to 1.

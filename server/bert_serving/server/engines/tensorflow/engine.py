@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...model.tensorflow_import import import_tensorflow, quiet_stderr
-from ..base import Batch, Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..batch import Batch
 from ..cpu_info import lacks_bf16
 from ..layout import Layout, check_batch, encode_in_groups, make_grid_layout, make_layout, split_batch, take
 from . import saved_graph as tensorflow_files

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ...model.cache import Cache
-from ..base import Batch, Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..base import Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
+from ..batch import Batch
 from ..cpu_info import lacks_bf16
 from ..layout import attended, check_batch, cut_groups, encode_in_groups, fill_up, make_layout, split_batch
 from ..thread_pool import Team

@@ -1,0 +1,58 @@
+"""The command ``bert-serving-keygen``: makes the keys of the server and of clients."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import zmq
+import zmq.auth
+
+from bert_serving.client.completion import add_completion
+
+from ..security.curve import CLIENTS, SERVER
+
+
+def keygen(argv: Sequence[str] | None = None) -> int:
+    """``bert-serving-keygen``: keys of the server, and of clients by name."""
+    parser = argparse.ArgumentParser(
+        prog="bert-serving-keygen",
+        description="Make the keys that bert-serving-start -auth_keys KEYS lets in.",
+        epilog="A client then connects with BertClient(server_key=..., secret_key=...): the public key in "
+        "KEYS/server.key, and the secret one in KEYS/NAME.key_secret.",
+    )
+    parser.add_argument("folder", metavar="KEYS", help="folder for the keys; made if it is not there")
+    parser.add_argument("clients", metavar="NAME", nargs="*", help="clients to make keys for")
+    add_completion(parser)
+    args = parser.parse_args(argv)
+    folder = Path(args.folder)
+    try:
+        (folder / CLIENTS).mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for name in [SERVER, *args.clients]:
+            if not name.isidentifier() or (name == SERVER and name in args.clients):
+                parser.error(f"{name!r} cannot be the name of a client; use letters, digits and _")
+            _make(folder, name)
+    except OSError as error:
+        print(f"bert-serving-keygen: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _make(folder: Path, name: str) -> None:
+    secret = folder / f"{name}.key_secret"
+    if secret.exists():
+        print(f"{secret} is there already and stays as it is")
+        return
+    old_mask = os.umask(0o077)
+    try:
+        public_path, _ = zmq.auth.create_certificates(str(folder), name)
+    finally:
+        os.umask(old_mask)
+    if name != SERVER:
+        public_path = str(Path(public_path).rename(folder / CLIENTS / f"{name}.key"))
+    public, _ = zmq.auth.load_certificate(public_path)
+    print(f"{name}: public key {public.decode()} in {public_path}, secret key in {secret}")

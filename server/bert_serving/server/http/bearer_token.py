@@ -1,0 +1,28 @@
+"""Reads the bearer token of the HTTP server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..config.server_config import ServerConfig
+from ..errors import ConfigError
+
+TOKEN_VARIABLE = "BERT_SERVING_HTTP_TOKEN"
+
+
+def read_token(config: ServerConfig) -> str | None:
+    """The bearer token: from ``-http_token_file``, else from the environment, else none.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no token in it.
+    """
+    if config.http_token_file is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        token = Path(config.http_token_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"-http_token_file {config.http_token_file} cannot be read: {error}") from None
+    if not token or "\n" in token:
+        raise ConfigError(f"-http_token_file {config.http_token_file} must hold one line, the token")
+    return token

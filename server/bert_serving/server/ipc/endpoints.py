@@ -1,0 +1,50 @@
+"""The addresses of the internal sockets."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the inner sockets are: files in a folder that only this user may enter, or loopback ports on Windows."""
+
+    folder: str
+    dispatch: str
+    results: str
+    link: str
+    control: str
+
+    @classmethod
+    def new(cls) -> Addresses:
+        names = ("dispatch", "results", "link", "control")
+        if sys.platform == "win32":
+            ports = _free_ports(len(names))
+            return cls("", *(f"tcp://127.0.0.1:{port}" for port in ports))
+        # A socket's path may have 107 bytes at most, so the folder's name is short. ZEROMQ_SOCK_TMP_DIR as in 1.10.0.
+        root = os.environ.get("ZEROMQ_SOCK_TMP_DIR") or tempfile.gettempdir()
+        if not os.path.isdir(root):
+            raise NotADirectoryError(f"the folder for sockets does not exist: {root} (from ZEROMQ_SOCK_TMP_DIR)")
+        folder = os.path.join(root, f"bert-serving-{secrets.token_hex(4)}")
+        os.mkdir(folder, mode=0o700)
+        return cls(folder, *(f"ipc://{folder}/{name}" for name in names))
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def _free_ports(count: int) -> list[int]:
+    import socket
+
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()

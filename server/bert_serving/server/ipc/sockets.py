@@ -1,0 +1,59 @@
+"""Creates, configures and reads ZeroMQ sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import zmq
+
+
+def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, **options: int | bytes) -> zmq.Socket[bytes]:
+    """An inner socket: no limit on queued messages (credits bound them), gone at once when closed."""
+    sock = context.socket(kind)
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.SNDHWM, 0)
+    sock.setsockopt(zmq.RCVHWM, 0)
+    for name, value in options.items():
+        sock.setsockopt(getattr(zmq, name), value)
+    return sock
+
+
+def bind_tcp(sock: zmq.Socket[bytes], host: str, port: int) -> None:
+    """Listens at an address of this machine: ``*``, a name, or an IPv4 or IPv6 address, the latter with [] or without.
+
+    Raises:
+        zmq.ZMQError: the address cannot be used.
+    """
+    if ":" in host:
+        sock.setsockopt(zmq.IPV6, 1)
+        host = f"[{host.strip('[]')}]"
+    sock.bind(f"tcp://{host}:{port}")
+
+
+def keep_alive(sock: zmq.Socket[bytes]) -> None:
+    """Lets TCP find out within two minutes that a silent peer is gone."""
+    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 6)
+
+
+def arrived(sock: zmq.Socket[bytes], most: int, copy: bool = True) -> Iterator[list[Any]]:
+    """Messages of a socket that a poll found readable, as many as are there, up to ``most``.
+
+    Asking whether there is one more costs less than being refused one.
+    """
+    for _ in range(most):
+        try:
+            yield sock.recv_multipart(zmq.NOBLOCK, copy=copy)
+        except zmq.Again:
+            return
+        if not is_readable(sock):
+            return
+
+
+def is_readable(sock: zmq.Socket[bytes]) -> bool:
+    """Whether a message is there."""
+    events: Any = sock.getsockopt(zmq.EVENTS)
+    return bool(events & zmq.POLLIN)

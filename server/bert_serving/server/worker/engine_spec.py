@@ -1,0 +1,24 @@
+"""Derives the specification of an engine from the options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config.server_config import ServerConfig
+from ..engines.base import EngineSpec
+
+
+def engine_spec(config: ServerConfig, options: dict[str, Any]) -> EngineSpec:
+    """What the engine computes, from the options and the supervisor's choice of engine and dtype."""
+    model = config.read_model()
+    return EngineSpec(
+        model=model,
+        cache_dir=options["cache_dir"],
+        pooling_strategy=config.pooling_strategy.name,
+        pooling_layers=config.pooling_layer,
+        dtype=options["dtype"],
+        output_dtype="float16" if config.fp16 else "float32",
+        use_position_embeddings=not config.no_position_embeddings,
+        xla=config.xla,
+        max_seq_len=config.max_seq_len,
+    )
