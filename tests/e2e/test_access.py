@@ -18,7 +18,7 @@ import zmq.auth
 
 from bert_serving.client import BertClient, ServerUnreachableError
 from bert_serving.server.cli.keygen import keygen
-from bert_serving.server.security.curve import KeyRing, is_loopback
+from bert_serving.server.security.curve import AllowedKeys, is_loopback
 from bert_serving.server.supervisor.termination import ServerNotFound, terminate
 from servers import Server, free_ports, serving, wait_until
 
@@ -143,7 +143,7 @@ def test_a_key_counts_as_soon_as_its_file_is_there(guarded: Server, keys: Path, 
 def test_a_broken_key_file_lets_nobody_in(tmp_path: Path) -> None:
     assert keygen([str(tmp_path / "k"), "alice"]) == 0
     (tmp_path / "k" / "clients" / "broken.key").write_text("no certificate")
-    ring = KeyRing(str(tmp_path / "k"))
+    ring = AllowedKeys(str(tmp_path / "k"))
     assert len(ring.read()) == 1
     assert not ring.callback("*", b"x" * 40)
 
@@ -181,7 +181,7 @@ def test_http_without_a_token_is_no_way_round_the_keys(keys: Path) -> None:
 
 def test_key_files_that_come_and_go_end_nothing(keys: Path) -> None:
     """pyzmq's authenticator ends for good if it meets an exception."""
-    ring, stop = KeyRing(str(keys)), threading.Event()
+    ring, stop = AllowedKeys(str(keys)), threading.Event()
     alice = zmq.auth.load_certificate(keys / "clients" / "alice.key")[0]
 
     def come_and_go() -> None:
@@ -197,7 +197,7 @@ def test_key_files_that_come_and_go_end_nothing(keys: Path) -> None:
     finally:
         stop.set()
         thread.join(30)
-    assert not KeyRing(str(keys / "nowhere")).callback("", alice)
+    assert not AllowedKeys(str(keys / "nowhere")).callback("", alice)
 
 
 @pytest.mark.parametrize(

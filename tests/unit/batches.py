@@ -6,9 +6,9 @@ import numpy as np
 import zmq
 
 from bert_serving.server.errors import RequestError
-from bert_serving.server.ipc import commands as internal
+from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
-from bert_serving.server.ipc.messages import BatchMessage, Word, unpack_words
+from bert_serving.server.ipc.messages import BatchMessage, Word, decode_commands
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import Dispatcher
@@ -21,7 +21,7 @@ EPOCH = 5
 
 
 def part_word(job: int, size: int = 1, note: bytes | None = b"{}", identity: bytes = b"me") -> Word:
-    return [internal.PART, u64(job), u64(size), identity, b"7", u64(0), b"", *([] if note is None else [note])]
+    return [commands.JOB_CHUNK, u64(job), u64(size), identity, b"7", u64(0), b"", *([] if note is None else [note])]
 
 
 class Batches:
@@ -77,4 +77,4 @@ class Batches:
         self.dispatcher.dispatch()
         assert self.workers[worker].poll(LIMIT), "no batch"
         message = BatchMessage.from_frames(self.workers[worker].recv_multipart(copy=False))
-        return message, unpack_words(message.words) if message.words else []
+        return message, decode_commands(message.words) if message.words else []

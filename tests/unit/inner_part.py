@@ -10,9 +10,9 @@ from typing import Any
 import zmq
 
 from bert_serving.server.config.server_config import ServerConfig, get_args_parser
-from bert_serving.server.ipc import commands as internal
+from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.endpoints import Addresses
-from bert_serving.server.ipc.process_context import Link
+from bert_serving.server.ipc.process_context import ProcessContext
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from servers import TINY, free_ports
@@ -36,7 +36,7 @@ class InnerPart:
         self.config = tiny_config(*args)
         self.addresses = Addresses.new()
         options = {"drift": None, "access": {"folder": None}}
-        self.link = Link(name, self.config, self.addresses, options, get_logger(name))
+        self.link = ProcessContext(name, self.config, self.addresses, options, get_logger(name))
         self.context = zmq.Context()
         self.context.setsockopt(zmq.RCVTIMEO, LIMIT)
         self.context.setsockopt(zmq.SNDTIMEO, LIMIT)
@@ -54,7 +54,7 @@ class InnerPart:
         while not is_here and self.thread.is_alive() and time.monotonic() < deadline:
             is_here = bool(self.control.poll(100)) and self.control.recv_multipart()[0] == name
         if is_here:
-            self.control.send_multipart([name, internal.STOP])
+            self.control.send_multipart([name, commands.STOP])
         self.thread.join(LIMIT / 1000)
         assert not self.thread.is_alive(), f"the {self.name} does not stop"  # and sockets in use must not be closed
         self.context.destroy(linger=0)

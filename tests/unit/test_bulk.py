@@ -18,8 +18,8 @@ TEXT = st.text(st.sampled_from('\\"[]{},: a1é\n'), max_size=8)
 VALUES = st.recursive(TEXT | st.none() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner))
 
 
-def expected(value: Any) -> bulk.Contents:
-    contents = bulk.Contents()
+def expected(value: Any) -> bulk.JsonCounts:
+    contents = bulk.JsonCounts()
     if isinstance(value, str):
         contents.strings = 1
     elif isinstance(value, list | dict):

@@ -24,7 +24,7 @@ from bert_serving.client.protocol import ERROR_TYPES
 from bert_serving.server.config.options import OPTIONS
 from bert_serving.server.config.server_config import get_args_parser
 from bert_serving.server.http import metrics
-from bert_serving.server.http.concurrency_limit import Gate
+from bert_serving.server.http.concurrency_limit import ConcurrencyLimiter
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER, KUBERNETES = ROOT / "docker", ROOT / "deploy" / "kubernetes"
@@ -49,7 +49,7 @@ def metric_names() -> set[str]:
             worker = {"name": "worker-0.1", "device": "gpu: 0", "batches": 1, **gpu}
             return {"state": "ready", "workers": [worker], "drift": {}}
 
-    made = metrics.Metrics(Quiet(), Gate(1, 1, 1))  # type: ignore[arg-type]
+    made = metrics.Metrics(Quiet(), ConcurrencyLimiter(1, 1, 1))  # type: ignore[arg-type]
     made.expect("/encode")
     families = text_string_to_metric_families(made.render().decode())
     return {sample.name for family in families for sample in family.samples}

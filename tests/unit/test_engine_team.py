@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from bert_serving.server.engines.base import OutOfMemory
 from bert_serving.server.engines.batch import Batch
-from bert_serving.server.engines.thread_pool import MAX_LEAD, Team
+from bert_serving.server.engines.thread_pool import MAX_LEAD, ThreadPool
 
 
 @pytest.fixture
-def team() -> Iterator[Team]:
-    made = Team(3, 192)
+def team() -> Iterator[ThreadPool]:
+    made = ThreadPool(3, 192)
     yield made
     made.close()
 
@@ -35,21 +35,21 @@ def team() -> Iterator[Team]:
         ([500, 500], 1),  # nothing for the third
     ],
 )
-def test_shares_are_even_or_there_is_one(team: Team, lengths: list[int], count: int) -> None:
+def test_shares_are_even_or_there_is_one(team: ThreadPool, lengths: list[int], count: int) -> None:
     assert len(team.shares(np.array(lengths))) == count
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=200), st.integers(2, 8), st.integers(1, 300))
 def test_every_sequence_has_one_share(lengths: list[int], count: int, min_tokens: int) -> None:
     array = np.array(lengths)
-    shares = Team(count, min_tokens).shares(array)
+    shares = ThreadPool(count, min_tokens).shares(array)
     assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
     if len(shares) > 1:
         tokens = [array[share].sum() for share in shares]
         assert len(shares) == count and sum(tokens) >= count * min_tokens and max(tokens) <= MAX_LEAD * min(tokens)
 
 
-def test_a_share_that_fails_fails_all_once_they_are_done(team: Team) -> None:
+def test_a_share_that_fails_fails_all_once_they_are_done(team: ThreadPool) -> None:
     done = threading.Event()
 
     def encode(batch: Batch) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_a_share_that_fails_fails_all_once_they_are_done(team: Team) -> None:
 
 def test_each_thread_is_made_ready_before_it_begins() -> None:
     local = threading.local()
-    team = Team(2, 1, lambda: setattr(local, "is_ready", True))
+    team = ThreadPool(2, 1, lambda: setattr(local, "is_ready", True))
     batch = Batch(*np.zeros((3, 1), np.int32), np.ones(1, np.int32))
     assert all(team.map(lambda _: local.is_ready, [batch] * 4))
     team.close()

@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batches import EPOCH, Batches
-from bert_serving.server.scheduling.batch_delay import FEW_TOKENS, PATIENCE, SECONDS, SHARE, Gathering
+from bert_serving.server.scheduling.batch_delay import FEW_TOKENS, PATIENCE, SECONDS, SHARE, AdaptiveBatchDelay
 
 TOOK = 0.02
 SOON = SHARE * TOOK / 2
 
 
-def answered(gathering: Gathering, sequences: int = 4, waiting: int = 1, now: float = 100.0) -> None:
+def answered(gathering: AdaptiveBatchDelay, sequences: int = 4, waiting: int = 1, now: float = 100.0) -> None:
     gathering.answered(sequences, waiting, TOOK, now)
 
 
 def test_it_waits_until_all_have_come_back() -> None:
-    gathering = Gathering()
+    gathering = AdaptiveBatchDelay()
     answered(gathering)
     assert gathering.goes_on(1, 10, 100.0)
     assert gathering.goes_on(4, 40, 100.0 + SOON)
@@ -27,7 +27,7 @@ def test_it_waits_until_all_have_come_back() -> None:
 
 
 def test_it_waits_for_a_share_of_what_the_last_batch_took() -> None:
-    gathering = Gathering()
+    gathering = AdaptiveBatchDelay()
     answered(gathering)
     assert gathering.until == pytest.approx(100.0 + SHARE * TOOK)
     assert not gathering.goes_on(1, 10, gathering.until)
@@ -36,22 +36,22 @@ def test_it_waits_for_a_share_of_what_the_last_batch_took() -> None:
 
 
 def test_it_does_not_wait_when_there_is_enough() -> None:
-    gathering = Gathering()
+    gathering = AdaptiveBatchDelay()
     answered(gathering)
     assert not gathering.goes_on(2, FEW_TOKENS, 100.0)
 
 
 def test_nobody_waits_for_a_single_client() -> None:
-    gathering = Gathering()
+    gathering = AdaptiveBatchDelay()
     answered(gathering, sequences=1, waiting=0)
     assert not gathering.goes_on(1, 10, 100.0)
 
 
 def test_before_the_first_batch_it_does_not_wait() -> None:
-    assert not Gathering().goes_on(1, 10, 0.0)
+    assert not AdaptiveBatchDelay().goes_on(1, 10, 0.0)
 
 
-def wait_in_vain(gathering: Gathering, now: float) -> bool:
+def wait_in_vain(gathering: AdaptiveBatchDelay, now: float) -> bool:
     """A chance at which nobody comes; whether it waited."""
     answered(gathering, now=now)
     waits = gathering.goes_on(1, 10, now)
@@ -61,7 +61,7 @@ def wait_in_vain(gathering: Gathering, now: float) -> bool:
 
 
 def test_it_learns_that_waiting_is_in_vain_and_tries_anew_now_and_then() -> None:
-    gathering = Gathering()
+    gathering = AdaptiveBatchDelay()
     waits = [wait_in_vain(gathering, 100.0 + number) for number in range(100)]
     assert waits[0] and not all(waits[:5])
     assert 1 < sum(waits[5:]) <= 1 + 95 // PATIENCE
@@ -85,7 +85,7 @@ def test_it_learns_that_waiting_is_in_vain_and_tries_anew_now_and_then() -> None
     st.floats(0, 0.01),
 )
 def test_it_never_waits_longer_than_it_says(steps: list[tuple[float, ...]], pause: float) -> None:
-    gathering, now, since = Gathering(), 100.0, 0.0
+    gathering, now, since = AdaptiveBatchDelay(), 100.0, 0.0
     for step in steps:
         now += pause
         if len(step) == 3:

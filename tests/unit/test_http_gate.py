@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bert_serving.server.http.concurrency_limit import SMALL_PLACES, Gate
+from bert_serving.server.http.concurrency_limit import SMALL_PLACES, ConcurrencyLimiter
 from bert_serving.server.http.errors import Overloaded, Stopping
 
 #: Seconds after which a wait for something that takes a moment has failed; long, because a machine may be busy.
@@ -25,7 +25,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 class Guest(threading.Thread):
     """Asks for a place, and stays until told to leave."""
 
-    def __init__(self, gate: Gate, is_small: bool = False) -> None:
+    def __init__(self, gate: ConcurrencyLimiter, is_small: bool = False) -> None:
         super().__init__(daemon=True)
         self.gate, self.is_small, self.error = gate, is_small, None  # type: Exception | None
         self.inside, self.may_leave = threading.Event(), threading.Event()
@@ -44,7 +44,7 @@ class Guest(threading.Thread):
         self.join(LIMIT)
 
 
-def queued(gate: Gate, count: int, is_small: bool = False) -> list[Guest]:
+def queued(gate: ConcurrencyLimiter, count: int, is_small: bool = False) -> list[Guest]:
     guests, before = [], gate.waiting
     for number in range(count):
         guests.append(Guest(gate, is_small))
@@ -52,7 +52,7 @@ def queued(gate: Gate, count: int, is_small: bool = False) -> list[Guest]:
     return guests
 
 
-def inside(gate: Gate, count: int, is_small: bool = False) -> list[Guest]:
+def inside(gate: ConcurrencyLimiter, count: int, is_small: bool = False) -> list[Guest]:
     guests = [Guest(gate, is_small) for _ in range(count)]
     for guest in guests:
         assert guest.inside.wait(LIMIT)
@@ -60,7 +60,7 @@ def inside(gate: Gate, count: int, is_small: bool = False) -> list[Guest]:
 
 
 def test_places_go_in_order_of_arrival() -> None:
-    gate = Gate(limit=2, max_waiting=5, patience=LIMIT)
+    gate = ConcurrencyLimiter(limit=2, max_waiting=5, patience=LIMIT)
     first, second = inside(gate, 2)
     waiting = queued(gate, 3)
     for leaving, next_one in zip([first, second, waiting[0]], waiting, strict=True):
@@ -74,7 +74,7 @@ def test_places_go_in_order_of_arrival() -> None:
 
 
 def test_one_too_many_is_sent_away_at_once() -> None:
-    gate = Gate(limit=1, max_waiting=1, patience=LIMIT)
+    gate = ConcurrencyLimiter(limit=1, max_waiting=1, patience=LIMIT)
     (running,) = inside(gate, 1)
     (waiting,) = queued(gate, 1)
     started = time.monotonic()
@@ -87,7 +87,7 @@ def test_one_too_many_is_sent_away_at_once() -> None:
 
 
 def test_waiting_has_an_end() -> None:
-    gate = Gate(limit=1, max_waiting=5, patience=0.01)
+    gate = ConcurrencyLimiter(limit=1, max_waiting=5, patience=0.01)
     (running,) = inside(gate, 1)
     with pytest.raises(Overloaded, match=r"within 0\.01 s"), gate.place():
         pass
@@ -98,7 +98,7 @@ def test_waiting_has_an_end() -> None:
 
 
 def test_a_place_is_given_back_after_an_error() -> None:
-    gate = Gate(limit=1, max_waiting=0, patience=1)
+    gate = ConcurrencyLimiter(limit=1, max_waiting=0, patience=1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), gate.place():
             raise ZeroDivisionError
@@ -106,7 +106,7 @@ def test_a_place_is_given_back_after_an_error() -> None:
 
 
 def test_closing_sends_away_who_waits_and_lets_finish_who_is_inside() -> None:
-    gate = Gate(limit=1, max_waiting=5, patience=LIMIT)
+    gate = ConcurrencyLimiter(limit=1, max_waiting=5, patience=LIMIT)
     (running,) = inside(gate, 1)
     waiting = queued(gate, 3)
     gate.close()
@@ -122,7 +122,7 @@ def test_closing_sends_away_who_waits_and_lets_finish_who_is_inside() -> None:
 
 
 def test_small_ones_share_a_place() -> None:
-    gate = Gate(limit=2, max_waiting=5, patience=LIMIT)
+    gate = ConcurrencyLimiter(limit=2, max_waiting=5, patience=LIMIT)
     assert gate.most_running == SMALL_PLACES
     (large,) = inside(gate, 1)
     small = inside(gate, SMALL_PLACES // 2, is_small=True)
@@ -141,7 +141,7 @@ def test_small_ones_share_a_place() -> None:
 
 
 def test_when_a_large_one_gives_up_the_small_ones_behind_it_go_in() -> None:
-    gate = Gate(limit=1, max_waiting=5, patience=0.5)
+    gate = ConcurrencyLimiter(limit=1, max_waiting=5, patience=0.5)
     (small,) = inside(gate, 1, is_small=True)
     (large,) = queued(gate, 1)
     gate.patience = LIMIT
@@ -155,7 +155,7 @@ def test_when_a_large_one_gives_up_the_small_ones_behind_it_go_in() -> None:
 
 
 def test_with_many_places_small_ones_are_as_all_others() -> None:
-    gate = Gate(limit=SMALL_PLACES + 1, max_waiting=0, patience=1)
+    gate = ConcurrencyLimiter(limit=SMALL_PLACES + 1, max_waiting=0, patience=1)
     guests = inside(gate, SMALL_PLACES + 1, is_small=True)
     with pytest.raises(Overloaded), gate.place(is_small=True):
         pass
@@ -164,7 +164,7 @@ def test_with_many_places_small_ones_are_as_all_others() -> None:
 
 
 def test_never_more_inside_than_there_are_places() -> None:
-    gate = Gate(limit=3, max_waiting=100, patience=LIMIT)
+    gate = ConcurrencyLimiter(limit=3, max_waiting=100, patience=LIMIT)
     lock, now, most = threading.Lock(), 0, 0
 
     def visit() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bert_serving.client import errors as client_errors
 from bert_serving.server.http import validation as payload
-from bert_serving.server.http.errors import BadInput, BodyTooLarge, Overloaded, answer_to, body_of
+from bert_serving.server.http.errors import BadRequest, BodyTooLarge, Overloaded, answer_to, body_of
 from bert_serving.server.http.token_ids import TokenIds
 from bert_serving.server.http.validation import read_object, read_switch
 
@@ -29,7 +29,7 @@ def test_an_object_is_read_as_json_reads_it(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("number", ["1e999", "-1e309", "9" * 400 + ".0", "NaN", "Infinity", "-Infinity"])
 def test_a_number_that_no_float_holds_is_refused(number: str) -> None:
-    with pytest.raises(BadInput, match="not JSON"):
+    with pytest.raises(BadRequest, match="not JSON"):
         read_object(b'{"id": {"a": [%b]}}' % number.encode())
 
 
@@ -37,7 +37,7 @@ def test_a_number_that_no_float_holds_is_refused(number: str) -> None:
 def test_noise_is_bad_input_or_an_object(body: bytes) -> None:
     try:
         value = read_object(body)
-    except BadInput as error:
+    except BadRequest as error:
         assert str(error)
     else:
         assert isinstance(value, dict)
@@ -47,7 +47,7 @@ def test_noise_is_bad_input_or_an_object(body: bytes) -> None:
 def test_a_switch_is_on_off_or_refused(value: Any) -> None:
     try:
         found = read_switch({"x": value}, "x")
-    except BadInput as error:
+    except BadRequest as error:
         assert error.param == "x"
         assert len(str(error)) < 200
     else:
@@ -88,7 +88,7 @@ def test_special_tokens_stay_where_the_service_adds_none() -> None:
     ("ids", "words"), [([8], "token id 8"), ([-1], "token id -1"), ([], "no token"), ([2, 3, 0], "no token")]
 )
 def test_ids_that_mean_nothing_are_named(ids: list[int], words: str) -> None:
-    with pytest.raises(BadInput, match=rf"item 1 .*{words}"):
+    with pytest.raises(BadRequest, match=rf"item 1 .*{words}"):
         TokenIds(IDS).tokens([[4], ids])
 
 

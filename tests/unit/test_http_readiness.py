@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bert_serving.client import RequestTimeoutError
-from bert_serving.server.http.concurrency_limit import Gate
-from bert_serving.server.http.health import FAILED_SECONDS, PROOF_SECONDS, Readiness
+from bert_serving.server.http.concurrency_limit import ConcurrencyLimiter
+from bert_serving.server.http.health import FAILED_SECONDS, PROOF_SECONDS, HealthChecker
 from bert_serving.server.http.metrics import Metrics, families
 
 
@@ -47,11 +47,11 @@ def service() -> Service:
 
 
 @pytest.fixture
-def readiness(service: Service) -> Readiness:
-    return Readiness(service, service.clock)  # type: ignore[arg-type]
+def readiness(service: Service) -> HealthChecker:
+    return HealthChecker(service, service.clock)  # type: ignore[arg-type]
 
 
-def test_ready_when_a_vector_comes_and_for_a_while_after(service: Service, readiness: Readiness) -> None:
+def test_ready_when_a_vector_comes_and_for_a_while_after(service: Service, readiness: HealthChecker) -> None:
     assert readiness.why_not() == ""
     assert readiness.why_not() == ""
     assert service.encoded == 1
@@ -60,7 +60,7 @@ def test_ready_when_a_vector_comes_and_for_a_while_after(service: Service, readi
     assert service.encoded == 2
 
 
-def test_vectors_for_others_are_proof_enough(service: Service, readiness: Readiness) -> None:
+def test_vectors_for_others_are_proof_enough(service: Service, readiness: HealthChecker) -> None:
     readiness.saw_vectors()
     assert readiness.why_not() == ""
     for _ in range(5):
@@ -71,18 +71,22 @@ def test_vectors_for_others_are_proof_enough(service: Service, readiness: Readin
 
 
 @pytest.mark.parametrize("state", ["starting", "draining", "stopped", None])
-def test_not_ready_in_a_state_that_does_not_serve(service: Service, readiness: Readiness, state: str | None) -> None:
+def test_not_ready_in_a_state_that_does_not_serve(
+    service: Service, readiness: HealthChecker, state: str | None
+) -> None:
     service.state = state
     assert (state or "does not answer") in readiness.why_not()
 
 
-def test_degraded_still_serves(service: Service, readiness: Readiness) -> None:
+def test_degraded_still_serves(service: Service, readiness: HealthChecker) -> None:
     service.state = "degraded"
     assert readiness.why_not() == ""
 
 
 @pytest.mark.parametrize("vectors", [None, np.array([[np.nan]]), np.array([[np.inf]])])
-def test_not_ready_without_right_vectors(service: Service, readiness: Readiness, vectors: np.ndarray | None) -> None:
+def test_not_ready_without_right_vectors(
+    service: Service, readiness: HealthChecker, vectors: np.ndarray | None
+) -> None:
     service.vectors = vectors
     assert "vectors" in readiness.why_not()
     assert "vectors" in readiness.why_not()
@@ -92,13 +96,13 @@ def test_not_ready_without_right_vectors(service: Service, readiness: Readiness,
     assert readiness.why_not() == ""
 
 
-def test_a_status_is_never_older_than_the_call(service: Service, readiness: Readiness) -> None:
+def test_a_status_is_never_older_than_the_call(service: Service, readiness: HealthChecker) -> None:
     for batches in range(3):
         service.batches = batches
         assert readiness.status()["workers"][0]["batches"] == batches
 
 
-def test_a_service_that_is_away_is_not_asked_by_everybody(service: Service, readiness: Readiness) -> None:
+def test_a_service_that_is_away_is_not_asked_by_everybody(service: Service, readiness: HealthChecker) -> None:
     service.state = None
     for _ in range(5):
         with pytest.raises(RequestTimeoutError):
@@ -140,9 +144,9 @@ def test_metrics_of_a_status() -> None:
     assert found["bert_serving_queue_tokens",] == 9
 
 
-def test_numbers_stand_still_while_the_service_is_away(service: Service, readiness: Readiness) -> None:
+def test_numbers_stand_still_while_the_service_is_away(service: Service, readiness: HealthChecker) -> None:
     service.batches = 7
-    metrics = Metrics(readiness, Gate(1, 1, 1))
+    metrics = Metrics(readiness, ConcurrencyLimiter(1, 1, 1))
     assert b'bert_serving_worker_batches_total{worker="worker-0"} 7.0' in metrics.render()
     service.state = None
     text = metrics.render()

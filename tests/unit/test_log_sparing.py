@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from bert_serving.server.log import Sparing
+from bert_serving.server.log import RateLimitFilter
 
 
 def record(level: int = logging.WARNING, line: int = 1) -> logging.LogRecord:
@@ -13,7 +13,7 @@ def record(level: int = logging.WARNING, line: int = 1) -> logging.LogRecord:
 
 def test_lines_of_one_place_are_limited() -> None:
     now = 0.0
-    sparing = Sparing(most=3, clock=lambda: now)
+    sparing = RateLimitFilter(most=3, clock=lambda: now)
     assert [sparing.filter(record()) for _ in range(5)] == [True, True, True, False, False]
     assert sparing.filter(record(line=2))
     assert all(sparing.filter(record(logging.ERROR)) for _ in range(9))

@@ -14,9 +14,9 @@ from bert_serving.server.ipc.messages import (
     SMALL_BYTES,
     BatchMessage,
     Result,
+    decode_commands,
+    encode_commands,
     is_large,
-    pack_words,
-    unpack_words,
 )
 
 
@@ -45,7 +45,7 @@ def manifest_of(count: int) -> np.ndarray:
 
 @given(st.lists(st.lists(st.binary(max_size=50), max_size=9), max_size=20))
 def test_words_come_out_as_they_went_in(words: list[list[bytes]]) -> None:
-    assert unpack_words(pack_words(words)) == words
+    assert decode_commands(encode_commands(words)) == words
 
 
 @pytest.mark.parametrize("lengths", [[1], [7], [3, 1, 12], [512] * 40])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import zmq
 
-from bert_serving.server.security.curve import Guard
+from bert_serving.server.security.curve import CurveAuth
 from bert_serving.server.sink import publisher as module
-from bert_serving.server.sink.publisher import Outbox
+from bert_serving.server.sink.publisher import ResultPublisher
 
 LOG = logging.getLogger("test")
 
@@ -22,7 +22,7 @@ class Post:
 
     def __init__(self, max_bytes: int = 10**6, ttl: float = 600.0, absent_ttl: float = 60.0) -> None:
         self.own = zmq.Context()
-        self.outbox = Outbox(self.own, "127.0.0.1", 0, LOG, max_bytes, ttl, absent_ttl, Guard(None))
+        self.outbox = ResultPublisher(self.own, "127.0.0.1", 0, LOG, max_bytes, ttl, absent_ttl, CurveAuth(None))
         self.address: str = self.outbox.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
         self.context = zmq.Context()
         self.subs: list[zmq.Socket[bytes]] = []

@@ -6,14 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.server.scheduling.scheduler import Limits, Piece, Scheduler, split
+from bert_serving.server.scheduling.scheduler import BatchLimits, BatchSlice, Scheduler, split
 
 requests_ = st.lists(
     st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.lists(st.integers(1, 60), min_size=1, max_size=80)),
     min_size=1,
     max_size=12,
 )
-limits_ = st.builds(Limits, st.integers(1, 40), st.integers(1, 600))
+limits_ = st.builds(BatchLimits, st.integers(1, 40), st.integers(1, 600))
 
 
 def add_all(scheduler: Scheduler, requests: list[tuple[bytes, list[int]]]) -> dict[tuple[int, int], int]:
@@ -25,7 +25,7 @@ def add_all(scheduler: Scheduler, requests: list[tuple[bytes, list[int]]]) -> di
     return expected
 
 
-def rows_of(pieces: list[Piece]) -> dict[tuple[int, int], int]:
+def rows_of(pieces: list[BatchSlice]) -> dict[tuple[int, int], int]:
     return {
         (int(piece.key), int(row)): int(length)  # type: ignore[call-overload]
         for piece in pieces
@@ -33,7 +33,7 @@ def rows_of(pieces: list[Piece]) -> dict[tuple[int, int], int]:
     }
 
 
-def check_limits(pieces: list[Piece], limits: Limits) -> None:
+def check_limits(pieces: list[BatchSlice], limits: BatchLimits) -> None:
     lengths = np.concatenate([piece.lengths for piece in pieces])
     assert len(lengths) <= limits.max_sequences
     assert len(lengths) == 1 or len(lengths) * lengths.max() <= limits.max_tokens
@@ -41,7 +41,9 @@ def check_limits(pieces: list[Piece], limits: Limits) -> None:
 
 @given(requests_, limits_)
 @settings(max_examples=300, deadline=None)
-def test_every_sequence_goes_out_once_within_limits(requests: list[tuple[bytes, list[int]]], limits: Limits) -> None:
+def test_every_sequence_goes_out_once_within_limits(
+    requests: list[tuple[bytes, list[int]]], limits: BatchLimits
+) -> None:
     scheduler = Scheduler()
     expected = add_all(scheduler, requests)
     seen: dict[tuple[int, int], int] = {}
@@ -100,7 +102,7 @@ def test_dropped_parts_are_gone_and_others_stay(requests, limits, dropped) -> No
 def test_small_requests_overtake_bulk_and_bulk_still_moves() -> None:
     scheduler = Scheduler(priority_batch_size=16, patience=4)
     scheduler.add("bulk", b"bulk", np.full(10_000, 10, np.int32), 10_000)
-    limits = Limits(8, 10_000)
+    limits = BatchLimits(8, 10_000)
     order = []
     for turn in range(20):
         scheduler.add(f"small-{turn}", b"small", np.full(8, 10, np.int32), 8)
@@ -114,7 +116,7 @@ def test_clients_share_a_lane_evenly() -> None:
     for number in range(50):
         scheduler.add(("greedy", number), b"greedy", np.full(100, 10, np.int32), 100)
     scheduler.add(("modest", 0), b"modest", np.full(100, 10, np.int32), 100)
-    limits = Limits(10, 10_000)
+    limits = BatchLimits(10, 10_000)
     owners: list[str] = []
     while not any(owner == "modest" for owner in owners) or owners.count("modest") < 10:
         owners += [piece.key[0] for piece in scheduler.next_batch(limits)]  # type: ignore[index]
@@ -123,7 +125,7 @@ def test_clients_share_a_lane_evenly() -> None:
 
 def test_a_client_that_returns_gets_no_credit_for_its_absence() -> None:
     scheduler = Scheduler(priority_batch_size=0)
-    limits = Limits(10, 10_000)
+    limits = BatchLimits(10, 10_000)
     scheduler.add("early", b"late-comer", np.full(10, 10, np.int32), 10)
     scheduler.next_batch(limits)
     scheduler.add("long", b"steady", np.full(2000, 10, np.int32), 2000)
@@ -138,7 +140,7 @@ def test_a_batch_joins_sequences_of_similar_length() -> None:
     scheduler = Scheduler(priority_batch_size=0)
     scheduler.add("x", b"x", np.array([100] + [5] * 50, np.int32), 51)
     scheduler.add("y", b"y", np.array([90] + [6] * 50, np.int32), 51)
-    limits = Limits(64, 400)
+    limits = BatchLimits(64, 400)
     batches = []
     while pieces := scheduler.next_batch(limits):
         batches.append(np.concatenate([piece.lengths for piece in pieces]))
@@ -149,10 +151,10 @@ def test_a_batch_joins_sequences_of_similar_length() -> None:
 def test_a_returned_batch_is_cut_to_smaller_limits() -> None:
     scheduler = Scheduler()
     scheduler.add("x", b"x", np.full(64, 10, np.int32), 64)
-    pieces = scheduler.next_batch(Limits(64, 10_000))
+    pieces = scheduler.next_batch(BatchLimits(64, 10_000))
     scheduler.give_back(pieces)
     sizes = []
-    while pieces := scheduler.next_batch(Limits(64, 160)):
+    while pieces := scheduler.next_batch(BatchLimits(64, 160)):
         sizes.append(sum(len(piece.rows) for piece in pieces))
     assert sizes == [16, 16, 16, 16]
 
@@ -160,14 +162,14 @@ def test_a_returned_batch_is_cut_to_smaller_limits() -> None:
 def test_a_sequence_longer_than_the_budget_still_goes_out_alone() -> None:
     scheduler = Scheduler()
     scheduler.add("x", b"x", np.array([500, 500], np.int32), 2)
-    assert len(scheduler.next_batch(Limits(8, 100))[0].rows) == 1
-    assert len(scheduler.next_batch(Limits(8, 100))[0].rows) == 1
+    assert len(scheduler.next_batch(BatchLimits(8, 100))[0].rows) == 1
+    assert len(scheduler.next_batch(BatchLimits(8, 100))[0].rows) == 1
 
 
 @given(st.integers(0, 6), st.lists(st.lists(st.integers(1, 8), max_size=4), min_size=30, max_size=60), limits_)
 @settings(max_examples=150, deadline=None)
 def test_however_many_small_requests_come_bulk_is_served_in_time(
-    patience: int, arrivals: list[list[int]], limits: Limits
+    patience: int, arrivals: list[list[int]], limits: BatchLimits
 ) -> None:
     """Of any ``patience + 1`` batches in a row one has a sequence of the bulk request, as long as it waits."""
     scheduler = Scheduler(priority_batch_size=16, patience=patience)
@@ -184,7 +186,7 @@ def test_however_many_small_requests_come_bulk_is_served_in_time(
 @given(st.integers(2, 5), st.integers(1, 60), limits_, st.lists(st.integers(1, 80), min_size=5, max_size=5))
 @settings(max_examples=150, deadline=None)
 def test_every_batch_serves_a_client_that_got_least(
-    clients: int, length: int, limits: Limits, sizes: list[int]
+    clients: int, length: int, limits: BatchLimits, sizes: list[int]
 ) -> None:
     """Whatever the size of their requests: so none starves, since those before it overtake it in what they got."""
     scheduler = Scheduler(priority_batch_size=0)
@@ -206,7 +208,7 @@ def test_results_come_to_their_places_whatever_the_order_of_batches(requests, li
     """As the sink puts them together: each piece says of which rows its results are."""
     scheduler = Scheduler()
     add_all(scheduler, requests)
-    running: list[list[Piece]] = []
+    running: list[list[BatchSlice]] = []
     results = [np.full(len(lengths), -1) for _, lengths in requests]
     deaths = 0
     while scheduler or running:
@@ -226,7 +228,7 @@ def test_results_come_to_their_places_whatever_the_order_of_batches(requests, li
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=30), limits_)
 @settings(max_examples=100, deadline=None)
-def test_requests_of_a_client_leave_in_the_order_of_their_arrival(sizes: list[int], limits: Limits) -> None:
+def test_requests_of_a_client_leave_in_the_order_of_their_arrival(sizes: list[int], limits: BatchLimits) -> None:
     scheduler = Scheduler(priority_batch_size=0)
     for key, size in enumerate(sizes):
         scheduler.add(key, b"a", np.full(size, 10, np.int32), size)

@@ -14,9 +14,9 @@ import zmq
 
 from batches import EPOCH, SMALL_BATCHES, Batches, part_word
 from bert_serving.client.protocol import parse_reply
-from bert_serving.server.ipc import commands as internal
+from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
-from bert_serving.server.ipc.messages import Result, Word, pack_words, unpack_words
+from bert_serving.server.ipc.messages import Result, Word, decode_commands, encode_commands
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.scheduling.dispatcher import TELL_AFTER
 from bert_serving.server.sink.sink import Sink
@@ -114,26 +114,26 @@ class Around(InnerPart):
 
     def introduce(self, epoch: int) -> None:
         """Answers the sink's question who it is that speaks."""
-        [who] = unpack_words(self.ventilator.recv())
-        assert who[0] == internal.WHO
-        self.tell([internal.HELLO, u64(epoch), who[1]])
+        [who] = decode_commands(self.ventilator.recv())
+        assert who[0] == commands.SYNC_REQUEST
+        self.tell([commands.SYNC, u64(epoch), who[1]])
         wait_until(lambda: self.sink.is_introduced)
 
     def tell(self, *words: Word) -> None:
-        self.ventilator.send(pack_words(words))
+        self.ventilator.send(encode_commands(words))
 
     def give(self, batch: int, jobs: list[int], words: list[Word], value: float = 1.0) -> None:
         """The rows of a batch, one of each job, and wait until they are there."""
         manifest = np.array([[job, 0] for job in jobs], np.int64)
         array = np.full((len(jobs), 2), value, np.float32)
-        result = Result(batch, array, np.ones(len(jobs), np.int32), manifest, False, 0, pack_words(words))
+        result = Result(batch, array, np.ones(len(jobs), np.int32), manifest, False, 0, encode_commands(words))
         self.worker.send_multipart(result.frames())
-        [done] = unpack_words(self.ventilator.recv())
-        assert done[:2] == [internal.DONE, u64(batch)]
+        [done] = decode_commands(self.ventilator.recv())
+        assert done[:2] == [commands.BATCH_DONE, u64(batch)]
 
     def answers(self) -> list[float]:
         """The first value of each answer so far."""
-        self.tell([internal.SAY, b"me", b"{}", b"0"])
+        self.tell([commands.PUBLISH, b"me", b"{}", b"0"])
         found = []
         while True:
             reply = parse_reply(self.client.recv_multipart())
@@ -189,7 +189,7 @@ def test_rows_may_come_before_the_word_of_their_job_though_later_jobs_are_known(
 
 
 def test_rows_of_a_job_that_has_failed_are_passed_over(around: Around) -> None:
-    around.tell([internal.FAIL, u64(job(1))])
+    around.tell([commands.CANCEL_JOB, u64(job(1))])
     around.answers()  # so it has been read
     around.give(1, [job(1)], [part_word(job(1))])
     assert around.answers() == []

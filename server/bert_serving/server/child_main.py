@@ -1,7 +1,7 @@
 """What every child process of the server shares: how it starts, its line to the supervisor, and how it ends.
 
-A part is started as ``python -c BOOT <name>`` with its configuration on the standard input. The pipe stays open: when
-it closes, the supervisor is gone, and the part ends at once, so that no orphan is left behind even by SIGKILL.
+A child process is started as ``python -c BOOTSTRAP <name>`` with its configuration on the standard input. The pipe
+stays open. When it closes, the supervisor is gone, and the child process ends at once, even after SIGKILL.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .engines.base import EngineError
 from .errors import ServingError
 from .ipc.commands import FATAL
 from .ipc.endpoints import Addresses
-from .ipc.process_context import Link
+from .ipc.process_context import ProcessContext
 from .ipc.sockets import make_socket
 from .log import get_logger
 from .model.errors import ModelError
@@ -66,7 +66,7 @@ def main(boot: dict[str, Any]) -> None:
     _watch_lifeline(addresses)
     config = ServerConfig.from_json(boot["config"])
     role, name = boot["role"], boot["name"]
-    link = Link(name, config, addresses, boot["options"], get_logger(boot["context"], config.verbose))
+    link = ProcessContext(name, config, addresses, boot["options"], get_logger(boot["context"], config.verbose))
 
     try:
         _find(role)(link)
@@ -79,7 +79,7 @@ def main(boot: dict[str, Any]) -> None:
     os._exit(code)
 
 
-def _say_why(link: Link, error: Exception) -> None:
+def _say_why(link: ProcessContext, error: Exception) -> None:
     """Tells the supervisor why this part cannot go on; what is no fault of the user's comes with its traceback."""
     if isinstance(error, ServingError | ModelError | EngineError):
         reason = str(error)

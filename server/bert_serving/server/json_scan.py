@@ -19,7 +19,7 @@ _OF_LISTS = np.frombuffer(b'", []\t\r\n', np.uint8)
 
 
 @dataclass(slots=True)
-class Contents:
+class JsonCounts:
     """``strings``, ``lists`` and ``objects`` in a message, and its ``commas`` outside of strings.
 
     ``stranger`` is where the first byte is that occurs in no list of strings or of lists of strings, or None.
@@ -32,9 +32,9 @@ class Contents:
     stranger: int | None = None
 
 
-def count(message: bytes) -> Contents:
+def count(message: bytes) -> JsonCounts:
     """Counts what is outside of strings, in about 5 ns a byte."""
-    contents = Contents()
+    contents = JsonCounts()
     quotes, start = 0, 0
     while start < len(message):
         piece = message[start : start + _PIECE]

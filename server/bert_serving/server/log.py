@@ -39,7 +39,7 @@ class _Formatter(logging.Formatter):
         return text
 
 
-class Sparing(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets at most so many lines a second of one place in the code through, and says how many it left out.
 
     Who sends a million bad messages fills no disk with them. Errors are always logged.
@@ -74,5 +74,5 @@ def get_logger(context: str, verbose: bool = False) -> logging.Logger:
         handler.setFormatter(_Formatter(context))
         logger.addHandler(handler)
         if not verbose:
-            logger.addFilter(Sparing())
+            logger.addFilter(RateLimitFilter())
     return logger

@@ -21,7 +21,7 @@ Encode = Callable[[Batch], np.ndarray]
 MAX_LEAD = 1.2
 
 
-class Team:
+class ThreadPool:
     """
     Args:
         count: number of threads; with one, nothing is shared out.

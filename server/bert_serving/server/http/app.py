@@ -18,8 +18,8 @@ from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
 
 from ..config.cors import read_origins
-from .encoding_service import Door
-from .errors import Answer, WrongToken, answer_to, body_of
+from .encoding_service import EncodingService
+from .errors import Answer, Unauthorized, answer_to, body_of
 from .metrics import Metrics
 from .request_context import JSON
 from .routes import dashboard, encode, openai, operations
@@ -33,7 +33,7 @@ OPEN_FOLDERS = ("/dashboard/",)
 _EXPOSED = ["X-Shape", "X-Dtype", "X-Num-Tokens", "X-Num-Truncated", "Retry-After", "Server-Timing"]
 
 
-def make_app(door: Door, metrics: Metrics, token: str | None = None) -> Flask:
+def make_app(door: EncodingService, metrics: Metrics, token: str | None = None) -> Flask:
     """The WSGI application.
 
     Args:
@@ -129,4 +129,4 @@ def _check_token(token: str) -> None:
     if scheme.lower() != "bearer" or not hmac.compare_digest(
         given.strip().encode("latin-1", "replace"), token.encode()
     ):
-        raise WrongToken("this server wants its token: send the header 'Authorization: Bearer <token>'")
+        raise Unauthorized("this server wants its token: send the header 'Authorization: Bearer <token>'")

@@ -27,7 +27,7 @@ class _Waiter:
         self.has_place = False
 
 
-class Gate:
+class ConcurrencyLimiter:
     """``limit`` places, or `SMALL_PLACES` for small requests. Who finds them taken waits in order of arrival.
 
     Args:

@@ -16,9 +16,9 @@ from ..model.config import ModelConfig
 from ..model.default import default_model_dir
 from ..model.pooling import PoolingStrategy, dimensions
 from ..tokenization.tokenizer import Tokenizer
-from .concurrency_limit import Gate
-from .errors import BadInput, BodyTooLarge
-from .health import Readiness
+from .concurrency_limit import ConcurrencyLimiter
+from .errors import BadRequest, BodyTooLarge
+from .health import HealthChecker
 from .token_ids import TokenIds
 from .validation import kind_of, shown
 
@@ -49,7 +49,7 @@ class Encoded:
     timing: dict[str, float] | None = None
 
 
-class Door:
+class EncodingService:
     """The way from an HTTP request to the service.
 
     Args:
@@ -68,8 +68,8 @@ class Door:
         client: BertClient,
         tokenizer: Tokenizer,
         token_ids: TokenIds,
-        gate: Gate,
-        readiness: Readiness,
+        gate: ConcurrencyLimiter,
+        readiness: HealthChecker,
         log: logging.Logger,
     ) -> None:
         self.config, self.client, self.gate, self.readiness, self.log = config, client, gate, readiness, log
@@ -91,7 +91,7 @@ class Door:
         """
         if not isinstance(texts, list):
             hint = "; put it into a list" if isinstance(texts, str) else ""
-            raise BadInput(f"'texts' must be a list, received {kind_of(texts)} ({shown(texts)}){hint}", "texts")
+            raise BadRequest(f"'texts' must be a list, received {kind_of(texts)} ({shown(texts)}){hint}", "texts")
         self._check_size(texts)
         timings: list[dict[str, float]] = []
         call = self.client._encode_in_detail(texts, is_tokenized, CHUNK, timings)

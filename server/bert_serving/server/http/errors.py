@@ -42,25 +42,25 @@ class HttpError(ServingError):
         self.param = param
 
 
-class BadInput(HttpError, ValueError):
+class BadRequest(HttpError, ValueError):
     """The body, or a value in it, is wrong."""
 
     status = 400
 
 
-class MissingField(BadInput, KeyError):
+class MissingField(BadRequest, KeyError):
     """A field that is needed is not there."""
 
     __str__ = Exception.__str__  # KeyError would put quotes around the message
 
 
-class WrongToken(HttpError, PermissionError):
+class Unauthorized(HttpError, PermissionError):
     """The bearer token is missing or wrong."""
 
     status = 401
 
 
-class NotServed(HttpError, LookupError):
+class NotFound(HttpError, LookupError):
     """There is no such thing here."""
 
     status = 404

@@ -19,7 +19,7 @@ PROOF_SECONDS = 30.0
 SERVING_STATES = ("ready", "degraded")
 
 
-class Readiness:
+class HealthChecker:
     """Asks the service how it is, for any number of threads.
 
     Args:

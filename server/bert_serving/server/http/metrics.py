@@ -23,8 +23,8 @@ from bert_serving.client.protocol import ERROR_TYPES
 
 from ..monitoring.histogram import SECONDS, SEQUENCES
 from ..monitoring.histogram import Histogram as Counts
-from .concurrency_limit import Gate
-from .health import SERVING_STATES, Readiness
+from .concurrency_limit import ConcurrencyLimiter
+from .health import SERVING_STATES, HealthChecker
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -84,7 +84,7 @@ _DRIFT = [
 class ServiceCollector:
     """Translates the status of the service, at the moment it is asked for."""
 
-    def __init__(self, readiness: Readiness) -> None:
+    def __init__(self, readiness: HealthChecker) -> None:
         self._readiness = readiness
 
     def collect(self) -> Iterator[Metric]:
@@ -205,7 +205,7 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, readiness: Readiness, gate: Gate) -> None:
+    def __init__(self, readiness: HealthChecker, gate: ConcurrencyLimiter) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(ServiceCollector(readiness))
         self._requests = Counter(

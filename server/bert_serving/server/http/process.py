@@ -9,16 +9,16 @@ from bert_serving.client import BertClient
 
 from ..errors import PortInUse, StartError
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP
-from ..ipc.process_context import Link
+from ..ipc.process_context import ProcessContext
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.vocabulary import read_vocabulary
 from .app import make_app
 from .bearer_token import read_token
-from .concurrency_limit import Gate
-from .encoding_service import Door
-from .health import Readiness
+from .concurrency_limit import ConcurrencyLimiter
+from .encoding_service import EncodingService
+from .health import HealthChecker
 from .metrics import Metrics
-from .server import Listener, log_to
+from .server import HttpServer, log_to
 from .token_ids import TokenIds
 
 #: Milliseconds that a call waits for a service that is away before it says so: longer than a restart takes.
@@ -34,10 +34,10 @@ SPARE_THREADS = 8
 FINISH_SECONDS, FLUSH_SECONDS = 2.0, 3.0
 
 
-def serve(link: Link) -> None:
+def serve(link: ProcessContext) -> None:
     """Serves HTTP until told to stop."""
     control = link.connect_control()
-    link.start_heart()
+    link.start_heartbeat()
     log_to(link.log)
     token = read_token(link.config)
     door = make_door(link)
@@ -47,7 +47,7 @@ def serve(link: Link) -> None:
 
     said_drained = False
     while True:
-        link.progress()
+        link.mark_progress()
         if door.gate.closed and not said_drained and not door.gate.running and listener.is_idle:
             said_drained = True
             control.send(DRAINED)
@@ -66,7 +66,7 @@ def serve(link: Link) -> None:
     _wait_for(lambda: not door.gate.running and listener.is_idle, FLUSH_SECONDS)
 
 
-def make_door(link: Link) -> Door:
+def make_door(link: ProcessContext) -> EncodingService:
     """Connects to the service, and loads what texts and token ids are read with.
 
     Raises:
@@ -89,26 +89,26 @@ def make_door(link: Link) -> Door:
             **link.options.get("keys", {}),
         )
 
-    return Door(
+    return EncodingService(
         config=config,
         model=model,
         client=connect(config.http_timeout * 1000),
         tokenizer=make_tokenizer(config, model),
         token_ids=TokenIds(read_vocabulary(model.vocab_path).ids, keep_special=config.no_special_token),
-        gate=Gate(config.http_max_connect, max(WAITING, config.http_max_connect), PATIENCE),
-        readiness=Readiness(connect(STATUS_TIMEOUT)),
+        gate=ConcurrencyLimiter(config.http_max_connect, max(WAITING, config.http_max_connect), PATIENCE),
+        readiness=HealthChecker(connect(STATUS_TIMEOUT)),
         log=link.log,
     )
 
 
-def _listen(door: Door, metrics: Metrics, token: str | None) -> Listener:
+def _listen(door: EncodingService, metrics: Metrics, token: str | None) -> HttpServer:
     config, gate = door.config, door.gate
     host, port = "0.0.0.0" if config.host == "*" else config.host, config.http_port
     assert port is not None
     threads = gate.most_running + gate.max_waiting + SPARE_THREADS
     try:
         app = make_app(door, metrics, token)
-        listener = Listener(app, host, port, threads, config.http_max_body, metrics.refused)
+        listener = HttpServer(app, host, port, threads, config.http_max_body, metrics.refused)
     except OSError as error:
         raise PortInUse(f"-http_port {port} cannot be used ({error.strerror}): choose another port") from None
     listener.start()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..errors import StartError
-from ..ipc.process_context import Link
+from ..ipc.process_context import ProcessContext
 
 
-def run(link: Link) -> None:
+def run(link: ProcessContext) -> None:
     """Serves HTTP until told to stop.
 
     Raises:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from flask import Response, request
 
-from .encoding_service import Door, Encoded
+from .encoding_service import Encoded, EncodingService
 from .errors import Gone, UnsupportedBody
 
 #: A body up to so many bytes makes a request a small one.
@@ -16,11 +16,11 @@ JSON, BYTES = "application/json", "application/octet-stream"
 
 
 @contextmanager
-def admitted(door: Door) -> Iterator[None]:
+def admitted(door: EncodingService) -> Iterator[None]:
     """Waits for a place and holds it while the block runs.
 
     Raises:
-        Overloaded, Stopping: see :meth:`Gate.place`.
+        Overloaded, Stopping: see :meth:`ConcurrencyLimiter.place`.
         Gone: the client has hung up meanwhile, so the work is spared.
     """
     length = request.content_length

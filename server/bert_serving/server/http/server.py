@@ -110,7 +110,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return bool(self.total_outbufs_len or self.requests or self.will_close or self.close_when_flushed)
 
 
-class Listener:
+class HttpServer:
     """A WSGI server in a thread.
 
     Args:

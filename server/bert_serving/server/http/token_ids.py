@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..tokenization.tokenizer import PAIR_SEPARATOR
-from .errors import BadInput
+from .errors import BadRequest
 
 
 class TokenIds:
@@ -44,7 +44,7 @@ class TokenIds:
             if end > start and row[end - 1] == self._sep:
                 end -= 1
         if start == end:
-            raise BadInput(f"item {index} holds no token beside special ones; send at least one", "input")
+            raise BadRequest(f"item {index} holds no token beside special ones; send at least one", "input")
         tokens = [self._token(token_id, index) for token_id in row[start:end]]
         if not self._keep_special and self._sep in row[start:end]:
             tokens[row.index(self._sep, start, end) - start] = PAIR_SEPARATOR
@@ -52,7 +52,7 @@ class TokenIds:
 
     def _token(self, token_id: int, index: int) -> str:
         if not 0 <= token_id < len(self._tokens) or not self._tokens[token_id]:
-            raise BadInput(
+            raise BadRequest(
                 f"item {index} holds the token id {token_id}, which the model's vocabulary of {len(self._tokens)} "
                 "tokens does not have; ids of another model's tokenizer mean nothing here: send texts",
                 "input",

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from .. import json_scan as bulk
-from .errors import BadInput, BodyTooLarge, MissingField
+from .errors import BadRequest, BodyTooLarge, MissingField
 
 _SHOWN = 60
 #: Lists and objects in a body. Each takes many times the two bytes in which it can be sent.
@@ -38,7 +38,7 @@ def read_object(body: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError, ValueError):
         value = _read_slowly(body)
     if not isinstance(value, dict):
-        raise BadInput(f"the body must be a JSON object, received {kind_of(value)}")
+        raise BadRequest(f"the body must be a JSON object, received {kind_of(value)}")
     return value
 
 
@@ -55,7 +55,7 @@ def read_switch(values: dict[str, Any], name: str) -> bool:
         return _TRUTH[value.strip().lower()]
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
-    raise BadInput(f"{name!r} must be true or false, received {shown(value)}", name)
+    raise BadRequest(f"{name!r} must be true or false, received {shown(value)}", name)
 
 
 def read_choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:
@@ -68,7 +68,7 @@ def read_choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> 
     if value is None:
         return choices[0]
     if value not in choices:
-        raise BadInput(f"{name!r} must be one of {', '.join(choices)}, received {shown(value)}", name)
+        raise BadRequest(f"{name!r} must be one of {', '.join(choices)}, received {shown(value)}", name)
     return str(value)
 
 
@@ -98,13 +98,13 @@ def shown(value: Any) -> str:
 def _read_slowly(body: bytes) -> Any:
     """Rare: bad input, which is explained better here, or a lone surrogate, which the tokenizer removes."""
     if not body.strip():
-        raise BadInput("the body is empty; send a JSON object")
+        raise BadRequest("the body is empty; send a JSON object")
     try:
         return json.loads(body, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
-        raise BadInput("the body is nested too deeply") from None
+        raise BadRequest("the body is nested too deeply") from None
     except ValueError as error:
-        raise BadInput(f"the body is not JSON: {str(error)[:200]}") from None
+        raise BadRequest(f"the body is not JSON: {str(error)[:200]}") from None
 
 
 def _finite(digits: str) -> float:

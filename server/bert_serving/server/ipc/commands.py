@@ -1,31 +1,32 @@
-"""Messages and addresses between the server's own processes. Nothing here is seen by a client.
+"""Commands between the server's own processes. No client sees them.
 
 ============  =======================  ==================================================================
-socket        from -> to               messages
+socket        from -> to               commands
 ============  =======================  ==================================================================
-dispatch      worker -> ventilator     HELLO json                    I am here, and this is what I can take
-              worker -> ventilator     FAILED batch_id kind text     the engine refused this batch
+dispatch      worker -> ventilator     REGISTER json                 the worker's device and batch limits
+              worker -> ventilator     BATCH_FAILED id kind text     the engine refused this batch
               ventilator -> worker     a batch                       see :class:`.messages.BatchMessage`
 results       worker -> sink           its vectors                   see :class:`.messages.Result`
-link          ventilator -> sink       PART job + texts               these texts of a job are on their way; of a job
-                                                                      that is whole in a batch, it travels with that
-              ventilator -> sink       FAIL job                       it has been answered with an error
-              ventilator -> sink       AGAIN ticket job              asked for again: is its answer still to come?
-              ventilator -> sink       SAY identity frames           publish this as it is
-              ventilator -> sink       GREET identity frames         the same, to one who may not be subscribed yet
-              ventilator -> sink       HELLO epoch [nonce]           I am new, and know no job from before; with the
-                                                                      nonce of a WHO: here is all that you should know
-              sink -> ventilator       WHO nonce                     I am new: what is under way?
-              sink -> ventilator       DONE batch_id began           its rows have arrived
-              sink -> ventilator       HELD ticket job               its answer is still to come
-              sink -> ventilator       PUBLISHED ticket job          its answer was published before you asked
-              sink -> ventilator       DRIFT json                    what :class:`VectorDrift` has found, for the status
-              sink -> ventilator       GONE identity                 nobody has read there for long: drop its requests
-control       part -> supervisor       READY, BEAT, DRAINED, FATAL, TERMINATE, IDLE worker
-              supervisor -> part       DRAIN, STOP, LOST part, FACTS json, RETIRE worker
+link          ventilator -> sink       JOB_CHUNK job + texts         announces texts of a job; a job that fits in one
+                                                                      batch is announced with that batch
+              ventilator -> sink       CANCEL_JOB job                the job was answered with an error
+              ventilator -> sink       QUERY_JOB local_id job        asks whether the job's answer is still to come
+              ventilator -> sink       PUBLISH identity frames       publishes these frames unchanged
+              ventilator -> sink       PUBLISH_ON_SUBSCRIBE identity frames
+                                                                     the same, for a client that may still subscribe
+              ventilator -> sink       SYNC epoch [nonce]            a new ventilator, which knows no earlier job; with
+                                                                      a nonce it ends the answer to SYNC_REQUEST
+              sink -> ventilator       SYNC_REQUEST nonce            a new sink asks for all jobs under way
+              sink -> ventilator       BATCH_DONE batch_id began     the batch's rows have arrived
+              sink -> ventilator       JOB_PENDING local_id job      the job's answer is still to come
+              sink -> ventilator       JOB_PUBLISHED local_id job    the job's answer was published before the query
+              sink -> ventilator       DRIFT json                    findings of :class:`VectorDrift`, for the status
+              sink -> ventilator       CANCEL_CLIENT identity        the client is gone: its requests are dropped
+control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker
+              supervisor -> child      DRAIN, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker
 ============  =======================  ==================================================================
 
-On the link a message holds all words that are to be said at a time, packed by ``messages.pack_words``. Numbers in words
+A message on the link holds all commands that are ready at that time, encoded by ``messages.encode_commands``. Numbers
 are little-endian 64-bit integers. There is no pickle. Times are nanoseconds of ``time.monotonic_ns()``, which is one
 clock for all processes of a machine.
 """
@@ -35,13 +36,18 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-HELLO, FAILED = b"HELLO", b"FAILED"
-PART, FAIL, SAY, DONE, WHO, GONE = b"PART", b"FAIL", b"SAY", b"DONE", b"WHO", b"GONE"
-DRIFT = b"DRIFT"
-AGAIN, HELD, PUBLISHED, GREET = b"AGAIN", b"HELD", b"PUBLISHED", b"GREET"
-READY, BEAT, DRAINED, FATAL, TERMINATE = b"READY", b"BEAT", b"DRAINED", b"FATAL", b"TERMINATE"
-DRAIN, STOP, LOST, FACTS = b"DRAIN", b"STOP", b"LOST", b"FACTS"
-RETIRE, IDLE = b"RETIRE", b"IDLE"
+# dispatch
+REGISTER, BATCH_FAILED = b"REGISTER", b"BATCH_FAILED"
+# link, ventilator -> sink
+JOB_CHUNK, CANCEL_JOB, QUERY_JOB = b"JOB_CHUNK", b"CANCEL_JOB", b"QUERY_JOB"
+PUBLISH, PUBLISH_ON_SUBSCRIBE, SYNC = b"PUBLISH", b"PUBLISH_ON_SUBSCRIBE", b"SYNC"
+# link, sink -> ventilator
+SYNC_REQUEST, BATCH_DONE, CANCEL_CLIENT, DRIFT = b"SYNC_REQUEST", b"BATCH_DONE", b"CANCEL_CLIENT", b"DRIFT"
+JOB_PENDING, JOB_PUBLISHED = b"JOB_PENDING", b"JOB_PUBLISHED"
+# control
+READY, HEARTBEAT, DRAINED, FATAL, TERMINATE = b"READY", b"HEARTBEAT", b"DRAINED", b"FATAL", b"TERMINATE"
+DRAIN, STOP, STATE = b"DRAIN", b"STOP", b"STATE"
+WORKER_LOST, DRAIN_WORKER, WORKER_DRAINED = b"WORKER_LOST", b"DRAIN_WORKER", b"WORKER_DRAINED"
 
 _U64 = struct.Struct("<Q")
 

@@ -28,12 +28,12 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_words = msgspec.msgpack.Decoder(list[Word]).decode
 
 
-def pack_words(words: Sequence[Word]) -> bytes:
+def encode_commands(words: Sequence[Word]) -> bytes:
     """One frame of all that is to be said. A word is its kind, and what belongs to it."""
     return _encode(words)
 
 
-def unpack_words(frame: Any) -> list[Word]:
+def decode_commands(frame: Any) -> list[Word]:
     """What `pack_words` packed."""
     return _decode_words(frame)
 

@@ -12,15 +12,15 @@ from typing import Any
 import zmq
 
 from ..config.server_config import ServerConfig
-from .commands import BEAT
+from .commands import HEARTBEAT
 from .endpoints import Addresses
 from .sockets import make_socket
 
-BEAT_INTERVAL = 1.0
+HEARTBEAT_INTERVAL = 1.0
 
 
 @dataclass
-class Link:
+class ProcessContext:
     """A part's side of the control line."""
 
     name: str
@@ -39,11 +39,11 @@ class Link:
         sock.connect(self.addresses.control)
         return sock
 
-    def progress(self, busy: bool = False) -> None:
+    def mark_progress(self, busy: bool = False) -> None:
         """The main loop came by here. ``busy``: one long step begins, such as a batch."""
         self._progress, self._busy = time.monotonic(), busy
 
-    def start_heart(self) -> None:
+    def start_heartbeat(self) -> None:
         """Beats once a second from a thread, with the age of the last progress: a loop that hangs is seen too."""
         threading.Thread(target=self._beat, name="heart", daemon=True).start()
 
@@ -52,5 +52,5 @@ class Link:
         sock.connect(self.addresses.control)
         while True:
             age = time.monotonic() - self._progress
-            sock.send_multipart([BEAT, json.dumps({"age": age, "busy": self._busy, **self.facts}).encode()])
-            time.sleep(BEAT_INTERVAL)
+            sock.send_multipart([HEARTBEAT, json.dumps({"age": age, "busy": self._busy, **self.facts}).encode()])
+            time.sleep(HEARTBEAT_INTERVAL)

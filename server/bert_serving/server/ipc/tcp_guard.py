@@ -70,7 +70,7 @@ class Connections:
             return
         self._taken[source] = self._taken.get(source, 0) + size
 
-    def cut_hoarders(self, limit: int, now: float) -> list[tuple[str, int]]:
+    def close_abusive(self, limit: int, now: float) -> list[tuple[str, int]]:
         """Cuts connections that hold more than ``limit`` bytes; to be called about once a second.
 
         Returns:
@@ -112,11 +112,11 @@ class Connections:
             if peer.times >= self._times:
                 cut.append((host, size))
                 peer.times = 0
-                hang_up(self._port, peer.address)
+                close_accepted(self._port, peer.address)
         return cut
 
 
-def hang_up(port: int, address: Any = None) -> None:
+def close_accepted(port: int, address: Any = None) -> None:
     """Ends TCP connections that this process has accepted at a port; whoever holds one sees the end of the file.
 
     Args:

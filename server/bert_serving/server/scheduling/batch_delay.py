@@ -19,7 +19,7 @@ WORTH = 0.5
 STEP, CONFIDENCE, PATIENCE = 0.25, 0.5, 16
 
 
-class Gathering:
+class AdaptiveBatchDelay:
     """Of one worker.
 
     Attributes:

@@ -21,11 +21,11 @@ import zmq
 
 from ..config.server_config import ServerConfig
 from ..errors import EncodingFailed, RequestError
-from ..ipc.messages import BatchMessage, Word, is_large, pack_words
+from ..ipc.messages import BatchMessage, Word, encode_commands, is_large
 from ..monitoring.histogram import SEQUENCES, Histogram
-from .batch_delay import Gathering
+from .batch_delay import AdaptiveBatchDelay
 from .jobs import Job, Part, pack
-from .scheduler import Limits, Piece, Scheduler, split
+from .scheduler import BatchLimits, BatchSlice, Scheduler, split
 
 CREDITS = 2
 #: A sequence that was alone in a batch when so many workers died is given up.
@@ -40,7 +40,7 @@ TELL_AFTER = 1.0
 
 
 @dataclass(slots=True)
-class Flight:
+class InFlightBatch:
     """A batch in a worker's hands.
 
     Attributes:
@@ -49,7 +49,7 @@ class Flight:
     """
 
     worker: bytes
-    pieces: list[Piece]
+    pieces: list[BatchSlice]
     sent_at: float
     tokens: int
     sequences: int
@@ -70,7 +70,7 @@ class WorkerState:
 
     name: bytes
     facts: dict[str, Any]
-    limits: Limits
+    limits: BatchLimits
     full_tokens: int
     in_flight: OrderedDict[int, None] = field(default_factory=OrderedDict)
     is_retiring: bool = False
@@ -79,7 +79,7 @@ class WorkerState:
     num_tokens: int = 0
     last_seconds: float = 0.0
     failures: int = 0
-    gathering: Gathering = field(default_factory=Gathering)
+    gathering: AdaptiveBatchDelay = field(default_factory=AdaptiveBatchDelay)
 
 
 class Dispatcher:
@@ -108,7 +108,7 @@ class Dispatcher:
         self.clock = clock
         self.scheduler = Scheduler(config.priority_batch_size)
         self.workers: dict[bytes, WorkerState] = {}
-        self.flights: dict[int, Flight] = {}
+        self.flights: dict[int, InFlightBatch] = {}
         self._untold: dict[Job, Word] = {}  # jobs of one part that the sink has not heard of, oldest first
         self._ids = itertools.count(first_batch)
         self._deaths: dict[tuple[int, int], int] = {}  # (job, row) -> workers that died with it alone
@@ -124,7 +124,7 @@ class Dispatcher:
         state = self.workers.get(name)
         if state is None:
             tokens = self.config.max_batch_tokens or int(facts["max_tokens"])
-            limits = Limits(min(self.config.max_batch_size, int(facts.get("max_sequences", 2**31))), tokens)
+            limits = BatchLimits(min(self.config.max_batch_size, int(facts.get("max_sequences", 2**31))), tokens)
             self.workers[name] = WorkerState(name, facts, limits, tokens)
             self.log.info("%s joined: %s, %d tokens a batch", name.decode(), facts.get("device", "?"), tokens)
         else:
@@ -219,11 +219,11 @@ class Dispatcher:
             and state.gathering.goes_on(waiting.num_sequences, waiting.num_tokens, self.clock())
         )
 
-    def _send(self, state: WorkerState, pieces: list[Piece]) -> None:
+    def _send(self, state: WorkerState, pieces: list[BatchSlice]) -> None:
         packed = pack(pieces)
         batch_id = next(self._ids)
         words = self._words_of(pieces)
-        with_it = pack_words(list(words.values())) if words else b""
+        with_it = encode_commands(list(words.values())) if words else b""
         message = BatchMessage(batch_id, packed.batch, packed.manifest, with_it, packed.has_types, packed.has_mask)
         frames = message.frames()
         try:
@@ -236,10 +236,10 @@ class Dispatcher:
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
         padding = int(packed.batch.lengths.max()) * sequences - tokens
-        self.flights[batch_id] = Flight(state.name, pieces, self.clock(), tokens, sequences, padding, words)
+        self.flights[batch_id] = InFlightBatch(state.name, pieces, self.clock(), tokens, sequences, padding, words)
         state.in_flight[batch_id] = None
 
-    def _words_of(self, pieces: list[Piece]) -> dict[Job, Word]:
+    def _words_of(self, pieces: list[BatchSlice]) -> dict[Job, Word]:
         """The words that travel with a batch: of jobs that are whole in it. Of the others the sink is told now."""
         words: dict[Job, Word] = {}
         for piece in pieces:
@@ -253,11 +253,11 @@ class Dispatcher:
                 self.tell(word)
         return words
 
-    def _take_words_back(self, flight: Flight) -> None:
+    def _take_words_back(self, flight: InFlightBatch) -> None:
         """A batch will not arrive, nor the words that went with it."""
         self._untold.update({job: word for job, word in flight.words.items() if not job.failed})
 
-    def done(self, batch_id: int, began: float) -> list[Piece]:
+    def done(self, batch_id: int, began: float) -> list[BatchSlice]:
         """The sink has the rows of this batch, with which its worker began at that time.
 
         Returns its pieces, none if it was given up meanwhile.
@@ -283,7 +283,7 @@ class Dispatcher:
             # After running out of memory the budget grows back slowly, by a sixteenth a batch.
             if state.limits.max_tokens < state.full_tokens:
                 tokens = min(state.full_tokens, state.limits.max_tokens + max(1, state.limits.max_tokens // 16))
-                state.limits = Limits(state.limits.max_sequences, tokens)
+                state.limits = BatchLimits(state.limits.max_sequences, tokens)
         if self._deaths and flight.sequences == 1:
             self._deaths.pop(self._row(flight.pieces), None)
         return flight.pieces
@@ -299,18 +299,18 @@ class Dispatcher:
             state.failures += 1
         if kind == "oom" and state is not None:
             tokens = max(_MIN_TOKENS, min(state.limits.max_tokens, flight.tokens) // 2)
-            state.limits = Limits(state.limits.max_sequences, tokens)
+            state.limits = BatchLimits(state.limits.max_sequences, tokens)
             self.log.warning("%s is out of memory; %d tokens a batch from now on", worker.decode(), tokens)
         self._take_words_back(flight)
         self._retry(flight, message)
 
-    def _land(self, batch_id: int) -> Flight | None:
+    def _land(self, batch_id: int) -> InFlightBatch | None:
         flight = self.flights.pop(batch_id, None)
         if flight is not None and flight.worker in self.workers:
             self.workers[flight.worker].in_flight.pop(batch_id, None)
         return flight
 
-    def _retry(self, flight: Flight, reason: str, deaths: int = 0) -> None:
+    def _retry(self, flight: InFlightBatch, reason: str, deaths: int = 0) -> None:
         pieces = self._alive(flight.pieces)
         count = sum(len(piece.rows) for piece in pieces)
         if count > 1:
@@ -330,10 +330,10 @@ class Dispatcher:
             self.fail(part.job, EncodingFailed(f"text {row[1]} could not be encoded: {reason}"))
 
     @staticmethod
-    def _alive(pieces: list[Piece]) -> list[Piece]:
+    def _alive(pieces: list[BatchSlice]) -> list[BatchSlice]:
         return [piece for piece in pieces if not piece.key.job.failed]  # type: ignore[attr-defined]
 
     @staticmethod
-    def _row(pieces: list[Piece]) -> tuple[int, int]:
+    def _row(pieces: list[BatchSlice]) -> tuple[int, int]:
         part: Part = pieces[0].key  # type: ignore[assignment]
         return part.job.id, part.first_row + int(pieces[0].rows[0])

@@ -10,7 +10,7 @@ import numpy as np
 from ..engines.batch import Batch
 from ..monitoring.timing import Timing
 from ..tokenization.tokenizer import Tokenized
-from .scheduler import Piece
+from .scheduler import BatchSlice
 
 _NONE = np.zeros(0, np.int32)
 
@@ -108,7 +108,7 @@ class PackedBatch:
     manifest: np.ndarray
 
 
-def pack(pieces: list[Piece]) -> PackedBatch:
+def pack(pieces: list[BatchSlice]) -> PackedBatch:
     """Gathers the tokens of a batch's sequences, in the order of its pieces."""
     parts: list[Part] = [piece.key for piece in pieces]  # type: ignore[misc]
     if len(parts) == 1 and len(parts[0].tokenized.lengths) == 1:

@@ -33,7 +33,7 @@ _FIRST = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """Bounds of one batch: a number of sequences, and of tokens when padded to the longest."""
 
     max_sequences: int
@@ -41,7 +41,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class BatchSlice:
     """Rows of one part that go into a batch. ``rows`` int64, ``lengths`` int32, both ``[k]``."""
 
     key: Key
@@ -63,15 +63,15 @@ class _Part:
     def remaining(self) -> int:
         return len(self.rows) - self.start
 
-    def take(self, chosen: np.ndarray) -> Piece:
+    def take(self, chosen: np.ndarray) -> BatchSlice:
         """Removes the rows at ``chosen``, ascending offsets from ``start``; those passed over move up."""
         first, last = self.start, self.start + int(chosen[-1]) + 1
         count = len(chosen)
         if last - first == count:
-            piece = Piece(self.key, self.rows[first:last], self.lengths[first:last])
+            piece = BatchSlice(self.key, self.rows[first:last], self.lengths[first:last])
         else:
             at = first + chosen
-            piece = Piece(self.key, self.rows[at], self.lengths[at])
+            piece = BatchSlice(self.key, self.rows[at], self.lengths[at])
             kept = np.ones(last - first, bool)
             kept[chosen] = False
             self.rows[first + count : last] = self.rows[first:last][kept]
@@ -147,7 +147,7 @@ class Scheduler:
         self.num_sequences = 0
         self.num_tokens = 0
         self._small, self._bulk = _Lane(), _Lane()
-        self._returned: deque[list[Piece]] = deque()
+        self._returned: deque[list[BatchSlice]] = deque()
         self._small_in_a_row = 0
 
     def __len__(self) -> int:
@@ -161,13 +161,13 @@ class Scheduler:
         self.num_sequences += len(lengths)
         self.num_tokens += _sum(lengths)
 
-    def give_back(self, pieces: list[Piece]) -> None:
+    def give_back(self, pieces: list[BatchSlice]) -> None:
         """Queues a batch that came back; it goes out next, unchanged or in smaller batches, never with others."""
         if pieces:
             self._returned.append(pieces)
             self._count(pieces, +1)
 
-    def next_batch(self, limits: Limits) -> list[Piece]:
+    def next_batch(self, limits: BatchLimits) -> list[BatchSlice]:
         """Removes and returns the next batch; an empty list if nothing waits."""
         if self._returned:
             pieces = self._returned.popleft()
@@ -206,7 +206,7 @@ class Scheduler:
             self._count(pieces, -1)
             self.give_back([piece for piece in pieces if piece.key not in is_dropped])
 
-    def has_full_batch(self, limits: Limits) -> bool:
+    def has_full_batch(self, limits: BatchLimits) -> bool:
         """Whether waiting longer could not make the next batch better."""
         return (
             bool(self._returned)
@@ -214,13 +214,13 @@ class Scheduler:
             or self.num_tokens >= limits.max_tokens // 2
         )
 
-    def _count(self, pieces: list[Piece], sign: int) -> None:
+    def _count(self, pieces: list[BatchSlice], sign: int) -> None:
         for piece in pieces:
             self.num_sequences += sign * len(piece.rows)
             self.num_tokens += sign * _sum(piece.lengths)
 
     @staticmethod
-    def _take_last(lane: _Lane) -> list[Piece]:
+    def _take_last(lane: _Lane) -> list[BatchSlice]:
         """The only sequence that waits: ``_cut`` where there is no choice, for the sake of those who come alone."""
         (queue,) = lane.clients.values()
         (part,) = queue
@@ -229,7 +229,7 @@ class Scheduler:
         lane.settle()
         return [piece]
 
-    def _cut(self, first: _Lane, second: _Lane, limits: Limits) -> list[Piece]:
+    def _cut(self, first: _Lane, second: _Lane, limits: BatchLimits) -> list[BatchSlice]:
         window = 2 * limits.max_sequences
         parts: list[tuple[_Lane, _Part, int]] = []
         seen = 0
@@ -262,7 +262,7 @@ def _sum(lengths: np.ndarray) -> int:
     return int(lengths[0]) if len(lengths) == 1 else int(lengths.sum())
 
 
-def _similar(lengths: np.ndarray, limits: Limits) -> np.ndarray:
+def _similar(lengths: np.ndarray, limits: BatchLimits) -> np.ndarray:
     """Marks the sequences of a batch around the anchor ``lengths[0]``: bool ``[n]``, the anchor among them."""
     n = len(lengths)
     longest = int(lengths.max())
@@ -284,7 +284,7 @@ def _similar(lengths: np.ndarray, limits: Limits) -> np.ndarray:
     return chosen
 
 
-def _split_to_fit(pieces: list[Piece], limits: Limits) -> tuple[list[Piece], list[Piece]]:
+def _split_to_fit(pieces: list[BatchSlice], limits: BatchLimits) -> tuple[list[BatchSlice], list[BatchSlice]]:
     """The longest head of a batch that is within the limits (at least one sequence), and the rest."""
     lengths = np.concatenate([piece.lengths for piece in pieces])
     padded = np.maximum.accumulate(lengths).astype(np.int64) * np.arange(1, len(lengths) + 1)
@@ -293,9 +293,9 @@ def _split_to_fit(pieces: list[Piece], limits: Limits) -> tuple[list[Piece], lis
     return split(pieces, count)
 
 
-def split(pieces: list[Piece], count: int) -> tuple[list[Piece], list[Piece]]:
+def split(pieces: list[BatchSlice], count: int) -> tuple[list[BatchSlice], list[BatchSlice]]:
     """The first ``count`` sequences of a batch, and the others."""
-    head: list[Piece] = []
+    head: list[BatchSlice] = []
     for index, piece in enumerate(pieces):
         size = len(piece.rows)
         if count >= size:
@@ -305,7 +305,7 @@ def split(pieces: list[Piece], count: int) -> tuple[list[Piece], list[Piece]]:
                 return head, pieces[index + 1 :]
         else:
             if count:
-                head.append(Piece(piece.key, piece.rows[:count], piece.lengths[:count]))
-            rest = Piece(piece.key, piece.rows[count:], piece.lengths[count:])
+                head.append(BatchSlice(piece.key, piece.rows[:count], piece.lengths[:count]))
+            rest = BatchSlice(piece.key, piece.rows[count:], piece.lengths[count:])
             return head, [rest, *pieces[index + 1 :]]
     return head, []

@@ -51,7 +51,7 @@ def read_server_keys(folder: str) -> tuple[bytes, bytes]:
     return public, secret
 
 
-class KeyRing:
+class AllowedKeys:
     """The public keys that are let in: the files in ``clients``, read again whenever the folder changed.
 
     Args:
@@ -99,7 +99,7 @@ def _public_key(path: Path) -> bytes | None:
         return None
 
 
-class Guard:
+class CurveAuth:
     """Encrypts the sockets of one process, and lets in who is on the key ring; without ``folder`` it does nothing."""
 
     def __init__(self, folder: str | None, extra: Sequence[str] = ()) -> None:
@@ -113,7 +113,7 @@ class Guard:
         public, secret = read_server_keys(self._folder)
         authenticator = ThreadAuthenticator(context)
         authenticator.start()
-        authenticator.configure_curve_callback(DOMAIN, KeyRing(self._folder, self._extra))
+        authenticator.configure_curve_callback(DOMAIN, AllowedKeys(self._folder, self._extra))
         self._authenticators.append(authenticator)
         sock.curve_publickey, sock.curve_secretkey, sock.curve_server = public, secret, True
         sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())

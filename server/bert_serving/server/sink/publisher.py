@@ -32,8 +32,8 @@ import zmq
 from bert_serving.client.protocol import MAX_IDENTITY_BYTES, error_info
 
 from ..ipc.sockets import bind_tcp, keep_alive
-from ..ipc.tcp_guard import hang_up
-from ..security.curve import Guard
+from ..ipc.tcp_guard import close_accepted
+from ..security.curve import CurveAuth
 
 #: Messages that ZeroMQ itself keeps for one reader; beyond them the outbox does.
 PIPE_MESSAGES = 64
@@ -43,7 +43,7 @@ PIPE_BYTES = 64 * 2**20
 LARGE_FRAME = 65536
 #: Identities with results here that nobody has ever subscribed to: beyond so many, the oldest is let go.
 MAX_STRANGERS = 10_000
-#: Seconds that a greeting waits for one more subscriber, see ``Outbox.greet``; and how many may wait.
+#: Seconds that a greeting waits for one more subscriber, see ``ResultPublisher.greet``; and how many may wait.
 GREETING_SECONDS = 2.0
 MAX_GREETINGS = 1000
 #: Seconds within which word comes of the end of connections that were cut.
@@ -94,7 +94,7 @@ class _Reader:
         return sum(size for _, size in self.on_way) < PIPE_BYTES
 
 
-class Outbox:
+class ResultPublisher:
     """The results socket and what waits for its readers. Times are monotonic seconds, given by the caller.
 
     Args:
@@ -112,7 +112,7 @@ class Outbox:
         max_bytes: int,
         ttl: float,
         absent_ttl: float,
-        guard: Guard,
+        guard: CurveAuth,
     ) -> None:
         self.log, self.max_bytes, self.ttl, self.absent_ttl = log, max_bytes, ttl, min(ttl, absent_ttl)
         self.num_bytes = self.num_sent = self.num_dropped = self.num_renewals = 0
@@ -320,7 +320,7 @@ class Outbox:
         self._must_renew = ""
         endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
-        hang_up(int(endpoint.rstrip(b"\0").rpartition(b":")[2]))
+        close_accepted(int(endpoint.rstrip(b"\0").rpartition(b":")[2]))
         self._renewed_at = now
         self._num_identities = self._bytes_of_identities = 0
         for reader in self.readers.values():

@@ -24,16 +24,16 @@ import zmq
 from bert_serving.client.protocol import EncodeInfo, error_info
 
 from ..config.server_config import ServerConfig
-from ..ipc import commands as internal
+from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
-from ..ipc.messages import Result, Word, dtype_name, pack_words, unpack_words
-from ..ipc.process_context import Link
+from ..ipc.messages import Result, Word, decode_commands, dtype_name, encode_commands
+from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import arrived, make_socket
 from ..ipc.tcp_guard import Connections
 from ..monitoring.drift import Reference, VectorDrift
 from ..monitoring.timing import Timing
-from ..security.curve import Guard
-from .publisher import Outbox
+from ..security.curve import CurveAuth
+from .publisher import ResultPublisher
 
 #: Messages of one kind read before the others get their turn.
 BURST = 64
@@ -83,7 +83,7 @@ def scatter_tokens(out: np.ndarray, rows: np.ndarray, lengths: np.ndarray, packe
 class Sink:
     """Jobs under way and the outbox."""
 
-    def __init__(self, link: Link, max_positions: int) -> None:
+    def __init__(self, link: ProcessContext, max_positions: int) -> None:
         self.link, self.config, self.log = link, link.config, link.log
         self.width = output_width(self.config, max_positions)
         self.jobs: dict[int, SinkJob] = {}
@@ -112,9 +112,9 @@ class Sink:
         self.ventilator.bind(addresses.link)
         # The outbox has a context of its own, so that ending it can wait for what is still on the way.
         self.outbox_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.guard = Guard(**link.options["access"])
+        self.guard = CurveAuth(**link.options["access"])
         config = self.config
-        self.outbox = Outbox(
+        self.outbox = ResultPublisher(
             self.outbox_context,
             config.host,
             config.port_out,
@@ -134,7 +134,7 @@ class Sink:
         self.log.info("ready")
         next_sweep, retry = self.clock() + 1, 1
         while not self.stopped:
-            self.link.progress()
+            self.link.mark_progress()
             if not self.has_asked:
                 self._ask_who()
             is_waiting = self.receipts or self.draining or not self.has_asked
@@ -172,26 +172,26 @@ class Sink:
 
     def _on_ventilator(self) -> None:
         for frames in arrived(self.ventilator, BURST):
-            for word in unpack_words(frames[0]):
+            for word in decode_commands(frames[0]):
                 self._on_word(word)
 
     def _on_word(self, word: Word) -> None:
         kind = word[0]
-        if kind == internal.PART:
+        if kind == commands.JOB_CHUNK:
             if self.is_introduced:
                 self._on_part(word)
-        elif kind == internal.SAY:
+        elif kind == commands.PUBLISH:
             self.outbox.put(word[1], word[2:], self.clock())
-        elif kind == internal.GREET:
+        elif kind == commands.PUBLISH_ON_SUBSCRIBE:
             self.outbox.greet(word[1], word[2:], self.clock())
-        elif kind == internal.HELLO:
+        elif kind == commands.SYNC:
             self._on_hello(from_u64(word[1]), word[2] if len(word) > 2 else b"")
-        elif kind == internal.FAIL:
+        elif kind == commands.CANCEL_JOB:
             self._end(from_u64(word[1]))
-        elif kind == internal.AGAIN and self.is_introduced:
+        elif kind == commands.QUERY_JOB and self.is_introduced:
             # Behind the receipts of the job's own batches: who hears PUBLISHED has heard of all rows that were here.
             is_held = from_u64(word[2]) in self.jobs
-            self.receipts.append([internal.HELD if is_held else internal.PUBLISHED, *word[1:]])
+            self.receipts.append([commands.JOB_PENDING if is_held else commands.JOB_PUBLISHED, *word[1:]])
 
     def _on_part(self, word: Word) -> None:
         """Texts of a job are on their way; with the first of them the job is new here, the last one seals it.
@@ -225,7 +225,7 @@ class Sink:
 
     def _ask_who(self) -> None:
         try:
-            self.ventilator.send(pack_words([[internal.WHO, self.nonce]]), zmq.NOBLOCK)
+            self.ventilator.send(encode_commands([[commands.SYNC_REQUEST, self.nonce]]), zmq.NOBLOCK)
         except zmq.Again:
             return  # not connected yet
         self.has_asked = True
@@ -260,16 +260,16 @@ class Sink:
             if self.drift is not None:
                 self.drift.add(result.array, result.lengths)
             if result.words:
-                for word in unpack_words(result.words):
+                for word in decode_commands(result.words):
                     self._on_part(word)
             self._place(result)
-            self.receipts.append([internal.DONE, u64(result.batch_id), u64(result.began)])
+            self.receipts.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.began)])
         self._send_receipts()
 
     def _send_receipts(self) -> None:
         """Tells the ventilator what it shall hear; it may not be connected yet, after one of us was restarted."""
         with contextlib.suppress(zmq.Again):
-            self.ventilator.send(pack_words(self.receipts), zmq.NOBLOCK)
+            self.ventilator.send(encode_commands(self.receipts), zmq.NOBLOCK)
             self.receipts.clear()
 
     def _place(self, result: Result) -> None:
@@ -389,8 +389,8 @@ class Sink:
         self._let_go_of_absent(now)
         if self.drift is not None:
             with contextlib.suppress(zmq.Again):  # not connected; the next second will do
-                word = [internal.DRIFT, json.dumps(self.drift.numbers()).encode()]
-                self.ventilator.send(pack_words([word]), zmq.NOBLOCK)
+                word = [commands.DRIFT, json.dumps(self.drift.numbers()).encode()]
+                self.ventilator.send(encode_commands([word]), zmq.NOBLOCK)
         self.link.facts["outbox"] = {
             "bytes": self.outbox.num_bytes,
             "sent": self.outbox.num_sent,
@@ -405,7 +405,7 @@ class Sink:
         if now < self.next_cut:
             return
         self.next_cut = now + CUT_PAUSE
-        for host, size in self.connections.cut_hoarders(MAX_BYTES_OF_SUBSCRIPTIONS, now):
+        for host, size in self.connections.close_abusive(MAX_BYTES_OF_SUBSCRIPTIONS, now):
             self.log.warning("someone at %s sent %d bytes to the port of results; the connection is cut", host, size)
 
     def _let_go_of_absent(self, now: float) -> None:
@@ -415,7 +415,7 @@ class Sink:
         for identity, since in self.absent.items():
             if now - since >= self.config.absent_ttl:
                 with contextlib.suppress(zmq.Again):  # not connected; the next second will do
-                    self.ventilator.send(pack_words([[internal.GONE, identity]]), zmq.NOBLOCK)
+                    self.ventilator.send(encode_commands([[commands.CANCEL_CLIENT, identity]]), zmq.NOBLOCK)
 
     def _on_control(self) -> None:
         kind = self.control.recv_multipart()[0]
@@ -432,8 +432,8 @@ def output_width(config: ServerConfig, max_positions: int) -> int | None:
     return config.max_seq_len
 
 
-def run(link: Link) -> None:
+def run(link: ProcessContext) -> None:
     """The sink's process."""
     sink = Sink(link, int(link.options["max_position_embeddings"]))
-    link.start_heart()
+    link.start_heartbeat()
     sink.run()

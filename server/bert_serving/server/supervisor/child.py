@@ -13,11 +13,11 @@ from typing import Any
 
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
-from ..ipc.process_context import BEAT_INTERVAL
+from ..ipc.process_context import HEARTBEAT_INTERVAL
 
 #: Program text of every part. It drops the current folder from the import path, so that a file there that happens to
 #: be called like a library is not imported in its place, and takes over the parent's path.
-BOOT = (
+BOOTSTRAP = (
     "import sys; sys.path[:] = filter(None, sys.path); import json; "
     "boot = json.loads(sys.stdin.readline()); sys.path[:] = boot['path']; "
     "from bert_serving.server.child_main import main; main(boot)"
@@ -25,7 +25,7 @@ BOOT = (
 
 
 #: A part that has not beaten for so long (s) may still come back, but is not counted on meanwhile.
-SILENCE = 5 * BEAT_INTERVAL
+LIVENESS_TIMEOUT = 5 * HEARTBEAT_INTERVAL
 
 
 @dataclass(eq=False)
@@ -87,7 +87,7 @@ class Child:
             "options": self.options,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, f"bert-serving-{self.name}"],
+            [sys.executable, "-c", BOOTSTRAP, f"bert-serving-{self.name}"],
             stdin=subprocess.PIPE,
             env={**os.environ, **self.env},
         )
@@ -110,7 +110,7 @@ class Child:
 
     def is_up(self, now: float) -> bool:
         """Whether it was ready, and gave a sign of life lately."""
-        return self.is_ready and (self.last_beat is None or now - self.last_beat <= SILENCE)
+        return self.is_ready and (self.last_beat is None or now - self.last_beat <= LIVENESS_TIMEOUT)
 
     def why_hung(self, now: float) -> str:
         """Why this process counts as hung; empty if it does not."""

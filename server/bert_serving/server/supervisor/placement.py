@@ -19,7 +19,7 @@ FREE_BELOW = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WorkerPlacement:
     """One worker: its device, and the engine and precision that run on it."""
 
     device: Device
@@ -32,7 +32,7 @@ class Plan:
 
 def plan_workers(
     config: ServerConfig, log: logging.Logger, find_gpus: Callable[[], list[Gpu]] = list_gpus
-) -> list[Plan]:
+) -> list[WorkerPlacement]:
     """Device, engine and precision of each worker.
 
     Raises:
@@ -58,7 +58,7 @@ def plan_workers(
             plans.append(cpu_plan)
         else:
             device = Device("gpu", number, 0, config.gpu_memory_fraction)
-            plans.append(Plan(device, engine, wanted))
+            plans.append(WorkerPlacement(device, engine, wanted))
     log.info("device map: \n%s", "\n".join(f"\t\tworker {i:2d} -> {p.device}" for i, p in enumerate(plans)))
     return plans
 
@@ -90,7 +90,7 @@ def _gpu_dtype(config: ServerConfig) -> str:
     return "bf16" if config.dtype == "auto" else config.dtype
 
 
-def _cpu_plan(config: ServerConfig, num_workers: int, log: logging.Logger) -> Plan:
+def _cpu_plan(config: ServerConfig, num_workers: int, log: logging.Logger) -> WorkerPlacement:
     name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
     dtype = "fp32" if config.fp16 else config.dtype
     if config.fp16:
@@ -104,7 +104,7 @@ def _cpu_plan(config: ServerConfig, num_workers: int, log: logging.Logger) -> Pl
     if "auto" in (config.engine, config.dtype):
         log.info("engine %s, dtype %s: the fastest here of what is installed", engine, dtype)
     threads = config.threads or max(1, num_cores() // num_workers)
-    return Plan(Device("cpu", 0, threads), engine, dtype)
+    return WorkerPlacement(Device("cpu", 0, threads), engine, dtype)
 
 
 def _fastest_dtypes(engine: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from ..model.pooling import dimensions
 from ..monitoring.drift import TELLING, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
-from .placement import Plan
+from .placement import WorkerPlacement
 
 
 def check_ports(config: ServerConfig) -> None:
@@ -94,7 +94,7 @@ def make_access(config: ServerConfig, warn: Callable[[str], None]) -> tuple[dict
 def make_children(
     config: ServerConfig,
     addresses: Addresses,
-    plans: list[Plan],
+    plans: list[WorkerPlacement],
     model: ModelConfig,
     access: dict[str, Any],
     proxy_keys: dict[str, str],
@@ -159,7 +159,7 @@ def _check_port(host: str, port: int | None, name: str) -> None:
             ) from None
 
 
-def _worker_env(plan: Plan) -> dict[str, str]:
+def _worker_env(plan: WorkerPlacement) -> dict[str, str]:
     """What libraries read from the environment before their first use."""
     env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     if plan.device.kind == "cpu":  # on a GPU, the engine chooses it among those that this process may see

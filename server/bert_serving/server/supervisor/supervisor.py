@@ -18,13 +18,13 @@ import zmq
 from ..config.server_config import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError, StartError
-from ..ipc import commands as internal
+from ..ipc import commands
 from ..ipc.endpoints import Addresses
 from ..ipc.sockets import make_socket
 from ..log import get_logger
 from ..model.errors import ModelError
 from .child import Child, describe_exit
-from .placement import Plan, plan_workers
+from .placement import WorkerPlacement, plan_workers
 from .preflight import check_ports, make_access, make_children, read_drift, read_model
 
 #: Exit codes of ``bert-serving-start``. 2 is argparse's own for a wrong command line.
@@ -70,7 +70,7 @@ class BertServer(threading.Thread):
         self.exit_code: int | None = None
         self.state = "starting"
         self.children: dict[str, Child] = {}
-        self.plans: list[Plan] = []
+        self.plans: list[WorkerPlacement] = []
         self._stops_asked = 0
         self._reloads_asked = 0
         self._to_replace: list[str] = []
@@ -236,7 +236,7 @@ class BertServer(threading.Thread):
         if child.is_retiring:
             if now > child.retire_again_at:  # the ventilator may be a new one
                 child.retire_again_at = now + 1
-                self._tell("ventilator", internal.RETIRE, child.identity)
+                self._tell("ventilator", commands.DRAIN_WORKER, child.identity)
             return
         if self.state == "ready":
             self.log.info("%s is replaced", child.name)
@@ -254,26 +254,26 @@ class BertServer(threading.Thread):
         child = self.children.get(name)
         if child is None or str(child.incarnation) != incarnation:
             return  # from one that was replaced already
-        if kind == internal.BEAT:
+        if kind == commands.HEARTBEAT:
             child.on_beat(json.loads(frames[2]), time.monotonic())
-        elif kind == internal.READY:
+        elif kind == commands.READY:
             child.is_ready = True
             child.failed_starts = 0
             child.facts.update(json.loads(frames[2]))
-        elif kind == internal.FATAL:
+        elif kind == commands.FATAL:
             child.reason = frames[2].decode()
-        elif kind == internal.TERMINATE:
+        elif kind == commands.TERMINATE:
             self.log.info("shutting down...")
             self.stop()
-        elif kind == internal.IDLE:
+        elif kind == commands.WORKER_DRAINED:
             worker = next((c for c in self.children.values() if c.identity == frames[2] and c.is_retiring), None)
             if worker is not None:
-                self._tell(worker.name, internal.STOP)
-        elif kind == internal.DRAINED and name == "proxy":
-            self._tell("ventilator", internal.DRAIN)
-        elif kind == internal.DRAINED and name == "ventilator":
-            self._tell("sink", internal.DRAIN)
-        elif kind == internal.DRAINED and name == "sink":
+                self._tell(worker.name, commands.STOP)
+        elif kind == commands.DRAINED and name == "proxy":
+            self._tell("ventilator", commands.DRAIN)
+        elif kind == commands.DRAINED and name == "ventilator":
+            self._tell("sink", commands.DRAIN)
+        elif kind == commands.DRAINED and name == "sink":
             self.exit_code = EXIT_OK
 
     def _tell(self, name: str, *frames: bytes) -> None:
@@ -299,7 +299,7 @@ class BertServer(threading.Thread):
         ventilator = self.children["ventilator"]
         if ventilator.is_ready and (facts, ventilator.incarnation) != self._said_facts:
             self._said_facts = (facts, ventilator.incarnation)
-            self._tell("ventilator", internal.FACTS, facts.encode())
+            self._tell("ventilator", commands.STATE, facts.encode())
 
     # ---------------------------------------------------------------- deaths
 
@@ -343,13 +343,13 @@ class BertServer(threading.Thread):
                 self._fail(f"{child.name} ended while requests were being finished: {why}", EXIT_FORCED)
                 return
             if child.role == "proxy":
-                self._tell("ventilator", internal.DRAIN)
+                self._tell("ventilator", commands.DRAIN)
                 return
         if self.state == "starting" and (child.reason or child.role == "prepare" or child.failed_starts >= 2):
             self._fail(f"{child.name} could not start: {why}", EXIT_START_FAILED)
             return
         if child.role == "worker":
-            self._tell("ventilator", internal.LOST, identity)
+            self._tell("ventilator", commands.WORKER_LOST, identity)
         if child.is_retiring:
             self._to_replace.remove(child.name)
             self._start(child, now)
@@ -378,7 +378,7 @@ class BertServer(threading.Thread):
         # In the order in which requests pass: who has got in at the HTTP door is still served behind it.
         proxy = self.children.get("proxy")
         has_proxy = proxy is not None and proxy.is_ready
-        self._tell("proxy" if has_proxy else "ventilator", internal.DRAIN)
+        self._tell("proxy" if has_proxy else "ventilator", commands.DRAIN)
         self._say_facts()
 
     def _fail(self, reason: str, exit_code: int) -> None:
@@ -389,7 +389,7 @@ class BertServer(threading.Thread):
         """Ends all parts and leaves nothing behind: no process, no socket, no file."""
         running = [child for child in self.children.values() if child.is_running]
         for child in running:
-            self._tell(child.name, internal.STOP)
+            self._tell(child.name, commands.STOP)
         deadline = time.monotonic() + (STOP_SECONDS if self.exit_code == EXIT_OK else 1.0)
         for child in running:
             child.end(deadline)

@@ -23,7 +23,7 @@ CHUNK_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TokenizedChunk:
     """One piece of a job's texts, or why there is none. ``size`` counts all texts of the job."""
 
     ticket: int
@@ -60,7 +60,7 @@ class TokenizingThread:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], tokenizer: Tokenizer, limits: RequestLimits) -> None:
         self._tokenizer, self._limits = tokenizer, limits
         self._incoming: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
-        self._outgoing: queue.SimpleQueue[tuple[Outcome, int]] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[tuple[TokenizedChunk, int]] = queue.SimpleQueue()
         #: Bytes that wait to be tokenized: about four to a token, so this counts quarters of bytes.
         self.backlog = 0
         self._cancelled: set[int] = set()  # added to by the loop, read by the thread
@@ -78,7 +78,7 @@ class TokenizingThread:
         """Nothing more of this job is wanted."""
         self._cancelled.add(ticket)
 
-    def take(self, most: int) -> Iterator[Outcome]:
+    def take(self, most: int) -> Iterator[TokenizedChunk]:
         for _ in range(most):
             try:
                 self.results.recv(zmq.NOBLOCK)
@@ -90,7 +90,7 @@ class TokenizingThread:
                 self._cancelled.discard(outcome.ticket)
             yield outcome
 
-    def _give(self, outcome: Outcome, weight: int = 0) -> None:
+    def _give(self, outcome: TokenizedChunk, weight: int = 0) -> None:
         self._outgoing.put((outcome, weight))
         self._wake.send(b"")
 
@@ -114,16 +114,16 @@ class TokenizingThread:
                 stop = chunk_end(texts, start)
                 tokenized = tokenize(self._tokenizer, texts[start:stop])
                 is_last = stop == len(texts)
-                self._give(Outcome(ticket, len(texts), start, tokenized, is_last), weight if is_last else 0)
+                self._give(TokenizedChunk(ticket, len(texts), start, tokenized, is_last), weight if is_last else 0)
                 if is_last:
                     return
                 start = stop
                 yield
-            self._give(Outcome(ticket), weight)
+            self._give(TokenizedChunk(ticket), weight)
         except RequestError as error:
-            self._give(Outcome(ticket, error=error), weight)
+            self._give(TokenizedChunk(ticket, error=error), weight)
         except Exception as error:  # the thread serves all requests, so it outlives a fault in one
-            self._give(Outcome(ticket, error=InternalError(f"tokenizing failed: {error!r}"[:500])), weight)
+            self._give(TokenizedChunk(ticket, error=InternalError(f"tokenizing failed: {error!r}"[:500])), weight)
 
 
 def chunk_end(texts: Sequence[Any], start: int) -> int:

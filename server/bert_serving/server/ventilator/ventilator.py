@@ -19,10 +19,10 @@ import zmq
 from bert_serving.client.protocol import SHOW_CONFIG, SHOW_PENDING, SHOW_STATUS, TERMINATION, error_info
 
 from ..errors import Draining, Forbidden, InternalError, RequestError, TooLarge
-from ..ipc import commands as internal
-from ..ipc.commands import DRAIN, DRAINED, FACTS, IDLE, LOST, READY, RETIRE, STOP, TERMINATE, u64
-from ..ipc.messages import Word, pack_words, unpack_words
-from ..ipc.process_context import Link
+from ..ipc import commands
+from ..ipc.commands import DRAIN, DRAIN_WORKER, DRAINED, READY, STATE, STOP, TERMINATE, WORKER_DRAINED, WORKER_LOST, u64
+from ..ipc.messages import Word, decode_commands, encode_commands
+from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import arrived, bind_tcp, is_readable, keep_alive, make_socket
 from ..ipc.tcp_guard import Connections
 from ..model.config import ModelConfig
@@ -31,7 +31,7 @@ from ..monitoring.drift import Reference, UnknownDrift
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..scheduling.jobs import Job, Part, token_width
-from ..security.curve import Guard, is_loopback
+from ..security.curve import CurveAuth, is_loopback
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
 from .requests import BadEnvelope, Request, RequestLimits, read_envelope, read_texts
@@ -52,7 +52,7 @@ BURST = 64
 class Ventilator:
     """The state of the loop. ``clock`` gives monotonic seconds."""
 
-    def __init__(self, link: Link, tokenizer: Tokenizer, model: ModelConfig) -> None:
+    def __init__(self, link: ProcessContext, tokenizer: Tokenizer, model: ModelConfig) -> None:
         self.link, self.config, self.log = link, link.config, link.log
         self.clock = time.monotonic
         self.tokenizer, self.max_positions = tokenizer, model.max_position_embeddings
@@ -82,7 +82,7 @@ class Ventilator:
         self.router.bind(link.addresses.dispatch)
         self.sink = make_socket(context, zmq.DEALER)
         self.sink.connect(link.addresses.link)
-        self.sink.send(pack_words([[internal.HELLO, u64(self.epoch)]]))
+        self.sink.send(encode_commands([[commands.SYNC, u64(self.epoch)]]))
         #: What the sink shall hear, in this order. It goes out behind the batches: workers should not wait for it.
         self._words: list[Word] = []
         self.thread = TokenizingThread(context, tokenizer, self.limits)
@@ -98,7 +98,7 @@ class Ventilator:
         # A peer that vanished without a word is noticed, and its buffers are given back. By TCP, not by ZeroMQ's own
         # heartbeats: their answers queue behind the data that is left unread when the server is full.
         keep_alive(front)
-        Guard(**self.link.options["access"]).protect(context, front)
+        CurveAuth(**self.link.options["access"]).protect(context, front)
         bind_tcp(front, self.config.host, self.config.port)
         return front
 
@@ -114,14 +114,14 @@ class Ventilator:
         while not self.stopped:
             is_full = self._is_full()
             poller.register(self.front, 0 if is_full else zmq.POLLIN)
-            self.link.progress()
+            self.link.mark_progress()
             events = dict(poller.poll(self._patience()))
             if self.control in events:
                 for frames in arrived(self.control, BURST):
                     self._on_control(frames)
             if self.sink in events:
                 for frames in arrived(self.sink, BURST):
-                    for word in unpack_words(frames[0]):
+                    for word in decode_commands(frames[0]):
                         self._on_sink(word)
             if self.router in events:
                 for frames in arrived(self.router, BURST):
@@ -137,10 +137,10 @@ class Ventilator:
                 self.dispatcher.tell_of_old()
             self.dispatcher.dispatch()
             if self._words:
-                self.sink.send(pack_words(self._words))
+                self.sink.send(encode_commands(self._words))
                 self._words.clear()
             if self._retiring is not None and self.dispatcher.retire(self._retiring):
-                self.control.send_multipart([IDLE, self._retiring])
+                self.control.send_multipart([WORKER_DRAINED, self._retiring])
                 self._retiring = None
             if self.draining and not self.jobs and not self._said_drained:
                 self._said_drained = True
@@ -192,7 +192,7 @@ class Ventilator:
         limit = self.config.max_message_bytes + 2 * TOO_LARGE_BYTES
         if not self._has_read_all:
             limit *= UNREAD_MESSAGES
-        for host, size in self.connections.cut_hoarders(limit, self.clock()):
+        for host, size in self.connections.close_abusive(limit, self.clock()):
             self.log.warning("someone at %s sent %d bytes without an end; the connection is cut", host, size)
         self._has_read_all = False
         self._next_look = self.clock() + 1
@@ -237,7 +237,7 @@ class Ventilator:
 
     def _ask_sink(self, job: Job) -> None:
         job.is_asked, job.asks_again = True, False
-        self._words.append([internal.AGAIN, u64(job.ticket), u64(job.id)])
+        self._words.append([commands.QUERY_JOB, u64(job.ticket), u64(job.id)])
 
     def _on_asked(self, ticket: int, job_id: int, is_published: bool) -> None:
         """The sink says whether it had published a job's answer when the job was sent again."""
@@ -298,7 +298,7 @@ class Ventilator:
             answer = config_json(self, request.identity)
             # A client begins with this question, as number 1, in the low half of the id if it is one of this project.
             if int(request.request_id) % 2**32 == 1:
-                self._words.append([internal.GREET, request.identity, answer, request.request_id])
+                self._words.append([commands.PUBLISH_ON_SUBSCRIBE, request.identity, answer, request.request_id])
                 return
         elif request.message == SHOW_PENDING:
             # Answers leave in order: who reads that a request is not known has read its answer, if there was one.
@@ -323,7 +323,7 @@ class Ventilator:
         self._say(identity, [error_info(error.kind, str(error)), b"", request_id])
 
     def _say(self, identity: bytes, frames: list[bytes]) -> None:
-        self._words.append([internal.SAY, identity, *frames])
+        self._words.append([commands.PUBLISH, identity, *frames])
 
     # ---------------------------------------------------------------- tokens
 
@@ -387,7 +387,7 @@ class Ventilator:
             note["num_tokens"] = sum(len(each.tokenized.input_ids) for each in job.parts)
         frames = [u64(job.id), u64(job.size), job.identity, job.request_id, u64(part.first_row), part.tokens_json]
         # The last part carries a note, empty or not, and so seals the job.
-        return [internal.PART, *frames, *([json.dumps(note).encode() if note else b"{}"] if is_last else [])]
+        return [commands.JOB_CHUNK, *frames, *([json.dumps(note).encode() if note else b"{}"] if is_last else [])]
 
     def _log_tokens(self, tokenized: Any) -> None:
         width = self.config.max_seq_len or int(tokenized.lengths.max())
@@ -412,15 +412,15 @@ class Ventilator:
 
     def _on_worker(self, frames: list[bytes]) -> None:
         name, kind = frames[0], frames[1]
-        if kind == internal.HELLO:
+        if kind == commands.REGISTER:
             self.dispatcher.hello(name, json.loads(frames[2]))
-        elif kind == internal.FAILED:
-            self.dispatcher.failed(name, internal.from_u64(frames[2]), frames[3].decode(), frames[4].decode())
+        elif kind == commands.BATCH_FAILED:
+            self.dispatcher.failed(name, commands.from_u64(frames[2]), frames[3].decode(), frames[4].decode())
 
     def _on_sink(self, frames: list[bytes]) -> None:
-        if frames[0] == internal.DONE:
-            began = internal.from_u64(frames[2]) / 1e9
-            for piece in self.dispatcher.done(internal.from_u64(frames[1]), began):
+        if frames[0] == commands.BATCH_DONE:
+            began = commands.from_u64(frames[2]) / 1e9
+            for piece in self.dispatcher.done(commands.from_u64(frames[1]), began):
                 job: Job = piece.key.job  # type: ignore[attr-defined]
                 job.missing -= len(piece.rows)
                 job.began_at = min(job.began_at, began)
@@ -429,19 +429,19 @@ class Ventilator:
                         self.statistics.answered(job.timing(self.clock()))
                     if not job.is_asked:
                         self._forget(job)
-        elif frames[0] in (internal.HELD, internal.PUBLISHED):
-            ticket, job_id = map(internal.from_u64, frames[1:])
-            self._on_asked(ticket, job_id, frames[0] == internal.PUBLISHED)
-        elif frames[0] == internal.WHO:
+        elif frames[0] in (commands.JOB_PENDING, commands.JOB_PUBLISHED):
+            ticket, job_id = map(commands.from_u64, frames[1:])
+            self._on_asked(ticket, job_id, frames[0] == commands.JOB_PUBLISHED)
+        elif frames[0] == commands.SYNC_REQUEST:
             self._start_over(frames[1])
-        elif frames[0] == internal.DRIFT:
+        elif frames[0] == commands.DRIFT:
             self._vector_drift = json.loads(frames[1])
-        elif frames[0] == internal.GONE:
+        elif frames[0] == commands.CANCEL_CLIENT:
             self._cancel(frames[1])
 
     def _start_over(self, nonce: bytes) -> None:
         """The sink is new: what another one held is gone, so every unfinished job is told and computed again."""
-        self._words.append([internal.HELLO, u64(self.epoch), nonce])
+        self._words.append([commands.SYNC, u64(self.epoch), nonce])
         unfinished = sorted((job for job in self.jobs.values() if job.parts), key=lambda job: job.id)
         if unfinished:
             self.log.warning("the sink was restarted; %d requests are computed again", len(unfinished))
@@ -475,7 +475,7 @@ class Ventilator:
 
     def _drop(self, job: Job) -> None:
         if job.parts:
-            self._words.append([internal.FAIL, u64(job.id)])
+            self._words.append([commands.CANCEL_JOB, u64(job.id)])
             self.dispatcher.drop(job)
         if not job.sealed:
             self.thread.cancel(job.ticket)
@@ -494,11 +494,11 @@ class Ventilator:
 
     def _on_control(self, frames: list[bytes]) -> None:
         kind = frames[0]
-        if kind == LOST:
+        if kind == WORKER_LOST:
             self.dispatcher.lost(frames[1])
-        elif kind == RETIRE:
+        elif kind == DRAIN_WORKER:
             self._retiring = frames[1]
-        elif kind == FACTS:
+        elif kind == STATE:
             self.link.facts["supervisor"] = json.loads(frames[1])
         elif kind == DRAIN:
             self.draining = True
@@ -506,7 +506,7 @@ class Ventilator:
             self.stopped = True
 
 
-def run(link: Link) -> None:
+def run(link: ProcessContext) -> None:
     """The ventilator's process."""
     config = link.config
     model = config.read_model()
@@ -514,5 +514,5 @@ def run(link: Link) -> None:
     for warning in tokenizer.warnings:
         link.log.warning(warning)
     ventilator = Ventilator(link, tokenizer, model)
-    link.start_heart()
+    link.start_heartbeat()
     ventilator.run()

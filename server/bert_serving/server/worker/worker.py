@@ -13,10 +13,10 @@ from ..engines import load
 from ..engines.base import Device, DeviceLost, Engine, EngineError, OutOfMemory
 from ..engines.batch import Batch
 from ..engines.nvml import GpuMeter
-from ..ipc import commands as internal
+from ..ipc import commands
 from ..ipc.commands import READY, STOP, u64
 from ..ipc.messages import BatchMessage, Result, is_large
-from ..ipc.process_context import Link
+from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket
 from .deduplicate import distinct, spread
 from .engine_spec import engine_spec
@@ -25,12 +25,12 @@ from .engine_spec import engine_spec
 CPU_BATCH_SECONDS = 0.25
 
 
-def run(link: Link) -> None:
+def run(link: ProcessContext) -> None:
     """The worker's process."""
     device = Device(**link.options["device"])
     meter = GpuMeter(device.index) if device.kind == "gpu" else None
-    link.start_heart()
-    link.progress(busy=True)
+    link.start_heartbeat()
+    link.mark_progress(busy=True)
     spec = engine_spec(link.config, link.options)
     engine = load(link.options["engine"]).create(spec, device)
     token_level = spec.is_token_level
@@ -46,7 +46,7 @@ def run(link: Link) -> None:
     sink.connect(link.addresses.results)
     facts = {"device": str(device), "max_tokens": max_tokens, "engine": link.options["engine"]}
     hello = json.dumps(facts).encode()
-    ventilator.send_multipart([internal.HELLO, hello])
+    ventilator.send_multipart([commands.REGISTER, hello])
     control.send_multipart([READY, hello])
     link.log.info("ready and listening!")
 
@@ -55,13 +55,13 @@ def run(link: Link) -> None:
     poller.register(ventilator, zmq.POLLIN)
     next_hello = time.monotonic() + 1
     while True:
-        link.progress()
+        link.mark_progress()
         events = dict(poller.poll(1000))
         if control in events and control.recv_multipart()[0] == STOP:
             break
         if ventilator in events:
             frames = ventilator.recv_multipart(copy=False)
-            link.progress(busy=True)
+            link.mark_progress(busy=True)
             began = time.monotonic_ns()
             message = BatchMessage.from_frames(frames)
             batch = message.batch
@@ -76,7 +76,7 @@ def run(link: Link) -> None:
             except Exception as error:  # whatever else an engine raises costs the batch, not the worker
                 link.log.warning("cannot encode a batch of %d sequences: %s", batch.num_sequences, error)
                 reason = f"{type(error).__name__}: {str(error)[:300]}"
-                ventilator.send_multipart([internal.FAILED, u64(message.id), _kind(error), reason.encode()])
+                ventilator.send_multipart([commands.BATCH_FAILED, u64(message.id), _kind(error), reason.encode()])
                 gc.collect()
             else:
                 result = Result(message.id, array, batch.lengths, message.manifest, token_level, began, message.words)
@@ -87,7 +87,7 @@ def run(link: Link) -> None:
             next_hello = time.monotonic() + 1
             if meter is not None:
                 hello = json.dumps(facts | meter.read()).encode()
-            ventilator.send_multipart([internal.HELLO, hello])
+            ventilator.send_multipart([commands.REGISTER, hello])
     engine.close()
 
 

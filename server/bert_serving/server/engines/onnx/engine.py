@@ -23,7 +23,7 @@ from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailabl
 from ..batch import Batch
 from ..cpu_info import num_cores, processor
 from ..layout import Layout, attended, cut_groups, encode_in_groups, make_layout, split_batch
-from ..thread_pool import Team
+from ..thread_pool import ThreadPool
 
 INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")})
 
@@ -87,7 +87,7 @@ class OnnxEngine:
         self._threads = threads
         self._session: Any = _open(f"{folder}/{_MODEL}", threads)
         self._alone: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # of the same pages
-        self._team = Team(threads, SHARE_TOKENS[spec.dtype])
+        self._team = ThreadPool(threads, SHARE_TOKENS[spec.dtype])
         ones = np.ones(2, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([2], np.int32)))
 

@@ -19,7 +19,7 @@ from ..base import Device, DeviceLost, EngineError, EngineInfo, EngineSpec, Engi
 from ..batch import Batch
 from ..cpu_info import lacks_bf16
 from ..layout import attended, check_batch, cut_groups, encode_in_groups, fill_up, make_layout, split_batch
-from ..thread_pool import Team
+from ..thread_pool import ThreadPool
 from . import weights as torch_files
 
 INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")})
@@ -113,7 +113,7 @@ class TorchEngine:
             ) from error
         self._encoder: Any = torch_encoder.Encoder(spec, weights)
         self._num_threads = 1
-        self._team = Team(1, SHARE_TOKENS)
+        self._team = ThreadPool(1, SHARE_TOKENS)
         if device.kind == "gpu":
             self._speed_up()
         else:
@@ -133,7 +133,7 @@ class TorchEngine:
         self._encoder.dense = layers
         # These compute alone. What they set holds for every thread that has not asked for its number yet, as this one
         # has.
-        self._team = Team(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
+        self._team = ThreadPool(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
         self._num_threads = num_threads
 
     def _speed_up(self) -> None:

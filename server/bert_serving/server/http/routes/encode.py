@@ -15,12 +15,12 @@ from flask import Blueprint, Response
 from flask_json import as_json
 
 from .. import serialization as vectors
-from ..encoding_service import Door, Encoded
+from ..encoding_service import Encoded, EncodingService
 from ..request_context import BYTES, JSON, admitted, body, wants_bytes, with_timing
 from ..validation import need, read_choice, read_object, read_switch
 
 
-def blueprint(door: Door) -> Blueprint:
+def blueprint(door: EncodingService) -> Blueprint:
     routes = Blueprint("encode", __name__)
 
     @routes.post("/encode")
@@ -41,7 +41,7 @@ def blueprint(door: Door) -> Blueprint:
     return routes
 
 
-def answer(door: Door, values: dict[str, Any]) -> Response:
+def answer(door: EncodingService, values: dict[str, Any]) -> Response:
     """The answer to the body of an ``/encode`` request."""
     is_tokenized = read_switch(values, "is_tokenized")
     show_tokens = read_switch(values, "show_tokens")

@@ -13,8 +13,8 @@ import orjson
 from flask import Blueprint, Response
 
 from .. import serialization as vectors
-from ..encoding_service import Door
-from ..errors import BadInput, NotServed
+from ..encoding_service import EncodingService
+from ..errors import BadRequest, NotFound
 from ..request_context import JSON, admitted, body, with_timing
 from ..validation import kind_of, need, read_choice, read_object, shown
 
@@ -22,7 +22,7 @@ from ..validation import kind_of, need, read_choice, read_object, shown
 _FOREIGN = "text-embedding-"
 
 
-def blueprint(door: Door) -> Blueprint:
+def blueprint(door: EncodingService) -> Blueprint:
     routes = Blueprint("openai", __name__, url_prefix="/v1")
     model = {"id": door.model_name, "object": "model", "created": int(time.time()), "owned_by": "bert-serving"}
 
@@ -38,22 +38,22 @@ def blueprint(door: Door) -> Blueprint:
     @routes.get("/models/<path:name>")
     def model_by_name(name: str) -> Response:
         if name != model["id"]:
-            raise NotServed(f"the model {name!r} is not served here; {model['id']!r} is", "model")
+            raise NotFound(f"the model {name!r} is not served here; {model['id']!r} is", "model")
         return _json(model)
 
     return routes
 
 
-def answer(door: Door, values: dict[str, Any]) -> Response:
+def answer(door: EncodingService, values: dict[str, Any]) -> Response:
     """The answer to the body of an ``/v1/embeddings`` request."""
     if door.token_level:
-        raise BadInput("this server gives a vector per token (-pooling_strategy NONE); ask POST /encode")
+        raise BadRequest("this server gives a vector per token (-pooling_strategy NONE); ask POST /encode")
     encoding = read_choice(values, "encoding_format", ("float", "base64"))
     wanted = _read_dimensions(values, door.dimensions)
     model = _read_model(values) or door.model_name
     texts, is_ids = read_input(need(values, "input", "a text, a list of texts, or token ids"))
     if is_ids and model.startswith(_FOREIGN) and model != door.model_name:
-        raise BadInput(
+        raise BadRequest(
             f"'input' holds token ids, and 'model' is {shown(model)}: ids of OpenAI's tokenizer are other words in the "
             f"vocabulary of {door.model_name!r}, which is served here. Send texts: LangChain's OpenAIEmbeddings does "
             "with check_embedding_ctx_length=False. Ids of this model's own vocabulary are taken under its own name",
@@ -84,7 +84,7 @@ def read_input(value: Any) -> tuple[list[Any], bool]:
         return [value], False
     if not isinstance(value, list) or not value:
         received = "an empty list" if value == [] else f"{kind_of(value)} ({shown(value)})"
-        raise BadInput(f"'input' must be a text, a list of texts, or token ids, received {received}", "input")
+        raise BadRequest(f"'input' must be a text, a list of texts, or token ids, received {received}", "input")
     kinds = set(map(type, value))
     if kinds == {str}:
         return value, False
@@ -93,11 +93,11 @@ def read_input(value: Any) -> tuple[list[Any], bool]:
     if kinds == {list}:
         for index, row in enumerate(value):
             if not row or set(map(type, row)) != {int}:
-                raise BadInput(f"item {index} of 'input' must be a list of token ids, received {shown(row)}", "input")
+                raise BadRequest(f"item {index} of 'input' must be a list of token ids, received {shown(row)}", "input")
         return value, True
     first = type(value[0])
     odd = next((index for index, item in enumerate(value) if type(item) is not first), 0)
-    raise BadInput(
+    raise BadRequest(
         f"the items of 'input' must be all texts or all token ids, but item {odd} is {shown(value[odd])}", "input"
     )
 
@@ -107,9 +107,9 @@ def _read_dimensions(values: dict[str, Any], width: int) -> int | None:
     if wanted is None:
         return None
     if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
-        raise BadInput(f"'dimensions' must be a whole number from 1 on, received {shown(wanted)}", "dimensions")
+        raise BadRequest(f"'dimensions' must be a whole number from 1 on, received {shown(wanted)}", "dimensions")
     if wanted > width:
-        raise BadInput(f"'dimensions' is {wanted}, but the vectors of this server have {width}", "dimensions")
+        raise BadRequest(f"'dimensions' is {wanted}, but the vectors of this server have {width}", "dimensions")
     return wanted
 
 
@@ -117,7 +117,7 @@ def _read_model(values: dict[str, Any]) -> str:
     """The name that the answer repeats; which name it is makes no difference."""
     name = values.get("model") or ""
     if not isinstance(name, str):
-        raise BadInput(f"'model' must be a name, received {shown(name)}", "model")
+        raise BadRequest(f"'model' must be a name, received {shown(name)}", "model")
     return name.encode(errors="replace").decode()  # JSON may hold half of a surrogate pair, and no answer can
 
 

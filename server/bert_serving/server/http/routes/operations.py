@@ -7,15 +7,15 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response
 
-from ..encoding_service import Door
-from ..errors import BadInput
+from ..encoding_service import EncodingService
+from ..errors import BadRequest
 from ..metrics import Metrics
 from ..request_context import JSON, admitted, body
 from ..validation import read_object
 from . import encode, openai
 
 
-def blueprint(door: Door, metrics: Metrics) -> Blueprint:
+def blueprint(door: EncodingService, metrics: Metrics) -> Blueprint:
     routes = Blueprint("operations", __name__)
 
     @routes.get("/healthz")
@@ -39,7 +39,7 @@ def blueprint(door: Door, metrics: Metrics) -> Blueprint:
                 return openai.answer(door, values)
             if "texts" in values:
                 return encode.answer(door, values)
-            raise BadInput("the body needs 'texts', as for /encode, or 'input', as for /v1/embeddings")
+            raise BadRequest("the body needs 'texts', as for /encode, or 'input', as for /v1/embeddings")
 
     @routes.get("/metrics")
     def all_metrics() -> Response:
