@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from . import protocol
@@ -155,7 +156,7 @@ class BertClient(BaseClient):
             target=self._feed, args=(stream, batches, max_num_batch, is_tokenized), name="bert-client-feed", daemon=True
         )
         thread.start()
-        return Results(self, stream)
+        return self._results(stream)
 
     def fetch(self, delay: float = 0.0, timeout: float = -1) -> Results:
         """Hands out the results of requests that were sent with ``blocking=False``.
@@ -168,7 +169,7 @@ class BertClient(BaseClient):
             An iterator of `Response`, in order of arrival. It ends when no request is left. If a request failed, the
             iterator raises that once and can be continued.
         """
-        return Results(self, None, delay, timeout)
+        return self._results(None, timeout, delay)
 
     def fetch_all(self, sort: bool = True, concat: bool = False, timeout: float = -1) -> Any:
         """All results of requests that were sent with ``blocking=False``, as a list.
@@ -209,7 +210,7 @@ class BertClient(BaseClient):
             An iterator of `Response`; it collects results from this call on. A result may come twice if a clone lost
             its connection meanwhile.
         """
-        listening = Listening(self, timeout, max_queued)
+        listening = Listening(self._response, timeout, max_queued)
         self._connection.listen(listening)
         return listening
 
@@ -299,6 +300,23 @@ class BertClient(BaseClient):
             self._inbox.put_back(answers)
             raise
         return answers
+
+    def _results(self, stream: Stream | None, timeout: float = -1, delay: float = 0.0) -> Results:
+        return Results(
+            lambda: self._next_answer(self._inbox, stream, self._patience(timeout)),
+            self._response,
+            TruncationNotice(self),
+            stream,
+            partial(self._cancel, stream),
+            self._connection.call_soon,
+            delay,
+        )
+
+    def _cancel(self, stream: Stream | None) -> None:
+        """Drops what an iterator that is given up would still have handed out."""
+        if stream is not None:
+            for number in self._inbox.cancel(stream):
+                self._connection.forget(number)
 
     def _submit(
         self,

@@ -5,33 +5,52 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 from ._base import TruncationNotice, warn_dropped
 from ._deadline import seconds
 from ._encoding import Response
 from ._pending import Nothing, Stream
+from ._transport.connection import Answer
 from .errors import BertServingError
 from .protocol import Reply
 
-if TYPE_CHECKING:
-    from ._client import BertClient
+#: Makes a `Response` of a request's number and its reply.
+ToResponse = Callable[[int, Reply], Response]
 
 
 class Results(Iterator[Response]):
     """Results of requests that were sent without waiting, in order of arrival.
 
     Unlike a generator, it can be continued after it raised: the error of one request does not hide the others.
+
+    Args:
+        next_reply: waits for the next answer, and raises when the wait is over.
+        to_response: makes a `Response` of a reply.
+        notice: warns of truncated texts.
+        stream: the requests of an ``encode_async()``; ``None`` for all that were sent without waiting.
+        cancel: drops the requests of ``stream`` that have no answer yet.
+        call_soon: lets the I/O thread call a function.
+        delay: seconds to sleep before the first result.
     """
 
-    def __init__(self, client: BertClient, stream: Stream | None, delay: float = 0.0, timeout: float = -1) -> None:
-        self._client = client
+    def __init__(
+        self,
+        next_reply: Callable[[], tuple[int, Answer] | Nothing],
+        to_response: ToResponse,
+        notice: TruncationNotice,
+        stream: Stream | None,
+        cancel: Callable[[], None],
+        call_soon: Callable[[Callable[[], None]], None],
+        delay: float = 0.0,
+    ) -> None:
+        self._next_reply = next_reply
+        self._to_response = to_response
+        self._notice = notice
         self._stream = stream
+        self._cancel = cancel
+        self._call_soon = call_soon
         self._delay = delay
-        self._timeout = timeout
-        self._notice = TruncationNotice(client)
         self._ended = False
 
     def __next__(self) -> Response:
@@ -42,41 +61,34 @@ class Results(Iterator[Response]):
             time.sleep(delay)
         if self._stream is not None:
             self._stream.claimed = True
-        patience = self._client._patience(self._timeout)
-        found = self._client._next_answer(self._client._inbox, self._stream, patience)
+        found = self._next_reply()
         if isinstance(found, Nothing):
             self._ended = True
             raise StopIteration
         number, answer = found
         if isinstance(answer, BertServingError):
             raise answer
-        response = self._client._response(number, answer)
+        response = self._to_response(number, answer)
         self._notice.see(answer, len(response.embedding), stacklevel=2)
         return response
 
     def close(self) -> None:
         """Gives up the results of an ``encode_async()`` that are still to come."""
         self._ended = True
-        if self._stream is not None:
-            _give_up(self._client, self._stream)
+        self._cancel()
 
     def __del__(self) -> None:
         # A loop that was left early: the generator need not be drained any more. An iterator that was never used
         # says nothing; its results can still be had by fetch().
         if self._stream is not None and self._stream.claimed and not self._ended:
-            self._client._connection.call_soon(partial(_give_up, self._client, self._stream))
-
-
-def _give_up(client: BertClient, stream: Stream) -> None:
-    for number in client._inbox.cancel(stream):
-        client._connection.forget(number)
+            self._call_soon(self._cancel)
 
 
 class Listening(Iterator[Response]):
     """Every result that is published to an identity."""
 
-    def __init__(self, client: BertClient, timeout: float | None, max_queued: int) -> None:
-        self._client = client
+    def __init__(self, to_response: ToResponse, timeout: float | None, max_queued: int) -> None:
+        self._to_response = to_response
         self._timeout = seconds(timeout)
         self._queue: deque[tuple[int, Reply]] = deque()
         self._max_queued = max_queued
@@ -110,4 +122,4 @@ class Listening(Iterator[Response]):
             request_id, reply = self._queue.popleft()
         if dropped:
             warn_dropped(dropped, stacklevel=2)
-        return self._client._response(request_id, reply)
+        return self._to_response(request_id, reply)
