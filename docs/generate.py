@@ -148,8 +148,7 @@ def client_methods() -> str:
             shown += f"({', '.join(p.name for p in arguments if p.default is p.empty)})"
             options = ", ".join(f"`{p.name}`" for p in arguments if p.default is not p.empty)
         lines.append(f"| `{shown}` | {_summary(member)} | {options} |")
-    for kind in (AsyncBertClient, ConcurrentBertClient):
-        lines.append(f"| `{kind.__name__}` | {_summary(kind)} | |")
+    lines.extend(f"| `{kind.__name__}` | {_summary(kind)} | |" for kind in (AsyncBertClient, ConcurrentBertClient))
     return "\n".join(lines) + "\n"
 
 

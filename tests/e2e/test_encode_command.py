@@ -256,7 +256,8 @@ def test_truncation_is_told(tmp_path: Path, server: Server, capfd: pytest.Captur
 def test_head_may_leave(server: Server, tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus.txt", some_texts(2000))
     done = command(corpus, "-batch_size", "10", *at(server), stdout=-1, stderr=-1)
-    assert done.stdout is not None and done.stderr is not None
+    assert done.stdout is not None
+    assert done.stderr is not None
     assert json.loads(done.stdout.readline())["line"] == 1
     done.stdout.close()
     assert done.wait(120) == 1

@@ -68,8 +68,7 @@ def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server
     with suspended(server.part("sink")):
         for _ in range(3):
             evil.send(b"this is no subscription")
-        for index in range(5):
-            clients.append(Raw(server, b"honest %d" % index))
+        clients.extend(Raw(server, b"honest %d" % index) for index in range(5))
     for index, client in enumerate(clients):
         client.send(texts(index + 1, 10 * index))
     for index, client in enumerate(clients):
@@ -210,7 +209,7 @@ def test_a_message_without_an_end_is_cut() -> None:
             frame = b"\x03" + size.to_bytes(8, "big") + b"x" * size
             with handshake(port, kind) as sock:
                 sent = 0
-                with pytest.raises(OSError):  # a broken pipe; now and then nobody reads any more
+                with pytest.raises(OSError):  # noqa: PT011, a broken pipe; now and then nobody reads any more
                     while sent < 2 * most:
                         sock.sendall(frame)
                         sent += size

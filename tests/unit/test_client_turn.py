@@ -28,14 +28,19 @@ HOLD = True
 
 def test_it_is_the_threads_until_it_is_offered() -> None:
     turn = Turn()
-    assert turn.is_threads(100.0) and not turn.begin("caller", 100.0)
+    assert turn.is_threads(100.0)
+    assert not turn.begin("caller", 100.0)
     turn.offer(100.0)
-    assert not turn.is_threads(100.0) and turn.begin("caller", 100.0)
-    assert turn.is_callers and turn.is_mine()
+    assert not turn.is_threads(100.0)
+    assert turn.begin("caller", 100.0)
+    assert turn.is_callers
+    assert turn.is_mine()
     assert not turn.begin("another", 100.0), "one at a time"
-    assert turn.is_of("caller") and not turn.is_of("another")
+    assert turn.is_of("caller")
+    assert not turn.is_of("another")
     turn.end(100.1)
-    assert not turn.is_callers and not turn.is_of("caller")
+    assert not turn.is_callers
+    assert not turn.is_of("caller")
     assert turn.begin("another", 100.1), "the next caller goes on where one has left"
 
 
@@ -55,7 +60,8 @@ def test_it_is_not_taken_from_a_caller_who_reads() -> None:
     assert not turn.claim(100.0)
     assert not turn.is_threads(100.0 + 2 * PAUSE)
     turn.end(100.0)
-    assert turn.claim(100.0) and not turn.claim(100.0)
+    assert turn.claim(100.0)
+    assert not turn.claim(100.0)
     assert turn.is_threads(100.0)
 
 

@@ -99,7 +99,8 @@ def test_groups_are_cut_to_a_size(lengths: list[int], max_tokens: int) -> None:
     cut = cut_groups(groups, array, max_tokens)
     assert np.array_equal(np.concatenate(cut), np.concatenate(groups))
     for group in cut:
-        assert len(group) and (len(group) == 1 or array[group].sum() <= max_tokens + array.max())
+        assert len(group)
+        assert len(group) == 1 or array[group].sum() <= max_tokens + array.max()
 
 
 @given(lengths_lists)
@@ -107,9 +108,11 @@ def test_a_filled_batch_has_one_of_few_sizes_and_begins_as_it_was(lengths: list[
     batch = make_batch(lengths)
     filled = fill_up(batch)
     tokens, count = batch.num_tokens, batch.num_sequences
-    assert filled.num_tokens % 16 == 0 and filled.num_tokens < tokens + 64
+    assert filled.num_tokens % 16 == 0
+    assert filled.num_tokens < tokens + 64
     assert filled.lengths.sum() == filled.num_tokens
-    assert filled.lengths.min() >= 1 and filled.lengths.max() == max(lengths)
+    assert filled.lengths.min() >= 1
+    assert filled.lengths.max() == max(lengths)
     assert np.array_equal(filled.lengths[:count], batch.lengths)
     for name in ("input_ids", "type_ids", "mask"):
         assert np.array_equal(getattr(filled, name)[:tokens], getattr(batch, name))

@@ -141,7 +141,8 @@ def test_batches_of_any_shape(cache: str, lengths: list[int], seed: int, hide: f
     batch = random_batch(lengths, seed, hide)
     vectors = engine.encode(batch)
     assert vectors.shape == (len(lengths), 2 * TINY.hidden_size)
-    assert vectors.dtype == np.float32 and vectors.flags.c_contiguous
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous
     index = seed % len(lengths)
     np.testing.assert_allclose(vectors[index], engine.encode(split(batch)[index])[0], rtol=0, atol=1e-5)
 

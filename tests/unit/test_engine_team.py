@@ -46,7 +46,9 @@ def test_every_sequence_has_one_share(lengths: list[int], count: int, min_tokens
     assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
     if len(shares) > 1:
         tokens = [array[share].sum() for share in shares]
-        assert len(shares) == count and sum(tokens) >= count * min_tokens and max(tokens) <= MAX_LEAD * min(tokens)
+        assert len(shares) == count
+        assert sum(tokens) >= count * min_tokens
+        assert max(tokens) <= MAX_LEAD * min(tokens)
 
 
 def test_a_share_that_fails_fails_all_once_they_are_done(team: ThreadPool) -> None:

@@ -294,7 +294,8 @@ def test_what_a_gpu_has_is_taken_at_the_start(
         assert compiled == "layer normalization is compiled"
         assert len(calls) == 2 * 3
     else:
-        assert compiled.startswith("layer normalization is not compiled (EngineError: ") and "recompile" in compiled
+        assert compiled.startswith("layer normalization is not compiled (EngineError: ")
+        assert "recompile" in compiled
         assert not calls
 
 
@@ -309,7 +310,9 @@ def test_what_cannot_be_compiled_or_comes_out_wrong_stays_as_it_was(stance: None
         torch.compiler.reset()
         found, note = torch_device.compile_add_norm(CPU, torch.float32, 32, 1e-12, Path(cache_dir), compiler)
         assert found is torch_encoder.add_norm
-        assert note.startswith("layer normalization is not compiled") and reason in note and "\n" not in note
+        assert note.startswith("layer normalization is not compiled")
+        assert reason in note
+        assert "\n" not in note
 
 
 def test_a_kernel_for_packed_sequences_is_taken_only_if_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +347,8 @@ def test_layers_of_onednn_are_taken_only_if_they_are_right(make: Make, monkeypat
                 )
         monkeypatch.setattr(torch.ops, "mkldnn", object())  # as in a release that has them no longer
         found, note = torch_cpu.find_layers(spec, weights, layers)
-    assert found is layers and "AttributeError" in note
+    assert found is layers
+    assert "AttributeError" in note
 
 
 @pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "NONE", "CLS_POOLED"])

@@ -63,7 +63,8 @@ def wait_in_vain(gathering: AdaptiveBatchDelay, now: float) -> bool:
 def test_it_learns_that_waiting_is_in_vain_and_tries_anew_now_and_then() -> None:
     gathering = AdaptiveBatchDelay()
     waits = [wait_in_vain(gathering, 100.0 + number) for number in range(100)]
-    assert waits[0] and not all(waits[:5])
+    assert waits[0]
+    assert not all(waits[:5])
     assert 1 < sum(waits[5:]) <= 1 + 95 // PATIENCE
     for number in range(4 * PATIENCE):  # from now on they come
         now = 300.0 + number
@@ -115,7 +116,8 @@ def test_an_idle_worker_waits_for_those_it_has_answered(batches: Batches) -> Non
     compute_two(batches)
     dispatcher = batches.dispatcher
     dispatcher.dispatch()
-    assert not dispatcher.flights and dispatcher.again_at == batches.now + SHARE * TOOK
+    assert not dispatcher.flights
+    assert dispatcher.again_at == batches.now + SHARE * TOOK
     batches.ask()
     batches.ask()
     assert batches.batch(b"w")[0].batch.num_sequences == 3

@@ -64,11 +64,11 @@ class Table:
             of_value.setdefault(row.setting.value, {})[row.setting.config.num_worker] = cell
         for value, cells in of_value.items():
             lines.append(f"| {value} | {' | '.join(cells.get(number, '') for number in workers)} |")
-        for row in self.rows:
-            if row.failure:
-                lines.append(
-                    f"\n{row.setting.value}, -num_worker {row.setting.config.num_worker} failed: {row.failure}"
-                )
+        lines += [
+            f"\n{row.setting.value}, -num_worker {row.setting.config.num_worker} failed: {row.failure}"
+            for row in self.rows
+            if row.failure
+        ]
         return lines
 
     def to_dict(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class SafetensorsReader:
             file = index.parent / shard
             try:
                 tensors: Any = safe_open(str(file), framework="np")
-                self._home.update({name: (file, tensors) for name in tensors.keys()})  # noqa: SIM118, not a dict
+                self._home.update(dict.fromkeys(tensors.keys(), (file, tensors)))
             except (SafetensorError, OSError) as error:
                 raise WeightError(f"{file} cannot be read ({error}); copy or download it again") from error
 

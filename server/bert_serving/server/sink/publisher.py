@@ -234,7 +234,7 @@ class ResultPublisher:
             return False
         if is_large:
             tracked = next(frame for frame in message if isinstance(frame, zmq.Frame))
-            reader.on_way.append((tracked.tracker, size))  # type: ignore[arg-type]
+            reader.on_way.append((tracked.tracker, size))
         self.num_sent += 1
         return True
 
