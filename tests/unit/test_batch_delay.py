@@ -1,4 +1,4 @@
-"""Whether an idle worker waits for more sequences: the rules alone, and in the dispatcher."""
+"""Tests of the adaptive batch delay, alone and in the dispatcher."""
 
 from __future__ import annotations
 
@@ -7,72 +7,78 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batches import EPOCH, Batches
-from bert_serving.server.scheduling.batch_delay import FEW_TOKENS, PATIENCE, SECONDS, SHARE, AdaptiveBatchDelay
+from bert_serving.server.scheduling.batch_delay import (
+    DELAY_RATIO,
+    MAX_DELAY,
+    RETRY_AFTER,
+    SMALL_BATCH_TOKENS,
+    AdaptiveBatchDelay,
+)
 
-TOOK = 0.02
-SOON = SHARE * TOOK / 2
-
-
-def answered(gathering: AdaptiveBatchDelay, sequences: int = 4, waiting: int = 1, now: float = 100.0) -> None:
-    gathering.answered(sequences, waiting, TOOK, now)
-
-
-def test_it_waits_until_all_have_come_back() -> None:
-    gathering = AdaptiveBatchDelay()
-    answered(gathering)
-    assert gathering.goes_on(1, 10, 100.0)
-    assert gathering.goes_on(4, 40, 100.0 + SOON)
-    assert not gathering.goes_on(5, 50, 100.0 + SOON)
-    assert not gathering.goes_on(1, 10, 100.0 + SOON), "it has begun"
+BATCH_SECONDS = 0.02
+SOON = DELAY_RATIO * BATCH_SECONDS / 2
 
 
-def test_it_waits_for_a_share_of_what_the_last_batch_took() -> None:
-    gathering = AdaptiveBatchDelay()
-    answered(gathering)
-    assert gathering.until == pytest.approx(100.0 + SHARE * TOOK)
-    assert not gathering.goes_on(1, 10, gathering.until)
-    gathering.answered(4, 1, 1000.0, 100.0)
-    assert gathering.until == 100.0 + SECONDS
+def finish_batch(delay: AdaptiveBatchDelay, sequences: int = 4, queued: int = 1, now: float = 100.0) -> None:
+    delay.on_batch_done(sequences, queued, BATCH_SECONDS, now)
 
 
-def test_it_does_not_wait_when_there_is_enough() -> None:
-    gathering = AdaptiveBatchDelay()
-    answered(gathering)
-    assert not gathering.goes_on(2, FEW_TOKENS, 100.0)
+def test_waits_until_all_answered_clients_return() -> None:
+    delay = AdaptiveBatchDelay()
+    finish_batch(delay)
+    assert delay.should_wait(1, 10, 100.0)
+    assert delay.should_wait(4, 40, 100.0 + SOON)
+    assert not delay.should_wait(5, 50, 100.0 + SOON)
+    assert not delay.should_wait(1, 10, 100.0 + SOON), "the delay is over"
 
 
-def test_nobody_waits_for_a_single_client() -> None:
-    gathering = AdaptiveBatchDelay()
-    answered(gathering, sequences=1, waiting=0)
-    assert not gathering.goes_on(1, 10, 100.0)
+def test_the_delay_is_a_fraction_of_the_last_batch() -> None:
+    delay = AdaptiveBatchDelay()
+    finish_batch(delay)
+    assert delay.deadline == pytest.approx(100.0 + DELAY_RATIO * BATCH_SECONDS)
+    assert not delay.should_wait(1, 10, delay.deadline)
+    delay.on_batch_done(4, 1, 1000.0, 100.0)
+    assert delay.deadline == 100.0 + MAX_DELAY
 
 
-def test_before_the_first_batch_it_does_not_wait() -> None:
-    assert not AdaptiveBatchDelay().goes_on(1, 10, 0.0)
+def test_does_not_wait_with_enough_tokens() -> None:
+    delay = AdaptiveBatchDelay()
+    finish_batch(delay)
+    assert not delay.should_wait(2, SMALL_BATCH_TOKENS, 100.0)
 
 
-def wait_in_vain(gathering: AdaptiveBatchDelay, now: float) -> bool:
-    """A chance at which nobody comes; whether it waited."""
-    answered(gathering, now=now)
-    waits = gathering.goes_on(1, 10, now)
+def test_does_not_wait_for_a_single_client() -> None:
+    delay = AdaptiveBatchDelay()
+    finish_batch(delay, sequences=1, queued=0)
+    assert not delay.should_wait(1, 10, 100.0)
+
+
+def test_does_not_wait_before_the_first_batch() -> None:
+    assert not AdaptiveBatchDelay().should_wait(1, 10, 0.0)
+
+
+def delay_without_arrivals(delay: AdaptiveBatchDelay, now: float) -> bool:
+    """Finishes a batch after which no request arrives. Returns whether the worker waited."""
+    finish_batch(delay, now=now)
+    waits = delay.should_wait(1, 10, now)
     if waits:
-        assert not gathering.goes_on(1, 10, gathering.until)
+        assert not delay.should_wait(1, 10, delay.deadline)
     return waits
 
 
-def test_it_learns_that_waiting_is_in_vain_and_tries_anew_now_and_then() -> None:
-    gathering = AdaptiveBatchDelay()
-    waits = [wait_in_vain(gathering, 100.0 + number) for number in range(100)]
+def test_stops_waiting_without_arrivals_and_retries() -> None:
+    delay = AdaptiveBatchDelay()
+    waits = [delay_without_arrivals(delay, 100.0 + number) for number in range(100)]
     assert waits[0]
     assert not all(waits[:5])
-    assert 1 < sum(waits[5:]) <= 1 + 95 // PATIENCE
-    for number in range(4 * PATIENCE):  # from now on they come
+    assert 1 < sum(waits[5:]) <= 1 + 95 // RETRY_AFTER
+    for number in range(4 * RETRY_AFTER):  # from now on requests arrive
         now = 300.0 + number
-        answered(gathering, now=now)
-        if gathering.goes_on(1, 10, now):
-            assert not gathering.goes_on(5, 50, now + SOON)
-    answered(gathering, now=500.0)
-    assert gathering.goes_on(1, 10, 500.0)
+        finish_batch(delay, now=now)
+        if delay.should_wait(1, 10, now):
+            assert not delay.should_wait(5, 50, now + SOON)
+    finish_batch(delay, now=500.0)
+    assert delay.should_wait(1, 10, 500.0)
 
 
 @given(
@@ -85,46 +91,46 @@ def test_it_learns_that_waiting_is_in_vain_and_tries_anew_now_and_then() -> None
     ),
     st.floats(0, 0.01),
 )
-def test_it_never_waits_longer_than_it_says(steps: list[tuple[float, ...]], pause: float) -> None:
-    gathering, now, since = AdaptiveBatchDelay(), 100.0, 0.0
+def test_never_waits_past_the_deadline(steps: list[tuple[float, ...]], pause: float) -> None:
+    delay, now, since = AdaptiveBatchDelay(), 100.0, 0.0
     for step in steps:
         now += pause
         if len(step) == 3:
-            gathering.answered(int(step[0]), int(step[1]), step[2], now)
+            delay.on_batch_done(int(step[0]), int(step[1]), step[2], now)
             since = now
-        elif gathering.goes_on(int(step[0]), int(step[1]), now):
-            assert now < gathering.until <= since + SECONDS
-            assert step[1] < FEW_TOKENS
+        elif delay.should_wait(int(step[0]), int(step[1]), now):
+            assert now < delay.deadline <= since + MAX_DELAY
+            assert step[1] < SMALL_BATCH_TOKENS
 
 
 # ---- in the dispatcher ----------------------------------------------------------------------------------------------
 
 
 def compute_two(batches: Batches) -> None:
-    """A worker is done with the requests of two clients, and a third one's waits."""
+    """Finishes a batch of two clients while the request of a third one is queued."""
     batches.ask()
     batches.ask()
     message, _ = batches.batch(b"w")
     assert message.batch.num_sequences == 2
     batches.ask()
-    batches.now += TOOK
-    batches.dispatcher.done(message.id, batches.now - TOOK)
+    batches.now += BATCH_SECONDS
+    batches.dispatcher.done(message.id, batches.now - BATCH_SECONDS)
 
 
-def test_an_idle_worker_waits_for_those_it_has_answered(batches: Batches) -> None:
+def test_an_idle_worker_waits_for_the_clients_it_answered(batches: Batches) -> None:
     batches.hire(b"w")
     compute_two(batches)
     dispatcher = batches.dispatcher
     dispatcher.dispatch()
     assert not dispatcher.flights
-    assert dispatcher.again_at == batches.now + SHARE * TOOK
+    assert dispatcher.again_at == batches.now + DELAY_RATIO * BATCH_SECONDS
     batches.ask()
     batches.ask()
     assert batches.batch(b"w")[0].batch.num_sequences == 3
     assert dispatcher.again_at is None
 
 
-def test_it_begins_without_those_who_do_not_come(batches: Batches) -> None:
+def test_a_batch_starts_at_the_deadline_without_absent_clients(batches: Batches) -> None:
     batches.hire(b"w")
     compute_two(batches)
     batches.dispatcher.dispatch()
@@ -133,7 +139,7 @@ def test_it_begins_without_those_who_do_not_come(batches: Batches) -> None:
     assert batches.batch(b"w")[0].batch.num_sequences == 1
 
 
-def test_another_idle_worker_begins(batches: Batches) -> None:
+def test_a_second_idle_worker_starts_at_once(batches: Batches) -> None:
     batches.hire(b"w")
     compute_two(batches)
     batches.hire(b"other")
@@ -141,16 +147,16 @@ def test_another_idle_worker_begins(batches: Batches) -> None:
     assert len(batches.dispatcher.flights) == 1
 
 
-def test_the_rest_of_a_large_request_is_not_waited_for(batches: Batches) -> None:
+def test_the_rest_of_a_large_request_is_not_delayed(batches: Batches) -> None:
     batches.hire(b"w")
-    batches.ask(size=6)  # four sequences fit in a batch
+    batches.ask(size=6)  # a batch holds four sequences
     message, _ = batches.batch(b"w")
-    batches.now += TOOK
-    batches.dispatcher.done(message.id, batches.now - TOOK)
+    batches.now += BATCH_SECONDS
+    batches.dispatcher.done(message.id, batches.now - BATCH_SECONDS)
     assert batches.batch(b"w")[0].batch.num_sequences == 2
 
 
-def test_numbers_of_batches_go_on(batches: Batches) -> None:
+def test_batch_ids_are_consecutive(batches: Batches) -> None:
     batches.hire(b"w")
     compute_two(batches)
     batches.now += 1

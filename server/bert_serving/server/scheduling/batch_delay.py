@@ -1,59 +1,69 @@
-"""Whether an idle worker should wait a moment before it begins with few sequences. Pure: the clock comes in as numbers.
+"""Decides whether an idle worker delays a small batch. Pure: times are arguments, in seconds.
 
-Clients that wait for their answers before they ask again come back together, a moment after the batch that answered
-them. A worker that begins with the first of them makes the others wait for a batch that is hardly cheaper than one of
-them all would be: all weights are read for it. So it waits for those whom its last batch has answered, for a small
-share of the time that this took. Where requests come at random, and nobody comes back, waiting is in vain: what came of
-it the last times decides whether it waits again, and now and then it tries anew.
+Clients that wait for each result send their next requests together, shortly after the batch that answered them. A batch
+of the first such request alone costs almost as much as a batch of all of them, because each batch reads all weights. So
+the worker waits for the clients that its last batch answered, for a small fraction of the duration of that batch.
+
+If requests arrive at random, the delay gains nothing. A moving average of earlier outcomes decides whether the worker
+waits. While it does not wait, it retries after every ``RETRY_AFTER`` skipped delays.
 """
 
 from __future__ import annotations
 
-#: A batch of fewer tokens takes nearly as long as one of so many.
-FEW_TOKENS = 128
-#: How long to wait: this share of what the last batch took, so many seconds at most.
-SHARE, SECONDS = 0.1, 0.005
-#: It was worth it if this share of those who were missing came.
-WORTH = 0.5
-#: How fast it learns, what it wants to see to wait again, and after how many chances that it passed by it tries anew.
-STEP, CONFIDENCE, PATIENCE = 0.25, 0.5, 16
+#: A batch of fewer tokens takes nearly as long as a batch of this size.
+SMALL_BATCH_TOKENS = 128
+#: Longest delay, as a fraction of the last batch's duration, and in seconds.
+DELAY_RATIO, MAX_DELAY = 0.1, 0.005
+#: A delay is a success if at least this fraction of the missing sequences arrived.
+MIN_ARRIVED_RATIO = 0.5
+#: Weight of the newest outcome in the moving average, and the success rate below which the worker does not wait.
+LEARNING_RATE, MIN_SUCCESS_RATE = 0.25, 0.5
+#: Number of skipped delays in a row after which the worker waits once more.
+RETRY_AFTER = 16
 
 
 class AdaptiveBatchDelay:
-    """Of one worker.
+    """Tracks the delays of one worker.
 
     Attributes:
-        until: when it begins at the latest.
+        deadline: latest start of the next batch, in the caller's clock.
     """
 
     def __init__(self) -> None:
-        self.until = 0.0
+        self.deadline = 0.0
         self._expected = 0
-        self._found: int | None = None  # sequences that waited when it began to wait
-        self._success = 1.0  # of the last times, 0 to 1
-        self._passed = 0  # chances in a row at which it did not wait
+        self._queued_at_start: int | None = None  # queued sequences when the delay began; None: no delay is active
+        self._success_rate = 1.0  # moving average, 0 to 1
+        self._skipped = 0  # delays skipped in a row
 
-    def answered(self, sequences: int, waiting: int, seconds: float, now: float) -> None:
-        """A batch that took so long is done, and with it requests of so many sequences; others wait already."""
-        self._expected = waiting + sequences
-        self._found = None
-        self.until = now + min(SECONDS, SHARE * seconds)
+    def on_batch_done(self, answered: int, queued: int, seconds: float, now: float) -> None:
+        """Records a finished batch.
 
-    def goes_on(self, waiting: int, tokens: int, now: float) -> bool:
-        """Whether to wait for more than the sequences that are there, of so many tokens."""
-        is_early = waiting < self._expected and tokens < FEW_TOKENS and now < self.until
-        if is_early and (self._found is not None or self._begins(waiting)):
+        Args:
+            answered: sequences of the requests that are complete with this batch.
+            queued: sequences in the queue.
+            seconds: duration of the batch.
+        """
+        self._expected = queued + answered
+        self._queued_at_start = None
+        self.deadline = now + min(MAX_DELAY, DELAY_RATIO * seconds)
+
+    def should_wait(self, queued: int, tokens: int, now: float) -> bool:
+        """Returns whether the worker waits for more than ``queued`` sequences of ``tokens`` tokens in all."""
+        is_early = queued < self._expected and tokens < SMALL_BATCH_TOKENS and now < self.deadline
+        if is_early and (self._queued_at_start is not None or self._try_start(queued)):
             return True
-        if self._found is not None:
-            is_worth = waiting - self._found >= WORTH * (self._expected - self._found)
-            self._success += STEP * (is_worth - self._success)
-            self._found = None
-        self.until = now
+        if self._queued_at_start is not None:
+            arrived, missing = queued - self._queued_at_start, self._expected - self._queued_at_start
+            self._success_rate += LEARNING_RATE * ((arrived >= MIN_ARRIVED_RATIO * missing) - self._success_rate)
+            self._queued_at_start = None
+        self.deadline = now
         return False
 
-    def _begins(self, waiting: int) -> bool:
-        if self._success < CONFIDENCE and self._passed < PATIENCE:
-            self._passed += 1
+    def _try_start(self, queued: int) -> bool:
+        """Starts a delay if earlier ones succeeded, or if a retry is due."""
+        if self._success_rate < MIN_SUCCESS_RATE and self._skipped < RETRY_AFTER:
+            self._skipped += 1
             return False
-        self._passed, self._found = 0, waiting
+        self._skipped, self._queued_at_start = 0, queued
         return True

@@ -2,7 +2,7 @@
 
 Dispatch is by credit. A worker may hold two batches, one that it computes and one that waits, so it never idles
 between them; the second is sent only when waiting could not improve it. Before an idle worker begins with a few
-sequences, it may wait a moment for more, see ``gathering``. A batch stays here until the sink has its rows. If its
+sequences, it may wait a moment for more, see ``batch_delay``. A batch stays here until the sink has its rows. If its
 engine fails, it goes out again, in halves, until the one sequence that does the harm is alone; that sequence's request
 gets an error and nobody else's. If its worker dies, it goes out again in eighths: each death costs the start of a
 worker, so there should be few of them.
@@ -49,7 +49,7 @@ class InFlightBatch:
     """
 
     worker: bytes
-    pieces: list[BatchSlice]
+    pieces: list[BatchSlice[Part]]
     sent_at: float
     tokens: int
     sequences: int
@@ -65,7 +65,7 @@ class WorkerState:
         in_flight: ids of its batches, oldest first.
         is_retiring: it is about to be replaced and gets no more work.
         failures: batches in a row that its engine refused.
-        gathering: whether it should begin with few sequences, when it is idle.
+        batch_delay: whether it should begin with few sequences, when it is idle.
     """
 
     name: bytes
@@ -79,7 +79,7 @@ class WorkerState:
     num_tokens: int = 0
     last_seconds: float = 0.0
     failures: int = 0
-    gathering: AdaptiveBatchDelay = field(default_factory=AdaptiveBatchDelay)
+    batch_delay: AdaptiveBatchDelay = field(default_factory=AdaptiveBatchDelay)
 
 
 class Dispatcher:
@@ -106,7 +106,7 @@ class Dispatcher:
     ) -> None:
         self.config, self.router, self.fail, self.tell, self.log = config, router, fail, tell, log
         self.clock = clock
-        self.scheduler = Scheduler(config.priority_batch_size)
+        self.scheduler: Scheduler[Part] = Scheduler(config.priority_batch_size)
         self.workers: dict[bytes, WorkerState] = {}
         self.flights: dict[int, InFlightBatch] = {}
         self._untold: dict[Job, Word] = {}  # jobs of one part that the sink has not heard of, oldest first
@@ -139,7 +139,7 @@ class Dispatcher:
         for flight in held:
             self._take_words_back(flight)
         for flight in held[1:]:  # it had not begun with these
-            self.scheduler.give_back(self._alive(flight.pieces))
+            self.scheduler.requeue(self._alive(flight.pieces))
         if held:
             self._retry(held[0], f"{MAX_DEATHS} workers died while they encoded it", deaths=1)
             self.log.warning("%s is gone; its %d batches go to others", name.decode(), len(held))
@@ -204,7 +204,7 @@ class Dispatcher:
             if state.in_flight and not self.scheduler.has_full_batch(state.limits):
                 return  # it is busy anyway: let the next batch grow meanwhile
             if self._gathers(state, free):
-                self.again_at = state.gathering.until
+                self.again_at = state.batch_delay.deadline
                 return
             pieces = self.scheduler.next_batch(state.limits)
             self._send(state, pieces)
@@ -216,10 +216,10 @@ class Dispatcher:
             not state.in_flight
             and all(other.in_flight for other in free if other is not state)
             and not waiting.has_full_batch(state.limits)
-            and state.gathering.goes_on(waiting.num_sequences, waiting.num_tokens, self.clock())
+            and state.batch_delay.should_wait(waiting.num_sequences, waiting.num_tokens, self.clock())
         )
 
-    def _send(self, state: WorkerState, pieces: list[BatchSlice]) -> None:
+    def _send(self, state: WorkerState, pieces: list[BatchSlice[Part]]) -> None:
         packed = pack(pieces)
         batch_id = next(self._ids)
         words = self._words_of(pieces)
@@ -231,7 +231,7 @@ class Dispatcher:
         except zmq.ZMQError as error:  # its connection is gone; the supervisor will say so too
             self.log.warning("cannot reach %s (%s)", state.name.decode(), error)
             self._untold.update(words)
-            self.scheduler.give_back(pieces)
+            self.scheduler.requeue(pieces)
             self.lost(state.name)
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
@@ -239,11 +239,11 @@ class Dispatcher:
         self.flights[batch_id] = InFlightBatch(state.name, pieces, self.clock(), tokens, sequences, padding, words)
         state.in_flight[batch_id] = None
 
-    def _words_of(self, pieces: list[BatchSlice]) -> dict[Job, Word]:
+    def _words_of(self, pieces: list[BatchSlice[Part]]) -> dict[Job, Word]:
         """The words that travel with a batch: of jobs that are whole in it. Of the others the sink is told now."""
         words: dict[Job, Word] = {}
         for piece in pieces:
-            job: Job = piece.key.job  # type: ignore[attr-defined]
+            job: Job = piece.key.job
             word = self._untold.pop(job, None)
             if word is None:
                 continue
@@ -257,7 +257,7 @@ class Dispatcher:
         """A batch will not arrive, nor the words that went with it."""
         self._untold.update({job: word for job, word in flight.words.items() if not job.failed})
 
-    def done(self, batch_id: int, began: float) -> list[BatchSlice]:
+    def done(self, batch_id: int, began: float) -> list[BatchSlice[Part]]:
         """The sink has the rows of this batch, with which its worker began at that time.
 
         Returns its pieces, none if it was given up meanwhile.
@@ -277,9 +277,9 @@ class Dispatcher:
             now = self.clock()
             state.last_seconds = now - began
             if not state.in_flight:
-                sizes = [(len(piece.rows), piece.key.job.size) for piece in flight.pieces]  # type: ignore[attr-defined]
+                sizes = [(len(piece.rows), piece.key.job.size) for piece in flight.pieces]
                 answered = sum(rows for rows, size in sizes if rows == size)
-                state.gathering.answered(answered, self.scheduler.num_sequences, state.last_seconds, now)
+                state.batch_delay.on_batch_done(answered, self.scheduler.num_sequences, state.last_seconds, now)
             # After running out of memory the budget grows back slowly, by a sixteenth a batch.
             if state.limits.max_tokens < state.full_tokens:
                 tokens = min(state.full_tokens, state.limits.max_tokens + max(1, state.limits.max_tokens // 16))
@@ -317,23 +317,23 @@ class Dispatcher:
             share = -(-count // (DEATH_SPLIT if deaths else 2))
             while pieces:
                 head, pieces = split(pieces, share)
-                self.scheduler.give_back(head)
+                self.scheduler.requeue(head)
         elif count == 1:
             row = self._row(pieces)
             if deaths:
                 self._deaths[row] = self._deaths.get(row, 0) + deaths
                 if self._deaths[row] < MAX_DEATHS:
-                    self.scheduler.give_back(pieces)
+                    self.scheduler.requeue(pieces)
                     return
                 del self._deaths[row]
-            part: Part = pieces[0].key  # type: ignore[assignment]
+            part: Part = pieces[0].key
             self.fail(part.job, EncodingFailed(f"text {row[1]} could not be encoded: {reason}"))
 
     @staticmethod
-    def _alive(pieces: list[BatchSlice]) -> list[BatchSlice]:
-        return [piece for piece in pieces if not piece.key.job.failed]  # type: ignore[attr-defined]
+    def _alive(pieces: list[BatchSlice[Part]]) -> list[BatchSlice[Part]]:
+        return [piece for piece in pieces if not piece.key.job.failed]
 
     @staticmethod
-    def _row(pieces: list[BatchSlice]) -> tuple[int, int]:
-        part: Part = pieces[0].key  # type: ignore[assignment]
+    def _row(pieces: list[BatchSlice[Part]]) -> tuple[int, int]:
+        part: Part = pieces[0].key
         return part.job.id, part.first_row + int(pieces[0].rows[0])

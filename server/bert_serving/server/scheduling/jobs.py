@@ -108,9 +108,9 @@ class PackedBatch:
     manifest: np.ndarray
 
 
-def pack(pieces: list[BatchSlice]) -> PackedBatch:
+def pack(pieces: list[BatchSlice[Part]]) -> PackedBatch:
     """Gathers the tokens of a batch's sequences, in the order of its pieces."""
-    parts: list[Part] = [piece.key for piece in pieces]  # type: ignore[misc]
+    parts: list[Part] = [piece.key for piece in pieces]
     if len(parts) == 1 and len(parts[0].tokenized.lengths) == 1:
         return _pack_one(parts[0])
     ids, types, masks, manifests = [], [], [], []

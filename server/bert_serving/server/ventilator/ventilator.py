@@ -172,8 +172,8 @@ class Ventilator:
         except BadEnvelope as error:
             self.statistics.error(error.kind)
             self.log.warning("received a wrongly-formatted request: %s", error)
-            if error.answer_to:
-                self._say_error(*error.answer_to, error)
+            if error.reply_to:
+                self._say_error(*error.reply_to, error)
             return
         try:
             self._on_request(request, frames[0])
@@ -302,7 +302,7 @@ class Ventilator:
                 return
         elif request.message == SHOW_PENDING:
             # Answers leave in order: who reads that a request is not known has read its answer, if there was one.
-            asked = ((number, (request.identity, b"%d" % number)) for number in request.asked_after)
+            asked = ((number, (request.identity, b"%d" % number)) for number in request.queried_ids)
             unknown = [number for number, key in asked if key not in self._known]
             answer = json.dumps({"unknown": unknown}).encode()
         else:
@@ -421,7 +421,7 @@ class Ventilator:
         if frames[0] == commands.BATCH_DONE:
             began = commands.from_u64(frames[2]) / 1e9
             for piece in self.dispatcher.done(commands.from_u64(frames[1]), began):
-                job: Job = piece.key.job  # type: ignore[attr-defined]
+                job = piece.key.job
                 job.missing -= len(piece.rows)
                 job.began_at = min(job.began_at, began)
                 if job.missing == 0 and not job.failed:
