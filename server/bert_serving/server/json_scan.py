@@ -1,8 +1,8 @@
-"""What a large JSON message holds, counted before it is read.
+"""Counts the values of a large JSON message before a decoder creates them.
 
-Read at once, a few bytes may cost twenty times as many: ``[],`` makes a list of 56 bytes and a place for it. Here
-nothing is made of the message but a few numbers, a piece at a time, so that no call holds the interpreter for long.
-The decoders stop at the first error, and as far as they come, they see the same strings and brackets as are seen here.
+Decoding can take twenty times the size of the message: ``[],`` creates a list of 56 bytes and a pointer to it. The scan
+keeps counters only, and reads the message block by block, so that no call holds the GIL for long. The decoders stop at
+the first syntax error. Up to there, the scan sees the same strings and brackets as they do.
 """
 
 from __future__ import annotations
@@ -11,55 +11,58 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Messages up to this size are read uncounted: what they may cost is little.
+#: Messages up to this size are decoded without a scan: the memory that they can take is small.
 SMALL_BYTES = 2**20
-_PIECE = 2**20
+_BLOCK = 2**20
 _QUOTE, _COMMA, _OPEN, _CLOSE, _BRACE = b'",[]{'
-_OF_LISTS = np.frombuffer(b'", []\t\r\n', np.uint8)
+_LIST_BYTES = np.frombuffer(b'", []\t\r\n', np.uint8)
 
 
 @dataclass(slots=True)
 class JsonCounts:
-    """``strings``, ``lists`` and ``objects`` in a message, and its ``commas`` outside of strings.
+    """Numbers of values in a message.
 
-    ``stranger`` is where the first byte is that occurs in no list of strings or of lists of strings, or None.
+    Attributes:
+        commas: number of commas outside of strings.
+        first_invalid_offset: offset of the first byte outside of strings that cannot occur in a list of strings or in
+            a list of lists of strings; None if there is none.
     """
 
     strings: int = 0
     lists: int = 0
     objects: int = 0
     commas: int = 0
-    stranger: int | None = None
+    first_invalid_offset: int | None = None
 
 
-def count(message: bytes) -> JsonCounts:
-    """Counts what is outside of strings, in about 5 ns a byte."""
-    contents = JsonCounts()
+def scan(message: bytes) -> JsonCounts:
+    """Counts strings, and the lists, objects and commas outside of strings. Takes about 5 ns per byte."""
+    found = JsonCounts()
     quotes, start = 0, 0
     while start < len(message):
-        piece = message[start : start + _PIECE]
-        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # what the last backslash stands before belongs to it
-            piece = message[start : start + _PIECE + 1]
-        marks = np.frombuffer(_without_escapes(piece), np.uint8)
+        block = message[start : start + _BLOCK]
+        if (len(block) - len(block.rstrip(b"\\"))) % 2:  # the last backslash escapes the first byte of the next block
+            block = message[start : start + _BLOCK + 1]
+        marks = np.frombuffer(_mask_escapes(block), np.uint8)
         is_quote = marks == _QUOTE
-        # Modulo 256, which keeps what matters: odd inside of a string.
+        # Modulo 256 keeps the parity: odd inside of a string.
         passed = np.cumsum(is_quote, dtype=np.uint8)
         passed += np.uint8(quotes % 2)
-        where = np.flatnonzero((passed % 2 == 0) & ~is_quote)
-        counts = np.bincount(marks[where], minlength=256)
+        outside = np.flatnonzero((passed % 2 == 0) & ~is_quote)
+        counts = np.bincount(marks[outside], minlength=256)
         quotes += int(np.count_nonzero(is_quote))
-        contents.lists += int(counts[_OPEN])
-        contents.objects += int(counts[_BRACE])
-        contents.commas += int(counts[_COMMA])
-        if contents.stranger is None and counts.sum() > counts[_OF_LISTS].sum():
-            contents.stranger = start + int(where[~np.isin(marks[where], _OF_LISTS)][0])
-        start += len(piece)
-    contents.strings = quotes // 2
-    return contents
+        found.lists += int(counts[_OPEN])
+        found.objects += int(counts[_BRACE])
+        found.commas += int(counts[_COMMA])
+        if found.first_invalid_offset is None and counts.sum() > counts[_LIST_BYTES].sum():
+            found.first_invalid_offset = start + int(outside[~np.isin(marks[outside], _LIST_BYTES)][0])
+        start += len(block)
+    found.strings = quotes // 2
+    return found
 
 
-def _without_escapes(piece: bytes) -> bytes:
-    """The piece with other characters for escaped backslashes and quotes, so that each quote left is a real one."""
-    if b"\\" not in piece:
-        return piece
-    return piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+def _mask_escapes(block: bytes) -> bytes:
+    """Replaces escaped backslashes and quotes by underscores, so that each remaining quote delimits a string."""
+    if b"\\" not in block:
+        return block
+    return block.replace(b"\\\\", b"__").replace(b'\\"', b"__")

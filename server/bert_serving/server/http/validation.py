@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .. import json_scan as bulk
+from .. import json_scan
 from .errors import BadRequest, BodyTooLarge, MissingField
 
 _SHOWN = 60
@@ -26,8 +26,8 @@ def read_object(body: bytes) -> dict[str, Any]:
         BadInput: it is not JSON, or not an object.
         BodyTooLarge: it holds more lists than there can be texts.
     """
-    if len(body) > bulk.SMALL_BYTES and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
-        found = bulk.count(body)
+    if len(body) > json_scan.SMALL_BYTES and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+        found = json_scan.scan(body)
         if found.lists + found.objects > MAX_CONTAINERS:
             raise BodyTooLarge(
                 f"the body holds {found.lists + found.objects} lists and objects; at most {MAX_CONTAINERS} are read: "

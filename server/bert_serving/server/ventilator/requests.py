@@ -1,4 +1,4 @@
-"""Reading what a client sent: four frames in, a checked request out, or an error that says what is wrong."""
+"""Parses requests: checks the frames of a message, decodes its texts, and enforces the limits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import zmq
 
 from bert_serving.client.protocol import COMMANDS, MAX_ASKED, MAX_IDENTITY_BYTES, MAX_REQUEST_ID_DIGITS
 
-from .. import json_scan as bulk
+from .. import json_scan
 from ..errors import InvalidRequest, TooLarge
 
 
 class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a request may ask for beside vectors, in its fifth frame; ``requests`` are those of ``SHOW_PENDING``."""
+    """Fifth frame of a request. ``requests`` holds the ids that ``SHOW_PENDING`` queries."""
 
     timing: bool = False
     num_tokens: bool = False
@@ -28,16 +28,18 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _STRINGS = msgspec.json.Decoder(list[str])
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[str]])
 _OPTIONS: msgspec.json.Decoder[_Options] = msgspec.json.Decoder(_Options)
-#: Bytes of options: a thousand ids of the largest size, and as much again.
+#: Largest options frame in bytes: twice the size of ``MAX_ASKED`` ids of the largest length.
 MAX_OPTIONS_BYTES = 65536
 _TOKENIZED = re.compile(rb"\s*\[\s*\[")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The frames of a request whose envelope is right. ``message`` is a command or JSON not read yet.
+    """Holds the frames of a request with a valid envelope.
 
-    ``asked_after`` are the ids of other requests, of the same identity.
+    Attributes:
+        message: a command, or JSON that is not decoded yet.
+        queried_ids: request ids of the same identity that ``SHOW_PENDING`` queries.
     """
 
     identity: bytes
@@ -45,7 +47,7 @@ class Request:
     request_id: bytes
     wants_timing: bool = False
     wants_num_tokens: bool = False
-    asked_after: Sequence[int] = ()
+    queried_ids: Sequence[int] = ()
 
     @property
     def is_command(self) -> bool:
@@ -54,7 +56,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Most texts in a request, most characters (or tokens) in a text, and most tokens in a request of token lists."""
+    """Limits of one request.
+
+    Attributes:
+        max_request_size: texts in a request.
+        max_text_length: characters in a text, or tokens in a token list.
+        max_tokens: tokens in a request of token lists.
+    """
 
     max_request_size: int
     max_text_length: int
@@ -62,22 +70,24 @@ class RequestLimits:
 
 
 class BadEnvelope(InvalidRequest):
-    """The frames around the message are wrong. ``answer_to`` says whom an error can reach, if anyone."""
+    """The frames of a message are not those of a request.
 
-    def __init__(self, message: str, answer_to: tuple[bytes, bytes] | None = None) -> None:
+    ``reply_to`` is the identity and the request id for an error reply, None if the message has none.
+    """
+
+    def __init__(self, message: str, reply_to: tuple[bytes, bytes] | None = None) -> None:
         super().__init__(message)
-        self.answer_to = answer_to
+        self.reply_to = reply_to
 
 
 def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
-    """Checks number and form of the frames, not the texts.
+    """Checks the number and the format of the frames, not the texts.
 
     Raises:
-        BadEnvelope: wrong number of frames, an identity that is too long, a request id that is not a number, options
-            that are not known.
+        BadEnvelope: wrong number of frames, an oversized identity, a request id that is not a number, unknown options.
     """
     if len(frames) not in (4, 5):
-        raise BadEnvelope(f"a request has 4 frames, or 5 with options, received {len(frames)}")
+        raise BadEnvelope(f"a request has 4 frames, or 5 with options; received {len(frames)}")
     identity, message, request_id = frames[0].bytes, frames[1].bytes, frames[2].bytes
     if len(identity) > MAX_IDENTITY_BYTES:
         raise BadEnvelope(f"an identity has at most {MAX_IDENTITY_BYTES} bytes, received {len(identity)}")
@@ -85,42 +95,42 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
         shown = request_id[:MAX_REQUEST_ID_DIGITS]
         raise BadEnvelope(
             f"a request id is a decimal number of at most {MAX_REQUEST_ID_DIGITS} digits, received {shown!r}",
-            answer_to=(identity, shown),
+            reply_to=(identity, shown),
         )
-    # The fourth frame, the number of texts, may lie: the texts are counted instead.
+    # The fourth frame, the number of texts, is not trusted: the texts are counted instead.
     if len(frames) == 4:
         return Request(identity, message, request_id)
-    if len(frames[4]) > MAX_OPTIONS_BYTES:  # a long list would be made before it is counted
+    if len(frames[4]) > MAX_OPTIONS_BYTES:  # the decoder would create a long list before it checks max_length
         raise BadEnvelope(
             f"the options of a request have at most {MAX_OPTIONS_BYTES} bytes, received {len(frames[4])}",
-            answer_to=(identity, request_id),
+            reply_to=(identity, request_id),
         )
     try:
         options = _OPTIONS.decode(frames[4].bytes)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise BadEnvelope(
-            f"the fifth frame, the options of a request, cannot be read ({error}); known are "
+            f"the fifth frame, the options of a request, cannot be decoded ({error}); known options: "
             '{"timing": true}, {"num_tokens": true} and {"requests": [numbers]}',
-            answer_to=(identity, request_id),
+            reply_to=(identity, request_id),
         ) from None
     return Request(identity, message, request_id, options.timing, options.num_tokens, options.requests)
 
 
 def read_texts(message: bytes, limits: RequestLimits) -> list[str] | list[list[str]]:
-    """The texts, or lists of tokens, that a message holds: at least one, all of one kind.
+    """Decodes the texts or token lists of a message: at least one, all of the same type.
 
     Raises:
-        InvalidRequest: not JSON, not a list, empty, or an item that is neither text nor a list of tokens.
-        TooLarge: more texts, or a longer one, than the limits allow.
+        InvalidRequest: not JSON, not a list, empty, or an item that is neither a text nor a list of tokens.
+        TooLarge: a limit is exceeded.
     """
     texts: Any
     is_tokenized = _TOKENIZED.match(message) is not None
-    _check_bulk(message, is_tokenized, limits)
+    _check_counts(message, is_tokenized, limits)
     try:
         texts = (_TOKEN_LISTS if is_tokenized else _STRINGS).decode(message)
     except (msgspec.DecodeError, RecursionError, ValueError):
-        # Rare: bad input, or a lone surrogate, which the fast decoder refuses and the tokenizer removes.
-        texts = _read_slowly(message)
+        # Rare: invalid input, or a lone surrogate, which msgspec rejects and the tokenizer removes.
+        texts = _decode_with_stdlib(message)
     if not texts:
         raise InvalidRequest("the list of texts is empty; send at least one text")
     if len(texts) > limits.max_request_size:
@@ -135,17 +145,17 @@ def read_texts(message: bytes, limits: RequestLimits) -> list[str] | list[list[s
     return texts  # type: ignore[no-any-return]
 
 
-def _check_bulk(message: bytes, is_tokenized: bool, limits: RequestLimits) -> None:
-    """Refuses a large message whose values would take many times its size, before one of them is made.
+def _check_counts(message: bytes, is_tokenized: bool, limits: RequestLimits) -> None:
+    """Rejects a large message with too many values before the decoder creates them.
 
     Raises:
         TooLarge: more texts, or tokens, than the limits allow.
     """
-    if len(message) <= bulk.SMALL_BYTES:
+    if len(message) <= json_scan.SMALL_BYTES:
         return
     if message.count(b'"') <= 2 * limits.max_request_size and message.count(b"[") <= limits.max_request_size:
-        return  # not too many, even if each of them is what it looks like; so it is almost always
-    found = bulk.count(message)
+        return  # common case: these counts are upper bounds, and they are within the limit
+    found = json_scan.scan(message)
     size = found.lists - 1 if is_tokenized else max(found.strings, found.lists - 1)
     if size > limits.max_request_size:
         raise _too_many(size, limits)
@@ -163,38 +173,40 @@ def _too_many(size: int, limits: RequestLimits) -> TooLarge:
     )
 
 
-def _read_slowly(message: bytes) -> list[Any]:
-    if len(message) > bulk.SMALL_BYTES:
-        stranger = bulk.count(message).stranger
-        if stranger is not None:
-            found = message[stranger : stranger + 20].decode("utf-8", "replace")
+def _decode_with_stdlib(message: bytes) -> list[Any]:
+    if len(message) > json_scan.SMALL_BYTES:
+        offset = json_scan.scan(message).first_invalid_offset
+        if offset is not None:
+            found = message[offset : offset + 20].decode("utf-8", "replace")
             raise InvalidRequest(
-                f"byte {stranger} of the message begins {found!r}, which is neither text nor a list of tokens; "
+                f"byte {offset} of the message begins {found!r}, which is neither a text nor a list of tokens; "
                 "send a JSON list of texts or of token lists"
             )
     try:
         texts = json.loads(message)
     except RecursionError:
-        raise InvalidRequest("the texts are nested too deeply; send a list of texts or of token lists") from None
+        raise InvalidRequest("the texts are nested too deeply; send a JSON list of texts or of token lists") from None
     except ValueError as error:
         raise InvalidRequest(f"the texts are not valid JSON: {str(error)[:200]}") from None
     if not isinstance(texts, list):
-        raise InvalidRequest(f"the texts must be a JSON list, received {_kind(texts)}")
+        raise InvalidRequest(f"the texts must be a JSON list, received {_json_type(texts)}")
     if not texts:
         return texts
     is_tokenized = isinstance(texts[0], list)
     for index, text in enumerate(texts):
         if is_tokenized:
             if not isinstance(text, list):
-                raise InvalidRequest(f"item {index} must be a list of tokens as item 0 is, received {_kind(text)}")
+                raise InvalidRequest(f"item {index} must be a list of tokens as item 0 is, received {_json_type(text)}")
             for position, token in enumerate(text):
                 if not isinstance(token, str):
-                    raise InvalidRequest(f"token {position} of item {index} must be a string, received {_kind(token)}")
+                    raise InvalidRequest(
+                        f"token {position} of item {index} must be a string, received {_json_type(token)}"
+                    )
         elif not isinstance(text, str):
-            raise InvalidRequest(f"item {index} must be a string, received {_kind(text)}")
+            raise InvalidRequest(f"item {index} must be a string, received {_json_type(text)}")
     return texts
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
