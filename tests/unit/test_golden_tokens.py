@@ -1,9 +1,9 @@
-"""The tokens of bert-as-service 1.10.0, as recorded from its own code.
+"""Compares tokens with those of bert-as-service 1.10.0, recorded from its own code.
 
-``golden/``: served by it (the README there tells how). ``tokenization_cases.json``: its tokenizer and feature code on
-Python 3.7, with BERT's uncased vocabulary, on texts that are nasty on purpose; only characters whose category has not
-changed since Unicode 11 occur, so that the answers hold for every Python. A case is text, tokens, how many of the last
-tokens are of the second segment, and where tokens are masked, the mask.
+``golden/`` holds served tokens; the README there describes the recording. ``tokenization_cases.json`` holds the output
+of its tokenizer and feature code on Python 3.7, with BERT's uncased vocabulary, for difficult texts. The texts use only
+characters whose category has not changed since Unicode 11, so the expected tokens hold for every Python version. A case
+contains the text, the tokens, the number of tokens in the second segment and, where tokens are masked, the mask.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def served_tokenizer(model: str, args: list[str]) -> Tokenizer:
 
 
 @pytest.mark.parametrize("path", SERVED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_tokens_are_those_that_the_original_served(path: Path) -> None:
+def test_tokens_equal_those_served_by_1_10(path: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
     tokenizer = served_tokenizer(path.parent.name, golden["args"])
     for part in golden["parts"].values():
@@ -48,7 +48,7 @@ def test_tokens_are_those_that_the_original_served(path: Path) -> None:
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["one-request", "request-each"])
 @pytest.mark.parametrize("group", GROUPS, ids=range(len(GROUPS)))
-def test_tokens_segments_and_masks_are_those_of_the_original(group: dict[str, Any], at_once: bool) -> None:
+def test_tokens_segments_and_masks_equal_those_of_1_10(group: dict[str, Any], at_once: bool) -> None:
     settings = {name: value for name, value in group.items() if name != "cases"}
     tokenizer = Tokenizer.from_file(VOCABS["minilm"], **settings)
     cases = group["cases"] if at_once else group["cases"][:400]

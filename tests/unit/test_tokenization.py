@@ -1,4 +1,4 @@
-"""Tokenization against an oracle that reads one character, one word, one sentence at a time; and what it refuses."""
+"""Compares tokenization with an oracle that works character by character, and tests invalid input."""
 
 # ruff: noqa: RUF001 (foreign letters that look like others are what this is about)
 
@@ -83,7 +83,7 @@ def oracle_pieces(word: str) -> list[str]:
 
 
 def oracle(text: str, lower_case: bool = True, max_seq_len: int = 25) -> tuple[list[str], int]:
-    """Tokens, and how many of the last are of the second segment."""
+    """Returns the tokens, and the number of tokens in the second segment."""
     pair = re.match(r"^(.*) \|\|\| (.*)$", text.strip())
     texts = pair.groups() if pair else (text, "")
     a, b = ([p for w in oracle_words(t, lower_case) for p in oracle_pieces(w)] for t in texts)
@@ -147,9 +147,9 @@ def test_long_runs_of_marks_equal_the_oracle(runs: list[tuple[str, int]]) -> Non
         assert rows[len(rows) // 2] == oracle(text, True, 512)[0]
 
 
-def test_what_is_known_of_marks_holds_for_every_character() -> None:
-    """``_decompose`` relies on it: where they are, what they come apart into, and how few follow in one letter."""
-    _, run, accents = wordpiece._marks()
+def test_mark_patterns_hold_for_every_character() -> None:
+    """Checks the assumptions of ``_decompose``: range of marks, their decompositions, decomposed length of a letter."""
+    _, run, accents = wordpiece._mark_patterns()
     for code in range(sys.maxunicode + 1):
         parts = unicodedata.normalize("NFD", chr(code))
         classes = list(map(unicodedata.combining, parts))
@@ -187,7 +187,7 @@ def test_every_character_alone_and_inside_a_word() -> None:
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_texts() -> None:
+def test_encodes_an_empty_list() -> None:
     tokenized = tokenizer().encode([])
     check_shape(tokenized, 0)
     assert tokenizer().tokens(tokenized) == []
@@ -207,7 +207,7 @@ def test_special_tokens_in_a_text_are_text() -> None:
     ]
 
 
-def test_many_texts_are_as_each_alone() -> None:
+def test_joint_encoding_equals_separate_encoding() -> None:
     subject = tokenizer(max_seq_len=8)
     texts = [f"number {i}" + " and more words" * (i % 5) + (" ||| pair" * (i % 7 == 3)) for i in range(1000)]
     whole = subject.encode(texts)
@@ -215,7 +215,7 @@ def test_many_texts_are_as_each_alone() -> None:
     assert list(whole.truncated) == [i for i, text in enumerate(texts) if len(subject.encode([text]).truncated)]
 
 
-def test_lists_of_tokens_are_taken_as_they_are() -> None:
+def test_token_lists_are_not_tokenized() -> None:
     subject = tokenizer(max_seq_len=10)
     rows = [["hello", "Hello", "[CLS]", "un ##able"], ["a", "|||", "b", "|||", "a"], ["|||", "b"], ["a", "|||"], []]
     tokenized = subject.encode(rows)
@@ -231,7 +231,7 @@ def test_lists_of_tokens_are_taken_as_they_are() -> None:
     assert tokenized.type_ids.tolist() == [0] * 6 + [0, 0, 0, 1, 1, 1, 1] + [0, 0, 1, 1] + [0] * 5
 
 
-def test_no_special_token_is_for_single_lists_of_tokens() -> None:
+def test_no_special_token_applies_to_token_lists_that_are_not_pairs() -> None:
     subject = tokenizer(max_seq_len=6, no_special_token=True)
     rows = [["a"] * 9, [], ["a", "|||", "b"], ["a"]]
     tokenized = subject.encode(rows)
@@ -245,7 +245,7 @@ def test_no_special_token_is_for_single_lists_of_tokens() -> None:
     assert subject.tokens(subject.encode(["a " * 9])) == [["[CLS]", *"aaaa", "[SEP]"]]
 
 
-def test_mask_cls_sep_hides_the_special_tokens() -> None:
+def test_mask_cls_sep_masks_the_special_tokens() -> None:
     tokenized = tokenizer(mask_cls_sep=True).encode(["a b", "a ||| b", ""])
     assert tokenized.mask is not None
     assert tokenized.mask.tolist() == [*(0, 1, 1, 0), *(0, 1, 0, 1, 0), *(0, 0)]
@@ -255,17 +255,17 @@ def test_mask_cls_sep_hides_the_special_tokens() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["a", 5], "item 1 is a number, but item 0 is a text"),
-        (["a", "b", ["c"]], "item 2 is a list, but item 0 is a text"),
-        ([["a"], "b"], "item 1 is a text, but item 0 is a list"),
-        ([["a"], ["b", None]], "item 1 holds null; a token must be a text"),
-        ([["a"], [["b"]]], "item 1 holds a list"),
-        ([True], "item 0 is a truth value; send texts only, or lists of tokens only"),
+        (["a", 5], "item 1 is a number, but item 0 is a string"),
+        (["a", "b", ["c"]], "item 2 is a list, but item 0 is a string"),
+        ([["a"], "b"], "item 1 is a string, but item 0 is a list"),
+        ([["a"], ["b", None]], "item 1 contains null; a token must be a string"),
+        ([["a"], [["b"]]], "item 1 contains a list"),
+        ([True], "item 0 is a boolean; send texts only, or lists of tokens only"),
         ([{"a": 1}], "item 0 is an object"),
         ([None], "item 0 is null"),
     ],
 )
-def test_what_is_no_text_is_refused_by_its_index(texts: list[Any], message: str) -> None:
+def test_items_of_a_wrong_type_are_rejected_with_their_index(texts: list[Any], message: str) -> None:
     with pytest.raises(TypeError, match=re.escape(message)):
         tokenizer().encode(texts)
 
@@ -280,13 +280,13 @@ def test_what_is_no_text_is_refused_by_its_index(texts: list[Any], message: str)
         *("\u0323\u0301", "\u0f73", "\U0001d16d\U0001d165", "a" + "\u0301" * 31 + "\u0323" * 32, "Σ", "\u0344Σ"),
     ],
 )
-def test_a_giant_text_takes_linear_time(text: str) -> None:
+def test_a_very_long_text_takes_linear_time(text: str) -> None:
     subject = tokenizer(max_seq_len=128)
 
     def seconds(size: int) -> float:
-        giant = text * (size // len(text))
+        long_text = text * (size // len(text))
         start = time.process_time()
-        subject.encode([giant])
+        subject.encode([long_text])
         return time.process_time() - start
 
     seconds(20_000)
@@ -295,7 +295,7 @@ def test_a_giant_text_takes_linear_time(text: str) -> None:
     assert large < 64 * max(small, 0.002)
 
 
-def test_a_long_text_is_read_piece_by_piece_to_the_same_tokens() -> None:
+def test_reading_a_long_text_by_blocks_gives_the_same_tokens() -> None:
     words = "The Quick, brown naïve ΟΔΥΣΣΕΥΣ. 你好 " + "e\u0301" * 70 + " " + "x" * 150 + "\n don't\tgo "
     subject = tokenizer(max_seq_len=4096, max_position_embeddings=4096)
     for text in (words * 40, (words * 40).replace(" ", "\t"), "中" * 3000 + words * 40, "y" * 20_000 + " " + words):
@@ -304,7 +304,7 @@ def test_a_long_text_is_read_piece_by_piece_to_the_same_tokens() -> None:
         assert subject.tokens(subject.encode([long, "a"])) == [oracle(text, True, 4096)[0], ["[CLS]", "a", "[SEP]"]]
 
 
-def test_the_table_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_word_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wordpiece, "MAX_CACHED_WORDS", 50)
     subject = tokenizer()
     texts = [f"word{i} and words" for i in range(500)] + ["x" * 5000]
@@ -313,7 +313,7 @@ def test_the_table_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(subject._wordpiece._pieces) <= 50
 
 
-def test_threads_may_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_thread_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wordpiece, "MAX_CACHED_WORDS", 20)
     subject = tokenizer()
     texts = [f"word{i} naïve, 你好" for i in range(200)]
@@ -358,24 +358,28 @@ def test_tokenizer_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"type": "BPE", "vocab": {}}}, "type BPE; only BERT's WordPiece"),
+        ({"model": {"type": "BPE", "vocab": {}}}, "type BPE; only WordPiece tokenizers are supported"),
         ({"model": {"type": "Unigram", "vocab": []}}, "type Unigram"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer 'Whitespace'"),
         ({"normalizer": None}, "normalizer None"),
         ({"normalizer": {"type": "BertNormalizer", "clean_text": False}}, "clean_text False"),
     ],
 )
-def test_other_tokenizers_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_other_tokenizers_are_rejected(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_vocabulary(write_json(tmp_path, WORDPIECE_JSON | change))
 
 
-def test_what_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
+def test_files_without_a_vocabulary_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "cut.json").write_text('{"model"')
     (tmp_path / "vocab.txt").write_text("a\nb\n[UNK]\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    for name, message in (("list.json", "no JSON object"), ("cut.json", "is no JSON"), ("binary.txt", "no UTF-8")):
+    for name, message in (
+        ("list.json", "not a JSON object"),
+        ("cut.json", "not valid JSON"),
+        ("binary.txt", "not UTF-8 text"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_vocabulary(tmp_path / name)
     with pytest.raises(FileNotFoundError):
@@ -385,41 +389,42 @@ def test_what_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 def test_vocab_txt_keeps_line_numbers(tmp_path: Path) -> None:
-    # A carriage return or a line separator inside a line is no new line; of equal lines the last counts.
+    # A carriage return or a line separator inside a line does not end it; the last of equal lines counts.
     (tmp_path / "vocab.txt").write_bytes("[UNK]\r\n[CLS]\n[SEP]\n\u2028\na\na\nb".encode())
     assert read_vocabulary(tmp_path / "vocab.txt").ids == {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "": 3, "a": 5, "b": 6}
 
 
 @pytest.mark.parametrize(
-    ("said", "asked", "expected"), [(False, None, False), (True, None, True), (False, True, True), (None, None, True)]
+    ("declared", "option", "expected"),
+    [(False, None, False), (True, None, True), (False, True, True), (None, None, True)],
 )
-def test_lower_case_is_as_asked_else_as_the_model_says(
-    tmp_path: Path, said: bool | None, asked: bool | None, expected: bool
+def test_the_option_overrides_the_declared_case(
+    tmp_path: Path, declared: bool | None, option: bool | None, expected: bool
 ) -> None:
     (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na\n")
-    if said is not None:
-        write_json(tmp_path, {"do_lower_case": said}, "tokenizer_config.json")
-    subject = Tokenizer.from_file(tmp_path / "vocab.txt", lower_case=asked, max_seq_len=25, max_position_embeddings=64)
+    if declared is not None:
+        write_json(tmp_path, {"do_lower_case": declared}, "tokenizer_config.json")
+    subject = Tokenizer.from_file(tmp_path / "vocab.txt", lower_case=option, max_seq_len=25, max_position_embeddings=64)
     assert subject.lower_case is expected
 
 
-def test_accents_may_be_kept_in_lower_case() -> None:
+def test_lower_case_may_keep_accents() -> None:
     ids = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "é": 3}
     subject = Tokenizer(Vocabulary(ids, lower_case=True, strip_accents=False))
     assert subject.encode(["É"]).input_ids.tolist() == [1, 3, 2]
 
 
 @pytest.mark.parametrize(
-    ("length", "message"), [(65, "max_seq_len is 65, but the model has only 64 positions"), (3, "4 or more")]
+    ("length", "message"), [(65, "max_seq_len is 65, but the model has only 64 positions"), (3, "at least 4")]
 )
-def test_lengths_that_cannot_be_are_refused(length: int, message: str) -> None:
+def test_invalid_max_seq_len_is_rejected(length: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tokenizer(max_seq_len=length, max_position_embeddings=64)
 
 
-def test_warns_when_the_case_does_not_fit_the_vocabulary() -> None:
+def test_warns_if_the_case_contradicts_the_vocabulary() -> None:
     special = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}
     cased, uncased = Vocabulary(special | {"The": 3, "the": 4}), Vocabulary(special | {"the": 3})
-    assert "use -cased_tokenization" in Tokenizer(cased, lower_case=True).warnings[0]
-    assert "leave -cased_tokenization out" in Tokenizer(uncased, lower_case=False).warnings[0]
+    assert "add -cased_tokenization" in Tokenizer(cased, lower_case=True).warnings[0]
+    assert "remove -cased_tokenization" in Tokenizer(uncased, lower_case=False).warnings[0]
     assert Tokenizer(cased, lower_case=False).warnings == Tokenizer(uncased, lower_case=True).warnings == []

@@ -1,4 +1,4 @@
-"""Creates the tokenizer that the options and the model folder describe."""
+"""Creates the tokenizer from the options and the model folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .tokenizer import Tokenizer
 
 
 def make_tokenizer(config: ServerConfig, model: ModelConfig) -> Tokenizer:
-    """The tokenizer that the options and the model's own files describe."""
-    own_choice = model.checkpoint_format != "tf1"  # Hugging Face folders say themselves whether they are cased
+    """Creates the tokenizer from the options and the files of the model."""
+    declares_case = model.checkpoint_format != "tf1"  # a Hugging Face folder declares whether it is cased
     return Tokenizer.from_file(
         model.vocab_path,
-        lower_case=None if own_choice and config.do_lower_case else config.do_lower_case,
+        lower_case=None if declares_case and config.do_lower_case else config.do_lower_case,
         max_seq_len=config.max_seq_len,
         max_position_embeddings=model.max_position_embeddings,
         no_special_token=config.no_special_token,

@@ -1,4 +1,4 @@
-"""From texts to packed token ids, paired, truncated and framed by special tokens as bert-as-service 1.10.0 does it."""
+"""Converts texts to packed token ids. Pairs, truncation and special tokens follow bert-as-service 1.10.0."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import numpy as np
 from .vocabulary import Vocabulary, read_vocabulary
 from .wordpiece import LONG_TEXT, WordPiece
 
-#: Between the two texts of a pair.
+#: Separates the two texts of a pair.
 PAIR_SEPARATOR = "|||"
-#: Texts that are normalized as one string. Bounds the memory of the word list, and how long one C call holds the GIL.
-TEXTS_AT_ONCE = 256
+#: Number of texts normalized as one string. Bounds the word list, and the time that one C call holds the GIL.
+TEXTS_PER_BLOCK = 256
 _NONE, _ZERO = np.zeros(0, np.int32), np.zeros(1, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """``n`` sequences, ``t`` tokens in all, packed one after the other without padding.
+    """Holds ``n`` sequences of ``t`` tokens in all, concatenated without padding.
 
     Attributes:
-        input_ids: vocabulary indexes, int32 ``[t]``.
-        type_ids: 1 in the second text of a pair, else 0, int32 ``[t]``; None when all are 0.
-        mask: 0 where ``mask_cls_sep`` hides a token, else 1, int32 ``[t]``; None when all are 1.
-        lengths: tokens in each sequence, int32 ``[n]``, each >= 1.
-        truncated: indexes of the sequences that lost tokens to ``max_seq_len``, int32.
-        num_unknown: how many of the tokens are ``[UNK]``.
+        input_ids: vocabulary ids, int32 ``[t]``.
+        type_ids: 1 in the second text of a pair, else 0, int32 ``[t]``; None if all are 0.
+        mask: 0 for tokens masked by ``mask_cls_sep``, else 1, int32 ``[t]``; None if all are 1.
+        lengths: number of tokens in each sequence, int32 ``[n]``, each >= 1.
+        truncated: indexes of the sequences truncated to ``max_seq_len``, int32.
+        num_unknown: number of ``[UNK]`` tokens.
     """
 
     input_ids: np.ndarray
@@ -42,7 +42,10 @@ class Tokenized:
 
 @dataclass(frozen=True, slots=True)
 class _Segments:
-    """Ids without special tokens: of each sequence ``first[i]`` of its first text, then ``second[i]`` of the other."""
+    """Holds token ids without special tokens.
+
+    Sequence ``i`` has ``first[i]`` ids of its first text, followed by ``second[i]`` ids of its second text.
+    """
 
     ids: np.ndarray
     first: np.ndarray
@@ -50,13 +53,13 @@ class _Segments:
 
 
 class Tokenizer:
-    """Turns texts into token ids by a WordPiece vocabulary. May be shared by threads.
+    """Converts texts to token ids with a WordPiece vocabulary. Thread-safe.
 
     Attributes:
-        vocab_size: one more than the largest id.
-        lower_case: whether texts are lower-cased.
-        max_seq_len: longest sequence in tokens, special ones included.
-        warnings: what looks wrong about the settings, a sentence each.
+        vocab_size: largest id plus one.
+        lower_case: texts are lower-cased.
+        max_seq_len: longest sequence in tokens, including special tokens.
+        warnings: messages about settings that are probably wrong.
     """
 
     def __init__(
@@ -70,21 +73,24 @@ class Tokenizer:
     ) -> None:
         """
         Args:
-            vocabulary: must have ``[UNK]``, ``[CLS]`` and ``[SEP]``.
-            lower_case: None does as the vocabulary says, and lower-cases where that is silent.
-            max_seq_len: longest sequence in tokens; longer ones lose their last tokens.
-            no_special_token: add no ``[CLS]`` and ``[SEP]`` to sequences that come tokenized, pairs excepted.
-            mask_cls_sep: hide ``[CLS]`` and ``[SEP]`` from attention and pooling.
+            vocabulary: contains ``[UNK]``, ``[CLS]`` and ``[SEP]``.
+            lower_case: None means the setting of the vocabulary, or true if it has none.
+            max_seq_len: longest sequence in tokens; longer sequences are truncated on the right.
+            no_special_token: adds no ``[CLS]`` and ``[SEP]`` to token lists, except to pairs.
+            mask_cls_sep: masks ``[CLS]`` and ``[SEP]`` in attention and pooling.
 
         Raises:
-            ValueError: the vocabulary lacks a special token, or ``max_seq_len`` leaves no room for a word.
+            ValueError: the vocabulary lacks a special token, or ``max_seq_len`` is below 4.
         """
         ids = vocabulary.ids
         missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in ids]
         if missing:
-            raise ValueError(f"the vocabulary of {len(ids)} tokens lacks {', '.join(missing)}; it is not BERT's")
+            raise ValueError(
+                f"the vocabulary of {len(ids)} tokens lacks {', '.join(missing)}; it is not a BERT vocabulary: "
+                "copy the vocabulary of the model"
+            )
         if max_seq_len < 4:
-            raise ValueError(f"max_seq_len is {max_seq_len}; it must be 4 or more: [CLS], a token or two, and [SEP]")
+            raise ValueError(f"max_seq_len is {max_seq_len}; it must be at least 4: [CLS], one or two tokens, [SEP]")
         if lower_case is None:
             lower_case = vocabulary.lower_case is not False
         self.vocab_size = max(ids.values()) + 1
@@ -118,16 +124,16 @@ class Tokenizer:
         no_special_token: bool = False,
         mask_cls_sep: bool = False,
     ) -> Tokenizer:
-        """A tokenizer for ``vocab.txt`` or a WordPiece ``tokenizer.json``.
+        """Creates a tokenizer from ``vocab.txt`` or a WordPiece ``tokenizer.json``.
 
         Args:
-            lower_case: None does as the model's own files say, and lower-cases where they are silent.
-            max_seq_len: None is the longest that the model can take.
-            max_position_embeddings: longest sequence that the model can take, in tokens.
+            lower_case: None means the setting in the files of the model, or true if they have none.
+            max_seq_len: None means ``max_position_embeddings``.
+            max_position_embeddings: longest sequence that the model supports, in tokens.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it holds no WordPiece vocabulary of BERT's kind, or ``max_seq_len`` does not fit the model.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a BERT vocabulary, or ``max_seq_len`` exceeds ``max_position_embeddings``.
         """
         if max_seq_len is not None and max_seq_len > max_position_embeddings:
             raise ValueError(
@@ -143,52 +149,51 @@ class Tokenizer:
         )
 
     def encode(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> Tokenized:
-        """Tokenizes texts, or takes lists of tokens as they are; the first item tells which.
+        """Tokenizes texts, or converts token lists to ids without tokenizing. The type of the first item decides.
 
-        ``A ||| B`` is a pair (at the last of several separators, and on one line only); in a list of tokens the first
-        item that equals ``|||`` parts the pair. A listed token that the vocabulary lacks becomes ``[UNK]``.
+        A text ``A ||| B`` on one line is a pair, split at the last separator. In a token list, the first item equal to
+        ``|||`` separates a pair. A token that the vocabulary lacks becomes ``[UNK]``.
 
         Raises:
-            TypeError: an item is not what the first one is; the message names its index.
+            TypeError: an item has another type than the first item; the message names its index.
         """
         if len(texts) == 1 and isinstance(text := texts[0], str) and self._is_short(text):
             return self._encode_one(text)
         is_tokenized = len(texts) > 0 and not isinstance(texts[0], str)
-        segments = self._listed(texts) if is_tokenized else self._read(texts)  # type: ignore[arg-type]
-        return self._assemble(segments, bare=is_tokenized and self._no_special_token)
+        segments = self._encode_token_lists(texts) if is_tokenized else self._encode_texts(texts)  # type: ignore[arg-type]
+        return self._assemble(segments, omit_special=is_tokenized and self._no_special_token)
 
     def tokens(self, tokenized: Tokenized) -> list[list[str]]:
-        """The tokens of each sequence, ``[CLS]`` and ``[SEP]`` among them."""
+        """Returns the tokens of each sequence, including ``[CLS]`` and ``[SEP]``."""
         names = [self._tokens[index] for index in tokenized.input_ids.tolist()]
         rows, end = [], 0
         for length in tokenized.lengths.tolist():
             rows.append(names[end : end + length])
             end += length
         if self._no_special_token and tokenized.mask is not None:
-            # What stands in for a sequence without tokens is none of the client's.
+            # Omit the placeholder of a sequence without tokens: it is not a token of the client.
             lasts = np.cumsum(tokenized.lengths) - 1
             for row in np.flatnonzero((tokenized.lengths == 1) & (tokenized.mask[lasts] == 0)):
                 rows[row] = []
         return rows
 
-    def _read(self, texts: Sequence[str]) -> _Segments:
+    def _encode_texts(self, texts: Sequence[str]) -> _Segments:
         if not {str}.issuperset(map(type, texts)):
             for index, text in enumerate(texts):
                 if not isinstance(text, str):
-                    raise TypeError(f"item {index} is {_kind(text)}, but item 0 is a text; send texts only")
-        parts = [self._read_some(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
-        if len(parts) == 1:
-            return parts[0]
-        none = np.zeros(0, np.int32)
+                    raise TypeError(f"item {index} is {_json_type(text)}, but item 0 is a string; send texts only")
+        blocks = [self._encode_block(texts[i : i + TEXTS_PER_BLOCK]) for i in range(0, len(texts), TEXTS_PER_BLOCK)]
+        if len(blocks) == 1:
+            return blocks[0]
         return _Segments(
-            np.concatenate([none, *(part.ids for part in parts)]),
-            np.concatenate([none, *(part.first for part in parts)]),
-            np.concatenate([none, *(part.second for part in parts)]),
+            np.concatenate([_NONE, *(block.ids for block in blocks)]),
+            np.concatenate([_NONE, *(block.first for block in blocks)]),
+            np.concatenate([_NONE, *(block.second for block in blocks)]),
         )
 
-    def _read_some(self, texts: Sequence[str]) -> _Segments:
+    def _encode_block(self, texts: Sequence[str]) -> _Segments:
         separator = f" {PAIR_SEPARATOR} "
-        # One search in C tells that there is no pair, which is so almost always.
+        # Common case: one search in C finds no separator.
         if separator not in "\n".join(texts):
             ids, lengths = self._wordpiece.encode(list(texts), self.max_seq_len)
             return _Segments(ids, lengths, np.zeros_like(lengths))
@@ -204,71 +209,71 @@ class Tokenizer:
                 segments.append(line)
                 is_second.append(False)
         ids, lengths = self._wordpiece.encode(segments, self.max_seq_len)
-        belongs = np.array(is_second)
+        second_mask = np.array(is_second)
         second = np.zeros(len(texts), np.int32)
-        second[np.cumsum(~belongs)[belongs] - 1] = lengths[belongs]
-        return _Segments(ids, lengths[~belongs], second)
+        second[np.cumsum(~second_mask)[second_mask] - 1] = lengths[second_mask]
+        return _Segments(ids, lengths[~second_mask], second)
 
-    def _listed(self, rows: Sequence[Sequence[str]]) -> _Segments:
+    def _encode_token_lists(self, rows: Sequence[Sequence[str]]) -> _Segments:
         for index, row in enumerate(rows):
             if not isinstance(row, (list, tuple)):
-                but = f", but item 0 is {_kind(rows[0])}" if index else ""
-                raise TypeError(f"item {index} is {_kind(row)}{but}; send texts only, or lists of tokens only")
+                but = f", but item 0 is {_json_type(rows[0])}" if index else ""
+                raise TypeError(f"item {index} is {_json_type(row)}{but}; send texts only, or lists of tokens only")
         items = list(chain.from_iterable(rows))
         if not {str}.issuperset(map(type, items)):
             for index, row in enumerate(rows):
                 for token in row:
                     if not isinstance(token, str):
-                        raise TypeError(f"item {index} holds {_kind(token)}; a token must be a text")
+                        raise TypeError(f"item {index} contains {_json_type(token)}; a token must be a string")
         first = np.fromiter(map(len, rows), np.int32, len(rows))
         second = np.zeros_like(first)
         if PAIR_SEPARATOR in items:
             items = []
             for index, row in enumerate(rows):
-                parted = PAIR_SEPARATOR in row
-                at = row.index(PAIR_SEPARATOR) if parted else len(row)
-                first[index], second[index] = at, len(row) - at - parted
+                is_pair = PAIR_SEPARATOR in row
+                at = row.index(PAIR_SEPARATOR) if is_pair else len(row)
+                first[index], second[index] = at, len(row) - at - is_pair
                 items += row[:at]
                 items += row[at + 1 :]
         return _Segments(np.fromiter(map(self._ids.get, items, repeat(self._unk)), np.int32), first, second)
 
-    def _assemble(self, segments: _Segments, bare: bool) -> Tokenized:
-        """Truncates, and puts ``[CLS]`` and ``[SEP]`` where they belong: in ``bare`` sequences only into pairs.
+    def _assemble(self, segments: _Segments, omit_special: bool) -> Tokenized:
+        """Truncates the segments and adds ``[CLS]`` and ``[SEP]``; with ``omit_special`` only to pairs.
 
-        A sequence without any token gets a hidden padding token, so that it has a row.
+        A sequence without tokens gets one masked padding token as a placeholder, so that it has a row.
         """
-        first, second = self._fit(segments.first, segments.second, bare)
+        first, second = self._truncate(segments.first, segments.second, omit_special)
         truncated = np.flatnonzero((first < segments.first) | (second < segments.second)).astype(np.int32)
         ids = segments.ids
         if len(truncated):
             have = np.stack([segments.first, segments.second], 1).ravel()
             keep = np.stack([first, second], 1).ravel()
-            ids = ids[_places(have) < np.repeat(keep, have)]
+            ids = ids[_positions(have) < np.repeat(keep, have)]
 
         is_pair = second > 0
-        framed = is_pair if bare else np.ones_like(is_pair)
-        lengths = np.where(framed, first + second + 2 + is_pair, np.maximum(first, 1)).astype(np.int32)
+        has_special = is_pair if omit_special else np.ones_like(is_pair)
+        lengths = np.where(has_special, first + second + 2 + is_pair, np.maximum(first, 1)).astype(np.int32)
         ends = np.cumsum(lengths)
         starts = ends - lengths
-        cls_at = starts[framed]
-        sep_at = np.concatenate([cls_at + first[framed] + 1, ends[is_pair] - 1])
-        hidden_at = starts[~framed & (first == 0)]
+        cls_at = starts[has_special]
+        sep_at = np.concatenate([cls_at + first[has_special] + 1, ends[is_pair] - 1])
+        placeholder_at = starts[~has_special & (first == 0)]
         is_word = np.ones(int(lengths.sum()), bool)
-        is_word[cls_at] = is_word[sep_at] = is_word[hidden_at] = False
+        is_word[cls_at] = is_word[sep_at] = is_word[placeholder_at] = False
         input_ids = np.empty(len(is_word), np.int32)
         input_ids[is_word] = ids
-        input_ids[cls_at], input_ids[sep_at], input_ids[hidden_at] = self._cls, self._sep, 0
+        input_ids[cls_at], input_ids[sep_at], input_ids[placeholder_at] = self._cls, self._sep, 0
 
         type_ids = mask = None
         if is_pair.any():
-            type_ids = ((_places(lengths) >= np.repeat(first + 2, lengths)) & np.repeat(is_pair, lengths)).astype(
+            type_ids = ((_positions(lengths) >= np.repeat(first + 2, lengths)) & np.repeat(is_pair, lengths)).astype(
                 np.int32
             )
         if self._mask_cls_sep:
             mask = is_word.astype(np.int32)
-        elif len(hidden_at):
+        elif len(placeholder_at):
             mask = np.ones_like(input_ids)
-            mask[hidden_at] = 0
+            mask[placeholder_at] = 0
         num_unknown = int(np.count_nonzero(input_ids == self._unk))
         return Tokenized(input_ids, type_ids, mask, lengths, truncated, num_unknown)
 
@@ -277,7 +282,7 @@ class Tokenizer:
         return len(text) <= LONG_TEXT and f" {PAIR_SEPARATOR} " not in text
 
     def _encode_one(self, text: str) -> Tokenized:
-        """``encode`` of a single text that is no pair: the same without arrays on the way, in a fifth of the time."""
+        """Encodes a single text that is not a pair: the fast path of ``encode``, in a fifth of its time."""
         ids = self._wordpiece.encode_one(text)
         room = self.max_seq_len - 2
         truncated = _ZERO if len(ids) > room else _NONE
@@ -290,45 +295,46 @@ class Tokenizer:
             np.array(ids, np.int32), None, mask, np.array([len(ids)], np.int32), truncated, ids.count(self._unk)
         )
 
-    def _fit(self, first: np.ndarray, second: np.ndarray, bare: bool) -> tuple[np.ndarray, np.ndarray]:
-        """How many tokens of each text stay.
+    def _truncate(self, first: np.ndarray, second: np.ndarray, omit_special: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the number of tokens kept of each first and each second text.
 
-        A single text keeps its first ones. A pair gives up, again and again, the last token of its longer text (of the
-        second, where both are as long): so either both end at half of the room, or the shorter one stays whole.
+        A single text keeps its first tokens. A pair loses the last token of its longer text, or of its second text if
+        both are equally long, until it fits. So each text keeps half of the room, or the shorter text stays whole.
         """
         room = self.max_seq_len - 3
-        of_single = np.minimum(first, self.max_seq_len if bare else self.max_seq_len - 2)
+        of_single = np.minimum(first, self.max_seq_len if omit_special else self.max_seq_len - 2)
         of_pair = np.minimum(first, np.maximum(room - second, room - room // 2))
         first = np.where(second > 0, of_pair, of_single)
         return first, np.minimum(second, np.maximum(room - first, 0))
 
 
-def _places(lengths: np.ndarray) -> np.ndarray:
-    """``0..lengths[0]-1, 0..lengths[1]-1, ...``"""
+def _positions(lengths: np.ndarray) -> np.ndarray:
+    """Returns the position of each token in its sequence: ``0..lengths[0]-1, 0..lengths[1]-1, ...``"""
     ends = np.cumsum(lengths)
-    places: np.ndarray = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
-    return places
+    positions: np.ndarray = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
+    return positions
 
 
-def _kind(value: object) -> str:
-    """What a client sent, in the words of JSON."""
+def _json_type(value: object) -> str:
+    """Names the JSON type of a value, for an error message."""
     if isinstance(value, bool) or value is None:
-        return "null" if value is None else "a truth value"
-    kinds = {str: "a text", list: "a list", tuple: "a list", dict: "an object", int: "a number", float: "a number"}
+        return "null" if value is None else "a boolean"
+    kinds = {str: "a string", list: "a list", tuple: "a list", dict: "an object", int: "a number", float: "a number"}
     return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def _case_warnings(ids: dict[str, int], lower_case: bool) -> list[str]:
+    """Returns a warning if the case of the vocabulary contradicts ``lower_case``."""
     words = [token for token in ids if not token.startswith("[")]
     upper = sum(token != token.lower() for token in words)
     if lower_case and upper > len(words) / 100:
         return [
-            f"{upper} of the vocabulary's {len(words)} words have upper-case letters, but texts are lower-cased; "
-            "use -cased_tokenization"
+            f"{upper} of {len(words)} words in the vocabulary have upper-case letters, but texts are lower-cased; "
+            "add -cased_tokenization"
         ]
     if not lower_case and words and not upper:
         return [
-            f"none of the vocabulary's {len(words)} words has upper-case letters, but texts are not lower-cased; "
-            "leave -cased_tokenization out"
+            f"none of {len(words)} words in the vocabulary has upper-case letters, but texts are not lower-cased; "
+            "remove -cased_tokenization"
         ]
     return []

@@ -1,4 +1,4 @@
-"""Vocabulary files: the tokens of a model, and how it wants its texts normalized."""
+"""Reads vocabulary files: the tokens of a model, and its settings for text normalization."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What a model's folder says about its tokens.
+    """Holds the tokens of a model and its normalization settings.
 
     Attributes:
-        ids: the id of each token.
-        lower_case: texts are lower-cased; None where no file says.
-        strip_accents: characters lose their accents; None does as ``lower_case`` does.
-        split_cjk: each Chinese character is a word.
+        ids: token -> id.
+        lower_case: texts are lower-cased; None if no file of the model states it.
+        strip_accents: accents are removed; None means the value of ``lower_case``.
+        split_cjk: each Chinese character is a word of its own.
     """
 
     ids: dict[str, int]
@@ -26,13 +26,13 @@ class Vocabulary:
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
-    """Reads ``vocab.txt`` (a token per line) or a ``tokenizer.json`` of the Hugging Face `tokenizers` library.
+    """Reads ``vocab.txt`` (one token per line) or a ``tokenizer.json`` of the Hugging Face `tokenizers` library.
 
-    Beside ``vocab.txt``, a ``tokenizer_config.json`` is read for ``do_lower_case`` and the like.
+    A ``tokenizer_config.json`` in the folder of ``vocab.txt`` provides the normalization settings.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it does not hold a WordPiece vocabulary of BERT's kind.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a WordPiece vocabulary that BERT uses.
     """
     path = os.fspath(path)
     return _read_tokenizer_json(path) if path.endswith(".json") else _read_vocab_txt(path)
@@ -41,10 +41,10 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
 def _read_vocab_txt(path: str) -> Vocabulary:
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
-            # Of equal lines the last one counts, as in the original.
+            # The last of equal lines counts, as in bert-as-service 1.10.0.
             ids = {line.strip(): index for index, line in enumerate(file)}
     except UnicodeDecodeError as error:
-        raise ValueError(f"the vocabulary {path} is no UTF-8 text: {error}") from error
+        raise ValueError(f"cannot read the vocabulary {path}: not UTF-8 text ({error}); copy the file again") from error
     config_path = os.path.join(os.path.dirname(path), "tokenizer_config.json")
     if not os.path.exists(config_path):
         return Vocabulary(ids)
@@ -60,11 +60,13 @@ def _read_vocab_txt(path: str) -> Vocabulary:
 def _read_tokenizer_json(path: str) -> Vocabulary:
     config = _read_object(path)
     model, normalizer = config.get("model") or {}, config.get("normalizer") or {}
-    # Early files leave the model's type out.
+    # Files of early versions lack the type of the model.
     kind = model.get("type") or ("WordPiece" if "continuing_subword_prefix" in model else None)
     if kind != "WordPiece" or not isinstance(model.get("vocab"), dict):
-        raise ValueError(f"{path} is a tokenizer of type {kind}; only BERT's WordPiece can be served")
-    for name, value, wanted in (
+        raise ValueError(
+            f"{path} is a tokenizer of type {kind}; only WordPiece tokenizers are supported: serve a BERT model"
+        )
+    for name, value, required in (
         ("normalizer", normalizer.get("type"), "BertNormalizer"),
         ("pre_tokenizer", (config.get("pre_tokenizer") or {}).get("type"), "BertPreTokenizer"),
         ("continuing_subword_prefix", model.get("continuing_subword_prefix", "##"), "##"),
@@ -72,10 +74,8 @@ def _read_tokenizer_json(path: str) -> Vocabulary:
         ("max_input_chars_per_word", model.get("max_input_chars_per_word", 100), 100),
         ("clean_text", normalizer.get("clean_text", True), True),
     ):
-        if value != wanted:
-            raise ValueError(
-                f"{path} has the {name} {value!r}, BERT's is {wanted!r}; such a tokenizer cannot be served"
-            )
+        if value != required:
+            raise ValueError(f"{path} has the {name} {value!r}, only {required!r} is supported: serve a BERT model")
     ids = {str(token): int(index) for token, index in model["vocab"].items()}
     for added in config.get("added_tokens") or ():
         ids.setdefault(added["content"], added["id"])
@@ -92,7 +92,7 @@ def _read_object(path: str) -> dict[str, Any]:
         try:
             config = json.load(file)
         except ValueError as error:
-            raise ValueError(f"{path} is no JSON: {error}") from error
+            raise ValueError(f"cannot read {path}: not valid JSON ({error}); copy the file again") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise ValueError(f"cannot read {path}: not a JSON object; copy the file again")
     return config

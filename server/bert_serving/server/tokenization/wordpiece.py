@@ -1,12 +1,13 @@
-"""Words and their pieces: what of BERT's tokenization looks at characters.
+"""Splits texts into words, and words into word pieces.
 
-The rules are those of Google's BERT (https://github.com/google-research/bert, README, "Tokenization"): clean, set
-Chinese characters apart, lower-case and drop accents, split at white space and punctuation, find the longest pieces.
+The rules are those of Google's BERT (https://github.com/google-research/bert, README, "Tokenization"): remove control
+characters, separate Chinese characters, lower-case, strip accents, split at white space and punctuation, then find the
+longest pieces.
 
-What costs time is the search for pieces, and natural text repeats its words. So many texts are normalized as one
-string, one regular expression finds its words, and a bounded table has the ids of the words seen before: on one core
-faster than the `tokenizers` library on two (``benchmark/tokenization.py``), and with Python's own Unicode tables, as
-the original had them.
+The search for pieces dominates the cost, and natural text repeats its words. So many texts are normalized as one
+string, one regular expression finds the words, and a bounded table caches the ids of each word. On one core this is
+faster than the `tokenizers` library on two (``benchmark/tokenization.py``). Characters are classified by Python's
+Unicode tables, as in bert-as-service 1.10.0.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from itertools import chain, islice
 
 import numpy as np
 
-#: A longer word is unknown as a whole, in characters.
+#: Longest word in characters; a longer word becomes one ``[UNK]``.
 MAX_WORD_LENGTH = 100
-#: Words whose pieces are remembered, about 200 bytes each.
+#: Largest number of cached words, about 200 bytes each.
 MAX_CACHED_WORDS = 100_000
-#: A text of more characters is read piece by piece, and only as far as it is needed.
+#: A text of more characters is read block by block, and only up to ``max_words``.
 LONG_TEXT = 8192
 
-#: Marks in a row, from so many on those that do not matter go before the others are put in order; and how many
-#: characters are passed over in the search for such a run, which is slow.
+#: Length of a run of combining marks from which accents are removed before NFD sorts the run, and the sampling step of
+#: the search for such runs.
 MAX_MARKS, MARKS_STEP = 64, 16
 
-#: Follows each segment in the list of words, and stands for it in the list of ids.
+#: Marks the end of each segment in the list of words and in the list of ids.
 _END = "\n"
 _END_ID = -1
 _ASCII_SYMBOLS = r"!-/:-@\[-`{-~"
 _WORDS = re.compile(rf"[^ \t\n\r{_ASCII_SYMBOLS}]+|[\n{_ASCII_SYMBOLS}]")
 _ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")
-# Bounded, so that no single call holds the interpreter for long.
+# Bounded, so that no single call holds the GIL for long.
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]{1,4096}")
 _CJK = (
     (0x3400, 0x4DBF),
@@ -51,22 +52,22 @@ _CJK = (
 
 
 class WordPiece:
-    """Finds the ids of texts' word pieces. May be shared by threads."""
+    """Converts texts to the ids of their word pieces. Thread-safe."""
 
     def __init__(
         self, vocab: dict[str, int], unknown: int, *, lower_case: bool, strip_accents: bool, split_cjk: bool
     ) -> None:
         self._lower_case = lower_case
         self._strip_accents = strip_accents
-        self._cleaned = _Cleaned(split_cjk)
-        self._spaced = _Spaced(strip_accents)
-        self._pieces = _Pieces(vocab, unknown)
-        _marks()  # worked out now, not while the first text waits
+        self._clean_table = _CleanTable(split_cjk)
+        self._punctuation_table = _PunctuationTable(strip_accents)
+        self._pieces = _PieceCache(vocab, unknown)
+        _mark_patterns()  # fill the cache before the first request
 
     def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all segments' pieces one after the other, int32, and how many each segment has, int32 ``[n]``.
+        """Returns the ids of all segments, concatenated, int32, and the number of ids per segment, int32 ``[n]``.
 
-        Of a segment longer than ``LONG_TEXT`` only the first ``max_words`` words are read.
+        A segment longer than ``LONG_TEXT`` is read up to its first ``max_words`` words.
         """
         words = self._words(segments, max_words)
         ids = np.fromiter(chain.from_iterable(map(self._pieces.__getitem__, words)), np.int32)
@@ -75,12 +76,12 @@ class WordPiece:
         return ids[~is_end], lengths
 
     def encode_one(self, text: str) -> list[int]:
-        """Ids of the pieces of one text of at most ``LONG_TEXT`` characters: ``encode`` without its arrays."""
+        """Returns the ids of one text of at most ``LONG_TEXT`` characters: ``encode`` without arrays."""
         words = _WORDS.findall(self._normalize(self._clean(text.replace(_END, " "))))
         return list(chain.from_iterable(map(self._pieces.__getitem__, words)))
 
     def _words(self, segments: list[str], max_words: int) -> list[str]:
-        """The words of the segments, each segment closed by ``_END``."""
+        """Returns the words of the segments, with ``_END`` after each segment."""
         words: list[str]
         if max(map(len, segments)) <= LONG_TEXT:
             text = _END.join(segments)
@@ -96,9 +97,10 @@ class WordPiece:
         return words
 
     def _words_of_long(self, text: str) -> Iterator[str]:
+        """Yields the words of a long text, one block of ``LONG_TEXT`` characters at a time."""
         unread: list[str] = []
         for start in range(0, len(text), LONG_TEXT):
-            # Only cleaning looks at single characters; no other rule looks across a space.
+            # Cleaning works on single characters. No other rule looks across a space, so blocks end at a space.
             head, space, tail = self._clean(text[start : start + LONG_TEXT]).rpartition(" ")
             if space:
                 yield from self._short_words("".join([*unread, head]))
@@ -107,47 +109,48 @@ class WordPiece:
         yield from self._short_words("".join(unread))
 
     def _short_words(self, text: str) -> Iterator[str]:
+        """Yields the words of normalized ``text``, each cut just above ``MAX_WORD_LENGTH``."""
         for match in _WORDS.finditer(self._normalize(text)):
             first, last = match.span()
             yield match.string[first : min(last, first + MAX_WORD_LENGTH + 1)]
 
     def _clean(self, text: str) -> str:
         if not text.isascii():
-            text = _NOT_ASCII.sub(lambda run: run.group().translate(self._cleaned), text)
+            text = _NOT_ASCII.sub(lambda run: run.group().translate(self._clean_table), text)
         return _ASCII_CONTROL.sub("", text)
 
     def _normalize(self, text: str) -> str:
-        """Clean text in lower case, without accents; punctuation is set apart, except for ASCII symbols."""
+        """Lower-cases clean text, strips accents, and separates punctuation, except for ASCII symbols."""
         if self._lower_case:
             text = text.lower()
         if text.isascii():
             return text
         if self._strip_accents:
             text = _decompose(text)
-        return _NOT_ASCII.sub(lambda run: run.group().translate(self._spaced), text)
+        return _NOT_ASCII.sub(lambda run: run.group().translate(self._punctuation_table), text)
 
 
 def _decompose(text: str) -> str:
-    """NFD, or a text that has the same word pieces once accents are dropped, in a time that grows with its length.
+    """Returns the NFD of a text, or a text with the same word pieces once accents are removed, in linear time.
 
-    NFD sorts the marks behind a letter by their class, by a method whose time grows with the square of their number.
-    Accents (category ``Mn``) are dropped afterwards, and the sort is stable, so the order of the rest is the same
-    without them. More of the rest than a word may have make a word that is unknown, whatever their order and number.
+    NFD sorts the combining marks after a letter by their class, in quadratic time. The sort is stable, so removing the
+    accents (category ``Mn``) first keeps the order of the other marks. A run of more than ``MAX_WORD_LENGTH`` other
+    marks is part of an unknown word, in any order and of any length.
     """
     if unicodedata.is_normalized("NFD", text):
         return text
-    samples, long_run, accents = _marks()
+    samples, long_run, accents = _mark_patterns()
     if samples.search(text[::MARKS_STEP]):
         text = long_run.sub(lambda run: run.group().translate(accents)[: MAX_WORD_LENGTH + 1], text)
     return unicodedata.normalize("NFD", text)
 
 
 @lru_cache(maxsize=1)
-def _marks() -> tuple[re.Pattern[str], re.Pattern[str], dict[int, None]]:
-    """What tells by every 16th character that a long run of marks may be there, what finds it, and its accents.
+def _mark_patterns() -> tuple[re.Pattern[str], re.Pattern[str], dict[int, None]]:
+    """Returns a pattern that detects long runs of marks in a sample, a pattern that matches them, and the accents.
 
-    Marks are here the characters whose place NFD may change: all that they are made of has a combining class. Unicode
-    has them in the first two planes.
+    The sample is every ``MARKS_STEP``-th character. Marks are the characters that NFD may reorder: every character of
+    their decomposition has a combining class. They are in the first two planes of Unicode.
     """
     codes = []
     for code in range(0x300, 0x20000):
@@ -166,8 +169,8 @@ def _marks() -> tuple[re.Pattern[str], re.Pattern[str], dict[int, None]]:
     return samples, re.compile(f"[{marks}]{{{MAX_MARKS},}}"), accents
 
 
-class _Pieces(dict[str, tuple[int, ...]]):
-    """Ids of each word's pieces: greedily the longest that the vocabulary has, or ``[UNK]`` for the whole word."""
+class _PieceCache(dict[str, tuple[int, ...]]):
+    """Caches the ids of each word: greedily the longest pieces in the vocabulary, or ``[UNK]`` for the whole word."""
 
     def __init__(self, vocab: dict[str, int], unknown: int) -> None:
         self._starts = {token: index for token, index in vocab.items() if token}
@@ -189,7 +192,7 @@ class _Pieces(dict[str, tuple[int, ...]]):
         pieces: list[int] = []
         known, longest, start = self._starts, self._longest_start, 0
         while start < len(word):
-            # No piece is longer than the vocabulary's longest, so a word costs what its length costs.
+            # The longest piece of the vocabulary bounds the search, so the cost is linear in the word's length.
             for end in range(min(len(word), start + longest), start, -1):
                 index = known.get(word[start:end])
                 if index is not None:
@@ -202,7 +205,7 @@ class _Pieces(dict[str, tuple[int, ...]]):
 
 
 class _Characters(dict[int, str]):
-    """What becomes of each character, worked out when it is first met; a table for ``str.translate``."""
+    """Maps each character to its replacement, computed at first use; a table for ``str.translate``."""
 
     def __missing__(self, code: int) -> str:
         text = self._replace(chr(code))
@@ -214,8 +217,8 @@ class _Characters(dict[int, str]):
         raise NotImplementedError
 
 
-class _Cleaned(_Characters):
-    """Drops control characters (lone surrogates and unassigned ones too), makes white space a space, sets CJK apart."""
+class _CleanTable(_Characters):
+    """Removes characters of category ``C`` (controls, surrogates, unassigned), unifies white space, separates CJK."""
 
     def __init__(self, split_cjk: bool) -> None:
         self._split_cjk = split_cjk
@@ -231,8 +234,8 @@ class _Cleaned(_Characters):
         return char
 
 
-class _Spaced(_Characters):
-    """Sets punctuation apart, and drops accents."""
+class _PunctuationTable(_Characters):
+    """Separates punctuation and removes accents."""
 
     def __init__(self, strip_accents: bool) -> None:
         self._strip_accents = strip_accents
