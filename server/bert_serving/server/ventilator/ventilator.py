@@ -37,7 +37,7 @@ from ..tokenization.tokenizer import Tokenizer
 from .requests import BadEnvelope, Request, RequestLimits, read_envelope, read_texts
 from .result_limit import ResultLimit
 from .status import config_json, status_json
-from .tokenizer_thread import TokenizingThread, tokenize
+from .tokenizer_thread import TokenizerThread, tokenize
 
 #: Messages up to this size are tokenized in the loop: that takes less time than handing them over.
 INLINE_BYTES = 8192
@@ -85,7 +85,7 @@ class Ventilator:
         self.sink.send(encode_commands([[commands.SYNC, u64(self.epoch)]]))
         #: What the sink shall hear, in this order. It goes out behind the batches: workers should not wait for it.
         self._words: list[Word] = []
-        self.thread = TokenizingThread(context, tokenizer, self.limits)
+        self.thread = TokenizerThread(context, tokenizer, self.limits)
         tell = self._words.append
         self.dispatcher = Dispatcher(self.config, self.router, self._fail, tell, self.log, self.clock, self._last_id)
 
@@ -328,8 +328,8 @@ class Ventilator:
     # ---------------------------------------------------------------- tokens
 
     def _on_tokenized(self) -> None:
-        for outcome in self.thread.take(BURST):
-            job = self.jobs.get(outcome.ticket)
+        for outcome in self.thread.receive(BURST):
+            job = self.jobs.get(outcome.local_id)
             if job is None or job.failed:
                 continue
             job.sealed = outcome.is_end
@@ -339,7 +339,8 @@ class Ventilator:
             if not job.size:
                 job.size = job.missing = outcome.size
                 self._announce(job)
-            self._add_part(Part(job, outcome.first_row, outcome.tokenized), outcome.is_last)
+            if outcome.tokenized is not None:
+                self._add_part(Part(job, outcome.first_row, outcome.tokenized), outcome.is_last)
 
     def _add_part(self, part: Part, is_last: bool) -> None:
         """Takes in tokenized texts: their batches go to the workers, and word of them to the sink."""
