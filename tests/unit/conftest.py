@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from batches import Batches
-from fake_peer import FakePeer, fake_peer
+from fake_server import FakePeer, fake_peer
 
 
 @pytest.fixture

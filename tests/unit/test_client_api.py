@@ -30,7 +30,7 @@ from bert_serving.client import (
     __version__,
 )
 from bert_serving.client import _deadline as _patience
-from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
+from fake_server import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
 
 ORIGINAL = {"server_version": "1.10.0", "max_seq_len": 3, "show_tokens_to_client": True}
 

@@ -21,7 +21,7 @@ from bert_serving.client import (
     ServerUnreachableError,
     VersionMismatchError,
 )
-from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, vectors
+from fake_server import CONFIG, DEADLINE, FakePeer, fake_peer, vectors
 from servers import free_ports
 
 T = TypeVar("T")

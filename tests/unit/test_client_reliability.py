@@ -25,7 +25,7 @@ from bert_serving.client import (
     protocol,
 )
 from bert_serving.client._transport import connection as _connection
-from fake_peer import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
+from fake_server import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
 from servers import free_ports
 
 #: What the peer does with requests, see ``conftest.py``.

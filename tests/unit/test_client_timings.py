@@ -10,7 +10,7 @@ import pytest
 from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client.errors import OptionError
 from bert_serving.client.protocol import WITH_TIMING, request_frames
-from fake_peer import CONFIG, fake_peer
+from fake_server import CONFIG, fake_peer
 
 ORIGINAL: dict[str, Any] = {name: value for name, value in CONFIG.items() if name != "protocol_version"}
 

@@ -55,7 +55,7 @@ from ..protocol import (
     parse_reply,
     request_frames,
 )
-from .link import Link, Port
+from .connection_state import Link, Port
 from .reader_lease import MOMENT, Turn
 from .sockets import Curve, Sockets
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import zmq
 
-from .link import EVENTS, Port
+from .connection_state import EVENTS, Port
 
 
 class Curve(NamedTuple):

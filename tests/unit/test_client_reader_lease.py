@@ -17,7 +17,7 @@ from bert_serving.client._pending import NOTHING, Inbox
 from bert_serving.client._transport import reader_lease as _turn
 from bert_serving.client._transport.reader_lease import PAUSE, Turn
 from bert_serving.client.protocol import Reply
-from fake_peer import DEADLINE, FakePeer, until
+from fake_server import DEADLINE, FakePeer, until
 
 #: What the peer does with requests, see ``conftest.py``.
 HOLD = True
