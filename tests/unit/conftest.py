@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from batches import Batches
-from fake_server import FakePeer, fake_peer
+from fake_server import FakeServer, run_fake_server
 
 
 @pytest.fixture
-def peer(request: pytest.FixtureRequest) -> Iterator[FakePeer]:
+def fake_server(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
     """Answers at once; holds requests for the tests of a file that has ``HOLD = True``."""
-    with fake_peer(hold=getattr(request.module, "HOLD", False)) as peer:
-        yield peer
+    with run_fake_server(hold=getattr(request.module, "HOLD", False)) as fake_server:
+        yield fake_server
 
 
 @pytest.fixture

@@ -44,11 +44,11 @@ class Request:
 
 
 def vectors(texts: list[Any]) -> np.ndarray:
-    """What the peer answers to these texts: ``[n, 4]``, float32."""
+    """What the fake_server answers to these texts: ``[n, 4]``, float32."""
     return np.array([[len(text), 1, 2, 3] for text in texts], dtype=np.float32)
 
 
-class FakePeer:
+class FakeServer:
     """Answers on two ports of this machine.
 
     Args:
@@ -184,12 +184,12 @@ class FakePeer:
 
 
 @contextmanager
-def fake_peer(**kwargs: Any) -> Iterator[FakePeer]:
-    peer = FakePeer(**kwargs)
+def run_fake_server(**kwargs: Any) -> Iterator[FakeServer]:
+    fake_server = FakeServer(**kwargs)
     try:
-        yield peer
+        yield fake_server
     finally:
-        peer.close()
+        fake_server.close()
 
 
 def until(condition: Any, what: str = "condition") -> None:

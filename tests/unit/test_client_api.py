@@ -29,16 +29,16 @@ from bert_serving.client import (
     VersionMismatchError,
     __version__,
 )
-from bert_serving.client import _deadline as _patience
-from fake_server import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
+from bert_serving.client import _deadline as _wait_policy
+from fake_server import CONFIG, DEADLINE, FakeServer, run_fake_server, until, vectors
 
 ORIGINAL = {"server_version": "1.10.0", "max_seq_len": 3, "show_tokens_to_client": True}
 
 
 @pytest.fixture
-def bc(peer: FakePeer) -> Iterator[BertClient]:
+def bc(fake_server: FakeServer) -> Iterator[BertClient]:
     # A time limit, because tests let threads use it that end before it is closed.
-    with BertClient(**peer.ports, timeout=60_000) as bc:
+    with BertClient(**fake_server.ports, timeout=60_000) as bc:
         yield bc
 
 
@@ -80,7 +80,7 @@ def test_arguments_of_1_10_and_their_order() -> None:
     assert parameters(ConcurrentBertClient) == {"max_concurrency": 10}
 
 
-def test_status_has_the_keys_of_1_10(bc: BertClient, peer: FakePeer) -> None:
+def test_status_has_the_keys_of_1_10(bc: BertClient, fake_server: FakeServer) -> None:
     bc.encode(["a"])
     status = bc.status
     assert status["identity"] == bc.identity
@@ -88,7 +88,11 @@ def test_status_has_the_keys_of_1_10(bc: BertClient, peer: FakePeer) -> None:
     assert status["num_pending_request"] == 0
     assert status["pending_request"] == set()
     assert status["output_fmt"] == "ndarray"
-    assert (status["port"], status["port_out"], status["server_ip"]) == (peer.port, peer.port_out, "localhost")
+    assert (status["port"], status["port_out"], status["server_ip"]) == (
+        fake_server.port,
+        fake_server.port_out,
+        "localhost",
+    )
     assert status["client_version"] == __version__
     assert status["timeout"] == 60_000
     assert status["connected"] is True
@@ -100,13 +104,13 @@ def test_server_config_and_status(bc: BertClient) -> None:
 
 
 def test_what_the_handshake_teaches() -> None:
-    with fake_peer(config=ORIGINAL) as peer, BertClient(**peer.ports) as bc:
+    with run_fake_server(config=ORIGINAL) as fake_server, BertClient(**fake_server.ports) as bc:
         assert bc.length_limit == 3
         assert bc.token_info_available is True
 
 
-def test_show_server_config_prints(peer: FakePeer, capsys: pytest.CaptureFixture[str]) -> None:
-    BertClient(**peer.ports, show_server_config=True).close()
+def test_show_server_config_prints(fake_server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    BertClient(**fake_server.ports, show_server_config=True).close()
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "server config:"
     assert any(line.split() == ["max_seq_len", "=", "25"] for line in printed)
@@ -116,37 +120,37 @@ def test_show_server_config_prints(peer: FakePeer, capsys: pytest.CaptureFixture
     "arguments",
     [{"ignore_all_checks": True}, {"check_version": False, "check_length": False, "check_token_info": False}],
 )
-def test_without_checks_nothing_is_asked(peer: FakePeer, arguments: dict[str, bool]) -> None:
-    with BertClient(**peer.ports, **arguments) as bc:
+def test_without_checks_nothing_is_asked(fake_server: FakeServer, arguments: dict[str, bool]) -> None:
+    with BertClient(**fake_server.ports, **arguments) as bc:
         assert bc.encode(["abc"])[0, 0] == 3
         assert bc.request_id == 1
-        assert peer.commands == []
+        assert fake_server.commands == []
 
 
-def test_without_checks_the_server_need_not_be_there(peer: FakePeer) -> None:
-    peer.stop()
-    with BertClient(**peer.ports, ignore_all_checks=True) as bc:
-        peer.start()
+def test_without_checks_the_server_need_not_be_there(fake_server: FakeServer) -> None:
+    fake_server.stop()
+    with BertClient(**fake_server.ports, ignore_all_checks=True) as bc:
+        fake_server.start()
         assert bc.encode(["abc"])[0, 0] == 3
 
 
 @pytest.mark.parametrize("identity", ["me", b"me"])
-def test_identity_may_be_str_or_bytes(peer: FakePeer, identity: str | bytes) -> None:
-    with BertClient(**peer.ports, identity=identity) as bc:
+def test_identity_may_be_str_or_bytes(fake_server: FakeServer, identity: str | bytes) -> None:
+    with BertClient(**fake_server.ports, identity=identity) as bc:
         assert bc.identity == b"me"
         bc.encode(["a"])
-        assert peer.received[-1].identity == b"me"
+        assert fake_server.received[-1].identity == b"me"
 
 
-def test_default_identity_is_unique(peer: FakePeer) -> None:
-    with BertClient(**peer.ports) as one, BertClient(**peer.ports) as two:
+def test_default_identity_is_unique(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports) as one, BertClient(**fake_server.ports) as two:
         assert one.identity != two.identity
         assert len(one.identity) == 36
 
 
 @pytest.mark.parametrize("identity", ["a#b", "a@b", "ä", b"\xff\0", "x" * 255])
-def test_identities_that_an_original_server_dies_of(peer: FakePeer, identity: str | bytes) -> None:
-    with BertClient(**peer.ports, identity=identity) as bc:
+def test_identities_that_an_original_server_dies_of(fake_server: FakeServer, identity: str | bytes) -> None:
+    with BertClient(**fake_server.ports, identity=identity) as bc:
         assert bc.encode(["abc"])[0, 0] == 3
 
 
@@ -155,8 +159,8 @@ def test_an_identity_that_is_too_long() -> None:
         BertClient(identity="x" * 256)
 
 
-def test_output_fmt_list(peer: FakePeer) -> None:
-    with BertClient(**peer.ports, output_fmt="list") as bc:
+def test_output_fmt_list(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports, output_fmt="list") as bc:
         assert bc.encode(["abc"]) == [[3.0, 1.0, 2.0, 3.0]]
         bc.encode(["a"], blocking=False)
         bc.encode(["bb"], blocking=False)
@@ -180,13 +184,13 @@ def test_unknown_output_fmt() -> None:
     ],
 )
 def test_check_version(config: dict[str, object], fits: bool) -> None:
-    with fake_peer(config=config) as peer:
+    with run_fake_server(config=config) as fake_server:
         if fits:
-            BertClient(**peer.ports).close()
+            BertClient(**fake_server.ports).close()
             return
         with pytest.raises(VersionMismatchError, match=r"version mismatch!.*check_version=False"):
-            BertClient(**peer.ports)
-        BertClient(**peer.ports, check_version=False).close()
+            BertClient(**fake_server.ports)
+        BertClient(**fake_server.ports, check_version=False).close()
 
 
 def test_a_client_cannot_be_pickled(bc: BertClient) -> None:
@@ -209,34 +213,34 @@ def test_encode_takes_any_ordered_iterable(bc: BertClient) -> None:
         assert bc.encode(texts)[:, 0].tolist() == [1, 2]
 
 
-def test_nothing_is_sent_for_texts_that_are_refused(bc: BertClient, peer: FakePeer) -> None:
+def test_nothing_is_sent_for_texts_that_are_refused(bc: BertClient, fake_server: FakeServer) -> None:
     for texts, tokenized in (("a", False), ([], False), (["a", " "], False), (["a"], True), ([[]], True)):
         for blocking in (True, False):
             with pytest.raises((InputTypeError, InputValueError)):
                 bc.encode(texts, is_tokenized=tokenized, blocking=blocking)
     bc.encode(["a"])
-    assert len(peer.received) == 1
+    assert len(fake_server.received) == 1
 
 
-def test_texts_travel_unharmed(bc: BertClient, peer: FakePeer) -> None:
+def test_texts_travel_unharmed(bc: BertClient, fake_server: FakeServer) -> None:
     texts = ["你好", "e\u0301\x00", "😀 \ud800", '"\\/', "a ||| b"]
     bc.encode(texts)
-    assert peer.received[-1].texts == texts
-    assert peer.received[-1].num_texts == 5
+    assert fake_server.received[-1].texts == texts
+    assert fake_server.received[-1].num_texts == 5
     tokens = [["你", "好"], ["a"]]
     bc.encode(tokens, is_tokenized=True)
-    assert peer.received[-1].texts == tokens
+    assert fake_server.received[-1].texts == tokens
 
 
-def test_a_long_input_is_sent_in_parts(bc: BertClient, peer: FakePeer) -> None:
+def test_a_long_input_is_sent_in_parts(bc: BertClient, fake_server: FakeServer) -> None:
     texts = ["x" * (number % 9 + 1) for number in range(100)]
     np.testing.assert_array_equal(bc.encode(texts, batch_size=7), vectors(texts))
-    assert [request.num_texts for request in peer.received] == [7] * 14 + [2]
+    assert [request.num_texts for request in fake_server.received] == [7] * 14 + [2]
     bc.encode(texts, batch_size=None)
-    assert peer.received[-1].num_texts == 100
+    assert fake_server.received[-1].num_texts == 100
 
 
-def test_not_blocking_is_always_one_request(bc: BertClient, peer: FakePeer) -> None:
+def test_not_blocking_is_always_one_request(bc: BertClient, fake_server: FakeServer) -> None:
     assert bc.encode(["x"] * 5000, blocking=False) is None
     assert [array.shape for array in bc.fetch_all()] == [(5000, 4)]
 
@@ -252,10 +256,14 @@ def test_progress_bar(bc: BertClient, capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_show_tokens() -> None:
-    with ThreadPoolExecutor() as pool, fake_peer(config=ORIGINAL, hold=True) as peer, BertClient(**peer.ports) as bc:
+    with (
+        ThreadPoolExecutor() as pool,
+        run_fake_server(config=ORIGINAL, hold=True) as fake_server,
+        BertClient(**fake_server.ports) as bc,
+    ):
         result = pool.submit(bc.encode, ["a", "b"], show_tokens=True, batch_size=1)
         for token in ("a", "b"):
-            peer.reply(peer.next(), tokens=[["[CLS]", token, "[SEP]"]])
+            fake_server.reply(fake_server.next(), tokens=[["[CLS]", token, "[SEP]"]])
         array, tokens = result.result(DEADLINE)
         assert array.shape == (2, 4)
         assert tokens == [["[CLS]", "a", "[SEP]"], ["[CLS]", "b", "[SEP]"]]
@@ -268,11 +276,11 @@ def test_show_tokens_when_the_server_does_not(bc: BertClient) -> None:
 
 
 def test_truncation_is_told_once_per_call() -> None:
-    with ThreadPoolExecutor() as pool, fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+    with ThreadPoolExecutor() as pool, run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
 
         def answered(number: int) -> None:
             for _ in range(number):
-                peer.reply(peer.next(), num_truncated=1, truncated=[0])
+                fake_server.reply(fake_server.next(), num_truncated=1, truncated=[0])
 
         done = pool.submit(answered, 2)
         with pytest.warns(UserWarning, match="2 of 4 texts are longer than the server's max_seq_len=25") as caught:
@@ -290,14 +298,17 @@ def test_truncation_is_told_once_per_call() -> None:
 
 @pytest.mark.parametrize("config", [ORIGINAL, CONFIG])
 def test_no_word_of_truncation_without_check_length(config: dict[str, object]) -> None:
-    with fake_peer(config=config, hold=True) as peer, BertClient(**peer.ports, check_length=False) as bc:
+    with (
+        run_fake_server(config=config, hold=True) as fake_server,
+        BertClient(**fake_server.ports, check_length=False) as bc,
+    ):
         bc.encode(["one two three four five"], blocking=False)
-        peer.reply(peer.next(), num_truncated=1, truncated=[0])
+        fake_server.reply(fake_server.next(), num_truncated=1, truncated=[0])
         assert len(bc.fetch_all()) == 1
 
 
 def test_an_original_server_is_warned_for_beforehand() -> None:
-    with fake_peer(config=ORIGINAL) as peer, BertClient(**peer.ports) as bc:
+    with run_fake_server(config=ORIGINAL) as fake_server, BertClient(**fake_server.ports) as bc:
         with pytest.warns(UserWarning, match="1 of 2 texts are longer.*max_seq_len=3") as caught:
             bc.encode(["one two three four", "one"])
         assert caught[0].filename == __file__
@@ -306,33 +317,36 @@ def test_an_original_server_is_warned_for_beforehand() -> None:
 
 
 def test_no_warning_if_the_server_has_no_limit() -> None:
-    with fake_peer(config={**ORIGINAL, "max_seq_len": None}) as peer, BertClient(**peer.ports) as bc:
+    with (
+        run_fake_server(config={**ORIGINAL, "max_seq_len": None}) as fake_server,
+        BertClient(**fake_server.ports) as bc,
+    ):
         assert bc.length_limit is None
         bc.encode(["word " * 1000])
 
 
-def test_a_config_answered_with_vectors_is_refused(bc: BertClient, peer: FakePeer) -> None:
-    peer.config = None
+def test_a_config_answered_with_vectors_is_refused(bc: BertClient, fake_server: FakeServer) -> None:
+    fake_server.config = None
     with ThreadPoolExecutor() as pool:
         result = pool.submit(lambda: bc.server_config)
         until(lambda: bc.pending_request)
         wire_id = bc._connection._wire_id(next(iter(bc.pending_request)))
-        peer.send([bc.identity, b"{}", b"", b"%d" % wire_id])
+        fake_server.send([bc.identity, b"{}", b"", b"%d" % wire_id])
         with pytest.raises(ReplyError):
             result.result(DEADLINE)
 
 
 def test_a_long_wait_is_hinted_at(
-    peer: FakePeer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_patience, "HINT_AFTER", 0.02)
-    monkeypatch.setattr(_patience, "LONGEST_NAP", 0.02)
-    peer.hold = True
-    with ThreadPoolExecutor() as pool, BertClient(**peer.ports) as bc, caplog.at_level(logging.WARNING):
+    monkeypatch.setattr(_wait_policy, "WARN_AFTER", 0.02)
+    monkeypatch.setattr(_wait_policy, "POLL_INTERVAL", 0.02)
+    fake_server.hold = True
+    with ThreadPoolExecutor() as pool, BertClient(**fake_server.ports) as bc, caplog.at_level(logging.WARNING):
         result = pool.submit(bc.encode, ["a"])
-        request = peer.next()
+        request = fake_server.next()
         until(lambda: "still waiting" in caplog.text)
-        peer.reply(request)
+        fake_server.reply(request)
         result.result(DEADLINE)
         assert caplog.text.count("still waiting") == 1
 
@@ -370,30 +384,30 @@ def test_keys_that_are_none(keys: dict[str, str]) -> None:
 
 
 def test_fetch_all_keeps_the_order_of_sending() -> None:
-    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+    with run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         for text in ("a", "bb", "ccc"):
             bc.encode([text], blocking=False)
-        for request in reversed([peer.next() for _ in range(3)]):
-            peer.reply(request)
+        for request in reversed([fake_server.next() for _ in range(3)]):
+            fake_server.reply(request)
         assert [array[0, 0] for array in bc.fetch_all()] == [1, 2, 3]
         assert bc.fetch_all() is None
         assert list(bc.fetch()) == []
 
 
 def test_fetch_gives_them_as_they_arrive() -> None:
-    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+    with run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         for text in ("a", "bb", "ccc"):
             bc.encode([text], blocking=False)
         ids = sorted(bc.pending_request)
-        for request in reversed([peer.next() for _ in range(3)]):
-            peer.reply(request)
+        for request in reversed([fake_server.next() for _ in range(3)]):
+            fake_server.reply(request)
         assert [(response.id, response.embedding[0, 0]) for response in bc.fetch()] == list(
             zip(ids[::-1], (3, 2, 1), strict=True)
         )
         for text in ("a", "bb", "ccc"):
             bc.encode([text], blocking=False)
-        for request in reversed([peer.next() for _ in range(3)]):
-            peer.reply(request)
+        for request in reversed([fake_server.next() for _ in range(3)]):
+            fake_server.reply(request)
         assert bc.fetch_all(sort=False, concat=True)[:, 0].tolist() == [3, 2, 1]
 
 
@@ -409,15 +423,15 @@ def test_blocking_and_not_blocking_mixed(bc: BertClient) -> None:
 
 
 def test_fetch_may_have_a_timeout() -> None:
-    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+    with run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         bc.encode(["a"], blocking=False)
         bc.encode(["bb"], blocking=False)
-        one, two = peer.next(), peer.next()
-        peer.reply(one)
+        one, two = fake_server.next(), fake_server.next()
+        fake_server.reply(one)
         until(lambda: bc.pending_response)
         with pytest.raises(RequestTimeoutError):
             bc.fetch_all(timeout=20)
-        peer.reply(two)  # what came before is not lost
+        fake_server.reply(two)  # what came before is not lost
         assert [array[0, 0] for array in bc.fetch_all(timeout=60_000)] == [1, 2]
 
 
@@ -430,14 +444,14 @@ def test_fetch_waits_for_delay(bc: BertClient) -> None:
 
 @pytest.mark.parametrize("all_at_once", [False, True])
 def test_one_failed_request_does_not_hide_the_others(all_at_once: bool) -> None:
-    with fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+    with run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         for text in ("a", "bb", "ccc"):
             bc.encode([text], blocking=False)
         number = sorted(bc.pending_request)[1]
-        one, two, three = (peer.next() for _ in range(3))
-        peer.reply(one)
-        peer.reply_error(two, "invalid_request", "no such word, sorry")
-        peer.reply(three)
+        one, two, three = (fake_server.next() for _ in range(3))
+        fake_server.reply(one)
+        fake_server.reply_error(two, "invalid_request", "no such word, sorry")
+        fake_server.reply(three)
         results = bc.fetch()
         if not all_at_once:
             assert next(results).embedding[0, 0] == 1
@@ -452,9 +466,9 @@ def test_one_failed_request_does_not_hide_the_others(all_at_once: bool) -> None:
 
 
 def test_an_error_reaches_a_blocking_caller() -> None:
-    with ThreadPoolExecutor() as pool, fake_peer(hold=True) as peer, BertClient(**peer.ports) as bc:
+    with ThreadPoolExecutor() as pool, run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         result = pool.submit(bc.encode, ["a"] * 10, batch_size=5)
-        peer.reply_error(peer.next(), "overloaded", "1,000 requests wait")
+        fake_server.reply_error(fake_server.next(), "overloaded", "1,000 requests wait")
         with pytest.raises(OverloadedError, match="1,000 requests wait"):
             result.result(DEADLINE)
         assert bc.pending_request == set()
@@ -519,8 +533,8 @@ def test_encode_async_waits_for_a_slow_generator(bc: BertClient) -> None:
         assert len(list(results)) == 1
 
 
-def test_a_slow_generator_is_not_blamed_on_an_absent_server(peer: FakePeer) -> None:
-    with ThreadPoolExecutor() as pool, BertClient(**peer.ports) as bc:
+def test_a_slow_generator_is_not_blamed_on_an_absent_server(fake_server: FakeServer) -> None:
+    with ThreadPoolExecutor() as pool, BertClient(**fake_server.ports) as bc:
         bc.connect_timeout = 100  # from here on: to connect may take longer
         go = threading.Event()
 
@@ -529,17 +543,17 @@ def test_a_slow_generator_is_not_blamed_on_an_absent_server(peer: FakePeer) -> N
             yield ["a"]
 
         results = pool.submit(list, bc.encode_async(slow()))
-        peer.stop()
+        fake_server.stop()
         until(lambda: not bc.status["connected"])
         assert not results.done()
-        peer.start()
+        fake_server.start()
         until(lambda: bc.status["connected"])
         go.set()
         assert len(results.result(DEADLINE)) == 1
 
 
-def test_encode_async_holds_back(peer: FakePeer) -> None:
-    peer.hold = True
+def test_encode_async_holds_back(fake_server: FakeServer) -> None:
+    fake_server.hold = True
     pulled = []
 
     def endless() -> Iterator[list[str]]:
@@ -547,16 +561,16 @@ def test_encode_async_holds_back(peer: FakePeer) -> None:
             pulled.append(number)
             yield ["x"]
 
-    with BertClient(**peer.ports) as bc:
+    with BertClient(**fake_server.ports) as bc:
         results = bc.encode_async(endless())
-        until(lambda: len(peer.received) == 64)
+        until(lambda: len(fake_server.received) == 64)
         assert len(pulled) == 64
         for _ in range(10):
-            peer.reply(peer.next())
+            fake_server.reply(fake_server.next())
         until(lambda: len(bc.pending_response) == 10)
         assert len(pulled) == 64, "results that nobody took count as well"
         next(results)
-        until(lambda: len(peer.received) == 65)
+        until(lambda: len(fake_server.received) == 65)
         results.close()
         until(lambda: bc.pending_request == set())
         assert list(results) == []
@@ -613,8 +627,8 @@ def test_a_loop_that_is_left_early_stops_the_generator(bc: BertClient) -> None:
 
 
 @pytest.mark.parametrize("kind", [BertClient, ConcurrentBertClient])
-def test_one_client_for_many_threads(peer: FakePeer, kind: type[BertClient]) -> None:
-    with ThreadPoolExecutor(20) as pool, kind(**peer.ports) as bc:
+def test_one_client_for_many_threads(fake_server: FakeServer, kind: type[BertClient]) -> None:
+    with ThreadPoolExecutor(20) as pool, kind(**fake_server.ports) as bc:
 
         def work(length: int) -> bool:
             return all(bc.encode(["x" * length])[0, 0] == length for _ in range(20))
@@ -625,35 +639,35 @@ def test_one_client_for_many_threads(peer: FakePeer, kind: type[BertClient]) -> 
 def test_concurrent_client_waits_for_its_turn() -> None:
     with (
         ThreadPoolExecutor(6) as pool,
-        fake_peer(hold=True) as peer,
-        ConcurrentBertClient(max_concurrency=2, **peer.ports) as bc,
+        run_fake_server(hold=True) as fake_server,
+        ConcurrentBertClient(max_concurrency=2, **fake_server.ports) as bc,
     ):
         results = [pool.submit(bc.encode, ["x"]) for _ in range(6)]
         for _ in range(6):
-            until(lambda: not peer.held.empty())
+            until(lambda: not fake_server.held.empty())
             assert len(bc.pending_request) <= 2
-            peer.reply(peer.next())
+            fake_server.reply(fake_server.next())
         assert [result.result(DEADLINE).shape for result in results] == [(1, 4)] * 6
-        assert peer.most_waiting <= 2
+        assert fake_server.most_waiting <= 2
 
 
 def test_concurrent_client_does_not_wait_for_ever() -> None:
     with (
         ThreadPoolExecutor() as pool,
-        fake_peer(hold=True) as peer,
-        ConcurrentBertClient(max_concurrency=1, **peer.ports) as bc,
+        run_fake_server(hold=True) as fake_server,
+        ConcurrentBertClient(max_concurrency=1, **fake_server.ports) as bc,
     ):
         first = pool.submit(bc.encode, ["x"])
-        request = peer.next()
+        request = fake_server.next()
         bc.timeout = 20
         with pytest.raises(RequestTimeoutError, match="max_concurrency=1"):
             bc.encode(["y"])
-        peer.reply(request)
+        fake_server.reply(request)
         first.result(DEADLINE)
 
 
-def test_concurrent_client_fetches_too(peer: FakePeer) -> None:
-    with ConcurrentBertClient(max_concurrency=1, **peer.ports) as bc:
+def test_concurrent_client_fetches_too(fake_server: FakeServer) -> None:
+    with ConcurrentBertClient(max_concurrency=1, **fake_server.ports) as bc:
         assert bc.identity
         bc.encode(["a"], blocking=False)
         assert len(bc.fetch_all()) == 1

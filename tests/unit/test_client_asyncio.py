@@ -21,7 +21,7 @@ from bert_serving.client import (
     ServerUnreachableError,
     VersionMismatchError,
 )
-from fake_server import CONFIG, DEADLINE, FakePeer, fake_peer, vectors
+from fake_server import CONFIG, DEADLINE, FakeServer, run_fake_server, vectors
 from servers import free_ports
 
 T = TypeVar("T")
@@ -46,9 +46,9 @@ def io_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "bert-client-io"}
 
 
-def test_encode(peer: FakePeer) -> None:
+def test_encode(fake_server: FakeServer) -> None:
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
+        async with AsyncBertClient(**fake_server.ports) as bc:
             assert bc.length_limit == 25
             array = await bc.encode(["a", "bb"])
             np.testing.assert_array_equal(array, vectors(["a", "bb"]))
@@ -62,22 +62,22 @@ def test_encode(peer: FakePeer) -> None:
     run(main)
 
 
-def test_many_at_once(peer: FakePeer) -> None:
+def test_many_at_once(fake_server: FakeServer) -> None:
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
+        async with AsyncBertClient(**fake_server.ports) as bc:
             arrays = await asyncio.gather(*(bc.encode(["x" * length]) for length in range(1, 101)))
             assert [array[0, 0] for array in arrays] == list(range(1, 101))
 
     run(main)
 
 
-def test_the_server_is_checked_by_the_first_request_and_once(peer: FakePeer) -> None:
+def test_the_server_is_checked_by_the_first_request_and_once(fake_server: FakeServer) -> None:
     async def main() -> None:
-        bc = AsyncBertClient(**peer.ports)
-        assert peer.commands == []
+        bc = AsyncBertClient(**fake_server.ports)
+        assert fake_server.commands == []
         await asyncio.gather(bc.encode(["a"]), bc.encode(["b"]))
         await bc.connect()
-        assert len(peer.commands) == 1
+        assert len(fake_server.commands) == 1
         await bc.close()
         await bc.close()
         with pytest.raises(ClientClosedError):
@@ -86,15 +86,15 @@ def test_the_server_is_checked_by_the_first_request_and_once(peer: FakePeer) -> 
     run(main)
 
 
-def test_errors_are_the_same(peer: FakePeer) -> None:
+def test_errors_are_the_same(fake_server: FakeServer) -> None:
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
+        async with AsyncBertClient(**fake_server.ports) as bc:
             with pytest.raises(InputTypeError):
                 await bc.encode("hello")
-            peer.hold = True
+            fake_server.hold = True
             failing = asyncio.create_task(bc.encode(["a"]))
-            await until(lambda: not peer.held.empty())
-            peer.reply_error(peer.next(), "overloaded", "later")
+            await until(lambda: not fake_server.held.empty())
+            fake_server.reply_error(fake_server.next(), "overloaded", "later")
             with pytest.raises(OverloadedError):
                 await failing
             bc.timeout = 20
@@ -120,36 +120,36 @@ def test_no_server() -> None:
 
 def test_version_is_checked() -> None:
     async def main() -> None:
-        with fake_peer(config={"server_version": "0.1"}) as peer, pytest.raises(VersionMismatchError):
-            await AsyncBertClient(**peer.ports).connect()
+        with run_fake_server(config={"server_version": "0.1"}) as fake_server, pytest.raises(VersionMismatchError):
+            await AsyncBertClient(**fake_server.ports).connect()
 
     run(main)
 
 
-def test_a_cancelled_call_drops_its_request(peer: FakePeer) -> None:
+def test_a_cancelled_call_drops_its_request(fake_server: FakeServer) -> None:
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
-            peer.hold = True
+        async with AsyncBertClient(**fake_server.ports) as bc:
+            fake_server.hold = True
             waiting = asyncio.create_task(bc.encode(["a"]))
-            await until(lambda: not peer.held.empty())
+            await until(lambda: not fake_server.held.empty())
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             assert bc.pending_request == set()
-            peer.reply(peer.next())
-            peer.hold = False
+            fake_server.reply(fake_server.next())
+            fake_server.hold = False
             assert (await bc.encode(["bb"]))[0, 0] == 2
 
     run(main)
 
 
-def test_close_ends_calls_that_wait(peer: FakePeer) -> None:
+def test_close_ends_calls_that_wait(fake_server: FakeServer) -> None:
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
-            peer.hold = True
+        async with AsyncBertClient(**fake_server.ports) as bc:
+            fake_server.hold = True
             waiting = asyncio.create_task(bc.encode(["a"]))
             heard = asyncio.create_task(anext(bc.listen(), None))
-            await until(lambda: not peer.held.empty())
+            await until(lambda: not fake_server.held.empty())
         with pytest.raises(ClientClosedError):
             await waiting
         assert await heard is None
@@ -157,32 +157,32 @@ def test_close_ends_calls_that_wait(peer: FakePeer) -> None:
     run(main)
 
 
-def test_requests_are_sent_again_after_a_restart(peer: FakePeer) -> None:
+def test_requests_are_sent_again_after_a_restart(fake_server: FakeServer) -> None:
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
-            peer.hold = True
+        async with AsyncBertClient(**fake_server.ports) as bc:
+            fake_server.hold = True
             waiting = asyncio.create_task(bc.encode(["abc"]))
-            await until(lambda: not peer.held.empty())
-            first = peer.next()
-            await asyncio.to_thread(peer.stop)
-            await asyncio.to_thread(peer.start)
-            await until(lambda: not peer.held.empty())
-            again = peer.next()
+            await until(lambda: not fake_server.held.empty())
+            first = fake_server.next()
+            await asyncio.to_thread(fake_server.stop)
+            await asyncio.to_thread(fake_server.start)
+            await until(lambda: not fake_server.held.empty())
+            again = fake_server.next()
             assert again == first
-            peer.reply(again)
+            fake_server.reply(again)
             assert (await waiting)[0, 0] == 3
 
     run(main)
 
 
-def test_encode_async(peer: FakePeer) -> None:
+def test_encode_async(fake_server: FakeServer) -> None:
     async def batches() -> AsyncIterator[list[str]]:
         for number in range(100):
             await asyncio.sleep(0)
             yield ["x"] * (number % 3 + 1)
 
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
+        async with AsyncBertClient(**fake_server.ports) as bc:
             shapes = [response.shape async for response in bc.encode_async(batches())]
             assert sorted(shapes) == sorted((number % 3 + 1, 4) for number in range(100))
             endless = bc.encode_async(itertools.repeat(["a"]), max_num_batch=70)
@@ -192,30 +192,30 @@ def test_encode_async(peer: FakePeer) -> None:
     run(main)
 
 
-def test_encode_async_holds_back_and_lets_go(peer: FakePeer) -> None:
-    peer.hold = True
+def test_encode_async_holds_back_and_lets_go(fake_server: FakeServer) -> None:
+    fake_server.hold = True
 
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
+        async with AsyncBertClient(**fake_server.ports) as bc:
             results = bc.encode_async(itertools.repeat(["a"]))
             first = asyncio.create_task(anext(results))
-            await until(lambda: len(peer.received) == 64)
-            peer.reply(peer.next())
+            await until(lambda: len(fake_server.received) == 64)
+            fake_server.reply(fake_server.next())
             await first
-            await until(lambda: len(peer.received) == 65)
+            await until(lambda: len(fake_server.received) == 65)
             await results.aclose()
             assert bc.pending_request == set()
 
     run(main)
 
 
-def test_exceptions_of_the_generator_come_after_its_results(peer: FakePeer) -> None:
+def test_exceptions_of_the_generator_come_after_its_results(fake_server: FakeServer) -> None:
     async def breaking() -> AsyncIterator[list[str]]:
         yield ["a"]
         raise LookupError("no more corpus")
 
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports) as bc:
+        async with AsyncBertClient(**fake_server.ports) as bc:
             results = bc.encode_async(breaking())
             assert (await anext(results)).embedding[0, 0] == 1
             with pytest.raises(LookupError, match="no more corpus"):
@@ -224,13 +224,13 @@ def test_exceptions_of_the_generator_come_after_its_results(peer: FakePeer) -> N
     run(main)
 
 
-def test_listen(peer: FakePeer) -> None:
+def test_listen(fake_server: FakeServer) -> None:
     async def main() -> None:
-        async with AsyncBertClient(**peer.ports, identity="shared") as bc:
+        async with AsyncBertClient(**fake_server.ports, identity="shared") as bc:
             heard = bc.listen(timeout=60_000)
 
             def other() -> None:
-                with BertClient(**peer.ports, identity="shared", timeout=60_000) as clone:
+                with BertClient(**fake_server.ports, identity="shared", timeout=60_000) as clone:
                     clone.encode(["abc"])
 
             await asyncio.to_thread(other)
@@ -240,8 +240,8 @@ def test_listen(peer: FakePeer) -> None:
     run(main)
 
 
-def test_a_client_outlives_an_event_loop(peer: FakePeer) -> None:
-    bc = AsyncBertClient(**peer.ports, timeout=60_000)
+def test_a_client_outlives_an_event_loop(fake_server: FakeServer) -> None:
+    bc = AsyncBertClient(**fake_server.ports, timeout=60_000)
     for length in (1, 2):
         assert asyncio.run(bc.encode(["x" * length]))[0, 0] == length
     asyncio.run(bc.close())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.client._encoding import EncodeCall, Response, has_room, joined
+from bert_serving.client._encoding import EncodeCall, Response, concatenate, has_room
 from bert_serving.client.errors import OptionError, ReplyError
 from bert_serving.client.protocol import EncodeInfo, Reply, parse_reply
 
@@ -45,7 +45,7 @@ def test_rows_come_back_in_order_whatever_the_order_of_answers(
         answered = chance.choice(list(sent))
         rows = [int(text) for text in sent.pop(answered).texts]
         part = whole[rows, 0] if pooled else whole[rows, : max(lengths[row] for row in rows)]
-        assert call.place(answered, reply_for(answered, part, tokens=[[str(row)] for row in rows])) == len(rows)
+        assert call.add_reply(answered, reply_for(answered, part, tokens=[[str(row)] for row in rows])) == len(rows)
     np.testing.assert_array_equal(call.embedding, whole[:, 0] if pooled else whole)
     assert call.embedding.flags.writeable
     assert call.tokens == [[str(row)] for row in range(num_texts)]
@@ -74,7 +74,7 @@ def test_truncated_texts_are_counted() -> None:
         chunk = call.next_chunk()
         assert chunk is not None
         call.sent(number, chunk)
-        call.place(number, reply_for(number, np.zeros((1, 2), np.float32), num_truncated=1, truncated=[0]))
+        call.add_reply(number, reply_for(number, np.zeros((1, 2), np.float32), num_truncated=1, truncated=[0]))
     assert call.num_truncated == 2
     assert call.tokens is None
 
@@ -86,7 +86,7 @@ def test_an_answer_with_other_rows_is_refused(array: np.ndarray) -> None:
     assert chunk is not None
     call.sent(1, chunk)
     with pytest.raises(ReplyError, match="held 2 texts"):
-        call.place(1, reply_for(1, array))
+        call.add_reply(1, reply_for(1, array))
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_another_model_within_one_call_is_noticed(second: np.ndarray) -> None:
         chunk = call.next_chunk()
         assert chunk is not None
         call.sent(number, chunk)
-    call.place(1, reply_for(1, np.zeros((1, 2), np.float32)))
+    call.add_reply(1, reply_for(1, np.zeros((1, 2), np.float32)))
     with pytest.raises(ReplyError, match="another model"):
-        call.place(2, reply_for(2, second))
+        call.add_reply(2, reply_for(2, second))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_an_answer_that_is_no_array_is_refused(info: bytes) -> None:
     assert chunk is not None
     call.sent(1, chunk)
     with pytest.raises(ReplyError, match="cannot be read"):
-        call.place(1, parse_reply([b"id", info, b"\0\0\0\0", b"1"]))
+        call.add_reply(1, parse_reply([b"id", info, b"\0\0\0\0", b"1"]))
 
 
 def test_batch_size_must_be_positive() -> None:
@@ -130,8 +130,8 @@ def test_response_knows_its_shape_in_both_formats() -> None:
 
 def test_joined_pads_with_zeros() -> None:
     one, two = np.ones((1, 2, 3)), np.ones((2, 4, 3))
-    whole = joined([one, two])
+    whole = concatenate([one, two])
     assert whole.shape == (3, 4, 3)
     assert whole[0, 2:].sum() == 0
     np.testing.assert_array_equal(whole[1:], two)
-    assert joined([np.ones((1, 3)), np.ones((2, 3))]).shape == (3, 3)
+    assert concatenate([np.ones((1, 3)), np.ones((2, 3))]).shape == (3, 3)

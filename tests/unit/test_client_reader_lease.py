@@ -13,13 +13,13 @@ import pytest
 import zmq
 
 from bert_serving.client import BertClient, ClientClosedError, RequestTimeoutError
-from bert_serving.client._pending import NOTHING, Inbox
-from bert_serving.client._transport import reader_lease as _turn
-from bert_serving.client._transport.reader_lease import PAUSE, Turn
+from bert_serving.client._pending import NO_MORE, PendingReplies
+from bert_serving.client._transport import reader_lease as _lease
+from bert_serving.client._transport.reader_lease import HANDOVER_COOLDOWN, ReaderLease
 from bert_serving.client.protocol import Reply
-from fake_server import DEADLINE, FakePeer, until
+from fake_server import DEADLINE, FakeServer, until
 
-#: What the peer does with requests, see ``conftest.py``.
+#: What the fake_server does with requests, see ``conftest.py``.
 HOLD = True
 
 
@@ -27,139 +27,147 @@ HOLD = True
 
 
 def test_it_is_the_threads_until_it_is_offered() -> None:
-    turn = Turn()
-    assert turn.is_threads(100.0)
-    assert not turn.begin("caller", 100.0)
-    turn.offer(100.0)
-    assert not turn.is_threads(100.0)
-    assert turn.begin("caller", 100.0)
-    assert turn.is_callers
-    assert turn.is_mine()
-    assert not turn.begin("another", 100.0), "one at a time"
-    assert turn.is_of("caller")
-    assert not turn.is_of("another")
-    turn.end(100.1)
-    assert not turn.is_callers
-    assert not turn.is_of("caller")
-    assert turn.begin("another", 100.1), "the next caller goes on where one has left"
+    turn = ReaderLease()
+    assert turn.io_thread_reads(100.0)
+    assert not turn.start_read("caller", 100.0)
+    turn.release(100.0)
+    assert not turn.io_thread_reads(100.0)
+    assert turn.start_read("caller", 100.0)
+    assert turn.caller_is_reading
+    assert turn.owned_by_current_thread()
+    assert not turn.start_read("another", 100.0), "one at a time"
+    assert turn.is_read_by("caller")
+    assert not turn.is_read_by("another")
+    turn.finish_read(100.1)
+    assert not turn.caller_is_reading
+    assert not turn.is_read_by("caller")
+    assert turn.start_read("another", 100.1), "the next caller goes on where one has left"
 
 
 def test_the_thread_reads_again_when_nobody_has_for_a_while() -> None:
-    turn = Turn()
-    turn.offer(100.0)
-    assert turn.back_at == 100.0 + PAUSE
-    assert not turn.is_threads(100.0 + PAUSE - 0.01)
-    assert turn.is_threads(turn.back_at)
-    assert turn.back_at == float("inf")
+    turn = ReaderLease()
+    turn.release(100.0)
+    assert turn.expires_at == 100.0 + HANDOVER_COOLDOWN
+    assert not turn.io_thread_reads(100.0 + HANDOVER_COOLDOWN - 0.01)
+    assert turn.io_thread_reads(turn.expires_at)
+    assert turn.expires_at == float("inf")
 
 
 def test_it_is_not_taken_from_a_caller_who_reads() -> None:
-    turn = Turn()
-    turn.offer(100.0)
-    turn.begin("caller", 100.0)
-    assert not turn.claim(100.0)
-    assert not turn.is_threads(100.0 + 2 * PAUSE)
-    turn.end(100.0)
-    assert turn.claim(100.0)
-    assert not turn.claim(100.0)
-    assert turn.is_threads(100.0)
+    turn = ReaderLease()
+    turn.release(100.0)
+    turn.start_read("caller", 100.0)
+    assert not turn.acquire(100.0)
+    assert not turn.io_thread_reads(100.0 + 2 * HANDOVER_COOLDOWN)
+    turn.finish_read(100.0)
+    assert turn.acquire(100.0)
+    assert not turn.acquire(100.0)
+    assert turn.io_thread_reads(100.0)
 
 
 def test_what_was_claimed_is_kept_for_a_while() -> None:
-    turn = Turn()
-    turn.offer(100.0)
-    turn.claim(100.0)
-    turn.offer(100.0 + PAUSE - 0.01)
-    assert turn.is_threads(100.0 + PAUSE - 0.01)
-    turn.offer(100.0 + PAUSE)
-    assert not turn.is_threads(100.0 + PAUSE)
+    turn = ReaderLease()
+    turn.release(100.0)
+    turn.acquire(100.0)
+    turn.release(100.0 + HANDOVER_COOLDOWN - 0.01)
+    assert turn.io_thread_reads(100.0 + HANDOVER_COOLDOWN - 0.01)
+    turn.release(100.0 + HANDOVER_COOLDOWN)
+    assert not turn.io_thread_reads(100.0 + HANDOVER_COOLDOWN)
 
 
 # ---- in a client ----------------------------------------------------------------------------------------------------
 
 
-def let_callers_read(client: BertClient, peer: FakePeer) -> None:
+def let_callers_read(client: BertClient, fake_server: FakeServer) -> None:
     """Until the next caller who waits is to read himself."""
 
     def is_callers() -> bool:
-        peer.hold = False
+        fake_server.hold = False
         client.encode(["before"])
-        peer.hold = True
-        return not client._connection._turn._is_threads
+        fake_server.hold = True
+        return not client._connection._lease._io_thread_reads
 
     until(is_callers, "the thread offers its turn")
 
 
 def until_one_reads(client: BertClient) -> None:
-    until(lambda: client._connection._turn.is_callers or client._connection._turn._is_threads, "someone reads")
+    until(
+        lambda: client._connection._lease.caller_is_reading or client._connection._lease._io_thread_reads,
+        "someone reads",
+    )
 
 
-def test_one_call_after_the_other(peer: FakePeer) -> None:
-    peer.hold = False
-    with BertClient(**peer.ports) as bc:
+def test_one_call_after_the_other(fake_server: FakeServer) -> None:
+    fake_server.hold = False
+    with BertClient(**fake_server.ports) as bc:
         for length in range(1, 200):
             assert bc.encode(["x" * length])[0, 0] == length
         assert bc.pending_request == set()
 
 
-def test_the_thread_goes_on_when_a_caller_has_waited_a_moment(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
+def test_the_thread_goes_on_when_a_caller_has_waited_a_moment(
+    fake_server: FakeServer, pool: ThreadPoolExecutor
+) -> None:
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
         result = pool.submit(bc.encode, ["a"])
-        request = peer.next()
-        until(lambda: bc._connection._turn._is_threads, "the thread reads")
-        peer.reply(request)
+        request = fake_server.next()
+        until(lambda: bc._connection._lease._io_thread_reads, "the thread reads")
+        fake_server.reply(request)
         assert result.result(DEADLINE).shape == (1, 4)
 
 
-def test_who_reads_hands_out_what_others_wait_for(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
+def test_who_reads_hands_out_what_others_wait_for(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
         one = pool.submit(bc.encode, ["a"])
-        first = peer.next()
+        first = fake_server.next()
         two = pool.submit(bc.encode, ["bb"])
-        second = peer.next()
+        second = fake_server.next()
         bc.encode(["ccc"], blocking=False)
-        third = peer.next()
+        third = fake_server.next()
         for request in (third, second, first):
-            peer.reply(request)
+            fake_server.reply(request)
         assert one.result(DEADLINE)[0, 0] == 1
         assert two.result(DEADLINE)[0, 0] == 2
         assert [response.embedding[0, 0] for response in bc.fetch()] == [3]
 
 
-def test_a_request_without_waiting_is_read_by_the_thread(peer: FakePeer) -> None:
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
+def test_a_request_without_waiting_is_read_by_the_thread(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
         bc.encode(["a"], blocking=False)
-        peer.reply(peer.next())
+        fake_server.reply(fake_server.next())
         until(lambda: bc.pending_response, "the answer is here, though nobody asks for it")
 
 
-def test_a_listener_hears_while_callers_read(peer: FakePeer) -> None:
-    with BertClient(**peer.ports, identity="same") as bc, BertClient(**peer.ports, identity="same") as clone:
-        let_callers_read(bc, peer)
+def test_a_listener_hears_while_callers_read(fake_server: FakeServer) -> None:
+    with (
+        BertClient(**fake_server.ports, identity="same") as bc,
+        BertClient(**fake_server.ports, identity="same") as clone,
+    ):
+        let_callers_read(bc, fake_server)
         heard = bc.listen()
-        peer.hold = False
+        fake_server.hold = False
         clone.encode(["abc"])
         assert next(heard).embedding[0, 0] == 3
 
 
-def test_a_timeout_is_not_longer_for_who_reads(peer: FakePeer) -> None:
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
+def test_a_timeout_is_not_longer_for_who_reads(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
         bc.timeout = 300
         began = time.monotonic()
         with pytest.raises(RequestTimeoutError):
             bc.encode(["late"])
         assert time.monotonic() - began >= 0.3
         bc.timeout = -1
-        let_callers_read(bc, peer)
+        let_callers_read(bc, fake_server)
 
 
-def test_closing_while_a_caller_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    bc = BertClient(**peer.ports)
-    let_callers_read(bc, peer)
+def test_closing_while_a_caller_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    bc = BertClient(**fake_server.ports)
+    let_callers_read(bc, fake_server)
     result = pool.submit(bc.encode, ["a"])
     until_one_reads(bc)
     bc.close()
@@ -168,37 +176,39 @@ def test_closing_while_a_caller_reads(peer: FakePeer, pool: ThreadPoolExecutor) 
     assert not bc._connection._thread.is_alive()
 
 
-def test_a_server_that_restarts_while_a_caller_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
+def test_a_server_that_restarts_while_a_caller_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
         result = pool.submit(bc.encode, ["a"])
-        peer.next()
-        peer.stop()
-        peer.start()
-        peer.reply(peer.next())
+        fake_server.next()
+        fake_server.stop()
+        fake_server.start()
+        fake_server.reply(fake_server.next())
         assert result.result(DEADLINE).shape == (1, 4)
 
 
-def test_a_client_subscribes_anew_though_no_caller_reads(peer: FakePeer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
-        monkeypatch.setattr(_turn, "PAUSE", 10 * DEADLINE)  # the thread does not read again by itself
-        peer.drop_port_out()
-        until(lambda: peer.subscriptions, "the client is subscribed")
-        peer.hold = False
+def test_a_client_subscribes_anew_though_no_caller_reads(
+    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
+        monkeypatch.setattr(_lease, "HANDOVER_COOLDOWN", 10 * DEADLINE)  # the thread does not read again by itself
+        fake_server.drop_port_out()
+        until(lambda: fake_server.subscriptions, "the client is subscribed")
+        fake_server.hold = False
         assert bc.encode(["abc"])[0, 0] == 3
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
-def test_ctrl_c_while_the_main_thread_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
+def test_ctrl_c_while_the_main_thread_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     """The answers to others are not lost, and the client goes on."""
     assert threading.current_thread() is threading.main_thread()
-    with BertClient(**peer.ports) as bc:
+    with BertClient(**fake_server.ports) as bc:
         for length in range(1, 6):
-            let_callers_read(bc, peer)
+            let_callers_read(bc, fake_server)
 
             def interrupt() -> None:
-                peer.next()  # the main thread waits for an answer that never comes
+                fake_server.next()  # the main thread waits for an answer that never comes
                 until_one_reads(bc)
                 os.kill(os.getpid(), signal.SIGINT)
 
@@ -206,26 +216,26 @@ def test_ctrl_c_while_the_main_thread_reads(peer: FakePeer, pool: ThreadPoolExec
             with pytest.raises(KeyboardInterrupt):
                 bc.encode(["interrupted"])
             other = pool.submit(bc.encode, ["x" * length])
-            while (request := peer.next()).texts == ["interrupted"]:
+            while (request := fake_server.next()).texts == ["interrupted"]:
                 pass
-            peer.reply(request)
+            fake_server.reply(request)
             assert other.result(DEADLINE)[0, 0] == length
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
-def test_a_signals_handler_may_encode_while_its_thread_reads(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
+def test_a_signals_handler_may_encode_while_its_thread_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
         nested: list[float] = []
         before = signal.signal(signal.SIGUSR1, lambda *_: nested.append(bc.encode(["nested"])[0, 0]))
 
         def signal_and_answer() -> None:
-            outer = peer.next()
+            outer = fake_server.next()
             until_one_reads(bc)
             os.kill(os.getpid(), signal.SIGUSR1)
-            peer.reply(peer.next())
+            fake_server.reply(fake_server.next())
             until(lambda: nested, "the handler has its answer")
-            peer.reply(outer)
+            fake_server.reply(outer)
 
         answering = pool.submit(signal_and_answer)
         try:
@@ -238,7 +248,7 @@ def test_a_signals_handler_may_encode_while_its_thread_reads(peer: FakePeer, poo
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
 def test_a_signals_handler_may_encode_in_the_middle_of_a_message(
-    peer: FakePeer, monkeypatch: pytest.MonkeyPatch
+    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received = zmq.Socket.recv_multipart
     is_armed = [False]
@@ -253,9 +263,9 @@ def test_a_signals_handler_may_encode_in_the_middle_of_a_message(
             parts.append(self.recv(flags, copy=copy))
         return parts
 
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
-        peer.hold = False
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
+        fake_server.hold = False
         nested: list[float] = []
         before = signal.signal(signal.SIGUSR1, lambda *_: nested.append(bc.encode(["nested"])[0, 0]))
         try:
@@ -279,14 +289,14 @@ class InterruptedDict(dict[int, Any]):
 
 
 def test_an_answer_whose_delivery_was_interrupted_is_there_once() -> None:
-    inbox = Inbox()
-    inbox._expected = InterruptedDict()
-    inbox.expect(1)
+    pending = PendingReplies()
+    pending._expected = InterruptedDict()
+    pending.expect(1)
     with pytest.raises(KeyboardInterrupt):
-        inbox.put(1, Reply(1, {}))
-    inbox.put(1, Reply(1, {"again": True}))
-    assert inbox.take(None, 0.0) == (1, Reply(1, {}))
-    assert inbox.take(None, 0.0) is NOTHING
+        pending.put(1, Reply(1, {}))
+    pending.put(1, Reply(1, {"again": True}))
+    assert pending.take(None, 0.0) == (1, Reply(1, {}))
+    assert pending.take(None, 0.0) is NO_MORE
 
 
 class Interrupted:
@@ -295,26 +305,26 @@ class Interrupted:
     def __init__(self) -> None:
         self.answers: list[int] = []
 
-    def has_answers(self) -> bool:
+    def has_replies(self) -> bool:
         return bool(self.answers)
 
 
-def test_an_answer_that_was_in_hand_when_ctrl_c_came_is_asked_for_again(peer: FakePeer) -> None:
+def test_an_answer_that_was_in_hand_when_ctrl_c_came_is_asked_for_again(fake_server: FakeServer) -> None:
     delivered: list[int] = []
 
-    def deliver(number: int, _: object) -> None:
+    def on_reply(number: int, _: object) -> None:
         delivered.append(number)
         if len(delivered) == 1:
             raise KeyboardInterrupt
 
-    with BertClient(**peer.ports) as bc:
-        let_callers_read(bc, peer)
+    with BertClient(**fake_server.ports) as bc:
+        let_callers_read(bc, fake_server)
         connection, caller = bc._connection, Interrupted()
         number = connection.new_number()
-        connection.submit(number, b'["a"]', 1, deliver, is_read=True)
-        peer.reply(peer.next())
+        connection.submit(number, b'["a"]', 1, on_reply, is_read=True)
+        fake_server.reply(fake_server.next())
         with pytest.raises(KeyboardInterrupt):
             until(lambda: not connection.read(caller, 1.0), "nobody reads any more")
-        peer.reply(peer.next())
+        fake_server.reply(fake_server.next())
         until(lambda: delivered == [number, number], "it was delivered after all")
         assert bc.pending_request == set()

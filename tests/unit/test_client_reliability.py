@@ -25,10 +25,10 @@ from bert_serving.client import (
     protocol,
 )
 from bert_serving.client._transport import connection as _connection
-from fake_server import CONFIG, DEADLINE, FakePeer, fake_peer, until, vectors
+from fake_server import CONFIG, DEADLINE, FakeServer, run_fake_server, until, vectors
 from servers import free_ports
 
-#: What the peer does with requests, see ``conftest.py``.
+#: What the fake_server does with requests, see ``conftest.py``.
 HOLD = True
 
 
@@ -43,37 +43,37 @@ def io_threads() -> set[threading.Thread]:
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 
-def test_a_late_answer_is_dropped(peer: FakePeer) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_a_late_answer_is_dropped(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports) as bc:
         bc.timeout = 50
         with pytest.raises(RequestTimeoutError, match='"timeout"=50 ms; it is connected'):
             bc.encode(["late"])
         assert bc.pending_request == set()
-        peer.reply(peer.next())
+        fake_server.reply(fake_server.next())
         bc.timeout = -1
         bc.encode(["next"], blocking=False)
-        peer.reply(peer.next())
+        fake_server.reply(fake_server.next())
         assert [response.shape for response in bc.fetch()] == [(1, 4)]
         assert bc.pending_response == {}
 
 
-def test_a_doubled_answer_counts_once(peer: FakePeer) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_a_doubled_answer_counts_once(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports) as bc:
         bc.encode(["a"], blocking=False)
         bc.encode(["bb"], blocking=False)
-        one, two = peer.next(), peer.next()
+        one, two = fake_server.next(), fake_server.next()
         for request in (one, one, two, two):
-            peer.reply(request)
+            fake_server.reply(request)
         assert [response.embedding[0, 0] for response in bc.fetch()] == [1, 2]
         assert bc.fetch_all() is None
 
 
-def test_answers_out_of_order_find_their_callers(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_answers_out_of_order_find_their_callers(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
         texts = ["x" * length for length in range(1, 9)]
         results = [pool.submit(bc.encode, [text]) for text in texts]
-        for request in reversed([peer.next() for _ in texts]):
-            peer.reply(request)
+        for request in reversed([fake_server.next() for _ in texts]):
+            fake_server.reply(request)
         for text, result in zip(texts, results, strict=True):
             assert result.result(DEADLINE)[0, 0] == len(text)
 
@@ -88,130 +88,132 @@ def test_answers_out_of_order_find_their_callers(peer: FakePeer, pool: ThreadPoo
         [b"[" * 100_000, b""],
     ],
 )
-def test_an_answer_that_cannot_be_read(peer: FakePeer, pool: ThreadPoolExecutor, frames: list[bytes]) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_an_answer_that_cannot_be_read(fake_server: FakeServer, pool: ThreadPoolExecutor, frames: list[bytes]) -> None:
+    with BertClient(**fake_server.ports) as bc:
         result = pool.submit(bc.encode, ["a"])
-        request = peer.next()
-        peer.send([request.identity, *frames, b"%d" % request.wire_id])
+        request = fake_server.next()
+        fake_server.send([request.identity, *frames, b"%d" % request.wire_id])
         with pytest.raises(ReplyError):
             result.result(DEADLINE)
 
 
-def test_frames_for_nobody_are_dropped(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_frames_for_nobody_are_dropped(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
         for frames in ([], [b"x"], [b"{}", b"not a number"], [b"{}", b"1"], [b"{}", b"", b"1"], [b"{}", b"9" * 5000]):
-            peer.send([bc.identity, *frames])
+            fake_server.send([bc.identity, *frames])
         result = pool.submit(bc.encode, ["a"])
-        peer.reply(peer.next())
+        fake_server.reply(fake_server.next())
         assert result.result(DEADLINE).shape == (1, 4)
 
 
 # ---- connections ----------------------------------------------------------------------------------------------------
 
 
-def test_requests_are_sent_again_after_a_restart(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_requests_are_sent_again_after_a_restart(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
         waiting = pool.submit(bc.encode, ["blocking"])
-        first = peer.next()
+        first = fake_server.next()
         bc.encode(["not blocking"], blocking=False)
-        second = peer.next()
-        peer.stop()
-        peer.start()
-        again = [peer.next(), peer.next()]
+        second = fake_server.next()
+        fake_server.stop()
+        fake_server.start()
+        again = [fake_server.next(), fake_server.next()]
         assert [request.wire_id for request in again] == [first.wire_id, second.wire_id]
         for request in again:
-            peer.reply(request)
+            fake_server.reply(request)
         assert waiting.result(DEADLINE).shape == (1, 4)
         assert len(bc.fetch_all()) == 1
 
 
-def test_requests_are_sent_again_if_only_the_results_were_lost(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_requests_are_sent_again_if_only_the_results_were_lost(
+    fake_server: FakeServer, pool: ThreadPoolExecutor
+) -> None:
+    with BertClient(**fake_server.ports) as bc:
         waiting = pool.submit(bc.encode, ["abc"])
-        first = peer.next()
-        peer.drop_port_out()
-        again = peer.next()
+        first = fake_server.next()
+        fake_server.drop_port_out()
+        again = fake_server.next()
         assert again == first
-        peer.reply(again)
+        fake_server.reply(again)
         assert waiting.result(DEADLINE)[0, 0] == 3
 
 
 def test_a_server_that_comes_late(pool: ThreadPoolExecutor) -> None:
-    with fake_peer() as peer:
-        peer.stop()
+    with run_fake_server() as fake_server:
+        fake_server.stop()
         before = io_threads()
-        client = pool.submit(BertClient, **peer.ports, connect_timeout=60_000)
+        client = pool.submit(BertClient, **fake_server.ports, connect_timeout=60_000)
         until(lambda: io_threads() - before)
-        peer.start()
+        fake_server.start()
         with client.result(DEADLINE) as bc:
             assert bc.encode(["abc"])[0, 0] == 3
 
 
-def test_requests_made_while_the_server_is_away_are_sent_when_it_is_back(peer: FakePeer) -> None:
-    with BertClient(**peer.ports) as bc:
-        peer.stop()
+def test_requests_made_while_the_server_is_away_are_sent_when_it_is_back(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports) as bc:
+        fake_server.stop()
         until(lambda: not bc.status["connected"])
         bc.encode(["abc"], blocking=False)
-        peer.start()
-        peer.reply(peer.next())
+        fake_server.start()
+        fake_server.reply(fake_server.next())
         assert [response.embedding[0, 0] for response in bc.fetch()] == [3]
 
 
-def test_a_forgotten_request_is_not_sent_again(peer: FakePeer) -> None:
-    with BertClient(**peer.ports, timeout=60_000) as bc:
+def test_a_forgotten_request_is_not_sent_again(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports, timeout=60_000) as bc:
         bc.timeout = 50
         with pytest.raises(TimeoutError):
             bc.encode(["given up"])
-        peer.next()
-        peer.stop()
-        peer.start()
+        fake_server.next()
+        fake_server.stop()
+        fake_server.start()
         bc.encode(["new"], blocking=False)
-        assert peer.next().texts == ["new"]
+        assert fake_server.next().texts == ["new"]
 
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests are asked after in no time."""
-    monkeypatch.setattr(_connection, "ASK_AFTER", 0.05)
+    monkeypatch.setattr(_connection, "STALE_AFTER", 0.05)
 
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("unchecked", [False, True])
 def test_a_request_that_was_lost_without_a_sign_is_sent_again(
-    peer: FakePeer, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, unchecked: bool
+    fake_server: FakeServer, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, unchecked: bool
 ) -> None:
-    with BertClient(**peer.ports, ignore_all_checks=unchecked) as bc:
+    with BertClient(**fake_server.ports, ignore_all_checks=unchecked) as bc:
         waiting = pool.submit(bc.encode, ["lost"])
-        first = peer.next()
-        peer.forgets = True
-        again = peer.next()
-        peer.forgets = False
+        first = fake_server.next()
+        fake_server.forgets = True
+        again = fake_server.next()
+        fake_server.forgets = False
         assert (again.wire_id, again.texts) == (first.wire_id, ["lost"])
-        peer.reply(again)
+        fake_server.reply(again)
         assert waiting.result(DEADLINE)[0, 0] == 4
         assert bc.pending_request == set()
     assert "1 requests had no answer and are sent again" in caplog.text
 
 
 @pytest.mark.usefixtures("soon")
-def test_a_request_that_the_server_knows_is_not_sent_again(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_a_request_that_the_server_knows_is_not_sent_again(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
         waiting = pool.submit(bc.encode, ["slow"])
-        request = peer.next()
-        until(lambda: peer.commands.count(protocol.SHOW_PENDING) > 3, "questions")
-        peer.reply(request)
+        request = fake_server.next()
+        until(lambda: fake_server.commands.count(protocol.SHOW_PENDING) > 3, "questions")
+        fake_server.reply(request)
         assert waiting.result(DEADLINE)[0, 0] == 4
         bc.encode(["next"], blocking=False)
-        assert peer.next().texts == ["next"]
-    assert [request.texts for request in peer.received] == [["slow"], ["next"]]
+        assert fake_server.next().texts == ["next"]
+    assert [request.texts for request in fake_server.received] == [["slow"], ["next"]]
 
 
 @pytest.mark.usefixtures("soon")
 def test_a_command_without_an_answer_is_sent_again(pool: ThreadPoolExecutor) -> None:
-    with fake_peer(config=None) as peer:
-        making = pool.submit(BertClient, **peer.ports, timeout=60_000)
-        until(lambda: peer.commands.count(protocol.SHOW_CONFIG) > 1, "a second question")
-        peer.config = CONFIG
+    with run_fake_server(config=None) as fake_server:
+        making = pool.submit(BertClient, **fake_server.ports, timeout=60_000)
+        until(lambda: fake_server.commands.count(protocol.SHOW_CONFIG) > 1, "a second question")
+        fake_server.config = CONFIG
         with making.result(DEADLINE) as bc:
             assert bc.encode(["four"])[0, 0] == 4
 
@@ -219,31 +221,31 @@ def test_a_command_without_an_answer_is_sent_again(pool: ThreadPoolExecutor) -> 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("answer", [{"unknown": [[1], {}]}, {"unknown": 7}, {"unknown": None}, {"else": 1}])
 def test_an_answer_to_the_question_that_makes_no_sense(
-    peer: FakePeer, pool: ThreadPoolExecutor, answer: dict[str, object]
+    fake_server: FakeServer, pool: ThreadPoolExecutor, answer: dict[str, object]
 ) -> None:
-    with BertClient(**peer.ports) as bc:
+    with BertClient(**fake_server.ports) as bc:
         waiting = pool.submit(bc.encode, ["slow"])
-        request = peer.next()
-        peer.send([request.identity, json.dumps(answer).encode(), b"%d" % (request.wire_id >> 32 << 32)])
-        peer.reply(request)
+        request = fake_server.next()
+        fake_server.send([request.identity, json.dumps(answer).encode(), b"%d" % (request.wire_id >> 32 << 32)])
+        fake_server.reply(request)
         assert waiting.result(DEADLINE)[0, 0] == 4
 
 
 @pytest.mark.usefixtures("soon")
 def test_an_original_server_is_not_asked(pool: ThreadPoolExecutor) -> None:
     original = {key: value for key, value in CONFIG.items() if key != "protocol_version"}
-    with fake_peer(config=original, hold=True) as peer, BertClient(**peer.ports) as bc:
+    with run_fake_server(config=original, hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         waiting = pool.submit(bc.encode, ["slow"])
-        request = peer.next()
+        request = fake_server.next()
         time.sleep(0.3)
-        peer.reply(request)
+        fake_server.reply(request)
         assert waiting.result(DEADLINE)[0, 0] == 4
-        assert set(peer.commands) == {protocol.SHOW_CONFIG}
+        assert set(fake_server.commands) == {protocol.SHOW_CONFIG}
 
 
-def test_many_requests_in_one_go(peer: FakePeer) -> None:
-    peer.hold = False
-    with BertClient(**peer.ports) as bc:
+def test_many_requests_in_one_go(fake_server: FakeServer) -> None:
+    fake_server.hold = False
+    with BertClient(**fake_server.ports) as bc:
         for number in range(3000):
             bc.encode(["x" * (number % 7 + 1)], blocking=False)
         results = bc.fetch_all(concat=True)
@@ -264,18 +266,18 @@ def test_nobody_there_says_so() -> None:
     assert "connect_timeout" in words
 
 
-def test_the_wrong_one_of_two_ports_is_named(peer: FakePeer) -> None:
+def test_the_wrong_one_of_two_ports_is_named(fake_server: FakeServer) -> None:
     wrong = free_port()
     with pytest.raises(ConnectionError) as caught:
-        BertClient(port=peer.port, port_out=wrong, connect_timeout=3000)
-    assert f"port {peer.port}: connected" in str(caught.value)
+        BertClient(port=fake_server.port, port_out=wrong, connect_timeout=3000)
+    assert f"port {fake_server.port}: connected" in str(caught.value)
     assert f"port_out {wrong}: connection refused" in str(caught.value)
-    assert peer.commands == []
+    assert fake_server.commands == []
 
 
-def test_swapped_ports(peer: FakePeer) -> None:
+def test_swapped_ports(fake_server: FakeServer) -> None:
     with pytest.raises(ConnectionError, match="port and port_out swapped"):
-        BertClient(port=peer.port_out, port_out=peer.port, connect_timeout=3000)
+        BertClient(port=fake_server.port_out, port_out=fake_server.port, connect_timeout=3000)
 
 
 def test_timeout_without_a_server_is_a_timeout() -> None:
@@ -286,26 +288,26 @@ def test_timeout_without_a_server_is_a_timeout() -> None:
 
 
 def test_a_silent_server_times_out_in_the_constructor() -> None:
-    with fake_peer(config=None) as peer, pytest.raises(TimeoutError, match="it is connected"):
-        BertClient(**peer.ports, timeout=3000)
+    with run_fake_server(config=None) as fake_server, pytest.raises(TimeoutError, match="it is connected"):
+        BertClient(**fake_server.ports, timeout=3000)
 
 
-def test_a_server_that_leaves_ends_calls_that_wait(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_a_server_that_leaves_ends_calls_that_wait(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
         bc.connect_timeout = 200  # from here on: to connect may take longer
         waiting = pool.submit(bc.encode, ["a"])
-        peer.next()
+        fake_server.next()
         bc.encode(["b"], blocking=False)
-        peer.next()
-        peer.stop()
+        fake_server.next()
+        fake_server.stop()
         with pytest.raises(ServerUnreachableError):
             waiting.result(DEADLINE)
         with pytest.raises(ServerUnreachableError):
             bc.fetch_all()
         with pytest.raises(ServerUnreachableError):
             bc.encode(["c"])
-        peer.start()  # what was not given up is still sent
-        assert peer.next().texts == ["b"]
+        fake_server.start()  # what was not given up is still sent
+        assert fake_server.next().texts == ["b"]
 
 
 def test_a_failed_constructor_leaves_nothing_behind() -> None:
@@ -328,11 +330,11 @@ def test_a_failed_constructor_leaves_nothing_behind() -> None:
 # ---- the end --------------------------------------------------------------------------------------------------------
 
 
-def test_close_ends_calls_that_wait(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_close_ends_calls_that_wait(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports) as bc:
         listening = bc.listen()
         waiting = [pool.submit(bc.encode, ["a"]), pool.submit(list, listening)]
-        peer.next()
+        fake_server.next()
         bc.close()
         bc.close()
         with pytest.raises(ClientClosedError):
@@ -348,18 +350,18 @@ def test_close_ends_calls_that_wait(peer: FakePeer, pool: ThreadPoolExecutor) ->
                 use()
 
 
-def test_a_client_nobody_holds_is_closed(peer: FakePeer) -> None:
+def test_a_client_nobody_holds_is_closed(fake_server: FakeServer) -> None:
     before = io_threads()
-    bc = BertClient(**peer.ports)
+    bc = BertClient(**fake_server.ports)
     (thread,) = io_threads() - before
     del bc
     gc.collect()
     until(lambda: not thread.is_alive())
 
 
-def run_script(script: str, peer: FakePeer) -> None:
+def run_script(script: str, fake_server: FakeServer) -> None:
     """Runs a script in a new interpreter; it must end by itself, well, and say nothing."""
-    head = f"from bert_serving.client import *\nports = {peer.ports!r}\n"
+    head = f"from bert_serving.client import *\nports = {fake_server.ports!r}\n"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -371,7 +373,7 @@ def run_script(script: str, peer: FakePeer) -> None:
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
-def test_the_interpreter_ends_while_requests_wait(peer: FakePeer) -> None:
+def test_the_interpreter_ends_while_requests_wait(fake_server: FakeServer) -> None:
     run_script(
         """
 import itertools, threading
@@ -379,13 +381,13 @@ bc = BertClient(**ports)
 bc.encode(["never answered"], blocking=False)
 results = bc.encode_async(itertools.repeat(["endless"]))
 """,
-        peer,
+        fake_server,
     )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_a_forked_child_is_told_to_make_its_own_client(peer: FakePeer) -> None:
-    peer.hold = False
+def test_a_forked_child_is_told_to_make_its_own_client(fake_server: FakeServer) -> None:
+    fake_server.hold = False
     run_script(
         """
 import os
@@ -403,32 +405,38 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert bc.encode(["ab"])[0, 0] == 2
 """,
-        peer,
+        fake_server,
     )
 
 
 # ---- clones ---------------------------------------------------------------------------------------------------------
 
 
-def test_clones_do_not_take_each_others_answers(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports, identity="shared") as one, BertClient(**peer.ports, identity=one.identity) as two:
+def test_clones_do_not_take_each_others_answers(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with (
+        BertClient(**fake_server.ports, identity="shared") as one,
+        BertClient(**fake_server.ports, identity=one.identity) as two,
+    ):
         results = [pool.submit(one.encode, ["a"]), pool.submit(two.encode, ["bb"])]
-        requests = [peer.next(), peer.next()]
+        requests = [fake_server.next(), fake_server.next()]
         assert requests[0].wire_id != requests[1].wire_id
         assert {request.identity for request in requests} == {b"shared"}
         assert all(request.wire_id < 2**63 for request in requests)
         for request in requests:
-            peer.reply(request)
+            fake_server.reply(request)
         assert [result.result(DEADLINE)[0, 0] for result in results] == [1, 2]
 
 
-def test_listen_hears_clones_and_oneself(peer: FakePeer) -> None:
-    peer.hold = False
-    with BertClient(**peer.ports, identity=b"shared") as one, BertClient(**peer.ports, identity="shared") as two:
+def test_listen_hears_clones_and_oneself(fake_server: FakeServer) -> None:
+    fake_server.hold = False
+    with (
+        BertClient(**fake_server.ports, identity=b"shared") as one,
+        BertClient(**fake_server.ports, identity="shared") as two,
+    ):
         heard = one.listen()
         two.encode(["abc"])
         foreign = next(heard)
-        assert foreign.id == peer.received[-1].wire_id
+        assert foreign.id == fake_server.received[-1].wire_id
         np.testing.assert_array_equal(foreign.embedding, vectors(["abc"]))
         assert foreign.shape == (1, 4)
         one.encode(["ab"])
@@ -437,14 +445,14 @@ def test_listen_hears_clones_and_oneself(peer: FakePeer) -> None:
         assert list(heard) == []
 
 
-def test_listen_ends_after_a_silent_while(peer: FakePeer) -> None:
-    with BertClient(**peer.ports) as bc:
+def test_listen_ends_after_a_silent_while(fake_server: FakeServer) -> None:
+    with BertClient(**fake_server.ports) as bc:
         assert list(bc.listen(timeout=20)) == []
 
 
-def test_a_slow_listener_loses_the_oldest_and_is_told(peer: FakePeer) -> None:
-    peer.hold = False
-    with BertClient(**peer.ports) as bc:
+def test_a_slow_listener_loses_the_oldest_and_is_told(fake_server: FakeServer) -> None:
+    fake_server.hold = False
+    with BertClient(**fake_server.ports) as bc:
         heard = bc.listen(timeout=0, max_queued=2)
         for text in ("a", "bb", "ccc"):
             bc.encode([text])
@@ -453,24 +461,26 @@ def test_a_slow_listener_loses_the_oldest_and_is_told(peer: FakePeer) -> None:
         assert [response.embedding[0, 0] for response in heard] == [3]
 
 
-def test_errors_of_clones_are_not_heard(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports, identity="i") as one, BertClient(**peer.ports, identity="i") as two:
+def test_errors_of_clones_are_not_heard(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports, identity="i") as one, BertClient(**fake_server.ports, identity="i") as two:
         heard = one.listen()
         failing = pool.submit(two.encode, ["a"])
-        peer.reply_error(peer.next(), "internal", "no luck")
+        fake_server.reply_error(fake_server.next(), "internal", "no luck")
         with pytest.raises(Exception, match="no luck"):
             failing.result(DEADLINE)
         working = pool.submit(two.encode, ["bb"])
-        peer.reply(peer.next())
+        fake_server.reply(fake_server.next())
         working.result(DEADLINE)
         assert next(heard).embedding[0, 0] == 2
 
 
-def test_an_original_clone_that_counts_from_one_does_no_harm(peer: FakePeer, pool: ThreadPoolExecutor) -> None:
-    with BertClient(**peer.ports, identity="old") as bc:
+def test_an_original_clone_that_counts_from_one_does_no_harm(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    with BertClient(**fake_server.ports, identity="old") as bc:
         waiting = pool.submit(bc.encode, ["mine"])
-        mine = peer.next()
+        mine = fake_server.next()
         for number in range(1, 5):
-            peer.send([b"old", b'{"dtype": "float32", "shape": [1, 1], "tokens": ""}', b"\0\0\0\0", b"%d" % number])
-        peer.reply(mine)
+            fake_server.send(
+                [b"old", b'{"dtype": "float32", "shape": [1, 1], "tokens": ""}', b"\0\0\0\0", b"%d" % number]
+            )
+        fake_server.reply(mine)
         assert waiting.result(DEADLINE)[0, 0] == 4

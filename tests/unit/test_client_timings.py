@@ -10,7 +10,7 @@ import pytest
 from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client.errors import OptionError
 from bert_serving.client.protocol import WITH_TIMING, request_frames
-from fake_server import CONFIG, fake_peer
+from fake_server import CONFIG, run_fake_server
 
 ORIGINAL: dict[str, Any] = {name: value for name, value in CONFIG.items() if name != "protocol_version"}
 
@@ -22,14 +22,14 @@ def test_only_who_wants_timings_sends_a_fifth_frame() -> None:
 
 def test_an_original_server_is_not_asked() -> None:
     """It would not answer a message of five frames at all."""
-    with fake_peer(config=ORIGINAL) as peer:
-        with BertClient(**peer.ports, timeout=60_000) as client:
+    with run_fake_server(config=ORIGINAL) as fake_server:
+        with BertClient(**fake_server.ports, timeout=60_000) as client:
             with pytest.raises(OptionError, match="original"):
                 client.encode(["a"], timings=[])
             assert client.encode(["a"]).shape == (1, 4)
 
         async def with_asyncio() -> None:
-            async with AsyncBertClient(**peer.ports, timeout=60_000) as client:
+            async with AsyncBertClient(**fake_server.ports, timeout=60_000) as client:
                 with pytest.raises(OptionError, match="original"):
                     await client.encode(["a"], timings=[])
 
@@ -38,6 +38,6 @@ def test_an_original_server_is_not_asked() -> None:
 
 def test_a_server_that_tells_none_leaves_the_list_empty() -> None:
     timings: list[dict[str, float]] = []
-    with fake_peer() as peer, BertClient(**peer.ports, timeout=60_000) as client:
+    with run_fake_server() as fake_server, BertClient(**fake_server.ports, timeout=60_000) as client:
         assert client.encode(["a"], timings=timings).shape == (1, 4)
     assert timings == []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.client._validation import checked_texts, too_long
+from bert_serving.client._validation import too_long, validate_texts
 from bert_serving.client.errors import InputTypeError, InputValueError
 
 filled = st.text(min_size=1).filter(lambda text: bool(text.strip()))
@@ -16,22 +16,22 @@ filled = st.text(min_size=1).filter(lambda text: bool(text.strip()))
 @given(st.lists(filled, min_size=1))
 def test_every_ordered_iterable_of_texts_is_taken(texts: list[str]) -> None:
     for form in (texts, tuple(texts), iter(texts), (text for text in texts), np.array(texts, dtype=object)):
-        assert checked_texts(form) == texts
+        assert validate_texts(form) == texts
 
 
 @given(st.lists(st.lists(filled, min_size=1), min_size=1))
 def test_token_lists(lists: list[list[str]]) -> None:
-    assert checked_texts(lists, is_tokenized=True) == lists
-    assert checked_texts(tuple(map(tuple, lists)), is_tokenized=True) == lists
+    assert validate_texts(lists, is_tokenized=True) == lists
+    assert validate_texts(tuple(map(tuple, lists)), is_tokenized=True) == lists
 
 
 def test_numpy_strings() -> None:
-    assert checked_texts(np.array(["one", "two words"])) == ["one", "two words"]
+    assert validate_texts(np.array(["one", "two words"])) == ["one", "two words"]
 
 
 def test_the_callers_list_is_not_touched() -> None:
     texts = [("a", "b")]
-    assert checked_texts(texts, is_tokenized=True) == [["a", "b"]]
+    assert validate_texts(texts, is_tokenized=True) == [["a", "b"]]
     assert texts == [("a", "b")]
 
 
@@ -53,7 +53,7 @@ def test_the_callers_list_is_not_touched() -> None:
 )
 def test_wrong_types(texts: object, words: str) -> None:
     with pytest.raises(InputTypeError) as caught:
-        checked_texts(texts)
+        validate_texts(texts)
     assert words in str(caught.value)
     assert isinstance(caught.value, TypeError)
 
@@ -71,20 +71,20 @@ def test_wrong_types(texts: object, words: str) -> None:
 )
 def test_wrong_values(texts: object, tokenized: bool, words: str) -> None:
     with pytest.raises(InputValueError) as caught:
-        checked_texts(texts, tokenized)
+        validate_texts(texts, tokenized)
     assert words in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 
 def test_a_str_among_token_lists() -> None:
     with pytest.raises(InputTypeError, match=r"texts\[0\] must be a list of tokens, but received one str"):
-        checked_texts(["hello world"], is_tokenized=True)
+        validate_texts(["hello world"], is_tokenized=True)
 
 
 @given(st.text(min_size=1000, max_size=1000))
 def test_messages_are_short(text: str) -> None:
     with pytest.raises(InputTypeError) as caught:
-        checked_texts(text)
+        validate_texts(text)
     assert len(str(caught.value)) < 200
 
 

@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from typing import Any
 
 from . import protocol
-from ._base import BaseClient, TruncationNotice, info_of, or_raise, warn_dropped
-from ._deadline import Patience, seconds
+from ._base import BaseClient, TruncationWarner, command_info, raise_if_error, warn_dropped
+from ._deadline import WaitPolicy, seconds
 from ._encoding import BATCH_SIZE, EncodeCall, Response, has_room
 from ._progress import Progress
-from ._transport.connection import Answer
+from ._transport.connection import ReplyOrError
 
 
 class AsyncBertClient(BaseClient):
@@ -26,7 +26,7 @@ class AsyncBertClient(BaseClient):
 
     def _start(self) -> None:
         self._handshake = asyncio.Lock()
-        self._learnt = not self._any_check
+        self._is_configured = not self._any_check
 
     async def connect(self) -> None:
         """Waits for the server and checks it, once.
@@ -34,12 +34,12 @@ class AsyncBertClient(BaseClient):
         Raises:
             ServerUnreachableError, RequestTimeoutError, VersionMismatchError: as the constructor of `BertClient`.
         """
-        if self._learnt:
+        if self._is_configured:
             return
         async with self._handshake:
-            if not self._learnt:
-                self._learn(await self._ask(protocol.SHOW_CONFIG))
-                self._learnt = True
+            if not self._is_configured:
+                self._apply_server_config(await self._ask(protocol.SHOW_CONFIG))
+                self._is_configured = True
 
     async def server_config(self) -> dict[str, Any]:
         """Configuration of the server."""
@@ -63,9 +63,9 @@ class AsyncBertClient(BaseClient):
         self._connection.check_usable()
         await self.connect()
         self._check_timings(timings)
-        call = EncodeCall(self._checked(texts, is_tokenized, stacklevel=2), batch_size, timings)
-        arrivals = _Arrivals()
-        patience = self._patience(self.timeout)
+        call = EncodeCall(self._validated(texts, is_tokenized, stacklevel=2), batch_size, timings)
+        replies = _ReplyQueue()
+        policy = self._wait_policy(self.timeout)
         progress = Progress(call.num_texts, show_progress_bar)
         try:
             while not call.done:
@@ -73,10 +73,10 @@ class AsyncBertClient(BaseClient):
                     number = self._connection.new_number()
                     call.sent(number, chunk)
                     message = protocol.texts_to_json(chunk.texts)
-                    self._connection.submit(number, message, len(chunk.texts), arrivals.put, call.options)
-                number, answer = await self._next_answer(arrivals, patience)
-                progress.update(call.place(number, or_raise(answer)))
-                patience.restart(time.monotonic())
+                    self._connection.submit(number, message, len(chunk.texts), replies.put, call.options)
+                number, answer = await self._next_reply(replies, policy)
+                progress.update(call.add_reply(number, raise_if_error(answer)))
+                policy.restart(time.monotonic())
         finally:
             progress.close()
             for number in call.in_flight:
@@ -105,8 +105,8 @@ class AsyncBertClient(BaseClient):
             Exception: what ``batches`` raised, after the results of all batches before; a server's error, at once.
         """
         await self.connect()
-        arrivals = _Arrivals()
-        notice = TruncationNotice(self)
+        replies = _ReplyQueue()
+        warner = TruncationWarner(self)
         in_flight: dict[int, int] = {}  # number of a request and of its texts, until the result is taken
         taken = asyncio.Event()
 
@@ -121,25 +121,25 @@ class AsyncBertClient(BaseClient):
                     texts = await source.__anext__()
                 except StopAsyncIteration:
                     return
-                checked = self._checked(texts, is_tokenized, stacklevel=2)
+                checked = self._validated(texts, is_tokenized, stacklevel=2)
                 number = self._connection.new_number()
                 in_flight[number] = len(checked)
-                self._connection.submit(number, protocol.texts_to_json(checked), len(checked), arrivals.put)
+                self._connection.submit(number, protocol.texts_to_json(checked), len(checked), replies.put)
                 sent += 1
 
         feeding = asyncio.create_task(feed())
-        feeding.add_done_callback(lambda _: arrivals.notify())
+        feeding.add_done_callback(lambda _: replies.notify())
         try:
             while in_flight or not feeding.done():
                 if not in_flight:
-                    await arrivals.wait(None)  # for the first batch, or the end of them
-                    if not arrivals.answers:
+                    await replies.wait(None)  # for the first batch, or the end of them
+                    if not replies.answers:
                         continue
-                number, answer = await self._next_answer(arrivals, self._patience(self.timeout))
+                number, answer = await self._next_reply(replies, self._wait_policy(self.timeout))
                 rows = in_flight.pop(number)
                 taken.set()
-                reply = or_raise(answer)
-                notice.see(reply, rows, stacklevel=2)
+                reply = raise_if_error(answer)
+                warner.check(reply, rows, stacklevel=2)
                 yield self._response(number, reply)
             await feeding
         finally:
@@ -147,9 +147,9 @@ class AsyncBertClient(BaseClient):
             for number in in_flight:
                 self._connection.forget(number)
 
-    def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> AsyncListening:
+    def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> AsyncResultSubscription:
         """Every result that is published to this identity; see `BertClient.listen`."""
-        listening = AsyncListening(self, timeout, max_queued)
+        listening = AsyncResultSubscription(self, timeout, max_queued)
         self._connection.listen(listening)
         return listening
 
@@ -169,41 +169,41 @@ class AsyncBertClient(BaseClient):
         await self.close()
 
     async def _ask(self, command: bytes) -> dict[str, Any]:
-        arrivals = _Arrivals()
+        replies = _ReplyQueue()
         number = self._connection.new_number()
-        self._connection.submit(number, command, 0, arrivals.put)
+        self._connection.submit(number, command, 0, replies.put)
         try:
-            _, answer = await self._next_answer(arrivals, self._patience(self.timeout))
+            _, answer = await self._next_reply(replies, self._wait_policy(self.timeout))
         finally:
             self._connection.forget(number)
-        return info_of(or_raise(answer))
+        return command_info(raise_if_error(answer))
 
-    async def _next_answer(self, arrivals: _Arrivals, patience: Patience) -> tuple[int, Answer]:
+    async def _next_reply(self, replies: _ReplyQueue, policy: WaitPolicy) -> tuple[int, ReplyOrError]:
         """Waits for the next answer.
 
         Raises:
-            RequestTimeoutError, ServerUnreachableError: patience is at an end.
+            RequestTimeoutError, ServerUnreachableError: the wait is over.
         """
-        link = self._connection.link
-        while not arrivals.answers:
-            await arrivals.wait(patience.nap(time.monotonic(), link.down_since))
-            if arrivals.answers:
+        link = self._connection.state
+        while not replies.answers:
+            await replies.wait(policy.next_check_in(time.monotonic(), link.down_since))
+            if replies.answers:
                 break
             self._connection.check_usable()
-            verdict = patience.verdict(time.monotonic(), link.down_since)
-            if verdict is not None:
-                raise await asyncio.to_thread(self._explain, verdict, patience)
-            self._hint(patience)
-        return arrivals.answers.popleft()
+            expiry = policy.expiry(time.monotonic(), link.down_since)
+            if expiry is not None:
+                raise await asyncio.to_thread(self._timeout_error, expiry, policy)
+            self._warn_long_wait(policy)
+        return replies.answers.popleft()
 
 
-class AsyncListening(AsyncIterator[Response]):
+class AsyncResultSubscription(AsyncIterator[Response]):
     """Every result that is published to an identity."""
 
     def __init__(self, client: AsyncBertClient, timeout: float | None, max_queued: int) -> None:
         self._client = client
         self._timeout = seconds(timeout)
-        self._arrivals = _Arrivals(max_queued)
+        self._arrivals = _ReplyQueue(max_queued)
         self._ended = False
 
     def put(self, request_id: int, reply: protocol.Reply) -> None:
@@ -224,19 +224,19 @@ class AsyncListening(AsyncIterator[Response]):
         if dropped:
             warn_dropped(dropped, stacklevel=2)
         request_id, reply = self._arrivals.answers.popleft()
-        return self._client._response(request_id, or_raise(reply))
+        return self._client._response(request_id, raise_if_error(reply))
 
 
-class _Arrivals:
+class _ReplyQueue:
     """Answers on their way from the I/O thread to one task."""
 
     def __init__(self, max_queued: int | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
-        self.answers: deque[tuple[int, Answer]] = deque(maxlen=max_queued)
+        self.answers: deque[tuple[int, ReplyOrError]] = deque(maxlen=max_queued)
         self.dropped = 0
 
-    def put(self, number: int, answer: Answer) -> None:
+    def put(self, number: int, answer: ReplyOrError) -> None:
         """Called by the I/O thread."""
         self._call(self._arrive, number, answer)
 
@@ -261,7 +261,7 @@ class _Arrivals:
             if timer is not None:
                 timer.cancel()
 
-    def _arrive(self, number: int, answer: Answer) -> None:
+    def _arrive(self, number: int, answer: ReplyOrError) -> None:
         self.dropped += len(self.answers) == self.answers.maxlen
         self.answers.append((number, answer))
         self.notify()

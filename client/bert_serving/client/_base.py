@@ -14,11 +14,11 @@ import zmq
 import zmq.auth
 
 from . import protocol
-from ._deadline import HINT_AFTER, Patience, Verdict, seconds
-from ._encoding import EncodeCall, Response, array_of, truncated_in
-from ._transport.connection import Answer, Connection
+from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
+from ._encoding import EncodeCall, Response, num_truncated, reply_array
+from ._transport.connection import Connection, ReplyOrError
 from ._transport.sockets import Curve
-from ._validation import checked_texts, too_long
+from ._validation import too_long, validate_texts
 from ._version import __version__
 from .errors import (
     BertServingError,
@@ -63,7 +63,7 @@ class BaseClient:
         self.output_fmt = output_fmt
         self.timeout = timeout
         self.connect_timeout = connect_timeout
-        self.identity = checked_identity(identity)
+        self.identity = validate_identity(identity)
         self.length_limit: int | None = 0
         self.token_info_available = False
         # A server of this project counts what it truncates; for an original one we can only count words beforehand.
@@ -92,7 +92,7 @@ class BaseClient:
         """What a kind of client does when it is new."""
 
     def __repr__(self) -> str:
-        state = "closed" if self._connection.closed else "connected" if self._connection.link.up else "not connected"
+        state = "closed" if self._connection.closed else "connected" if self._connection.state.up else "not connected"
         return f"<{type(self).__name__} of {self.ip}:{self.port}/{self.port_out}, {state}>"
 
     def __reduce__(self) -> Any:
@@ -123,12 +123,12 @@ class BaseClient:
             "server_ip": self.ip,
             "client_version": __version__,
             "timeout": self.timeout,
-            "connected": self._connection.link.up,
+            "connected": self._connection.state.up,
         }
 
     # ---- checks --------------------------------------------------------------------------------------------------
 
-    def _learn(self, config: dict[str, Any]) -> None:
+    def _apply_server_config(self, config: dict[str, Any]) -> None:
         """Takes in what the server says about itself."""
         if self._check_version:
             check_version(config)
@@ -145,11 +145,11 @@ class BaseClient:
         self._is_original = not self._server_counts_truncation
         limit = config.get("max_message_bytes")
         self._connection.max_message_bytes = limit if isinstance(limit, int) else None
-        self._connection.can_ask = not self._is_original
+        self._connection.supports_query = not self._is_original
 
-    def _checked(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
+    def _validated(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
         """The texts as a list; warns of those that are surely too long, if the server will not."""
-        checked = checked_texts(texts, is_tokenized)
+        checked = validate_texts(texts, is_tokenized)
         if self.length_limit and not self._server_counts_truncation:
             number = too_long(checked, self.length_limit)
             if number:
@@ -180,34 +180,34 @@ class BaseClient:
 
     # ---- waiting and results -------------------------------------------------------------------------------------
 
-    def _patience(self, timeout: float | None) -> Patience:
-        return Patience(seconds(timeout), seconds(self.connect_timeout), time.monotonic())
+    def _wait_policy(self, timeout: float | None) -> WaitPolicy:
+        return WaitPolicy(seconds(timeout), seconds(self.connect_timeout), time.monotonic())
 
-    def _hint(self, patience: Patience) -> None:
+    def _warn_long_wait(self, policy: WaitPolicy) -> None:
         """Says once that a wait has become long although the server is connected."""
-        if patience.hint_due(time.monotonic()) and self._connection.link.up:
+        if policy.should_warn(time.monotonic()) and self._connection.state.up:
             logger.warning(
                 "still waiting for an answer from %s:%d after %.0f s; the server is connected, perhaps busy. "
                 "Its status: BertClient(...).server_status; a limit: BertClient(timeout=...)",
                 self.ip,
                 self.port,
-                HINT_AFTER,
+                WARN_AFTER,
             )
 
-    def _explain(self, verdict: Verdict, patience: Patience) -> BertServingError:
+    def _timeout_error(self, expiry: Expiry, policy: WaitPolicy) -> BertServingError:
         """The exception that ends a wait. Looks at the ports if they are not connected, so it may take a second."""
-        link = self._connection.link
+        link = self._connection.state
         down_since = link.down_since
         seen = "" if down_since is None else f"\n{link.describe()}"
-        if verdict is Verdict.TIMED_OUT:
+        if expiry is Expiry.TIMED_OUT:
             state = "connected" if down_since is None else "not connected"
-            waited = f"{(patience.timeout or 0) * 1000:.0f}"
+            waited = f"{(policy.timeout or 0) * 1000:.0f}"
             return RequestTimeoutError(
                 f'no response from the server at {self.ip} within "timeout"={waited} ms; it is {state}.{seen}\n'
                 "check: is the timeout long enough for so many texts? is the server busy (see server_status)? "
                 "are port and port_out those of one server?"
             )
-        away = time.monotonic() - (down_since if down_since is not None else patience.started)
+        away = time.monotonic() - (down_since if down_since is not None else policy.started)
         return ServerUnreachableError(
             f"no server connected at {self.ip} for {away:.1f} s.{seen}\n"
             "check: is the server started, and ready? are ip, port and port_out those of the server? does a firewall "
@@ -216,7 +216,7 @@ class BaseClient:
         )
 
     def _response(self, number: int, reply: protocol.Reply) -> Response:
-        array = array_of(reply)
+        array = reply_array(reply)
         embedding = array if self.output_fmt == "ndarray" else array.tolist()
         return Response(number, embedding, reply.info.get("tokens", ""))
 
@@ -232,15 +232,15 @@ class BaseClient:
         return embedding
 
 
-class TruncationNotice:
+class TruncationWarner:
     """Warns once, of the first result with truncated texts."""
 
     def __init__(self, client: BaseClient) -> None:
         self._client = client
         self._given = False
 
-    def see(self, reply: protocol.Reply, rows: int, stacklevel: int) -> None:
-        number = truncated_in(reply)
+    def check(self, reply: protocol.Reply, rows: int, stacklevel: int) -> None:
+        number = num_truncated(reply)
         if number and not self._given:
             self._given = True
             self._client._warn_truncated(number, rows, stacklevel + 1)
@@ -252,7 +252,7 @@ def warn_dropped(number: int, stacklevel: int) -> None:
     )
 
 
-def checked_identity(identity: str | bytes | None) -> bytes:
+def validate_identity(identity: str | bytes | None) -> bytes:
     """The identity as bytes; a random one if none is given.
 
     Raises:
@@ -283,14 +283,14 @@ def check_version(config: dict[str, Any]) -> None:
     )
 
 
-def or_raise(answer: Answer) -> protocol.Reply:
+def raise_if_error(answer: ReplyOrError) -> protocol.Reply:
     """A reply, or the exception that came in its place."""
     if isinstance(answer, BertServingError):
         raise answer
     return answer
 
 
-def info_of(reply: protocol.Reply) -> dict[str, Any]:
+def command_info(reply: protocol.Reply) -> dict[str, Any]:
     """The answer to a command.
 
     Raises:

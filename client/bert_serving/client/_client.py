@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 from . import protocol
-from ._base import BaseClient, TruncationNotice, info_of, or_raise
-from ._deadline import Patience
-from ._encoding import BATCH_SIZE, EncodeCall, joined
-from ._iterators import Listening, Results
-from ._pending import Inbox, Nothing, Stream
+from ._base import BaseClient, TruncationWarner, command_info, raise_if_error
+from ._deadline import WaitPolicy
+from ._encoding import BATCH_SIZE, EncodeCall, concatenate
+from ._iterators import ResultIterator, ResultSubscription
+from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import Progress
-from ._transport.connection import Answer
+from ._transport.connection import ReplyOrError
 
 
 class BertClient(BaseClient):
@@ -52,10 +52,10 @@ class BertClient(BaseClient):
     """
 
     def _start(self) -> None:
-        self._inbox = Inbox()
+        self._pending = PendingReplies()
         if self._any_check:
             try:
-                self._learn(self._ask(protocol.SHOW_CONFIG))
+                self._apply_server_config(self._ask(protocol.SHOW_CONFIG))
             except BaseException:
                 self.close()
                 raise
@@ -114,7 +114,7 @@ class BertClient(BaseClient):
             ClientClosedError, ClientForkedError: the client cannot be used.
         """
         self._connection.check_usable()
-        checked = self._checked(texts, is_tokenized, stacklevel=2)
+        checked = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
         if not blocking:
             self._post(checked, None)
@@ -132,7 +132,7 @@ class BertClient(BaseClient):
         *,
         is_tokenized: bool = False,
         show_tokens: bool = False,
-    ) -> Results:
+    ) -> ResultIterator:
         """Encodes batches from a generator while their results are already being used.
 
         A thread takes batches and sends them, starting now. It holds back when 64 requests, or 16,384 texts, are on
@@ -151,14 +151,14 @@ class BertClient(BaseClient):
         """
         self._connection.check_usable()
         batches = iter(batch_generator)
-        stream = self._inbox.open()
+        stream = self._pending.open()
         thread = threading.Thread(
             target=self._feed, args=(stream, batches, max_num_batch, is_tokenized), name="bert-client-feed", daemon=True
         )
         thread.start()
         return self._results(stream)
 
-    def fetch(self, delay: float = 0.0, timeout: float = -1) -> Results:
+    def fetch(self, delay: float = 0.0, timeout: float = -1) -> ResultIterator:
         """Hands out the results of requests that were sent with ``blocking=False``.
 
         Args:
@@ -183,22 +183,22 @@ class BertClient(BaseClient):
             A list of embeddings, or one; ``None`` if there was no request. If a request failed, that is raised once;
             the results of the others stay, for the next call.
         """
-        if not self._inbox.numbers():
+        if not self._pending.numbers():
             return None
         answers = self._fetched(timeout)
         if sort:
             answers.sort(key=lambda answer: answer[0])
-        notice = TruncationNotice(self)
+        warner = TruncationWarner(self)
         embeddings = []
         for number, reply in answers:
             response = self._response(number, reply)
-            notice.see(reply, len(response.embedding), stacklevel=2)
+            warner.check(reply, len(response.embedding), stacklevel=2)
             embeddings.append(response.embedding)
         if not concat:
             return embeddings
-        return joined(embeddings) if self.output_fmt == "ndarray" else [row for part in embeddings for row in part]
+        return concatenate(embeddings) if self.output_fmt == "ndarray" else [row for part in embeddings for row in part]
 
-    def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> Listening:
+    def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> ResultSubscription:
         """Every result that is published to this identity: those of clones, and those of this client itself.
 
         Args:
@@ -210,7 +210,7 @@ class BertClient(BaseClient):
             An iterator of `Response`; it collects results from this call on. A result may come twice if a clone lost
             its connection meanwhile.
         """
-        listening = Listening(self._response, timeout, max_queued)
+        listening = ResultSubscription(self._response, timeout, max_queued)
         self._connection.listen(listening)
         return listening
 
@@ -219,17 +219,17 @@ class BertClient(BaseClient):
     @property
     def pending_request(self) -> set[int]:
         """Ids of the requests whose result was not handed out yet."""
-        return super().pending_request | self._inbox.numbers()
+        return super().pending_request | self._pending.numbers()
 
     @property
-    def pending_response(self) -> dict[int, Answer]:
+    def pending_response(self) -> dict[int, ReplyOrError]:
         """Answers that have arrived and wait to be fetched, by request id."""
-        return self._inbox.answers()
+        return self._pending.answers()
 
     def close(self) -> None:
         """Closes the connection. Calls that wait raise `ClientClosedError`. May be repeated."""
         self._finalizer()
-        self._inbox.close()
+        self._pending.close()
 
     def __enter__(self) -> BertClient:
         return self
@@ -244,7 +244,7 @@ class BertClient(BaseClient):
     ) -> EncodeCall:
         """`encode` for a program between this client and others: all that the answers tell, and no copy."""
         self._connection.check_usable()
-        call = EncodeCall(self._checked(texts, is_tokenized, stacklevel=2), batch_size, timings, details=True)
+        call = EncodeCall(self._validated(texts, is_tokenized, stacklevel=2), batch_size, timings, details=True)
         with self._slot():
             self._run(call, show_progress_bar=False)
         return call
@@ -254,20 +254,20 @@ class BertClient(BaseClient):
         return nullcontext()
 
     def _ask(self, command: bytes) -> dict[str, Any]:
-        inbox = Inbox()
-        number = self._submit(inbox, command, 0)
+        pending = PendingReplies()
+        number = self._submit(pending, command, 0)
         try:
-            answer = self._next_answer(inbox, None, self._patience(self.timeout))
+            answer = self._next_reply(pending, None, self._wait_policy(self.timeout))
         finally:
-            self._connection.leave(inbox)
+            self._connection.leave(pending)
             self._connection.forget(number)
         assert isinstance(answer, tuple)
-        return info_of(or_raise(answer[1]))
+        return command_info(raise_if_error(answer[1]))
 
     def _run(self, call: EncodeCall, show_progress_bar: bool) -> None:
         """Sends the requests of a call and gathers their answers."""
-        inbox = Inbox()
-        patience = self._patience(self.timeout)
+        pending = PendingReplies()
+        policy = self._wait_policy(self.timeout)
         progress = Progress(call.num_texts, show_progress_bar)
         try:
             while not call.done:
@@ -275,106 +275,108 @@ class BertClient(BaseClient):
                     number = self._connection.new_number()
                     call.sent(number, chunk)
                     message = protocol.texts_to_json(chunk.texts)
-                    self._submit(inbox, message, len(chunk.texts), number=number, options=call.options)
-                answer = self._next_answer(inbox, None, patience)
+                    self._submit(pending, message, len(chunk.texts), number=number, options=call.options)
+                answer = self._next_reply(pending, None, policy)
                 assert isinstance(answer, tuple)
-                progress.update(call.place(answer[0], or_raise(answer[1])))
-                patience.restart(time.monotonic())
+                progress.update(call.add_reply(answer[0], raise_if_error(answer[1])))
+                policy.restart(time.monotonic())
         finally:
             progress.close()
-            self._connection.leave(inbox)
+            self._connection.leave(pending)
             for number in call.in_flight:
                 self._connection.forget(number)
 
-    def _post(self, checked: list[str] | list[list[str]], stream: Stream | None) -> None:
+    def _post(self, checked: list[str] | list[list[str]], stream: ReplyStream | None) -> None:
         """Sends texts as one request, without waiting."""
-        self._submit(self._inbox, protocol.texts_to_json(checked), len(checked), stream)
+        self._submit(self._pending, protocol.texts_to_json(checked), len(checked), stream)
 
     def _fetched(self, timeout: float) -> list[tuple[int, protocol.Reply]]:
         """Every answer that can be fetched; puts them back if one is an error."""
         answers: list[tuple[int, protocol.Reply]] = []
         try:
-            while not isinstance(found := self._next_answer(self._inbox, None, self._patience(timeout)), Nothing):
-                answers.append((found[0], or_raise(found[1])))
+            while not isinstance(found := self._next_reply(self._pending, None, self._wait_policy(timeout)), NoMore):
+                answers.append((found[0], raise_if_error(found[1])))
         except BaseException:
-            self._inbox.put_back(answers)
+            self._pending.requeue(answers)
             raise
         return answers
 
-    def _results(self, stream: Stream | None, timeout: float = -1, delay: float = 0.0) -> Results:
-        return Results(
-            lambda: self._next_answer(self._inbox, stream, self._patience(timeout)),
+    def _results(self, stream: ReplyStream | None, timeout: float = -1, delay: float = 0.0) -> ResultIterator:
+        return ResultIterator(
+            lambda: self._next_reply(self._pending, stream, self._wait_policy(timeout)),
             self._response,
-            TruncationNotice(self),
+            TruncationWarner(self),
             stream,
             partial(self._cancel, stream),
             self._connection.call_soon,
             delay,
         )
 
-    def _cancel(self, stream: Stream | None) -> None:
+    def _cancel(self, stream: ReplyStream | None) -> None:
         """Drops what an iterator that is given up would still have handed out."""
         if stream is not None:
-            for number in self._inbox.cancel(stream):
+            for number in self._pending.cancel(stream):
                 self._connection.forget(number)
 
     def _submit(
         self,
-        inbox: Inbox,
+        pending: PendingReplies,
         message: bytes,
         num_texts: int,
-        stream: Stream | None = None,
+        stream: ReplyStream | None = None,
         number: int | None = None,
         options: bytes = b"",
     ) -> int:
         number = number if number is not None else self._connection.new_number()
-        inbox.expect(number, num_texts, stream)
+        pending.expect(number, num_texts, stream)
         try:
-            self._connection.submit(number, message, num_texts, inbox.put, options, self._is_read(inbox))
+            self._connection.submit(number, message, num_texts, pending.put, options, self._is_read(pending))
         except BaseException:
-            inbox.drop(number)
+            pending.drop(number)
             raise
         return number
 
-    def _feed(self, stream: Stream, batches: Iterator[Any], max_num_batch: int | None, is_tokenized: bool) -> None:
+    def _feed(self, stream: ReplyStream, batches: Iterator[Any], max_num_batch: int | None, is_tokenized: bool) -> None:
         """Thread of `encode_async`."""
         failure: BaseException | None = None
         sent = 0
         try:
-            while (not max_num_batch or sent < max_num_batch) and self._inbox.wait_for_room(stream):
+            while (not max_num_batch or sent < max_num_batch) and self._pending.wait_for_room(stream):
                 try:
                     texts = next(batches)
                 except StopIteration:
                     break
-                self._post(self._checked(texts, is_tokenized, stacklevel=2), stream)
+                self._post(self._validated(texts, is_tokenized, stacklevel=2), stream)
                 sent += 1
         except BaseException as error:
             failure = error
-        self._inbox.finish(stream, failure)
+        self._pending.finish(stream, failure)
 
-    def _is_read(self, inbox: Inbox) -> bool:
+    def _is_read(self, pending: PendingReplies) -> bool:
         """Whether the answers are awaited by one caller, who may read them; those of the client's own are fetched."""
-        return inbox is not self._inbox
+        return pending is not self._pending
 
-    def _next_answer(self, inbox: Inbox, stream: Stream | None, patience: Patience) -> tuple[int, Answer] | Nothing:
+    def _next_reply(
+        self, pending: PendingReplies, stream: ReplyStream | None, policy: WaitPolicy
+    ) -> tuple[int, ReplyOrError] | NoMore:
         """Waits for the next answer.
 
         Raises:
-            RequestTimeoutError, ServerUnreachableError: patience is at an end.
+            RequestTimeoutError, ServerUnreachableError: the wait is over.
         """
-        link = self._connection.link
+        link = self._connection.state
         while True:
-            nap = patience.nap(time.monotonic(), link.down_since)
-            if self._is_read(inbox) and self._connection.read(inbox, nap):
+            nap = policy.next_check_in(time.monotonic(), link.down_since)
+            if self._is_read(pending) and self._connection.read(pending, nap):
                 nap = 0.0
-            found = inbox.take(stream, nap)
+            found = pending.take(stream, nap)
             if found is not None:
                 return found
             self._connection.check_usable()
-            if not inbox.awaits(stream):  # nothing is asked of the server now: a slow generator is thinking
-                patience.restart(time.monotonic())
+            if not pending.awaits(stream):  # nothing is asked of the server now: a slow generator is thinking
+                policy.restart(time.monotonic())
                 continue
-            verdict = patience.verdict(time.monotonic(), link.down_since)
-            if verdict is not None:
-                raise self._explain(verdict, patience)
-            self._hint(patience)
+            expiry = policy.expiry(time.monotonic(), link.down_since)
+            if expiry is not None:
+                raise self._timeout_error(expiry, policy)
+            self._warn_long_wait(policy)

@@ -7,12 +7,12 @@ from enum import Enum
 #: A call made while the server is known to be away still waits this long (s) for the next attempt to connect.
 GRACE = 1.5
 #: A waiting call looks at the state of the connection at least this often (s).
-LONGEST_NAP = 1.0
+POLL_INTERVAL = 1.0
 #: After so long (s) with a connected and silent server a hint is logged, once per call.
-HINT_AFTER = 30.0
+WARN_AFTER = 30.0
 
 
-class Verdict(Enum):
+class Expiry(Enum):
     """Why a wait is over."""
 
     TIMED_OUT = "timed out"
@@ -24,7 +24,7 @@ def seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None or milliseconds < 0 else milliseconds / 1000
 
 
-class Patience:
+class WaitPolicy:
     """The limits of one wait; all times in seconds of one monotonic clock.
 
     Args:
@@ -37,23 +37,23 @@ class Patience:
         self.timeout = timeout
         self.connect_timeout = connect_timeout
         self.started = now
-        self._hint_at = now + HINT_AFTER
+        self._warn_at = now + WARN_AFTER
 
     def restart(self, now: float) -> None:
         """An answer has come: the wait for the next one begins."""
         self.started = now
-        self._hint_at = now + HINT_AFTER
+        self._warn_at = now + WARN_AFTER
 
-    def verdict(self, now: float, down_since: float | None) -> Verdict | None:
+    def expiry(self, now: float, down_since: float | None) -> Expiry | None:
         """Whether the wait is over; ``down_since`` is ``None`` while a server is connected."""
         if self.timeout is not None and now >= self.started + self.timeout:
-            return Verdict.TIMED_OUT
+            return Expiry.TIMED_OUT
         limit = self._unreachable_at(down_since)
-        return Verdict.UNREACHABLE if limit is not None and now >= limit else None
+        return Expiry.UNREACHABLE if limit is not None and now >= limit else None
 
-    def nap(self, now: float, down_since: float | None) -> float:
+    def next_check_in(self, now: float, down_since: float | None) -> float:
         """How long to sleep before the next look, at least 0."""
-        limits = [now + LONGEST_NAP]
+        limits = [now + POLL_INTERVAL]
         if self.timeout is not None:
             limits.append(self.started + self.timeout)
         unreachable_at = self._unreachable_at(down_since)
@@ -61,11 +61,11 @@ class Patience:
             limits.append(unreachable_at)
         return max(0.0, min(limits) - now)
 
-    def hint_due(self, now: float) -> bool:
+    def should_warn(self, now: float) -> bool:
         """True once, when the wait has become long."""
-        if now < self._hint_at:
+        if now < self._warn_at:
             return False
-        self._hint_at = float("inf")
+        self._warn_at = float("inf")
         return True
 
     def _unreachable_at(self, down_since: float | None) -> float | None:

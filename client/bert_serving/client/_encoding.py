@@ -50,7 +50,7 @@ def has_room(requests: int, texts: int) -> bool:
     return requests < 2 or (requests < MAX_REQUESTS_IN_FLIGHT and texts < MAX_TEXTS_IN_FLIGHT)
 
 
-def array_of(reply: Reply, copy: bool = True) -> np.ndarray:
+def reply_array(reply: Reply, copy: bool = True) -> np.ndarray:
     """The vectors of a reply; a view into the received frame if not ``copy``.
 
     Raises:
@@ -127,7 +127,7 @@ class EncodeCall:
         self._sent[number] = chunk
         self._texts_in_flight += chunk.stop - chunk.start
 
-    def place(self, number: int, reply: Reply) -> int:
+    def add_reply(self, number: int, reply: Reply) -> int:
         """Puts an answer in its place; returns the number of its texts.
 
         Raises:
@@ -137,7 +137,7 @@ class EncodeCall:
         rows = chunk.stop - chunk.start
         self._texts_in_flight -= rows
         whole = rows == self.num_texts
-        vectors = array_of(reply, copy=whole and not self._details)
+        vectors = reply_array(reply, copy=whole and not self._details)
         if vectors.ndim < 1 or len(vectors) != rows:
             raise ReplyError(f"request {number} held {rows} texts, but its answer has the shape {vectors.shape}")
         if whole:
@@ -154,7 +154,7 @@ class EncodeCall:
         if self._details:
             self.num_tokens += reply.info.get("num_tokens", 0)
             self.truncated += [chunk.start + row for row in reply.info.get("truncated", ())]
-        self.num_truncated += truncated_in(reply)
+        self.num_truncated += num_truncated(reply)
         self.num_done += rows
         return rows
 
@@ -190,14 +190,14 @@ class EncodeCall:
             self._array[chunk.start : chunk.stop] = vectors
 
 
-def truncated_in(reply: Reply) -> int:
+def num_truncated(reply: Reply) -> int:
     """How many texts of a request the server has cut to ``max_seq_len``."""
     number = reply.info.get("num_truncated", 0)
     return number if isinstance(number, int) else 0
 
 
-def joined(arrays: list[np.ndarray]) -> np.ndarray:
-    """Results of several requests as one array; those without pooling are padded with zeros to the longest."""
+def concatenate(arrays: list[np.ndarray]) -> np.ndarray:
+    """Concatenate the arrays of several requests; arrays without pooling are padded with zeros to the longest."""
     if arrays[0].ndim != 3 or len({array.shape[1] for array in arrays}) == 1:
         return np.concatenate(arrays, axis=0)
     longest = max(array.shape[1] for array in arrays)

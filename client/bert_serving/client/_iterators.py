@@ -7,11 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from ._base import TruncationNotice, warn_dropped
+from ._base import TruncationWarner, warn_dropped
 from ._deadline import seconds
 from ._encoding import Response
-from ._pending import Nothing, Stream
-from ._transport.connection import Answer
+from ._pending import NoMore, ReplyStream
+from ._transport.connection import ReplyOrError
 from .errors import BertServingError
 from .protocol import Reply
 
@@ -19,7 +19,7 @@ from .protocol import Reply
 ToResponse = Callable[[int, Reply], Response]
 
 
-class Results(Iterator[Response]):
+class ResultIterator(Iterator[Response]):
     """Results of requests that were sent without waiting, in order of arrival.
 
     Unlike a generator, it can be continued after it raised: the error of one request does not hide the others.
@@ -27,7 +27,7 @@ class Results(Iterator[Response]):
     Args:
         next_reply: waits for the next answer, and raises when the wait is over.
         to_response: makes a `Response` of a reply.
-        notice: warns of truncated texts.
+        warner: warns of truncated texts.
         stream: the requests of an ``encode_async()``; ``None`` for all that were sent without waiting.
         cancel: drops the requests of ``stream`` that have no answer yet.
         call_soon: lets the I/O thread call a function.
@@ -36,17 +36,17 @@ class Results(Iterator[Response]):
 
     def __init__(
         self,
-        next_reply: Callable[[], tuple[int, Answer] | Nothing],
+        next_reply: Callable[[], tuple[int, ReplyOrError] | NoMore],
         to_response: ToResponse,
-        notice: TruncationNotice,
-        stream: Stream | None,
+        warner: TruncationWarner,
+        stream: ReplyStream | None,
         cancel: Callable[[], None],
         call_soon: Callable[[Callable[[], None]], None],
         delay: float = 0.0,
     ) -> None:
         self._next_reply = next_reply
         self._to_response = to_response
-        self._notice = notice
+        self._warner = warner
         self._stream = stream
         self._cancel = cancel
         self._call_soon = call_soon
@@ -62,14 +62,14 @@ class Results(Iterator[Response]):
         if self._stream is not None:
             self._stream.claimed = True
         found = self._next_reply()
-        if isinstance(found, Nothing):
+        if isinstance(found, NoMore):
             self._ended = True
             raise StopIteration
         number, answer = found
         if isinstance(answer, BertServingError):
             raise answer
         response = self._to_response(number, answer)
-        self._notice.see(answer, len(response.embedding), stacklevel=2)
+        self._warner.check(answer, len(response.embedding), stacklevel=2)
         return response
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Results(Iterator[Response]):
             self._call_soon(self._cancel)
 
 
-class Listening(Iterator[Response]):
+class ResultSubscription(Iterator[Response]):
     """Every result that is published to an identity."""
 
     def __init__(self, to_response: ToResponse, timeout: float | None, max_queued: int) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ._encoding import has_room
-from ._transport.connection import Answer
+from ._transport.connection import ReplyOrError
 
 
-class Stream:
+class ReplyStream:
     """Requests that belong together: those of one ``encode_async()``."""
 
     def __init__(self) -> None:
@@ -28,27 +28,27 @@ class Entry(NamedTuple):
 
     number: int
     num_texts: int
-    stream: Stream | None
+    stream: ReplyStream | None
 
 
-class Nothing:
+class NoMore:
     """There is no answer and none is expected."""
 
 
-NOTHING = Nothing()
+NO_MORE = NoMore()
 
 
-class Inbox:
+class PendingReplies:
     """Answers to requests, in order of arrival. Filled by the I/O thread, emptied by any number of threads."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._expected: dict[int, Entry] = {}
-        self._arrived: dict[int, tuple[Entry, Answer]] = {}
-        self._streams: list[Stream] = []
+        self._arrived: dict[int, tuple[Entry, ReplyOrError]] = {}
+        self._streams: list[ReplyStream] = []
         self._closed = False
 
-    def expect(self, number: int, num_texts: int = 0, stream: Stream | None = None) -> None:
+    def expect(self, number: int, num_texts: int = 0, stream: ReplyStream | None = None) -> None:
         """Announces a request, before it is sent."""
         with self._changed:
             self._expected[number] = Entry(number, num_texts, stream)
@@ -56,7 +56,7 @@ class Inbox:
                 stream.requests += 1
                 stream.texts += num_texts
 
-    def put(self, number: int, answer: Answer) -> None:
+    def put(self, number: int, answer: ReplyOrError) -> None:
         """Takes an answer; one that is not expected (any more) is dropped."""
         with self._changed:
             # In an order that may be interrupted anywhere, by Ctrl-C in a caller who reads, and begun again.
@@ -75,10 +75,10 @@ class Inbox:
             if entry is not None:
                 self._leave(entry)
 
-    def take(self, stream: Stream | None, seconds: float) -> tuple[int, Answer] | Nothing | None:
+    def take(self, stream: ReplyStream | None, seconds: float) -> tuple[int, ReplyOrError] | NoMore | None:
         """The next answer of a stream; of every unclaimed one if ``stream`` is ``None``.
 
-        Returns ``NOTHING`` if none is expected, ``None`` if none came in time.
+        Returns ``NO_MORE`` if none is expected, ``None`` if none came in time.
 
         Raises:
             BaseException: what ended the stream, after all its answers were taken.
@@ -87,58 +87,58 @@ class Inbox:
         with self._changed:
             while True:
                 for entry, answer in self._arrived.values():
-                    if _visible(entry.stream, stream):
+                    if _matches(entry.stream, stream):
                         self._expected.pop(entry.number, None)
                         del self._arrived[entry.number]
                         self._leave(entry)
                         return entry.number, answer
-                if not any(_visible(entry.stream, stream) for entry in self._expected.values()):
-                    seen = [other for other in self._streams if _visible(other, stream)]
+                if not any(_matches(entry.stream, stream) for entry in self._expected.values()):
+                    seen = [other for other in self._streams if _matches(other, stream)]
                     for other in seen:
                         if other.failure is not None:
                             self._streams.remove(other)
                             raise other.failure
                     if not any(other.producing for other in seen):
-                        return NOTHING
+                        return NO_MORE
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return None
                 self._changed.wait(left)
 
-    def has_answers(self) -> bool:
+    def has_replies(self) -> bool:
         """Whether one can be taken."""
         return bool(self._arrived)
 
-    def put_back(self, answers: Sequence[tuple[int, Answer]]) -> None:
+    def requeue(self, answers: Sequence[tuple[int, ReplyOrError]]) -> None:
         """Answers that were taken, and cannot be used now, go to the front again."""
         with self._changed:
             self._arrived = {number: (Entry(number, 0, None), answer) for number, answer in answers} | self._arrived
             self._changed.notify_all()
 
-    def awaits(self, stream: Stream | None) -> bool:
+    def awaits(self, stream: ReplyStream | None) -> bool:
         """Whether a request that ``take(stream)`` would give has no answer yet."""
         with self._changed:
-            return any(_visible(entry.stream, stream) for entry in self._expected.values())
+            return any(_matches(entry.stream, stream) for entry in self._expected.values())
 
     def numbers(self) -> set[int]:
         """Requests whose answer was not taken yet."""
         with self._changed:
             return set(self._expected) | set(self._arrived)
 
-    def answers(self) -> dict[int, Answer]:
+    def answers(self) -> dict[int, ReplyOrError]:
         """Answers that nobody has taken yet."""
         with self._changed:
             return {number: answer for number, (_, answer) in self._arrived.items()}
 
     # ---- streams -------------------------------------------------------------------------------------------------
 
-    def open(self) -> Stream:
-        stream = Stream()
+    def open(self) -> ReplyStream:
+        stream = ReplyStream()
         with self._changed:
             self._streams.append(stream)
         return stream
 
-    def wait_for_room(self, stream: Stream) -> bool:
+    def wait_for_room(self, stream: ReplyStream) -> bool:
         """Waits until one more request of the stream may be sent; False if none may, ever."""
         with self._changed:
             self._changed.wait_for(
@@ -146,7 +146,7 @@ class Inbox:
             )
             return stream.producing and not self._closed
 
-    def finish(self, stream: Stream, failure: BaseException | None = None) -> None:
+    def finish(self, stream: ReplyStream, failure: BaseException | None = None) -> None:
         """No more requests follow."""
         with self._changed:
             stream.producing = False
@@ -155,7 +155,7 @@ class Inbox:
                 self._streams.remove(stream)
             self._changed.notify_all()
 
-    def cancel(self, stream: Stream) -> list[int]:
+    def cancel(self, stream: ReplyStream) -> list[int]:
         """Forgets a stream; returns the numbers of its requests that have no answer yet."""
         with self._changed:
             stream.producing = False
@@ -186,7 +186,7 @@ class Inbox:
         self._changed.notify_all()
 
 
-def _visible(owner: Stream | None, asked: Stream | None) -> bool:
+def _matches(owner: ReplyStream | None, asked: ReplyStream | None) -> bool:
     """Whether what belongs to ``owner`` is given to who asks for ``asked``."""
     if asked is not None:
         return owner is asked

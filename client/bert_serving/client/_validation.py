@@ -10,7 +10,7 @@ from .errors import InputTypeError, InputValueError
 _SHOWN = 40
 
 
-def checked_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[list[str]]:
+def validate_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[list[str]]:
     """The texts as a list, ready for the wire.
 
     Args:
@@ -23,10 +23,10 @@ def checked_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[li
         InputValueError: no texts, or a blank one.
     """
     if not is_tokenized:
-        return _checked_list(texts, "texts", "texts")
-    lists = _listed(texts, "texts", "token lists")
+        return _validate_list(texts, "texts", "texts")
+    lists = _to_list(texts, "texts", "token lists")
     for row, tokens in enumerate(lists):
-        lists[row] = _checked_list(tokens, f"texts[{row}]", "tokens")
+        lists[row] = _validate_list(tokens, f"texts[{row}]", "tokens")
     return lists
 
 
@@ -35,29 +35,29 @@ def too_long(texts: list[str] | list[list[str]], limit: int) -> int:
     return sum(len(text.split() if isinstance(text, str) else text) > limit for text in texts)
 
 
-def _checked_list(values: Any, name: str, what: str) -> list[str]:
-    items = _listed(values, name, what)
+def _validate_list(values: Any, name: str, what: str) -> list[str]:
+    items = _to_list(values, name, what)
     for index, item in enumerate(items):
         if not isinstance(item, str):
             hint = (
                 "; use is_tokenized=True for token lists" if name == "texts" and isinstance(item, (list, tuple)) else ""
             )
             raise InputTypeError(
-                f"all {what} must be str, but {name}[{index}] is {type(item).__name__} ({_short(item)}){hint}"
+                f"all {what} must be str, but {name}[{index}] is {type(item).__name__} ({_truncate_repr(item)}){hint}"
             )
         if not item or item.isspace():
             raise InputValueError(
-                f"all {what} must be non-empty strings, but {name}[{index}] is {_short(item)}; "
+                f"all {what} must be non-empty strings, but {name}[{index}] is {_truncate_repr(item)}; "
                 "leave it out, or put a placeholder in its place"
             )
     return items
 
 
-def _listed(values: Any, name: str, what: str) -> list[Any]:
+def _to_list(values: Any, name: str, what: str) -> list[Any]:
     """``values`` as a list; never the caller's own."""
     if isinstance(values, (str, bytes, bytearray)):
         raise InputTypeError(
-            f"{name} must be a list of {what}, but received one {type(values).__name__} ({_short(values)}); "
+            f"{name} must be a list of {what}, but received one {type(values).__name__} ({_truncate_repr(values)}); "
             "put it into a list: encode([text])"
         )
     if isinstance(values, (Mapping, Set)) or not isinstance(values, Iterable):
@@ -75,7 +75,7 @@ def _listed(values: Any, name: str, what: str) -> list[Any]:
     return items
 
 
-def _short(value: Any) -> str:
+def _truncate_repr(value: Any) -> str:
     """A value for an error message, cut: nobody wants to read a megabyte of text."""
     if isinstance(value, (str, bytes, bytearray)):
         value = value[: _SHOWN + 1]

@@ -19,7 +19,7 @@ class CorpusError(ValueError):
     """The input cannot be encoded, or is not the one that was begun."""
 
 
-class Mark(NamedTuple):
+class Position(NamedTuple):
     """A place in the input, behind a line.
 
     Attributes:
@@ -44,7 +44,7 @@ class Chunk(NamedTuple):
 
     texts: list[str]
     numbers: list[int]
-    end: Mark
+    end: Position
 
 
 class Corpus:
@@ -65,11 +65,11 @@ class Corpus:
         self._bytes = 0
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> Position:
         """Where the reading is now."""
-        return Mark(self._lines, self._bytes, self._digest.hexdigest())
+        return Position(self._lines, self._bytes, self._digest.hexdigest())
 
-    def skip_to(self, mark: Mark) -> None:
+    def skip_to(self, mark: Position) -> None:
         """Reads on to a place that was reached before.
 
         Raises:

@@ -108,24 +108,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+            warnings.showwarning = lambda message, *_, **__: _print_error(f"warning: {message}")
             _run(args, kind)
         return 0
     except KeyboardInterrupt:
-        _say("interrupted")
+        _print_error("interrupted")
         return 130
     except BrokenPipeError:  # whoever reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (BertServingError, CorpusError, OSError) as error:
-        _say(str(error))
+        _print_error(str(error))
         return 1
 
 
 def _run(args: argparse.Namespace, kind: str) -> None:
     started = time.monotonic()
     sidecar = None if args.output == "-" else f"{args.output}.progress"
-    before, is_complete = _what_is_there(args, sidecar)
+    before, is_complete = _load_checkpoint(args, sidecar)
     if is_complete:
         return
     with _input(args.file) as stream, _connect(args) as client:
@@ -154,14 +154,14 @@ def _run(args: argparse.Namespace, kind: str) -> None:
             bar.close()
             output.close()
             if sidecar and not is_done:
-                _say(f"{progress.rows:,} rows are in {args.output}; -resume goes on from there")
+                _print_error(f"{progress.rows:,} rows are in {args.output}; -resume goes on from there")
     if sidecar:
         os.remove(sidecar)
     if not args.quiet:
         new = progress.rows - (before.rows if before else 0)
         rate = new / (time.monotonic() - started)
         where = "" if args.output == "-" else f" in {args.output}, each {list(probe.shape)} {probe.dtype}"
-        _say(f"{progress.rows:,} vectors{where} ({rate:,.0f}/s)")
+        _print_error(f"{progress.rows:,} vectors{where} ({rate:,.0f}/s)")
 
 
 def _encoded(
@@ -204,7 +204,7 @@ def _aligned(chunk: Chunk, response: Response | None, row: np.ndarray) -> tuple[
     return vectors, [next(tokens) if text else [] for text in chunk.texts] if response.tokens else ""
 
 
-def _what_is_there(args: argparse.Namespace, sidecar: str | None) -> tuple[Progress | None, bool]:
+def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Progress | None, bool]:
     """How far an earlier run has come, and whether it was finished.
 
     Raises:
@@ -217,7 +217,7 @@ def _what_is_there(args: argparse.Namespace, sidecar: str | None) -> tuple[Progr
         state = "was interrupted: -resume goes on with it" if is_interrupted else "is there already"
         raise CorpusError(f"{args.output} {state}; -overwrite replaces it")
     if not is_interrupted:
-        _say(f"{args.output} is complete, there is no {sidecar}; -overwrite makes it anew")
+        _print_error(f"{args.output} is complete, there is no {sidecar}; -overwrite makes it anew")
         return None, True
     return Progress.load(sidecar), False
 
@@ -280,7 +280,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"bert-serving-encode: {text}", file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from .corpus import Chunk, CorpusError, Mark
+from .corpus import Chunk, CorpusError, Position
 
 FORMATS = ("npy", "jsonl")
 #: Enough for any shape, so that the header keeps its length while the number of rows grows.
@@ -35,7 +35,7 @@ class Progress:
         probe: vector of a fixed sentence: a server with other vectors is another server.
     """
 
-    input: Mark
+    input: Position
     rows: int
     output_bytes: int
     options: dict[str, Any]
@@ -58,7 +58,7 @@ class Progress:
         try:
             with open(path, encoding="utf-8") as file:
                 values = json.load(file)
-            return Progress(**values | {"input": Mark(**values["input"])})
+            return Progress(**values | {"input": Position(**values["input"])})
         except (ValueError, TypeError, KeyError) as error:
             raise CorpusError(f"{path} cannot be read ({error!r}); start over with -overwrite") from error
 

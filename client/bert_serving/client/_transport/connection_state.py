@@ -8,7 +8,7 @@ from enum import Enum
 import zmq
 
 #: A port that was lost and does not try again by itself is connected anew after this long (s).
-RENEW_AFTER = 1.0
+RECONNECT_AFTER = 1.0
 #: How long (s) one look at a port may take when an error message is written.
 PROBE_TIMEOUT = 0.5
 
@@ -28,13 +28,13 @@ class Phase(Enum):
     """How far the connection to one port has come."""
 
     CONNECTING = "no connection yet"
-    GREETING = "TCP connected, no ZeroMQ handshake"
+    HANDSHAKING = "TCP connected, no ZeroMQ handshake"
     READY = "connected"
     LOST = "connection lost"
     REFUSED = "handshake refused"
 
 
-class Port:
+class PortState:
     """State of one of the two ports. Fed by the I/O thread, read by any."""
 
     def __init__(self, name: str, ip: str, number: int) -> None:
@@ -43,7 +43,7 @@ class Port:
         self.number = number
         self.phase = Phase.CONNECTING
         self.attempts = 0
-        self.renew_at: float | None = None
+        self.reconnect_at: float | None = None
 
     @property
     def endpoint(self) -> str:
@@ -52,18 +52,18 @@ class Port:
 
     def observe(self, event: int, now: float) -> None:
         """Takes in one event of the socket's monitor."""
-        self.renew_at = None
+        self.reconnect_at = None
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.phase, self.attempts = Phase.READY, 0
         elif event == zmq.EVENT_CONNECTED:
-            self.phase = Phase.GREETING
+            self.phase = Phase.HANDSHAKING
         elif event == zmq.EVENT_DISCONNECTED:
             # ZeroMQ gives up on a peer that breaks the protocol: then no attempt follows, and we make one ourselves.
             self.phase = Phase.LOST if self.phase is Phase.READY else Phase.REFUSED
-            self.renew_at = now + RENEW_AFTER
+            self.reconnect_at = now + RECONNECT_AFTER
         elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH):
             self.phase = Phase.REFUSED
-            self.renew_at = now + RENEW_AFTER
+            self.reconnect_at = now + RECONNECT_AFTER
         elif event == zmq.EVENT_CONNECT_RETRIED:
             self.attempts += 1
 
@@ -75,7 +75,7 @@ class Port:
         reason = probe(self.ip, self.number)
         if reason is not None:
             return text + reason
-        if self.phase in (Phase.GREETING, Phase.REFUSED):
+        if self.phase in (Phase.HANDSHAKING, Phase.REFUSED):
             return text + (
                 "something listens there, but does not talk to us: another kind of service, "
                 "port and port_out swapped, a wrong CURVE key, or a frozen server"
@@ -83,20 +83,20 @@ class Port:
         return text + "something listens there now; it may have just started"
 
 
-class Link:
+class ConnectionState:
     """Both ports together: the server counts as connected when both are."""
 
     def __init__(self, ip: str, port: int, port_out: int, now: float) -> None:
         self.ip = ip
-        self.requests = Port("port", ip, port)
-        self.results = Port("port_out", ip, port_out)
+        self.requests = PortState("port", ip, port)
+        self.results = PortState("port_out", ip, port_out)
         self.down_since: float | None = now
 
     @property
     def up(self) -> bool:
         return self.down_since is None
 
-    def observe(self, port: Port, event: int, now: float) -> bool:
+    def observe(self, port: PortState, event: int, now: float) -> bool:
         """Takes in one event; returns True if the link has come up by it."""
         port.observe(event, now)
         ready = self.requests.phase is Phase.READY and self.results.phase is Phase.READY

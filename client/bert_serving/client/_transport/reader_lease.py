@@ -13,64 +13,64 @@ from __future__ import annotations
 import threading
 
 #: A caller reads for so long (s) at most; beyond, a change of threads does not matter.
-MOMENT = 0.1
+MAX_CALLER_READ = 0.1
 #: So long (s) it stays with the thread that had to claim it, and with callers of whom none reads.
-PAUSE = 1.0
+HANDOVER_COOLDOWN = 1.0
 
 
-class Turn:
+class ReaderLease:
     """At first it is the I/O thread's."""
 
     def __init__(self) -> None:
-        self._is_threads = True
+        self._io_thread_reads = True
         self._caller: object = None
         self._ident = 0  # of the caller's thread
         self._since = 0.0
-        self._not_before = 0.0
+        self._release_from = 0.0
 
     @property
-    def is_callers(self) -> bool:
+    def caller_is_reading(self) -> bool:
         """Whether a caller reads now."""
         return self._caller is not None
 
-    def is_mine(self) -> bool:
+    def owned_by_current_thread(self) -> bool:
         """Whether the caller who reads is in this very thread."""
         return self._caller is not None and self._ident == threading.get_ident()
 
-    def begin(self, caller: object, now: float) -> bool:
+    def start_read(self, caller: object, now: float) -> bool:
         """A caller wants to read; False if it is not its turn."""
-        if self._is_threads or self._caller is not None:
+        if self._io_thread_reads or self._caller is not None:
             return False
         self._caller, self._ident, self._since = caller, threading.get_ident(), now
         return True
 
-    def is_of(self, caller: object) -> bool:
+    def is_read_by(self, caller: object) -> bool:
         """Whether this caller reads now."""
         return self._caller is caller
 
-    def end(self, now: float) -> None:
+    def finish_read(self, now: float) -> None:
         """The caller who reads does so no more."""
         self._caller, self._since = None, now
 
-    def offer(self, now: float) -> None:
+    def release(self, now: float) -> None:
         """The thread leaves it to the next caller who waits, unless it had to claim it a moment ago."""
-        if now >= self._not_before:
-            self._is_threads, self._since = False, now
+        if now >= self._release_from:
+            self._io_thread_reads, self._since = False, now
 
-    def claim(self, now: float) -> bool:
+    def acquire(self, now: float) -> bool:
         """It is to be the thread's; False if it is already, or as long as a caller reads."""
-        if self._is_threads or self._caller is not None:
+        if self._io_thread_reads or self._caller is not None:
             return False
-        self._is_threads, self._not_before = True, now + PAUSE
+        self._io_thread_reads, self._release_from = True, now + HANDOVER_COOLDOWN
         return True
 
-    def is_threads(self, now: float) -> bool:
+    def io_thread_reads(self, now: float) -> bool:
         """Whether the thread reads now."""
-        if self._caller is None and now >= self._since + PAUSE:
-            self._is_threads = True
-        return self._is_threads
+        if self._caller is None and now >= self._since + HANDOVER_COOLDOWN:
+            self._io_thread_reads = True
+        return self._io_thread_reads
 
     @property
-    def back_at(self) -> float:
+    def expires_at(self) -> float:
         """When to ask `is_threads` again."""
-        return float("inf") if self._is_threads else self._since + PAUSE
+        return float("inf") if self._io_thread_reads else self._since + HANDOVER_COOLDOWN

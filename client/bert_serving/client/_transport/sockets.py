@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import zmq
 
-from .connection_state import EVENTS, Port
+from .connection_state import EVENTS, PortState
 
 
 class Curve(NamedTuple):
@@ -34,13 +34,13 @@ class Sockets:
             end.setblocking(False)
 
     def open(
-        self, kind: int, port: Port, curve: Curve | None, topic: bytes = b""
+        self, kind: int, port: PortState, curve: Curve | None, topic: bytes = b""
     ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
         """Connects a PUSH socket, or a SUB socket subscribed to ``topic``. Returns it and the monitor of its events."""
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.LINGER, 0)
         sock.setsockopt(zmq.RECONNECT_IVL, 100)
-        sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)  # below _patience.GRACE: a call sees at least one attempt
+        sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)  # below _wait_policy.GRACE: a call sees at least one attempt
         sock.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
         sock.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
         sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -71,13 +71,13 @@ class Sockets:
         return sock, monitor
 
     def wake(self) -> None:
-        """Makes the thread look. Not to be called while `take_note` or `close` runs, but by finalizers within them."""
+        """Wakes the I/O thread."""
         if not self._is_awake:
             with contextlib.suppress(OSError):
                 self._waking.send(b"\0")
             self._is_awake = True
 
-    def take_note(self) -> None:
+    def clear_wakeup(self) -> None:
         """Called by the thread, before it looks."""
         with contextlib.suppress(BlockingIOError):
             self.woken.recv(16)
