@@ -330,7 +330,7 @@ def test_a_config_answered_with_vectors_is_refused(bc: BertClient, fake_server: 
     with ThreadPoolExecutor() as pool:
         result = pool.submit(lambda: bc.server_config)
         until(lambda: bc.pending_request)
-        wire_id = bc._connection._wire_id(next(iter(bc.pending_request)))
+        wire_id = bc._connection._table.wire_id(next(iter(bc.pending_request)))
         fake_server.send([bc.identity, b"{}", b"", b"%d" % wire_id])
         with pytest.raises(ReplyError):
             result.result(DEADLINE)

@@ -14,7 +14,7 @@ import zmq
 
 from bert_serving.client import BertClient, ClientClosedError, RequestTimeoutError
 from bert_serving.client._pending import NO_MORE, PendingReplies
-from bert_serving.client._transport import reader_lease as _lease
+from bert_serving.client._transport import reader_lease
 from bert_serving.client._transport.reader_lease import HANDOVER_COOLDOWN, ReaderLease
 from bert_serving.client.protocol import Reply
 from fake_server import DEADLINE, FakeServer, until
@@ -85,14 +85,16 @@ def let_callers_read(client: BertClient, fake_server: FakeServer) -> None:
         fake_server.hold = False
         client.encode(["before"])
         fake_server.hold = True
-        return not client._connection._lease._io_thread_reads
+        return not client._connection._receiver.lease._io_thread_reads
 
     until(is_callers, "the thread offers its turn")
 
 
 def until_one_reads(client: BertClient) -> None:
     until(
-        lambda: client._connection._lease.caller_is_reading or client._connection._lease._io_thread_reads,
+        lambda: (
+            client._connection._receiver.lease.caller_is_reading or client._connection._receiver.lease._io_thread_reads
+        ),
         "someone reads",
     )
 
@@ -112,7 +114,7 @@ def test_the_thread_goes_on_when_a_caller_has_waited_a_moment(
         let_callers_read(bc, fake_server)
         result = pool.submit(bc.encode, ["a"])
         request = fake_server.next()
-        until(lambda: bc._connection._lease._io_thread_reads, "the thread reads")
+        until(lambda: bc._connection._receiver.lease._io_thread_reads, "the thread reads")
         fake_server.reply(request)
         assert result.result(DEADLINE).shape == (1, 4)
 
@@ -192,7 +194,9 @@ def test_a_client_subscribes_anew_though_no_caller_reads(
 ) -> None:
     with BertClient(**fake_server.ports) as bc:
         let_callers_read(bc, fake_server)
-        monkeypatch.setattr(_lease, "HANDOVER_COOLDOWN", 10 * DEADLINE)  # the thread does not read again by itself
+        monkeypatch.setattr(
+            reader_lease, "HANDOVER_COOLDOWN", 10 * DEADLINE
+        )  # the thread does not read again by itself
         fake_server.drop_port_out()
         until(lambda: fake_server.subscriptions, "the client is subscribed")
         fake_server.hold = False
@@ -321,7 +325,7 @@ def test_an_answer_that_was_in_hand_when_ctrl_c_came_is_asked_for_again(fake_ser
         let_callers_read(bc, fake_server)
         connection, caller = bc._connection, Interrupted()
         number = connection.new_number()
-        connection.submit(number, b'["a"]', 1, on_reply, is_read=True)
+        connection.submit(number, b'["a"]', 1, on_reply, caller_reads=True)
         fake_server.reply(fake_server.next())
         with pytest.raises(KeyboardInterrupt):
             until(lambda: not connection.read(caller, 1.0), "nobody reads any more")

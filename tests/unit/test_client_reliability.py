@@ -24,7 +24,7 @@ from bert_serving.client import (
     ServerUnreachableError,
     protocol,
 )
-from bert_serving.client._transport import connection as _connection
+from bert_serving.client._transport import retry_policy
 from fake_server import CONFIG, DEADLINE, FakeServer, run_fake_server, until, vectors
 from servers import free_ports
 
@@ -174,7 +174,7 @@ def test_a_forgotten_request_is_not_sent_again(fake_server: FakeServer) -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests are asked after in no time."""
-    monkeypatch.setattr(_connection, "STALE_AFTER", 0.05)
+    monkeypatch.setattr(retry_policy, "STALE_AFTER", 0.05)
 
 
 @pytest.mark.usefixtures("soon")
@@ -192,7 +192,7 @@ def test_a_request_that_was_lost_without_a_sign_is_sent_again(
         fake_server.reply(again)
         assert waiting.result(DEADLINE)[0, 0] == 4
         assert bc.pending_request == set()
-    assert "1 requests had no answer and are sent again" in caplog.text
+    assert "does not know 1 pending requests" in caplog.text
 
 
 @pytest.mark.usefixtures("soon")

@@ -14,7 +14,7 @@ from ._base import BaseClient, TruncationWarner, command_info, raise_if_error, w
 from ._deadline import WaitPolicy, seconds
 from ._encoding import BATCH_SIZE, EncodeCall, Response, has_room
 from ._progress import Progress
-from ._transport.connection import ReplyOrError
+from ._transport.request_table import ReplyOrError
 
 
 class AsyncBertClient(BaseClient):

@@ -16,7 +16,8 @@ import zmq.auth
 from . import protocol
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import EncodeCall, Response, num_truncated, reply_array
-from ._transport.connection import Connection, ReplyOrError
+from ._transport.connection import Connection
+from ._transport.request_table import ReplyOrError
 from ._transport.sockets import Curve
 from ._validation import too_long, validate_texts
 from ._version import __version__
@@ -82,7 +83,7 @@ class BaseClient:
             self.port_out,
             self.identity,
             _curve(server_key, public_key, secret_key),
-            hold=seconds(connect_timeout),
+            drain_grace=seconds(connect_timeout),
         )
         # Closes the connection when the client is collected, and at interpreter exit; never twice.
         self._finalizer = weakref.finalize(self, Connection.close, self._connection)
@@ -145,7 +146,7 @@ class BaseClient:
         self._is_original = not self._server_counts_truncation
         limit = config.get("max_message_bytes")
         self._connection.max_message_bytes = limit if isinstance(limit, int) else None
-        self._connection.supports_query = not self._is_original
+        self._connection.retry.supports_query = not self._is_original
 
     def _validated(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
         """The texts as a list; warns of those that are surely too long, if the server will not."""

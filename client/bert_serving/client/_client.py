@@ -16,7 +16,7 @@ from ._encoding import BATCH_SIZE, EncodeCall, concatenate
 from ._iterators import ResultIterator, ResultSubscription
 from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import Progress
-from ._transport.connection import ReplyOrError
+from ._transport.request_table import ReplyOrError
 
 
 class BertClient(BaseClient):
@@ -330,7 +330,7 @@ class BertClient(BaseClient):
         number = number if number is not None else self._connection.new_number()
         pending.expect(number, num_texts, stream)
         try:
-            self._connection.submit(number, message, num_texts, pending.put, options, self._is_read(pending))
+            self._connection.submit(number, message, num_texts, pending.put, options, self._caller_reads(pending))
         except BaseException:
             pending.drop(number)
             raise
@@ -352,7 +352,7 @@ class BertClient(BaseClient):
             failure = error
         self._pending.finish(stream, failure)
 
-    def _is_read(self, pending: PendingReplies) -> bool:
+    def _caller_reads(self, pending: PendingReplies) -> bool:
         """Whether the answers are awaited by one caller, who may read them; those of the client's own are fetched."""
         return pending is not self._pending
 
@@ -367,7 +367,7 @@ class BertClient(BaseClient):
         link = self._connection.state
         while True:
             nap = policy.next_check_in(time.monotonic(), link.down_since)
-            if self._is_read(pending) and self._connection.read(pending, nap):
+            if self._caller_reads(pending) and self._connection.read(pending, nap):
                 nap = 0.0
             found = pending.take(stream, nap)
             if found is not None:

@@ -11,7 +11,7 @@ from ._base import TruncationWarner, warn_dropped
 from ._deadline import seconds
 from ._encoding import Response
 from ._pending import NoMore, ReplyStream
-from ._transport.connection import ReplyOrError
+from ._transport.request_table import ReplyOrError
 from .errors import BertServingError
 from .protocol import Reply
 

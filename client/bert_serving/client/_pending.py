@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ._encoding import has_room
-from ._transport.connection import ReplyOrError
+from ._transport.request_table import ReplyOrError
 
 
 class ReplyStream:

@@ -1,4 +1,4 @@
-"""What is known about the connection to a server's two ports, learnt from ZeroMQ's socket events."""
+"""State of the connections to a server's two ports, derived from the events of ZeroMQ's socket monitors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from enum import Enum
 
 import zmq
 
-#: A port that was lost and does not try again by itself is connected anew after this long (s).
+#: A port that ZeroMQ does not reconnect by itself is connected again after this long (s).
 RECONNECT_AFTER = 1.0
-#: How long (s) one look at a port may take when an error message is written.
+#: Longest time (s) of one TCP probe for an error message.
 PROBE_TIMEOUT = 0.5
 
 EVENTS = (
@@ -25,7 +25,7 @@ EVENTS = (
 
 
 class Phase(Enum):
-    """How far the connection to one port has come."""
+    """Progress of the connection to one port."""
 
     CONNECTING = "no connection yet"
     HANDSHAKING = "TCP connected, no ZeroMQ handshake"
@@ -35,7 +35,7 @@ class Phase(Enum):
 
 
 class PortState:
-    """State of one of the two ports. Fed by the I/O thread, read by any."""
+    """State of one port. The I/O thread writes it, any thread reads it."""
 
     def __init__(self, name: str, ip: str, number: int) -> None:
         self.name = name
@@ -51,14 +51,14 @@ class PortState:
         return f"tcp://{host}:{self.number}"
 
     def observe(self, event: int, now: float) -> None:
-        """Takes in one event of the socket's monitor."""
+        """Apply one event of the socket's monitor."""
         self.reconnect_at = None
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.phase, self.attempts = Phase.READY, 0
         elif event == zmq.EVENT_CONNECTED:
             self.phase = Phase.HANDSHAKING
         elif event == zmq.EVENT_DISCONNECTED:
-            # ZeroMQ gives up on a peer that breaks the protocol: then no attempt follows, and we make one ourselves.
+            # ZeroMQ does not reconnect to a peer that violates the protocol; the client then connects again itself.
             self.phase = Phase.LOST if self.phase is Phase.READY else Phase.REFUSED
             self.reconnect_at = now + RECONNECT_AFTER
         elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH):
@@ -68,7 +68,7 @@ class PortState:
             self.attempts += 1
 
     def describe(self) -> str:
-        """One line for an error message."""
+        """Describe the port in one line, for an error message. Opens a TCP connection, which takes up to 0.5 s."""
         text = f"{self.name} {self.number}: "
         if self.phase is Phase.READY:
             return text + "connected"
@@ -77,14 +77,18 @@ class PortState:
             return text + reason
         if self.phase in (Phase.HANDSHAKING, Phase.REFUSED):
             return text + (
-                "something listens there, but does not talk to us: another kind of service, "
+                "the port is open, but the ZeroMQ handshake fails: another service, "
                 "port and port_out swapped, a wrong CURVE key, or a frozen server"
             )
-        return text + "something listens there now; it may have just started"
+        return text + "the port is open now; the server may have just started"
 
 
 class ConnectionState:
-    """Both ports together: the server counts as connected when both are."""
+    """State of both ports. The server is connected when both ports are.
+
+    Attributes:
+        down_since: monotonic time (s) since which the server is not connected, ``None`` while it is.
+    """
 
     def __init__(self, ip: str, port: int, port_out: int, now: float) -> None:
         self.ip = ip
@@ -97,7 +101,7 @@ class ConnectionState:
         return self.down_since is None
 
     def observe(self, port: PortState, event: int, now: float) -> bool:
-        """Takes in one event; returns True if the link has come up by it."""
+        """Apply one event of a port; return True if the server became connected by it."""
         port.observe(event, now)
         ready = self.requests.phase is Phase.READY and self.results.phase is Phase.READY
         came_up = ready and not self.up
@@ -108,16 +112,16 @@ class ConnectionState:
         return came_up
 
     def describe(self) -> str:
-        """What is seen on each port, one line each. Tries a TCP connection, so it may take a second."""
+        """Describe each port in one line. Opens TCP connections, which takes up to 1 s."""
         return f"  {self.requests.describe()}\n  {self.results.describe()}"
 
 
 def probe(ip: str, port: int, timeout: float = PROBE_TIMEOUT) -> str | None:
-    """Why a TCP connection cannot be made, in the system's words; ``None`` if it can."""
+    """Open a TCP connection; return the operating system's error message, or ``None`` on success."""
     try:
         socket.create_connection((ip.strip("[]"), port), timeout).close()
     except TimeoutError:
-        return "no answer at all (host down, or a firewall drops the packets)"
+        return "no answer (host down, or a firewall drops the packets)"
     except OSError as error:
         return (error.strerror or str(error)).lower()
     return None

@@ -1,4 +1,4 @@
-"""The sockets of a client's connection, and how they are configured."""
+"""The sockets of a client's connection and their options."""
 
 from __future__ import annotations
 
@@ -19,28 +19,34 @@ class Curve(NamedTuple):
     secret_key: str
 
 
+class Channel(NamedTuple):
+    """A socket connected to one port, and the monitor of its events."""
+
+    port: PortState
+    socket: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+
+
 class Sockets:
-    """A context for the sockets of one connection, and a pair by which any thread wakes the one that serves them.
+    """A context for the sockets of one connection, and a socket pair that wakes the I/O thread.
 
     Attributes:
-        woken: readable when that thread is to look at what is new.
+        woken: readable after `wake`.
     """
 
     def __init__(self) -> None:
         self._context = zmq.Context()
         self._waking, self.woken = socket.socketpair()
-        self._is_awake = False  # it was woken, and has not taken note
+        self._is_awake = False  # between `wake` and `clear_wakeup`
         for end in (self._waking, self.woken):
             end.setblocking(False)
 
-    def open(
-        self, kind: int, port: PortState, curve: Curve | None, topic: bytes = b""
-    ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-        """Connects a PUSH socket, or a SUB socket subscribed to ``topic``. Returns it and the monitor of its events."""
+    def open(self, kind: int, port: PortState, curve: Curve | None, topic: bytes = b"") -> Channel:
+        """Connect a PUSH socket, or a SUB socket subscribed to ``topic``."""
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.LINGER, 0)
         sock.setsockopt(zmq.RECONNECT_IVL, 100)
-        sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)  # below _wait_policy.GRACE: a call sees at least one attempt
+        sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)  # below _deadline.GRACE: a call sees at least one attempt
         sock.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
         sock.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
         sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -54,12 +60,12 @@ class Sockets:
             sock.setsockopt(zmq.CURVE_PUBLICKEY, curve.public_key.encode())
             sock.setsockopt(zmq.CURVE_SECRETKEY, curve.secret_key.encode())
         if kind == zmq.PUSH:
-            sock.setsockopt(zmq.IMMEDIATE, 1)  # never queue for a server that is not there
+            sock.setsockopt(zmq.IMMEDIATE, 1)  # queue nothing for a server that is not connected
         else:
-            sock.setsockopt(zmq.RCVHWM, 0)  # every result is awaited by someone: none may be dropped
-            # Heartbeats only here. On the PUSH socket they would cut the connection to a server that holds back
-            # requests for a while: it does not read, so it cannot answer the ping that waits behind them. The long
-            # timeout is for slow networks: a ping's answer waits until a large result has passed.
+            sock.setsockopt(zmq.RCVHWM, 0)  # every result is awaited: none may be dropped
+            # The PUSH socket has no heartbeats. They would cut the connection to a server that stops reading requests
+            # for a while: it does not answer a ping that is queued behind them. The timeout is long for slow networks,
+            # where a pong is queued behind a large result.
             sock.setsockopt(zmq.HEARTBEAT_IVL, 15_000)
             sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 120_000)
             sock.setsockopt(zmq.SUBSCRIBE, topic)
@@ -68,23 +74,23 @@ class Sockets:
         monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         monitor.connect(address)
         sock.connect(port.endpoint)
-        return sock, monitor
+        return Channel(port, sock, monitor)
 
     def wake(self) -> None:
-        """Wakes the I/O thread."""
+        """Wake the I/O thread. Called with the connection's lock held, by finalizers also within `clear_wakeup`."""
         if not self._is_awake:
             with contextlib.suppress(OSError):
                 self._waking.send(b"\0")
             self._is_awake = True
 
     def clear_wakeup(self) -> None:
-        """Called by the thread, before it looks."""
+        """Reset the wakeup. Called by the I/O thread before it looks for work, with the connection's lock held."""
         with contextlib.suppress(BlockingIOError):
             self.woken.recv(16)
         self._is_awake = False
 
     def close(self) -> None:
-        """Closes all of them; what was not sent yet is dropped."""
+        """Close all sockets and drop unsent messages."""
         self._context.destroy(linger=0)
         self._waking.close()
         self.woken.close()

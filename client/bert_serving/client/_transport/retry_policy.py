@@ -1,0 +1,166 @@
+"""Which requests are sent again, and when.
+
+- After a lost connection is back, all pending requests are sent again under the same ids. Encoding is idempotent: a
+  server ignores a request that it already holds, and the client drops a second reply.
+- The server is queried about requests that wait long. A request that it does not know is sent again.
+- A stopping server refuses new requests. A refused request is held, and sent to the server that takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+from ..errors import DrainingError
+from ..protocol import COMMANDS, MAX_ASKED, SHOW_CONFIG, SHOW_PENDING, request_frames
+from .connection_state import ConnectionState
+from .request_table import Request, RequestTable
+from .send_queue import SendQueue
+
+logger = logging.getLogger("bert_serving.client")
+
+#: The server is queried about a request that waits longer than this (s), repeatedly at this interval.
+STALE_AFTER = 20.0
+#: Number of such a query; those of requests begin with 1.
+QUERY_NUMBER = 0
+
+
+class RetryPolicy:
+    """Sends requests again. Methods that end in ``_locked`` are called with the lock of the table held.
+
+    Args:
+        identity: identity of the client, for queries.
+        table: requests without a reply.
+        queue: the queue in front of the PUSH socket.
+        state: state of both ports.
+        drain_grace: seconds to hold a request that a stopping server refused; ``None`` for no limit.
+
+    Attributes:
+        supports_query: whether the server understands ``SHOW_PENDING``, which an original one does not; ``None`` if
+            unknown.
+        num_connections: how often the connection came up.
+    """
+
+    def __init__(
+        self,
+        identity: bytes,
+        table: RequestTable,
+        queue: SendQueue,
+        state: ConnectionState,
+        drain_grace: float | None,
+    ) -> None:
+        self.supports_query: bool | None = None
+        self.num_connections = 0
+        self._identity = identity
+        self._table = table
+        self._queue = queue
+        self._state = state
+        self._drain_grace = drain_grace
+        self._refused: dict[int, tuple[float, DrainingError]] = {}  # by request id; the time when the hold ends
+        self._query_at = time.monotonic() + STALE_AFTER
+
+    def next_check_at(self) -> float:
+        """Return the monotonic time (s) when `run` has something to do."""
+        # The list is a snapshot: callers change the dictionary meanwhile.
+        return min([self._query_at, *(until for until, _ in list(self._refused.values()))])
+
+    def run(self) -> None:
+        """Do what is due now. Called by the I/O thread."""
+        self._expire_refused()
+        if time.monotonic() >= self._query_at:
+            self._query_stale()
+
+    def on_connected_locked(self) -> None:
+        """Send all pending requests again, because the connection came up."""
+        self.num_connections += 1
+        self._queue.replace(self._table.pending.values())
+        self._refused.clear()
+
+    def resend_pending_locked(self) -> None:
+        """Send all pending requests again, except those that a stopping server refused."""
+        if self._state.up:
+            self._queue.extend(request for i, request in self._table.pending.items() if i not in self._refused)
+
+    def forget_locked(self, wire_id: int) -> None:
+        """Drop what is known about a request."""
+        self._refused.pop(wire_id, None)
+
+    # ---- requests that a stopping server refused -----------------------------------------------------------------
+
+    def hold_refused(self, request: Request, error: DrainingError, connection: int) -> bool:
+        """Hold a request that a stopping server refused, until a connection comes up.
+
+        Args:
+            connection: ``num_connections`` when the refusal was read.
+
+        Returns:
+            False if refused requests are not held.
+        """
+        if self._drain_grace == 0:
+            return False
+        until = float("inf") if self._drain_grace is None else time.monotonic() + self._drain_grace
+        with self._table.lock:
+            self._table.pending[request.wire_id] = request
+            if connection == self.num_connections:
+                self._refused[request.wire_id] = until, error
+            else:  # a connection came up since the refusal was read
+                self._queue.extend([request])
+        return True
+
+    def _expire_refused(self) -> None:
+        """Deliver the refusals of requests that were held long enough."""
+        if not self._refused:
+            return
+        now = time.monotonic()
+        with self._table.lock:
+            due = [wire_id for wire_id, (until, _) in self._refused.items() if now >= until]
+            refusals = [(self._refused.pop(wire_id)[1], self._table.pending.pop(wire_id, None)) for wire_id in due]
+        for error, request in refusals:
+            if request is not None:
+                request.on_reply(request.number, error)
+
+    # ---- requests that wait long ---------------------------------------------------------------------------------
+
+    def _query_stale(self) -> None:
+        """Query the server about the requests that wait longer than ``STALE_AFTER``."""
+        now = time.monotonic()
+        with self._table.lock:
+            pending = self._table.pending
+            oldest = next(iter(pending.values()), None)
+            if oldest is not None and now - oldest.since < STALE_AFTER:
+                self._query_at = oldest.since + STALE_AFTER
+                return
+            self._query_at = now + STALE_AFTER
+            if not self._state.up or self._queue:
+                return
+            stale = [request for request in pending.values() if now - request.since >= STALE_AFTER]
+            # A command is as short as a query. An original server answers it twice, and the second reply is dropped.
+            self._queue.extend(request for request in stale if request.frames[1] in COMMANDS)
+            ids = [request.wire_id for request in stale if request.frames[1] not in COMMANDS]
+            if ids and self.supports_query is not False:
+                query, options = SHOW_CONFIG, b""  # the reply tells whether the server supports queries
+                if self.supports_query:
+                    query, options = SHOW_PENDING, json.dumps({"requests": ids[:MAX_ASKED]}).encode()
+                wire_id = self._table.wire_id(QUERY_NUMBER)
+                # If the socket does not accept it, the server is busy; the next query follows.
+                self._queue.try_to_send(request_frames(self._identity, query, wire_id, options=options))
+
+    def on_query_reply(self, info: dict[str, Any]) -> None:
+        """Send the requests again that the server does not know. A request that was answered meanwhile is skipped."""
+        if self.supports_query is None:
+            self.supports_query, self._query_at = "protocol_version" in info, 0.0
+            return
+        with self._table.lock:
+            ids = [wire_id for wire_id in info.get("unknown", ()) if wire_id not in self._refused]
+            lost = [self._table.pending[wire_id] for wire_id in ids if wire_id in self._table.pending]
+            if self._state.up:
+                self._queue.extend(lost)
+        if lost:
+            logger.warning(
+                "the server at %s does not know %d pending requests: they or their replies were lost; "
+                "sending them again",
+                self._state.ip,
+                len(lost),
+            )
