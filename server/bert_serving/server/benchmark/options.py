@@ -6,8 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from ..config.options import Option, at_least, max_seq_len, seconds
-from ..config.server_config import _add as add_option
+from ..config.options import Option, at_least, seconds, sequence_length
 from ..config.server_config import get_args_parser
 
 _EPILOG = """\
@@ -41,7 +40,7 @@ def rate(text: str) -> float:
 GROUPS: dict[str, list[Option]] = {
     "Tests (those named are run; without any, all but -open_loop)": [
         Option("test_max_seq_len", (32, 64, 128, 256), "values of -max_seq_len; sentences are as long",
-               parse=max_seq_len, many=True, metavar="N", v1=True),
+               parse=sequence_length, many=True, metavar="N", v1=True),
         Option("test_client_batch_size", (1, 16, 256, 4096), "sentences in a request", parse=at_least(1), many=True,
                metavar="N", v1=True),
         Option("test_num_client", (1, 4, 16, 64), "clients at a time", parse=at_least(1), many=True, metavar="N",
@@ -93,7 +92,7 @@ def get_benchmark_parser() -> argparse.ArgumentParser:
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options:
-            add_option(group, option)
+            option.add_to(group)
     parser.set_defaults(max_seq_len=40, **dict.fromkeys(TESTS))
     return parser
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from bert_serving.client import BertClient, BertServingError
 from bert_serving.client.completion import add_completion
 
-from ..config.options import OPTIONS
-from ..config.server_config import ServerConfig
+from ..config.server_config import OPTIONS, ServerConfig
 from ..errors import ServingError
 from ..model.errors import ModelError
 from ..monitoring.drift import Reference, Sample

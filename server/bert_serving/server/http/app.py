@@ -17,7 +17,7 @@ from flask_cors import CORS
 from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
 
-from ..config.cors import read_origins
+from ..config.cors import parse_origins
 from .encoding_service import EncodingService
 from .errors import Answer, Unauthorized, answer_to, body_of
 from .metrics import Metrics
@@ -42,7 +42,7 @@ def make_app(door: EncodingService, metrics: Metrics, token: str | None = None) 
     app = Flask(__name__, static_folder=None)
     FlaskJSON(app)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    CORS(app, origins=read_origins(door.config.cors), send_wildcard=True, expose_headers=_EXPOSED, max_age=3600)
+    CORS(app, origins=parse_origins(door.config.cors), send_wildcard=True, expose_headers=_EXPOSED, max_age=3600)
     # Vectors hardly shrink further at higher levels, which take five times as long.
     app.config.update(COMPRESS_LEVEL=1, COMPRESS_BR_LEVEL=1, COMPRESS_ZSTD_LEVEL=1, COMPRESS_MIN_SIZE=1024)
     Compress(app)
