@@ -15,7 +15,7 @@ import shlex
 import sys
 
 from bert_serving.server.benchmark.cli import make_plan, run_until_interrupted
-from bert_serving.server.benchmark.corpus import COMMON, Source
+from bert_serving.server.benchmark.corpus import COMMON, SentenceSource
 from bert_serving.server.benchmark.experiments import Experiment, Load, Setting
 from bert_serving.server.benchmark.options import get_benchmark_parser, read_args
 from bert_serving.server.config.server_config import ServerConfig
@@ -32,7 +32,9 @@ SIZES = [2**n for n in range(14)]
 REFUSED = ("test_num_worker", "client_batch_size", "num_client")
 
 
-def experiments(config: ServerConfig, positions: int, words: Source, sentences: Source) -> list[Experiment]:
+def experiments(
+    config: ServerConfig, positions: int, words: SentenceSource, sentences: SentenceSource
+) -> list[Experiment]:
     """The three, for a model that takes so many tokens, of random words and of real sentences."""
     long_enough = config.with_(max_seq_len=min(128, positions))
     lengths = [config.with_(max_seq_len=length) for length in LENGTHS if length <= positions]
@@ -70,11 +72,11 @@ def main() -> int:
         config = ServerConfig.from_args(args)
         model = config.read_model()
         plan = make_plan(args, config, shlex.join(["python", "benchmark/cost.py", *words]))
-        random_words = Source.from_files(None, args.client_vocab_file, args.seed)
+        random_words = SentenceSource.from_files(None, args.client_vocab_file, args.seed)
     except (ServingError, ModelError, OSError, ValueError) as error:
         print(f"benchmark/cost.py: {error}", file=sys.stderr)
         return 2
-    sentences = plan.source if args.texts else Source(sts_sentences(), COMMON, args.seed)
+    sentences = plan.source if args.texts else SentenceSource(sts_sentences(), COMMON, args.seed)
     return run_until_interrupted(
         experiments(config, model.max_position_embeddings, random_words, sentences), model, plan
     )

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 from engine_loop import SIZES, pack, random_model
 
-from bert_serving.server.benchmark.corpus import Source
+from bert_serving.server.benchmark.corpus import SentenceSource
 from bert_serving.server.benchmark.experiments import Load, Setting
 from bert_serving.server.benchmark.load import Repeats
 from bert_serving.server.benchmark.machine import machine, versions
-from bert_serving.server.benchmark.managed_server import Keeper
+from bert_serving.server.benchmark.managed_server import ServerManager
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.benchmark.runner import Plan, measure
 from bert_serving.server.config.server_config import ServerConfig
@@ -49,7 +49,7 @@ PEAKS = {
     "A30": 165, "A10G": 70, "A10": 125, "L40S": 362, "L40": 181, "L4": 121, "T4": 65, "V100": 125,
 }  # fmt: skip
 #: Least cosine to the fp32 vectors on the CPU.
-LEAST_COSINE = {"fp32": 0.99999, "bf16": 0.99, "fp16": 0.999}
+MIN_COSINE = {"fp32": 0.99999, "bf16": 0.99, "fp16": 0.999}
 #: Batches of each kind, all different.
 BATCHES = 4
 #: Tokens in a request of a client.
@@ -113,7 +113,7 @@ def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, 
     load = Load(args.clients, max(1, min(REQUEST_TOKENS, max(args.batch_tokens)) // length))
     plan = Plan(
         # words of the model, so that no two sentences are the same tokens
-        source=Source(None, [f"w{number}" for number in range(30000)], 0),
+        source=SentenceSource(None, [f"w{number}" for number in range(30000)], 0),
         repeats=Repeats(8, 2, args.seconds, 4 * args.seconds),
         seed=0,
         wait_seconds=600.0,
@@ -121,9 +121,9 @@ def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, 
         command="",
         options={},
     )
-    with Keeper(plan.wait_seconds) as keeper:
-        keeper.serve(config)
-        measured = measure(Setting(str(length), config, load), plan.source, load_model_config(folder), plan, keeper)
+    with ServerManager(plan.wait_seconds) as manager:
+        manager.serve(config)
+        measured = measure(Setting(str(length), config, load), plan.source, load_model_config(folder), plan, manager)
     return measured.num_tokens / measured.seconds
 
 
@@ -172,11 +172,11 @@ def check(args: argparse.Namespace, model: ModelConfig, device: Device) -> list[
     for dtype in dict.fromkeys(["fp32", *args.dtype]):
         engine = make_engine(model, device, dtype)
         cosine = worst_cosine(engine.encode(batch), exact)
-        rows.append({"dtype": dtype, "worst_cosine": cosine, "notes": list(getattr(engine, "notes", []))})
+        rows.append({"dtype": dtype, "worst_cosine": cosine, "notes": list(getattr(engine, "startup_notes", []))})
         engine.close()
         print(f"{dtype}: worst cosine to fp32 on the CPU {cosine:.6f}", file=sys.stderr)
-        if not cosine >= LEAST_COSINE[dtype]:
-            raise EngineError(f"{dtype} vectors are wrong: worst cosine {cosine:.6f}, at least {LEAST_COSINE[dtype]}")
+        if not cosine >= MIN_COSINE[dtype]:
+            raise EngineError(f"{dtype} vectors are wrong: worst cosine {cosine:.6f}, at least {MIN_COSINE[dtype]}")
     return rows
 
 
@@ -268,7 +268,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="cpu shows that the command works")
     parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--dtype", nargs="+", choices=LEAST_COSINE, default=["bf16", "fp16"])
+    parser.add_argument("--dtype", nargs="+", choices=MIN_COSINE, default=["bf16", "fp16"])
     parser.add_argument("--length", nargs="+", type=int, default=[50, 128, 512], help="tokens of a sequence, up to 512")
     parser.add_argument("--batch_tokens", nargs="+", type=int, default=[4096, 16384, 65536],
                         help="tokens of a batch; servers make batches of the most of them")  # fmt: skip

@@ -25,7 +25,7 @@ import zmq
 
 from bert_serving.client import BertClient
 from bert_serving.server.benchmark.corpus import COMMON
-from bert_serving.server.benchmark.managed_server import Keeper, free_ports
+from bert_serving.server.benchmark.managed_server import ServerManager, free_ports
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.config.server_config import ServerConfig
 from heading import print_heading
@@ -98,9 +98,9 @@ def main() -> int:
     texts = sentences(args.size)
     model = ["-model_dir", args.model_dir] if args.model_dir else []
     config = ServerConfig.from_args(read_args([*model, "-cpu", "-engine", "zeros", "-num_worker", "1"]))
-    with Keeper(60.0) as keeper:
-        keeper.serve(config)
-        with BertClient(**keeper.connect) as client:
+    with ServerManager(60.0) as manager:
+        manager.serve(config)
+        with BertClient(**manager.connect) as client:
             bulk = latencies(lambda: client.encode(texts, batch_size=None), args.requests)
             turn = iter(texts * (args.singles // len(texts) + 2))
             single = latencies(lambda: client.encode([next(turn)]), args.singles)

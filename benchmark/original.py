@@ -50,7 +50,7 @@ BASE = {
 DRIVER = HERE / "peers" / "drivers" / "bert_client.py"
 
 
-class SideError(RuntimeError):
+class PeerError(RuntimeError):
     """A server did not start, or a request of its client failed; the message says why."""
 
 
@@ -100,7 +100,7 @@ def write_checkpoint() -> Path:
     return folder
 
 
-class Side:
+class RunningPeer:
     """A server of one kind, and a client process of the same kind that talks to it."""
 
     def __init__(self, name: str, python: str, start: list[str], port: int, args: list[str], texts: Path) -> None:
@@ -113,17 +113,17 @@ class Side:
                                        start_new_session=True)  # fmt: skip
         while "all set, ready to serve request!" not in Path(self.log.name).read_text():
             if self.server.poll() is not None:
-                raise SideError(f"{name} did not start:\n{Path(self.log.name).read_text()[-2000:]}")
+                raise PeerError(f"{name} did not start:\n{Path(self.log.name).read_text()[-2000:]}")
             time.sleep(0.2)
         self.driver = subprocess.Popen([python, str(DRIVER), str(port), str(texts)], stdin=subprocess.PIPE,
                                        stdout=subprocess.PIPE, text=True, env=env, cwd="/")  # fmt: skip
         self._answer()
 
-    def ask(self, kind: str, number: int | list[int]) -> Any:
+    def request(self, kind: str, number: int | list[int]) -> Any:
         """Gives the driver a job, see ``peers/drivers/loop.py``, and returns its answer.
 
         Raises:
-            SideError: a request failed.
+            PeerError: a request failed.
         """
         assert self.driver.stdin is not None
         self.driver.stdin.write(json.dumps([kind, number]) + "\n")
@@ -136,9 +136,9 @@ class Side:
             if line.startswith("answer:"):
                 value = json.loads(line.removeprefix("answer:"))
                 if isinstance(value, dict):
-                    raise SideError(f"{self.name}: {value['failure']}")
+                    raise PeerError(f"{self.name}: {value['failure']}")
                 return value
-        raise SideError(f"{self.name}: its client ended with exit code {self.driver.wait()}")
+        raise PeerError(f"{self.name}: its client ended with exit code {self.driver.wait()}")
 
     def close(self) -> None:
         self.driver.kill()
@@ -151,11 +151,15 @@ class Side:
 
 
 @contextlib.contextmanager
-def both(python37: Path, model: Path, max_seq_len: int, texts: Path, extra: list[str]) -> Iterator[tuple[Side, Side]]:
+def both(
+    python37: Path, model: Path, max_seq_len: int, texts: Path, extra: list[str]
+) -> Iterator[tuple[RunningPeer, RunningPeer]]:
     args = ["-model_dir", str(model), "-max_seq_len", str(max_seq_len)]
-    original = Side("1.10.0", str(python37), [str(python37.parent / "bert-serving-start")], 18610, args, texts)
+    original = RunningPeer("1.10.0", str(python37), [str(python37.parent / "bert-serving-start")], 18610, args, texts)
     try:
-        ours = Side("this", sys.executable, [sys.executable, "-m", "bert_serving.server"], 18620, args + extra, texts)
+        ours = RunningPeer(
+            "this", sys.executable, [sys.executable, "-m", "bert_serving.server"], 18620, args + extra, texts
+        )
     except BaseException:
         original.close()
         raise
@@ -166,13 +170,13 @@ def both(python37: Path, model: Path, max_seq_len: int, texts: Path, extra: list
         ours.close()
 
 
-def compare(sides: tuple[Side, Side], kind: str, number: int, rounds: int) -> tuple[float, float, float]:
+def compare(sides: tuple[RunningPeer, RunningPeer], kind: str, number: int, rounds: int) -> tuple[float, float, float]:
     """Median seconds of each side, and the median ratio original / this of neighbouring rounds."""
     reduce: Callable[[list[float]], float] = statistics.median if kind == "single" else sum
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for side, into in zip(sides, seconds, strict=True):
-            into.append(reduce(side.ask(kind, number)))
+            into.append(reduce(side.request(kind, number)))
     ratio = statistics.median(a / b for a, b in zip(*seconds, strict=True))
     return statistics.median(seconds[0]), statistics.median(seconds[1]), ratio
 
@@ -197,7 +201,7 @@ def main() -> None:
         for length in args.max_seq_len:
             few = length > 40
             with both(python37, model, length, Path(file.name), args.extra.split()) as sides:
-                old, new = (np.array(side.ask("vectors", list(range(16)))) for side in sides)
+                old, new = (np.array(side.request("vectors", list(range(16)))) for side in sides)
                 worst = float(np.abs(old - new).max())
                 for kind, number, words in (
                     ("bulk", 128 if few else 512, "one request of {n}"),
@@ -216,5 +220,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except SideError as error:
+    except PeerError as error:
         sys.exit(f"benchmark/original.py: {error}")

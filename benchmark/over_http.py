@@ -39,7 +39,7 @@ from bert_serving.server.benchmark.managed_server import HOST, free_ports
 from texts import sts_sentences
 
 #: Senders of a process; more of them would wait for each other's interpreter instead of for the server.
-OF_A_CREW = 32
+SENDERS_PER_PROCESS = 32
 ZEROMQ = "ZeroMQ"
 HTTP_FORMS = ("raw", "base64", "JSON")
 
@@ -94,13 +94,13 @@ def _json(_: dict[bytes, bytes], body: bytes) -> np.ndarray:
 # -- a process of senders ----------------------------------------------------------------------------------------------
 
 
-def crew() -> None:
+def run_senders() -> None:
     """Reads a job (a line of JSON), says when it is ready, waits for a line, sends, and says what it has done."""
     job = json.loads(sys.stdin.readline())
     senders = [_sender(job, texts) for texts in job["texts"]]
     for encode, _ in senders:
         encode()
-    _say("ready")
+    _write_message("ready")
     sys.stdin.readline()
     counts, failures = [0] * len(senders), []
     ends = time.perf_counter() + job["seconds"]
@@ -120,7 +120,7 @@ def crew() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    _say({"requests": sum(counts), "seconds": time.perf_counter() - began, "failures": failures})
+    _write_message({"requests": sum(counts), "seconds": time.perf_counter() - began, "failures": failures})
     for _, close in senders:
         close()
 
@@ -134,7 +134,7 @@ def _sender(job: dict[str, Any], texts: list[str]) -> tuple[Callable[[], Any], C
     return connection.encode, connection.close
 
 
-def _say(value: Any) -> None:
+def _write_message(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
@@ -177,24 +177,24 @@ def _environment() -> dict[str, str]:
 
 def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
     """Sentences per second of senders that each go on sending the same texts."""
-    shares = [texts[start : start + OF_A_CREW] for start in range(0, len(texts), OF_A_CREW)]
-    command = [sys.executable, str(Path(__file__).resolve()), "--crew"]
-    crews = [
+    shares = [texts[start : start + SENDERS_PER_PROCESS] for start in range(0, len(texts), SENDERS_PER_PROCESS)]
+    command = [sys.executable, str(Path(__file__).resolve()), "--senders"]
+    processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment())
         for _ in shares
     ]
     try:
-        for each, share in zip(crews, shares, strict=True):
-            _tell(each, json.dumps({**job, "texts": share}))
-        for each in crews:
-            _hear(each)
-        for each in crews:
-            _tell(each, "go")
-        done = [_hear(each) for each in crews]
+        for process, share in zip(processes, shares, strict=True):
+            _write_line(process, json.dumps({**job, "texts": share}))
+        for process in processes:
+            _read_message(process)
+        for process in processes:
+            _write_line(process, "go")
+        done = [_read_message(process) for process in processes]
     finally:
-        for each in crews:
-            each.kill()
-            each.communicate()
+        for process in processes:
+            process.kill()
+            process.communicate()
     failures = [failure for one in done for failure in one["failures"]]
     if failures:
         sys.exit(f"{len(failures)} senders failed over {job['way']}; the first: {failures[0]}")
@@ -202,15 +202,15 @@ def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
     return sum(one["requests"] * size / one["seconds"] for one in done)
 
 
-def _tell(each: subprocess.Popen[str], line: str) -> None:
-    assert each.stdin is not None
-    each.stdin.write(line + "\n")
-    each.stdin.flush()
+def _write_line(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
 
 
-def _hear(each: subprocess.Popen[str]) -> Any:
-    assert each.stdout is not None
-    line = each.stdout.readline()
+def _read_message(process: subprocess.Popen[str]) -> Any:
+    assert process.stdout is not None
+    line = process.stdout.readline()
     if not line:
         sys.exit("a process of senders ended; what it wrote stands above")
     return json.loads(line)
@@ -267,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    crew() if sys.argv[1:] == ["--crew"] else main()
+    run_senders() if sys.argv[1:] == ["--senders"] else main()

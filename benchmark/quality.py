@@ -18,7 +18,7 @@ import numpy as np
 
 from bert_serving.client import BertClient
 from bert_serving.server import engines
-from bert_serving.server.benchmark.managed_server import Keeper
+from bert_serving.server.benchmark.managed_server import ServerManager
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
@@ -70,9 +70,9 @@ def vectors(args: argparse.Namespace, engine: str, dtype: str, sentences: list[s
     model = ["-model_dir", args.model_dir] if args.model_dir else []
     flags = ["-cpu", "-engine", engine, "-dtype", dtype, "-pooling_layer", str(args.pooling_layer)]
     config = ServerConfig.from_args(read_args([*model, *flags, "-max_seq_len", "128"]))
-    with Keeper(300.0) as keeper:
-        keeper.serve(config)
-        with BertClient(**keeper.connect) as client:
+    with ServerManager(300.0) as manager:
+        manager.serve(config)
+        with BertClient(**manager.connect) as client:
             return np.asarray(client.encode(sentences), np.float32)
 
 

@@ -23,7 +23,7 @@ PACKAGES = {
     "infinity": [f"infinity-emb[server,torch,optimum]=={INFINITY}", *OPTIMUM, *ONNX],
 }
 #: Packages whose versions the report names.
-TOLD = (
+REPORTED_PACKAGES = (
     "bert-serving-server", "tensorflow", "tensorflow-cpu", "torch", "sentence-transformers", "transformers",
     "optimum", "optimum-onnx", "infinity_emb", "infinity-emb", "onnxruntime", "numpy", "pyzmq", "tokenizers",
 )  # fmt: skip
@@ -82,7 +82,7 @@ def _install(environment: str, pip_args: list[str]) -> Path:
 
 
 def versions(python: str) -> dict[str, str]:
-    """Of an environment: Python, and those of ``TOLD`` that it has."""
+    """Of an environment: Python, and those of ``REPORTED_PACKAGES`` that it has."""
     code = (
         "import json, sys\n"
         "try:\n    from importlib.metadata import version\n"
@@ -93,6 +93,6 @@ def versions(python: str) -> dict[str, str]:
         "    except Exception:\n        pass\n"
         "print(json.dumps(found))"
     )
-    out = subprocess.run([python, "-c", code, *TOLD], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run([python, "-c", code, *REPORTED_PACKAGES], check=True, capture_output=True, text=True).stdout
     found: dict[str, str] = json.loads(out)
     return found

@@ -39,7 +39,7 @@ from install import InstallError, interpreter, versions
 from models import base_model, mini_model, onnx_model, optimum_model
 from peers import NOT_MEASURED, Peer, of_model
 from report import LOADS, Result
-from side import Side, SideError
+from running_peer import PeerError, RunningPeer
 
 from bert_serving.server.benchmark.machine import machine
 from bert_serving.server.model.config import load_model_config
@@ -52,7 +52,7 @@ QUICK = {"bulk": 32, "single": 4, "many": 32}
 #: those that it does not cut.
 CHECKED, CHECKED_LONG, LONG_TOKENS = 40, 8, 35
 #: Least cosine to the fp32 vectors, the mean vector taken off.
-LEAST_COSINE = {"fp32": 0.999, "bf16": 0.99, "int8": 0.95}
+MIN_COSINE = {"fp32": 0.999, "bf16": 0.99, "int8": 0.95}
 #: Minutes of ``--minutes`` that are kept for each model that follows.
 RESERVED_MINUTES = 4
 MODELS = {"base": "BERT-base shape, random weights", "minilm": "all-MiniLM-L6-v2"}
@@ -92,29 +92,29 @@ def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
 
 def start(
     args: argparse.Namespace, hf: str, tf1: str | None, model: str, texts: Path
-) -> Iterator[tuple[Result, Side | None]]:
-    """A result for each peer, with its running side where it could be started."""
-    for peer in (peer for peer in of_model(hf, tf1) if is_asked_for(peer, args.only)):
+) -> Iterator[tuple[Result, RunningPeer | None]]:
+    """A result for each peer, with its running peer where it could be started."""
+    for peer in (peer for peer in of_model(hf, tf1) if is_selected(peer, args.only)):
         numbers = {load: int(number * peer.share) for load, number in (QUICK if args.quick else NUMBERS).items()}
-        result, side = Result(peer, numbers), None
-        say(f"starting {peer.label}, {peer.how}, {peer.dtype}")
+        result, running_peer = Result(peer, numbers), None
+        log(f"starting {peer.label}, {peer.how}, {peer.dtype}")
         try:
             python = interpreter(peer.environment, args.python37, shlex.split(args.pip))
-            side = Side(peer, python, hf, model, texts)
-        except (InstallError, SideError, OSError, subprocess.CalledProcessError) as error:
+            running_peer = RunningPeer(peer, python, hf, model, texts)
+        except (InstallError, PeerError, OSError, subprocess.CalledProcessError) as error:
             result.failure = str(error)
-            say(result.failure)
-        yield result, side
+            log(result.failure)
+        yield result, running_peer
 
 
-def give_up(result: Result, side: Side, why: str) -> None:
+def mark_failed(result: Result, running_peer: RunningPeer, why: str) -> None:
     """Makes a row that says why, and ends the peer, so that it does not disturb the others."""
     result.failure = why
-    say(f"{result.peer.label}, {result.peer.dtype}: {why}")
-    side.close()
+    log(f"{result.peer.label}, {result.peer.dtype}: {why}")
+    running_peer.close()
 
 
-def compare_vectors(running: list[tuple[Result, Side]], lengths: dict[int, int]) -> None:
+def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int, int]) -> None:
     """Takes the worst cosine of each to the first in fp32, and gives up on those that compute something else.
 
     The mean vector is taken off first: those of a random model are all alike, and would hide a mix-up.
@@ -123,29 +123,29 @@ def compare_vectors(running: list[tuple[Result, Side]], lengths: dict[int, int])
         lengths: tokens of the sentences to compare, by index; a peer is asked for those that it does not cut.
     """
     vectors: dict[int, dict[int, np.ndarray]] = {}
-    for result, side in running:
+    for result, running_peer in running:
         asked = [index for index, length in lengths.items() if length <= result.peer.max_seq_len]
         try:
-            rows = side.ask("vectors", asked)
-        except SideError as error:
-            give_up(result, side, str(error))
+            rows = running_peer.request("vectors", asked)
+        except PeerError as error:
+            mark_failed(result, running_peer, str(error))
             continue
         if len(rows) == len(asked) and len({len(row) for row in rows}) == 1:
             vectors[id(result)] = dict(zip(asked, map(np.array, rows), strict=True))
         else:
             shape = f"{len(rows)} rows of {sorted({len(row) for row in rows})} values"
-            give_up(result, side, f"it gave {shape} for {len(asked)} sentences, so it is not timed")
-    answered = [(result, side) for result, side in running if not result.failure]
+            mark_failed(result, running_peer, f"it gave {shape} for {len(asked)} sentences, so it is not timed")
+    answered = [(result, running_peer) for result, running_peer in running if not result.failure]
     full = [result for result, _ in answered if result.peer.is_full_precision and result.peer.max_seq_len >= 128]
     if not full:
         return
     reference = vectors[id(min(full, key=lambda result: result.peer.environment != "sentence-transformers"))]
-    for result, side in answered:
+    for result, running_peer in answered:
         result.cosine = worst_cosine(vectors[id(result)], reference)
-        least = LEAST_COSINE[result.peer.dtype]
+        least = MIN_COSINE[result.peer.dtype]
         if not result.cosine >= least:  # nor is NaN
             why = f"its vectors are not those of the others (cosine {result.cosine:.4f}, at least {least})"
-            give_up(result, side, f"{why}, so it is not timed")
+            mark_failed(result, running_peer, f"{why}, so it is not timed")
 
 
 def worst_cosine(own: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -> float:
@@ -159,26 +159,26 @@ def worst_cosine(own: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
-def measure(running: list[tuple[Result, Side]], rounds: int, deadline: float) -> None:
+def measure(running: list[tuple[Result, RunningPeer]], rounds: int, deadline: float) -> None:
     """Lets all take turns, until ``time.monotonic()`` is ``deadline``. Before the first round each does a part of
     the work that does not count."""
     took = 0.0
     for number in range(-1, rounds):
         if number > 0 and time.monotonic() + took > deadline:
-            say(f"no time for more than {number} of {rounds} rounds")
+            log(f"no time for more than {number} of {rounds} rounds")
             break
-        say("warming up" if number < 0 else f"round {number + 1} of {rounds}")
+        log("warming up" if number < 0 else f"round {number + 1} of {rounds}")
         started = time.monotonic()
         turn = max(0, number) % len(running)  # nobody is always the first
-        for result, side in running[turn:] + running[:turn]:
+        for result, running_peer in running[turn:] + running[:turn]:
             for load in LOADS:
                 if result.failure or (load == "many" and result.peer.how != "served"):
                     continue
                 count = result.numbers[load]
                 try:
-                    seconds = side.ask(load, count if number >= 0 else max(1, count // 4))
-                except SideError as error:
-                    give_up(result, side, str(error))
+                    seconds = running_peer.request(load, count if number >= 0 else max(1, count // 4))
+                except PeerError as error:
+                    mark_failed(result, running_peer, str(error))
                     break
                 if number >= 0:
                     result.seconds.setdefault(load, []).append(statistics.median(seconds))
@@ -193,23 +193,23 @@ def compare(args: argparse.Namespace, model: str, deadline: float) -> tuple[str,
         json.dump(sentences, file)
         file.flush()
         results: list[Result] = []
-        running: list[tuple[Result, Side]] = []
+        running: list[tuple[Result, RunningPeer]] = []
         try:
-            for result, side in start(args, hf, tf1, model, Path(file.name)):
+            for result, running_peer in start(args, hf, tf1, model, Path(file.name)):
                 results.append(result)
-                if side is not None:
-                    running.append((result, side))
+                if running_peer is not None:
+                    running.append((result, running_peer))
             if running:
                 compare_vectors(running, to_compare(hf, sentences))
                 measure(running, 1 if args.quick else args.rounds, deadline)
         finally:
-            for _, side in running:
-                side.close()
+            for _, running_peer in running:
+                running_peer.close()
     markdown = f"### {MODELS[model]}\n\n{report.table(results)}\n{report.summary(results)}"
     return markdown, {"model": MODELS[model], "systems": [report.to_dict(result) for result in results]}
 
 
-def is_asked_for(peer: Peer, words: list[str]) -> bool:
+def is_selected(peer: Peer, words: list[str]) -> bool:
     name = f"{peer.name} {peer.how} {peer.dtype} {peer.backend}"
     return not words or any(word in name for word in words)
 
@@ -218,7 +218,7 @@ def facts(args: argparse.Namespace) -> dict[str, object]:
     """The machine, and the versions of each environment that is asked for and can be made."""
     words = ["python3.7" if word == args.python37 else word for word in sys.argv[1:]]
     found = {}
-    peers = [peer for peer in of_model("-", "-") if is_asked_for(peer, args.only)]
+    peers = [peer for peer in of_model("-", "-") if is_selected(peer, args.only)]
     for environment in dict.fromkeys(peer.environment for peer in peers):
         with contextlib.suppress(InstallError):
             found[environment] = versions(interpreter(environment, args.python37, shlex.split(args.pip)))
@@ -249,7 +249,7 @@ def head(about: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
@@ -258,18 +258,18 @@ def setup(args: argparse.Namespace) -> int:
     code = 0
     models = {"base": base_model, "minilm": mini_model}
     folders = {model: models[model]() for model in args.model}
-    peers = [peer for peer in of_model("-", "-") if is_asked_for(peer, args.only)]
+    peers = [peer for peer in of_model("-", "-") if is_selected(peer, args.only)]
     for environment in dict.fromkeys(peer.environment for peer in peers):
         try:
             python = interpreter(environment, args.python37, shlex.split(args.pip))
-            say(f"{environment}: {', '.join(f'{k} {v}' for k, v in versions(python).items())}")
+            log(f"{environment}: {', '.join(f'{k} {v}' for k, v in versions(python).items())}")
             for model, (hf, _) in folders.items():
                 if environment == "sentence-transformers":
                     onnx_model(python, hf, model)
                 elif environment in ("sentence-transformers-onnx", "infinity"):
                     optimum_model(python, hf, model)
         except (InstallError, OSError, subprocess.CalledProcessError) as error:
-            say(f"{environment}: {getattr(error, 'stderr', None) or error}")
+            log(f"{environment}: {getattr(error, 'stderr', None) or error}")
             code = 1
     return code
 
@@ -292,7 +292,7 @@ def main() -> int:
         (args.out / "peers.md").write_text(text, "utf-8")
         (args.out / "peers.json").write_text(json.dumps({**about, "models": models}, indent=1) + "\n", "utf-8")
     print(text)
-    say(f"written to {args.out}")
+    log(f"written to {args.out}")
     return 0
 
 

@@ -19,19 +19,19 @@ from hypothesis import strategies as st
 
 from bert_serving.client import BertClient, ServerUnreachableError
 from bert_serving.server.benchmark import experiments
-from bert_serving.server.benchmark.corpus import COMMON, Source
+from bert_serving.server.benchmark.corpus import COMMON, SentenceSource
 from bert_serving.server.benchmark.load import (
-    CLIENTS_OF_A_CREW,
+    CLIENTS_PER_PROCESS,
     LoadError,
     Repeats,
     Request,
-    arrivals,
     closed_loop,
     open_loop,
+    poisson_arrivals,
 )
 from bert_serving.server.benchmark.managed_server import free_ports
 from bert_serving.server.benchmark.options import read_args
-from bert_serving.server.benchmark.report import Row, Table, shown
+from bert_serving.server.benchmark.report import Row, Table, format_number
 from bert_serving.server.benchmark.runner import make_requests
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.model.config import load_model_config
@@ -270,7 +270,7 @@ def test_a_failed_request_is_raised() -> None:
 
 def test_many_clients_are_in_several_processes() -> None:
     with serving("-engine", "zeros") as server:
-        requests = [[Request([f"client {i}"], 4)] for i in range(CLIENTS_OF_A_CREW + 3)]
+        requests = [[Request([f"client {i}"], 4)] for i in range(CLIENTS_PER_PROCESS + 3)]
         connect = {"port": server.port, "port_out": server.port_out}
         measured = closed_loop(connect, requests, Repeats(2, 1, 0.0, 60.0))
         assert measured.num_sentences == 2 * len(requests)
@@ -279,7 +279,7 @@ def test_many_clients_are_in_several_processes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("done", "elapsed", "goes_on"),
+    ("done", "elapsed", "should_continue"),
     [
         (0, 99.0, True),  # at least one
         (7, 9.0, True),
@@ -288,21 +288,21 @@ def test_many_clients_are_in_several_processes() -> None:
         (7, 20.0, False),  # -max_seconds
     ],
 )
-def test_how_long_a_client_goes_on(done: int, elapsed: float, goes_on: bool) -> None:
-    assert Repeats(8, 2, 2.0, 20.0).goes_on(done, elapsed) is goes_on
+def test_client_continues_until_its_limits(done: int, elapsed: float, should_continue: bool) -> None:
+    assert Repeats(8, 2, 2.0, 20.0).should_continue(done, elapsed) is should_continue
 
 
 @given(st.floats(0.1, 1000), st.floats(0.1, 20), st.integers(0, 2**31))
 def test_arrivals_are_in_order_and_in_time(rate: float, seconds: float, seed: int) -> None:
-    times = arrivals(rate, seconds, seed)
+    times = poisson_arrivals(rate, seconds, seed)
     assert len(times) >= 1
     assert (np.diff(times) >= 0).all()
     assert len(times) == 1 or times[-1] < seconds
-    np.testing.assert_array_equal(times, arrivals(rate, seconds, seed))
+    np.testing.assert_array_equal(times, poisson_arrivals(rate, seconds, seed))
 
 
 def test_arrivals_have_the_rate_and_the_spread_of_a_poisson_process() -> None:
-    times = arrivals(100, 1000, 0)
+    times = poisson_arrivals(100, 1000, 0)
     assert len(times) == pytest.approx(100_000, rel=0.02)
     gaps = np.diff(times)
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.02)
@@ -343,11 +343,11 @@ def test_flags_of_the_server_reach_it() -> None:
 
 
 def test_random_sentences_have_their_length_and_are_the_same_for_the_same_seed() -> None:
-    source = Source(None, COMMON, 0)
+    source = SentenceSource(None, COMMON, 0)
     sentences = source.sentences(50, 38)
-    assert sentences == Source(None, COMMON, 0).sentences(50, 38)
+    assert sentences == SentenceSource(None, COMMON, 0).sentences(50, 38)
     assert sentences != source.sentences(50, 38, client=1)
-    assert sentences != Source(None, COMMON, 1).sentences(50, 38)
+    assert sentences != SentenceSource(None, COMMON, 1).sentences(50, 38)
     assert all(len(sentence.split()) == 38 for sentence in sentences)
 
 
@@ -359,7 +359,7 @@ def test_common_words_are_one_token_each() -> None:
 
 def test_all_lines_of_a_file_come_before_one_comes_again() -> None:
     lines = [str(number) for number in range(20)]
-    sentences = Source(lines, COMMON, 0).sentences(30, 40)
+    sentences = SentenceSource(lines, COMMON, 0).sentences(30, 40)
     assert sorted(sentences[:20]) == sorted(lines)
     assert sentences[:20] != lines
     assert sentences[20:] == sentences[:10]
@@ -376,7 +376,7 @@ def test_tokens_of_requests_are_those_of_the_server() -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(0.1234, "0.123"), (1.234, "1.23"), (37.44, "37.4"), (1234.5, "1,234")])
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert shown(value) == text
+    assert format_number(value) == text
 
 
 def test_a_column_for_each_number_of_workers() -> None:
@@ -384,8 +384,8 @@ def test_a_column_for_each_number_of_workers() -> None:
     (found,) = experiments.from_args(args, ServerConfig.from_args(args), load_model_config(TINY))
     table = Table(found)
     for number, setting in enumerate(found.settings):
-        figures = {"sentences_per_second": 100.0 + number, "p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
-        table.rows.append(Row(setting, figures) if number != 5 else Row(setting, failure="no memory"))
+        metrics = {"sentences_per_second": 100.0 + number, "p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
+        table.rows.append(Row(setting, metrics) if number != 5 else Row(setting, failure="no memory"))
     assert table.markdown().split("\n\n", 2)[2].splitlines() == [
         "| num_client, sentences/s | 1 worker | 2 workers | 4 workers |",
         "|---:|---:|---:|---:|",

@@ -24,7 +24,7 @@ import report  # noqa: E402
 import run  # noqa: E402
 from peers import Peer  # noqa: E402
 from report import Result  # noqa: E402
-from side import Side, SideError  # noqa: E402
+from running_peer import PeerError, RunningPeer  # noqa: E402
 
 NUMBERS = {"bulk": 512, "single": 40, "many": 256}
 
@@ -51,28 +51,28 @@ def peer(dtype: str = "fp32", max_seq_len: int = 128, name: str = "one", how: st
 
 
 @pytest.fixture
-def side(tmp_path: Path) -> Any:
+def running_peer(tmp_path: Path) -> Any:
     driver, texts = tmp_path / "driver.py", tmp_path / "texts.json"
     driver.write_text(DRIVER.format(drivers=str(SCRIPTS / "peers" / "drivers")), "utf-8")
     texts.write_text(json.dumps(["good", "fine", "bad", "slow"]), "utf-8")
-    found = Side(Peer("one", "original", "served", "fp32", (str(driver),)), sys.executable, "", "", texts)
+    found = RunningPeer(Peer("one", "original", "served", "fp32", (str(driver),)), sys.executable, "", "", texts)
     yield found
     found.close()
 
 
-def test_a_caller_that_fails_fails_the_measurement(side: Side) -> None:
-    assert len(side.ask("many", 2)) == 1
+def test_a_caller_that_fails_fails_the_measurement(running_peer: RunningPeer) -> None:
+    assert len(running_peer.request("many", 2)) == 1
     for kind in ("many", "bulk", "single"):
-        with pytest.raises(SideError, match="one fp32: ValueError: no such text"):
-            side.ask(kind, 3)
-    assert side.ask("vectors", [1, 0]) == [[4.0], [4.0]]  # it goes on
+        with pytest.raises(PeerError, match="one fp32: ValueError: no such text"):
+            running_peer.request(kind, 3)
+    assert running_peer.request("vectors", [1, 0]) == [[4.0], [4.0]]  # it goes on
 
 
-def test_a_peer_that_hangs_is_given_up(side: Side) -> None:
-    with pytest.raises(SideError, match=r"is too slow or hangs:(.|\n)*gave no answer for 0.3 s"):
-        side.ask("vectors", [3], seconds=0.3)
-    side.close()
-    side.close()
+def test_a_peer_that_hangs_is_given_up(running_peer: RunningPeer) -> None:
+    with pytest.raises(PeerError, match=r"is too slow or hangs:(.|\n)*gave no answer for 0.3 s"):
+        running_peer.request("vectors", [3], seconds=0.3)
+    running_peer.close()
+    running_peer.close()
 
 
 # -- Vectors of peers --------------------------------------------------------------------------------------------------
@@ -81,13 +81,13 @@ LENGTHS = dict.fromkeys(range(10), 12) | dict.fromkeys(range(10, 14), 50)
 TRUE = np.random.default_rng(0).standard_normal((14, 8))
 
 
-class FakeSide:
+class FakePeer:
     """Answers with what ``change`` makes of the true vectors."""
 
     def __init__(self, change: Callable[[np.ndarray], np.ndarray] = lambda rows: rows) -> None:
         self.change, self.is_closed = change, False
 
-    def ask(self, kind: str, indexes: list[int]) -> list[list[float]]:
+    def request(self, kind: str, indexes: list[int]) -> list[list[float]]:
         rows: list[list[float]] = self.change(TRUE[indexes]).tolist()
         return rows
 
@@ -95,11 +95,11 @@ class FakeSide:
         self.is_closed = True
 
 
-def compared(*others: tuple[Peer, FakeSide]) -> list[Result]:
-    running = [(Result(one, NUMBERS), side) for one, side in ((peer(), FakeSide()), *others)]
+def compared(*others: tuple[Peer, FakePeer]) -> list[Result]:
+    running = [(Result(one, NUMBERS), running_peer) for one, running_peer in ((peer(), FakePeer()), *others)]
     run.compare_vectors(running, LENGTHS)  # type: ignore[arg-type]
     assert not running[0][0].failure
-    assert all(side.is_closed == bool(result.failure) for result, side in running)
+    assert all(running_peer.is_closed == bool(result.failure) for result, running_peer in running)
     return [result for result, _ in running[1:]]
 
 
@@ -123,7 +123,7 @@ def cut_at_30(rows: np.ndarray) -> np.ndarray:
 def test_what_computes_something_else_is_not_timed(
     dtype: str, change: Callable[[np.ndarray], np.ndarray], why: str
 ) -> None:
-    wrong, right = compared((peer(dtype), FakeSide(change)), (peer("bf16"), FakeSide(lambda rows: rows + 1e-3)))
+    wrong, right = compared((peer(dtype), FakePeer(change)), (peer("bf16"), FakePeer(lambda rows: rows + 1e-3)))
     assert why in wrong.failure
     assert "so it is not timed" in wrong.failure
     assert not right.failure
@@ -131,7 +131,7 @@ def test_what_computes_something_else_is_not_timed(
 
 
 def test_sentences_that_a_peer_cuts_as_told_are_not_asked_for() -> None:
-    (result,) = compared((peer(max_seq_len=25), FakeSide(lambda rows: rows[:10] if len(rows) == 10 else rows * 0)))
+    (result,) = compared((peer(max_seq_len=25), FakePeer(lambda rows: rows[:10] if len(rows) == 10 else rows * 0)))
     assert result.cosine == pytest.approx(1)
 
 

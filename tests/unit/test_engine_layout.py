@@ -10,12 +10,12 @@ from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.layout import (
     MASKED,
     PADDING,
-    cut_groups,
-    fill_up,
-    make_grid_layout,
     make_layout,
+    make_padded_layout,
+    pad_rows,
+    select_sequences,
     split_batch,
-    take,
+    split_groups,
 )
 
 lengths_lists = st.lists(st.integers(1, 40), min_size=1, max_size=30)
@@ -57,7 +57,7 @@ def test_every_token_comes_back_to_its_place(lengths: list[int]) -> None:
 def test_the_grid_layout_holds_the_same_tokens(lengths: list[int], more_rows: int, more_width: int) -> None:
     batch = make_batch(lengths)
     rows, width = len(lengths) + more_rows, max(lengths) + more_width
-    packed, grid = make_layout(batch), make_grid_layout(batch, rows, width)
+    packed, grid = make_layout(batch), make_padded_layout(batch, rows, width)
     assert grid.input_ids.shape == (rows * width,)
     assert grid.bias.shape == grid.mask.shape == grid.unpack.shape == (rows, width)
     places = np.repeat(np.arange(len(lengths)) * width, lengths) + packed.positions
@@ -89,14 +89,14 @@ def test_long_and_short_sequences_part() -> None:
 
 def test_equal_groups_are_cut_into_equal_parts() -> None:
     lengths = np.full(14, 64)
-    assert [len(part) for part in cut_groups([np.arange(14)], lengths, 448)] == [7, 7]
+    assert [len(part) for part in split_groups([np.arange(14)], lengths, 448)] == [7, 7]
 
 
 @given(lengths_lists, st.integers(1, 200))
 def test_groups_are_cut_to_a_size(lengths: list[int], max_tokens: int) -> None:
     array = np.array(lengths)
     groups = split_batch(array, 10_000)
-    cut = cut_groups(groups, array, max_tokens)
+    cut = split_groups(groups, array, max_tokens)
     assert np.array_equal(np.concatenate(cut), np.concatenate(groups))
     for group in cut:
         assert len(group)
@@ -106,7 +106,7 @@ def test_groups_are_cut_to_a_size(lengths: list[int], max_tokens: int) -> None:
 @given(lengths_lists)
 def test_a_filled_batch_has_one_of_few_sizes_and_begins_as_it_was(lengths: list[int]) -> None:
     batch = make_batch(lengths)
-    filled = fill_up(batch)
+    filled = pad_rows(batch)
     tokens, count = batch.num_tokens, batch.num_sequences
     assert filled.num_tokens % 16 == 0
     assert filled.num_tokens < tokens + 64
@@ -116,14 +116,14 @@ def test_a_filled_batch_has_one_of_few_sizes_and_begins_as_it_was(lengths: list[
     assert np.array_equal(filled.lengths[:count], batch.lengths)
     for name in ("input_ids", "type_ids", "mask"):
         assert np.array_equal(getattr(filled, name)[:tokens], getattr(batch, name))
-    assert fill_up(filled) is filled
+    assert pad_rows(filled) is filled
 
 
 @given(lengths_lists, st.randoms())
 def test_a_part_of_a_batch(lengths: list[int], random: object) -> None:
     batch = make_batch(lengths)
     chosen = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))  # type: ignore[attr-defined]
-    part, tokens = take(batch, chosen)
+    part, tokens = select_sequences(batch, chosen)
     ends = np.cumsum(lengths)
     expected = np.concatenate([np.arange(ends[i] - lengths[i], ends[i]) for i in chosen])
     assert np.array_equal(tokens, expected)

@@ -152,7 +152,7 @@ def test_threads_that_share_a_batch_give_the_same(cache: str, strategy: str) -> 
     batch = random_batch([1 + (7 * number) % 60 for number in range(100)], hide=0.1)
     engine = make_engine(cache, threads=3, pooling_strategy=strategy)
     assert isinstance(engine, engine_module.OnnxEngine)
-    assert len(engine._team.shares(batch.lengths)) == 3
+    assert len(engine._thread_pool.partition(batch.lengths)) == 3
     expected = make_engine(cache, pooling_strategy=strategy).encode(batch)
     np.testing.assert_allclose(engine.encode(batch), expected, rtol=0, atol=1e-5)
     engine.close()

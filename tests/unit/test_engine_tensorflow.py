@@ -175,7 +175,7 @@ before = count()
 random = np.random.default_rng(0)
 for number in (1, 2, 3, 5, 16, 17, 40, 64, 100, *random.integers(1, 200, 20)):
     engine.encode(pack(sequences(random.integers(1, 41, number).tolist())))
-print(before, count(), *engine.notes)
+print(before, count(), *engine.startup_notes)
 """
 
 
@@ -201,10 +201,10 @@ def test_batches_fit_into_the_shapes_for_xla(number: int, longest: int, max_grid
     shapes = engine_module.xla_shapes(longest, max_grid)
     assert sum(map(len, shapes.values())) <= 24
     for length in {1, longest // 2 + 1, longest}:
-        width, counts = engine_module.xla_row(length, shapes)
+        width, counts = engine_module.xla_bucket(length, shapes)
         assert length <= width
         assert width < 2 * length or width == min(16, longest)
-        pieces = engine_module.fill(number, counts)
+        pieces = engine_module.split_into_buckets(number, counts)
         assert set(pieces) <= set(counts)
         assert sum(pieces[:-1]) < number <= sum(pieces)
         assert all(count == 1 or count * width**2 <= max_grid for count in pieces)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from bert_serving.server.engines.base import OutOfMemory
 from bert_serving.server.engines.batch import Batch
-from bert_serving.server.engines.thread_pool import MAX_LEAD, ThreadPool
+from bert_serving.server.engines.thread_pool import MAX_IMBALANCE, ThreadPool
 
 
 @pytest.fixture
-def team() -> Iterator[ThreadPool]:
+def pool() -> Iterator[ThreadPool]:
     made = ThreadPool(3, 192)
     yield made
     made.close()
@@ -35,23 +35,23 @@ def team() -> Iterator[ThreadPool]:
         ([500, 500], 1),  # nothing for the third
     ],
 )
-def test_shares_are_even_or_there_is_one(team: ThreadPool, lengths: list[int], count: int) -> None:
-    assert len(team.shares(np.array(lengths))) == count
+def test_shares_are_even_or_there_is_one(pool: ThreadPool, lengths: list[int], count: int) -> None:
+    assert len(pool.partition(np.array(lengths))) == count
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=200), st.integers(2, 8), st.integers(1, 300))
 def test_every_sequence_has_one_share(lengths: list[int], count: int, min_tokens: int) -> None:
     array = np.array(lengths)
-    shares = ThreadPool(count, min_tokens).shares(array)
+    shares = ThreadPool(count, min_tokens).partition(array)
     assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
     if len(shares) > 1:
         tokens = [array[share].sum() for share in shares]
         assert len(shares) == count
         assert sum(tokens) >= count * min_tokens
-        assert max(tokens) <= MAX_LEAD * min(tokens)
+        assert max(tokens) <= MAX_IMBALANCE * min(tokens)
 
 
-def test_a_share_that_fails_fails_all_once_they_are_done(team: ThreadPool) -> None:
+def test_a_share_that_fails_fails_all_once_they_are_done(pool: ThreadPool) -> None:
     done = threading.Event()
 
     def encode(batch: Batch) -> np.ndarray:
@@ -63,16 +63,16 @@ def test_a_share_that_fails_fails_all_once_they_are_done(team: ThreadPool) -> No
 
     short, long = (Batch(*np.zeros((3, n), np.int32), np.array([n], np.int32)) for n in (1, 2))
     with pytest.raises(OutOfMemory, match="too much"):
-        team.map(encode, [short, long])
+        pool.map(encode, [short, long])
     assert done.is_set()
-    assert [len(vectors) for vectors in team.map(encode, [long, long])] == [1, 1]
+    assert [len(vectors) for vectors in pool.map(encode, [long, long])] == [1, 1]
 
 
 def test_each_thread_is_made_ready_before_it_begins() -> None:
     local = threading.local()
-    team = ThreadPool(2, 1, lambda: setattr(local, "is_ready", True))
+    pool = ThreadPool(2, 1, lambda: setattr(local, "is_ready", True))
     batch = Batch(*np.zeros((3, 1), np.int32), np.ones(1, np.int32))
-    assert all(team.map(lambda _: local.is_ready, [batch] * 4))
-    team.close()
+    assert all(pool.map(lambda _: local.is_ready, [batch] * 4))
+    pool.close()
     with pytest.raises(RuntimeError):
-        team.map(lambda _: local.is_ready, [batch])
+        pool.map(lambda _: local.is_ready, [batch])

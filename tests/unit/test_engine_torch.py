@@ -34,7 +34,7 @@ from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.torch import device as torch_device
 from bert_serving.server.engines.torch import encoder as torch_encoder
 from bert_serving.server.engines.torch import engine as engine_module
-from bert_serving.server.engines.torch import onednn as torch_cpu
+from bert_serving.server.engines.torch import onednn
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.weights import load_weights
@@ -285,8 +285,8 @@ def test_what_a_gpu_has_is_taken_at_the_start(
     batch = pack(sequences([4, 12, 1, 7]))
     before = engine.encode(batch)
     plain(engine)
-    engine._speed_up()
-    _, attention, compiled = engine.notes
+    engine._enable_gpu_kernels()
+    _, attention, compiled = engine.startup_notes
     assert attention == "attention over packed sequences, no padding"
     calls.clear()
     np.testing.assert_allclose(engine.encode(batch), before, rtol=0, atol=0.05)
@@ -334,19 +334,19 @@ def test_layers_of_onednn_are_taken_only_if_they_are_right(make: Make, monkeypat
     spec, weights = engine._spec, engine._encoder._weights
     layers = torch_encoder.DenseLayers(spec, weights)
     with torch.inference_mode():
-        found, note = torch_cpu.find_layers(spec, weights, layers)
-        assert (type(found), note) == (torch_cpu.OneDnnLayers, ONEDNN)
+        found, note = onednn.select_dense_layers(spec, weights, layers)
+        assert (type(found), note) == (onednn.OneDnnLayers, ONEDNN)
         for method in ("product", "activate", "normalize"):
             with monkeypatch.context() as patch:
-                right = getattr(torch_cpu.OneDnnLayers, method)
-                patch.setattr(torch_cpu.OneDnnLayers, method, lambda *args, right=right: 1.001 * right(*args))
-                found, note = torch_cpu.find_layers(spec, weights, layers)
+                right = getattr(onednn.OneDnnLayers, method)
+                patch.setattr(onednn.OneDnnLayers, method, lambda *args, right=right: 1.001 * right(*args))
+                found, note = onednn.select_dense_layers(spec, weights, layers)
                 assert found is layers
                 assert note == (
                     "dense layers by plain PyTorch: oneDNN's own cannot be had here (ValueError: their result is wrong)"
                 )
         monkeypatch.setattr(torch.ops, "mkldnn", object())  # as in a release that has them no longer
-        found, note = torch_cpu.find_layers(spec, weights, layers)
+        found, note = onednn.select_dense_layers(spec, weights, layers)
     assert found is layers
     assert "AttributeError" in note
 
@@ -357,7 +357,7 @@ def test_threads_that_share_a_batch_give_the_same(cache_dir: str, make: Make, st
     batch = pack(sequences([1 + (7 * number) % 60 for number in range(100)]))
     expected = make(pooling_strategy=strategy).encode(batch)
     try:
-        assert len(engine._team.shares(batch.lengths)) == 3
+        assert len(engine._thread_pool.partition(batch.lengths)) == 3
         np.testing.assert_allclose(engine.encode(batch), expected, rtol=0, atol=1e-5)
     finally:
         engine.close()
@@ -406,7 +406,7 @@ def test_memory_that_ran_out_is_told_from_other_errors(make: Make, monkeypatch: 
         (RuntimeError("shapes do not match"), False, EngineError),
     ):
         raised.append(error)
-        monkeypatch.setattr(engine, "_lost", lambda _, lost=lost: lost)
+        monkeypatch.setattr(engine, "_is_lost", lambda _, lost=lost: lost)
         with pytest.raises(EngineError, match="1 sequences of up to 3 tokens") as caught:
             engine.encode(pack(sequences([3])))
         assert type(caught.value) is expected
@@ -437,7 +437,7 @@ def test_prepare_works_once_and_create_fills_an_emptied_cache(tmp_path: Path) ->
 def test_nothing_above_the_highest_pooling_layer_is_kept(cache_dir: str) -> None:
     from safetensors import safe_open
 
-    path = engine_module.torch_files.write(EngineSpec(MODEL, cache_dir, pooling_layers=(-4, -3)), lambda _: None)
+    path = engine_module.torch_weights.write(EngineSpec(MODEL, cache_dir, pooling_layers=(-4, -3)), lambda _: None)
     with safe_open(str(path), framework="np") as file:
         names = set(file.keys())
     assert "encoder/layer_1/attention/self/qkv/weight" in names
@@ -487,7 +487,7 @@ def test_a_build_without_cuda_leaves_the_gpu_to_another_engine(cache_dir: str) -
 def test_a_gpu_gives_the_same(make: Make, cache_dir: str, strategy: str, dtype: str, least: float) -> None:
     spec = EngineSpec(MODEL, cache_dir, pooling_strategy=strategy, dtype=dtype)
     engine = engine_module.create(spec, Device("gpu"))
-    print(engine.notes)
+    print(engine.startup_notes)
     for batch in (pack(sequences([4, 12, 1, 64])), pack(sequences([5, 3]), [[0, 1, 1, 1, 0], [0, 1, 0]])):
         vectors, exact = engine.encode(batch), make(pooling_strategy=strategy).encode(batch)
         shown = np.any(exact != 0, -1)
@@ -511,7 +511,7 @@ def test_a_worker_is_quiet_and_maps_the_weights(cache_dir: str) -> None:
         "shape = engine.encode(Batch(ones, ones * 0, ones, np.array([2, 3], np.int32))).shape\n"
         "try: maps = open('/proc/self/maps').read()\n"
         "except OSError: maps = 'weights.safetensors'\n"
-        "print(json.dumps([shape, 'weights.safetensors' in maps, engine.notes]))\n"
+        "print(json.dumps([shape, 'weights.safetensors' in maps, engine.startup_notes]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stderr == ""

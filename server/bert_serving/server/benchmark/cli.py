@@ -15,7 +15,7 @@ from ..errors import ServingError
 from ..model.config import ModelConfig
 from ..model.errors import ModelError
 from . import experiments, plot
-from .corpus import Source
+from .corpus import SentenceSource
 from .load import Repeats
 from .options import read_args
 from .runner import Plan, run
@@ -50,7 +50,7 @@ def make_plan(args: argparse.Namespace, config: ServerConfig, command: str) -> P
     """
     warm_up = min(WARM_UP, args.num_repeat - 1)
     repeats = Repeats(args.num_repeat - warm_up, warm_up, args.min_seconds, args.max_seconds)
-    source = Source.from_files(args.texts, args.client_vocab_file, args.seed)
+    source = SentenceSource.from_files(args.texts, args.client_vocab_file, args.seed)
     return Plan(source, repeats, args.seed, args.wait_till_ready, Path(args.out), command, config.public())
 
 

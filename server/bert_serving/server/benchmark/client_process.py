@@ -17,7 +17,7 @@ from bert_serving.client import BertClient, BertServingError
 from .load import Repeats
 
 #: Start, end (``time.perf_counter``), the client's index and that of its request.
-Done = tuple[float, float, int, int]
+CompletedRequest = tuple[float, float, int, int]
 
 
 def main() -> None:
@@ -31,11 +31,11 @@ def main() -> None:
             clients.append(BertClient(**job["connect"]))  # noqa: PERF401, those made are closed if one fails
         if job["warm_up"]:
             _warm_up(clients[0], requests[0], repeats)
-        _say("ready")
+        _write_message("ready")
         sys.stdin.readline()
-        _say({"done": _all_at_once(clients, requests, repeats)})
+        _write_message({"done": _run_clients(clients, requests, repeats)})
     except BertServingError as error:
-        _say({"failure": str(error)})
+        _write_message({"failure": str(error)})
     finally:
         for client in clients:
             client.close()
@@ -49,8 +49,10 @@ def _warm_up(client: BertClient, requests: list[list[str]], repeats: Repeats) ->
         client.encode(requests[index % len(requests)], batch_size=None)
 
 
-def _all_at_once(clients: list[BertClient], requests: list[list[list[str]]], repeats: Repeats) -> list[Done]:
-    done: list[Done] = []  # append is atomic
+def _run_clients(
+    clients: list[BertClient], requests: list[list[list[str]]], repeats: Repeats
+) -> list[CompletedRequest]:
+    done: list[CompletedRequest] = []  # append is atomic
     failures: list[BaseException] = []
 
     def work(index: int) -> None:
@@ -58,7 +60,7 @@ def _all_at_once(clients: list[BertClient], requests: list[list[list[str]]], rep
         begun = time.perf_counter()
         count = 0
         try:
-            while not failures and repeats.goes_on(count, time.perf_counter() - begun):
+            while not failures and repeats.should_continue(count, time.perf_counter() - begun):
                 which = count % len(mine)
                 sent = time.perf_counter()
                 client.encode(mine[which], batch_size=None)
@@ -77,7 +79,7 @@ def _all_at_once(clients: list[BertClient], requests: list[list[list[str]]], rep
     return done
 
 
-def _say(value: Any) -> None:
+def _write_message(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 

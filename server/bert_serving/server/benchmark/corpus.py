@@ -21,7 +21,7 @@ book door story car father mother child head eye voice town river light music fi
 COMMON = _COMMON.split()
 
 
-class Source:
+class SentenceSource:
     """Sentences to send; the same seed gives the same ones.
 
     Args:
@@ -38,7 +38,7 @@ class Source:
         self._seed = seed
 
     @classmethod
-    def from_files(cls, texts: str | None, vocab: str | None, seed: int) -> Source:
+    def from_files(cls, texts: str | None, vocab: str | None, seed: int) -> SentenceSource:
         """Reads the files of ``-texts`` and ``-client_vocab_file``.
 
         Raises:

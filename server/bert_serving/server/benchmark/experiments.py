@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
-from .corpus import Source
+from .corpus import SentenceSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Experiment:
     about: str
     settings: list[Setting] = field(default_factory=list)
     logarithmic: bool = True
-    source: Source | None = None
+    source: SentenceSource | None = None
 
 
 def from_args(args: argparse.Namespace, base: ServerConfig, model: ModelConfig) -> list[Experiment]:

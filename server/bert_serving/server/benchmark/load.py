@@ -21,7 +21,7 @@ from bert_serving.client import BertClient
 from ..errors import ServingError
 
 #: Clients that share a process; more of them would wait for each other's interpreter instead of for the server.
-CLIENTS_OF_A_CREW = 32
+CLIENTS_PER_PROCESS = 32
 
 
 class LoadError(ServingError, RuntimeError):
@@ -45,7 +45,7 @@ class Repeats:
     min_seconds: float
     max_seconds: float
 
-    def goes_on(self, done: int, elapsed: float) -> bool:
+    def should_continue(self, done: int, elapsed: float) -> bool:
         """Whether a client that has done so many requests sends another."""
         if done == 0:
             return True
@@ -53,7 +53,7 @@ class Repeats:
 
 
 @dataclass(slots=True)
-class Measured:
+class LoadResult:
     """What a load gave.
 
     Attributes:
@@ -66,7 +66,7 @@ class Measured:
     num_sentences: int
     num_tokens: int
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Rates per second, and percentiles of the latency in milliseconds."""
         p50, p95, p99 = np.percentile(self.latencies, [50, 95, 99]) * 1e3
         return {
@@ -82,7 +82,7 @@ class Measured:
         }
 
 
-def closed_loop(connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats) -> Measured:
+def closed_loop(connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats) -> LoadResult:
     """A client for each entry of ``requests``, which sends them in turn and waits for each answer.
 
     Args:
@@ -91,31 +91,31 @@ def closed_loop(connect: dict[str, Any], requests: Sequence[Sequence[Request]], 
     Raises:
         LoadError: a request failed.
     """
-    shares = [requests[start : start + CLIENTS_OF_A_CREW] for start in range(0, len(requests), CLIENTS_OF_A_CREW)]
-    crews: list[_Crew] = []
+    shares = [requests[start : start + CLIENTS_PER_PROCESS] for start in range(0, len(requests), CLIENTS_PER_PROCESS)]
+    processes: list[_ClientProcess] = []
     try:
         for share in shares:
-            crews.append(_Crew(connect, share, repeats, warm_up=not crews))
-        for crew in crews:
-            crew.hear()
-        for crew in crews:
-            crew.begin()
+            processes.append(_ClientProcess(connect, share, repeats, warm_up=not processes))
+        for process in processes:
+            process.read_message()
+        for process in processes:
+            process.start()
         done = [
             (start, end, share[client][which])
-            for crew, share in zip(crews, shares, strict=True)
-            for start, end, client, which in crew.hear()["done"]
+            for process, share in zip(processes, shares, strict=True)
+            for start, end, client, which in process.read_message()["done"]
         ]
     finally:
-        for crew in crews:
-            crew.end()
+        for process in processes:
+            process.kill()
     seconds = max(end for _, end, _ in done) - min(start for start, _, _ in done)
     latencies = [end - start for start, end, _ in done]
     sentences = sum(len(request.texts) for *_, request in done)
-    return Measured(seconds, latencies, sentences, sum(request.num_tokens for *_, request in done))
+    return LoadResult(seconds, latencies, sentences, sum(request.num_tokens for *_, request in done))
 
 
-class _Crew:
-    """A running process of ``crew.py``."""
+class _ClientProcess:
+    """A running process of ``client_process.py``."""
 
     def __init__(
         self, connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats, warm_up: bool
@@ -134,15 +134,15 @@ class _Crew:
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # what became of it, hear() says
+        with contextlib.suppress(BrokenPipeError):  # what became of it, read_message() reports
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._write("go")
 
-    def hear(self) -> Any:
-        """Its next word.
+    def read_message(self) -> Any:
+        """Its next message.
 
         Raises:
             LoadError: it failed.
@@ -151,17 +151,17 @@ class _Crew:
         line = self._process.stdout.readline()
         if not line:
             raise LoadError(f"a process of clients ended with exit code {self._process.wait()}; server.log says more")
-        word = json.loads(line)
-        if isinstance(word, dict) and "failure" in word:
-            raise LoadError(word["failure"])
-        return word
+        message = json.loads(line)
+        if isinstance(message, dict) and "failure" in message:
+            raise LoadError(message["failure"])
+        return message
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
         self._process.communicate()
 
 
-def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
+def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
     """Times of a Poisson process from 0 to ``seconds``, ascending, at least one."""
     random = default_rng(seed)
     gaps = random.exponential(1 / rate, max(1, int(rate * seconds * 1.5 + 10)))
@@ -169,7 +169,7 @@ def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
     return times[: max(1, int(np.searchsorted(times, seconds)))]
 
 
-def open_loop(connect: dict[str, Any], requests: Sequence[Request], times: np.ndarray) -> Measured:
+def open_loop(connect: dict[str, Any], requests: Sequence[Request], times: np.ndarray) -> LoadResult:
     """Sends requests at ``times`` (seconds from the start), whatever became of those before.
 
     A latency counts from the moment at which the request was due, so that a sender that is late hides nothing.
@@ -213,4 +213,4 @@ def open_loop(connect: dict[str, Any], requests: Sequence[Request], times: np.nd
     # ids rise in the order of sending
     latencies = [float(ends[number] - due) for number, due in zip(sorted(ends), times, strict=True)]
     used = [requests[index % len(requests)] for index in range(len(times))]
-    return Measured(max(ends.values()), latencies, sum(len(r.texts) for r in used), sum(r.num_tokens for r in used))
+    return LoadResult(max(ends.values()), latencies, sum(len(r.texts) for r in used), sum(r.num_tokens for r in used))

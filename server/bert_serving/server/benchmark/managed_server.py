@@ -32,7 +32,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-class Keeper:
+class ServerManager:
     """Holds at most one server at a time.
 
     Args:
@@ -58,7 +58,7 @@ class Keeper:
         self._server, self._asked = server, config
         server.start()
         if not server.is_ready.wait(self._wait_seconds):
-            self.close(at_once=True)
+            self.close(abort=True)
             raise StartError(f"the server was not ready after {self._wait_seconds:g} s (-wait_till_ready)")
         if server.failure:
             self.close()
@@ -80,19 +80,19 @@ class Keeper:
         with BertClient(**self.connect) as client:
             return client.server_config
 
-    def close(self, at_once: bool = False) -> None:
-        """Ends the server; ``at_once`` does not finish its work."""
+    def close(self, abort: bool = False) -> None:
+        """Ends the server; ``abort`` does not finish its work."""
         server, self._server, self._asked = self._server, None, None
         if server is None:
             return
-        if at_once:
+        if abort:
             server.stop()
         server.close()
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> ServerManager:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close(at_once=kind is not None)
+        self.close(abort=kind is not None)

@@ -14,10 +14,10 @@ def can_plot() -> bool:
 
 
 def plot(table: Table, path: Path) -> bool:
-    """Draws a table into a PNG file; False if it has no figures to draw."""
+    """Draws a table into a PNG file; False if it has no metrics to draw."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in table.rows if row.figures is not None]
+    rows = [row for row in table.rows if row.metrics is not None]
     if not rows:
         return False
     values = list(dict.fromkeys(row.setting.value for row in rows))
@@ -30,7 +30,7 @@ def plot(table: Table, path: Path) -> bool:
     workers = list(dict.fromkeys(row.setting.config.num_worker for row in rows))
     for number in workers:
         mine = [row for row in rows if row.setting.config.num_worker == number]
-        rates = [row.figures["sentences_per_second"] for row in mine if row.figures]
+        rates = [row.metrics["sentences_per_second"] for row in mine if row.metrics]
         rate_axes.plot([place[row.setting.value] for row in mine], rates, "o-", label=f"-num_worker {number}")
     suffix = ""
     if len(workers) > 1:
@@ -41,7 +41,7 @@ def plot(table: Table, path: Path) -> bool:
     rate_axes.set_ylim(bottom=0)
     highest, lowest = 0.0, float("inf")
     for key, style in (("p50_ms", "o-"), ("p95_ms", "^--"), ("p99_ms", "s:")):
-        latencies = [row.figures[key] for row in rows if row.figures]
+        latencies = [row.metrics[key] for row in rows if row.metrics]
         highest, lowest = max(highest, *latencies), min(lowest, *latencies)
         at = [place[row.setting.value] for row in rows]
         latency_axes.plot(at, latencies, style, color="tab:orange", label=key.removesuffix("_ms"))

@@ -15,10 +15,10 @@ _KEYS = ("sentences_per_second", "tokens_per_second", "p50_ms", "p95_ms", "p99_m
 
 @dataclass(slots=True)
 class Row:
-    """A setting and its figures, or why there are none."""
+    """A setting and its metrics, or why there are none."""
 
     setting: Setting
-    figures: dict[str, float] | None = None
+    metrics: dict[str, float] | None = None
     failure: str = ""
 
 
@@ -38,10 +38,10 @@ class Table:
         lines.append("|---:" * (len(_HEADS) + 1) + "|")
         for row in self.rows:
             cells = [row.setting.value]
-            if row.figures is None:
+            if row.metrics is None:
                 cells += ["failed", *[""] * (len(_HEADS) - 1)]
             else:
-                cells += [shown(row.figures[key]) for key in _KEYS]
+                cells += [format_number(row.metrics[key]) for key in _KEYS]
             lines.append("| " + " | ".join(cells) + " |")
         lines += [f"\n{row.setting.value} failed: {row.failure}" for row in self.rows if row.failure]
         return "\n".join(lines) + "\n"
@@ -60,7 +60,7 @@ class Table:
         ]
         of_value: dict[str, dict[int, str]] = {}
         for row in self.rows:
-            cell = "failed" if row.figures is None else shown(row.figures["sentences_per_second"])
+            cell = "failed" if row.metrics is None else format_number(row.metrics["sentences_per_second"])
             of_value.setdefault(row.setting.value, {})[row.setting.config.num_worker] = cell
         for value, cells in of_value.items():
             lines.append(f"| {value} | {' | '.join(cells.get(number, '') for number in workers)} |")
@@ -82,14 +82,14 @@ class Table:
                     "num_client": row.setting.load.num_client,
                     "client_batch_size": row.setting.load.client_batch_size,
                     "rate": row.setting.load.rate,
-                    **(row.figures or {"failure": row.failure}),
+                    **(row.metrics or {"failure": row.failure}),
                 }
                 for row in self.rows
             ],
         }
 
 
-def shown(value: float) -> str:
+def format_number(value: float) -> str:
     """Three significant digits at least, thousands apart: ``0.512``, ``37.4``, ``1,234``."""
     if value >= 100:
         return f"{value:,.0f}"

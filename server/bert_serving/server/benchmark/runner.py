@@ -20,26 +20,26 @@ from ..model.config import ModelConfig
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
 from . import plot, report
-from .corpus import Source
+from .corpus import SentenceSource
 from .experiments import Experiment, Setting
-from .load import Measured, Repeats, Request, arrivals, closed_loop, open_loop
+from .load import LoadResult, Repeats, Request, closed_loop, open_loop, poisson_arrivals
 from .machine import machine, versions
-from .managed_server import Keeper
+from .managed_server import ServerManager
 from .report import Row, Table
 
 #: Sentences made beforehand for all clients together; beyond it, requests of a client are repeated earlier.
-_MOST_SENTENCES = 65_536
+_MAX_SENTENCES = 65_536
 #: Sentences of a client, where its requests are so small that they come round often.
-_LEAST_SENTENCES = 256
+_MIN_SENTENCES = 256
 #: Words of a sentence where -max_seq_len is NONE.
-_FREE_LENGTH = 40
+_UNLIMITED_LENGTH = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How the settings are measured, whatever they are."""
 
-    source: Source
+    source: SentenceSource
     repeats: Repeats
     seed: int
     wait_seconds: float
@@ -65,17 +65,17 @@ def run(experiments: list[Experiment], model: ModelConfig, plan: Plan) -> bool:
     }
     tables: list[Table] = []
     total = sum(len(experiment.settings) for experiment in experiments)
-    with _stderr_to(plan.out / "server.log") as terminal, Keeper(plan.wait_seconds) as keeper:
-        bar = Bar(total, terminal)
+    with _stderr_to(plan.out / "server.log") as terminal, ServerManager(plan.wait_seconds) as manager:
+        bar = ProgressBar(total, terminal)
         try:
             for experiment in experiments:
                 tables.append(Table(experiment))
                 for setting in experiment.settings:
                     bar.show(f"{experiment.parameter} {setting.value}")
                     source = experiment.source or plan.source
-                    row = _measure_row(setting, source, model, plan, keeper)
-                    if row.figures and about["engine"] == "?":
-                        facts = keeper.facts()
+                    row = _measure_row(setting, source, model, plan, manager)
+                    if row.metrics and about["engine"] == "?":
+                        facts = manager.facts()
                         about |= {"engine": facts["engine_in_use"], "dtype": facts["dtype_in_use"]}
                     tables[-1].rows.append(row)
                     bar.advance()
@@ -90,33 +90,37 @@ def run(experiments: list[Experiment], model: ModelConfig, plan: Plan) -> bool:
     return not any(row.failure for table in tables for row in table.rows)
 
 
-def _measure_row(setting: Setting, source: Source, model: ModelConfig, plan: Plan, keeper: Keeper) -> Row:
+def _measure_row(
+    setting: Setting, source: SentenceSource, model: ModelConfig, plan: Plan, manager: ServerManager
+) -> Row:
     try:
-        keeper.serve(setting.config)
-        return Row(setting, measure(setting, source, model, plan, keeper).figures())
+        manager.serve(setting.config)
+        return Row(setting, measure(setting, source, model, plan, manager).metrics())
     except (ServingError, BertServingError) as error:
-        keeper.close(at_once=True)
+        manager.close(abort=True)
         return Row(setting, failure=str(error))
 
 
-def measure(setting: Setting, source: Source, model: ModelConfig, plan: Plan, keeper: Keeper) -> Measured:
+def measure(
+    setting: Setting, source: SentenceSource, model: ModelConfig, plan: Plan, manager: ServerManager
+) -> LoadResult:
     """One setting, on a server that is ready for it."""
     load = setting.load
     tokenizer = make_tokenizer(setting.config, model)
-    length = setting.config.max_seq_len or _FREE_LENGTH
+    length = setting.config.max_seq_len or _UNLIMITED_LENGTH
     if load.rate is not None:
-        times = arrivals(load.rate, plan.repeats.max_seconds, plan.seed)
-        number = min(len(times), _MOST_SENTENCES)
+        times = poisson_arrivals(load.rate, plan.repeats.max_seconds, plan.seed)
+        number = min(len(times), _MAX_SENTENCES)
         requests = make_requests(source.sentences(number, length), 1, tokenizer)
-        return open_loop(keeper.connect, requests, times)
-    fits = _MOST_SENTENCES // (load.num_client * load.client_batch_size)
-    different = max(plan.repeats.number, _LEAST_SENTENCES // load.client_batch_size)
+        return open_loop(manager.connect, requests, times)
+    fits = _MAX_SENTENCES // (load.num_client * load.client_batch_size)
+    different = max(plan.repeats.number, _MIN_SENTENCES // load.client_batch_size)
     number = max(1, min(different, fits)) * load.client_batch_size
     of_clients = [
         make_requests(source.sentences(number, length, client), load.client_batch_size, tokenizer)
         for client in range(load.num_client)
     ]
-    return closed_loop(keeper.connect, of_clients, plan.repeats)
+    return closed_loop(manager.connect, of_clients, plan.repeats)
 
 
 def make_requests(sentences: list[str], size: int, tokenizer: Tokenizer) -> list[Request]:
@@ -142,7 +146,7 @@ def _stderr_to(path: Path) -> Iterator[TextIO]:
             os.dup2(before, 2)
 
 
-class Bar:
+class ProgressBar:
     """Progress over the settings: in a terminal tqdm's bar, if it is installed; else a line for each."""
 
     def __init__(self, total: int, stream: TextIO) -> None:

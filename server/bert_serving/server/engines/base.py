@@ -91,7 +91,10 @@ class EngineSpec:
 
 
 class Engine(Protocol):
-    """What a worker holds. It may have ``notes``, lines for the worker's log on how it uses its device."""
+    """Encodes batches in a worker.
+
+    An engine may have ``startup_notes``, a list of lines that the worker logs: how the engine uses its device.
+    """
 
     def encode(self, batch: Batch) -> np.ndarray:
         """Vectors of a batch, C-contiguous, ``spec.output_dtype``.

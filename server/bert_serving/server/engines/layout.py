@@ -70,7 +70,7 @@ def make_layout(batch: Batch) -> Layout:
     )
 
 
-def make_grid_layout(batch: Batch, count: int, longest: int) -> Layout:
+def make_padded_layout(batch: Batch, count: int, longest: int) -> Layout:
     """Layout with padding tokens in their places, so that its shapes depend on ``count`` and ``longest`` alone.
 
     For compilers that want few shapes. ``count`` and ``longest`` are at least those of the batch; the rows and places
@@ -132,7 +132,7 @@ def split_batch(lengths: np.ndarray, max_grid: int, max_waste: float = 2.0, min_
     return groups
 
 
-def fill_up(batch: Batch) -> Batch:
+def pad_rows(batch: Batch) -> Batch:
     """A batch, and after it sequences that are none, so that an engine sees few numbers of tokens.
 
     oneDNN writes a kernel for each number of rows when it first sees it, which may take as long as a small batch does.
@@ -155,7 +155,7 @@ def fill_up(batch: Batch) -> Batch:
     )
 
 
-def cut_groups(groups: list[np.ndarray], lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+def split_groups(groups: list[np.ndarray], lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
     """Groups, each cut into as few parts as have about ``max_tokens`` at most, all of about the same size."""
     cut = []
     for group in groups:
@@ -171,23 +171,23 @@ def encode_in_groups(
     groups: list[np.ndarray],
     is_token_level: bool,
     encode: Callable[[Batch], np.ndarray],
-    map_to: Callable[..., Iterable[np.ndarray]] = map,
+    map_fn: Callable[..., Iterable[np.ndarray]] = map,
 ) -> np.ndarray:
     """Encodes groups of a batch, and puts the rows where they belong in the whole.
 
     Args:
         groups: as of ``split_batch``.
         encode: vectors of a part, ``[n, d]`` or ``[t, d]``.
-        map_to: applies ``encode`` to all parts: one after the other, or otherwise.
+        map_fn: applies ``encode`` to all parts: one after the other, or otherwise.
 
     Returns:
         ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
     """
     if len(groups) == 1:
         return encode(batch)
-    parts, places = zip(*(take(batch, sequences) for sequences in groups), strict=True)
+    parts, places = zip(*(select_sequences(batch, sequences) for sequences in groups), strict=True)
     result: np.ndarray | None = None
-    for sequences, tokens, vectors in zip(groups, places, map_to(encode, parts), strict=True):
+    for sequences, tokens, vectors in zip(groups, places, map_fn(encode, parts), strict=True):
         if result is None:
             total = batch.num_tokens if is_token_level else batch.num_sequences
             result = np.empty((total, vectors.shape[1]), vectors.dtype)
@@ -216,7 +216,7 @@ def check_batch(batch: Batch, spec: EngineSpec) -> None:
         raise EngineError(f"token types must lie in 0 to {model.type_vocab_size - 1}, as the model has them")
 
 
-def attended(layout: Layout) -> np.ndarray:
+def attention_mask(layout: Layout) -> np.ndarray:
     """Where a token may be attended to, bool ``[n, T]``, for engines that mask instead of adding ``bias``.
 
     Where all of a sequence is masked, its tokens attend to each other: that is what it comes to when the same number is
@@ -229,7 +229,7 @@ def attended(layout: Layout) -> np.ndarray:
     return attend
 
 
-def take(batch: Batch, sequences: np.ndarray) -> tuple[Batch, np.ndarray]:
+def select_sequences(batch: Batch, sequences: np.ndarray) -> tuple[Batch, np.ndarray]:
     """Some sequences of a batch as a batch, and the indexes of their tokens in the old one."""
     lengths = batch.lengths[sequences].astype(np.int64)
     starts = (np.cumsum(batch.lengths) - batch.lengths)[sequences]

@@ -18,7 +18,7 @@ Encode = Callable[[Batch], np.ndarray]
 
 #: How much more one thread may have to do than another, as a factor; where sequences do not part that evenly, all
 #: threads compute together.
-MAX_LEAD = 1.2
+MAX_IMBALANCE = 1.2
 
 
 class ThreadPool:
@@ -32,9 +32,9 @@ class ThreadPool:
     def __init__(self, count: int, min_tokens: int, initializer: Callable[[], None] | None = None) -> None:
         self._count = count
         self._min_tokens = min_tokens
-        self._threads = ThreadPoolExecutor(count, "encode", initializer)
+        self._executor = ThreadPoolExecutor(count, "encode", initializer)
 
-    def shares(self, lengths: np.ndarray) -> list[np.ndarray]:
+    def partition(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Sequences for each thread, about as many tokens for each; or all in one share, to be computed together.
 
         Args:
@@ -47,28 +47,28 @@ class ThreadPool:
             order = np.argsort(lengths, kind="stable")
             shares = [order[start :: self._count] for start in range(self._count)]
             tokens = [int(lengths[share].sum()) for share in shares]
-            if max(tokens) <= MAX_LEAD * min(tokens):
+            if max(tokens) <= MAX_IMBALANCE * min(tokens):
                 return shares
         return [np.arange(len(lengths))]
 
-    def encode(self, batch: Batch, is_token_level: bool, alone: Encode, together: Encode) -> np.ndarray:
+    def encode(self, batch: Batch, is_token_level: bool, single_thread: Encode, all_threads: Encode) -> np.ndarray:
         """Vectors of a batch, ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
 
         Args:
-            alone: encodes a share, in each of the threads.
-            together: encodes a batch that is not shared out, in the thread that calls this.
+            single_thread: encodes a share, in each of the threads.
+            all_threads: encodes a batch that is not shared out, in the thread that calls this.
         """
-        shares = self.shares(batch.lengths)
+        shares = self.partition(batch.lengths)
         if len(shares) == 1:
-            return together(batch)
-        return encode_in_groups(batch, shares, is_token_level, alone, self.map)
+            return all_threads(batch)
+        return encode_in_groups(batch, shares, is_token_level, single_thread, self.map)
 
     def map(self, encode: Encode, shares: Iterable[Batch]) -> list[np.ndarray]:
         """Vectors of each share; all are done when this returns, or raises what one of them has raised."""
-        futures = [self._threads.submit(encode, share) for share in shares]
+        futures = [self._executor.submit(encode, share) for share in shares]
         wait(futures)  # what a share still holds might be what the next batch lacks
         return [future.result() for future in futures]
 
     def close(self) -> None:
         """Ends the threads."""
-        self._threads.shutdown(wait=False)
+        self._executor.shutdown(wait=False)

@@ -36,7 +36,7 @@ def run(link: ProcessContext) -> None:
     token_level = spec.is_token_level
     max_tokens = warm_up(engine, device, spec.model.max_position_embeddings, link.config.max_seq_len)
     link.log.info("use device %s, engine %s, %s", device, link.options["engine"], spec.dtype)
-    for note in getattr(engine, "notes", ()):
+    for note in getattr(engine, "startup_notes", ()):
         link.log.info(note)
 
     control = link.connect_control()

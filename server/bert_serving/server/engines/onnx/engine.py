@@ -22,7 +22,7 @@ from ...model.weights import load_weights
 from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
 from ..cpu_info import num_cores, processor
-from ..layout import Layout, attended, cut_groups, encode_in_groups, make_layout, split_batch
+from ..layout import Layout, attention_mask, encode_in_groups, make_layout, split_batch, split_groups
 from ..thread_pool import ThreadPool
 
 INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")})
@@ -57,7 +57,7 @@ def prepare(spec: EngineSpec, log: Log) -> None:
         ValueError: a pooling layer is not there.
     """
     cache = Cache(spec.cache_dir)
-    cache.entry("onnx", _recipe(spec, cache), lambda folder: _write(spec, folder, log))
+    cache.entry("onnx", _cache_key(spec, cache), lambda folder: _write(spec, folder, log))
 
 
 def create(spec: EngineSpec, device: Device) -> OnnxEngine:
@@ -77,40 +77,40 @@ class OnnxEngine:
 
     def __init__(self, spec: EngineSpec, device: Device) -> None:
         cache = Cache(spec.cache_dir)
-        recipe = _recipe(spec, cache)
-        folder = cache.find("onnx", recipe)
+        cache_key = _cache_key(spec, cache)
+        folder = cache.find("onnx", cache_key)
         if folder is None:
             prepare(spec, lambda _: None)
-            folder = cache.find("onnx", recipe)
+            folder = cache.find("onnx", cache_key)
         threads = device.threads or num_cores()
         self._spec = spec
         self._threads = threads
-        self._session: Any = _open(f"{folder}/{_MODEL}", threads)
-        self._alone: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # of the same pages
-        self._team = ThreadPool(threads, SHARE_TOKENS[spec.dtype])
+        self._all_threads_session: Any = _open(f"{folder}/{_MODEL}", threads)
+        self._single_thread_session: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # of the same pages
+        self._thread_pool = ThreadPool(threads, SHARE_TOKENS[spec.dtype])
         ones = np.ones(2, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([2], np.int32)))
 
     def encode(self, batch: Batch) -> np.ndarray:
         """See ``base.Engine.encode``."""
         self._check(batch)
-        alone = partial(self._encode, self._alone, 1)
-        together = partial(self._encode, self._session, self._threads)
-        return self._team.encode(batch, self._spec.is_token_level, alone, together)
+        single_thread = partial(self._encode, self._single_thread_session, 1)
+        all_threads = partial(self._encode, self._all_threads_session, self._threads)
+        return self._thread_pool.encode(batch, self._spec.is_token_level, single_thread, all_threads)
 
     def _encode(self, session: Any, threads: int, batch: Batch) -> np.ndarray:
         groups = split_batch(batch.lengths, MAX_GRID, max_waste=1.5, min_tokens=128)
-        groups = cut_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
+        groups = split_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
         return encode_in_groups(batch, groups, self._spec.is_token_level, partial(_run, session))
 
     def close(self) -> None:
         """Lets go of the graph and the weights."""
-        self._session = self._alone = None
-        self._team.close()
+        self._all_threads_session = self._single_thread_session = None
+        self._thread_pool.close()
 
     def _check(self, batch: Batch) -> None:
         model = self._spec.model
-        if self._session is None:
+        if self._all_threads_session is None:
             raise EngineError("the engine is closed")
         if batch.num_sequences == 0 or batch.lengths.min() < 1:
             raise EngineError("a batch needs at least one sequence, and every sequence at least one token")
@@ -146,7 +146,9 @@ def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
     """All outputs of a graph for some sequences."""
     feeds = {}
     for feed in session.get_inputs():
-        feeds[feed.name] = attended(layout).astype(np.int32) if feed.name == "attend" else getattr(layout, feed.name)
+        feeds[feed.name] = (
+            attention_mask(layout).astype(np.int32) if feed.name == "attend" else getattr(layout, feed.name)
+        )
     outputs: list[np.ndarray] = session.run(None, feeds)
     return outputs
 
@@ -176,7 +178,7 @@ def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _recipe(spec: EngineSpec, cache: Cache) -> dict[str, object]:
+def _cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     machine, features = processor()
     return {
         "model": cache.model_digest(spec.model),

@@ -1,6 +1,6 @@
 """The reference engine: a TensorFlow graph over packed tokens, on the CPU or one GPU.
 
-``prepare`` leaves weights and graph in the cache, see ``tensorflow_files``; a worker maps and imports them, so it
+``prepare`` leaves weights and graph in the cache, see ``saved_graph``; a worker maps and imports them, so it
 starts in little more than the time that importing TensorFlow takes.
 """
 
@@ -16,8 +16,16 @@ from ...model.tensorflow_import import import_tensorflow, quiet_stderr
 from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
 from ..cpu_info import lacks_bf16
-from ..layout import Layout, check_batch, encode_in_groups, make_grid_layout, make_layout, split_batch, take
-from . import saved_graph as tensorflow_files
+from ..layout import (
+    Layout,
+    check_batch,
+    encode_in_groups,
+    make_layout,
+    make_padded_layout,
+    select_sequences,
+    split_batch,
+)
+from . import saved_graph
 from .device import open_device, set_environment
 from .graph import FEEDS
 
@@ -28,7 +36,7 @@ INFO = EngineInfo(
 #: Most elements of the attention scores of all heads, ``[n, heads, T, T]``, in one run of the graph.
 MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
 #: Shapes for XLA: lengths are powers of two from this one on, and the longest; numbers of sequences are these.
-XLA_LEAST_LENGTH, XLA_COUNTS = 16, (1, 4, 16, 64)
+XLA_MIN_LENGTH, XLA_COUNTS = 16, (1, 4, 16, 64)
 
 
 def unavailable(device_kind: str, dtype: str) -> str | None:
@@ -46,8 +54,8 @@ def unavailable(device_kind: str, dtype: str) -> str | None:
 
 
 def prepare(spec: EngineSpec, log: Log) -> None:
-    """Writes weights and graph into ``spec.cache_dir`` where they are not there yet; see ``tensorflow_files.write``."""
-    tensorflow_files.write(spec, log)
+    """Writes weights and graph into ``spec.cache_dir`` where they are not there yet; see ``saved_graph.write``."""
+    saved_graph.write(spec, log)
 
 
 def create(spec: EngineSpec, device: Device) -> TensorflowEngine:
@@ -71,17 +79,17 @@ class TensorflowEngine:
         self._spec = spec
         self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
         #: Lines for the worker's log.
-        self.notes: list[str] = []
-        folders = tensorflow_files.find(spec)
+        self.startup_notes: list[str] = []
+        folders = saved_graph.find(spec)
         if folders is None:  # the cache was emptied since the server's start
-            tensorflow_files.write(spec, lambda _: None)
-            folders = tensorflow_files.find(spec)
+            saved_graph.write(spec, lambda _: None)
+            folders = saved_graph.find(spec)
             assert folders is not None
         with quiet_stderr():
             self._device_name = open_device(self._tf, device)
-            weights = tensorflow_files.map_weights(self._tf, folders[0], self._device_name)
+            weights = saved_graph.map_weights(self._tf, folders[0], self._device_name)
             for fused in (True, False) if device.kind == "cpu" and not spec.xla else (False,):
-                self._function: Any = tensorflow_files.load_function(
+                self._function: Any = saved_graph.load_function(
                     self._tf, folders[1], weights, self._device_name, fused, spec.xla
                 )
                 try:
@@ -101,10 +109,12 @@ class TensorflowEngine:
             ones = np.ones(length, np.int32)
             batch = Batch(ones * 0, ones * 0, ones, np.array([length], np.int32))
             for count in counts:
-                self._call(make_grid_layout(batch, count, length))
+                self._call(make_padded_layout(batch, count, length))
         words = ", ".join(f"{'/'.join(map(str, counts))} x {length}" for length, counts in shapes.items())
         number = sum(map(len, shapes.values()))
-        self.notes.append(f"XLA: compiled {number} shapes in {time.perf_counter() - start:.1f} s: {words} tokens")
+        self.startup_notes.append(
+            f"XLA: compiled {number} shapes in {time.perf_counter() - start:.1f} s: {words} tokens"
+        )
 
     def _warm_up(self) -> None:
         """One short sequence: oneDNN keeps the weights in the layout of the first call, and this one suits all."""
@@ -127,16 +137,16 @@ class TensorflowEngine:
     def _run(self, batch: Batch) -> np.ndarray:
         if not self._spec.xla:
             return self._call(make_layout(batch))
-        width, counts = xla_row(int(batch.lengths.max()), xla_shapes(self._spec.longest, self._max_grid))
+        width, counts = xla_bucket(int(batch.lengths.max()), xla_shapes(self._spec.longest, self._max_grid))
         parts, start = [], 0
-        for count in fill(batch.num_sequences, counts):
-            part, _ = take(batch, np.arange(start, min(start + count, batch.num_sequences)))
+        for count in split_into_buckets(batch.num_sequences, counts):
+            part, _ = select_sequences(batch, np.arange(start, min(start + count, batch.num_sequences)))
             parts.append(self._run_grid(part, count, width))
             start += count
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _run_grid(self, batch: Batch, count: int, width: int) -> np.ndarray:
-        vectors = self._call(make_grid_layout(batch, count, width))
+        vectors = self._call(make_padded_layout(batch, count, width))
         if not self._spec.is_token_level:
             return np.ascontiguousarray(vectors[: batch.num_sequences])
         rows = np.repeat(np.arange(batch.num_sequences) * width, batch.lengths)
@@ -165,19 +175,19 @@ def xla_shapes(longest: int, max_grid: int) -> dict[int, tuple[int, ...]]:
         longest: most tokens of a sequence.
         max_grid: as of ``split_batch``; a single sequence may exceed it.
     """
-    lengths = [XLA_LEAST_LENGTH << power for power in range(32) if XLA_LEAST_LENGTH << power < longest]
+    lengths = [XLA_MIN_LENGTH << power for power in range(32) if XLA_MIN_LENGTH << power < longest]
     return {
         length: tuple(count for count in XLA_COUNTS if count == 1 or count * length * length <= max_grid)
         for length in (*lengths, longest)
     }
 
 
-def xla_row(length: int, shapes: dict[int, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
+def xla_bucket(length: int, shapes: dict[int, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
     """The length to which sequences of ``length`` tokens are padded, and the numbers of sequences that go with it."""
     return next(((width, counts) for width, counts in shapes.items() if width >= length), (length, (1,)))
 
 
-def fill(number: int, counts: tuple[int, ...]) -> list[int]:
+def split_into_buckets(number: int, counts: tuple[int, ...]) -> list[int]:
     """Pieces into which a batch is cut, each of one of ``counts`` (ascending, from 1); the last may be padded, to less
     than twice what it holds."""
     pieces = []

@@ -64,7 +64,7 @@ class GraphBuilder:
     Attributes:
         tf: the module ``tensorflow``.
         spec: what to build.
-        weight: gives the tensor of a name that ``tensorflow_files.fuse_weights`` made.
+        weight: gives the tensor of a name that ``saved_graph.fuse_weights`` made.
         feeds: the tensors of ``FEEDS`` by name.
         fused_norm: see ``layer_norm``.
     """

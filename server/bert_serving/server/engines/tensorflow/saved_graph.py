@@ -51,15 +51,15 @@ def write(spec: EngineSpec, log: Log) -> None:
         ValueError: a pooling layer is not there.
     """
     cache = Cache(spec.cache_dir)
-    cache.entry(_WEIGHTS, _weights_recipe(spec, cache), lambda folder: _write_weights(spec, folder, log))
-    cache.entry(_GRAPH, _graph_recipe(spec), lambda folder: _write_graph(spec, folder, log))
+    cache.entry(_WEIGHTS, _weights_cache_key(spec, cache), lambda folder: _write_weights(spec, folder, log))
+    cache.entry(_GRAPH, _graph_cache_key(spec), lambda folder: _write_graph(spec, folder, log))
 
 
 def find(spec: EngineSpec) -> tuple[Path, Path] | None:
     """Folders of the weights and of the graph, None where one is missing."""
     cache = Cache(spec.cache_dir)
-    weights = cache.find(_WEIGHTS, _weights_recipe(spec, cache))
-    graph = cache.find(_GRAPH, _graph_recipe(spec))
+    weights = cache.find(_WEIGHTS, _weights_cache_key(spec, cache))
+    graph = cache.find(_GRAPH, _graph_cache_key(spec))
     return (weights, graph) if weights and graph else None
 
 
@@ -147,7 +147,7 @@ def _scoped(name: str) -> str:
     return "weight/" + name
 
 
-def _weights_recipe(spec: EngineSpec, cache: Cache) -> dict[str, object]:
+def _weights_cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     return {
         "model": cache.model_digest(spec.model),
         "dtype": spec.dtype,
@@ -157,7 +157,7 @@ def _weights_recipe(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     }
 
 
-def _graph_recipe(spec: EngineSpec) -> dict[str, object]:
+def _graph_cache_key(spec: EngineSpec) -> dict[str, object]:
     model = spec.model
     return {
         "sizes": [model.hidden_size, model.num_attention_heads, model.intermediate_size],

@@ -136,7 +136,7 @@ def is_lost(device: torch.device) -> bool:
     return False
 
 
-def notes_on(device: torch.device, dtype: str) -> list[str]:
+def device_notes(device: torch.device, dtype: str) -> list[str]:
     """What the user should know about this device."""
     if device.type != "cuda":
         return []

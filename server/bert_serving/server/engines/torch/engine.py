@@ -1,7 +1,7 @@
-"""PyTorch: the engine for GPUs, over packed tokens with attention that needs no padding, and for CPUs with AMX.
+"""The engine torch: PyTorch over packed tokens, on a GPU or on a CPU with AMX.
 
-``prepare`` leaves the weights in the cache, see ``torch_files``; a worker maps them, or copies them to its GPU. How it
-computes is decided when a worker starts, by trying out, and said in ``notes``; see ``torch_device``.
+``prepare`` writes the weights to the cache (``weights.py``). A worker maps them, or copies them to its GPU. The engine
+tests the faster kernels when it starts (``device.py``, ``onednn.py``) and reports its choice in ``startup_notes``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ...model.cache import Cache
 from ..base import Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
 from ..cpu_info import lacks_bf16
-from ..layout import attended, check_batch, cut_groups, encode_in_groups, fill_up, make_layout, split_batch
+from ..layout import attention_mask, check_batch, encode_in_groups, make_layout, pad_rows, split_batch, split_groups
 from ..thread_pool import ThreadPool
-from . import weights as torch_files
+from . import weights as torch_weights
 
 INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")})
 
@@ -63,8 +63,8 @@ def _is_cpu_build(origin: str | None) -> bool:
 
 
 def prepare(spec: EngineSpec, log: Log) -> None:
-    """Writes the weights into ``spec.cache_dir`` where they are not there yet; see ``torch_files.write``."""
-    torch_files.write(spec, log)
+    """Writes the weights into ``spec.cache_dir`` where they are not there yet; see ``torch_weights.write``."""
+    torch_weights.write(spec, log)
 
 
 def create(spec: EngineSpec, device: Device) -> TorchEngine:
@@ -84,7 +84,7 @@ class TorchEngine:
     """One model on one device; see ``base.Engine``.
 
     Attributes:
-        notes: lines for the log, how this device is used.
+        startup_notes: log lines that describe how the engine uses its device.
     """
 
     def __init__(self, spec: EngineSpec, device: Device) -> None:
@@ -97,15 +97,15 @@ class TorchEngine:
 
         self._torch = torch
         self._spec = spec
-        self._lost = torch_device.is_lost
+        self._is_lost = torch_device.is_lost
         self._feeds = torch_encoder.Feeds
         self._grid = torch_encoder.Grid
         self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
         self._device = torch_device.open_device(device, spec.dtype)
-        self.notes = torch_device.notes_on(self._device, spec.dtype)
-        path = torch_files.find(spec) or torch_files.write(spec, lambda _: None)
+        self.startup_notes = torch_device.device_notes(self._device, spec.dtype)
+        path = torch_weights.find(spec) or torch_weights.write(spec, lambda _: None)
         try:
-            weights = torch_files.load(path, self._device)
+            weights = torch_weights.load(path, self._device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"the model does not fit on {device} beside what is there; raise -gpu_memory_fraction "
@@ -113,41 +113,41 @@ class TorchEngine:
             ) from error
         self._encoder: Any = torch_encoder.Encoder(spec, weights)
         self._num_threads = 1
-        self._team = ThreadPool(1, SHARE_TOKENS)
+        self._thread_pool = ThreadPool(1, SHARE_TOKENS)
         if device.kind == "gpu":
-            self._speed_up()
+            self._enable_gpu_kernels()
         else:
-            self._lay_out(weights)
-        self._try_out()
+            self._prepack_weights(weights)
+        self._smoke_test()
 
-    def _lay_out(self, weights: dict[str, Any]) -> None:
+    def _prepack_weights(self, weights: dict[str, Any]) -> None:
         """Takes what this CPU has, after a trial."""
-        from . import onednn as torch_cpu
+        from . import onednn
 
         torch, num_threads = self._torch, self._torch.get_num_threads()
         with torch.inference_mode():
-            layers, note = torch_cpu.find_layers(self._spec, weights, self._encoder.dense)
-        self.notes.append(note)
+            layers, note = onednn.select_dense_layers(self._spec, weights, self._encoder.dense)
+        self.startup_notes.append(note)
         if layers is self._encoder.dense:
             return
         self._encoder.dense = layers
         # These compute alone. What they set holds for every thread that has not asked for its number yet, as this one
         # has.
-        self._team = ThreadPool(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
+        self._thread_pool = ThreadPool(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
         self._num_threads = num_threads
 
-    def _speed_up(self) -> None:
+    def _enable_gpu_kernels(self) -> None:
         """Takes what this GPU has, each after a trial."""
         from . import device as torch_device
         from . import encoder as torch_encoder
 
         model = self._spec.model
-        dtype = getattr(self._torch, torch_files.DTYPES[self._spec.dtype])
+        dtype = getattr(self._torch, torch_weights.DTYPES[self._spec.dtype])
         attention, note = torch_device.find_packed_attention(
             self._device, dtype, model.num_attention_heads, model.head_size
         )
         self._encoder.packed_attention = attention
-        self.notes.append(note)
+        self.startup_notes.append(note)
         if self._spec.dtype == "fp32":
             return
         with self._torch.inference_mode():
@@ -158,13 +158,13 @@ class TorchEngine:
             self._encoder.dense.add_norm = compiled
             try:
                 with self._torch.compiler.set_stance("fail_on_recompile"):
-                    self._try_out()
+                    self._smoke_test()
             except EngineError as error:  # it does not fit what the encoder gives it, and would never be used
                 self._encoder.dense.add_norm = torch_encoder.add_norm
                 note = f"layer normalization is not compiled ({torch_device.one_line(error)})"
-        self.notes.append(note)
+        self.startup_notes.append(note)
 
-    def _try_out(self) -> None:
+    def _smoke_test(self) -> None:
         """Encodes two short sequences."""
         length = min(8, self._spec.model.max_position_embeddings)
         ones = np.ones(2 * length, np.int32)
@@ -177,45 +177,45 @@ class TorchEngine:
         check_batch(batch, self._spec)
         if self._encoder.packed_attention is not None and batch.mask.all():
             return self._run(batch, is_packed=True)
-        alone, together = partial(self._encode, 1), partial(self._encode, self._num_threads)
-        return self._team.encode(batch, self._spec.is_token_level, alone, together)
+        single_thread, all_threads = partial(self._encode, 1), partial(self._encode, self._num_threads)
+        return self._thread_pool.encode(batch, self._spec.is_token_level, single_thread, all_threads)
 
     def _encode(self, threads: int, batch: Batch) -> np.ndarray:
         groups = split_batch(batch.lengths, self._max_grid)
         if self._device.type == "cpu":
-            groups = cut_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
+            groups = split_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
     def close(self) -> None:
         """Lets go of the weights, and gives a GPU's memory back."""
         self._encoder = None
-        self._team.close()
-        self._give_back()
+        self._thread_pool.close()
+        self._release_memory()
 
     def _run(self, batch: Batch, is_packed: bool = False) -> np.ndarray:
         torch = self._torch
         shape = f"{batch.num_sequences} sequences of up to {batch.lengths.max()} tokens"
         try:
             with torch.inference_mode():
-                filled = fill_up(batch) if self._encoder.dense.row_step > 1 else batch
-                vectors = self._fetch(self._encoder(self._upload(filled, is_packed)))
+                filled = pad_rows(batch) if self._encoder.dense.row_step > 1 else batch
+                vectors = self._to_host(self._encoder(self._to_device(filled, is_packed)))
             return vectors[: batch.num_tokens if self._spec.is_token_level else batch.num_sequences]
         except (torch.OutOfMemoryError, MemoryError) as error:
-            self._give_back()
+            self._release_memory()
             raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error
         except RuntimeError as error:
-            if self._lost(self._device):
+            if self._is_lost(self._device):
                 raise DeviceLost(f"{self._device} no longer answers, after {shape}: {error}") from error
             if any(words in str(error) for words in _OUT_OF_MEMORY):
-                self._give_back()
+                self._release_memory()
                 raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error
             raise EngineError(f"PyTorch refused {shape}: {error}") from error
 
-    def _give_back(self) -> None:
+    def _release_memory(self) -> None:
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
 
-    def _upload(self, batch: Batch, is_packed: bool) -> Any:
+    def _to_device(self, batch: Batch, is_packed: bool) -> Any:
         """The encoder's feeds on its device: one copy for all of them."""
         arrays, longest = host_arrays(batch, is_packed)
         sizes = [array.size for array in arrays.values()]
@@ -241,7 +241,7 @@ class TorchEngine:
             grid=grid,
         )
 
-    def _fetch(self, vectors: Any) -> np.ndarray:
+    def _to_host(self, vectors: Any) -> np.ndarray:
         """A tensor as an array; on a GPU this waits for it."""
         if self._device.type == "cpu":
             return np.asarray(vectors.numpy())
@@ -267,7 +267,7 @@ def host_arrays(batch: Batch, is_packed: bool) -> tuple[dict[str, np.ndarray], i
         layout = make_layout(batch)
         if layout.unpack.size != batch.num_tokens:
             arrays |= {"unpack": layout.unpack, "pack": layout.pack}
-        attend = attended(layout)
+        attend = attention_mask(layout)
         if not attend.all():
             arrays["attend"] = attend
     return arrays, int(batch.lengths.max())

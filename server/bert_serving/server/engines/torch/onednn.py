@@ -65,20 +65,20 @@ class OneDnnLayers(DenseLayers):
         return F.layer_norm(total, gamma.shape, gamma, beta, self._eps)
 
 
-def find_layers(spec: EngineSpec, weights: dict[str, Tensor], plain: DenseLayers) -> tuple[DenseLayers, str]:
+def select_dense_layers(spec: EngineSpec, weights: dict[str, Tensor], plain: DenseLayers) -> tuple[DenseLayers, str]:
     """oneDNN's layers where they give what the plain ones give, else those; and a line for the log."""
     try:
         layers = OneDnnLayers(spec, weights)
         generator = torch.Generator().manual_seed(1)
         for rows in (1, 33):
             inputs = torch.randn(rows, spec.model.hidden_size, generator=generator)
-            _try_out(layers, plain, inputs.to(getattr(torch, DTYPES[spec.dtype])))
+            _check_first_layer(layers, plain, inputs.to(getattr(torch, DTYPES[spec.dtype])))
     except Exception as error:  # no such operator, or none for this processor: there are many ways
         return plain, f"dense layers by plain PyTorch: oneDNN's own cannot be had here ({one_line(error)})"
     return layers, "dense layers by oneDNN, their kernels laid out once"
 
 
-def _try_out(layers: DenseLayers, plain: DenseLayers, inputs: Tensor) -> None:
+def _check_first_layer(layers: DenseLayers, plain: DenseLayers, inputs: Tensor) -> None:
     """Raises ValueError where the encoder's first layer does not come out as the plain one but for rounding."""
     scope = "encoder/layer_0"
     qkv, intermediate, output = f"{scope}/attention/self/qkv", f"{scope}/intermediate/dense", f"{scope}/output"

@@ -31,13 +31,13 @@ def write(spec: EngineSpec, log: Log) -> Path:
         ValueError: a pooling layer is not there.
     """
     cache = Cache(spec.cache_dir)
-    return cache.entry(_KIND, _recipe(spec, cache), lambda folder: _write(spec, folder, log)) / _FILE
+    return cache.entry(_KIND, _cache_key(spec, cache), lambda folder: _write(spec, folder, log)) / _FILE
 
 
 def find(spec: EngineSpec) -> Path | None:
     """File of the weights, None where it is missing."""
     cache = Cache(spec.cache_dir)
-    folder = cache.find(_KIND, _recipe(spec, cache))
+    folder = cache.find(_KIND, _cache_key(spec, cache))
     return folder / _FILE if folder else None
 
 
@@ -76,7 +76,7 @@ def fuse_weights(weights: dict[str, np.ndarray], dtype: Any) -> dict[str, Any]:
     return tensors
 
 
-def _recipe(spec: EngineSpec, cache: Cache) -> dict[str, object]:
+def _cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     return {
         "model": cache.model_digest(spec.model),
         "dtype": spec.dtype,

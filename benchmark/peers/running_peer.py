@@ -25,15 +25,15 @@ READY_SECONDS = 180.0
 ANSWER_SECONDS = 300.0
 
 
-class SideError(RuntimeError):
+class PeerError(RuntimeError):
     """A peer did not start, died, failed or did not answer in time; the message says which, with its last words."""
 
 
-class Side:
+class RunningPeer:
     """A running peer.
 
     Raises:
-        SideError: it did not start.
+        PeerError: it did not start.
     """
 
     def __init__(self, peer: Peer, python: str, hf: str, model: str, texts: Path) -> None:
@@ -58,11 +58,11 @@ class Side:
             self.close()
             raise
 
-    def ask(self, kind: str, number: int | list[int], seconds: float = ANSWER_SECONDS) -> Any:
+    def request(self, kind: str, number: int | list[int], seconds: float = ANSWER_SECONDS) -> Any:
         """Gives the driver a job, see ``drivers/loop.py``, and returns its answer.
 
         Raises:
-            SideError: the job failed, the driver died, or there was no answer after so many seconds.
+            PeerError: the job failed, the driver died, or there was no answer after so many seconds.
         """
         assert self._driver.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -82,14 +82,14 @@ class Side:
             try:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                words = f"{self._last_words()}\ngave no answer for {seconds:g} s"
-                raise SideError(f"{self.peer.label} {self.peer.dtype} is too slow or hangs:\n{words}") from None
+                words = f"{self._log_tail()}\ngave no answer for {seconds:g} s"
+                raise PeerError(f"{self.peer.label} {self.peer.dtype} is too slow or hangs:\n{words}") from None
             if line is None:
-                raise SideError(f"{self.peer.label} {self.peer.dtype} ended:\n{self._last_words()}")
+                raise PeerError(f"{self.peer.label} {self.peer.dtype} ended:\n{self._log_tail()}")
             if line.startswith("answer:"):
                 value = json.loads(line.removeprefix("answer:"))
                 if isinstance(value, dict):
-                    raise SideError(f"{self.peer.label} {self.peer.dtype}: {value['failure']}")
+                    raise PeerError(f"{self.peer.label} {self.peer.dtype}: {value['failure']}")
                 return value
 
     def _start(self, command: list[str], env: dict[str, str], **pipes: Any) -> subprocess.Popen[str]:
@@ -102,10 +102,10 @@ class Side:
         deadline = time.monotonic() + READY_SECONDS
         while ready not in Path(self._log.name).read_text("utf-8", "replace"):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise SideError(f"{self.peer.label} {self.peer.dtype} did not start:\n{self._last_words()}")
+                raise PeerError(f"{self.peer.label} {self.peer.dtype} did not start:\n{self._log_tail()}")
             time.sleep(0.1)
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         return Path(self._log.name).read_text("utf-8", "replace")[-2000:]
 
     def close(self) -> None:
