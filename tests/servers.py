@@ -63,6 +63,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0, what: str
         time.sleep(0.02)
 
 
+def _environment(changes: dict[str, str]) -> dict[str, str]:
+    """Returns the environment of this process with changes; a ``PYTHONPATH`` is put in front of the inherited one."""
+    paths = [changes.get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
+    python_path = {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if any(paths) else {}
+    return {**os.environ, "BERT_SERVING_CACHE": CACHE, **changes, **python_path}
+
+
 class Server:
     """A ``bert-serving-start`` process."""
 
@@ -94,7 +101,7 @@ class Server:
                 stderr=log,
                 stdout=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "BERT_SERVING_CACHE": CACHE, **(env or {})},
+                env=_environment(env or {}),
                 start_new_session=True,  # a signal to the tests' own group must not reach it
             )
         self.outlives_module = False
