@@ -501,7 +501,7 @@ def test_times_of_http_come_from_its_histogram(browser: Browser, http_server: Ht
 
     def exposition(*counts: int) -> str:
         bounds = ("0.1", "0.2", "+Inf")
-        name = "bert_serving_http_request_seconds_bucket"
+        name = "bert_serving_http_request_duration_seconds_bucket"
         lines = [
             f'{name}{{le="{b}",path="{p}"}} {c}.0'
             for p in ("/encode", "/docs")

@@ -142,7 +142,7 @@ def test_models(client: openai.OpenAI) -> None:
         ({"input": [[1], [2.5]]}, "input", "item 1"),
         ({"input": [[-1]]}, "input", "-1"),
         ({"input": [[0, 0]]}, "input", "no token"),
-        ({"input": "a", "dimensions": 0}, "dimensions", "from 1 on"),
+        ({"input": "a", "dimensions": 0}, "dimensions", "at least 1"),
         ({"input": "a", "dimensions": "8"}, "dimensions", "'8'"),
         ({"input": "a", "dimensions": True}, "dimensions", "True"),
         ({"input": "a", "dimensions": 33}, "dimensions", "32"),
@@ -193,7 +193,7 @@ def test_without_the_token_nothing_is_given(http_server: HttpServer, headers: di
         reply = http_server.call(path, body, headers)
         assert reply.status == 401
         assert reply.headers["www-authenticate"] == "Bearer"
-        assert reply.json["type"] == "WrongToken"
+        assert reply.json["type"] == "Unauthorized"
     assert http_server.call("/v1/models", None, headers).json["error"]["code"] == "invalid_api_key"
 
 

@@ -77,7 +77,7 @@ def test_metrics_count(http_server: HttpServer) -> None:
         ("bert_serving_http_requests_total", "200,/encode"): 1,
         ("bert_serving_http_requests_total", "400,/encode"): 1,
         ("bert_serving_http_requests_total", "404,other"): 1,
-        ("bert_serving_http_request_seconds_count", "/encode"): 2,
+        ("bert_serving_http_request_duration_seconds_count", "/encode"): 2,
     }
 
     def grown() -> dict[tuple[str, str], float]:
@@ -206,7 +206,7 @@ def test_requests_are_logged_only_when_asked_for(http_server: HttpServer) -> Non
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "cannot be read"), ("", "one line"), ("a\nb\n", "one line")],
+    [(None, "cannot be read"), ("", "exactly one line"), ("a\nb\n", "exactly one line")],
     ids=["none", "empty", "two"],
 )
 def test_a_token_that_cannot_be_read_stops_the_start(

@@ -128,7 +128,7 @@ def test_a_service_that_does_not_answer_is_a_504_and_not_the_end() -> None:
 def test_the_queue_is_bounded_and_health_goes_past_it() -> None:
     with stuck(10) as (server, _):
         thread, results = start_at_once(150, lambda index: server.call("/encode", {"texts": [LONG]}))
-        wait_gauge(server, b"bert_serving_http_running 2.0", "both places to be taken")
+        wait_gauge(server, b"bert_serving_http_requests_in_progress 2.0", "both slots to be taken")
         started = time.monotonic()
         assert server.call("/healthz").status == 200
         assert time.monotonic() - started < 30
@@ -138,19 +138,19 @@ def test_the_queue_is_bounded_and_health_goes_past_it() -> None:
     assert counts[503] >= 150 - 2 - 128
     refused = [result for result in results if result.status == 503]
     assert all(int(result.headers["retry-after"]) >= 1 for result in refused)
-    assert any("requests are worked on and" in result.json["description"] for result in refused)
+    assert any("the server is overloaded" in result.json["description"] for result in refused)
 
 
 def test_who_hangs_up_while_waiting_costs_nothing() -> None:
     with stuck(60) as (server, worker):
         thread, running = start_at_once(2, lambda index: server.call("/encode", {"texts": [LONG]}))
-        wait_gauge(server, b"bert_serving_http_running 2.0", "both places to be taken")
+        wait_gauge(server, b"bert_serving_http_requests_in_progress 2.0", "both slots to be taken")
         with socket.create_connection(("127.0.0.1", server.http_port), 60) as sock:
             body = json.dumps({"texts": [LONG]}).encode()
             head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
             sock.sendall(head + body)
-            wait_gauge(server, b"bert_serving_http_waiting 1.0", "it to wait")
-        # It waits for 5 s and no longer. Within them the proxy must see that it is gone, and then have a place.
+            wait_gauge(server, b"bert_serving_http_requests_queued 1.0", "it to be queued")
+        # It waits for 5 s and no longer. Within them the server must see that it is gone, and then have a place.
         time.sleep(1)
         worker.resume()
         thread.join(120)
@@ -176,19 +176,19 @@ def test_a_ventilator_that_stands_still_gives_no_500() -> None:
         wait_until(lambda: server.call("/readyz").status == 200, 60, "the ventilator to be back")
 
 
-def test_a_new_ventilator_and_a_new_proxy_go_on_where_the_old_ones_ended() -> None:
+def test_a_restarted_ventilator_and_http_process_continue() -> None:
     with serving_http("-engine", "zeros") as server:
         assert server.call("/encode", {"texts": ["a"]}).status == 200
         server.server.part("ventilator").kill()
         assert server.call("/encode", {"texts": ["a"]}).status == 200
-        server.server.part("proxy").kill()
+        server.server.part("http").kill()
 
         def answers() -> bool:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 return server.call("/readyz").status == 200
             return False
 
-        wait_until(answers, 60, "the proxy to be back")
+        wait_until(answers, 60, "the HTTP server to be back")
         assert server.call("/encode", {"texts": ["a"]}).status == 200
 
 

@@ -49,7 +49,7 @@ def metric_names() -> set[str]:
             return {"state": "ready", "workers": [worker], "drift": {}}
 
     made = metrics.Metrics(Quiet(), ConcurrencyLimiter(1, 1, 1))  # type: ignore[arg-type]
-    made.expect("/encode")
+    made.init_labels("/encode")
     families = text_string_to_metric_families(made.render().decode())
     return {sample.name for family in families for sample in family.samples}
 
@@ -99,8 +99,8 @@ def test_the_alerts_ask_for_metrics_that_there_are() -> None:
     for rule in rules:
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert rule["annotations"].keys() == {"summary", "description"}
-        for kind in re.findall(r'kind=~?"([\w|]+)"', rule["expr"]):
-            assert set(kind.split("|")) <= {*ERROR_TYPES, "data", "system"}
+        for types in re.findall(r'type=~?"([\w|]+)"', rule["expr"]):
+            assert set(types.split("|")) <= {*ERROR_TYPES, "data", "system"}
 
 
 def test_grafana_finds_its_board_and_prometheus() -> None:

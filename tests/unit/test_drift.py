@@ -14,9 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bert_serving.server.errors import ConfigError
-from bert_serving.server.monitoring.drift import TELLING, Reference, Sample, UnknownDrift, VectorDrift, stability_index
+from bert_serving.server.monitoring.drift import (
+    RELEVANT_OPTIONS,
+    Reference,
+    Sample,
+    UnknownDrift,
+    VectorDrift,
+    stability_index,
+)
 
-OPTIONS: dict[str, Any] = dict.fromkeys(TELLING, 1)
+OPTIONS: dict[str, Any] = dict.fromkeys(RELEVANT_OPTIONS, 1)
 counts = arrays(np.int64, 6, elements=st.integers(0, 10_000)).map(lambda a: a.astype(float))
 
 
@@ -75,7 +82,7 @@ def test_drift_is_small_among_like_texts_and_grows_with_the_shift(texts: tuple[n
         watch = VectorDrift(reference, 10_000)
         for start in range(0, len(vectors), 250):
             watch.add(vectors[start : start + 250], lengths[start : start + 250])
-        return watch.numbers()
+        return watch.to_dict()
 
     alike = drift(vectors[2000:], lengths[2000:])
     assert alike["texts"] == 2000
@@ -95,23 +102,23 @@ def test_what_is_older_than_two_windows_is_forgotten(texts: tuple[np.ndarray, np
     for _ in range(3):
         watch.add(vectors[:400] + np.float32(9), lengths[:400])
         unknown.add(400, 800, 800)
-    assert watch.numbers()["shift"] > 5  # type: ignore[operator]
-    assert unknown.numbers() == {"unknown_share_difference": 1}
+    assert watch.to_dict()["shift"] > 5  # type: ignore[operator]
+    assert unknown.to_dict() == {"unknown_share_difference": 1}
     for start in range(0, 4000, 400):
         watch.add(vectors[start : start + 400], lengths[start : start + 400])
         unknown.add(400, 800, 0)
-        assert watch.numbers()["seen"] == 1200 + start + 400
-        assert 400 <= watch.numbers()["texts"] < 2 * 500 + 400  # type: ignore[operator]
-    assert watch.numbers()["shift"] < 0.2  # type: ignore[operator]
-    assert unknown.numbers() == {"unknown_share_difference": 0}
+        assert watch.to_dict()["seen"] == 1200 + start + 400
+        assert 400 <= watch.to_dict()["texts"] < 2 * 500 + 400  # type: ignore[operator]
+    assert watch.to_dict()["shift"] < 0.2  # type: ignore[operator]
+    assert unknown.to_dict() == {"unknown_share_difference": 0}
 
 
 def test_vectors_without_a_direction_have_no_distance() -> None:
     zeros, lengths = np.zeros((10, 4), np.float16), np.full(10, 3, np.int32)
     watch = VectorDrift(made(zeros, lengths), 100)
-    assert watch.numbers() == {"seen": 0, "texts": 0, "cosine_distance": None, "shift": None, "length_psi": None}
+    assert watch.to_dict() == {"seen": 0, "texts": 0, "cosine_distance": None, "shift": None, "length_psi": None}
     watch.add(zeros, lengths)
-    assert watch.numbers() == {"seen": 10, "texts": 10, "cosine_distance": None, "shift": None, "length_psi": 0.0}
+    assert watch.to_dict() == {"seen": 10, "texts": 10, "cosine_distance": None, "shift": None, "length_psi": 0.0}
 
 
 def test_one_text_is_no_sample() -> None:

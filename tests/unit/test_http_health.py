@@ -9,7 +9,7 @@ import pytest
 
 from bert_serving.client import RequestTimeoutError
 from bert_serving.server.http.concurrency_limit import ConcurrencyLimiter
-from bert_serving.server.http.health import FAILED_SECONDS, PROOF_SECONDS, HealthChecker
+from bert_serving.server.http.health import FAILURE_CACHE_SECONDS, PROBE_INTERVAL, HealthChecker
 from bert_serving.server.http.metrics import Metrics, families
 
 
@@ -47,76 +47,71 @@ def service() -> Service:
 
 
 @pytest.fixture
-def readiness(service: Service) -> HealthChecker:
+def health(service: Service) -> HealthChecker:
     return HealthChecker(service, service.clock)  # type: ignore[arg-type]
 
 
-def test_ready_when_a_vector_comes_and_for_a_while_after(service: Service, readiness: HealthChecker) -> None:
-    assert readiness.why_not() == ""
-    assert readiness.why_not() == ""
+def test_ready_when_a_vector_comes_and_for_a_while_after(service: Service, health: HealthChecker) -> None:
+    assert health.not_ready_reason() == ""
+    assert health.not_ready_reason() == ""
     assert service.encoded == 1
-    service.now += PROOF_SECONDS
-    assert readiness.why_not() == ""
+    service.now += PROBE_INTERVAL
+    assert health.not_ready_reason() == ""
     assert service.encoded == 2
 
 
-def test_vectors_for_others_are_proof_enough(service: Service, readiness: HealthChecker) -> None:
-    readiness.saw_vectors()
-    assert readiness.why_not() == ""
+def test_vectors_for_others_are_proof_enough(service: Service, health: HealthChecker) -> None:
+    health.record_success()
+    assert health.not_ready_reason() == ""
     for _ in range(5):
-        service.now += PROOF_SECONDS
+        service.now += PROBE_INTERVAL
         service.batches += 1
-        assert readiness.why_not() == ""
+        assert health.not_ready_reason() == ""
     assert service.encoded == 0
 
 
 @pytest.mark.parametrize("state", ["starting", "draining", "stopped", None])
-def test_not_ready_in_a_state_that_does_not_serve(
-    service: Service, readiness: HealthChecker, state: str | None
-) -> None:
+def test_not_ready_in_a_state_that_does_not_serve(service: Service, health: HealthChecker, state: str | None) -> None:
     service.state = state
-    assert (state or "does not answer") in readiness.why_not()
+    assert (state or "does not reply") in health.not_ready_reason()
 
 
-def test_degraded_still_serves(service: Service, readiness: HealthChecker) -> None:
+def test_degraded_still_serves(service: Service, health: HealthChecker) -> None:
     service.state = "degraded"
-    assert readiness.why_not() == ""
+    assert health.not_ready_reason() == ""
 
 
 @pytest.mark.parametrize("vectors", [None, np.array([[np.nan]]), np.array([[np.inf]])])
-def test_not_ready_without_right_vectors(
-    service: Service, readiness: HealthChecker, vectors: np.ndarray | None
-) -> None:
+def test_not_ready_without_right_vectors(service: Service, health: HealthChecker, vectors: np.ndarray | None) -> None:
     service.vectors = vectors
-    assert "vectors" in readiness.why_not()
-    assert "vectors" in readiness.why_not()
+    assert "vectors" in health.not_ready_reason()
+    assert "vectors" in health.not_ready_reason()
     assert service.encoded == 1  # the second asker does not wait in vain as well
     service.vectors = np.zeros((1, 4))
-    service.now += FAILED_SECONDS
-    assert readiness.why_not() == ""
+    service.now += FAILURE_CACHE_SECONDS
+    assert health.not_ready_reason() == ""
 
 
-def test_a_status_is_never_older_than_the_call(service: Service, readiness: HealthChecker) -> None:
+def test_a_status_is_never_older_than_the_call(service: Service, health: HealthChecker) -> None:
     for batches in range(3):
         service.batches = batches
-        assert readiness.status()["workers"][0]["batches"] == batches
+        assert health.status()["workers"][0]["batches"] == batches
 
 
-def test_a_service_that_is_away_is_not_asked_by_everybody(service: Service, readiness: HealthChecker) -> None:
+def test_a_service_that_is_away_is_not_asked_by_everybody(service: Service, health: HealthChecker) -> None:
     service.state = None
     for _ in range(5):
         with pytest.raises(RequestTimeoutError):
-            readiness.status()
+            health.status()
     assert service.asked == 1
     service.state = "ready"
-    service.now += FAILED_SECONDS
-    assert readiness.status()["state"] == "ready"
+    service.now += FAILURE_CACHE_SECONDS
+    assert health.status()["state"] == "ready"
 
 
 def test_metrics_of_nothing_are_zeros() -> None:
     found = {sample.name: sample.value for family in families({}, False) for sample in family.samples}
     assert found["bert_serving_up"] == 0
-    assert found["bert_serving_unknown_token_ratio"] == 0
     assert set(found.values()) == {0}
 
 
@@ -135,18 +130,18 @@ def test_metrics_of_a_status() -> None:
         for sample in family.samples
     }
     assert found["bert_serving_ready",] == 1
-    assert found["bert_serving_unknown_token_ratio",] == 0.4
+    assert found["bert_serving_unknown_tokens_total",] == 4
     assert found["bert_serving_errors_total", "internal"] == 2
     assert found["bert_serving_errors_total", "new_kind"] == 1
     assert found["bert_serving_worker_batches_total", "worker-1"] == 5
-    parts = ("worker", "ventilator", "sink", "proxy")
-    assert [found["bert_serving_restarts_total", part] for part in parts] == [2, 0, 1, 0]
+    roles = ("worker", "ventilator", "sink", "http")
+    assert [found["bert_serving_restarts_total", role] for role in roles] == [2, 0, 1, 0]
     assert found["bert_serving_queue_tokens",] == 9
 
 
-def test_numbers_stand_still_while_the_service_is_away(service: Service, readiness: HealthChecker) -> None:
+def test_numbers_stand_still_while_the_service_is_away(service: Service, health: HealthChecker) -> None:
     service.batches = 7
-    metrics = Metrics(readiness, ConcurrencyLimiter(1, 1, 1))
+    metrics = Metrics(health, ConcurrencyLimiter(1, 1, 1))
     assert b'bert_serving_worker_batches_total{worker="worker-0"} 7.0' in metrics.render()
     service.state = None
     text = metrics.render()

@@ -58,7 +58,7 @@ def test_bytes_are_little_endian_everywhere(dtype: str) -> None:
 @given(arrays(np.float32, (4, 6), elements=st.floats(-1e6, 1e6, width=32)), st.integers(1, 6))
 def test_a_cut_vector_has_unit_length_and_the_same_direction(array: np.ndarray, dimensions: int) -> None:
     before = array.copy()
-    short = vectors.cut(array, dimensions)
+    short = vectors.truncate_dimensions(array, dimensions)
     assert short.shape == (4, dimensions)
     assert short.dtype == np.float32
     lengths = np.linalg.norm(array[:, :dimensions].astype(np.float64), axis=1)

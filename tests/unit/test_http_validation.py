@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from bert_serving.client import errors as client_errors
 from bert_serving.server.http import validation as payload
-from bert_serving.server.http.errors import BadRequest, BodyTooLarge, Overloaded, answer_to, body_of
+from bert_serving.server.http.errors import BadRequest, BodyTooLarge, Overloaded, error_body, to_error_response
 from bert_serving.server.http.token_ids import TokenIds
-from bert_serving.server.http.validation import read_object, read_switch
+from bert_serving.server.http.validation import parse_bool, parse_object
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -24,19 +24,19 @@ JSON_VALUES = st.recursive(
 
 @given(st.dictionaries(st.text(), JSON_VALUES))
 def test_an_object_is_read_as_json_reads_it(values: dict[str, Any]) -> None:
-    assert read_object(json.dumps(values).encode()) == values
+    assert parse_object(json.dumps(values).encode()) == values
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e309", "9" * 400 + ".0", "NaN", "Infinity", "-Infinity"])
 def test_a_number_that_no_float_holds_is_refused(number: str) -> None:
     with pytest.raises(BadRequest, match="not JSON"):
-        read_object(b'{"id": {"a": [%b]}}' % number.encode())
+        parse_object(b'{"id": {"a": [%b]}}' % number.encode())
 
 
 @given(st.binary())
 def test_noise_is_bad_input_or_an_object(body: bytes) -> None:
     try:
-        value = read_object(body)
+        value = parse_object(body)
     except BadRequest as error:
         assert str(error)
     else:
@@ -46,7 +46,7 @@ def test_noise_is_bad_input_or_an_object(body: bytes) -> None:
 @given(JSON_VALUES)
 def test_a_switch_is_on_off_or_refused(value: Any) -> None:
     try:
-        found = read_switch({"x": value}, "x")
+        found = parse_bool({"x": value}, "x")
     except BadRequest as error:
         assert error.param == "x"
         assert len(str(error)) < 200
@@ -99,7 +99,7 @@ def all_subclasses(kind: type) -> set[type]:
 def test_every_error_of_the_client_has_a_status() -> None:
     for kind in all_subclasses(client_errors.BertServingError):
         error: Exception = kind("why", "why", 1) if issubclass(kind, client_errors.ServerError) else kind("why")
-        answer = answer_to(error)
+        answer = to_error_response(error)
         if issubclass(kind, client_errors.InvalidInputError):
             assert answer.status == 400
         assert (answer.retry_after is not None) == (answer.status == 503)
@@ -107,15 +107,15 @@ def test_every_error_of_the_client_has_a_status() -> None:
 
 
 def test_what_nobody_foresaw_is_told_without_details() -> None:
-    answer = answer_to(RuntimeError("/secret/path"))
+    answer = to_error_response(RuntimeError("/secret/path"))
     assert answer.status == 500
     assert "/secret/path" not in answer.message
 
 
 def test_the_two_shapes_of_an_error() -> None:
-    answer = answer_to(Overloaded("later"))
-    assert body_of(answer, "/encode") == {"description": "later", "status": 503, "type": "Overloaded"}
-    error = body_of(answer, "/v1/embeddings")["error"]
+    answer = to_error_response(Overloaded("later"))
+    assert error_body(answer, "/encode") == {"description": "later", "status": 503, "type": "Overloaded"}
+    error = error_body(answer, "/v1/embeddings")["error"]
     assert error == {"message": "later", "type": "server_error", "param": None, "code": None}
 
 
@@ -123,7 +123,7 @@ def test_lists_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(payload, "MAX_CONTAINERS", 1000)
     body = b'{"texts": [%b]}'
     for item in (b"[]", b'{"[": "\\"["}', b'[["]"]]'):
-        with pytest.raises(BodyTooLarge, match="lists and objects; at most 1000 are read"):
-            read_object(body % b",".join([item] * 400_000))
+        with pytest.raises(BodyTooLarge, match="lists and objects; the limit is 1000"):
+            parse_object(body % b",".join([item] * 400_000))
     texts = ['[{"\\'] * 200_000
-    assert read_object(body % json.dumps(texts)[1:-1].encode()) == {"texts": texts}
+    assert parse_object(body % json.dumps(texts)[1:-1].encode()) == {"texts": texts}

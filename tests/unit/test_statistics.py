@@ -61,24 +61,25 @@ def exposed(status: dict[str, object]) -> dict[str, float]:
 def test_histograms_for_prometheus_are_cumulative() -> None:
     statistics = Statistics()
     for began in (0.0, 1.5, 100.0):
-        statistics.answered(Timing.of(0, 0, began, began + 0.001))
+        statistics.record_timing(Timing.of(0, 0, began, began + 0.001))
     found = exposed({"times": statistics.times()})
-    name = "bert_serving_request_queue_seconds"
-    assert found[f"{name}_bucket 0.0005"] == 1
-    assert found[f"{name}_bucket 1.0"] == 1
-    assert found[f"{name}_bucket 2.0"] == 2
-    assert found[f"{name}_bucket 60.0"] == 2
-    assert found[f"{name}_bucket +Inf"] == found[f"{name}_count"] == 3
-    assert found[f"{name}_sum"] == 101.5
+    name = "bert_serving_request_stage_duration_seconds"
+    assert found[f"{name}_bucket 0.0005 queue"] == 1
+    assert found[f"{name}_bucket 1.0 queue"] == 1
+    assert found[f"{name}_bucket 2.0 queue"] == 2
+    assert found[f"{name}_bucket 60.0 queue"] == 2
+    assert found[f"{name}_bucket +Inf queue"] == found[f"{name}_count queue"] == 3
+    assert found[f"{name}_sum queue"] == 101.5
 
 
 def test_every_histogram_is_there_before_the_service_answers() -> None:
     found = exposed({})
-    for stage in ("tokenize", "queue", "compute", "total"):
-        assert found[f"bert_serving_request_{stage}_seconds_bucket +Inf"] == 0
-        assert f"bert_serving_request_{stage}_seconds_bucket {SECONDS[0]}" in found
+    for suffix in ("", " tokenize", " queue", " compute"):
+        name = f"bert_serving_request_{'stage_' if suffix else ''}duration_seconds_bucket"
+        assert found[f"{name} +Inf{suffix}"] == 0
+        assert f"{name} {SECONDS[0]}{suffix}" in found
     assert found[f"bert_serving_batch_sequences_bucket {float(SEQUENCES[-1])}"] == 0
-    assert found["bert_serving_padding_tokens_total"] == found["bert_serving_padding_ratio"] == 0
+    assert found["bert_serving_padding_tokens_total"] == 0
 
 
 def test_use_of_gpus_is_told_of_workers_that_have_one() -> None:

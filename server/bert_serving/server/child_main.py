@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import zmq
@@ -69,7 +70,7 @@ def main(boot: dict[str, Any]) -> None:
     link = ProcessContext(name, config, addresses, boot["options"], get_logger(boot["context"], config.verbose))
 
     try:
-        _find(role)(link)
+        _load_role(role)(link)
         code = 0
     except Exception as error:
         code = EXIT_FAILED
@@ -93,17 +94,26 @@ def _say_why(link: ProcessContext, error: Exception) -> None:
     time.sleep(0.2)
 
 
-def _find(role: str) -> Any:
+def _load_role(role: str) -> Callable[[ProcessContext], None]:
+    """Imports the module of a role and returns its entry point."""
     if role == "ventilator":
-        from .ventilator.ventilator import run
-    elif role == "sink":
-        from .sink.sink import run
-    elif role == "worker":
-        from .worker.worker import run
-    elif role == "prepare":
-        from .worker.prepare import run
-    elif role == "proxy":
-        from .http.proxy import run
-    else:
-        raise ValueError(f"no such part: {role}")
-    return run
+        from .ventilator import ventilator
+
+        return ventilator.run
+    if role == "sink":
+        from .sink import sink
+
+        return sink.run
+    if role == "worker":
+        from .worker import worker
+
+        return worker.run
+    if role == "prepare":
+        from .worker import prepare
+
+        return prepare.run
+    if role == "http":
+        from .http import process
+
+        return process.run
+    raise ValueError(f"unknown role: {role}")

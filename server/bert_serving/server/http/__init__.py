@@ -1,6 +1,5 @@
-"""The HTTP door: a client of the service like any other, behind Flask and waitress.
+"""The HTTP server: a client of the service behind Flask and waitress.
 
-``proxy`` is the process; ``listener`` the sockets and threads; ``app`` the web application with the routes of
-``encode``, ``openai``, ``operations`` and ``description``; ``door`` what they all share: the client, the limits, and
-how many requests are worked on at a time.
+``process`` runs the child process, ``server`` owns sockets and threads, and ``app`` builds the web application from
+``routes``. `EncodingService`, shared by all routes, holds the client, the limits and the concurrency limiter.
 """

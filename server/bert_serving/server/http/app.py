@@ -1,7 +1,7 @@
-"""The web application: its routes, and what is done for each request, whatever its route.
+"""Builds the web application: routes, authentication, metrics, request log and error responses.
 
-Flask with flask-cors (who may call from a browser), flask-compress (bodies packed for those who ask for it) and
-flask-json (the ``status`` in JSON answers, as 1.10.0 had it).
+Extensions of Flask: flask-cors for the CORS headers, flask-compress for compressed responses, and flask-json for the
+``status`` key in JSON responses, as in 1.10.0.
 """
 
 from __future__ import annotations
@@ -19,59 +19,64 @@ from werkzeug.exceptions import HTTPException
 
 from ..config.cors import parse_origins
 from .encoding_service import EncodingService
-from .errors import Answer, Unauthorized, answer_to, body_of
+from .errors import ErrorResponse, Unauthorized, error_body, to_error_response
 from .metrics import Metrics
 from .request_context import JSON
-from .routes import dashboard, encode, openai, operations
-from .routes import openapi as description
+from .routes import dashboard, encode, openai, openapi, operations
 
-#: Routes that need no token: a load balancer has none, nor has a browser that opens a page.
-OPEN_PATHS = frozenset(("/healthz", "/readyz", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
-#: The same, with all that is below them.
-OPEN_FOLDERS = ("/dashboard/",)
-#: Headers of ours that scripts of other origins may read.
-_EXPOSED = ["X-Shape", "X-Dtype", "X-Num-Tokens", "X-Num-Truncated", "Retry-After", "Server-Timing"]
+#: Paths that need no token, because load balancers and browsers that open a page send none.
+PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
+#: Prefixes of further paths that need no token.
+PUBLIC_PREFIXES = ("/dashboard/",)
+#: Response headers that scripts of other origins may read.
+_EXPOSED_HEADERS = ["X-Shape", "X-Dtype", "X-Num-Tokens", "X-Num-Truncated", "Retry-After", "Server-Timing"]
 
 
-def make_app(door: EncodingService, metrics: Metrics, token: str | None = None) -> Flask:
-    """The WSGI application.
+def make_app(service: EncodingService, metrics: Metrics, token: str | None = None) -> Flask:
+    """Builds the WSGI application.
 
     Args:
-        token: if given, what callers must send as ``Authorization: Bearer <token>``.
+        token: bearer token that requests must send, except those to public paths; None disables the check.
     """
     app = Flask(__name__, static_folder=None)
     FlaskJSON(app)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    CORS(app, origins=parse_origins(door.config.cors), send_wildcard=True, expose_headers=_EXPOSED, max_age=3600)
-    # Vectors hardly shrink further at higher levels, which take five times as long.
+    CORS(
+        app,
+        origins=parse_origins(service.config.cors),
+        send_wildcard=True,
+        expose_headers=_EXPOSED_HEADERS,
+        max_age=3600,
+    )
+    # Higher compression levels take five times as long and hardly shrink vectors further.
     app.config.update(COMPRESS_LEVEL=1, COMPRESS_BR_LEVEL=1, COMPRESS_ZSTD_LEVEL=1, COMPRESS_MIN_SIZE=1024)
     Compress(app)
 
-    for routes in (encode.blueprint(door), openai.blueprint(door), operations.blueprint(door, metrics)):
+    for routes in (encode.blueprint(service), openai.blueprint(service), operations.blueprint(service, metrics)):
         app.register_blueprint(routes)
-    app.register_blueprint(description.blueprint())
+    app.register_blueprint(openapi.blueprint())
     app.register_blueprint(dashboard.blueprint())
     for rule in app.url_map.iter_rules():
-        metrics.expect(rule.rule)
+        metrics.init_labels(rule.rule)
 
     @app.before_request
     def begin() -> None:
         g.started = time.perf_counter()
-        is_open = request.path in OPEN_PATHS or request.path.startswith(OPEN_FOLDERS)
-        if token and request.method != "OPTIONS" and not is_open:
+        is_public = request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES)
+        if token and request.method != "OPTIONS" and not is_public:
             _check_token(token)
 
     @app.after_request
     def finish(response: Response) -> Response:
         seconds = time.perf_counter() - g.get("started", time.perf_counter())
         path = request.url_rule.rule if request.url_rule else "other"
-        metrics.saw(path, response.status_code, seconds)
-        if door.log.isEnabledFor(logging.DEBUG):
-            door.log.debug(
+        metrics.observe_request(path, response.status_code, seconds)
+        if service.log.isEnabledFor(logging.DEBUG):
+            service.log.debug(
                 "%s %s %s %d %d bytes %.1f ms",
                 request.remote_addr,
                 request.method,
-                _plain(request.path),
+                _printable(request.path),
                 response.status_code,
                 response.content_length or 0,
                 seconds * 1000,
@@ -80,53 +85,57 @@ def make_app(door: EncodingService, metrics: Metrics, token: str | None = None) 
 
     @app.errorhandler(HTTPException)
     def on_http_error(error: HTTPException) -> Response:
-        """What Flask itself refuses: no such path, wrong method."""
+        """Converts errors that Flask raises itself: unknown path, wrong method."""
         response = error.get_response()
         if error.code is not None and error.code < 400:
             return response  # type: ignore[return-value]  # a redirect
         allowed = response.headers.get("Allow")
         message = error.description or error.name
         if error.code == 404:
-            message = f"there is no {request.path} here; /docs lists what there is"
+            message = f"the path {request.path} does not exist; /docs lists the paths"
         elif allowed:
-            message = f"{request.path} does not take {request.method}, but {allowed}"
-        made = _respond(Answer(error.code or 500, type(error).__name__, message))
+            message = f"{request.path} does not allow {request.method}; allowed: {allowed}"
+        converted = _respond(ErrorResponse(error.code or 500, type(error).__name__, message))
         if allowed:
-            made.headers["Allow"] = allowed
-        return made
+            converted.headers["Allow"] = allowed
+        return converted
 
     @app.errorhandler(Exception)
     def on_error(error: Exception) -> Response:
-        answer = answer_to(error)
-        if answer.status == 500:
-            door.log.exception("error when handling HTTP request %s %s", request.method, _plain(request.path))
-        elif answer.status > 500 or door.log.isEnabledFor(logging.DEBUG):
-            said = _plain(str(error).replace("\n", " "))
-            door.log.warning("%s %s answered with %d: %s", request.method, _plain(request.path), answer.status, said)
-        return _respond(answer)
+        response = to_error_response(error)
+        if response.status == 500:
+            service.log.exception("unexpected error in HTTP request %s %s", request.method, _printable(request.path))
+        elif response.status > 500 or service.log.isEnabledFor(logging.DEBUG):
+            message = _printable(str(error).replace("\n", " "))
+            service.log.warning(
+                "%s %s answered with %d: %s", request.method, _printable(request.path), response.status, message
+            )
+        return _respond(response)
 
     return app
 
 
-def _plain(text: str) -> str:
-    """Text of a stranger as it may stand in a log: no line of its own making, no codes for a terminal."""
+def _printable(text: str) -> str:
+    """Escapes untrusted text for the log: no line breaks, no control codes."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _respond(answer: Answer) -> Response:
-    response = Response(orjson.dumps(body_of(answer, request.path)), answer.status, mimetype=JSON)
-    if answer.retry_after is not None:
-        response.headers["Retry-After"] = str(answer.retry_after)
-    if answer.status == 401:
+def _respond(error: ErrorResponse) -> Response:
+    response = Response(orjson.dumps(error_body(error, request.path)), error.status, mimetype=JSON)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
 def _check_token(token: str) -> None:
-    """Compares in constant time, so that a wrong token does not tell how much of it is right."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    # A header reaches Python as Latin-1, whatever it was written in.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(
-        given.strip().encode("latin-1", "replace"), token.encode()
-    ):
-        raise Unauthorized("this server wants its token: send the header 'Authorization: Bearer <token>'")
+    """Compares in constant time, so that the duration does not reveal a correct prefix.
+
+    Raises:
+        Unauthorized: the token is missing or wrong.
+    """
+    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+    # WSGI decodes headers as Latin-1.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode("latin-1", "replace"), token.encode()):
+        raise Unauthorized("the bearer token is missing or wrong: send the header 'Authorization: Bearer <token>'")

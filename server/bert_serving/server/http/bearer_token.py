@@ -1,4 +1,4 @@
-"""Reads the bearer token of the HTTP server."""
+"""Reads the bearer token of the HTTP server from a file or from the environment."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TOKEN_VARIABLE = "BERT_SERVING_HTTP_TOKEN"
 
 
 def read_token(config: ServerConfig) -> str | None:
-    """The bearer token: from ``-http_token_file``, else from the environment, else none.
+    """Returns the token in ``-http_token_file``, else in ``BERT_SERVING_HTTP_TOKEN``, else None.
 
     Raises:
-        ConfigError: the file cannot be read, or has no token in it.
+        ConfigError: the file cannot be read, is empty, or has several lines.
     """
     if config.http_token_file is None:
         return os.environ.get(TOKEN_VARIABLE) or None
@@ -24,5 +24,5 @@ def read_token(config: ServerConfig) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"-http_token_file {config.http_token_file} cannot be read: {error}") from None
     if not token or "\n" in token:
-        raise ConfigError(f"-http_token_file {config.http_token_file} must hold one line, the token")
+        raise ConfigError(f"-http_token_file {config.http_token_file} must contain exactly one line with the token")
     return token

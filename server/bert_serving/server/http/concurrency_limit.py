@@ -1,7 +1,7 @@
-"""How many requests are worked on at a time: a few places, a short queue before them, and a door that can close.
+"""Limits how many HTTP requests run at a time: a number of slots, a bounded queue, and a closed state.
 
-Places bound the memory that bodies and vectors take. Small requests take little, and the more of them are under way,
-the larger are the batches in which they are computed; so a place is shared by several of them.
+Slots bound the memory of request bodies and vectors. Small requests need little memory, and larger batches form when
+many of them run at a time. Several small requests therefore share one slot.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from contextlib import contextmanager
 
 from .errors import Overloaded, Stopping
 
-#: Small requests worked on at a time, if there are fewer places than that.
-SMALL_PLACES = 64
+#: Minimum number of small requests that can run at a time.
+SMALL_REQUEST_SLOTS = 64
 
 
-class _Waiter:
-    """One thread in the queue, and how much room it needs."""
+class _QueuedRequest:
+    """A queued thread and the units that its request needs."""
 
-    def __init__(self, lock: threading.Lock, need: int) -> None:
-        self.called = threading.Condition(lock)
-        self.need = need
-        self.has_place = False
+    def __init__(self, lock: threading.Lock, units: int) -> None:
+        self.changed = threading.Condition(lock)
+        self.units = units
+        self.has_slot = False
 
 
 class ConcurrencyLimiter:
-    """``limit`` places, or `SMALL_PLACES` for small requests. Who finds them taken waits in order of arrival.
+    """Grants slots in order of arrival: ``limit`` large requests or `SMALL_REQUEST_SLOTS` small ones at a time.
 
     Args:
-        limit: requests worked on at a time, if they are not small.
-        max_waiting: requests that may wait; one more is refused at once.
-        patience: longest wait for a place, in seconds.
+        limit: maximum number of running requests that are not small.
+        max_queued: maximum queue length; further requests are rejected immediately.
+        queue_timeout: maximum time (s) in the queue.
     """
 
-    def __init__(self, limit: int, max_waiting: int, patience: float) -> None:
-        self.limit, self.max_waiting, self.patience = limit, max_waiting, patience
+    def __init__(self, limit: int, max_queued: int, queue_timeout: float) -> None:
+        self.limit, self.max_queued, self.queue_timeout = limit, max_queued, queue_timeout
         self._lock = threading.Lock()
-        self._queue: deque[_Waiter] = deque()
+        self._queue: deque[_QueuedRequest] = deque()
         self._running = 0
-        # In units of which a large request needs ``most_running``, a small one ``limit``.
-        self._room = limit * self.most_running
+        # A large request needs ``max_running`` units, a small one ``limit``.
+        self._free_units = limit * self.max_running
         self._closed = False
 
     @property
-    def most_running(self) -> int:
-        """Requests that can be worked on at a time, if all of them are small."""
-        return max(self.limit, SMALL_PLACES)
+    def max_running(self) -> int:
+        """Maximum number of running requests if all of them are small."""
+        return max(self.limit, SMALL_REQUEST_SLOTS)
 
     @property
     def running(self) -> int:
         return self._running
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         return len(self._queue)
 
     @property
@@ -63,73 +63,74 @@ class ConcurrencyLimiter:
         return self._closed
 
     @contextmanager
-    def place(self, is_small: bool = False) -> Iterator[None]:
-        """Holds a place, or the part of one that a small request needs, while the block runs.
+    def slot(self, is_small: bool = False) -> Iterator[None]:
+        """Holds a slot, or a small request's share of one, while the block runs.
 
         Raises:
-            Overloaded: the queue is full, or no place became free in time.
-            Stopping: the gate is closed.
+            Overloaded: the queue is full, or no slot became free within the queue timeout.
+            Stopping: the limiter is closed.
         """
-        need = self.limit if is_small else self.most_running
-        self._enter(need)
+        units = self.limit if is_small else self.max_running
+        self._acquire(units)
         try:
             yield
         finally:
-            self._leave(need)
+            self._release(units)
 
     def close(self) -> None:
-        """Lets nobody in any more; who waits is sent away. Who is inside may finish."""
+        """Rejects new and queued requests; running ones finish."""
         with self._lock:
             self._closed = True
-            for waiter in self._queue:
-                waiter.called.notify()
+            for request in self._queue:
+                request.changed.notify()
 
-    def _enter(self, need: int) -> None:
+    def _acquire(self, units: int) -> None:
         with self._lock:
-            self._refuse_if_closed()
-            if need <= self._room and not self._queue:
-                self._take(need)
+            self._raise_if_closed()
+            if units <= self._free_units and not self._queue:
+                self._take(units)
                 return
-            if len(self._queue) >= self.max_waiting:
+            if len(self._queue) >= self.max_queued:
                 raise Overloaded(
-                    f"{self._running} requests are worked on and {len(self._queue)} wait (-http_max_connect "
-                    f"{self.limit}); try again, with more texts in one request instead of many requests"
+                    f"the server is overloaded: {self._running} requests run and {len(self._queue)} are queued "
+                    f"(-http_max_connect {self.limit}); retry later, with more texts per request"
                 )
-            waiter = _Waiter(self._lock, need)
-            self._queue.append(waiter)
-            deadline = time.monotonic() + self.patience
-            while not waiter.has_place and not self._closed:
-                left = deadline - time.monotonic()
-                if left <= 0:
+            request = _QueuedRequest(self._lock, units)
+            self._queue.append(request)
+            deadline = time.monotonic() + self.queue_timeout
+            while not request.has_slot and not self._closed:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     break
-                waiter.called.wait(left)
-            if waiter.has_place:
+                request.changed.wait(remaining)
+            if request.has_slot:
                 return
-            self._queue.remove(waiter)
-            self._let_in()  # who stood behind it may need less
-            self._refuse_if_closed()
+            self._queue.remove(request)
+            self._grant_slots()  # the next request may need fewer units
+            self._raise_if_closed()
             raise Overloaded(
-                f"no place became free within {self.patience:g} s (-http_max_connect {self.limit}); try again"
+                f"the server is overloaded: no slot became free within {self.queue_timeout:g} s "
+                f"(-http_max_connect {self.limit}); retry later"
             )
 
-    def _leave(self, need: int) -> None:
+    def _release(self, units: int) -> None:
         with self._lock:
             self._running -= 1
-            self._room += need
-            self._let_in()
+            self._free_units += units
+            self._grant_slots()
 
-    def _let_in(self) -> None:
-        """Gives what is free to the first in the queue, so that no newcomer can take it meanwhile."""
-        while self._queue and self._queue[0].need <= self._room and not self._closed:
-            waiter = self._queue.popleft()
-            self._take(waiter.need)
-            waiter.has_place = True
-            waiter.called.notify()
+    def _grant_slots(self) -> None:
+        """Grants free units to the head of the queue. The releasing thread does this, so no new request overtakes."""
+        while self._queue and self._queue[0].units <= self._free_units and not self._closed:
+            request = self._queue.popleft()
+            self._take(request.units)
+            request.has_slot = True
+            request.changed.notify()
 
-    def _take(self, need: int) -> None:
+    def _take(self, units: int) -> None:
         self._running += 1
-        self._room -= need
+        self._free_units -= units
 
-    def _refuse_if_closed(self) -> None:
+    def _raise_if_closed(self) -> None:
         if self._closed:
-            raise Stopping("the server is stopping and takes no new requests; try again when it is back")
+            raise Stopping("the server is stopping and accepts no new requests; retry when it has restarted")

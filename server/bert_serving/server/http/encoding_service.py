@@ -1,4 +1,4 @@
-"""What all routes share: the client of the service, its limits, and the places for requests."""
+"""Encodes the texts of HTTP requests through a client of the service, within the limits of the configuration."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from .concurrency_limit import ConcurrencyLimiter
 from .errors import BadRequest, BodyTooLarge
 from .health import HealthChecker
 from .token_ids import TokenIds
-from .validation import kind_of, shown
+from .validation import json_type, truncate_repr
 
-#: Texts of one ZeroMQ request. A large HTTP request becomes several that are on their way together; the time limit
-#: starts anew with each answer, so it tells a silent service from a long list of texts.
-CHUNK = 1024
-#: Rows whose text was cut are named up to this many.
-MAX_NAMED = 1000
+#: Texts per ZeroMQ request. A large HTTP request becomes several ZeroMQ requests in flight at a time. The timeout
+#: restarts with each reply, so a long list of texts alone does not exceed it.
+CHUNK_SIZE = 1024
+#: Maximum number of truncated rows listed in a response.
+MAX_TRUNCATED_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """Vectors ``[n, d]`` (``[n, t, d]`` without pooling), which may be read-only, and what became of the texts.
+class EncodingResult:
+    """Vectors of one HTTP request, with token counts and timing.
 
     Attributes:
-        num_tokens: tokens of all texts, special ones included, as the model saw them.
-        truncated: rows that were cut to ``max_seq_len``, the first of them.
-        num_truncated: how many rows were cut.
-        tokens: tokens of each text, if they were asked for.
-        timing: seconds of the service's work by stage; of several requests, those of the one that took longest.
+        vectors: ``[n, d]``, or ``[n, t, d]`` without pooling; may be read-only.
+        num_tokens: tokens of all texts as the model sees them, including special tokens.
+        truncated: the first `MAX_TRUNCATED_ROWS` rows truncated to ``max_seq_len``.
+        num_truncated: number of all truncated rows.
+        tokens: tokens of each text, if requested.
+        timing: duration (s) of each stage in the service; of several ZeroMQ requests, those of the longest.
     """
 
     vectors: np.ndarray
@@ -50,15 +51,15 @@ class Encoded:
 
 
 class EncodingService:
-    """The way from an HTTP request to the service.
+    """Encodes texts for all routes.
 
     Args:
-        client: shared by all threads; its timeouts bound every wait.
-        tokenizer: the same as the service's, to show tokens.
-        token_ids: for texts that come as numbers.
-        gate: how many requests are worked on at a time.
-        readiness: what is known of the service's health.
-        log: the proxy's.
+        client: client of the service, shared by all threads; its timeouts bound every call.
+        tokenizer: same tokenizer as in the service, used for ``show_tokens``.
+        token_ids: converts input given as token ids.
+        limiter: limits the number of running requests.
+        health: health of the service.
+        log: logger of the HTTP process.
     """
 
     def __init__(
@@ -68,38 +69,40 @@ class EncodingService:
         client: BertClient,
         tokenizer: Tokenizer,
         token_ids: TokenIds,
-        gate: ConcurrencyLimiter,
-        readiness: HealthChecker,
+        limiter: ConcurrencyLimiter,
+        health: HealthChecker,
         log: logging.Logger,
     ) -> None:
-        self.config, self.client, self.gate, self.readiness, self.log = config, client, gate, readiness, log
+        self.config, self.client, self.limiter, self.health, self.log = config, client, limiter, health, log
         self.token_ids = token_ids
         self._tokenizer = tokenizer
         self.model_name = model_name(config)
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
         self.dimensions = dimensions(config.pooling_strategy, model.hidden_size, len(config.pooling_layer))
-        self._max_positions = config.max_seq_len or model.max_position_embeddings
-        self._always_longest = config.max_seq_len is not None or config.fixed_embed_length
+        self._max_length = config.max_seq_len or model.max_position_embeddings
+        self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
-    def encode(self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False) -> Encoded:
-        """Vectors of a list of texts, or of token lists. Call it from within a place of the gate.
+    def encode(self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False) -> EncodingResult:
+        """Encodes a list of texts, or of token lists. The caller holds a slot of the limiter.
 
         Raises:
-            BadInput: not a list.
-            BodyTooLarge: more than may be asked in one request.
-            BertServingError: what the client raises.
+            BadRequest: ``texts`` is not a list.
+            BodyTooLarge: the request exceeds a limit of the configuration.
+            BertServingError: the client failed.
         """
         if not isinstance(texts, list):
-            hint = "; put it into a list" if isinstance(texts, str) else ""
-            raise BadRequest(f"'texts' must be a list, received {kind_of(texts)} ({shown(texts)}){hint}", "texts")
+            hint = "; wrap it in a list" if isinstance(texts, str) else ""
+            raise BadRequest(
+                f"'texts' must be a list, received {json_type(texts)} ({truncate_repr(texts)}){hint}", "texts"
+            )
         self._check_size(texts)
         timings: list[dict[str, float]] = []
-        call = self.client._encode_in_detail(texts, is_tokenized, CHUNK, timings)
-        self.readiness.saw_vectors()
-        return Encoded(
+        call = self.client._encode_in_detail(texts, is_tokenized, CHUNK_SIZE, timings)
+        self.health.record_success()
+        return EncodingResult(
             call.embedding,
             call.num_tokens,
-            sorted(call.truncated)[:MAX_NAMED],
+            sorted(call.truncated)[:MAX_TRUNCATED_ROWS],
             call.num_truncated,
             self._tokenizer.tokens(self._tokenizer.encode(texts)) if show_tokens else None,
             max(timings, key=lambda timing: timing["total"], default=None),
@@ -108,25 +111,27 @@ class EncodingService:
     def _check_size(self, texts: list[Any]) -> None:
         if len(texts) > self.config.max_request_size:
             raise BodyTooLarge(
-                f"{len(texts)} texts in one request; the limit is {self.config.max_request_size} "
-                "(-max_request_size): send them in several requests"
+                f"the request has {len(texts)} texts; the limit is {self.config.max_request_size} "
+                "(-max_request_size): split it into several requests"
             )
         rows = len(texts)
         if self.token_level:
-            width = self._max_positions
-            if not self._always_longest:  # as long as the longest, whose tokens are no more than its characters
+            width = self._max_length
+            if (
+                not self._pads_to_max_length
+            ):  # vectors are as long as the longest text, which has no more tokens than characters
                 width = min(width, 3 + max((len(text) for text in texts if isinstance(text, (str, list))), default=0))
             rows *= width
         size = rows * self.dimensions * (2 if self.config.fp16 else 4)
         if size > self.config.http_max_body:
             raise BodyTooLarge(
-                f"the vectors of {len(texts)} texts would be {size} bytes; the limit is {self.config.http_max_body} "
-                "(-http_max_body): send fewer texts in one request"
+                f"the vectors of {len(texts)} texts have {size} bytes; the limit is {self.config.http_max_body} "
+                "(-http_max_body): send fewer texts per request"
             )
 
 
 def model_name(config: ServerConfig) -> str:
-    """What the model is called towards users: its folder's name, without the way there."""
+    """Returns the public name of the model: the name of its folder, without the path."""
     if config.tuned_model_dir:
         return Path(config.tuned_model_dir).resolve().name
     if config.model_dir == default_model_dir():

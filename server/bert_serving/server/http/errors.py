@@ -1,19 +1,19 @@
-"""What HTTP answers when it cannot answer with vectors: a status, words, and when to come back.
+"""Maps exceptions to HTTP error responses.
 
-===  ==================================================================================
-400  the body or a value in it is wrong
-401  no token, or a wrong one
-403  the service does not let its own HTTP door in
-404  there is no such thing here
-413  more than a limit allows
-415  the body comes in a form that is not read here
-422  the engine could not encode one of the texts
-499  whoever asked has hung up; nobody sees this answer, but it is counted
-502  the service gave an answer that cannot be read
-503  too much to do, stopping, or the service is away: ``Retry-After`` says when to come back
-504  the service is there, and did not answer in time
-500  a fault of the service; never the answer to what a user sent
-===  ==================================================================================
+===  ================================================================================
+400  the body, or a value in it, is invalid
+401  the token is missing or wrong
+403  the service rejects the key of its own HTTP server
+404  the path or the model does not exist
+413  the request exceeds a limit
+415  the body has an unsupported content encoding
+422  the engine cannot encode one of the texts
+499  the client disconnected; the response is not sent, but counted in the metrics
+500  unexpected error in the server; never caused by the content of a request
+502  the reply of the service cannot be decoded
+503  overloaded, stopping, or service unreachable; ``Retry-After`` gives the delay (s)
+504  the service is reachable but does not reply in time
+===  ================================================================================
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ..errors import ServingError
 
 
 class HttpError(ServingError):
-    """A request that is not answered with what it asked for.
+    """Base class of errors with an HTTP status.
 
     Attributes:
         status: HTTP status code.
-        retry_after: seconds after which it is worth trying again, or None.
-        param: the field of the body that is to blame, or None.
+        retry_after: delay (s) before a retry, or None.
+        param: field of the body that caused the error, or None.
     """
 
     status = 500
@@ -43,15 +43,15 @@ class HttpError(ServingError):
 
 
 class BadRequest(HttpError, ValueError):
-    """The body, or a value in it, is wrong."""
+    """The body, or a value in it, is invalid."""
 
     status = 400
 
 
 class MissingField(BadRequest, KeyError):
-    """A field that is needed is not there."""
+    """A required field is missing."""
 
-    __str__ = Exception.__str__  # KeyError would put quotes around the message
+    __str__ = Exception.__str__  # KeyError adds quotes around the message
 
 
 class Unauthorized(HttpError, PermissionError):
@@ -61,25 +61,25 @@ class Unauthorized(HttpError, PermissionError):
 
 
 class NotFound(HttpError, LookupError):
-    """There is no such thing here."""
+    """The path or the model does not exist."""
 
     status = 404
 
 
 class BodyTooLarge(HttpError, ValueError):
-    """A limit is exceeded; the message names it."""
+    """The request exceeds a limit, which the message names."""
 
     status = 413
 
 
 class UnsupportedBody(HttpError, ValueError):
-    """The body comes in a form that is not read here."""
+    """The body has an unsupported content encoding."""
 
     status = 415
 
 
 class Overloaded(HttpError, RuntimeError):
-    """All places are taken, and nobody left in time."""
+    """No slot became free, or the queue is full."""
 
     status, retry_after = 503, 1
 
@@ -90,24 +90,24 @@ class Stopping(HttpError, ConnectionError):
     status, retry_after = 503, 5
 
 
-class Gone(HttpError, ConnectionError):
-    """Whoever asked has hung up: nobody will read this answer."""
+class ClientDisconnected(HttpError, ConnectionError):
+    """The client closed the connection, so the response is not sent."""
 
     status = 499
 
 
-class Answer(NamedTuple):
-    """An error as HTTP tells it."""
+class ErrorResponse(NamedTuple):
+    """Content of an error response; ``type`` is the name of the exception class."""
 
     status: int
-    kind: str
+    type: str
     message: str
     retry_after: int | None = None
     param: str | None = None
 
 
-#: The client's errors, the special before the general: status, seconds to wait, and words of our own where the
-#: client's speak of sockets that are none of the HTTP user's business.
+#: Exceptions of the client, subclasses first: status, Retry-After (s), and a message that replaces the client's where
+#: that one describes ZeroMQ sockets.
 _CLIENT_ERRORS: list[tuple[type[Exception], int, int | None, str]] = [
     (client_errors.InvalidInputError, 400, None, ""),
     (client_errors.InvalidRequestError, 400, None, ""),
@@ -116,35 +116,35 @@ _CLIENT_ERRORS: list[tuple[type[Exception], int, int | None, str]] = [
     (client_errors.ForbiddenError, 403, None, ""),
     (client_errors.OverloadedError, 503, 1, ""),
     (client_errors.DrainingError, 503, 5, ""),
-    (client_errors.ServerUnreachableError, 503, 2, "the service behind this address is not reachable now"),
+    (client_errors.ServerUnreachableError, 503, 2, "the service behind this HTTP server is unreachable"),
     (client_errors.ClientStateError, 503, 5, "the server is stopping"),
-    (client_errors.RequestTimeoutError, 504, None, "the service did not answer in time (-http_timeout)"),
-    (client_errors.ReplyError, 502, None, "the service gave an answer that cannot be read"),
+    (client_errors.RequestTimeoutError, 504, None, "the service did not reply in time (-http_timeout)"),
+    (client_errors.ReplyError, 502, None, "the reply of the service cannot be decoded"),
 ]
 
 
-def answer_to(error: Exception) -> Answer:
-    """How an exception is told to whoever asked. One that nobody foresaw is a 500 without details."""
-    kind = type(error).__name__
+def to_error_response(error: Exception) -> ErrorResponse:
+    """Converts an exception. Unexpected exceptions become a 500 without details."""
+    name = type(error).__name__
     if isinstance(error, HttpError):
-        return Answer(error.status, kind, str(error), error.retry_after, error.param)
-    for wanted, status, retry_after, words in _CLIENT_ERRORS:
-        if isinstance(error, wanted):
+        return ErrorResponse(error.status, name, str(error), error.retry_after, error.param)
+    for error_type, status, retry_after, replacement in _CLIENT_ERRORS:
+        if isinstance(error, error_type):
             message = error.message if isinstance(error, client_errors.ServerError) else str(error)
-            return Answer(status, kind, words or message, retry_after)
-    return Answer(500, "InternalServerError", "the server failed in a way it did not foresee; its log says more")
+            return ErrorResponse(status, name, replacement or message, retry_after)
+    return ErrorResponse(500, "InternalServerError", "unexpected error in the server; see its log")
 
 
-def body_of(answer: Answer, path: str) -> dict[str, object]:
-    """An error as JSON: in OpenAI's shape below ``/v1``, else in that of 1.10.0."""
+def error_body(error: ErrorResponse, path: str) -> dict[str, object]:
+    """Returns the JSON body: OpenAI's format below ``/v1``, otherwise the format of 1.10.0."""
     if not path.startswith("/v1/"):
-        return {"description": answer.message, "status": answer.status, "type": answer.kind}
+        return {"description": error.message, "status": error.status, "type": error.type}
     codes = {401: "invalid_api_key", 404: "not_found", 413: "too_large"}
     return {
         "error": {
-            "message": answer.message,
-            "type": "server_error" if answer.status >= 500 else "invalid_request_error",
-            "param": answer.param,
-            "code": codes.get(answer.status),
+            "message": error.message,
+            "type": "server_error" if error.status >= 500 else "invalid_request_error",
+            "param": error.param,
+            "code": codes.get(error.status),
         }
     }

@@ -1,4 +1,4 @@
-"""What is known of the service's health: what it says of itself, and whether it computes."""
+"""Checks the health of the service: its status, and whether it computes vectors."""
 
 from __future__ import annotations
 
@@ -11,100 +11,101 @@ import numpy as np
 
 from bert_serving.client import BertClient, BertServingError
 
-#: For so many seconds after the service gave no answer, nobody else waits for one.
-FAILED_SECONDS = 1.0
-#: After so many seconds without a sign that vectors are computed, one is computed to see.
-PROOF_SECONDS = 30.0
-#: States in which the service answers. Degraded: a part is being replaced, the others work.
+#: Time (s) for which a failed status request or probe is cached, so that further callers do not wait.
+FAILURE_CACHE_SECONDS = 1.0
+#: Time (s) without computed vectors after which the checker encodes a text as a probe.
+PROBE_INTERVAL = 30.0
+#: States in which the service replies. Degraded: a child process is being restarted, the others work.
 SERVING_STATES = ("ready", "degraded")
 
 
 class HealthChecker:
-    """Asks the service how it is, for any number of threads.
+    """Checks the service on behalf of any number of threads.
 
     Args:
-        client: with short timeouts; nobody waits long for an answer about health.
-        clock: monotonic seconds.
+        client: client with short timeouts, which bound the duration of a check.
+        clock: monotonic clock (s).
     """
 
     def __init__(self, client: BertClient, clock: Callable[[], float] = time.monotonic) -> None:
         self._client, self._clock = client, clock
-        self._asking = threading.Lock()
-        self._proving = threading.Lock()
+        self._status_lock = threading.Lock()
+        self._probe_lock = threading.Lock()
         self._status: dict[str, Any] = {}
         self._error: BertServingError | None = None
-        self._asked_at = self._failed_at = float("-inf")
-        self._proved_at = float("-inf")
-        self._batches_seen = -1
-        self._no_proof, self._no_proof_at = "", float("-inf")
+        self._requested_at = self._failed_at = float("-inf")
+        self._succeeded_at = float("-inf")
+        self._last_num_batches = -1
+        self._probe_error, self._probe_failed_at = "", float("-inf")
 
     @property
     def last_status(self) -> dict[str, Any]:
-        """The last status that the service gave; empty if it never did."""
+        """The last received status; empty before the first one."""
         return self._status
 
-    def saw_vectors(self) -> None:
-        """Vectors have just come out of the service."""
-        self._proved_at = self._clock()
+    def record_success(self) -> None:
+        """Records that the service has just computed vectors."""
+        self._succeeded_at = self._clock()
 
     def status(self) -> dict[str, Any]:
-        """The status of the service, not older than the call. Threads that wait for it share one answer.
+        """Returns a status not older than the call. Concurrent calls share one status request.
 
         Raises:
-            BertServingError: it gave none.
+            BertServingError: the service did not reply.
         """
         called_at = self._clock()
-        with self._asking:
-            if self._asked_at < called_at and self._clock() - self._failed_at >= FAILED_SECONDS:
-                self._ask()
+        with self._status_lock:
+            if self._requested_at < called_at and self._clock() - self._failed_at >= FAILURE_CACHE_SECONDS:
+                self._request_status()
             if self._error is not None:
                 raise self._error.with_traceback(None)
             return self._status
 
-    def _ask(self) -> None:
-        self._asked_at = self._clock()
+    def _request_status(self) -> None:
+        self._requested_at = self._clock()
         try:
             self._status, self._error = self._client.server_status, None
         except BertServingError as error:
             self._error, self._failed_at = error, self._clock()
 
-    def why_not(self) -> str:
-        """Why requests should not come here now; empty if they may.
+    def not_ready_reason(self) -> str:
+        """Returns why the service is not ready, or an empty string if it is.
 
-        The service must answer, say that it serves, and have computed vectors lately: for someone, or now for us.
+        The service is ready if it replies, is in a serving state, and has computed vectors within `PROBE_INTERVAL`. If
+        no client sent texts in that time, a probe is encoded.
         """
         try:
             status = self.status()
         except BertServingError as error:
-            return f"the service does not answer ({type(error).__name__})"
+            return f"the service does not reply ({type(error).__name__})"
         state = status.get("state")
         if state not in SERVING_STATES:
-            return f"the service is {state}"
+            return f"the service is in the state {state}"
         if not status.get("num_ready_worker", 1):
             return "no worker is ready"
-        with self._proving:
-            return self._prove(status)
+        with self._probe_lock:
+            return self._probe_inference(status)
 
-    def _prove(self, status: dict[str, Any]) -> str:
-        # Workers check what they compute, so batches that were finished since the last look are proof enough.
+    def _probe_inference(self, status: dict[str, Any]) -> str:
+        # Workers validate their results, so batches completed since the last check count as a success.
         batches = sum(worker.get("batches", 0) for worker in status.get("workers", ()))
-        if batches != self._batches_seen:
-            if batches > self._batches_seen >= 0:
-                self.saw_vectors()
-            self._batches_seen = batches
-        if self._clock() - self._proved_at < PROOF_SECONDS:
+        if batches != self._last_num_batches:
+            if batches > self._last_num_batches >= 0:
+                self.record_success()
+            self._last_num_batches = batches
+        if self._clock() - self._succeeded_at < PROBE_INTERVAL:
             return ""
-        if self._clock() - self._no_proof_at >= FAILED_SECONDS:
-            self._no_proof = self._try()
-            self._no_proof_at = self._clock()
-        return self._no_proof
+        if self._clock() - self._probe_failed_at >= FAILURE_CACHE_SECONDS:
+            self._probe_error = self._encode_probe()
+            self._probe_failed_at = self._clock()
+        return self._probe_error
 
-    def _try(self) -> str:
+    def _encode_probe(self) -> str:
         try:
             vectors = self._client.encode(["ready"])
         except BertServingError as error:
             return f"the service computes no vectors ({type(error).__name__})"
         if not np.isfinite(vectors).all():
-            return "the service computes vectors that are not numbers"
-        self.saw_vectors()
+            return "the service computes vectors that are not finite"
+        self.record_success()
         return ""

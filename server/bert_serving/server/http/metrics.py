@@ -1,8 +1,8 @@
-"""Numbers for Prometheus: those of the service, read from its status, and those of HTTP itself.
+"""Exports Prometheus metrics: those of the service, read from its status, and those of the HTTP server.
 
-Every name is there from the start, with zeros; those of GPUs and of drift where there is a GPU, and a reference, and
-that of the engine once the service has told it. While the service is away ``bert_serving_up`` is 0 and its numbers
-stand still.
+Every metric is exported from the start with the value 0. Exceptions: GPU metrics need a GPU, drift metrics a drift
+reference, and ``bert_serving_engine_info`` a first status. While the service does not reply, ``bert_serving_up`` is 0
+and the other metrics keep their last values.
 """
 
 from __future__ import annotations
@@ -30,120 +30,114 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 #: Name, key of the status' ``statistic``, help.
 _COUNTERS = [
-    ("sequences", "num_total_seq", "Texts that were accepted"),
-    ("tokens", "num_total_token", "Tokens of the accepted texts, special ones included"),
-    ("unknown_tokens", "num_unknown_token", "Tokens that were [UNK]"),
-    ("truncated_texts", "num_truncated", "Texts that were cut to max_seq_len"),
+    ("sequences", "num_total_seq", "Accepted texts"),
+    ("tokens", "num_total_token", "Tokens of accepted texts, including special tokens"),
+    ("unknown_tokens", "num_unknown_token", "[UNK] tokens of accepted texts"),
+    ("truncated_texts", "num_truncated", "Accepted texts truncated to max_seq_len"),
 ]
 #: Name, section and key of the status, help.
 _GAUGES = [
-    ("queue_requests", "queue", "requests", "Requests accepted and not answered yet"),
-    ("queue_sequences", "queue", "sequences", "Texts that wait for a worker"),
-    ("queue_tokens", "queue", "tokens", "Tokens that wait for a worker"),
-    ("batches_in_flight", "queue", "batches_in_flight", "Batches that workers have and have not done"),
-    ("active_clients", "statistic", "num_active_client", "Clients that sent texts within the last three minutes"),
+    ("queue_requests", "queue", "requests", "Accepted requests without a reply yet"),
+    ("queue_sequences", "queue", "sequences", "Texts queued for a worker"),
+    ("queue_tokens", "queue", "tokens", "Tokens queued for a worker"),
+    ("batches_in_flight", "queue", "batches_in_flight", "Batches that workers are computing or have queued"),
+    ("active_clients", "statistic", "num_active_client", "Clients with a data request within the last 180 seconds"),
 ]
-_OF_WORKER = [
-    ("worker_batches", "batches", "Batches computed"),
-    ("worker_sequences", "sequences", "Texts computed"),
-    ("worker_tokens", "tokens", "Tokens computed"),
+_WORKER_COUNTERS = [
+    ("worker_batches", "batches", "Batches computed by the worker"),
+    ("worker_sequences", "sequences", "Texts computed by the worker"),
+    ("worker_tokens", "tokens", "Tokens computed by the worker"),
 ]
 
-#: What the supervisor replaces; ``proxy`` is the process of HTTP.
-_PARTS = ("worker", "ventilator", "sink", "proxy")
-
-#: Stage of a request's way, help.
-_STAGES = [
-    ("tokenize", "From the arrival of a request until its texts were tokenized"),
-    ("queue", "From then until a worker began with the request"),
-    ("compute", "From then until the last vector was there"),
-    ("total", "From the arrival of a request until its last vector was there"),
+#: Roles of the child processes that the supervisor restarts.
+_ROLES = ("worker", "ventilator", "sink", "http")
+#: Stages of a request, in order.
+_STAGES = ("tokenize", "queue", "compute")
+#: Name, key of a worker's status, help.
+_GPU_GAUGES = [
+    ("gpu_utilization_ratio", "gpu_utilization", "Share of time in which the GPU of the worker was busy"),
+    ("gpu_memory_used_bytes", "gpu_memory_used", "GPU memory in use by all processes"),
+    ("gpu_memory_total_bytes", "gpu_memory_total", "Total GPU memory"),
 ]
-#: Name, key of a worker's facts, help.
-_OF_GPU = [
-    ("gpu_utilization_ratio", "gpu_utilization", "Share of the time in which the GPU of a worker was busy"),
-    ("gpu_memory_used_bytes", "gpu_memory_used", "Memory of the GPU that is in use, by all programs"),
-    ("gpu_memory_total_bytes", "gpu_memory_total", "Memory of the GPU"),
-]
-#: Library of an engine, and the packages that it may come from.
+#: Engine: library and its distribution packages.
 _LIBRARIES = {
     "onnx": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
     "tensorflow": ("tensorflow", ("tensorflow", "tensorflow-cpu")),
     "torch": ("torch", ("torch",)),
 }
 #: Name, key of the status' ``drift``, help.
-_DRIFT = [
-    ("drift_texts", "texts", "Texts that the drift looks back on"),
-    ("drift_cosine_distance", "cosine_distance", "1 - cosine of the mean vector and that of the reference"),
-    ("drift_shift", "shift", "Distance of the two means in units of the spread of the reference's vectors"),
-    ("drift_length_psi", "length_psi", "Population stability index of the lengths in tokens"),
-    ("drift_unknown_token_difference", "unknown_share_difference", "Share of [UNK] less that of the reference"),
+_DRIFT_GAUGES = [
+    ("drift_texts", "texts", "Texts in the drift window"),
+    ("drift_cosine_distance", "cosine_distance", "1 - cosine similarity of the mean vectors of window and reference"),
+    ("drift_shift", "shift", "Distance of the mean vectors divided by the spread of the reference vectors"),
+    ("drift_length_psi", "length_psi", "Population stability index of text lengths in tokens"),
+    ("drift_unknown_token_difference", "unknown_share_difference", "Share of [UNK] minus its share in the reference"),
 ]
 
 
-class ServiceCollector:
-    """Translates the status of the service, at the moment it is asked for."""
+class StatusCollector:
+    """Requests the status of the service on each scrape and converts it into metrics."""
 
-    def __init__(self, readiness: HealthChecker) -> None:
-        self._readiness = readiness
+    def __init__(self, health: HealthChecker) -> None:
+        self._health = health
 
     def collect(self) -> Iterator[Metric]:
         try:
-            status, is_up = self._readiness.status(), True
+            status, is_up = self._health.status(), True
         except BertServingError:
-            status, is_up = self._readiness.last_status, False
+            status, is_up = self._health.last_status, False
         yield from families(status, is_up)
 
 
 def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
-    """The metrics of one status, which may be empty."""
+    """Yields the metrics of one status, which may be empty."""
     statistic: dict[str, Any] = status.get("statistic", {})
     workers: list[dict[str, Any]] = status.get("workers", [])
     ready = is_up and status.get("state") in SERVING_STATES
-    yield GaugeMetricFamily("bert_serving_up", "1 if the service answers", int(is_up))
-    yield GaugeMetricFamily("bert_serving_ready", "1 if the service says that it serves", int(ready))
+    yield GaugeMetricFamily("bert_serving_up", "1 if the service replies", int(is_up))
+    yield GaugeMetricFamily("bert_serving_ready", "1 if the service is ready or degraded", int(ready))
 
-    requests = CounterMetricFamily("bert_serving_requests", "Requests of clients, by kind", labels=["kind"])
+    requests = CounterMetricFamily("bert_serving_requests", "Accepted requests by type", labels=["type"])
     requests.add_metric(["data"], statistic.get("num_data_request", 0))
     requests.add_metric(["system"], statistic.get("num_sys_request", 0))
     yield requests
-    errors = CounterMetricFamily("bert_serving_errors", "Requests answered with an error, by kind", labels=["kind"])
+    errors = CounterMetricFamily("bert_serving_errors", "Error replies by type", labels=["type"])
     counted = statistic.get("num_error", {})
-    for kind in sorted({*ERROR_TYPES, *counted}):
-        errors.add_metric([kind], counted.get(kind, 0))
+    for error_type in sorted({*ERROR_TYPES, *counted}):
+        errors.add_metric([error_type], counted.get(error_type, 0))
     yield errors
     for name, key, text in _COUNTERS:
         yield CounterMetricFamily(f"bert_serving_{name}", text, statistic.get(key, 0))
     yield from _requests_and_batches(status)
-    share = statistic.get("num_unknown_token", 0) / max(1, statistic.get("num_total_token", 0))
-    yield GaugeMetricFamily("bert_serving_unknown_token_ratio", "Share of [UNK] in all tokens so far", share)
     for name, section, key, text in _GAUGES:
         yield GaugeMetricFamily(f"bert_serving_{name}", text, status.get(section, {}).get(key, 0))
 
-    restarts = CounterMetricFamily("bert_serving_restarts", "Parts that were replaced, by part", labels=["part"])
-    replaced = status.get("restarts", {})
-    for part in dict.fromkeys([*_PARTS, *replaced]):
-        restarts.add_metric([part], replaced.get(part, 0))
+    restarts = CounterMetricFamily("bert_serving_restarts", "Restarts of child processes by role", labels=["process"])
+    counts = status.get("restarts", {})
+    for role in dict.fromkeys([*_ROLES, *counts]):
+        restarts.add_metric([role], counts.get(role, 0))
     yield restarts
-    yield GaugeMetricFamily("bert_serving_workers", "Workers that can be given batches", len(workers))
+    yield GaugeMetricFamily("bert_serving_workers", "Workers that accept batches", len(workers))
     yield _engines(status)
-    for name, key, text in _OF_WORKER:
+    for name, key, text in _WORKER_COUNTERS:
         family = CounterMetricFamily(f"bert_serving_{name}", text, labels=["worker"])
         for worker in workers:
-            family.add_metric([_plain_name(worker)], worker.get(key, 0))
+            family.add_metric([_stable_name(worker)], worker.get(key, 0))
         yield family
-    latest = GaugeMetricFamily("bert_serving_worker_last_batch_seconds", "Time of the last batch", labels=["worker"])
+    latest = GaugeMetricFamily(
+        "bert_serving_worker_last_batch_seconds", "Duration of the last batch", labels=["worker"]
+    )
     for worker in workers:
-        latest.add_metric([_plain_name(worker)], worker.get("last_batch_seconds", 0))
+        latest.add_metric([_stable_name(worker)], worker.get("last_batch_seconds", 0))
     yield latest
-    for name, key, text in _OF_GPU:
+    for name, key, text in _GPU_GAUGES:
         gauge = GaugeMetricFamily(f"bert_serving_{name}", text, labels=["worker", "gpu"])
         for worker in workers:
             if key in worker:
-                gauge.add_metric([_plain_name(worker), str(worker["device"])], worker[key])
+                gauge.add_metric([_stable_name(worker), str(worker["device"])], worker[key])
         yield gauge
     drift = status.get("drift")
-    for name, key, text in _DRIFT:
+    for name, key, text in _DRIFT_GAUGES:
         gauge = GaugeMetricFamily(f"bert_serving_{name}", text, labels=[])
         if drift is not None:
             value = drift.get(key)
@@ -152,23 +146,30 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
 
 
 def _requests_and_batches(status: dict[str, Any]) -> Iterator[Metric]:
-    times = status.get("times", {})
-    for stage, text in _STAGES:
-        yield _histogram(f"request_{stage}_seconds", text, times.get(stage) or Counts(SECONDS).to_dict())
+    times, empty = status.get("times", {}), Counts(SECONDS).to_dict()
+    durations = HistogramMetricFamily(
+        "bert_serving_request_duration_seconds", "Time from the arrival of a request until its last vector is computed"
+    )
+    _add_histogram(durations, [], times.get("total") or empty)
+    yield durations
+    stages = HistogramMetricFamily(
+        "bert_serving_request_stage_duration_seconds", "Time of a request in each stage", labels=["stage"]
+    )
+    for stage in _STAGES:
+        _add_histogram(stages, [stage], times.get(stage) or empty)
+    yield stages
     batches = status.get("batches", {})
-    sizes = batches.get("sequences") or Counts(SEQUENCES).to_dict()
-    yield _histogram("batch_sequences", "Texts in a batch, of the batches that are done", sizes)
-    padding = batches.get("padding", 0)
-    text = "Tokens of padding that it would take to make each batch as long as its longest text"
-    yield CounterMetricFamily("bert_serving_padding_tokens", text, padding)
-    share = padding / max(1, padding + batches.get("tokens", 0))
-    yield GaugeMetricFamily("bert_serving_padding_ratio", "Share of that padding in all such batches so far", share)
+    sizes = HistogramMetricFamily("bert_serving_batch_sequences", "Texts per computed batch")
+    _add_histogram(sizes, [], batches.get("sequences") or Counts(SEQUENCES).to_dict())
+    yield sizes
+    text = "Padding tokens needed to make each text of a batch as long as the longest one"
+    yield CounterMetricFamily("bert_serving_padding_tokens", text, batches.get("padding", 0))
 
 
 def _engines(status: dict[str, Any]) -> Metric:
-    """Always 1, with what is to be known in its labels, as Prometheus wants it of facts that are no numbers."""
+    """Returns an info metric: the constant 1, with the facts in its labels."""
     labels = ["engine", "dtype", "library", "library_version"]
-    family = GaugeMetricFamily("bert_serving_engine_info", "Engines that compute, and their libraries", labels=labels)
+    family = GaugeMetricFamily("bert_serving_engine_info", "Engines in use and their libraries", labels=labels)
     for engine in filter(None, str(status.get("engine_in_use", "")).split(", ")):
         library, packages = _LIBRARIES.get(engine, ("", ()))
         family.add_metric([engine, str(status.get("dtype_in_use", "")), library, _version(*packages)], 1)
@@ -177,7 +178,7 @@ def _engines(status: dict[str, Any]) -> Metric:
 
 @cache
 def _version(*packages: str) -> str:
-    """Of the first of them that is installed. The workers run in the environment of this process."""
+    """Returns the version of the first installed package. Workers run in the environment of this process."""
     for package in packages:
         try:
             return metadata.version(package)
@@ -186,55 +187,58 @@ def _version(*packages: str) -> str:
     return ""
 
 
-def _histogram(name: str, text: str, counts: dict[str, Any]) -> Metric:
-    """Of what :meth:`~..histogram.Histogram.to_dict` gave: Prometheus wants each count to include those before."""
+def _add_histogram(family: HistogramMetricFamily, labels: list[str], counts: dict[str, Any]) -> None:
+    """Adds the result of `Counts.to_dict`. Prometheus' buckets are cumulative."""
     bounds = [*map(floatToGoString, counts["bounds"]), "+Inf"]
     buckets = list(zip(bounds, accumulate(counts["counts"]), strict=True))
-    family = HistogramMetricFamily(f"bert_serving_{name}", text)
-    family.add_metric([], buckets, counts["sum"])
-    return family
+    family.add_metric(labels, buckets, counts["sum"])
 
 
-def _plain_name(worker: dict[str, Any]) -> str:
-    """``worker-0`` of ``worker-0.3``, its third start: the series goes on, and Prometheus sees a reset."""
+def _stable_name(worker: dict[str, Any]) -> str:
+    """Returns ``worker-0`` for ``worker-0.3``, its third start, so that the series continues after a restart."""
     return str(worker.get("name", "")).rpartition(".")[0]
 
 
 class Metrics:
-    """All metrics, and what the web application counts."""
+    """Holds the registry and counts the HTTP requests."""
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, readiness: HealthChecker, gate: ConcurrencyLimiter) -> None:
+    def __init__(self, health: HealthChecker, limiter: ConcurrencyLimiter) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(ServiceCollector(readiness))
+        self._registry.register(StatusCollector(health))
         self._requests = Counter(
-            "bert_serving_http_requests", "HTTP requests answered", ["path", "code"], registry=self._registry
+            "bert_serving_http_requests",
+            "HTTP requests by path and status code",
+            ["path", "code"],
+            registry=self._registry,
         )
-        self._seconds = Histogram(
-            "bert_serving_http_request_seconds",
-            "Time to answer an HTTP request",
+        self._durations = Histogram(
+            "bert_serving_http_request_duration_seconds",
+            "Time from the request line until the response is complete",
             ["path"],
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        running = Gauge("bert_serving_http_running", "HTTP requests worked on", registry=self._registry)
-        running.set_function(lambda: gate.running)
-        waiting = Gauge("bert_serving_http_waiting", "HTTP requests that wait for a place", registry=self._registry)
-        waiting.set_function(lambda: gate.waiting)
+        in_progress = Gauge(
+            "bert_serving_http_requests_in_progress", "HTTP requests that hold a slot", registry=self._registry
+        )
+        in_progress.set_function(lambda: limiter.running)
+        queued = Gauge("bert_serving_http_requests_queued", "HTTP requests queued for a slot", registry=self._registry)
+        queued.set_function(lambda: limiter.queued)
 
-    def expect(self, path: str) -> None:
-        """Shows a path before its first request."""
+    def init_labels(self, path: str) -> None:
+        """Exports a path before its first request."""
         self._requests.labels(path, "200")
-        self._seconds.labels(path)
+        self._durations.labels(path)
 
-    def saw(self, path: str, code: int, seconds: float) -> None:
-        """Counts one answered request. ``path`` is the route, not what was asked for: its values are few."""
+    def observe_request(self, path: str, code: int, seconds: float) -> None:
+        """Counts a finished request. ``path`` is the route, so that the number of series is bounded."""
         self._requests.labels(path, str(code)).inc()
-        self._seconds.labels(path).observe(seconds)
+        self._durations.labels(path).observe(seconds)
 
-    def refused(self, code: int) -> None:
-        """Counts a request that was no HTTP, or too large, and reached no route."""
+    def count_rejected(self, code: int) -> None:
+        """Counts a request that reached no route: malformed, or larger than ``-http_max_body``."""
         self._requests.labels("other", str(code)).inc()
 
     def render(self) -> bytes:

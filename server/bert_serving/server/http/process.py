@@ -1,9 +1,16 @@
-"""The life of the HTTP process: connect to the service, listen, and when told to stop, finish what was begun."""
+"""Runs the HTTP process: it connects to the service, listens, and drains its requests when the supervisor asks.
+
+Flask and waitress are optional dependencies. `run` imports the modules that need them, so that a missing library
+becomes an error with the command that installs it.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import zmq
 
 from bert_serving.client import BertClient
 
@@ -12,70 +19,100 @@ from ..ipc.commands import DRAIN, DRAINED, READY, STOP
 from ..ipc.process_context import ProcessContext
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.vocabulary import read_vocabulary
-from .app import make_app
 from .bearer_token import read_token
 from .concurrency_limit import ConcurrencyLimiter
 from .encoding_service import EncodingService
 from .health import HealthChecker
-from .metrics import Metrics
-from .server import HttpServer, log_to
 from .token_ids import TokenIds
 
-#: Milliseconds that a call waits for a service that is away before it says so: longer than a restart takes.
+if TYPE_CHECKING:
+    from .server import HttpServer
+
+#: Time (ms) that a call waits for an unreachable service: longer than a restart takes.
 CONNECT_TIMEOUT = 10_000
-#: Milliseconds that a question about health may take.
+#: Time (ms) that a status request may take.
 STATUS_TIMEOUT = 3_000
-#: Requests may wait for a place for so long (s), and so many of them, or as many as there are places. Each holds a
-#: thread, and a connection that is kept open has one request at a time: so many connections are never refused.
-PATIENCE, WAITING = 5.0, 128
-#: Threads beside those that work or wait: for health, metrics and refusals.
+#: Maximum time (s) in the queue.
+QUEUE_TIMEOUT = 5.0
+#: Minimum length of the queue; with more slots than that, the queue is as long as there are slots. Each queued request
+#: holds a thread, and a kept-alive connection has one request at a time, so this many connections are never rejected.
+MIN_QUEUE_LENGTH = 128
+#: Threads beyond those of running and queued requests: for health checks, metrics and rejections.
 SPARE_THREADS = 8
-#: When the server stops, running requests get so long (s) to finish, then their answers so long to leave.
+#: Time (s) on shutdown for running requests to finish, and then for their responses to be sent.
 FINISH_SECONDS, FLUSH_SECONDS = 2.0, 3.0
 
 
-def serve(link: ProcessContext) -> None:
-    """Serves HTTP until told to stop."""
-    control = link.connect_control()
-    link.start_heartbeat()
-    log_to(link.log)
-    token = read_token(link.config)
-    door = make_door(link)
-    metrics = Metrics(door.readiness, door.gate)
-    listener = _listen(door, metrics, token)
-    control.send_multipart([READY, b"{}"])
-
-    said_drained = False
-    while True:
-        link.mark_progress()
-        if door.gate.closed and not said_drained and not door.gate.running and listener.is_idle:
-            said_drained = True
-            control.send(DRAINED)
-        if not listener.is_alive:
-            raise StartError("the HTTP listener ended by itself; the log above says why")
-        if control.poll(50 if door.gate.closed else 500):
-            kind = control.recv_multipart()[0]
-            if kind == DRAIN:
-                door.gate.close()
-            elif kind == STOP:
-                break
-
-    door.gate.close()
-    _wait_for(lambda: not door.gate.running, FINISH_SECONDS)
-    door.client.close()  # who still waits for vectors is told that none will come
-    _wait_for(lambda: not door.gate.running and listener.is_idle, FLUSH_SECONDS)
-
-
-def make_door(link: ProcessContext) -> EncodingService:
-    """Connects to the service, and loads what texts and token ids are read with.
+def run(process: ProcessContext) -> None:
+    """Serves HTTP until the supervisor sends STOP.
 
     Raises:
-        BertServingError: the service does not answer.
+        StartError: a library is not installed, or the port is in use.
+        ConfigError: the bearer token cannot be read.
+        BertServingError: the service does not reply.
     """
-    config = link.config
+    try:
+        from .app import make_app
+        from .metrics import Metrics
+        from .server import HttpServer, redirect_log
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"-http_port needs the library {error.name!r}; install it with: pip install 'bert-serving-server[http]'"
+        ) from None
+    config = process.config
+    control = process.connect_control()
+    process.start_heartbeat()
+    redirect_log(process.log)
+    token = read_token(config)
+    service = make_service(process)
+    metrics = Metrics(service.health, service.limiter)
+    app = make_app(service, metrics, token)
+    host, port = "0.0.0.0" if config.host == "*" else config.host, config.http_port
+    assert port is not None
+    threads = service.limiter.max_running + service.limiter.max_queued + SPARE_THREADS
+    try:
+        server = HttpServer(app, host, port, threads, config.http_max_body, metrics.count_rejected)
+    except OSError as error:
+        raise PortInUse(f"-http_port {port} cannot be used ({error.strerror}): choose another port") from None
+    server.start()
+    process.log.info("HTTP at http://%s:%d, described at /docs", host, port)
+    control.send_multipart([READY, b"{}"])
+    _serve(process, control, service, server)
+
+
+def _serve(process: ProcessContext, control: zmq.Socket[bytes], service: EncodingService, server: HttpServer) -> None:
+    """Handles the supervisor's commands until STOP, then waits for running requests and closes the client."""
+    limiter, is_drained = service.limiter, False
+    while True:
+        process.mark_progress()
+        if limiter.closed and not is_drained and not limiter.running and server.is_idle:
+            is_drained = True
+            control.send(DRAINED)
+        if not server.is_alive:
+            raise StartError("the thread of the HTTP server ended unexpectedly; see the log above")
+        if control.poll(50 if limiter.closed else 500):
+            command = control.recv_multipart()[0]
+            if command == DRAIN:
+                limiter.close()
+            elif command == STOP:
+                break
+
+    limiter.close()
+    _wait_for(lambda: not limiter.running, FINISH_SECONDS)
+    service.client.close()  # calls that are still blocked raise ClientStateError
+    _wait_for(lambda: not limiter.running and server.is_idle, FLUSH_SECONDS)
+
+
+def make_service(process: ProcessContext) -> EncodingService:
+    """Connects to the service, and loads the tokenizer and the vocabulary.
+
+    Raises:
+        BertServingError: the service does not reply.
+    """
+    config = process.config
     model = config.read_model()
 
-    # What is listened on by all addresses is reached by the loopback one.
+    # A wildcard address includes the loopback address.
     host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
 
     def connect(timeout: float) -> BertClient:
@@ -83,10 +120,10 @@ def make_door(link: ProcessContext) -> EncodingService:
             host,
             config.port,
             config.port_out,
-            check_length=False,  # the answers tell which texts were cut
+            check_length=False,  # replies name the truncated texts
             timeout=timeout,
             connect_timeout=CONNECT_TIMEOUT,
-            **link.options.get("keys", {}),
+            **process.options.get("keys", {}),
         )
 
     return EncodingService(
@@ -95,25 +132,12 @@ def make_door(link: ProcessContext) -> EncodingService:
         client=connect(config.http_timeout * 1000),
         tokenizer=make_tokenizer(config, model),
         token_ids=TokenIds(read_vocabulary(model.vocab_path).ids, keep_special=config.no_special_token),
-        gate=ConcurrencyLimiter(config.http_max_connect, max(WAITING, config.http_max_connect), PATIENCE),
-        readiness=HealthChecker(connect(STATUS_TIMEOUT)),
-        log=link.log,
+        limiter=ConcurrencyLimiter(
+            config.http_max_connect, max(MIN_QUEUE_LENGTH, config.http_max_connect), QUEUE_TIMEOUT
+        ),
+        health=HealthChecker(connect(STATUS_TIMEOUT)),
+        log=process.log,
     )
-
-
-def _listen(door: EncodingService, metrics: Metrics, token: str | None) -> HttpServer:
-    config, gate = door.config, door.gate
-    host, port = "0.0.0.0" if config.host == "*" else config.host, config.http_port
-    assert port is not None
-    threads = gate.most_running + gate.max_waiting + SPARE_THREADS
-    try:
-        app = make_app(door, metrics, token)
-        listener = HttpServer(app, host, port, threads, config.http_max_body, metrics.refused)
-    except OSError as error:
-        raise PortInUse(f"-http_port {port} cannot be used ({error.strerror}): choose another port") from None
-    listener.start()
-    door.log.info("HTTP at http://%s:%d, described at /docs", host, port)
-    return listener
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float) -> None:

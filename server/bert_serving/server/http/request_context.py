@@ -1,4 +1,4 @@
-"""Taking a request in: a place at the gate, the body, and what form the answer shall have."""
+"""Acquires a slot for a request, reads its body, and determines the format of the response."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ from contextlib import contextmanager
 
 from flask import Response, request
 
-from .encoding_service import Encoded, EncodingService
-from .errors import Gone, UnsupportedBody
+from .encoding_service import EncodingResult, EncodingService
+from .errors import ClientDisconnected, UnsupportedBody
 
-#: A body up to so many bytes makes a request a small one.
+#: Maximum body size (bytes) of a small request.
 SMALL_BODY = 1024
 JSON, BYTES = "application/json", "application/octet-stream"
 
 
 @contextmanager
-def admitted(door: EncodingService) -> Iterator[None]:
-    """Waits for a place and holds it while the block runs.
+def acquire_slot(service: EncodingService) -> Iterator[None]:
+    """Waits for a slot and holds it while the block runs.
 
     Raises:
-        Overloaded, Stopping: see :meth:`ConcurrencyLimiter.place`.
-        Gone: the client has hung up meanwhile, so the work is spared.
+        Overloaded, Stopping: see :meth:`ConcurrencyLimiter.slot`.
+        ClientDisconnected: the client closed the connection while the request was queued.
     """
     length = request.content_length
-    with door.gate.place(is_small=length is not None and length <= SMALL_BODY):
-        has_hung_up = request.environ.get("waitress.client_disconnected")
-        if has_hung_up is not None and has_hung_up():
-            raise Gone("the client has hung up")
+    with service.limiter.slot(is_small=length is not None and length <= SMALL_BODY):
+        is_disconnected = request.environ.get("waitress.client_disconnected")
+        if is_disconnected is not None and is_disconnected():
+            raise ClientDisconnected("the client closed the connection")
         yield
 
 
-def body() -> bytes:
-    """The bytes of the body, whatever its content type says: ``curl -d`` calls JSON a form.
+def read_body() -> bytes:
+    """Returns the body and ignores its content type, because ``curl -d`` declares JSON as a form.
 
     Raises:
-        UnsupportedBody: it is compressed.
+        UnsupportedBody: the body is compressed.
     """
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
-        raise UnsupportedBody(f"a body with Content-Encoding {coding!r} is not read here; send it plain")
+        raise UnsupportedBody(f"the Content-Encoding {coding!r} is not supported; send the body uncompressed")
     return request.get_data(cache=False)
 
 
-def wants_bytes() -> bool:
-    """Whether ``Accept`` prefers raw bytes to JSON."""
+def wants_octet_stream() -> bool:
+    """Returns whether ``Accept`` prefers raw bytes to JSON."""
     accept = request.headers.get("Accept", "")
-    if accept in ("", "*/*", JSON, BYTES):  # what most send; the others take a while to read
+    if accept in ("", "*/*", JSON, BYTES):  # the usual values; parsing the others is slow
         return accept == BYTES
     return request.accept_mimetypes.best_match([JSON, BYTES], JSON) == BYTES
 
 
-def with_timing(response: Response, encoded: Encoded) -> Response:
-    """The response with the header ``Server-Timing``, whose durations are milliseconds.
+def add_server_timing(response: Response, encoded: EncodingResult) -> Response:
+    """Adds the header ``Server-Timing``, with durations in milliseconds, and returns the response.
 
     https://www.w3.org/TR/server-timing/
     """

@@ -1,7 +1,7 @@
-"""Vectors on their way out: as JSON numbers, as base64, as raw bytes.
+"""Serializes vectors as JSON numbers, base64 or raw bytes.
 
-JSON numbers have the fewest digits that give the same float32 back, about nine instead of the seventeen of a Python
-float, so a body is half as long.
+JSON numbers have the fewest digits that round to the same float32: about nine instead of the seventeen of a Python
+float. This halves the size of a response.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import orjson
 
 
 def to_json(array: np.ndarray) -> bytes:
-    """Nested JSON lists of any float array; a reader that rounds to the array's dtype has the same values."""
+    """Returns nested JSON lists. Parsing and rounding to the dtype of the array restores the exact values."""
     return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def to_bytes(array: np.ndarray) -> bytes:
-    """The values in C order, little-endian whatever this machine is."""
+    """Returns the values in C order, little-endian on every machine."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def to_base64(array: np.ndarray) -> list[bytes]:
-    """Each row of :func:`to_bytes`, in base64: ASCII that JSON takes as it is, between quotes."""
-    plain = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-    return [binascii.b2a_base64(row, newline=False) for row in plain]
+    """Returns each row of :func:`to_bytes` as base64, which needs no escaping in a JSON string."""
+    little_endian = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    return [binascii.b2a_base64(row, newline=False) for row in little_endian]
 
 
-def cut(array: np.ndarray, dimensions: int) -> np.ndarray:
-    """The first ``dimensions`` of each vector, scaled to unit length, as OpenAI shortens embeddings.
+def truncate_dimensions(array: np.ndarray, dimensions: int) -> np.ndarray:
+    """Truncates each vector and scales it to unit length, like the ``dimensions`` parameter of OpenAI.
 
     Args:
         array: ``[n, d]`` with ``d >= dimensions``.
 
     Returns:
-        float32 ``[n, dimensions]``; a vector that is all zeros stays so.
+        float32 ``[n, dimensions]``; a zero vector stays zero.
     """
     vectors = array[:, :dimensions].astype(np.float32)
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The sockets and threads of HTTP: waitress, with errors in JSON and a polite end for bodies that are too large."""
+"""Runs waitress with JSON error responses, and discards oversized bodies before closing the connection."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from waitress.server import create_server
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
-from .errors import Answer, body_of
+from .errors import ErrorResponse, error_body
 
-#: A body that is too large is read to its end and thrown away up to this size: a client that is still sending when
-#: the connection closes sees a broken connection, and never the answer that explains it.
+#: Maximum size (bytes) of an oversized body that is read and discarded. A client that is still sending when the
+#: connection closes gets a connection error instead of the error response.
 MAX_DISCARD = 2**30
-#: Bodies up to this size are copied behind their head.
-JOIN_BYTES = 65_536
+#: Maximum size (bytes) of a body that is sent with its head in one write.
+SINGLE_WRITE_LIMIT = 65_536
 _CONNECTIONS = 512
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Reads one request; of a body that is too large, only the end."""
+    """Parses one request and discards an oversized body."""
 
     completed: bool
     expect_continue: bool
     content_length: int
-    path = ""  # of what is no request at all; waitress names it in its log
-    _to_discard = 0
+    path = ""  # default for malformed requests; waitress logs it
+    _bytes_to_discard = 0
 
     def received(self, data: bytes) -> int:
         consumed: int
-        if self._to_discard:
-            consumed = min(len(data), self._to_discard)
-            self._to_discard -= consumed
-            self.completed = not self._to_discard
+        if self._bytes_to_discard:
+            consumed = min(len(data), self._bytes_to_discard)
+            self._bytes_to_discard -= consumed
+            self.completed = not self._bytes_to_discard
             return consumed
         consumed = super().received(data)
         if isinstance(self.error, RequestEntityTooLarge) and self.completed and not self.chunked:
             if self.expect_continue:
-                self.expect_continue = False  # nothing was sent yet, and nothing shall be
+                self.expect_continue = False  # the client has not sent the body and does not have to
             elif self.content_length <= MAX_DISCARD:
-                self._to_discard = self.content_length
+                self._bytes_to_discard = self.content_length
                 self.completed = False
         return consumed
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]
-    """Answers what was no request, or a body that is too large, in the words of the other errors."""
+    """Sends the JSON error response to a malformed request or an oversized body."""
 
     def execute(self) -> None:
         error = self.request.error
@@ -60,23 +60,28 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
         message = f"{error.reason}: {error.body}"
         if isinstance(error, RequestEntityTooLarge):
             message = f"the body is larger than {self.channel.adj.max_request_body_size - 1} bytes (-http_max_body)"
-        answer = Answer(error.code, type(error).__name__, message)
-        body = orjson.dumps(body_of(answer, self.request.path or ""))
+        response = ErrorResponse(error.code, type(error).__name__, message)
+        body = orjson.dumps(error_body(response, self.request.path or ""))
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
-        server.on_refused(error.code)
+        server.on_rejected(error.code)
 
 
 class _Task(WSGITask):  # type: ignore[misc]
-    """Answers a request. Head and body of a short answer leave together: one call of the system, one packet."""
+    """Sends a response. Head and body of a short response are sent in one write, and so in one packet."""
 
     wrote_header: bool
 
     def write(self, data: bytes) -> None:
-        if self.complete and not self.wrote_header and 0 < len(data) <= JOIN_BYTES and self.content_length == len(data):
+        if (
+            self.complete
+            and not self.wrote_header
+            and 0 < len(data) <= SINGLE_WRITE_LIMIT
+            and self.content_length == len(data)
+        ):
             head = self.build_response_header()
             if self.has_body and not self.chunked_response:
                 self.channel.write_soon(head + data)
@@ -88,8 +93,8 @@ class _Task(WSGITask):  # type: ignore[misc]
         super().write(data)
 
 
-#: ``channel`` is the connection whose request this thread answers.
-_serving = threading.local()
+#: ``channel`` is the connection whose request the current thread handles.
+_current = threading.local()
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
@@ -98,33 +103,33 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = _ErrorTask
 
     def service(self) -> None:
-        _serving.channel = self
+        _current.channel = self
         try:
             super().service()
         finally:
-            _serving.channel = None
+            _current.channel = None
 
     @property
     def needs_loop(self) -> bool:
-        """Whether the loop has something to do here that it does not see by itself."""
+        """Whether the event loop must be woken to handle this connection."""
         return bool(self.total_outbufs_len or self.requests or self.will_close or self.close_when_flushed)
 
 
 class HttpServer:
-    """A WSGI server in a thread.
+    """Runs a WSGI server in a thread.
 
     Args:
-        app: the WSGI application.
-        threads: requests in Python at a time, those that wait at the gate included.
-        max_body: largest body, in bytes.
-        on_refused: called with the status of a request that did not reach the application.
+        app: WSGI application.
+        threads: number of threads; running and queued requests hold one each.
+        max_body: maximum body size (bytes).
+        on_rejected: called with the status of a request that did not reach the application.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the server cannot bind to the address.
     """
 
     def __init__(
-        self, app: Any, host: str, port: int, threads: int, max_body: int, on_refused: Callable[[int], None]
+        self, app: Any, host: str, port: int, threads: int, max_body: int, on_rejected: Callable[[int], None]
     ) -> None:
         self._server = create_server(
             app,
@@ -135,24 +140,24 @@ class HttpServer:
             connection_limit=_CONNECTIONS,
             asyncore_use_poll=hasattr(select, "poll"),
             channel_timeout=60,
-            channel_request_lookahead=1,  # goes on reading, and so sees a client that hangs up
+            channel_request_lookahead=1,  # keeps reading, which detects a closed connection
             max_request_body_size=max_body + 1,
-            inbuf_overflow=16 * 2**20,  # beyond it, a file
+            inbuf_overflow=16 * 2**20,  # larger bodies are buffered in a file
             outbuf_overflow=64 * 2**20,
             clear_untrusted_proxy_headers=True,
         )
         self._server.channel_class = _Channel
-        self._server.on_refused = on_refused
+        self._server.on_rejected = on_rejected
         self._wake_loop = self._server.pull_trigger
         self._server.pull_trigger = self._wake_if_needed
         self._thread = threading.Thread(target=self._server.run, name="http", daemon=True)
 
     def _wake_if_needed(self) -> None:
-        """In place of waitress' own call after each answer: the loop looks at every connection when it is woken.
+        """Wakes the event loop only if the current connection needs it; replaces waitress' unconditional wake-up.
 
-        Most answers have left by then, and the loop waits for the next request of the connection as before.
+        A woken loop checks every connection. Most responses are already sent when their task ends.
         """
-        channel = getattr(_serving, "channel", None)
+        channel = getattr(_current, "channel", None)
         if channel is None or channel.needs_loop:
             self._wake_loop()
 
@@ -165,20 +170,20 @@ class HttpServer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every request is answered, to the last byte."""
+        """Whether every response is completely sent."""
         while True:
             try:
                 channels = list(self._server.active_channels.values())
                 break
-            except RuntimeError:  # it changed meanwhile
+            except RuntimeError:  # the dictionary changed during iteration
                 continue
         return not any(channel.requests or channel.total_outbufs_len for channel in channels)
 
 
-def log_to(log: logging.Logger) -> None:
-    """Sends waitress' own messages where the others go."""
+def redirect_log(log: logging.Logger) -> None:
+    """Sends the messages of waitress to the handlers of ``log``."""
     waitress = logging.getLogger("waitress")
     waitress.handlers, waitress.propagate = list(log.handlers), False
     waitress.setLevel(logging.WARNING)
-    # That a request waits a moment for a thread is no news.
+    # waitress warns whenever a request waits for a thread, which is normal here.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)

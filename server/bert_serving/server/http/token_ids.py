@@ -1,4 +1,4 @@
-"""Token ids as input: a client that tokenized by itself sends numbers, the service takes tokens."""
+"""Converts token ids, sent by clients with their own tokenizer, into the tokens that the service expects."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from .errors import BadRequest
 
 
 class TokenIds:
-    """Turns rows of token ids into rows of tokens of a vocabulary.
+    """Converts rows of token ids into rows of tokens of a vocabulary.
 
     Args:
-        ids: the vocabulary, token to id.
-        keep_special: the service adds no ``[CLS]`` and ``[SEP]`` (``-no_special_token``), so those given stay.
+        ids: vocabulary, token to id.
+        keep_special: keep ``[CLS]`` and ``[SEP]`` in the input, because the service adds none
+            (``-no_special_token``).
     """
 
     def __init__(self, ids: Mapping[str, int], keep_special: bool = False) -> None:
@@ -24,13 +25,13 @@ class TokenIds:
         self._cls, self._sep, self._pad = ids.get("[CLS]"), ids.get("[SEP]"), ids.get("[PAD]")
 
     def tokens(self, rows: Sequence[Sequence[int]]) -> list[list[str]]:
-        """The tokens of each row, as the service wants them: it adds ``[CLS]`` and ``[SEP]`` itself.
+        """Returns the tokens of each row, without the ``[CLS]`` and ``[SEP]`` that the service adds.
 
-        Padding at the end goes; so do a ``[CLS]`` in front and a ``[SEP]`` behind; a ``[SEP]`` in between parts the
-        two texts of a pair.
+        Trailing padding, a leading ``[CLS]`` and a trailing ``[SEP]`` are removed. A ``[SEP]`` in between becomes the
+        separator of a pair of texts.
 
         Raises:
-            BadInput: an id that the vocabulary does not have, or a row without any token.
+            BadRequest: the vocabulary has no such id, or a row has no token.
         """
         return [self._row(row, index) for index, row in enumerate(rows)]
 
@@ -44,7 +45,7 @@ class TokenIds:
             if end > start and row[end - 1] == self._sep:
                 end -= 1
         if start == end:
-            raise BadRequest(f"item {index} holds no token beside special ones; send at least one", "input")
+            raise BadRequest(f"item {index} has no token except special ones; send at least one", "input")
         tokens = [self._token(token_id, index) for token_id in row[start:end]]
         if not self._keep_special and self._sep in row[start:end]:
             tokens[row.index(self._sep, start, end) - start] = PAIR_SEPARATOR
@@ -53,8 +54,8 @@ class TokenIds:
     def _token(self, token_id: int, index: int) -> str:
         if not 0 <= token_id < len(self._tokens) or not self._tokens[token_id]:
             raise BadRequest(
-                f"item {index} holds the token id {token_id}, which the model's vocabulary of {len(self._tokens)} "
-                "tokens does not have; ids of another model's tokenizer mean nothing here: send texts",
+                f"item {index} has the token id {token_id}, which is not in the model's vocabulary of "
+                f"{len(self._tokens)} tokens; ids of another model's tokenizer are not supported: send texts",
                 "input",
             )
         return self._tokens[token_id]

@@ -1,4 +1,4 @@
-"""Reading JSON bodies: what was sent, or an error that says what is wrong with it."""
+"""Parses and validates JSON bodies."""
 
 from __future__ import annotations
 
@@ -11,92 +11,95 @@ import msgspec
 from .. import json_scan
 from .errors import BadRequest, BodyTooLarge, MissingField
 
-_SHOWN = 60
-#: Lists and objects in a body. Each takes many times the two bytes in which it can be sent.
+_MAX_REPR = 60
+#: Maximum number of lists and objects in a body. Each needs many times the memory of its two bytes of JSON.
 MAX_CONTAINERS = 2_000_000
 
-#: Words that stand for truth values, for senders that have no others: forms, shells, old scripts.
-_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+#: Strings accepted as truth values, for senders without booleans: forms, shells, old scripts.
+_BOOLEAN_STRINGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body.
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parses the JSON object in a body.
 
     Raises:
-        BadInput: it is not JSON, or not an object.
-        BodyTooLarge: it holds more lists than there can be texts.
+        BadRequest: the body is not JSON, or not an object.
+        BodyTooLarge: the body has more than `MAX_CONTAINERS` lists and objects.
     """
     if len(body) > json_scan.SMALL_BYTES and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
-        found = json_scan.scan(body)
-        if found.lists + found.objects > MAX_CONTAINERS:
+        counts = json_scan.scan(body)
+        if counts.lists + counts.objects > MAX_CONTAINERS:
             raise BodyTooLarge(
-                f"the body holds {found.lists + found.objects} lists and objects; at most {MAX_CONTAINERS} are read: "
-                "send fewer texts in one request"
+                f"the body has {counts.lists + counts.objects} lists and objects; the limit is {MAX_CONTAINERS}: "
+                "send fewer texts per request"
             )
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, ValueError):
-        value = _read_slowly(body)
+        value = _parse_fallback(body)
     if not isinstance(value, dict):
-        raise BadRequest(f"the body must be a JSON object, received {kind_of(value)}")
+        raise BadRequest(f"the body must be a JSON object, received {json_type(value)}")
     return value
 
 
-def read_switch(values: dict[str, Any], name: str) -> bool:
-    """A truth value, false if absent; "true" and "false" in quotes are understood.
+def parse_bool(values: dict[str, Any], name: str) -> bool:
+    """Returns a boolean field, false if absent. The strings in `_BOOLEAN_STRINGS` are accepted too.
 
     Raises:
-        BadInput: anything else.
+        BadRequest: the field has another value.
     """
     value = values.get(name)
     if value is None or isinstance(value, bool):
         return bool(value)
-    if isinstance(value, str) and value.strip().lower() in _TRUTH:
-        return _TRUTH[value.strip().lower()]
+    if isinstance(value, str) and value.strip().lower() in _BOOLEAN_STRINGS:
+        return _BOOLEAN_STRINGS[value.strip().lower()]
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
-    raise BadRequest(f"{name!r} must be true or false, received {shown(value)}", name)
+    raise BadRequest(f"{name!r} must be true or false, received {truncate_repr(value)}", name)
 
 
-def read_choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:
-    """One of some words; the first if absent.
+def parse_choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:
+    """Returns a field with one of ``choices``; the first choice if absent.
 
     Raises:
-        BadInput: another value.
+        BadRequest: the field has another value.
     """
     value = values.get(name)
     if value is None:
         return choices[0]
     if value not in choices:
-        raise BadRequest(f"{name!r} must be one of {', '.join(choices)}, received {shown(value)}", name)
+        raise BadRequest(f"{name!r} must be one of {', '.join(choices)}, received {truncate_repr(value)}", name)
     return str(value)
 
 
-def need(values: dict[str, Any], name: str, what: str) -> Any:
-    """A field that must be there.
+def require_field(values: dict[str, Any], name: str, what: str) -> Any:
+    """Returns a required field; ``what`` describes it in the error message.
 
     Raises:
-        MissingField: it is not.
+        MissingField: the field is absent.
     """
     if name not in values:
         raise MissingField(f"the field {name!r} is missing: {what}", name)
     return values[name]
 
 
-def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+def json_type(value: Any) -> str:
+    """Returns the JSON type of a value, for an error message."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def shown(value: Any) -> str:
-    """A JSON value for an error message, cut."""
+def truncate_repr(value: Any) -> str:
+    """Returns the representation of a JSON value for an error message, truncated to `_MAX_REPR` characters."""
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return text if len(text) <= _MAX_REPR else f"{text[: _MAX_REPR - 3]}..."
 
 
-def _read_slowly(body: bytes) -> Any:
-    """Rare: bad input, which is explained better here, or a lone surrogate, which the tokenizer removes."""
+def _parse_fallback(body: bytes) -> Any:
+    """Parses what msgspec rejects: invalid JSON, for a better error message, or lone surrogates.
+
+    The tokenizer removes lone surrogates.
+    """
     if not body.strip():
         raise BadRequest("the body is empty; send a JSON object")
     try:
@@ -108,12 +111,12 @@ def _read_slowly(body: bytes) -> Any:
 
 
 def _finite(digits: str) -> float:
-    """A number; one that no float can hold would come back as ``Infinity``, which is no JSON."""
+    """Parses a number. A number beyond float64 is rejected, because it would be echoed as ``Infinity``."""
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits[:_SHOWN]} is too large a number")
+        raise ValueError(f"the number {digits[:_MAX_REPR]} is too large")
     return value
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -20,11 +20,18 @@ from ..errors import ConfigError
 
 FORMAT = "bert-serving drift reference 1"
 #: Options of a server without which vectors or lengths are others.
-TELLING = ("pooling_strategy", "pooling_layer", "max_seq_len", "do_lower_case", "mask_cls_sep", "no_special_token")
+RELEVANT_OPTIONS = (
+    "pooling_strategy",
+    "pooling_layer",
+    "max_seq_len",
+    "do_lower_case",
+    "mask_cls_sep",
+    "no_special_token",
+)
 #: Lengths are sorted into at most so many bins, which hold equal shares of the sample.
 LENGTH_BINS = 10
 #: Texts from which a sample's mean says something.
-LEAST_TEXTS = 2
+MIN_TEXTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,7 @@ class Reference:
     """What a sample of texts is like.
 
     Attributes:
-        options: those of :data:`TELLING` with which the sample was encoded.
+        options: those of :data:`RELEVANT_OPTIONS` with which the sample was encoded.
         num_texts: texts in it.
         mean: mean of its vectors, ``d`` numbers.
         spread: root of the mean squared distance of its vectors from that mean.
@@ -71,7 +78,7 @@ class Reference:
             float(values["unknown_share"]),
         )
         numbers = np.array([*made.mean, made.spread, made.unknown_share])
-        if not np.isfinite(numbers).all() or made.spread < 0 or made.num_texts < LEAST_TEXTS:
+        if not np.isfinite(numbers).all() or made.spread < 0 or made.num_texts < MIN_TEXTS:
             raise ValueError("its numbers cannot be those of a sample")
         if len(made.length_counts) != len(made.length_bounds) + 1 or made.length_bounds != sorted(made.length_bounds):
             raise ValueError("its bins of lengths do not fit together")
@@ -119,16 +126,16 @@ class Sample:
         Raises:
             ValueError: there are too few texts.
         """
-        if self.num_texts < LEAST_TEXTS:
+        if self.num_texts < MIN_TEXTS:
             raise ValueError(
-                f"a sample has at least {LEAST_TEXTS} texts, and better thousands; this has {self.num_texts}"
+                f"a sample has at least {MIN_TEXTS} texts, and better thousands; this has {self.num_texts}"
             )
         mean = np.asarray(self._sum) / self.num_texts
         lengths = np.concatenate(self._lengths)
         shares = np.arange(1, LENGTH_BINS) / LENGTH_BINS
         bounds = np.unique(np.quantile(lengths, shares, method="inverted_cdf")).astype(int)
         return Reference(
-            {name: options[name] for name in TELLING},
+            {name: options[name] for name in RELEVANT_OPTIONS},
             self.num_texts,
             mean.tolist(),
             math.sqrt(max(self._squares / self.num_texts - float(mean @ mean), 0.0)),
@@ -138,7 +145,7 @@ class Sample:
         )
 
 
-class _Recent:
+class RollingWindow:
     """Sums over the texts of the window that is being filled and of the one before.
 
     Args:
@@ -176,21 +183,21 @@ class VectorDrift:
     def __init__(self, reference: Reference, window: int) -> None:
         self._mean, self._spread = np.array(reference.mean), reference.spread
         self._bounds, self._counts = np.array(reference.length_bounds), np.array(reference.length_counts, float)
-        self._recent = _Recent(window, len(self._mean), len(self._counts))
+        self._window = RollingWindow(window, len(self._mean), len(self._counts))
         self._num_seen = 0
 
     def add(self, vectors: np.ndarray, lengths: np.ndarray) -> None:
         """Takes in a batch: ``vectors`` float ``[n, d]``, ``lengths`` int ``[n]``."""
         self._num_seen += len(vectors)
         total = np.add.reduce(vectors, axis=0, dtype=np.float32)
-        self._recent.add(len(vectors), total, _binned(lengths, self._bounds))
+        self._window.add(len(vectors), total, _binned(lengths, self._bounds))
 
-    def numbers(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, float | None]:
         """What is told; docs/monitoring.md says what each means. None: there is nothing to compare yet."""
-        num_texts = self._recent.num_texts
+        num_texts = self._window.num_texts
         if not num_texts:
             return {"seen": 0, "texts": 0, "cosine_distance": None, "shift": None, "length_psi": None}
-        total, lengths = self._recent.sums()
+        total, lengths = self._window.sums()
         mean = total / num_texts
         norms = float(np.linalg.norm(mean) * np.linalg.norm(self._mean))
         distance = float(np.linalg.norm(mean - self._mean))
@@ -207,16 +214,16 @@ class UnknownDrift:
     """The share of [UNK] in the tokens that come by, beside that of the reference."""
 
     def __init__(self, reference: Reference, window: int) -> None:
-        self._share, self._recent = reference.unknown_share, _Recent(window, 1, 1)
+        self._share, self._window = reference.unknown_share, RollingWindow(window, 1, 1)
 
     def add(self, num_texts: int, num_tokens: int, num_unknown: int) -> None:
-        self._recent.add(num_texts, num_tokens, num_unknown)
+        self._window.add(num_texts, num_tokens, num_unknown)
 
-    def numbers(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, float | None]:
         """The difference of the two shares; None while there were no tokens."""
-        if not self._recent.num_texts:
+        if not self._window.num_texts:
             return {"unknown_share_difference": None}
-        tokens, unknown = (float(total[0]) for total in self._recent.sums())
+        tokens, unknown = (float(total[0]) for total in self._window.sums())
         return {"unknown_share_difference": unknown / tokens - self._share}
 
 

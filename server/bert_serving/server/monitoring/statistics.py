@@ -39,10 +39,10 @@ class Statistics:
         self._last_seen: float | None = None
         self._intervals: deque[float] = deque(maxlen=_WINDOW)
 
-    def system_request(self) -> None:
+    def record_system_request(self) -> None:
         self.num_sys_request += 1
 
-    def data_request(self, identity: bytes, size: int, now: float) -> None:
+    def record_data_request(self, identity: bytes, size: int, now: float) -> None:
         """An accepted request of ``size`` texts."""
         self.num_data_request += 1
         self.num_total_seq += size
@@ -58,14 +58,14 @@ class Statistics:
             self._intervals.append(max(now - self._last_seen, 1e-9))
         self._last_seen = now
 
-    def answered(self, timing: Timing) -> None:
+    def record_timing(self, timing: Timing) -> None:
         """A request whose vectors are all there."""
         self._tokenize.observe(timing.tokenize)
         self._queue.observe(timing.queue)
         self._compute.observe(timing.compute)
         self._total.observe(timing.total)
 
-    def error(self, kind: str) -> None:
+    def record_error(self, kind: str) -> None:
         self.num_errors[kind] = self.num_errors.get(kind, 0) + 1
 
     def times(self) -> dict[str, Any]:

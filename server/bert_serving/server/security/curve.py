@@ -56,7 +56,7 @@ class AllowedKeys:
 
     Args:
         folder: the folder of ``-auth_keys``.
-        extra: keys that are let in as well, as Z85: the server's own HTTP door.
+        extra: keys that are let in as well, as Z85: the server's own HTTP server.
     """
 
     def __init__(self, folder: str, extra: Sequence[str] = ()) -> None:

@@ -389,7 +389,7 @@ class Sink:
         self._let_go_of_absent(now)
         if self.drift is not None:
             with contextlib.suppress(zmq.Again):  # not connected; the next second will do
-                word = [commands.DRIFT, json.dumps(self.drift.numbers()).encode()]
+                word = [commands.DRIFT, json.dumps(self.drift.to_dict()).encode()]
                 self.ventilator.send(encode_commands([word]), zmq.NOBLOCK)
         self.link.facts["outbox"] = {
             "bytes": self.outbox.num_bytes,

@@ -33,7 +33,7 @@ class Child:
     """A part of the server that runs in a process of its own.
 
     Attributes:
-        role: which code it runs: ventilator, sink, prepare, worker, proxy.
+        role: which code it runs: ventilator, sink, prepare, worker, http.
         context: its name in the log.
         incarnation: how often it was started; part of its identity, so that a predecessor's words are not its own.
         reason: what it said before it ended, if it could.

@@ -16,7 +16,7 @@ from ..ipc.endpoints import Addresses
 from ..model.cache import default_cache_dir
 from ..model.config import ModelConfig
 from ..model.pooling import dimensions
-from ..monitoring.drift import TELLING, Reference
+from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
 from .placement import WorkerPlacement
@@ -61,7 +61,7 @@ def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], N
             f"server gives {size}: make a reference with this model and these options"
         )
     now = config.public()
-    for name in (name for name in TELLING if reference.options.get(name) != now[name]):
+    for name in (name for name in RELEVANT_OPTIONS if reference.options.get(name) != now[name]):
         was = reference.options.get(name)
         warn(
             f"-drift_reference was made with {name} {was}, but this server has {now[name]}: that alone looks like drift"
@@ -70,7 +70,7 @@ def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], N
 
 
 def make_access(config: ServerConfig, warn: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Whom the ports let in, and the keys of the HTTP door, which is a client like any other.
+    """Whom the ports let in, and the keys of the HTTP server, which is a client like any other.
 
     Raises:
         ConfigError: ``-auth_keys`` has no usable key of the server, or HTTP would let in everybody beside it.
@@ -97,7 +97,7 @@ def make_children(
     plans: list[WorkerPlacement],
     model: ModelConfig,
     access: dict[str, Any],
-    proxy_keys: dict[str, str],
+    http_keys: dict[str, str],
     drift: dict[str, Any] | None,
 ) -> dict[str, Child]:
     """All parts by name, none of them started."""
@@ -117,7 +117,7 @@ def make_children(
     for index, plan in enumerate(plans):
         add("worker", f"worker-{index}", {**plan.options(), "cache_dir": cache_dir}, _worker_env(plan))
     if config.http_port:
-        add("proxy", "proxy", {"keys": proxy_keys}, no_gpu)
+        add("http", "http", {"keys": http_keys}, no_gpu)
     return children
 
 

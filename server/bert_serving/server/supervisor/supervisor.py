@@ -75,7 +75,7 @@ class BertServer(threading.Thread):
         self._reloads_asked = 0
         self._to_replace: list[str] = []
         self._last_step = self._trust_until = 0.0
-        self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "proxy"), 0)
+        self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http"), 0)
         self._drain_deadline = 0.0
         self._said_facts = ("", 0)
 
@@ -166,12 +166,12 @@ class BertServer(threading.Thread):
         model = read_model(self.config)
         drift = read_drift(self.config, model, self.log.warning)
         self.plans = plan_workers(self.config, self.log)
-        access, proxy_keys = make_access(self.config, self.log.warning)
+        access, http_keys = make_access(self.config, self.log.warning)
         self.addresses = Addresses.new()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
-        self.children = make_children(self.config, self.addresses, self.plans, model, access, proxy_keys, drift)
+        self.children = make_children(self.config, self.addresses, self.plans, model, access, http_keys, drift)
         self._preparing = [name for name, child in self.children.items() if child.role == "prepare"]
         self._prepared: set[str] = set()
 
@@ -207,7 +207,7 @@ class BertServer(threading.Thread):
         if self._stops_asked:
             self._drain(now)
             return
-        waiting = [name for name in self.children if name.startswith(("worker-", "proxy"))]
+        waiting = [name for name in self.children if name.startswith(("worker-", "http"))]
         if self.state == "starting" and self._is_up(["ventilator", "sink"]) and set(self._preparing) <= self._prepared:
             for name in waiting:
                 if self.children[name].process is None and not self.children[name].incarnation:
@@ -269,7 +269,7 @@ class BertServer(threading.Thread):
             worker = next((c for c in self.children.values() if c.identity == frames[2] and c.is_retiring), None)
             if worker is not None:
                 self._tell(worker.name, commands.STOP)
-        elif kind == commands.DRAINED and name == "proxy":
+        elif kind == commands.DRAINED and name == "http":
             self._tell("ventilator", commands.DRAIN)
         elif kind == commands.DRAINED and name == "ventilator":
             self._tell("sink", commands.DRAIN)
@@ -342,7 +342,7 @@ class BertServer(threading.Thread):
             if child.role in ("ventilator", "sink"):
                 self._fail(f"{child.name} ended while requests were being finished: {why}", EXIT_FORCED)
                 return
-            if child.role == "proxy":
+            if child.role == "http":
                 self._tell("ventilator", commands.DRAIN)
                 return
         if self.state == "starting" and (child.reason or child.role == "prepare" or child.failed_starts >= 2):
@@ -375,10 +375,10 @@ class BertServer(threading.Thread):
             return
         self.state = "draining"
         self._drain_deadline = now + self.config.drain_timeout
-        # In the order in which requests pass: who has got in at the HTTP door is still served behind it.
-        proxy = self.children.get("proxy")
-        has_proxy = proxy is not None and proxy.is_ready
-        self._tell("proxy" if has_proxy else "ventilator", commands.DRAIN)
+        # In the order in which requests pass: a request accepted by the HTTP server still passes the others.
+        http = self.children.get("http")
+        has_http = http is not None and http.is_ready
+        self._tell("http" if has_http else "ventilator", commands.DRAIN)
         self._say_facts()
 
     def _fail(self, reason: str, exit_code: int) -> None:

@@ -170,7 +170,7 @@ class Ventilator:
         try:
             request = read_envelope(frames)
         except BadEnvelope as error:
-            self.statistics.error(error.kind)
+            self.statistics.record_error(error.kind)
             self.log.warning("received a wrongly-formatted request: %s", error)
             if error.reply_to:
                 self._say_error(*error.reply_to, error)
@@ -199,7 +199,7 @@ class Ventilator:
 
     def _on_request(self, request: Request, frame: zmq.Frame) -> None:
         if request.is_command:
-            self.statistics.system_request()
+            self.statistics.record_system_request()
             self._on_command(request, frame)
             return
         if len(request.message) > self.config.max_message_bytes:
@@ -282,7 +282,7 @@ class Ventilator:
 
     def _announce(self, job: Job) -> None:
         """Counts a job, once its number of texts is known."""
-        self.statistics.data_request(job.identity, job.size, self.clock())
+        self.statistics.record_data_request(job.identity, job.size, self.clock())
         self.log.debug("new encode request\treq id: %s\tsize: %d\tclient: %r", job.request_id, job.size, job.identity)
 
     def _on_command(self, request: Request, frame: zmq.Frame) -> None:
@@ -312,7 +312,7 @@ class Ventilator:
         self._say(request.identity, [answer, request.request_id])
 
     def _refuse(self, request: Request, error: RequestError) -> None:
-        self.statistics.error(error.kind)
+        self.statistics.record_error(error.kind)
         self.log.warning("refused a request of client %r: %s", request.identity, error)
         info = error_info(error.kind, str(error))
         frames = [info, request.request_id] if request.is_command else [info, b"", request.request_id]
@@ -407,7 +407,7 @@ class Ventilator:
     @property
     def drift(self) -> dict[str, Any] | None:
         """How far texts and vectors are from those of ``-drift_reference``; None without the option."""
-        return None if self._unknown is None else {**self._vector_drift, **self._unknown.numbers()}
+        return None if self._unknown is None else {**self._vector_drift, **self._unknown.to_dict()}
 
     # ---------------------------------------------------------------- workers and sink
 
@@ -427,7 +427,7 @@ class Ventilator:
                 job.began_at = min(job.began_at, began)
                 if job.missing == 0 and not job.failed:
                     if not job.is_computed_again:
-                        self.statistics.answered(job.timing(self.clock()))
+                        self.statistics.record_timing(job.timing(self.clock()))
                     if not job.is_asked:
                         self._forget(job)
         elif frames[0] in (commands.JOB_PENDING, commands.JOB_PUBLISHED):
@@ -456,7 +456,7 @@ class Ventilator:
         if job.failed:
             return
         job.failed = True
-        self.statistics.error(error.kind)
+        self.statistics.record_error(error.kind)
         self.log.warning("request %s of client %r failed: %s", job.request_id.decode(), job.identity, error)
         self._say_error(job.identity, job.request_id, error)
         self._drop(job)

@@ -1,6 +1,6 @@
-"""The dashboard: its files, which lie in ``static/dashboard``, served at ``/dashboard/``.
+"""Serves the files of the dashboard, in ``static/dashboard``, at ``/dashboard/``.
 
-The page asks ``/status/server`` and ``/metrics`` by itself. The files hold no secret and need no token.
+The page requests ``/status/server`` and ``/metrics`` itself. The files contain no secrets and need no token.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from flask import Blueprint, Response, redirect, request
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
-#: The page may load only what comes with it. It may ask any server, as it can watch several.
+#: The page loads its own files only. It may connect to any server, because it can watch several.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' http: https:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -32,7 +32,7 @@ def blueprint() -> Blueprint:
 
     @routes.get("/dashboard")
     def without_slash() -> BaseResponse:
-        return redirect("dashboard/")  # relative, for a proxy that puts a path in front
+        return redirect("dashboard/")  # relative, so that it works behind a proxy with a path prefix
 
     @routes.get("/dashboard/")
     def page() -> BaseResponse:
@@ -46,7 +46,7 @@ def blueprint() -> Blueprint:
         response.headers["Content-Security-Policy"] = _POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Cache-Control"] = "no-cache"  # ask whether it changed, every time
+        response.headers["Cache-Control"] = "no-cache"  # the browser revalidates on each request
         response.add_etag()
         return response.make_conditional(request)
 
@@ -54,8 +54,8 @@ def blueprint() -> Blueprint:
 
 
 def _read() -> dict[str, bytes]:
-    """All files by their path below the folder. Nothing else can be asked for, whatever a path says."""
-    found: dict[str, bytes] = {}
+    """Reads all files into memory, by path below the folder. A request cannot reach any other file."""
+    files: dict[str, bytes] = {}
     folders = [(resources.files("bert_serving.server.http") / "static" / "dashboard", "")]
     while folders:
         folder, path = folders.pop()
@@ -63,5 +63,5 @@ def _read() -> dict[str, bytes]:
             if entry.is_dir():
                 folders.append((entry, f"{path}{entry.name}/"))
             elif PurePosixPath(entry.name).suffix in _TYPES:
-                found[path + entry.name] = entry.read_bytes()
-    return found
+                files[path + entry.name] = entry.read_bytes()
+    return files

@@ -1,4 +1,7 @@
-"""The page at ``/docs``: made from the OpenAPI description, whole in itself, with a form to try each route."""
+"""Renders the page at ``/docs`` from the OpenAPI description, with a form to try each route.
+
+The page is self-contained and loads no other file.
+"""
 
 from __future__ import annotations
 
@@ -41,23 +44,23 @@ for (const form of document.querySelectorAll('form[data-path]')) {
     if (token.value) headers.Authorization = 'Bearer ' + token.value;
     if (text) headers['Content-Type'] = 'application/json';
     out.hidden = false; out.textContent = '...';
-    const began = performance.now();
+    const started = performance.now();
     try {
-      const answer = await fetch(form.dataset.path.slice(1), {
+      const response = await fetch(form.dataset.path.slice(1), {
         method: form.dataset.verb, headers, body: text ? text.value : undefined });
-      let said = await answer.text();
-      try { said = JSON.stringify(JSON.parse(said), null, 1); } catch { }
-      if (said.length > 4000) said = said.slice(0, 4000) + '\\n... ' + (said.length - 4000) + ' more characters';
-      out.textContent = answer.status + ' ' + answer.statusText + ', ' + Math.round(performance.now() - began) +
-        ' ms\\n\\n' + said;
-    } catch (error) { out.textContent = 'no answer: ' + error.message; }
+      let body = await response.text();
+      try { body = JSON.stringify(JSON.parse(body), null, 1); } catch { }
+      if (body.length > 4000) body = body.slice(0, 4000) + '\\n... ' + (body.length - 4000) + ' more characters';
+      out.textContent = response.status + ' ' + response.statusText + ', ' + Math.round(performance.now() - started) +
+        ' ms\\n\\n' + body;
+    } catch (error) { out.textContent = 'no response: ' + error.message; }
   });
 }
 """
 
 
 def render(openapi: dict[str, Any]) -> str:
-    """The page. Its links and calls are relative, so it works behind a proxy that puts a path in front."""
+    """Returns the HTML page. Its links are relative, so that it works behind a proxy with a path prefix."""
     info = openapi["info"]
     sections: dict[str, list[str]] = {}
     for path, item in openapi["paths"].items():
@@ -72,7 +75,7 @@ def render(openapi: dict[str, Any]) -> str:
         f'<h1>{escape(info["title"])}</h1><p class="quiet">version {escape(info["version"])} · '
         '<a href="openapi.json">openapi.json</a> · <a href="dashboard/">dashboard</a></p>'
         f"<p>{escape(info['description'])}</p>"
-        "<form><label>Token, if this server wants one"
+        "<form><label>Bearer token, if the server requires one"
         '<input id="token" type="password" autocomplete="off"></label></form>'
         f"{''.join(parts)}<script>{_SCRIPT}</script></body></html>"
     )
@@ -85,7 +88,7 @@ def _route(openapi: dict[str, Any], path: str, verb: str, operation: dict[str, A
         for schema in _alternatives(request["schema"]):
             name = schema["$ref"].rpartition("/")[2]
             parts.append(_fields(openapi["components"]["schemas"][name]))
-    parts.append(_answers(openapi, operation))
+    parts.append(_responses(openapi, operation))
     if "{" not in path:
         example = ""
         if request is not None:
@@ -114,7 +117,7 @@ def _fields(schema: dict[str, Any]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _answers(openapi: dict[str, Any], operation: dict[str, Any]) -> str:
+def _responses(openapi: dict[str, Any], operation: dict[str, Any]) -> str:
     rows = []
     for code, response in operation["responses"].items():
         if "$ref" in response:

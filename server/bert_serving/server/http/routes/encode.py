@@ -1,8 +1,8 @@
-"""The routes of 1.10.0: ``/encode``, ``/status/server`` and ``/status/client``.
+"""Serves the routes of 1.10.0: ``/encode``, ``/status/server`` and ``/status/client``.
 
-The code of 1.10.0 called the vectors ``result`` while its documentation promised ``results``, so programs exist for
-both: both are in the answer, the same bytes written twice. Who counts bytes asks for base64 or octet-stream, which are
-new and need no copy.
+The code of 1.10.0 returned the vectors as ``result`` while its documentation described ``results``, and programs depend
+on either. JSON responses therefore contain the same vectors twice. The new formats base64 and octet-stream contain them
+once.
 """
 
 from __future__ import annotations
@@ -15,63 +15,63 @@ from flask import Blueprint, Response
 from flask_json import as_json
 
 from .. import serialization as vectors
-from ..encoding_service import Encoded, EncodingService
-from ..request_context import BYTES, JSON, admitted, body, wants_bytes, with_timing
-from ..validation import need, read_choice, read_object, read_switch
+from ..encoding_service import EncodingResult, EncodingService
+from ..request_context import BYTES, JSON, acquire_slot, add_server_timing, read_body, wants_octet_stream
+from ..validation import parse_bool, parse_choice, parse_object, require_field
 
 
-def blueprint(door: EncodingService) -> Blueprint:
+def blueprint(service: EncodingService) -> Blueprint:
     routes = Blueprint("encode", __name__)
 
     @routes.post("/encode")
     def encode() -> Response:
-        with admitted(door):
-            return answer(door, read_object(body()))
+        with acquire_slot(service):
+            return encode_response(service, parse_object(read_body()))
 
     @routes.get("/status/server")
     @as_json  # type: ignore[untyped-decorator]
     def status_server() -> dict[str, Any]:
-        return dict(door.readiness.status())
+        return dict(service.health.status())
 
     @routes.get("/status/client")
     @as_json  # type: ignore[untyped-decorator]
     def status_client() -> dict[str, Any]:
-        return door.client.status
+        return service.client.status
 
     return routes
 
 
-def answer(door: EncodingService, values: dict[str, Any]) -> Response:
-    """The answer to the body of an ``/encode`` request."""
-    is_tokenized = read_switch(values, "is_tokenized")
-    show_tokens = read_switch(values, "show_tokens")
-    encoding = read_choice(values, "encoding_format", ("float", "base64"))
-    texts = need(values, "texts", "the list of texts to encode, or of token lists if is_tokenized")
-    encoded = door.encode(texts, is_tokenized, show_tokens)
-    if wants_bytes():
-        return with_timing(_as_bytes(encoded), encoded)
-    extra: dict[str, Any] = {"num_tokens": encoded.num_tokens, "truncated": encoded.truncated}
-    if encoded.tokens is not None:
-        extra["tokens"] = encoded.tokens
+def encode_response(service: EncodingService, values: dict[str, Any]) -> Response:
+    """Encodes the texts in the body of an ``/encode`` request and returns the response."""
+    is_tokenized = parse_bool(values, "is_tokenized")
+    show_tokens = parse_bool(values, "show_tokens")
+    encoding = parse_choice(values, "encoding_format", ("float", "base64"))
+    texts = require_field(values, "texts", "a list of texts, or of token lists with is_tokenized")
+    result = service.encode(texts, is_tokenized, show_tokens)
+    if wants_octet_stream():
+        return add_server_timing(_as_bytes(result), result)
+    extra: dict[str, Any] = {"num_tokens": result.num_tokens, "truncated": result.truncated}
+    if result.tokens is not None:
+        extra["tokens"] = result.tokens
     if encoding == "base64":
-        rows = b'["' + b'","'.join(vectors.to_base64(encoded.vectors)) + b'"]'
+        rows = b'["' + b'","'.join(vectors.to_base64(result.vectors)) + b'"]'
         keys: tuple[bytes, ...] = (b"results",)
-        extra |= {"dtype": encoded.vectors.dtype.name, "shape": list(encoded.vectors.shape)}
+        extra |= {"dtype": result.vectors.dtype.name, "shape": list(result.vectors.shape)}
     else:
-        rows = vectors.to_json(encoded.vectors)
+        rows = vectors.to_json(result.vectors)
         keys = (b"result", b"results")
     parts = [b'{"id":', json.dumps(values.get("id")).encode()]
     for key in keys:
         parts += [b',"', key, b'":', rows]
     parts += [b",", orjson.dumps(extra)[1:-1], b',"status":200}\n']
-    return with_timing(Response(b"".join(parts), mimetype=JSON), encoded)
+    return add_server_timing(Response(b"".join(parts), mimetype=JSON), result)
 
 
-def _as_bytes(encoded: Encoded) -> Response:
-    """Raw little-endian values; the headers say how to read them."""
-    response = Response(vectors.to_bytes(encoded.vectors), mimetype=BYTES)
-    response.headers["X-Shape"] = ",".join(map(str, encoded.vectors.shape))
-    response.headers["X-Dtype"] = encoded.vectors.dtype.name
-    response.headers["X-Num-Tokens"] = str(encoded.num_tokens)
-    response.headers["X-Num-Truncated"] = str(encoded.num_truncated)
+def _as_bytes(result: EncodingResult) -> Response:
+    """Returns the raw little-endian values, with their shape and dtype in headers."""
+    response = Response(vectors.to_bytes(result.vectors), mimetype=BYTES)
+    response.headers["X-Shape"] = ",".join(map(str, result.vectors.shape))
+    response.headers["X-Dtype"] = result.vectors.dtype.name
+    response.headers["X-Num-Tokens"] = str(result.num_tokens)
+    response.headers["X-Num-Truncated"] = str(result.num_truncated)
     return response

@@ -176,7 +176,7 @@ _RETRY = {"Retry-After": {"schema": _COUNT, "description": "seconds"}}
 _RESPONSES: dict[str, Any] = {
     "400": {"description": "The body, or a value in it, is wrong", "content": _ERROR},
     "401": {"description": "The token is missing or wrong", "content": _ERROR},
-    "403": {"description": "The service does not let its own HTTP door in", "content": _ERROR},
+    "403": {"description": "The service does not let its own HTTP server in", "content": _ERROR},
     "404": {"description": "There is no such thing here", "content": _ERROR},
     "413": {"description": "More than a limit of the server allows; the limit is named", "content": _ERROR},
     "415": {"description": "The body is compressed", "content": _ERROR},

@@ -1,4 +1,4 @@
-"""The routes for those who run the server: health, metrics, and the two paths that Amazon SageMaker calls."""
+"""Serves the routes for operations: health, metrics, and the two paths that Amazon SageMaker calls."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from flask import Blueprint, Response
 from ..encoding_service import EncodingService
 from ..errors import BadRequest
 from ..metrics import Metrics
-from ..request_context import JSON, admitted, body
-from ..validation import read_object
+from ..request_context import JSON, acquire_slot, read_body
+from ..validation import parse_object
 from . import encode, openai
 
 
-def blueprint(door: EncodingService, metrics: Metrics) -> Blueprint:
+def blueprint(service: EncodingService, metrics: Metrics) -> Blueprint:
     routes = Blueprint("operations", __name__)
 
     @routes.get("/healthz")
     def healthz() -> Response:
-        """This process runs. It asks nobody: a service that is away is no reason to restart its HTTP door."""
-        return _state(200, "draining" if door.gate.closed else "alive")
+        """Reports that the HTTP process runs, without a check of the service.
+
+        A restart of this process does not help if the service is unreachable.
+        """
+        return _state(200, "draining" if service.limiter.closed else "alive")
 
     @routes.get("/readyz")
     @routes.get("/ping", endpoint="ping")
     def readyz() -> Response:
-        why_not = "the server is stopping" if door.gate.closed else door.readiness.why_not()
-        if why_not:
-            return _state(503, "not ready", why_not)
+        reason = "the server is stopping" if service.limiter.closed else service.health.not_ready_reason()
+        if reason:
+            return _state(503, "not ready", reason)
         return _state(200, "ready")
 
     @routes.post("/invocations")
     def invocations() -> Response:
-        with admitted(door):
-            values: dict[str, Any] = read_object(body())
+        with acquire_slot(service):
+            values: dict[str, Any] = parse_object(read_body())
             if "input" in values:
-                return openai.answer(door, values)
+                return openai.embeddings_response(service, values)
             if "texts" in values:
-                return encode.answer(door, values)
-            raise BadRequest("the body needs 'texts', as for /encode, or 'input', as for /v1/embeddings")
+                return encode.encode_response(service, values)
+            raise BadRequest("the body must have 'texts', as for /encode, or 'input', as for /v1/embeddings")
 
     @routes.get("/metrics")
     def all_metrics() -> Response:
@@ -48,8 +51,8 @@ def blueprint(door: EncodingService, metrics: Metrics) -> Blueprint:
     return routes
 
 
-def _state(status: int, state: str, why: str = "") -> Response:
-    values = {"state": state, "status": status} | ({"description": why} if why else {})
+def _state(status: int, state: str, reason: str = "") -> Response:
+    values = {"state": state, "status": status} | ({"description": reason} if reason else {})
     response = Response(orjson.dumps(values), status, mimetype=JSON)
     if status != 200:
         response.headers["Retry-After"] = "2"

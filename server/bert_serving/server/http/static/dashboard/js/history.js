@@ -53,9 +53,9 @@ function httpOf(samples) {
     return http.paths.get(name);
   };
   for (const { name, labels, value } of samples) {
-    if (name === 'bert_serving_http_running') http.running = value;
-    else if (name === 'bert_serving_http_waiting') http.waiting = value;
-    else if (name === 'bert_serving_http_request_seconds_bucket') {
+    if (name === 'bert_serving_http_requests_in_progress') http.running = value;
+    else if (name === 'bert_serving_http_requests_queued') http.waiting = value;
+    else if (name === 'bert_serving_http_request_duration_seconds_bucket') {
       path(labels.path).buckets.set(labels.le === '+Inf' ? Infinity : Number(labels.le), value);
     } else if (name === 'bert_serving_http_requests_total') {
       const counts = path(labels.path);
