@@ -1,4 +1,4 @@
-"""The cache of prepared models: by content, whole or not at all, private, bounded."""
+"""Tests of the cache of prepared models: content addressing, atomic writes, permissions, size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ posix_only = pytest.mark.skipif(sys.platform == "win32", reason="permissions and
 
 
 class Builder:
-    """Writes an entry and counts how often."""
+    """Writes an entry and counts the calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -45,7 +45,7 @@ def test_an_entry_is_built_once(tmp_path: Path, build: Builder) -> None:
     assert (first / "weights.bin").read_bytes() == b"0123456789"
 
 
-def test_another_recipe_or_kind_is_another_entry(tmp_path: Path, build: Builder) -> None:
+def test_key_and_kind_identify_an_entry(tmp_path: Path, build: Builder) -> None:
     cache = Cache(tmp_path)
     places = {
         cache.entry("engine", RECIPE, build),
@@ -79,7 +79,7 @@ def test_an_incomplete_entry_is_built_again(tmp_path: Path, build: Builder, dama
     assert build.calls == 2
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_build_leaves_no_files(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "weights.bin").write_bytes(b"half")
         raise ValueError("no such model")
@@ -98,7 +98,7 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path: Path, build: Builder)
 
 
 def build_slowly(root: str, barrier: multiprocessing.synchronize.Barrier, log: str) -> None:
-    """Runs in a process of its own."""
+    """Runs in a child process."""
 
     def build(folder: Path) -> None:
         with open(log, "a", encoding="utf-8") as file:
@@ -110,7 +110,7 @@ def build_slowly(root: str, barrier: multiprocessing.synchronize.Barrier, log: s
     assert (place / "weights.bin").stat().st_size == 1_000_000
 
 
-def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
+def test_concurrent_processes_build_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
     log = tmp_path / "log"
@@ -124,7 +124,7 @@ def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
     assert log.read_text("utf-8") == "built\n"
 
 
-def test_the_least_recently_used_entries_go(tmp_path: Path, build: Builder) -> None:
+def test_the_least_recently_used_entries_are_removed(tmp_path: Path, build: Builder) -> None:
     cache = Cache(tmp_path)
     places = []
     for number in range(KEEP):
@@ -146,7 +146,7 @@ def test_the_folder_is_private(tmp_path: Path, build: Builder) -> None:
 
 
 @posix_only
-def test_a_folder_of_others_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_shared_folder_stays_unchanged(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -160,7 +160,7 @@ def test_a_folder_of_others_is_left_as_it_is(tmp_path: Path) -> None:
         Cache(shared)
 
 
-def test_a_place_that_cannot_be_a_folder(tmp_path: Path) -> None:
+def test_an_unusable_path_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CacheError, match="BERT_SERVING_CACHE"):
         Cache(tmp_path / "file")
@@ -175,7 +175,7 @@ def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert Path(default_cache_dir()).is_absolute()
 
 
-def test_digest_is_of_the_content(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_content_only(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     folder = copy_tiny(tmp_path)
     digest = cache.model_digest(load_model_config(TINY))
@@ -187,7 +187,7 @@ def test_digest_is_of_the_content(tmp_path: Path) -> None:
     assert cache.model_digest(load_model_config(folder)) != digest
 
 
-def test_a_known_file_is_not_read_again(tmp_path: Path) -> None:
+def test_a_cached_digest_is_reused(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     os.utime(file, ns=(5, 5))
@@ -202,14 +202,14 @@ def test_a_known_file_is_not_read_again(tmp_path: Path) -> None:
     assert DigestMemo(tmp_path / "memo.json").sha256(file) == sha256_of(file) != known
 
 
-def test_a_broken_memo_is_only_slower(tmp_path: Path, build: Builder) -> None:
+def test_a_damaged_memo_is_ignored(tmp_path: Path, build: Builder) -> None:
     place = Cache(tmp_path).entry("engine", RECIPE, build)
     (tmp_path / "digests.json").write_text("[", "utf-8")
     assert Cache(tmp_path).entry("engine", RECIPE, build) == place
     assert build.calls == 1
 
 
-def test_an_emptied_cache_is_filled_again(tmp_path: Path, build: Builder) -> None:
+def test_an_emptied_cache_is_rebuilt(tmp_path: Path, build: Builder) -> None:
     place = Cache(tmp_path).entry("engine", RECIPE, build)
     shutil.rmtree(place)
     assert Cache(tmp_path).entry("engine", RECIPE, build) == place

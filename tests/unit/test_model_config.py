@@ -1,4 +1,4 @@
-"""What a model folder says before a weight is read, and what is said about one that cannot be served."""
+"""Tests of reading model folders without weights, and of the errors for unsupported folders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_google_style_folder() -> None:
     assert not config.is_tuned
 
 
-def test_tuned_checkpoint_takes_the_place_of_the_model_s() -> None:
+def test_tuned_checkpoint_replaces_that_of_the_model() -> None:
     config = load_model_config(TINY, tuned_model_dir=TINY_TUNED, ckpt_name="model.ckpt-343")
     assert config.checkpoint == str(TINY_TUNED / "model.ckpt-343")
     assert config.config_path == str(TINY / "bert_config.json")
@@ -88,8 +88,10 @@ def test_tokenizer_json_serves_as_vocabulary(tmp_path: Path) -> None:
         load_model_config(tmp_path)
 
 
-def test_missing_folder_names_what_exists_of_the_path(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match=f"-model_dir: there is no folder .*exists up to {tmp_path},"):
+def test_error_for_a_missing_folder_names_the_existing_path(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelNotFound, match=f"-model_dir: the folder .* does not exist; the path exists up to {tmp_path}:"
+    ):
         load_model_config(tmp_path / "uncased" / "bert")
     with pytest.raises(FileNotFoundError, match="-tuned_model_dir"):
         load_model_config(TINY, tuned_model_dir=tmp_path / "none")
@@ -99,13 +101,13 @@ def test_missing_folder_names_what_exists_of_the_path(tmp_path: Path) -> None:
         load_model_config(archive)
 
 
-def test_missing_files_are_named_beside_those_that_are_there(tmp_path: Path) -> None:
+def test_error_for_missing_files_lists_existing_ones(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="the folder is empty"):
         load_model_config(tmp_path)
     folder = copy_tiny(tmp_path)
     (folder / "vocab.txt").unlink()
     with pytest.raises(
-        ModelNotFound, match=r"looked for vocab.txt and tokenizer.json, but the folder holds bert_config"
+        ModelNotFound, match=r"looked for vocab.txt and tokenizer.json, but the folder contains bert_config"
     ):
         load_model_config(folder)
     (folder / "bert_config.json").rename(folder / "conf.json")
@@ -113,21 +115,21 @@ def test_missing_files_are_named_beside_those_that_are_there(tmp_path: Path) -> 
         load_model_config(folder)
 
 
-def test_wrong_checkpoint_name_lists_the_checkpoints_that_are_there(tmp_path: Path) -> None:
+def test_error_for_a_wrong_checkpoint_name_lists_the_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"add -ckpt_name model\.ckpt-343"):
         load_model_config(TINY, tuned_model_dir=TINY_TUNED)
-    with pytest.raises(ModelNotFound, match="leave -ckpt_name out"):
+    with pytest.raises(ModelNotFound, match="remove -ckpt_name"):
         load_model_config(write_hf(tmp_path, hf_tensors()), ckpt_name="model.ckpt-1")
 
 
-def test_the_checkpoint_file_says_which_is_the_latest(tmp_path: Path) -> None:
+def test_the_checkpoint_file_selects_the_latest_checkpoint(tmp_path: Path) -> None:
     for step in (100, 90, 343):
         (tmp_path / f"model.ckpt-{step}.index").touch()
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/other/machine/model.ckpt-343"\n', "utf-8")
     assert tf1_checkpoints(tmp_path) == ["model.ckpt-343", "model.ckpt-100", "model.ckpt-90"]
 
 
-def test_a_data_file_that_was_not_copied_is_named(tmp_path: Path) -> None:
+def test_error_for_a_missing_data_file_names_it(tmp_path: Path) -> None:
     folder = copy_tiny(tmp_path)
     (folder / "bert_model.ckpt.data-00000-of-00001").unlink()
     with pytest.raises(WeightError, match=r"no bert_model\.ckpt\.data-00000-of-00001"):
@@ -141,14 +143,14 @@ def test_a_git_lfs_pointer_is_recognized(tmp_path: Path) -> None:
         load_model_config(tmp_path)
 
 
-def test_an_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+def test_an_index_may_not_name_files_outside_its_folder(tmp_path: Path) -> None:
     folder = write_sharded(tmp_path / "model", hf_tensors())
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../secret"}}), "utf-8")
     with pytest.raises(WeightError, match="outside its folder"):
         checkpoint_files(str(index), "safetensors")
     index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}), "utf-8")
-    with pytest.raises(WeightError, match=r"gone\.safetensors, which is not there"):
+    with pytest.raises(WeightError, match=r"gone\.safetensors, which is missing"):
         checkpoint_files(str(index), "safetensors")
 
 
@@ -156,16 +158,16 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"hidden_size": None}, "'hidden_size' is missing"),
-        ({"hidden_size": "32"}, "hidden_size must be a whole number above 0, it is '32'"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be"),
-        ({"vocab_size": True}, "vocab_size must be"),
+        ({"hidden_size": "32"}, "hidden_size is '32'; it must be an integer above 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0; it must be"),
+        ({"vocab_size": True}, "vocab_size is True; it must be"),
         ({"num_attention_heads": 5}, "hidden_size 32 is not a multiple of num_attention_heads 5"),
-        ({"layer_norm_eps": 0}, "layer_norm_eps must be"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps is 0; it must be"),
         ({"vocab_size": 100}, "has 124 entries, but the model has only 100 word embeddings"),
         ({"vocab_size": 30522}, "has 124 entries, but the model has 30522"),
     ],
 )
-def test_values_that_cannot_be(tmp_path: Path, values: dict[str, object], message: str) -> None:
+def test_invalid_values_are_rejected(tmp_path: Path, values: dict[str, object], message: str) -> None:
     with pytest.raises(ModelConfigError, match=message):
         load_model_config(change(copy_tiny(tmp_path), **values))
 
@@ -175,13 +177,13 @@ def test_values_that_cannot_be(tmp_path: Path, values: dict[str, object], messag
     [
         ({"model_type": "roberta"}, "model_type is 'roberta'"),
         ({"model_type": "distilbert"}, "model_type is 'distilbert'"),
-        ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not computed; it must be one of gelu"),
-        ({"position_embedding_type": "relative_key"}, "'relative_key' is not computed"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported; it must be one of gelu"),
+        ({"position_embedding_type": "relative_key"}, "'relative_key' is not supported"),
         ({"embedding_size": 16}, "ALBERT"),
         ({"is_decoder": True}, "only encoders"),
     ],
 )
-def test_models_of_another_kind(tmp_path: Path, values: dict[str, object], message: str) -> None:
+def test_other_architectures_are_rejected(tmp_path: Path, values: dict[str, object], message: str) -> None:
     with pytest.raises(ModelUnsupported, match=message):
         load_model_config(change(copy_tiny(tmp_path), **values))
 
@@ -206,13 +208,13 @@ def test_broken_vocabulary(tmp_path: Path, content: bytes) -> None:
         load_model_config(folder)
 
 
-def test_errors_are_value_errors_and_print_plainly(tmp_path: Path) -> None:
+def test_errors_are_value_errors_with_plain_text(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^no model configuration") as caught:
         load_model_config(tmp_path)
     assert isinstance(caught.value, ModelError)
 
 
-def test_nothing_heavy_is_imported() -> None:
+def test_imports_no_large_library() -> None:
     code = (
         "import sys; from bert_serving.server.model.config import load_model_config; "
         f"load_model_config({str(TINY)!r}); "
@@ -231,8 +233,8 @@ def test_default_model_is_the_published_one(tmp_path: Path) -> None:
     assert (config.hidden_size, config.num_hidden_layers) == (384, 6)
 
 
-def test_default_model_that_is_damaged(tmp_path: Path) -> None:
-    with pytest.raises(WeightError, match="cannot be read"):
+def test_damaged_default_model_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(WeightError, match="cannot read the weights"):
         verify_default_model(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(WeightError, match=f"expected {WEIGHTS_SHA256}"):

@@ -1,4 +1,4 @@
-"""Checkpoints of either style become the same canonical weights, or an error that names the tensor."""
+"""Tests that checkpoints of all formats load as the same canonical weights, or raise an error that names the tensor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_names_shapes_and_dtype(tiny: Tensors) -> None:
     assert all(weight.dtype == np.float32 and weight.flags.c_contiguous for weight in tiny.values())
 
 
-def test_only_what_is_needed_is_loaded() -> None:
+def test_loads_only_the_needed_layers() -> None:
     weights = load_weights(load_model_config(TINY), need_layers=2, need_pooler=False)
     assert {name.split("/")[1] for name in weights if name.startswith("encoder/")} == {"layer_0", "layer_1"}
     assert not any(name.startswith("pooler/") for name in weights)
@@ -66,7 +66,7 @@ def test_fp16_is_widened(tmp_path: Path, tiny: Tensors) -> None:
 
 
 def test_bf16_is_widened(tmp_path: Path, tiny: Tensors) -> None:
-    """Written by hand, as numpy has no bfloat16: the upper half of a float32."""
+    """Writes the file by hand, because numpy has no bfloat16: the upper half of a float32."""
     write_hf(tmp_path)
     header, data = {}, b""
     for name, tensor in hf_tensors().items():
@@ -90,7 +90,7 @@ def test_missing_weight_is_named(tmp_path: Path) -> None:
     load_weights(config, need_layers=2)  # a layer that is not needed may be incomplete
 
 
-def test_missing_pooler_matters_for_cls_pooled_only(tmp_path: Path) -> None:
+def test_only_cls_pooled_needs_a_pooler(tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in hf_tensors().items() if not name.startswith("pooler.")}
     config = load_model_config(write_hf(tmp_path, tensors))
     load_weights(config, need_pooler=False)
@@ -98,26 +98,26 @@ def test_missing_pooler_matters_for_cls_pooled_only(tmp_path: Path) -> None:
         load_weights(config)
 
 
-def test_shapes_that_differ_are_both_named(tmp_path: Path) -> None:
+def test_error_for_a_wrong_shape_names_both_shapes(tmp_path: Path) -> None:
     config = load_model_config(write_hf(tmp_path, hf_tensors(), intermediate_size=128))
-    with pytest.raises(WeightError, match=r"intermediate\.dense\.weight .* shape \[64, 32\], .* makes it \[128, 32\]"):
+    with pytest.raises(WeightError, match=r"intermediate\.dense\.weight .* shape \[64, 32\], .* requires \[128, 32\]"):
         load_weights(config)
 
 
-def test_more_layers_than_the_configuration_says(tmp_path: Path) -> None:
+def test_extra_layers_are_rejected(tmp_path: Path) -> None:
     config = load_model_config(write_hf(tmp_path, hf_tensors(), num_hidden_layers=3))
     with pytest.raises(WeightError, match=r"has 4 layers, but num_hidden_layers .* is 3"):
         load_weights(config)
 
 
-def test_nan_is_refused(tmp_path: Path) -> None:
+def test_nan_is_rejected(tmp_path: Path) -> None:
     tensors = hf_tensors()
     tensors["encoder.layer.0.output.dense.weight"][3, 4] = np.nan
     with pytest.raises(WeightError, match=r"encoder\.layer\.0\.output\.dense\.weight .* NaN"):
         load_weights(load_model_config(write_hf(tmp_path, tensors)))
 
 
-def test_other_models_and_several_encoders_are_refused(tmp_path: Path) -> None:
+def test_other_models_and_several_encoders_are_rejected(tmp_path: Path) -> None:
     other = {"transformer.wte.weight": np.zeros((3, 3), np.float32)}
     with pytest.raises(WeightError, match=r"not a BERT model; its tensors are transformer\.wte\.weight"):
         load_weights(load_model_config(write_hf(tmp_path / "gpt", other)))
@@ -138,11 +138,11 @@ def test_truncated_tf1_checkpoint(tmp_path: Path) -> None:
     for file in TINY.iterdir():
         content = file.read_bytes()
         (tmp_path / file.name).write_bytes(content[: len(content) // 2] if ".data-" in file.name else content)
-    with pytest.raises(WeightError, match="cannot be read"):
+    with pytest.raises(WeightError, match="cannot read"):
         load_weights(load_model_config(tmp_path))
 
 
-def test_pytorch_bin_gives_the_same(tmp_path: Path, tiny: Tensors) -> None:
+def test_pytorch_bin_gives_the_same_weights(tmp_path: Path, tiny: Tensors) -> None:
     torch = pytest.importorskip("torch")
     write_hf(tmp_path)
     tensors = {f"bert.{name}": torch.from_numpy(tensor) for name, tensor in hf_tensors().items()}
@@ -164,11 +164,11 @@ def test_sharded_pytorch_bin_in_half_precision(tmp_path: Path, tiny: Tensors) ->
         np.testing.assert_allclose(weight, tiny[name], rtol=2**-8, err_msg=name)
 
 
-def test_what_is_wrong_with_a_pytorch_bin_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_pytorch_bin_name_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_hf(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
     if find_spec("torch") is not None:
-        with pytest.raises(WeightError, match="cannot be read"):
+        with pytest.raises(WeightError, match="cannot read"):
             load_weights(load_model_config(tmp_path))
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ReaderMissing, match="pip install torch, or convert"):
@@ -186,7 +186,7 @@ def test_what_is_wrong_with_a_pytorch_bin_is_said(tmp_path: Path, monkeypatch: p
         ("output_weights", None),
     ],
 )
-def test_names_in_tf1_checkpoints(name: str, expected: tuple[str, str] | None) -> None:
+def test_canonical_names_of_tf1_tensors(name: str, expected: tuple[str, str] | None) -> None:
     assert canonical_tf1(name) == expected
 
 
@@ -207,5 +207,5 @@ def test_names_in_tf1_checkpoints(name: str, expected: tuple[str, str] | None) -
         ("classifier.weight", None),
     ],
 )
-def test_names_of_hugging_face(name: str, expected: tuple[str, str] | None) -> None:
+def test_canonical_names_of_hugging_face_tensors(name: str, expected: tuple[str, str] | None) -> None:
     assert canonical_hf(name) == expected

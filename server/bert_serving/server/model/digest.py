@@ -1,4 +1,4 @@
-"""Content digests of large files, remembered so that a second start does not read them again."""
+"""Computes digests of large files, and caches them so that the next start does not read the files again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from .config import ModelConfig
 from .files import checkpoint_files
 
-#: Entries kept in the memo, the latest ones.
+#: Largest number of cached digests; the newest are kept.
 MEMO_SIZE = 4096
 
-#: What of a ``ModelConfig`` decides the result beside the weights; paths do not.
+#: Fields of ``ModelConfig`` that determine the result, together with the weights. Paths do not.
 _ARCHITECTURE = (
     "vocab_size",
     "hidden_size",
@@ -31,10 +31,10 @@ _ARCHITECTURE = (
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal SHA-256 of a file's bytes.
+    """Returns the hexadecimal SHA-256 of a file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file is unreadable.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -44,50 +44,50 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 class DigestMemo:
-    """SHA-256 of files, computed once per path, size and modification time (nanoseconds) and kept in a JSON file.
+    """Caches SHA-256 digests in a JSON file, by path, size and modification time in nanoseconds.
 
-    A memo that is missing or damaged is only slower. The cache's lock keeps several writers apart.
+    A missing or damaged JSON file costs time only. The lock of the cache serializes writers.
     """
 
     def __init__(self, path: Path):
         self._path = path
-        self._known: dict[str, list[object]] = {}
+        self._entries: dict[str, list[object]] = {}
         with contextlib.suppress(OSError, ValueError):
             loaded = json.loads(path.read_text("utf-8"))
             if isinstance(loaded, dict):
-                self._known = loaded
+                self._entries = loaded
 
     def sha256(self, path: Path) -> str:
-        """Hexadecimal SHA-256 of ``path``, read only where it is new or has changed."""
+        """Returns the hexadecimal SHA-256 of ``path``. Reads the file only if it is new or has changed."""
         key = os.path.realpath(path)
         stat = os.stat(path)
         stamp = [stat.st_size, stat.st_mtime_ns]
-        known = self._known.get(key)
-        if isinstance(known, list) and known[:2] == stamp and len(known) == 3:
-            return str(known[2])
+        entry = self._entries.get(key)
+        if isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3:
+            return str(entry[2])
         digest = sha256_of(path)
-        self._known.pop(key, None)
-        self._known[key] = [*stamp, digest]
+        self._entries.pop(key, None)
+        self._entries[key] = [*stamp, digest]
         return digest
 
     def sha256_moved(self, old: Path, new: Path) -> None:
-        """Remembers under ``new`` what is known of ``old``, a file that was renamed."""
-        if (known := self._known.pop(os.path.realpath(old), None)) is not None:
-            self._known[os.path.realpath(new)] = known
+        """Moves the entry of a renamed file."""
+        if (entry := self._entries.pop(os.path.realpath(old), None)) is not None:
+            self._entries[os.path.realpath(new)] = entry
 
     def save(self) -> None:
-        """Writes the memo, whole or not at all."""
-        latest = dict(list(self._known.items())[-MEMO_SIZE:])
+        """Writes the JSON file atomically."""
+        latest = dict(list(self._entries.items())[-MEMO_SIZE:])
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(latest), "utf-8")
         os.replace(temporary, self._path)
 
 
 def model_digest(config: ModelConfig, memo: DigestMemo) -> str:
-    """Digest of a model's weights and architecture: equal for equal content, wherever the files lie.
+    """Returns a digest of the weights and the architecture of a model, independent of paths.
 
     Raises:
-        OSError: a file of the checkpoint cannot be read.
+        OSError: a file of the checkpoint is unreadable.
     """
     values = asdict(config)
     files = checkpoint_files(config.checkpoint, config.checkpoint_format)

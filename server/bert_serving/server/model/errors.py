@@ -1,4 +1,4 @@
-"""What can be wrong with a model's folder, files or weights; every message says what to do about it."""
+"""Errors in the folder, the files or the weights of a model. Every message names a remedy."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ class ModelError(ValueError):
 
 
 class ModelNotFound(ModelError, FileNotFoundError):
-    """A folder or a file of the model is not there."""
+    """A folder or a file of the model does not exist."""
 
-    def __str__(self) -> str:  # OSError would format (errno, text); there is only text here
+    def __str__(self) -> str:  # OSError formats (errno, text); this error has only text
         return str(self.args[0]) if self.args else ""
 
 
 class ModelUnsupported(ModelError):
-    """The model is intact, but of a kind that this server does not compute."""
+    """The server does not support this type of model."""
 
 
 class ModelConfigError(ModelError):
-    """The configuration or the vocabulary is broken, or the two do not fit each other."""
+    """The configuration or the vocabulary is invalid, or they contradict each other."""
 
 
 class WeightError(ModelError):
-    """A weight is missing, has the wrong shape, or cannot be read."""
+    """A weight is missing, has the wrong shape, or is unreadable."""
 
 
 class ReaderMissing(ModelError, ImportError):

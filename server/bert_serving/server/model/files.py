@@ -1,4 +1,4 @@
-"""Which files of a model folder are the configuration, the vocabulary and the weights."""
+"""Locates the configuration, the vocabulary and the weights in a model folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_CKPT_NAME = "bert_model.ckpt"
 DEFAULT_CONFIG_NAME = "bert_config.json"
 HF_CONFIG_NAME = "config.json"
 VOCAB_NAMES = ("vocab.txt", "tokenizer.json")
-#: Weights of a Hugging Face style folder, the first that is there is taken.
+#: Weights of a Hugging Face folder; the first existing file is used.
 HF_WEIGHTS = (
     ("model.safetensors", "safetensors"),
     ("model.safetensors.index.json", "safetensors"),
@@ -25,41 +25,42 @@ _LFS_POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r"\.data-\d{5}-of-(\d{5})$")
 
 
-def listing(folder: Path, most: int = 20) -> str:
-    """Names in ``folder`` as an error message shows them, at most ``most``."""
+def listing(folder: Path, limit: int = 20) -> str:
+    """Lists up to ``limit`` names in ``folder`` for an error message."""
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
     if not names:
         return "the folder is empty"
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"the folder holds {', '.join(names[:most])}{more}"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"the folder contains {', '.join(names[:limit])}{more}"
 
 
 def require_folder(path: str | os.PathLike[str], flag: str) -> Path:
-    """``path`` as a folder that can be read.
+    """Returns ``path`` as a readable folder.
 
     Args:
-        flag: the option that named it, for the message.
+        flag: the option with this path, for the error message.
 
     Raises:
-        ModelNotFound: it is not there, or is a file.
+        ModelNotFound: the folder does not exist, or is a file.
+        ModelError: the folder is not readable.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not os.access(folder, os.R_OK | os.X_OK):
-            raise ModelError(f"{flag}: {folder} may not be read by this user; change its permissions")
+            raise ModelError(f"{flag}: this user may not read {folder}; change its permissions")
         return folder
-    where = f"{folder}" if folder.is_absolute() else f"{folder} (that is {folder.absolute()})"
+    where = f"{folder}" if folder.is_absolute() else f"{folder} ({folder.absolute()})"
     if folder.exists():
-        raise ModelNotFound(f"{flag}: {where} is a file, not a folder; unpack it, or name the folder that it lies in")
+        raise ModelNotFound(f"{flag}: {where} is a file, not a folder; unpack it, or set the folder that contains it")
     nearest = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    raise ModelNotFound(f"{flag}: there is no folder {where}; the path exists up to {nearest}, check the rest of it")
+    raise ModelNotFound(f"{flag}: the folder {where} does not exist; the path exists up to {nearest}: check the rest")
 
 
 def find_config(folder: Path, config_name: str) -> Path:
-    """``config_name``, or Hugging Face's ``config.json`` where the option was left at its default.
+    """Locates ``config_name``, or Hugging Face's ``config.json`` if the option is at its default.
 
     Raises:
-        ModelNotFound: there is neither.
+        ModelNotFound: neither file exists.
     """
     candidates = [config_name]
     if config_name == DEFAULT_CONFIG_NAME:
@@ -69,27 +70,27 @@ def find_config(folder: Path, config_name: str) -> Path:
             return folder / name
     raise ModelNotFound(
         f"no model configuration in {folder}: looked for {' and '.join(candidates)}, but {listing(folder)}; "
-        "name the folder that holds the model with -model_dir, or the file with -config_name"
+        "set -model_dir to the folder of the model, or -config_name to the file"
     )
 
 
 def find_vocab(folder: Path) -> Path:
-    """``vocab.txt``, or ``tokenizer.json`` where there is none.
+    """Locates ``vocab.txt``, or else ``tokenizer.json``.
 
     Raises:
-        ModelNotFound: there is neither.
+        ModelNotFound: neither file exists.
     """
     for name in VOCAB_NAMES:
         if (folder / name).is_file():
             return folder / name
     raise ModelNotFound(
         f"no vocabulary in {folder}: looked for {' and '.join(VOCAB_NAMES)}, but {listing(folder)}; "
-        "copy the vocabulary that the model was trained with to this folder"
+        "copy the vocabulary of the model to this folder"
     )
 
 
 def tf1_checkpoints(folder: Path) -> list[str]:
-    """Prefixes of the TF1 checkpoints in ``folder``, the one that its ``checkpoint`` file names first."""
+    """Returns the prefixes of the TF1 checkpoints in ``folder``; the latest per its ``checkpoint`` file is first."""
     found = sorted(entry.name[: -len(".index")] for entry in folder.glob("*.index") if entry.is_file())
     try:
         text = (folder / "checkpoint").read_text("utf-8", "replace")
@@ -97,25 +98,25 @@ def tf1_checkpoints(folder: Path) -> list[str]:
         text = ""
     named = re.search(r'^\s*model_checkpoint_path:\s*"([^"]+)"', text, re.MULTILINE)
     if named:
-        latest = re.split(r"[\\/]", named.group(1))[-1]  # the file may hold the path of another machine
+        latest = re.split(r"[\\/]", named.group(1))[-1]  # the path may be from another machine
         found.sort(key=lambda name: name != latest)
     return found
 
 
 def find_checkpoint(folder: Path, ckpt_name: str, flag: str) -> tuple[str, str]:
-    """Where the weights in ``folder`` are.
+    """Locates the weights in ``folder``.
 
     Args:
-        ckpt_name: prefix of a TF1 checkpoint, or the file name of Hugging Face style weights. At its default, Hugging
-            Face's own names are looked for as well.
-        flag: the option that named ``folder``, for the message.
+        ckpt_name: prefix of a TF1 checkpoint, or file name of Hugging Face weights. At its default, the usual Hugging
+            Face names are tried too.
+        flag: the option with the path of ``folder``, for the error message.
 
     Returns:
-        ``(path, format)`` as ``ModelConfig.checkpoint`` and ``.checkpoint_format`` hold them.
+        ``(path, format)`` for ``ModelConfig.checkpoint`` and ``.checkpoint_format``.
 
     Raises:
-        ModelNotFound: there is no such checkpoint; the message lists those that are there.
-        WeightError: the checkpoint is there in part, or is a Git LFS pointer.
+        ModelNotFound: there is no such checkpoint; the message lists the existing ones.
+        WeightError: the checkpoint is incomplete, or is a Git LFS pointer.
     """
     if (folder / f"{ckpt_name}.index").is_file():
         require_shards(folder, ckpt_name)
@@ -126,30 +127,30 @@ def find_checkpoint(folder: Path, ckpt_name: str, flag: str) -> tuple[str, str]:
     for name, kind in names:
         path = folder / (name if ckpt_name == DEFAULT_CKPT_NAME else ckpt_name)
         if path.is_file():
-            refuse_lfs_pointer(path)
+            reject_lfs_pointer(path)
             return str(path), kind
     looked = [f"{ckpt_name}.index"]
     looked += [name for name, _ in HF_WEIGHTS] if ckpt_name == DEFAULT_CKPT_NAME else []
     text = f"no checkpoint {ckpt_name!r} in {folder}: looked for {', '.join(looked)}"
     if there := tf1_checkpoints(folder):
-        raise ModelNotFound(f"{text}; there is {', '.join(there)}: add -ckpt_name {there[0]}")
+        raise ModelNotFound(f"{text}; found {', '.join(there)}: add -ckpt_name {there[0]}")
     if others := [name for name, _ in HF_WEIGHTS if (folder / name).is_file()]:
-        raise ModelNotFound(f"{text}; there is {others[0]}: leave -ckpt_name out to use it")
-    raise ModelNotFound(f"{text}, but {listing(folder)}; name the folder that holds the weights with {flag}")
+        raise ModelNotFound(f"{text}; found {others[0]}: remove -ckpt_name to use it")
+    raise ModelNotFound(f"{text}, but {listing(folder)}; set {flag} to the folder of the weights")
 
 
 def _same_kind(known: str, name: str) -> bool:
-    """Whether ``name`` is weights of the same kind as ``known``, judged by how the two end."""
+    """Returns whether two names of weights have the same suffix, and thus the same format."""
     ending = known.partition(".")[2]
     return name.endswith("." + ending) and name.endswith(".json") == known.endswith(".json")
 
 
 def require_shards(folder: Path, prefix: str) -> None:
-    """Raises ``WeightError`` where a data file of a TF1 checkpoint is missing or empty."""
+    """Raises ``WeightError`` if a data file of a TF1 checkpoint is missing or empty."""
     shards = [entry for entry in folder.glob(f"{prefix}.data-*") if _SHARD.search(entry.name)]
     if not shards:
         raise WeightError(
-            f"checkpoint {folder / prefix} has an index but no {prefix}.data-00000-of-00001 beside it, "
+            f"checkpoint {folder / prefix} has an index but no {prefix}.data-00000-of-00001; "
             f"{listing(folder)}; copy the missing file"
         )
     total = int(_SHARD.search(shards[0].name).group(1))  # type: ignore[union-attr]
@@ -158,26 +159,26 @@ def require_shards(folder: Path, prefix: str) -> None:
         if not (folder / name).is_file() or (folder / name).stat().st_size == 0:
             raise WeightError(f"checkpoint {folder / prefix}: {name} is missing or empty; copy it again")
     for name in (f"{prefix}.index", shards[0].name):
-        refuse_lfs_pointer(folder / name)
+        reject_lfs_pointer(folder / name)
 
 
-def refuse_lfs_pointer(path: Path) -> None:
-    """Raises ``WeightError`` where ``path`` is the stand-in that Git leaves when large files were not fetched."""
+def reject_lfs_pointer(path: Path) -> None:
+    """Raises ``WeightError`` if ``path`` is a Git LFS pointer instead of the file."""
     with open(path, "rb") as file:
         start = file.read(len(_LFS_POINTER))
     if start == _LFS_POINTER:
-        raise WeightError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in that folder")
+        raise WeightError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull` in its folder")
 
 
 def checkpoint_files(checkpoint: str, checkpoint_format: str) -> list[Path]:
-    """Every file that the weights of a checkpoint are read from, sorted.
+    """Returns all files of a checkpoint, sorted.
 
     Args:
         checkpoint: ``ModelConfig.checkpoint``.
         checkpoint_format: ``ModelConfig.checkpoint_format``.
 
     Raises:
-        WeightError: an index names a file that is missing or lies outside the folder.
+        WeightError: an index names a file that is missing or outside its folder.
     """
     path = Path(checkpoint)
     if checkpoint_format == "tf1":
@@ -188,10 +189,10 @@ def checkpoint_files(checkpoint: str, checkpoint_format: str) -> list[Path]:
 
 
 def shard_index(path: Path) -> dict[str, str]:
-    """Tensor name → file name, from the index of a sharded checkpoint.
+    """Reads tensor name → file name from the index of a sharded checkpoint.
 
     Raises:
-        WeightError: the index is broken, or names a file that is missing or lies outside the folder.
+        WeightError: the index is invalid, or names a file that is missing or outside its folder.
     """
     try:
         weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
@@ -200,8 +201,10 @@ def shard_index(path: Path) -> dict[str, str]:
         raise WeightError(f"{path} is not the index of a sharded checkpoint ({error!r}); copy it again") from error
     for shard in set(shards.values()):
         if Path(shard).name != shard or shard in ("", ".", ".."):
-            raise WeightError(f"{path} names {shard!r}, which is outside its folder; the index is broken")
+            raise WeightError(
+                f"{path} names {shard!r}, which is outside its folder; the index is invalid: copy it again"
+            )
         if not (path.parent / shard).is_file():
-            raise WeightError(f"{path} names {shard}, which is not there: {listing(path.parent)}; copy it again")
-        refuse_lfs_pointer(path.parent / shard)
+            raise WeightError(f"{path} names {shard}, which is missing: {listing(path.parent)}; copy it again")
+        reject_lfs_pointer(path.parent / shard)
     return shards

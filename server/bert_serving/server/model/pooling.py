@@ -1,4 +1,4 @@
-"""Pooling strategies, by the names and numbers of bert-as-service 1.10.0."""
+"""Pooling strategies, with the names and numbers of bert-as-service 1.10.0."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class PoolingStrategy(IntEnum):
-    """How token vectors become a sentence vector. ``D`` is the hidden size times the number of pooling layers.
+    """Converts token vectors to a sentence vector. ``D`` is the hidden size times the number of pooled layers.
 
     ================  ============================================  ============
     name              vector of a sentence                          dimensions
@@ -37,10 +37,10 @@ class PoolingStrategy(IntEnum):
 
     @staticmethod
     def from_string(name: str) -> PoolingStrategy:
-        """The strategy called ``name``, or of that number.
+        """Parses the name or the number of a strategy.
 
         Raises:
-            ValueError: there is none; the message lists those there are.
+            ValueError: there is no such strategy; the message lists the names.
         """
         key = name.strip().upper()
         if key in PoolingStrategy.__members__:
@@ -51,7 +51,7 @@ class PoolingStrategy(IntEnum):
 
 
 def dimensions(strategy: PoolingStrategy, hidden_size: int, num_layers: int) -> int:
-    """Numbers in one vector, of a sentence or of a token, when so many layers are pooled."""
+    """Returns the dimensions of one vector, of a sentence or of a token."""
     if strategy == PoolingStrategy.CLS_POOLED:
         return hidden_size
     return hidden_size * num_layers * (2 if strategy == PoolingStrategy.REDUCE_MEAN_MAX else 1)

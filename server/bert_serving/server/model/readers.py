@@ -1,4 +1,4 @@
-"""Reads single tensors from the formats that BERT weights come in, by the names that the file gives them."""
+"""Reads single tensors from checkpoints of several formats, by their names in the file."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .tensorflow_import import import_tensorflow
 
 
 class Reader(Protocol):
-    """Tensors of one checkpoint."""
+    """Reads the tensors of one checkpoint."""
 
     def names(self) -> Iterable[str]:
-        """Names of all tensors, also of those that are no BERT weight."""
+        """Returns the names of all tensors, including those that are not BERT weights."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor ``name``, float32 whatever it is stored in."""
+        """Reads a tensor, converted to float32."""
         ...
 
 
 class Tf1Reader:
-    """A TF1 checkpoint: ``prefix.index`` and ``prefix.data-*``."""
+    """Reads a TF1 checkpoint: ``prefix.index`` and ``prefix.data-*``."""
 
     def __init__(self, prefix: str):
         tensorflow = import_tensorflow("reading a TF1 checkpoint")
@@ -38,9 +38,9 @@ class Tf1Reader:
             self._reader = tensorflow.train.load_checkpoint(prefix)
             self._shapes = self._reader.get_variable_to_shape_map()
         except (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError) as error:
-            raise WeightError(f"checkpoint {prefix} cannot be read ({error}); copy its files again") from error
+            raise WeightError(f"cannot read the checkpoint {prefix} ({error}); copy its files again") from error
         self._prefix = prefix
-        # the C++ reader's status becomes whichever Python error resembles it
+        # the C++ reader maps its status codes to different Python errors
         self._errors = (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError)
 
     def names(self) -> Iterable[str]:
@@ -53,11 +53,11 @@ class Tf1Reader:
         try:
             return np.asarray(self._reader.get_tensor(name), dtype=np.float32)
         except self._errors as error:
-            raise WeightError(f"{name} of checkpoint {self._prefix} cannot be read ({error}); copy it again") from error
+            raise WeightError(f"cannot read {name} of checkpoint {self._prefix} ({error}); copy it again") from error
 
 
 class SafetensorsReader:
-    """``model.safetensors``, or the index of a sharded one."""
+    """Reads ``model.safetensors``, or a sharded checkpoint by its index."""
 
     def __init__(self, path: str):
         try:
@@ -66,36 +66,36 @@ class SafetensorsReader:
             raise ReaderMissing(f"reading {path} needs the package safetensors; pip install safetensors") from error
         index = Path(path)
         shards = set(shard_index(index).values()) if index.suffix == ".json" else {index.name}
-        self._home: dict[str, tuple[Path, Any]] = {}
+        self._locations: dict[str, tuple[Path, Any]] = {}
         self._error = SafetensorError
         for shard in sorted(shards):
             file = index.parent / shard
             try:
                 tensors: Any = safe_open(str(file), framework="np")
-                self._home.update(dict.fromkeys(tensors.keys(), (file, tensors)))
+                self._locations.update(dict.fromkeys(tensors.keys(), (file, tensors)))
             except (SafetensorError, OSError) as error:
-                raise WeightError(f"{file} cannot be read ({error}); copy or download it again") from error
+                raise WeightError(f"cannot read {file} ({error}); copy or download it again") from error
 
     def names(self) -> Iterable[str]:
-        return self._home.keys()
+        return self._locations.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._home[name][1].get_slice(name).get_shape())
+        return tuple(self._locations[name][1].get_slice(name).get_shape())
 
     def read(self, name: str) -> np.ndarray:
-        file, tensors = self._home[name]
+        file, tensors = self._locations[name]
         try:
             if tensors.get_slice(name).get_dtype() == "BF16":  # numpy has no such dtype
                 return read_bf16(file, name)
             return np.asarray(tensors.get_tensor(name), dtype=np.float32)
         except (self._error, OSError, TypeError) as error:
-            raise WeightError(f"{name} of {file} cannot be read ({error}); copy or download it again") from error
+            raise WeightError(f"cannot read {name} of {file} ({error}); copy or download it again") from error
 
 
 def read_bf16(path: Path, name: str) -> np.ndarray:
-    """A bfloat16 tensor of a safetensors file as float32: the upper half of the same number.
+    """Reads a bfloat16 tensor of a safetensors file as float32. A bfloat16 is the upper half of a float32.
 
-    The format: https://huggingface.co/docs/safetensors#format, a 64-bit length, that many bytes of JSON, the data.
+    The format (https://huggingface.co/docs/safetensors#format) is a 64-bit length, a JSON header of this length, data.
     """
     with open(path, "rb") as file:
         (header_size,) = struct.unpack("<Q", file.read(8))
@@ -107,7 +107,7 @@ def read_bf16(path: Path, name: str) -> np.ndarray:
 
 
 class PytorchReader:
-    """``pytorch_model.bin``, or the index of a sharded one. Only tensors are unpickled (``weights_only``)."""
+    """Reads ``pytorch_model.bin``, or a sharded checkpoint by its index. Unpickles tensors only (``weights_only``)."""
 
     def __init__(self, path: str):
         try:
@@ -124,9 +124,7 @@ class PytorchReader:
             try:
                 loaded = torch.load(str(index.parent / shard), map_location="cpu", weights_only=True, mmap=True)
             except Exception as error:  # torch raises pickle, zip, runtime and value errors here
-                raise WeightError(
-                    f"{index.parent / shard} cannot be read ({error}); copy or download it again"
-                ) from error
+                raise WeightError(f"cannot read {index.parent / shard} ({error}); copy or download it again") from error
             loaded = loaded.get("state_dict", loaded)
             self._tensors.update({name: value for name, value in loaded.items() if hasattr(value, "shape")})
 
@@ -141,10 +139,10 @@ class PytorchReader:
 
 
 def open_reader(checkpoint: str, checkpoint_format: str) -> Reader:
-    """The reader for ``ModelConfig.checkpoint``.
+    """Opens ``ModelConfig.checkpoint``.
 
     Raises:
-        WeightError: the files are damaged.
+        WeightError: a file is damaged.
         ReaderMissing: the library for this format is not installed.
     """
     readers: dict[str, Callable[[str], Reader]] = {

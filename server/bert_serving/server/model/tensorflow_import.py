@@ -1,4 +1,4 @@
-"""Imports TensorFlow late and quietly: it takes seconds, and its start-up lines help nobody who serves a model."""
+"""Imports TensorFlow on demand, because it takes seconds, and without its startup messages."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from types import ModuleType
 
 from .errors import ReaderMissing
 
-#: Errors only; also the sign that it was this module that set the level.
+#: Log level "errors only"; also marks that this module set the level.
 _OURS = "3"
 
 
 def import_tensorflow(purpose: str) -> ModuleType:
-    """The ``tensorflow`` module. Set ``TF_CPP_MIN_LOG_LEVEL=0`` to see what it logs.
+    """Imports ``tensorflow``. Set ``TF_CPP_MIN_LOG_LEVEL=0`` to see its messages.
 
     Args:
-        purpose: what needs it, for the message.
+        purpose: operation that needs TensorFlow, for the error message.
 
     Raises:
-        ReaderMissing: it is not installed.
+        ReaderMissing: TensorFlow is not installed.
     """
     try:
         with quiet_stderr():
             import tensorflow
     except ImportError as error:
         raise ReaderMissing(
-            f"{purpose} needs TensorFlow, which cannot be imported ({error}); pip install tensorflow-cpu, "
+            f"{purpose} needs TensorFlow, but its import failed ({error}); pip install tensorflow-cpu, "
             "or tensorflow for a GPU"
         ) from error
     module: ModuleType = tensorflow
@@ -38,10 +38,9 @@ def import_tensorflow(purpose: str) -> ModuleType:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Keeps what native code writes to stderr to itself, unless the block fails or the user wants to see it.
+    """Discards what native code writes to stderr, unless the block fails or the user set ``TF_CPP_MIN_LOG_LEVEL``.
 
-    TensorFlow writes some lines before its own log level counts, so they can only be caught at the file descriptor.
-    Where ``TF_CPP_MIN_LOG_LEVEL`` is set by the user nothing is kept back.
+    TensorFlow writes some lines before its log level applies, so the redirection is at the file descriptor.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", _OURS) != _OURS:
         yield

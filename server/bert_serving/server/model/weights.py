@@ -1,7 +1,7 @@
-"""A checkpoint of either style becomes canonical weights: Google's names, float32, every shape checked.
+"""Loads the weights of a checkpoint under canonical names, as float32, with validated shapes.
 
-The names are those of Google's TF1 checkpoints without ``bert/``. A dense kernel is ``[in, out]``, the transpose of
-PyTorch's ``weight``.
+Canonical names are those of Google's TF1 checkpoints without ``bert/``. A dense kernel is ``[in, out]``, the transpose
+of PyTorch's ``weight``.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ WORD_EMBEDDINGS = "embeddings/word_embeddings"
 def load_weights(
     config: ModelConfig, need_layers: int | None = None, need_pooler: bool = True
 ) -> dict[str, np.ndarray]:
-    """Weights of the embeddings, the first ``need_layers`` encoder layers and the pooler.
+    """Loads the weights of the embeddings, the first ``need_layers`` encoder layers and the pooler.
 
-    What else the checkpoint holds (optimizer slots, heads, the layers above) is not read.
+    Other tensors (optimizer slots, heads, higher layers) are not read.
 
     Args:
-        need_layers: number of layers counted from the first, None for all.
-        need_pooler: read ``pooler/dense`` as well.
+        need_layers: number of layers from the first, None for all.
+        need_pooler: also load ``pooler/dense``.
 
     Returns:
-        canonical name → float32 array, in C order; the names and shapes are those of ``expected_shapes``.
+        canonical name → float32 array in C order, with the names and shapes of ``expected_shapes``.
 
     Raises:
-        WeightError: a weight is missing, has another shape than the configuration says, holds NaN or infinity, or
-            the checkpoint has more layers than the configuration; the message names the tensor.
+        WeightError: a weight is missing, has an unexpected shape, or contains NaN or infinity; or the checkpoint has
+            more layers than the configuration. The message names the tensor.
         ReaderMissing: the library that reads this format is not installed.
     """
     layers = config.num_hidden_layers if need_layers is None else need_layers
     reader = open_reader(config.checkpoint, config.checkpoint_format)
     names = source_names(reader.names(), config)
-    refuse_further_layers(names, config)
+    reject_extra_layers(names, config)
     return {
         name: _read(reader, names, name, shape, config)
         for name, shape in expected_shapes(config, layers, need_pooler).items()
@@ -48,7 +48,7 @@ def load_weights(
 
 
 def expected_shapes(config: ModelConfig, need_layers: int, need_pooler: bool) -> dict[str, tuple[int, ...]]:
-    """Canonical name → shape of the weights of an encoder with ``need_layers`` layers."""
+    """Returns canonical name → shape for an encoder with ``need_layers`` layers."""
     hidden, inner = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         WORD_EMBEDDINGS: (config.vocab_size, hidden),
@@ -79,10 +79,10 @@ def expected_shapes(config: ModelConfig, need_layers: int, need_pooler: bool) ->
 
 
 def source_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
-    """Canonical name → name in the checkpoint, for the tensors that lie in the same scope as the word embeddings.
+    """Returns canonical name → name in the checkpoint for the tensors in the scope of the word embeddings.
 
     Raises:
-        WeightError: there are no word embeddings, or more than one encoder has some.
+        WeightError: the checkpoint has no word embeddings, or several encoders.
     """
     canonical = canonical_tf1 if config.checkpoint_format == "tf1" else canonical_hf
     scopes: dict[str, dict[str, str]] = {}
@@ -94,12 +94,12 @@ def source_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
     encoders = [scope for scope, tensors in scopes.items() if WORD_EMBEDDINGS in tensors]
     if not encoders:
         raise WeightError(
-            f"{config.checkpoint} holds no word embeddings, so it is not a BERT model; its tensors are "
+            f"{config.checkpoint} has no word embeddings, so it is not a BERT model; its tensors are "
             f"{', '.join(all_names[:5])}{' ...' if len(all_names) > 5 else ''}"
         )
     usual = [scope for scope in ("bert/", "bert.", "") if scope in encoders]
     if not usual and len(encoders) > 1:
-        raise WeightError(f"{config.checkpoint} holds several encoders ({', '.join(encoders)}); save one of them alone")
+        raise WeightError(f"{config.checkpoint} has several encoders ({', '.join(encoders)}); save one of them alone")
     return scopes[(usual or encoders)[0]]
 
 
@@ -114,16 +114,16 @@ _HF = re.compile(
 
 
 def canonical_tf1(name: str) -> tuple[str, str] | None:
-    """``(scope, canonical name)`` of a tensor of a TF1 checkpoint, None where it is no weight of an encoder.
+    """Returns ``(scope, canonical name)`` of a TF1 tensor; None if it is not a weight of an encoder.
 
-    Optimizer slots (``.../kernel/adam_m``) end otherwise and are none.
+    Optimizer slots (``.../kernel/adam_m``) are not weights.
     """
     found = _TF1.match(name)
     return (found["scope"], found["tensor"]) if found else None
 
 
 def canonical_hf(name: str) -> tuple[str, str] | None:
-    """``(scope, canonical name)`` of a tensor with a Hugging Face name, new or old, None where it is no weight."""
+    """Returns ``(scope, canonical name)`` of a tensor with a Hugging Face name, new or old; None if it is no weight."""
     found = _HF.match(name)
     if not found:
         return None
@@ -136,8 +136,8 @@ def canonical_hf(name: str) -> tuple[str, str] | None:
     return found["scope"], f"{stem}/{ {'weight': 'kernel'}.get(kind, kind) }"
 
 
-def refuse_further_layers(names: Iterable[str], config: ModelConfig) -> None:
-    """Raises ``WeightError`` where the checkpoint has layers that the configuration does not count."""
+def reject_extra_layers(names: Iterable[str], config: ModelConfig) -> None:
+    """Raises ``WeightError`` if the checkpoint has more layers than the configuration."""
     numbers = {int(found.group(1)) for name in names if (found := re.match(r"encoder/layer_(\d+)/", name))}
     if numbers and max(numbers) >= config.num_hidden_layers:
         raise WeightError(
@@ -150,9 +150,9 @@ def _read(reader: Reader, names: dict[str, str], name: str, shape: tuple[int, ..
     source = names.get(name)
     if source is None:
         remedy = (
-            "choose another pooling strategy than CLS_POOLED, this model has no pooler"
+            "this model has no pooler: set another pooling strategy than CLS_POOLED"
             if name.startswith("pooler/")
-            else f"does the checkpoint belong to {config.config_path}?"
+            else f"check that the checkpoint belongs to {config.config_path}"
         )
         raise WeightError(f"{config.checkpoint} has no weight {name}, expected with shape {list(shape)}; {remedy}")
     is_transposed = config.checkpoint_format != "tf1" and name.endswith("/kernel")
@@ -160,10 +160,12 @@ def _read(reader: Reader, names: dict[str, str], name: str, shape: tuple[int, ..
     found = reader.shape(source)
     if found != expected:
         raise WeightError(
-            f"weight {source} of {config.checkpoint} has shape {list(found)}, but {config.config_path} makes it "
+            f"weight {source} of {config.checkpoint} has shape {list(found)}, but {config.config_path} requires "
             f"{list(expected)}; the two belong to different models"
         )
     weight = reader.read(source)
     if not np.isfinite(weight).all():
-        raise WeightError(f"weight {source} of {config.checkpoint} holds NaN or infinity; the file is damaged")
+        raise WeightError(
+            f"weight {source} of {config.checkpoint} contains NaN or infinity; the file is damaged: copy it again"
+        )
     return np.ascontiguousarray(weight.T if is_transposed else weight)
