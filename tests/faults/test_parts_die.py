@@ -10,7 +10,7 @@ import pytest
 
 from bert_serving.client import BertClient
 from misfortune import Crowd, Raw, assert_true, connect, faulty, open_files, suspended, texts
-from servers import wait_until
+from servers import serving, wait_until
 
 PARTS = ["sink", "ventilator", "worker-0"]
 
@@ -42,6 +42,23 @@ def test_clients_go_on_when_a_part_is_killed_again_and_again(part: str) -> None:
         crowd.join(120)
         assert rounds == [12] * len(rounds)
         assert server.log.count(f"{part} ended") == 3
+
+
+def test_no_request_hangs_when_the_sink_of_fast_workers_is_killed() -> None:
+    """Their first results reach the new sink before the ventilator has announced the jobs to it."""
+    sentences = texts(2000)
+    with serving("-engine", "zeros", "-num_worker", "4") as server, connect(server, check_length=False) as client:
+        client.encode(sentences[:10])
+        for kill in range(6):
+            with Crowd() as crowd:
+                for _ in range(20):
+                    crowd.start(client.encode, sentences)
+                time.sleep(0.03 + 0.02 * kill)
+                server.part("sink").kill()
+                crowd.join(20)
+            wait_until(lambda kill=kill: is_whole(client, kill + 1), 20, "a new sink")  # type: ignore[misc]
+        queue = client.server_status["queue"]
+        assert (queue["requests"], queue["batches_in_flight"]) == (0, 0)
 
 
 def test_all_parts_killed_at_once() -> None:

@@ -20,6 +20,7 @@ from bert_serving.server.ipc.messages import Result, Word, decode_commands, enco
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.scheduling.dispatcher import TELL_AFTER
 from bert_serving.server.sink.sink import Sink
+from bert_serving.server.sink.sync_barrier import MAX_SWEEPS, SyncBarrier
 from inner_part import InnerPart
 from servers import wait_until
 
@@ -109,27 +110,45 @@ class Around(InnerPart):
         self.client.subscribe(b"me")
         self.client.connect(f"tcp://127.0.0.1:{self.config.port_out}")
         self.start(self.sink)
-        self.introduce(EPOCH)
+        [request] = self.receive()
+        assert request[0] == commands.SYNC_REQUEST
+        self.nonce = request[1]
         wait_until(lambda: self.sink.outbox.has_reader(b"me"))
 
-    def introduce(self, epoch: int) -> None:
-        """Answers the sink's question who it is that speaks."""
-        [who] = decode_commands(self.ventilator.recv())
-        assert who[0] == commands.SYNC_REQUEST
-        self.tell([commands.SYNC, u64(epoch), who[1]])
-        wait_until(lambda: self.sink.is_introduced)
+    def sync(self, epoch: int = EPOCH, first_batch: int = 0) -> None:
+        """Answers the sink's SYNC_REQUEST."""
+        self.tell([commands.SYNC, u64(epoch), u64((epoch << 40) + first_batch), self.nonce])
+        wait_until(lambda: self.sink.barrier.is_synced)
+
+    def receive(self) -> list[Word]:
+        """The next commands of the sink for the ventilator."""
+        return decode_commands(self.ventilator.recv())
 
     def tell(self, *words: Word) -> None:
         self.ventilator.send(encode_commands(words))
 
-    def give(self, batch: int, jobs: list[int], words: list[Word], value: float = 1.0) -> None:
-        """The rows of a batch, one of each job, and wait until they are there."""
+    def send_result(
+        self, batch: int, jobs: list[int], words: list[Word], value: float = 1.0, epoch: int = EPOCH
+    ) -> None:
+        """Sends the rows of a batch, one of each job."""
         manifest = np.array([[job, 0] for job in jobs], np.int64)
         array = np.full((len(jobs), 2), value, np.float32)
-        result = Result(batch, array, np.ones(len(jobs), np.int32), manifest, False, 0, encode_commands(words))
+        result = Result(
+            job(batch, epoch), array, np.ones(len(jobs), np.int32), manifest, False, 0, encode_commands(words)
+        )
         self.worker.send_multipart(result.frames())
-        [done] = decode_commands(self.ventilator.recv())
-        assert done[:2] == [commands.BATCH_DONE, u64(batch)]
+
+    def give(self, batch: int, jobs: list[int], words: list[Word], value: float = 1.0) -> None:
+        """Sends the rows of a batch, one of each job, and waits until the sink has them."""
+        self.send_result(batch, jobs, words, value)
+        [done] = self.receive()
+        assert done[:2] == [commands.BATCH_DONE, u64(job(batch))]
+
+    def send_idle(self, batch: int) -> list[bytes]:
+        """Sends the report of an idle worker behind its results."""
+        idle = [commands.WORKER_IDLE, b"worker-0.1", u64(job(batch)), u64(0)]
+        self.worker.send_multipart([b"", encode_commands([idle])])
+        return idle
 
     def answers(self) -> list[float]:
         """The first value of each answer so far."""
@@ -143,12 +162,18 @@ class Around(InnerPart):
 
 
 @pytest.fixture
-def around() -> Iterator[Around]:
+def unsynced() -> Iterator[Around]:
     around = Around()
     try:
         yield around
     finally:
         around.close()
+
+
+@pytest.fixture
+def around(unsynced: Around) -> Around:
+    unsynced.sync()
+    return unsynced
 
 
 def job(number: int, epoch: int = EPOCH) -> int:
@@ -207,3 +232,89 @@ def test_tokens_and_notes_travel_too(around: Around) -> None:
     around.give(1, [job(1)], [word])
     reply = parse_reply(around.client.recv_multipart())
     assert (reply.info["tokens"], reply.info["num_tokens"]) == ([["[CLS]", "[SEP]"]], 9)
+
+
+# ---------------------------------------------------------------- restarts
+
+
+def test_results_that_overtake_the_sync_are_held(unsynced: Around) -> None:
+    """Regression: a new sink dropped them, and the ventilator counted their batches as in flight for good."""
+    unsynced.send_result(1, [job(1)], [part_word(job(1))], value=1.0)
+    unsynced.send_result(2, [job(2)], [part_word(job(2))], value=2.0)
+    wait_until(lambda: unsynced.sink.barrier.num_held == 2)
+    unsynced.sync()
+    done = unsynced.receive()
+    assert [command[:2] for command in done] == [[commands.BATCH_DONE, u64(job(number))] for number in (1, 2)]
+    assert unsynced.answers() == [1.0, 2.0]
+
+
+def test_held_results_of_batches_before_the_sync_are_stale(unsynced: Around) -> None:
+    unsynced.send_result(1, [job(1)], [part_word(job(1))], value=1.0)
+    unsynced.send_result(1, [job(1, EPOCH - 1)], [part_word(job(1, EPOCH - 1))], epoch=EPOCH - 1)
+    wait_until(lambda: unsynced.sink.barrier.num_held == 2)
+    unsynced.sync(first_batch=2)
+    unsynced.give(2, [job(1)], [part_word(job(1))], value=2.0)
+    assert unsynced.answers() == [2.0]
+
+
+def test_results_that_overtake_the_sync_of_a_new_ventilator_are_held(around: Around) -> None:
+    new = EPOCH + 1
+    around.send_result(1, [job(1, new)], [part_word(job(1, new))], epoch=new)
+    wait_until(lambda: around.sink.barrier.num_held == 1)
+    around.tell([commands.SYNC, u64(new), u64(job(0, new))])
+    [done] = around.receive()
+    assert done[:2] == [commands.BATCH_DONE, u64(job(1, new))]
+    assert around.answers() == [1.0]
+
+
+def test_results_of_a_previous_ventilator_are_dropped(around: Around) -> None:
+    new = EPOCH + 1
+    around.tell([commands.SYNC, u64(new), u64(job(0, new))])
+    wait_until(lambda: around.sink.barrier.epoch == new)
+    around.send_result(1, [job(1)], [part_word(job(1))])
+    around.send_result(1, [job(1, new)], [part_word(job(1, new))], value=2.0, epoch=new)
+    [done] = around.receive()
+    assert done[:2] == [commands.BATCH_DONE, u64(job(1, new))]
+    assert around.answers() == [2.0]
+    assert not around.sink.barrier.num_held
+
+
+def test_the_report_of_an_idle_worker_follows_its_results(around: Around) -> None:
+    around.send_result(1, [job(1)], [part_word(job(1))])
+    idle = around.send_idle(1)
+    received = around.receive()
+    while len(received) < 2:
+        received += around.receive()
+    assert received[0][:2] == [commands.BATCH_DONE, u64(job(1))]
+    assert received[1] == idle
+
+
+def test_the_report_of_an_idle_worker_does_not_overtake_held_results(unsynced: Around) -> None:
+    unsynced.send_result(1, [job(1)], [part_word(job(1))])
+    unsynced.send_idle(1)
+    unsynced.send_result(2, [job(2)], [part_word(job(2))])
+    wait_until(lambda: unsynced.sink.barrier.num_held == 2)
+    unsynced.sync()
+    assert {command[0] for command in unsynced.receive()} == {commands.BATCH_DONE}
+
+
+def test_held_results_are_bounded_in_bytes() -> None:
+    barrier = SyncBarrier(max_bytes=10_000)
+    results = [
+        Result(job(number), np.zeros((1, 1000), np.float32), np.ones(1, np.int32), np.zeros((1, 2), np.int64), False)
+        for number in range(5)
+    ]
+    assert not any(barrier.admit(result) for result in results)
+    assert barrier.sync(EPOCH, job(0)) == results[-2:]
+
+
+def test_results_of_a_ventilator_that_never_sends_a_sync_are_dropped() -> None:
+    barrier = SyncBarrier()
+    barrier.sync(EPOCH, job(0))
+    array = np.zeros((1, 1000), np.float32)
+    barrier.admit(Result(job(0, EPOCH + 1), array, np.ones(1, np.int32), np.zeros((1, 2), np.int64), False))
+    for _ in range(MAX_SWEEPS):
+        barrier.sweep()
+    assert barrier.num_held == 1
+    barrier.sweep()
+    assert barrier.num_held == 0

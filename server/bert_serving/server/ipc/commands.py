@@ -7,6 +7,7 @@ dispatch      worker -> ventilator     REGISTER json                 the worker'
               worker -> ventilator     BATCH_FAILED id kind text     the engine refused this batch
               ventilator -> worker     a batch                       see :class:`.messages.BatchMessage`
 results       worker -> sink           its vectors                   see :class:`.messages.Result`
+              worker -> sink           an empty frame, and WORKER_IDLE, which the sink passes on behind the results
 link          ventilator -> sink       JOB_CHUNK job + texts         announces texts of a job; a job that fits in one
                                                                       batch is announced with that batch
               ventilator -> sink       CANCEL_JOB job                the job was answered with an error
@@ -14,10 +15,14 @@ link          ventilator -> sink       JOB_CHUNK job + texts         announces t
               ventilator -> sink       PUBLISH identity frames       publishes these frames unchanged
               ventilator -> sink       PUBLISH_ON_SUBSCRIBE identity frames
                                                                      the same, for a client that may still subscribe
-              ventilator -> sink       SYNC epoch [nonce]            a new ventilator, which knows no earlier job; with
-                                                                      a nonce it ends the answer to SYNC_REQUEST
+              ventilator -> sink       SYNC epoch batch [nonce]      a new ventilator, which knows no earlier job; with
+                                                                      a nonce it answers SYNC_REQUEST: results before
+                                                                      this batch are stale
               sink -> ventilator       SYNC_REQUEST nonce            a new sink asks for all jobs under way
               sink -> ventilator       BATCH_DONE batch_id began     the batch's rows have arrived
+              sink -> ventilator       WORKER_IDLE worker batch time
+                                                                     the worker held no batch at this time; it had
+                                                                      finished all up to this one
               sink -> ventilator       JOB_PENDING local_id job      the job's answer is still to come
               sink -> ventilator       JOB_PUBLISHED local_id job    the job's answer was published before the query
               sink -> ventilator       DRIFT json                    findings of :class:`VectorDrift`, for the status
@@ -43,7 +48,7 @@ JOB_CHUNK, CANCEL_JOB, QUERY_JOB = b"JOB_CHUNK", b"CANCEL_JOB", b"QUERY_JOB"
 PUBLISH, PUBLISH_ON_SUBSCRIBE, SYNC = b"PUBLISH", b"PUBLISH_ON_SUBSCRIBE", b"SYNC"
 # link, sink -> ventilator
 SYNC_REQUEST, BATCH_DONE, CANCEL_CLIENT, DRIFT = b"SYNC_REQUEST", b"BATCH_DONE", b"CANCEL_CLIENT", b"DRIFT"
-JOB_PENDING, JOB_PUBLISHED = b"JOB_PENDING", b"JOB_PUBLISHED"
+JOB_PENDING, JOB_PUBLISHED, WORKER_IDLE = b"JOB_PENDING", b"JOB_PUBLISHED", b"WORKER_IDLE"
 # control
 READY, HEARTBEAT, DRAINED, FATAL, TERMINATE = b"READY", b"HEARTBEAT", b"DRAINED", b"FATAL", b"TERMINATE"
 DRAIN, STOP, STATE = b"DRAIN", b"STOP", b"STATE"

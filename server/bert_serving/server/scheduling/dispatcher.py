@@ -6,11 +6,13 @@ sequences, it may wait a moment for more, see ``batch_delay``. A batch stays her
 engine fails, it goes out again, in halves, until the one sequence that does the harm is alone; that sequence's request
 gets an error and nobody else's. If its worker dies, it goes out again in eighths: each death costs the start of a
 worker, so there should be few of them.
+
+A lost batch gives its credit back. A worker's results arrive in the order of its batches, so the result of a later
+batch shows that an earlier one is lost. So does an idle worker while its batches count as in flight.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -35,6 +37,8 @@ DEATH_SPLIT = 8
 #: A worker that failed so many times in a row does not suffer from one bad sequence: the halves without it succeed.
 FAILING = 20
 _MIN_TOKENS = 64
+#: Seconds that a batch takes to reach its worker at most. Later, an idle worker does not hold it: the batch is lost.
+MAX_DELIVERY_SECONDS = 5.0
 #: Seconds that a job waits for a worker before the sink is told of it.
 TELL_AFTER = 1.0
 
@@ -110,7 +114,8 @@ class Dispatcher:
         self.workers: dict[bytes, WorkerState] = {}
         self.flights: dict[int, InFlightBatch] = {}
         self._untold: dict[Job, Word] = {}  # jobs of one part that the sink has not heard of, oldest first
-        self._ids = itertools.count(first_batch)
+        self.next_id = first_batch
+        self._epoch = first_batch >> 40
         self._deaths: dict[tuple[int, int], int] = {}  # (job, row) -> workers that died with it alone
         #: When `dispatch` should be called again though nothing has happened.
         self.again_at: float | None = None
@@ -221,7 +226,8 @@ class Dispatcher:
 
     def _send(self, state: WorkerState, pieces: list[BatchSlice[Part]]) -> None:
         packed = pack(pieces)
-        batch_id = next(self._ids)
+        batch_id = self.next_id
+        self.next_id += 1
         words = self._words_of(pieces)
         with_it = encode_commands(list(words.values())) if words else b""
         message = BatchMessage(batch_id, packed.batch, packed.manifest, with_it, packed.has_types, packed.has_mask)
@@ -270,6 +276,7 @@ class Dispatcher:
         self.num_padding += flight.padding
         state = self.workers.get(flight.worker)
         if state is not None:
+            self._requeue_lost(state, [earlier for earlier in state.in_flight if earlier < batch_id])
             state.num_batches += 1
             state.failures = 0
             state.num_sequences += flight.sequences
@@ -303,6 +310,32 @@ class Dispatcher:
             self.log.warning("%s is out of memory; %d tokens a batch from now on", worker.decode(), tokens)
         self._take_words_back(flight)
         self._retry(flight, message)
+
+    def worker_idle(self, name: bytes, last_batch: int, idle_at: float) -> None:
+        """Requeues batches that count as in flight though their worker held none at ``idle_at`` (seconds).
+
+        The results of all batches up to ``last_batch`` have reached the sink before this report, or are lost.
+        """
+        state = self.workers.get(name)
+        if state is None:
+            return
+        is_known = last_batch >> 40 == self._epoch
+        lost = [
+            batch_id
+            for batch_id in state.in_flight
+            if (is_known and batch_id <= last_batch) or self.flights[batch_id].sent_at < idle_at - MAX_DELIVERY_SECONDS
+        ]
+        self._requeue_lost(state, lost)
+
+    def _requeue_lost(self, state: WorkerState, batch_ids: list[int]) -> None:
+        if not batch_ids:
+            return
+        for batch_id in batch_ids:
+            del state.in_flight[batch_id]
+            flight = self.flights.pop(batch_id)
+            self._take_words_back(flight)
+            self.scheduler.give_back(self._alive(flight.pieces))
+        self.log.warning("%d batches of %s are lost; they are computed again", len(batch_ids), state.name.decode())
 
     def _land(self, batch_id: int) -> InFlightBatch | None:
         flight = self.flights.pop(batch_id, None)

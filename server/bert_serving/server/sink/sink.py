@@ -15,7 +15,7 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from math import inf
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from ..monitoring.drift import Reference, VectorDrift
 from ..monitoring.timing import Timing
 from ..security.curve import CurveAuth
 from .publisher import ResultPublisher
+from .sync_barrier import SyncBarrier
 
 #: Messages of one kind read before the others get their turn.
 BURST = 64
@@ -41,8 +42,6 @@ BURST = 64
 MAX_BYTES_OF_SUBSCRIPTIONS = 8 * 2**20
 #: Seconds between two looks at who sends so much: one takes some milliseconds where there are many connections.
 CUT_PAUSE = 0.1
-#: Seconds that rows wait for the word of their job, which travels on another socket.
-EARLY_SECONDS = 5.0
 #: Jobs that are known to be over: more than all workers together can have in hand.
 MAX_FINISHED = 65536
 #: When the server stops, results wait so long (s) for a reader who is not connected.
@@ -87,16 +86,17 @@ class Sink:
         self.link, self.config, self.log = link, link.config, link.log
         self.width = output_width(self.config, max_positions)
         self.jobs: dict[int, SinkJob] = {}
-        self.epoch = 0  # the ventilator's, in the upper bits of its jobs' numbers
         #: Jobs that are over, the latest of them: no rows are awaited, and none published again. Their numbers say
         #: nothing of which are, because the words of jobs come in any order. It gives up its oldest fast.
         self.finished: OrderedDict[int, None] = OrderedDict()
         self.nonce = secrets.token_bytes(8)
-        self.is_introduced = self.has_asked = False
+        self.has_asked = False
+        self.barrier = SyncBarrier()
         self.absent: dict[bytes, float] = {}  # who has jobs here and does not listen -> since when
         #: What the ventilator shall hear, in this order: batches that are here, and answers to its questions.
         self.receipts: list[Word] = []
-        self.early: dict[int, list[tuple[float, Result]]] = {}  # by job: rows that came before the word of it
+        self.early: dict[int, list[tuple[int, Result]]] = {}  # by job: rows that came before the word of it, and when
+        self.num_sweeps = 0
         self.clock = time.monotonic
         self.draining = self.stopped = self._said_drained = False
         reference = link.options["drift"]
@@ -178,17 +178,17 @@ class Sink:
     def _on_word(self, word: Word) -> None:
         kind = word[0]
         if kind == commands.JOB_CHUNK:
-            if self.is_introduced:
+            if self.barrier.is_synced:
                 self._on_part(word)
         elif kind == commands.PUBLISH:
             self.outbox.put(word[1], word[2:], self.clock())
         elif kind == commands.PUBLISH_ON_SUBSCRIBE:
             self.outbox.greet(word[1], word[2:], self.clock())
         elif kind == commands.SYNC:
-            self._on_hello(from_u64(word[1]), word[2] if len(word) > 2 else b"")
+            self._on_sync(from_u64(word[1]), from_u64(word[2]), word[3] if len(word) > 3 else b"")
         elif kind == commands.CANCEL_JOB:
             self._end(from_u64(word[1]))
-        elif kind == commands.QUERY_JOB and self.is_introduced:
+        elif kind == commands.QUERY_JOB and self.barrier.is_synced:
             # Behind the receipts of the job's own batches: who hears PUBLISHED has heard of all rows that were here.
             is_held = from_u64(word[2]) in self.jobs
             self.receipts.append([commands.JOB_PENDING if is_held else commands.JOB_PUBLISHED, *word[1:]])
@@ -201,7 +201,7 @@ class Sink:
         """
         _, job_number, size, identity, request_id, first_row, tokens, *note = word
         job_id = from_u64(job_number)
-        if job_id >> 40 != self.epoch or job_id in self.finished:
+        if job_id >> 40 != self.barrier.epoch or job_id in self.finished:
             return
         job = self._open(job_id, from_u64(size), identity, request_id)
         if tokens:
@@ -230,14 +230,14 @@ class Sink:
             return  # not connected yet
         self.has_asked = True
 
-    def _on_hello(self, epoch: int, nonce: bytes) -> None:
-        if nonce == self.nonce:
-            self.is_introduced = True
-            self.epoch = epoch
-        elif self.is_introduced:
-            self._on_new_ventilator(epoch)
-        else:
-            self.has_asked = False  # whom we asked is gone; this one has not heard the question
+    def _on_sync(self, epoch: int, first_batch: int, nonce: bytes) -> None:
+        if nonce == self.nonce or (self.barrier.is_synced and not nonce):
+            if self.barrier.is_synced and epoch != self.barrier.epoch:
+                self._on_new_ventilator(epoch)
+            for result in self.barrier.sync(epoch, first_batch):
+                self._on_result(result)
+        elif not self.barrier.is_synced:
+            self.has_asked = False  # the ventilator that received the request is gone, or it answered another sink
 
     def _on_new_ventilator(self, epoch: int) -> None:
         """A new ventilator knows nothing of its predecessor's jobs: their clients send them again."""
@@ -248,23 +248,28 @@ class Sink:
             del self.jobs[job_id]
         self.early.clear()
         self.receipts.clear()
-        self.epoch = epoch
 
     # ---------------------------------------------------------------- from the workers
 
     def _on_results(self) -> None:
         for frames in arrived(self.results, BURST, copy=False):
-            if not self.is_introduced:
-                continue  # of a batch that the sink before us waited for: it is computed again
+            if len(frames[0]) == 0:
+                # Before SYNC the report would overtake held results; there is another one a second later.
+                if self.barrier.is_synced:
+                    self.receipts += decode_commands(frames[1])
+                continue
             result = Result.from_frames(frames)
-            if self.drift is not None:
-                self.drift.add(result.array, result.lengths)
-            if result.words:
-                for word in decode_commands(result.words):
-                    self._on_part(word)
-            self._place(result)
-            self.receipts.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.began)])
-        self._send_receipts()
+            if self.barrier.admit(result):
+                self._on_result(result)
+
+    def _on_result(self, result: Result) -> None:
+        if self.drift is not None:
+            self.drift.add(result.array, result.lengths)
+        if result.words:
+            for word in decode_commands(result.words):
+                self._on_part(word)
+        self._place(result)
+        self.receipts.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.began)])
 
     def _send_receipts(self) -> None:
         """Tells the ventilator what it shall hear; it may not be connected yet, after one of us was restarted."""
@@ -282,7 +287,7 @@ class Sink:
             job_id = int(job_ids[start])
             job = self.jobs.get(job_id)
             if job is None:
-                if job_id >> 40 == self.epoch and job_id not in self.finished:
+                if job_id >> 40 == self.barrier.epoch and job_id not in self.finished:
                     self._keep_early(result, start, stop, ends)
                 continue  # finished, failed, computed twice, or of another ventilator
             where = slice(start, stop)
@@ -308,7 +313,7 @@ class Sink:
             result.token_level,
             result.began,
         )
-        self.early.setdefault(int(part.manifest[0, 0]), []).append((self.clock(), part))
+        self.early.setdefault(int(part.manifest[0, 0]), []).append((self.num_sweeps, part))
 
     def _fill(self, job: SinkJob, rows: np.ndarray, lengths: np.ndarray, values: np.ndarray, token_level: bool) -> None:
         is_all = len(rows) == job.size == job.missing
@@ -383,9 +388,13 @@ class Sink:
         now = self.clock()
         self.outbox.sweep(now)
         self._cut_flooders(now)
-        if self.early and not self.ventilator.poll(0):  # the word of their job would have come by now
-            for job_id in [job_id for job_id, rows in self.early.items() if now - rows[0][0] >= EARLY_SECONDS]:
-                del self.early[job_id]
+        self.num_sweeps += 1
+        self.barrier.sweep()
+        # The ventilator announces the job sooner, or is replaced. Sweeps, not seconds: the time in which this process
+        # was suspended does not count.
+        oldest = self.num_sweeps - 2 * ceil(self.config.heartbeat_timeout)
+        for job_id in [job_id for job_id, rows in self.early.items() if rows[0][0] < oldest]:
+            del self.early[job_id]
         self._let_go_of_absent(now)
         if self.drift is not None:
             with contextlib.suppress(zmq.Again):  # not connected; the next second will do

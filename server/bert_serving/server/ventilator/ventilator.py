@@ -82,7 +82,7 @@ class Ventilator:
         self.router.bind(link.addresses.dispatch)
         self.sink = make_socket(context, zmq.DEALER)
         self.sink.connect(link.addresses.link)
-        self.sink.send(encode_commands([[commands.SYNC, u64(self.epoch)]]))
+        self.sink.send(encode_commands([[commands.SYNC, u64(self.epoch), u64(self._last_id)]]))
         #: What the sink shall hear, in this order. It goes out behind the batches: workers should not wait for it.
         self._words: list[Word] = []
         self.thread = TokenizerThread(context, tokenizer, self.limits)
@@ -119,13 +119,14 @@ class Ventilator:
             if self.control in events:
                 for frames in arrived(self.control, BURST):
                     self._on_control(frames)
+            # Before the sink: BATCH_FAILED of a batch is read before BATCH_DONE of the worker's next one.
+            if self.router in events:
+                for frames in arrived(self.router, BURST):
+                    self._on_worker(frames)
             if self.sink in events:
                 for frames in arrived(self.sink, BURST):
                     for word in decode_commands(frames[0]):
                         self._on_sink(word)
-            if self.router in events:
-                for frames in arrived(self.router, BURST):
-                    self._on_worker(frames)
             if self.thread.results in events:
                 self._on_tokenized()
             if self.front in events:
@@ -136,15 +137,18 @@ class Ventilator:
                 self._look_at_connections()
                 self.dispatcher.tell_of_old()
             self.dispatcher.dispatch()
-            if self._words:
-                self.sink.send(encode_commands(self._words))
-                self._words.clear()
+            self._send_words()
             if self._retiring is not None and self.dispatcher.retire(self._retiring):
                 self.control.send_multipart([WORKER_DRAINED, self._retiring])
                 self._retiring = None
             if self.draining and not self.jobs and not self._said_drained:
                 self._said_drained = True
                 self.control.send(DRAINED)
+
+    def _send_words(self) -> None:
+        if self._words:
+            self.sink.send(encode_commands(self._words))
+            self._words.clear()
 
     def _patience(self) -> int:
         """Milliseconds until the loop has something to do though nothing comes in."""
@@ -435,6 +439,9 @@ class Ventilator:
             self._on_asked(ticket, job_id, frames[0] == commands.JOB_PUBLISHED)
         elif frames[0] == commands.SYNC_REQUEST:
             self._start_over(frames[1])
+        elif frames[0] == commands.WORKER_IDLE:
+            _, name, last_batch, idle_at = frames
+            self.dispatcher.worker_idle(name, commands.from_u64(last_batch), commands.from_u64(idle_at) / 1e9)
         elif frames[0] == commands.DRIFT:
             self._vector_drift = json.loads(frames[1])
         elif frames[0] == commands.CANCEL_CLIENT:
@@ -442,7 +449,7 @@ class Ventilator:
 
     def _start_over(self, nonce: bytes) -> None:
         """The sink is new: what another one held is gone, so every unfinished job is told and computed again."""
-        self._words.append([commands.SYNC, u64(self.epoch), nonce])
+        self._words.append([commands.SYNC, u64(self.epoch), u64(self.dispatcher.next_id), nonce])
         unfinished = sorted((job for job in self.jobs.values() if job.parts), key=lambda job: job.id)
         if unfinished:
             self.log.warning("the sink was restarted; %d requests are computed again", len(unfinished))
@@ -450,6 +457,7 @@ class Ventilator:
         for job in unfinished:
             job.is_asked = job.asks_again = False
             self._compute(job)
+        self._send_words()  # before any batch leaves: its result should not reach the sink first
 
     def _fail(self, job: Job, error: RequestError) -> None:
         """Answers a job with an error and drops what is left of it; other jobs are not touched."""

@@ -15,9 +15,9 @@ from ..engines.batch import Batch
 from ..engines.nvml import GpuMeter
 from ..ipc import commands
 from ..ipc.commands import READY, STOP, u64
-from ..ipc.messages import BatchMessage, Result, is_large
+from ..ipc.messages import BatchMessage, Result, encode_commands, is_large
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import make_socket
+from ..ipc.sockets import is_readable, make_socket
 from .deduplicate import distinct, spread
 from .engine_spec import engine_spec
 
@@ -53,7 +53,7 @@ def run(link: ProcessContext) -> None:
     poller = zmq.Poller()
     poller.register(control, zmq.POLLIN)
     poller.register(ventilator, zmq.POLLIN)
-    next_hello = time.monotonic() + 1
+    next_hello, last_batch = time.monotonic() + 1, 0
     while True:
         link.mark_progress()
         events = dict(poller.poll(1000))
@@ -83,11 +83,16 @@ def run(link: ProcessContext) -> None:
                 answer = result.frames()
                 sink.send_multipart(answer, copy=not is_large(answer))
                 link.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
+            last_batch = message.id
         if time.monotonic() >= next_hello:  # a ventilator that was restarted learns that we are here
             next_hello = time.monotonic() + 1
             if meter is not None:
                 hello = json.dumps(facts | meter.read()).encode()
             ventilator.send_multipart([commands.REGISTER, hello])
+            idle_at = time.monotonic_ns()
+            if not is_readable(ventilator):  # sent behind the results, so that none of them can arrive later
+                idle = [commands.WORKER_IDLE, link.name.encode(), u64(last_batch), u64(idle_at)]
+                sink.send_multipart([b"", encode_commands([idle])])
     engine.close()
 
 

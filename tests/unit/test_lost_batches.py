@@ -1,0 +1,282 @@
+"""A lost batch never costs a credit for good: the dispatcher notices it and sends its sequences out again.
+
+The dispatcher and the sink's barrier are real. Workers, queues and the rest of the sink are a model, in which processes
+die and messages are lost in any order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from typing import Any
+
+import numpy as np
+import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batches import EPOCH, SMALL_BATCHES, Batches
+from bert_serving.server.errors import RequestError
+from bert_serving.server.ipc.messages import BatchMessage, Result
+from bert_serving.server.log import get_logger
+from bert_serving.server.scheduling.dispatcher import CREDITS, MAX_DELIVERY_SECONDS, Dispatcher
+from bert_serving.server.scheduling.jobs import Job, Part
+from bert_serving.server.sink.sync_barrier import SyncBarrier
+from bert_serving.server.tokenization.tokenizer import Tokenized
+from inner_part import tiny_config
+
+CONFIG = tiny_config(*SMALL_BATCHES)
+
+
+def test_a_later_result_shows_that_an_earlier_batch_is_lost(batches: Batches) -> None:
+    batches.ask(8)
+    batches.hire(b"a")
+    first, _ = batches.batch(b"a")
+    second, _ = batches.batch(b"a")
+    batches.dispatcher.done(second.id, 0.0)
+    again, _ = batches.batch(b"a")
+    np.testing.assert_array_equal(np.frombuffer(again.manifest, np.int64), np.frombuffer(first.manifest, np.int64))
+    assert list(batches.dispatcher.workers[b"a"].in_flight) == [again.id]
+
+
+def test_an_idle_worker_shows_that_its_batches_are_lost(batches: Batches) -> None:
+    _, command = batches.ask()
+    batches.hire(b"a")
+    lost, _ = batches.batch(b"a")
+    batches.dispatcher.worker_idle(b"a", lost.id, batches.now)
+    message, commands = batches.batch(b"a")
+    assert commands == [command]  # the announcement was lost with the batch
+    assert len(batches.dispatcher.done(message.id, 0.0)) == 1
+
+
+def test_a_batch_that_has_not_reached_an_idle_worker_is_lost_after_some_seconds(batches: Batches) -> None:
+    batches.ask()
+    batches.hire(b"a")
+    lost, _ = batches.batch(b"a")
+    batches.dispatcher.worker_idle(b"a", lost.id - 1, batches.now + MAX_DELIVERY_SECONDS - 0.1)
+    assert lost.id in batches.dispatcher.flights
+    batches.dispatcher.worker_idle(b"a", lost.id - 1, batches.now + MAX_DELIVERY_SECONDS + 0.1)
+    assert batches.batch(b"a")[0].id > lost.id
+
+
+def test_an_idle_worker_that_has_worked_for_another_ventilator_loses_nothing(batches: Batches) -> None:
+    batches.ask()
+    batches.hire(b"a")
+    message, _ = batches.batch(b"a")
+    batches.dispatcher.worker_idle(b"a", (EPOCH + 1) << 40, batches.now)
+    assert list(batches.dispatcher.flights) == [message.id]
+
+
+class Worker:
+    def __init__(self) -> None:
+        self.inbox: deque[BatchMessage] = deque()
+        self.results: deque[Result | tuple[int, float]] = deque()  # a pair is the report of an idle worker
+        self.last_batch = 0
+
+
+class Model:
+    """Ventilator, sink and workers with all queues between them; messages move when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.epochs, self.names = itertools.count(EPOCH), itertools.count()
+        self.workers: dict[bytes, Worker] = {}
+        self.jobs: dict[int, Job] = {}
+        self.num_jobs = 0
+        self.start_sink()
+        self.start_ventilator()
+        for _ in range(2):
+            self.start_worker()
+        self.settle()
+
+    # ------------------------------------------------------------ processes
+
+    def start_ventilator(self) -> None:
+        self.epoch = next(self.epochs)
+        self.failures: deque[tuple[bytes, int]] = deque()
+        self.to_ventilator.clear()
+        if self.is_sink_waiting:
+            self.to_ventilator.append(("sync_request",))
+        first = self.epoch << 40
+        self.last_id = first
+        self.to_sink: deque[tuple[int, int, bool]] = deque([(self.epoch, first, False)])
+        self.dispatcher = Dispatcher(
+            CONFIG,
+            self,
+            self.fail,
+            lambda _: None,
+            get_logger("D"),
+            lambda: self.now,
+            first,  # type: ignore[arg-type]
+        )
+        self.dispatcher.log.disabled = True
+        for name in self.workers:
+            self.dispatcher.hello(name, {"max_tokens": 4096})
+        unfinished, self.jobs = self.jobs, {}
+        for job in unfinished.values():  # their clients send them again
+            self.ask(job.size)
+
+    def start_sink(self) -> None:
+        self.barrier = SyncBarrier()
+        self.rows: set[tuple[int, int]] = set()
+        self.is_sink_waiting = True
+        self.to_ventilator: deque[tuple[Any, ...]] = deque([("sync_request",)])
+
+    def start_worker(self) -> None:
+        name = b"%d" % next(self.names)
+        self.workers[name] = Worker()
+        self.dispatcher.hello(name, {"max_tokens": 4096})
+
+    def kill_worker(self, index: int) -> None:
+        name = list(self.workers)[index % len(self.workers)]
+        del self.workers[name]
+        self.dispatcher.lost(name)
+        self.start_worker()
+
+    # ------------------------------------------------------------ the ventilator
+
+    def ask(self, size: int) -> None:
+        self.num_jobs += 1
+        self.last_id += 1
+        job = Job(self.num_jobs, b"client", b"1", size, self.now, id=self.last_id)
+        tokenized = Tokenized(
+            np.zeros(3 * size, np.int32), None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0
+        )
+        job.parts.append(Part(job, 0, tokenized))
+        job.sealed = True
+        self.jobs[job.id] = job
+        self.dispatcher.add(job.parts[0], [b"job"])
+
+    def fail(self, job: Job, error: RequestError) -> None:
+        job.failed = True
+        self.dispatcher.drop(job)
+        del self.jobs[job.id]
+
+    def send_multipart(self, frames: list[bytes], *_: Any, **__: Any) -> None:
+        """The dispatcher's socket."""
+        self.workers[frames[0]].inbox.append(BatchMessage.from_frames([zmq.Frame(frame) for frame in frames[1:]]))
+
+    def ventilator_reads(self) -> None:
+        while self.failures:
+            name, batch_id = self.failures.popleft()
+            self.dispatcher.failed(name, batch_id, "error", "refused")
+        if not self.to_ventilator:
+            return
+        kind, *values = self.to_ventilator.popleft()
+        if kind == "done":
+            for piece in self.dispatcher.done(values[0], 0.0):
+                job: Job = piece.key.job  # type: ignore[attr-defined]
+                job.missing -= len(piece.rows)
+                if not job.missing and not job.failed:
+                    assert {(job.id, row) for row in range(job.size)} <= self.rows, "done without its rows"
+                    del self.jobs[job.id]
+        elif kind == "idle":
+            self.dispatcher.worker_idle(*values)
+        else:
+            self.to_sink.append((self.epoch, self.dispatcher.next_id, True))
+            self.dispatcher.start_over()
+            for job in self.jobs.values():
+                job.missing = job.size
+                self.dispatcher.add(job.parts[0], [b"job"])
+
+    # ------------------------------------------------------------ sink and workers
+
+    def sink_reads(self) -> None:
+        if not self.to_sink:
+            return
+        epoch, first, is_answer = self.to_sink.popleft()
+        if is_answer or self.barrier.is_synced:
+            self.is_sink_waiting = False
+            if epoch != self.barrier.epoch:
+                self.rows.clear()
+            for result in self.barrier.sync(epoch, first):
+                self.place(result)
+
+    def sink_receives(self, name: bytes) -> None:
+        if not self.workers[name].results:
+            return
+        result = self.workers[name].results.popleft()
+        if isinstance(result, Result):
+            if self.barrier.admit(result):
+                self.place(result)
+        elif self.barrier.is_synced:
+            self.to_ventilator.append(("idle", name, *result))
+
+    def place(self, result: Result) -> None:
+        self.rows.update(map(tuple, np.asarray(result.manifest).tolist()))
+        self.to_ventilator.append(("done", result.batch_id))
+
+    def work(self, name: bytes, is_refused: bool = False) -> None:
+        worker = self.workers[name]
+        if not worker.inbox:
+            worker.results.append((worker.last_batch, self.now))
+            return
+        message = worker.inbox.popleft()
+        worker.last_batch = message.id
+        if is_refused:
+            self.failures.append((name, message.id))
+            return
+        manifest = np.frombuffer(message.manifest, np.int64).reshape(-1, 2)
+        array = np.zeros((len(manifest), 1), np.float32)
+        worker.results.append(Result(message.id, array, np.ones(len(manifest), np.int32), manifest, False))
+
+    # ------------------------------------------------------------ the test's hand
+
+    def step(self, action: str, number: int) -> None:
+        name = list(self.workers)[number % len(self.workers)]
+        worker = self.workers[name]
+        if action == "ask":
+            self.ask(1 + number)
+        elif action == "work":
+            self.work(name)
+        elif action == "refuse":
+            self.work(name, is_refused=True)
+        elif action == "sink receives":
+            self.sink_receives(name)
+        elif action == "sink reads":
+            self.sink_reads()
+        elif action == "ventilator reads":
+            self.ventilator_reads()
+        elif action == "lose batch" and worker.inbox:
+            worker.inbox.popleft()
+        elif action == "lose result" and worker.results:
+            worker.results.popleft()
+        elif action == "kill sink":
+            self.start_sink()
+        elif action == "kill ventilator":
+            self.start_ventilator()
+        elif action == "kill worker":
+            self.kill_worker(number)
+        self.now += 0.01
+        self.dispatcher.dispatch()
+
+    def settle(self) -> None:
+        """Lets all processes run undisturbed for a bounded time."""
+        for _ in range(100):
+            self.now += 1.0
+            self.sink_reads()
+            for name in self.workers:
+                self.work(name)
+                self.sink_receives(name)
+                self.sink_receives(name)
+            for _ in range(len(self.to_ventilator) + 1):
+                self.ventilator_reads()
+            self.dispatcher.dispatch()
+
+
+ACTIONS = ["ask", "work", "sink receives", "ventilator reads"] * 3 + ["refuse", "sink reads", "sink reads"]
+ACTIONS += ["lose batch", "lose result", "kill sink", "kill ventilator", "kill worker"]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 11)), min_size=20, max_size=80))
+def test_no_lost_batch_costs_a_credit_or_a_request(steps: list[tuple[str, int]]) -> None:
+    model = Model()
+    for action, number in steps:
+        model.step(action, number)
+        assert all(len(state.in_flight) <= CREDITS for state in model.dispatcher.workers.values())
+    model.settle()
+    assert not model.jobs
+    assert not model.dispatcher.flights
+    assert not any(state.in_flight for state in model.dispatcher.workers.values())
+    assert not model.dispatcher.scheduler.num_sequences
