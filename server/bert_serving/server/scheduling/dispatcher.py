@@ -334,7 +334,7 @@ class Dispatcher:
             del state.in_flight[batch_id]
             flight = self.flights.pop(batch_id)
             self._take_words_back(flight)
-            self.scheduler.give_back(self._alive(flight.pieces))
+            self.scheduler.requeue(self._alive(flight.pieces))
         self.log.warning("%d batches of %s are lost; they are computed again", len(batch_ids), state.name.decode())
 
     def _land(self, batch_id: int) -> InFlightBatch | None:
