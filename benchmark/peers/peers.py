@@ -60,10 +60,11 @@ class Peer:
         return self.dtype == "fp32"
 
 
-def of_model(hf: str, tf1: str | None) -> Iterator[Peer]:
+def of_model(hf: str, tf1: str | None, features: frozenset[str] | None = None) -> Iterator[Peer]:
     """All systems for one model, their environments still to be made.
 
-    ``{bin}`` stands for where their programs are, ``{onnx}`` and ``{optimum}`` for exports.
+    ``{bin}`` stands for where their programs are, ``{onnx}`` and ``{optimum}`` for exports. ``features`` of the
+    processor are those of this machine where none are given.
     """
     if tf1:
         for length, share in ((25, 1.0), (128, 0.125)):
@@ -97,19 +98,19 @@ def of_model(hf: str, tf1: str | None) -> Iterator[Peer]:
     ours = (("fp32", "auto"), ("bf16", "auto"), ("int8", "onnx"))
     for dtype, engine in ours:
         driver = ("engine_loop.py", hf, engine, dtype)
-        yield Peer("this, engine alone", OURS, "loop", dtype, driver, backend=_engine(engine, dtype))
+        yield Peer("this, engine alone", OURS, "loop", dtype, driver, backend=_engine(engine, dtype, features))
     for dtype, engine in ours:
         yield _bert_server(
             "this", OURS, dtype, 128,
             (sys.executable, "-m", "bert_serving.server", "-model_dir", hf, "-engine", engine, "-dtype", dtype), 1.0,
-            _engine(engine, dtype),
+            _engine(engine, dtype, features),
         )  # fmt: skip
 
 
-def _engine(name: str, dtype: str) -> str:
+def _engine(name: str, dtype: str, features: frozenset[str] | None) -> str:
     """The engine that the server takes here, or the name if none can run: then the server says why."""
     try:
-        return engines.choose(name, "cpu", dtype)
+        return engines.choose(name, "cpu", dtype, features)
     except engines.EngineUnavailable:
         return name
 

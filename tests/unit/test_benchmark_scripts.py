@@ -155,8 +155,15 @@ def test_the_table_tells_what_was_done() -> None:
     assert picture.rows(page, "BERT-base shape")[0] == ("one, fp32", {3: 384.0, 7: 0.0})
 
 
-def test_every_row_tells_what_computes_the_model() -> None:
-    rows = [(one.label, one.how, one.dtype) for one in peers.of_model("-", "-")]
+@pytest.mark.parametrize(
+    ("features", "for_bf16"), [("avx2", "auto"), ("avx2 avx512_bf16", "tensorflow"), ("avx512_bf16 amx_bf16", "torch")]
+)
+def test_every_row_tells_what_computes_the_model(features: str, for_bf16: str) -> None:
+    """Without bf16 instructions no engine of the server computes in bf16: its row names what is asked for."""
+    rows = [(one.label, one.how, one.dtype) for one in peers.of_model("-", "-", frozenset(features.split()))]
+    ours = {label for label, _, dtype in rows if label.startswith(peers.OURS) and dtype == "bf16"}
+    assert ours == {f"this ({for_bf16})", f"this, engine alone ({for_bf16})"}
+    rows = [row for row in rows if row[0] not in ours or for_bf16 != "auto"]
     assert len(set(rows)) == len(rows)
     for label, _, _ in rows:
         assert label == "ONNX Runtime" or label.endswith(("(tensorflow)", "(torch)", "(onnx)", "(onnx O2)")), label

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import types
 
 import pytest
 
 from bert_serving.server import engines
 from bert_serving.server.config.server_config import ServerConfig
-from bert_serving.server.engines import cpu_info as processor
+from bert_serving.server.engines import cpu_info
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.engines.nvml import Gpu
 from bert_serving.server.supervisor import placement as devices
@@ -64,7 +67,7 @@ def test_all_gpus_busy(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_gpu_that_no_engine_can_use_is_said_aloud(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def choose(name: str, kind: str, dtype: str) -> str:
+    def choose(name: str, kind: str, dtype: str, *_: object) -> str:
         if kind == "gpu":
             raise EngineUnavailable("install tensorflow[and-cuda]")
         return "zeros"
@@ -114,12 +117,45 @@ def test_the_fastest_precision_is_a_matter_of_processor_and_engines(
     def find_spec(name: str) -> object | None:
         return object() if {"onnxruntime": "onnx"}.get(name, name) in installed else None
 
-    for module in (devices, processor):
-        monkeypatch.setattr(module, "processor", lambda: ("x86_64", frozenset(features)))
     monkeypatch.setattr("importlib.util.find_spec", find_spec)
     config = ServerConfig.from_dict({"model_dir": str(TINY), "engine": "auto", "dtype": "auto"})
-    (plan,) = plan_workers(config, logging.getLogger("test"), lambda: [])
+    (plan,) = plan_workers(config, logging.getLogger("test"), lambda: [], frozenset(features))
     assert (plan.engine, plan.dtype) == expected
+
+
+@pytest.mark.parametrize("engine", ["auto", "tensorflow", "torch"])
+def test_bf16_is_refused_where_it_would_be_emulated(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    with pytest.raises(EngineUnavailable, match=r"no bf16 instructions .* take fp32"):
+        engines.choose(engine, "cpu", "bf16", frozenset({"avx2"}))
+    assert engines.choose(engine, "cpu", "bf16", frozenset({"avx2", "avx512_bf16"})) in (engine, "tensorflow")
+    assert engines.choose(engine, "cpu", "bf16", frozenset()) in (engine, "tensorflow")  # nothing is known
+
+
+@pytest.mark.parametrize(
+    ("named", "left"),
+    [
+        ("", {"avx2", "avx512_vnni", "avx512_bf16"}),
+        ("avx2", {"avx2"}),
+        ("AVX2, avx512_vnni", {"avx2", "avx512_vnni"}),
+        ("avx512_bf16 amx_bf16", {"avx2", "avx512_bf16"}),
+    ],
+)
+def test_features_can_be_held_down_and_never_added(named: str, left: set[str]) -> None:
+    assert cpu_info.restrict(frozenset({"avx2", "avx512_vnni", "avx512_bf16"}), named) == left
+
+
+def test_the_variable_holds_the_features_of_a_process_down() -> None:
+    code = (
+        "from bert_serving.server.engines import cpu_info\n"
+        "print(*cpu_info.processor()[1] & cpu_info.DECIDING_FEATURES)\n"
+        "print(cpu_info.why_no_bf16())\n"
+    )
+    env = {**os.environ, "BERT_SERVING_CPU_FEATURES": "avx2", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    left, reason = done.stdout.splitlines()
+    assert left == ""
+    assert reason == "None" or "that BERT_SERVING_CPU_FEATURES lets it use" in reason
 
 
 def test_numbers_of_cuda_visible_devices_are_respected(monkeypatch: pytest.MonkeyPatch) -> None:

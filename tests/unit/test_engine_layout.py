@@ -10,6 +10,7 @@ from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.layout import (
     MASKED,
     PADDING,
+    attention_mask,
     make_layout,
     make_padded_layout,
     pad_rows,
@@ -39,6 +40,15 @@ def test_by_hand() -> None:
     assert layout.bias.tolist() == [[0, MASKED], [0, PADDING]]
     assert layout.mask.tolist() == [[1, 0], [1, 0]]
     assert (layout.first.tolist(), layout.last.tolist()) == ([0, 2], [1, 2])
+
+
+def test_nothing_is_added_to_the_scores_of_a_sequence_that_is_masked_altogether() -> None:
+    """-10000 and a score differ so much in size that float32 keeps a thousandth of the score."""
+    tokens = np.arange(5, dtype=np.int32)
+    mask = np.array([0, 0, 0, 1, 0], np.int32)
+    layout = make_layout(Batch(tokens, tokens * 0, mask, np.array([2, 3], np.int32)))
+    assert layout.bias.tolist() == [[0, 0, PADDING], [MASKED, 0, MASKED]]
+    assert attention_mask(layout).tolist() == [[True, True, False], [False, True, False]]
 
 
 @given(lengths_lists)

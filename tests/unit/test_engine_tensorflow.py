@@ -317,6 +317,8 @@ def test_what_runs_where() -> None:
     assert engine_module.unavailable("cpu", "fp32") is None
     assert "float16" in str(engine_module.unavailable("cpu", "fp16"))
     assert "not int8" in str(engine_module.unavailable("gpu", "int8"))
+    assert "no bf16 instructions" in str(engine_module.unavailable("cpu", "bf16", frozenset({"avx2"})))
+    assert engine_module.unavailable("cpu", "bf16", frozenset({"avx2", "avx512_bf16"})) is None
     assert engine_module.INFO in engines.available("cpu", "fp32")
     with pytest.raises(EngineUnavailable, match="engine tensorflow cannot run on cpu with dtype int8"):
         engines.choose("tensorflow", "cpu", "int8")

@@ -49,42 +49,51 @@ def _load_own(path: str) -> ModuleType:
     return module
 
 
-def preference(device_kind: str, dtype: str) -> tuple[str, ...]:
+def preference(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> tuple[str, ...]:
     """Engines in the order in which ``choose("auto", ...)`` asks, the fastest first."""
-    if (device_kind, dtype) == ("cpu", "bf16") and has_amx():
+    if (device_kind, dtype) == ("cpu", "bf16") and has_amx(features):
         return "torch", "tensorflow"  # elsewhere it is the other way round
     return PREFERENCE[device_kind]
 
 
-def available(device_kind: str, dtype: str) -> list[EngineInfo]:
+def available(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> list[EngineInfo]:
     """Engines that can compute in ``dtype`` on this machine's ``device_kind`` (cpu or gpu), the preferred first.
 
     Says only what can be known without importing a library: a GPU that is there may still refuse.
     """
-    modules = [load(name) for name in preference(device_kind, dtype)]
-    return [module.INFO for module in modules if module.unavailable(device_kind, dtype) is None]
+    names = preference(device_kind, dtype, features)
+    return [load(name).INFO for name in names if _why_not(name, device_kind, dtype, features) is None]
 
 
-def choose(name: str, device_kind: str, dtype: str) -> str:
+def _why_not(name: str, device_kind: str, dtype: str, features: frozenset[str] | None) -> str | None:
+    """Ask an engine why it cannot run; one that is not of this package takes no features."""
+    module = load(name)
+    given = () if features is None or "." in name else (features,)
+    reason: str | None = module.unavailable(device_kind, dtype, *given)
+    return reason
+
+
+def choose(name: str, device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str:
     """Name of the engine to take.
 
     Args:
         name: what the user asked for, an engine's name or ``auto``.
         device_kind: ``cpu`` or ``gpu``.
         dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
+        features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
 
     Raises:
         EngineUnavailable: it cannot run here, or with ``auto`` none can; the message lists why and what to install.
     """
     if name != "auto":
-        reason = load(name).unavailable(device_kind, dtype)
+        reason = _why_not(name, device_kind, dtype, features)
         if reason is not None:
             raise EngineUnavailable(f"engine {name} cannot run on {device_kind} with dtype {dtype}: {reason}")
         return name
-    if usable := available(device_kind, dtype):
+    if usable := available(device_kind, dtype, features):
         return usable[0].name
     reasons = [
-        f"{candidate}: {load(candidate).unavailable(device_kind, dtype)}"
-        for candidate in preference(device_kind, dtype)
+        f"{candidate}: {_why_not(candidate, device_kind, dtype, features)}"
+        for candidate in preference(device_kind, dtype, features)
     ]
     raise EngineUnavailable(f"no engine can run on {device_kind} with dtype {dtype}; {'; '.join(reasons)}")

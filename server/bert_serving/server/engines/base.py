@@ -148,7 +148,8 @@ class EngineInfo:
 #
 #   INFO: EngineInfo
 #   unavailable(device_kind: str, dtype: str) -> str | None   why it cannot run here (with the remedy), None if it can;
-#                                                             cheap: importlib.util.find_spec, no heavy import
+#                                                             cheap: importlib.util.find_spec, no heavy import;
+#                                                             the engines here take the processor's features too
 #   prepare(spec: EngineSpec, log: Log) -> None               build what engines load, once, into spec.cache_dir;
 #                                                             returns at once where it is already there
 #   create(spec: EngineSpec, device: Device) -> Engine        load it in this process, on this device, ready to encode

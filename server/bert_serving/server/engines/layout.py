@@ -10,7 +10,7 @@ import numpy as np
 from .base import EngineError, EngineSpec
 from .batch import Batch
 
-#: Added to the scores of a token with mask 0, as in Google's BERT. Where all tokens have it they attend to each other.
+#: Added to the scores of a token with mask 0, as in Google's BERT.
 MASKED = -10000.0
 #: Added to the scores of padding: nothing of it is left, whatever else the sequence holds.
 PADDING = -1e9
@@ -26,7 +26,7 @@ class Layout:
         positions: place of each token in its sequence, int32 ``[t]``.
         unpack: token at each place of the grid, int32 ``[n, T]``; 0 at padding.
         pack: place in the flat grid of each token, int32 ``[t]``.
-        bias: added to the attention scores, float32 ``[n, T]``.
+        bias: added to the attention scores, float32 ``[n, T]``; 0 throughout a sequence that is masked altogether.
         mask: 1 where a token counts in pooling, else 0, float32 ``[n, T]``.
         first: the first token of each sequence, int32 ``[n]``.
         last: its last token, int32 ``[n]``.
@@ -44,7 +44,11 @@ class Layout:
 
 
 def make_layout(batch: Batch) -> Layout:
-    """Layout of a batch, the tokens packed."""
+    """Layout of a batch, the tokens packed.
+
+    Tokens of a sequence that is masked altogether attend to each other: in Google's BERT all their scores have the same
+    number added. Here nothing is added, since the sum would round the scores to a thousandth.
+    """
     lengths = batch.lengths.astype(np.int64)
     count, longest, tokens = len(lengths), int(lengths.max()), batch.num_tokens
     starts = np.cumsum(lengths) - lengths
@@ -56,7 +60,9 @@ def make_layout(batch: Batch) -> Layout:
     mask = np.zeros(count * longest, np.float32)
     mask[pack] = batch.mask
     bias = np.full(count * longest, PADDING, np.float32)
-    bias[pack] = np.where(batch.mask != 0, 0.0, MASKED)
+    attends = batch.mask != 0
+    is_blank = mask.reshape(count, longest).max(axis=1) == 0
+    bias[pack] = np.where(attends | is_blank[rows], 0.0, MASKED)
     return Layout(
         input_ids=batch.input_ids.astype(np.int32, copy=False),
         type_ids=batch.type_ids.astype(np.int32, copy=False),
@@ -217,15 +223,8 @@ def check_batch(batch: Batch, spec: EngineSpec) -> None:
 
 
 def attention_mask(layout: Layout) -> np.ndarray:
-    """Where a token may be attended to, bool ``[n, T]``, for engines that mask instead of adding ``bias``.
-
-    Where all of a sequence is masked, its tokens attend to each other: that is what it comes to when the same number is
-    added to all scores.
-    """
+    """Where a token may be attended to, bool ``[n, T]``, for engines that mask instead of adding ``bias``."""
     attend: np.ndarray = layout.bias == 0
-    blank = ~attend.any(axis=1)
-    if blank.any():
-        attend[blank] = layout.bias[blank] > PADDING
     return attend
 
 

@@ -11,7 +11,7 @@ _ALL = ("fp32", "bf16", "fp16", "int8")
 INFO = EngineInfo("zeros", padding_free=True, dtypes={"cpu": _ALL, "gpu": _ALL})
 
 
-def unavailable(device_kind: str, dtype: str) -> str | None:
+def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
     return None
 
 

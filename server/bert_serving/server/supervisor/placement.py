@@ -11,7 +11,7 @@ from typing import Any
 from .. import engines
 from ..config.server_config import ServerConfig
 from ..engines.base import Device, EngineUnavailable
-from ..engines.cpu_info import has_amx, num_cores, processor
+from ..engines.cpu_info import has_amx, has_fast_bf16, num_cores
 from ..engines.nvml import Gpu, list_gpus
 
 #: A GPU counts as free below this share of busy time and of used memory, as in 1.10.0.
@@ -31,9 +31,18 @@ class WorkerPlacement:
 
 
 def plan_workers(
-    config: ServerConfig, log: logging.Logger, find_gpus: Callable[[], list[Gpu]] = list_gpus
+    config: ServerConfig,
+    log: logging.Logger,
+    find_gpus: Callable[[], list[Gpu]] = list_gpus,
+    features: frozenset[str] | None = None,
 ) -> list[WorkerPlacement]:
     """Device, engine and precision of each worker.
+
+    Args:
+        config: what the user asked for.
+        log: where decisions are told.
+        find_gpus: lists the GPUs.
+        features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
 
     Raises:
         EngineUnavailable: no engine for what was asked is installed; the message says what to install.
@@ -50,7 +59,7 @@ def plan_workers(
             indexes = []
     numbers = [indexes[i % len(indexes)] if indexes else -1 for i in range(config.num_worker)]
     num_cpu = numbers.count(-1)
-    cpu_plan = _cpu_plan(config, num_cpu, log) if num_cpu else None
+    cpu_plan = _cpu_plan(config, num_cpu, log, features) if num_cpu else None
     plans = []
     for number in numbers:
         if number < 0:
@@ -90,7 +99,9 @@ def _gpu_dtype(config: ServerConfig) -> str:
     return "bf16" if config.dtype == "auto" else config.dtype
 
 
-def _cpu_plan(config: ServerConfig, num_workers: int, log: logging.Logger) -> WorkerPlacement:
+def _cpu_plan(
+    config: ServerConfig, num_workers: int, log: logging.Logger, features: frozenset[str] | None
+) -> WorkerPlacement:
     name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
     dtype = "fp32" if config.fp16 else config.dtype
     if config.fp16:
@@ -99,31 +110,26 @@ def _cpu_plan(config: ServerConfig, num_workers: int, log: logging.Logger) -> Wo
         log.warning("-xla: some shapes are compiled before the server is ready, so the start takes longer, and batches "
                     "are padded to them; on a CPU XLA gains on short sequences in fp32 only")  # fmt: skip
     if dtype == "auto":
-        dtype = next((each for each in _fastest_dtypes(name) if _can(name, each)), "fp32")
-    engine = engines.choose(name, "cpu", dtype)
+        dtype = next((each for each in _fastest_dtypes(name, features) if _can(name, each, features)), "fp32")
+    engine = engines.choose(name, "cpu", dtype, features)
     if "auto" in (config.engine, config.dtype):
         log.info("engine %s, dtype %s: the fastest here of what is installed", engine, dtype)
     threads = config.threads or max(1, num_cores() // num_workers)
     return WorkerPlacement(Device("cpu", 0, threads), engine, dtype)
 
 
-def _fastest_dtypes(engine: str) -> tuple[str, ...]:
+def _fastest_dtypes(engine: str, features: frozenset[str] | None) -> tuple[str, ...]:
     """Less precise than fp32 but faster, the fastest first, on this CPU and with the engines that are installed."""
-    if not has_fast_bf16():
+    if not has_fast_bf16(features):
         return ("int8",)
     # With AMX PyTorch is ahead of int8 where there is much to do, TensorFlow is not.
-    is_ahead = has_amx() and engine in ("auto", "torch") and _can("torch", "bf16")
+    is_ahead = has_amx(features) and engine in ("auto", "torch") and _can("torch", "bf16", features)
     return ("bf16", "int8") if is_ahead else ("int8", "bf16")
 
 
-def _can(engine: str, dtype: str) -> bool:
+def _can(engine: str, dtype: str, features: frozenset[str] | None) -> bool:
     try:
-        engines.choose(engine, "cpu", dtype)
+        engines.choose(engine, "cpu", dtype, features)
     except EngineUnavailable:
         return False
     return True
-
-
-def has_fast_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
-    return not processor()[1].isdisjoint(("avx512_bf16", "amx_bf16"))

@@ -38,8 +38,8 @@ MAX_GRID = 1 << 20
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 
 
-def unavailable(device_kind: str, dtype: str) -> str | None:
-    """Why it cannot run here, None if it can; imports nothing."""
+def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
+    """Why it cannot run here, None if it can; imports nothing. It can on all processors, whatever their features."""
     if dtype not in INFO.dtypes.get(device_kind, ()):
         return f"it computes fp32 and int8 on the CPU, not {dtype} on {device_kind}"
     missing = [name for name in ("onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
@@ -48,8 +48,13 @@ def unavailable(device_kind: str, dtype: str) -> str | None:
     return None
 
 
-def prepare(spec: EngineSpec, log: Log) -> None:
+def prepare(spec: EngineSpec, log: Log, features: frozenset[str] | None = None) -> None:
     """Writes graph and weights into ``spec.cache_dir`` where they are not there yet.
+
+    Args:
+        spec: what to compute.
+        log: where the steps are told.
+        features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
 
     Raises:
         ModelError: the model cannot be read, see ``load_weights``.
@@ -57,11 +62,11 @@ def prepare(spec: EngineSpec, log: Log) -> None:
         ValueError: a pooling layer is not there.
     """
     cache = Cache(spec.cache_dir)
-    cache.entry("onnx", _cache_key(spec, cache), lambda folder: _write(spec, folder, log))
+    cache.entry("onnx", _cache_key(spec, cache, features), lambda folder: _write(spec, folder, log, features))
 
 
-def create(spec: EngineSpec, device: Device) -> OnnxEngine:
-    """Loads what ``prepare`` made, and runs it once.
+def create(spec: EngineSpec, device: Device, features: frozenset[str] | None = None) -> OnnxEngine:
+    """Loads what ``prepare`` made for the same ``features``, and runs it once.
 
     Raises:
         EngineUnavailable: ONNX Runtime is not there, or the device is none of its own.
@@ -69,18 +74,18 @@ def create(spec: EngineSpec, device: Device) -> OnnxEngine:
     """
     if (reason := unavailable(device.kind, spec.dtype)) is not None:
         raise EngineUnavailable(reason)
-    return OnnxEngine(spec, device)
+    return OnnxEngine(spec, device, features)
 
 
 class OnnxEngine:
     """One model on the CPU; see ``base.Engine``."""
 
-    def __init__(self, spec: EngineSpec, device: Device) -> None:
+    def __init__(self, spec: EngineSpec, device: Device, features: frozenset[str] | None = None) -> None:
         cache = Cache(spec.cache_dir)
-        cache_key = _cache_key(spec, cache)
+        cache_key = _cache_key(spec, cache, features)
         folder = cache.find("onnx", cache_key)
         if folder is None:
-            prepare(spec, lambda _: None)
+            prepare(spec, lambda _: None, features)
             folder = cache.find("onnx", cache_key)
         threads = device.threads or num_cores()
         self._spec = spec
@@ -178,8 +183,8 @@ def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
-    machine, features = processor()
+def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> dict[str, object]:
+    machine, features = processor(given)
     return {
         "model": cache.model_digest(spec.model),
         "act": spec.model.hidden_act,
@@ -195,7 +200,7 @@ def _cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     }
 
 
-def _write(spec: EngineSpec, folder: Path, log: Log) -> None:
+def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | None) -> None:
     from .graph import build, dense_fp32
     from .int8 import Int8, Probe, kernel_dtype, probe_batch
 
@@ -211,7 +216,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log) -> None:
         layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_position_embeddings))
         peaks = dict(zip(probe.scopes, _compute(session, layout)[1:], strict=True))
         del session
-        dense = Int8(peaks, spec.model.hidden_act, kernel_dtype(*processor()))
+        dense = Int8(peaks, spec.model.hidden_act, kernel_dtype(*processor(features)))
     # Opening it once writes it again, with the weights in the order in which they are computed with. Those are then
     # the same pages for all workers; without it each would make a copy of its own.
     _open(_save(build(spec, weights, dense), plain), num_cores(), rewrite_to=folder)

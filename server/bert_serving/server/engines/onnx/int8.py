@@ -22,6 +22,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ..batch import Batch
+from ..cpu_info import VNNI_FEATURES
 from .graph import MICROSOFT, Graph, dense_fp32
 
 #: How much of a channel's size moves into the kernel, 0 to 1.
@@ -136,4 +137,4 @@ def kernel_dtype(machine: str, flags: frozenset[str]) -> str:
         flags: features of the processor as in ``/proc/cpuinfo``.
     """
     is_x86 = machine.lower() in ("x86_64", "amd64", "i386", "i686")
-    return "uint8" if is_x86 and not flags & {"avx512_vnni", "avx_vnni"} else "int8"
+    return "uint8" if is_x86 and not flags & VNNI_FEATURES else "int8"

@@ -15,7 +15,7 @@ import numpy as np
 from ...model.tensorflow_import import import_tensorflow, quiet_stderr
 from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
-from ..cpu_info import lacks_bf16
+from ..cpu_info import why_no_bf16
 from ..layout import (
     Layout,
     check_batch,
@@ -39,13 +39,13 @@ MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
 XLA_MIN_LENGTH, XLA_COUNTS = 16, (1, 4, 16, 64)
 
 
-def unavailable(device_kind: str, dtype: str) -> str | None:
-    """Why it cannot run here, None if it can; imports nothing."""
+def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
+    """Why it cannot run here, None if it can; imports nothing. ``features`` are the processor's, if not this one's."""
     dtypes = INFO.dtypes.get(device_kind, ())
     if (device_kind, dtype) == ("cpu", "fp16"):
         return "TensorFlow has no fast fp16 on the CPU; compute in fp32 and convert the vectors to float16"
-    if (device_kind, dtype) == ("cpu", "bf16") and lacks_bf16():
-        return "this processor has no bf16 instructions (avx512_bf16 or amx_bf16), they would be emulated; take fp32"
+    if (device_kind, dtype) == ("cpu", "bf16") and (reason := why_no_bf16(features)):
+        return reason
     if dtype not in dtypes:
         return f"it computes {', '.join(dtypes)} on {device_kind}, not {dtype}"
     if importlib.util.find_spec("tensorflow") is None:

@@ -17,7 +17,7 @@ import numpy as np
 from ...model.cache import Cache
 from ..base import Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
-from ..cpu_info import lacks_bf16
+from ..cpu_info import why_no_bf16
 from ..layout import attention_mask, check_batch, encode_in_groups, make_layout, pad_rows, split_batch, split_groups
 from ..thread_pool import ThreadPool
 from . import weights as torch_weights
@@ -36,13 +36,13 @@ SHARE_TOKENS = 192
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
 
 
-def unavailable(device_kind: str, dtype: str) -> str | None:
-    """Why it cannot run here, None if it can; imports nothing."""
+def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
+    """Why it cannot run here, None if it can; imports nothing. ``features`` are the processor's, if not this one's."""
     dtypes = INFO.dtypes.get(device_kind, ())
     if (device_kind, dtype) == ("cpu", "fp16"):
         return "CPUs have no fast fp16; compute in fp32 and convert the vectors to float16"
-    if (device_kind, dtype) == ("cpu", "bf16") and lacks_bf16():
-        return "this processor has no bf16 instructions (avx512_bf16 or amx_bf16), they would be emulated; take fp32"
+    if (device_kind, dtype) == ("cpu", "bf16") and (reason := why_no_bf16(features)):
+        return reason
     if dtype not in dtypes:
         return f"it computes {', '.join(dtypes)} on {device_kind}, not {dtype}"
     found = importlib.util.find_spec("torch")
