@@ -100,7 +100,7 @@ def test_a_reference_is_needed_that_fits(server: Server, tmp_path: Path) -> None
         assert "-drift_reference was made with max_seq_len 25, but this server has 20" in other.log
     for options, code, words in (
         (["-pooling_strategy", "REDUCE_MEAN_MAX"], 3, "vectors with 32 numbers, but this server gives 64"),
-        (["-pooling_strategy", "NONE"], 2, "needs a vector per text"),
+        (["-pooling_strategy", "NONE"], 2, "needs one vector per text"),
     ):
         refused = Server("-engine", "zeros", "-drift_reference", reference, *options)
         try:
@@ -114,7 +114,7 @@ def test_a_reference_is_needed_that_fits(server: Server, tmp_path: Path) -> None
 def test_the_command_says_what_is_wrong(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample, out = tmp_path / "sample.txt", str(tmp_path / "reference.json")
     ports = ["-port", str(server.port), "-port_out", str(server.port_out)]
-    for content, words in ((b"one line\n\n", "at least 2 texts"), (b"\xff\xfe", "is not UTF-8")):
+    for content, words in ((b"one line\n\n", "the minimum is 2"), (b"\xff\xfe", "is not UTF-8")):
         sample.write_bytes(content)
         assert main([str(sample), "-o", out, *ports]) == 1
         assert words in capsys.readouterr().err

@@ -122,7 +122,7 @@ def test_vectors_without_a_direction_have_no_distance() -> None:
 
 
 def test_one_text_is_no_sample() -> None:
-    with pytest.raises(ValueError, match="at least 2 texts"):
+    with pytest.raises(ValueError, match="has 1 texts; the minimum is 2"):
         made(np.ones((1, 4), np.float32), np.ones(1, np.int32))
 
 
@@ -148,7 +148,7 @@ GOOD = json.loads(made(np.eye(4, dtype=np.float32), np.array([3, 4, 5, 6], np.in
 def test_a_file_that_is_none_is_refused_by_name(content: str, tmp_path: Path) -> None:
     path = tmp_path / "reference.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=r"reference\.json is no file of bert-serving-drift"):
+    with pytest.raises(ConfigError, match=r"reference\.json is not a drift reference"):
         Reference.load(str(path))
 
 

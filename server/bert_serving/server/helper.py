@@ -1,4 +1,4 @@
-"""Names that programs written for 1.10.0 import from here."""
+"""Re-exports the names that programs written for 1.10.0 import from this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bert-serving-drift``: what a sample of texts is like, saved for a server to compare with."""
+"""The command ``bert-serving-drift``: saves the statistics of a sample of texts as a drift reference."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..model.errors import ModelError
 from ..monitoring.drift import Reference, Sample
 from ..tokenization.factory import make_tokenizer
 
-#: Texts encoded at a time.
-CHUNK = 4096
-#: With fewer texts, the numbers of a healthy server are already large by chance.
-FEW = 1000
+#: Number of texts per call of the client.
+CHUNK_SIZE = 4096
+#: Number of texts below which the drift of a healthy server is large by chance.
+RECOMMENDED_TEXTS = 1000
 
 _EPILOG = """\
 examples:
@@ -30,27 +30,42 @@ examples:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The parser of ``bert-serving-drift``."""
+    """Builds the parser of ``bert-serving-drift``."""
     parser = argparse.ArgumentParser(
         prog="bert-serving-drift",
-        description="Encode a sample of texts and save what it is like, for -drift_reference.",
+        description="Encode a sample of texts and save its statistics, for -drift_reference.",
         epilog=_EPILOG,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
     )
     add = parser.add_argument
-    add("file", metavar="FILE", help="sample in UTF-8, one text per line; blank lines are left out")
+    add("file", metavar="FILE", help="sample in UTF-8, one text per line; blank lines are skipped")
     add("-o", "--output", required=True, metavar="OUT", help="JSON file to write")
     add("-ip", "--ip", default="localhost", help="address of the server (default: %(default)s)")
-    add("-port", "-port_in", "--port", type=int, default=5555, metavar="PORT", help="its -port (default: %(default)s)")
-    add("-port_out", "--port-out", type=int, default=5556, metavar="PORT", help="its -port_out (default: %(default)s)")
-    add("-server_key", "--server-key", metavar="KEY", help="the server's public CURVE key, or its file")
-    add("-secret_key", "--secret-key", metavar="KEY", help="your secret CURVE key, or its file")
+    add(
+        "-port",
+        "-port_in",
+        "--port",
+        type=int,
+        default=5555,
+        metavar="PORT",
+        help="-port of the server (default: %(default)s)",
+    )
+    add(
+        "-port_out",
+        "--port-out",
+        type=int,
+        default=5556,
+        metavar="PORT",
+        help="-port_out of the server (default: %(default)s)",
+    )
+    add("-server_key", "--server-key", metavar="KEY", help="public CURVE key of the server, or its file")
+    add("-secret_key", "--secret-key", metavar="KEY", help="secret CURVE key of the client, or its file")
     add_completion(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command. Exit code 0: done; 1: it failed; 2: a wrong command line."""
+    """Runs the command. Returns the exit code: 0 on success, 1 on failure; argparse exits with 2 on wrong usage."""
     args = get_parser().parse_args(argv)
     try:
         reference = _measure(args)
@@ -61,8 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BertServingError, ServingError, ModelError, ValueError, OSError) as error:
         return _fail(str(error))
     print(f"{args.output}: {reference.num_texts:,} texts, {100 * reference.unknown_share:.2f}% of their tokens [UNK]")
-    if reference.num_texts < FEW:
-        print(f"bert-serving-drift: fewer than {FEW:,} texts make a noisy reference", file=sys.stderr)
+    if reference.num_texts < RECOMMENDED_TEXTS:
+        print(
+            f"bert-serving-drift: warning: the reference is noisy with fewer than {RECOMMENDED_TEXTS:,} texts",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -79,46 +97,46 @@ def _measure(args: argparse.Namespace) -> Reference:
             secret_key=args.secret_key,
         ) as client,
     ):
-        config = _config_of(client)
+        config = _read_config(client)
         tokenizer = make_tokenizer(config, config.read_model())
         for texts in _chunks(lines):
             vectors = client.encode(texts)
             if vectors.ndim != 2:
                 raise ValueError(
-                    "this server gives a vector per token (-pooling_strategy NONE): drift needs one per text"
+                    "the server returns a vector per token (-pooling_strategy NONE); drift needs one vector per text"
                 )
             tokenized = tokenizer.encode(texts)
             sample.add(vectors, tokenized.lengths, tokenized.num_unknown)
     return sample.reference(config.public())
 
 
-def _config_of(client: BertClient) -> ServerConfig:
-    """The options of the server, whose tokenizer is needed here too.
+def _read_config(client: BertClient) -> ServerConfig:
+    """Requests the options of the server, which determine its tokenizer.
 
     Raises:
-        ValueError: the server's model is not on this machine.
+        ValueError: the server has another version, or its model is not on this machine.
     """
-    facts = client.server_config
-    missing = [name for name in ("model_dir", "do_lower_case", "drift_reference") if name not in facts]
+    options = client.server_config
+    missing = [name for name in ("model_dir", "do_lower_case", "drift_reference") if name not in options]
     if missing:
-        raise ValueError("this server is of another version, and says too little of itself")
-    if not os.path.isdir(facts["model_dir"]):
+        raise ValueError(f"the status of the server lacks {', '.join(missing)}: update the server to this version")
+    if not os.path.isdir(options["model_dir"]):
         raise ValueError(
-            f"the server's model, {facts['model_dir']}, is not here: its vocabulary is needed to count tokens. Run "
-            "this on the server's machine, or where the model has the same path"
+            f"the model folder of the server, {options['model_dir']}, does not exist on this machine, but its "
+            "vocabulary is needed to count tokens: run this command on the machine of the server"
         )
-    return ServerConfig.from_dict({name: facts[name] for name in OPTIONS if name in facts})
+    return ServerConfig.from_dict({name: options[name] for name in OPTIONS if name in options})
 
 
 def _chunks(lines: Iterator[str]) -> Iterator[list[str]]:
     texts = (line.strip() for line in lines)
     full = (text for text in texts if text)
-    while chunk := list(itertools.islice(full, CHUNK)):
+    while chunk := list(itertools.islice(full, CHUNK_SIZE)):
         yield chunk
 
 
-def _fail(why: str) -> int:
-    print(f"bert-serving-drift: {why}", file=sys.stderr)
+def _fail(reason: str) -> int:
+    print(f"bert-serving-drift: {reason}", file=sys.stderr)
     return 1
 
 

@@ -1,4 +1,4 @@
-"""The command ``bert-serving-keygen``: makes the keys of the server and of clients."""
+"""The command ``bert-serving-keygen``: creates CURVE keys for the server and for clients."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..security.curve import CLIENTS, SERVER
 
 
 def keygen(argv: Sequence[str] | None = None) -> int:
-    """``bert-serving-keygen``: keys of the server, and of clients by name."""
+    """Runs the command: creates missing keys of the server and of the named clients. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="bert-serving-keygen",
-        description="Make the keys that bert-serving-start -auth_keys KEYS lets in.",
-        epilog="A client then connects with BertClient(server_key=..., secret_key=...): the public key in "
-        "KEYS/server.key, and the secret one in KEYS/NAME.key_secret.",
+        description="Create the CURVE keys that bert-serving-start -auth_keys KEYS accepts.",
+        epilog="A client connects with BertClient(server_key=..., secret_key=...): the public key of the server is in "
+        "KEYS/server.key, the secret key of the client in KEYS/NAME.key_secret.",
     )
-    parser.add_argument("folder", metavar="KEYS", help="folder for the keys; made if it is not there")
-    parser.add_argument("clients", metavar="NAME", nargs="*", help="clients to make keys for")
+    parser.add_argument("folder", metavar="KEYS", help="folder for the keys; created if missing")
+    parser.add_argument("clients", metavar="NAME", nargs="*", help="names of the clients to create keys for")
     add_completion(parser)
     args = parser.parse_args(argv)
     folder = Path(args.folder)
@@ -34,18 +34,18 @@ def keygen(argv: Sequence[str] | None = None) -> int:
         folder.chmod(0o700)
         for name in [SERVER, *args.clients]:
             if not name.isidentifier() or (name == SERVER and name in args.clients):
-                parser.error(f"{name!r} cannot be the name of a client; use letters, digits and _")
-            _make(folder, name)
+                parser.error(f"the client name {name!r} is invalid: use letters, digits and _, and not {SERVER!r}")
+            _create(folder, name)
     except OSError as error:
         print(f"bert-serving-keygen: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _make(folder: Path, name: str) -> None:
+def _create(folder: Path, name: str) -> None:
     secret = folder / f"{name}.key_secret"
     if secret.exists():
-        print(f"{secret} is there already and stays as it is")
+        print(f"{secret} exists already and is kept")
         return
     old_mask = os.umask(0o077)
     try:

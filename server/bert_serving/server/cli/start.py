@@ -1,4 +1,4 @@
-"""The command ``bert-serving-start``: runs a server until it is told to stop."""
+"""The command ``bert-serving-start``: runs a server until it receives SIGINT, SIGTERM or a terminate command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["get_args_parser", "start"]
 
 
 def start(argv: Sequence[str] | None = None) -> int:
-    """Runs a server until it is told to stop. Returns the exit code."""
+    """Runs a server until it stops. Returns the exit code.
+
+    SIGINT and SIGTERM stop the server. SIGHUP restarts the workers, unless the terminal was closed.
+    """
     config = parse(argv)
     _print_options(config, sys.argv[1:] if argv is None else list(argv))
     server = BertServer(config)
@@ -27,7 +30,7 @@ def start(argv: Sequence[str] | None = None) -> int:
 
     def on_hangup(number: int, frame: FrameType | None) -> None:
         if has_terminal and not os.isatty(0):
-            server.stop()  # the terminal that this server ran in was closed
+            server.stop()  # the terminal was closed
         else:
             server.reload()
 
@@ -40,13 +43,13 @@ def start(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_options(config: ServerConfig, argv: list[str]) -> None:
-    """The command and all options, as 1.10.0 printed them."""
+    """Prints the command line and all options in the format of 1.10.0."""
     print("usage: bert-serving-start " + " ".join(argv), file=sys.stderr)
     print(f"{'ARG':>22}   VALUE", file=sys.stderr)
     print("_" * 50, file=sys.stderr)
     for name, value in config.public().items():
-        shown = config.pooling_strategy.name if name == "pooling_strategy" else value
-        print(f"{name:>22} = {shown}", file=sys.stderr)
+        text = config.pooling_strategy.name if name == "pooling_strategy" else value
+        print(f"{name:>22} = {text}", file=sys.stderr)
     print(file=sys.stderr, flush=True)
 
 

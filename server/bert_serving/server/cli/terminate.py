@@ -14,10 +14,10 @@ from ..supervisor.termination import ServerNotFound, terminate
 
 
 def get_shutdown_parser() -> argparse.ArgumentParser:
-    """The parser of ``bert-serving-terminate``; what it parses goes to ``BertServer.shutdown`` as well."""
+    """Builds the parser of ``bert-serving-terminate``; ``BertServer.shutdown`` accepts its namespace too."""
     parser = argparse.ArgumentParser(
         prog="bert-serving-terminate",
-        description="Stop a bert-serving server on this machine: it finishes what it has accepted, then ends.",
+        description="Stop a bert-serving server on this machine. The server drains accepted requests, then exits.",
     )
     parser.add_argument("-ip", "--ip", default="localhost", help="address of the server (default: %(default)s)")
     parser.add_argument(
@@ -27,25 +27,32 @@ def get_shutdown_parser() -> argparse.ArgumentParser:
         "--port",
         type=port_number,
         required=True,
-        help="its port for requests; to be named, so that none is stopped by mistake",
+        help="request port of the server; required, so that no server is stopped by mistake",
     )
     parser.add_argument(
-        "-timeout", "--timeout", type=at_least(1), default=5000, help="milliseconds to wait (default: %(default)s)"
+        "-timeout",
+        "--timeout",
+        type=at_least(1),
+        default=5000,
+        help="time to wait for the server to exit, in milliseconds (default: %(default)s)",
     )
     parser.add_argument(
-        "-auth_keys", "--auth-keys", metavar="KEYS", help="folder of keys that the server was started with, if any"
+        "-auth_keys", "--auth-keys", metavar="KEYS", help="-auth_keys folder of the server, if it uses CURVE"
     )
     add_completion(parser)
     return parser
 
 
 def stop(argv: Sequence[str] | None = None) -> int:
-    """Stops a running server, and waits until it is gone. Exit code 0: it ended; 1: nothing answers; 2: still there."""
+    """Stops a running server and waits for its exit.
+
+    Returns the exit code: 0 if the server exited, 1 if no server replies, 2 if the server still runs.
+    """
     args = get_shutdown_parser().parse_args(argv)
     try:
         terminate(args.ip, args.port, args.timeout, args.auth_keys)
     except ServingError as error:
         print(f"bert-serving-terminate: {error}", file=sys.stderr)
         return 1 if isinstance(error, ServerNotFound) else 2
-    print(f"the server at {args.ip}:{args.port} has ended")
+    print(f"the server at {args.ip}:{args.port} has stopped")
     return 0

@@ -1,9 +1,11 @@
-"""How far texts and vectors have moved away from those of a sample that was taken before.
+"""Measures the drift of texts and vectors from a reference sample.
 
-The sample is kept as a :class:`Reference`, a small JSON file made by ``bert-serving-drift``. The running server
-compares with it what it sees: the sink the vectors and lengths, the ventilator the share of [UNK]. Both look back on
-the last ``window`` to twice as many texts. Within that all count alike: batches are made of texts of like length, so a
-mean in which later ones counted for more would drift with the order of work.
+``bert-serving-drift`` encodes a sample and saves its statistics as a :class:`Reference`, a small JSON file. The running
+server compares recent texts with it: the sink compares vectors and lengths, the ventilator the share of [UNK]. Both use
+the last ``window`` to ``2 * window`` texts.
+
+All texts of the window have equal weight. A batch has texts of similar length, so an exponentially weighted mean would
+depend on the order of the batches.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from ..errors import ConfigError
 
 FORMAT = "bert-serving drift reference 1"
-#: Options of a server without which vectors or lengths are others.
+#: Options that change vectors or lengths; reference and server must agree on them.
 RELEVANT_OPTIONS = (
     "pooling_strategy",
     "pooling_layer",
@@ -28,24 +30,24 @@ RELEVANT_OPTIONS = (
     "mask_cls_sep",
     "no_special_token",
 )
-#: Lengths are sorted into at most so many bins, which hold equal shares of the sample.
+#: Maximum number of length bins; each has an equal share of the sample.
 LENGTH_BINS = 10
-#: Texts from which a sample's mean says something.
+#: Minimum number of texts in a sample.
 MIN_TEXTS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a sample of texts is like.
+    """Statistics of a sample of texts.
 
     Attributes:
-        options: those of :data:`RELEVANT_OPTIONS` with which the sample was encoded.
-        num_texts: texts in it.
-        mean: mean of its vectors, ``d`` numbers.
-        spread: root of the mean squared distance of its vectors from that mean.
-        length_bounds: most tokens of a text in each bin but the last, ascending.
-        length_counts: texts in each bin, one more than bounds.
-        unknown_share: of [UNK] in its tokens.
+        options: values of :data:`RELEVANT_OPTIONS` when the sample was encoded.
+        num_texts: number of texts.
+        mean: mean vector, ``d`` numbers.
+        spread: root mean square distance of the vectors from the mean.
+        length_bounds: maximum length (tokens) of each bin except the last, ascending.
+        length_counts: number of texts in each bin; one more than bounds.
+        unknown_share: share of [UNK] in the tokens.
     """
 
     options: dict[str, Any]
@@ -61,14 +63,14 @@ class Reference:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Reference:
-        """What :meth:`to_json` wrote.
+        """Restores a reference from the parsed result of :meth:`to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is something else.
+            KeyError, TypeError, ValueError: ``values`` is not a valid reference.
         """
         if values["format"] != FORMAT:
-            raise ValueError(f"its format is {values['format']!r}, not {FORMAT!r}")
-        made = cls(
+            raise ValueError(f"the format is {values['format']!r}, not {FORMAT!r}")
+        reference = cls(
             dict(values["options"]),
             int(values["num_texts"]),
             [float(value) for value in values["mean"]],
@@ -77,19 +79,20 @@ class Reference:
             [int(count) for count in values["length_counts"]],
             float(values["unknown_share"]),
         )
-        numbers = np.array([*made.mean, made.spread, made.unknown_share])
-        if not np.isfinite(numbers).all() or made.spread < 0 or made.num_texts < MIN_TEXTS:
-            raise ValueError("its numbers cannot be those of a sample")
-        if len(made.length_counts) != len(made.length_bounds) + 1 or made.length_bounds != sorted(made.length_bounds):
-            raise ValueError("its bins of lengths do not fit together")
-        return made
+        numbers = np.array([*reference.mean, reference.spread, reference.unknown_share])
+        if not np.isfinite(numbers).all() or reference.spread < 0 or reference.num_texts < MIN_TEXTS:
+            raise ValueError("mean, spread, unknown_share or num_texts is out of range")
+        bounds = reference.length_bounds
+        if len(reference.length_counts) != len(bounds) + 1 or bounds != sorted(bounds):
+            raise ValueError("length_bounds and length_counts are inconsistent")
+        return reference
 
     @classmethod
     def load(cls, path: str) -> Reference:
-        """Reads a file.
+        """Reads a reference from a file.
 
         Raises:
-            ConfigError: it cannot be read, or is no reference.
+            ConfigError: the file cannot be read, or is not a reference.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
@@ -97,38 +100,44 @@ class Reference:
             raise ConfigError(f"-drift_reference {path} cannot be read: {error.strerror}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(
-                f"-drift_reference {path} is no file of bert-serving-drift ({error}): make one from a sample of texts"
+                f"-drift_reference {path} is not a drift reference ({error}): create one with bert-serving-drift"
             ) from None
 
 
 class Sample:
-    """Gathers a :class:`Reference`, some texts at a time."""
+    """Accumulates the statistics of a :class:`Reference`."""
 
     def __init__(self) -> None:
         self.num_texts = self.num_tokens = self.num_unknown = 0
         self._sum: np.ndarray | float = 0.0
-        self._squares = 0.0
+        self._sum_of_squares = 0.0
         self._lengths: list[np.ndarray] = []
 
     def add(self, vectors: np.ndarray, lengths: np.ndarray, num_unknown: int) -> None:
-        """Takes in ``vectors`` ``[n, d]`` and ``lengths`` int ``[n]`` in tokens, of which so many were [UNK]."""
-        exact = vectors.astype(np.float64)
-        self._sum = self._sum + exact.sum(axis=0)
-        self._squares += float((exact**2).sum())
+        """Adds texts.
+
+        Args:
+            vectors: float ``[n, d]``.
+            lengths: int ``[n]``, in tokens.
+            num_unknown: number of [UNK] tokens in all texts.
+        """
+        float64 = vectors.astype(np.float64)
+        self._sum = self._sum + float64.sum(axis=0)
+        self._sum_of_squares += float((float64**2).sum())
         self._lengths.append(lengths)
         self.num_texts += len(vectors)
         self.num_tokens += int(lengths.sum())
         self.num_unknown += num_unknown
 
     def reference(self, options: dict[str, Any]) -> Reference:
-        """The reference, for a server with these options.
+        """Returns the reference for a server with these options.
 
         Raises:
-            ValueError: there are too few texts.
+            ValueError: the sample has fewer than `MIN_TEXTS` texts.
         """
         if self.num_texts < MIN_TEXTS:
             raise ValueError(
-                f"a sample has at least {MIN_TEXTS} texts, and better thousands; this has {self.num_texts}"
+                f"the sample has {self.num_texts} texts; the minimum is {MIN_TEXTS}, thousands are recommended"
             )
         mean = np.asarray(self._sum) / self.num_texts
         lengths = np.concatenate(self._lengths)
@@ -138,47 +147,47 @@ class Sample:
             {name: options[name] for name in RELEVANT_OPTIONS},
             self.num_texts,
             mean.tolist(),
-            math.sqrt(max(self._squares / self.num_texts - float(mean @ mean), 0.0)),
+            math.sqrt(max(self._sum_of_squares / self.num_texts - float(mean @ mean), 0.0)),
             bounds.tolist(),
-            _binned(lengths, bounds).astype(int).tolist(),
+            _bin_counts(lengths, bounds).astype(int).tolist(),
             self.num_unknown / max(self.num_tokens, 1),
         )
 
 
 class RollingWindow:
-    """Sums over the texts of the window that is being filled and of the one before.
+    """Sums values over two windows of texts: the previous one, which is full, and the current one.
 
     Args:
-        window: texts in each.
-        sizes: how many numbers each sum has.
+        size: number of texts in a window.
+        shapes: length of each vector of sums.
     """
 
-    def __init__(self, window: int, *sizes: int) -> None:
-        self._window, self._sizes = window, sizes
-        self._before, self._texts_before = self._zeros(), 0
-        self._now, self._texts = self._zeros(), 0
+    def __init__(self, size: int, *shapes: int) -> None:
+        self._size, self._shapes = size, shapes
+        self._previous, self._num_previous = self._zeros(), 0
+        self._current, self._num_current = self._zeros(), 0
 
     def _zeros(self) -> list[np.ndarray]:
-        return [np.zeros(size) for size in self._sizes]
+        return [np.zeros(shape) for shape in self._shapes]
 
     def add(self, num_texts: int, *values: Any) -> None:
-        for total, value in zip(self._now, values, strict=True):
+        for total, value in zip(self._current, values, strict=True):
             total += value
-        self._texts += num_texts
-        if self._texts >= self._window:
-            self._before, self._texts_before = self._now, self._texts
-            self._now, self._texts = self._zeros(), 0
+        self._num_current += num_texts
+        if self._num_current >= self._size:
+            self._previous, self._num_previous = self._current, self._num_current
+            self._current, self._num_current = self._zeros(), 0
 
     @property
     def num_texts(self) -> int:
-        return self._texts_before + self._texts
+        return self._num_previous + self._num_current
 
     def sums(self) -> list[np.ndarray]:
-        return [before + now for before, now in zip(self._before, self._now, strict=True)]
+        return [previous + current for previous, current in zip(self._previous, self._current, strict=True)]
 
 
 class VectorDrift:
-    """Vectors and lengths that come by, beside those of the reference."""
+    """Compares the vectors and lengths of recent texts with the reference."""
 
     def __init__(self, reference: Reference, window: int) -> None:
         self._mean, self._spread = np.array(reference.mean), reference.spread
@@ -187,13 +196,13 @@ class VectorDrift:
         self._num_seen = 0
 
     def add(self, vectors: np.ndarray, lengths: np.ndarray) -> None:
-        """Takes in a batch: ``vectors`` float ``[n, d]``, ``lengths`` int ``[n]``."""
+        """Adds a batch: ``vectors`` float ``[n, d]``, ``lengths`` int ``[n]`` in tokens."""
         self._num_seen += len(vectors)
         total = np.add.reduce(vectors, axis=0, dtype=np.float32)
-        self._window.add(len(vectors), total, _binned(lengths, self._bounds))
+        self._window.add(len(vectors), total, _bin_counts(lengths, self._bounds))
 
     def to_dict(self) -> dict[str, float | None]:
-        """What is told; docs/monitoring.md says what each means. None: there is nothing to compare yet."""
+        """Returns the values for the status, see docs/monitoring.md; None if the window is empty or a norm is 0."""
         num_texts = self._window.num_texts
         if not num_texts:
             return {"seen": 0, "texts": 0, "cosine_distance": None, "shift": None, "length_psi": None}
@@ -211,7 +220,7 @@ class VectorDrift:
 
 
 class UnknownDrift:
-    """The share of [UNK] in the tokens that come by, beside that of the reference."""
+    """Compares the share of [UNK] in the tokens of recent texts with the reference."""
 
     def __init__(self, reference: Reference, window: int) -> None:
         self._share, self._window = reference.unknown_share, RollingWindow(window, 1, 1)
@@ -220,7 +229,7 @@ class UnknownDrift:
         self._window.add(num_texts, num_tokens, num_unknown)
 
     def to_dict(self) -> dict[str, float | None]:
-        """The difference of the two shares; None while there were no tokens."""
+        """Returns the difference of the shares; None if the window is empty."""
         if not self._window.num_texts:
             return {"unknown_share_difference": None}
         tokens, unknown = (float(total[0]) for total in self._window.sums())
@@ -228,17 +237,17 @@ class UnknownDrift:
 
 
 def stability_index(expected: np.ndarray, observed: np.ndarray) -> float:
-    """Population stability index of two histograms with the same bins.
+    """Computes the population stability index of two histograms with the same bins.
 
-    The sum over bins of (q - p) ln(q / p), p and q being the shares that each has in the bin: the symmetric divergence
-    of Kullback and Leibler (On Information and Sufficiency, 1951), known by this name from credit scoring. Half a count
-    is added to each bin, so that an empty one does not make it infinite.
+    The index is the sum over all bins of (q - p) ln(q / p), where p and q are the shares of the bin. It equals the
+    symmetric divergence of Kullback and Leibler (On Information and Sufficiency, 1951); the name comes from credit
+    scoring. Half a count is added to each bin, because an empty bin makes the index infinite.
     """
     p = (expected + 0.5) / (expected.sum() + 0.5 * len(expected))
     q = (observed + 0.5) / (observed.sum() + 0.5 * len(observed))
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def _binned(lengths: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """How many lengths are in each bin: up to its bound and above the one before."""
+def _bin_counts(lengths: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Counts the lengths in each bin, from above the previous bound up to the bound of the bin."""
     return np.bincount(np.searchsorted(bounds, lengths), minlength=len(bounds) + 1)

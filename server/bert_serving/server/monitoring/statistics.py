@@ -1,7 +1,7 @@
-"""Counts of requests, with the keys and meaning of the ``statistic`` in 1.10.0's status JSON.
+"""Counts requests, with the keys and the meaning of ``statistic`` in the status JSON of 1.10.0.
 
-Each of the four groups has ``avg_``, ``min_``, ``max_``, ``num_min_`` and ``num_max_`` (how often the extreme was
-seen). A group without data yet is all zeros, so that a dashboard has numbers to show from the start.
+Each of the four groups has ``avg_``, ``min_``, ``max_``, and the frequencies of the extremes, ``num_min_`` and
+``num_max_``. A group without data is all zeros, so that dashboards have values from the start.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from .histogram import SECONDS, Histogram
 if TYPE_CHECKING:
     from .timing import Timing
 
-#: A client counts as active if it sent a data request within so many seconds.
+#: Time (s) after its last data request for which a client counts as active.
 ACTIVE_SECONDS = 180.0
-_WINDOW = 200  # intervals remembered
-_MAX_CLIENTS = 10_000  # clients remembered one by one
+#: Number of recent intervals between requests that are kept.
+_MAX_INTERVALS = 200
+#: Maximum number of clients, and of request sizes, that are counted individually.
+_MAX_CLIENTS = 10_000
 
 
 class Statistics:
-    """Fed by the ventilator, one call per request. Times are seconds of one monotonic clock."""
+    """Statistics of all requests, recorded by the ventilator. Times are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self.num_data_request = 0
@@ -31,19 +33,18 @@ class Statistics:
         self.num_unknown_tokens = 0
         self.num_tokens = 0
         self.num_errors: dict[str, int] = {}
-        self._tokenize, self._queue = Histogram(SECONDS), Histogram(SECONDS)
-        self._compute, self._total = Histogram(SECONDS), Histogram(SECONDS)
+        self._durations = {stage: Histogram(SECONDS) for stage in ("tokenize", "queue", "compute", "total")}
         self._clients: OrderedDict[bytes, tuple[int, float]] = OrderedDict()  # requests, last seen
-        self._forgotten_clients = 0
+        self._num_evicted_clients = 0
         self._sizes: dict[int, int] = {}
         self._last_seen: float | None = None
-        self._intervals: deque[float] = deque(maxlen=_WINDOW)
+        self._intervals: deque[float] = deque(maxlen=_MAX_INTERVALS)
 
     def record_system_request(self) -> None:
         self.num_sys_request += 1
 
     def record_data_request(self, identity: bytes, size: int, now: float) -> None:
-        """An accepted request of ``size`` texts."""
+        """Records an accepted request of ``size`` texts."""
         self.num_data_request += 1
         self.num_total_seq += size
         self._sizes[size] = self._sizes.get(size, 0) + 1
@@ -53,32 +54,29 @@ class Statistics:
         self._clients[identity] = (count + 1, now)
         if len(self._clients) > _MAX_CLIENTS:
             self._clients.popitem(last=False)
-            self._forgotten_clients += 1
+            self._num_evicted_clients += 1
         if self._last_seen is not None:
             self._intervals.append(max(now - self._last_seen, 1e-9))
         self._last_seen = now
 
     def record_timing(self, timing: Timing) -> None:
-        """A request whose vectors are all there."""
-        self._tokenize.observe(timing.tokenize)
-        self._queue.observe(timing.queue)
-        self._compute.observe(timing.compute)
-        self._total.observe(timing.total)
+        """Records the timing of a completed request."""
+        for stage, histogram in self._durations.items():
+            histogram.observe(getattr(timing, stage))
 
-    def record_error(self, kind: str) -> None:
-        self.num_errors[kind] = self.num_errors.get(kind, 0) + 1
+    def record_error(self, error_type: str) -> None:
+        self.num_errors[error_type] = self.num_errors.get(error_type, 0) + 1
 
     def times(self) -> dict[str, Any]:
-        """Histograms of the answered requests' times in seconds, by stage, as :meth:`Histogram.to_dict`."""
-        stages = {"tokenize": self._tokenize, "queue": self._queue, "compute": self._compute, "total": self._total}
-        return {name: histogram.to_dict() for name, histogram in stages.items()}
+        """Returns the histogram of each stage's duration (s) over all completed requests."""
+        return {stage: histogram.to_dict() for stage, histogram in self._durations.items()}
 
     def to_dict(self, now: float) -> dict[str, object]:
-        """The ``statistic`` of the status JSON."""
+        """Returns ``statistic`` of the status JSON."""
         counts = [count for count, _ in self._clients.values()]
         sizes = self._sizes
         active = 0
-        for _, seen in reversed(self._clients.values()):  # the latest are last
+        for _, seen in reversed(self._clients.values()):  # in order of the last request
             if now - seen > ACTIVE_SECONDS:
                 break
             active += 1
@@ -87,7 +85,7 @@ class Statistics:
             "num_total_seq": self.num_total_seq,
             "num_sys_request": self.num_sys_request,
             "num_total_request": self.num_data_request + self.num_sys_request,
-            "num_total_client": len(self._clients) + self._forgotten_clients,
+            "num_total_client": len(self._clients) + self._num_evicted_clients,
             "num_active_client": active,
             "num_total_token": self.num_tokens,
             "num_truncated": self.num_truncated,

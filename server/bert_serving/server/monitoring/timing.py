@@ -1,4 +1,4 @@
-"""The stages of a request's duration."""
+"""Splits the duration of a request into stages."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time (s) of a request went; the first three add up to ``total``.
+    """Durations (s) of a request; the three stages add up to ``total``.
 
     Attributes:
-        tokenize: from its arrival until all its texts were tokenized.
-        queue: from then until a worker began with the first of them; 0 if it had begun before.
-        compute: from then until its last vector was there.
+        tokenize: from the arrival of the request until all its texts are tokenized.
+        queue: from then until a worker starts its first batch; 0 if the worker started earlier.
+        compute: from then until the last vector is computed.
+        total: from the arrival of the request until the last vector is computed.
     """
 
     tokenize: float
@@ -22,11 +23,12 @@ class Timing:
 
     @classmethod
     def of(cls, received_at: float, tokenized_at: float, began_at: float, done_at: float) -> Timing:
+        """Computes the durations from times (s) of one monotonic clock."""
         began_at = min(max(began_at, tokenized_at), done_at)
         return cls(tokenized_at - received_at, began_at - tokenized_at, done_at - began_at, done_at - received_at)
 
     def to_dict(self) -> dict[str, float]:
-        """As it stands in a reply, to the microsecond."""
+        """Returns the durations as in a reply, rounded to microseconds."""
         return {
             "tokenize": round(self.tokenize, 6),
             "queue": round(self.queue, 6),
