@@ -85,7 +85,7 @@ def test_an_answer_with_other_rows_is_refused(array: np.ndarray) -> None:
     chunk = call.next_chunk()
     assert chunk is not None
     call.sent(1, chunk)
-    with pytest.raises(ReplyError, match="held 2 texts"):
+    with pytest.raises(ReplyError, match="has 2 texts"):
         call.add_reply(1, reply_for(1, array))
 
 

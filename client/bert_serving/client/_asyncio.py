@@ -7,29 +7,78 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from . import protocol
 from ._base import BaseClient, TruncationWarner, command_info, raise_if_error, warn_dropped
 from ._deadline import WaitPolicy, seconds
-from ._encoding import BATCH_SIZE, EncodeCall, Response, has_room
-from ._progress import Progress
+from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, Tokens, has_room
+from ._progress import ProgressBar
 from ._transport.request_table import ReplyOrError
+from .protocol import FloatArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ._base import Options
 
 
-class AsyncBertClient(BaseClient):
+class AsyncBertClient(BaseClient[E]):
     """`BertClient` for asyncio: the same arguments, the same errors, and ``await``.
 
-    ``async with AsyncBertClient() as bc: await bc.encode(["hello"])``. The constructor does not wait: the server is
-    asked and checked by ``async with``, `connect`, or the first request. A cancelled call drops its request.
+    ``async with AsyncBertClient() as bc: await bc.encode(["hello"])``. The constructor does not wait: ``async with``,
+    `connect`, or the first request checks the server. A cancelled call drops its request.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: AsyncBertClient[FloatArray],
+            ip: str = ...,
+            port: int = ...,
+            port_out: int = ...,
+            output_fmt: Literal["ndarray"] = ...,
+            show_server_config: bool = ...,
+            identity: str | bytes | None = ...,
+            check_version: bool = ...,
+            check_length: bool = ...,
+            check_token_info: bool = ...,
+            ignore_all_checks: bool = ...,
+            timeout: float = ...,
+            *,
+            connect_timeout: float = ...,
+            server_key: str | None = ...,
+            public_key: str | None = ...,
+            secret_key: str | None = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: AsyncBertClient[NestedList],
+            ip: str = ...,
+            port: int = ...,
+            port_out: int = ...,
+            *,
+            output_fmt: Literal["list"],
+            **options: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: AsyncBertClient[NestedList],
+            ip: str,
+            port: int,
+            port_out: int,
+            output_fmt: Literal["list"],
+            **options: Unpack[Options],
+        ) -> None: ...
+        def __init__(self, *args: Any, **options: Any) -> None: ...
 
     def _start(self) -> None:
         self._handshake = asyncio.Lock()
         self._is_configured = not self._any_check
 
     async def connect(self) -> None:
-        """Waits for the server and checks it, once.
+        """Wait for the server and check it, once.
 
         Raises:
             ServerUnreachableError, RequestTimeoutError, VersionMismatchError: as the constructor of `BertClient`.
@@ -49,6 +98,23 @@ class AsyncBertClient(BaseClient):
         """Configuration of the server, with its statistics under ``statistic``."""
         return await self._ask(protocol.SHOW_STATUS)
 
+    # fmt: off
+    @overload
+    async def encode(
+        self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: Literal[False] = ..., *,
+        show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
+    ) -> E: ...
+    @overload
+    async def encode(
+        self, texts: Iterable[Any], is_tokenized: bool = ..., *, show_tokens: Literal[True],
+        show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
+    ) -> tuple[E, Tokens]: ...
+    @overload
+    async def encode(
+        self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: bool = ..., *,
+        show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
+    ) -> E | tuple[E, Tokens]: ...
+    # fmt: on
     async def encode(
         self,
         texts: Iterable[Any],
@@ -58,15 +124,15 @@ class AsyncBertClient(BaseClient):
         show_progress_bar: bool = False,
         batch_size: int | None = BATCH_SIZE,
         timings: list[dict[str, float]] | None = None,
-    ) -> Any:
-        """Encodes texts; arguments, result and errors are those of `BertClient.encode`."""
+    ) -> E | tuple[E, Tokens]:
+        """Encode texts; arguments, result and errors are those of `BertClient.encode`."""
         self._connection.check_usable()
         await self.connect()
         self._check_timings(timings)
         call = EncodeCall(self._validated(texts, is_tokenized, stacklevel=2), batch_size, timings)
         replies = _ReplyQueue()
         policy = self._wait_policy(self.timeout)
-        progress = Progress(call.num_texts, show_progress_bar)
+        progress = ProgressBar(call.num_texts, show_progress_bar)
         try:
             while not call.done:
                 while (chunk := call.next_chunk()) is not None:
@@ -74,8 +140,8 @@ class AsyncBertClient(BaseClient):
                     call.sent(number, chunk)
                     message = protocol.texts_to_json(chunk.texts)
                     self._connection.submit(number, message, len(chunk.texts), replies.put, call.options)
-                number, answer = await self._next_reply(replies, policy)
-                progress.update(call.add_reply(number, raise_if_error(answer)))
+                number, reply = await self._next_reply(replies, policy)
+                progress.update(call.add_reply(number, raise_if_error(reply)))
                 policy.restart(time.monotonic())
         finally:
             progress.close()
@@ -89,25 +155,25 @@ class AsyncBertClient(BaseClient):
         max_num_batch: int | None = None,
         *,
         is_tokenized: bool = False,
-    ) -> AsyncGenerator[Response, None]:
-        """Encodes batches while their results are already being used.
+    ) -> AsyncGenerator[Response[E], None]:
+        """Encode batches from an iterable, and yield results while later batches are in flight.
 
         Args:
-            batches: yields what `encode` takes; may be endless, and asynchronous. Enough batches are kept on their way
-                to keep a server busy, no more.
-            max_num_batch: stop after so many batches; ``None`` for all.
+            batches: yields what `encode` takes; may be endless or asynchronous. The client keeps as many batches in
+                flight as a server needs to be busy.
+            max_num_batch: stop after this many batches; ``None`` for all.
             is_tokenized: the texts are lists of tokens.
 
         Yields:
-            `Response` in order of arrival; its ``id`` rises with the order of sending.
+            `Response` in order of arrival; its ``id`` increases in the order of sending.
 
         Raises:
-            Exception: what ``batches`` raised, after the results of all batches before; a server's error, at once.
+            Exception: an exception of ``batches``, after the results of all earlier batches; a server's error, at once.
         """
         await self.connect()
         replies = _ReplyQueue()
         warner = TruncationWarner(self)
-        in_flight: dict[int, int] = {}  # number of a request and of its texts, until the result is taken
+        in_flight: dict[int, int] = {}  # number of texts by number of the request, until the result is taken
         taken = asyncio.Event()
 
         async def feed() -> None:
@@ -132,32 +198,32 @@ class AsyncBertClient(BaseClient):
         try:
             while in_flight or not feeding.done():
                 if not in_flight:
-                    await replies.wait(None)  # for the first batch, or the end of them
-                    if not replies.answers:
+                    await replies.wait(None)  # for the first batch, or the end of the batches
+                    if not replies.queue:
                         continue
-                number, answer = await self._next_reply(replies, self._wait_policy(self.timeout))
+                number, reply = await self._next_reply(replies, self._wait_policy(self.timeout))
                 rows = in_flight.pop(number)
                 taken.set()
-                reply = raise_if_error(answer)
-                warner.check(reply, rows, stacklevel=2)
-                yield self._response(number, reply)
+                result = raise_if_error(reply)
+                warner.check(result, rows, stacklevel=2)
+                yield self._response(number, result)
             await feeding
         finally:
             feeding.cancel()
             for number in in_flight:
                 self._connection.forget(number)
 
-    def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> AsyncResultSubscription:
-        """Every result that is published to this identity; see `BertClient.listen`."""
+    def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> AsyncResultSubscription[E]:
+        """Return an iterator of all results that are published to this identity; see `BertClient.listen`."""
         listening = AsyncResultSubscription(self, timeout, max_queued)
         self._connection.listen(listening)
         return listening
 
     async def close(self) -> None:
-        """Closes the connection. Calls that wait raise `ClientClosedError`. May be repeated."""
+        """Close the connection. Waiting calls raise `ClientClosedError`. May be repeated."""
         await asyncio.to_thread(self._finalizer)
 
-    async def __aenter__(self) -> AsyncBertClient:
+    async def __aenter__(self) -> Self:
         try:
             await self.connect()
         except BaseException:
@@ -173,84 +239,84 @@ class AsyncBertClient(BaseClient):
         number = self._connection.new_number()
         self._connection.submit(number, command, 0, replies.put)
         try:
-            _, answer = await self._next_reply(replies, self._wait_policy(self.timeout))
+            _, reply = await self._next_reply(replies, self._wait_policy(self.timeout))
         finally:
             self._connection.forget(number)
-        return command_info(raise_if_error(answer))
+        return command_info(raise_if_error(reply))
 
     async def _next_reply(self, replies: _ReplyQueue, policy: WaitPolicy) -> tuple[int, ReplyOrError]:
-        """Waits for the next answer.
+        """Wait for the next reply.
 
         Raises:
             RequestTimeoutError, ServerUnreachableError: the wait is over.
         """
         link = self._connection.state
-        while not replies.answers:
+        while not replies.queue:
             await replies.wait(policy.next_check_in(time.monotonic(), link.down_since))
-            if replies.answers:
+            if replies.queue:
                 break
             self._connection.check_usable()
             expiry = policy.expiry(time.monotonic(), link.down_since)
             if expiry is not None:
                 raise await asyncio.to_thread(self._timeout_error, expiry, policy)
             self._warn_long_wait(policy)
-        return replies.answers.popleft()
+        return replies.queue.popleft()
 
 
-class AsyncResultSubscription(AsyncIterator[Response]):
-    """Every result that is published to an identity."""
+class AsyncResultSubscription(AsyncIterator[Response[E]], Generic[E]):
+    """Asynchronous iterator over all results that are published to an identity."""
 
-    def __init__(self, client: AsyncBertClient, timeout: float | None, max_queued: int) -> None:
+    def __init__(self, client: AsyncBertClient[E], timeout: float | None, max_queued: int) -> None:
         self._client = client
         self._timeout = seconds(timeout)
-        self._arrivals = _ReplyQueue(max_queued)
+        self._replies = _ReplyQueue(max_queued)
         self._ended = False
 
     def put(self, request_id: int, reply: protocol.Reply) -> None:
-        """Called by the I/O thread."""
-        self._arrivals.put(request_id, reply)
+        """Add a result. Called by the I/O thread."""
+        self._replies.put(request_id, reply)
 
     def end(self) -> None:
-        """No more results will come."""
+        """End the iteration after the queued results."""
         self._ended = True
-        self._arrivals.notify_threadsafe()
+        self._replies.notify_threadsafe()
 
-    async def __anext__(self) -> Response:
-        if not self._arrivals.answers and not self._ended:
-            await self._arrivals.wait(self._timeout)
-        if not self._arrivals.answers:
+    async def __anext__(self) -> Response[E]:
+        if not self._replies.queue and not self._ended:
+            await self._replies.wait(self._timeout)
+        if not self._replies.queue:
             raise StopAsyncIteration
-        dropped, self._arrivals.dropped = self._arrivals.dropped, 0
+        dropped, self._replies.dropped = self._replies.dropped, 0
         if dropped:
             warn_dropped(dropped, stacklevel=2)
-        request_id, reply = self._arrivals.answers.popleft()
+        request_id, reply = self._replies.queue.popleft()
         return self._client._response(request_id, raise_if_error(reply))
 
 
 class _ReplyQueue:
-    """Answers on their way from the I/O thread to one task."""
+    """Replies between the I/O thread and one task."""
 
     def __init__(self, max_queued: int | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
-        self.answers: deque[tuple[int, ReplyOrError]] = deque(maxlen=max_queued)
+        self.queue: deque[tuple[int, ReplyOrError]] = deque(maxlen=max_queued)
         self.dropped = 0
 
-    def put(self, number: int, answer: ReplyOrError) -> None:
-        """Called by the I/O thread."""
-        self._call(self._arrive, number, answer)
+    def put(self, number: int, reply: ReplyOrError) -> None:
+        """Add a reply. Called by the I/O thread."""
+        self._call(self._arrive, number, reply)
 
     def notify_threadsafe(self) -> None:
         self._call(self.notify)
 
     def notify(self) -> None:
-        """Ends the wait."""
+        """End the wait."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self, limit: float | None) -> None:
-        """Waits for an answer or a notification, ``limit`` seconds at most."""
-        if self.answers:
+        """Wait for a reply or a notification, for ``limit`` seconds at most."""
+        if self.queue:
             return
         self._waiter = self._loop.create_future()
         timer = self._loop.call_later(limit, self.notify) if limit is not None else None
@@ -261,13 +327,13 @@ class _ReplyQueue:
             if timer is not None:
                 timer.cancel()
 
-    def _arrive(self, number: int, answer: ReplyOrError) -> None:
-        self.dropped += len(self.answers) == self.answers.maxlen
-        self.answers.append((number, answer))
+    def _arrive(self, number: int, reply: ReplyOrError) -> None:
+        self.dropped += len(self.queue) == self.queue.maxlen
+        self.queue.append((number, reply))
         self.notify()
 
     def _call(self, function: Any, *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, so no task waits
             self._loop.call_soon_threadsafe(function, *args)
 
 

@@ -1,4 +1,4 @@
-"""What the blocking and the asyncio client share: options, identity, and the checks of the server."""
+"""The common part of the blocking and the asyncio client: options, identity, and the checks of the server."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 import uuid
 import warnings
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import zmq
 import zmq.auth
 
 from . import protocol
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
-from ._encoding import EncodeCall, Response, num_truncated, reply_array
+from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
 from ._transport.connection import Connection
 from ._transport.request_table import ReplyOrError
 from ._transport.sockets import Curve
@@ -34,7 +34,26 @@ from .errors import (
 logger = logging.getLogger("bert_serving.client")
 
 
-class BaseClient:
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict
+
+    class Options(TypedDict, total=False):
+        """Options of a client behind ``output_fmt``, for the signatures of the constructors."""
+
+        show_server_config: bool
+        identity: str | bytes | None
+        check_version: bool
+        check_length: bool
+        check_token_info: bool
+        ignore_all_checks: bool
+        timeout: float
+        connect_timeout: float
+        server_key: str | None
+        public_key: str | None
+        secret_key: str | None
+
+
+class BaseClient(Generic[E]):
     """Options and state of a client; see `BertClient` for the arguments."""
 
     def __init__(
@@ -67,7 +86,7 @@ class BaseClient:
         self.identity = validate_identity(identity)
         self.length_limit: int | None = 0
         self.token_info_available = False
-        # A server of this project counts what it truncates; for an original one we can only count words beforehand.
+        # A server of this project counts truncated texts. For an original one the client counts words before it sends.
         self._server_counts_truncation = False
         self._is_original = False
         self._show_server_config = show_server_config
@@ -85,28 +104,28 @@ class BaseClient:
             _curve(server_key, public_key, secret_key),
             drain_grace=seconds(connect_timeout),
         )
-        # Closes the connection when the client is collected, and at interpreter exit; never twice.
+        # Closes the connection when the client is garbage-collected, and at interpreter exit; at most once.
         self._finalizer = weakref.finalize(self, Connection.close, self._connection)
         self._start()
 
     def _start(self) -> None:
-        """What a kind of client does when it is new."""
+        """Finish the construction of a client; a hook for subclasses."""
 
     def __repr__(self) -> str:
         state = "closed" if self._connection.closed else "connected" if self._connection.state.up else "not connected"
         return f"<{type(self).__name__} of {self.ip}:{self.port}/{self.port_out}, {state}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} cannot be sent to another process; make one there")
+        raise TypeError(f"a {type(self).__name__} cannot be pickled; make one there, in the other process")
 
     @property
     def request_id(self) -> int:
-        """Number of requests sent so far; the last one has this id."""
+        """Number of requests sent so far, which is the id of the last one."""
         return self._connection.last_number
 
     @property
     def pending_request(self) -> set[int]:
-        """Ids of the requests whose result was not handed out yet."""
+        """Ids of the requests whose result was not returned yet."""
         return self._connection.pending_numbers()
 
     @property
@@ -130,7 +149,7 @@ class BaseClient:
     # ---- checks --------------------------------------------------------------------------------------------------
 
     def _apply_server_config(self, config: dict[str, Any]) -> None:
-        """Takes in what the server says about itself."""
+        """Check the server's configuration, and adopt its limits."""
         if self._check_version:
             check_version(config)
         if self._check_length:
@@ -149,7 +168,10 @@ class BaseClient:
         self._connection.retry.supports_query = not self._is_original
 
     def _validated(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
-        """The texts as a list; warns of those that are surely too long, if the server will not."""
+        """Validate the texts, and return them as a list.
+
+        Warn of texts that have more words than an original server accepts, because it does not report them.
+        """
         checked = validate_texts(texts, is_tokenized)
         if self.length_limit and not self._server_counts_truncation:
             number = too_long(checked, self.length_limit)
@@ -159,17 +181,18 @@ class BaseClient:
 
     def _check_timings(self, timings: list[dict[str, float]] | None, blocking: bool = True) -> None:
         if timings is not None and not blocking:
-            raise OptionError("timings are told to blocking calls only; leave them out, or blocking=False")
+            raise OptionError("timings are available to blocking calls only; omit timings, or omit blocking=False")
         if timings is not None and self._is_original:
             raise OptionError(
-                "this server is an original one of version 1.10.0, which tells no timings; leave them out"
+                "this server is an original one of version 1.10.0, which reports no timings; omit timings"
             )
 
     def _warn_truncated(self, number: int, total: int, stacklevel: int) -> None:
         if number and self._check_length:
             warnings.warn(
-                f"{number} of {total} texts are longer than the server's max_seq_len={self.length_limit} and were cut; "
-                "start the server with a larger -max_seq_len, or silence this with BertClient(check_length=False)",
+                f"{number} of {total} texts are longer than the server's max_seq_len={self.length_limit} and were "
+                "truncated; start the server with a larger -max_seq_len, or silence this with "
+                "BertClient(check_length=False)",
                 stacklevel=stacklevel + 1,
             )
 
@@ -185,46 +208,48 @@ class BaseClient:
         return WaitPolicy(seconds(timeout), seconds(self.connect_timeout), time.monotonic())
 
     def _warn_long_wait(self, policy: WaitPolicy) -> None:
-        """Says once that a wait has become long although the server is connected."""
+        """Log a warning, once per wait, if the wait is long although the server is connected."""
         if policy.should_warn(time.monotonic()) and self._connection.state.up:
             logger.warning(
-                "still waiting for an answer from %s:%d after %.0f s; the server is connected, perhaps busy. "
-                "Its status: BertClient(...).server_status; a limit: BertClient(timeout=...)",
+                "still waiting for a reply from %s:%d after %.0f s; the server is connected and may be busy. "
+                "See BertClient(...).server_status for its load; set a limit with BertClient(timeout=...)",
                 self.ip,
                 self.port,
                 WARN_AFTER,
             )
 
     def _timeout_error(self, expiry: Expiry, policy: WaitPolicy) -> BertServingError:
-        """The exception that ends a wait. Looks at the ports if they are not connected, so it may take a second."""
-        link = self._connection.state
-        down_since = link.down_since
-        seen = "" if down_since is None else f"\n{link.describe()}"
+        """Return the exception that ends a wait. Probes ports that are not connected, which takes up to 1 s."""
+        connection = self._connection.state
+        down_since = connection.down_since
+        ports = "" if down_since is None else f"\n{connection.describe()}"
         if expiry is Expiry.TIMED_OUT:
             state = "connected" if down_since is None else "not connected"
             waited = f"{(policy.timeout or 0) * 1000:.0f}"
             return RequestTimeoutError(
-                f'no response from the server at {self.ip} within "timeout"={waited} ms; it is {state}.{seen}\n'
-                "check: is the timeout long enough for so many texts? is the server busy (see server_status)? "
-                "are port and port_out those of one server?"
+                f'no response from the server at {self.ip} within "timeout"={waited} ms; it is {state}.{ports}\n'
+                "check: is the timeout long enough for this number of texts? is the server busy (see server_status)? "
+                "do port and port_out belong to the same server?"
             )
         away = time.monotonic() - (down_since if down_since is not None else policy.started)
         return ServerUnreachableError(
-            f"no server connected at {self.ip} for {away:.1f} s.{seen}\n"
+            f"no server connected at {self.ip} for {away:.1f} s.{ports}\n"
             "check: is the server started, and ready? are ip, port and port_out those of the server? does a firewall "
-            f"stand between? connect_timeout (milliseconds, now {self.connect_timeout}; -1 for no limit) says how long "
-            "to wait for a server that is still to be started"
+            "block the ports? to wait longer for a server that starts later, raise connect_timeout "
+            f"(milliseconds, now {self.connect_timeout}; -1 for no limit)"
         )
 
-    def _response(self, number: int, reply: protocol.Reply) -> Response:
-        array = reply_array(reply)
-        embedding = array if self.output_fmt == "ndarray" else array.tolist()
-        return Response(number, embedding, reply.info.get("tokens", ""))
+    def _embedding(self, array: protocol.FloatArray) -> E:
+        """Return an array in the format of ``output_fmt``."""
+        return cast(E, array if self.output_fmt == "ndarray" else array.tolist())
 
-    def _finish(self, call: EncodeCall, show_tokens: bool, stacklevel: int) -> Any:
-        """What ``encode()`` returns."""
+    def _response(self, number: int, reply: protocol.Reply) -> Response[E]:
+        return Response(number, self._embedding(reply_array(reply)), reply.info.get("tokens", ""))
+
+    def _finish(self, call: EncodeCall, show_tokens: bool, stacklevel: int) -> E | tuple[E, Tokens]:
+        """Return the result of ``encode()``."""
         self._warn_truncated(call.num_truncated, call.num_texts, stacklevel + 1)
-        embedding: Any = call.embedding if self.output_fmt == "ndarray" else call.embedding.tolist()
+        embedding = self._embedding(call.embedding)
         if not show_tokens:
             return embedding
         if call.tokens is not None:
@@ -234,9 +259,9 @@ class BaseClient:
 
 
 class TruncationWarner:
-    """Warns once, of the first result with truncated texts."""
+    """Warns of truncated texts, once, at the first result that has any."""
 
-    def __init__(self, client: BaseClient) -> None:
+    def __init__(self, client: BaseClient[Any]) -> None:
         self._client = client
         self._given = False
 
@@ -249,15 +274,16 @@ class TruncationWarner:
 
 def warn_dropped(number: int, stacklevel: int) -> None:
     warnings.warn(
-        f"listen() is read too slowly: {number} results were dropped; see max_queued", stacklevel=stacklevel + 1
+        f"the consumer of listen() is too slow: {number} results were dropped; read faster, or raise max_queued",
+        stacklevel=stacklevel + 1,
     )
 
 
 def validate_identity(identity: str | bytes | None) -> bytes:
-    """The identity as bytes; a random one if none is given.
+    """Return the identity as bytes; a random one if none is given.
 
     Raises:
-        InputValueError: it is too long.
+        InputValueError: the identity is too long.
     """
     if not identity:
         return str(uuid.uuid4()).encode("ascii")
@@ -268,10 +294,10 @@ def validate_identity(identity: str | bytes | None) -> bytes:
 
 
 def check_version(config: dict[str, Any]) -> None:
-    """Accepts a server of this project, or an original one of version 1.10.0.
+    """Accept a server of this project, or an original one of version 1.10.0.
 
     Raises:
-        VersionMismatchError: neither.
+        VersionMismatchError: the server is neither.
     """
     known = config.get("protocol_version")
     if (isinstance(known, int) and known >= 1) or config.get("server_version") == protocol.COMPATIBLE_VERSION:
@@ -284,26 +310,26 @@ def check_version(config: dict[str, Any]) -> None:
     )
 
 
-def raise_if_error(answer: ReplyOrError) -> protocol.Reply:
-    """A reply, or the exception that came in its place."""
-    if isinstance(answer, BertServingError):
-        raise answer
-    return answer
+def raise_if_error(reply: ReplyOrError) -> protocol.Reply:
+    """Return a reply, or raise the error in its place."""
+    if isinstance(reply, BertServingError):
+        raise reply
+    return reply
 
 
 def command_info(reply: protocol.Reply) -> dict[str, Any]:
-    """The answer to a command.
+    """Return the reply to a command.
 
     Raises:
-        ReplyError: it is the answer to something else.
+        ReplyError: the reply holds vectors.
     """
     if reply.content is not None:
-        raise ReplyError("the server answered vectors where its state was asked for")
+        raise ReplyError("the server replied with vectors to a command; ask again")
     return reply.info
 
 
 def _key(name: str, value: str) -> str:
-    """A key as Z85: ``value`` itself, or what the certificate file of that path holds."""
+    """Return a key in Z85: ``value`` itself, or the content of the certificate file at that path."""
     if len(value) == 40 and not os.path.exists(value):
         return value
     try:
@@ -314,14 +340,16 @@ def _key(name: str, value: str) -> str:
         ) from error
     key = secret if name == "secret_key" else public
     if key is None:
-        raise OptionError(f"{name}: {value} holds no secret key; the file with it is called .key_secret")
+        raise OptionError(f"{name}: {value} holds no secret key; give the .key_secret file")
     return key.decode()
 
 
 def _curve(server_key: str | None, public_key: str | None, secret_key: str | None) -> Curve | None:
     if server_key is None:
         if public_key or secret_key:
-            raise OptionError("public_key and secret_key are of no use without server_key, the server's public key")
+            raise OptionError(
+                "public_key and secret_key have no effect without server_key, the server's public key; add server_key"
+            )
         return None
     server_key = _key("server_key", server_key)
     try:

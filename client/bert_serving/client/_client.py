@@ -3,62 +3,102 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from . import protocol
-from ._base import BaseClient, TruncationWarner, command_info, raise_if_error
-from ._deadline import WaitPolicy
-from ._encoding import BATCH_SIZE, EncodeCall, concatenate
+from ._base import TruncationWarner
+from ._blocking import BlockingClient
+from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens, concatenate
 from ._iterators import ResultIterator, ResultSubscription
-from ._pending import NoMore, PendingReplies, ReplyStream
-from ._progress import Progress
+from ._pending import ReplyStream
 from ._transport.request_table import ReplyOrError
+from .protocol import FloatArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ._base import Options
+
+Timings = list[dict[str, float]]
 
 
-class BertClient(BaseClient):
-    """Turns sentences into vectors, by asking a server.
+class BertClient(BlockingClient[E]):
+    """Client of a server that encodes sentences into vectors.
 
-    ``bc = BertClient(); bc.encode(["First do it", "then do it right"])``. One client may be used by any number of
-    threads. After a fork, make a new one.
+    ``bc = BertClient(); bc.encode(["First do it", "then do it right"])``. Any number of threads may share one client.
+    A forked process needs a client of its own.
 
     Args:
         ip: host name or address of the server.
-        port: the server's ``-port``, where requests go.
-        port_out: the server's ``-port_out``, where results come from.
+        port: the server's ``-port``, which receives requests.
+        port_out: the server's ``-port_out``, which publishes results.
         output_fmt: ``"ndarray"`` for arrays, ``"list"`` for nested lists of floats.
         show_server_config: print the server's configuration once connected.
-        identity: topic of the results, ``str`` or ``bytes``, by default a random one; clients with the same identity
-            all get each result.
-        check_version: refuse a server that speaks another protocol.
-        check_length: warn when texts are longer than the server's ``max_seq_len`` and were cut.
+        identity: topic of the results, ``str`` or ``bytes``; random by default. Clients with the same identity all
+            receive each result.
+        check_version: raise an error if the server speaks another protocol.
+        check_length: warn if the server truncates texts to its ``max_seq_len``.
         check_token_info: ask whether the server shows its tokens.
-        ignore_all_checks: do not talk to the server until the first request; it need not be running yet.
-        timeout: longest wait for an answer in milliseconds; -1 for no limit.
-        connect_timeout: longest time in milliseconds that a call goes on waiting while no server is connected, or while
-            the one that is connected is stopping; -1 for no limit.
-        server_key: the server's public CURVE key (Z85, or the path of its file), to encrypt; by default nothing is.
-        public_key: this client's public CURVE key, by default that of ``secret_key``.
-        secret_key: this client's secret CURVE key, by default a new one.
+        ignore_all_checks: send nothing to the server before the first request; the server may start later.
+        timeout: longest wait for a reply in milliseconds; -1 for no limit.
+        connect_timeout: longest wait in milliseconds while no server is connected, or while the connected server is
+            stopping; -1 for no limit.
+        server_key: the server's public CURVE key (Z85, or the path of its file), for encryption; no encryption by
+            default.
+        public_key: this client's public CURVE key; that of ``secret_key`` by default.
+        secret_key: this client's secret CURVE key; a new one by default.
 
     Raises:
         ServerUnreachableError: no server was connected for ``connect_timeout``.
-        RequestTimeoutError: the server did not answer within ``timeout``.
+        RequestTimeoutError: the server did not reply within ``timeout``.
         VersionMismatchError: the server speaks another protocol.
         OptionError, InputValueError: an argument is not valid.
     """
 
-    def _start(self) -> None:
-        self._pending = PendingReplies()
-        if self._any_check:
-            try:
-                self._apply_server_config(self._ask(protocol.SHOW_CONFIG))
-            except BaseException:
-                self.close()
-                raise
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: BertClient[FloatArray],
+            ip: str = ...,
+            port: int = ...,
+            port_out: int = ...,
+            output_fmt: Literal["ndarray"] = ...,
+            show_server_config: bool = ...,
+            identity: str | bytes | None = ...,
+            check_version: bool = ...,
+            check_length: bool = ...,
+            check_token_info: bool = ...,
+            ignore_all_checks: bool = ...,
+            timeout: float = ...,
+            *,
+            connect_timeout: float = ...,
+            server_key: str | None = ...,
+            public_key: str | None = ...,
+            secret_key: str | None = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: BertClient[NestedList],
+            ip: str = ...,
+            port: int = ...,
+            port_out: int = ...,
+            *,
+            output_fmt: Literal["list"],
+            **options: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: BertClient[NestedList],
+            ip: str,
+            port: int,
+            port_out: int,
+            output_fmt: Literal["list"],
+            **options: Unpack[Options],
+        ) -> None: ...
+        def __init__(self, *args: Any, **options: Any) -> None: ...
 
     # ---- the server ----------------------------------------------------------------------------------------------
 
@@ -76,6 +116,30 @@ class BertClient(BaseClient):
 
     # ---- encode --------------------------------------------------------------------------------------------------
 
+    # fmt: off
+    @overload
+    def encode(
+        self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ...,
+        show_tokens: Literal[False] = ..., *, show_progress_bar: bool = ..., batch_size: int | None = ...,
+        timings: Timings | None = ...,
+    ) -> E: ...
+    @overload
+    def encode(
+        self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ..., *,
+        show_tokens: Literal[True], show_progress_bar: bool = ..., batch_size: int | None = ...,
+        timings: Timings | None = ...,
+    ) -> tuple[E, Tokens]: ...
+    @overload
+    def encode(
+        self, texts: Iterable[Any], blocking: Literal[False], is_tokenized: bool = ..., show_tokens: bool = ..., *,
+        show_progress_bar: bool = ..., batch_size: int | None = ..., timings: None = ...,
+    ) -> None: ...
+    @overload
+    def encode(
+        self, texts: Iterable[Any], blocking: bool = ..., is_tokenized: bool = ..., show_tokens: bool = ..., *,
+        show_progress_bar: bool = ..., batch_size: int | None = ..., timings: Timings | None = ...,
+    ) -> E | tuple[E, Tokens] | None: ...
+    # fmt: on
     def encode(
         self,
         texts: Iterable[Any],
@@ -85,21 +149,21 @@ class BertClient(BaseClient):
         *,
         show_progress_bar: bool = False,
         batch_size: int | None = BATCH_SIZE,
-        timings: list[dict[str, float]] | None = None,
-    ) -> Any:
-        """Encodes texts into vectors, a row per text.
+        timings: Timings | None = None,
+    ) -> E | tuple[E, Tokens] | None:
+        """Encode texts into vectors, one row per text.
 
         Args:
             texts: a list or another ordered iterable of non-blank ``str``; of lists of tokens if ``is_tokenized``.
                 ``"first ||| second"`` is a pair.
-            blocking: wait for the result. If False, send all texts as one request and return ``None``; the result
-                comes from `fetch` or `fetch_all`.
-            is_tokenized: each text is already a list of tokens.
+            blocking: wait for the result. If False, send all texts as one request and return ``None``; `fetch` or
+                `fetch_all` return the result.
+            is_tokenized: each text is a list of tokens.
             show_tokens: return the tokens as well.
-            show_progress_bar: show one on stderr (tqdm's, if it is installed).
-            batch_size: texts of one request; more of them are sent as several, a few at a time, and put back in
-                order. ``None`` for always one request.
-            timings: a list; for each request, in order of the answers, the seconds that the server took are appended:
+            show_progress_bar: show a progress bar on stderr (tqdm's, if it is installed).
+            batch_size: most texts in one request. More texts are sent as several requests, a few at a time, and their
+                results are put in order. ``None`` for one request.
+            timings: a list. For each request, in order of the replies, the server's times in seconds are appended:
                 ``tokenize``, ``queue``, ``compute``, and ``total``, their sum. Not with ``blocking=False``.
 
         Returns:
@@ -108,18 +172,18 @@ class BertClient(BaseClient):
             ``(array, tokens)``, one list of tokens per text.
 
         Raises:
-            InputTypeError, InputValueError: the texts cannot be encoded; the message names the first that cannot.
-            ServerError: the server could not do it; see `bert_serving.client.errors`.
-            RequestTimeoutError, ServerUnreachableError: no answer.
+            InputTypeError, InputValueError: the texts cannot be encoded; the message names the first invalid text.
+            ServerError: the server refused the request or failed; see `bert_serving.client.errors`.
+            RequestTimeoutError, ServerUnreachableError: no reply arrived.
             ClientClosedError, ClientForkedError: the client cannot be used.
         """
         self._connection.check_usable()
-        checked = self._validated(texts, is_tokenized, stacklevel=2)
+        validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
         if not blocking:
-            self._post(checked, None)
+            self._post(validated, None)
             return None
-        call = EncodeCall(checked, batch_size, timings)
+        call = EncodeCall(validated, batch_size, timings)
         with self._slot():
             self._run(call, show_progress_bar)
         return self._finish(call, show_tokens, stacklevel=2)
@@ -132,22 +196,22 @@ class BertClient(BaseClient):
         *,
         is_tokenized: bool = False,
         show_tokens: bool = False,
-    ) -> ResultIterator:
-        """Encodes batches from a generator while their results are already being used.
+    ) -> ResultIterator[E]:
+        """Encode batches from a generator, and return results while later batches are in flight.
 
-        A thread takes batches and sends them, starting now. It holds back when 64 requests, or 16,384 texts, are on
-        their way or not consumed yet, so the generator may be endless.
+        A thread takes batches and sends them, starting now. It pauses while 64 requests or 16,384 texts are in flight
+        or not consumed, so the generator may be endless.
 
         Args:
             batch_generator: yields what `encode` takes.
-            max_num_batch: stop after so many batches; ``None`` for all.
-            delay: without effect, accepted because 1.10 had it: results come as soon as they are there.
+            max_num_batch: stop after this many batches; ``None`` for all.
+            delay: ignored; 1.10 had it. Results are returned as soon as they arrive.
             is_tokenized: the texts are lists of tokens.
-            show_tokens: without effect: ``Response.tokens`` is always set if the server shows tokens.
+            show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
 
         Returns:
-            An iterator of `Response`, in order of arrival; ``Response.id`` rises with the order of sending. An
-            exception of the generator is raised by it, after the results of all batches before.
+            An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
+            raises an exception of the generator after the results of all earlier batches.
         """
         self._connection.check_usable()
         batches = iter(batch_generator)
@@ -158,150 +222,89 @@ class BertClient(BaseClient):
         thread.start()
         return self._results(stream)
 
-    def fetch(self, delay: float = 0.0, timeout: float = -1) -> ResultIterator:
-        """Hands out the results of requests that were sent with ``blocking=False``.
+    def fetch(self, delay: float = 0.0, timeout: float = -1) -> ResultIterator[E]:
+        """Return the results of requests that were sent with ``blocking=False``, as an iterator.
 
         Args:
-            delay: wait so many seconds first.
+            delay: seconds to wait before the first result.
             timeout: longest wait in milliseconds for the next result; -1 for no limit while the server is connected.
 
         Returns:
-            An iterator of `Response`, in order of arrival. It ends when no request is left. If a request failed, the
-            iterator raises that once and can be continued.
+            An iterator of `Response`, in order of arrival. It ends when no request is left. It raises the error of a
+            failed request once, and can be continued.
         """
         return self._results(None, timeout, delay)
 
-    def fetch_all(self, sort: bool = True, concat: bool = False, timeout: float = -1) -> Any:
-        """All results of requests that were sent with ``blocking=False``, as a list.
+    @overload
+    def fetch_all(self, sort: bool = ..., concat: Literal[False] = ..., timeout: float = ...) -> list[E] | None: ...
+    @overload
+    def fetch_all(self, sort: bool = ..., *, concat: Literal[True], timeout: float = ...) -> E | None: ...
+    @overload
+    def fetch_all(self, sort: bool = ..., concat: bool = ..., timeout: float = ...) -> list[E] | E | None: ...
+    def fetch_all(self, sort: bool = True, concat: bool = False, timeout: float = -1) -> list[E] | E | None:
+        """Return the results of all requests that were sent with ``blocking=False``, as a list.
 
         Args:
-            sort: in the order of sending, else of arrival.
-            concat: put them together into one array (one list with ``output_fmt="list"``).
+            sort: in the order of sending; otherwise in the order of arrival.
+            concat: concatenate them into one array (one list with ``output_fmt="list"``).
             timeout: as for `fetch`.
 
         Returns:
-            A list of embeddings, or one; ``None`` if there was no request. If a request failed, that is raised once;
-            the results of the others stay, for the next call.
+            A list of embeddings, or one embedding; ``None`` if there was no request. The error of a failed request is
+            raised once; the next call returns the results of the others.
         """
         if not self._pending.numbers():
             return None
-        answers = self._fetched(timeout)
+        replies = self._fetched(timeout)
         if sort:
-            answers.sort(key=lambda answer: answer[0])
+            replies.sort(key=lambda reply: reply[0])
         warner = TruncationWarner(self)
         embeddings = []
-        for number, reply in answers:
+        for number, reply in replies:
             response = self._response(number, reply)
             warner.check(reply, len(response.embedding), stacklevel=2)
             embeddings.append(response.embedding)
         if not concat:
             return embeddings
-        return concatenate(embeddings) if self.output_fmt == "ndarray" else [row for part in embeddings for row in part]
+        if self.output_fmt == "ndarray":
+            return cast(E, concatenate(cast("list[FloatArray]", embeddings)))
+        return cast(E, [row for embedding in cast("list[NestedList]", embeddings) for row in embedding])
 
-    def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> ResultSubscription:
-        """Every result that is published to this identity: those of clones, and those of this client itself.
+    def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> ResultSubscription[E]:
+        """Return an iterator of all results that are published to this identity, of clones and of this client.
 
         Args:
-            timeout: end when nothing came for so many milliseconds; ``None`` or -1 to listen until the client is
+            timeout: end if no result arrives for this many milliseconds; ``None`` or -1 to end when the client is
                 closed.
-            max_queued: results that are kept for a slow reader; beyond, the oldest is dropped, with a warning.
+            max_queued: most results that are kept for a slow consumer. Beyond it, the oldest is dropped with a warning.
 
         Returns:
-            An iterator of `Response`; it collects results from this call on. A result may come twice if a clone lost
-            its connection meanwhile.
+            An iterator of `Response`; it collects results from this call on. A result may occur twice if a clone lost
+            its connection.
         """
-        listening = ResultSubscription(self._response, timeout, max_queued)
-        self._connection.listen(listening)
-        return listening
+        subscription = ResultSubscription(self._response, timeout, max_queued)
+        self._connection.listen(subscription)
+        return subscription
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
     @property
     def pending_request(self) -> set[int]:
-        """Ids of the requests whose result was not handed out yet."""
+        """Ids of the requests whose result was not returned yet."""
         return super().pending_request | self._pending.numbers()
 
     @property
     def pending_response(self) -> dict[int, ReplyOrError]:
-        """Answers that have arrived and wait to be fetched, by request id."""
-        return self._pending.answers()
+        """Replies that have arrived and were not fetched yet, by request id."""
+        return self._pending.replies()
 
-    def close(self) -> None:
-        """Closes the connection. Calls that wait raise `ClientClosedError`. May be repeated."""
-        self._finalizer()
-        self._pending.close()
-
-    def __enter__(self) -> BertClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    # ---- inside --------------------------------------------------------------------------------------------------
-
-    def _encode_in_detail(
-        self, texts: Iterable[Any], is_tokenized: bool, batch_size: int, timings: list[dict[str, float]]
-    ) -> EncodeCall:
-        """`encode` for a program between this client and others: all that the answers tell, and no copy."""
-        self._connection.check_usable()
-        call = EncodeCall(self._validated(texts, is_tokenized, stacklevel=2), batch_size, timings, details=True)
-        with self._slot():
-            self._run(call, show_progress_bar=False)
-        return call
-
-    def _slot(self) -> AbstractContextManager[None]:
-        """Held while a blocking request runs."""
-        return nullcontext()
-
-    def _ask(self, command: bytes) -> dict[str, Any]:
-        pending = PendingReplies()
-        number = self._submit(pending, command, 0)
-        try:
-            answer = self._next_reply(pending, None, self._wait_policy(self.timeout))
-        finally:
-            self._connection.leave(pending)
-            self._connection.forget(number)
-        assert isinstance(answer, tuple)
-        return command_info(raise_if_error(answer[1]))
-
-    def _run(self, call: EncodeCall, show_progress_bar: bool) -> None:
-        """Sends the requests of a call and gathers their answers."""
-        pending = PendingReplies()
-        policy = self._wait_policy(self.timeout)
-        progress = Progress(call.num_texts, show_progress_bar)
-        try:
-            while not call.done:
-                while (chunk := call.next_chunk()) is not None:
-                    number = self._connection.new_number()
-                    call.sent(number, chunk)
-                    message = protocol.texts_to_json(chunk.texts)
-                    self._submit(pending, message, len(chunk.texts), number=number, options=call.options)
-                answer = self._next_reply(pending, None, policy)
-                assert isinstance(answer, tuple)
-                progress.update(call.add_reply(answer[0], raise_if_error(answer[1])))
-                policy.restart(time.monotonic())
-        finally:
-            progress.close()
-            self._connection.leave(pending)
-            for number in call.in_flight:
-                self._connection.forget(number)
-
-    def _post(self, checked: list[str] | list[list[str]], stream: ReplyStream | None) -> None:
-        """Sends texts as one request, without waiting."""
-        self._submit(self._pending, protocol.texts_to_json(checked), len(checked), stream)
-
-    def _fetched(self, timeout: float) -> list[tuple[int, protocol.Reply]]:
-        """Every answer that can be fetched; puts them back if one is an error."""
-        answers: list[tuple[int, protocol.Reply]] = []
-        try:
-            while not isinstance(found := self._next_reply(self._pending, None, self._wait_policy(timeout)), NoMore):
-                answers.append((found[0], raise_if_error(found[1])))
-        except BaseException:
-            self._pending.requeue(answers)
-            raise
-        return answers
-
-    def _results(self, stream: ReplyStream | None, timeout: float = -1, delay: float = 0.0) -> ResultIterator:
+    def _results(self, stream: ReplyStream | None, timeout: float = -1, delay: float = 0.0) -> ResultIterator[E]:
         return ResultIterator(
             lambda: self._next_reply(self._pending, stream, self._wait_policy(timeout)),
             self._response,
@@ -311,72 +314,3 @@ class BertClient(BaseClient):
             self._connection.call_soon,
             delay,
         )
-
-    def _cancel(self, stream: ReplyStream | None) -> None:
-        """Drops what an iterator that is given up would still have handed out."""
-        if stream is not None:
-            for number in self._pending.cancel(stream):
-                self._connection.forget(number)
-
-    def _submit(
-        self,
-        pending: PendingReplies,
-        message: bytes,
-        num_texts: int,
-        stream: ReplyStream | None = None,
-        number: int | None = None,
-        options: bytes = b"",
-    ) -> int:
-        number = number if number is not None else self._connection.new_number()
-        pending.expect(number, num_texts, stream)
-        try:
-            self._connection.submit(number, message, num_texts, pending.put, options, self._caller_reads(pending))
-        except BaseException:
-            pending.drop(number)
-            raise
-        return number
-
-    def _feed(self, stream: ReplyStream, batches: Iterator[Any], max_num_batch: int | None, is_tokenized: bool) -> None:
-        """Thread of `encode_async`."""
-        failure: BaseException | None = None
-        sent = 0
-        try:
-            while (not max_num_batch or sent < max_num_batch) and self._pending.wait_for_room(stream):
-                try:
-                    texts = next(batches)
-                except StopIteration:
-                    break
-                self._post(self._validated(texts, is_tokenized, stacklevel=2), stream)
-                sent += 1
-        except BaseException as error:
-            failure = error
-        self._pending.finish(stream, failure)
-
-    def _caller_reads(self, pending: PendingReplies) -> bool:
-        """Whether the answers are awaited by one caller, who may read them; those of the client's own are fetched."""
-        return pending is not self._pending
-
-    def _next_reply(
-        self, pending: PendingReplies, stream: ReplyStream | None, policy: WaitPolicy
-    ) -> tuple[int, ReplyOrError] | NoMore:
-        """Waits for the next answer.
-
-        Raises:
-            RequestTimeoutError, ServerUnreachableError: the wait is over.
-        """
-        link = self._connection.state
-        while True:
-            nap = policy.next_check_in(time.monotonic(), link.down_since)
-            if self._caller_reads(pending) and self._connection.read(pending, nap):
-                nap = 0.0
-            found = pending.take(stream, nap)
-            if found is not None:
-                return found
-            self._connection.check_usable()
-            if not pending.awaits(stream):  # nothing is asked of the server now: a slow generator is thinking
-                policy.restart(time.monotonic())
-                continue
-            expiry = policy.expiry(time.monotonic(), link.down_since)
-            if expiry is not None:
-                raise self._timeout_error(expiry, policy)
-            self._warn_long_wait(policy)

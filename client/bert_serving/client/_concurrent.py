@@ -1,41 +1,73 @@
-"""`ConcurrentBertClient`: a client that limits how many of its requests run at the same time."""
+"""`ConcurrentBertClient`: a client that limits its concurrent requests."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ._client import BertClient
 from ._deadline import seconds
+from ._encoding import E, NestedList
 from .errors import OptionError, RequestTimeoutError
+from .protocol import FloatArray
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._base import Options
 
 
-class ConcurrentBertClient(BertClient):
-    """A `BertClient` for many threads, with at most ``max_concurrency`` blocking calls at a time.
+class ConcurrentBertClient(BertClient[E]):
+    """A `BertClient` for many threads, with at most ``max_concurrency`` concurrent blocking calls.
 
-    Any `BertClient` may be shared by threads; this one also keeps a busy program (a web server, say) from piling up
-    requests. A call beyond the limit waits for its turn, ``timeout`` at most.
+    Threads may share any `BertClient`. This class also bounds the requests of a busy program, for example a web
+    server. A call beyond the limit waits for a slot, for ``timeout`` at most.
 
     Args:
-        max_concurrency: most calls at the same time.
+        max_concurrency: most concurrent calls.
         kwargs: as for `BertClient`.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: ConcurrentBertClient[FloatArray],
+            max_concurrency: int = ...,
+            *,
+            ip: str = ...,
+            port: int = ...,
+            port_out: int = ...,
+            output_fmt: Literal["ndarray"] = ...,
+            **kwargs: Unpack[Options],
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: ConcurrentBertClient[NestedList],
+            max_concurrency: int = ...,
+            *,
+            ip: str = ...,
+            port: int = ...,
+            port_out: int = ...,
+            output_fmt: Literal["list"],
+            **kwargs: Unpack[Options],
+        ) -> None: ...
 
     def __init__(self, max_concurrency: int = 10, **kwargs: Any) -> None:
         if max_concurrency < 1:
             raise OptionError(f"max_concurrency must be at least 1, but is {max_concurrency}")
         self.max_concurrency = max_concurrency
         self._slots = threading.BoundedSemaphore(max_concurrency)
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[misc]
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
         if not self._slots.acquire(timeout=seconds(self.timeout)):
             raise RequestTimeoutError(
-                f'all of max_concurrency={self.max_concurrency} calls were taken for "timeout"={self.timeout} ms; '
-                "allow more of them, or a longer timeout"
+                f'all max_concurrency={self.max_concurrency} slots were in use for "timeout"={self.timeout} ms; '
+                "raise max_concurrency or timeout"
             )
         try:
             yield

@@ -1,36 +1,36 @@
-"""How long a caller waits for an answer, and what ends its wait. Pure: the clock comes in as numbers."""
+"""How long a blocked call waits for a reply, and why a wait ends. Pure: the clock comes in as numbers."""
 
 from __future__ import annotations
 
 from enum import Enum
 
-#: A call made while the server is known to be away still waits this long (s) for the next attempt to connect.
+#: A call that starts while no server is connected waits at least this long (s), for one more attempt to connect.
 GRACE = 1.5
-#: A waiting call looks at the state of the connection at least this often (s).
+#: A blocked call checks the state of the connection at least this often (s).
 POLL_INTERVAL = 1.0
-#: After so long (s) with a connected and silent server a hint is logged, once per call.
+#: After this long (s) with a connected server and no reply, a warning is logged, once per wait.
 WARN_AFTER = 30.0
 
 
 class Expiry(Enum):
-    """Why a wait is over."""
+    """Why a wait ends."""
 
     TIMED_OUT = "timed out"
     UNREACHABLE = "unreachable"
 
 
 def seconds(milliseconds: float | None) -> float | None:
-    """A time limit as users give it, in seconds: negative or ``None`` is no limit, given back as ``None``."""
+    """Convert a user's time limit from milliseconds to seconds; return ``None`` for no limit (negative or ``None``)."""
     return None if milliseconds is None or milliseconds < 0 else milliseconds / 1000
 
 
 class WaitPolicy:
-    """The limits of one wait; all times in seconds of one monotonic clock.
+    """The limits of one wait. All times are seconds of one monotonic clock.
 
     Args:
-        timeout: longest wait for the next answer, ``None`` for no limit.
-        connect_timeout: longest time without a server, ``None`` for no limit.
-        now: when the wait begins.
+        timeout: longest wait for the next reply, ``None`` for no limit.
+        connect_timeout: longest wait while no server is connected, ``None`` for no limit.
+        now: start of the wait.
     """
 
     def __init__(self, timeout: float | None, connect_timeout: float | None, now: float) -> None:
@@ -40,19 +40,23 @@ class WaitPolicy:
         self._warn_at = now + WARN_AFTER
 
     def restart(self, now: float) -> None:
-        """An answer has come: the wait for the next one begins."""
+        """Start the wait for the next reply."""
         self.started = now
         self._warn_at = now + WARN_AFTER
 
     def expiry(self, now: float, down_since: float | None) -> Expiry | None:
-        """Whether the wait is over; ``down_since`` is ``None`` while a server is connected."""
+        """Return why the wait is over, or ``None``.
+
+        Args:
+            down_since: time of the loss of the connection; ``None`` while a server is connected.
+        """
         if self.timeout is not None and now >= self.started + self.timeout:
             return Expiry.TIMED_OUT
         limit = self._unreachable_at(down_since)
         return Expiry.UNREACHABLE if limit is not None and now >= limit else None
 
     def next_check_in(self, now: float, down_since: float | None) -> float:
-        """How long to sleep before the next look, at least 0."""
+        """Return the seconds until `expiry` must be checked again, at least 0."""
         limits = [now + POLL_INTERVAL]
         if self.timeout is not None:
             limits.append(self.started + self.timeout)
@@ -62,7 +66,7 @@ class WaitPolicy:
         return max(0.0, min(limits) - now)
 
     def should_warn(self, now: float) -> bool:
-        """True once, when the wait has become long."""
+        """Return True once, when the wait exceeds ``WARN_AFTER``."""
         if now < self._warn_at:
             return False
         self._warn_at = float("inf")

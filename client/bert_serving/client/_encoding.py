@@ -1,35 +1,64 @@
-"""One call of ``encode()``, apart from sending and waiting: split into requests, put back together in order. Pure."""
+"""Splitting one ``encode()`` into requests, and assembling the result from the replies. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .errors import OptionError, ReplyError
-from .protocol import WITH_DETAILS, WITH_TIMING, Reply
+from .protocol import WITH_DETAILS, WITH_TIMING, FloatArray, Reply
 
-#: Texts in one request, unless the caller says otherwise.
+#: Default number of texts in one request.
 BATCH_SIZE = 4096
-#: No more requests of one call are on their way at a time; a server is kept busy and memory bounded.
+#: Most requests of one call in flight: enough to keep a server busy, with bounded memory.
 MAX_REQUESTS_IN_FLIGHT = 64
-#: Nor more texts, as long as two requests are.
+#: Most texts of one call in flight, except that two requests of any size may be.
 MAX_TEXTS_IN_FLIGHT = 4 * BATCH_SIZE
 
 
-class Response(NamedTuple):
-    """One result.
+#: Vectors with ``output_fmt="list"``: ``[n][d]``, or ``[n][t][d]`` without pooling.
+NestedList: TypeAlias = list[list[float]] | list[list[list[float]]]
+#: The tokens of each text, or ``""`` from a server that does not show them.
+Tokens: TypeAlias = list[list[str]] | str
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    #: Type of an embedding; depends on ``output_fmt``.
+    E = TypeVar("E", bound=FloatArray | NestedList, default=FloatArray)
+
+    class _ResponseFields(NamedTuple, Generic[E]):
+        id: int
+        embedding: E
+        tokens: Tokens
+
+else:
+    from typing import TypeVar
+
+    E = TypeVar("E")
+
+    class _ResponseFields(NamedTuple):  # a NamedTuple can be generic at runtime from Python 3.11 on
+        id: int
+        embedding: object
+        tokens: object
+
+        __class_getitem__ = classmethod(GenericAlias)
+
+
+class Response(_ResponseFields[E]):
+    """The result of one request.
 
     Attributes:
-        id: number of the request in this client, from 1. From ``listen()`` and of another client: its id on the wire.
+        id: number of the request in this client, from 1. From ``listen()``, for the request of a clone: the request id
+            on the wire.
         embedding: array ``[n, d]``, or ``[n, t, d]`` without pooling; nested lists with ``output_fmt="list"``.
-        tokens: the tokens of each text, ``""`` if the server does not show them.
+        tokens: the tokens of each text; ``""`` if the server does not show them.
     """
 
-    id: int
-    embedding: Any
-    tokens: Any
+    __slots__ = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,7 +67,7 @@ class Response(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The texts of one request of a call: rows ``start`` to ``stop``."""
+    """The texts of one request: rows ``start`` to ``stop`` of the call."""
 
     start: int
     stop: int
@@ -46,37 +75,35 @@ class Chunk(NamedTuple):
 
 
 def has_room(requests: int, texts: int) -> bool:
-    """Whether one more request may be sent while so many requests and texts are on their way."""
+    """Return whether one more request may be sent while this many requests and texts are in flight."""
     return requests < 2 or (requests < MAX_REQUESTS_IN_FLIGHT and texts < MAX_TEXTS_IN_FLIGHT)
 
 
-def reply_array(reply: Reply, copy: bool = True) -> np.ndarray:
-    """The vectors of a reply; a view into the received frame if not ``copy``.
+def reply_array(reply: Reply, copy: bool = True) -> FloatArray:
+    """Return the vectors of a reply; a read-only view of the received frame if not ``copy``.
 
     Raises:
-        ReplyError: the frames do not fit together.
+        ReplyError: the frames are inconsistent.
     """
     try:
         return reply.array() if copy else reply.view()
     except (KeyError, TypeError, ValueError) as error:
-        raise ReplyError(
-            f"the vectors in the answer to request {reply.request_id} cannot be read: {error!r}"
-        ) from error
+        raise ReplyError(f"the vectors in the reply to request {reply.request_id} cannot be read: {error!r}") from error
 
 
 class EncodeCall:
-    """Gathers the result of one ``encode()``.
+    """Collects the result of one ``encode()``.
 
     Args:
-        texts: what to encode, already checked.
-        batch_size: most texts of one request; ``None`` for all in one.
-        timings: gets what each answer tells of its timing; ``None`` to ask for none.
-        details: ask for what `num_tokens` and `truncated` tell; the vectors of a call of one request are then a
-            read-only view of what was received.
+        texts: validated texts.
+        batch_size: most texts in one request; ``None`` for one request.
+        timings: receives the timing of each reply; ``None`` to request no timings.
+        details: request the values of `num_tokens` and `truncated`. The vectors of a call of one request are then a
+            read-only view of the received frame.
 
     Attributes:
-        num_tokens: tokens of the texts, if the server told it.
-        truncated: rows whose text was cut; of each request the first 1,000.
+        num_tokens: number of tokens of the texts, 0 if the server did not report it.
+        truncated: rows whose text was truncated; of each request the first 1,000.
     """
 
     def __init__(
@@ -102,7 +129,7 @@ class EncodeCall:
         self._size = size
         self._sent: dict[int, Chunk] = {}
         self._texts_in_flight = 0
-        self._array: np.ndarray | None = None
+        self._array: FloatArray | None = None
         self._tokens: list[Any] = [""] * len(texts)
         self._has_tokens = False
 
@@ -112,26 +139,26 @@ class EncodeCall:
 
     @property
     def in_flight(self) -> list[int]:
-        """Numbers of the requests that have no answer yet."""
+        """Numbers of the requests without a reply."""
         return list(self._sent)
 
     def next_chunk(self) -> Chunk | None:
-        """The next request to send, or ``None`` if all are sent or enough are on their way."""
+        """Return the next request to send, or ``None`` if all are sent or enough are in flight."""
         if not self._waiting or not has_room(len(self._sent), self._texts_in_flight):
             return None
         start = self._waiting.popleft()
         return Chunk(start, min(start + self._size, self.num_texts), self._texts[start : start + self._size])
 
     def sent(self, number: int, chunk: Chunk) -> None:
-        """Notes that a chunk goes out as the request of this number."""
+        """Record that a chunk is sent as the request of this number."""
         self._sent[number] = chunk
         self._texts_in_flight += chunk.stop - chunk.start
 
     def add_reply(self, number: int, reply: Reply) -> int:
-        """Puts an answer in its place; returns the number of its texts.
+        """Add the reply to a request, and return the number of its texts.
 
         Raises:
-            ReplyError: the answer does not fit the request, or the other answers.
+            ReplyError: the reply does not match the request or the other replies.
         """
         chunk = self._sent.pop(number)
         rows = chunk.stop - chunk.start
@@ -139,11 +166,11 @@ class EncodeCall:
         whole = rows == self.num_texts
         vectors = reply_array(reply, copy=whole and not self._details)
         if vectors.ndim < 1 or len(vectors) != rows:
-            raise ReplyError(f"request {number} held {rows} texts, but its answer has the shape {vectors.shape}")
+            raise ReplyError(f"request {number} has {rows} texts, but its reply has the shape {vectors.shape}")
         if whole:
             self._array = vectors
         else:
-            self._put(chunk, vectors)
+            self._write_rows(chunk, vectors)
         tokens = reply.info.get("tokens")
         if isinstance(tokens, list) and len(tokens) == rows:
             self._tokens[chunk.start : chunk.stop] = tokens
@@ -159,18 +186,18 @@ class EncodeCall:
         return rows
 
     @property
-    def embedding(self) -> np.ndarray:
+    def embedding(self) -> FloatArray:
         """The vectors of all texts, in order: a writable array."""
         if self._array is None or not self.done:
             raise RuntimeError("the call is not complete")
         return self._array
 
     @property
-    def tokens(self) -> list[Any] | None:
+    def tokens(self) -> list[list[str]] | None:
         """The tokens of all texts, in order; ``None`` if the server does not show them."""
         return self._tokens if self._has_tokens else None
 
-    def _put(self, chunk: Chunk, vectors: np.ndarray) -> None:
+    def _write_rows(self, chunk: Chunk, vectors: FloatArray) -> None:
         if self._array is None:
             self._array = np.zeros((self.num_texts, *vectors.shape[1:]), vectors.dtype)
         have, new = self._array.shape, vectors.shape
@@ -180,7 +207,7 @@ class EncodeCall:
                 "was the server restarted with another model? Encode again"
             )
         if len(new) == 3:
-            # Without pooling, each answer is as long as its longest text. Padding is zero, as on the server.
+            # Without pooling, a reply is as long as its longest text. Padding is zero, as on the server.
             if new[1] > have[1]:
                 grown = np.zeros((have[0], new[1], have[2]), self._array.dtype)
                 grown[:, : have[1]] = self._array
@@ -191,13 +218,13 @@ class EncodeCall:
 
 
 def num_truncated(reply: Reply) -> int:
-    """How many texts of a request the server has cut to ``max_seq_len``."""
+    """Return how many texts of a request the server truncated to ``max_seq_len``."""
     number = reply.info.get("num_truncated", 0)
     return number if isinstance(number, int) else 0
 
 
-def concatenate(arrays: list[np.ndarray]) -> np.ndarray:
-    """Concatenate the arrays of several requests; arrays without pooling are padded with zeros to the longest."""
+def concatenate(arrays: list[FloatArray]) -> FloatArray:
+    """Concatenate the arrays of several requests. Arrays without pooling are padded with zeros to the longest."""
     if arrays[0].ndim != 3 or len({array.shape[1] for array in arrays}) == 1:
         return np.concatenate(arrays, axis=0)
     longest = max(array.shape[1] for array in arrays)

@@ -1,4 +1,4 @@
-"""The iterators that a blocking client gives out: of fetched results, and of everything that is published."""
+"""The iterators that a blocking client returns: over fetched results, and over all published results."""
 
 from __future__ import annotations
 
@@ -6,38 +6,36 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Generic
 
 from ._base import TruncationWarner, warn_dropped
 from ._deadline import seconds
-from ._encoding import Response
+from ._encoding import E, Response
 from ._pending import NoMore, ReplyStream
 from ._transport.request_table import ReplyOrError
 from .errors import BertServingError
 from .protocol import Reply
 
-#: Makes a `Response` of a request's number and its reply.
-ToResponse = Callable[[int, Reply], Response]
 
+class ResultIterator(Iterator[Response[E]], Generic[E]):
+    """Iterator over the results of requests that were sent without waiting, in order of arrival.
 
-class ResultIterator(Iterator[Response]):
-    """Results of requests that were sent without waiting, in order of arrival.
-
-    Unlike a generator, it can be continued after it raised: the error of one request does not hide the others.
+    Unlike a generator, it continues after an exception: the error of one request does not hide the other results.
 
     Args:
-        next_reply: waits for the next answer, and raises when the wait is over.
-        to_response: makes a `Response` of a reply.
+        next_reply: waits for the next reply, and raises an error if the wait is over.
+        to_response: makes a `Response` of a request's number and its reply.
         warner: warns of truncated texts.
-        stream: the requests of an ``encode_async()``; ``None`` for all that were sent without waiting.
-        cancel: drops the requests of ``stream`` that have no answer yet.
-        call_soon: lets the I/O thread call a function.
+        stream: the requests of an ``encode_async()``; ``None`` for all requests that were sent without waiting.
+        cancel: drops the replies and requests of ``stream``.
+        call_soon: calls a function in the I/O thread.
         delay: seconds to sleep before the first result.
     """
 
     def __init__(
         self,
         next_reply: Callable[[], tuple[int, ReplyOrError] | NoMore],
-        to_response: ToResponse,
+        to_response: Callable[[int, Reply], Response[E]],
         warner: TruncationWarner,
         stream: ReplyStream | None,
         cancel: Callable[[], None],
@@ -53,7 +51,7 @@ class ResultIterator(Iterator[Response]):
         self._delay = delay
         self._ended = False
 
-    def __next__(self) -> Response:
+    def __next__(self) -> Response[E]:
         if self._ended:
             raise StopIteration
         if self._delay:
@@ -65,29 +63,37 @@ class ResultIterator(Iterator[Response]):
         if isinstance(found, NoMore):
             self._ended = True
             raise StopIteration
-        number, answer = found
-        if isinstance(answer, BertServingError):
-            raise answer
-        response = self._to_response(number, answer)
-        self._warner.check(answer, len(response.embedding), stacklevel=2)
+        number, reply = found
+        if isinstance(reply, BertServingError):
+            raise reply
+        response = self._to_response(number, reply)
+        self._warner.check(reply, len(response.embedding), stacklevel=2)
         return response
 
     def close(self) -> None:
-        """Gives up the results of an ``encode_async()`` that are still to come."""
+        """Drop the remaining results of an ``encode_async()``."""
         self._ended = True
         self._cancel()
 
     def __del__(self) -> None:
-        # A loop that was left early: the generator need not be drained any more. An iterator that was never used
-        # says nothing; its results can still be had by fetch().
+        # A loop ended early, so the rest of the generator is not needed. If the iterator was never used, its results
+        # stay available to fetch().
         if self._stream is not None and self._stream.claimed and not self._ended:
             self._call_soon(self._cancel)
 
 
-class ResultSubscription(Iterator[Response]):
-    """Every result that is published to an identity."""
+class ResultSubscription(Iterator[Response[E]], Generic[E]):
+    """Iterator over all results that are published to an identity.
 
-    def __init__(self, to_response: ToResponse, timeout: float | None, max_queued: int) -> None:
+    Args:
+        to_response: makes a `Response` of a request's number and its reply.
+        timeout: longest wait in milliseconds for a result; ``None`` or -1 for no limit.
+        max_queued: most results in the queue; beyond it, the oldest is dropped.
+    """
+
+    def __init__(
+        self, to_response: Callable[[int, Reply], Response[E]], timeout: float | None, max_queued: int
+    ) -> None:
         self._to_response = to_response
         self._timeout = seconds(timeout)
         self._queue: deque[tuple[int, Reply]] = deque()
@@ -97,7 +103,7 @@ class ResultSubscription(Iterator[Response]):
         self._dropped = 0
 
     def put(self, request_id: int, reply: Reply) -> None:
-        """Called by the I/O thread."""
+        """Add a result. Called by the reading thread."""
         with self._changed:
             if len(self._queue) >= self._max_queued:
                 self._queue.popleft()
@@ -106,14 +112,14 @@ class ResultSubscription(Iterator[Response]):
             self._changed.notify()
 
     def end(self) -> None:
-        """No more results will come."""
+        """End the iteration after the queued results."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     close = end
 
-    def __next__(self) -> Response:
+    def __next__(self) -> Response[E]:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._ended, self._timeout)
             dropped, self._dropped = self._dropped, 0

@@ -1,4 +1,4 @@
-"""Where answers wait until someone fetches them."""
+"""Replies between the reading thread and the calls that await them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ._transport.request_table import ReplyOrError
 
 
 class ReplyStream:
-    """Requests that belong together: those of one ``encode_async()``."""
+    """The requests of one ``encode_async()``."""
 
     def __init__(self) -> None:
-        self.claimed = False  # its iterator is in use; until then, fetch() gets its results
-        self.producing = True  # more requests may follow
+        self.claimed = False  # whether its iterator is in use; before that, fetch() returns its results
+        self.producing = True  # whether more requests may follow
         self.cancelled = False
-        self.failure: BaseException | None = None  # why no more follow
+        self.failure: BaseException | None = None  # what ended the generator
         self.requests = 0
         self.texts = 0
 
 
-class Entry(NamedTuple):
-    """A request that was sent without waiting, or its answer."""
+class _Entry(NamedTuple):
+    """A request."""
 
     number: int
     num_texts: int
@@ -32,66 +32,70 @@ class Entry(NamedTuple):
 
 
 class NoMore:
-    """There is no answer and none is expected."""
+    """No reply is there, and none is expected."""
 
 
 NO_MORE = NoMore()
 
 
 class PendingReplies:
-    """Answers to requests, in order of arrival. Filled by the I/O thread, emptied by any number of threads."""
+    """Replies in order of arrival. The reading thread adds them, any number of threads take them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._expected: dict[int, Entry] = {}
-        self._arrived: dict[int, tuple[Entry, ReplyOrError]] = {}
+        self._expected: dict[int, _Entry] = {}
+        self._arrived: dict[int, tuple[_Entry, ReplyOrError]] = {}
         self._streams: list[ReplyStream] = []
         self._closed = False
 
     def expect(self, number: int, num_texts: int = 0, stream: ReplyStream | None = None) -> None:
-        """Announces a request, before it is sent."""
+        """Register a request before it is sent."""
         with self._changed:
-            self._expected[number] = Entry(number, num_texts, stream)
+            self._expected[number] = _Entry(number, num_texts, stream)
             if stream is not None:
                 stream.requests += 1
                 stream.texts += num_texts
 
-    def put(self, number: int, answer: ReplyOrError) -> None:
-        """Takes an answer; one that is not expected (any more) is dropped."""
+    def put(self, number: int, reply: ReplyOrError) -> None:
+        """Add a reply. One that is not expected is dropped."""
         with self._changed:
-            # In an order that may be interrupted anywhere, by Ctrl-C in a caller who reads, and begun again.
+            # KeyboardInterrupt may arrive at any point, and the same reply again later: the order matters.
             entry = self._expected.get(number)
             if entry is None:
                 return
             if not (entry.stream and entry.stream.cancelled):
-                self._arrived[number] = entry, answer
+                self._arrived[number] = entry, reply
             self._expected.pop(number, None)
             self._changed.notify_all()
 
     def drop(self, number: int) -> None:
-        """A request is given up."""
+        """Drop a request."""
         with self._changed:
             entry = self._expected.pop(number, None)
             if entry is not None:
-                self._leave(entry)
+                self._release_room(entry)
 
     def take(self, stream: ReplyStream | None, seconds: float) -> tuple[int, ReplyOrError] | NoMore | None:
-        """The next answer of a stream; of every unclaimed one if ``stream`` is ``None``.
+        """Take the next reply of a stream; of all unclaimed streams and other requests if ``stream`` is ``None``.
 
-        Returns ``NO_MORE`` if none is expected, ``None`` if none came in time.
+        Args:
+            seconds: longest wait.
+
+        Returns:
+            The number of the request and the reply, ``NO_MORE`` if none is expected, or ``None`` after ``seconds``.
 
         Raises:
-            BaseException: what ended the stream, after all its answers were taken.
+            BaseException: what ended the stream, after all its replies were taken.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
             while True:
-                for entry, answer in self._arrived.values():
+                for entry, reply in self._arrived.values():
                     if _matches(entry.stream, stream):
                         self._expected.pop(entry.number, None)
                         del self._arrived[entry.number]
-                        self._leave(entry)
-                        return entry.number, answer
+                        self._release_room(entry)
+                        return entry.number, reply
                 if not any(_matches(entry.stream, stream) for entry in self._expected.values()):
                     seen = [other for other in self._streams if _matches(other, stream)]
                     for other in seen:
@@ -106,40 +110,41 @@ class PendingReplies:
                 self._changed.wait(left)
 
     def has_replies(self) -> bool:
-        """Whether one can be taken."""
+        """Return whether a reply can be taken."""
         return bool(self._arrived)
 
-    def requeue(self, answers: Sequence[tuple[int, ReplyOrError]]) -> None:
-        """Answers that were taken, and cannot be used now, go to the front again."""
+    def requeue(self, replies: Sequence[tuple[int, ReplyOrError]]) -> None:
+        """Put replies that were taken back to the front."""
         with self._changed:
-            self._arrived = {number: (Entry(number, 0, None), answer) for number, answer in answers} | self._arrived
+            self._arrived = {number: (_Entry(number, 0, None), reply) for number, reply in replies} | self._arrived
             self._changed.notify_all()
 
     def awaits(self, stream: ReplyStream | None) -> bool:
-        """Whether a request that ``take(stream)`` would give has no answer yet."""
+        """Return whether a request of ``take(stream)`` has no reply yet."""
         with self._changed:
             return any(_matches(entry.stream, stream) for entry in self._expected.values())
 
     def numbers(self) -> set[int]:
-        """Requests whose answer was not taken yet."""
+        """Return the numbers of the requests whose reply was not taken yet."""
         with self._changed:
             return set(self._expected) | set(self._arrived)
 
-    def answers(self) -> dict[int, ReplyOrError]:
-        """Answers that nobody has taken yet."""
+    def replies(self) -> dict[int, ReplyOrError]:
+        """Return the replies that were not taken yet, by number of the request."""
         with self._changed:
-            return {number: answer for number, (_, answer) in self._arrived.items()}
+            return {number: reply for number, (_, reply) in self._arrived.items()}
 
     # ---- streams -------------------------------------------------------------------------------------------------
 
     def open(self) -> ReplyStream:
+        """Start a stream."""
         stream = ReplyStream()
         with self._changed:
             self._streams.append(stream)
         return stream
 
     def wait_for_room(self, stream: ReplyStream) -> bool:
-        """Waits until one more request of the stream may be sent; False if none may, ever."""
+        """Wait until one more request of the stream may be sent; return False if the stream has ended."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or not stream.producing or has_room(stream.requests, stream.texts)
@@ -147,7 +152,7 @@ class PendingReplies:
             return stream.producing and not self._closed
 
     def finish(self, stream: ReplyStream, failure: BaseException | None = None) -> None:
-        """No more requests follow."""
+        """End the requests of a stream; ``failure`` is raised after its last reply."""
         with self._changed:
             stream.producing = False
             stream.failure = failure
@@ -156,7 +161,7 @@ class PendingReplies:
             self._changed.notify_all()
 
     def cancel(self, stream: ReplyStream) -> list[int]:
-        """Forgets a stream; returns the numbers of its requests that have no answer yet."""
+        """Drop a stream, and return the numbers of its requests without a reply."""
         with self._changed:
             stream.producing = False
             stream.cancelled = True
@@ -166,28 +171,26 @@ class PendingReplies:
             for number in numbers:
                 del self._expected[number]
             self._arrived = {
-                number: (entry, answer)
-                for number, (entry, answer) in self._arrived.items()
-                if entry.stream is not stream
+                number: (entry, reply) for number, (entry, reply) in self._arrived.items() if entry.stream is not stream
             }
             self._changed.notify_all()
             return numbers
 
     def close(self) -> None:
-        """Ends every wait for room."""
+        """End every `wait_for_room`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _leave(self, entry: Entry) -> None:
+    def _release_room(self, entry: _Entry) -> None:
         if entry.stream is not None:
             entry.stream.requests -= 1
             entry.stream.texts -= entry.num_texts
         self._changed.notify_all()
 
 
-def _matches(owner: ReplyStream | None, asked: ReplyStream | None) -> bool:
-    """Whether what belongs to ``owner`` is given to who asks for ``asked``."""
-    if asked is not None:
-        return owner is asked
+def _matches(owner: ReplyStream | None, requested: ReplyStream | None) -> bool:
+    """Return whether ``take(requested)`` returns a reply of the stream ``owner``."""
+    if requested is not None:
+        return owner is requested
     return owner is None or not owner.claimed

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 _WIDTH = 30
 
 
-class Progress:
+class ProgressBar:
     """Counts texts as they are done.
 
     Args:

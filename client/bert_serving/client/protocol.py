@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -64,6 +64,8 @@ WITH_TIMING = b'{"timing":true}'
 #: The same, and how many tokens its texts have.
 WITH_DETAILS = b'{"timing":true,"num_tokens":true}'
 
+#: Vectors of type float32, or float16 from a server with ``-fp16``.
+FloatArray: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Texts = Sequence[str] | Sequence[Sequence[str]]
 
 
@@ -92,7 +94,7 @@ class Reply:
             return {"type": "internal", "message": dtype[len(ERROR_DTYPE_PREFIX) :]}
         return None
 
-    def view(self) -> np.ndarray:
+    def view(self) -> FloatArray:
         """The vectors, without a copy: a read-only array that keeps the received frame alive.
 
         Raises:
@@ -100,16 +102,16 @@ class Reply:
         """
         if self.content is None:
             raise ValueError(f"the answer to request {self.request_id} holds no array")
-        vectors: np.ndarray = np.frombuffer(self.content, dtype=np.dtype(str(self.info["dtype"])))
+        vectors: FloatArray = np.frombuffer(self.content, dtype=np.dtype(str(self.info["dtype"])))
         return np.reshape(vectors, tuple(self.info["shape"]))
 
-    def array(self) -> np.ndarray:
+    def array(self) -> FloatArray:
         """The vectors: a new, writable array of the shape and dtype that ``info`` names.
 
         Raises:
             ValueError: the frames do not fit together.
         """
-        vectors: np.ndarray = self.view().copy()
+        vectors: FloatArray = self.view().copy()
         return vectors
 
 

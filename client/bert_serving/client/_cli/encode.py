@@ -17,7 +17,7 @@ import numpy as np
 
 from .._client import BertClient
 from .._encoding import Response
-from .._progress import Progress as Bar
+from .._progress import ProgressBar
 from .._version import __version__
 from ..completion import add_completion
 from ..errors import BertServingError, ServerError
@@ -139,7 +139,7 @@ def _run(args: argparse.Namespace, kind: str) -> None:
         if sidecar:
             progress.save(sidecar)  # before the output: an output without it is complete
         output = open_vector_file(args.output, kind, probe, before)
-        bar = Bar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=progress.input.lines)
+        bar = ProgressBar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=progress.input.lines)
         is_done = False
         try:
             for chunk, response in _encoded(client, corpus.chunks(args.batch_size), args.is_tokenized):

@@ -1,0 +1,177 @@
+"""How the blocking client sends requests and waits for replies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from . import protocol
+from ._base import BaseClient, command_info, raise_if_error
+from ._deadline import WaitPolicy
+from ._encoding import E, EncodeCall
+from ._pending import NoMore, PendingReplies, ReplyStream
+from ._progress import ProgressBar
+from ._transport.request_table import ReplyOrError
+
+
+class BlockingClient(BaseClient[E]):
+    """The part of `BertClient` below its public methods."""
+
+    def _start(self) -> None:
+        self._pending = PendingReplies()  # of requests that were sent with blocking=False
+        if self._any_check:
+            try:
+                self._apply_server_config(self._ask(protocol.SHOW_CONFIG))
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Close the connection. Blocked calls raise `ClientClosedError`. May be repeated."""
+        self._finalizer()
+        self._pending.close()
+
+    # ---- blocking requests ---------------------------------------------------------------------------------------
+
+    def _slot(self) -> AbstractContextManager[None]:
+        """Return a context that is held while a blocking request runs."""
+        return nullcontext()
+
+    def _ask(self, command: bytes) -> dict[str, Any]:
+        """Send a command and wait for its reply."""
+        pending = PendingReplies()
+        number = self._submit(pending, command, 0)
+        try:
+            _, reply = self._expect_reply(pending, self._wait_policy(self.timeout))
+        finally:
+            self._connection.leave(pending)
+            self._connection.forget(number)
+        return command_info(reply)
+
+    def _encode_in_detail(
+        self, texts: Iterable[Any], is_tokenized: bool, batch_size: int, timings: list[dict[str, float]]
+    ) -> EncodeCall:
+        """Encode for a proxy: without a copy, and with all details of the replies."""
+        self._connection.check_usable()
+        call = EncodeCall(self._validated(texts, is_tokenized, stacklevel=2), batch_size, timings, details=True)
+        with self._slot():
+            self._run(call, show_progress_bar=False)
+        return call
+
+    def _run(self, call: EncodeCall, show_progress_bar: bool) -> None:
+        """Send the requests of a call and collect their replies."""
+        pending = PendingReplies()
+        policy = self._wait_policy(self.timeout)
+        progress = ProgressBar(call.num_texts, show_progress_bar)
+        try:
+            while not call.done:
+                while (chunk := call.next_chunk()) is not None:
+                    number = self._connection.new_number()
+                    call.sent(number, chunk)
+                    message = protocol.texts_to_json(chunk.texts)
+                    self._submit(pending, message, len(chunk.texts), number=number, options=call.options)
+                number, reply = self._expect_reply(pending, policy)
+                progress.update(call.add_reply(number, reply))
+                policy.restart(time.monotonic())
+        finally:
+            progress.close()
+            self._connection.leave(pending)
+            for number in call.in_flight:
+                self._connection.forget(number)
+
+    def _expect_reply(self, pending: PendingReplies, policy: WaitPolicy) -> tuple[int, protocol.Reply]:
+        """Wait for the next reply to a blocking request, and raise it if it is an error."""
+        found = self._next_reply(pending, None, policy)
+        assert isinstance(found, tuple)
+        return found[0], raise_if_error(found[1])
+
+    # ---- requests with blocking=False ----------------------------------------------------------------------------
+
+    def _post(self, texts: list[str] | list[list[str]], stream: ReplyStream | None) -> None:
+        """Send texts as one request, without waiting."""
+        self._submit(self._pending, protocol.texts_to_json(texts), len(texts), stream)
+
+    def _feed(self, stream: ReplyStream, batches: Iterator[Any], max_num_batch: int | None, is_tokenized: bool) -> None:
+        """Send batches from a generator; the thread of `BertClient.encode_async`."""
+        failure: BaseException | None = None
+        sent = 0
+        try:
+            while (not max_num_batch or sent < max_num_batch) and self._pending.wait_for_room(stream):
+                try:
+                    texts = next(batches)
+                except StopIteration:
+                    break
+                self._post(self._validated(texts, is_tokenized, stacklevel=2), stream)
+                sent += 1
+        except BaseException as error:
+            failure = error
+        self._pending.finish(stream, failure)
+
+    def _fetched(self, timeout: float) -> list[tuple[int, protocol.Reply]]:
+        """Return every reply that can be fetched. If one is an error, raise it and requeue the others."""
+        replies: list[tuple[int, protocol.Reply]] = []
+        try:
+            while not isinstance(found := self._next_reply(self._pending, None, self._wait_policy(timeout)), NoMore):
+                replies.append((found[0], raise_if_error(found[1])))
+        except BaseException:
+            self._pending.requeue(replies)
+            raise
+        return replies
+
+    def _cancel(self, stream: ReplyStream | None) -> None:
+        """Drop the replies and requests of a stream."""
+        if stream is not None:
+            for number in self._pending.cancel(stream):
+                self._connection.forget(number)
+
+    # ---- both ----------------------------------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        pending: PendingReplies,
+        message: bytes,
+        num_texts: int,
+        stream: ReplyStream | None = None,
+        number: int | None = None,
+        options: bytes = b"",
+    ) -> int:
+        """Send a request, and return its number."""
+        number = number if number is not None else self._connection.new_number()
+        pending.expect(number, num_texts, stream)
+        try:
+            self._connection.submit(number, message, num_texts, pending.put, options, self._caller_reads(pending))
+        except BaseException:
+            pending.drop(number)
+            raise
+        return number
+
+    def _caller_reads(self, pending: PendingReplies) -> bool:
+        """Return whether one blocked call awaits these replies and may read them. The client's own are fetched."""
+        return pending is not self._pending
+
+    def _next_reply(
+        self, pending: PendingReplies, stream: ReplyStream | None, policy: WaitPolicy
+    ) -> tuple[int, ReplyOrError] | NoMore:
+        """Wait for the next reply.
+
+        Raises:
+            RequestTimeoutError, ServerUnreachableError: the wait is over.
+        """
+        state = self._connection.state
+        while True:
+            delay = policy.next_check_in(time.monotonic(), state.down_since)
+            if self._caller_reads(pending) and self._connection.read(pending, delay):
+                delay = 0.0
+            found = pending.take(stream, delay)
+            if found is not None:
+                return found
+            self._connection.check_usable()
+            if not pending.awaits(stream):  # no request is pending: the generator is slow, not the server
+                policy.restart(time.monotonic())
+                continue
+            expiry = policy.expiry(time.monotonic(), state.down_since)
+            if expiry is not None:
+                raise self._timeout_error(expiry, policy)
+            self._warn_long_wait(policy)

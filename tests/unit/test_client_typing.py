@@ -1,0 +1,89 @@
+"""The types that mypy infers from calls of the client."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import bert_serving.client
+
+api = pytest.importorskip("mypy.api")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Expressions and their types; ``array`` and ``nested`` stand for the two formats of vectors.
+EXPRESSIONS = {
+    'bc.encode(["a"])': "array",
+    'bc.encode(["a"], blocking=True, show_tokens=False)': "array",
+    'bc.encode([["a"]], is_tokenized=True, batch_size=2, timings=[])': "array",
+    'bc.encode(["a"], show_tokens=True)': "tuple[array, tokens]",
+    'bc.encode(["a"], blocking=flag)': "array | tuple[array, tokens] | None",
+    "bc.fetch_all()": "list[array] | None",
+    "bc.fetch_all(False)": "list[array] | None",
+    "bc.fetch_all(concat=True)": "array | None",
+    "next(bc.fetch())": "Response[array]",
+    "next(bc.fetch()).embedding": "array",
+    "next(bc.fetch()).tokens": "tokens",
+    "next(bc.fetch()).shape": "tuple[int, ...]",
+    'next(bc.encode_async([["a"]])).embedding': "array",
+    "next(bc.listen()).embedding": "array",
+    "annotated.encode([])": "array",
+    'BertClient(output_fmt="list", timeout=1).encode(["a"])': "nested",
+    'BertClient("localhost", 5555, 5556, "list").fetch_all()': "list[nested] | None",
+    'BertClient(output_fmt="list").fetch_all(concat=True)': "nested | None",
+    'ConcurrentBertClient(2).encode(["a"])': "array",
+    'ConcurrentBertClient(2, output_fmt="list").encode(["a"])': "nested",
+    'await AsyncBertClient().encode(["a"])': "array",
+    'await AsyncBertClient(output_fmt="list").encode(["a"], show_tokens=True)': "tuple[nested, tokens]",
+    "(await anext(AsyncBertClient().encode_async([]))).embedding": "array",
+    "(await anext(AsyncBertClient().listen())).embedding": "array",
+}
+SHORT = {
+    "numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.floating[numpy._typing._nbit_base._32Bit]]]": "array",
+    "list[list[float]] | list[list[list[float]]]": "nested",
+    "list[list[str]] | str": "tokens",
+}
+HEAD = """\
+from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClient
+
+async def use(bc: BertClient, annotated: BertClient, flag: bool) -> None:
+    bc = BertClient()
+"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("typing")
+    lines = [f"    reveal_type({expression})\n" for expression in EXPRESSIONS]
+    (folder / "use.py").write_text(HEAD + "".join(lines) + '    bc.encode(["a"], blocking=False)\n')
+    options = ["--strict", "--python-version", "3.10", "--namespace-packages", "--explicit-package-bases"]
+    before = os.environ.get("MYPYPATH")
+    os.environ["MYPYPATH"] = str(ROOT / "client")
+    try:
+        output, errors, _ = api.run([*options, "--cache-dir", str(ROOT / ".mypy_cache"), str(folder / "use.py")])
+    finally:
+        os.environ.pop("MYPYPATH")
+        if before is not None:
+            os.environ["MYPYPATH"] = before
+    assert not errors
+    return output
+
+
+def test_no_expression_is_any(report: str) -> None:
+    found = [re.sub(r"\bbuiltins\.", "", text) for text in re.findall(r'Revealed type is "(.*)"', report)]
+    assert not [text for text in found if "Any" in text]
+    for long, short in SHORT.items():
+        found = [text.replace(long, short) for text in found]
+    found = [re.sub(r"^tuple\[int, array, tokens, fallback=.*\.(Response.*)\]$", r"\1", text) for text in found]
+    assert dict(zip(EXPRESSIONS, found, strict=True)) == EXPRESSIONS
+
+
+def test_there_are_no_errors(report: str) -> None:
+    assert "error:" not in report, report
+
+
+def test_the_marker_of_types_is_shipped() -> None:
+    assert (Path(bert_serving.client.__file__).parent / "py.typed").is_file()
