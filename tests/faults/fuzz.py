@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from bert_serving.client import BertClient  # noqa: E402
-from misfortune import assert_true, connect, faulty, memory, open_files, texts, wait_for_descriptors  # noqa: E402
+from fault_helpers import assert_true, connect, faulty, memory, open_files, texts, wait_for_descriptors  # noqa: E402
 from servers import Server, wait_until  # noqa: E402
 
 #: Memory that a part may gain while it is fuzzed. Python's allocator and the system's keep some of what they once had,

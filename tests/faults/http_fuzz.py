@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from fuzz import GROWTH, SLACK, Fuzzer  # noqa: E402
 
-from misfortune import assert_true, connect, faulty, memory, open_files, texts, wait_for_descriptors  # noqa: E402
+from fault_helpers import assert_true, connect, faulty, memory, open_files, texts, wait_for_descriptors  # noqa: E402
 from servers import Server, free_ports  # noqa: E402
 
 #: What an answer may say of the server: it is busy, it lacks the method, or that version of HTTP.

@@ -22,7 +22,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from misfortune import Raw, connect, texts  # noqa: E402
+from fault_helpers import Raw, connect, texts  # noqa: E402
 from servers import Server, serving  # noqa: E402
 
 ROUNDS = 5

@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from fault_engines.faulty import DIE, RAISE  # noqa: E402
 
 from bert_serving.client import BertClient  # noqa: E402
-from misfortune import Crowd, CuttingProxy, Raw, connect, faulty, memory, open_files, texts, truth  # noqa: E402
+from fault_helpers import Crowd, CuttingProxy, Raw, connect, faulty, memory, open_files, texts, truth  # noqa: E402
 from servers import Server, serving, wait_until  # noqa: E402
 
 NUM_TEXTS = 2000

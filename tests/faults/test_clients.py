@@ -15,7 +15,7 @@ import pytest
 import zmq
 from fault_engines.faulty import SLOW
 
-from misfortune import Crowd, Raw, assert_true, connect, faulty, memory, suspended, text, texts
+from fault_helpers import Crowd, Raw, assert_true, connect, faulty, memory, suspended, text, texts
 from servers import Server, wait_until
 
 OLD_CLIENT = Path(__file__).resolve().parents[1] / "legacy" / "py3"

@@ -12,7 +12,7 @@ import pytest
 from fault_engines.faulty import RAISE
 
 from bert_serving.client import BertClient, EncodingFailedError
-from misfortune import assert_true, connect, faulty, suspended, texts
+from fault_helpers import assert_true, connect, faulty, suspended, texts
 from servers import Server, free_ports, wait_until
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))

@@ -13,7 +13,7 @@ from fuzz import GREETING, RESULT_MEMORY, fuzz
 from http_fuzz import http_fuzz
 
 from bert_serving.client import BertClient
-from misfortune import Raw, assert_true, connect, faulty, memory, open_files, suspended, texts
+from fault_helpers import Raw, assert_true, connect, faulty, memory, open_files, suspended, texts
 from servers import Server, free_ports, is_free, wait_until
 
 
@@ -59,7 +59,7 @@ def evils() -> Iterator[Evils]:
 def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server, evils: Evils) -> None:
     """libzmq gives pending subscriptions to the wrong connections after such a message; see outbox.py.
 
-    The sink is held still meanwhile, so that it finds them together. ``tests/unit/test_outbox.py`` makes sure of it.
+    The sink is suspended meanwhile, so that it reads them together; ``tests/unit/test_result_publisher.py`` covers it.
     """
     evil = evils.make(server)
     with connect(server) as client:

@@ -11,7 +11,7 @@ import zmq
 
 from bert_serving.client import BertClient
 from bert_serving.client.errors import TooLargeError
-from misfortune import Raw, assert_true, connect, faulty, memory, texts
+from fault_helpers import Raw, assert_true, connect, faulty, memory, texts
 from servers import Server, serving, wait_until
 
 

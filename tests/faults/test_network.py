@@ -11,7 +11,7 @@ from fault_engines.faulty import HANG
 
 from bert_serving.client import BertClient
 from bert_serving.client.errors import RequestTimeoutError, ServerUnreachableError
-from misfortune import HERE, Crowd, CuttingProxy, assert_true, connect, faulty, text, texts
+from fault_helpers import HERE, Crowd, CuttingProxy, assert_true, connect, faulty, text, texts
 from servers import Server, wait_until
 
 

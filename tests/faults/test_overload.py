@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from misfortune import Crowd, Raw, assert_true, connect, faulty, memory, texts  # noqa: E402
+from fault_helpers import Crowd, Raw, assert_true, connect, faulty, memory, texts  # noqa: E402
 from servers import wait_until  # noqa: E402
 
 #: What the engine ``steady`` computes in a second.

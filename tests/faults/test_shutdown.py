@@ -11,7 +11,7 @@ import pytest
 from fault_engines.faulty import HANG, SLOW
 
 from bert_serving.client.errors import DrainingError
-from misfortune import Crowd, Raw, assert_true, connect, faulty, suspended, texts
+from fault_helpers import Crowd, Raw, assert_true, connect, faulty, suspended, texts
 from servers import is_free, wait_until
 
 

@@ -13,7 +13,7 @@ from fault_engines.faulty import DIE, HANG, LOSE, NOT_FINITE, RAISE
 
 from bert_serving.client.errors import EncodingFailedError
 from bert_serving.server.supervisor.supervisor import MAX_FAILED_STARTS, PATIENT_CRASHES
-from misfortune import Crowd, Raw, assert_true, connect, faulty, suspended, text, texts
+from fault_helpers import Crowd, Raw, assert_true, connect, faulty, suspended, text, texts
 from servers import Server, wait_until
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from dispatcher_harness import EPOCH, Batches
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batches import EPOCH, Batches
 from bert_serving.server.scheduling.batch_delay import (
     DELAY_RATIO,
     MAX_DELAY,

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import zmq
+from dispatcher_harness import EPOCH, SMALL_BATCHES, Batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batches import EPOCH, SMALL_BATCHES, Batches
 from bert_serving.server.errors import RequestError
 from bert_serving.server.ipc.messages import BatchMessage, Result
 from bert_serving.server.log import get_logger
@@ -23,7 +23,7 @@ from bert_serving.server.scheduling.dispatcher import CREDITS, MAX_DELIVERY_SECO
 from bert_serving.server.scheduling.jobs import Job, Part
 from bert_serving.server.sink.sync_barrier import SyncBarrier
 from bert_serving.server.tokenization.tokenizer import Tokenized
-from inner_part import tiny_config
+from process_harness import tiny_config
 
 CONFIG = tiny_config(*SMALL_BATCHES)
 

@@ -19,7 +19,7 @@ from bert_serving.server.ipc.messages import BatchMessage, Word, decode_commands
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.tokenization.factory import make_tokenizer
 from bert_serving.server.ventilator.ventilator import Ventilator
-from inner_part import LIMIT, InnerPart
+from process_harness import LIMIT, InnerPart
 from servers import wait_until
 
 REQUEST = [b"client", json.dumps(["hello world"]).encode(), b"1", b"1"]

@@ -10,7 +10,7 @@ import pytest
 from bert_serving.server import BertServer
 from bert_serving.server.config.server_config import get_args_parser
 from bert_serving.server.supervisor import supervisor
-from misfortune import HERE
+from fault_helpers import HERE
 from servers import TINY, free_ports, wait_until
 
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bert_serving.client import BertClient
-from misfortune import Crowd, Raw, assert_true, connect, faulty, open_files, suspended, texts
+from fault_helpers import Crowd, Raw, assert_true, connect, faulty, open_files, suspended, texts
 from servers import serving, wait_until
 
 PARTS = ["sink", "ventilator", "worker-0"]

@@ -14,7 +14,7 @@ from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import Dispatcher
 from bert_serving.server.scheduling.jobs import Job, Part
 from bert_serving.server.tokenization.tokenizer import Tokenized
-from inner_part import LIMIT, tiny_config
+from process_harness import LIMIT, tiny_config
 
 SMALL_BATCHES = ("-max_batch_size", "4")
 EPOCH = 5

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import zmq
+from dispatcher_harness import EPOCH, SMALL_BATCHES, Batches, part_word
 
-from batches import EPOCH, SMALL_BATCHES, Batches, part_word
 from bert_serving.client.protocol import parse_reply
 from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
@@ -21,7 +21,7 @@ from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.scheduling.dispatcher import TELL_AFTER
 from bert_serving.server.sink.sink import Sink
 from bert_serving.server.sink.sync_barrier import MAX_SWEEPS, SyncBarrier
-from inner_part import InnerPart
+from process_harness import InnerPart
 from servers import wait_until
 
 # ---------------------------------------------------------------- the dispatcher
