@@ -242,7 +242,7 @@ def test_restarted_parts_are_guarded_too(keys: Path) -> None:
     with serving("-auth_keys", str(keys)) as server, connect(server, keys, "alice") as client:
         client.encode(["hello world"])
         for part in ("ventilator", "sink"):
-            server.part(part).kill()
+            server.child(part).kill()
             assert client.encode(["hello world"]).shape == (1, 32)
         with pytest.raises(ServerUnreachableError):
             BertClient(port=server.port, port_out=server.port_out, connect_timeout=1500)

@@ -142,7 +142,7 @@ def memory() -> tuple[int, int]:
 def test_a_worker_that_dies_on_a_gpu_is_replaced_and_nothing_is_lost(engine: str) -> None:
     with served("-engine", engine, "-device_map", "0", "-dtype", "fp32") as (server, client):
         expected = client.encode(texts(500))
-        killed = threading.Timer(0.2, server.part("worker-0").kill)
+        killed = threading.Timer(0.2, server.child("worker-0").kill)
         killed.start()
         for _ in range(5):
             np.testing.assert_allclose(client.encode(texts(500)), expected, rtol=0, atol=1e-4)

@@ -103,7 +103,7 @@ def stuck(http_timeout: int) -> Iterator[tuple[HttpServer, psutil.Process]]:
     """A server whose worker stands still, until it is resumed."""
     options = ["-http_max_connect", "2", "-http_timeout", str(http_timeout), "-heartbeat_timeout", "120"]
     with serving_http("-engine", "zeros", *options) as server:
-        worker = server.server.part("worker-0")
+        worker = server.server.child("worker-0")
         worker.suspend()
         try:
             yield server, worker
@@ -161,7 +161,7 @@ def test_who_hangs_up_while_waiting_costs_nothing() -> None:
 
 def test_a_ventilator_that_stands_still_gives_no_500() -> None:
     with serving_http("-engine", "zeros", "-http_timeout", "1", "-heartbeat_timeout", "120") as server:
-        ventilator = server.server.part("ventilator")
+        ventilator = server.server.child("ventilator")
         ventilator.suspend()
         try:
             for path in ("/status/server", "/readyz", "/ping"):
@@ -179,9 +179,9 @@ def test_a_ventilator_that_stands_still_gives_no_500() -> None:
 def test_a_restarted_ventilator_and_http_process_continue() -> None:
     with serving_http("-engine", "zeros") as server:
         assert server.call("/encode", {"texts": ["a"]}).status == 200
-        server.server.part("ventilator").kill()
+        server.server.child("ventilator").kill()
         assert server.call("/encode", {"texts": ["a"]}).status == 200
-        server.server.part("http").kill()
+        server.server.child("http").kill()
 
         def answers() -> bool:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -194,7 +194,7 @@ def test_a_restarted_ventilator_and_http_process_continue() -> None:
 
 def test_stopping_finishes_running_requests_and_refuses_new_ones() -> None:
     with serving_http("-engine", "zeros", "-max_batch_size", "4", "-heartbeat_timeout", "120") as server:
-        worker = server.server.part("worker-0")
+        worker = server.server.child("worker-0")
         worker.suspend()
         body = {"texts": [f"hello world {i}" for i in range(2000)]}
         thread, running = start_at_once(3, lambda index: server.call("/encode", body, timeout=120))

@@ -82,7 +82,7 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_at_once() -> None:
 def test_sigkill_of_the_main_process_leaves_nothing(tmp_path: Path) -> None:
     server = Server(env={"ZEROMQ_SOCK_TMP_DIR": str(tmp_path)}).wait_ready()
     children = server.children()
-    server.part("worker-0").suspend()  # one that cannot see by itself that it is alone
+    server.child("worker-0").suspend()  # one that cannot see by itself that it is alone
     server.process.kill()
     server.process.wait(60)
     is_gone(server, children)
@@ -123,7 +123,7 @@ def test_stopping_finishes_what_was_accepted() -> None:
         texts = [f"hello world {i}" for i in range(3000)]
         vectors: list[np.ndarray] = []
         thread = threading.Thread(target=lambda: vectors.append(client.encode(texts)), daemon=True)
-        worker = server.part("worker-0")
+        worker = server.child("worker-0")
         worker.suspend()  # so that it is not done before it is looked at
         thread.start()
         with connect(server) as other:
@@ -213,7 +213,7 @@ def test_a_killed_worker_costs_nobody_a_request() -> None:
             thread.start()
         wait_until(lambda: len(results) >= 8, what="the load to run")
         for name in ("worker-0", "worker-1"):
-            server.part(name).kill()
+            server.child(name).kill()
             wait_until(lambda: client.server_status["num_restarts"] >= 1, what="a restart")
         for thread in threads:
             thread.join(120)
@@ -228,7 +228,7 @@ def test_a_killed_worker_costs_nobody_a_request() -> None:
 def test_a_dead_part_is_brought_back_on_the_same_port(part: str) -> None:
     with serving() as server, connect(server) as client:
         before = client.encode(["hello world"])
-        server.part(part).kill()
+        server.child(part).kill()
         after = client.encode(["hello world"])
         np.testing.assert_allclose(after, before, atol=1e-6)
         wait_until(lambda: client.server_status["state"] == "ready", what="the server to be whole again")
@@ -238,7 +238,7 @@ def test_a_dead_part_is_brought_back_on_the_same_port(part: str) -> None:
 def test_a_hung_worker_is_replaced() -> None:
     with serving("-heartbeat_timeout", "3") as server, connect(server) as client:
         client.encode(["hello world"])
-        worker = server.part("worker-0")
+        worker = server.child("worker-0")
         worker.suspend()
         assert client.encode(["hello world"]).shape == (1, 32)
         assert "no sign of life" in server.log

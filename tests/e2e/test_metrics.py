@@ -147,7 +147,7 @@ def test_a_reply_tells_its_timing_if_asked(server: HttpServer) -> None:
 def test_waiting_counts_as_waiting(server: HttpServer) -> None:
     """Three requests come in while the worker is held up; it computes none of them before it goes on."""
     timings: list[dict[str, float]] = []
-    worker = server.server.part("worker-0")
+    worker = server.server.child("worker-0")
 
     def all_wait() -> bool:
         queue = server.call("/status/server").json["queue"]

@@ -103,7 +103,7 @@ class Raw:
         self.close()
 
 
-class CuttingProxy:
+class FlakyProxy:
     """A TCP proxy on a port of its own, which cuts connections after random numbers of bytes.
 
     Args:
@@ -169,14 +169,14 @@ class CuttingProxy:
         self._listener.close()
         self.cut_all()
 
-    def __enter__(self) -> CuttingProxy:
+    def __enter__(self) -> FlakyProxy:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
 
-class Crowd:
+class ThreadGroup:
     """Threads that use the server; an exception in one of them is raised by :meth:`join`."""
 
     def __init__(self) -> None:
@@ -201,7 +201,7 @@ class Crowd:
             raise self._errors[0]
         return any(thread.is_alive() for thread in self._threads)
 
-    def __enter__(self) -> Crowd:
+    def __enter__(self) -> ThreadGroup:
         return self
 
     def __exit__(self, *exception: object) -> None:

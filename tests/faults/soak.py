@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from fault_engines.faulty import DIE, RAISE  # noqa: E402
 
 from bert_serving.client import BertClient  # noqa: E402
-from fault_helpers import Crowd, CuttingProxy, Raw, connect, faulty, memory, open_files, texts, truth  # noqa: E402
+from fault_helpers import FlakyProxy, Raw, ThreadGroup, connect, faulty, memory, open_files, texts, truth  # noqa: E402
 from servers import Server, serving, wait_until  # noqa: E402
 
 NUM_TEXTS = 2000
@@ -41,7 +41,7 @@ class Soak:
 
     def __init__(self, server: Server, seconds: float, engine: str) -> None:
         self.server, self.seconds, self.is_faulty = server, seconds, engine.startswith("fault_engines.")
-        self.crowd, self.counts, self.lock = Crowd(), Counter[str](), threading.Lock()
+        self.threads, self.counts, self.lock = ThreadGroup(), Counter[str](), threading.Lock()
         self.latencies: list[float] = []
         self.is_calm = False
         self.texts = texts(NUM_TEXTS)
@@ -51,22 +51,22 @@ class Soak:
     def run(self) -> None:
         server = self.server
         with (
-            self.crowd,
-            CuttingProxy(server.port, 200_000, 1) as requests,
-            CuttingProxy(server.port_out, 2_000_000, 2) as results,
+            self.threads,
+            FlakyProxy(server.port, 200_000, 1) as requests,
+            FlakyProxy(server.port_out, 2_000_000, 2) as results,
         ):
             for _ in range(3):
-                self.crowd.start(self.many, server.port, server.port_out, 300)
+                self.threads.start(self.many, server.port, server.port_out, 300)
             for _ in range(3):
-                self.crowd.start(self.many, server.port, server.port_out, 2)
-            self.crowd.start(self.many, requests.port, results.port, 40)
-            self.crowd.start(self.pipelined)
-            self.crowd.start(self.passers_by)
+                self.threads.start(self.many, server.port, server.port_out, 2)
+            self.threads.start(self.many, requests.port, results.port, 40)
+            self.threads.start(self.pipelined)
+            self.threads.start(self.passers_by)
             if self.is_faulty:
-                self.crowd.start(self.poison)
+                self.threads.start(self.poison)
             self.disturb()
-            self.crowd.stopped.set()
-            self.crowd.join(120)
+            self.threads.stopped.set()
+            self.threads.join(120)
 
     # ---------------------------------------------------------------- the load
 
@@ -80,7 +80,7 @@ class Soak:
         """Requests of ``size`` texts, one after the other."""
         choice = random.Random(size)
         with BertClient(port=port, port_out=port_out, timeout=120_000, connect_timeout=60_000) as client:
-            while not self.crowd.stopped.is_set():
+            while not self.threads.stopped.is_set():
                 first = choice.randrange(NUM_TEXTS - size)
                 begun = time.monotonic()
                 vectors = client.encode(self.texts[first : first + size])
@@ -92,10 +92,10 @@ class Soak:
     def pipelined(self) -> None:
         """Many requests at once, read late."""
         with connect(self.server, timeout=120_000, connect_timeout=60_000) as client:
-            while not self.crowd.stopped.is_set():
+            while not self.threads.stopped.is_set():
                 for first in range(0, 1000, 10):
                     client.encode(self.texts[first : first + 10], blocking=False)
-                self.crowd.stopped.wait(1)
+                self.threads.stopped.wait(1)
                 answers = client.fetch_all()
                 assert len(answers) == 100
                 for index, vectors in enumerate(answers):
@@ -103,7 +103,7 @@ class Soak:
 
     def passers_by(self) -> None:
         """Clients that come and go, some without taking what they asked for."""
-        while not self.crowd.stopped.wait(0.2):
+        while not self.threads.stopped.wait(0.2):
             with Raw(self.server, b"passer-by %d" % random.randrange(10**6)) as client:
                 client.send(self.texts[:50])
                 if random.random() < 0.5 and client.sub.poll(5000):
@@ -114,7 +114,7 @@ class Soak:
     def poison(self) -> None:
         """Now and then a text that the engine cannot stand."""
         with connect(self.server, timeout=120_000, connect_timeout=60_000) as client:
-            while not self.crowd.stopped.wait(2):
+            while not self.threads.stopped.wait(2):
                 word = DIE if not self.is_calm and random.random() < 0.05 else RAISE
                 try:
                     client.encode([*self.texts[:20], f"hello {word}"])
@@ -130,7 +130,7 @@ class Soak:
             """The part, once it is there: a poisonous text may just have ended it too."""
             while True:
                 try:
-                    return self.server.part(name)
+                    return self.server.child(name)
                 except AssertionError:
                     if self.server.process.poll() is not None:
                         raise
@@ -158,18 +158,18 @@ class Soak:
             self.counts[name] += 1
             turn += 1
             seen = sum(self.counts[k] for k in self.counts if k.startswith("texts"))
-            if self.crowd.stopped.wait(PAUSE):
+            if self.threads.stopped.wait(PAUSE):
                 break
             now = sum(self.counts[k] for k in self.counts if k.startswith("texts"))
             assert now > seen, f"nothing was answered in {PAUSE} s after: {name}"
             print(f"{time.monotonic() - started:6.0f} s  {name:20}  {(now - seen) / PAUSE:7.0f} texts/s", flush=True)
-        self.crowd.is_busy()  # raises what a client met
+        self.threads.is_busy()  # raises what a client met
         self.is_calm = True
         with connect(self.server, timeout=60_000) as client:
             wait_until(lambda: client.server_status["state"] == "ready", 60, "all parts to be back")
-        self.crowd.stopped.wait(min(60.0, self.seconds / 12))  # what is new gets warm
+        self.threads.stopped.wait(min(60.0, self.seconds / 12))  # what is new gets warm
         sizes, files = [memory(self.server)], [open_files(self.server)]
-        while time.monotonic() - started < self.seconds and not self.crowd.stopped.wait(5):
+        while time.monotonic() - started < self.seconds and not self.threads.stopped.wait(5):
             sizes.append(memory(self.server))
             files.append(open_files(self.server))
         self.report(sizes, files)

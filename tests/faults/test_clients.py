@@ -15,7 +15,7 @@ import pytest
 import zmq
 from fault_engines.faulty import SLOW
 
-from fault_helpers import Crowd, Raw, assert_true, connect, faulty, memory, suspended, text, texts
+from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, memory, suspended, text, texts
 from servers import Server, wait_until
 
 OLD_CLIENT = Path(__file__).resolve().parents[1] / "legacy" / "py3"
@@ -64,10 +64,10 @@ def test_3000_unread_results_are_all_there_for_the_old_client(server: Server) ->
         assert float(total) == pytest.approx(float(client.encode(texts(3000)).sum()), rel=1e-4)
 
 
-def flood(server: Server, crowd: Crowd, is_deaf: bool, answered: list[bytes]) -> None:
+def flood(server: Server, threads: ThreadGroup, is_deaf: bool, answered: list[bytes]) -> None:
     """200 texts a hundred times a second, read as they come or never."""
     with Raw(server, b"flood", receive_buffer=4096 if is_deaf else 0) as client:
-        while not crowd.stopped.wait(0.01):
+        while not threads.stopped.wait(0.01):
             client.send(texts(200))
             while not is_deaf and client.sub.poll(0):
                 answered.append(client.receive()[0])
@@ -90,9 +90,9 @@ def test_who_never_reads_costs_bounded_memory_and_delays_nobody() -> None:
     with faulty("-result_memory", str(limit), "-max_batch_size", "64") as server:
         medians = {}
         for is_deaf in (False, True):
-            with Crowd() as crowd:
+            with ThreadGroup() as threads:
                 answered: list[bytes] = []
-                crowd.start(flood, server, crowd, is_deaf, answered)
+                threads.start(flood, server, threads, is_deaf, answered)
                 if is_deaf:
                     wait_until(lambda: "-result_memory" in server.log, 60, "the limit to be reached")
                 else:
@@ -101,8 +101,8 @@ def test_who_never_reads_costs_bounded_memory_and_delays_nobody() -> None:
                 seen = latencies(server)
                 assert memory(server)["sink"] < before + 2 * limit
                 medians[is_deaf] = seen[len(seen) // 2]
-                crowd.stopped.set()
-                crowd.join(60)
+                threads.stopped.set()
+                threads.join(60)
         assert memory(server)["sink"] < 150 * 2**20
         print(f"median beside a client that reads: {medians[False]:.4f} s, that does not: {medians[True]:.4f} s")
         assert medians[True] < 3 * medians[False] + 0.5
@@ -121,7 +121,10 @@ def test_work_of_a_client_that_left_is_dropped() -> None:
 def test_a_client_that_comes_back_in_time_gets_what_was_not_ready_when_it_left() -> None:
     with faulty("-max_batch_size", "1", "-heartbeat_timeout", "120") as server, connect(server) as observer:
         sent = [[f"{SLOW} {digit}"] for digit in range(8)]
-        with suspended(server.part("worker-0")), Raw(server, b"back soon") as client:  # nothing is ready when it leaves
+        with (
+            suspended(server.child("worker-0")),
+            Raw(server, b"back soon") as client,
+        ):  # nothing is ready when it leaves
             for sentences in sent:
                 client.send(sentences)
             wait_until(lambda: observer.server_status["statistic"]["num_data_request"] == 8, what="the requests")
@@ -187,7 +190,7 @@ def test_who_asks_learns_which_of_its_requests_are_not_known(server: Server) -> 
     """A client asks so after requests that wait long, and sends again what the server does not know."""
     with Raw(server, b"asks") as client, Raw(server, b"other") as other:
         other.last_id = 50
-        with suspended(server.part("worker-0")):
+        with suspended(server.child("worker-0")):
             client.send(texts(3))
             other.send(texts(3))
             wait_until(lambda: client.status()["queue"]["requests"] == 2, what="both requests")  # type: ignore[index]

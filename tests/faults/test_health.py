@@ -45,7 +45,7 @@ def test_a_server_that_lost_its_only_worker_is_not_ready(http_server: HttpServer
             # Killed as often as it comes back, so it is away at some look; but if none could ever start, that was all.
             if state(client) == "ready":
                 with contextlib.suppress(AssertionError, psutil.NoSuchProcess):
-                    server.part("worker-0").kill()
+                    server.child("worker-0").kill()
             return state(client) == "degraded" and http_server.call("/readyz").status == 503
 
         wait_until(is_seen_away, 60, "the loss to be noticed")
@@ -60,7 +60,7 @@ def test_a_worker_that_stands_still_is_not_counted_on(http_server: HttpServer) -
     with connect(server) as client:
         restarts = client.server_status["num_restarts"]
         wait_until(lambda: state(client) == "ready", 60, "the server to be ready")
-        with suspended(server.part("worker-0")):
+        with suspended(server.child("worker-0")):
             wait_until(lambda: state(client) == "degraded", 60, "the worker to be missed")
             wait_readyz(http_server, 503)
             assert http_server.call("/healthz").status == 200

@@ -57,7 +57,7 @@ def evils() -> Iterator[Evils]:
 
 
 def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server, evils: Evils) -> None:
-    """libzmq gives pending subscriptions to the wrong connections after such a message; see outbox.py.
+    """libzmq gives pending subscriptions to the wrong connections after such a message; see publisher.py.
 
     The sink is suspended meanwhile, so that it reads them together; ``tests/unit/test_result_publisher.py`` covers it.
     """
@@ -65,7 +65,7 @@ def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server
     with connect(server) as client:
         restarts = client.server_status["num_restarts"]
     clients = []
-    with suspended(server.part("sink")):
+    with suspended(server.child("sink")):
         for _ in range(3):
             evil.send(b"this is no subscription")
         clients.extend(Raw(server, b"honest %d" % index) for index in range(5))

@@ -115,7 +115,7 @@ def test_a_sink_without_memory_for_an_answer_says_so() -> None:
         connect(server) as client,
     ):
         client.encode(["hello"] * 100)
-        sink = server.part("sink")
+        sink = server.child("sink")
         sink.rlimit(psutil.RLIMIT_AS, (sink.memory_info().vms + 200 * 2**20,) * 2)
         with pytest.raises(TooLargeError, match="no memory for the vectors of 100000 texts: send fewer texts"):
             client.encode(["hello"] * 100_000, batch_size=None)
@@ -179,7 +179,7 @@ def test_lists_cost_no_more_than_their_message() -> None:
             assert info["error"]["type"] == kind, bomb[:20]  # type: ignore[index]
             assert message in info["error"]["message"]  # type: ignore[index]
         # The message itself is there a few times for a moment; its lists alone would be 21 times as much.
-        assert peak_memory(server.part("ventilator").pid) < before + 8 * len(bombs[0][0])
+        assert peak_memory(server.child("ventilator").pid) < before + 8 * len(bombs[0][0])
         assert other.server_status["num_restarts"] == 0
 
 

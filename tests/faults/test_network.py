@@ -11,7 +11,7 @@ from fault_engines.faulty import HANG
 
 from bert_serving.client import BertClient
 from bert_serving.client.errors import RequestTimeoutError, ServerUnreachableError
-from fault_helpers import HERE, Crowd, CuttingProxy, assert_true, connect, faulty, text, texts
+from fault_helpers import HERE, FlakyProxy, ThreadGroup, assert_true, connect, faulty, text, texts
 from servers import Server, wait_until
 
 
@@ -20,9 +20,9 @@ def test_connections_cut_at_random(seed: int) -> None:
     """Both ports behind a proxy that cuts a connection after some kilobytes: each request is answered once."""
     with (
         faulty(engine="steady") as server,
-        CuttingProxy(server.port, 4_000, seed) as requests,
-        CuttingProxy(server.port_out, 15_000, seed + 100) as results,
-        Crowd() as crowd,
+        FlakyProxy(server.port, 4_000, seed) as requests,
+        FlakyProxy(server.port_out, 15_000, seed + 100) as results,
+        ThreadGroup() as threads,
     ):
 
         def load(index: int) -> None:
@@ -38,17 +38,17 @@ def test_connections_cut_at_random(seed: int) -> None:
                     assert_true(vector, [text(number)])
 
         for index in range(6):
-            crowd.start(load, index)
-        crowd.join(120)
+            threads.start(load, index)
+        threads.join(120)
         assert requests.num_cut + results.num_cut >= 6
 
 
 def test_all_connections_cut_while_everybody_waits() -> None:
     with (
         faulty(engine="steady") as server,
-        CuttingProxy(server.port, 0) as requests,
-        CuttingProxy(server.port_out, 0) as results,
-        Crowd() as crowd,
+        FlakyProxy(server.port, 0) as requests,
+        FlakyProxy(server.port_out, 0) as results,
+        ThreadGroup() as threads,
         connect(server) as observer,
     ):
 
@@ -58,28 +58,28 @@ def test_all_connections_cut_while_everybody_waits() -> None:
                 assert_true(client.encode(mine), mine)
 
         for index in range(4):
-            crowd.start(load, index)
+            threads.start(load, index)
         for proxy in (results, requests, results):
             wait_until(lambda: observer.server_status["queue"]["sequences"] > 0, what="work to wait")
             proxy.cut_all()
-        crowd.join(120)
+        threads.join(120)
 
 
 def test_clients_carry_on_when_the_server_is_restarted() -> None:
     with faulty() as first:
         ports = ("-port", str(first.port), "-port_out", str(first.port_out))
-        with Crowd() as crowd:
+        with ThreadGroup() as threads:
             rounds = [0, 0, 0]
 
             def load(index: int) -> None:
                 with connect(first, connect_timeout=60_000) as client:
-                    while not crowd.stopped.is_set():
+                    while not threads.stopped.is_set():
                         mine = texts(20, 1000 * index + rounds[index] % 50)
                         assert_true(client.encode(mine), mine)
                         rounds[index] += 1
 
             for index in range(3):
-                crowd.start(load, index)
+                threads.start(load, index)
             wait_until(lambda: min(rounds) > 3, what="the load to run")
             current = first
             try:
@@ -92,8 +92,8 @@ def test_clients_carry_on_when_the_server_is_restarted() -> None:
                     current.wait_ready()
                     seen = list(rounds)
                     wait_until(lambda seen=seen: all(now > then + 3 for now, then in zip(rounds, seen, strict=True)))  # type: ignore[misc]
-                crowd.stopped.set()
-                crowd.join(60)
+                threads.stopped.set()
+                threads.join(60)
                 assert current.stop() == 0
             finally:
                 current.kill()
@@ -135,7 +135,7 @@ def test_a_server_that_does_not_answer_is_a_timeout() -> None:
 
 def test_half_a_message_harms_nobody() -> None:
     """A connection that breaks within a message leaves nothing of it, and others are served meanwhile."""
-    with faulty() as server, CuttingProxy(server.port, 0) as proxy, connect(server) as other:
+    with faulty() as server, FlakyProxy(server.port, 0) as proxy, connect(server) as other:
         with zmq.Context() as context, context.socket(zmq.PUSH) as push:
             push.setsockopt(zmq.LINGER, 0)
             push.connect(f"tcp://127.0.0.1:{proxy.port}")

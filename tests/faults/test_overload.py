@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from fault_helpers import Crowd, Raw, assert_true, connect, faulty, memory, texts  # noqa: E402
+from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, memory, texts  # noqa: E402
 from servers import wait_until  # noqa: E402
 
 #: What the engine ``steady`` computes in a second.
@@ -38,7 +38,7 @@ class Seen:
 
 def overload(seconds: float) -> Seen:
     """Offers three times what the engine can do, and small requests beside it; every answer is checked."""
-    with faulty("-max_queue_tokens", "200000", engine="steady") as server, Crowd() as crowd:
+    with faulty("-max_queue_tokens", "200000", engine="steady") as server, ThreadGroup() as threads:
         started = time.monotonic()
         num_tokens = BULK * TOKENS_OF_A_TEXT
         sent: list[int] = []
@@ -75,13 +75,13 @@ def overload(seconds: float) -> Seen:
                         queued.append(client.server_status["queue"]["tokens"])
 
         for index in range(3):
-            crowd.start(flood, index)
-        crowd.start(small)
+            threads.start(flood, index)
+        threads.start(small)
         wait_until(lambda: len(latencies) > 10, what="small requests to be answered")
         before = memory(server)
         wait_until(lambda: time.monotonic() - started > seconds, seconds + 30, what="the end of the flood")
         after = memory(server)
-        crowd.join(60 + 4 * seconds)
+        threads.join(60 + 4 * seconds)
         return Seen(sum(sent), answered, sorted(latencies), before, after, max(queued))
 
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bert_serving.client import BertClient
-from fault_helpers import Crowd, Raw, assert_true, connect, faulty, open_files, suspended, texts
+from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, open_files, suspended, texts
 from servers import serving, wait_until
 
 PARTS = ["sink", "ventilator", "worker-0"]
@@ -23,7 +23,11 @@ def is_whole(client: BertClient, restarts: int = 1) -> bool:
 
 @pytest.mark.parametrize("part", ["sink", "ventilator"])
 def test_clients_go_on_when_a_part_is_killed_again_and_again(part: str) -> None:
-    with faulty("-max_batch_size", "16", engine="steady") as server, Crowd() as crowd, connect(server) as observer:
+    with (
+        faulty("-max_batch_size", "16", engine="steady") as server,
+        ThreadGroup() as threads,
+        connect(server) as observer,
+    ):
         rounds = [0] * 6
 
         def load(index: int) -> None:
@@ -34,12 +38,12 @@ def test_clients_go_on_when_a_part_is_killed_again_and_again(part: str) -> None:
                     rounds[index] += 1
 
         for index in range(len(rounds)):
-            crowd.start(load, index)
+            threads.start(load, index)
         for kill in range(3):
-            wait_until(lambda kill=kill: sum(rounds) > 10 * (kill + 1) or not crowd.is_busy(), 60, "answers")  # type: ignore[misc]
-            server.part(part).kill()
+            wait_until(lambda kill=kill: sum(rounds) > 10 * (kill + 1) or not threads.is_busy(), 60, "answers")  # type: ignore[misc]
+            server.child(part).kill()
             wait_until(lambda kill=kill: is_whole(observer, kill + 1), 60, "all parts to be back")  # type: ignore[misc]
-        crowd.join(120)
+        threads.join(120)
         assert rounds == [12] * len(rounds)
         assert server.log.count(f"{part} ended") == 3
 
@@ -50,19 +54,19 @@ def test_no_request_hangs_when_the_sink_of_fast_workers_is_killed() -> None:
     with serving("-engine", "zeros", "-num_worker", "4") as server, connect(server, check_length=False) as client:
         client.encode(sentences[:10])
         for kill in range(6):
-            with Crowd() as crowd:
+            with ThreadGroup() as threads:
                 for _ in range(20):
-                    crowd.start(client.encode, sentences)
+                    threads.start(client.encode, sentences)
                 time.sleep(0.03 + 0.02 * kill)
-                server.part("sink").kill()
-                crowd.join(20)
+                server.child("sink").kill()
+                threads.join(20)
             wait_until(lambda kill=kill: is_whole(client, kill + 1), 20, "a new sink")  # type: ignore[misc]
         queue = client.server_status["queue"]
         assert (queue["requests"], queue["batches_in_flight"]) == (0, 0)
 
 
 def test_all_parts_killed_at_once() -> None:
-    with faulty(engine="steady") as server, Crowd() as crowd, connect(server) as observer:
+    with faulty(engine="steady") as server, ThreadGroup() as threads, connect(server) as observer:
         done: list[int] = []
 
         def load(index: int) -> None:
@@ -73,14 +77,14 @@ def test_all_parts_killed_at_once() -> None:
                     done.append(index)
 
         for index in range(4):
-            crowd.start(load, index)
+            threads.start(load, index)
         for kill in range(2):
             wait_until(lambda kill=kill: len(done) > 5 * (kill + 1), 60, "answers")  # type: ignore[misc]
             for part in PARTS:
-                server.part(part).kill()
+                server.child(part).kill()
             deaths = len(PARTS) * (kill + 1)
             wait_until(lambda deaths=deaths: is_whole(observer, deaths), 60, "all parts to be back")  # type: ignore[misc]
-        crowd.join(60)
+        threads.join(60)
         assert len(done) == 32
 
 
@@ -89,7 +93,7 @@ def test_a_client_of_version_1_10_works_again_on_its_next_request(part: str) -> 
     with faulty() as server, Raw(server, b"old client") as client, connect(server) as observer:
         sent = {client.send(texts(3)): texts(3)}
         assert client.receive()[2] is not None
-        server.part(part).kill()
+        server.child(part).kill()
         wait_until(lambda: is_whole(observer), 60, "the part to be back")
         # Its sockets connect again by themselves; what it sends before that is lost, as in 1.10.
         answered: set[bytes] = set()
@@ -115,7 +119,7 @@ def test_a_request_that_a_new_sink_finds_under_way_is_answered_once() -> None:
         Raw(server, b"old client") as client,
         connect(server) as observer,
     ):
-        worker = server.part("worker-0")
+        worker = server.child("worker-0")
         sent = {client.send(texts(100, 1000 * number)): texts(100, 1000 * number) for number in range(100)}
         answered = {client.receive()[0]}
 
@@ -129,7 +133,7 @@ def test_a_request_that_a_new_sink_finds_under_way_is_answered_once() -> None:
         # Otherwise the sink could die with answers that we had not read, or before it could say that they were out.
         with suspended(worker):
             wait_until(is_settled, what="the answers to be counted")
-            server.part("sink").kill()
+            server.child("sink").kill()
             wait_until(lambda: observer.server_status["num_restarts"] == 1, what="a new sink")
         # What was under way is computed again.
         seen: list[bytes] = []
@@ -144,7 +148,7 @@ def test_a_request_that_a_new_sink_finds_under_way_is_answered_once() -> None:
 
 def test_a_frozen_ventilator_is_replaced() -> None:
     with faulty("-heartbeat_timeout", "4") as server, connect(server) as client:
-        with suspended(server.part("ventilator")):
+        with suspended(server.child("ventilator")):
             assert_true(client.encode(texts(20)), texts(20))
         assert "ventilator is replaced: no sign of life" in server.log
 
@@ -173,7 +177,7 @@ def test_file_descriptors_do_not_grow_with_restarts() -> None:
         before = open_files(server)[supervisor]
         for kill in range(4):
             for part in PARTS:
-                server.part(part).kill()
+                server.child(part).kill()
             assert_true(client.encode(texts(5)), texts(5))
             deaths = len(PARTS) * (kill + 1)
             wait_until(lambda deaths=deaths: is_whole(client, deaths), 60, "all parts to be back")  # type: ignore[misc]

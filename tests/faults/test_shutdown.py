@@ -11,7 +11,7 @@ import pytest
 from fault_engines.faulty import HANG, SLOW
 
 from bert_serving.client.errors import DrainingError
-from fault_helpers import Crowd, Raw, assert_true, connect, faulty, suspended, texts
+from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, suspended, texts
 from servers import is_free, wait_until
 
 
@@ -24,7 +24,7 @@ def test_new_work_is_refused_with_a_reason_while_old_work_is_finished() -> None:
         results: list[np.ndarray] = []
         old = texts(9)
         thread = threading.Thread(target=lambda: results.append(client.encode(old)), daemon=True)
-        with suspended(server.part("worker-0")):  # the old work takes as long as all the rest here
+        with suspended(server.child("worker-0")):  # the old work takes as long as all the rest here
             thread.start()
             wait_until(lambda: late.status()["queue"]["requests"] == 1, what="the request to be accepted")  # type: ignore[index]
             server.process.send_signal(signal.SIGTERM)
@@ -72,7 +72,7 @@ def test_a_worker_that_dies_while_draining_is_replaced() -> None:
         sentences = texts(9)
         results: list[np.ndarray] = []
         thread = threading.Thread(target=lambda: results.append(client.encode(sentences)), daemon=True)
-        worker = server.part("worker-0")
+        worker = server.child("worker-0")
         with suspended(worker):  # until it dies: so it does, with work in its hands, and before the draining is over
             thread.start()
             with connect(server) as other:
@@ -97,21 +97,24 @@ def test_results_of_a_client_that_left_do_not_hold_up_the_end() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_hangup_replaces_the_workers_without_a_failed_request(workers: int) -> None:
-    with faulty("-num_worker", str(workers), "-max_batch_size", "16", engine="steady") as server, Crowd() as crowd:
+    with (
+        faulty("-num_worker", str(workers), "-max_batch_size", "16", engine="steady") as server,
+        ThreadGroup() as threads,
+    ):
         rounds = [0, 0, 0, 0]
 
         def load(index: int) -> None:
             with connect(server) as client:
-                while not crowd.stopped.is_set():
+                while not threads.stopped.is_set():
                     mine = texts(40, 1000 * index + rounds[index] % 50)
                     assert_true(client.encode(mine), mine)
                     rounds[index] += 1
 
         for index in range(len(rounds)):
-            crowd.start(load, index)
+            threads.start(load, index)
         wait_until(lambda: min(rounds) > 1, what="the load to run")
         names = [f"worker-{index}" for index in range(workers)]
-        before = [server.part(name).pid for name in names]
+        before = [server.child(name).pid for name in names]
         server.process.send_signal(signal.SIGHUP)
         with connect(server) as observer:
 
@@ -122,16 +125,16 @@ def test_hangup_replaces_the_workers_without_a_failed_request(workers: int) -> N
 
             wait_until(is_new, 60, "new workers")
             assert observer.server_status["num_restarts"] == 0
-        crowd.stopped.set()
-        crowd.join(60)
-        assert not {server.part(name).pid for name in names} & set(before)
+        threads.stopped.set()
+        threads.join(60)
+        assert not {server.child(name).pid for name in names} & set(before)
         assert " E:" not in server.log
 
 
 def test_hangup_while_a_worker_is_being_replaced_by_force() -> None:
     with faulty("-num_worker", "2") as server, connect(server) as client:
         client.encode(texts(10))
-        server.part("worker-1").kill()
+        server.child("worker-1").kill()
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: "worker-1 is replaced" in server.log, 60, "the last worker to be replaced")
         wait_until(lambda: client.server_status["state"] == "ready", what="all workers to be back")

@@ -12,8 +12,8 @@ import pytest
 from fault_engines.faulty import DIE, HANG, LOSE, NOT_FINITE, RAISE
 
 from bert_serving.client.errors import EncodingFailedError
-from bert_serving.server.supervisor.supervisor import MAX_FAILED_STARTS, PATIENT_CRASHES
-from fault_helpers import Crowd, Raw, assert_true, connect, faulty, suspended, text, texts
+from bert_serving.server.supervisor.supervisor import CRASH_LOOP_THRESHOLD, MAX_FAILED_STARTS
+from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, suspended, text, texts
 from servers import Server, wait_until
 
 
@@ -86,7 +86,7 @@ def test_many_deaths_in_a_row_do_not_end_the_service() -> None:
                 client.encode([f"hello {DIE} {number}"])
         assert server.process.poll() is None
         assert_true(client.encode(texts(50)), texts(50))
-        assert client.server_status["num_restarts"] == 10 > max(MAX_FAILED_STARTS, PATIENT_CRASHES)
+        assert client.server_status["num_restarts"] == 10 > max(MAX_FAILED_STARTS, CRASH_LOOP_THRESHOLD)
 
 
 def test_a_worker_that_lost_its_device_is_replaced() -> None:
@@ -133,7 +133,10 @@ def test_one_sequence_that_never_fits_is_an_error() -> None:
 
 
 def test_a_frozen_worker_is_replaced_and_its_batches_go_to_others() -> None:
-    with faulty("-num_worker", "2", "-heartbeat_timeout", "4", "-max_batch_size", "8") as server, Crowd() as crowd:
+    with (
+        faulty("-num_worker", "2", "-heartbeat_timeout", "4", "-max_batch_size", "8") as server,
+        ThreadGroup() as threads,
+    ):
         done = threading.Semaphore(0)
 
         def load(first: int) -> None:
@@ -144,11 +147,11 @@ def test_a_frozen_worker_is_replaced_and_its_batches_go_to_others() -> None:
                     done.release()
 
         for index in range(4):
-            crowd.start(load, 10_000 * index)
+            threads.start(load, 10_000 * index)
         assert done.acquire(timeout=60)
-        worker = server.part("worker-0")
+        worker = server.child("worker-0")
         with suspended(worker):
-            crowd.join(90)
+            threads.join(90)
             assert psutil.wait_procs([worker], timeout=60)[0]
         assert "no sign of life" in server.log
 
@@ -162,7 +165,7 @@ def test_a_worker_killed_every_second_under_load() -> None:
     with (
         faulty("-num_worker", "2", "-max_batch_size", "32", engine="steady") as server,
         connect(server) as observer,
-        Crowd() as crowd,
+        ThreadGroup() as threads,
     ):
         answers: list[int] = []
         kills = 0
@@ -170,7 +173,7 @@ def test_a_worker_killed_every_second_under_load() -> None:
         def load(index: int) -> None:
             with connect(server) as client:
                 for round_ in itertools.count():
-                    if crowd.stopped.is_set() or (round_ >= 25 and kills >= 3):
+                    if threads.stopped.is_set() or (round_ >= 25 and kills >= 3):
                         break
                     mine = texts(50, 100_000 * index + 50 * round_)
                     assert_true(client.encode(mine), mine)
@@ -178,18 +181,18 @@ def test_a_worker_killed_every_second_under_load() -> None:
 
         def is_time_to_kill() -> bool:
             facts = observer.server_status
-            return not crowd.is_busy() or (facts["state"] == "ready" and facts["num_restarts"] >= kills)
+            return not threads.is_busy() or (facts["state"] == "ready" and facts["num_restarts"] >= kills)
 
         started = time.monotonic()
         for index in range(16):
-            crowd.start(load, index)
-        while crowd.is_busy():
+            threads.start(load, index)
+        while threads.is_busy():
             wait_until(is_time_to_kill, 60, "both workers")
-            if crowd.is_busy():
-                server.part(f"worker-{kills % 2}").kill()
+            if threads.is_busy():
+                server.child(f"worker-{kills % 2}").kill()
                 kills += 1
-                crowd.stopped.wait(1)
-        crowd.join(60)
+                threads.stopped.wait(1)
+        threads.join(60)
         print(f"{sum(answers)} sentences, {kills} kills, {time.monotonic() - started:.1f} s")
         assert sum(answers) >= 20_000
         assert kills >= 3

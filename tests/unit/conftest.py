@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from dispatcher_harness import Batches
+from dispatcher_harness import DispatcherHarness
 
 from fake_server import FakeServer, run_fake_server
 
@@ -26,7 +26,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def batches() -> Iterator[Batches]:
-    batches = Batches()
-    yield batches
-    batches.context.destroy(linger=0)
+def harness() -> Iterator[DispatcherHarness]:
+    harness = DispatcherHarness()
+    yield harness
+    harness.context.destroy(linger=0)

@@ -8,7 +8,7 @@ import zmq
 from bert_serving.server.errors import RequestError
 from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
-from bert_serving.server.ipc.messages import BatchMessage, Word, decode_commands
+from bert_serving.server.ipc.messages import BatchMessage, Command, decode_commands
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import Dispatcher
@@ -20,16 +20,16 @@ SMALL_BATCHES = ("-max_batch_size", "4")
 EPOCH = 5
 
 
-def part_word(job: int, size: int = 1, note: bytes | None = b"{}", identity: bytes = b"me") -> Word:
+def announcement(job: int, size: int = 1, note: bytes | None = b"{}", identity: bytes = b"me") -> Command:
     return [commands.JOB_CHUNK, u64(job), u64(size), identity, b"7", u64(0), b"", *([] if note is None else [note])]
 
 
-class Batches:
+class DispatcherHarness:
     """A dispatcher, the workers' ends of its socket, and what it said."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.told: list[Word] = []
+        self.told: list[Command] = []
         self.failures: list[tuple[Job, RequestError]] = []
         self.context = zmq.Context()
         router = make_socket(self.context, zmq.ROUTER, ROUTER_MANDATORY=1)
@@ -51,7 +51,7 @@ class Batches:
         self.failures.append((job, error))
         self.dispatcher.drop(job)
 
-    def hire(self, name: bytes) -> None:
+    def add_worker(self, name: bytes) -> None:
         self.workers[name] = make_socket(self.context, zmq.DEALER, IDENTITY=name)
         self.workers[name].connect("inproc://dispatch")
         self.workers[name].send(b"here")
@@ -59,7 +59,7 @@ class Batches:
         self.dispatcher.router.recv_multipart()
         self.dispatcher.hello(name, {"max_tokens": 4096})
 
-    def ask(self, size: int = 1, is_last: bool = True, job: Job | None = None) -> tuple[Job, Word]:
+    def ask(self, size: int = 1, is_last: bool = True, job: Job | None = None) -> tuple[Job, Command]:
         """A request of so many texts, or a part of one."""
         self.count += 1
         if job is None:
@@ -69,12 +69,12 @@ class Batches:
         tokenized = Tokenized(ids, None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0)
         part = Part(job, 0, tokenized)
         job.parts.append(part)
-        word = part_word(job.id, size, b"{}" if is_last else None)
+        word = announcement(job.id, size, b"{}" if is_last else None)
         self.dispatcher.add(part, word)
         return job, word
 
-    def batch(self, worker: bytes) -> tuple[BatchMessage, list[Word]]:
+    def batch(self, worker: bytes) -> tuple[BatchMessage, list[Command]]:
         self.dispatcher.dispatch()
         assert self.workers[worker].poll(LIMIT), "no batch"
         message = BatchMessage.from_frames(self.workers[worker].recv_multipart(copy=False))
-        return message, decode_commands(message.words) if message.words else []
+        return message, decode_commands(message.announcements) if message.announcements else []

@@ -28,7 +28,7 @@ def tiny_config(*args: str) -> ServerConfig:
     return ServerConfig.from_args(get_args_parser().parse_args(argv))
 
 
-class InnerPart:
+class ProcessHarness:
     """What a part is made with, and the supervisor's end of its control line. ``start`` it before it is closed."""
 
     def __init__(self, name: str, *args: str) -> None:
@@ -36,7 +36,7 @@ class InnerPart:
         self.config = tiny_config(*args)
         self.addresses = Addresses.new()
         options = {"drift": None, "access": {"folder": None}}
-        self.link = ProcessContext(name, self.config, self.addresses, options, get_logger(name))
+        self.process = ProcessContext(name, self.config, self.addresses, options, get_logger(name))
         self.context = zmq.Context()
         self.context.setsockopt(zmq.RCVTIMEO, LIMIT)
         self.context.setsockopt(zmq.SNDTIMEO, LIMIT)
@@ -58,5 +58,5 @@ class InnerPart:
         self.thread.join(LIMIT / 1000)
         assert not self.thread.is_alive(), f"the {self.name} does not stop"  # and sockets in use must not be closed
         self.context.destroy(linger=0)
-        self.link.context.destroy(linger=0)
+        self.process.context.destroy(linger=0)
         shutil.rmtree(self.addresses.folder)

@@ -11,97 +11,97 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import zmq
-from dispatcher_harness import EPOCH, SMALL_BATCHES, Batches, part_word
+from dispatcher_harness import EPOCH, SMALL_BATCHES, DispatcherHarness, announcement
 
 from bert_serving.client.protocol import parse_reply
 from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
-from bert_serving.server.ipc.messages import Result, Word, decode_commands, encode_commands
+from bert_serving.server.ipc.messages import Command, Result, decode_commands, encode_commands
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.scheduling.dispatcher import TELL_AFTER
 from bert_serving.server.sink.sink import Sink
 from bert_serving.server.sink.sync_barrier import MAX_SWEEPS, SyncBarrier
-from process_harness import InnerPart
+from process_harness import ProcessHarness
 from servers import wait_until
 
 # ---------------------------------------------------------------- the dispatcher
 
 
-def test_the_word_of_a_short_request_travels_with_its_batch(batches: Batches) -> None:
-    _, first = batches.ask()
-    _, second = batches.ask(2)
-    batches.hire(b"a")
-    assert batches.batch(b"a")[1] == [first, second]
-    assert batches.told == []
+def test_the_word_of_a_short_request_travels_with_its_batch(harness: DispatcherHarness) -> None:
+    _, first = harness.ask()
+    _, second = harness.ask(2)
+    harness.add_worker(b"a")
+    assert harness.batch(b"a")[1] == [first, second]
+    assert harness.told == []
 
 
-def test_of_a_request_in_several_batches_the_sink_is_told_first(batches: Batches) -> None:
-    _, word = batches.ask(6)
-    batches.hire(b"a")
-    assert batches.batch(b"a")[1] == []
-    assert batches.told == [word]
+def test_of_a_request_in_several_batches_the_sink_is_told_first(harness: DispatcherHarness) -> None:
+    _, word = harness.ask(6)
+    harness.add_worker(b"a")
+    assert harness.batch(b"a")[1] == []
+    assert harness.told == [word]
 
 
-def test_of_a_request_that_is_not_all_here_the_sink_is_told_at_once(batches: Batches) -> None:
-    _, word = batches.ask(1, is_last=False)
-    assert batches.told == [word]
+def test_of_a_request_that_is_not_all_here_the_sink_is_told_at_once(harness: DispatcherHarness) -> None:
+    _, word = harness.ask(1, is_last=False)
+    assert harness.told == [word]
 
 
-def test_the_word_goes_again_when_a_worker_dies(batches: Batches) -> None:
-    _, word = batches.ask()
-    batches.hire(b"a")
-    assert batches.batch(b"a")[1] == [word]
-    batches.dispatcher.lost(b"a")
-    batches.hire(b"b")
-    message, words = batches.batch(b"b")
+def test_the_word_goes_again_when_a_worker_dies(harness: DispatcherHarness) -> None:
+    _, word = harness.ask()
+    harness.add_worker(b"a")
+    assert harness.batch(b"a")[1] == [word]
+    harness.dispatcher.lost(b"a")
+    harness.add_worker(b"b")
+    message, words = harness.batch(b"b")
     assert words == [word]
-    assert len(batches.dispatcher.done(message.id, 0.0)) == 1
-    batches.now += 2 * TELL_AFTER
-    batches.dispatcher.tell_of_old()
-    assert batches.told == []  # nothing is left of it
+    assert len(harness.dispatcher.done(message.id, 0.0)) == 1
+    harness.now += 2 * TELL_AFTER
+    harness.dispatcher.tell_of_old()
+    assert harness.told == []  # nothing is left of it
 
 
-def test_the_sink_is_told_of_a_request_that_is_split_after_a_failure(batches: Batches) -> None:
-    _, word = batches.ask(2)
-    batches.hire(b"a")
-    message, words = batches.batch(b"a")
+def test_the_sink_is_told_of_a_request_that_is_split_after_a_failure(harness: DispatcherHarness) -> None:
+    _, word = harness.ask(2)
+    harness.add_worker(b"a")
+    message, words = harness.batch(b"a")
     assert words == [word]
-    batches.dispatcher.failed(b"a", message.id, "error", "it does not work")
-    assert batches.batch(b"a")[1] == []
-    assert batches.told == [word]
+    harness.dispatcher.failed(b"a", message.id, "error", "it does not work")
+    assert harness.batch(b"a")[1] == []
+    assert harness.told == [word]
 
 
-def test_nothing_is_said_of_a_request_that_failed(batches: Batches) -> None:
-    job, word = batches.ask()
-    batches.hire(b"a")
-    message, words = batches.batch(b"a")
+def test_nothing_is_said_of_a_request_that_failed(harness: DispatcherHarness) -> None:
+    job, word = harness.ask()
+    harness.add_worker(b"a")
+    message, words = harness.batch(b"a")
     assert words == [word]
-    batches.dispatcher.failed(b"a", message.id, "error", "it does not work")
-    assert [failed for failed, _ in batches.failures] == [job]
-    batches.now += 2 * TELL_AFTER
-    batches.dispatcher.tell_of_old()
-    assert batches.told == []
+    harness.dispatcher.failed(b"a", message.id, "error", "it does not work")
+    assert [failed for failed, _ in harness.failures] == [job]
+    harness.now += 2 * TELL_AFTER
+    harness.dispatcher.tell_of_old()
+    assert harness.told == []
 
 
-def test_the_sink_hears_of_requests_that_wait_long(batches: Batches) -> None:
-    _, old = batches.ask()
-    batches.now += TELL_AFTER + 0.1
-    _, new = batches.ask()
-    batches.dispatcher.tell_of_old()
-    assert batches.told == [old]
-    batches.hire(b"a")
-    assert batches.batch(b"a")[1] == [new]
+def test_the_sink_hears_of_requests_that_wait_long(harness: DispatcherHarness) -> None:
+    _, old = harness.ask()
+    harness.now += TELL_AFTER + 0.1
+    _, new = harness.ask()
+    harness.dispatcher.tell_of_old()
+    assert harness.told == [old]
+    harness.add_worker(b"a")
+    assert harness.batch(b"a")[1] == [new]
 
 
 # ---------------------------------------------------------------- the sink
 
 
-class Around(InnerPart):
+class Around(ProcessHarness):
     """A sink in a thread, the ends of its sockets, and a client that reads."""
 
     def __init__(self) -> None:
         super().__init__("sink", *SMALL_BATCHES)
-        self.sink = Sink(self.link, 64)
+        self.sink = Sink(self.process, 64)
         self.ventilator = make_socket(self.context, zmq.DEALER)
         self.ventilator.connect(self.addresses.link)
         self.worker = make_socket(self.context, zmq.PUSH)
@@ -113,22 +113,22 @@ class Around(InnerPart):
         [request] = self.receive()
         assert request[0] == commands.SYNC_REQUEST
         self.nonce = request[1]
-        wait_until(lambda: self.sink.outbox.has_reader(b"me"))
+        wait_until(lambda: self.sink.publisher.has_reader(b"me"))
 
     def sync(self, epoch: int = EPOCH, first_batch: int = 0) -> None:
         """Answers the sink's SYNC_REQUEST."""
         self.tell([commands.SYNC, u64(epoch), u64((epoch << 40) + first_batch), self.nonce])
         wait_until(lambda: self.sink.barrier.is_synced)
 
-    def receive(self) -> list[Word]:
+    def receive(self) -> list[Command]:
         """The next commands of the sink for the ventilator."""
         return decode_commands(self.ventilator.recv())
 
-    def tell(self, *words: Word) -> None:
+    def tell(self, *words: Command) -> None:
         self.ventilator.send(encode_commands(words))
 
     def send_result(
-        self, batch: int, jobs: list[int], words: list[Word], value: float = 1.0, epoch: int = EPOCH
+        self, batch: int, jobs: list[int], words: list[Command], value: float = 1.0, epoch: int = EPOCH
     ) -> None:
         """Sends the rows of a batch, one of each job."""
         manifest = np.array([[job, 0] for job in jobs], np.int64)
@@ -138,7 +138,7 @@ class Around(InnerPart):
         )
         self.worker.send_multipart(result.frames())
 
-    def give(self, batch: int, jobs: list[int], words: list[Word], value: float = 1.0) -> None:
+    def give(self, batch: int, jobs: list[int], words: list[Command], value: float = 1.0) -> None:
         """Sends the rows of a batch, one of each job, and waits until the sink has them."""
         self.send_result(batch, jobs, words, value)
         [done] = self.receive()
@@ -181,14 +181,14 @@ def job(number: int, epoch: int = EPOCH) -> int:
 
 
 def test_rows_that_bring_their_word_are_published(around: Around) -> None:
-    around.give(1, [job(1), job(2)], [part_word(job(1)), part_word(job(2))])
+    around.give(1, [job(1), job(2)], [announcement(job(1)), announcement(job(2))])
     assert around.answers() == [1.0, 1.0]
 
 
 def test_a_batch_that_was_computed_twice_is_published_once(around: Around) -> None:
-    around.give(1, [job(1)], [part_word(job(1))])
-    around.give(2, [job(1)], [part_word(job(1))], value=2.0)
-    around.tell(part_word(job(1)))  # and if half of a larger batch comes again, the word comes alone
+    around.give(1, [job(1)], [announcement(job(1))])
+    around.give(2, [job(1)], [announcement(job(1))], value=2.0)
+    around.tell(announcement(job(1)))  # and if half of a larger batch comes again, the word comes alone
     around.give(3, [job(1)], [], value=3.0)
     assert around.answers() == [1.0]
     assert not around.sink.jobs
@@ -197,18 +197,18 @@ def test_a_batch_that_was_computed_twice_is_published_once(around: Around) -> No
 def test_later_jobs_do_not_make_earlier_ones_finished(around: Around) -> None:
     """Rows that overtake the word of their job wait for it, also when a later job was published meanwhile."""
     around.give(1, [job(1)], [], value=1.0)
-    around.give(2, [job(2)], [part_word(job(2))], value=2.0)
-    around.tell(part_word(job(1)))
+    around.give(2, [job(2)], [announcement(job(2))], value=2.0)
+    around.tell(announcement(job(1)))
     wait_until(lambda: not around.sink.jobs and not around.sink.early)
     assert around.answers() == [2.0, 1.0]
 
 
 def test_rows_may_come_before_the_word_of_their_job_though_later_jobs_are_known(around: Around) -> None:
     """A job that waits is told of when its first batch leaves, after jobs that came later and were told at once."""
-    around.tell(part_word(job(2), size=2))
+    around.tell(announcement(job(2), size=2))
     around.give(1, [job(1)], [], value=1.0)
     assert around.answers() == []
-    around.tell(part_word(job(1)))
+    around.tell(announcement(job(1)))
     wait_until(lambda: not around.sink.early)
     assert around.answers() == [1.0]
 
@@ -216,18 +216,18 @@ def test_rows_may_come_before_the_word_of_their_job_though_later_jobs_are_known(
 def test_rows_of_a_job_that_has_failed_are_passed_over(around: Around) -> None:
     around.tell([commands.CANCEL_JOB, u64(job(1))])
     around.answers()  # so it has been read
-    around.give(1, [job(1)], [part_word(job(1))])
+    around.give(1, [job(1)], [announcement(job(1))])
     assert around.answers() == []
     assert not around.sink.early
 
 
 def test_words_of_another_ventilator_are_passed_over(around: Around) -> None:
-    around.give(1, [job(1, EPOCH + 1)], [part_word(job(1, EPOCH + 1))])
+    around.give(1, [job(1, EPOCH + 1)], [announcement(job(1, EPOCH + 1))])
     assert around.answers() == []
 
 
 def test_tokens_and_notes_travel_too(around: Around) -> None:
-    word = part_word(job(1), note=json.dumps({"num_tokens": 9}).encode())
+    word = announcement(job(1), note=json.dumps({"num_tokens": 9}).encode())
     word[6] = b'[["[CLS]", "[SEP]"]]'
     around.give(1, [job(1)], [word])
     reply = parse_reply(around.client.recv_multipart())
@@ -239,8 +239,8 @@ def test_tokens_and_notes_travel_too(around: Around) -> None:
 
 def test_results_that_overtake_the_sync_are_held(unsynced: Around) -> None:
     """Regression: a new sink dropped them, and the ventilator counted their batches as in flight for good."""
-    unsynced.send_result(1, [job(1)], [part_word(job(1))], value=1.0)
-    unsynced.send_result(2, [job(2)], [part_word(job(2))], value=2.0)
+    unsynced.send_result(1, [job(1)], [announcement(job(1))], value=1.0)
+    unsynced.send_result(2, [job(2)], [announcement(job(2))], value=2.0)
     wait_until(lambda: unsynced.sink.barrier.num_held == 2)
     unsynced.sync()
     done = unsynced.receive()
@@ -249,17 +249,17 @@ def test_results_that_overtake_the_sync_are_held(unsynced: Around) -> None:
 
 
 def test_held_results_of_batches_before_the_sync_are_stale(unsynced: Around) -> None:
-    unsynced.send_result(1, [job(1)], [part_word(job(1))], value=1.0)
-    unsynced.send_result(1, [job(1, EPOCH - 1)], [part_word(job(1, EPOCH - 1))], epoch=EPOCH - 1)
+    unsynced.send_result(1, [job(1)], [announcement(job(1))], value=1.0)
+    unsynced.send_result(1, [job(1, EPOCH - 1)], [announcement(job(1, EPOCH - 1))], epoch=EPOCH - 1)
     wait_until(lambda: unsynced.sink.barrier.num_held == 2)
     unsynced.sync(first_batch=2)
-    unsynced.give(2, [job(1)], [part_word(job(1))], value=2.0)
+    unsynced.give(2, [job(1)], [announcement(job(1))], value=2.0)
     assert unsynced.answers() == [2.0]
 
 
 def test_results_that_overtake_the_sync_of_a_new_ventilator_are_held(around: Around) -> None:
     new = EPOCH + 1
-    around.send_result(1, [job(1, new)], [part_word(job(1, new))], epoch=new)
+    around.send_result(1, [job(1, new)], [announcement(job(1, new))], epoch=new)
     wait_until(lambda: around.sink.barrier.num_held == 1)
     around.tell([commands.SYNC, u64(new), u64(job(0, new))])
     [done] = around.receive()
@@ -271,8 +271,8 @@ def test_results_of_a_previous_ventilator_are_dropped(around: Around) -> None:
     new = EPOCH + 1
     around.tell([commands.SYNC, u64(new), u64(job(0, new))])
     wait_until(lambda: around.sink.barrier.epoch == new)
-    around.send_result(1, [job(1)], [part_word(job(1))])
-    around.send_result(1, [job(1, new)], [part_word(job(1, new))], value=2.0, epoch=new)
+    around.send_result(1, [job(1)], [announcement(job(1))])
+    around.send_result(1, [job(1, new)], [announcement(job(1, new))], value=2.0, epoch=new)
     [done] = around.receive()
     assert done[:2] == [commands.BATCH_DONE, u64(job(1, new))]
     assert around.answers() == [2.0]
@@ -280,7 +280,7 @@ def test_results_of_a_previous_ventilator_are_dropped(around: Around) -> None:
 
 
 def test_the_report_of_an_idle_worker_follows_its_results(around: Around) -> None:
-    around.send_result(1, [job(1)], [part_word(job(1))])
+    around.send_result(1, [job(1)], [announcement(job(1))])
     idle = around.send_idle(1)
     received = around.receive()
     while len(received) < 2:
@@ -290,9 +290,9 @@ def test_the_report_of_an_idle_worker_follows_its_results(around: Around) -> Non
 
 
 def test_the_report_of_an_idle_worker_does_not_overtake_held_results(unsynced: Around) -> None:
-    unsynced.send_result(1, [job(1)], [part_word(job(1))])
+    unsynced.send_result(1, [job(1)], [announcement(job(1))])
     unsynced.send_idle(1)
-    unsynced.send_result(2, [job(2)], [part_word(job(2))])
+    unsynced.send_result(2, [job(2)], [announcement(job(2))])
     wait_until(lambda: unsynced.sink.barrier.num_held == 2)
     unsynced.sync()
     assert {command[0] for command in unsynced.receive()} == {commands.BATCH_DONE}

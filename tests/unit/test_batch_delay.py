@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dispatcher_harness import EPOCH, Batches
+from dispatcher_harness import EPOCH, DispatcherHarness
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,58 +106,58 @@ def test_never_waits_past_the_deadline(steps: list[tuple[float, ...]], pause: fl
 # ---- in the dispatcher ----------------------------------------------------------------------------------------------
 
 
-def compute_two(batches: Batches) -> None:
+def compute_two(harness: DispatcherHarness) -> None:
     """Finishes a batch of two clients while the request of a third one is queued."""
-    batches.ask()
-    batches.ask()
-    message, _ = batches.batch(b"w")
+    harness.ask()
+    harness.ask()
+    message, _ = harness.batch(b"w")
     assert message.batch.num_sequences == 2
-    batches.ask()
-    batches.now += BATCH_SECONDS
-    batches.dispatcher.done(message.id, batches.now - BATCH_SECONDS)
+    harness.ask()
+    harness.now += BATCH_SECONDS
+    harness.dispatcher.done(message.id, harness.now - BATCH_SECONDS)
 
 
-def test_an_idle_worker_waits_for_the_clients_it_answered(batches: Batches) -> None:
-    batches.hire(b"w")
-    compute_two(batches)
-    dispatcher = batches.dispatcher
+def test_an_idle_worker_waits_for_the_clients_it_answered(harness: DispatcherHarness) -> None:
+    harness.add_worker(b"w")
+    compute_two(harness)
+    dispatcher = harness.dispatcher
     dispatcher.dispatch()
     assert not dispatcher.flights
-    assert dispatcher.again_at == batches.now + DELAY_RATIO * BATCH_SECONDS
-    batches.ask()
-    batches.ask()
-    assert batches.batch(b"w")[0].batch.num_sequences == 3
+    assert dispatcher.again_at == harness.now + DELAY_RATIO * BATCH_SECONDS
+    harness.ask()
+    harness.ask()
+    assert harness.batch(b"w")[0].batch.num_sequences == 3
     assert dispatcher.again_at is None
 
 
-def test_a_batch_starts_at_the_deadline_without_absent_clients(batches: Batches) -> None:
-    batches.hire(b"w")
-    compute_two(batches)
-    batches.dispatcher.dispatch()
-    assert batches.dispatcher.again_at is not None
-    batches.now = batches.dispatcher.again_at
-    assert batches.batch(b"w")[0].batch.num_sequences == 1
+def test_a_batch_starts_at_the_deadline_without_absent_clients(harness: DispatcherHarness) -> None:
+    harness.add_worker(b"w")
+    compute_two(harness)
+    harness.dispatcher.dispatch()
+    assert harness.dispatcher.again_at is not None
+    harness.now = harness.dispatcher.again_at
+    assert harness.batch(b"w")[0].batch.num_sequences == 1
 
 
-def test_a_second_idle_worker_starts_at_once(batches: Batches) -> None:
-    batches.hire(b"w")
-    compute_two(batches)
-    batches.hire(b"other")
-    batches.dispatcher.dispatch()
-    assert len(batches.dispatcher.flights) == 1
+def test_a_second_idle_worker_starts_at_once(harness: DispatcherHarness) -> None:
+    harness.add_worker(b"w")
+    compute_two(harness)
+    harness.add_worker(b"other")
+    harness.dispatcher.dispatch()
+    assert len(harness.dispatcher.flights) == 1
 
 
-def test_the_rest_of_a_large_request_is_not_delayed(batches: Batches) -> None:
-    batches.hire(b"w")
-    batches.ask(size=6)  # a batch holds four sequences
-    message, _ = batches.batch(b"w")
-    batches.now += BATCH_SECONDS
-    batches.dispatcher.done(message.id, batches.now - BATCH_SECONDS)
-    assert batches.batch(b"w")[0].batch.num_sequences == 2
+def test_the_rest_of_a_large_request_is_not_delayed(harness: DispatcherHarness) -> None:
+    harness.add_worker(b"w")
+    harness.ask(size=6)  # a batch holds four sequences
+    message, _ = harness.batch(b"w")
+    harness.now += BATCH_SECONDS
+    harness.dispatcher.done(message.id, harness.now - BATCH_SECONDS)
+    assert harness.batch(b"w")[0].batch.num_sequences == 2
 
 
-def test_batch_ids_are_consecutive(batches: Batches) -> None:
-    batches.hire(b"w")
-    compute_two(batches)
-    batches.now += 1
-    assert batches.batch(b"w")[0].id == (EPOCH << 40) + 1
+def test_batch_ids_are_consecutive(harness: DispatcherHarness) -> None:
+    harness.add_worker(b"w")
+    compute_two(harness)
+    harness.now += 1
+    assert harness.batch(b"w")[0].id == (EPOCH << 40) + 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_serving.server.engines.batch import Batch
-from bert_serving.server.worker.deduplicate import distinct, spread
+from bert_serving.server.worker.deduplicate import deduplicate, expand
 
 # Few ids and short sequences, so that many are equal, or equal but for a type or a mask.
 tokens = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=3)
@@ -33,18 +33,18 @@ def pooled(batch: Batch) -> np.ndarray:
 @given(st.lists(tokens, min_size=1, max_size=12))
 def test_every_copy_gets_what_it_would_have_got(sequences: list[list[tuple[int, int, int]]]) -> None:
     batch = make(sequences)
-    few, where = distinct(batch)
+    few, where = deduplicate(batch)
     assert few.num_sequences == len({tuple(sequence) for sequence in sequences})
     assert few.lengths.sum() == few.num_tokens == len(few.type_ids) == len(few.mask)
     if where is None:
         assert few is batch
         return
     for compute, token_level in ((pooled, False), (packed, True)):
-        result = spread(compute(few), few, where, token_level)
+        result = expand(compute(few), few, where, token_level)
         assert result.flags.c_contiguous
         np.testing.assert_array_equal(result, compute(batch))
 
 
 def test_nothing_is_copied_where_nothing_repeats() -> None:
     batch = make([[(1, 0, 1)], [(1, 0, 1), (2, 0, 1)], [(1, 1, 1)], [(1, 0, 0)]])
-    assert distinct(batch) == (batch, None)
+    assert deduplicate(batch) == (batch, None)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import zmq
-from dispatcher_harness import EPOCH, SMALL_BATCHES, Batches
+from dispatcher_harness import EPOCH, SMALL_BATCHES, DispatcherHarness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,43 +28,43 @@ from process_harness import tiny_config
 CONFIG = tiny_config(*SMALL_BATCHES)
 
 
-def test_a_later_result_shows_that_an_earlier_batch_is_lost(batches: Batches) -> None:
-    batches.ask(8)
-    batches.hire(b"a")
-    first, _ = batches.batch(b"a")
-    second, _ = batches.batch(b"a")
-    batches.dispatcher.done(second.id, 0.0)
-    again, _ = batches.batch(b"a")
+def test_a_later_result_shows_that_an_earlier_batch_is_lost(harness: DispatcherHarness) -> None:
+    harness.ask(8)
+    harness.add_worker(b"a")
+    first, _ = harness.batch(b"a")
+    second, _ = harness.batch(b"a")
+    harness.dispatcher.done(second.id, 0.0)
+    again, _ = harness.batch(b"a")
     np.testing.assert_array_equal(np.frombuffer(again.manifest, np.int64), np.frombuffer(first.manifest, np.int64))
-    assert list(batches.dispatcher.workers[b"a"].in_flight) == [again.id]
+    assert list(harness.dispatcher.workers[b"a"].in_flight) == [again.id]
 
 
-def test_an_idle_worker_shows_that_its_batches_are_lost(batches: Batches) -> None:
-    _, command = batches.ask()
-    batches.hire(b"a")
-    lost, _ = batches.batch(b"a")
-    batches.dispatcher.worker_idle(b"a", lost.id, batches.now)
-    message, commands = batches.batch(b"a")
+def test_an_idle_worker_shows_that_its_batches_are_lost(harness: DispatcherHarness) -> None:
+    _, command = harness.ask()
+    harness.add_worker(b"a")
+    lost, _ = harness.batch(b"a")
+    harness.dispatcher.worker_idle(b"a", lost.id, harness.now)
+    message, commands = harness.batch(b"a")
     assert commands == [command]  # the announcement was lost with the batch
-    assert len(batches.dispatcher.done(message.id, 0.0)) == 1
+    assert len(harness.dispatcher.done(message.id, 0.0)) == 1
 
 
-def test_a_batch_that_has_not_reached_an_idle_worker_is_lost_after_some_seconds(batches: Batches) -> None:
-    batches.ask()
-    batches.hire(b"a")
-    lost, _ = batches.batch(b"a")
-    batches.dispatcher.worker_idle(b"a", lost.id - 1, batches.now + MAX_DELIVERY_SECONDS - 0.1)
-    assert lost.id in batches.dispatcher.flights
-    batches.dispatcher.worker_idle(b"a", lost.id - 1, batches.now + MAX_DELIVERY_SECONDS + 0.1)
-    assert batches.batch(b"a")[0].id > lost.id
+def test_a_batch_that_has_not_reached_an_idle_worker_is_lost_after_some_seconds(harness: DispatcherHarness) -> None:
+    harness.ask()
+    harness.add_worker(b"a")
+    lost, _ = harness.batch(b"a")
+    harness.dispatcher.worker_idle(b"a", lost.id - 1, harness.now + MAX_DELIVERY_SECONDS - 0.1)
+    assert lost.id in harness.dispatcher.flights
+    harness.dispatcher.worker_idle(b"a", lost.id - 1, harness.now + MAX_DELIVERY_SECONDS + 0.1)
+    assert harness.batch(b"a")[0].id > lost.id
 
 
-def test_an_idle_worker_that_has_worked_for_another_ventilator_loses_nothing(batches: Batches) -> None:
-    batches.ask()
-    batches.hire(b"a")
-    message, _ = batches.batch(b"a")
-    batches.dispatcher.worker_idle(b"a", (EPOCH + 1) << 40, batches.now)
-    assert list(batches.dispatcher.flights) == [message.id]
+def test_an_idle_worker_that_has_worked_for_another_ventilator_loses_nothing(harness: DispatcherHarness) -> None:
+    harness.ask()
+    harness.add_worker(b"a")
+    message, _ = harness.batch(b"a")
+    harness.dispatcher.worker_idle(b"a", (EPOCH + 1) << 40, harness.now)
+    assert list(harness.dispatcher.flights) == [message.id]
 
 
 class Worker:

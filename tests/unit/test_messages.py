@@ -44,8 +44,8 @@ def manifest_of(count: int) -> np.ndarray:
 
 
 @given(st.lists(st.lists(st.binary(max_size=50), max_size=9), max_size=20))
-def test_words_come_out_as_they_went_in(words: list[list[bytes]]) -> None:
-    assert decode_commands(encode_commands(words)) == words
+def test_commands_survive_a_round_trip(commands: list[list[bytes]]) -> None:
+    assert decode_commands(encode_commands(commands)) == commands
 
 
 @pytest.mark.parametrize("lengths", [[1], [7], [3, 1, 12], [512] * 40])
@@ -53,9 +53,14 @@ def test_words_come_out_as_they_went_in(words: list[list[bytes]]) -> None:
 @pytest.mark.parametrize("has_mask", [True, False])
 def test_a_batch_comes_out_as_it_went_in(lengths: list[int], has_types: bool, has_mask: bool) -> None:
     batch, manifest = batch_of(lengths), manifest_of(len(lengths))
-    sent = BatchMessage(2**50, batch, manifest, b"words", has_types, has_mask)
+    sent = BatchMessage(2**50, batch, manifest, b"announcements", has_types, has_mask)
     found = BatchMessage.from_frames(received(sent.frames()))
-    assert (found.id, found.words, found.has_types, found.has_mask) == (2**50, b"words", has_types, has_mask)
+    assert (found.id, found.announcements, found.has_types, found.has_mask) == (
+        2**50,
+        b"announcements",
+        has_types,
+        has_mask,
+    )
     assert np.array_equal(found.batch.input_ids, batch.input_ids)
     assert np.array_equal(found.batch.lengths, batch.lengths)
     assert np.array_equal(found.batch.type_ids, batch.type_ids if has_types else np.zeros_like(batch.type_ids))
@@ -70,9 +75,14 @@ def test_a_result_comes_out_as_it_went_in(dtype: str, rows: int, token_level: bo
     count = 1 if token_level else rows
     array = np.random.default_rng(0).normal(size=(rows, 64)).astype(dtype)
     lengths = np.array([rows // count] * count, np.int32)
-    sent = Result(3, array, lengths, memoryview(manifest_of(count)), token_level, 12345, b"words")
+    sent = Result(3, array, lengths, memoryview(manifest_of(count)), token_level, 12345, b"announcements")
     found = Result.from_frames(received(sent.frames()))
-    assert (found.batch_id, found.token_level, found.began, found.words) == (3, token_level, 12345, b"words")
+    assert (found.batch_id, found.token_level, found.began, found.announcements) == (
+        3,
+        token_level,
+        12345,
+        b"announcements",
+    )
     assert found.array.dtype == dtype
     assert np.array_equal(found.array, array)
     assert np.array_equal(found.lengths, lengths)

@@ -15,17 +15,17 @@ import zmq
 
 from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import from_u64, u64
-from bert_serving.server.ipc.messages import BatchMessage, Word, decode_commands, encode_commands
+from bert_serving.server.ipc.messages import BatchMessage, Command, decode_commands, encode_commands
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.tokenization.factory import make_tokenizer
 from bert_serving.server.ventilator.ventilator import Ventilator
-from process_harness import LIMIT, InnerPart
+from process_harness import LIMIT, ProcessHarness
 from servers import wait_until
 
 REQUEST = [b"client", json.dumps(["hello world"]).encode(), b"1", b"1"]
 
 
-class Inside(InnerPart):
+class Inside(ProcessHarness):
     """A ventilator in a thread, and the ends of all its sockets."""
 
     def __init__(self) -> None:
@@ -33,13 +33,13 @@ class Inside(InnerPart):
         model = self.config.read_model()
         self.sink = make_socket(self.context, zmq.DEALER)
         self.sink.bind(self.addresses.link)
-        self.ventilator = Ventilator(self.link, make_tokenizer(self.config, model), model)
+        self.ventilator = Ventilator(self.process, make_tokenizer(self.config, model), model)
         self.worker = make_socket(self.context, zmq.DEALER, IDENTITY=b"worker-0")
         self.worker.connect(self.addresses.dispatch)
         self.worker.send_multipart([commands.REGISTER, json.dumps({"max_tokens": 4096, "device": "none"}).encode()])
         self.client = make_socket(self.context, zmq.PUSH)
         self.client.connect(f"tcp://127.0.0.1:{self.config.port}")
-        self.words: deque[Word] = deque()  # that the sink has received and not looked at
+        self.words: deque[Command] = deque()  # that the sink has received and not looked at
         self.start(self.ventilator)
 
     def ask(self) -> None:
@@ -56,13 +56,13 @@ class Inside(InnerPart):
         """The number of the next batch that a worker is given."""
         return self.batch_with_words()[0]
 
-    def batch_with_words(self) -> tuple[int, list[Word]]:
+    def batch_with_words(self) -> tuple[int, list[Command]]:
         """The next batch that a worker is given, and what it says to the sink."""
         assert self.worker.poll(LIMIT), "no batch"
         message = BatchMessage.from_frames(self.worker.recv_multipart(copy=False))
-        return message.id, decode_commands(message.words) if message.words else []
+        return message.id, decode_commands(message.announcements) if message.announcements else []
 
-    def word(self, kind: bytes) -> Word:
+    def word(self, kind: bytes) -> Command:
         """The next word of that kind to the sink."""
         while True:
             while not self.words:

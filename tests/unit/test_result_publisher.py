@@ -22,8 +22,8 @@ class Post:
 
     def __init__(self, max_bytes: int = 10**6, ttl: float = 600.0, absent_ttl: float = 60.0) -> None:
         self.own = zmq.Context()
-        self.outbox = ResultPublisher(self.own, "127.0.0.1", 0, LOG, max_bytes, ttl, absent_ttl, CurveAuth(None))
-        self.address: str = self.outbox.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        self.publisher = ResultPublisher(self.own, "127.0.0.1", 0, LOG, max_bytes, ttl, absent_ttl, CurveAuth(None))
+        self.address: str = self.publisher.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
         self.context = zmq.Context()
         self.subs: list[zmq.Socket[bytes]] = []
 
@@ -37,7 +37,7 @@ class Post:
         monitor = sub.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         sub.connect(self.address)
         if wait:
-            self.until(lambda: self.outbox.has_reader(identity))
+            self.until(lambda: self.publisher.has_reader(identity))
         else:
             assert monitor.poll(30_000)
         sub.disable_monitor()
@@ -50,10 +50,10 @@ class Post:
             assert time.monotonic() < deadline, "waited in vain"
             for sub in self.subs:
                 sub.poll(0)  # a SUB socket subscribes again, after a reconnect, when it is looked at
-            if self.outbox.socket.poll(5):
-                self.outbox.on_subscription(0.0)
-            self.outbox.sweep(0.0)
-            self.outbox.flush()
+            if self.publisher.socket.poll(5):
+                self.publisher.on_subscription(0.0)
+            self.publisher.sweep(0.0)
+            self.publisher.flush()
 
     def close(self) -> None:
         self.context.destroy(linger=0)
@@ -73,42 +73,42 @@ def read(sub: zmq.Socket[bytes], seconds: float = 30.0) -> list[bytes]:
 
 
 def test_a_result_waits_for_its_reader(post: Post) -> None:
-    post.outbox.put(b"later", [b"info", b"1"], 0.0)
-    assert post.outbox.num_bytes > 0
+    post.publisher.put(b"later", [b"info", b"1"], 0.0)
+    assert post.publisher.num_bytes > 0
     sub = post.connect(b"later")
-    post.outbox.flush()
+    post.publisher.flush()
     assert read(sub)[1:] == [b"info", b"1"]
-    assert post.outbox.num_bytes == 0
+    assert post.publisher.num_bytes == 0
 
 
 def test_a_full_pipe_costs_nothing_and_delays_nobody(post: Post) -> None:
     deaf, keen = post.connect(b"deaf", hwm=1), post.connect(b"keen")
     for number in range(3000):
-        post.outbox.put(b"deaf", [b"x" * 10_000, b"%d" % number], 0.0)
-        post.outbox.put(b"keen", [b"info", b"%d" % number], 0.0)
+        post.publisher.put(b"deaf", [b"x" * 10_000, b"%d" % number], 0.0)
+        post.publisher.put(b"keen", [b"info", b"%d" % number], 0.0)
         post.until(lambda: keen.poll(0))
         assert keen.recv_multipart()[-1] == b"%d" % number
-    assert post.outbox.is_blocked
-    assert 0 < post.outbox.num_bytes <= post.outbox.max_bytes
-    assert post.outbox.num_dropped > 0
+    assert post.publisher.is_blocked
+    assert 0 < post.publisher.num_bytes <= post.publisher.max_bytes
+    assert post.publisher.num_dropped > 0
     numbers = [-1]
     while numbers[-1] < 2999:
         post.until(lambda: deaf.poll(0))
         numbers.append(int(deaf.recv_multipart()[-1]))
     del numbers[0]
     assert numbers == sorted(set(numbers))
-    assert len(numbers) == 3000 - post.outbox.num_dropped
-    assert post.outbox.num_bytes == 0
+    assert len(numbers) == 3000 - post.publisher.num_dropped
+    assert post.publisher.num_bytes == 0
 
 
 def test_bytes_in_zeromqs_hands_are_counted_too(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PIPE_BYTES", 4_000_000)
-    post.outbox.max_bytes = 10**9
+    post.publisher.max_bytes = 10**9
     sub = post.connect(b"slow", hwm=1)
     array = np.zeros(250_000, np.float32)
     for number in range(50):
-        post.outbox.put(b"slow", [b"info", array.copy(), b"%d" % number], 0.0)
-    assert post.outbox.num_bytes >= 40 * array.nbytes, "ZeroMQ took more than it should hold"
+        post.publisher.put(b"slow", [b"info", array.copy(), b"%d" % number], 0.0)
+    assert post.publisher.num_bytes >= 40 * array.nbytes, "ZeroMQ took more than it should hold"
     seen: list[int] = []
 
     def reads() -> bool:
@@ -118,24 +118,24 @@ def test_bytes_in_zeromqs_hands_are_counted_too(post: Post, monkeypatch: pytest.
 
     post.until(reads)
     assert seen == list(range(50))
-    assert post.outbox.num_bytes == 0
+    assert post.publisher.num_bytes == 0
 
 
 def test_what_waits_is_let_go_after_its_time() -> None:
     post = Post(ttl=100, absent_ttl=10)
     sub = post.connect(b"there", hwm=1)
     for _ in range(500):
-        post.outbox.put(b"there", [b"x" * 1000, b"1"], 0.0)
-    post.outbox.put(b"never there", [b"x", b"1"], 0.0)
-    post.outbox.sweep(9.0)
-    assert b"never there" in post.outbox.readers
-    post.outbox.sweep(11.0)
-    assert b"never there" not in post.outbox.readers
-    before = post.outbox.num_dropped
-    post.outbox.sweep(101.0)
-    assert post.outbox.num_dropped > before
-    assert post.outbox.num_bytes == 0
-    assert not post.outbox.is_blocked
+        post.publisher.put(b"there", [b"x" * 1000, b"1"], 0.0)
+    post.publisher.put(b"never there", [b"x", b"1"], 0.0)
+    post.publisher.sweep(9.0)
+    assert b"never there" in post.publisher.readers
+    post.publisher.sweep(11.0)
+    assert b"never there" not in post.publisher.readers
+    before = post.publisher.num_dropped
+    post.publisher.sweep(101.0)
+    assert post.publisher.num_dropped > before
+    assert post.publisher.num_bytes == 0
+    assert not post.publisher.is_blocked
     assert read(sub)  # what ZeroMQ has already, it delivers
     post.close()
 
@@ -144,32 +144,32 @@ def test_strangers_are_limited(post: Post, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(module, "MAX_STRANGERS", 100)
     sub = post.connect(b"known")
     for number in range(1000):
-        post.outbox.put(b"stranger %d" % number, [b"x", b"1"], 0.0)
-    assert len(post.outbox.readers) == 101
-    assert post.outbox.num_dropped == 900
-    post.outbox.put(b"known", [b"x", b"1"], 0.0)
+        post.publisher.put(b"stranger %d" % number, [b"x", b"1"], 0.0)
+    assert len(post.publisher.readers) == 101
+    assert post.publisher.num_dropped == 900
+    post.publisher.put(b"known", [b"x", b"1"], 0.0)
     assert read(sub)
     late = post.connect(b"stranger 999")
-    post.outbox.flush()
+    post.publisher.flush()
     assert read(late)
-    post.outbox.sweep(10**6)
-    assert set(post.outbox.readers) == {b"known", b"stranger 999"}
-    assert post.outbox.num_bytes == 0
+    post.publisher.sweep(10**6)
+    assert set(post.publisher.readers) == {b"known", b"stranger 999"}
+    assert post.publisher.num_bytes == 0
 
 
 def test_a_row_that_waits_does_not_hold_its_batch(post: Post) -> None:
     batch = np.frombuffer(bytes(4 * 768 * 256), np.float32).reshape(256, 768)
-    post.outbox.put(b"absent", [b"info", batch[3:4], b"1"], 0.0)
-    kept = post.outbox.readers[b"absent"].letters[0].frames[1]
+    post.publisher.put(b"absent", [b"info", batch[3:4], b"1"], 0.0)
+    kept = post.publisher.readers[b"absent"].letters[0].frames[1]
     assert kept.base is None
-    post.outbox.put(b"absent", [b"info", batch[:200], b"2"], 0.0)
-    assert post.outbox.readers[b"absent"].letters[1].frames[1].base is not None
+    post.publisher.put(b"absent", [b"info", batch[:200], b"2"], 0.0)
+    assert post.publisher.readers[b"absent"].letters[1].frames[1].base is not None
 
 
 def test_no_identity_reads_the_results_of_a_longer_one(post: Post) -> None:
     subs = {name: post.connect(name) for name in (b"", b"user", b"user1", b"user12")}
     for name in subs:
-        post.outbox.put(name, [name + b"'s", b"1"], 0.0)
+        post.publisher.put(name, [name + b"'s", b"1"], 0.0)
     for name, sub in subs.items():
         assert read(sub)[1] == name + b"'s"
         assert not sub.poll(30)
@@ -180,26 +180,26 @@ def test_subscriptions_behind_a_message_that_is_none_are_asked_for_again(post: P
     evil.setsockopt(zmq.LINGER, 0)
     evil.connect(post.address)
     waiting = post.connect(b"waiting")
-    post.outbox.put(b"absent", [b"kept", b"1"], 0.0)
+    post.publisher.put(b"absent", [b"kept", b"1"], 0.0)
     evil.send(b"no subscription")
-    assert post.outbox.socket.poll(5000)
+    assert post.publisher.socket.poll(5000)
     names = [b"reader %d" % number for number in range(6)]
     subs = [post.connect(name, wait=False) for name in names]
     for name in names:
-        post.outbox.put(name, [b"for " + name, b"1"], 0.0)
+        post.publisher.put(name, [b"for " + name, b"1"], 0.0)
 
     def is_open(name: bytes) -> bool:
-        return name in post.outbox.readers and post.outbox.readers[name].is_open
+        return name in post.publisher.readers and post.publisher.readers[name].is_open
 
     post.until(lambda: all(map(is_open, (*names, b"waiting"))))
-    assert post.outbox.num_renewals >= 1
+    assert post.publisher.num_renewals >= 1
     for name, sub in zip(names, subs, strict=True):
         assert read(sub)[1] == b"for " + name
-    post.outbox.put(b"waiting", [b"still here", b"1"], 0.0)
+    post.publisher.put(b"waiting", [b"still here", b"1"], 0.0)
     assert read(waiting)[1] == b"still here"
     assert not evil.poll(50)
     late = post.connect(b"absent")
-    post.outbox.flush()
+    post.publisher.flush()
     assert read(late)[1] == b"kept"
 
 
@@ -210,61 +210,61 @@ def test_subscribers_are_counted_anew_when_their_connections_were_cut(post: Post
     evil.connect(post.address)
     for message in (b"\1mine", b"\1mine", b"no subscription", b"\1mine", b"\1mine"):
         evil.send(message)
-    post.until(lambda: post.outbox.num_renewals)
+    post.until(lambda: post.publisher.num_renewals)
     evil.close()
     sub = post.connect(b"mine")
-    post.until(lambda: post.outbox.readers[b"mine"].is_open)
-    post.outbox.put(b"mine", [b"info", b"1"], 0.0)
+    post.until(lambda: post.publisher.readers[b"mine"].is_open)
+    post.publisher.put(b"mine", [b"info", b"1"], 0.0)
     assert read(sub)[1:] == [b"info", b"1"]
-    post.outbox.sweep(module.CUT_SECONDS)
+    post.publisher.sweep(module.CUT_SECONDS)
     post.subs.pop().close()
-    post.until(lambda: not post.outbox.has_reader(b"mine"))
+    post.until(lambda: not post.publisher.has_reader(b"mine"))
 
 
 def test_an_identity_that_no_request_can_have_is_passed_over(post: Post) -> None:
     post.connect(b"y" * 300, wait=False)
-    assert post.outbox.socket.poll(5000)
-    post.outbox.on_subscription(0.0)
-    assert not post.outbox.readers
+    assert post.publisher.socket.poll(5000)
+    post.publisher.on_subscription(0.0)
+    assert not post.publisher.readers
 
 
 def test_the_first_answer_to_a_clone_waits_until_it_is_subscribed(post: Post) -> None:
     """Also if others of its identity are there, who had theirs."""
     first = post.connect(b"shared")
-    post.outbox.greet(b"shared", [b"config", b"1"], 0.0)
+    post.publisher.greet(b"shared", [b"config", b"1"], 0.0)
     assert read(first)[1:] == [b"config", b"1"]
 
-    post.outbox.greet(b"shared", [b"config", b"1"], 0.0)
-    post.outbox.greet(b"shared", [b"config", b"1"], 0.0)
-    assert post.outbox.has_greetings
+    post.publisher.greet(b"shared", [b"config", b"1"], 0.0)
+    post.publisher.greet(b"shared", [b"config", b"1"], 0.0)
+    assert post.publisher.has_greetings
     second = post.connect(b"shared", wait=False)
-    post.until(lambda: post.outbox.readers[b"shared"].subscribers == 2)
-    post.outbox.deliver_greetings(0.1)
+    post.until(lambda: post.publisher.readers[b"shared"].subscribers == 2)
+    post.publisher.deliver_greetings(0.1)
     assert read(second)[1:] == [b"config", b"1"]
-    assert post.outbox.has_greetings, "the third one is not there"
+    assert post.publisher.has_greetings, "the third one is not there"
     third = post.connect(b"shared", wait=False)
-    post.until(lambda: post.outbox.readers[b"shared"].subscribers == 3)
-    post.outbox.deliver_greetings(0.1)
+    post.until(lambda: post.publisher.readers[b"shared"].subscribers == 3)
+    post.publisher.deliver_greetings(0.1)
     assert read(third)[1:] == [b"config", b"1"]
-    assert not post.outbox.has_greetings
+    assert not post.publisher.has_greetings
 
 
 def test_the_first_answer_does_not_wait_for_long(post: Post) -> None:
     """Who asks twice under number 1 is no clone."""
     sub = post.connect(b"asks again")
     for _ in range(2):
-        post.outbox.greet(b"asks again", [b"config", b"1"], 0.0)
+        post.publisher.greet(b"asks again", [b"config", b"1"], 0.0)
     assert read(sub)[1:] == [b"config", b"1"]
-    assert post.outbox.has_greetings
-    post.outbox.deliver_greetings(module.GREETING_SECONDS)
+    assert post.publisher.has_greetings
+    post.publisher.deliver_greetings(module.GREETING_SECONDS)
     assert read(sub)[1:] == [b"config", b"1"]
-    assert not post.outbox.has_greetings
+    assert not post.publisher.has_greetings
 
 
 def test_answers_that_wait_for_a_clone_are_bounded(post: Post) -> None:
     for number in range(module.MAX_GREETINGS + 5):
-        post.outbox.greet(b"nobody", [b"config", b"%d" % number], 0.0)
-    assert len(post.outbox._greetings) <= module.MAX_GREETINGS
+        post.publisher.greet(b"nobody", [b"config", b"%d" % number], 0.0)
+    assert len(post.publisher._greetings) <= module.MAX_GREETINGS
 
 
 def test_a_reader_learns_which_results_were_let_go() -> None:
@@ -273,17 +273,17 @@ def test_a_reader_learns_which_results_were_let_go() -> None:
     try:
         sub = post.connect(b"slow", hwm=1)
         for number in range(100):
-            post.outbox.put(b"slow", [b"info", bytes(200_000), b"%d" % number], 0.0)
-        assert post.outbox.num_dropped
+            post.publisher.put(b"slow", [b"info", bytes(200_000), b"%d" % number], 0.0)
+        assert post.publisher.num_dropped
         vectors, told = set(), set()
         while len(vectors) + len(told) < 100:
-            post.outbox.flush()
+            post.publisher.flush()
             _, info, array, number = read(sub)
             (vectors if array else told).add(int(number))
             assert array or b"-result_memory" in info
-        assert len(told) == post.outbox.num_dropped
+        assert len(told) == post.publisher.num_dropped
         assert not vectors & told
-        assert not post.outbox.is_blocked
+        assert not post.publisher.is_blocked
     finally:
         post.close()
 
@@ -301,14 +301,14 @@ def test_what_subscribers_say_is_read_a_part_at_a_time(post: Post, monkeypatch: 
     for number in range(35):
         evil.send(b"\x01topic %d" % number)
     time.sleep(1)  # so that they are found together
-    assert post.outbox.socket.poll(30_000)
+    assert post.publisher.socket.poll(30_000)
     rounds = 1
-    while not post.outbox.on_subscription(0.0):
-        assert len(post.outbox.readers) < 10 * rounds
+    while not post.publisher.on_subscription(0.0):
+        assert len(post.publisher.readers) < 10 * rounds
         rounds += 1
     assert rounds >= 4
-    assert len(post.outbox.readers) == 35
-    assert all(reader.doubtful for reader in post.outbox.readers.values())
+    assert len(post.publisher.readers) == 35
+    assert all(reader.doubtful for reader in post.publisher.readers.values())
     evil.close()
 
 
@@ -321,16 +321,16 @@ def test_subscribed_identities_are_bounded(post: Post, monkeypatch: pytest.Monke
     evil.connect(post.address)
     for number in range(49):
         evil.send(b"\x01topic %d" % number)
-    post.until(lambda: len(post.outbox.readers) == 50)
-    assert not post.outbox.num_renewals
+    post.until(lambda: len(post.publisher.readers) == 50)
+    assert not post.publisher.num_renewals
     evil.send(b"\x01one too many")
-    post.until(lambda: post.outbox.num_renewals)
-    assert b"one too many" not in post.outbox.readers
+    post.until(lambda: post.publisher.num_renewals)
+    assert b"one too many" not in post.publisher.readers
     evil.close()
-    post.until(lambda: post.outbox.has_reader(b"honest"))
-    post.outbox.put(b"honest", [b"info", b"1"], 0.0)
+    post.until(lambda: post.publisher.has_reader(b"honest"))
+    post.publisher.put(b"honest", [b"info", b"1"], 0.0)
     assert read(honest)[1:] == [b"info", b"1"]
-    post.outbox.sweep(module.CUT_SECONDS)
-    post.until(lambda: not any(post.outbox.has_reader(b"topic %d" % number) for number in range(49)))
-    assert post.outbox._num_identities == 1
-    assert post.outbox._bytes_of_identities == len(b"honest")
+    post.publisher.sweep(module.CUT_SECONDS)
+    post.until(lambda: not any(post.publisher.has_reader(b"topic %d" % number) for number in range(49)))
+    assert post.publisher._num_identities == 1
+    assert post.publisher._bytes_of_identities == len(b"honest")

@@ -33,7 +33,7 @@ EXIT_FAILED, EXIT_ORPHANED = 1, 9
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def _watch_lifeline(addresses: Addresses) -> None:
+def _exit_when_orphaned(addresses: Addresses) -> None:
     """Ends this process when the supervisor's end of the standard input closes.
 
     The socket folder goes too: the supervisor, which would have removed it, may have been killed.
@@ -64,31 +64,31 @@ def main(boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     addresses = Addresses(**boot["addresses"])
-    _watch_lifeline(addresses)
+    _exit_when_orphaned(addresses)
     config = ServerConfig.from_json(boot["config"])
     role, name = boot["role"], boot["name"]
-    link = ProcessContext(name, config, addresses, boot["options"], get_logger(boot["context"], config.verbose))
+    process = ProcessContext(name, config, addresses, boot["options"], get_logger(boot["context"], config.verbose))
 
     try:
-        _load_role(role)(link)
+        _load_role(role)(process)
         code = 0
     except Exception as error:
         code = EXIT_FAILED
-        _say_why(link, error)
+        _report_fatal(process, error)
     # Sockets have no linger, so this does not wait; daemon threads may hold some, so no context.term().
     sys.stderr.flush()
     os._exit(code)
 
 
-def _say_why(link: ProcessContext, error: Exception) -> None:
+def _report_fatal(process: ProcessContext, error: Exception) -> None:
     """Tells the supervisor why this part cannot go on; what is no fault of the user's comes with its traceback."""
     if isinstance(error, ServingError | ModelError | EngineError):
         reason = str(error)
     else:
         reason = f"{type(error).__name__}: {error}"
-        link.log.exception("this part of the server failed")
-    sock = make_socket(link.context, zmq.DEALER, IDENTITY=b"last:" + link.name.encode())
-    sock.connect(link.addresses.control)
+        process.log.exception("this part of the server failed")
+    sock = make_socket(process.context, zmq.DEALER, IDENTITY=b"last:" + process.name.encode())
+    sock.connect(process.addresses.control)
     sock.send_multipart([FATAL, reason.encode()])
     sock.close(linger=2000)
     time.sleep(0.2)

@@ -22,18 +22,18 @@ SMALL_BYTES = 32768
 #: Arrays in frames of their own are sent without a copy from so many bytes on.
 NO_COPY_BYTES = 65536
 
-Word = list[bytes]
+Command = list[bytes]
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_words = msgspec.msgpack.Decoder(list[Word]).decode
+_decode_words = msgspec.msgpack.Decoder(list[Command]).decode
 
 
-def encode_commands(words: Sequence[Word]) -> bytes:
+def encode_commands(words: Sequence[Command]) -> bytes:
     """One frame of all that is to be said. A word is its kind, and what belongs to it."""
     return _encode(words)
 
 
-def decode_commands(frame: Any) -> list[Word]:
+def decode_commands(frame: Any) -> list[Command]:
     """What `pack_words` packed."""
     return _decode_words(frame)
 
@@ -42,13 +42,13 @@ class _BatchHead(msgspec.Struct, array_like=True):
     """``small`` holds the arrays, unless they have frames of their own."""
 
     id: int
-    words: bytes
+    announcements: bytes
     small: list[bytes] | None = None
 
 
 class _ResultHead(msgspec.Struct, array_like=True):
     id: int
-    words: bytes
+    announcements: bytes
     began: int
     dtype: str
     rows: int
@@ -86,7 +86,7 @@ class BatchMessage:
     id: int
     batch: Batch
     manifest: Any
-    words: bytes = b""
+    announcements: bytes = b""
     has_types: bool = True
     has_mask: bool = True
 
@@ -94,7 +94,9 @@ class BatchMessage:
         none = memoryview(b"")
         batch = self.batch
         types, mask = batch.type_ids if self.has_types else none, batch.mask if self.has_mask else none
-        return _frames(_BatchHead(self.id, self.words), [batch.lengths, batch.input_ids, types, mask, self.manifest])
+        return _frames(
+            _BatchHead(self.id, self.announcements), [batch.lengths, batch.input_ids, types, mask, self.manifest]
+        )
 
     @classmethod
     def from_frames(cls, frames: Sequence[Any]) -> BatchMessage:
@@ -106,7 +108,7 @@ class BatchMessage:
         types = np.frombuffer(type_ids, np.int32) if has_types else np.zeros(len(ids), np.int32)
         attend = np.frombuffer(mask, np.int32) if has_mask else np.ones(len(ids), np.int32)
         batch = Batch(ids, types, attend, np.frombuffer(lengths, np.int32))
-        return cls(head.id, batch, memoryview(manifest), head.words, has_types, has_mask)
+        return cls(head.id, batch, memoryview(manifest), head.announcements, has_types, has_mask)
 
 
 @lru_cache(maxsize=16)
@@ -132,12 +134,12 @@ class Result:
     manifest: Any
     token_level: bool
     began: int = 0
-    words: bytes = b""
+    announcements: bytes = b""
 
     def frames(self) -> list[Any]:
         array = self.array
         (rows, dims), name = array.shape, dtype_name(array.dtype)
-        head = _ResultHead(self.batch_id, self.words, self.began, name, rows, dims, self.token_level)
+        head = _ResultHead(self.batch_id, self.announcements, self.began, name, rows, dims, self.token_level)
         return _frames(head, [array, self.lengths, self.manifest])
 
     @classmethod
@@ -152,5 +154,5 @@ class Result:
             np.frombuffer(manifest, np.int64).reshape(-1, 2),
             head.is_token_level,
             head.began,
-            head.words,
+            head.announcements,
         )

@@ -29,7 +29,7 @@ class ProcessContext:
     options: dict[str, Any]
     log: logging.Logger
     context: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
-    facts: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
     _progress: float = field(default_factory=time.monotonic)
     _busy: bool = False
 
@@ -52,5 +52,5 @@ class ProcessContext:
         sock.connect(self.addresses.control)
         while True:
             age = time.monotonic() - self._progress
-            sock.send_multipart([HEARTBEAT, json.dumps({"age": age, "busy": self._busy, **self.facts}).encode()])
+            sock.send_multipart([HEARTBEAT, json.dumps({"age": age, "busy": self._busy, **self.info}).encode()])
             time.sleep(HEARTBEAT_INTERVAL)

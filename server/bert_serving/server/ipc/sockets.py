@@ -39,7 +39,7 @@ def keep_alive(sock: zmq.Socket[bytes]) -> None:
     sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 6)
 
 
-def arrived(sock: zmq.Socket[bytes], most: int, copy: bool = True) -> Iterator[list[Any]]:
+def recv_available(sock: zmq.Socket[bytes], most: int, copy: bool = True) -> Iterator[list[Any]]:
     """Messages of a socket that a poll found readable, as many as are there, up to ``most``.
 
     Asking whether there is one more costs less than being refused one.

@@ -37,7 +37,7 @@ class _Peer:
     times: int = 0
 
 
-class Connections:
+class ConnectionMonitor:
     """Finds connections from which much more has come in than messages were read. Without Linux it finds none.
 
     Args:
@@ -55,7 +55,7 @@ class Connections:
         self._taken_before: dict[int, int] = {}
         self._is_able = hasattr(socket, "TCP_INFO")
 
-    def took(self, frames: Iterable[zmq.Frame]) -> None:
+    def record(self, frames: Iterable[zmq.Frame]) -> None:
         """Counts a message that was read."""
         size, frame = 0, None
         for frame in frames:

@@ -23,7 +23,7 @@ import zmq
 
 from ..config.server_config import ServerConfig
 from ..errors import EncodingFailed, RequestError
-from ..ipc.messages import BatchMessage, Word, encode_commands, is_large
+from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..monitoring.histogram import SEQUENCES, Histogram
 from .batch_delay import AdaptiveBatchDelay
 from .jobs import Job, Part, pack
@@ -58,7 +58,7 @@ class InFlightBatch:
     tokens: int
     sequences: int
     padding: int
-    words: dict[Job, Word]
+    words: dict[Job, Command]
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ class Dispatcher:
         config: ServerConfig,
         router: zmq.Socket[bytes],
         fail: Callable[[Job, RequestError], None],
-        tell: Callable[[Word], None],
+        tell: Callable[[Command], None],
         log: logging.Logger,
         clock: Callable[[], float],
         first_batch: int = 1,
@@ -113,7 +113,7 @@ class Dispatcher:
         self.scheduler: Scheduler[Part] = Scheduler(config.priority_batch_size)
         self.workers: dict[bytes, WorkerState] = {}
         self.flights: dict[int, InFlightBatch] = {}
-        self._untold: dict[Job, Word] = {}  # jobs of one part that the sink has not heard of, oldest first
+        self._untold: dict[Job, Command] = {}  # jobs of one part that the sink has not heard of, oldest first
         self.next_id = first_batch
         self._epoch = first_batch >> 40
         self._deaths: dict[tuple[int, int], int] = {}  # (job, row) -> workers that died with it alone
@@ -172,7 +172,7 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- batches go out and come back
 
-    def add(self, part: Part, word: Word) -> None:
+    def add(self, part: Part, word: Command) -> None:
         """Queues the sequences of a part. ``word`` tells the sink of it.
 
         Who comes alone should not wait for the sink to be told first, and telling it costs as much as the rest of a
@@ -245,9 +245,9 @@ class Dispatcher:
         self.flights[batch_id] = InFlightBatch(state.name, pieces, self.clock(), tokens, sequences, padding, words)
         state.in_flight[batch_id] = None
 
-    def _words_of(self, pieces: list[BatchSlice[Part]]) -> dict[Job, Word]:
+    def _words_of(self, pieces: list[BatchSlice[Part]]) -> dict[Job, Command]:
         """The words that travel with a batch: of jobs that are whole in it. Of the others the sink is told now."""
-        words: dict[Job, Word] = {}
+        words: dict[Job, Command] = {}
         for piece in pieces:
             job: Job = piece.key.job
             word = self._untold.pop(job, None)

@@ -106,7 +106,7 @@ class CurveAuth:
         self._folder, self._extra = folder, extra
         self._authenticators: list[ThreadAuthenticator] = []
 
-    def protect(self, context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes]) -> None:
+    def apply(self, context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes]) -> None:
         """Call it before the socket is bound."""
         if self._folder is None:
             return

@@ -138,7 +138,7 @@ class ResultPublisher:
         self.socket.setsockopt(zmq.SNDHWM, PIPE_MESSAGES)
         self.socket.setsockopt(zmq.MAXMSGSIZE, 64 * 1024)  # what comes in here are subscriptions
         keep_alive(self.socket)  # not by heartbeats: a reader that is slow does not answer them
-        guard.protect(context, self.socket)
+        guard.apply(context, self.socket)
         bind_tcp(self.socket, host, port)
 
     def _topic(self, identity: bytes) -> bytes:

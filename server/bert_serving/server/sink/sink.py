@@ -26,10 +26,10 @@ from bert_serving.client.protocol import EncodeInfo, error_info
 from ..config.server_config import ServerConfig
 from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
-from ..ipc.messages import Result, Word, decode_commands, dtype_name, encode_commands
+from ..ipc.messages import Command, Result, decode_commands, dtype_name, encode_commands
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import arrived, make_socket
-from ..ipc.tcp_guard import Connections
+from ..ipc.sockets import make_socket, recv_available
+from ..ipc.tcp_guard import ConnectionMonitor
 from ..monitoring.drift import Reference, VectorDrift
 from ..monitoring.timing import Timing
 from ..security.curve import CurveAuth
@@ -94,13 +94,15 @@ class Sink:
         self.barrier = SyncBarrier()
         self.absent: dict[bytes, float] = {}  # who has jobs here and does not listen -> since when
         #: What the ventilator shall hear, in this order: batches that are here, and answers to its questions.
-        self.receipts: list[Word] = []
+        self.receipts: list[Command] = []
         self.early: dict[int, list[tuple[int, Result]]] = {}  # by job: rows that came before the word of it, and when
         self.num_sweeps = 0
         self.clock = time.monotonic
         self.draining = self.stopped = self._said_drained = False
         reference = link.options["drift"]
-        self.connections = Connections(self.config.port_out, is_encrypted=self.config.auth_keys is not None, times=1)
+        self.connections = ConnectionMonitor(
+            self.config.port_out, is_encrypted=self.config.auth_keys is not None, times=1
+        )
         self.next_cut = 0.0
         self.drift = VectorDrift(Reference.from_dict(reference), self.config.drift_window) if reference else None
 
@@ -111,11 +113,11 @@ class Sink:
         self.ventilator = make_socket(context, zmq.DEALER)
         self.ventilator.bind(addresses.link)
         # The outbox has a context of its own, so that ending it can wait for what is still on the way.
-        self.outbox_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.publisher_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.guard = CurveAuth(**link.options["access"])
         config = self.config
-        self.outbox = ResultPublisher(
-            self.outbox_context,
+        self.publisher = ResultPublisher(
+            self.publisher_context,
             config.host,
             config.port_out,
             self.log,
@@ -128,7 +130,7 @@ class Sink:
     def run(self) -> None:
         """Serves until told to stop."""
         poller = zmq.Poller()
-        for sock in (self.control, self.ventilator, self.results, self.outbox.socket):
+        for sock in (self.control, self.ventilator, self.results, self.publisher.socket):
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
         self.log.info("ready")
@@ -138,13 +140,13 @@ class Sink:
             if not self.has_asked:
                 self._ask_who()
             is_waiting = self.receipts or self.draining or not self.has_asked
-            is_waiting = is_waiting or self.outbox.has_greetings
-            patience = retry if self.outbox.is_blocked else 20 if is_waiting else 1000
+            is_waiting = is_waiting or self.publisher.has_greetings
+            patience = retry if self.publisher.is_blocked else 20 if is_waiting else 1000
             events = dict(poller.poll(patience))
-            if self.outbox.socket in events and not self.outbox.on_subscription(self.clock()):
+            if self.publisher.socket in events and not self.publisher.on_subscription(self.clock()):
                 self._cut_flooders(self.clock())
-            if self.outbox.has_greetings:
-                self.outbox.deliver_greetings(self.clock())
+            if self.publisher.has_greetings:
+                self.publisher.deliver_greetings(self.clock())
             if self.control in events:
                 self._on_control()
             # What the ventilator says of a job is read before the job's rows, as far as it is there.
@@ -154,36 +156,36 @@ class Sink:
                 self._on_results()
             if self.receipts:
                 self._send_receipts()
-            if self.outbox.is_blocked:
-                sent = self.outbox.num_sent
-                self.outbox.flush()
-                retry = 1 if self.outbox.num_sent > sent else min(2 * retry, 50)
+            if self.publisher.is_blocked:
+                sent = self.publisher.num_sent
+                self.publisher.flush()
+                retry = 1 if self.publisher.num_sent > sent else min(2 * retry, 50)
             if self.clock() >= next_sweep:
                 next_sweep = self.clock() + 1
                 self._sweep()
-            if self.draining and not self._said_drained and not self.outbox.owes(self.clock(), DRAIN_PATIENCE):
+            if self.draining and not self._said_drained and not self.publisher.owes(self.clock(), DRAIN_PATIENCE):
                 self._said_drained = True
                 self.control.send(DRAINED)
-        self.outbox.socket.close(linger=LAST_WORDS_MS)
+        self.publisher.socket.close(linger=LAST_WORDS_MS)
         self.guard.close()
-        self.outbox_context.term()
+        self.publisher_context.term()
 
     # ---------------------------------------------------------------- from the ventilator
 
     def _on_ventilator(self) -> None:
-        for frames in arrived(self.ventilator, BURST):
+        for frames in recv_available(self.ventilator, BURST):
             for word in decode_commands(frames[0]):
                 self._on_word(word)
 
-    def _on_word(self, word: Word) -> None:
+    def _on_word(self, word: Command) -> None:
         kind = word[0]
         if kind == commands.JOB_CHUNK:
             if self.barrier.is_synced:
                 self._on_part(word)
         elif kind == commands.PUBLISH:
-            self.outbox.put(word[1], word[2:], self.clock())
+            self.publisher.put(word[1], word[2:], self.clock())
         elif kind == commands.PUBLISH_ON_SUBSCRIBE:
-            self.outbox.greet(word[1], word[2:], self.clock())
+            self.publisher.greet(word[1], word[2:], self.clock())
         elif kind == commands.SYNC:
             self._on_sync(from_u64(word[1]), from_u64(word[2]), word[3] if len(word) > 3 else b"")
         elif kind == commands.CANCEL_JOB:
@@ -193,7 +195,7 @@ class Sink:
             is_held = from_u64(word[2]) in self.jobs
             self.receipts.append([commands.JOB_PENDING if is_held else commands.JOB_PUBLISHED, *word[1:]])
 
-    def _on_part(self, word: Word) -> None:
+    def _on_part(self, word: Command) -> None:
         """Texts of a job are on their way; with the first of them the job is new here, the last one seals it.
 
         The word of a job that is whole in a batch comes with its rows. A batch that was computed twice, because its
@@ -252,7 +254,7 @@ class Sink:
     # ---------------------------------------------------------------- from the workers
 
     def _on_results(self) -> None:
-        for frames in arrived(self.results, BURST, copy=False):
+        for frames in recv_available(self.results, BURST, copy=False):
             if len(frames[0]) == 0:
                 # Before SYNC the report would overtake held results; there is another one a second later.
                 if self.barrier.is_synced:
@@ -265,8 +267,8 @@ class Sink:
     def _on_result(self, result: Result) -> None:
         if self.drift is not None:
             self.drift.add(result.array, result.lengths)
-        if result.words:
-            for word in decode_commands(result.words):
+        if result.announcements:
+            for word in decode_commands(result.announcements):
                 self._on_part(word)
         self._place(result)
         self.receipts.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.began)])
@@ -360,7 +362,7 @@ class Sink:
         job.array, job.pieces, job.missing = None, [], -1  # never complete
         self.log.error("no memory for the vectors of %d texts of client %r", job.size, job.identity)
         reason = f"the server has no memory for the vectors of {job.size} texts: send fewer texts at a time"
-        self.outbox.put(job.identity, [error_info("too_large", reason), b"", job.request_id], self.clock())
+        self.publisher.put(job.identity, [error_info("too_large", reason), b"", job.request_id], self.clock())
 
     def _finish_if_complete(self, job: SinkJob) -> None:
         if job.missing or not job.sealed:
@@ -381,12 +383,12 @@ class Sink:
             lists = b", ".join(job.tokens[row][1:-1] for row in sorted(job.tokens))
             info = info.replace(b'"tokens": ""', b'"tokens": [' + lists + b"]", 1)
         array = np.ascontiguousarray(job.array)
-        self.outbox.put(job.identity, [info, array, job.request_id], self.clock())
+        self.publisher.put(job.identity, [info, array, job.request_id], self.clock())
         self.log.debug("send back\tsize: %d\tjob id: %r#%s", job.size, job.identity, job.request_id.decode())
 
     def _sweep(self) -> None:
         now = self.clock()
-        self.outbox.sweep(now)
+        self.publisher.sweep(now)
         self._cut_flooders(now)
         self.num_sweeps += 1
         self.barrier.sweep()
@@ -400,13 +402,13 @@ class Sink:
             with contextlib.suppress(zmq.Again):  # not connected; the next second will do
                 word = [commands.DRIFT, json.dumps(self.drift.to_dict()).encode()]
                 self.ventilator.send(encode_commands([word]), zmq.NOBLOCK)
-        self.link.facts["outbox"] = {
-            "bytes": self.outbox.num_bytes,
-            "sent": self.outbox.num_sent,
-            "dropped": self.outbox.num_dropped,
-            "readers": len(self.outbox.readers),
+        self.link.info["outbox"] = {
+            "bytes": self.publisher.num_bytes,
+            "sent": self.publisher.num_sent,
+            "dropped": self.publisher.num_dropped,
+            "readers": len(self.publisher.readers),
             "jobs": len(self.jobs),
-            "renewals": self.outbox.num_renewals,
+            "renewals": self.publisher.num_renewals,
         }
 
     def _cut_flooders(self, now: float) -> None:
@@ -419,7 +421,7 @@ class Sink:
 
     def _let_go_of_absent(self, now: float) -> None:
         """Requests of those who do not listen any more are dropped: nobody would read the answer."""
-        absent = {job.identity for job in self.jobs.values() if not self.outbox.has_reader(job.identity)}
+        absent = {job.identity for job in self.jobs.values() if not self.publisher.has_reader(job.identity)}
         self.absent = {identity: self.absent.get(identity, now) for identity in absent}
         for identity, since in self.absent.items():
             if now - since >= self.config.absent_ttl:

@@ -39,7 +39,7 @@ class Child:
         reason: what it said before it ended, if it could.
         failed_starts: ends in a row before it was ready.
         crashes: ends in a row after it was ready, each soon after the start.
-        is_retiring: it was asked to end, so that a new one can take its place.
+        is_draining: it was asked to end, so that a new one can take its place.
     """
 
     role: str
@@ -55,12 +55,12 @@ class Child:
     reason: str = ""
     failed_starts: int = 0
     crashes: int = 0
-    is_retiring: bool = False
-    retire_again_at: float = 0.0
+    is_draining: bool = False
+    drain_again_at: float = 0.0
     started_at: float = 0.0
     restart_at: float | None = None
-    last_beat: float | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    last_heartbeat: float | None = None
+    info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> bytes:
@@ -73,9 +73,9 @@ class Child:
     def start(self) -> None:
         """Starts the process. Its standard input is its lifeline: it ends when this process is gone."""
         self.incarnation += 1
-        self.is_ready, self.reason, self.restart_at, self.last_beat = False, "", None, None
-        self.is_retiring = False
-        self.facts = {}
+        self.is_ready, self.reason, self.restart_at, self.last_heartbeat = False, "", None, None
+        self.is_draining = False
+        self.info = {}
         self.started_at = time.monotonic()
         boot = {
             "path": sys.path,
@@ -98,30 +98,30 @@ class Child:
         except BrokenPipeError:
             pass  # it ended at once, which the supervisor sees
 
-    def on_beat(self, beat: dict[str, Any], now: float) -> None:
-        self.last_beat = now
-        self.facts.update(beat)
+    def on_heartbeat(self, heartbeat: dict[str, Any], now: float) -> None:
+        self.last_heartbeat = now
+        self.info.update(heartbeat)
 
-    def pardon(self, now: float) -> None:
+    def reset_liveness(self, now: float) -> None:
         """Nobody listened for a while, so silence until now says nothing."""
-        if self.last_beat is not None:
-            self.last_beat = now
-        self.facts["age"] = 0.0
+        if self.last_heartbeat is not None:
+            self.last_heartbeat = now
+        self.info["age"] = 0.0
 
     def is_up(self, now: float) -> bool:
         """Whether it was ready, and gave a sign of life lately."""
-        return self.is_ready and (self.last_beat is None or now - self.last_beat <= LIVENESS_TIMEOUT)
+        return self.is_ready and (self.last_heartbeat is None or now - self.last_heartbeat <= LIVENESS_TIMEOUT)
 
-    def why_hung(self, now: float) -> str:
+    def hang_reason(self, now: float) -> str:
         """Why this process counts as hung; empty if it does not."""
         config = self.config
         if not self.is_ready and now - self.started_at > config.start_timeout:
             return f"it was not ready after {config.start_timeout:g} s (-start_timeout)"
-        if self.last_beat is not None and now - self.last_beat > config.heartbeat_timeout:
+        if self.last_heartbeat is not None and now - self.last_heartbeat > config.heartbeat_timeout:
             return f"no sign of life for {config.heartbeat_timeout:g} s (-heartbeat_timeout)"
         if self.is_ready and self.role != "prepare":
-            age = self.facts.get("age", 0.0)
-            if self.facts.get("busy"):
+            age = self.info.get("age", 0.0)
+            if self.info.get("busy"):
                 if age > config.worker_timeout:
                     return f"one batch took more than {config.worker_timeout:g} s (-worker_timeout)"
             elif age > config.heartbeat_timeout:
@@ -140,9 +140,9 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.gone()
+        self.on_exit()
 
-    def gone(self) -> None:
+    def on_exit(self) -> None:
         """The process has ended: lets go of what belonged to it."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()

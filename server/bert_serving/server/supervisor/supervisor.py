@@ -34,10 +34,10 @@ EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
 #: it can work, and what killed it, such as one bad sequence or a part of the system, passes.
 MAX_FAILED_STARTS = 8
 #: After so many ends in a row, each so soon after the start, a part waits a moment before it starts again.
-PATIENT_CRASHES, QUICK_SECONDS, CRASH_PAUSE = 8, 30.0, 1.0
+CRASH_LOOP_THRESHOLD, CRASH_LOOP_WINDOW, CRASH_LOOP_BACKOFF = 8, 30.0, 1.0
 #: If this process itself was stopped for so long (s), by Ctrl-Z or with the whole machine, what it missed of the others
 #: says nothing; then they get time to be heard again.
-OWN_GAP = 2.0
+SUSPEND_GAP = 2.0
 #: Seconds that parts get to end after STOP before they are killed.
 STOP_SECONDS = 8.0
 _POLL_MS = 100
@@ -73,11 +73,11 @@ class BertServer(threading.Thread):
         self.plans: list[WorkerPlacement] = []
         self._stops_asked = 0
         self._reloads_asked = 0
-        self._to_replace: list[str] = []
-        self._last_step = self._trust_until = 0.0
+        self._rolling_restart: list[str] = []
+        self._last_step = self._grace_until = 0.0
         self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http"), 0)
         self._drain_deadline = 0.0
-        self._said_facts = ("", 0)
+        self._published_state = ("", 0)
 
     # ---------------------------------------------------------------- from outside
 
@@ -151,7 +151,7 @@ class BertServer(threading.Thread):
             self._finish()
             return
         try:
-            self._start_parts(["ventilator", "sink", *self._preparing])
+            self._start_children(["ventilator", "sink", *self._preparing])
             while self.exit_code is None:
                 self._step()
         except Exception as error:
@@ -175,7 +175,7 @@ class BertServer(threading.Thread):
         self._preparing = [name for name, child in self.children.items() if child.role == "prepare"]
         self._prepared: set[str] = set()
 
-    def _start_parts(self, names: list[str]) -> None:
+    def _start_children(self, names: list[str]) -> None:
         for name in names:
             self.children[name].start()
 
@@ -185,14 +185,14 @@ class BertServer(threading.Thread):
             while self.control.poll(0):
                 self._on_message(self.control.recv_multipart())
         now = time.monotonic()
-        if self._last_step and now - self._last_step > OWN_GAP:
-            self._trust_until = now + self.config.heartbeat_timeout
+        if self._last_step and now - self._last_step > SUSPEND_GAP:
+            self._grace_until = now + self.config.heartbeat_timeout
         self._last_step = now
         for child in list(self.children.values()):
             self._watch(child, now)
         if self.exit_code is None:
             self._advance(now)
-        self._say_facts()
+        self._publish_state()
 
     def _advance(self, now: float) -> None:
         """What comes next in the server's life."""
@@ -216,7 +216,7 @@ class BertServer(threading.Thread):
         if everything and self.state in ("starting", "degraded"):
             first = self.state == "starting"
             self.state = "ready"
-            self._say_facts()
+            self._publish_state()
             get_logger("VENTILATOR").info(
                 "all set, ready to serve request!" if first else "all parts are back, ready to serve request!"
             )
@@ -226,21 +226,21 @@ class BertServer(threading.Thread):
         if self._reloads_asked and self.is_ready.is_set():
             self._reloads_asked = 0
             self.log.info("the workers are replaced, one after the other")
-            self._to_replace = [name for name in self.children if name.startswith("worker-")]
-        if self._to_replace:
+            self._rolling_restart = [name for name in self.children if name.startswith("worker-")]
+        if self._rolling_restart:
             self._replace_next(now)
 
     def _replace_next(self, now: float) -> None:
         """Lets the next worker finish what it has and end; waits until the one before is back."""
-        child = self.children[self._to_replace[0]]
-        if child.is_retiring:
-            if now > child.retire_again_at:  # the ventilator may be a new one
-                child.retire_again_at = now + 1
+        child = self.children[self._rolling_restart[0]]
+        if child.is_draining:
+            if now > child.drain_again_at:  # the ventilator may be a new one
+                child.drain_again_at = now + 1
                 self._tell("ventilator", commands.DRAIN_WORKER, child.identity)
             return
         if self.state == "ready":
             self.log.info("%s is replaced", child.name)
-            child.is_retiring = True
+            child.is_draining = True
 
     def _is_up(self, names: list[str]) -> bool:
         now = time.monotonic()
@@ -255,18 +255,18 @@ class BertServer(threading.Thread):
         if child is None or str(child.incarnation) != incarnation:
             return  # from one that was replaced already
         if kind == commands.HEARTBEAT:
-            child.on_beat(json.loads(frames[2]), time.monotonic())
+            child.on_heartbeat(json.loads(frames[2]), time.monotonic())
         elif kind == commands.READY:
             child.is_ready = True
             child.failed_starts = 0
-            child.facts.update(json.loads(frames[2]))
+            child.info.update(json.loads(frames[2]))
         elif kind == commands.FATAL:
             child.reason = frames[2].decode()
         elif kind == commands.TERMINATE:
             self.log.info("shutting down...")
             self.stop()
         elif kind == commands.WORKER_DRAINED:
-            worker = next((c for c in self.children.values() if c.identity == frames[2] and c.is_retiring), None)
+            worker = next((c for c in self.children.values() if c.identity == frames[2] and c.is_draining), None)
             if worker is not None:
                 self._tell(worker.name, commands.STOP)
         elif kind == commands.DRAINED and name == "http":
@@ -281,10 +281,10 @@ class BertServer(threading.Thread):
         if child is not None and child.is_running:
             self.control.send_multipart([child.identity, *frames])
 
-    def _say_facts(self) -> None:
+    def _publish_state(self) -> None:
         engines = sorted({plan.engine for plan in self.plans})
         dtypes = sorted({plan.dtype for plan in self.plans})
-        facts = json.dumps(
+        state = json.dumps(
             {
                 "state": self.state,
                 "num_process": sum(c.is_running and c.role != "prepare" for c in self.children.values()),
@@ -297,9 +297,9 @@ class BertServer(threading.Thread):
             }
         )
         ventilator = self.children["ventilator"]
-        if ventilator.is_ready and (facts, ventilator.incarnation) != self._said_facts:
-            self._said_facts = (facts, ventilator.incarnation)
-            self._tell("ventilator", commands.STATE, facts.encode())
+        if ventilator.is_ready and (state, ventilator.incarnation) != self._published_state:
+            self._published_state = (state, ventilator.incarnation)
+            self._tell("ventilator", commands.STATE, state.encode())
 
     # ---------------------------------------------------------------- deaths
 
@@ -312,13 +312,13 @@ class BertServer(threading.Thread):
             return
         code = child.process.poll()
         if code is None:
-            if now < self._trust_until:
-                child.pardon(now)
-            hung = child.why_hung(now)
-            if hung and child.reason != hung:  # it may take a moment to end
-                self.log.error("%s is replaced: %s", child.name, hung)
-                child.reason = hung
-            if hung:
+            if now < self._grace_until:
+                child.reset_liveness(now)
+            reason = child.hang_reason(now)
+            if reason and child.reason != reason:  # it may take a moment to end
+                self.log.error("%s is replaced: %s", child.name, reason)
+                child.reason = reason
+            if reason:
                 child.kill()
             return
         self._on_death(child, code, now)
@@ -332,8 +332,8 @@ class BertServer(threading.Thread):
 
     def _on_death(self, child: Child, code: int, now: float) -> None:
         identity = child.identity
-        was_ready, was_quick = child.is_ready, now - child.started_at < QUICK_SECONDS
-        child.gone()
+        was_ready, was_quick = child.is_ready, now - child.started_at < CRASH_LOOP_WINDOW
+        child.on_exit()
         if child.role == "prepare" and code == 0:
             self._prepared.add(child.name)
             return
@@ -350,13 +350,13 @@ class BertServer(threading.Thread):
             return
         if child.role == "worker":
             self._tell("ventilator", commands.WORKER_LOST, identity)
-        if child.is_retiring:
-            self._to_replace.remove(child.name)
+        if child.is_draining:
+            self._rolling_restart.remove(child.name)
             self._start(child, now)
             return
         if was_ready:
             child.crashes = child.crashes + 1 if was_quick else 1
-            child.restart_at = now + (CRASH_PAUSE if child.crashes > PATIENT_CRASHES else 0.0)
+            child.restart_at = now + (CRASH_LOOP_BACKOFF if child.crashes > CRASH_LOOP_THRESHOLD else 0.0)
         else:
             child.failed_starts += 1
             child.restart_at = now + (0.0 if child.failed_starts == 1 else min(30.0, 0.25 * 2**child.failed_starts))
@@ -379,7 +379,7 @@ class BertServer(threading.Thread):
         http = self.children.get("http")
         has_http = http is not None and http.is_ready
         self._tell("http" if has_http else "ventilator", commands.DRAIN)
-        self._say_facts()
+        self._publish_state()
 
     def _fail(self, reason: str, exit_code: int) -> None:
         self.failure, self.exit_code = reason, exit_code

@@ -67,7 +67,7 @@ def status_json(ventilator: Ventilator, identity: bytes) -> bytes:
 
 def _facts(ventilator: Ventilator, identity: bytes) -> dict[str, Any]:
     config, addresses = ventilator.config, ventilator.link.addresses
-    known = ventilator.link.facts.get("supervisor", {})
+    known = ventilator.link.info.get("supervisor", {})
     workers = ventilator.dispatcher.workers
     state = known.get("state", "starting")
     return {

@@ -21,10 +21,10 @@ from bert_serving.client.protocol import SHOW_CONFIG, SHOW_PENDING, SHOW_STATUS,
 from ..errors import Draining, Forbidden, InternalError, RequestError, TooLarge
 from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAIN_WORKER, DRAINED, READY, STATE, STOP, TERMINATE, WORKER_DRAINED, WORKER_LOST, u64
-from ..ipc.messages import Word, decode_commands, encode_commands
+from ..ipc.messages import Command, decode_commands, encode_commands
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import arrived, bind_tcp, is_readable, keep_alive, make_socket
-from ..ipc.tcp_guard import Connections
+from ..ipc.sockets import bind_tcp, is_readable, keep_alive, make_socket, recv_available
+from ..ipc.tcp_guard import ConnectionMonitor
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..monitoring.drift import Reference, UnknownDrift
@@ -73,7 +73,7 @@ class Ventilator:
         self._vector_drift: dict[str, Any] = {"seen": 0, "texts": 0}  # as the sink has told it
 
         context = link.context
-        self.connections = Connections(config.port, is_encrypted=config.auth_keys is not None)
+        self.connections = ConnectionMonitor(config.port, is_encrypted=config.auth_keys is not None)
         self._next_look, self._has_read_all = 0.0, False
 
         self.control = link.connect_control()
@@ -84,7 +84,7 @@ class Ventilator:
         self.sink.connect(link.addresses.link)
         self.sink.send(encode_commands([[commands.SYNC, u64(self.epoch), u64(self._last_id)]]))
         #: What the sink shall hear, in this order. It goes out behind the batches: workers should not wait for it.
-        self._words: list[Word] = []
+        self._words: list[Command] = []
         self.thread = TokenizerThread(context, tokenizer, self.limits)
         tell = self._words.append
         self.dispatcher = Dispatcher(self.config, self.router, self._fail, tell, self.log, self.clock, self._last_id)
@@ -98,7 +98,7 @@ class Ventilator:
         # A peer that vanished without a word is noticed, and its buffers are given back. By TCP, not by ZeroMQ's own
         # heartbeats: their answers queue behind the data that is left unread when the server is full.
         keep_alive(front)
-        CurveAuth(**self.link.options["access"]).protect(context, front)
+        CurveAuth(**self.link.options["access"]).apply(context, front)
         bind_tcp(front, self.config.host, self.config.port)
         return front
 
@@ -117,14 +117,14 @@ class Ventilator:
             self.link.mark_progress()
             events = dict(poller.poll(self._patience()))
             if self.control in events:
-                for frames in arrived(self.control, BURST):
+                for frames in recv_available(self.control, BURST):
                     self._on_control(frames)
             # Before the sink: BATCH_FAILED of a batch is read before BATCH_DONE of the worker's next one.
             if self.router in events:
-                for frames in arrived(self.router, BURST):
+                for frames in recv_available(self.router, BURST):
                     self._on_worker(frames)
             if self.sink in events:
-                for frames in arrived(self.sink, BURST):
+                for frames in recv_available(self.sink, BURST):
                     for word in decode_commands(frames[0]):
                         self._on_sink(word)
             if self.thread.results in events:
@@ -163,14 +163,14 @@ class Ventilator:
 
     def _on_front(self) -> None:
         self._has_read_all = False
-        for frames in arrived(self.front, BURST, copy=False):
+        for frames in recv_available(self.front, BURST, copy=False):
             self._on_message(frames)
             if self._is_full():
                 return
         self._has_read_all = not is_readable(self.front)
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
-        self.connections.took(frames)
+        self.connections.record(frames)
         try:
             request = read_envelope(frames)
         except BadEnvelope as error:
@@ -378,7 +378,7 @@ class Ventilator:
             job.tokenized_at = self.clock()
         self.dispatcher.add(part, self._word_of(part, is_last))
 
-    def _word_of(self, part: Part, is_last: bool) -> Word:
+    def _word_of(self, part: Part, is_last: bool) -> Command:
         """What the sink is to know of a part."""
         job = part.job
         note: dict[str, Any] = {}
@@ -508,7 +508,7 @@ class Ventilator:
         elif kind == DRAIN_WORKER:
             self._retiring = frames[1]
         elif kind == STATE:
-            self.link.facts["supervisor"] = json.loads(frames[1])
+            self.link.info["supervisor"] = json.loads(frames[1])
         elif kind == DRAIN:
             self.draining = True
         elif kind == STOP:

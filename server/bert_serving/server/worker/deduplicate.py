@@ -10,7 +10,7 @@ import numpy as np
 from ..engines.batch import Batch
 
 
-def distinct(batch: Batch) -> tuple[Batch, np.ndarray | None]:
+def deduplicate(batch: Batch) -> tuple[Batch, np.ndarray | None]:
     """The distinct sequences of a batch, in the order in which they first occur.
 
     Two sequences are the same if their ids, types and masks are.
@@ -45,12 +45,12 @@ def distinct(batch: Batch) -> tuple[Batch, np.ndarray | None]:
     return few, where
 
 
-def spread(array: np.ndarray, few: Batch, where: np.ndarray, token_level: bool) -> np.ndarray:
+def expand(array: np.ndarray, few: Batch, where: np.ndarray, token_level: bool) -> np.ndarray:
     """The result for a whole batch from that of its distinct sequences.
 
     Args:
         array: ``[m, d]``, or ``[t, d]`` packed if ``token_level``.
-        few, where: what :func:`distinct` returned.
+        few, where: what :func:`deduplicate` returned.
 
     Returns:
         ``[n, d]``, or packed tokens of all ``n`` sequences, C-contiguous.

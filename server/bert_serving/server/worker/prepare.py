@@ -7,12 +7,12 @@ from ..ipc.process_context import ProcessContext
 from .engine_spec import engine_spec
 
 
-def run(link: ProcessContext) -> None:
+def run(process: ProcessContext) -> None:
     """The process that prepares; it is done when it ends well. Its errors become the reason why the start failed."""
-    link.start_heartbeat()
-    link.mark_progress(busy=True)
-    spec = engine_spec(link.config, link.options)
-    link.log.info("model config: %s", spec.model.config_path)
+    process.start_heartbeat()
+    process.mark_progress(busy=True)
+    spec = engine_spec(process.config, process.options)
+    process.log.info("model config: %s", spec.model.config_path)
     tuned = " (override by the fine-tuned model)" if spec.model.is_tuned else ""
-    link.log.info("checkpoint%s: %s", tuned, spec.model.checkpoint)
-    load(link.options["engine"]).prepare(spec, link.log.info)
+    process.log.info("checkpoint%s: %s", tuned, spec.model.checkpoint)
+    load(process.options["engine"]).prepare(spec, process.log.info)

@@ -18,80 +18,82 @@ from ..ipc.commands import READY, STOP, u64
 from ..ipc.messages import BatchMessage, Result, encode_commands, is_large
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import is_readable, make_socket
-from .deduplicate import distinct, spread
+from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
 
 #: On a CPU a bulk batch should take about so long: a small request never waits longer behind one.
 CPU_BATCH_SECONDS = 0.25
 
 
-def run(link: ProcessContext) -> None:
+def run(process: ProcessContext) -> None:
     """The worker's process."""
-    device = Device(**link.options["device"])
+    device = Device(**process.options["device"])
     meter = GpuMeter(device.index) if device.kind == "gpu" else None
-    link.start_heartbeat()
-    link.mark_progress(busy=True)
-    spec = engine_spec(link.config, link.options)
-    engine = load(link.options["engine"]).create(spec, device)
+    process.start_heartbeat()
+    process.mark_progress(busy=True)
+    spec = engine_spec(process.config, process.options)
+    engine = load(process.options["engine"]).create(spec, device)
     token_level = spec.is_token_level
-    max_tokens = warm_up(engine, device, spec.model.max_position_embeddings, link.config.max_seq_len)
-    link.log.info("use device %s, engine %s, %s", device, link.options["engine"], spec.dtype)
+    max_tokens = warm_up(engine, device, spec.model.max_position_embeddings, process.config.max_seq_len)
+    process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):
-        link.log.info(note)
+        process.log.info(note)
 
-    control = link.connect_control()
-    ventilator = make_socket(link.context, zmq.DEALER, IDENTITY=link.name.encode())
-    ventilator.connect(link.addresses.dispatch)
-    sink = make_socket(link.context, zmq.PUSH)
-    sink.connect(link.addresses.results)
-    facts = {"device": str(device), "max_tokens": max_tokens, "engine": link.options["engine"]}
-    hello = json.dumps(facts).encode()
-    ventilator.send_multipart([commands.REGISTER, hello])
-    control.send_multipart([READY, hello])
-    link.log.info("ready and listening!")
+    control = process.connect_control()
+    ventilator = make_socket(process.context, zmq.DEALER, IDENTITY=process.name.encode())
+    ventilator.connect(process.addresses.dispatch)
+    sink = make_socket(process.context, zmq.PUSH)
+    sink.connect(process.addresses.results)
+    info = {"device": str(device), "max_tokens": max_tokens, "engine": process.options["engine"]}
+    registration = json.dumps(info).encode()
+    ventilator.send_multipart([commands.REGISTER, registration])
+    control.send_multipart([READY, registration])
+    process.log.info("ready and listening!")
 
     poller = zmq.Poller()
     poller.register(control, zmq.POLLIN)
     poller.register(ventilator, zmq.POLLIN)
-    next_hello, last_batch = time.monotonic() + 1, 0
+    next_register_at, last_batch = time.monotonic() + 1, 0
     while True:
-        link.mark_progress()
+        process.mark_progress()
         events = dict(poller.poll(1000))
         if control in events and control.recv_multipart()[0] == STOP:
             break
         if ventilator in events:
             frames = ventilator.recv_multipart(copy=False)
-            link.mark_progress(busy=True)
+            process.mark_progress(busy=True)
             began = time.monotonic_ns()
             message = BatchMessage.from_frames(frames)
             batch = message.batch
             try:
-                few, where = distinct(batch)
+                few, where = deduplicate(batch)
                 array = engine.encode(few)
                 _check(array, few, token_level)
                 if where is not None:
-                    array = spread(array, few, where, token_level)
+                    array = expand(array, few, where, token_level)
             except DeviceLost:  # no batch can be computed here any more; this one goes to another worker
                 raise
             except Exception as error:  # whatever else an engine raises costs the batch, not the worker
-                link.log.warning("cannot encode a batch of %d sequences: %s", batch.num_sequences, error)
+                process.log.warning("cannot encode a batch of %d sequences: %s", batch.num_sequences, error)
                 reason = f"{type(error).__name__}: {str(error)[:300]}"
                 ventilator.send_multipart([commands.BATCH_FAILED, u64(message.id), _kind(error), reason.encode()])
                 gc.collect()
             else:
-                result = Result(message.id, array, batch.lengths, message.manifest, token_level, began, message.words)
+                result = Result(
+                    message.id, array, batch.lengths, message.manifest, token_level, began, message.announcements
+                )
                 answer = result.frames()
                 sink.send_multipart(answer, copy=not is_large(answer))
-                link.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
+                process.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
             last_batch = message.id
-        if time.monotonic() >= next_hello:  # a ventilator that was restarted learns that we are here
-            next_hello = time.monotonic() + 1
+        if time.monotonic() >= next_register_at:  # a ventilator that was restarted learns that we are here
+            next_register_at = time.monotonic() + 1
             if meter is not None:
-                hello = json.dumps(facts | meter.read()).encode()
-            ventilator.send_multipart([commands.REGISTER, hello])
+                registration = json.dumps(info | meter.read()).encode()
+            ventilator.send_multipart([commands.REGISTER, registration])
             idle_at = time.monotonic_ns()
             if not is_readable(ventilator):  # sent behind the results, so that none of them can arrive later
-                idle = [commands.WORKER_IDLE, link.name.encode(), u64(last_batch), u64(idle_at)]
+                idle = [commands.WORKER_IDLE, process.name.encode(), u64(last_batch), u64(idle_at)]
                 sink.send_multipart([b"", encode_commands([idle])])
     engine.close()
 
