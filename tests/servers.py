@@ -126,8 +126,8 @@ class Server:
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def part(self, name: str) -> psutil.Process:
-        """The process of a part, ``worker-0`` or ``sink``."""
+    def child(self, name: str) -> psutil.Process:
+        """Returns the child process with this name, such as ``worker-0`` or ``sink``."""
         for child in self.children():
             with contextlib.suppress(psutil.Error):
                 if f"bert-serving-{name}" in child.cmdline():
