@@ -61,8 +61,12 @@ def test_no_request_hangs_when_the_sink_of_fast_workers_is_killed() -> None:
                 server.child("sink").kill()
                 threads.join(20)
             wait_until(lambda kill=kill: is_whole(client, kill + 1), 20, "a new sink")  # type: ignore[misc]
-        queue = client.server_status["queue"]
-        assert (queue["requests"], queue["batches_in_flight"]) == (0, 0)
+
+        def is_idle() -> bool:
+            queue = client.server_status["queue"]
+            return (queue["requests"], queue["batches_in_flight"]) == (0, 0)
+
+        wait_until(is_idle, 20, "an empty queue")
 
 
 def test_all_parts_killed_at_once() -> None:
