@@ -325,12 +325,15 @@ def test_nothing_above_the_highest_pooling_layer_is_built() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (random_batch([65]), "65 tokens is longer than the model's 64 positions"),
+        (random_batch([65]), "65 tokens exceeds the 64 positions"),
         (random_batch([]), "at least one sequence"),
         (dataclasses.replace(random_batch([3]), lengths=np.array([3, 0], np.int32)), "at least one token"),
-        (dataclasses.replace(random_batch([1]), input_ids=np.array([TINY.vocab_size], np.int32)), "token ids must lie"),
-        (dataclasses.replace(random_batch([1]), input_ids=np.array([-1], np.int32)), "token ids must lie"),
-        (dataclasses.replace(random_batch([1]), type_ids=np.array([2], np.int32)), "token types must lie"),
+        (
+            dataclasses.replace(random_batch([1]), input_ids=np.array([TINY.vocab_size], np.int32)),
+            "token ids must be in",
+        ),
+        (dataclasses.replace(random_batch([1]), input_ids=np.array([-1], np.int32)), "token ids must be in"),
+        (dataclasses.replace(random_batch([1]), type_ids=np.array([2], np.int32)), "token types must be in"),
     ],
 )
 def test_a_batch_that_cannot_be_is_refused(cache: str, batch: Batch, message: str) -> None:
@@ -353,5 +356,5 @@ def test_what_it_cannot_do_is_said_with_the_remedy(cache: str) -> None:
     assert "not bf16 on cpu" in (engine_module.unavailable("cpu", "bf16") or "")
     with pytest.raises(base.EngineUnavailable, match="not fp32 on gpu"):
         engine_module.create(EngineSpec(model=TINY, cache_dir=cache), Device("gpu"))
-    with pytest.raises(ValueError, match="pooling layer -5 is not there"):
+    with pytest.raises(ValueError, match="pooling layer -5 does not exist"):
         make_engine(cache, pooling_layers=(-5,))

@@ -235,10 +235,10 @@ def test_positions_can_be_left_out(make: Make) -> None:
 @pytest.mark.parametrize(
     ("ids", "types", "lengths", "message"),
     [
-        ([1, 124], [0, 0], [2], "token ids must lie in 0 to 123"),
-        ([1, -1], [0, 0], [2], "token ids must lie in 0 to 123"),
-        ([1, 2], [0, 2], [2], "token types must lie in 0 to 1"),
-        ([1] * 65, [0] * 65, [65], "65 tokens, the model 64 positions"),
+        ([1, 124], [0, 0], [2], "token ids must be in 0 to 123"),
+        ([1, -1], [0, 0], [2], "token ids must be in 0 to 123"),
+        ([1, 2], [0, 2], [2], "token types must be in 0 to 1"),
+        ([1] * 65, [0] * 65, [65], "65 tokens exceeds the 64 positions"),
         ([1, 2], [0, 0], [2, 0], "at least one token"),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_closed_engine_says_so(cache_dir: str) -> None:
 
 
 def test_a_layer_that_is_not_there(cache_dir: str) -> None:
-    with pytest.raises(ValueError, match="pooling layer -5 is not there: the model has 4 layers"):
+    with pytest.raises(ValueError, match="pooling layer -5 does not exist: the model has 4 layers"):
         engine_module.prepare(EngineSpec(MODEL, cache_dir, pooling_layers=(-5,)), lambda _: None)
 
 
@@ -335,7 +335,7 @@ def test_a_gpu_that_is_not_there_is_named(cache_dir: str) -> None:
         "except EngineUnavailable as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "sees no GPU where gpu: 99 was asked for" in done.stdout, done.stderr
+    assert "finds no GPU, but gpu: 99 is configured" in done.stdout, done.stderr
 
 
 def test_a_worker_is_quiet_and_maps_the_weights(cache_dir: str) -> None:

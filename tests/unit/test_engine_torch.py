@@ -44,7 +44,7 @@ from oracle import MODEL, gelu, gelu_new, pack, reference, sequences
 Make = Callable[..., engine_module.TorchEngine]
 STRATEGIES = ["NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED"]
 CPU = torch.device("cpu")
-ONEDNN = "dense layers by oneDNN, their kernels laid out once"
+ONEDNN = "dense layers by oneDNN, prepacked weights"
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,7 @@ def test_what_cannot_be_compiled_or_comes_out_wrong_stays_as_it_was(stance: None
     def double(graph: Any, _: object) -> Any:
         return lambda *inputs: tuple(2 * output for output in graph(*inputs))
 
-    for compiler, reason in ((fail, "no working compiler"), (double, "its result is wrong")):
+    for compiler, reason in ((fail, "no working compiler"), (double, "wrong result")):
         torch.compiler.reset()
         found, note = torch_device.compile_add_norm(CPU, torch.float32, 32, 1e-12, Path(cache_dir), compiler)
         assert found is torch_encoder.add_norm
@@ -314,7 +314,7 @@ def test_what_cannot_be_compiled_or_comes_out_wrong_stays_as_it_was(stance: None
 def test_a_kernel_for_packed_sequences_is_taken_only_if_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     attention, note = torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)
     assert attention is None  # there is none for the CPU
-    assert note.startswith("attention over padded groups: packed sequences cannot be had here (")
+    assert note.startswith("attention over padded groups: packed sequences are not available here (")
     assert "need bf16 or fp16" in torch_device.find_packed_attention(CPU, torch.float32, 2, 16)[1]
     monkeypatch.setattr(torch_device, "varlen_attention", by_definition)
     assert torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16) == (
@@ -322,7 +322,7 @@ def test_a_kernel_for_packed_sequences_is_taken_only_if_it_is_right(monkeypatch:
         "attention over packed sequences, no padding",
     )
     monkeypatch.setattr(torch_device, "varlen_attention", lambda query, *_: query)
-    assert "its result is wrong" in torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)[1]
+    assert "wrong result" in torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)[1]
 
 
 def test_layers_of_onednn_are_taken_only_if_they_are_right(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +339,7 @@ def test_layers_of_onednn_are_taken_only_if_they_are_right(make: Make, monkeypat
                 found, note = onednn.select_dense_layers(spec, weights, layers)
                 assert found is layers
                 assert note == (
-                    "dense layers by plain PyTorch: oneDNN's own cannot be had here (ValueError: their result is wrong)"
+                    "dense layers by plain PyTorch: oneDNN is not available here (ValueError: wrong result)"
                 )
         monkeypatch.setattr(torch.ops, "mkldnn", object())  # as in a release that has them no longer
         found, note = onednn.select_dense_layers(spec, weights, layers)
@@ -366,10 +366,10 @@ def test_threads_that_share_a_batch_give_the_same(cache_dir: str, make: Make, st
 @pytest.mark.parametrize(
     ("ids", "types", "lengths", "message"),
     [
-        ([1, 124], [0, 0], [2], "token ids must lie in 0 to 123"),
-        ([1, -1], [0, 0], [2], "token ids must lie in 0 to 123"),
-        ([1, 2], [0, 2], [2], "token types must lie in 0 to 1"),
-        ([1] * 65, [0] * 65, [65], "65 tokens, the model 64 positions"),
+        ([1, 124], [0, 0], [2], "token ids must be in 0 to 123"),
+        ([1, -1], [0, 0], [2], "token ids must be in 0 to 123"),
+        ([1, 2], [0, 2], [2], "token types must be in 0 to 1"),
+        ([1] * 65, [0] * 65, [65], "65 tokens exceeds the 64 positions"),
         ([1, 2], [0, 0], [2, 0], "at least one token"),
     ],
 )
@@ -451,7 +451,7 @@ def test_what_runs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         engines.choose("torch", "cpu", "int8")
     monkeypatch.setattr(engine_module, "_is_cpu_build", lambda _: False)
     assert engines.choose("auto", "gpu", "bf16") == "torch"
-    with pytest.raises(ValueError, match="pooling layer -5 is not there: the model has 4 layers"):
+    with pytest.raises(ValueError, match="pooling layer -5 does not exist: the model has 4 layers"):
         engine_module.prepare(EngineSpec(MODEL, str(tmp_path), pooling_layers=(-5,)), lambda _: None)
 
 
@@ -467,7 +467,7 @@ def test_a_build_without_cuda_is_known_by_its_own_word(tmp_path: Path, line: str
 @pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch was built without CUDA")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(cache_dir: str) -> None:
-    with pytest.raises(EngineUnavailable, match="sees no GPU where gpu: 99 was asked for"):
+    with pytest.raises(EngineUnavailable, match="finds no GPU, but gpu: 99 is configured"):
         engine_module.create(EngineSpec(MODEL, cache_dir), Device("gpu", 99))
 
 
@@ -475,7 +475,7 @@ def test_a_gpu_that_is_not_there_is_named(cache_dir: str) -> None:
 def test_a_build_without_cuda_leaves_the_gpu_to_another_engine(cache_dir: str) -> None:
     assert "built without CUDA" in str(engine_module.unavailable("gpu", "bf16"))
     assert engine_module.INFO not in engines.available("gpu", "bf16")
-    with pytest.raises(EngineUnavailable, match="sees no GPU where gpu: 0 was asked for"):
+    with pytest.raises(EngineUnavailable, match="finds no GPU, but gpu: 0 is configured"):
         torch_device.open_device(Device("gpu"), "bf16")
 
 

@@ -1,4 +1,4 @@
-"""The engines there are, and which of them to take for a device and a dtype."""
+"""List the engines and choose one for a device and a dtype."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from types import ModuleType
 from .base import EngineInfo, EngineUnavailable
 from .cpu_info import has_amx
 
-#: Order in which ``choose("auto", ...)`` asks, the fastest first, by the kind of device; see also ``preference``.
+#: Order in which ``choose("auto", ...)`` tries the engines, the fastest first, by kind of device; see ``preference``.
 PREFERENCE: dict[str, tuple[str, ...]] = {
     "cpu": ("onnx", "tensorflow", "torch"),
     "gpu": ("torch", "tensorflow", "onnx"),
 }
 
-#: Modules of this package that offer the four names of ``base.py``. ``zeros`` is for measuring, never chosen by auto.
+#: Modules of this package that provide the four names of ``base.py``. ``zeros`` is for measurements; auto never chooses
+#: it.
 NAMES: tuple[str, ...] = (*PREFERENCE["cpu"], "zeros")
 
 
 def load(name: str) -> ModuleType:
-    """The module of the engine ``name``; its library is not imported yet.
+    """Import the module of the engine ``name``; the library of the engine is not imported yet.
 
-    A name with a dot is the import path of an engine that is not part of this package, such as
-    ``my_project.my_engine``: a module that offers the four names of ``base.py``.
+    A name with a dot is the import path of an external engine, such as ``my_project.my_engine``: a module that
+    provides the four names of ``base.py``.
 
     Raises:
-        EngineUnavailable: there is no engine of that name.
+        EngineUnavailable: no engine has that name, or the module cannot be imported.
     """
     if "." in name:
         return _load_own(name)
     if name not in NAMES:
-        raise EngineUnavailable(f"there is no engine {name!r}; choose auto or one of {', '.join(NAMES)}")
+        raise EngineUnavailable(f"unknown engine {name!r}; choose auto or one of {', '.join(NAMES)}")
     return importlib.import_module(f"{__name__}.{name}" if name == "zeros" else f"{__name__}.{name}.engine")
 
 
@@ -38,35 +39,33 @@ def _load_own(path: str) -> ModuleType:
     try:
         module = importlib.import_module(path)
     except ImportError as error:
-        raise EngineUnavailable(
-            f"the engine {path} cannot be imported ({error}); is the folder it lies in on PYTHONPATH?"
-        ) from error
+        raise EngineUnavailable(f"engine {path} cannot be imported ({error}); add its folder to PYTHONPATH") from error
     missing = [name for name in ("INFO", "unavailable", "prepare", "create") if not hasattr(module, name)]
     if missing:
         raise EngineUnavailable(
-            f"{path} is no engine: it lacks {', '.join(missing)}; see bert_serving.server.engines.base"
+            f"module {path} is not an engine: it lacks {', '.join(missing)}; see bert_serving.server.engines.base"
         )
     return module
 
 
 def preference(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> tuple[str, ...]:
-    """Engines in the order in which ``choose("auto", ...)`` asks, the fastest first."""
+    """Return the engines in the order in which ``choose("auto", ...)`` tries them, the fastest first."""
     if (device_kind, dtype) == ("cpu", "bf16") and has_amx(features):
-        return "torch", "tensorflow"  # elsewhere it is the other way round
+        return "torch", "tensorflow"  # without AMX, tensorflow is faster
     return PREFERENCE[device_kind]
 
 
 def available(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> list[EngineInfo]:
-    """Engines that can compute in ``dtype`` on this machine's ``device_kind`` (cpu or gpu), the preferred first.
+    """Return the engines that can compute in ``dtype`` on ``device_kind`` (cpu or gpu), the preferred one first.
 
-    Says only what can be known without importing a library: a GPU that is there may still refuse.
+    No library is imported. A GPU may therefore still fail when an engine opens it.
     """
     names = preference(device_kind, dtype, features)
     return [load(name).INFO for name in names if _why_not(name, device_kind, dtype, features) is None]
 
 
 def _why_not(name: str, device_kind: str, dtype: str, features: frozenset[str] | None) -> str | None:
-    """Ask an engine why it cannot run; one that is not of this package takes no features."""
+    """Return the reason why an engine cannot run here; an external engine takes no features."""
     module = load(name)
     given = () if features is None or "." in name else (features,)
     reason: str | None = module.unavailable(device_kind, dtype, *given)
@@ -74,16 +73,17 @@ def _why_not(name: str, device_kind: str, dtype: str, features: frozenset[str] |
 
 
 def choose(name: str, device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str:
-    """Name of the engine to take.
+    """Return the name of the engine to use.
 
     Args:
-        name: what the user asked for, an engine's name or ``auto``.
+        name: requested engine, or ``auto``.
         device_kind: ``cpu`` or ``gpu``.
         dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
-        features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
+        features: features of the processor as in ``/proc/cpuinfo``; None for those of this machine.
 
     Raises:
-        EngineUnavailable: it cannot run here, or with ``auto`` none can; the message lists why and what to install.
+        EngineUnavailable: the engine cannot run here, or with ``auto`` no engine can. The message lists the reasons and
+            the packages to install.
     """
     if name != "auto":
         reason = _why_not(name, device_kind, dtype, features)

@@ -1,7 +1,7 @@
-"""The contract between a worker and what computes: one packed batch in, one array out.
+"""Define the interface between a worker and an engine: one packed batch in, one array out.
 
-An engine knows tensors and a device. It knows no sockets, no texts, no clients and no vocabulary. It is made in the
-worker process that uses it and is called from one thread.
+An engine handles tensors and a device. It has no access to sockets, texts, clients or the vocabulary. The worker
+process creates its engine and calls it from one thread.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .batch import Batch as Batch
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where an engine runs: the CPU with a number of threads, or one GPU by its index as the driver counts."""
+    """Device of an engine: the CPU with a number of threads, or one GPU by its index as the driver counts."""
 
     kind: str = "cpu"  # "cpu" or "gpu"
     index: int = 0
-    threads: int = 0  # CPU threads for one operation; 0 leaves the choice to the engine
-    memory_fraction: float = 0.5  # share of a GPU's memory that one worker may take
+    threads: int = 0  # CPU threads of one operation; 0: the engine chooses
+    memory_fraction: float = 0.5  # fraction of a GPU's memory that one worker may use
 
     def __str__(self) -> str:
         return "cpu" if self.kind == "cpu" else f"gpu: {self.index}"
@@ -31,20 +31,20 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """All that decides what an engine computes. Two equal specs give equal vectors.
+    """Everything that determines what an engine computes. Two equal specs give equal vectors.
 
     Attributes:
         model: architecture and files of the model.
+        cache_dir: folder for data prepared from the weights; ``prepare`` writes it, engines read it.
         pooling_strategy: a name of ``pooling.PoolingStrategy``: NONE, REDUCE_MEAN, REDUCE_MAX, REDUCE_MEAN_MAX,
             CLS_TOKEN, SEP_TOKEN, CLS_POOLED.
-        pooling_layers: indexes into the encoder's layers, -1 the last; several are concatenated in this order.
+        pooling_layers: indexes of encoder layers, -1 is the last; several are concatenated in this order.
         dtype: precision of the arithmetic: ``fp32``, ``bf16``, ``fp16`` or ``int8``. Pooling is always fp32.
-        output_dtype: numpy name of the result's dtype, ``float32`` or ``float16``.
-        use_position_embeddings: False adds no position table (``-no_position_embeddings``).
+        output_dtype: numpy name of the dtype of the vectors, ``float32`` or ``float16``.
+        use_position_embeddings: False leaves out the position table (``-no_position_embeddings``).
         xla: compile with XLA.
-        max_seq_len: most tokens of a sequence that will come, None for as many as the model has positions. It decides
-            which shapes XLA compiles, and no vector.
-        cache_dir: folder for what is prepared from the weights; ``prepare`` fills it, engines read it.
+        max_seq_len: maximum number of tokens in a sequence; None is the number of positions of the model. It selects
+            the shapes that XLA compiles and does not change a vector.
     """
 
     model: ModelConfig
@@ -59,15 +59,15 @@ class EngineSpec:
 
     @property
     def longest(self) -> int:
-        """Most tokens of a sequence that will come."""
+        """Maximum number of tokens in a sequence."""
         return self.max_seq_len or self.model.max_position_embeddings
 
     @property
     def layers(self) -> list[int]:
-        """Pooling layers counted from 0, the first; the last layer alone for CLS_POOLED.
+        """Pooling layers, counted from 0 for the first; only the last layer for CLS_POOLED.
 
         Raises:
-            ValueError: a layer is not there.
+            ValueError: the model has no such layer.
         """
         count = self.model.num_hidden_layers
         if self.needs_pooler:
@@ -75,7 +75,7 @@ class EngineSpec:
         for layer in self.pooling_layers:
             if not -count <= layer < count:
                 raise ValueError(
-                    f"pooling layer {layer} is not there: the model has {count} layers, -{count} to {count - 1}"
+                    f"pooling layer {layer} does not exist: the model has {count} layers, -{count} to {count - 1}"
                 )
         return [layer % count for layer in self.pooling_layers]
 
@@ -86,7 +86,7 @@ class EngineSpec:
 
     @property
     def is_token_level(self) -> bool:
-        """Whether each token has a vector, and not each sequence."""
+        """Whether each token has a vector, instead of each sequence."""
         return self.pooling_strategy == "NONE"
 
 
@@ -97,20 +97,20 @@ class Engine(Protocol):
     """
 
     def encode(self, batch: Batch) -> np.ndarray:
-        """Vectors of a batch, C-contiguous, ``spec.output_dtype``.
+        """Return the vectors of a batch, C-contiguous, dtype ``spec.output_dtype``.
 
-        Returns ``[n, d]``, a row per sequence in the order of ``batch.lengths``; with pooling ``NONE``
-        ``[t, d]``, a row per token in the order of ``batch.input_ids``, exactly 0 where ``mask`` is 0.
+        The shape is ``[n, d]``, one row per sequence in the order of ``batch.lengths``. With pooling ``NONE`` it is
+        ``[t, d]``, one row per token in the order of ``batch.input_ids``, exactly 0 where ``mask`` is 0.
 
         Raises:
-            OutOfMemory: the batch is too large for the device; a smaller one may pass.
-            DeviceLost: nothing can be computed in this process any more; the worker ends, and is replaced.
-            EngineError: anything else that the device or the library refused.
+            OutOfMemory: the batch is too large for the device; a smaller batch may fit.
+            DeviceLost: this process can no longer use the device; the worker ends and is replaced.
+            EngineError: any other error of the device or the library.
         """
         ...
 
     def close(self) -> None:
-        """Gives back the device's memory."""
+        """Release the memory of the device."""
         ...
 
 
@@ -119,15 +119,15 @@ class EngineError(RuntimeError):
 
 
 class OutOfMemory(EngineError, MemoryError):
-    """The batch does not fit on the device."""
+    """The batch does not fit in the memory of the device."""
 
 
 class DeviceLost(EngineError):
-    """The device no longer answers this process; a new one may use it."""
+    """The device no longer responds to this process; a new process may use it."""
 
 
 class EngineUnavailable(EngineError, ImportError):
-    """The engine's library is not installed, or cannot run on the device; the message names the remedy."""
+    """The library of the engine is missing, or cannot run on the device; the message names the remedy."""
 
 
 Log = Callable[[str], None]
@@ -135,21 +135,22 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the rest of the server needs to know about a kind of engine before one is made."""
+    """Properties of an engine that the server reads before it creates one."""
 
     name: str
-    #: Computes dense layers on tokens only, so a batch costs what its tokens cost.
+    #: Whether dense layers compute tokens only and no padding, so that the cost of a batch follows its tokens.
     padding_free: bool
-    #: dtypes it can compute in, by device kind.
+    #: Supported dtypes by kind of device.
     dtypes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-# Every engine module (tensorflow.py, torch.py, onnx.py) offers these four names; engines/__init__.py finds them:
+# Every engine module (onnx/engine.py, tensorflow/engine.py, torch/engine.py, zeros.py) provides these four names;
+# engines/__init__.py reads them:
 #
 #   INFO: EngineInfo
-#   unavailable(device_kind: str, dtype: str) -> str | None   why it cannot run here (with the remedy), None if it can;
-#                                                             cheap: importlib.util.find_spec, no heavy import;
-#                                                             the engines here take the processor's features too
-#   prepare(spec: EngineSpec, log: Log) -> None               build what engines load, once, into spec.cache_dir;
-#                                                             returns at once where it is already there
-#   create(spec: EngineSpec, device: Device) -> Engine        load it in this process, on this device, ready to encode
+#   unavailable(device_kind: str, dtype: str) -> str | None   reason why the engine cannot run here, with the remedy;
+#                                                             None if it can; imports no large library; the engines of
+#                                                             this package also take the features of the processor
+#   prepare(spec: EngineSpec, log: Log) -> None               write the files that engines load to spec.cache_dir;
+#                                                             returns immediately if they exist
+#   create(spec: EngineSpec, device: Device) -> Engine        load the engine in this process on this device

@@ -1,4 +1,4 @@
-"""The batch that an engine encodes."""
+"""Define the batch that an engine encodes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``n`` sequences, ``t`` tokens in all, packed one after the other without padding.
+    """``n`` sequences with ``t`` tokens in total, packed one after the other without padding.
 
     Attributes:
         input_ids: vocabulary indexes, int32 ``[t]``.
         type_ids: segment of each token, 0 or 1, int32 ``[t]``.
-        mask: 1 where the model may attend and pool, else 0, int32 ``[t]``. Zeros come from ``-mask_cls_sep`` only.
-        lengths: tokens in each sequence, int32 ``[n]``, each >= 1; their sum is ``t``.
+        mask: 1 for tokens that attention and pooling use, else 0, int32 ``[t]``. Only ``-mask_cls_sep`` sets zeros.
+        lengths: number of tokens of each sequence, int32 ``[n]``, each >= 1; the sum is ``t``.
     """
 
     input_ids: np.ndarray

@@ -1,4 +1,4 @@
-"""Packed tokens as the attention wants them: a padded grid, the way there and the way back. Pure numpy."""
+"""Convert packed tokens to the padded grid of attention and back, in pure numpy."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from .batch import Batch
 
 #: Added to the scores of a token with mask 0, as in Google's BERT.
 MASKED = -10000.0
-#: Added to the scores of padding: nothing of it is left, whatever else the sequence holds.
+#: Added to the scores of padding: the softmax weight of padding is 0 for every sequence.
 PADDING = -1e9
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Feeds of the graph for ``n`` sequences of at most ``T`` tokens, ``t`` in all.
+    """Inputs of the graph for ``n`` sequences of at most ``T`` tokens, ``t`` tokens in total.
 
     Attributes:
         input_ids: int32 ``[t]``.
         type_ids: int32 ``[t]``.
-        positions: place of each token in its sequence, int32 ``[t]``.
-        unpack: token at each place of the grid, int32 ``[n, T]``; 0 at padding.
-        pack: place in the flat grid of each token, int32 ``[t]``.
-        bias: added to the attention scores, float32 ``[n, T]``; 0 throughout a sequence that is masked altogether.
-        mask: 1 where a token counts in pooling, else 0, float32 ``[n, T]``.
-        first: the first token of each sequence, int32 ``[n]``.
-        last: its last token, int32 ``[n]``.
+        positions: position of each token in its sequence, int32 ``[t]``.
+        unpack: index of the token at each position of the grid, int32 ``[n, T]``; 0 at padding.
+        pack: position of each token in the flat grid, int32 ``[t]``.
+        bias: added to the attention scores, float32 ``[n, T]``; 0 for a sequence whose tokens are all masked.
+        mask: 1 where pooling uses a token, else 0, float32 ``[n, T]``.
+        first: index of the first token of each sequence, int32 ``[n]``.
+        last: index of its last token, int32 ``[n]``.
     """
 
     input_ids: np.ndarray
@@ -44,10 +44,11 @@ class Layout:
 
 
 def make_layout(batch: Batch) -> Layout:
-    """Layout of a batch, the tokens packed.
+    """Return the layout of a batch with packed tokens.
 
-    Tokens of a sequence that is masked altogether attend to each other: in Google's BERT all their scores have the same
-    number added. Here nothing is added, since the sum would round the scores to a thousandth.
+    If all tokens of a sequence are masked, they attend to each other, as in Google's BERT, which adds the same bias to
+    all
+    their scores. Here the bias is 0, since the sum would round the scores to a thousandth.
     """
     lengths = batch.lengths.astype(np.int64)
     count, longest, tokens = len(lengths), int(lengths.max()), batch.num_tokens
@@ -77,17 +78,17 @@ def make_layout(batch: Batch) -> Layout:
 
 
 def make_padded_layout(batch: Batch, count: int, longest: int) -> Layout:
-    """Layout with padding tokens in their places, so that its shapes depend on ``count`` and ``longest`` alone.
+    """Return a layout with padding tokens, whose shapes depend on ``count`` and ``longest`` only.
 
-    For compilers that want few shapes. ``count`` and ``longest`` are at least those of the batch; the rows and places
-    beyond it hold token 0, masked. What the graph answers for them is to be cut off.
+    For compilers that compile each shape. ``count`` and ``longest`` are at least those of the batch. Added rows and
+    positions hold token 0, masked. The caller discards their vectors.
     """
     packed = make_layout(batch)
     rows, width = packed.unpack.shape
     places = (packed.pack // width) * longest + packed.pack % width
     size = count * longest
 
-    def spread(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
+    def scatter(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
         grid: np.ndarray = np.full(size, fill, dtype)
         grid[places] = values
         return grid
@@ -98,26 +99,26 @@ def make_padded_layout(batch: Batch, count: int, longest: int) -> Layout:
     last[:rows] = first[:rows] + batch.lengths - 1
     everywhere = np.arange(size, dtype=np.int32)
     return Layout(
-        input_ids=spread(packed.input_ids, 0, np.int32),
-        type_ids=spread(packed.type_ids, 0, np.int32),
-        positions=spread(packed.positions, 0, np.int32),
+        input_ids=scatter(packed.input_ids, 0, np.int32),
+        type_ids=scatter(packed.type_ids, 0, np.int32),
+        positions=scatter(packed.positions, 0, np.int32),
         unpack=everywhere.reshape(count, longest),
         pack=everywhere,
-        bias=spread(packed.bias.ravel()[packed.pack], PADDING, np.float32).reshape(count, longest),
-        mask=spread(packed.mask.ravel()[packed.pack], 0, np.float32).reshape(count, longest),
+        bias=scatter(packed.bias.ravel()[packed.pack], PADDING, np.float32).reshape(count, longest),
+        mask=scatter(packed.mask.ravel()[packed.pack], 0, np.float32).reshape(count, longest),
         first=first,
         last=last,
     )
 
 
 def split_batch(lengths: np.ndarray, max_grid: int, max_waste: float = 2.0, min_tokens: int = 256) -> list[np.ndarray]:
-    """Groups of sequences of similar length, so that attention does not drown in padding.
+    """Group sequences of similar length, to limit the padding that attention computes.
 
     Args:
-        lengths: tokens in each sequence, int ``[n]``.
-        max_grid: most elements that one head's scores ``[n, T, T]`` may have; a single sequence may exceed it.
-        max_waste: a group's padded grid may be this many times its tokens, unless it has few tokens.
-        min_tokens: a group with fewer tokens than this is not closed because of waste: the dense layers need work.
+        lengths: number of tokens of each sequence, int ``[n]``.
+        max_grid: maximum number of elements of the scores ``[n, T, T]`` of one head; a single sequence may exceed it.
+        max_waste: maximum ratio of a group's padded grid to its tokens.
+        min_tokens: a group with fewer tokens may exceed ``max_waste``: small dense layers are inefficient.
 
     Returns:
         indexes into ``lengths``, by group; every index is in exactly one group.
@@ -139,11 +140,11 @@ def split_batch(lengths: np.ndarray, max_grid: int, max_waste: float = 2.0, min_
 
 
 def pad_rows(batch: Batch) -> Batch:
-    """A batch, and after it sequences that are none, so that an engine sees few numbers of tokens.
+    """Append dummy sequences to a batch, so that an engine sees few different numbers of tokens.
 
-    oneDNN writes a kernel for each number of rows when it first sees it, which may take as long as a small batch does.
-    The tiles that it multiplies have 16 rows in any case. None is added that is longer than all others: attention would
-    have to pad for it.
+    oneDNN compiles a kernel for each new number of rows, which can take as long as a small batch. Its tiles have 16
+    rows, so the added rows cost little. No dummy sequence is longer than the longest real one: attention would have to
+    pad all sequences.
     """
     tokens, longest = batch.num_tokens, int(batch.lengths.max())
     step = 16 if tokens <= 256 else 32 if tokens <= 512 else 64
@@ -162,7 +163,7 @@ def pad_rows(batch: Batch) -> Batch:
 
 
 def split_groups(groups: list[np.ndarray], lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Groups, each cut into as few parts as have about ``max_tokens`` at most, all of about the same size."""
+    """Split each group into the fewest subgroups of about equal size and about ``max_tokens`` tokens at most."""
     cut = []
     for group in groups:
         ends = np.cumsum(lengths[group])
@@ -179,12 +180,12 @@ def encode_in_groups(
     encode: Callable[[Batch], np.ndarray],
     map_fn: Callable[..., Iterable[np.ndarray]] = map,
 ) -> np.ndarray:
-    """Encodes groups of a batch, and puts the rows where they belong in the whole.
+    """Encode groups of a batch and write their rows to their positions in the whole batch.
 
     Args:
-        groups: as of ``split_batch``.
-        encode: vectors of a part, ``[n, d]`` or ``[t, d]``.
-        map_fn: applies ``encode`` to all parts: one after the other, or otherwise.
+        groups: result of ``split_batch``.
+        encode: returns the vectors of a sub-batch, ``[n, d]`` or ``[t, d]``.
+        map_fn: applies ``encode`` to all sub-batches, such as ``map`` or ``ThreadPool.map``.
 
     Returns:
         ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
@@ -203,33 +204,37 @@ def encode_in_groups(
 
 
 def check_batch(batch: Batch, spec: EngineSpec) -> None:
-    """Refuses what the model has no tables for; on a GPU an index out of range would cost the process its device.
+    """Reject a batch with values outside the tables of the model.
+
+    On a GPU, an index out of range would make the device unusable for the process.
 
     Raises:
-        EngineError: the message names the value and the model's limit.
+        EngineError: the message names the value and the limit of the model.
     """
     model = spec.model
     if batch.num_sequences == 0 or batch.lengths.min() < 1:
-        raise EngineError("a batch needs at least one sequence, and every sequence at least one token")
+        raise EngineError(
+            "empty batch or sequence; a batch needs at least one sequence, and every sequence at least one token"
+        )
     if spec.use_position_embeddings and batch.lengths.max() > model.max_position_embeddings:
         raise EngineError(
-            f"a sequence has {batch.lengths.max()} tokens, the model {model.max_position_embeddings} positions; "
-            "truncate it"
+            f"sequence of {batch.lengths.max()} tokens exceeds the {model.max_position_embeddings} positions of the "
+            "model; truncate it"
         )
     if batch.input_ids.min() < 0 or batch.input_ids.max() >= model.vocab_size:
-        raise EngineError(f"token ids must lie in 0 to {model.vocab_size - 1}; is this the model's own vocabulary?")
+        raise EngineError(f"token ids must be in 0 to {model.vocab_size - 1}; use the vocabulary of the model")
     if batch.type_ids.min() < 0 or batch.type_ids.max() >= model.type_vocab_size:
-        raise EngineError(f"token types must lie in 0 to {model.type_vocab_size - 1}, as the model has them")
+        raise EngineError(f"token types must be in 0 to {model.type_vocab_size - 1}, the range of the model")
 
 
 def attention_mask(layout: Layout) -> np.ndarray:
-    """Where a token may be attended to, bool ``[n, T]``, for engines that mask instead of adding ``bias``."""
+    """Return a mask of the positions that attention may use, bool ``[n, T]``, as an alternative to ``bias``."""
     attend: np.ndarray = layout.bias == 0
     return attend
 
 
 def select_sequences(batch: Batch, sequences: np.ndarray) -> tuple[Batch, np.ndarray]:
-    """Some sequences of a batch as a batch, and the indexes of their tokens in the old one."""
+    """Return some sequences of a batch as a batch, and the indexes of their tokens in the original batch."""
     lengths = batch.lengths[sequences].astype(np.int64)
     starts = (np.cumsum(batch.lengths) - batch.lengths)[sequences]
     ends = np.cumsum(lengths)

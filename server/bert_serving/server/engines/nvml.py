@@ -1,4 +1,4 @@
-"""How much a worker's GPU is used, as the driver counts it."""
+"""Read the utilization and memory of GPUs from NVML, the library of the NVIDIA driver."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU as the driver reports it; ``load`` and ``memory`` are shares from 0 to 1."""
+    """A GPU as reported by the driver; ``load`` and ``memory`` are fractions from 0 to 1."""
 
     index: int
     load: float
@@ -17,15 +17,15 @@ class Gpu:
 
 
 def list_gpus() -> list[Gpu]:
-    """The GPUs that this process may use, by NVML; none where there is no NVIDIA driver or ``nvidia-ml-py``.
+    """Return the GPUs that this process may use; empty without an NVIDIA driver or without ``nvidia-ml-py``.
 
-    Where ``CUDA_VISIBLE_DEVICES`` is set, ``index`` counts in that list, as CUDA itself does.
+    If ``CUDA_VISIBLE_DEVICES`` is set, ``index`` counts in that list, as in CUDA.
     """
     try:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no library, no driver, or one that does not answer: all mean no GPU for us
+    except Exception:  # no library, no driver, or no response: no GPU
         return []
     gpus = []
     try:
@@ -34,7 +34,7 @@ def list_gpus() -> list[Gpu]:
             try:
                 load = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
             except pynvml.NVMLError:
-                load = 0.0  # a slice of a partitioned GPU has no rate of its own
+                load = 0.0  # a slice of a partitioned GPU has no utilization
             gpus.append(Gpu(index, load, memory.used / memory.total))
     finally:
         pynvml.nvmlShutdown()
@@ -42,7 +42,7 @@ def list_gpus() -> list[Gpu]:
 
 
 def gpu_handles(pynvml: Any) -> list[Any]:
-    """NVML's handles of the GPUs that this process may use, in the order of CUDA's numbers."""
+    """Return the NVML handles of the GPUs that this process may use, in the order of the CUDA indexes."""
     every = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
     handles = []
     for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).replace(" ", "").split(","):
@@ -52,17 +52,17 @@ def gpu_handles(pynvml: Any) -> list[Any]:
             elif name.startswith(("GPU-", "MIG-")):
                 handles.append(pynvml.nvmlDeviceGetHandleByUUID(name))
             else:
-                break  # CUDA too stops at the first name that is no GPU, such as -1
+                break  # CUDA also stops at the first invalid name, such as -1
         except pynvml.NVMLError:
             break
     return handles
 
 
 class GpuMeter:
-    """Reads one GPU. Where there is no driver, or it does not answer, it says nothing.
+    """Reads the utilization of one GPU; returns nothing without a responding driver.
 
     Args:
-        index: of the GPU among those that this process may use, as CUDA counts them.
+        index: CUDA index among the GPUs that this process may use.
     """
 
     def __init__(self, index: int) -> None:
@@ -73,23 +73,24 @@ class GpuMeter:
             pynvml.nvmlInit()
             self._handle = gpu_handles(pynvml)[index]
             self._nvml = pynvml
-        except Exception:  # no library, no driver, or one that does not answer
+        except Exception:  # no library, no driver, or no response
             return
 
     def read(self) -> dict[str, float]:
-        """``gpu_memory_used`` and ``gpu_memory_total`` in bytes, of all programs on the GPU; ``gpu_utilization``.
+        """Return ``gpu_memory_used`` and ``gpu_memory_total`` in bytes, and ``gpu_utilization``.
 
-        Utilization is the share of the driver's last sample period in which a kernel ran; a slice of a partitioned
-        GPU has none.
+        Memory is that of all processes on the GPU. Utilization is the fraction of the driver's last sample period in
+        which
+        a kernel ran. A slice of a partitioned GPU has no utilization.
         """
         if self._nvml is None:
             return {}
         try:
             memory = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
-            facts: dict[str, float] = {"gpu_memory_used": int(memory.used), "gpu_memory_total": int(memory.total)}
+            values: dict[str, float] = {"gpu_memory_used": int(memory.used), "gpu_memory_total": int(memory.total)}
         except self._nvml.NVMLError:
             return {}
         try:
-            return facts | {"gpu_utilization": self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu / 100}
+            return values | {"gpu_utilization": self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu / 100}
         except self._nvml.NVMLError:
-            return facts
+            return values

@@ -1,7 +1,7 @@
-"""Threads that each compute sequences of their own, where that is faster than all of them at one product.
+"""Encode a batch in several threads, each with sequences of its own.
 
-Threads that share a product wait for each other after it, and for the slowest where other programs want their cores
-too. With enough to do they get further apart.
+Threads that share one matrix product wait for the slowest thread after each product. The wait grows if other processes
+use the cores. With enough tokens, separate sequences for each thread are faster.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from .layout import encode_in_groups
 
 Encode = Callable[[Batch], np.ndarray]
 
-#: How much more one thread may have to do than another, as a factor; where sequences do not part that evenly, all
-#: threads compute together.
+#: Maximum ratio of the tokens of two threads. If a partition exceeds it, all threads compute the batch together.
 MAX_IMBALANCE = 1.2
 
 
 class ThreadPool:
-    """
+    """Threads that each encode a share of a batch.
+
     Args:
-        count: number of threads; with one, nothing is shared out.
-        min_tokens: tokens for each thread from which on they compute apart.
-        initializer: is called by each thread before it begins.
+        count: number of threads; a single thread gets no shares.
+        min_tokens: minimum number of tokens per thread at which a batch is partitioned.
+        initializer: each thread calls it before its first share.
     """
 
     def __init__(self, count: int, min_tokens: int, initializer: Callable[[], None] | None = None) -> None:
@@ -35,13 +35,13 @@ class ThreadPool:
         self._executor = ThreadPoolExecutor(count, "encode", initializer)
 
     def partition(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Sequences for each thread, about as many tokens for each; or all in one share, to be computed together.
+        """Partition sequences into one share per thread with similar numbers of tokens, or into a single share.
 
         Args:
-            lengths: tokens in each sequence, int ``[n]``.
+            lengths: number of tokens of each sequence, int ``[n]``.
 
         Returns:
-            indexes into ``lengths``, every index in exactly one share; within a share from short to long.
+            indexes into ``lengths``, every index in exactly one share; several shares are sorted by length.
         """
         if self._count > 1 and lengths.sum() >= self._count * self._min_tokens:
             order = np.argsort(lengths, kind="stable")
@@ -52,11 +52,11 @@ class ThreadPool:
         return [np.arange(len(lengths))]
 
     def encode(self, batch: Batch, is_token_level: bool, single_thread: Encode, all_threads: Encode) -> np.ndarray:
-        """Vectors of a batch, ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
+        """Return the vectors of a batch, ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
 
         Args:
-            single_thread: encodes a share, in each of the threads.
-            all_threads: encodes a batch that is not shared out, in the thread that calls this.
+            single_thread: encodes one share; called in each thread of the pool.
+            all_threads: encodes a batch that is not partitioned; called in the calling thread.
         """
         shares = self.partition(batch.lengths)
         if len(shares) == 1:
@@ -64,11 +64,11 @@ class ThreadPool:
         return encode_in_groups(batch, shares, is_token_level, single_thread, self.map)
 
     def map(self, encode: Encode, shares: Iterable[Batch]) -> list[np.ndarray]:
-        """Vectors of each share; all are done when this returns, or raises what one of them has raised."""
+        """Return the vectors of each share after all shares are done; raise the first error of a share."""
         futures = [self._executor.submit(encode, share) for share in shares]
-        wait(futures)  # what a share still holds might be what the next batch lacks
+        wait(futures)  # memory that a share still holds may be missing for the next batch
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Stop the threads."""
         self._executor.shutdown(wait=False)

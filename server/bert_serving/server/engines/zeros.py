@@ -1,4 +1,4 @@
-"""The engine that computes nothing: zeros of the right shape, for measuring everything around the model."""
+"""Return zeros of the correct shape, to measure everything around the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def create(spec: EngineSpec, device: Device) -> ZerosEngine:
 
 
 class ZerosEngine:
-    """Zeros of the shape and dtype that a real engine would give."""
+    """Returns zeros of the shape and dtype of a real engine."""
 
     def __init__(self, spec: EngineSpec) -> None:
         width = spec.model.hidden_size
@@ -39,4 +39,4 @@ class ZerosEngine:
         return np.zeros((rows, self._width), self._dtype)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: the engine holds no memory."""

@@ -1,7 +1,7 @@
-"""The small engine: ONNX Runtime on the CPU, in fp32 or 8-bit integers.
+"""The engine onnx: ONNX Runtime on the CPU, in fp32 or int8.
 
-``prepare`` writes the graph and the weights in the form in which ONNX Runtime computes with them. A worker maps the
-file, so it starts in a moment, and all workers of the machine share its pages.
+``prepare`` writes the graph and the weights in the memory layout of ONNX Runtime. A worker maps the file, so it starts
+in less than a second, and all workers of the machine share its pages.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from ...model.weights import load_weights
 from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
 from ..cpu_info import num_cores, processor
-from ..layout import Layout, attention_mask, encode_in_groups, make_layout, split_batch, split_groups
+from ..layout import Layout, attention_mask, check_batch, encode_in_groups, make_layout, split_batch, split_groups
 from ..thread_pool import ThreadPool
 
 INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")})
 
-#: Tokens computed at once, for each thread: as many as the caches hold well.
+#: Number of tokens computed at once, per thread: the activations fit in the CPU caches.
 TOKENS_PER_THREAD = 256
-#: Tokens for each thread from which on every thread computes sequences of its own. In int8 a layer has many small steps
-#: that do not part, so it pays early.
+#: Minimum number of tokens per thread at which each thread computes its own sequences. An int8 layer has many small
+#: operators that run in one thread, so its minimum is lower.
 SHARE_TOKENS = {"fp32": 128, "int8": 24}
-#: Most elements of one head's attention scores, ``[n, T, T]``, in one run of the graph.
+#: Maximum number of elements of the attention scores of one head, ``[n, T, T]``, in one run of the graph.
 MAX_GRID = 1 << 20
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
-    """Why it cannot run here, None if it can; imports nothing. It can on all processors, whatever their features."""
+    """Return the reason why the engine cannot run here, or None; import no library. Every processor is supported."""
     if dtype not in INFO.dtypes.get(device_kind, ()):
-        return f"it computes fp32 and int8 on the CPU, not {dtype} on {device_kind}"
+        return f"it supports fp32 and int8 on the CPU, not {dtype} on {device_kind}"
     missing = [name for name in ("onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)} missing; pip install onnxruntime onnx"
@@ -49,28 +49,28 @@ def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = 
 
 
 def prepare(spec: EngineSpec, log: Log, features: frozenset[str] | None = None) -> None:
-    """Writes graph and weights into ``spec.cache_dir`` where they are not there yet.
+    """Write graph and weights to ``spec.cache_dir`` if they are missing.
 
     Args:
         spec: what to compute.
-        log: where the steps are told.
-        features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
+        log: receives a line per step.
+        features: features of the processor as in ``/proc/cpuinfo``; None for those of this machine.
 
     Raises:
         ModelError: the model cannot be read, see ``load_weights``.
         CacheError: the cache cannot be written.
-        ValueError: a pooling layer is not there.
+        ValueError: the model has no such pooling layer.
     """
     cache = Cache(spec.cache_dir)
     cache.entry("onnx", _cache_key(spec, cache, features), lambda folder: _write(spec, folder, log, features))
 
 
 def create(spec: EngineSpec, device: Device, features: frozenset[str] | None = None) -> OnnxEngine:
-    """Loads what ``prepare`` made for the same ``features``, and runs it once.
+    """Load the files of ``prepare`` for the same ``features`` and run the graph once.
 
     Raises:
-        EngineUnavailable: ONNX Runtime is not there, or the device is none of its own.
-        ModelError, CacheError: the cache was emptied meanwhile, and could not be filled again.
+        EngineUnavailable: ONNX Runtime is missing, or does not support the device.
+        ModelError, CacheError: the cache was deleted after ``prepare`` and could not be written again.
     """
     if (reason := unavailable(device.kind, spec.dtype)) is not None:
         raise EngineUnavailable(reason)
@@ -91,14 +91,16 @@ class OnnxEngine:
         self._spec = spec
         self._threads = threads
         self._all_threads_session: Any = _open(f"{folder}/{_MODEL}", threads)
-        self._single_thread_session: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # of the same pages
+        self._single_thread_session: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # same pages
         self._thread_pool = ThreadPool(threads, SHARE_TOKENS[spec.dtype])
         ones = np.ones(2, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([2], np.int32)))
 
     def encode(self, batch: Batch) -> np.ndarray:
         """See ``base.Engine.encode``."""
-        self._check(batch)
+        if self._all_threads_session is None:
+            raise EngineError("the engine is closed")
+        check_batch(batch, self._spec)
         single_thread = partial(self._encode, self._single_thread_session, 1)
         all_threads = partial(self._encode, self._all_threads_session, self._threads)
         return self._thread_pool.encode(batch, self._spec.is_token_level, single_thread, all_threads)
@@ -109,46 +111,30 @@ class OnnxEngine:
         return encode_in_groups(batch, groups, self._spec.is_token_level, partial(_run, session))
 
     def close(self) -> None:
-        """Lets go of the graph and the weights."""
+        """Release the graph and the weights."""
         self._all_threads_session = self._single_thread_session = None
         self._thread_pool.close()
 
-    def _check(self, batch: Batch) -> None:
-        model = self._spec.model
-        if self._all_threads_session is None:
-            raise EngineError("the engine is closed")
-        if batch.num_sequences == 0 or batch.lengths.min() < 1:
-            raise EngineError("a batch needs at least one sequence, and every sequence at least one token")
-        if self._spec.use_position_embeddings and batch.lengths.max() > model.max_position_embeddings:
-            raise EngineError(
-                f"a sequence of {batch.lengths.max()} tokens is longer than the model's "
-                f"{model.max_position_embeddings} positions; truncate it"
-            )
-        if batch.input_ids.min() < 0 or batch.input_ids.max() >= model.vocab_size:
-            raise EngineError(f"token ids must lie in 0 to {model.vocab_size - 1}; is this the model's own vocabulary?")
-        if batch.type_ids.min() < 0 or batch.type_ids.max() >= model.type_vocab_size:
-            raise EngineError(f"token types must lie in 0 to {model.type_vocab_size - 1}")
-
 
 def _run(session: Any, batch: Batch) -> np.ndarray:
-    """Vectors of a batch.
+    """Return the vectors of a batch.
 
     Raises:
-        OutOfMemory: it does not fit.
+        OutOfMemory: the batch does not fit in memory.
         EngineError: ONNX Runtime cannot compute it.
     """
     layout = make_layout(batch)
     try:
         return np.asarray(_compute(session, layout)[0])
-    except Exception as error:  # ONNX Runtime's errors have no common class of their own
+    except Exception as error:  # the errors of ONNX Runtime have no common class
         sizes = f"{batch.num_sequences} sequences of at most {layout.unpack.shape[1]} tokens"
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error):
             raise OutOfMemory(f"{sizes} do not fit in memory: {error}") from error
-        raise EngineError(f"ONNX Runtime refused {sizes}: {error}") from error
+        raise EngineError(f"ONNX Runtime cannot compute {sizes}: {error}") from error
 
 
 def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
-    """All outputs of a graph for some sequences."""
+    """Return all outputs of a graph for a layout."""
     feeds = {}
     for feed in session.get_inputs():
         feeds[feed.name] = (
@@ -159,20 +145,20 @@ def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
 
 
 def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
-    """A session for the graph at ``path``; with ``rewrite_to`` it is also written there, see ``_write``."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # heeded by the import
+    """Open a session for the graph at ``path``; with ``rewrite_to``, also write the graph there, see ``_write``."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by the import
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()  # by older versions
+    onnxruntime.disable_telemetry_events()  # for older versions
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what goes wrong is raised
-    # Shapes differ from batch to batch, and a plan of the memory for each of them would be kept for ever.
+    options.log_severity_level = 4  # errors are raised
+    # Shapes differ from batch to batch. ONNX Runtime would keep a memory plan for each shape indefinitely.
     options.enable_mem_pattern = False
-    # Threads that wait for their next share of work spin for so many microseconds. The default is a few percent faster
-    # on an idle machine, and a third slower on one that has something else to do.
+    # Spin time in microseconds of threads that wait for work. The default is a few percent faster on an idle machine,
+    # and a third slower on a busy one.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "10")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if rewrite_to is not None:
@@ -194,7 +180,7 @@ def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> 
         "pooling_strategy": spec.pooling_strategy,
         "layers": spec.layers,
         "use_position_embeddings": spec.use_position_embeddings,
-        # In which order the weights lie is a matter of the library and the processor.
+        # The layout of the weights depends on the library and the processor.
         "onnxruntime": version("onnxruntime"),
         "processor": [machine, hashlib.sha256(" ".join(sorted(features)).encode()).hexdigest()],
     }
@@ -217,14 +203,14 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
         peaks = dict(zip(probe.scopes, _compute(session, layout)[1:], strict=True))
         del session
         dense = Int8(peaks, spec.model.hidden_act, kernel_dtype(*processor(features)))
-    # Opening it once writes it again, with the weights in the order in which they are computed with. Those are then
-    # the same pages for all workers; without it each would make a copy of its own.
+    # Opening the graph once writes it again with prepacked weights. All workers then share the pages of the file;
+    # otherwise each worker would make a private copy.
     _open(_save(build(spec, weights, dense), plain), num_cores(), rewrite_to=folder)
     shutil.rmtree(plain)
 
 
 def _save(model: Any, folder: Path) -> str:
-    """Writes a model and its weights into ``folder``, emptied first, and returns the model's path."""
+    """Empty ``folder``, write a model and its weights to it, and return the path of the model."""
     import onnx
 
     shutil.rmtree(folder, ignore_errors=True)

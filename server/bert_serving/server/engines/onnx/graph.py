@@ -1,13 +1,13 @@
-"""The BERT encoder as an ONNX graph over packed tokens, written with the operators that ONNX Runtime is fast at.
+"""Build the BERT encoder as an ONNX graph over packed tokens, with operators that are fast in ONNX Runtime.
 
-Dense layers see the tokens alone, ``[t, hidden]``; only attention sees the padded grid ``[n, T]``, gathered from them
-and gathered back. Nothing above the highest pooling layer is built, and where a strategy needs one token of a
-sequence, the highest layer ends with that token. The encoder is that of Devlin et al.,
-https://arxiv.org/abs/1810.04805; ONNX Runtime's ``docs/ContribOperators.md`` describes the operators of the domain
+Dense layers compute packed tokens, ``[t, hidden]``. Only attention uses the padded grid ``[n, T]``: one Gather unpacks
+the tokens and one packs them again. The graph has no layer above the highest pooling layer. If the pooling strategy
+needs one token of a sequence, the highest layer computes only that token. The encoder is that of Devlin et al.,
+https://arxiv.org/abs/1810.04805. ``docs/ContribOperators.md`` of ONNX Runtime describes the operators of the domain
 ``com.microsoft``.
 
-ONNX Runtime's own optimizer is not asked to improve on this: its ``SkipLayerNormalization`` takes nine times as long on
-the CPU as ``Add`` and ``LayerNormalization``.
+The optimizer of ONNX Runtime is off: on the CPU its ``SkipLayerNormalization`` takes nine times as long as ``Add`` and
+``LayerNormalization``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ...model.config import ModelConfig
 from ...model.pooling import PoolingStrategy
 from ..base import EngineSpec
 
-#: Inputs of the graph, after ``layout.Layout``: name → (element type, axes). ``attend`` is 1 where a token may be
-#: attended to. Those that a graph has no use for are left out of it.
+#: Inputs of the graph, fields of ``layout.Layout``: name to (element type, axes). ``attend`` is 1 where attention may
+#: use a token. A graph declares only the inputs that it reads.
 FEEDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "input_ids": (TensorProto.INT32, ("t",)),
     "type_ids": (TensorProto.INT32, ("t",)),
@@ -37,12 +37,12 @@ FEEDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "last": (TensorProto.INT32, ("n",)),
 }
 
-#: What ONNX 1.16 and later write and read.
+#: Opset and IR version that ONNX 1.16 and later read and write.
 OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 
-#: Which token of a sequence a strategy asks for, as a name of ``FEEDS``.
+#: The input of ``FEEDS`` that selects the token of a strategy.
 _ONE_TOKEN = {
     PoolingStrategy.CLS_TOKEN: "first",
     PoolingStrategy.SEP_TOKEN: "last",
@@ -51,7 +51,7 @@ _ONE_TOKEN = {
 
 
 class Graph:
-    """A graph in the making: names are given out in order, so equal calls make equal graphs."""
+    """Collects the nodes of a graph. Names are numbered in order, so equal calls make equal graphs."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -59,19 +59,19 @@ class Graph:
         self.outputs: list[tuple[str, int]] = []
 
     def tensor(self, values: Any) -> str:
-        """Adds a constant, and returns its name."""
+        """Add a constant and return its name."""
         name = f"constant_{len(self.tensors)}"
         self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def op(self, kind: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> Any:
-        """Adds a node, and returns the name of its output, or the list of their names where it has several."""
+        """Add a node and return the name of its output, or a list of names for several outputs."""
         names = [f"{kind}_{len(self.nodes)}_{number}" for number in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, domain=domain, **attributes))
         return names[0] if outputs == 1 else names
 
     def model(self) -> onnx.ModelProto:
-        """The finished model; its inputs are those of ``FEEDS`` that it reads."""
+        """Return the complete model; its inputs are the names of ``FEEDS`` that the graph reads."""
         used = {name for node in self.nodes for name in node.input}
         inputs = [helper.make_tensor_value_info(name, *FEEDS[name]) for name in FEEDS if name in used]
         outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in self.outputs]
@@ -82,38 +82,38 @@ class Graph:
         )
 
 
-#: Adds the product of an input ``[t, in]`` and a kernel ``[in, out]`` to a graph: (graph, input's name, scope, kernel,
-#: bias) → (name of the product, the bias that is still to be added).
+#: Adds the product of an input ``[t, in]`` and a kernel ``[in, out]``: (graph, input name, scope, kernel, bias) to
+#: (name of the product, bias that is still to be added).
 Dense = Callable[[Graph, str, str, np.ndarray, np.ndarray], tuple[str, np.ndarray]]
 
 
 def dense_fp32(graph: Graph, x: str, scope: str, kernel: np.ndarray, bias: np.ndarray) -> tuple[str, np.ndarray]:
-    """A product in float32."""
+    """Add a product in float32."""
     return graph.op("MatMul", x, graph.tensor(kernel)), bias
 
 
 def build(spec: EngineSpec, weights: dict[str, np.ndarray], dense: Dense = dense_fp32) -> onnx.ModelProto:
-    """The graph from token ids to vectors: its first output, ``[n, d]``, or ``[t, d]`` without pooling.
+    """Return the graph from token ids to vectors: its first output is ``[n, d]``, or ``[t, d]`` without pooling.
 
     Args:
-        spec: what to compute; ``dtype`` is not looked at.
-        weights: canonical weights, see ``model.weights``, of the layers up to the highest pooling layer at least.
-        dense: makes the encoder's dense layers.
+        spec: what to compute; ``dtype`` is ignored.
+        weights: canonical weights, see ``model.weights``, at least of the layers up to the highest pooling layer.
+        dense: adds the dense layers of the encoder.
 
     Raises:
-        ValueError: a pooling layer is not there.
+        ValueError: the model has no such pooling layer.
     """
     graph = Graph()
     layers = spec.layers
     strategy = PoolingStrategy.from_string(spec.pooling_strategy)
-    picked = _ONE_TOKEN.get(strategy)
+    selected = _ONE_TOKEN.get(strategy)
     x = _embeddings(graph, spec, weights)
     hidden: dict[int, str] = {}
     for layer in range(max(layers) + 1):
         is_top = layer == max(layers)
-        x = _encoder_layer(graph, spec.model, weights, layer, x, picked if is_top and picked else None, dense)
+        x = _encoder_layer(graph, spec.model, weights, layer, x, selected if is_top and selected else None, dense)
         if layer in layers:
-            hidden[layer] = graph.op("Gather", x, picked) if picked and not is_top else x
+            hidden[layer] = graph.op("Gather", x, selected) if selected and not is_top else x
     vectors = [hidden[layer] for layer in layers]
     x = vectors[0] if len(vectors) == 1 else graph.op("Concat", *vectors, axis=-1)
     x = _pool(graph, strategy, weights, x)
@@ -139,10 +139,10 @@ def _encoder_layer(
     weights: dict[str, np.ndarray],
     layer: int,
     x: str,
-    picked: str | None,
+    selected: str | None,
     dense: Dense,
 ) -> str:
-    """One layer, ``[t, hidden]`` → ``[t, hidden]``, or where a token is picked of each sequence → ``[n, hidden]``."""
+    """Add one layer, ``[t, hidden]`` to ``[t, hidden]``, or to ``[n, hidden]`` for a selected token per sequence."""
     scope = f"encoder/layer_{layer}"
     parts = [f"{scope}/attention/self/{part}" for part in ("query", "key", "value")]
     kernel = np.concatenate([weights[f"{part}/kernel"] for part in parts], axis=1)
@@ -159,8 +159,8 @@ def _encoder_layer(
     )
     flat = graph.op("Reshape", attention, graph.tensor(np.array([-1, model.hidden_size])))
     place = "pack"
-    if picked:
-        place, x = graph.op("Gather", "pack", picked), graph.op("Gather", x, picked)
+    if selected:
+        place, x = graph.op("Gather", "pack", selected), graph.op("Gather", x, selected)
     attention = graph.op("Gather", flat, place)
 
     def linear(inputs: str, name: str) -> tuple[str, str]:
@@ -177,7 +177,7 @@ def _encoder_layer(
 
 
 def _activate(graph: Graph, act: str, x: str, bias: str) -> str:
-    """Activation of ``x + bias``, by the names of ``model.config.HIDDEN_ACTS``."""
+    """Add the activation of ``x + bias``, by the names of ``model.config.HIDDEN_ACTS``."""
     fused = {"gelu": "BiasGelu", "gelu_new": "FastGelu"}
     if act in fused:
         return str(graph.op(fused[act], x, bias, domain=MICROSOFT))
@@ -190,7 +190,7 @@ def _layer_norm(graph: Graph, model: ModelConfig, weights: dict[str, np.ndarray]
 
 
 def _pool(graph: Graph, strategy: PoolingStrategy, weights: dict[str, np.ndarray], x: str) -> str:
-    """Vectors from ``[t, d]``, or from ``[n, d]`` where a token of each sequence was picked; 0 where all is masked."""
+    """Add pooling of ``[t, d]``, or of ``[n, d]`` with one selected token per sequence; 0 if all tokens are masked."""
     if strategy is PoolingStrategy.CLS_POOLED:
         kernel, bias = graph.tensor(weights["pooler/dense/kernel"]), graph.tensor(weights["pooler/dense/bias"])
         return str(graph.op("Tanh", graph.op("Gemm", x, kernel, bias)))
@@ -209,7 +209,7 @@ def _pool(graph: Graph, strategy: PoolingStrategy, weights: dict[str, np.ndarray
         pooled.append(graph.op("Div", total, count))
     if strategy in (PoolingStrategy.REDUCE_MAX, PoolingStrategy.REDUCE_MEAN_MAX):
         zero, hidden = graph.tensor(np.float32(0)), graph.tensor(np.float32(-1e30))
-        shown = graph.op("Where", graph.op("Greater", mask, zero), grid, hidden)
-        any_shown = graph.op("Greater", graph.op("ReduceMax", mask, time, keepdims=0), zero)
-        pooled.append(graph.op("Where", any_shown, graph.op("ReduceMax", shown, time, keepdims=0), zero))
+        visible = graph.op("Where", graph.op("Greater", mask, zero), grid, hidden)
+        any_visible = graph.op("Greater", graph.op("ReduceMax", mask, time, keepdims=0), zero)
+        pooled.append(graph.op("Where", any_visible, graph.op("ReduceMax", visible, time, keepdims=0), zero))
     return pooled[0] if len(pooled) == 1 else str(graph.op("Concat", *pooled, axis=-1))

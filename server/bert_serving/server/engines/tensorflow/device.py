@@ -1,4 +1,4 @@
-"""Tells TensorFlow which device, how many threads and how much memory this process may use, before it starts."""
+"""Set the device, the threads and the memory that TensorFlow may use in this process, before it starts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from ..base import Device, EngineUnavailable
 
 
 def set_environment(device: Device, dtype: str) -> None:
-    """Sets the variables that TensorFlow reads once, when it starts; without effect in a process where it has started.
+    """Set the environment variables that TensorFlow reads once at its start; no effect if it has started.
 
-    ``TF_ONEDNN_ASSUME_FROZEN_WEIGHTS`` lets oneDNN keep a copy of the weights in the layout that its kernels want. In
-    bf16 this takes a third off the time of one sentence. In fp32 the layouts for few and for many tokens differ, so
-    batches of a middle size would be laid out again in every call: there it is left off.
+    ``TF_ONEDNN_ASSUME_FROZEN_WEIGHTS`` lets oneDNN keep a copy of the weights in its own layout. In bf16 this takes a
+    third
+    off the time of one sentence. In fp32 the layouts for few and for many tokens differ, so batches of medium size
+    would be
+    reordered in every call. It is therefore off in fp32.
     """
     if device.kind == "gpu":
         _choose_gpu(device)
@@ -27,29 +29,28 @@ def set_environment(device: Device, dtype: str) -> None:
 
 
 def _choose_gpu(device: Device) -> None:
-    """Shows this process the one GPU of ``device``, counted as the driver and ``nvidia-smi`` count.
+    """Make only the GPU of ``device`` visible, by its index in the driver and in ``nvidia-smi``.
 
-    Must run before TensorFlow looks for GPUs. Where the user has set ``CUDA_VISIBLE_DEVICES``, the index counts in
-    that list.
+    Must run before TensorFlow searches for GPUs. If ``CUDA_VISIBLE_DEVICES`` is set, the index counts in that list.
     """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     listed = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if listed and device.index >= len(listed):
         raise EngineUnavailable(
-            f"there is no GPU {device.index} among CUDA_VISIBLE_DEVICES={','.join(listed)}; correct -device_map"
+            f"no GPU with index {device.index} in CUDA_VISIBLE_DEVICES={','.join(listed)}; correct -device_map"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = listed[device.index] if listed else str(device.index)
 
 
 def open_device(tf: Any, device: Device) -> str:
-    """Sets up TensorFlow in this process for ``device``; returns the name that graphs use for it.
+    """Set up TensorFlow in this process for ``device`` and return the device name for graphs.
 
-    Threads and devices can be set once in a process. A second engine in the same process shares what the first set.
+    Threads and devices can be set once per process. A second engine in the same process uses the settings of the first.
 
     Raises:
-        EngineUnavailable: TensorFlow sees no GPU.
+        EngineUnavailable: TensorFlow finds no GPU.
     """
-    with contextlib.suppress(RuntimeError):  # TensorFlow has started already
+    with contextlib.suppress(RuntimeError):  # TensorFlow has started
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.threading.set_intra_op_parallelism_threads(device.threads)
     if device.kind == "cpu":
@@ -59,10 +60,10 @@ def open_device(tf: Any, device: Device) -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         raise EngineUnavailable(
-            f"TensorFlow sees no GPU where {device} was asked for; check nvidia-smi, install TensorFlow with its CUDA "
+            f"TensorFlow finds no GPU, but {device} is configured; check nvidia-smi, install TensorFlow with its CUDA "
             "libraries (pip install tensorflow[and-cuda]), or start with -cpu"
         )
-    tf.config.experimental.enable_tensor_float_32_execution(False)  # fp32 means fp32; bf16 is there for speed
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # fp32 stays exact; bf16 is the fast dtype
     with contextlib.suppress(RuntimeError):
         limit = gpu_memory_mib(device)
         if limit is None:
@@ -74,7 +75,7 @@ def open_device(tf: Any, device: Device) -> str:
 
 
 def gpu_memory_mib(device: Device) -> int | None:
-    """Memory of the GPU that ``choose_gpu`` has shown, in MiB; None where the driver's library cannot be asked."""
+    """Return the memory of the visible GPU in MiB, or None if the library of the driver does not report it."""
     try:
         import pynvml
 
@@ -88,5 +89,5 @@ def gpu_memory_mib(device: Device) -> int | None:
             return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) >> 20
         finally:
             pynvml.nvmlShutdown()
-    except Exception:  # no driver, no library, a card that hides its memory: all mean "not known"
+    except Exception:  # no driver, no library, or no memory size: unknown
         return None

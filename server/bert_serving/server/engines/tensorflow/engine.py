@@ -1,7 +1,7 @@
-"""The reference engine: a TensorFlow graph over packed tokens, on the CPU or one GPU.
+"""The engine tensorflow: a graph over packed tokens, on the CPU or one GPU. It is the reference engine.
 
-``prepare`` leaves weights and graph in the cache, see ``saved_graph``; a worker maps and imports them, so it
-starts in little more than the time that importing TensorFlow takes.
+``prepare`` writes weights and graph to the cache (``saved_graph.py``). A worker maps and imports them, so its start
+takes little longer than the import of TensorFlow.
 """
 
 from __future__ import annotations
@@ -33,37 +33,44 @@ INFO = EngineInfo(
     name="tensorflow", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")}
 )
 
-#: Most elements of the attention scores of all heads, ``[n, heads, T, T]``, in one run of the graph.
+#: Maximum number of elements of the attention scores of all heads, ``[n, heads, T, T]``, in one run of the graph.
 MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
-#: Shapes for XLA: lengths are powers of two from this one on, and the longest; numbers of sequences are these.
+#: Shapes for XLA: lengths are the powers of two from this minimum, and the maximum length; numbers of sequences are
+#: these.
 XLA_MIN_LENGTH, XLA_COUNTS = 16, (1, 4, 16, 64)
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
-    """Why it cannot run here, None if it can; imports nothing. ``features`` are the processor's, if not this one's."""
+    """Return the reason why the engine cannot run here, or None; import no library.
+
+    Args:
+        device_kind: ``cpu`` or ``gpu``.
+        dtype: a dtype of ``EngineSpec``.
+        features: features of the processor as in ``/proc/cpuinfo``; None for those of this machine.
+    """
     dtypes = INFO.dtypes.get(device_kind, ())
     if (device_kind, dtype) == ("cpu", "fp16"):
         return "TensorFlow has no fast fp16 on the CPU; compute in fp32 and convert the vectors to float16"
     if (device_kind, dtype) == ("cpu", "bf16") and (reason := why_no_bf16(features)):
         return reason
     if dtype not in dtypes:
-        return f"it computes {', '.join(dtypes)} on {device_kind}, not {dtype}"
+        return f"it supports {', '.join(dtypes)} on {device_kind}, not {dtype}"
     if importlib.util.find_spec("tensorflow") is None:
         return f"TensorFlow is not installed; pip install {'tensorflow-cpu' if device_kind == 'cpu' else 'tensorflow'}"
     return None
 
 
 def prepare(spec: EngineSpec, log: Log) -> None:
-    """Writes weights and graph into ``spec.cache_dir`` where they are not there yet; see ``saved_graph.write``."""
+    """Write weights and graph to ``spec.cache_dir`` if they are missing; see ``saved_graph.write``."""
     saved_graph.write(spec, log)
 
 
 def create(spec: EngineSpec, device: Device) -> TensorflowEngine:
-    """Loads what ``prepare`` made, on ``device``, and runs it once.
+    """Load the files of ``prepare`` on ``device`` and run the graph once.
 
     Raises:
-        EngineUnavailable: TensorFlow or the device is not there.
-        ModelError, CacheError: the cache was emptied meanwhile, and could not be filled again.
+        EngineUnavailable: TensorFlow or the device is missing.
+        ModelError, CacheError: the cache was deleted after ``prepare`` and could not be written again.
     """
     if (reason := unavailable(device.kind, spec.dtype)) is not None:
         raise EngineUnavailable(reason)
@@ -78,10 +85,10 @@ class TensorflowEngine:
         self._tf = import_tensorflow("the engine tensorflow")
         self._spec = spec
         self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
-        #: Lines for the worker's log.
+        #: Log lines that describe how the engine uses its device.
         self.startup_notes: list[str] = []
         folders = saved_graph.find(spec)
-        if folders is None:  # the cache was emptied since the server's start
+        if folders is None:  # the cache was deleted after the start of the server
             saved_graph.write(spec, lambda _: None)
             folders = saved_graph.find(spec)
             assert folders is not None
@@ -102,7 +109,7 @@ class TensorflowEngine:
                         raise
 
     def _compile(self) -> None:
-        """Runs XLA's compiler on every shape that batches can have, so that none waits for it later."""
+        """Compile every shape of a batch with XLA, so that no request waits for the compiler."""
         shapes = xla_shapes(self._spec.longest, self._max_grid)
         start = time.perf_counter()
         for length, counts in shapes.items():
@@ -117,7 +124,10 @@ class TensorflowEngine:
         )
 
     def _warm_up(self) -> None:
-        """One short sequence: oneDNN keeps the weights in the layout of the first call, and this one suits all."""
+        """Encode one short sequence.
+
+        oneDNN keeps the weight layout of the first call, and that of a short sequence suits all batches.
+        """
         length = min(8, self._spec.model.max_position_embeddings)
         ones = np.ones(length, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([length], np.int32)))
@@ -131,7 +141,7 @@ class TensorflowEngine:
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
     def close(self) -> None:
-        """Lets go of the graph and the weights; TensorFlow gives a GPU's memory back when the process ends."""
+        """Release the graph and the weights; TensorFlow frees the memory of a GPU when the process ends."""
         self._function = None
 
     def _run(self, batch: Batch) -> np.ndarray:
@@ -163,17 +173,17 @@ class TensorflowEngine:
             is_memory = isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
             if is_memory or "out of memory" in text.lower() or "OUT_OF_MEMORY" in text:
                 raise OutOfMemory(f"{shape} do not fit on {self._device_name}: {text}") from error
-            raise EngineError(f"TensorFlow refused {shape}: {text}") from error
+            raise EngineError(f"TensorFlow cannot compute {shape}: {text}") from error
 
 
 def xla_shapes(longest: int, max_grid: int) -> dict[int, tuple[int, ...]]:
-    """All shapes that XLA compiles: numbers of sequences, ascending, by their padded length, ascending.
+    """Return all shapes that XLA compiles: numbers of sequences by padded length, both ascending.
 
-    XLA compiles once for each shape, so batches are brought to few: to the next length, and in pieces of these numbers.
+    XLA compiles once per shape. Batches are therefore padded to the next length and split into these numbers.
 
     Args:
-        longest: most tokens of a sequence.
-        max_grid: as of ``split_batch``; a single sequence may exceed it.
+        longest: maximum number of tokens of a sequence.
+        max_grid: as in ``split_batch``; a single sequence may exceed it.
     """
     lengths = [XLA_MIN_LENGTH << power for power in range(32) if XLA_MIN_LENGTH << power < longest]
     return {
@@ -183,13 +193,15 @@ def xla_shapes(longest: int, max_grid: int) -> dict[int, tuple[int, ...]]:
 
 
 def xla_bucket(length: int, shapes: dict[int, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
-    """The length to which sequences of ``length`` tokens are padded, and the numbers of sequences that go with it."""
+    """Return the padded length for sequences of ``length`` tokens, and its numbers of sequences."""
     return next(((width, counts) for width, counts in shapes.items() if width >= length), (length, (1,)))
 
 
 def split_into_buckets(number: int, counts: tuple[int, ...]) -> list[int]:
-    """Pieces into which a batch is cut, each of one of ``counts`` (ascending, from 1); the last may be padded, to less
-    than twice what it holds."""
+    """Split a batch into sub-batches whose sizes are in ``counts`` (ascending, from 1).
+
+    The last sub-batch may be padded to less than twice its number of sequences.
+    """
     pieces = []
     while number > 0:
         enough = next((count for count in counts if count >= number), None)

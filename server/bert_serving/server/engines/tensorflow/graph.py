@@ -1,9 +1,9 @@
-"""The BERT encoder as a TensorFlow graph over packed tokens.
+"""Build the BERT encoder as a TensorFlow graph over packed tokens.
 
-Dense layers see the tokens alone, ``[t, hidden]``; only attention sees the padded grid ``[n, heads, T, head size]``,
-gathered from them and gathered back. Nothing above the highest pooling layer is built, and where a strategy needs one
-token of a sequence, the highest layer ends with that token. The encoder is that of Devlin et al.,
-https://arxiv.org/abs/1810.04805.
+Dense layers compute packed tokens, ``[t, hidden]``. Only attention uses the padded grid ``[n, heads, T, head size]``:
+one gather unpacks the tokens and one packs them again. The graph has no layer above the highest pooling layer. If the
+pooling strategy needs one token of a sequence, the highest layer computes only that token. The encoder is that of
+Devlin et al., https://arxiv.org/abs/1810.04805.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..base import EngineSpec
 Tensor = Any
 Weight = Callable[[str], Tensor]
 
-#: Feeds of the graph, fields of ``Layout``: name → (dtype, rank).
+#: Inputs of the graph, fields of ``Layout``: name to (dtype, rank).
 FEEDS: dict[str, tuple[str, int]] = {
     "input_ids": ("int32", 1),
     "type_ids": ("int32", 1),
@@ -30,7 +30,7 @@ FEEDS: dict[str, tuple[str, int]] = {
     "last": ("int32", 1),
 }
 
-#: Strategies that need one token of a sequence → the feed that names it.
+#: The input that selects the token of a strategy.
 _ONE_TOKEN = {
     "CLS_TOKEN": "first",
     "FIRST_TOKEN": "first",
@@ -42,9 +42,9 @@ _ONE_TOKEN = {
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The way from packed tokens to attention heads and back, the same for every layer.
+    """Indexes that convert packed tokens to attention heads and back, the same for every layer.
 
-    Moving whole heads of a token in one gather saves the transposes that a reshape would need.
+    One gather of whole heads replaces the transposes that a reshape needs.
 
     Attributes:
         unpack: rows of ``[t * 3 * heads, head size]`` for query, key and value, int32 ``[3, n, heads, T]``.
@@ -59,12 +59,12 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class GraphBuilder:
-    """Adds an encoder and a pooling to the current graph.
+    """Adds an encoder and pooling to the current graph.
 
     Attributes:
         tf: the module ``tensorflow``.
         spec: what to build.
-        weight: gives the tensor of a name that ``saved_graph.fuse_weights`` made.
+        weight: returns the tensor for a name of ``saved_graph.fuse_weights``.
         feeds: the tensors of ``FEEDS`` by name.
         fused_norm: see ``layer_norm``.
     """
@@ -76,7 +76,7 @@ class GraphBuilder:
     fused_norm: bool = False
 
     def build(self) -> Tensor:
-        """Vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``."""
+        """Return vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``."""
         tf = self.tf
         wanted = self.spec.layers
         feed = _ONE_TOKEN.get(self.spec.pooling_strategy)
@@ -92,7 +92,7 @@ class GraphBuilder:
         return tf.cast(self.pool(tokens), self.spec.output_dtype)
 
     def embeddings(self) -> Tensor:
-        """Sum of word, token type and position embeddings, normalized: float32 ``[t, hidden]``."""
+        """Return the sum of word, type and position embeddings, normalized: float32 ``[t, hidden]``."""
         gather = self.tf.gather
         total = gather(self.weight("embeddings/word_embeddings"), self.feeds["input_ids"])
         total += gather(self.weight("embeddings/token_type_embeddings"), self.feeds["type_ids"])
@@ -101,7 +101,7 @@ class GraphBuilder:
         return self.layer_norm("embeddings/LayerNorm", total)
 
     def heads(self) -> Heads:
-        """Indexes and bias for the attention of every layer."""
+        """Return the indexes and the bias of attention for every layer."""
         tf, heads = self.tf, self.spec.model.num_attention_heads
         unpack, pack = self.feeds["unpack"], self.feeds["pack"]
         longest = tf.shape(unpack)[1]
@@ -114,45 +114,47 @@ class GraphBuilder:
         )
 
     def encoder_layer(self, scope: str, hidden: Tensor, heads: Heads, select: Tensor) -> Tensor:
-        """One transformer layer, float32 ``[t, hidden]`` to the same.
+        """Compute one transformer layer, float32 ``[t, hidden]`` to the same.
 
         Args:
-            select: indexes of the tokens that are wanted, int32 ``[n]``, or None for all.
+            select: indexes of the tokens to compute, int32 ``[n]``, or None for all.
         """
         context = self.attention(f"{scope}/attention/self", hidden, heads, select)
         if select is not None:
             hidden = self.tf.gather(hidden, select)
-        attended = self.widen(self.dense(f"{scope}/attention/output/dense", context))
+        attended = self.to_float32(self.dense(f"{scope}/attention/output/dense", context))
         hidden = self.layer_norm(f"{scope}/attention/output/LayerNorm", attended + hidden)
         inner = self.activation(self.dense(f"{scope}/intermediate/dense", hidden))
-        output = self.widen(self.dense(f"{scope}/output/dense", inner))
+        output = self.to_float32(self.dense(f"{scope}/output/dense", inner))
         return self.layer_norm(f"{scope}/output/LayerNorm", output + hidden)
 
     def attention(self, scope: str, hidden: Tensor, heads: Heads, select: Tensor) -> Tensor:
-        """Multi-head self-attention, ``[t, hidden]`` float32 to ``[t, hidden]`` in the dtype of the kernels.
+        """Compute self-attention, ``[t, hidden]`` float32 to ``[t, hidden]`` in the dtype of the kernels.
 
-        Scores and softmax are float32. The scale of the scores is in the query's weights.
+        Scores and softmax are float32. The weights of the query contain the scale of the scores.
         """
         tf, model = self.tf, self.spec.model
         rows = [-1, model.head_size]
         qkv = tf.reshape(self.dense(f"{scope}/qkv", hidden), rows)
         query, key, value = tf.unstack(tf.gather(qkv, heads.unpack), num=3)
-        scores = self.widen(tf.matmul(query, key, transpose_b=True)) + heads.bias
+        scores = self.to_float32(tf.matmul(query, key, transpose_b=True)) + heads.bias
         context = tf.matmul(tf.cast(tf.nn.softmax(scores), value.dtype), value)
         pack = heads.pack if select is None else tf.gather(heads.pack, select)
         return tf.reshape(tf.gather(tf.reshape(context, rows), pack), [-1, model.hidden_size])
 
     def dense(self, scope: str, inputs: Tensor) -> Tensor:
-        """``inputs @ kernel + bias`` in the dtype of the kernel."""
+        """Return ``inputs @ kernel + bias`` in the dtype of the kernel."""
         tf, kernel = self.tf, self.weight(f"{scope}/kernel")
         return tf.nn.bias_add(tf.matmul(tf.cast(inputs, kernel.dtype), kernel), self.weight(f"{scope}/bias"))
 
     def layer_norm(self, scope: str, inputs: Tensor) -> Tensor:
-        """Normalizes each row of ``inputs`` (float32) to mean 0 and variance 1, then scales and shifts it.
+        """Normalize each row of ``inputs`` (float32) to mean 0 and variance 1, then scale and shift it.
 
-        With ``fused_norm`` it is written as a batch normalization with a channel for each row. TensorFlow's optimizer
-        knows this form (Keras has it) and makes one oneDNN kernel of it, a quarter of the time of the plain form.
-        Without oneDNN the CPU refuses it, and a GPU computes it slowly.
+        ``fused_norm`` writes it as a batch normalization with a channel for each row. The optimizer of TensorFlow knows
+        this
+        form from Keras and replaces it by one oneDNN kernel, which takes a quarter of the time. Without oneDNN the CPU
+        does not
+        support it, and a GPU computes it slowly.
         """
         tf, eps = self.tf, self.spec.model.layer_norm_eps
         beta, gamma = self.weight(f"{scope}/beta"), self.weight(f"{scope}/gamma")
@@ -173,18 +175,18 @@ class GraphBuilder:
         return tf.reshape(normal.y, shape) * gamma + beta
 
     def activation(self, inputs: Tensor) -> Tensor:
-        """The model's activation, see ``model.config.HIDDEN_ACTS``."""
+        """Return the activation of the model, see ``model.config.HIDDEN_ACTS``."""
         name = self.spec.model.hidden_act
         if name in ("gelu", "gelu_new"):
             return self.tf.nn.gelu(inputs, approximate=name == "gelu_new")
         return {"relu": self.tf.nn.relu, "tanh": self.tf.nn.tanh}[name](inputs)
 
-    def widen(self, inputs: Tensor) -> Tensor:
-        """``inputs`` as float32."""
+    def to_float32(self, inputs: Tensor) -> Tensor:
+        """Return ``inputs`` as float32."""
         return self.tf.cast(inputs, self.tf.float32)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Vectors of float32 ``tokens``: ``[t, d]``, or ``[n, d]`` where one token of each sequence is left.
+        """Pool float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
 
         A sequence whose mask is all 0 has mean and maximum 0.
         """

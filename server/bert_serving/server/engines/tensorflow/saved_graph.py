@@ -1,11 +1,11 @@
-"""What the TensorFlow engine keeps in the cache: weights as its graph reads them, and the graph without variables.
+"""Cache the weights and the graph of the engine tensorflow.
 
-The tensors lie in one raw file, which every worker maps: on the CPU all workers of a machine share the pages of one
-copy. TensorFlow takes the mapped memory as it is, by DLPack. (Its own op for this, ``ImmutableConst``, keeps a private
-copy when it is called eagerly, and maps the file anew in every call within a graph.)
+The tensors are in one raw file, which every worker maps. On the CPU all workers of a machine share its pages.
+TensorFlow uses the mapped memory through DLPack without a copy. (Its op ``ImmutableConst`` keeps a private copy in
+eager mode, and maps the file again in every call of a graph.)
 
-The graph has a placeholder for each tensor. It exists in two forms, with plain and with fused layer normalization; see
-``tensorflow_graph.GraphBuilder.layer_norm``.
+The graph has a placeholder for each tensor. It has two forms, with plain and with fused layer normalization; see
+``graph.GraphBuilder.layer_norm``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WEIGHTS = "tensorflow-weights"
 _GRAPH = "tensorflow-graph"
 _INDEX = "weights.json"
 _RAW = "weights.bin"
-#: Tensors begin at multiples of this, a cache line and the widest vector of any CPU.
+#: Alignment of tensors in bytes: a cache line, and the widest vector of any CPU.
 _ALIGNMENT = 64
 _CARRIERS = {"float32": "float32", "float16": "float16", "bfloat16": "int16"}
 _PLAIN = "plain.pb"
@@ -43,12 +43,12 @@ _VECTORS = "vectors"
 
 
 def write(spec: EngineSpec, log: Log) -> None:
-    """Fills the cache where something is missing or damaged.
+    """Write weights and graph to the cache if they are missing or damaged.
 
     Raises:
         ModelError: the model cannot be read, see ``load_weights``.
         CacheError: the cache cannot be written.
-        ValueError: a pooling layer is not there.
+        ValueError: the model has no such pooling layer.
     """
     cache = Cache(spec.cache_dir)
     cache.entry(_WEIGHTS, _weights_cache_key(spec, cache), lambda folder: _write_weights(spec, folder, log))
@@ -56,7 +56,7 @@ def write(spec: EngineSpec, log: Log) -> None:
 
 
 def find(spec: EngineSpec) -> tuple[Path, Path] | None:
-    """Folders of the weights and of the graph, None where one is missing."""
+    """Return the folders of the weights and of the graph, or None if one is missing."""
     cache = Cache(spec.cache_dir)
     weights = cache.find(_WEIGHTS, _weights_cache_key(spec, cache))
     graph = cache.find(_GRAPH, _graph_cache_key(spec))
@@ -64,13 +64,13 @@ def find(spec: EngineSpec) -> tuple[Path, Path] | None:
 
 
 def map_weights(tf: Any, folder: Path, device_name: str) -> dict[str, Any]:
-    """Name → tensor of the weights in ``folder``: mapped from its file on the CPU, copied to a GPU."""
+    """Return the tensors in ``folder`` by name: mapped on the CPU, copied to a GPU."""
     index = json.loads((folder / _INDEX).read_text("utf-8"))
-    # "c": pages that were written to would be this process's own; DLPack hands out no read-only memory
+    # Mode "c" is copy-on-write: DLPack exports no read-only memory.
     raw = np.memmap(folder / _RAW, np.uint8, mode="c")
     tensors = {}
     for name, (offset, dtype, shape) in index.items():
-        # numpy has no bfloat16 that DLPack knows: it travels as integers of its size
+        # The bfloat16 of numpy has no DLPack type, so integers of the same size carry it.
         carrier = np.dtype(_CARRIERS[dtype])
         array = raw[offset : offset + carrier.itemsize * math.prod(shape)].view(carrier).reshape(shape)
         with tf.device("/CPU:0"):
@@ -84,14 +84,14 @@ def map_weights(tf: Any, folder: Path, device_name: str) -> dict[str, Any]:
 
 
 def load_function(tf: Any, folder: Path, weights: dict[str, Any], device_name: str, fused: bool, xla: bool) -> Any:
-    """The graph in ``folder`` as a function of the feeds, in the order of ``FEEDS``; the weights are bound to it.
+    """Return the graph in ``folder`` as a function of the inputs in the order of ``FEEDS``, with bound weights.
 
-    It is traced once, for all shapes.
+    The function is traced once, for all shapes.
     """
     graph = tf.compat.v1.GraphDef.FromString((folder / (_FUSED if fused else _PLAIN)).read_bytes())
     read = {name.split(":")[0] for node in graph.node for name in node.input}
     used = read & {node.name for node in graph.node if node.op == "Placeholder"}
-    # the feeds and weights take their places; XLA would refuse those left behind
+    # The inputs and weights replace the placeholders. XLA rejects unused placeholders.
     for index in reversed([number for number, node in enumerate(graph.node) if node.op == "Placeholder"]):
         del graph.node[index]
 
@@ -109,11 +109,11 @@ def load_function(tf: Any, folder: Path, weights: dict[str, Any], device_name: s
 
 
 def fuse_weights(config: ModelConfig, weights: dict[str, np.ndarray], dtype: Any) -> dict[str, np.ndarray]:
-    """Canonical weights as the graph reads them.
+    """Convert canonical weights to the weights of the graph.
 
-    Query, key and value become one kernel, ``.../qkv/kernel`` ``[hidden, 3 hidden]``, and the attention's scale
-    ``1/sqrt(head size)`` moves into the query. Kernels and biases of dense layers get ``dtype``; embeddings and
-    LayerNorm stay float32, and so does the pooler, which sees one token of a sequence.
+    Query, key and value become one kernel, ``.../qkv/kernel`` ``[hidden, 3 hidden]``, and the scale of attention,
+    ``1/sqrt(head size)``, is multiplied into the query. Kernels and biases of dense layers get ``dtype``. Embeddings,
+    LayerNorm and pooler stay float32; the pooler computes one token per sequence.
     """
     fused = {}
     scale = np.float32(1 / np.sqrt(config.head_size))
@@ -130,7 +130,7 @@ def fuse_weights(config: ModelConfig, weights: dict[str, np.ndarray], dtype: Any
 
 
 def fused_shapes(spec: EngineSpec) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """Name → (dtype, shape) of what ``fuse_weights`` makes; the number of rows of a table is left open (None)."""
+    """Return (dtype, shape) of each result of ``fuse_weights``; the number of rows of a table is None."""
     shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {}
     for name, shape in expected_shapes(spec.model, max(spec.layers) + 1, spec.needs_pooler).items():
         scope, _, kind = name.rpartition("/")
@@ -143,7 +143,7 @@ def fused_shapes(spec: EngineSpec) -> dict[str, tuple[str, tuple[int | None, ...
 
 
 def _scoped(name: str) -> str:
-    """Name of a weight's placeholder in the graph."""
+    """Return the name of the placeholder of a weight."""
     return "weight/" + name
 
 
@@ -205,7 +205,7 @@ def _write_graph(spec: EngineSpec, folder: Path, log: Log) -> None:
 
 
 def _graph(tf: Any, spec: EngineSpec, fused_norm: bool) -> bytes:
-    """A serialized ``GraphDef`` with a placeholder for each feed and weight."""
+    """Return a serialized ``GraphDef`` with a placeholder for each input and weight."""
     shapes = fused_shapes(spec)
     weights: dict[str, Any] = {}
 

@@ -1,6 +1,6 @@
-"""Sets PyTorch up for a device, and finds out what that device can do: each claim is tried out before it is relied on.
+"""Set up PyTorch for a device and test its faster kernels before the engine uses them.
 
-Nothing here decides what is computed, only how fast. What cannot be had is left out, with a line for the log.
+The choice changes the speed, not the vectors. A kernel that fails its test is not used, and a log line says why.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ import torch
 from ..base import Device, EngineUnavailable
 from .encoder import AddNorm, PackedAttention, add_norm, varlen_attention
 
-#: How far two ways of computing the same may lie apart: some roundings of values around 1.
+#: Maximum difference of two results: a few roundings of values around 1.
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def open_device(device: Device, dtype: str) -> torch.device:
-    """Sets PyTorch up in this process for ``device``.
+    """Set up PyTorch in this process for ``device``.
 
     Raises:
-        EngineUnavailable: PyTorch does not see that GPU.
+        EngineUnavailable: PyTorch does not find that GPU.
     """
     if device.kind == "cpu":
         if device.threads:
             torch.set_num_threads(device.threads)
-        with contextlib.suppress(RuntimeError):  # can be set once in a process
+        with contextlib.suppress(RuntimeError):  # can be set once per process
             torch.set_num_interop_threads(1)
         return torch.device("cpu")
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # so that indexes are those of nvidia-smi
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # same indexes as nvidia-smi
     if not torch.cuda.is_available():
         raise EngineUnavailable(
-            f"PyTorch {torch.__version__} sees no GPU where {device} was asked for; check nvidia-smi, install PyTorch "
+            f"PyTorch {torch.__version__} finds no GPU, but {device} is configured; check nvidia-smi, install PyTorch "
             "with CUDA (pip install torch), or start with -cpu"
         )
     if device.index >= torch.cuda.device_count():
         raise EngineUnavailable(
-            f"PyTorch sees {torch.cuda.device_count()} GPUs, none with index {device.index}; correct -device_map"
+            f"PyTorch finds {torch.cuda.device_count()} GPUs, none with index {device.index}; correct -device_map"
         )
     opened = torch.device("cuda", device.index)
     torch.cuda.set_device(opened)
     torch.cuda.set_per_process_memory_fraction(device.memory_fraction, opened)
-    # Sums are float32. For TF32 in place of fp32 there is PyTorch's own TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1.
+    # Sums are float32. To use TF32 for fp32, set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 of PyTorch.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cuda.enable_cudnn_sdp(False)  # the others take masks of any shape and have been there longest
-    if dtype == "fp32":  # by its definition: the fused kernel splits fp32 into smaller numbers
+    torch.backends.cuda.enable_cudnn_sdp(False)  # the other backends support masks of any shape
+    if dtype == "fp32":  # the fused kernel splits fp32 into lower precisions
         torch.backends.cuda.enable_mem_efficient_sdp(False)
     return opened
 
@@ -55,26 +55,26 @@ def open_device(device: Device, dtype: str) -> torch.device:
 def find_packed_attention(
     device: torch.device, dtype: torch.dtype, heads: int, head_size: int
 ) -> tuple[PackedAttention | None, str]:
-    """Attention without padding where the device has it and it gives the right result, and a line for the log."""
+    """Return attention without padding if the device computes it correctly, and a log line."""
     if dtype == torch.float32:
         return None, "attention over padded groups: packed sequences need bf16 or fp16"
     lengths = [1, 33, 7]
     try:
         generator = torch.Generator().manual_seed(1)
-        # as in the encoder: views of one tensor, not contiguous
+        # Non-contiguous views of one tensor, as in the encoder.
         qkv = torch.randn(sum(lengths), 3, heads, head_size, generator=generator).to(device, dtype)
         ends = torch.tensor([0, 1, 34, 41], dtype=torch.int32, device=device)
         query, key, value = qkv.unbind(1)
         found = varlen_attention(query, key, value, ends, max(lengths))
         expected = torch.cat([_plain_attention(part.float()) for part in qkv.split(lengths)])
         _compare(found, expected.to(dtype))
-    except Exception as error:  # no such kernel, and each kind of GPU and release has its own way to say so
-        return None, f"attention over padded groups: packed sequences cannot be had here ({one_line(error)})"
+    except Exception as error:  # a missing kernel raises a different error on each GPU and release
+        return None, f"attention over padded groups: packed sequences are not available here ({one_line(error)})"
     return varlen_attention, "attention over packed sequences, no padding"
 
 
 def _plain_attention(qkv: torch.Tensor) -> torch.Tensor:
-    """Attention within one sequence by its definition, ``[t, 3, heads, head size]`` to ``[t, heads, head size]``."""
+    """Return attention within one sequence by definition, ``[t, 3, heads, head size]`` to ``[t, heads, head size]``."""
     query, key, value = qkv.permute(1, 2, 0, 3)
     scores = query @ key.transpose(1, 2) / qkv.shape[-1] ** 0.5
     return (scores.softmax(-1) @ value).transpose(0, 1)
@@ -83,15 +83,15 @@ def _plain_attention(qkv: torch.Tensor) -> torch.Tensor:
 def compile_add_norm(
     device: torch.device, dtype: torch.dtype, width: int, eps: float, cache_dir: Path, backend: str = "inductor"
 ) -> tuple[AddNorm, str]:
-    """Sum and layer normalization as one kernel for any number of rows above one, and a line for the log.
+    """Compile sum and layer normalization to one kernel for any number of rows above one; return it and a log line.
 
-    It is compiled here, before the first request; a shape that it should not fit later is computed as it was. Where it
-    cannot be compiled, or gives another result, it stays as it was too.
+    Compilation happens before the first request. A later shape that the kernel does not support runs uncompiled. If the
+    compilation fails or gives a wrong result, the uncompiled function is returned.
 
     Args:
-        backend: PyTorch's name of what compiles.
+        backend: PyTorch's name of the compiler.
     """
-    # Kept where only this user may write, for the next start; and compiled in this process, not in a pool of others.
+    # The cache of compiled kernels is in a folder that only this user may write. Compilation runs in this process.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "torchinductor"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
@@ -107,26 +107,26 @@ def compile_add_norm(
                     torch._dynamo.mark_dynamic(inputs, 0)
                     torch._dynamo.mark_dynamic(residual, 0)
                 _compare(compiled(inputs, residual, gamma, beta, eps), expected.to(dtype))
-        torch.compiler.set_stance("eager_on_recompile")  # never compile while requests wait
-    except Exception as error:  # no compiler, no Triton, a release that cannot: there are many ways
+        torch.compiler.set_stance("eager_on_recompile")  # no compilation during requests
+    except Exception as error:  # no compiler, no Triton, or an unsupported release
         return add_norm, f"layer normalization is not compiled ({one_line(error)})"
     return compiled, "layer normalization is compiled"
 
 
 def _compare(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raises ValueError where two results are not the same but for rounding."""
+    """Raise ValueError if two results differ by more than rounding."""
     tolerance = _TOLERANCE[found.dtype]
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
-        raise ValueError("its result is wrong")
+        raise ValueError("wrong result")
 
 
 def one_line(error: Exception) -> str:
-    """An error for a line of the log, cut to a length that fits."""
+    """Return an error as one log line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def is_lost(device: torch.device) -> bool:
-    """Whether a GPU no longer answers this process, as after an illegal access; only a new process can use it."""
+    """Return whether a GPU no longer responds to this process, as after an illegal memory access."""
     if device.type != "cuda":
         return False
     try:
@@ -137,11 +137,11 @@ def is_lost(device: torch.device) -> bool:
 
 
 def device_notes(device: torch.device, dtype: str) -> list[str]:
-    """What the user should know about this device."""
+    """Return log lines about the device."""
     if device.type != "cuda":
         return []
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     notes = [f"{name}, compute capability {capability[0]}.{capability[1]}, CUDA {torch.version.cuda}"]
     if dtype == "bf16" and capability < (8, 0):
-        notes.append("this GPU has no bf16 of its own, so it is slow; take -dtype fp16")
+        notes.append("this GPU emulates bf16, which is slow; use -dtype fp16")
     return notes

@@ -1,9 +1,9 @@
-"""The BERT encoder in PyTorch over packed tokens.
+"""Compute the BERT encoder in PyTorch over packed tokens.
 
-Dense layers see the tokens alone, ``[t, hidden]``. So does attention where the device has a kernel for packed
-sequences (flash attention, in 16 bits on a GPU); elsewhere it sees a padded grid, gathered from the tokens and gathered
-back. Nothing above the highest pooling layer is computed, and where a strategy needs one token of a sequence, the
-highest layer ends with that token. The encoder is that of Devlin et al., https://arxiv.org/abs/1810.04805.
+Dense layers compute packed tokens, ``[t, hidden]``. Attention does the same if the device has a kernel for packed
+sequences (flash attention, 16 bits, on a GPU). Otherwise it computes a padded grid, gathered from the tokens and packed
+again. No layer above the highest pooling layer is computed. If the pooling strategy needs one token of a sequence, the
+highest layer computes only that token. The encoder is that of Devlin et al., https://arxiv.org/abs/1810.04805.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ..base import EngineSpec
 from .weights import DTYPES
 
 Tensor = Any
-#: ``(inputs, residual, gamma, beta, eps)`` → the normalized sum of the first two.
+#: ``(inputs, residual, gamma, beta, eps)`` to the normalized sum of the first two.
 AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-#: ``(query, key, value, ends, longest)``, each ``[t, heads, head size]`` → ``[t, heads, head size]``.
+#: ``(query, key, value, ends, longest)``, each ``[t, heads, head size]``, to ``[t, heads, head size]``.
 PackedAttention = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The way from packed tokens to a padded grid ``[n, T]`` and back.
+    """Indexes that convert packed tokens to a padded grid ``[n, T]`` and back.
 
     Attributes:
-        unpack: token at each place of the grid, int32 ``[n * T]``; None where there is no padding.
-        pack: place in the grid of each token, int32 ``[t]``; None where there is no padding.
-        attend: where a token may be attended to, bool ``[n, 1, 1, T]``; None where that is everywhere.
+        unpack: index of the token at each position of the grid, int32 ``[n * T]``; None without padding.
+        pack: position of each token in the grid, int32 ``[t]``; None without padding.
+        attend: positions that attention may use, bool ``[n, 1, 1, T]``; None for all.
     """
 
     unpack: Tensor | None
@@ -42,14 +42,14 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Feeds:
-    """What the encoder reads, on its device, for ``n`` sequences of at most ``longest`` tokens, ``t`` in all.
+    """Inputs of the encoder on its device, for ``n`` sequences of at most ``longest`` tokens, ``t`` tokens in total.
 
     Attributes:
         input_ids, type_ids, positions: int32 ``[t]``.
-        ends: where each sequence ends, after a 0: int32 ``[n + 1]``.
-        longest: tokens of the longest sequence.
-        mask: 1 where a token counts in pooling, else 0, int32 ``[t]``; None where all count.
-        grid: None to attend without padding.
+        ends: 0 and the end of each sequence, int32 ``[n + 1]``.
+        longest: number of tokens of the longest sequence.
+        mask: 1 where pooling uses a token, else 0, int32 ``[t]``; None for all.
+        grid: None for attention without padding.
     """
 
     input_ids: Tensor
@@ -62,16 +62,16 @@ class Feeds:
 
 
 def add_norm(inputs: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Layer normalization of ``inputs + residual``, ``[rows, hidden]``."""
+    """Return the layer normalization of ``inputs + residual``, ``[rows, hidden]``."""
     return F.layer_norm(inputs + residual, gamma.shape, gamma, beta, eps)
 
 
 def varlen_attention(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
-    """PyTorch's own attention over packed sequences: CUDA, 16 bits.
+    """Return PyTorch's attention over packed sequences: CUDA, 16 bits.
 
     Raises:
         ImportError: PyTorch is older than 2.10.
-        RuntimeError: the GPU or the size of the heads is not supported.
+        RuntimeError: the GPU or the head size is not supported.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -79,11 +79,11 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, lo
 
 
 class DenseLayers:
-    """The encoder's dense layers, each with what follows it.
+    """The dense layers of the encoder, each with the operation after it.
 
     Attributes:
-        add_norm: what normalizes; may be replaced by a compiled form.
-        row_step: they would rather see multiples of so many rows.
+        add_norm: layer normalization of a sum; may be replaced by a compiled function.
+        row_step: preferred multiple of the number of rows.
     """
 
     row_step = 1
@@ -95,27 +95,27 @@ class DenseLayers:
         self._activation = _activation(spec.model.hidden_act)
 
     def product(self, scope: str, inputs: Tensor) -> Tensor:
-        """The layer ``scope`` alone."""
+        """Return the output of the layer ``scope``."""
         return F.linear(inputs, self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"])
 
     def activate(self, scope: str, inputs: Tensor) -> Tensor:
-        """The model's activation of the layer ``scope``."""
+        """Return the activation of the output of the layer ``scope``."""
         return self._activation(self.product(scope, inputs))
 
     def normalize(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
-        """``scope/LayerNorm`` of the sum of the layer ``scope/dense`` and a residual."""
-        # One row is a shape of its own for the compiler, which has seen many.
+        """Return ``scope/LayerNorm`` of the sum of the layer ``scope/dense`` and a residual."""
+        # The compiler would compile a separate kernel for a single row.
         norm = self.add_norm if len(inputs) > 1 else add_norm
         gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights[f"{scope}/LayerNorm/beta"]
         return norm(self.product(f"{scope}/dense", inputs), residual, gamma, beta, self._eps)
 
 
 class Encoder:
-    """Weights of a model on one device, and the computation with them.
+    """The weights of a model on one device, and the computation with them.
 
     Attributes:
-        dense: computes the encoder's dense layers; may be replaced by what is faster on the device.
-        packed_attention: attends without padding; None where the device has no kernel for that.
+        dense: computes the dense layers; may be replaced by a faster implementation for the device.
+        packed_attention: attention without padding; None if the device has no kernel for it.
     """
 
     def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
@@ -127,9 +127,9 @@ class Encoder:
         self._wanted = spec.layers
 
     def __call__(self, feeds: Feeds) -> Tensor:
-        """Vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
+        """Return vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
 
-        Rows that follow these are of no meaning.
+        Rows after these are undefined.
         """
         select = self._select(feeds)
         hidden = self._embeddings(feeds)
@@ -144,7 +144,7 @@ class Encoder:
         return self._pool(tokens.float(), feeds).to(getattr(torch, self._spec.output_dtype)).contiguous()
 
     def _select(self, feeds: Feeds) -> Tensor | None:
-        """Indexes of the tokens that the strategy asks for, int32 ``[n]`` or longer; None for all."""
+        """Return the indexes of the tokens that the strategy needs, int32 ``[n]`` or longer; None for all."""
         if self._spec.pooling_strategy in ("CLS_TOKEN", "CLS_POOLED"):
             select = feeds.ends[:-1]
         elif self._spec.pooling_strategy == "SEP_TOKEN":
@@ -155,7 +155,7 @@ class Encoder:
         return torch.cat([select, select.new_zeros(missing)]) if missing else select
 
     def _embeddings(self, feeds: Feeds) -> Tensor:
-        """Sum of word, token type and position embeddings, normalized in float32: ``[t, hidden]``."""
+        """Return the sum of word, type and position embeddings, normalized in float32: ``[t, hidden]``."""
         weights = self._weights
         total = F.embedding(feeds.input_ids, weights["embeddings/word_embeddings"])
         total += F.embedding(feeds.type_ids, weights["embeddings/token_type_embeddings"])
@@ -165,7 +165,7 @@ class Encoder:
         return F.layer_norm(total, gamma.shape, gamma, beta, self._spec.model.layer_norm_eps).to(self._dtype)
 
     def _layer(self, scope: str, hidden: Tensor, feeds: Feeds, select: Tensor | None) -> Tensor:
-        """One transformer layer, ``[t, hidden]`` to the same, or to ``[n, hidden]`` of the tokens in ``select``."""
+        """Compute one layer, ``[t, hidden]`` to the same, or to ``[n, hidden]`` for the tokens in ``select``."""
         context = self._attention(self.dense.product(f"{scope}/attention/self/qkv", hidden), feeds)
         if select is not None:
             context, hidden = context.index_select(0, select), hidden.index_select(0, select)
@@ -174,7 +174,7 @@ class Encoder:
         return self.dense.normalize(f"{scope}/output", inner, hidden)
 
     def _attention(self, qkv: Tensor, feeds: Feeds) -> Tensor:
-        """Multi-head self-attention, ``[t, 3 * hidden]`` to ``[t, hidden]``; scores and softmax are float32 inside."""
+        """Compute self-attention, ``[t, 3 * hidden]`` to ``[t, hidden]``; scores and softmax are float32 internally."""
         model, grid = self._spec.model, feeds.grid
         heads, size = model.num_attention_heads, model.head_size
         if grid is None:
@@ -189,7 +189,7 @@ class Encoder:
         return context if grid.pack is None else context.index_select(0, grid.pack)
 
     def _pool(self, tokens: Tensor, feeds: Feeds) -> Tensor:
-        """Vectors of float32 ``tokens``: ``[t, d]``, or ``[n, d]`` where one token of each sequence is left.
+        """Pool float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
 
         A sequence whose mask is all 0 has mean and maximum 0.
         """
@@ -205,7 +205,7 @@ class Encoder:
         lengths = feeds.ends.diff().long()
 
         def reduce(data: Tensor, kind: str) -> Tensor:
-            # unsafe: the lengths are right, and checking them would wait for the GPU
+            # ``unsafe`` skips a check of the lengths that would wait for the GPU; the lengths are correct.
             return torch.segment_reduce(data, kind, lengths=lengths, axis=0, unsafe=True)
 
         counts = lengths[:, None].float() if mask is None else reduce(mask, "sum")
@@ -219,7 +219,7 @@ class Encoder:
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The activation of a name, see ``model.config.HIDDEN_ACTS``."""
+    """Return the activation of a name in ``model.config.HIDDEN_ACTS``."""
     activations: dict[str, Callable[[Tensor], Tensor]] = {
         "gelu": F.gelu,
         "gelu_new": lambda inputs: F.gelu(inputs, approximate="tanh"),

@@ -24,37 +24,43 @@ from . import weights as torch_weights
 
 INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")})
 
-#: Most elements of the attention scores of all heads, ``[n, heads, T, T]``, where attention sees a padded grid.
+#: Maximum number of elements of the attention scores of all heads, ``[n, heads, T, T]``, with a padded grid.
 MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
 
-#: Tokens computed at once on the CPU, for each thread: as many as the caches hold well.
+#: Number of tokens computed at once on the CPU, per thread: the activations fit in the CPU caches.
 TOKENS_PER_THREAD = 224
-#: Tokens for each of the CPU's threads from which on every thread computes sequences of its own.
+#: Minimum number of tokens per CPU thread at which each thread computes its own sequences.
 SHARE_TOKENS = 192
 
-#: What errors without a class of their own say: the CPU's allocator, that of page-locked memory, cuBLAS.
+#: Messages of out-of-memory errors that have no class: CPU allocator, pinned memory, cuBLAS.
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
-    """Why it cannot run here, None if it can; imports nothing. ``features`` are the processor's, if not this one's."""
+    """Return the reason why the engine cannot run here, or None; import no library.
+
+    Args:
+        device_kind: ``cpu`` or ``gpu``.
+        dtype: a dtype of ``EngineSpec``.
+        features: features of the processor as in ``/proc/cpuinfo``; None for those of this machine.
+    """
     dtypes = INFO.dtypes.get(device_kind, ())
     if (device_kind, dtype) == ("cpu", "fp16"):
         return "CPUs have no fast fp16; compute in fp32 and convert the vectors to float16"
     if (device_kind, dtype) == ("cpu", "bf16") and (reason := why_no_bf16(features)):
         return reason
     if dtype not in dtypes:
-        return f"it computes {', '.join(dtypes)} on {device_kind}, not {dtype}"
+        return f"it supports {', '.join(dtypes)} on {device_kind}, not {dtype}"
     found = importlib.util.find_spec("torch")
     if found is None:
         return "PyTorch is not installed; pip install torch"
     if device_kind == "gpu" and _is_cpu_build(found.origin):
-        return "the PyTorch that is installed was built without CUDA; pip install torch, from an index that has CUDA"
+        return "the installed PyTorch was built without CUDA; pip install torch, from an index with CUDA builds"
     return None
 
 
 def _is_cpu_build(origin: str | None) -> bool:
-    """Whether PyTorch's own ``version.py`` says that it was built without CUDA; False where it says nothing."""
+    """Return whether PyTorch's ``version.py`` says that it was built without CUDA; False if the file is missing."""
     try:
         text = (Path(origin or ".").parent / "version.py").read_text("utf-8")
     except OSError:
@@ -63,17 +69,17 @@ def _is_cpu_build(origin: str | None) -> bool:
 
 
 def prepare(spec: EngineSpec, log: Log) -> None:
-    """Writes the weights into ``spec.cache_dir`` where they are not there yet; see ``torch_weights.write``."""
+    """Write the weights to ``spec.cache_dir`` if they are missing; see ``weights.write``."""
     torch_weights.write(spec, log)
 
 
 def create(spec: EngineSpec, device: Device) -> TorchEngine:
-    """Loads what ``prepare`` made, on ``device``, and runs it once.
+    """Load the files of ``prepare`` on ``device`` and encode once.
 
     Raises:
-        EngineUnavailable: PyTorch or the device is not there.
+        EngineUnavailable: PyTorch or the device is missing.
         OutOfMemory: the weights do not fit on the device.
-        ModelError, CacheError: the cache was emptied meanwhile, and could not be filled again.
+        ModelError, CacheError: the cache was deleted after ``prepare`` and could not be written again.
     """
     if (reason := unavailable(device.kind, spec.dtype)) is not None:
         raise EngineUnavailable(reason)
@@ -108,8 +114,8 @@ class TorchEngine:
             weights = torch_weights.load(path, self._device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
-                f"the model does not fit on {device} beside what is there; raise -gpu_memory_fraction "
-                f"({device.memory_fraction}), or start fewer workers on it: {error}"
+                f"the model does not fit in the free memory of {device}; raise -gpu_memory_fraction "
+                f"({device.memory_fraction}), or start fewer workers on this GPU: {error}"
             ) from error
         self._encoder: Any = torch_encoder.Encoder(spec, weights)
         self._num_threads = 1
@@ -121,7 +127,7 @@ class TorchEngine:
         self._smoke_test()
 
     def _prepack_weights(self, weights: dict[str, Any]) -> None:
-        """Takes what this CPU has, after a trial."""
+        """Use prepacked weights and threads that compute separate sequences, if oneDNN passes its test."""
         from . import onednn
 
         torch, num_threads = self._torch, self._torch.get_num_threads()
@@ -131,13 +137,13 @@ class TorchEngine:
         if layers is self._encoder.dense:
             return
         self._encoder.dense = layers
-        # These compute alone. What they set holds for every thread that has not asked for its number yet, as this one
-        # has.
+        # Each thread of the pool computes with one thread. ``set_num_threads`` affects every thread that has not read
+        # the number yet; the calling thread has.
         self._thread_pool = ThreadPool(num_threads, SHARE_TOKENS, partial(torch.set_num_threads, 1))
         self._num_threads = num_threads
 
     def _enable_gpu_kernels(self) -> None:
-        """Takes what this GPU has, each after a trial."""
+        """Use packed attention and compiled layer normalization, if each passes its test."""
         from . import device as torch_device
         from . import encoder as torch_encoder
 
@@ -159,13 +165,13 @@ class TorchEngine:
             try:
                 with self._torch.compiler.set_stance("fail_on_recompile"):
                     self._smoke_test()
-            except EngineError as error:  # it does not fit what the encoder gives it, and would never be used
+            except EngineError as error:  # it does not support the tensors of the encoder
                 self._encoder.dense.add_norm = torch_encoder.add_norm
                 note = f"layer normalization is not compiled ({torch_device.one_line(error)})"
         self.startup_notes.append(note)
 
     def _smoke_test(self) -> None:
-        """Encodes two short sequences."""
+        """Encode two short sequences."""
         length = min(8, self._spec.model.max_position_embeddings)
         ones = np.ones(2 * length, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([length, length], np.int32)))
@@ -187,7 +193,7 @@ class TorchEngine:
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
     def close(self) -> None:
-        """Lets go of the weights, and gives a GPU's memory back."""
+        """Release the weights and the memory of a GPU."""
         self._encoder = None
         self._thread_pool.close()
         self._release_memory()
@@ -205,22 +211,22 @@ class TorchEngine:
             raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error
         except RuntimeError as error:
             if self._is_lost(self._device):
-                raise DeviceLost(f"{self._device} no longer answers, after {shape}: {error}") from error
+                raise DeviceLost(f"{self._device} no longer responds after a batch of {shape}: {error}") from error
             if any(words in str(error) for words in _OUT_OF_MEMORY):
                 self._release_memory()
                 raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error
-            raise EngineError(f"PyTorch refused {shape}: {error}") from error
+            raise EngineError(f"PyTorch cannot compute {shape}: {error}") from error
 
     def _release_memory(self) -> None:
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
 
     def _to_device(self, batch: Batch, is_packed: bool) -> Any:
-        """The encoder's feeds on its device: one copy for all of them."""
+        """Copy the inputs of the encoder to its device in a single transfer."""
         arrays, longest = host_arrays(batch, is_packed)
         sizes = [array.size for array in arrays.values()]
         on_gpu = self._device.type == "cuda"
-        # Page-locked memory comes from PyTorch's own pool, which waits for copies that are under way.
+        # Pinned memory comes from PyTorch's pool, which waits for pending copies.
         staged = self._torch.empty(sum(sizes), dtype=self._torch.int32, pin_memory=on_gpu)
         np.concatenate([array.ravel() for array in arrays.values()], out=staged.numpy(), casting="same_kind")
         parts = staged.to(self._device, non_blocking=True).split(sizes)
@@ -242,7 +248,7 @@ class TorchEngine:
         )
 
     def _to_host(self, vectors: Any) -> np.ndarray:
-        """A tensor as an array; on a GPU this waits for it."""
+        """Return a tensor as an array; on a GPU, wait for it."""
         if self._device.type == "cpu":
             return np.asarray(vectors.numpy())
         torch = self._torch
@@ -253,7 +259,10 @@ class TorchEngine:
 
 
 def host_arrays(batch: Batch, is_packed: bool) -> tuple[dict[str, np.ndarray], int]:
-    """Feeds by the names in ``torch_encoder``, integers; those without effect are left out. And the longest length."""
+    """Return the integer inputs of the encoder by the names of ``encoder.Feeds``, and the maximum length.
+
+    Inputs that have no effect are left out.
+    """
     ends = np.concatenate([[0], np.cumsum(batch.lengths, dtype=np.int64)])
     arrays = {
         "input_ids": batch.input_ids,

@@ -1,9 +1,8 @@
-"""Dense layers on the CPU by oneDNN, with kernels that lie as it reads them.
+"""Compute dense layers on the CPU with oneDNN and prepacked weights.
 
-PyTorch's plain ``linear`` lays a kernel out anew in each call, which for one sentence takes longer than the product.
-Here that is done once, when a worker starts. The operators are those to which PyTorch's own compiler turns linear
-layers; they have no public name, so they are tried out first, and where they are missing or answer wrong the plain ones
-stay.
+PyTorch's ``linear`` reorders the weights in each call, which takes longer than the product for one sentence. Here the
+weights are prepacked once, when a worker starts. PyTorch's compiler uses the same operators for linear layers. They
+have no public name, so they are tested first. If they are missing or wrong, the plain layers stay.
 """
 
 from __future__ import annotations
@@ -20,22 +19,21 @@ from .weights import DTYPES
 
 Tensor = Any
 
-#: Operator and algorithm in oneDNN of each activation, by the names of ``model.config.HIDDEN_ACTS``.
+#: oneDNN operator and algorithm of each activation, by the names of ``model.config.HIDDEN_ACTS``.
 _ACTIVATIONS = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "tanh": ("tanh", "")}
 
-#: How far two ways of computing the same may lie apart, in proportion to the length of a token's vector.
+#: Maximum difference of two results, relative to the norm of the vector of a token.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class OneDnnLayers(DenseLayers):
-    """The dense layers by oneDNN: product, bias, and activation or residual in one pass. ``add_norm`` is not used."""
+    """Dense layers with oneDNN: product, bias, and activation or residual in one call. ``add_norm`` is not used."""
 
     row_step = 16
 
     def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
-        """
-        Raises:
-            RuntimeError, AttributeError: oneDNN is not there, or not for this dtype.
+        """Raises:
+        RuntimeError, AttributeError: oneDNN is missing, or does not support this dtype.
         """
         super().__init__(spec, weights)
         self._linear = torch.ops.mkldnn._linear_pointwise.default
@@ -66,20 +64,20 @@ class OneDnnLayers(DenseLayers):
 
 
 def select_dense_layers(spec: EngineSpec, weights: dict[str, Tensor], plain: DenseLayers) -> tuple[DenseLayers, str]:
-    """oneDNN's layers where they give what the plain ones give, else those; and a line for the log."""
+    """Return the oneDNN layers if they give the result of the plain ones, else the plain ones; and a log line."""
     try:
         layers = OneDnnLayers(spec, weights)
         generator = torch.Generator().manual_seed(1)
         for rows in (1, 33):
             inputs = torch.randn(rows, spec.model.hidden_size, generator=generator)
             _check_first_layer(layers, plain, inputs.to(getattr(torch, DTYPES[spec.dtype])))
-    except Exception as error:  # no such operator, or none for this processor: there are many ways
-        return plain, f"dense layers by plain PyTorch: oneDNN's own cannot be had here ({one_line(error)})"
-    return layers, "dense layers by oneDNN, their kernels laid out once"
+    except Exception as error:  # the operator is missing, or does not support this processor
+        return plain, f"dense layers by plain PyTorch: oneDNN is not available here ({one_line(error)})"
+    return layers, "dense layers by oneDNN, prepacked weights"
 
 
 def _check_first_layer(layers: DenseLayers, plain: DenseLayers, inputs: Tensor) -> None:
-    """Raises ValueError where the encoder's first layer does not come out as the plain one but for rounding."""
+    """Raise ValueError if the first encoder layer differs from the plain one by more than rounding."""
     scope = "encoder/layer_0"
     qkv, intermediate, output = f"{scope}/attention/self/qkv", f"{scope}/intermediate/dense", f"{scope}/output"
     inner = plain.activate(intermediate, inputs)
@@ -91,4 +89,4 @@ def _check_first_layer(layers: DenseLayers, plain: DenseLayers, inputs: Tensor) 
         difference = torch.linalg.vector_norm(found.float() - expected.float(), dim=-1)
         allowed = _TOLERANCE[expected.dtype] * torch.linalg.vector_norm(expected.float(), dim=-1)
         if found.shape != expected.shape or not (difference <= allowed).all():
-            raise ValueError("their result is wrong")
+            raise ValueError("wrong result")

@@ -1,7 +1,7 @@
-"""What the PyTorch engine keeps in the cache: weights as its encoder reads them, in one safetensors file.
+"""Cache the weights of the engine torch in one safetensors file, in the layout of its encoder.
 
-Every worker maps the file: on the CPU all workers of a machine share the pages of one copy, on a GPU it is read once
-into the device's memory.
+Every worker maps the file. On the CPU all workers of a machine share its pages. On a GPU the file is read once into the
+memory of the device.
 """
 
 from __future__ import annotations
@@ -23,40 +23,42 @@ _FILE = "weights.safetensors"
 
 
 def write(spec: EngineSpec, log: Log) -> Path:
-    """Fills the cache where it is missing or damaged, and returns the file of the weights.
+    """Write the weights to the cache if they are missing or damaged, and return the path of the file.
 
     Raises:
         ModelError: the model cannot be read, see ``load_weights``.
         CacheError: the cache cannot be written.
-        ValueError: a pooling layer is not there.
+        ValueError: the model has no such pooling layer.
     """
     cache = Cache(spec.cache_dir)
     return cache.entry(_KIND, _cache_key(spec, cache), lambda folder: _write(spec, folder, log)) / _FILE
 
 
 def find(spec: EngineSpec) -> Path | None:
-    """File of the weights, None where it is missing."""
+    """Return the path of the weights, or None if they are missing."""
     cache = Cache(spec.cache_dir)
     folder = cache.find(_KIND, _cache_key(spec, cache))
     return folder / _FILE if folder else None
 
 
 def load(path: Path, device: Any) -> dict[str, Any]:
-    """Name → tensor of the weights in a file: mapped from it on the CPU, copied to a GPU."""
+    """Return the tensors of a file by name: mapped on the CPU, copied to a GPU."""
     import torch
     from safetensors import safe_open
 
-    # Tensors of inference mode, as all are in the encoder: to the compiler, others would be of another kind.
+    # All tensors of the encoder are made in inference mode. The compiler treats others as a different type.
     with torch.inference_mode(), safe_open(str(path), framework="pt", device="cpu") as file:
         return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118, not a dict
 
 
 def fuse_weights(weights: dict[str, np.ndarray], dtype: Any) -> dict[str, Any]:
-    """Canonical weights as the encoder reads them: tensors, each dense kernel ``[out, in]`` as ``weight``.
+    """Convert canonical weights to the tensors of the encoder, each dense kernel as ``weight`` ``[out, in]``.
 
-    Query, key and value become one kernel, ``.../qkv/weight`` ``[3 hidden, hidden]``. All of the encoder gets
-    ``dtype``, LayerNorm too, since CUDA's kernel wants it in the dtype of its input. Embeddings stay float32, and so
-    does the pooler: both see a token once.
+    Query, key and value become one kernel, ``.../qkv/weight`` ``[3 hidden, hidden]``. All encoder weights get
+    ``dtype``,
+    also those of LayerNorm: the CUDA kernel needs the dtype of its input. Embeddings and pooler stay float32, since
+    each
+    computes a token once.
     """
     import torch
 
