@@ -146,8 +146,8 @@ def test_a_setting_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     ("flags", "words"),
     [
         (["-texts", "nowhere.txt"], "nowhere.txt"),
-        (["-texts", "empty.txt"], "-texts empty.txt holds no text"),
-        (["-client_vocab_file", "empty.txt"], "-client_vocab_file empty.txt holds no words"),
+        (["-texts", "empty.txt"], "-texts empty.txt contains no text"),
+        (["-client_vocab_file", "empty.txt"], "-client_vocab_file empty.txt contains no words"),
         (["-model_dir", "nowhere"], "nowhere"),
         (["-test_pooling_layer", "last"], "'last' is neither a layer"),
         (["-open_loop", "0"], "must be above 0"),
@@ -173,7 +173,7 @@ def test_a_signal_leaves_no_server_behind(tmp_path: Path, number: int) -> None:
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert "stopped; what was measured is in" in err
+        assert "interrupted; the results so far are in" in err
         _, alive = psutil.wait_procs(children, timeout=60)
         assert len(children) >= 3
         assert not alive

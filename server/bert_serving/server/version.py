@@ -1,3 +1,3 @@
-"""The version of this distribution, in one place."""
+"""Define the version of this distribution."""
 
 __version__ = "2.0.0"

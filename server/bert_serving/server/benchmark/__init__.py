@@ -1,1 +1,1 @@
-"""``bert-serving-benchmark``: how fast a setting of the server is, measured through a server and its clients."""
+"""Implement ``bert-serving-benchmark``: throughput and latency of a real server and its clients."""

@@ -1,4 +1,4 @@
-"""The command ``bert-serving-benchmark``."""
+"""Implement the command ``bert-serving-benchmark``."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .load import Repeats
 from .options import read_args
 from .runner import Plan, run
 
-#: Of ``-num_repeat`` requests, so many do not count.
+#: Number of the ``-num_repeat`` requests that warm up and are not measured.
 WARM_UP = 2
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the benchmark that a command line describes.
+    """Run the benchmark of a command line.
 
-    Returns the exit code: 0, or 1 if a setting could not be measured, 2 for a wrong command line, 130 after Ctrl-C.
+    Returns the exit code: 0, 1 if a setting failed, 2 for a wrong command line, 130 after Ctrl-C.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
-    args = read_args(words)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    args = read_args(arguments)
     try:
         config = ServerConfig.from_args(args)
         model = config.read_model()
-        plan = make_plan(args, config, shlex.join(["bert-serving-benchmark", *words]))
+        plan = make_plan(args, config, shlex.join(["bert-serving-benchmark", *arguments]))
     except (ServingError, ModelError, OSError, ValueError) as error:
         print(f"bert-serving-benchmark: {error}", file=sys.stderr)
         return 2
@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_plan(args: argparse.Namespace, config: ServerConfig, command: str) -> Plan:
-    """How to measure, from the parsed command line.
+    """Return the measurement plan of a parsed command line.
 
     Raises:
-        OSError, ValueError: a file of texts cannot be used.
+        OSError, ValueError: a text file cannot be used.
     """
     warm_up = min(WARM_UP, args.num_repeat - 1)
     repeats = Repeats(args.num_repeat - warm_up, warm_up, args.min_seconds, args.max_seconds)
@@ -54,19 +54,19 @@ def make_plan(args: argparse.Namespace, config: ServerConfig, command: str) -> P
     return Plan(source, repeats, args.seed, args.wait_till_ready, Path(args.out), command, config.public())
 
 
-def run_until_interrupted(todo: list[experiments.Experiment], model: ModelConfig, plan: Plan) -> int:
-    """Runs experiments; Ctrl-C and SIGTERM end the server before this process."""
+def run_until_interrupted(experiments_to_run: list[experiments.Experiment], model: ModelConfig, plan: Plan) -> int:
+    """Run experiments; on Ctrl-C and SIGTERM, stop the server and return its exit code."""
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        complete = run(todo, model, plan)
+        complete = run(experiments_to_run, model, plan)
     except KeyboardInterrupt:
-        print(f"\nstopped; what was measured is in {plan.out}", file=sys.stderr)
+        print(f"\ninterrupted; the results so far are in {plan.out}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    hint = "" if plot.can_plot() else "; for plots: pip install bert-serving-server[plot]"
+    hint = "" if plot.can_plot() else "; to get plots: pip install bert-serving-server[plot]"
     print(f"written to {plan.out}{hint}", file=sys.stderr)
     return EXIT_OK if complete else EXIT_FAILED
 

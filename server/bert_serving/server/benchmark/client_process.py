@@ -1,7 +1,7 @@
-"""A process of clients, each in a thread of its own: reads its job from standard input, writes when each answer came.
+"""Run several clients in one process, each in a thread, and report the time of each response.
 
-Clients share a process only up to a number, so that it is the server that is measured and not one interpreter's lock.
-The job is a line of JSON; the crew says ``ready`` when all its clients are connected, waits for a line, and begins.
+The number of clients per process is limited, so that the interpreter lock is not the bottleneck. The process reads a
+job as a line of JSON and writes ``ready`` when all clients are connected. It starts after the next line.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from bert_serving.client import BertClient, BertServingError
 
 from .load import Repeats
 
-#: Start, end (``time.perf_counter``), the client's index and that of its request.
+#: Start and end (``time.perf_counter``), index of the client and of its request.
 CompletedRequest = tuple[float, float, int, int]
 
 
 def main() -> None:
-    """Does one job."""
+    """Run one job."""
     job = json.loads(sys.stdin.readline())
     requests: list[list[list[str]]] = job["requests"]
     repeats = Repeats(**job["repeats"])
     clients: list[BertClient] = []
     try:
         for _ in requests:
-            clients.append(BertClient(**job["connect"]))  # noqa: PERF401, those made are closed if one fails
+            clients.append(BertClient(**job["connect"]))  # noqa: PERF401, finally closes those connected
         if job["warm_up"]:
             _warm_up(clients[0], requests[0], repeats)
         _write_message("ready")

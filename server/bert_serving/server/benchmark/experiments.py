@@ -1,4 +1,4 @@
-"""What is measured: experiments, each a table, and their settings, each a row."""
+"""Define experiments, one table each, and their settings, one row each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .corpus import SentenceSource
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Clients at a time, sentences in a request of each; with ``rate``, single requests per second instead."""
+    """Number of concurrent clients and sentences per request; with ``rate``, single requests per second instead."""
 
     num_client: int = 1
     client_batch_size: int = 256
@@ -21,8 +21,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row: a server and a load. ``value`` is what distinguishes it from the other rows; settings of one value that
-    differ in the number of workers share a row."""
+    """One row: a server and a load.
+
+    ``value`` distinguishes the row from others. Settings with the same value and different numbers of workers share a
+    row.
+    """
 
     value: str
     config: ServerConfig
@@ -34,10 +37,10 @@ class Experiment:
     """One table.
 
     Attributes:
-        parameter: what changes from row to row.
-        about: a sentence about it.
-        logarithmic: whether the values are spaced so in a plot.
-        source: what is sent, if not what is sent everywhere else.
+        parameter: the parameter that changes from row to row.
+        about: a sentence about the parameter.
+        logarithmic: whether a plot has a logarithmic axis of values.
+        source: sentences to send; None for those of the plan.
     """
 
     parameter: str
@@ -48,7 +51,7 @@ class Experiment:
 
 
 def from_args(args: argparse.Namespace, base: ServerConfig, model: ModelConfig) -> list[Experiment]:
-    """The experiments that a command line asks for, those of 1.10.0 in its order."""
+    """Return the experiments of a command line, in the order of 1.10.0."""
     load = Load(args.num_client, args.client_batch_size)
     pooled = [tuple(value) for value in args.test_pooling_layer]
     if args.all_layers:
@@ -56,33 +59,33 @@ def from_args(args: argparse.Namespace, base: ServerConfig, model: ModelConfig) 
     experiments = [
         Experiment(
             "max_seq_len",
-            "Tokens of a sequence at most; without -texts, every sequence is as long.",
+            "Maximum tokens of a sequence; without -texts, every sequence has this length.",
             [Setting(_shown(n), base.with_(max_seq_len=n), load) for n in args.test_max_seq_len],
         ),
         Experiment(
             "client_batch_size",
-            "Sentences in a request.",
+            "Sentences per request.",
             [Setting(str(n), base, Load(load.num_client, n)) for n in args.test_client_batch_size],
         ),
         Experiment(
             "num_client",
-            "Clients at a time, each waiting for its answer; the rates are those of all together.",
+            "Concurrent clients, each waiting for its response; rates are totals of all clients.",
             [Setting(str(n), base, Load(n, load.client_batch_size)) for n in args.test_num_client],
         ),
         Experiment(
             "max_batch_size",
-            "Sequences at most that a worker computes at once.",
+            "Maximum sequences per batch of a worker.",
             [Setting(str(n), base.with_(max_batch_size=n), load) for n in args.test_max_batch_size],
         ),
         Experiment(
             "pooling_layer",
-            "The encoder layer that is pooled; what lies above it is not computed.",
+            "Pooled encoder layer; higher layers are not computed.",
             [Setting(",".join(map(str, n)), base.with_(pooling_layer=n), load) for n in pooled],
             logarithmic=False,
         ),
         Experiment(
             "open_loop",
-            "Requests of one sentence per second that arrive at random (Poisson); latency from when each was due.",
+            "Single-sentence requests per second with Poisson arrivals; latency counts from the due time.",
             [Setting(f"{rate:g}", base, Load(1, 1, rate)) for rate in args.open_loop],
         ),
     ]

@@ -1,4 +1,4 @@
-"""Load on a server: clients that each wait for their answers, or requests that arrive whether or not it keeps up."""
+"""Generate load: a closed loop (clients wait for responses) or an open loop (requests arrive at a given rate)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from bert_serving.client import BertClient
 
 from ..errors import ServingError
 
-#: Clients that share a process; more of them would wait for each other's interpreter instead of for the server.
+#: Maximum clients per process: more clients would wait for the interpreter lock instead of the server.
 CLIENTS_PER_PROCESS = 32
 
 
 class LoadError(ServingError, RuntimeError):
-    """A request of the benchmark failed; the message says why."""
+    """A request of the benchmark failed; the message contains the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Sentences that are sent together, and how many tokens the server makes of them."""
+    """The sentences of one request, and the number of tokens that the server makes of them."""
 
     texts: list[str]
     num_tokens: int
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """How long to go on: ``number`` requests of each client, after ``warm_up`` that do not count; limits in seconds."""
+    """Limits of a load: ``number`` requests per client after ``warm_up`` unmeasured ones; times in seconds."""
 
     number: int
     warm_up: int
@@ -46,7 +46,7 @@ class Repeats:
     max_seconds: float
 
     def should_continue(self, done: int, elapsed: float) -> bool:
-        """Whether a client that has done so many requests sends another."""
+        """Return whether a client sends another request after ``done`` requests."""
         if done == 0:
             return True
         return elapsed < self.max_seconds and (done < self.number or elapsed < self.min_seconds)
@@ -54,11 +54,11 @@ class Repeats:
 
 @dataclass(slots=True)
 class LoadResult:
-    """What a load gave.
+    """Result of a load.
 
     Attributes:
-        seconds: from the first request to the last answer.
-        latencies: seconds of each request.
+        seconds: time from the first request to the last response.
+        latencies: latency of each request in seconds.
     """
 
     seconds: float
@@ -67,7 +67,7 @@ class LoadResult:
     num_tokens: int
 
     def metrics(self) -> dict[str, float]:
-        """Rates per second, and percentiles of the latency in milliseconds."""
+        """Return rates per second, and percentiles of the latency in milliseconds."""
         p50, p95, p99 = np.percentile(self.latencies, [50, 95, 99]) * 1e3
         return {
             "sentences_per_second": self.num_sentences / self.seconds,
@@ -83,7 +83,7 @@ class LoadResult:
 
 
 def closed_loop(connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats) -> LoadResult:
-    """A client for each entry of ``requests``, which sends them in turn and waits for each answer.
+    """Run one client for each entry of ``requests``; it sends them in a cycle and waits for each response.
 
     Args:
         connect: arguments of ``BertClient``.
@@ -115,7 +115,7 @@ def closed_loop(connect: dict[str, Any], requests: Sequence[Sequence[Request]], 
 
 
 class _ClientProcess:
-    """A running process of ``client_process.py``."""
+    """A running ``client_process.py``."""
 
     def __init__(
         self, connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats, warm_up: bool
@@ -134,7 +134,7 @@ class _ClientProcess:
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # what became of it, read_message() reports
+        with contextlib.suppress(BrokenPipeError):  # read_message() reports the reason
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
@@ -142,15 +142,15 @@ class _ClientProcess:
         self._write("go")
 
     def read_message(self) -> Any:
-        """Its next message.
+        """Return the next message of the process.
 
         Raises:
-            LoadError: it failed.
+            LoadError: the process failed.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise LoadError(f"a process of clients ended with exit code {self._process.wait()}; server.log says more")
+            raise LoadError(f"a client process ended with exit code {self._process.wait()}; see server.log")
         message = json.loads(line)
         if isinstance(message, dict) and "failure" in message:
             raise LoadError(message["failure"])
@@ -162,7 +162,7 @@ class _ClientProcess:
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
-    """Times of a Poisson process from 0 to ``seconds``, ascending, at least one."""
+    """Return times of a Poisson process from 0 to ``seconds``, ascending, at least one."""
     random = default_rng(seed)
     gaps = random.exponential(1 / rate, max(1, int(rate * seconds * 1.5 + 10)))
     times: np.ndarray = np.cumsum(gaps)
@@ -170,9 +170,9 @@ def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
 
 
 def open_loop(connect: dict[str, Any], requests: Sequence[Request], times: np.ndarray) -> LoadResult:
-    """Sends requests at ``times`` (seconds from the start), whatever became of those before.
+    """Send requests at ``times`` (seconds from the start), also if earlier requests are not done.
 
-    A latency counts from the moment at which the request was due, so that a sender that is late hides nothing.
+    Latency counts from the due time of a request, so a late sender does not hide a delay.
 
     Args:
         connect: arguments of ``BertClient``.
@@ -193,7 +193,7 @@ def open_loop(connect: dict[str, Any], requests: Sequence[Request], times: np.nd
                     time.sleep(wait)
                 client.encode(requests[index % len(requests)].texts, blocking=False)
                 sent.release()
-        except BaseException as error:  # raised where the load was asked for
+        except BaseException as error:  # the main thread raises it
             failures.append(error)
             sent.release()
 
@@ -210,7 +210,7 @@ def open_loop(connect: dict[str, Any], requests: Sequence[Request], times: np.nd
     finally:
         client.close()
         sender.join()
-    # ids rise in the order of sending
+    # Request ids ascend in the order of sending.
     latencies = [float(ends[number] - due) for number, due in zip(sorted(ends), times, strict=True)]
     used = [requests[index % len(requests)] for index in range(len(times))]
     return LoadResult(max(ends.values()), latencies, sum(len(r.texts) for r in used), sum(r.num_tokens for r in used))

@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: the machine and the versions of the libraries."""
+"""Describe the machine and the versions of the libraries that a result depends on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..engines.cpu_info import num_cores
 from ..version import __version__
 
 _LIBRARIES = ("tensorflow", "tensorflow-cpu", "onnxruntime", "torch", "numpy", "pyzmq", "tokenizers", "msgspec")
-#: CPU features that decide how fast the engines are.
+#: CPU features that determine the speed of the engines.
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, GPUs and operating system."""
+    """Return processor, cores, memory, GPUs and operating system."""
     lines = _cpuinfo()
     name = lines.get("model name") or platform.processor() or platform.machine()
     flags = lines.get("flags", "").split()
@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of this server and of each library that is installed."""
+    """Return the versions of Python, of this server and of each installed library."""
     found = {"python": platform.python_version(), "bert-serving-server": __version__}
     for name in _LIBRARIES:
         try:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Of the first core, on Linux; elsewhere nothing."""
+    """Return the ``/proc/cpuinfo`` entries of the first core; empty on systems other than Linux."""
     try:
         block = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0]
     except OSError:
@@ -57,7 +57,7 @@ def _gpu_names() -> list[str]:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no library, no driver, or one that does not answer: all mean no GPU
+    except Exception:  # no library, no driver, or no response: no GPU
         return []
     try:
         handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))

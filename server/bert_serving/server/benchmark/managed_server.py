@@ -1,4 +1,4 @@
-"""The server under test: started on free ports, reused as long as its configuration fits, gone at the end."""
+"""Run the server under test on free ports, and reuse it while its configuration stays the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOST = "127.0.0.1"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below those that the system hands out for outgoing connections."""
+    """Return ports that are free now, below the range that the system uses for outgoing connections."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.randint(10_000, 32_000)
@@ -33,29 +33,29 @@ def free_ports(count: int) -> list[int]:
 
 
 class ServerManager:
-    """Holds at most one server at a time.
+    """Runs at most one server at a time.
 
     Args:
-        wait_seconds: how long a server may take until it is ready.
+        wait_seconds: maximum time until a server is ready.
     """
 
     def __init__(self, wait_seconds: float) -> None:
         self._wait_seconds = wait_seconds
         self._server: BertServer | None = None
-        self._asked: ServerConfig | None = None
+        self._config: ServerConfig | None = None
 
     def serve(self, config: ServerConfig) -> None:
-        """Makes a server of this configuration run, and nothing else.
+        """Run a server with this configuration and no other server.
 
         Raises:
-            StartError: it could not start, or not in time.
+            StartError: the server failed to start, or was not ready in time.
         """
-        if self._asked == config and self._server is not None and self._server.state == "ready":
+        if self._config == config and self._server is not None and self._server.state == "ready":
             return
         self.close()
         port, port_out = free_ports(2)
         server = BertServer(config.with_(host=HOST, port=port, port_out=port_out, http_port=None))
-        self._server, self._asked = server, config
+        self._server, self._config = server, config
         server.start()
         if not server.is_ready.wait(self._wait_seconds):
             self.close(abort=True)
@@ -66,7 +66,7 @@ class ServerManager:
 
     @property
     def connect(self) -> dict[str, Any]:
-        """Arguments for a ``BertClient`` of the server; texts too long are cut without a warning, as the test wants."""
+        """Arguments of a ``BertClient`` for the server, without the warning about truncated texts."""
         assert self._server is not None
         config = self._server.config
         found = {"ip": HOST, "port": config.port, "port_out": config.port_out, "check_length": False}
@@ -75,14 +75,14 @@ class ServerManager:
             found |= {"server_key": public.decode(), "secret_key": secret.decode()}
         return found
 
-    def facts(self) -> dict[str, Any]:
-        """What the server says about itself."""
+    def server_config(self) -> dict[str, Any]:
+        """Return the configuration that the server reports."""
         with BertClient(**self.connect) as client:
             return client.server_config
 
     def close(self, abort: bool = False) -> None:
-        """Ends the server; ``abort`` does not finish its work."""
-        server, self._server, self._asked = self._server, None, None
+        """Stop the server; with ``abort``, without finishing its requests."""
+        server, self._server, self._config = self._server, None, None
         if server is None:
             return
         if abort:

@@ -1,4 +1,4 @@
-"""The flags of ``bert-serving-benchmark``: all of ``bert-serving-start``, and what is tested with what load."""
+"""Define the flags of ``bert-serving-benchmark``: those of ``bert-serving-start``, the tests and the load."""
 
 from __future__ import annotations
 
@@ -13,65 +13,66 @@ _EPILOG = """\
 examples:
   bert-serving-benchmark                                             all five tests on the default model
   bert-serving-benchmark -model_dir M -test_max_seq_len 20 40 80 160 320
-  bert-serving-benchmark -test_pooling_layer -1 -2 -3 -1,-2,-3,-4    the last: four layers, concatenated
+  bert-serving-benchmark -test_pooling_layer -1 -2 -3 -1,-2,-3,-4    the last value concatenates four layers
   bert-serving-benchmark -texts corpus.txt -test_num_client 1 8 64 -client_batch_size 1
-  bert-serving-benchmark -texts corpus.txt -open_loop 50 100 200     single sentences that arrive at random
+  bert-serving-benchmark -texts corpus.txt -open_loop 50 100 200     single sentences at random times
   bert-serving-benchmark -test_client_batch_size 16 256 4096 -test_num_worker 1 2 4
-  bert-serving-benchmark -engine zeros                               all but the model
+  bert-serving-benchmark -engine zeros                               everything except the model
 """
 
 
 def layers(text: str) -> tuple[int, ...]:
-    """``-1`` is one layer, ``-1,-2`` two that are concatenated."""
+    """Parse ``-1`` as one layer, ``-1,-2`` as two layers that are concatenated."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is neither a layer, as -2, nor several, as -1,-2") from None
+        raise ValueError(f"{text!r} is neither a layer, such as -2, nor a list of layers, such as -1,-2") from None
 
 
 def rate(text: str) -> float:
     value = float(text)
     if value <= 0:
-        raise ValueError(f"{value} is no rate, it must be above 0 sentences per second")
+        raise ValueError(f"rate {value} must be above 0 sentences per second")
     return value
 
 
 # fmt: off
 GROUPS: dict[str, list[Option]] = {
-    "Tests (those named are run; without any, all but -open_loop)": [
-        Option("test_max_seq_len", (32, 64, 128, 256), "values of -max_seq_len; sentences are as long",
+    "Tests (only the named ones run; by default all except -open_loop)": [
+        Option("test_max_seq_len", (32, 64, 128, 256), "values of -max_seq_len, also the length of the sentences",
                parse=sequence_length, many=True, metavar="N", v1=True),
-        Option("test_client_batch_size", (1, 16, 256, 4096), "sentences in a request", parse=at_least(1), many=True,
+        Option("test_client_batch_size", (1, 16, 256, 4096), "sentences per request", parse=at_least(1), many=True,
                metavar="N", v1=True),
-        Option("test_num_client", (1, 4, 16, 64), "clients at a time", parse=at_least(1), many=True, metavar="N",
+        Option("test_num_client", (1, 4, 16, 64), "concurrent clients", parse=at_least(1), many=True, metavar="N",
                v1=True),
         Option("test_max_batch_size", (8, 32, 128, 512), "values of -max_batch_size", parse=at_least(1), many=True,
                metavar="N", v1=True),
-        Option("test_pooling_layer", (), "values of -pooling_layer, several layers of one value joined by commas; "
-               "by default each layer of the model", parse=layers, many=True, metavar="L[,L]", v1=True),
-        Option("open_loop", (), "requests of one sentence that arrive at random, so many per second in the mean, "
-               "whether or not those before are done", parse=rate, many=True, metavar="RATE"),
+        Option("test_pooling_layer", (), "values of -pooling_layer; commas join several layers of one value; "
+               "default: each layer of the model", parse=layers, many=True, metavar="L[,L]", v1=True),
+        Option("open_loop", (), "mean number of single-sentence requests per second, at random times; "
+               "a request does not wait for earlier responses", parse=rate, many=True, metavar="RATE"),
     ],
     "Load": [
-        Option("client_batch_size", 256, "sentences in a request, where that is not what is tested", parse=at_least(1),
+        Option("client_batch_size", 256, "sentences per request in the other tests", parse=at_least(1),
                metavar="N", v1=True),
-        Option("num_client", 1, "clients at a time, where that is not what is tested", parse=at_least(1), metavar="N",
+        Option("num_client", 1, "concurrent clients in the other tests", parse=at_least(1), metavar="N",
                v1=True),
-        Option("test_num_worker", (), "values of -num_worker: every test is run with each, and its table has a "
-               "column of sentences/s for each", parse=at_least(1), many=True, metavar="N"),
-        Option("num_repeat", 10, "requests of each client; the first two are to warm up", parse=at_least(1),
+        Option("test_num_worker", (), "values of -num_worker; every test runs with each value, and its table has "
+               "one column of sentences/s per value", parse=at_least(1), many=True, metavar="N"),
+        Option("num_repeat", 10, "requests of each client; the first two warm up", parse=at_least(1),
                metavar="N", v1=True),
-        Option("min_seconds", 2.0, "go on for so long even when -num_repeat is reached", parse=seconds, metavar="S"),
-        Option("max_seconds", 20.0, "send no more after so long, even before -num_repeat is reached; also how long "
-               "-open_loop takes for each rate", parse=seconds, metavar="S"),
-        Option("texts", None, "text file, a sentence per line, in place of random words: lengths as they are",
+        Option("min_seconds", 2.0, "minimum seconds of a load, even after -num_repeat requests", parse=seconds,
+               metavar="S"),
+        Option("max_seconds", 20.0, "maximum seconds of a load, even before -num_repeat requests; also the "
+               "duration of each -open_loop rate", parse=seconds, metavar="S"),
+        Option("texts", None, "text file with one sentence per line, instead of random words",
                metavar="FILE"),
-        Option("client_vocab_file", None, "text file whose words the random sentences are made of; by default common "
-               "English ones", metavar="FILE", v1=True),
-        Option("seed", 0, "of the random words and arrivals", parse=int, metavar="N"),
-        Option("wait_till_ready", 300.0, "longest wait in seconds until a server is ready", parse=seconds, metavar="S",
+        Option("client_vocab_file", None, "text file with the words of the random sentences; default: common "
+               "English words", metavar="FILE", v1=True),
+        Option("seed", 0, "seed of the random words and arrivals", parse=int, metavar="N"),
+        Option("wait_till_ready", 300.0, "maximum seconds until a server is ready", parse=seconds, metavar="S",
                v1=True),
-        Option("out", "bert-serving-benchmark", "folder for result.md, result.json, the plots and the servers' log",
+        Option("out", "bert-serving-benchmark", "folder for result.md, result.json, the plots and the server log",
                metavar="DIR"),
     ],
 }
@@ -81,12 +82,12 @@ TESTS = tuple(option.name for group in list(GROUPS.values())[:1] for option in g
 
 
 def get_benchmark_parser() -> argparse.ArgumentParser:
-    """The parser; tests that were not named are None."""
+    """Return the parser; tests that the command line does not name are None."""
     parser = get_args_parser("bert-serving-benchmark")
     parser.description = (
-        "Measure how fast a server is under a load. For each setting a server is started on free ports of this "
-        "machine (-host, -port, -port_out and -http_port have no effect), then clients send requests: in processes of "
-        "their own where each waits for its answer, in this process with -open_loop."
+        "Measure the throughput and latency of a server. For each setting, a server starts on free ports of this "
+        "machine (-host, -port, -port_out and -http_port have no effect) and clients send requests. The clients run "
+        "in separate processes and wait for each response; with -open_loop they run in this process."
     )
     parser.epilog = _EPILOG
     for title, options in GROUPS.items():
@@ -98,8 +99,8 @@ def get_benchmark_parser() -> argparse.ArgumentParser:
 
 
 def read_args(argv: Sequence[str]) -> argparse.Namespace:
-    """The parsed command line, with the default values of the tests to run and an empty list for the others."""
-    # argparse takes "-1,-2" for a flag unless it begins with a space
+    """Parse a command line; selected tests have their default values, the others an empty list."""
+    # argparse would read "-1,-2" as a flag; a leading space prevents it.
     words = [f" {word}" if re.fullmatch(r"-\d+(,-?\d+)+", word) else word for word in argv]
     args = get_benchmark_parser().parse_args(words)
     options = {option.name: option for group in GROUPS.values() for option in group}

@@ -1,4 +1,4 @@
-"""The story of a benchmark: for each experiment and setting, a server, a load, a row; then the report."""
+"""Run a benchmark: for each setting start a server, apply the load and add a row; then write the report."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .machine import machine, versions
 from .managed_server import ServerManager
 from .report import Row, Table
 
-#: Sentences made beforehand for all clients together; beyond it, requests of a client are repeated earlier.
+#: Maximum number of prepared sentences of all clients; beyond it, the requests of a client repeat earlier.
 _MAX_SENTENCES = 65_536
-#: Sentences of a client, where its requests are so small that they come round often.
+#: Minimum number of prepared sentences of a client with small requests.
 _MIN_SENTENCES = 256
-#: Words of a sentence where -max_seq_len is NONE.
+#: Words of a sentence if -max_seq_len is NONE.
 _UNLIMITED_LENGTH = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the settings are measured, whatever they are."""
+    """Measurement parameters that are common to all settings."""
 
     source: SentenceSource
     repeats: Repeats
@@ -49,9 +49,9 @@ class Plan:
 
 
 def run(experiments: list[Experiment], model: ModelConfig, plan: Plan) -> bool:
-    """Measures all settings and writes the report after each table. False if one of them failed.
+    """Measure all settings and write the report after each table; return False if a setting failed.
 
-    What the servers log goes to ``server.log`` in the folder of the report.
+    The logs of the servers go to ``server.log`` in the folder of the report.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     about = {
@@ -75,7 +75,7 @@ def run(experiments: list[Experiment], model: ModelConfig, plan: Plan) -> bool:
                     source = experiment.source or plan.source
                     row = _measure_row(setting, source, model, plan, manager)
                     if row.metrics and about["engine"] == "?":
-                        facts = manager.facts()
+                        facts = manager.server_config()
                         about |= {"engine": facts["engine_in_use"], "dtype": facts["dtype_in_use"]}
                     tables[-1].rows.append(row)
                     bar.advance()
@@ -104,7 +104,7 @@ def _measure_row(
 def measure(
     setting: Setting, source: SentenceSource, model: ModelConfig, plan: Plan, manager: ServerManager
 ) -> LoadResult:
-    """One setting, on a server that is ready for it."""
+    """Measure one setting on a server that is ready for it."""
     load = setting.load
     tokenizer = make_tokenizer(setting.config, model)
     length = setting.config.max_seq_len or _UNLIMITED_LENGTH
@@ -116,15 +116,15 @@ def measure(
     fits = _MAX_SENTENCES // (load.num_client * load.client_batch_size)
     different = max(plan.repeats.number, _MIN_SENTENCES // load.client_batch_size)
     number = max(1, min(different, fits)) * load.client_batch_size
-    of_clients = [
+    requests_by_client = [
         make_requests(source.sentences(number, length, client), load.client_batch_size, tokenizer)
         for client in range(load.num_client)
     ]
-    return closed_loop(manager.connect, of_clients, plan.repeats)
+    return closed_loop(manager.connect, requests_by_client, plan.repeats)
 
 
 def make_requests(sentences: list[str], size: int, tokenizer: Tokenizer) -> list[Request]:
-    """Requests of ``size`` sentences each, their tokens counted as the server counts them."""
+    """Return requests of ``size`` sentences each, with the token counts of the server."""
     ends = np.cumsum(tokenizer.encode(sentences).lengths)
     starts = range(0, len(sentences), size)
     tokens = np.diff([0, *(ends[start + size - 1] for start in starts)])
@@ -133,7 +133,7 @@ def make_requests(sentences: list[str], size: int, tokenizer: Tokenizer) -> list
 
 @contextlib.contextmanager
 def _stderr_to(path: Path) -> Iterator[TextIO]:
-    """Sends what this process and those it starts write to stderr into a file; yields the stderr of before."""
+    """Redirect stderr of this process and its children to a file; yield the previous stderr."""
     sys.stderr.flush()
     before = os.dup(2)
     with open(path, "w", encoding="utf-8") as file, os.fdopen(before, "w", encoding="utf-8") as terminal:
@@ -147,7 +147,7 @@ def _stderr_to(path: Path) -> Iterator[TextIO]:
 
 
 class ProgressBar:
-    """Progress over the settings: in a terminal tqdm's bar, if it is installed; else a line for each."""
+    """Progress over the settings: a tqdm bar on a terminal if tqdm is installed, else one line per setting."""
 
     def __init__(self, total: int, stream: TextIO) -> None:
         self._total, self._stream, self._done = total, stream, 0
@@ -159,7 +159,7 @@ class ProgressBar:
                 self._bar = tqdm(total=total, unit="setting", file=stream)
 
     def show(self, text: str) -> None:
-        """What is measured now."""
+        """Show the current setting."""
         if self._bar is not None:
             self._bar.set_description(text)
         else:
@@ -171,7 +171,7 @@ class ProgressBar:
             self._bar.update()
 
     def write(self, text: str) -> None:
-        """A table, to stdout."""
+        """Print a table to stdout."""
         if self._bar is not None:
             self._bar.clear()
         print(text, flush=True)
