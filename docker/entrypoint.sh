@@ -1,14 +1,14 @@
 #!/bin/sh
-# Starts the server with what the image knows already, and then with what `docker run` was given.
+# Starts the server with the defaults of the image and the arguments of `docker run`.
 #
-#   docker run IMAGE 4                          four workers, as the image of 1.10 took it
-#   docker run IMAGE 4 -max_seq_len 64          and options of bert-serving-start
+#   docker run IMAGE 4                          four workers, as in the image of 1.10
+#   docker run IMAGE 4 -max_seq_len 64          and further options of bert-serving-start
 #   docker run IMAGE -num_worker 4 -max_seq_len 64
-#   docker run IMAGE serve                      as Amazon SageMaker calls it: HTTP on 8080, a model at /opt/ml/model
+#   docker run IMAGE serve                      for Amazon SageMaker: HTTP on port 8080, model at /opt/ml/model
 #   docker run IMAGE bash                       any other command
 #
-# A model mounted at /model is served; without one, the default model. An option that is given counts, whatever stands
-# here. HTTP_PORT is the port of HTTP.
+# The image serves the model mounted at /model, or the default model. Arguments override the defaults. HTTP_PORT is the
+# port of the HTTP server.
 set -eu
 
 case "${1-}" in
@@ -32,7 +32,7 @@ if [ -n "$(ls -A "$MODEL_DIR" 2>/dev/null)" ]; then
 fi
 set -- -http_port "${HTTP_PORT:=8125}" "$@"
 
-# The last one counts. The health check reads here which it was.
+# The last -http_port wins. The health check reads the port from this file.
 previous=
 for word; do
     case $previous in -http_port | --http-port | --http_port) HTTP_PORT=$word ;; esac

@@ -1,8 +1,8 @@
-"""Makes the pictures of the docs: the dashboard and the API page, of real servers under load, in a real Chromium.
+"""Takes the screenshots of the docs: the dashboard and the API page, in Chromium, of servers under load.
 
     make screenshots
 
-It takes about four minutes: the charts show the last two at least, and the servers have to have something to tell.
+It takes about four minutes, because the charts show at least the last two minutes of load.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from browser import Browser, browsing
 from http_calls import HttpServer, serving_http
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "images"
-#: Seconds of load before the first picture.
-LOADED = 150
-#: A picture in the docs is no larger than this, in bytes.
-MOST = 250_000
+#: Duration (s) of the load before the first screenshot.
+LOAD_SECONDS = 150
+#: Maximum size (bytes) of a screenshot.
+MAX_SIZE = 250_000
 SENTENCES = [
     "First do it, then do it right, then do it better.",
     "The museum opens its doors at nine, but the queue begins to form an hour before.",
@@ -36,28 +36,28 @@ SENTENCES = [
 
 
 def load(server: HttpServer, over_http: bool, pause: float, done: threading.Event, seed: int) -> None:
-    """One client, that sends requests of changing size: less and more within a minute, as users do."""
-    luck = random.Random(seed)
+    """Sends requests of random sizes from one client, with a rate that varies within each minute."""
+    rng = random.Random(seed)
     with server.zmq_client() as client:
         while not done.is_set():
-            texts = luck.choices(SENTENCES, k=luck.choice((1, 1, 1, 2, 4, 8, 32)))
+            texts = rng.choices(SENTENCES, k=rng.choice((1, 1, 1, 2, 4, 8, 32)))
             if over_http:
-                server.call("/encode", {"texts": texts if luck.random() > 0.02 else [""]})
+                server.call("/encode", {"texts": texts if rng.random() > 0.02 else [""]})
             else:
                 client.encode(texts)
-            hurry = 1 + 0.9 * (time.monotonic() % 60 < 25)
-            done.wait(luck.expovariate(hurry / pause))
+            rate = 1 + 0.9 * (time.monotonic() % 60 < 25)
+            done.wait(rng.expovariate(rate / pause))
 
 
 def keep(picture: Path) -> None:
-    """Into the docs; with 256 colours if it is too large otherwise."""
+    """Saves a screenshot to the docs, reduced to 256 colours if it exceeds `MAX_SIZE`."""
     path = OUT / picture.name
     with Image.open(picture) as image:
-        whole = image.convert("RGB")
-    whole.save(path, optimize=True)
-    if path.stat().st_size >= MOST:
-        whole.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
-    assert path.stat().st_size < MOST, f"{path} has {path.stat().st_size} bytes"
+        full = image.convert("RGB")
+    full.save(path, optimize=True)
+    if path.stat().st_size >= MAX_SIZE:
+        full.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    assert path.stat().st_size < MAX_SIZE, f"{path} has {path.stat().st_size} bytes"
     print(path, path.stat().st_size)
 
 
@@ -67,14 +67,14 @@ def dashboards(browser: Browser, folder: Path, server: HttpServer, other: HttpSe
     browser.js("localStorage.setItem('bert-serving:settings', arguments[0])", settings)
     browser.open(f"{server.url}/dashboard/?server={other.url}")
     browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
-    time.sleep(LOADED)
+    time.sleep(LOAD_SECONDS)
     for name, scheme, phone in (
         ("dashboard", "light", False),
         ("dashboard-dark", "dark", False),
         ("dashboard-phone", "light", True),
     ):
         browser.emulate(scheme=scheme, **({"width": 390, "height": 844, "mobile": True} if phone else {}))
-        time.sleep(3)  # the page asks again, and the charts take their new width
+        time.sleep(3)  # the page polls again, and the charts adapt to the new width
         assert browser.cut_off() == [], name
         keep(browser.shot(name, folder))
 

@@ -1,4 +1,4 @@
-// Copies what the dashboard needs of its npm packages to where the server serves it from.
+// Copies the npm files of the dashboard into its folder in the server.
 
 import { copyFileSync, mkdirSync } from 'node:fs';
 

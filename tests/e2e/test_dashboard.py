@@ -94,7 +94,7 @@ def test_it_shows_what_the_server_does(browser: Browser, http_server: HttpServer
     assert "uncased" in facts
     assert "tiny" in facts
     assert __version__ in browser.text("#server-facts")
-    assert re.fullmatch(r"as of ([01]\d|2[0-3]):\d\d:\d\d", browser.text("#asked")), "24 hours, as the axes have them"
+    assert re.fullmatch(r"as of ([01]\d|2[0-3]):\d\d:\d\d", browser.text("#updated")), "24 hours, as the axes have them"
     assert browser.driver.title == "bert-serving"
 
 
@@ -185,7 +185,7 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         cells = [
             [cell.text for cell in row.find_elements("css selector", "th, td")] for row in browser.all("#workers tr")
         ]
-        assert cells[0][9:11] == ["GPU busy", "GPU memory"]
+        assert cells[0][9:11] == ["GPU utilization", "GPU memory"]
         assert [row[1] for row in cells[1:]] == ["gpu: 0", "gpu: 1"]
         assert cells[1][3] == "busy, 2 batches"
         assert [row[9:11] for row in cells[1:]] == [["87 %", "61.3 of 140 GiB"], [NOTHING, "0.5 of 20 GiB"]]
@@ -202,7 +202,7 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
 
         browser.wait(lambda: "no values" not in label(7), "texts per batch")
         assert label(7).startswith("Texts per batch, the last 15 minutes. mean: 16 lately")
-        assert label(8).startswith("Padding, the last 15 minutes. of what batches hold: 25 % lately")
+        assert label(8).startswith("Padding, the last 15 minutes. share of batch tokens: 25 % lately")
         browser.wait_fitting()
         browser.shot("dashboard-gpus")
 
@@ -279,7 +279,7 @@ def test_files_are_guarded_and_kept(http_server: HttpServer) -> None:
         assert http_server.call(path).status == 404, path
 
 
-def test_a_server_that_goes_away_and_comes_back(browser: Browser) -> None:
+def test_a_server_that_stops_and_restarts(browser: Browser) -> None:
     (port,) = free_ports(1)
     server = Server("-engine", "zeros", "-http_port", str(port))
     try:
@@ -287,17 +287,17 @@ def test_a_server_that_goes_away_and_comes_back(browser: Browser) -> None:
         browser.wait_text("#servers .badge", "ready")
         assert not browser.find("#problem").is_displayed()
         server.stop()
-        browser.wait_text("#servers .badge", "away")
-        browser.wait_text("#problem", f"127.0.0.1:{port} does not answer: it cannot be reached.")
-        assert "The numbers below are of" in browser.text("#problem")
-        assert browser.driver.title == f"away: 127.0.0.1:{port}"
+        browser.wait_text("#servers .badge", "unreachable")
+        browser.wait_text("#problem", f"127.0.0.1:{port} is unreachable: the connection failed.")
+        assert "The data below is from" in browser.text("#problem")
+        assert browser.driver.title == f"unreachable: 127.0.0.1:{port}"
         server = Server("-engine", "zeros", "-http_port", str(port))
         browser.wait_text("#servers .badge", "ready", 120)
         assert not browser.find("#problem").is_displayed()
         server.wait_ready()
         browser.wait(lambda: past(browser, f"http://127.0.0.1:{port}/")["texts"][-1] is not None, "a rate")
         texts = past(browser, f"http://127.0.0.1:{port}/")["texts"]
-        assert None in texts[2:-1], "a hole while it was away"
+        assert None in texts[2:-1], "a gap while it was down"
         assert all(value >= 0 for value in texts if value is not None)
     finally:
         server.kill()
@@ -309,7 +309,7 @@ def test_several_servers(browser: Browser, http_server: HttpServer) -> None:
         browser.wait_text("#servers .badge", "ready")
         browser.find("#add summary").click()
         browser.find("#add-url").send_keys("ftp://x\n")
-        browser.wait_text("#add-problem", "is not an address of HTTP")
+        browser.wait_text("#add-problem", "is not an HTTP address")
         browser.find("#add-url").clear()
         browser.find("#add-url").send_keys(f"127.0.0.1:{other.http_port}/dashboard/\n")
         browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
@@ -336,9 +336,9 @@ def test_a_token(browser: Browser, http_server: HttpServer, tmp_path: Path) -> N
     secret.write_text("open sesame\n")
     with serving_http("-engine", "zeros", "-http_token_file", secret) as guarded:
         open_dashboard(browser, guarded, f"/?server={http_server.url}")
-        browser.wait_text("#problem", "This server wants its token.")
+        browser.wait_text("#problem", "This server requires a token.")
         browser.find("#token").send_keys("wrong\n")
-        browser.wait_text("#problem", "That is not its token.")
+        browser.wait_text("#problem", "The token is wrong.")
         browser.find("#token").send_keys("open sesame\n")
         browser.wait_text("[aria-pressed=true] .badge", "ready")
         assert not browser.find("#problem").is_displayed()
@@ -368,7 +368,7 @@ def test_it_does_not_ask_while_nobody_looks(browser: Browser, http_server: HttpS
     open_dashboard(browser, http_server)
     browser.wait(lambda: polls(browser) >= 2, "questions")
     browser.find("#pause").click()
-    browser.wait_text("#asked", "paused")
+    browser.wait_text("#updated", "paused")
     asked = polls(browser)
     browser.never(lambda: polls(browser) > asked + 1, "a question in the pause, but for the one on its way")
     browser.find("#pause").click()
@@ -457,7 +457,7 @@ def test_controls_have_names_and_take_the_keyboard(browser: Browser, http_server
     browser.wait_text("#servers .badge", "ready")
     controls = [e for e in browser.all("button, select, input, summary") if e.is_displayed()]
     assert all(control.accessible_name for control in controls)
-    assert {"Ask every", "Show the last", "Pause"} <= {control.accessible_name for control in controls}
+    assert {"Refresh every", "Show the last", "Pause"} <= {control.accessible_name for control in controls}
     reached = set()
     for _ in range(len(controls)):
         browser.driver.switch_to.active_element.send_keys("\ue004")  # Tab

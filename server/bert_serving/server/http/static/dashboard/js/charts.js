@@ -1,20 +1,20 @@
-// Lines over time, drawn by uPlot, with the words beside them that a picture alone would owe to some.
+// Draws time series with uPlot, and describes each chart in text for screen readers.
 
 import { amount, count, seconds, share, time } from './format.js';
 import { el, say } from './dom.js';
 
 const { uPlot } = globalThis;
 const HEIGHT = 150;
-/** Seconds that the time axis shows at least, so that the first points do not fill the whole width. */
-const SHORTEST = 120;
+/** Minimum span (s) of the time axis, so that the first points do not fill the whole width. */
+const MIN_SPAN = 120;
 
-/** Steps of an axis that counts things, of which there are no halves. */
+/** Tick steps of an axis with integer values. */
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6];
 
-/** Seconds between the marks of the time axis. */
+/** Tick steps (s) of the time axis. */
 const TIMES = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400];
 
-/** `floor` is the least that the top of the axis may be: small noise shall not look like mountains. */
+/** `floor` is the minimum of the upper end of the axis, so that noise near zero stays small. */
 export const CHARTS = [
   {
     title: 'Requests per second', show: amount, floor: 1,
@@ -23,19 +23,19 @@ export const CHARTS = [
   { title: 'Texts per second', show: amount, floor: 1, lines: [['texts', 'texts', 1]] },
   { title: 'Tokens per second', show: amount, floor: 10, lines: [['tokens', 'tokens', 1]] },
   {
-    title: 'Time of requests', show: seconds, floor: 0.001,
-    lines: [['within', '95% within', 1], ['queued', 'mean in queue', 2], ['computing', 'mean computing', 3]],
+    title: 'Request duration', show: seconds, floor: 0.001,
+    lines: [['within', 'p95', 1], ['queued', 'mean in queue', 2], ['computing', 'mean compute', 3]],
   },
   {
     title: 'Queue', show: count, floor: 4, steps: WHOLE,
-    lines: [['waiting', 'texts', 1], ['open', 'open requests', 2], ['inFlight', 'batches running', 3]],
+    lines: [['waiting', 'texts', 1], ['open', 'open requests', 2], ['inFlight', 'batches in flight', 3]],
   },
   { title: 'Active clients', show: count, floor: 4, steps: WHOLE, lines: [['clients', 'within 3 minutes', 1]] },
   { title: 'Texts per batch', show: amount, floor: 1, lines: [['size', 'mean', 1]] },
-  { title: 'Padding', show: share, floor: 0.01, lines: [['padding', 'of what batches hold', 1]] },
+  { title: 'Padding', show: share, floor: 0.01, lines: [['padding', 'share of batch tokens', 1]] },
   {
-    title: 'Texts cut, tokens unknown', show: share, floor: 0.01,
-    lines: [['cut', 'texts cut', 1], ['unknown', '[UNK]', 2]],
+    title: 'Truncated texts, unknown tokens', show: share, floor: 0.01,
+    lines: [['cut', 'truncated texts', 1], ['unknown', '[UNK]', 2]],
   },
 ];
 
@@ -47,7 +47,7 @@ export class Chart {
     this.show = show;
     this.lines = lines;
     this.history = null;
-    this.pointed = null; // index of the moment under the pointer
+    this.pointed = null; // index of the point under the pointer
     this.when = el('span', { className: 'when' });
     this.values = lines.map(() => el('b'));
     const keys = lines.map(([, label, number], index) =>
@@ -63,7 +63,7 @@ export class Chart {
       ticks: { show: false },
     };
     this.plot = new uPlot({
-      width: 320, height: HEIGHT, legend: { show: false }, padding: [8, 22, 0, 0], // on the right, half a label of the time axis
+      width: 320, height: HEIGHT, legend: { show: false }, padding: [8, 22, 0, 0], // right: half a label of the time axis
       cursor: { y: false, drag: { x: false, y: false }, sync: { key: group }, points: { size: 6 } },
       scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(floor, (high ?? 0) * 1.1)] } },
       axes: [
@@ -72,7 +72,7 @@ export class Chart {
       ],
       series: [{}, ...lines.map(([, label, number]) => ({
         label, stroke: color(`--line-${number}`), width: 1.75, dash: DASHES[number],
-        fill: number === 1 ? color('--fill') : undefined, points: { show: () => false, filter: alone, size: 4 },
+        fill: number === 1 ? color('--fill') : undefined, points: { show: () => false, filter: isolated, size: 4 },
       }))],
       hooks: { setCursor: [plot => this.#point(plot.cursor.idx ?? null)] },
     }, [[], ...lines.map(() => [])], this.plotted);
@@ -82,28 +82,28 @@ export class Chart {
     }).observe(this.plotted);
   }
 
-  /** Shows the last `span` seconds of a history. */
+  /** Draws the last `span` seconds of a history. */
   draw(history, span, now) {
     this.history = history;
     const first = history.t[0] ?? now;
     this.plot.batch(() => {
       this.plot.setData([history.t, ...this.lines.map(([field]) => history[field])], false);
-      this.plot.setScale('x', { min: Math.max(now - span, Math.min(first, now - SHORTEST)), max: now });
+      this.plot.setScale('x', { min: Math.max(now - span, Math.min(first, now - MIN_SPAN)), max: now });
     });
-    this.#tell(span, now);
+    this.#describe(span, now);
   }
 
-  /** Colours have changed. */
+  /** Redraws after a change of colours. */
   repaint() {
     this.plot.redraw(true);
   }
 
   #point(index) {
     this.pointed = index;
-    this.#tell();
+    this.#describe();
   }
 
-  #tell(span, now) {
+  #describe(span, now) {
     const history = this.history;
     if (!history) return;
     const at = this.pointed !== null && this.pointed < history.length ? this.pointed : null;
@@ -113,20 +113,20 @@ export class Chart {
   }
 
   #words(span, now) {
-    const said = this.lines.map(([field, label]) => {
+    const descriptions = this.lines.map(([field, label]) => {
       const shown = this.history[field].filter((value, index) => value !== null && this.history.t[index] >= now - span);
       if (!shown.length) return `${label}: no values`;
       return `${label}: ${this.show(shown.at(-1))} lately, at most ${this.show(Math.max(...shown))}`;
     });
-    return `${this.title}, the last ${Math.round(span / 60)} minutes. ${said.join('; ')}.`;
+    return `${this.title}, the last ${Math.round(span / 60)} minutes. ${descriptions.join('; ')}.`;
   }
 }
 
-/** Points are drawn only where there is no line: between two holes. */
-function alone(plot, series) {
+/** Returns the isolated points between two gaps, which no line connects. */
+function isolated(plot, series) {
   const values = plot.data[series];
-  const isHole = index => (values[index] ?? null) === null;
-  const found = [...values.keys()].filter(index => !isHole(index) && isHole(index - 1) && isHole(index + 1));
+  const isGap = index => (values[index] ?? null) === null;
+  const found = [...values.keys()].filter(index => !isGap(index) && isGap(index - 1) && isGap(index + 1));
   return found.length ? found : null;
 }
 

@@ -1,8 +1,8 @@
-// The page's own small tools. Text of servers becomes text nodes only, never markup.
+// DOM helpers. Text from servers becomes text nodes, never markup.
 
 export const $ = id => document.getElementById(id);
 
-/** An element. Properties are those of the DOM; `data` and `aria` are maps. */
+/** Creates an element. Properties are DOM properties; `data` and `aria` are maps. */
 export function el(tag, { data = {}, aria = {}, ...properties } = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
   Object.assign(node.dataset, data);
@@ -11,14 +11,14 @@ export function el(tag, { data = {}, aria = {}, ...properties } = {}, ...childre
   return node;
 }
 
-/** Sets a text only if it is another one, so that what is selected or read aloud stays. */
+/** Sets a text only if it changed, so that a selection or a screen reader is not interrupted. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 /**
- * Fills a table's body with rows of texts, in the nodes that are there already. A cell may be `{text, state}`, which
- * becomes a badge, or `{text, title}`.
+ * Fills the body of a table with rows of texts and reuses existing nodes. A cell may be `{text, state}`, shown as a
+ * badge, or `{text, title}`.
  */
 export function fill(body, rows) {
   const heads = [...body.parentElement.tHead.rows[0].cells].map(cell => cell.textContent);
@@ -44,7 +44,7 @@ function blankRow(heads) {
   return el('tr', {}, ...cells);
 }
 
-/** Fills a description list with pairs of texts; a third one is shown when the pointer rests on the value. */
+/** Fills a description list with pairs of texts; an optional third text becomes the tooltip. */
 export function describe(list, pairs) {
   while (list.children.length > pairs.length) list.lastElementChild.remove();
   pairs.forEach(([term, value, title = ''], index) => {

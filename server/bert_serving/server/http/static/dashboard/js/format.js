@@ -1,9 +1,9 @@
-// Numbers, times and names as people read them.
+// Formats numbers, durations and names.
 
 const NOTHING = '–';
 const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
-// 24 hours, as the axes of the charts have them.
+// 24-hour format, like the axes of the charts.
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 const POOLING = ['NONE', 'REDUCE_MAX', 'REDUCE_MEAN', 'REDUCE_MEAN_MAX', 'CLS_TOKEN', 'SEP_TOKEN', 'CLS_POOLED'];
 
@@ -64,12 +64,12 @@ export function duration(value) {
   return minutes ? `${minutes} min` : `${Math.floor(value)} s`;
 }
 
-/** The time of day of a moment in seconds. */
+/** Formats the time of day of a timestamp in seconds. */
 export function time(t) {
   return clock.format(new Date(t * 1000));
 }
 
-/** Milliseconds of Python's `str(datetime)`, which names no zone; only differences of two such mean anything. */
+/** Parses Python's `str(datetime)` to milliseconds. It has no time zone, so only differences are meaningful. */
 export function moment(text) {
   return Date.parse(`${String(text).slice(0, 23).replace(' ', 'T')}Z`);
 }
@@ -78,12 +78,12 @@ export function poolingName(number) {
   return POOLING[number] ?? String(number);
 }
 
-/** The folder's own name, of a path of any system. */
+/** Returns the last component of a path of any operating system. */
 export function folder(path) {
   return String(path ?? '').split(/[\\/]/).filter(Boolean).at(-1) ?? NOTHING;
 }
 
-/** A server as people call it: host, port, and the path in front if there is one. */
+/** Returns the display name of a server: host, port, and path prefix if any. */
 export function serverName(url) {
   const { host, pathname } = new URL(url);
   return host + pathname.replace(/\/$/, '');

@@ -1,19 +1,19 @@
-// From what a server says at a moment to what happened between two moments, and the memory of that.
-// Nothing here knows the page or the network.
+// Computes rates and durations between two samples of a server, and keeps a history of them.
+// This module uses neither the DOM nor the network.
 
 import { addUp, parse, quantile, since } from './prometheus.js';
 
-/** Points remembered of each server: an hour, at one every five seconds. */
+/** Maximum number of points per server: one hour at one point every five seconds. */
 export const LIMIT = 720;
-/** Routes that compute vectors. The others say nothing about how long users wait. */
-export const WORK = new Set(['/encode', '/v1/embeddings', '/invocations']);
+/** Routes that compute vectors; the latency charts use these only. */
+export const ENCODING_PATHS = new Set(['/encode', '/v1/embeddings', '/invocations']);
 const FIELDS = [
   't', 'requests', 'errors', 'texts', 'tokens', 'median', 'p95', 'within', 'queued', 'computing', 'batch',
   'waiting', 'open', 'inFlight', 'clients', 'size', 'padding', 'cut', 'unknown',
 ];
 
 /**
- * What is known of a server at the moment `t` (seconds).
+ * Builds a sample of a server at the time `t` (seconds).
  *
  * @param {object} status the JSON of /status/server
  * @param {string} exposition the text of /metrics; may be empty
@@ -35,44 +35,44 @@ export function sample(t, status, exposition) {
     times: status.times ?? {},
     batches: status.batches ?? {},
     workers: new Map((status.workers ?? []).map(worker => [worker.name, worker])),
-    ...told(parse(exposition)),
+    ...fromMetrics(parse(exposition)),
   };
 }
 
-/** What /metrics adds to the status: the numbers of HTTP, and the libraries of the engines. */
-function told(samples) {
+/** Reads the values that only /metrics has: HTTP metrics and the libraries of the engines. */
+function fromMetrics(samples) {
   const libraries = samples.filter(({ name }) => name === 'bert_serving_engine_info').map(({ labels }) => labels);
   return { http: httpOf(samples), libraries };
 }
 
-/** The numbers of HTTP: those of each path, and how many requests run and wait. */
+/** Reads the HTTP metrics: counts by path, requests in progress and queued requests. */
 function httpOf(samples) {
-  const http = { paths: new Map(), running: 0, waiting: 0 };
+  const http = { paths: new Map(), inProgress: 0, queued: 0 };
   const path = name => {
-    if (!http.paths.has(name)) http.paths.set(name, { count: 0, refused: 0, failed: 0, buckets: new Map() });
+    if (!http.paths.has(name)) http.paths.set(name, { count: 0, rejected: 0, failed: 0, buckets: new Map() });
     return http.paths.get(name);
   };
   for (const { name, labels, value } of samples) {
-    if (name === 'bert_serving_http_requests_in_progress') http.running = value;
-    else if (name === 'bert_serving_http_requests_queued') http.waiting = value;
+    if (name === 'bert_serving_http_requests_in_progress') http.inProgress = value;
+    else if (name === 'bert_serving_http_requests_queued') http.queued = value;
     else if (name === 'bert_serving_http_request_duration_seconds_bucket') {
       path(labels.path).buckets.set(labels.le === '+Inf' ? Infinity : Number(labels.le), value);
     } else if (name === 'bert_serving_http_requests_total') {
       const counts = path(labels.path);
       counts.count += value;
       if (labels.code >= '500') counts.failed += value;
-      else if (labels.code >= '400') counts.refused += value;
+      else if (labels.code >= '400') counts.rejected += value;
     }
   }
   return http;
 }
 
-/** Whether two samples are of the same life of a server, so that its counters can be compared. */
+/** Returns whether two samples are from the same run of a server, so that their counters are comparable. */
 export function comparable(before, now) {
   return Boolean(before) && before.started === now.started && now.t > before.t && now.requests >= before.requests;
 }
 
-/** What happened between two samples; rates are null if there is nothing to compare with. */
+/** Computes the point between two samples; rates are null if the samples are not comparable. */
 export function point(before, now) {
   const known = comparable(before, now);
   const rate = name => (known ? (now[name] - before[name]) / (now.t - before.t) : null);
@@ -80,7 +80,7 @@ export function point(before, now) {
     const grown = known ? now[whole] - before[whole] : 0;
     return grown > 0 ? Math.min(1, Math.max(0, (now[part] - before[part]) / grown)) : null;
   };
-  const times = known ? since(worked(before), worked(now)) : new Map();
+  const times = known ? since(encodingBuckets(before), encodingBuckets(now)) : new Map();
   const total = known ? since(bucketsOf(before.times.total), bucketsOf(now.times.total)) : new Map();
   return {
     t: now.t,
@@ -105,17 +105,17 @@ export function point(before, now) {
   };
 }
 
-function worked(now) {
-  return addUp([...now.http.paths].filter(([path]) => WORK.has(path)).map(([, counts]) => counts.buckets));
+function encodingBuckets(now) {
+  return addUp([...now.http.paths].filter(([path]) => ENCODING_PATHS.has(path)).map(([, counts]) => counts.buckets));
 }
 
-/** A histogram of the status as one of Prometheus: cumulated counts by upper bound. */
+/** Converts a histogram of the status to the cumulative buckets of Prometheus. */
 function bucketsOf({ bounds = [], counts = [] } = {}) {
   let below = 0;
   return new Map(counts.map((count, index) => [bounds[index] ?? Infinity, below += count]));
 }
 
-/** Mean time that the requests answered between two samples spent in a stage; null if there were none. */
+/** Computes the mean duration of a stage over requests completed between two samples; null if there are none. */
 function meanSeconds(before, now, stage) {
   const [earlier, later] = [before.times[stage], now.times[stage]];
   if (!earlier || !later) return null;
@@ -123,7 +123,7 @@ function meanSeconds(before, now, stage) {
   return grown > 0 ? Math.max(0, later.sum - earlier.sum) / grown : null;
 }
 
-/** Texts per batch of those that were done between two samples; null if there were none, or the server does not tell. */
+/** Computes the texts per batch completed between two samples; null if there are none, or the status lacks them. */
 function meanSize(before, now) {
   const [earlier, later] = [before.batches.sequences, now.batches.sequences];
   if (!earlier || !later) return null;
@@ -131,14 +131,14 @@ function meanSize(before, now) {
   return grown > 0 ? (later.sum - earlier.sum) / grown : null;
 }
 
-/** Share of padding in those batches, if each were made as long as its longest text. */
+/** Computes the share of padding in these batches, if each is padded to its longest text. */
 function paddingShare(before, now) {
   const padding = now.batches.padding - before.batches.padding;
   const all = padding + now.batches.tokens - before.batches.tokens;
   return all > 0 ? padding / all : null;
 }
 
-/** Mean time of the last batch of those workers that finished one. */
+/** Computes the mean duration of the last batch, over workers that completed one since `before`. */
 function batchSeconds(before, now) {
   const times = [];
   for (const [name, worker] of now.workers) {
@@ -147,7 +147,7 @@ function batchSeconds(before, now) {
   return times.length ? sum(times) / times.length : null;
 }
 
-/** Texts and tokens per second of one worker; null if there is nothing to compare with. */
+/** Computes texts and tokens per second of one worker; null if the samples are not comparable. */
 export function workerRates(before, now, name) {
   if (!comparable(before, now)) return { texts: null, tokens: null };
   const [earlier, later] = [before.workers.get(name), now.workers.get(name)];
@@ -155,7 +155,7 @@ export function workerRates(before, now, name) {
   return { texts: rate('sequences'), tokens: rate('tokens') };
 }
 
-/** The points of one server, a column per field; the oldest go first. */
+/** History of one server, one column per field; the oldest points are dropped first. */
 export class History {
   constructor(columns = {}) {
     for (const field of FIELDS) this[field] = columns[field] ?? [];
@@ -172,11 +172,11 @@ export class History {
     }
   }
 
-  /** A hole in the lines: nothing is known of this moment. */
+  /** Adds a gap to the lines: there is no sample at this time. */
   gap(t) {
     const last = this.length - 1;
-    const isHole = last >= 0 && FIELDS.every(field => field === 't' || this[field][last] === null);
-    if (last >= 0 && !isHole) this.push({ t });
+    const isGap = last >= 0 && FIELDS.every(field => field === 't' || this[field][last] === null);
+    if (last >= 0 && !isGap) this.push({ t });
   }
 
   last(field) {
@@ -189,12 +189,12 @@ export class History {
     return Object.fromEntries(columns);
   }
 
-  /** A history as it was saved; an empty one if that is not what it is, or if it ended before `oldest`. */
+  /** Restores a saved history; returns an empty one if it is invalid or ends before `oldest`. */
   static from(saved, oldest) {
     const lengths = new Set(FIELDS.map(field => saved?.[field]?.length));
     const [length] = lengths;
-    const isWhole = lengths.size === 1 && length > 0 && length <= LIMIT && saved.t[length - 1] >= oldest;
-    return new History(isWhole ? saved : {});
+    const isValid = lengths.size === 1 && length > 0 && length <= LIMIT && saved.t[length - 1] >= oldest;
+    return new History(isValid ? saved : {});
   }
 }
 

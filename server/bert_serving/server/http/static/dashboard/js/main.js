@@ -1,4 +1,4 @@
-// The page: which servers there are, when they are asked, and what is shown.
+// Entry point of the page: watched servers, polling, rendering and controls.
 
 import { CHARTS, Chart } from './charts.js';
 import { Overview } from './overview.js';
@@ -9,8 +9,8 @@ import { time } from './format.js';
 import { $, say } from './dom.js';
 
 const SETTINGS = 'bert-serving:settings';
-/** A rate needs two answers, so the second question follows the first soon. */
-const SECOND_QUESTION = 1500;
+/** Delay (ms) of the second poll. A rate needs two samples, so this delay is short. */
+const SECOND_POLL_DELAY = 1500;
 
 const own = ownUrl(location);
 const settings = { interval: '5', span: '900', ...lasting.get(SETTINGS) };
@@ -19,7 +19,7 @@ let picked = watches[0] ?? null;
 let paused = false;
 let timer = 0;
 let rounds = 0;
-let told = '';
+let shownProblem = '';
 
 makeTiles($('tiles'));
 const charts = CHARTS.map(chart => new Chart($('charts'), chart, 'time'));
@@ -36,16 +36,16 @@ const overview = new Overview($('servers'), {
   },
 });
 
-// -- asking ----------------------------------------------------------------------------------------------------------
+// -- polling ---------------------------------------------------------------------------------------------------------
 
-/** Asks all servers, then again after a while; while nobody looks, not at all. */
-async function ask() {
+/** Polls all servers, and again after the interval. Polling stops while the page is paused or hidden. */
+async function pollAll() {
   clearTimeout(timer);
   if (paused || document.hidden) return;
   const round = ++rounds;
   await Promise.all(watches.map(watch => watch.poll().then(render)));
   if (round !== rounds || paused || document.hidden) return;
-  timer = setTimeout(ask, round === 1 ? SECOND_QUESTION : settings.interval * 1000);
+  timer = setTimeout(pollAll, round === 1 ? SECOND_POLL_DELAY : settings.interval * 1000);
 }
 
 function save() {
@@ -57,18 +57,18 @@ document.addEventListener('visibilitychange', () => {
     clearTimeout(timer);
     save();
   } else {
-    ask();
+    pollAll();
   }
 });
 addEventListener('pagehide', save);
 
-// -- showing ---------------------------------------------------------------------------------------------------------
+// -- rendering -------------------------------------------------------------------------------------------------------
 
 function render() {
   overview.show(watches, picked, own);
-  $('nobody').hidden = picked !== null;
+  $('no-server').hidden = picked !== null;
   $('details').hidden = !picked?.now && !picked?.history.length;
-  tell();
+  renderProblem();
   if (!picked) return;
   $('details').classList.toggle('old', picked.phase !== 'up');
   show(picked);
@@ -76,24 +76,24 @@ function render() {
   for (const chart of charts) chart.draw(picked.history, Number(settings.span), now);
 }
 
-/** What is wrong, if anything: in a box that is read aloud when it changes, and in the title of the tab. */
-function tell() {
-  const phase = picked?.phase ?? 'asking';
-  const isWrong = ['away', 'unserved', 'locked'].includes(phase);
-  const since = picked?.now ? ` The numbers below are of ${time(picked.now.t)}.` : '';
-  const words = {
-    away: `${picked?.name} does not answer: ${picked?.problem}.${since} Asking again.`,
-    unserved: `The service behind ${picked?.name} does not answer. ${picked?.problem}.${since} Asking again.`,
-    locked: `${picked?.name}: ${picked?.problem}`,
+/** Shows the problem of the selected server in a live region, and the first troubled server in the title. */
+function renderProblem() {
+  const phase = picked?.phase ?? 'connecting';
+  const isWrong = ['unreachable', 'failed', 'unauthorized'].includes(phase);
+  const since = picked?.now ? ` The data below is from ${time(picked.now.t)}.` : '';
+  const text = {
+    unreachable: `${picked?.name} is unreachable: ${picked?.problem}.${since} Retrying.`,
+    failed: `The service behind ${picked?.name} does not reply. ${picked?.problem}.${since} Retrying.`,
+    unauthorized: `${picked?.name}: ${picked?.problem}`,
   }[phase] ?? '';
-  if (words !== told) say($('problem-text'), told = words);
+  if (text !== shownProblem) say($('problem-text'), shownProblem = text);
   $('problem').hidden = !isWrong;
   $('problem').dataset.state = phase;
-  $('token-form').hidden = phase !== 'locked';
-  const troubled = watches.filter(watch => watch.state !== 'ready' && watch.state !== 'asking');
+  $('token-form').hidden = phase !== 'unauthorized';
+  const troubled = watches.filter(watch => watch.state !== 'ready' && watch.state !== 'connecting');
   document.title = troubled.length ? `${troubled[0].state}: ${troubled[0].name}` : 'bert-serving';
-  const asked = picked?.now?.t;
-  say($('asked'), paused ? 'paused' : asked && phase === 'up' ? `as of ${time(asked)}` : '');
+  const updated = picked?.now?.t;
+  say($('updated'), paused ? 'paused' : updated && phase === 'up' ? `as of ${time(updated)}` : '');
 }
 
 for (const query of ['(prefers-color-scheme: dark)', '(prefers-contrast: more)']) {
@@ -110,15 +110,15 @@ for (const name of ['interval', 'span']) {
     settings[name] = select.value;
     lasting.set(SETTINGS, settings);
     render();
-    ask();
+    pollAll();
   });
 }
 
 $('pause').addEventListener('click', () => {
   paused = !paused;
-  say($('pause'), paused ? 'Go on' : 'Pause');
+  say($('pause'), paused ? 'Resume' : 'Pause');
   render();
-  ask();
+  pollAll();
 });
 
 $('token-form').addEventListener('submit', event => {
@@ -154,4 +154,4 @@ $('add-form').addEventListener('submit', event => {
 });
 
 render();
-ask();
+pollAll();

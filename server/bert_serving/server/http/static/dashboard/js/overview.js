@@ -1,10 +1,10 @@
-// The row of watched servers: how each is, and which one is looked at.
+// Renders the row of watched servers, with their states and the selection.
 
 import { amount, count } from './format.js';
 import { $, el, say } from './dom.js';
 
-const WORDS = {
-  asking: 'asking', away: 'away', unserved: 'service away', locked: 'wants a token',
+const LABELS = {
+  connecting: 'connecting', unreachable: 'unreachable', failed: 'service unreachable', unauthorized: 'token required',
   starting: 'starting', ready: 'ready', degraded: 'degraded', draining: 'stopping',
 };
 const SPARK = { width: 96, height: 28, points: 60 };
@@ -27,10 +27,10 @@ export class Overview {
       const card = this.cards.get(watch.url) ?? this.#add(watch, watch.url !== ownUrl);
       const isUp = watch.phase === 'up';
       card.button.setAttribute('aria-pressed', String(watch === picked));
-      say(card.state, WORDS[watch.state] ?? watch.state);
+      say(card.state, LABELS[watch.state] ?? watch.state);
       card.state.dataset.state = watch.state;
       say(card.model, watch.model ?? '');
-      say(card.rate, isUp ? `${amount(watch.history.last('texts'))} texts/s · ${count(watch.now.queue.sequences)} waiting` : ' ');
+      say(card.rate, isUp ? `${amount(watch.history.last('texts'))} texts/s · ${count(watch.now.queue.sequences)} queued` : ' ');
       card.spark.setAttribute('points', sparkOf(watch.history.texts));
     }
   }
@@ -61,7 +61,7 @@ export class Overview {
   }
 }
 
-/** The last values as points of a polyline; holes are passed over. */
+/** Converts the last values to points of a polyline; gaps are skipped. */
 function sparkOf(values) {
   const shown = values.slice(-SPARK.points);
   const top = Math.max(1e-9, ...shown.map(value => value ?? 0));

@@ -1,35 +1,35 @@
-// What the page says of the one server that is looked at: tiles, tables, facts.
+// Renders the selected server: tiles, tables and facts.
 
-import { WORK, workerRates } from './history.js';
+import { ENCODING_PATHS, workerRates } from './history.js';
 import { addUp, quantile } from './prometheus.js';
 import {
   amount, count, duration, folder, memory, moment, poolingName, seconds, share, shareDifference,
 } from './format.js';
 import { $, describe, el, fill, say } from './dom.js';
 
-/** Why an error of a kind is given, in a few words. Kinds: docs/protocol.md. */
+/** Descriptions of the error types of docs/protocol.md. */
 const ERRORS = {
-  invalid_request: 'the message, or a value in it, was not valid',
-  too_large: 'a limit of the server was exceeded',
-  encoding_failed: 'the engine could not encode a text',
-  overloaded: 'the server could not take more',
-  draining: 'the server was stopping',
-  forbidden: 'the sender may not do this',
-  internal: 'a fault of the server: its log says more',
+  invalid_request: 'the message, or a value in it, is invalid',
+  too_large: 'the request exceeds a limit of the server',
+  encoding_failed: 'the engine cannot encode a text',
+  overloaded: 'the queue of the server is full',
+  draining: 'the server is stopping',
+  forbidden: 'the client is not allowed to send this request',
+  internal: 'unexpected error in the server; see its log',
 };
 
-/** Libraries of engines by the names of their packages. */
+/** Names of the engines' libraries by package. */
 const LIBRARIES = { onnxruntime: 'ONNX Runtime', tensorflow: 'TensorFlow', torch: 'PyTorch' };
 
-/** How far the texts have moved: key, title, how to show it, where the alert begins, what it is. docs/monitoring.md */
+/** Drift metrics: key, title, formatter, alert threshold, description; see docs/monitoring.md. */
 const DRIFT = [
-  ['shift', 'Shift', amount, 0.2, 'distance of the mean vector from that of the reference, in units of its spread'],
-  ['cosine_distance', 'Cosine distance', amount, null, 'of the mean vector and that of the reference'],
-  ['length_psi', 'Length index', amount, 0.25, 'population stability index of the lengths in tokens'],
-  ['unknown_share_difference', '[UNK]', shareDifference, 0.05, 'its share in the tokens, less that of the reference'],
+  ['shift', 'Shift', amount, 0.2, 'distance of the mean vectors of window and reference, divided by the spread of the reference'],
+  ['cosine_distance', 'Cosine distance', amount, null, '1 - cosine similarity of the mean vectors of window and reference'],
+  ['length_psi', 'Length index', amount, 0.25, 'population stability index of text lengths in tokens'],
+  ['unknown_share_difference', '[UNK]', shareDifference, 0.05, 'share of [UNK] minus its share in the reference'],
 ];
-/** Texts below which chance alone moves these numbers. */
-const ENOUGH_TEXTS = 1000;
+/** Number of texts below which these values are noise. */
+const MIN_TEXTS = 1000;
 
 export function show(watch) {
   if (!watch.now) return;
@@ -49,17 +49,17 @@ function tiles({ history, now }) {
   const work = waiting && tokens ? `, ${seconds(waiting / tokens)} of work` : '';
   const [p95, median] = [history.last('p95'), history.last('median')];
   const failed = now.errors / Math.max(1, now.errors + now.requests);
-  const said = {
+  const texts = {
     requests: [amount(history.last('requests')), `${amount(now.requests)} in all`],
     texts: [amount(history.last('texts')), `${amount(tokens)} tokens/s`],
-    answer: [seconds(p95), p95 === null ? 'none just now' : `half in ${seconds(median)}`],
+    answer: [seconds(p95), p95 === null ? 'no requests' : `median ${seconds(median)}`],
     batch: [seconds(history.last('batch')), `${count(now.queue.batches_in_flight)} running`],
     waiting: [count(now.queue.sequences), `${amount(waiting)} tokens${work}`],
     clients: [count(statistic.num_active_client), `${count(statistic.num_total_client)} in all`],
     errors: [count(now.errors), now.errors ? `${share(failed)} of all` : 'since the start'],
     cut: [share(now.cut / Math.max(1, now.texts)), `${share(now.unknown / Math.max(1, now.tokens))} [UNK]`],
   };
-  for (const [name, [value, more]] of Object.entries(said)) {
+  for (const [name, [value, more]] of Object.entries(texts)) {
     const tile = $(`tile-${name}`);
     say(tile.querySelector('dd'), value);
     say(tile.querySelector('small'), more);
@@ -84,7 +84,7 @@ function workers({ before, now }) {
   const present = new Set(rows.map(([name]) => name));
   for (let number = 0; number < Math.min(now.status.num_worker ?? 0, 1024); number++) {
     if (!present.has(`worker-${number}`)) {
-      rows.push([`worker-${number}`, '', '', { text: 'not running', state: 'away' }, ...Array(8).fill('')]);
+      rows.push([`worker-${number}`, '', '', { text: 'not running', state: 'failed' }, ...Array(8).fill('')]);
     }
   }
   fill($('workers').tBodies[0], rows);
@@ -93,7 +93,7 @@ function workers({ before, now }) {
   say($('workers-note'), `${named.length} of ${now.status.num_worker ?? '?'} running, on ${[...devices].join(', ') || 'no device'}`);
 }
 
-/** `worker-0.3` is the third start of worker-0. */
+/** Splits `worker-0.3`, the third start of worker-0. */
 function splitName(name) {
   const dot = name.lastIndexOf('.');
   return dot > 0 ? [name.slice(0, dot), name.slice(dot + 1)] : [name, '1'];
@@ -102,29 +102,29 @@ function splitName(name) {
 function drift(found) {
   $('drift-panel').hidden = !found;
   if (!found) return;
-  const isEnough = found.texts >= ENOUGH_TEXTS;
+  const isEnough = found.texts >= MIN_TEXTS;
   fill($('drift').tBodies[0], DRIFT.map(([key, title, shown, limit, meaning]) => {
     const isHigh = isEnough && limit !== null && found[key] > limit;
     return [title, isHigh ? { text: shown(found[key]), state: 'high' } : shown(found[key]), limit === null ? '' : shown(limit), meaning];
   }));
-  const few = isEnough ? '' : `; below ${count(ENOUGH_TEXTS)} they say little`;
-  say($('drift-note'), `the last ${count(found.texts)} texts, compared with the sample of -drift_reference${few}`);
+  const few = isEnough ? '' : `; fewer than ${count(MIN_TEXTS)} are noisy`;
+  say($('drift-note'), `the last ${count(found.texts)} texts compared with -drift_reference${few}`);
 }
 
-function http({ paths, running, waiting }) {
+function http({ paths, inProgress, queued }) {
   const isUsed = ([, counts]) => counts.count > 0;
-  const working = [...paths].filter(([path]) => WORK.has(path)).filter(isUsed).sort(([a], [b]) => a.localeCompare(b));
-  const others = [...paths].filter(([path]) => !WORK.has(path)).map(([, counts]) => counts);
+  const working = [...paths].filter(([path]) => ENCODING_PATHS.has(path)).filter(isUsed).sort(([a], [b]) => a.localeCompare(b));
+  const others = [...paths].filter(([path]) => !ENCODING_PATHS.has(path)).map(([, counts]) => counts);
   const total = name => others.reduce((sum, counts) => sum + counts[name], 0);
-  const rest = { count: total('count'), refused: total('refused'), failed: total('failed'),
+  const rest = { count: total('count'), rejected: total('rejected'), failed: total('failed'),
     buckets: addUp(others.map(counts => counts.buckets)) };
   const used = [...working, ['all others', rest]].filter(isUsed);
   fill($('http').tBodies[0], used.map(([path, counts]) => [
     path, count(counts.count), seconds(quantile(0.5, counts.buckets)), seconds(quantile(0.95, counts.buckets)),
-    count(counts.refused), counts.failed ? { text: count(counts.failed), state: 'away' } : '0',
+    count(counts.rejected), counts.failed ? { text: count(counts.failed), state: 'failed' } : '0',
   ]));
   $('http-panel').hidden = used.length === 0;
-  say($('http-note'), `${count(running)} worked on, ${count(waiting)} waiting for a place; numbers since the start`);
+  say($('http-note'), `${count(inProgress)} in progress, ${count(queued)} queued; counts since the start`);
 }
 
 function clients(statistic) {
@@ -135,7 +135,7 @@ function clients(statistic) {
     row('Time between requests', 'last_two_interval', seconds),
   ]);
   say($('clients-note'), `${count(statistic.num_active_client)} active within 3 minutes, ` +
-    `${count(statistic.num_total_client)} since the start; ${count(statistic.num_sys_request)} requests were about status`);
+    `${count(statistic.num_total_client)} since the start; ${count(statistic.num_sys_request)} status requests`);
 }
 
 function errors(counted) {
@@ -159,27 +159,27 @@ function facts({ model, now }) {
     ['Model', model ?? folder(status.tuned_model_dir ?? status.model_dir), String(folderTitle ?? '')],
     ['Engine', `${status.engine_in_use ?? status.engine ?? '–'}, ${status.dtype_in_use ?? status.dtype ?? '–'}`],
     ['Pooling', `${poolingName(status.pooling_strategy)} of layer ${list(status.pooling_layer)}`],
-    ['Longest text', status.max_seq_len === null ? 'as many tokens as the model takes' : `${status.max_seq_len} tokens`],
+    ['Longest text', status.max_seq_len === null ? 'limit of the model' : `${status.max_seq_len} tokens`],
     ['Casing', status.do_lower_case ? 'uncased' : 'cased'],
     ['Batch', `at most ${count(status.max_batch_size)} texts, ${limits.map(count).join(' or ') || '–'} tokens`],
   ]);
   const alive = (moment(status.server_current_time) - moment(status.server_start_time)) / 1000;
   describe($('server-facts'), [
-    ['Version', `${status.bert_serving_version ?? status.server_version}`, `speaks ${status.server_version}`],
-    ['Started', String(status.server_start_time ?? '').slice(0, 19), 'by the clock of the server'],
+    ['Version', `${status.bert_serving_version ?? status.server_version}`, `protocol of ${status.server_version}`],
+    ['Started', String(status.server_start_time ?? '').slice(0, 19), 'clock of the server'],
     ['Running for', duration(alive)],
-    ['Restarts of parts', count(status.num_restarts ?? 0)],
+    ['Process restarts', count(status.num_restarts ?? 0)],
     ['Processes', count(status.num_process)],
     ['Ports', [status.port, status.port_out, status.http_port].filter(Boolean).join(', '), 'requests, results, HTTP'],
     ['Libraries', Object.entries(versions).filter(([, known]) => known).map(pair => pair.join(' ')).join(', ')],
   ]);
 }
 
-/** Makes the tiles, once. */
+/** Creates the tiles. */
 export function makeTiles(parent) {
   const titles = {
-    requests: 'Requests/s', texts: 'Texts/s', answer: 'HTTP, 95% in', batch: 'Batch time',
-    waiting: 'Texts waiting', clients: 'Active clients', errors: 'Errors', cut: 'Texts cut',
+    requests: 'Requests/s', texts: 'Texts/s', answer: 'HTTP, p95', batch: 'Batch time',
+    waiting: 'Queued texts', clients: 'Active clients', errors: 'Errors', cut: 'Truncated texts',
   };
   for (const [name, title] of Object.entries(titles)) {
     parent.append(el('div', { className: 'card tile', id: `tile-${name}` },

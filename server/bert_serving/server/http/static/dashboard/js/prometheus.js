@@ -1,10 +1,10 @@
-// Reads Prometheus' text format, as far as this server writes it.
+// Parses the subset of Prometheus' text format that the server writes.
 // The format: https://prometheus.io/docs/instrumenting/exposition_formats/
 
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 
-/** The samples of an exposition: `[{name, labels, value}]`. Lines that are none are passed over. */
+/** Returns the samples of an exposition, `[{name, labels, value}]`. Other lines are skipped. */
 export function parse(text) {
   const samples = [];
   for (const line of text.split('\n')) {
@@ -24,7 +24,7 @@ function number(text) {
   return infinite ?? Number(text);
 }
 
-/** Adds up histograms: a Map from upper bound to cumulated count, in rising order of the bounds. */
+/** Adds histograms: returns a Map from ascending upper bound to cumulative count. */
 export function addUp(histograms) {
   const sum = new Map();
   for (const buckets of histograms) {
@@ -33,14 +33,14 @@ export function addUp(histograms) {
   return new Map([...sum].sort(([a], [b]) => a - b));
 }
 
-/** What a histogram has got since an earlier one. */
+/** Subtracts an earlier state of a histogram. */
 export function since(earlier, later) {
   return new Map([...later].map(([bound, count]) => [bound, count - (earlier.get(bound) ?? 0)]));
 }
 
 /**
- * The value below which a share `q` of the observations lies, interpolated linearly within its bucket, as Prometheus'
- * own histogram_quantile does it. Null without observations; the highest finite bound if it lies beyond that.
+ * Computes the quantile `q` of a histogram, interpolated linearly within the bucket like histogram_quantile of
+ * Prometheus. Returns null without observations, and at most the highest finite bound.
  */
 export function quantile(q, buckets) {
   const total = buckets.get(Infinity) ?? 0;

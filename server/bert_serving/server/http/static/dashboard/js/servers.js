@@ -5,7 +5,7 @@
 
 const SERVERS = 'bert-serving:servers';
 
-/** One of the browser's stores; where it is closed to us, nothing is remembered and all else works. */
+/** Wraps a storage of the browser. If access is denied, nothing is stored and the page works without it. */
 function store(name) {
   const guarded = action => {
     try {
@@ -36,9 +36,9 @@ export const savedHistory = {
 };
 
 /**
- * The base address that a person meant: `host:8125`, `http://host:8125/dashboard/` and `http://host:8125` are one.
+ * Normalizes a typed address: `host:8125`, `http://host:8125/dashboard/` and `http://host:8125` are equal.
  *
- * @throws {Error} it is no address of HTTP; the message says why
+ * @throws {Error} the text is not an HTTP address; the message gives the reason
  */
 export function baseUrl(text) {
   const typed = text.trim();
@@ -47,29 +47,29 @@ export function baseUrl(text) {
   try {
     url = new URL(hasScheme ? typed : `http://${typed}`);
   } catch {
-    throw new Error(`“${typed}” is not an address; write it like http://host:8125`);
+    throw new Error(`“${typed}” is not an address; use the form http://host:8125`);
   }
   if (url.protocol !== 'http:' && url.protocol !== 'https:') {
-    throw new Error(`“${typed}” is not an address of HTTP; write it like http://host:8125`);
+    throw new Error(`“${typed}” is not an HTTP address; use the form http://host:8125`);
   }
-  if (url.username || url.password) throw new Error('leave name and password out of the address');
+  if (url.username || url.password) throw new Error('the address must not contain a user name or password');
   return `${url.origin}${url.pathname.replace(/\/(dashboard\/?)?(index\.html)?$/, '')}/`;
 }
 
-/** The server that this page comes from; null if it comes from somewhere else. */
+/** Returns the server that served this page; null if another host served it. */
 export function ownUrl(location) {
   const match = /^(.*\/)dashboard\/(index\.html)?$/.exec(location.pathname);
   return match && location.protocol.startsWith('http') ? location.origin + match[1] : null;
 }
 
-/** The servers to watch, without repetition: this one, those named in the address of the page, those added before. */
+/** Returns the distinct servers to watch: the own one, those in the query of the page, and those added before. */
 export function watched(location) {
   const named = [];
   for (const text of new URLSearchParams(location.search).getAll('server')) {
     try {
       named.push(baseUrl(text));
     } catch {
-      // A link with a mistake in it shows the servers that it names rightly.
+      // Invalid addresses in a link are skipped.
     }
   }
   return [...new Set([ownUrl(location), ...named, ...added()].filter(Boolean))];

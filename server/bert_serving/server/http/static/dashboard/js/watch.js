@@ -1,57 +1,57 @@
-// One server that is watched: asks it, and knows how it is.
+// Polls one watched server and tracks its state.
 
 import { History, point, sample } from './history.js';
 import { savedHistory, token } from './servers.js';
 import { serverName } from './format.js';
 
-const PATIENCE = 10_000; // ms for an answer
-const OLD = 2 * 3600; // s after which a saved history is no use any more
+const REQUEST_TIMEOUT = 10_000; // ms
+const MAX_HISTORY_AGE = 2 * 3600; // s
 
 /**
  * `phase` is one of
- * - `asking`: there was no answer yet
- * - `up`: the last answer was a status, which may say that the server starts, drains or is degraded
- * - `unserved`: HTTP answers, but the service behind it does not
- * - `locked`: it wants a token
- * - `away`: nothing answers, or something that is no server of ours
+ * - `connecting`: no response yet
+ * - `up`: the last response was a status; its state may be starting, draining or degraded
+ * - `failed`: the HTTP server responds, but the service behind it does not
+ * - `unauthorized`: the server requires a token
+ * - `unreachable`: no response, or a response that is not from bert-serving
  */
 export class Watch {
   constructor(url, now = Date.now() / 1000) {
     this.url = url;
     this.name = serverName(url);
-    this.phase = 'asking';
+    this.phase = 'connecting';
     this.problem = '';
     this.model = null;
     this.before = null;
     this.now = null;
-    this.history = History.from(savedHistory.get(url), now - OLD);
+    this.history = History.from(savedHistory.get(url), now - MAX_HISTORY_AGE);
     if (this.history.length) this.history.gap(now);
-    this.asking = null;
+    this.pending = null;
   }
 
-  /** What the server says of itself: its state, or how it fails to answer. */
+  /** The state in the status of the server, or the phase if the server is not up. */
   get state() {
     return this.phase === 'up' ? String(this.now.status.state ?? 'ready') : this.phase;
   }
 
-  /** Asks once. A call during another one waits for that. */
+  /** Requests the status once. Concurrent calls share one request. */
   poll() {
-    this.asking ??= this.#poll().finally(() => { this.asking = null; });
-    return this.asking;
+    this.pending ??= this.#poll().finally(() => { this.pending = null; });
+    return this.pending;
   }
 
   async #poll() {
     const isFirst = this.now === null;
     try {
       const [status, exposition, model] = await Promise.all([
-        this.#get('status/server').then(answer => answer.json()),
-        // The page is of use without these two, so that they are missing is no problem of its own.
-        this.#get('metrics').then(answer => answer.text()).catch(() => ''),
-        isFirst ? this.#get('v1/models').then(answer => answer.json()).catch(() => null) : null,
+        this.#get('status/server').then(response => response.json()),
+        // These two are optional: the page works without them.
+        this.#get('metrics').then(response => response.text()).catch(() => ''),
+        isFirst ? this.#get('v1/models').then(response => response.json()).catch(() => null) : null,
       ]);
-      if (typeof status?.server_version !== 'string') throw new Problem('away', 'what answers there is no bert-serving');
+      if (typeof status?.server_version !== 'string') throw new Problem('unreachable', 'the response is not from bert-serving');
       if (model) this.model = String(model.data?.[0]?.id ?? '') || null;
-      this.#saw(sample(Date.now() / 1000, status, exposition));
+      this.#record(sample(Date.now() / 1000, status, exposition));
     } catch (error) {
       const problem = error instanceof Problem ? error : this.#problemOf(error);
       [this.phase, this.problem] = [problem.phase, problem.message];
@@ -59,7 +59,7 @@ export class Watch {
     }
   }
 
-  #saw(now) {
+  #record(now) {
     if (this.now && this.now.started !== now.started) this.history.gap(now.t);
     [this.before, this.now] = [this.now, now];
     [this.phase, this.problem] = ['up', ''];
@@ -68,32 +68,32 @@ export class Watch {
 
   async #get(path) {
     const known = token.get(this.url);
-    const answer = await fetch(this.url + path, {
+    const response = await fetch(this.url + path, {
       headers: known ? { Authorization: `Bearer ${known}` } : {},
       cache: 'no-store',
       credentials: 'omit',
       redirect: 'error',
       referrerPolicy: 'no-referrer',
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(REQUEST_TIMEOUT),
     });
-    if (answer.ok) return answer;
-    if (answer.status === 401) {
-      throw new Problem('locked', known ? 'That is not its token.' : 'This server wants its token.');
+    if (response.ok) return response;
+    if (response.status === 401) {
+      throw new Problem('unauthorized', known ? 'The token is wrong.' : 'This server requires a token.');
     }
-    const said = await answer.json().catch(() => ({}));
-    const why = said.description ? `: ${said.description}` : '';
-    if (answer.status >= 500) throw new Problem('unserved', `HTTP answers ${answer.status}${why}`);
-    throw new Problem('away', `what answers there is no bert-serving (${answer.status} for ${path})`);
+    const body = await response.json().catch(() => ({}));
+    const reason = body.description ? `: ${body.description}` : '';
+    if (response.status >= 500) throw new Problem('failed', `Status ${response.status}${reason}`);
+    throw new Problem('unreachable', `the response is not from bert-serving (${response.status} for ${path})`);
   }
 
   #problemOf(error) {
-    if (error.name === 'TimeoutError') return new Problem('away', `no answer within ${PATIENCE / 1000} s`);
-    if (error instanceof SyntaxError) return new Problem('away', 'what answers there is no bert-serving');
+    if (error.name === 'TimeoutError') return new Problem('unreachable', `no response within ${REQUEST_TIMEOUT / 1000} s`);
+    if (error instanceof SyntaxError) return new Problem('unreachable', 'the response is not from bert-serving');
     if (location.protocol === 'https:' && this.url.startsWith('http:')) {
-      return new Problem('away', 'a page that came by https may not ask a server by http');
+      return new Problem('unreachable', 'a page loaded over https cannot connect to a server over http');
     }
     const elsewhere = new URL(this.url).origin !== location.origin;
-    return new Problem('away', 'it cannot be reached' + (elsewhere ? `, or its -cors does not allow ${location.origin}` : ''));
+    return new Problem('unreachable', 'the connection failed' + (elsewhere ? `, or its -cors does not allow ${location.origin}` : ''));
   }
 
   save() {
