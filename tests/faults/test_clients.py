@@ -114,7 +114,7 @@ def test_work_of_a_client_that_left_is_dropped() -> None:
             client.send([f"{SLOW} {i}" for i in range(10_000)])  # 40 minutes of work
             wait_until(lambda: observer.server_status["queue"]["sequences"] > 5000, what="the request to be taken in")
         wait_until(lambda: observer.server_status["queue"]["requests"] == 0, 60, "its work to be dropped")
-        assert "is gone; its 1 requests are dropped" in server.log
+        assert "is disconnected; dropping its 1 requests" in server.log
         assert_true(observer.encode(texts(3)), texts(3))
 
 

@@ -12,7 +12,7 @@ from bert_serving.server.ipc.messages import BatchMessage, Command, decode_comma
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import Dispatcher
-from bert_serving.server.scheduling.jobs import Job, Part
+from bert_serving.server.scheduling.jobs import Job, JobChunk, RequestKey
 from bert_serving.server.tokenization.tokenizer import Tokenized
 from process_harness import LIMIT, tiny_config
 
@@ -57,18 +57,18 @@ class DispatcherHarness:
         self.workers[name].send(b"here")
         assert self.dispatcher.router.poll(LIMIT)
         self.dispatcher.router.recv_multipart()
-        self.dispatcher.hello(name, {"max_tokens": 4096})
+        self.dispatcher.register_worker(name, {"max_tokens": 4096})
 
     def ask(self, size: int = 1, is_last: bool = True, job: Job | None = None) -> tuple[Job, Command]:
         """A request of so many texts, or a part of one."""
         self.count += 1
         if job is None:
-            job = Job(self.count, b"client", b"1", size, self.now, id=self.count)
-        job.sealed = is_last
+            job = Job(self.count, RequestKey(b"client", b"1", b""), size, self.now, id=self.count)
+        job.is_complete = is_last
         ids = np.arange(3 * size, dtype=np.int32)
         tokenized = Tokenized(ids, None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0)
-        part = Part(job, 0, tokenized)
-        job.parts.append(part)
+        part = JobChunk(job, 0, tokenized)
+        job.chunks.append(part)
         word = announcement(job.id, size, b"{}" if is_last else None)
         self.dispatcher.add(part, word)
         return job, word

@@ -18,7 +18,7 @@ from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
 from bert_serving.server.ipc.messages import Command, Result, decode_commands, encode_commands
 from bert_serving.server.ipc.sockets import make_socket
-from bert_serving.server.scheduling.dispatcher import TELL_AFTER
+from bert_serving.server.scheduling.dispatcher import ANNOUNCE_AFTER
 from bert_serving.server.sink.sink import Sink
 from bert_serving.server.sink.sync_barrier import MAX_SWEEPS, SyncBarrier
 from process_harness import ProcessHarness
@@ -51,13 +51,13 @@ def test_the_word_goes_again_when_a_worker_dies(harness: DispatcherHarness) -> N
     _, word = harness.ask()
     harness.add_worker(b"a")
     assert harness.batch(b"a")[1] == [word]
-    harness.dispatcher.lost(b"a")
+    harness.dispatcher.worker_lost(b"a")
     harness.add_worker(b"b")
     message, words = harness.batch(b"b")
     assert words == [word]
-    assert len(harness.dispatcher.done(message.id, 0.0)) == 1
-    harness.now += 2 * TELL_AFTER
-    harness.dispatcher.tell_of_old()
+    assert len(harness.dispatcher.batch_done(message.id, 0.0)) == 1
+    harness.now += 2 * ANNOUNCE_AFTER
+    harness.dispatcher.announce_waiting()
     assert harness.told == []  # nothing is left of it
 
 
@@ -66,7 +66,7 @@ def test_the_sink_is_told_of_a_request_that_is_split_after_a_failure(harness: Di
     harness.add_worker(b"a")
     message, words = harness.batch(b"a")
     assert words == [word]
-    harness.dispatcher.failed(b"a", message.id, "error", "it does not work")
+    harness.dispatcher.batch_failed(b"a", message.id, "error", "it does not work")
     assert harness.batch(b"a")[1] == []
     assert harness.told == [word]
 
@@ -76,18 +76,18 @@ def test_nothing_is_said_of_a_request_that_failed(harness: DispatcherHarness) ->
     harness.add_worker(b"a")
     message, words = harness.batch(b"a")
     assert words == [word]
-    harness.dispatcher.failed(b"a", message.id, "error", "it does not work")
+    harness.dispatcher.batch_failed(b"a", message.id, "error", "it does not work")
     assert [failed for failed, _ in harness.failures] == [job]
-    harness.now += 2 * TELL_AFTER
-    harness.dispatcher.tell_of_old()
+    harness.now += 2 * ANNOUNCE_AFTER
+    harness.dispatcher.announce_waiting()
     assert harness.told == []
 
 
 def test_the_sink_hears_of_requests_that_wait_long(harness: DispatcherHarness) -> None:
     _, old = harness.ask()
-    harness.now += TELL_AFTER + 0.1
+    harness.now += ANNOUNCE_AFTER + 0.1
     _, new = harness.ask()
-    harness.dispatcher.tell_of_old()
+    harness.dispatcher.announce_waiting()
     assert harness.told == [old]
     harness.add_worker(b"a")
     assert harness.batch(b"a")[1] == [new]

@@ -114,7 +114,7 @@ def compute_two(harness: DispatcherHarness) -> None:
     assert message.batch.num_sequences == 2
     harness.ask()
     harness.now += BATCH_SECONDS
-    harness.dispatcher.done(message.id, harness.now - BATCH_SECONDS)
+    harness.dispatcher.batch_done(message.id, harness.now - BATCH_SECONDS)
 
 
 def test_an_idle_worker_waits_for_the_clients_it_answered(harness: DispatcherHarness) -> None:
@@ -122,20 +122,20 @@ def test_an_idle_worker_waits_for_the_clients_it_answered(harness: DispatcherHar
     compute_two(harness)
     dispatcher = harness.dispatcher
     dispatcher.dispatch()
-    assert not dispatcher.flights
-    assert dispatcher.again_at == harness.now + DELAY_RATIO * BATCH_SECONDS
+    assert not dispatcher.in_flight
+    assert dispatcher.next_wakeup == harness.now + DELAY_RATIO * BATCH_SECONDS
     harness.ask()
     harness.ask()
     assert harness.batch(b"w")[0].batch.num_sequences == 3
-    assert dispatcher.again_at is None
+    assert dispatcher.next_wakeup is None
 
 
 def test_a_batch_starts_at_the_deadline_without_absent_clients(harness: DispatcherHarness) -> None:
     harness.add_worker(b"w")
     compute_two(harness)
     harness.dispatcher.dispatch()
-    assert harness.dispatcher.again_at is not None
-    harness.now = harness.dispatcher.again_at
+    assert harness.dispatcher.next_wakeup is not None
+    harness.now = harness.dispatcher.next_wakeup
     assert harness.batch(b"w")[0].batch.num_sequences == 1
 
 
@@ -144,7 +144,7 @@ def test_a_second_idle_worker_starts_at_once(harness: DispatcherHarness) -> None
     compute_two(harness)
     harness.add_worker(b"other")
     harness.dispatcher.dispatch()
-    assert len(harness.dispatcher.flights) == 1
+    assert len(harness.dispatcher.in_flight) == 1
 
 
 def test_the_rest_of_a_large_request_is_not_delayed(harness: DispatcherHarness) -> None:
@@ -152,7 +152,7 @@ def test_the_rest_of_a_large_request_is_not_delayed(harness: DispatcherHarness) 
     harness.ask(size=6)  # a batch holds four sequences
     message, _ = harness.batch(b"w")
     harness.now += BATCH_SECONDS
-    harness.dispatcher.done(message.id, harness.now - BATCH_SECONDS)
+    harness.dispatcher.batch_done(message.id, harness.now - BATCH_SECONDS)
     assert harness.batch(b"w")[0].batch.num_sequences == 2
 
 

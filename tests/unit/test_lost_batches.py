@@ -20,7 +20,7 @@ from bert_serving.server.errors import RequestError
 from bert_serving.server.ipc.messages import BatchMessage, Result
 from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import CREDITS, MAX_DELIVERY_SECONDS, Dispatcher
-from bert_serving.server.scheduling.jobs import Job, Part
+from bert_serving.server.scheduling.jobs import Job, JobChunk, RequestKey
 from bert_serving.server.sink.sync_barrier import SyncBarrier
 from bert_serving.server.tokenization.tokenizer import Tokenized
 from process_harness import tiny_config
@@ -33,7 +33,7 @@ def test_a_later_result_shows_that_an_earlier_batch_is_lost(harness: DispatcherH
     harness.add_worker(b"a")
     first, _ = harness.batch(b"a")
     second, _ = harness.batch(b"a")
-    harness.dispatcher.done(second.id, 0.0)
+    harness.dispatcher.batch_done(second.id, 0.0)
     again, _ = harness.batch(b"a")
     np.testing.assert_array_equal(np.frombuffer(again.manifest, np.int64), np.frombuffer(first.manifest, np.int64))
     assert list(harness.dispatcher.workers[b"a"].in_flight) == [again.id]
@@ -46,7 +46,7 @@ def test_an_idle_worker_shows_that_its_batches_are_lost(harness: DispatcherHarne
     harness.dispatcher.worker_idle(b"a", lost.id, harness.now)
     message, commands = harness.batch(b"a")
     assert commands == [command]  # the announcement was lost with the batch
-    assert len(harness.dispatcher.done(message.id, 0.0)) == 1
+    assert len(harness.dispatcher.batch_done(message.id, 0.0)) == 1
 
 
 def test_a_batch_that_has_not_reached_an_idle_worker_is_lost_after_some_seconds(harness: DispatcherHarness) -> None:
@@ -54,7 +54,7 @@ def test_a_batch_that_has_not_reached_an_idle_worker_is_lost_after_some_seconds(
     harness.add_worker(b"a")
     lost, _ = harness.batch(b"a")
     harness.dispatcher.worker_idle(b"a", lost.id - 1, harness.now + MAX_DELIVERY_SECONDS - 0.1)
-    assert lost.id in harness.dispatcher.flights
+    assert lost.id in harness.dispatcher.in_flight
     harness.dispatcher.worker_idle(b"a", lost.id - 1, harness.now + MAX_DELIVERY_SECONDS + 0.1)
     assert harness.batch(b"a")[0].id > lost.id
 
@@ -64,7 +64,7 @@ def test_an_idle_worker_that_has_worked_for_another_ventilator_loses_nothing(har
     harness.add_worker(b"a")
     message, _ = harness.batch(b"a")
     harness.dispatcher.worker_idle(b"a", (EPOCH + 1) << 40, harness.now)
-    assert list(harness.dispatcher.flights) == [message.id]
+    assert list(harness.dispatcher.in_flight) == [message.id]
 
 
 class Worker:
@@ -111,7 +111,7 @@ class Model:
         )
         self.dispatcher.log.disabled = True
         for name in self.workers:
-            self.dispatcher.hello(name, {"max_tokens": 4096})
+            self.dispatcher.register_worker(name, {"max_tokens": 4096})
         unfinished, self.jobs = self.jobs, {}
         for job in unfinished.values():  # their clients send them again
             self.ask(job.size)
@@ -125,12 +125,12 @@ class Model:
     def start_worker(self) -> None:
         name = b"%d" % next(self.names)
         self.workers[name] = Worker()
-        self.dispatcher.hello(name, {"max_tokens": 4096})
+        self.dispatcher.register_worker(name, {"max_tokens": 4096})
 
     def kill_worker(self, index: int) -> None:
         name = list(self.workers)[index % len(self.workers)]
         del self.workers[name]
-        self.dispatcher.lost(name)
+        self.dispatcher.worker_lost(name)
         self.start_worker()
 
     # ------------------------------------------------------------ the ventilator
@@ -138,14 +138,14 @@ class Model:
     def ask(self, size: int) -> None:
         self.num_jobs += 1
         self.last_id += 1
-        job = Job(self.num_jobs, b"client", b"1", size, self.now, id=self.last_id)
+        job = Job(self.num_jobs, RequestKey(b"client", b"1", b""), size, self.now, id=self.last_id)
         tokenized = Tokenized(
             np.zeros(3 * size, np.int32), None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0
         )
-        job.parts.append(Part(job, 0, tokenized))
-        job.sealed = True
+        job.chunks.append(JobChunk(job, 0, tokenized))
+        job.is_complete = True
         self.jobs[job.id] = job
-        self.dispatcher.add(job.parts[0], [b"job"])
+        self.dispatcher.add(job.chunks[0], [b"job"])
 
     def fail(self, job: Job, error: RequestError) -> None:
         job.failed = True
@@ -159,12 +159,12 @@ class Model:
     def ventilator_reads(self) -> None:
         while self.failures:
             name, batch_id = self.failures.popleft()
-            self.dispatcher.failed(name, batch_id, "error", "refused")
+            self.dispatcher.batch_failed(name, batch_id, "error", "refused")
         if not self.to_ventilator:
             return
         kind, *values = self.to_ventilator.popleft()
         if kind == "done":
-            for piece in self.dispatcher.done(values[0], 0.0):
+            for piece in self.dispatcher.batch_done(values[0], 0.0):
                 job: Job = piece.key.job  # type: ignore[attr-defined]
                 job.missing -= len(piece.rows)
                 if not job.missing and not job.failed:
@@ -173,11 +173,11 @@ class Model:
         elif kind == "idle":
             self.dispatcher.worker_idle(*values)
         else:
-            self.to_sink.append((self.epoch, self.dispatcher.next_id, True))
-            self.dispatcher.start_over()
+            self.to_sink.append((self.epoch, self.dispatcher.next_batch_id, True))
+            self.dispatcher.reset()
             for job in self.jobs.values():
                 job.missing = job.size
-                self.dispatcher.add(job.parts[0], [b"job"])
+                self.dispatcher.add(job.chunks[0], [b"job"])
 
     # ------------------------------------------------------------ sink and workers
 
@@ -277,6 +277,6 @@ def test_no_lost_batch_costs_a_credit_or_a_request(steps: list[tuple[str, int]])
         assert all(len(state.in_flight) <= CREDITS for state in model.dispatcher.workers.values())
     model.settle()
     assert not model.jobs
-    assert not model.dispatcher.flights
+    assert not model.dispatcher.in_flight
     assert not any(state.in_flight for state in model.dispatcher.workers.values())
     assert not model.dispatcher.scheduler.num_sequences

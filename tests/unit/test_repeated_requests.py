@@ -152,7 +152,7 @@ def test_a_sink_that_has_not_heard_of_a_job_is_asked_once_more(inside: Inside) -
 
 def test_a_server_that_stops_makes_no_answer_again(inside: Inside) -> None:
     batch, (ticket, job) = inside.ask_again()
-    inside.ventilator.draining = True
+    inside.ventilator.requests.draining = True
     inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
     inside.tell(commands.JOB_PUBLISHED, ticket, job)
     assert json.loads(inside.word(commands.PUBLISH)[2])["error"]["type"] == "draining"

@@ -1,14 +1,13 @@
-"""Batches on their way: which worker holds which, and what happens when one does not come back.
+"""Dispatches batches to workers, tracks them in batch, and retries failed ones.
 
-Dispatch is by credit. A worker may hold two batches, one that it computes and one that waits, so it never idles
-between them; the second is sent only when waiting could not improve it. Before an idle worker begins with a few
-sequences, it may wait a moment for more, see ``batch_delay``. A batch stays here until the sink has its rows. If its
-engine fails, it goes out again, in halves, until the one sequence that does the harm is alone; that sequence's request
-gets an error and nobody else's. If its worker dies, it goes out again in eighths: each death costs the start of a
-worker, so there should be few of them.
+Dispatch is by credit. A worker holds up to two batches, a running and a queued one, so it does not idle between them.
+The second batch is sent only when more sequences could not improve it. An idle worker may delay a small batch, see
+``batch_delay``. A batch stays in batch until the sink has its rows.
 
-A lost batch gives its credit back. A worker's results arrive in the order of its batches, so the result of a later
-batch shows that an earlier one is lost. So does an idle worker while its batches count as in flight.
+- If the engine fails, the batch is bisected until the failing sequence is isolated. Only its request gets an error.
+- If the worker dies, the batch is split into eighths: each crash costs a restart of a worker.
+- If a batch is lost, it is requeued and its credit returns. The results of a worker arrive in the order of its batches,
+  so the result of a later batch shows that an earlier one is lost. So does an idle worker with batches in batch.
 """
 
 from __future__ import annotations
@@ -26,58 +25,60 @@ from ..errors import EncodingFailed, RequestError
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..monitoring.histogram import SEQUENCES, Histogram
 from .batch_delay import AdaptiveBatchDelay
-from .jobs import Job, Part, pack
+from .jobs import Job, JobChunk, pack
 from .scheduler import BatchLimits, BatchSlice, Scheduler, split
 
+#: Batches that a worker holds: a running and a queued one.
 CREDITS = 2
-#: A sequence that was alone in a batch when so many workers died is given up.
-MAX_DEATHS = 2
-#: Into so many batches one is split when its worker died.
-DEATH_SPLIT = 8
-#: A worker that failed so many times in a row does not suffer from one bad sequence: the halves without it succeed.
-FAILING = 20
+#: Number of crashes after which an isolated sequence is rejected.
+MAX_CRASHES = 2
+#: Number of batches into which a batch is split after a crash.
+CRASH_SPLIT = 8
+#: Failures in a row after which a worker counts as failing: with one failing sequence, half of the retries succeed.
+FAILURE_THRESHOLD = 20
 _MIN_TOKENS = 64
-#: Seconds that a batch takes to reach its worker at most. Later, an idle worker does not hold it: the batch is lost.
+#: Longest delivery time of a batch in seconds. A batch sent earlier that an idle worker does not hold is lost.
 MAX_DELIVERY_SECONDS = 5.0
-#: Seconds that a job waits for a worker before the sink is told of it.
-TELL_AFTER = 1.0
+#: Seconds in the queue after which a job is announced to the sink ahead of its batch.
+ANNOUNCE_AFTER = 1.0
 
 
 @dataclass(slots=True)
 class InFlightBatch:
-    """A batch in a worker's hands.
+    """Tracks a batch that was sent to a worker.
 
     Attributes:
-        padding: tokens that it takes to make all its sequences as long as the longest.
-        words: of the jobs that the sink hears of by this batch alone.
+        padding: number of padding tokens, up to the longest sequence.
+        announcements: announcements of jobs that travel with this batch only.
     """
 
     worker: bytes
-    pieces: list[BatchSlice[Part]]
+    slices: list[BatchSlice[JobChunk]]
     sent_at: float
     tokens: int
     sequences: int
     padding: int
-    words: dict[Job, Command]
+    announcements: dict[Job, Command]
 
 
 @dataclass(slots=True)
 class WorkerState:
-    """What the ventilator knows of a worker.
+    """Tracks a worker.
 
     Attributes:
+        info: contents of its REGISTER command.
+        full_tokens: token limit of a batch before any out-of-memory error.
         in_flight: ids of its batches, oldest first.
-        is_retiring: it is about to be replaced and gets no more work.
-        failures: batches in a row that its engine refused.
-        batch_delay: whether it should begin with few sequences, when it is idle.
+        is_draining: the worker gets no new batches.
+        failures: failed batches in a row.
     """
 
     name: bytes
-    facts: dict[str, Any]
+    info: dict[str, Any]
     limits: BatchLimits
     full_tokens: int
     in_flight: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    is_retiring: bool = False
+    is_draining: bool = False
     num_batches: int = 0
     num_sequences: int = 0
     num_tokens: int = 0
@@ -87,232 +88,244 @@ class WorkerState:
 
 
 class Dispatcher:
-    """Scheduler, workers and batches in flight.
+    """Assigns batches to workers.
 
     Args:
         router: socket to the workers.
-        fail: called with a job and the error that ends it.
-        tell: called with a word for the sink.
-        clock: monotonic seconds.
-        first_batch: number of the first batch. A worker or a sink may still speak of batches of a ventilator before
-            this one, so no two of them use the same numbers.
+        fail_job: called with a job and the error that ends it.
+        send_to_sink: called with a command for the sink.
+        clock: returns monotonic seconds.
+        first_batch: id of the first batch. Ids are unique across restarts of the ventilator, because a worker or the
+            sink may report batches of an earlier one.
+
+    Attributes:
+        in_flight: batches by id.
+        next_wakeup: time of the next call of ``dispatch`` if no event occurs before; None if there is none.
+        num_tokens, num_padding: tokens, and padding tokens, of finished batches.
     """
 
     def __init__(
         self,
         config: ServerConfig,
         router: zmq.Socket[bytes],
-        fail: Callable[[Job, RequestError], None],
-        tell: Callable[[Command], None],
+        fail_job: Callable[[Job, RequestError], None],
+        send_to_sink: Callable[[Command], None],
         log: logging.Logger,
         clock: Callable[[], float],
         first_batch: int = 1,
     ) -> None:
-        self.config, self.router, self.fail, self.tell, self.log = config, router, fail, tell, log
+        self.config, self.router, self.fail_job, self.send_to_sink, self.log = (
+            config,
+            router,
+            fail_job,
+            send_to_sink,
+            log,
+        )
         self.clock = clock
-        self.scheduler: Scheduler[Part] = Scheduler(config.priority_batch_size)
+        self.scheduler: Scheduler[JobChunk] = Scheduler(config.priority_batch_size)
         self.workers: dict[bytes, WorkerState] = {}
-        self.flights: dict[int, InFlightBatch] = {}
-        self._untold: dict[Job, Command] = {}  # jobs of one part that the sink has not heard of, oldest first
-        self.next_id = first_batch
+        self.in_flight: dict[int, InFlightBatch] = {}
+        self._unannounced: dict[Job, Command] = {}  # complete jobs of one chunk, oldest first
+        self.next_batch_id = first_batch
         self._epoch = first_batch >> 40
-        self._deaths: dict[tuple[int, int], int] = {}  # (job, row) -> workers that died with it alone
-        #: When `dispatch` should be called again though nothing has happened.
-        self.again_at: float | None = None
+        self._crashes: dict[tuple[int, int], int] = {}  # (job id, row) -> crashes with this sequence alone
+        self.next_wakeup: float | None = None
         self.batch_sizes = Histogram(SEQUENCES)
-        self.num_tokens = self.num_padding = 0  # of batches that are done; padding to the longest sequence of each
+        self.num_tokens = self.num_padding = 0
 
-    # ---------------------------------------------------------------- workers come and go
+    # ---------------------------------------------------------------- workers
 
-    def hello(self, name: bytes, facts: dict[str, Any]) -> None:
-        """A worker is there, new or as before."""
+    def register_worker(self, name: bytes, info: dict[str, Any]) -> None:
+        """Adds a worker, or updates the info of a known one."""
         state = self.workers.get(name)
         if state is None:
-            tokens = self.config.max_batch_tokens or int(facts["max_tokens"])
-            limits = BatchLimits(min(self.config.max_batch_size, int(facts.get("max_sequences", 2**31))), tokens)
-            self.workers[name] = WorkerState(name, facts, limits, tokens)
-            self.log.info("%s joined: %s, %d tokens a batch", name.decode(), facts.get("device", "?"), tokens)
+            tokens = self.config.max_batch_tokens or int(info["max_tokens"])
+            limits = BatchLimits(min(self.config.max_batch_size, int(info.get("max_sequences", 2**31))), tokens)
+            self.workers[name] = WorkerState(name, info, limits, tokens)
+            self.log.info("%s joined: %s, %d tokens per batch", name.decode(), info.get("device", "?"), tokens)
         else:
-            state.facts = facts
+            state.info = info
 
-    def lost(self, name: bytes) -> None:
-        """A worker is gone: what it held goes to others. Only the batch that it computed may be to blame."""
+    def worker_lost(self, name: bytes) -> None:
+        """Removes a dead worker and requeues its batches. Only its running batch counts as a crash."""
         state = self.workers.pop(name, None)
         if state is None:
             return
-        held = [self.flights.pop(batch_id) for batch_id in state.in_flight]
-        for flight in held:
-            self._take_words_back(flight)
-        for flight in held[1:]:  # it had not begun with these
-            self.scheduler.requeue(self._alive(flight.pieces))
+        held = [self.in_flight.pop(batch_id) for batch_id in state.in_flight]
+        for batch in held:
+            self._restore_announcements(batch)
+        for batch in held[1:]:  # queued batches, which did not cause the crash
+            self.scheduler.requeue(self._live_slices(batch.slices))
         if held:
-            self._retry(held[0], f"{MAX_DEATHS} workers died while they encoded it", deaths=1)
-            self.log.warning("%s is gone; its %d batches go to others", name.decode(), len(held))
+            self._retry(held[0], f"{MAX_CRASHES} workers died while encoding it", crashes=1)
+            self.log.warning("%s died; requeuing its %d batches", name.decode(), len(held))
 
-    def retire(self, name: bytes) -> bool:
-        """Gives a worker no more work. True if it has none in hand, or is not there."""
+    def drain_worker(self, name: bytes) -> bool:
+        """Sends no more batches to a worker. Returns true if it holds none, or is unknown."""
         state = self.workers.get(name)
         if state is not None:
-            state.is_retiring = True
+            state.is_draining = True
         return state is None or not state.in_flight
 
-    def start_over(self) -> None:
-        """Forgets all that waits and flies: the caller adds every unfinished job again."""
+    def reset(self) -> None:
+        """Clears the queue and the batches in flight. The caller adds every unfinished job again."""
         self.scheduler = Scheduler(self.config.priority_batch_size)
-        self.flights.clear()
-        self._untold.clear()
-        self._deaths.clear()
+        self.in_flight.clear()
+        self._unannounced.clear()
+        self._crashes.clear()
         for state in self.workers.values():
             state.in_flight.clear()
 
     @property
     def is_failing(self) -> bool:
-        """Whether no worker can encode anything any more, as far as is known."""
-        return bool(self.workers) and all(state.failures >= FAILING for state in self.workers.values())
+        """Whether all workers fail on all batches."""
+        return bool(self.workers) and all(state.failures >= FAILURE_THRESHOLD for state in self.workers.values())
 
-    # ---------------------------------------------------------------- batches go out and come back
+    # ---------------------------------------------------------------- batches
 
-    def add(self, part: Part, word: Command) -> None:
-        """Queues the sequences of a part. ``word`` tells the sink of it.
+    def add(self, chunk: JobChunk, announcement: Command) -> None:
+        """Queues the sequences of a chunk. ``announcement`` is its command for the sink.
 
-        Who comes alone should not wait for the sink to be told first, and telling it costs as much as the rest of a
-        short request. So the word of a job that fits in one batch travels with that.
+        A message to the sink costs as much as the rest of a short request. So the announcement of a job that fits in
+        one batch travels with this batch.
         """
-        job = part.job
-        if job.sealed and len(job.parts) == 1:
-            self._untold[job] = word
+        job = chunk.job
+        if job.is_complete and len(job.chunks) == 1:
+            self._unannounced[job] = announcement
         else:
-            self.tell(word)
-        self.scheduler.add(part, job.identity, part.tokenized.lengths, job.size)
+            self.send_to_sink(announcement)
+        self.scheduler.add(chunk, job.identity, chunk.tokenized.lengths, job.size)
 
     def drop(self, job: Job) -> None:
-        """Forgets what waits of a job."""
-        self._untold.pop(job, None)
-        self.scheduler.drop(job.identity, set(job.parts))
+        """Removes the queued sequences of a job."""
+        self._unannounced.pop(job, None)
+        self.scheduler.drop(job.identity, set(job.chunks))
 
-    def tell_of_old(self) -> None:
-        """Tells the sink of the jobs that have waited long, so that it sees whether their clients are still there."""
-        latest = self.clock() - TELL_AFTER
-        while self._untold and (job := next(iter(self._untold))).received_at < latest:
-            self.tell(self._untold.pop(job))
+    def announce_waiting(self) -> None:
+        """Announces jobs that have been queued long, so that the sink checks whether their clients are connected."""
+        latest = self.clock() - ANNOUNCE_AFTER
+        while self._unannounced and (job := next(iter(self._unannounced))).received_at < latest:
+            self.send_to_sink(self._unannounced.pop(job))
 
     def dispatch(self) -> None:
-        """Sends batches while there is work, and a worker with credit for it."""
-        self.again_at = None
+        """Sends batches while sequences are queued and a worker has credit."""
+        self.next_wakeup = None
         while self.scheduler.num_sequences:
             free = [
-                state for state in self.workers.values() if len(state.in_flight) < CREDITS and not state.is_retiring
+                state for state in self.workers.values() if len(state.in_flight) < CREDITS and not state.is_draining
             ]
             if not free:
                 return
-            state = min(free, key=lambda s: (len(s.in_flight), sum(self.flights[b].tokens for b in s.in_flight)))
+            state = min(free, key=lambda s: (len(s.in_flight), sum(self.in_flight[b].tokens for b in s.in_flight)))
             if state.in_flight and not self.scheduler.has_full_batch(state.limits):
-                return  # it is busy anyway: let the next batch grow meanwhile
-            if self._gathers(state, free):
-                self.again_at = state.batch_delay.deadline
+                return  # the worker is busy: let the next batch grow
+            if self._should_delay(state, free):
+                self.next_wakeup = state.batch_delay.deadline
                 return
-            pieces = self.scheduler.next_batch(state.limits)
-            self._send(state, pieces)
+            slices = self.scheduler.next_batch(state.limits)
+            self._send(state, slices)
 
-    def _gathers(self, state: WorkerState, free: list[WorkerState]) -> bool:
-        """Whether a worker should wait for more to come. If others are idle, they can begin with that."""
-        waiting = self.scheduler
+    def _should_delay(self, state: WorkerState, free: list[WorkerState]) -> bool:
+        """Returns whether an idle worker waits for more sequences. It does not if another worker is idle too."""
+        queue = self.scheduler
         return (
             not state.in_flight
             and all(other.in_flight for other in free if other is not state)
-            and not waiting.has_full_batch(state.limits)
-            and state.batch_delay.should_wait(waiting.num_sequences, waiting.num_tokens, self.clock())
+            and not queue.has_full_batch(state.limits)
+            and state.batch_delay.should_wait(queue.num_sequences, queue.num_tokens, self.clock())
         )
 
-    def _send(self, state: WorkerState, pieces: list[BatchSlice[Part]]) -> None:
-        packed = pack(pieces)
-        batch_id = self.next_id
-        self.next_id += 1
-        words = self._words_of(pieces)
-        with_it = encode_commands(list(words.values())) if words else b""
-        message = BatchMessage(batch_id, packed.batch, packed.manifest, with_it, packed.has_types, packed.has_mask)
+    def _send(self, state: WorkerState, slices: list[BatchSlice[JobChunk]]) -> None:
+        packed = pack(slices)
+        batch_id = self.next_batch_id
+        self.next_batch_id += 1
+        announcements = self._announcements_for(slices)
+        encoded = encode_commands(list(announcements.values())) if announcements else b""
+        message = BatchMessage(batch_id, packed.batch, packed.manifest, encoded, packed.has_types, packed.has_mask)
         frames = message.frames()
         try:
             self.router.send_multipart([state.name, *frames], zmq.NOBLOCK, copy=not is_large(frames))
-        except zmq.ZMQError as error:  # its connection is gone; the supervisor will say so too
-            self.log.warning("cannot reach %s (%s)", state.name.decode(), error)
-            self._untold.update(words)
-            self.scheduler.requeue(pieces)
-            self.lost(state.name)
+        except zmq.ZMQError as error:  # the connection is closed; the supervisor will report the worker too
+            self.log.warning("cannot send a batch to %s (%s); requeuing it", state.name.decode(), error)
+            self._unannounced.update(announcements)
+            self.scheduler.requeue(slices)
+            self.worker_lost(state.name)
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
         padding = int(packed.batch.lengths.max()) * sequences - tokens
-        self.flights[batch_id] = InFlightBatch(state.name, pieces, self.clock(), tokens, sequences, padding, words)
+        self.in_flight[batch_id] = InFlightBatch(
+            state.name, slices, self.clock(), tokens, sequences, padding, announcements
+        )
         state.in_flight[batch_id] = None
 
-    def _words_of(self, pieces: list[BatchSlice[Part]]) -> dict[Job, Command]:
-        """The words that travel with a batch: of jobs that are whole in it. Of the others the sink is told now."""
-        words: dict[Job, Command] = {}
-        for piece in pieces:
-            job: Job = piece.key.job
-            word = self._untold.pop(job, None)
-            if word is None:
+    def _announcements_for(self, slices: list[BatchSlice[JobChunk]]) -> dict[Job, Command]:
+        """Returns the announcements of jobs that the batch contains entirely, and sends the others to the sink."""
+        announcements: dict[Job, Command] = {}
+        for each in slices:
+            job = each.key.job
+            announcement = self._unannounced.pop(job, None)
+            if announcement is None:
                 continue
-            if len(piece.rows) == job.size:
-                words[job] = word
+            if len(each.rows) == job.size:
+                announcements[job] = announcement
             else:
-                self.tell(word)
-        return words
+                self.send_to_sink(announcement)
+        return announcements
 
-    def _take_words_back(self, flight: InFlightBatch) -> None:
-        """A batch will not arrive, nor the words that went with it."""
-        self._untold.update({job: word for job, word in flight.words.items() if not job.failed})
+    def _restore_announcements(self, batch: InFlightBatch) -> None:
+        """Takes back the announcements that travelled with a failed batch."""
+        self._unannounced.update({job: each for job, each in batch.announcements.items() if not job.failed})
 
-    def done(self, batch_id: int, began: float) -> list[BatchSlice[Part]]:
-        """The sink has the rows of this batch, with which its worker began at that time.
+    def batch_done(self, batch_id: int, started_at: float) -> list[BatchSlice[JobChunk]]:
+        """Records that the sink has the rows of a batch, which its worker started at ``started_at`` (seconds).
 
-        Returns its pieces, none if it was given up meanwhile.
+        Returns its slices; an empty list if the batch is not in flight any more.
         """
-        flight = self._land(batch_id)
-        if flight is None:
+        batch = self._pop_in_flight(batch_id)
+        if batch is None:
             return []
-        self.batch_sizes.observe(flight.sequences)
-        self.num_tokens += flight.tokens
-        self.num_padding += flight.padding
-        state = self.workers.get(flight.worker)
+        self.batch_sizes.observe(batch.sequences)
+        self.num_tokens += batch.tokens
+        self.num_padding += batch.padding
+        state = self.workers.get(batch.worker)
         if state is not None:
             self._requeue_lost(state, [earlier for earlier in state.in_flight if earlier < batch_id])
             state.num_batches += 1
             state.failures = 0
-            state.num_sequences += flight.sequences
-            state.num_tokens += flight.tokens
+            state.num_sequences += batch.sequences
+            state.num_tokens += batch.tokens
             now = self.clock()
-            state.last_seconds = now - began
+            state.last_seconds = now - started_at
             if not state.in_flight:
-                sizes = [(len(piece.rows), piece.key.job.size) for piece in flight.pieces]
+                sizes = [(len(each.rows), each.key.job.size) for each in batch.slices]
                 answered = sum(rows for rows, size in sizes if rows == size)
                 state.batch_delay.on_batch_done(answered, self.scheduler.num_sequences, state.last_seconds, now)
-            # After running out of memory the budget grows back slowly, by a sixteenth a batch.
+            # After an out-of-memory error the token limit recovers by a sixteenth per batch.
             if state.limits.max_tokens < state.full_tokens:
                 tokens = min(state.full_tokens, state.limits.max_tokens + max(1, state.limits.max_tokens // 16))
                 state.limits = BatchLimits(state.limits.max_sequences, tokens)
-        if self._deaths and flight.sequences == 1:
-            self._deaths.pop(self._row(flight.pieces), None)
-        return flight.pieces
+        if self._crashes and batch.sequences == 1:
+            self._crashes.pop(self._job_row(batch.slices), None)
+        return batch.slices
 
-    def failed(self, worker: bytes, batch_id: int, kind: str, message: str) -> None:
-        """The engine refused a batch: ``kind`` is ``oom``, ``nonfinite`` or ``error``."""
-        flight = self._land(batch_id)
-        if flight is None:
+    def batch_failed(self, worker: bytes, batch_id: int, kind: str, message: str) -> None:
+        """Records that the engine failed on a batch: ``kind`` is ``oom``, ``nonfinite`` or ``error``."""
+        batch = self._pop_in_flight(batch_id)
+        if batch is None:
             return
-        self.log.warning("%s failed on %d sequences: %s", worker.decode(), flight.sequences, message)
+        self.log.warning("%s failed on %d sequences: %s", worker.decode(), batch.sequences, message)
         state = self.workers.get(worker)
         if state is not None:
             state.failures += 1
         if kind == "oom" and state is not None:
-            tokens = max(_MIN_TOKENS, min(state.limits.max_tokens, flight.tokens) // 2)
+            tokens = max(_MIN_TOKENS, min(state.limits.max_tokens, batch.tokens) // 2)
             state.limits = BatchLimits(state.limits.max_sequences, tokens)
-            self.log.warning("%s is out of memory; %d tokens a batch from now on", worker.decode(), tokens)
-        self._take_words_back(flight)
-        self._retry(flight, message)
+            self.log.warning("%s is out of memory; reducing its batches to %d tokens", worker.decode(), tokens)
+        self._restore_announcements(batch)
+        self._retry(batch, message)
 
     def worker_idle(self, name: bytes, last_batch: int, idle_at: float) -> None:
-        """Requeues batches that count as in flight though their worker held none at ``idle_at`` (seconds).
+        """Requeues batches in flight of a worker that held none at ``idle_at`` (seconds).
 
         The results of all batches up to ``last_batch`` have reached the sink before this report, or are lost.
         """
@@ -320,10 +333,11 @@ class Dispatcher:
         if state is None:
             return
         is_known = last_batch >> 40 == self._epoch
+        latest_sent = idle_at - MAX_DELIVERY_SECONDS
         lost = [
             batch_id
             for batch_id in state.in_flight
-            if (is_known and batch_id <= last_batch) or self.flights[batch_id].sent_at < idle_at - MAX_DELIVERY_SECONDS
+            if (is_known and batch_id <= last_batch) or self.in_flight[batch_id].sent_at < latest_sent
         ]
         self._requeue_lost(state, lost)
 
@@ -332,41 +346,41 @@ class Dispatcher:
             return
         for batch_id in batch_ids:
             del state.in_flight[batch_id]
-            flight = self.flights.pop(batch_id)
-            self._take_words_back(flight)
-            self.scheduler.requeue(self._alive(flight.pieces))
-        self.log.warning("%d batches of %s are lost; they are computed again", len(batch_ids), state.name.decode())
+            batch = self.in_flight.pop(batch_id)
+            self._restore_announcements(batch)
+            self.scheduler.requeue(self._live_slices(batch.slices))
+        self.log.warning("%d batches of %s are lost; requeuing them", len(batch_ids), state.name.decode())
 
-    def _land(self, batch_id: int) -> InFlightBatch | None:
-        flight = self.flights.pop(batch_id, None)
-        if flight is not None and flight.worker in self.workers:
-            self.workers[flight.worker].in_flight.pop(batch_id, None)
-        return flight
+    def _pop_in_flight(self, batch_id: int) -> InFlightBatch | None:
+        batch = self.in_flight.pop(batch_id, None)
+        if batch is not None and batch.worker in self.workers:
+            self.workers[batch.worker].in_flight.pop(batch_id, None)
+        return batch
 
-    def _retry(self, flight: InFlightBatch, reason: str, deaths: int = 0) -> None:
-        pieces = self._alive(flight.pieces)
-        count = sum(len(piece.rows) for piece in pieces)
+    def _retry(self, batch: InFlightBatch, reason: str, crashes: int = 0) -> None:
+        """Requeues a failed batch in smaller batches, or fails the job of an isolated sequence."""
+        slices = self._live_slices(batch.slices)
+        count = sum(len(each.rows) for each in slices)
         if count > 1:
-            share = -(-count // (DEATH_SPLIT if deaths else 2))
-            while pieces:
-                head, pieces = split(pieces, share)
+            share = -(-count // (CRASH_SPLIT if crashes else 2))
+            while slices:
+                head, slices = split(slices, share)
                 self.scheduler.requeue(head)
         elif count == 1:
-            row = self._row(pieces)
-            if deaths:
-                self._deaths[row] = self._deaths.get(row, 0) + deaths
-                if self._deaths[row] < MAX_DEATHS:
-                    self.scheduler.requeue(pieces)
+            row = self._job_row(slices)
+            if crashes:
+                self._crashes[row] = self._crashes.get(row, 0) + crashes
+                if self._crashes[row] < MAX_CRASHES:
+                    self.scheduler.requeue(slices)
                     return
-                del self._deaths[row]
-            part: Part = pieces[0].key
-            self.fail(part.job, EncodingFailed(f"text {row[1]} could not be encoded: {reason}"))
+                del self._crashes[row]
+            self.fail_job(slices[0].key.job, EncodingFailed(f"text {row[1]} could not be encoded: {reason}"))
 
     @staticmethod
-    def _alive(pieces: list[BatchSlice[Part]]) -> list[BatchSlice[Part]]:
-        return [piece for piece in pieces if not piece.key.job.failed]
+    def _live_slices(slices: list[BatchSlice[JobChunk]]) -> list[BatchSlice[JobChunk]]:
+        return [each for each in slices if not each.key.job.failed]
 
     @staticmethod
-    def _row(pieces: list[BatchSlice[Part]]) -> tuple[int, int]:
-        part: Part = pieces[0].key
-        return part.job.id, part.first_row + int(pieces[0].rows[0])
+    def _job_row(slices: list[BatchSlice[JobChunk]]) -> tuple[int, int]:
+        chunk = slices[0].key
+        return chunk.job.id, chunk.first_row + int(slices[0].rows[0])

@@ -6,7 +6,7 @@ from ..config.server_config import ServerConfig
 from ..errors import TooLarge
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy, dimensions
-from ..scheduling.jobs import Part, token_width
+from ..scheduling.jobs import JobChunk, token_width
 
 
 class ResultLimit:
@@ -22,7 +22,7 @@ class ResultLimit:
         if config.fixed_embed_length and self._fixed_width is None:
             self._fixed_width = self._positions
 
-    def check(self, part: Part) -> None:
+    def check(self, chunk: JobChunk) -> None:
         """Checks the size of a request's result after one of its chunks is tokenized.
 
         Token vectors are padded to the longest text of the request, so a later chunk may exceed the limit.
@@ -30,9 +30,9 @@ class ResultLimit:
         Raises:
             TooLarge: the vectors of the whole request would exceed the limit.
         """
-        size, width = part.job.size, 1
+        size, width = chunk.job.size, 1
         if self._token_level:
-            width = self._fixed_width or token_width([part], self._positions)
+            width = self._fixed_width or token_width([chunk], self._positions)
         needed = size * width * self._row_bytes
         if needed > self._max_bytes:
             tokens = f" of {width} tokens each" if self._token_level else ""

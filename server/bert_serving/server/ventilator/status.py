@@ -1,94 +1,116 @@
-"""What the server says of itself: the JSON that answers SHOW_CONFIG and SHOW_STATUS.
+"""Builds the JSON replies to SHOW_CONFIG and SHOW_STATUS.
 
-The keys of 1.10.0 come first, in its order and meaning; the rest is new. The old client requires ``server_version``,
-``max_seq_len`` and ``show_tokens_to_client``.
+The keys of 1.10.0 come first, with its order and meaning; all others are new. The old client requires
+``server_version``, ``max_seq_len`` and ``show_tokens_to_client``.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 
 from bert_serving.client.protocol import COMPATIBLE_VERSION, PROTOCOL_VERSION
 
+from ..config.server_config import ServerConfig
+from ..ipc.endpoints import Addresses
+from ..monitoring.statistics import Statistics
+from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
-
-if TYPE_CHECKING:
-    from .ventilator import Ventilator
 
 STARTED = datetime.now()
 
 
-def config_json(ventilator: Ventilator, identity: bytes) -> bytes:
-    """The answer to SHOW_CONFIG."""
-    return json.dumps(_facts(ventilator, identity), default=str).encode()
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """Holds the values that the replies report.
+
+    Attributes:
+        supervisor: contents of the supervisor's last STATE command; empty before the first.
+        num_requests: number of requests in progress.
+        drift: drift of texts and vectors; None without ``-drift_reference``.
+        now: monotonic seconds.
+    """
+
+    config: ServerConfig
+    addresses: Addresses
+    supervisor: Mapping[str, Any]
+    dispatcher: Dispatcher
+    statistics: Statistics
+    num_requests: int
+    drift: Mapping[str, Any] | None
+    now: float
 
 
-def status_json(ventilator: Ventilator, identity: bytes) -> bytes:
-    """The answer to SHOW_STATUS: the same with ``statistic`` and what goes on now."""
-    facts = _facts(ventilator, identity)
-    dispatcher = ventilator.dispatcher
-    facts["statistic"] = ventilator.statistics.to_dict(ventilator.clock())
-    facts["queue"] = {
-        "requests": len(ventilator.jobs),
+def config_json(state: ServerState, identity: bytes) -> bytes:
+    """Returns the reply to SHOW_CONFIG for a client."""
+    return json.dumps(_config(state, identity), default=str).encode()
+
+
+def status_json(state: ServerState, identity: bytes) -> bytes:
+    """Returns the reply to SHOW_STATUS: the keys of SHOW_CONFIG, statistics, queue and workers."""
+    status = _config(state, identity)
+    dispatcher = state.dispatcher
+    status["statistic"] = state.statistics.to_dict(state.now)
+    status["queue"] = {
+        "requests": state.num_requests,
         "sequences": dispatcher.scheduler.num_sequences,
         "tokens": dispatcher.scheduler.num_tokens,
-        "batches_in_flight": len(dispatcher.flights),
+        "batches_in_flight": len(dispatcher.in_flight),
     }
-    facts["times"] = ventilator.statistics.times()
-    facts["batches"] = {
+    status["times"] = state.statistics.times()
+    status["batches"] = {
         "sequences": dispatcher.batch_sizes.to_dict(),
         "tokens": dispatcher.num_tokens,
         "padding": dispatcher.num_padding,
     }
-    if ventilator.drift is not None:
-        facts["drift"] = ventilator.drift
-    facts["workers"] = [
+    if state.drift is not None:
+        status["drift"] = state.drift
+    status["workers"] = [
         {
-            "name": state.name.decode(),
-            **state.facts,
-            "max_batch_tokens": state.limits.max_tokens,
-            "batches": state.num_batches,
-            "sequences": state.num_sequences,
-            "tokens": state.num_tokens,
-            "in_flight": len(state.in_flight),
-            "last_batch_seconds": round(state.last_seconds, 6),
+            "name": worker.name.decode(),
+            **worker.info,
+            "max_batch_tokens": worker.limits.max_tokens,
+            "batches": worker.num_batches,
+            "sequences": worker.num_sequences,
+            "tokens": worker.num_tokens,
+            "in_flight": len(worker.in_flight),
+            "last_batch_seconds": round(worker.last_seconds, 6),
         }
-        for state in dispatcher.workers.values()
+        for worker in dispatcher.workers.values()
     ]
-    return json.dumps(facts, default=str).encode()
+    return json.dumps(status, default=str).encode()
 
 
-def _facts(ventilator: Ventilator, identity: bytes) -> dict[str, Any]:
-    config, addresses = ventilator.config, ventilator.link.addresses
-    known = ventilator.link.info.get("supervisor", {})
-    workers = ventilator.dispatcher.workers
-    state = known.get("state", "starting")
+def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
+    config, addresses, supervisor = state.config, state.addresses, state.supervisor
+    phase = supervisor.get("state", "starting")
     return {
         "client": identity.decode("ascii", "backslashreplace"),
-        "num_process": known.get("num_process", 0),
+        "num_process": supervisor.get("num_process", 0),
         "ventilator -> worker": [addresses.dispatch],
         "worker -> sink": addresses.results,
         "ventilator <-> sink": addresses.link,
         "server_current_time": str(datetime.now()),
-        "num_concurrent_socket": len(workers),
+        "num_concurrent_socket": len(state.dispatcher.workers),
         **config.public(),
         **_static(),
         "bert_serving_version": __version__,
         "protocol_version": PROTOCOL_VERSION,
-        "state": "degraded" if state == "ready" and ventilator.dispatcher.is_failing else state,
-        "num_ready_worker": known.get("num_ready_worker", 0),
-        "num_restarts": known.get("num_restarts", 0),
-        "restarts": known.get("restarts", {}),
-        "devices": known.get("devices", []),
-        "engine_in_use": known.get("engine", config.engine),
-        "dtype_in_use": known.get("dtype", config.dtype),
+        "state": "degraded" if phase == "ready" and state.dispatcher.is_failing else phase,
+        "num_ready_worker": supervisor.get("num_ready_worker", 0),
+        "num_restarts": supervisor.get("num_restarts", 0),
+        "restarts": supervisor.get("restarts", {}),
+        "devices": supervisor.get("devices", []),
+        "engine_in_use": supervisor.get("engine", config.engine),
+        "dtype_in_use": supervisor.get("dtype", config.dtype),
     }
 
 
@@ -105,6 +127,7 @@ def _static() -> dict[str, Any]:
 
 
 def _version(*distributions: str) -> str:
+    """Returns the version of the first installed distribution, or an empty string."""
     for name in distributions:
         try:
             return metadata.version(name)

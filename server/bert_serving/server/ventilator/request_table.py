@@ -1,0 +1,323 @@
+"""Tracks requests from their arrival until the sink has all rows: tokenizing, batches, repetitions, errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Any
+
+import zmq
+
+from ..errors import Draining, RequestError, TooLarge
+from ..ipc import commands
+from ..ipc.commands import u64
+from ..ipc.messages import Command
+from ..ipc.process_context import ProcessContext
+from ..ipc.sockets import make_socket
+from ..model.config import ModelConfig
+from ..model.pooling import PoolingStrategy
+from ..monitoring.drift import Reference, UnknownDrift
+from ..monitoring.statistics import Statistics
+from ..scheduling.dispatcher import Dispatcher
+from ..scheduling.jobs import Job, JobChunk, RequestKey, token_width
+from ..tokenization.tokenizer import Tokenized, Tokenizer
+from .requests import Request, RequestLimits, read_texts
+from .result_limit import ResultLimit
+from .sink_channel import SinkChannel
+from .tokenizer_thread import TokenizerThread, tokenize
+
+#: Messages up to this size are tokenized in the loop, which takes less time than a hand-over to the thread.
+INLINE_BYTES = 8192
+#: Largest number of truncated texts that a reply lists.
+MAX_TRUNCATED = 1000
+
+
+class RequestTable:
+    """Holds the requests in progress. Each method advances requests after one event.
+
+    Args:
+        sink: channel for announcements, queries and error replies.
+        clock: returns monotonic seconds.
+        first_id: lower bound of job ids and batch ids. They are unique across restarts of the ventilator, so reports
+            about jobs of an earlier ventilator are recognized.
+
+    Attributes:
+        jobs: jobs by ``local_id``, in order of arrival.
+        draining: new requests are rejected.
+    """
+
+    def __init__(
+        self,
+        context: ProcessContext,
+        tokenizer: Tokenizer,
+        model: ModelConfig,
+        sink: SinkChannel,
+        statistics: Statistics,
+        clock: Callable[[], float],
+        first_id: int,
+    ) -> None:
+        config = context.config
+        self._config, self._log, self._clock = config, context.log, clock
+        self._tokenizer, self._max_positions = tokenizer, model.max_position_embeddings
+        self._limits = RequestLimits(config.max_request_size, config.max_text_length, config.max_queue_tokens)
+        self._result_limit = ResultLimit(config, model)
+        self._statistics, self._sink = statistics, sink
+        reference = context.options["drift"]
+        self.unknown_drift = UnknownDrift(Reference.from_dict(reference), config.drift_window) if reference else None
+        self.thread = TokenizerThread(context.context, tokenizer, self._limits)
+        router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
+        router.bind(context.addresses.dispatch)
+        self.dispatcher = Dispatcher(config, router, self.fail, sink.send, context.log, clock, first_id)
+        self.jobs: dict[int, Job] = {}
+        self.draining = False
+        self._by_key: dict[RequestKey, Job] = {}
+        self._counts: Counter[tuple[bytes, bytes]] = Counter()  # jobs by identity and request id
+        self._last_local_id, self._last_id = 0, first_id
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue has reached ``-max_queue_tokens``, so that further requests stay unread."""
+        return self.dispatcher.scheduler.num_tokens + self.thread.backlog >= self._config.max_queue_tokens
+
+    def unknown_ids(self, identity: bytes, request_ids: Iterable[int]) -> list[int]:
+        """Returns the request ids of a client that are not in progress."""
+        return [number for number in request_ids if (identity, b"%d" % number) not in self._counts]
+
+    # ---------------------------------------------------------------- requests
+
+    def accept(self, request: Request) -> None:
+        """Starts a request, or continues it if it was repeated.
+
+        Raises:
+            RequestError: the request is rejected.
+        """
+        if len(request.message) > self._config.max_message_bytes:
+            raise TooLarge(
+                f"the request has {len(request.message)} bytes; the limit is {self._config.max_message_bytes} "
+                f"(-max_message_bytes): send fewer texts at a time"
+            )
+        key = RequestKey(request.identity, request.request_id, hashlib.blake2b(request.message).digest())
+        job = self._by_key.get(key)
+        if job is not None:
+            self._repeat(job, request)
+            return
+        if self.draining:
+            raise Draining("the server is stopping and takes no new requests; send it again when it is back")
+        if len(request.message) <= INLINE_BYTES:
+            texts = read_texts(request.message, self._limits)
+            job = self._open(request, key, len(texts))
+            self._add_chunk(JobChunk(job, 0, tokenize(self._tokenizer, texts)), is_last=True)
+        else:
+            job = self._open(request, key, 0)  # the thread counts the texts when it decodes them
+            self.thread.submit(job.local_id, request.message)
+
+    def _open(self, request: Request, key: RequestKey, size: int) -> Job:
+        self._last_local_id += 1
+        job = Job(self._last_local_id, key, size, self._clock())
+        job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
+        self.jobs[job.local_id] = self._by_key[key] = job
+        self._counts[key[:2]] += 1
+        if size:
+            self._record(job)
+        return job
+
+    def _record(self, job: Job) -> None:
+        """Records a request in the statistics and the log, once its number of texts is known."""
+        self._statistics.record_data_request(job.identity, job.size, self._clock())
+        self._log.debug("new encode request\treq id: %s\tsize: %d\tclient: %r", job.request_id, job.size, job.identity)
+
+    def _repeat(self, job: Job, request: Request) -> None:
+        """Queries the sink about a job whose client sent the request again, after it lost a connection.
+
+        The sink may have published the result to the lost connection, and BATCH_DONE may not have recv_available yet.
+        """
+        job.last_received_at = self._clock()
+        job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
+        if job.query_outstanding:
+            job.retry_requested = True
+        elif job.id:
+            self._query(job)
+
+    def _query(self, job: Job) -> None:
+        job.query_outstanding, job.retry_requested = True, False
+        self._sink.send([commands.QUERY_JOB, u64(job.local_id), u64(job.id)])
+
+    def on_query_reply(self, local_id: int, job_id: int, is_published: bool) -> None:
+        """Handles the sink's reply: whether it had published the result of a job before the query."""
+        job = self.jobs.get(local_id)
+        if job is None or job.id != job_id:
+            return  # a job of an earlier ventilator
+        job.query_outstanding = False
+        if job.retry_requested and (job.missing or not is_published):
+            self._query(job)
+        elif job.missing:
+            return  # in progress; the sink does not know a job whose announcement travels with its batch
+        elif not is_published:
+            self._remove(job)
+        elif self.draining:
+            self._remove(job)
+            error = Draining("the server is stopping; the result was published before the request was repeated")
+            self._sink.publish_error(job.identity, job.request_id, error)
+        else:
+            self._log.debug("req id: %s of client %r is encoded again", job.request_id, job.identity)
+            self._assign_id(job)
+            job.retry_requested, job.is_recomputed = False, True
+            job.received_at = job.tokenized_at = job.last_received_at
+            job.started_at = inf
+            self._dispatch_all(job)
+
+    def _dispatch_all(self, job: Job) -> None:
+        """Announces all chunks of a job again and queues them."""
+        job.missing = job.size
+        for chunk in job.chunks:
+            is_last = job.is_complete and chunk is job.chunks[-1]
+            self.dispatcher.add(chunk, self._announcement(chunk, is_last))
+
+    def _assign_id(self, job: Job) -> None:
+        self._last_id += 1
+        job.id = self._last_id
+
+    # ---------------------------------------------------------------- tokens
+
+    def on_tokenized(self, limit: int) -> None:
+        """Handles up to ``limit`` chunks from the tokenizer thread."""
+        for result in self.thread.receive(limit):
+            job = self.jobs.get(result.local_id)
+            if job is None or job.failed:
+                continue
+            job.is_complete = result.is_end
+            if result.error is not None:
+                self.fail(job, result.error)
+                continue
+            if not job.size:
+                job.size = job.missing = result.size
+                self._record(job)
+            if result.tokenized is not None:
+                self._add_chunk(JobChunk(job, result.first_row, result.tokenized), result.is_last)
+
+    def _add_chunk(self, chunk: JobChunk, is_last: bool) -> None:
+        """Adds tokenized texts to their job and queues them."""
+        job, tokenized = chunk.job, chunk.tokenized
+        try:
+            self._result_limit.check(chunk)
+        except TooLarge as error:
+            job.is_complete = job.is_complete or is_last
+            self.fail(job, error)
+            return
+        statistics = self._statistics
+        statistics.num_tokens += len(tokenized.input_ids)
+        statistics.num_unknown_tokens += tokenized.num_unknown
+        if len(tokenized.truncated):
+            statistics.num_truncated += len(tokenized.truncated)
+            job.num_truncated += len(tokenized.truncated)
+            if len(job.truncated) < MAX_TRUNCATED:
+                job.truncated += (tokenized.truncated + chunk.first_row).tolist()
+        if self.unknown_drift is not None:
+            self.unknown_drift.add(len(tokenized.lengths), len(tokenized.input_ids), tokenized.num_unknown)
+        if self._config.verbose:
+            self._log_tokens(tokenized)
+        if self._config.show_tokens_to_client:
+            chunk.tokens_json = json.dumps(self._tokenizer.tokens(tokenized)).encode()
+        if not job.chunks:
+            self._assign_id(job)
+        job.chunks.append(chunk)
+        job.is_complete = is_last
+        if is_last:
+            job.tokenized_at = self._clock()
+        self.dispatcher.add(chunk, self._announcement(chunk, is_last))
+
+    def _announcement(self, chunk: JobChunk, is_last: bool) -> Command:
+        """Returns the JOB_CHUNK command of a chunk. That of the last chunk has metadata, and completes the job."""
+        job, config = chunk.job, self._config
+        frames = [u64(job.id), u64(job.size), job.identity, job.request_id, u64(chunk.first_row), chunk.tokens_json]
+        if not is_last:
+            return [commands.JOB_CHUNK, *frames]
+        metadata: dict[str, Any] = {}
+        if job.num_truncated:
+            metadata = {"num_truncated": job.num_truncated, "truncated": job.truncated[:MAX_TRUNCATED]}
+        if config.max_seq_len is None and config.pooling_strategy == PoolingStrategy.NONE:
+            metadata["width"] = token_width(job.chunks, self._max_positions)
+        if job.wants_timing:
+            metadata["times"] = [job.received_at, job.tokenized_at]
+        if job.wants_num_tokens:
+            metadata["num_tokens"] = sum(len(each.tokenized.input_ids) for each in job.chunks)
+        return [commands.JOB_CHUNK, *frames, json.dumps(metadata).encode() if metadata else b"{}"]
+
+    def _log_tokens(self, tokenized: Tokenized) -> None:
+        width = self._config.max_seq_len or int(tokenized.lengths.max())
+        start = 0
+        for tokens, length in zip(self._tokenizer.tokens(tokenized), tokenized.lengths, strict=True):
+            pad = max(width - int(length), 0)
+            ids = tokenized.input_ids[start : start + length].tolist() + [0] * pad
+            mask = [1] * int(length) if tokenized.mask is None else tokenized.mask[start : start + length].tolist()
+            types = [0] * int(length) if tokenized.type_ids is None else tokenized.type_ids[start : start + length]
+            start += length
+            self._log.debug("tokens: %s", " ".join(tokens))
+            self._log.debug("input_ids: %s", " ".join(map(str, ids)))
+            self._log.debug("input_mask: %s", " ".join(map(str, mask + [0] * pad)))
+            self._log.debug("input_type_ids: %s", " ".join(map(str, [*types, *[0] * pad])))
+
+    # ---------------------------------------------------------------- results and errors
+
+    def on_batch_done(self, batch_id: int, started_at: float) -> None:
+        """Counts the rows of a batch that the sink has, and removes finished jobs."""
+        for each in self.dispatcher.batch_done(batch_id, started_at):
+            job = each.key.job
+            job.missing -= len(each.rows)
+            job.started_at = min(job.started_at, started_at)
+            if job.missing == 0 and not job.failed:
+                if not job.is_recomputed:
+                    self._statistics.record_timing(job.timing(self._clock()))
+                if not job.query_outstanding:
+                    self._remove(job)
+
+    def on_sink_restart(self, nonce: bytes) -> None:
+        """Announces and queues all unfinished jobs again, because a new sink has none of their rows."""
+        self._sink.sync(self.dispatcher.next_batch_id, nonce)
+        unfinished = sorted((job for job in self.jobs.values() if job.chunks), key=lambda job: job.id)
+        if unfinished:
+            self._log.warning("the sink was restarted; computing %d requests again", len(unfinished))
+        self.dispatcher.reset()
+        for job in unfinished:
+            job.query_outstanding = job.retry_requested = False
+            self._dispatch_all(job)
+        self._sink.flush()  # before any batch: the announcements reach the sink before the results
+
+    def fail(self, job: Job, error: RequestError) -> None:
+        """Publishes an error for a job and cancels it. Other jobs are not affected."""
+        if job.failed:
+            return
+        self._statistics.record_error(error.kind)
+        self._log.warning("request %s of client %r failed: %s", job.request_id.decode(), job.identity, error)
+        self._sink.publish_error(job.identity, job.request_id, error)
+        self._cancel(job)
+
+    def cancel_client(self, identity: bytes) -> None:
+        """Cancels the requests of a disconnected client, except those that it has repeated since."""
+        latest = self._clock() - self._config.absent_ttl
+        jobs = [job for job in self.jobs.values() if job.identity == identity and job.last_received_at <= latest]
+        if jobs:
+            self._log.warning("client %r is disconnected; dropping its %d requests", identity, len(jobs))
+        for job in jobs:
+            self._cancel(job)
+
+    def _cancel(self, job: Job) -> None:
+        job.failed = True
+        if job.chunks:
+            self._sink.send([commands.CANCEL_JOB, u64(job.id)])
+            self.dispatcher.drop(job)
+        if not job.is_complete:
+            self.thread.cancel(job.local_id)
+        self._remove(job)
+
+    def _remove(self, job: Job) -> None:
+        if self.jobs.pop(job.local_id, None) is None:
+            return
+        del self._by_key[job.key]
+        identity_and_id = job.key[:2]
+        self._counts[identity_and_id] -= 1
+        if not self._counts[identity_and_id]:
+            del self._counts[identity_and_id]
