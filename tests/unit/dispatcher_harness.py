@@ -1,4 +1,4 @@
-"""A dispatcher with a test in place of workers and sink."""
+"""Runs a dispatcher; the test plays the workers and the sink."""
 
 from __future__ import annotations
 
@@ -20,12 +20,22 @@ SMALL_BATCHES = ("-max_batch_size", "4")
 EPOCH = 5
 
 
-def announcement(job: int, size: int = 1, note: bytes | None = b"{}", identity: bytes = b"me") -> Command:
-    return [commands.JOB_CHUNK, u64(job), u64(size), identity, b"7", u64(0), b"", *([] if note is None else [note])]
+def announcement(job: int, size: int = 1, metadata: bytes | None = b"{}", identity: bytes = b"me") -> Command:
+    """Returns a JOB_CHUNK command; without metadata, further chunks follow."""
+    return [
+        commands.JOB_CHUNK,
+        u64(job),
+        u64(size),
+        identity,
+        b"7",
+        u64(0),
+        b"",
+        *([] if metadata is None else [metadata]),
+    ]
 
 
 class DispatcherHarness:
-    """A dispatcher, the workers' ends of its socket, and what it said."""
+    """Holds a dispatcher, the sockets of its workers, and its commands for the sink."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -60,20 +70,21 @@ class DispatcherHarness:
         self.dispatcher.register_worker(name, {"max_tokens": 4096})
 
     def ask(self, size: int = 1, is_last: bool = True, job: Job | None = None) -> tuple[Job, Command]:
-        """A request of so many texts, or a part of one."""
+        """Adds a request of ``size`` texts, or a chunk of one. Returns the job and its announcement."""
         self.count += 1
         if job is None:
             job = Job(self.count, RequestKey(b"client", b"1", b""), size, self.now, id=self.count)
         job.is_complete = is_last
         ids = np.arange(3 * size, dtype=np.int32)
         tokenized = Tokenized(ids, None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0)
-        part = JobChunk(job, 0, tokenized)
-        job.chunks.append(part)
-        word = announcement(job.id, size, b"{}" if is_last else None)
-        self.dispatcher.add(part, word)
-        return job, word
+        chunk = JobChunk(job, 0, tokenized)
+        job.chunks.append(chunk)
+        command = announcement(job.id, size, b"{}" if is_last else None)
+        self.dispatcher.add(chunk, command)
+        return job, command
 
     def batch(self, worker: bytes) -> tuple[BatchMessage, list[Command]]:
+        """Returns the next batch of a worker, and its announcements."""
         self.dispatcher.dispatch()
         assert self.workers[worker].poll(LIMIT), "no batch"
         message = BatchMessage.from_frames(self.workers[worker].recv_multipart(copy=False))

@@ -227,7 +227,7 @@ def test_words_of_another_ventilator_are_passed_over(around: Around) -> None:
 
 
 def test_tokens_and_notes_travel_too(around: Around) -> None:
-    word = announcement(job(1), note=json.dumps({"num_tokens": 9}).encode())
+    word = announcement(job(1), metadata=json.dumps({"num_tokens": 9}).encode())
     word[6] = b'[["[CLS]", "[SEP]"]]'
     around.give(1, [job(1)], [word])
     reply = parse_reply(around.client.recv_multipart())

@@ -1,7 +1,7 @@
-"""A request that is sent again while it is under way, with the test in place of worker and sink.
+"""Tests of requests that a client repeats while they are in progress. The test plays the worker and the sink.
 
-The answer may have been published into a connection that was cut just before. What the real parts would have to do in
-which order, no test from outside can force.
+The result may have been published to a connection that had just closed. A test from outside cannot force this order of
+events.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from servers import wait_until
 REQUEST = [b"client", json.dumps(["hello world"]).encode(), b"1", b"1"]
 
 
-class Inside(ProcessHarness):
-    """A ventilator in a thread, and the ends of all its sockets."""
+class VentilatorHarness(ProcessHarness):
+    """Runs a ventilator in a thread, and holds the other ends of its sockets."""
 
     def __init__(self) -> None:
         super().__init__("ventilator")
@@ -39,143 +39,144 @@ class Inside(ProcessHarness):
         self.worker.send_multipart([commands.REGISTER, json.dumps({"max_tokens": 4096, "device": "none"}).encode()])
         self.client = make_socket(self.context, zmq.PUSH)
         self.client.connect(f"tcp://127.0.0.1:{self.config.port}")
-        self.words: deque[Command] = deque()  # that the sink has received and not looked at
+        self.commands: deque[Command] = deque()  # received by the sink and not yet checked
         self.start(self.ventilator)
 
-    def ask(self) -> None:
+    def request(self) -> None:
+        """Sends the request, or repeats it."""
         self.client.send_multipart(REQUEST)
 
-    def ask_again(self) -> tuple[int, list[bytes]]:
-        """Asks twice; the number of the batch, and what the sink is asked: ticket and job."""
-        self.ask()
+    def request_twice(self) -> tuple[int, list[bytes]]:
+        """Sends the request twice. Returns the id of its batch, and the query for the sink: local id and job id."""
+        self.request()
         batch = self.batch()
-        self.ask()
-        return batch, self.word(commands.QUERY_JOB)[1:]
+        self.request()
+        return batch, self.command(commands.QUERY_JOB)[1:]
 
     def batch(self) -> int:
-        """The number of the next batch that a worker is given."""
-        return self.batch_with_words()[0]
+        """Returns the id of the next batch for the worker."""
+        return self.batch_with_announcements()[0]
 
-    def batch_with_words(self) -> tuple[int, list[Command]]:
-        """The next batch that a worker is given, and what it says to the sink."""
+    def batch_with_announcements(self) -> tuple[int, list[Command]]:
+        """Returns the id of the next batch for the worker, and its announcements for the sink."""
         assert self.worker.poll(LIMIT), "no batch"
         message = BatchMessage.from_frames(self.worker.recv_multipart(copy=False))
         return message.id, decode_commands(message.announcements) if message.announcements else []
 
-    def word(self, kind: bytes) -> Command:
-        """The next word of that kind to the sink."""
+    def command(self, kind: bytes) -> Command:
+        """Returns the next command of this kind for the sink."""
         while True:
-            while not self.words:
-                assert self.sink.poll(LIMIT), f"no word {kind!r}"
-                self.words.extend(decode_commands(self.sink.recv()))
-            word = self.words.popleft()
-            if word[0] == kind:
-                return word
+            while not self.commands:
+                assert self.sink.poll(LIMIT), f"no command {kind!r}"
+                self.commands.extend(decode_commands(self.sink.recv()))
+            command = self.commands.popleft()
+            if command[0] == kind:
+                return command
 
-    def tell(self, *word: bytes) -> None:
-        self.sink.send(encode_commands([list(word)]))
+    def send_from_sink(self, *command: bytes) -> None:
+        self.sink.send(encode_commands([list(command)]))
 
     def num_jobs(self) -> int:
-        """Requests under way."""
+        """Returns the number of requests in progress."""
         self.client.send_multipart([b"client", b"SHOW_STATUS", b"2", b"0"])
-        return int(json.loads(self.word(commands.PUBLISH)[2])["queue"]["requests"])
+        return int(json.loads(self.command(commands.PUBLISH)[2])["queue"]["requests"])
 
 
 @pytest.fixture
-def inside() -> Iterator[Inside]:
-    inside = Inside()
+def harness() -> Iterator[VentilatorHarness]:
+    harness = VentilatorHarness()
     try:
-        yield inside
+        yield harness
     finally:
-        inside.close()
+        harness.close()
 
 
-def test_an_answer_that_went_out_before_the_question_is_made_again(inside: Inside) -> None:
-    inside.ask()
-    batch, [word] = inside.batch_with_words()
-    first_job = word[1]
-    inside.ask()
-    _, ticket, job = inside.word(commands.QUERY_JOB)
+def test_a_result_published_before_the_query_is_computed_again(harness: VentilatorHarness) -> None:
+    harness.request()
+    batch, [announcement] = harness.batch_with_announcements()
+    first_job = announcement[1]
+    harness.request()
+    _, local_id, job = harness.command(commands.QUERY_JOB)
     assert job == first_job
-    # As the sink speaks: the batch came and the answer was published, and then the question was read.
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    inside.tell(commands.JOB_PUBLISHED, ticket, job)
-    batch, [word] = inside.batch_with_words()
-    second_job = word[1]
+    # The order at the sink: it received the batch, published the result, and then read the query.
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    harness.send_from_sink(commands.JOB_PUBLISHED, local_id, job)
+    batch, [announcement] = harness.batch_with_announcements()
+    second_job = announcement[1]
     assert from_u64(second_job) > from_u64(first_job)
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0)
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    wait_until(lambda: harness.num_jobs() == 0)
 
 
-def test_an_answer_that_is_still_to_come_is_not_made_twice(inside: Inside) -> None:
-    batch, (ticket, job) = inside.ask_again()
-    inside.tell(commands.JOB_PENDING, ticket, job)
-    assert inside.num_jobs() == 1
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0)
-    assert not inside.worker.poll(0), "it was encoded again"
+def test_a_pending_result_is_not_computed_twice(harness: VentilatorHarness) -> None:
+    batch, (local_id, job) = harness.request_twice()
+    harness.send_from_sink(commands.JOB_PENDING, local_id, job)
+    assert harness.num_jobs() == 1
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    wait_until(lambda: harness.num_jobs() == 0)
+    assert not harness.worker.poll(0), "the request was encoded again"
 
 
-def test_a_request_is_kept_until_the_sink_has_said_what_became_of_it(inside: Inside) -> None:
-    inside.ask()
-    batch = inside.batch()
-    inside.ask()
-    inside.ask()
-    question = inside.word(commands.QUERY_JOB)
-    assert inside.num_jobs() == 1  # so it has read all three
-    inside.tell(commands.JOB_PENDING, *question[1:])
-    assert inside.word(commands.QUERY_JOB) == question  # for the one that came in between
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    assert inside.num_jobs() == 1
-    inside.tell(commands.JOB_PUBLISHED, *question[1:])
-    batch = inside.batch()
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0)
+def test_a_request_is_kept_until_the_sink_has_answered_the_query(harness: VentilatorHarness) -> None:
+    harness.request()
+    batch = harness.batch()
+    harness.request()
+    harness.request()
+    query = harness.command(commands.QUERY_JOB)
+    assert harness.num_jobs() == 1  # so the ventilator has read all three
+    harness.send_from_sink(commands.JOB_PENDING, *query[1:])
+    assert harness.command(commands.QUERY_JOB) == query  # for the repetition in between
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    assert harness.num_jobs() == 1
+    harness.send_from_sink(commands.JOB_PUBLISHED, *query[1:])
+    batch = harness.batch()
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    wait_until(lambda: harness.num_jobs() == 0)
 
 
-def test_a_sink_that_has_not_heard_of_a_job_is_asked_once_more(inside: Inside) -> None:
-    """The word of a short request travels with its batch, so before that "published" can mean "never heard of"."""
-    inside.ask()
-    batch = inside.batch()
-    inside.ask()
-    inside.ask()
-    question = inside.word(commands.QUERY_JOB)
-    assert inside.num_jobs() == 1  # so it has read all three
-    inside.tell(commands.JOB_PUBLISHED, *question[1:])
-    assert inside.word(commands.QUERY_JOB) == question
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    inside.tell(commands.JOB_PUBLISHED, *question[1:])
-    batch = inside.batch()
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0)
+def test_a_sink_without_the_announcement_is_queried_again(harness: VentilatorHarness) -> None:
+    """The announcement of a short request travels with its batch, so JOB_PUBLISHED may mean that it has not arrived."""
+    harness.request()
+    batch = harness.batch()
+    harness.request()
+    harness.request()
+    query = harness.command(commands.QUERY_JOB)
+    assert harness.num_jobs() == 1  # so the ventilator has read all three
+    harness.send_from_sink(commands.JOB_PUBLISHED, *query[1:])
+    assert harness.command(commands.QUERY_JOB) == query
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    harness.send_from_sink(commands.JOB_PUBLISHED, *query[1:])
+    batch = harness.batch()
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    wait_until(lambda: harness.num_jobs() == 0)
 
 
-def test_a_server_that_stops_makes_no_answer_again(inside: Inside) -> None:
-    batch, (ticket, job) = inside.ask_again()
-    inside.ventilator.requests.draining = True
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    inside.tell(commands.JOB_PUBLISHED, ticket, job)
-    assert json.loads(inside.word(commands.PUBLISH)[2])["error"]["type"] == "draining"
-    wait_until(lambda: inside.num_jobs() == 0)
-    assert not inside.worker.poll(0), "it was encoded again"
+def test_a_draining_server_does_not_compute_a_result_again(harness: VentilatorHarness) -> None:
+    batch, (local_id, job) = harness.request_twice()
+    harness.ventilator.requests.draining = True
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    harness.send_from_sink(commands.JOB_PUBLISHED, local_id, job)
+    assert json.loads(harness.command(commands.PUBLISH)[2])["error"]["type"] == "draining"
+    wait_until(lambda: harness.num_jobs() == 0)
+    assert not harness.worker.poll(0), "the request was encoded again"
 
 
-def test_what_is_said_of_another_job_is_passed_over(inside: Inside) -> None:
-    """Tickets begin with 1 in each ventilator, and an old sink's word may come to a new one."""
-    inside.ask()
-    batch = inside.batch()
-    for word in (commands.JOB_PUBLISHED, commands.JOB_PENDING):
-        inside.tell(word, u64(1), u64(7))
-    assert inside.num_jobs() == 1
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0)
+def test_replies_about_other_jobs_are_ignored(harness: VentilatorHarness) -> None:
+    """Local ids start at 1 in each ventilator, and a reply to an earlier one may arrive late."""
+    harness.request()
+    batch = harness.batch()
+    for kind in (commands.JOB_PUBLISHED, commands.JOB_PENDING):
+        harness.send_from_sink(kind, u64(1), u64(7))
+    assert harness.num_jobs() == 1
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    wait_until(lambda: harness.num_jobs() == 0)
 
 
-def test_a_new_sink_is_not_asked_about_what_an_old_one_knew(inside: Inside) -> None:
-    _, (ticket, job) = inside.ask_again()
-    inside.tell(commands.SYNC_REQUEST, b"nonce")
-    batch = inside.batch()
-    inside.tell(commands.JOB_PUBLISHED, ticket, job)  # of the old sink, too late
-    assert inside.num_jobs() == 1
-    inside.tell(commands.BATCH_DONE, u64(batch), u64(0))
-    wait_until(lambda: inside.num_jobs() == 0)
+def test_a_new_sink_is_not_queried_about_earlier_jobs(harness: VentilatorHarness) -> None:
+    _, (local_id, job) = harness.request_twice()
+    harness.send_from_sink(commands.SYNC_REQUEST, b"nonce")
+    batch = harness.batch()
+    harness.send_from_sink(commands.JOB_PUBLISHED, local_id, job)  # late, from the old sink
+    assert harness.num_jobs() == 1
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    wait_until(lambda: harness.num_jobs() == 0)
