@@ -9,7 +9,7 @@ from ..errors import ConfigError
 ANY_ORIGIN = "*"
 #: One or more labels of a host name.
 _LABELS = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
-#: ``*`` matches one or more leading labels; the rest of the host name follows, or nothing.
+#: ``*`` matches one or more leading labels; the rest of the host name may follow.
 _PATTERN = re.compile(r"([a-z][a-z0-9+.-]*://)\*((?:\.[a-z0-9_-]+)*(?::[0-9]+)?)", re.IGNORECASE)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\[[0-9a-f:.]+\](?::[0-9]+)?", re.IGNORECASE)
 #: Characters by which flask-cors detects a regular expression.

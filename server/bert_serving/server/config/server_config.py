@@ -70,7 +70,7 @@ class ServerConfig:
 
     max_seq_len: int | None = option(
         25, "longest sequence in tokens, including [CLS] and [SEP]; longer texts are truncated on the right and the "
-        "client is told. NONE: the number of positions of the model", parse=sequence_length, metavar="N", v1=True,
+        "reply reports it. NONE: the number of positions of the model", parse=sequence_length, metavar="N", v1=True,
         group="BERT Parameters")
     do_lower_case: bool = option(
         True, "do not lower-case texts or strip accents: for cased models", parse=None, switch_to=False,

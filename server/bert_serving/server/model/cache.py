@@ -95,7 +95,7 @@ class Cache:
 
         Args:
             kind: prefix of the folder's name; entries of one kind are pruned together.
-            cache_key: everything that determines what ``build`` writes, as JSON values.
+            cache_key: all inputs that determine the files of the entry, as JSON values.
             build: writes the files of the entry into a given folder.
 
         Raises:

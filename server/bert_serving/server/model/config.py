@@ -78,10 +78,10 @@ def load_model_config(
 ) -> ModelConfig:
     """Reads and validates the configuration of a model in milliseconds, without its weights.
 
-    A folder has the layout of Google (``bert_config.json``, ``vocab.txt``, a TF1 checkpoint) or of Hugging Face
-    (``config.json``, ``vocab.txt`` or ``tokenizer.json``, ``model.safetensors`` or ``pytorch_model.bin``, whole or
-    sharded). Configuration and vocabulary are read from ``model_dir``. The checkpoint is in ``tuned_model_dir``, if
-    given, with either layout.
+    A folder has one of two layouts. That of Google is ``bert_config.json``, ``vocab.txt`` and a TF1 checkpoint. That of
+    Hugging Face is ``config.json``, ``vocab.txt`` or ``tokenizer.json``, and ``model.safetensors`` or
+    ``pytorch_model.bin``, whole or sharded. Configuration and vocabulary are read from ``model_dir``. The checkpoint is
+    in ``tuned_model_dir``, if given, with either layout.
 
     Raises:
         ModelNotFound: a folder or a file is missing; the message lists the existing files.

@@ -38,7 +38,7 @@ def import_tensorflow(purpose: str) -> ModuleType:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Discards what native code writes to stderr, unless the block fails or the user set ``TF_CPP_MIN_LOG_LEVEL``.
+    """Discards output of native code to stderr, unless the block fails or the user set ``TF_CPP_MIN_LOG_LEVEL``.
 
     TensorFlow writes some lines before its log level applies, so the redirection is at the file descriptor.
     """

@@ -4,7 +4,7 @@ Clients that wait for each result send their next requests together, shortly aft
 of the first such request alone costs almost as much as a batch of all of them, because each batch reads all weights. So
 the worker waits for the clients that its last batch answered, for a small fraction of the duration of that batch.
 
-If requests arrive at random, the delay gains nothing. A moving average of earlier outcomes decides whether the worker
+If requests arrive at random, the delay has no benefit. A moving average of earlier outcomes decides whether the worker
 waits. While it does not wait, it retries after every ``RETRY_AFTER`` skipped delays.
 """
 

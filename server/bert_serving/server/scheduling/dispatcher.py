@@ -1,13 +1,13 @@
-"""Dispatches batches to workers, tracks them in batch, and retries failed ones.
+"""Dispatches batches to workers, tracks them in flight, and retries failed ones.
 
 Dispatch is by credit. A worker holds up to two batches, a running and a queued one, so it does not idle between them.
 The second batch is sent only when more sequences could not improve it. An idle worker may delay a small batch, see
-``batch_delay``. A batch stays in batch until the sink has its rows.
+``batch_delay``. A batch stays in flight until the sink has its rows.
 
 - If the engine fails, the batch is bisected until the failing sequence is isolated. Only its request gets an error.
 - If the worker dies, the batch is split into eighths: each crash costs a restart of a worker.
-- If a batch is lost, it is requeued and its credit returns. The results of a worker arrive in the order of its batches,
-  so the result of a later batch shows that an earlier one is lost. So does an idle worker with batches in batch.
+- If a batch is lost, it is requeued and its credit returns. The results of a worker arrive in the order of its batches.
+  So the result of a later batch shows that an earlier one is lost, and so does an idle worker with batches in flight.
 """
 
 from __future__ import annotations

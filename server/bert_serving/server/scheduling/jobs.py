@@ -100,8 +100,8 @@ class JobChunk:
 def token_width(chunks: list[JobChunk], max_positions: int) -> int:
     """Returns the tokens per sequence in token-level output if ``max_seq_len`` is NONE, as in 1.10.0.
 
-    The width is the largest number of words in a sequence (both texts of a pair together), plus two special tokens, or
-    three if any sequence of the request is a pair.
+    The width is the largest number of words in a sequence, with both texts of a pair, plus the special tokens. There
+    are two special tokens, or three if any sequence of the request is a pair.
     """
     words, has_pair = 0, False
     for chunk in chunks:

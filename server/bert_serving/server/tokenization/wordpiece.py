@@ -27,8 +27,8 @@ MAX_CACHED_WORDS = 100_000
 #: A text of more characters is read block by block, and only up to ``max_words``.
 LONG_TEXT = 8192
 
-#: Length of a run of combining marks from which accents are removed before NFD sorts the run, and the sampling step of
-#: the search for such runs.
+#: Smallest run of combining marks from which accents are removed before NFD sorts the run. The search for such runs
+#: looks at every ``MARKS_STEP``-th character.
 MAX_MARKS, MARKS_STEP = 64, 16
 
 #: Marks the end of each segment in the list of words and in the list of ids.

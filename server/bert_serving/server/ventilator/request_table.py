@@ -29,7 +29,7 @@ from .result_limit import ResultLimit
 from .sink_channel import SinkChannel
 from .tokenizer_thread import TokenizerThread, tokenize
 
-#: Messages up to this size are tokenized in the loop, which takes less time than a hand-over to the thread.
+#: Messages up to this size are tokenized in the loop, because a transfer to the thread takes longer.
 INLINE_BYTES = 8192
 #: Largest number of truncated texts that a reply lists.
 MAX_TRUNCATED = 1000
@@ -154,7 +154,7 @@ class RequestTable:
         if job.retry_requested and (job.missing or not is_published):
             self._query(job)
         elif job.missing:
-            return  # in progress; the sink does not know a job whose announcement travels with its batch
+            return  # in progress; its announcement may still travel with its batch
         elif not is_published:
             self._remove(job)
         elif self.draining:

@@ -1,6 +1,6 @@
 """The ventilator: receives requests, tokenizes them, and sends batches of sequences of many clients to the workers.
 
-One poll loop owns all sockets. A thread tokenizes large requests chunk by chunk, so the loop stays responsive and the
+One poll loop owns all sockets. A thread tokenizes large requests chunk by chunk. So the loop stays responsive, and the
 first chunks are computed while the last ones are still text.
 """
 
@@ -110,7 +110,7 @@ class Ventilator:
         return 1000 if wakeup is None else max(0, ceil(1000 * (wakeup - self.clock())))
 
     def _report_drained(self) -> None:
-        """Tells the supervisor that a worker, or the server, has finished its work."""
+        """Reports to the supervisor that a worker, or the server, has finished its work."""
         if self._draining_worker is not None and self.dispatcher.drain_worker(self._draining_worker):
             self.control.send_multipart([WORKER_DRAINED, self._draining_worker])
             self._draining_worker = None
