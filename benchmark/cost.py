@@ -1,12 +1,13 @@
-"""How cost grows: sentences per second against their length, the number of clients, and the size of a request.
+"""Measure throughput against sentence length, number of clients and request size.
 
     python benchmark/cost.py
     python benchmark/cost.py -model_dir /models/bert -dtype bf16 -out cost-bf16
 
-Takes the flags of ``bert-serving-benchmark`` for the server and the load, but for those that say what is measured.
-Three tables and plots: random sentences of exactly 8 to 512 tokens, in requests of 64; 1 to 256 clients with one
-sentence at a time each; requests of 1 to 8192 sentences. The latter two send test sentences of the STS benchmark, or
-those of ``-texts``, each as long as it is.
+Accepts the flags of ``bert-serving-benchmark`` for the server and the load, except those that select tests. Writes
+three tables and plots: random sentences of exactly 8 to 512 tokens in requests of 64; 1 to 256 clients with one
+sentence
+per request; requests of 1 to 8192 sentences. The last two send test sentences of the STS benchmark, or those of
+``-texts``, with their own lengths.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ CLIENTS = [2**n for n in range(9)]
 SIZES = [2**n for n in range(14)]
 
 
-#: Flags of ``bert-serving-benchmark``, beside those of its tests, that would change what the three are.
+#: Flags of ``bert-serving-benchmark``, in addition to its tests, that this script rejects.
 REFUSED = ("test_num_worker", "client_batch_size", "num_client")
 
 
 def experiments(
     config: ServerConfig, positions: int, words: SentenceSource, sentences: SentenceSource
 ) -> list[Experiment]:
-    """The three, for a model that takes so many tokens, of random words and of real sentences."""
+    """Return the three experiments, of random words and of real sentences, for a model with ``positions`` positions."""
     long_enough = config.with_(max_seq_len=min(128, positions))
     lengths = [config.with_(max_seq_len=length) for length in LENGTHS if length <= positions]
     return [
@@ -47,13 +48,13 @@ def experiments(
         ),
         Experiment(
             "clients",
-            "Clients at a time, each with one sentence at a time; the rates are those of all together.",
+            "Concurrent clients with one sentence per request; rates are totals of all clients.",
             [Setting(str(number), long_enough, Load(number, 1)) for number in CLIENTS],
             source=sentences,
         ),
         Experiment(
             "request size",
-            "Sentences in a request of one client.",
+            "Sentences per request of one client.",
             [Setting(str(size), long_enough, Load(1, size)) for size in SIZES],
             source=sentences,
         ),
@@ -61,17 +62,20 @@ def experiments(
 
 
 def main() -> int:
-    words = sys.argv[1:]
-    args = read_args(["-out", "bert-serving-cost", *words])
+    arguments = sys.argv[1:]
+    args = read_args(["-out", "bert-serving-cost", *arguments])
     default = get_benchmark_parser().get_default
     if not args.all_layers or any(getattr(args, name) != default(name) for name in REFUSED):
         flags = "-test_*, -open_loop, -client_batch_size and -num_client"
-        print(f"benchmark/cost.py: {flags} are for bert-serving-benchmark, here the tests are fixed", file=sys.stderr)
+        print(
+            f"benchmark/cost.py: {flags} have no effect: the tests are fixed; use bert-serving-benchmark",
+            file=sys.stderr,
+        )
         return 2
     try:
         config = ServerConfig.from_args(args)
         model = config.read_model()
-        plan = make_plan(args, config, shlex.join(["python", "benchmark/cost.py", *words]))
+        plan = make_plan(args, config, shlex.join(["python", "benchmark/cost.py", *arguments]))
         random_words = SentenceSource.from_files(None, args.client_vocab_file, args.seed)
     except (ServingError, ModelError, OSError, ValueError) as error:
         print(f"benchmark/cost.py: {error}", file=sys.stderr)

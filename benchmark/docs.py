@@ -1,5 +1,4 @@
-"""Puts measured results into docs/benchmark.md, each between its marks, the plots beside it, and draws that of the
-README anew.
+"""Insert measured results and plots into docs/benchmark.md, and draw the chart of the README.
 
 python benchmark/docs.py --five bert-serving-benchmark --cost bert-serving-cost --peers bert-serving-peers
 python benchmark/docs.py --quality quality.md --footprint footprint.md --host_path host_path.md
@@ -17,24 +16,24 @@ import picture
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "benchmark.md"
 FILES = {"five": "result.md", "cost": "result.md", "peers": "peers.md"}
-#: Scripts that print their result: what they have printed, in a file.
+#: Scripts whose printed output is read from a file.
 PRINTED = ("quality", "int8_layers", "footprint", "host_path", "tokenization")
 
 
 def with_result(page: str, name: str, result: str) -> str:
-    """The page with what is between the marks of ``name`` replaced.
+    """Return the page with the text between the marks of ``name`` replaced.
 
     Raises:
         ValueError: the page has no such marks.
     """
     marks = re.compile(rf"(<!-- measured: {name} -->\n).*?(<!-- end -->\n)", re.S)
     if not marks.search(page):
-        raise ValueError(f"{PAGE} has no place for {name!r}: <!-- measured: {name} --> and <!-- end -->")
+        raise ValueError(f"{PAGE} lacks the marks of {name!r}; add <!-- measured: {name} --> and <!-- end -->")
     return marks.sub(lambda match: f"{match[1]}\n{result.strip(chr(10))}\n\n{match[2]}", page)
 
 
 def with_plots(result: str, name: str, folder: Path) -> str:
-    """The result with the plot of each table under its heading; the files are copied into ``docs/images``."""
+    """Copy the plots to ``docs/images`` and return the result with each plot under its heading."""
     images = DOCS / "images"
     images.mkdir(exist_ok=True)
 
@@ -53,7 +52,7 @@ def main() -> None:
     for name, file in FILES.items():
         parser.add_argument(f"--{name}", type=Path, help=f"folder with {file}")
     for name in PRINTED:
-        parser.add_argument(f"--{name}", type=Path, help=f"file with what benchmark/{name}.py has printed")
+        parser.add_argument(f"--{name}", type=Path, help=f"file with the output of benchmark/{name}.py")
     args = vars(parser.parse_args())
     page = PAGE.read_text("utf-8")
     for name, file in FILES.items():

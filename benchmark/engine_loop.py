@@ -1,12 +1,12 @@
-"""An engine alone, without a server around it: sequences and tokens per second, and the time of one sentence.
+"""Measure an engine without a server: sequences and tokens per second, and the time of one sentence.
 
     python benchmark/engine_loop.py                                    # the embedded model
     python benchmark/engine_loop.py -random base -dtype fp32 bf16      # BERT-base shape, random weights
     python benchmark/engine_loop.py -model_dir /models/bert -sentences sentences.txt
     python benchmark/engine_loop.py -random base -length 128 -batch_size 32
 
-Compare figures of one run only: other programs on the machine can halve them. The CPU time of a sequence suffers less
-from them, but threads that wait actively (ONNX Runtime's do) are counted in it.
+Compare only figures of the same run: other programs on the machine can halve them. The CPU time per sequence is less
+affected, but includes the spinning of waiting threads (ONNX Runtime).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SIZES = {
 
 
 def random_model(size: str, folder: Path) -> str:
-    """A folder with random weights in the shape of BERT-``size``, Hugging Face style; written once."""
+    """Write a model folder in Hugging Face style with random weights and BERT-``size`` shape, once; return its path."""
     from safetensors.numpy import save_file
 
     if (folder / "model.safetensors").is_file():
@@ -83,7 +83,7 @@ def random_model(size: str, folder: Path) -> str:
 
 
 def read_sequences(args: argparse.Namespace, model: ModelConfig) -> list[list[int]]:
-    """Token ids: of a file of sentences, of a fixed length, or of lengths like those of the STS benchmark."""
+    """Return token ids: of a file of sentences, of a fixed length, or of lengths like those of the STS benchmark."""
     random = np.random.default_rng(1)
     if args.sentences:
         limit = model.max_position_embeddings
@@ -92,28 +92,28 @@ def read_sequences(args: argparse.Namespace, model: ModelConfig) -> list[list[in
         )
         tokenized = tokenizer.encode(Path(args.sentences).read_text("utf-8").splitlines()[: args.number])
         return [part.tolist() for part in np.split(tokenized.input_ids, np.cumsum(tokenized.lengths)[:-1])]
-    # the STS benchmark's test sentences have 14.2 tokens in the mean, 5 to 70
+    # The test sentences of the STS benchmark have 14.2 tokens on average, 5 to 70.
     drawn = 5 + random.gamma(2.2, 9.2 / 2.2, args.number).astype(int)
     lengths = np.full(args.number, args.length) if args.length else np.minimum(drawn, 70)
     return [random.integers(1, model.vocab_size, length).tolist() for length in lengths]
 
 
 def pack(sequences: list[list[int]]) -> Batch:
-    """A batch of these sequences, all of token type 0."""
+    """Return a batch of the sequences with token type 0."""
     ids = np.concatenate([np.array(ids, np.int32) for ids in sequences])
     lengths = np.array([len(ids) for ids in sequences], np.int32)
     return Batch(ids, np.zeros_like(ids), np.ones_like(ids), lengths)
 
 
 def batches(sequences: list[list[int]], size: int) -> Iterator[Batch]:
-    """Batches of sequences of similar length."""
+    """Yield batches of sequences of similar length."""
     ordered = sorted(sequences, key=len)
     for start in range(0, len(ordered), size):
         yield pack(ordered[start : start + size])
 
 
 def best_time(engine: Engine, work: list[Batch], repeats: int) -> tuple[float, float]:
-    """Least seconds and least CPU seconds of ``repeats`` passes over ``work``, after one that does not count."""
+    """Return the minimum seconds and CPU seconds of ``repeats`` passes over ``work``, after one warm-up pass."""
     wall, cpu = [], []
     for _ in range(repeats + 1):
         start, start_cpu = time.perf_counter(), time.process_time()
@@ -125,7 +125,7 @@ def best_time(engine: Engine, work: list[Batch], repeats: int) -> tuple[float, f
 
 
 def single_times(engine: Engine, sequences: list[list[int]]) -> np.ndarray:
-    """Seconds of each sentence, one at a time."""
+    """Return the seconds of each sentence, one at a time."""
     work = [pack([ids]) for ids in sequences]
     seconds = []
     for batch in work[:5] + work:
@@ -136,7 +136,7 @@ def single_times(engine: Engine, sequences: list[list[int]]) -> np.ndarray:
 
 
 def memory_mib() -> tuple[float, float]:
-    """Memory of this process that no other shares, and all of its resident memory, in MiB; Linux only."""
+    """Return private and resident memory of this process in MiB; Linux only."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text("ascii").splitlines()
     except OSError:
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> None:
     if args.random:
         folder = random_model(args.random, Path(default_cache_dir()) / f"random-{args.random}")
     if folder is None:
-        sys.exit("there is no embedded model: name one with -model_dir, or take -random base")
+        sys.exit("the embedded model is not installed; use -model_dir or -random base")
     model = load_model_config(folder)
     sequences = read_sequences(args, model)
     tokens = sum(len(ids) for ids in sequences)

@@ -1,12 +1,12 @@
-"""How long a server takes to start, and how much memory it takes, by engine and number of workers.
+"""Measure the start time and the memory of a server by engine and number of workers.
 
     python benchmark/footprint.py
     python benchmark/footprint.py --engine onnx --dtype int8 --size mini --workers 1
 
-A model of BERT-base shape with random weights, on the CPU. The first start finds an empty cache and prepares the model;
-after it the server is started again, as it is after every deployment. Seconds count from the launch of the command to
-"all set, ready to serve request!". Memory is that of all processes together, when each worker has encoded some batches:
-PSS counts a page that several processes share once, USS leaves shared pages out. Linux only. Prints Markdown.
+Uses a model of BERT-base shape with random weights on the CPU. The cold start has an empty cache and prepares the
+model. Warm starts use the cache, as after a deployment. Seconds count from the launch of the command to "all set, ready
+to serve request!". Memory is the total of all processes after each worker has encoded some batches. PSS counts a shared
+page once, USS excludes shared pages. Linux only. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ MIB = 1 << 20
 
 
 class StartError(RuntimeError):
-    """A server did not start; the message has its last words."""
+    """A server did not start; the message contains the end of its log."""
 
 
 @contextlib.contextmanager
 def serving(flags: list[str], cache: str) -> Iterator[tuple[int, tuple[int, int], float]]:
-    """A server's process id, its ports, and the seconds that it took to start.
+    """Run a server; yield its process id, its ports, and its start time in seconds.
 
     Raises:
-        StartError: it did not start.
+        StartError: the server did not start.
     """
     port, port_out = free_ports(2)
     command = [sys.executable, "-m", "bert_serving.server", *flags, "-port", str(port), "-port_out", str(port_out)]
@@ -78,14 +78,14 @@ def serving(flags: list[str], cache: str) -> Iterator[tuple[int, tuple[int, int]
 
 
 def memory_mib(pid: int) -> tuple[float, float]:
-    """PSS and USS of a process and all that it has started."""
+    """Return PSS and USS of a process and its descendants in MiB."""
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     infos = [process.memory_full_info() for process in family]
     return sum(info.pss for info in infos) / MIB, sum(info.uss for info in infos) / MIB
 
 
 def work(ports: tuple[int, int], workers: int) -> None:
-    """Gives every worker some batches of sentences that differ in length."""
+    """Let every worker encode some batches of sentences of different lengths."""
     words = random.Random(0)
     texts = [" ".join(["w7"] * words.randint(5, 40)) + f" w{number}" for number in range(128 * workers)]
     with BertClient(port=ports[0], port_out=ports[1]) as client:
@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--engine", nargs="+", default=["onnx", "tensorflow", "torch"])
     parser.add_argument("--dtype", nargs="+", default=["fp32", "bf16", "int8"])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--repeats", type=int, default=3, help="starts from a warm cache; the median counts")
+    parser.add_argument("--repeats", type=int, default=3, help="starts with a warm cache; the median is reported")
     args = parser.parse_args()
 
     folder = random_model(args.size, Path(default_cache_dir()) / f"random-{args.size}")
@@ -111,7 +111,7 @@ def main() -> int:
         try:
             engines.choose(engine, "cpu", dtype)
         except EngineUnavailable as error:
-            print(f"{engine} {dtype} is left out: {error}", file=sys.stderr)
+            print(f"skipping {engine} {dtype}: {error}", file=sys.stderr)
             continue
         try:
             cells = measure(["-cpu", "-model_dir", folder, "-engine", engine, "-dtype", dtype], args)
@@ -123,7 +123,7 @@ def main() -> int:
 
 
 def measure(flags: list[str], args: argparse.Namespace) -> list[str]:
-    """The cells of a row."""
+    """Return the cells of a row."""
     with tempfile.TemporaryDirectory(prefix="bert-serving-footprint-") as cache:
         with serving(flags, cache) as (_, _, cold):
             pass

@@ -1,16 +1,16 @@
-"""The engine torch on one GPU: tokens per second and the share of the GPU's peak, alone and served.
+"""Measure the engine torch on one GPU: tokens per second and share of the peak, with and without a server.
 
     python benchmark/gpu.py                                  # BERT-base shape, random weights, bf16 and fp16
     python benchmark/gpu.py --workers 1 2 4 --dtype bf16     # several workers on the same GPU
     python benchmark/gpu.py --device cpu --size tiny --dtype fp32 --length 16 --seconds 0.2
 
-First the vectors are compared with fp32 on the CPU: where they are too far off, nothing is measured. Then the engine
-alone encodes batches of ``--batch_tokens`` tokens; then servers with ``--workers`` workers on the GPU are given
-requests by ``--clients`` clients. All sequences of a batch have the same length, and none is like another. Writes
-``gpu.md`` and ``gpu.json`` into the folder ``--out``.
+The script first compares the vectors with fp32 on the CPU and stops if they differ too much. The engine then encodes
+batches of ``--batch_tokens`` tokens. After that, servers with ``--workers`` workers on the GPU receive requests from
+``--clients`` clients. All sequences of a batch have the same length and different tokens. Writes ``gpu.md`` and
+``gpu.json`` to the folder ``--out``.
 
-MFU is the arithmetic of the model (two operations for each multiplication with a weight or an attention score) by the
-time it took, as a share of the peak that the GPU's maker states for dense 16-bit matrices.
+MFU is the arithmetic of the model (two operations per multiplication with a weight or an attention score) divided by
+the time, as a share of the vendor's peak for dense 16-bit matrices.
 """
 
 from __future__ import annotations
@@ -43,34 +43,35 @@ from bert_serving.server.errors import ServingError
 from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import ModelConfig, load_model_config
 
-#: Dense 16-bit TFLOP/s with 32-bit sums by the makers' data sheets; the first whose words are all in the GPU's name.
+#: Dense 16-bit TFLOP/s with 32-bit sums, from the vendors' data sheets; the first entry whose words are all in the name
+#: of the GPU.
 PEAKS = {
     "B200": 2250, "H200": 989, "GH200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "A40": 150,
     "A30": 165, "A10G": 70, "A10": 125, "L40S": 362, "L40": 181, "L4": 121, "T4": 65, "V100": 125,
 }  # fmt: skip
-#: Least cosine to the fp32 vectors on the CPU.
+#: Minimum cosine to the fp32 vectors on the CPU.
 MIN_COSINE = {"fp32": 0.99999, "bf16": 0.99, "fp16": 0.999}
-#: Batches of each kind, all different.
+#: Number of batches of each size, all different.
 BATCHES = 4
-#: Tokens in a request of a client.
+#: Number of tokens per request of a client.
 REQUEST_TOKENS = 32768
 
 
 def operations_per_token(model: ModelConfig, length: int) -> int:
-    """Floating-point operations of all layers for one token of a sequence of ``length``."""
+    """Return the floating-point operations of all layers for one token of a sequence of ``length`` tokens."""
     hidden = model.hidden_size
     dense = 4 * hidden * hidden + 2 * hidden * model.intermediate_size
     return 2 * model.num_hidden_layers * (dense + 2 * length * hidden)
 
 
 def find_peak(name: str) -> float | None:
-    """Peak of the GPU called ``name``, TFLOP/s; None where it is not known."""
+    """Return the peak of the GPU ``name`` in TFLOP/s, or None if it is unknown."""
     words = set(re.split(r"[\s_-]+", name))  # "A100-SXM4-80GB" is an A100, "RTX A1000" and "RTX A4000" are not
     return next((float(peak) for part, peak in PEAKS.items() if words.issuperset(part.split())), None)
 
 
 def make_engine(model: ModelConfig, device: Device, dtype: str) -> Engine:
-    """An engine that pools the last of all layers."""
+    """Return an engine that pools the last layer."""
     spec = EngineSpec(model, default_cache_dir(), pooling_layers=(-1,), dtype=dtype)
     engine_module.prepare(spec, lambda _: None)
     return engine_module.create(spec, device)
@@ -82,13 +83,13 @@ def random_batch(model: ModelConfig, lengths: list[int], seed: int) -> Batch:
 
 
 def worst_cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
-    """Least cosine between the rows of two arrays."""
+    """Return the minimum cosine between the rows of two arrays."""
     products = np.linalg.norm(vectors, axis=1) * np.linalg.norm(exact, axis=1)
     return float(np.min(np.sum(vectors * exact, axis=1) / products))
 
 
 def loop_rate(engine: Engine, batches: list[Batch], seconds: float) -> float:
-    """Tokens per second of an engine that is given one batch after the other for at least so long."""
+    """Return the tokens per second of an engine that encodes batches for at least ``seconds``."""
     for batch in batches:
         engine.encode(batch)
     tokens, start = 0, time.perf_counter()
@@ -100,10 +101,10 @@ def loop_rate(engine: Engine, batches: list[Batch], seconds: float) -> float:
 
 
 def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, workers: int) -> float:
-    """Tokens per second of a server, from its clients' first request to their last answer.
+    """Return the tokens per second of a server, from the first request to the last response.
 
     Raises:
-        ServingError: the server could not start, or a request failed.
+        ServingError: the server did not start, or a request failed.
     """
     where = ["-cpu"] if args.device == "cpu" else ["-device_map", *["0"] * workers]
     words = ["-model_dir", folder, "-engine", "torch", "-dtype", dtype, "-num_worker", str(workers), *where,
@@ -112,7 +113,7 @@ def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, 
     config = ServerConfig.from_args(read_args(words))
     load = Load(args.clients, max(1, min(REQUEST_TOKENS, max(args.batch_tokens)) // length))
     plan = Plan(
-        # words of the model, so that no two sentences are the same tokens
+        # Words of the vocabulary, so that no two sentences have the same tokens.
         source=SentenceSource(None, [f"w{number}" for number in range(30000)], 0),
         repeats=Repeats(8, 2, args.seconds, 4 * args.seconds),
         seed=0,
@@ -128,9 +129,10 @@ def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, 
 
 
 def sentence_transformers_rate(args: argparse.Namespace, folder: str, dtype: str, length: int) -> float:
-    """Tokens per second of the library sentence-transformers in this process, in the same dtype.
+    """Return the tokens per second of the library sentence-transformers in this process, in the same dtype.
 
-    It sorts the texts by length itself; all have the same length here. Its best of all ``--batch_tokens`` counts.
+    The library sorts texts by length; all texts have the same length here. The best of all ``--batch_tokens`` is
+    returned.
     """
     import torch
     from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
@@ -158,10 +160,10 @@ def sentence_transformers_rate(args: argparse.Namespace, folder: str, dtype: str
 
 
 def check(args: argparse.Namespace, model: ModelConfig, device: Device) -> list[dict[str, Any]]:
-    """Worst cosine to fp32 on the CPU, for each dtype and for fp32 on the device.
+    """Return the worst cosine to fp32 on the CPU for each dtype, and for fp32 on the device.
 
     Raises:
-        EngineError: it is too far off.
+        EngineError: a cosine is below its minimum.
     """
     lengths = np.random.default_rng(1).integers(1, min(128, model.max_position_embeddings), 32).tolist()
     batch = random_batch(model, [*lengths, model.max_position_embeddings], 2)
@@ -176,12 +178,12 @@ def check(args: argparse.Namespace, model: ModelConfig, device: Device) -> list[
         engine.close()
         print(f"{dtype}: worst cosine to fp32 on the CPU {cosine:.6f}", file=sys.stderr)
         if not cosine >= MIN_COSINE[dtype]:
-            raise EngineError(f"{dtype} vectors are wrong: worst cosine {cosine:.6f}, at least {MIN_COSINE[dtype]}")
+            raise EngineError(f"{dtype} vectors are wrong: worst cosine {cosine:.6f}, minimum {MIN_COSINE[dtype]}")
     return rows
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """All that was measured; writes it after each figure."""
+    """Measure everything and write the result after each figure."""
     folder = random_model(args.size, Path(default_cache_dir()) / f"random-{args.size}")
     model = load_model_config(folder)
     device = Device(args.device, memory_fraction=0.9)
@@ -233,11 +235,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as a page of Markdown."""
+    """Return the result as a Markdown page."""
     peak = (
-        f"{result['peak_tflops']:,.0f} TFLOP/s"
-        if result["peak_tflops"]
-        else "not known, so there is no MFU: name it with --peak"
+        f"{result['peak_tflops']:,.0f} TFLOP/s" if result["peak_tflops"] else "unknown, so MFU is missing; set --peak"
     )
     lines = [
         "## GPU",
@@ -258,7 +258,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
-    """Writes ``gpu.md`` and ``gpu.json`` into ``folder``."""
+    """Write ``gpu.md`` and ``gpu.json`` to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gpu.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (folder / "gpu.md").write_text(markdown(result), "utf-8")
@@ -266,17 +266,19 @@ def write(folder: Path, result: dict[str, Any]) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="cpu shows that the command works")
+    parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu", help="cpu only tests the script")
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--dtype", nargs="+", choices=MIN_COSINE, default=["bf16", "fp16"])
-    parser.add_argument("--length", nargs="+", type=int, default=[50, 128, 512], help="tokens of a sequence, up to 512")
+    parser.add_argument("--length", nargs="+", type=int, default=[50, 128, 512], help="tokens of a sequence, 3 to 512")
     parser.add_argument("--batch_tokens", nargs="+", type=int, default=[4096, 16384, 65536],
-                        help="tokens of a batch; servers make batches of the most of them")  # fmt: skip
-    parser.add_argument("--workers", nargs="*", type=int, default=[1, 2], help="on the GPU; none: no server")
-    parser.add_argument("--peer", action="store_true", help="sentence-transformers beside it, where it is installed")
-    parser.add_argument("--clients", type=int, default=8, help="of a server, each with one request at a time")
-    parser.add_argument("--seconds", type=float, default=5.0, help="least time for each figure")
-    parser.add_argument("--peak", type=float, help="the GPU's dense 16-bit peak in TFLOP/s, where it is not known")
+                        help="tokens of a batch; servers use the largest value")  # fmt: skip
+    parser.add_argument(
+        "--workers", nargs="*", type=int, default=[1, 2], help="workers on the GPU; without a value, no server"
+    )
+    parser.add_argument("--peer", action="store_true", help="also measure sentence-transformers, if installed")
+    parser.add_argument("--clients", type=int, default=8, help="clients of a server, each with one request at a time")
+    parser.add_argument("--seconds", type=float, default=5.0, help="minimum seconds per figure")
+    parser.add_argument("--peak", type=float, help="dense 16-bit peak of the GPU in TFLOP/s, if unknown")
     parser.add_argument("--out", default="bert-serving-gpu", help="folder for gpu.md and gpu.json")
     args = parser.parse_args(argv)
     if not all(3 <= length <= 512 for length in args.length):

@@ -1,4 +1,4 @@
-"""What stands above a printed table: the command that repeats it, when and where it ran, and what was measured."""
+"""Print the heading of a table: the command, the date, the machine, and what was measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bert_serving.server.benchmark.machine import machine, versions
 
 
 def print_heading(what: str) -> None:
-    """Of the script that runs. ``what``: a line or two on the model and the texts."""
+    """Print the heading for the running script; ``what`` describes the model and the texts."""
     facts = machine()
     features = " ".join(facts.get("features", []))
     print("    " + shlex.join(["python", f"benchmark/{Path(sys.argv[0]).name}", *sys.argv[1:]]))

@@ -1,11 +1,11 @@
-"""Everything but the model: how fast short sentences pass through the server when the engine answers with zeros.
+"""Measure everything except the model: throughput of short sentences with an engine that returns zeros.
 
     python benchmark/host_path.py
 
-Bulk: sentences per second of one client that sends large requests, its own work included. Single: the latency of one
-sentence at a time. Beside it the floor, which no server of this shape can be below: a message of as many frames through
-four ZeroMQ hops in as many processes (client, three that pass it on, and the client again), which do nothing else.
-Prints Markdown.
+Bulk: sentences per second of one client with large requests, including its own work. Single: latency of one sentence at
+a time. Floor, the lower bound of this architecture: a message with the same number of frames through four ZeroMQ hops
+in
+four processes (the client, three forwarders, and the client again). Prints Markdown.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.config.server_config import ServerConfig
 from heading import print_heading
 
-#: Frames of the floor's message, and bytes of the largest: about what a vector of 768 values takes.
+#: Frames of the message of the floor, and bytes of the largest frame: about the size of a vector of 768 values.
 FRAMES, PAYLOAD = 5, 3072
-SECONDS = 20.0  # longest wait for the floor's answer
-#: Passes on whatever comes: addresses to bind or connect, in and out.
+SECONDS = 20.0  # maximum seconds to wait for the message
+#: Forwards all messages; arguments: address to bind, address to connect.
 HOP = """
 import sys, zmq
 context = zmq.Context()
@@ -46,14 +46,14 @@ while True:
 
 
 def sentences(number: int) -> list[str]:
-    """Of 5 to 10 common words, all different but for chance."""
+    """Return different sentences of 5 to 10 common words."""
     chosen = random.Random(0)
     return [" ".join(chosen.choices(COMMON, k=chosen.randint(5, 10))) for _ in range(number)]
 
 
 @contextlib.contextmanager
 def floor() -> Iterator[Callable[[], None]]:
-    """A call that sends a message through the hops and waits until it is back: tcp, ipc, ipc, tcp."""
+    """Yield a function that sends a message through the hops and waits for it: tcp, ipc, ipc, tcp."""
     first, last = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
     with tempfile.TemporaryDirectory(prefix="bert-serving-hops-") as folder, contextlib.ExitStack() as stack:
         between = [f"ipc://{folder}/{number}" for number in range(2)]
@@ -77,7 +77,7 @@ def floor() -> Iterator[Callable[[], None]]:
 
 
 def latencies(call: Callable[[], object], number: int) -> np.ndarray:
-    """Milliseconds of each call, after some that do not count."""
+    """Return the milliseconds of each call, after some warm-up calls."""
     times = []
     for _ in range(number + number // 10):
         start = time.perf_counter()
@@ -88,10 +88,10 @@ def latencies(call: Callable[[], object], number: int) -> np.ndarray:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=8192, help="sentences in a request of the bulk load")
-    parser.add_argument("--requests", type=int, default=10, help="of the bulk load; the median counts")
+    parser.add_argument("--size", type=int, default=8192, help="sentences per request of the bulk load")
+    parser.add_argument("--requests", type=int, default=10, help="requests of the bulk load; the median is reported")
     parser.add_argument("--singles", type=int, default=2000, help="single requests")
-    parser.add_argument("--model_dir", help="whose vocabulary to use; the default model where it is left out")
+    parser.add_argument("--model_dir", help="model with the vocabulary; default: the default model")
     args = parser.parse_args()
 
     print_heading("Engine zeros, sentences of 5 to 10 words.")

@@ -1,12 +1,12 @@
-"""Which dense layers int8 should leave in fp32: what each choice does to quality and to speed.
+"""Measure quality and speed of int8 with some dense layers left in fp32.
 
     python benchmark/int8_layers.py
     python benchmark/int8_layers.py --model_dir /models/bert --pooling_layer -2
 
-Rounds all dense layers of the encoder but some: those of one kind, then those of one layer. For each choice: Spearman's
-correlation on the test split of the STS benchmark, as ``benchmark/quality.py`` has it, the cosine of the vectors to
-those of fp32, and how fast the engine is. All engines are measured in turn, ``--rounds`` times; the speed is the best
-round, and its ratio to that of int8 in which nothing is left out. Prints Markdown.
+Quantizes all dense layers of the encoder except one kind, or except one layer. For each choice it reports Spearman's
+correlation on the test split of the STS benchmark as in ``benchmark/quality.py``, the cosine to the fp32 vectors, and
+the speed of the engine. Engines are measured alternately, ``--rounds`` times. The speed is that of the best round, with
+its ratio to int8 without exceptions. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BATCH = 256
 
 
 class Chosen(onnx_int8.Int8):
-    """Int8 but where the scope matches ``left_out``."""
+    """Int8, except for scopes that match ``left_out``."""
 
     left_out: re.Pattern[str] | None = None
 
@@ -55,15 +55,15 @@ class Chosen(onnx_int8.Int8):
 
 
 def engine_without(spec: EngineSpec, left_out: str | None) -> onnx.OnnxEngine:
-    """An int8 engine in which the layers that match stay in fp32. Its files are not kept."""
+    """Return an int8 engine that keeps matching layers in fp32; delete its files."""
     Chosen.left_out = None if left_out is None else re.compile(left_out)
     with tempfile.TemporaryDirectory(prefix="bert-serving-int8-") as folder:
-        # The cache knows nothing of what is left out, so each choice has one of its own. The files are mapped.
+        # The cache key does not contain the choice, so each choice has its own folder. The files stay mapped.
         return onnx.create(replace(spec, cache_dir=folder), Device("cpu"))
 
 
 def encode(engine: onnx.OnnxEngine, batches: list[Batch]) -> tuple[np.ndarray, float]:
-    """Vectors of all batches, and the seconds it took."""
+    """Return the vectors of all batches, and the seconds."""
     start = time.perf_counter()
     found = [engine.encode(batch) for batch in batches]
     return np.concatenate(found), time.perf_counter() - start
@@ -71,7 +71,7 @@ def encode(engine: onnx.OnnxEngine, batches: list[Batch]) -> tuple[np.ndarray, f
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", help="folder of a model; by default the embedded all-MiniLM-L6-v2")
+    parser.add_argument("--model_dir", help="folder of a model; default: the embedded all-MiniLM-L6-v2")
     parser.add_argument("--pooling_layer", type=int, default=-1)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -84,7 +84,7 @@ def main() -> int:
     config = ServerConfig.from_args(read_args(flags))
     model = config.read_model()
     tokenizer = make_tokenizer(config, model)
-    # Sorted by length, as the scheduler would have them.
+    # Sorted by length, as by the scheduler.
     order = np.argsort([len(text) for text in sentences], kind="stable")
     batches = []
     for start in range(0, len(order), BATCH):

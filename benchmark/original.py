@@ -1,11 +1,11 @@
-"""Side by side with the original, bert-serving-server 1.10.0 on TensorFlow 1.15: same weights, same texts.
+"""Compare with the original, bert-serving-server 1.10.0 on TensorFlow 1.15, with the same weights and texts.
 
     python benchmark/original.py --python3.7 /path/to/python3.7
 
-Installs the original, unmodified, into a virtual environment of its own; writes a TF1 checkpoint in BERT-base shape
-with random weights (speed does not depend on their values); starts both servers, one worker each, on the CPU; checks
-that both give the same vectors; then lets them take turns, round by round, so that a machine whose speed drifts is
-unfair to neither. Prints a Markdown table of medians and of the ratios of neighbouring rounds.
+Installs the unmodified original in a virtual environment, and writes a TF1 checkpoint in BERT-base shape with random
+weights (speed does not depend on their values). Starts both servers with one worker each on the CPU, and checks that
+both return the same vectors. The servers are then measured alternately, so that a drift of the machine affects both.
+Prints a Markdown table of medians and of the ratios of neighbouring rounds.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ BASE = {
     "attention_probs_dropout_prob": 0.1,
 }
 
-#: Runs in a process of its own, with either client.
+#: Runs in a separate process, with either client.
 DRIVER = HERE / "peers" / "drivers" / "bert_client.py"
 
 
 class PeerError(RuntimeError):
-    """A server did not start, or a request of its client failed; the message says why."""
+    """A server did not start, or a request of its client failed; the message contains the reason."""
 
 
 def install_original(python: str) -> Path:
-    """The original's interpreter, with its packages; made once."""
+    """Install the packages of the original once; return its interpreter."""
     folder = CACHE / "original"
     interpreter = folder / "bin" / "python"
     if not (folder / ".complete").exists():
@@ -68,7 +68,7 @@ def install_original(python: str) -> Path:
 
 
 def write_checkpoint() -> Path:
-    """A BERT-base with random weights and the default model's vocabulary, as a TF1 checkpoint; made once."""
+    """Write a random BERT-base with the default vocabulary as a TF1 checkpoint, once; return its folder."""
     folder = CACHE / "base-tf1"
     if (folder / "bert_model.ckpt.index").exists():
         return folder
@@ -80,7 +80,7 @@ def write_checkpoint() -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     vocab = default_model_dir()
-    assert vocab, "the default model is not installed: run make setup"
+    assert vocab, "the default model is not installed; run make setup"
     shutil.copy(Path(vocab) / "vocab.txt", folder / "vocab.txt")
     (folder / "bert_config.json").write_text(json.dumps(BASE))
     from bert_serving.server.model.config import parse_config, ModelConfig  # noqa: I001
@@ -101,7 +101,7 @@ def write_checkpoint() -> Path:
 
 
 class RunningPeer:
-    """A server of one kind, and a client process of the same kind that talks to it."""
+    """A server of one version, and a client process of the same version."""
 
     def __init__(self, name: str, python: str, start: list[str], port: int, args: list[str], texts: Path) -> None:
         self.name = name
@@ -120,7 +120,7 @@ class RunningPeer:
         self._answer()
 
     def request(self, kind: str, number: int | list[int]) -> Any:
-        """Gives the driver a job, see ``peers/drivers/loop.py``, and returns its answer.
+        """Send a job to the driver, see ``peers/drivers/loop.py``, and return its result.
 
         Raises:
             PeerError: a request failed.
@@ -146,7 +146,7 @@ class RunningPeer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.server.wait(15)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.server.pid, 9)  # the original leaves its children behind
+            os.killpg(self.server.pid, 9)  # the original does not stop its children
         self.server.wait()
 
 
@@ -170,13 +170,13 @@ def both(
         ours.close()
 
 
-def compare(sides: tuple[RunningPeer, RunningPeer], kind: str, number: int, rounds: int) -> tuple[float, float, float]:
-    """Median seconds of each side, and the median ratio original / this of neighbouring rounds."""
+def compare(peers: tuple[RunningPeer, RunningPeer], kind: str, number: int, rounds: int) -> tuple[float, float, float]:
+    """Return the median seconds of each peer, and the median ratio original / this of neighbouring rounds."""
     reduce: Callable[[list[float]], float] = statistics.median if kind == "single" else sum
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        for side, into in zip(sides, seconds, strict=True):
-            into.append(reduce(side.request(kind, number)))
+        for peer, into in zip(peers, seconds, strict=True):
+            into.append(reduce(peer.request(kind, number)))
     ratio = statistics.median(a / b for a, b in zip(*seconds, strict=True))
     return statistics.median(seconds[0]), statistics.median(seconds[1]), ratio
 
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--extra", default="", help="more flags for this server, as '-dtype bf16'")
     args = parser.parse_args()
     if not args.python37:
-        parser.error("the original needs Python 3.7; name an interpreter with --python3.7")
+        parser.error("the original needs Python 3.7; set its interpreter with --python3.7")
     python37, model = install_original(args.python37), write_checkpoint()
     sentences = sts_sentences()
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -200,15 +200,15 @@ def main() -> None:
         print("| max_seq_len | load | 1.10.0 | this | ratio |\n|---|---|---|---|---|", flush=True)
         for length in args.max_seq_len:
             few = length > 40
-            with both(python37, model, length, Path(file.name), args.extra.split()) as sides:
-                old, new = (np.array(side.request("vectors", list(range(16)))) for side in sides)
+            with both(python37, model, length, Path(file.name), args.extra.split()) as peers:
+                old, new = (np.array(peer.request("vectors", list(range(16)))) for peer in peers)
                 worst = float(np.abs(old - new).max())
                 for kind, number, words in (
                     ("bulk", 128 if few else 512, "one request of {n}"),
                     ("single", 20 if few else 60, "one sentence at a time, p50"),
                     ("many", 128 if few else 256, "32 clients, one sentence at a time"),
                 ):
-                    a, b, ratio = compare(sides, kind, number, args.rounds)
+                    a, b, ratio = compare(peers, kind, number, args.rounds)
                     if kind == "single":
                         cells = f"{a * 1e3:.1f} ms | {b * 1e3:.1f} ms"
                     else:

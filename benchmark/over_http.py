@@ -1,14 +1,14 @@
-"""HTTP against ZeroMQ: the same sentences through both doors of one server, in turn.
+"""Compare HTTP with ZeroMQ: the same sentences through both interfaces of one server, alternately.
 
     python benchmark/over_http.py
     python benchmark/over_http.py -rounds 7 -out http.md -- -model_dir /models/bert -num_worker 2
 
-What stands after ``--`` are flags of ``bert-serving-start``. Two loads: 64 connections that are kept open, with one
-sentence at a time each, against as many ZeroMQ clients; and a few with many sentences in a request, whose vectors come
-as JSON, base64 or raw bytes. Each round measures every way once, the next one in the opposite order, and ratios are
-those of one round. Whoever sends sits in processes of its own and ends with a numpy array, whatever way it came.
+Arguments after ``--`` are flags of ``bert-serving-start``. Two loads: 64 keep-alive connections with one sentence per
+request, against 64 ZeroMQ clients; and a few connections with many sentences per request, whose vectors arrive as JSON,
+base64 or raw bytes. Each round measures every transport once, in alternating order. Ratios are those of one round.
+Senders run in separate processes and decode every response to a numpy array.
 
-``-engine zeros`` computes nothing, so it shows what the doors themselves cost and how far they could go.
+With ``-engine zeros``, the result is the cost and the maximum throughput of the interfaces.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from bert_serving.server.benchmark.machine import machine, versions
 from bert_serving.server.benchmark.managed_server import HOST, free_ports
 from texts import sts_sentences
 
-#: Senders of a process; more of them would wait for each other's interpreter instead of for the server.
+#: Maximum senders per process: more senders would wait for the interpreter lock instead of the server.
 SENDERS_PER_PROCESS = 32
 ZEROMQ = "ZeroMQ"
 HTTP_FORMS = ("raw", "base64", "JSON")
 
 
 class Connection:
-    """One HTTP connection that is kept open, and does no more than it must: it is the server that is measured."""
+    """A keep-alive HTTP connection with minimal overhead, so that the server is measured."""
 
     def __init__(self, port: int, texts: list[str], form: str) -> None:
         values = {"texts": texts} | ({"encoding_format": "base64"} if form == "base64" else {})
@@ -91,11 +91,11 @@ def _json(_: dict[bytes, bytes], body: bytes) -> np.ndarray:
     return np.array(orjson.loads(body)["results"], np.float32)
 
 
-# -- a process of senders ----------------------------------------------------------------------------------------------
+# -- a sender process --------------------------------------------------------------------------------------------------
 
 
 def run_senders() -> None:
-    """Reads a job (a line of JSON), says when it is ready, waits for a line, sends, and says what it has done."""
+    """Read a job (a line of JSON), report readiness, wait for a line, send requests and report the counts."""
     job = json.loads(sys.stdin.readline())
     senders = [_sender(job, texts) for texts in job["texts"]]
     for encode, _ in senders:
@@ -126,11 +126,11 @@ def run_senders() -> None:
 
 
 def _sender(job: dict[str, Any], texts: list[str]) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """How to send a request and wait for its vectors, and how to end."""
-    if job["way"] == ZEROMQ:
+    """Return functions that send a request and wait for its vectors, and that close the connection."""
+    if job["transport"] == ZEROMQ:
         client = BertClient(**job["ports"], timeout=60_000, check_length=False)
         return (lambda: client.encode(texts)), client.close
-    connection = Connection(job["http_port"], texts, job["way"])
+    connection = Connection(job["http_port"], texts, job["transport"])
     return connection.encode, connection.close
 
 
@@ -143,7 +143,7 @@ def _write_message(value: Any) -> None:
 
 @contextmanager
 def serving(flags: list[str], seconds: float) -> Iterator[dict[str, Any]]:
-    """A server of these flags, in processes of its own; gives the ports."""
+    """Run a server with these flags in separate processes; yield the ports."""
     port, port_out, http_port = free_ports(3)
     ports = ["-host", HOST, "-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port)]
     with tempfile.TemporaryFile() as log:
@@ -176,7 +176,7 @@ def _environment() -> dict[str, str]:
 
 
 def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
-    """Sentences per second of senders that each go on sending the same texts."""
+    """Return the sentences per second of senders that repeat the same texts."""
     shares = [texts[start : start + SENDERS_PER_PROCESS] for start in range(0, len(texts), SENDERS_PER_PROCESS)]
     command = [sys.executable, str(Path(__file__).resolve()), "--senders"]
     processes = [
@@ -197,7 +197,7 @@ def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
             process.communicate()
     failures = [failure for one in done for failure in one["failures"]]
     if failures:
-        sys.exit(f"{len(failures)} senders failed over {job['way']}; the first: {failures[0]}")
+        sys.exit(f"{len(failures)} senders failed over {job['transport']}; the first: {failures[0]}")
     size = len(texts[0])
     return sum(one["requests"] * size / one["seconds"] for one in done)
 
@@ -212,22 +212,30 @@ def _read_message(process: subprocess.Popen[str]) -> Any:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        sys.exit("a process of senders ended; what it wrote stands above")
+        sys.exit("a sender process ended; see its output above")
     return json.loads(line)
 
 
-def compare(facts: dict[str, Any], texts: list[list[str]], ways: tuple[str, ...], args: argparse.Namespace) -> str:
-    """A table of the ways: sentences per second, and the ratio to ZeroMQ."""
-    rates: dict[str, list[float]] = {way: [] for way in ways}
+def compare(
+    facts: dict[str, Any], texts: list[list[str]], transports: tuple[str, ...], args: argparse.Namespace
+) -> str:
+    """Return a table of the transports: sentences per second, and the ratio to ZeroMQ."""
+    rates: dict[str, list[float]] = {transport: [] for transport in transports}
     for number in range(args.rounds):
-        for way in ways if number % 2 == 0 else ways[::-1]:
-            rates[way].append(measure({**facts, "way": way, "seconds": args.seconds}, texts))
-            print(f"round {number + 1}, {way}: {rates[way][-1]:.0f} sentences/s", file=sys.stderr, flush=True)
-    rows = ["| way | sentences/s, median | least, most | of ZeroMQ, median | least, most |", "|---|---|---|---|---|"]
-    for way in ways:
-        ratios = [ours / theirs for ours, theirs in zip(rates[way], rates[ZEROMQ], strict=True)]
+        for transport in transports if number % 2 == 0 else transports[::-1]:
+            rates[transport].append(measure({**facts, "transport": transport, "seconds": args.seconds}, texts))
+            print(
+                f"round {number + 1}, {transport}: {rates[transport][-1]:.0f} sentences/s", file=sys.stderr, flush=True
+            )
+    rows = [
+        "| transport | sentences/s, median | least, most | of ZeroMQ, median | least, most |",
+        "|---|---|---|---|---|",
+    ]
+    for transport in transports:
+        ratios = [one / other for one, other in zip(rates[transport], rates[ZEROMQ], strict=True)]
+        ours = rates[transport]
         rows.append(
-            f"| {way} | {statistics.median(rates[way]):,.0f} | {min(rates[way]):,.0f}, {max(rates[way]):,.0f} "
+            f"| {transport} | {statistics.median(ours):,.0f} | {min(ours):,.0f}, {max(ours):,.0f} "
             f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} |"
         )
     return "\n".join(rows)
@@ -235,13 +243,27 @@ def compare(facts: dict[str, Any], texts: list[list[str]], ways: tuple[str, ...]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-rounds", type=int, default=5, help="how often each way is measured (default: %(default)s)")
-    parser.add_argument("-seconds", type=float, default=5.0, help="of each measurement (default: %(default)s)")
-    parser.add_argument("-connections", type=int, default=64, help="with single sentences (default: %(default)s)")
-    parser.add_argument("-bulk_connections", type=int, default=2, help="with many (default: %(default)s)")
-    parser.add_argument("-bulk_size", type=int, default=1024, help="sentences of a request (default: %(default)s)")
-    parser.add_argument("-start_timeout", type=float, default=600, help="of the server (default: %(default)s s)")
-    parser.add_argument("-out", type=Path, help="file for the Markdown; by default it is printed")
+    parser.add_argument("-rounds", type=int, default=5, help="rounds of measurements (default: %(default)s)")
+    parser.add_argument("-seconds", type=float, default=5.0, help="seconds of each measurement (default: %(default)s)")
+    parser.add_argument(
+        "-connections", type=int, default=64, help="connections with one sentence per request (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-bulk_connections",
+        type=int,
+        default=2,
+        help="connections with many sentences per request (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-bulk_size", type=int, default=1024, help="sentences per request of the latter (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-start_timeout",
+        type=float,
+        default=600,
+        help="maximum seconds until the server is ready (default: %(default)s)",
+    )
+    parser.add_argument("-out", type=Path, help="file for the Markdown; default: stdout")
     parser.add_argument("server", nargs="*", help="flags of bert-serving-start, after --")
     args = parser.parse_args()
     sentences = sts_sentences()

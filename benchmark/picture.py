@@ -1,4 +1,4 @@
-"""Draws docs/images/peers.png, the picture of the README, from the table in docs/benchmark.md.
+"""Draw docs/images/peers.png, the chart of the README, from the table in docs/benchmark.md.
 
 python benchmark/picture.py
 """
@@ -10,18 +10,18 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PICTURE = DOCS / "images" / "peers.png"
-#: Column of the table, and what it is.
+#: Column of the table and title of the load.
 LOADS = {3: "one request{size}", 7: "32 clients, one sentence each at a time"}
 OURS, OTHERS = "#1d4ed8", "#9ca3af"
 
 
 def rows(page: str, model: str) -> list[tuple[str, dict[int, float]]]:
-    """Name and sentences per second of each system, as the table under ``### model`` has them; 0 is not measured.
+    """Return name and sentences per second of each system from the table under ``### model``; 0 is not measured.
 
-    Bare loops are left out: they do less than all others.
+    Bare loops are left out, since they do less work than the other systems.
 
     Raises:
-        ValueError: there is no such table.
+        ValueError: the page has no such table.
     """
     found = []
     for line in _section(page, model).splitlines():
@@ -42,7 +42,7 @@ def _section(page: str, model: str) -> str:
 
 
 def draw(page: str, model: str = "BERT-base shape", path: Path = PICTURE) -> None:
-    """A bar for each system and load; ours in colour."""
+    """Draw one bar per system and load; bars of this project are coloured."""
     import matplotlib
 
     matplotlib.use("Agg")

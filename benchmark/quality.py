@@ -1,11 +1,11 @@
-"""What an engine and a dtype do to quality: Spearman's correlation on the test split of the STS benchmark.
+"""Measure the quality of each engine and dtype: Spearman's correlation on the test split of the STS benchmark.
 
     python benchmark/quality.py
     python benchmark/quality.py --only onnx --model_dir /models/bert --pooling_layer -2
 
-The default model (or ``--model_dir``) is served by each engine in each dtype that can be used here, through a real
-server. The score of a pair is the cosine of its two vectors; the correlation is that with the scores people gave.
-Beside it: the worst cosine of a vector to that of the first row. Prints Markdown.
+A server encodes the sentences with the default model (or ``--model_dir``), for each engine and dtype that this machine
+supports. The score of a pair is the cosine of its vectors. It is correlated with the human scores. The table also has
+the worst cosine of a vector to that of the first row. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DTYPES = ("fp32", "bf16", "int8")
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Rank of each value, from 0; equal values share the mean of theirs."""
+    """Return the rank of each value, from 0; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     means: np.ndarray = ends - (counts + 1) / 2
@@ -39,18 +39,18 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation of two arrays ``[n]``."""
+    """Return Spearman's rank correlation of two arrays ``[n]``."""
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of the rows of two arrays ``[n, d]``."""
+    """Return the cosines of the rows of two arrays ``[n, d]``."""
     products: np.ndarray = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return products
 
 
 def usable(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Engine and dtype of each row."""
+    """Yield the engine and dtype of each row."""
     for engine in ENGINES:
         for dtype in DTYPES:
             try:
@@ -62,7 +62,7 @@ def usable(words: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def vectors(args: argparse.Namespace, engine: str, dtype: str, sentences: list[str]) -> np.ndarray:
-    """Of all sentences, float32 ``[n, d]``.
+    """Return the vectors of all sentences, float32 ``[n, d]``.
 
     Raises:
         ServingError: the server did not start.
@@ -78,9 +78,11 @@ def vectors(args: argparse.Namespace, engine: str, dtype: str, sentences: list[s
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", help="folder of a model; by default the embedded all-MiniLM-L6-v2")
+    parser.add_argument("--model_dir", help="folder of a model; default: the embedded all-MiniLM-L6-v2")
     parser.add_argument("--pooling_layer", type=int, default=-1)
-    parser.add_argument("--only", nargs="+", default=[], help="rows whose engine and dtype have one of these words")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="only rows whose engine and dtype contain one of these words"
+    )
     args = parser.parse_args()
 
     rows = sts_rows()

@@ -1,4 +1,4 @@
-"""Texts of real length for the benchmarks."""
+"""Read sentences of real length for the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ STS = Path(__file__).resolve().parent / "data" / "stsbenchmark.tsv.gz"
 
 
 def sts_rows(split: str = "test") -> list[dict[str, str]]:
-    """Rows of the STS benchmark: ``score`` (0 to 5), ``sentence1``, ``sentence2``."""
+    """Return the rows of the STS benchmark: ``score`` (0 to 5), ``sentence1``, ``sentence2``."""
     with gzip.open(STS, "rt", encoding="utf-8") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         return [row for row in rows if row["split"] == split]
 
 
 def sts_sentences(split: str = "test") -> list[str]:
-    """The sentences of a split, each once, in their order."""
+    """Return the sentences of a split without duplicates, in their order."""
     return list(dict.fromkeys(s for row in sts_rows(split) for s in (row["sentence1"], row["sentence2"])))

@@ -1,13 +1,13 @@
-"""This project's tokenizer beside the library ``tokenizers``: the same ids, and how many texts per second.
+"""Compare the tokenizer of this project with the library ``tokenizers``: equal ids, and texts per second.
 
     pip install tokenizers==0.23.3
     python benchmark/tokenization.py
     python benchmark/tokenization.py --model_dir /models/bert --texts corpus.txt
 
-Reads the ``vocab.txt`` and ``tokenizer.json`` of a folder in Hugging Face style. First all ids are compared; where they
-differ, nothing is measured. The library is used as it is made to be used: one call with all texts, on one thread and on
-as many as there are cores. Ours works in pure Python and numpy, on one thread; the second figure is two threads that
-share the tokenizer and halve the texts. Rounds take turns; medians. Prints Markdown.
+Reads ``vocab.txt`` and ``tokenizer.json`` of a folder in Hugging Face style. The script first compares all ids and
+stops if they differ. The library gets all texts in one call, on one thread and on one thread per core. The tokenizer of
+this project is pure Python and numpy on one thread; a second figure is for two threads that share it and half the texts
+each. The tokenizers are measured alternately; medians are reported. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ MAX_SEQ_LEN = 128
 
 
 def different(ours: list[list[int]], theirs: list[list[int]], texts: list[str]) -> list[str]:
-    """A line for each text whose ids differ."""
+    """Return a line for each text whose ids differ."""
     return [
-        f"{text!r}: {one} here, {other} there"
+        f"{text!r}: {one} here, {other} in tokenizers"
         for text, one, other in zip(texts, ours, theirs, strict=True)
         if one != other
     ]
@@ -51,16 +51,18 @@ def seconds(call: Callable[[], object]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_dir", default=default_model_dir(), help="default: the embedded model")
-    parser.add_argument("--texts", type=Path, help="a text on each line; by default sentences of the STS benchmark")
-    parser.add_argument("--number", type=int, default=20000, help="texts of a round; they are repeated up to it")
+    parser.add_argument(
+        "--texts", type=Path, help="file with one text per line; default: sentences of the STS benchmark"
+    )
+    parser.add_argument("--number", type=int, default=20000, help="texts per round, repeated up to this number")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     if args.model_dir is None:
-        parser.error("there is no embedded model: name one with --model_dir")
+        parser.error("the embedded model is not installed; use --model_dir")
     try:
         import tokenizers
     except ImportError:
-        parser.error("the library is not installed: pip install tokenizers==0.23.3")
+        parser.error("tokenizers is not installed; pip install tokenizers==0.23.3")
 
     model = load_model_config(args.model_dir)
     limits = {"max_seq_len": MAX_SEQ_LEN, "max_position_embeddings": model.max_position_embeddings}
@@ -73,7 +75,7 @@ def main() -> int:
     encoded = ours.encode(texts)
     own_ids = [ids.tolist() for ids in np.split(encoded.input_ids, np.cumsum(encoded.lengths)[:-1])]
     if lines := different(own_ids, [encoding.ids for encoding in theirs.encode_batch(texts)], texts):
-        print(f"{len(lines)} of {len(texts)} texts have other ids, the first: {lines[0]}", file=sys.stderr)
+        print(f"{len(lines)} of {len(texts)} texts have different ids; the first: {lines[0]}", file=sys.stderr)
         return 1
 
     batch = [texts[index % len(texts)] for index in range(args.number)]
@@ -89,7 +91,7 @@ def main() -> int:
         times: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(args.rounds + 1):
             for name, call in ways.items():
-                # the library looks at this at every call
+                # The library reads this variable in every call.
                 os.environ["TOKENIZERS_PARALLELISM"] = "false" if name == "tokenizers, one thread" else "true"
                 took = seconds(call)
                 if turn:  # the first is to warm up

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made once under the cache folder."""
+"""Create a virtual environment for each peer, once, in the cache folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from original import CACHE, install_original
 
-#: The last versions that were tried; a CPU build of torch is enough, and smaller.
+#: Latest tested versions. A CPU build of torch is sufficient and smaller.
 TORCH = "torch==2.13.0"
 ONNX = ["onnx==1.23.2", "onnxruntime==1.31.1"]
-#: Version 6 needs transformers 5, and its backend ONNX needs optimum-onnx, of which no release takes that.
+#: Version 6 needs transformers 5. Its ONNX backend needs optimum-onnx, which does not support transformers 5 yet.
 SENTENCE_TRANSFORMERS = {"torch": "6.2.0", "onnx": "5.7.0"}
 INFINITY = "0.0.78"
 OPTIMUM = ["optimum==2.1.0", "optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6"]
@@ -22,13 +22,13 @@ PACKAGES = {
     "sentence-transformers-onnx": [f"sentence-transformers[onnx]=={SENTENCE_TRANSFORMERS['onnx']}", *OPTIMUM, *ONNX],
     "infinity": [f"infinity-emb[server,torch,optimum]=={INFINITY}", *OPTIMUM, *ONNX],
 }
-#: Packages whose versions the report names.
+#: Packages whose versions the report contains.
 REPORTED_PACKAGES = (
     "bert-serving-server", "tensorflow", "tensorflow-cpu", "torch", "sentence-transformers", "transformers",
     "optimum", "optimum-onnx", "infinity_emb", "infinity-emb", "onnxruntime", "numpy", "pyzmq", "tokenizers",
 )  # fmt: skip
 
-#: No peer may fetch or tell anything.
+#: Disables downloads and telemetry of all peers.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
     "INFINITY_ANONYMOUS_USAGE_STATS": "0", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "-1",
@@ -36,30 +36,30 @@ OFFLINE = {
 
 
 class InstallError(RuntimeError):
-    """A peer cannot be installed here; the message says why."""
+    """A peer cannot be installed on this machine; the message contains the reason."""
 
 
 def interpreter(environment: str, python37: str | None, pip_args: list[str]) -> str:
-    """The Python of an environment: ``this``, ``original`` or a key of ``PACKAGES``.
+    """Return the Python of an environment: ``this``, ``original`` or a key of ``PACKAGES``.
 
     Args:
         python37: Python 3.7, for the original.
-        pip_args: more arguments for pip, as ``--extra-index-url``.
+        pip_args: additional arguments of pip, such as ``--extra-index-url``.
 
     Raises:
-        InstallError: pip failed, or there is no Python 3.7.
+        InstallError: pip failed, or Python 3.7 is missing.
     """
     if environment == "this":
         return sys.executable
     try:
         if environment == "original":
             if python37 is None:
-                raise InstallError("it needs Python 3.7, named with --python3.7")
+                raise InstallError("the original needs Python 3.7; set it with --python3.7")
             return str(install_original(python37))
         return str(_install(environment, pip_args))
     except (subprocess.CalledProcessError, OSError) as error:
         detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-        raise InstallError(f"it could not be installed: {detail}") from error
+        raise InstallError(f"installation failed: {detail}") from error
 
 
 def _install(environment: str, pip_args: list[str]) -> Path:
@@ -73,7 +73,7 @@ def _install(environment: str, pip_args: list[str]) -> Path:
     print(f"installing {', '.join(packages)} ...", file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True)
-    constraint = folder / "constraint.txt"  # so that no peer brings another torch
+    constraint = folder / "constraint.txt"  # all peers use the same torch
     constraint.write_text(TORCH + "\n", "utf-8")
     pip = [str(python), "-m", "pip", "install", "-q", "-c", str(constraint), *pip_args]
     subprocess.run([*pip, *packages], check=True, capture_output=True, text=True)
@@ -82,7 +82,7 @@ def _install(environment: str, pip_args: list[str]) -> Path:
 
 
 def versions(python: str) -> dict[str, str]:
-    """Of an environment: Python, and those of ``REPORTED_PACKAGES`` that it has."""
+    """Return the versions of Python and of the ``REPORTED_PACKAGES`` in an environment."""
     code = (
         "import json, sys\n"
         "try:\n    from importlib.metadata import version\n"

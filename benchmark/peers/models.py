@@ -1,4 +1,4 @@
-"""The same weights for all: BERT-base shape with random weights as a TF1 checkpoint and as a Hugging Face folder."""
+"""Write the same weights for all peers: random BERT-base as a TF1 checkpoint and as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights
 
 DRIVERS = Path(__file__).resolve().parent / "drivers"
-#: Canonical last part of a name, and what Hugging Face calls it.
+#: Last part of a canonical name, and its name in Hugging Face models.
 KINDS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 
 
 def base_model() -> tuple[str, str]:
-    """Folders of the random BERT-base: Hugging Face style and TF1 style, written once, with the default vocabulary."""
+    """Write the random BERT-base once; return its Hugging Face and TF1 folders, with the default vocabulary."""
     tf1, folder = write_checkpoint(), CACHE / "base-hf"
     if not (folder / "model.safetensors").is_file():
         _write_hf(tf1, folder)
@@ -30,10 +30,10 @@ def base_model() -> tuple[str, str]:
 
 
 def mini_model() -> tuple[str, None]:
-    """The default model, all-MiniLM-L6-v2; there is no TF1 checkpoint of it."""
+    """Return the folder of the default model, all-MiniLM-L6-v2; it has no TF1 checkpoint."""
     folder = default_model_dir()
     if folder is None:
-        raise FileNotFoundError("the default model is not installed: run make setup")
+        raise FileNotFoundError("the default model is not installed; run make setup")
     return folder, None
 
 
@@ -61,7 +61,7 @@ def _write_hf(tf1: Path, folder: Path) -> None:
 
 
 def onnx_model(python: str, hf: str, name: str) -> Path:
-    """Folder with ``fp32.onnx`` and ``int8.onnx`` of a model, exported once by ``python``, which has torch.
+    """Export ``fp32.onnx`` and ``int8.onnx`` once with ``python``, which has torch; return their folder.
 
     Raises:
         subprocess.CalledProcessError: the export failed.
@@ -70,7 +70,7 @@ def onnx_model(python: str, hf: str, name: str) -> Path:
 
 
 def optimum_model(python: str, hf: str, name: str) -> Path:
-    """Folder with the folders ``fp32`` and ``int8`` of a model, exported once by ``python``, which has optimum.
+    """Export the folders ``fp32`` and ``int8`` once with ``python``, which has optimum; return their parent folder.
 
     Raises:
         subprocess.CalledProcessError: the export failed.

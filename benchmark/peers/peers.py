@@ -1,4 +1,4 @@
-"""Which systems are compared, and how each is started."""
+"""Define the compared systems and their commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models import onnx_model, optimum_model
 from bert_serving.server import engines
 
 OURS = "this"
-#: What does the same job and is not in the table, and why.
+#: Systems with the same purpose that are not measured, and the reasons.
 NOT_MEASURED = (
     "text-embeddings-inference (a Rust build or a container, no package for Python), vLLM and SGLang (their packages "
     "are made for GPUs), Triton and OpenVINO Model Server (containers), sentence-transformers with OpenVINO (not tried)"
@@ -22,17 +22,17 @@ NOT_MEASURED = (
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        environment: whose packages it runs with, see ``install.py``.
+        environment: environment of its packages, see ``install.py``.
         how: ``served``, ``in process`` or ``loop``.
-        driver: script in ``drivers`` and its arguments; ``{port}`` is replaced, the path of the texts added.
-        server: command of its server; None if the driver computes itself.
-        ready: what the server logs when it can be asked.
-        share: part of the work that it gets, where all would take minutes.
-        max_seq_len: longest sequence that it does not cut.
-        backend: what computes the model, where its name does not tell.
+        driver: script in ``drivers`` and its arguments; ``{port}`` is replaced, the path of the texts is appended.
+        server: command of its server; None if the driver computes.
+        ready: log line of a server that is ready.
+        share: fraction of the work, for systems that would take minutes.
+        max_seq_len: maximum number of tokens without truncation.
+        backend: library that computes the model, if the name does not contain it.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Peer:
 
     @property
     def label(self) -> str:
-        """Its name in tables."""
+        """Name in tables."""
         return f"{self.name} ({self.backend})" if self.backend else self.name
 
     @property
@@ -61,10 +61,9 @@ class Peer:
 
 
 def of_model(hf: str, tf1: str | None, features: frozenset[str] | None = None) -> Iterator[Peer]:
-    """All systems for one model, their environments still to be made.
+    """Yield all systems for one model; their environments may not exist yet.
 
-    ``{bin}`` stands for where their programs are, ``{onnx}`` and ``{optimum}`` for exports. ``features`` of the
-    processor are those of this machine where none are given.
+    ``{bin}`` stands for the folder of their programs, ``{onnx}`` and ``{optimum}`` for exports.
     """
     if tf1:
         for length, share in ((25, 1.0), (128, 0.125)):
@@ -108,7 +107,7 @@ def of_model(hf: str, tf1: str | None, features: frozenset[str] | None = None) -
 
 
 def _engine(name: str, dtype: str, features: frozenset[str] | None) -> str:
-    """The engine that the server takes here, or the name if none can run: then the server says why."""
+    """Return the engine that the server selects here; the name if none can run, so that the server reports why."""
     try:
         return engines.choose(name, "cpu", dtype, features)
     except engines.EngineUnavailable:
@@ -138,7 +137,7 @@ def _bert_server(
 
 
 def filled(words: tuple[str, ...], python: str, port: int, hf: str, model: str) -> list[str]:
-    """A command of a peer with everything in its place; exports are made if they are not there."""
+    """Return a command with all placeholders replaced; missing exports are created."""
     values = {"bin": str(Path(python).parent), "port": str(port), "next_port": str(port + 1)}
     if any("{onnx}" in word for word in words):
         values["onnx"] = str(onnx_model(python, hf, model))

@@ -1,4 +1,4 @@
-"""The table of the comparison, with ratios taken between neighbours in time, as Markdown and as JSON."""
+"""Report the comparison as Markdown and JSON; ratios are taken between measurements of the same round."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOADS = ("bulk", "single", "many")
 
 @dataclass(slots=True)
 class Result:
-    """What was measured of one peer. ``seconds[load]`` has an entry a round: of a call, for ``single`` the median."""
+    """Measurements of one peer. ``seconds[load]`` has one entry per round: of a call; for ``single`` the median."""
 
     peer: Peer
     numbers: dict[str, int]
@@ -22,12 +22,12 @@ class Result:
     failure: str = ""
 
     def speeds(self, load: str) -> list[float]:
-        """Of each round: sentences per second, or for ``single`` calls per second."""
+        """Return the sentences per second of each round; for ``single`` calls per second."""
         number = 1 if load == "single" else self.numbers[load]
         return [number / seconds for seconds in self.seconds.get(load, [])]
 
     def value(self, load: str) -> float | None:
-        """Median of the rounds: sentences per second; for ``single`` milliseconds."""
+        """Return the median of the rounds: sentences per second; for ``single`` milliseconds."""
         speeds = self.speeds(load)
         if not speeds:
             return None
@@ -35,14 +35,14 @@ class Result:
 
 
 def times_faster(fast: Result, slow: Result, load: str, other_load: str | None = None) -> float | None:
-    """How many times as fast the first is as the second: the median over the rounds of the ratio in a round."""
+    """Return the speed ratio of the first to the second: the median of the ratios per round."""
     pairs = zip(fast.speeds(load), slow.speeds(other_load or load), strict=False)
     ratios = [a / b for a, b in pairs]
     return statistics.median(ratios) if ratios else None
 
 
 def fastest(results: list[Result], load: str, **wanted: Any) -> Result | None:
-    """The fastest of those whose peer has these attributes."""
+    """Return the fastest result whose peer has these attributes."""
     able = [
         result
         for result in results
@@ -52,8 +52,11 @@ def fastest(results: list[Result], load: str, **wanted: Any) -> Result | None:
 
 
 def table(results: list[Result]) -> str:
-    """A row for each peer. Behind each figure: how many times as fast this project's server is, in the same precision
-    class (fp32, or less)."""
+    """Return one row per peer.
+
+    The column after each figure is the speed of the server of this project relative to the peer, in the same precision
+    class (fp32, or less).
+    """
     lines = [
         "| system | how | dtype | bulk seq/s | | single p50 ms | | 32 clients seq/s | | worst cosine |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -73,14 +76,14 @@ def table(results: list[Result]) -> str:
         cells.append("" if result.cosine is None else f"{result.cosine:.4f}")
         lines.append("| " + " | ".join(cells) + " |")
     for result in results:
-        if result.failure:  # the end of it; all is in the JSON
+        if result.failure:  # last line only; the JSON has all
             last = result.failure.strip().splitlines()[-1].strip()
             lines.append(f"\n{result.peer.label}, {result.peer.dtype} failed: {last}")
     return "\n".join([*caption(results), *lines]) + "\n"
 
 
 def caption(results: list[Result]) -> list[str]:
-    """What was asked of the systems: of most, and of those that were asked for less."""
+    """Return the numbers of sentences: those of most systems, and those of systems with fewer."""
     if not results:
         return []
     usual = max((result.numbers for result in results), key=lambda numbers: numbers["bulk"])
@@ -97,10 +100,10 @@ def caption(results: list[Result]) -> list[str]:
 
 
 def summary(results: list[Result]) -> str:
-    """This project against the best of the others, and against its own engine alone."""
+    """Compare this project with the fastest other system, and with its own engine without a server."""
     lines = []
 
-    def say(text: str, ratio: float | None) -> None:
+    def add(text: str, ratio: float | None) -> None:
         if ratio is not None:
             lines.append(f"- {text}: {ratio:.2f}")
 
@@ -111,17 +114,17 @@ def summary(results: list[Result]) -> str:
             others = fastest(results, load, is_ours=False, is_full_precision=full)
             served = fastest(results, load, is_ours=False, how="served", is_full_precision=full)
             if mine and others:
-                say(f"{words}, {name}: this / fastest other ({others.peer.label})", times_faster(mine, others, load))
+                add(f"{words}, {name}: this / fastest other ({others.peer.label})", times_faster(mine, others, load))
             if mine and served and served is not others:
-                say(f"{words}, {name}: this / fastest other served", times_faster(mine, served, load))
+                add(f"{words}, {name}: this / fastest other served", times_faster(mine, served, load))
         mine = ours["bulk"]
         if mine and mine.seconds.get("many"):
-            say(f"{words}: this, 32 clients / bulk", times_faster(mine, mine, "many", "bulk"))
+            add(f"{words}: this, 32 clients / bulk", times_faster(mine, mine, "many", "bulk"))
     for result in results:
         alone = fastest(results, "bulk", is_ours=True, how="loop", dtype=result.peer.dtype)
         if alone and result.peer.is_ours and result.peer.how == "served":
             dtype = result.peer.dtype
-            say(f"{dtype}, bulk: this / its engine alone", times_faster(result, alone, "bulk"))
+            add(f"{dtype}, bulk: this / its engine alone", times_faster(result, alone, "bulk"))
             mine_ms, alone_ms = result.value("single"), alone.value("single")
             if mine_ms is not None and alone_ms is not None:
                 lines.append(f"- {dtype}, single: this minus its engine alone: {mine_ms - alone_ms:+.2f} ms")

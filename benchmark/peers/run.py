@@ -1,14 +1,14 @@
-"""Side by side with its peers, on this machine: same texts, same weights, in turns, round by round.
+"""Compare this project with its peers on this machine: same texts and weights, measured alternately in rounds.
 
     python benchmark/peers/run.py --python3.7 /path/to/python3.7
 
-The first run makes an environment for each peer (a few minutes, some gigabytes) under ~/.cache/bert-serving-benchmark
-and writes the models there; ``--setup`` does this alone. All systems are started; each must give the vectors of the
-first, up to a cosine of 0.999 in fp32, 0.99 in bf16 and 0.95 in int8, before it is timed. Then they take turns, so that
-a machine whose speed drifts is unfair to none. Loads: one request of 512 sentences; one sentence at a time; 32 clients
-with one sentence at a time each. The slowest get fewer sentences, and the table says how many. Writes a Markdown table
-and JSON with every round. A peer that cannot be installed or started, that fails, or that computes something else is
-not timed, and the table says why. After ``--minutes`` no further round begins.
+The first run creates an environment for each peer (a few minutes, some gigabytes) under ~/.cache/bert-serving-benchmark
+and writes the models there; ``--setup`` does only this. All systems are started. Before a system is timed, its vectors
+must match those of the first: cosine at least 0.999 in fp32, 0.99 in bf16, 0.95 in int8. The systems are then measured
+alternately, so that a drift of the machine affects all. Loads: one request of 512 sentences; one sentence at a time; 32
+clients with one sentence at a time each. The slowest systems get fewer sentences, and the table reports the numbers.
+Writes a Markdown table, and JSON with every round. The table gives the reason if a peer cannot be installed or started,
+fails, or computes different vectors. No further round starts after ``--minutes``.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from texts import sts_sentences
 
 NUMBERS = {"bulk": 512, "single": 40, "many": 256}
 QUICK = {"bulk": 32, "single": 4, "many": 32}
-#: Sentences whose vectors are compared: the first ones, and some of more tokens than that; each system is asked for
-#: those that it does not cut.
+#: Numbers of compared sentences: the first ones, and some long ones of at least ``LONG_TOKENS`` tokens. Each system
+#: gets those that it does not truncate.
 CHECKED, CHECKED_LONG, LONG_TOKENS = 40, 8, 35
-#: Least cosine to the fp32 vectors, the mean vector taken off.
+#: Minimum cosine to the fp32 vectors, with the mean vector subtracted.
 MIN_COSINE = {"fp32": 0.999, "bf16": 0.99, "int8": 0.95}
-#: Minutes of ``--minutes`` that are kept for each model that follows.
+#: Minutes of ``--minutes`` that are reserved for each following model.
 RESERVED_MINUTES = 4
 MODELS = {"base": "BERT-base shape, random weights", "minilm": "all-MiniLM-L6-v2"}
 
@@ -62,27 +62,29 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python3.7", dest="python37", default=shutil.which("python3.7"), help="for the original")
     parser.add_argument("--model", choices=MODELS, nargs="+", default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=3, help="at most")
-    parser.add_argument("--minutes", type=float, default=16, help="begin no further round after so long; one is run")
+    parser.add_argument("--rounds", type=int, default=3, help="maximum number of rounds")
+    parser.add_argument(
+        "--minutes", type=float, default=16, help="start no further round after this time; one round always runs"
+    )
     parser.add_argument("--setup", action="store_true", help="only install the systems and write the models")
     parser.add_argument(
-        "--only", nargs="+", default=[], help="systems whose name, how, dtype or backend has one of these words"
+        "--only", nargs="+", default=[], help="systems whose name, how, dtype or backend contains one of these words"
     )
-    parser.add_argument("--quick", action="store_true", help="a few sentences and one round: only to see that it runs")
-    parser.add_argument("--pip", default="", help="more arguments for pip, as '--extra-index-url URL'")
+    parser.add_argument("--quick", action="store_true", help="a few sentences and one round, to test the script")
+    parser.add_argument("--pip", default="", help="additional arguments of pip, such as '--extra-index-url URL'")
     parser.add_argument("--out", type=Path, default=Path("bert-serving-peers"))
     return parser.parse_args()
 
 
 def shuffled_sentences() -> list[str]:
-    """Those of the STS benchmark, in a random order that is always the same; the first in the file are short ones."""
+    """Return the sentences of the STS benchmark in a fixed random order; the first ones in the file are short."""
     sentences = sts_sentences()
     random.Random(0).shuffle(sentences)
     return sentences
 
 
 def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
-    """Index → number of tokens of the sentences whose vectors are compared."""
+    """Return the sentences whose vectors are compared: number of tokens by index."""
     model = load_model_config(hf)
     tokenizer = Tokenizer.from_file(model.vocab_path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
     lengths = tokenizer.encode(sentences).lengths.tolist()
@@ -93,7 +95,7 @@ def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
 def start(
     args: argparse.Namespace, hf: str, tf1: str | None, model: str, texts: Path
 ) -> Iterator[tuple[Result, RunningPeer | None]]:
-    """A result for each peer, with its running peer where it could be started."""
+    """Yield a result for each peer, with the running peer if it started."""
     for peer in (peer for peer in of_model(hf, tf1) if is_selected(peer, args.only)):
         numbers = {load: int(number * peer.share) for load, number in (QUICK if args.quick else NUMBERS).items()}
         result, running_peer = Result(peer, numbers), None
@@ -108,19 +110,19 @@ def start(
 
 
 def mark_failed(result: Result, running_peer: RunningPeer, why: str) -> None:
-    """Makes a row that says why, and ends the peer, so that it does not disturb the others."""
+    """Store the reason in the row, and stop the peer, so that it does not disturb the others."""
     result.failure = why
     log(f"{result.peer.label}, {result.peer.dtype}: {why}")
     running_peer.close()
 
 
 def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int, int]) -> None:
-    """Takes the worst cosine of each to the first in fp32, and gives up on those that compute something else.
+    """Store the worst cosine of each peer to the first in fp32; stop peers with different vectors.
 
-    The mean vector is taken off first: those of a random model are all alike, and would hide a mix-up.
+    The mean vector is subtracted first: the vectors of a random model are similar, which would hide a mix-up.
 
     Args:
-        lengths: tokens of the sentences to compare, by index; a peer is asked for those that it does not cut.
+        lengths: number of tokens of the compared sentences by index; a peer gets those that it does not truncate.
     """
     vectors: dict[int, dict[int, np.ndarray]] = {}
     for result, running_peer in running:
@@ -134,7 +136,7 @@ def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int
             vectors[id(result)] = dict(zip(asked, map(np.array, rows), strict=True))
         else:
             shape = f"{len(rows)} rows of {sorted({len(row) for row in rows})} values"
-            mark_failed(result, running_peer, f"it gave {shape} for {len(asked)} sentences, so it is not timed")
+            mark_failed(result, running_peer, f"it returned {shape} for {len(asked)} sentences, so it is not timed")
     answered = [(result, running_peer) for result, running_peer in running if not result.failure]
     full = [result for result, _ in answered if result.peer.is_full_precision and result.peer.max_seq_len >= 128]
     if not full:
@@ -143,13 +145,13 @@ def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int
     for result, running_peer in answered:
         result.cosine = worst_cosine(vectors[id(result)], reference)
         least = MIN_COSINE[result.peer.dtype]
-        if not result.cosine >= least:  # nor is NaN
-            why = f"its vectors are not those of the others (cosine {result.cosine:.4f}, at least {least})"
+        if not result.cosine >= least:  # also true for NaN
+            why = f"its vectors differ from those of the others (cosine {result.cosine:.4f}, minimum {least})"
             mark_failed(result, running_peer, f"{why}, so it is not timed")
 
 
 def worst_cosine(own: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -> float:
-    """Least cosine of the vectors by index to those of the reference, its mean taken off; NaN where there is none."""
+    """Return the minimum cosine to the reference, with its mean subtracted; NaN for different shapes."""
     mine, theirs = np.stack(list(own.values())), np.stack([reference[index] for index in own])
     if mine.shape != theirs.shape:
         return float("nan")
@@ -160,16 +162,18 @@ def worst_cosine(own: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -
 
 
 def measure(running: list[tuple[Result, RunningPeer]], rounds: int, deadline: float) -> None:
-    """Lets all take turns, until ``time.monotonic()`` is ``deadline``. Before the first round each does a part of
-    the work that does not count."""
+    """Measure all peers alternately until ``time.monotonic()`` is ``deadline``.
+
+    Before the first round, each peer does a part of the work that is not measured.
+    """
     took = 0.0
     for number in range(-1, rounds):
         if number > 0 and time.monotonic() + took > deadline:
-            log(f"no time for more than {number} of {rounds} rounds")
+            log(f"time limit reached after {number} of {rounds} rounds")
             break
         log("warming up" if number < 0 else f"round {number + 1} of {rounds}")
         started = time.monotonic()
-        turn = max(0, number) % len(running)  # nobody is always the first
+        turn = max(0, number) % len(running)  # the first peer changes from round to round
         for result, running_peer in running[turn:] + running[:turn]:
             for load in LOADS:
                 if result.failure or (load == "many" and result.peer.how != "served"):
@@ -186,7 +190,7 @@ def measure(running: list[tuple[Result, RunningPeer]], rounds: int, deadline: fl
 
 
 def compare(args: argparse.Namespace, model: str, deadline: float) -> tuple[str, dict[str, object]]:
-    """One model: its tables as Markdown, and everything as a dictionary."""
+    """Compare the peers on one model; return its tables as Markdown, and everything as a dictionary."""
     hf, tf1 = base_model() if model == "base" else mini_model()
     sentences = shuffled_sentences()
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
@@ -215,7 +219,7 @@ def is_selected(peer: Peer, words: list[str]) -> bool:
 
 
 def facts(args: argparse.Namespace) -> dict[str, object]:
-    """The machine, and the versions of each environment that is asked for and can be made."""
+    """Return the machine, and the versions of each selected environment that can be created."""
     words = ["python3.7" if word == args.python37 else word for word in sys.argv[1:]]
     found = {}
     peers = [peer for peer in of_model("-", "-") if is_selected(peer, args.only)]
@@ -232,13 +236,13 @@ def facts(args: argparse.Namespace) -> dict[str, object]:
 
 
 def head(about: dict[str, Any]) -> str:
-    """What the tables are of, as Markdown."""
+    """Return the description of the tables as Markdown."""
     machine, lines = about["machine"], [f"    {about['command']}", ""]
     lines.append(
         f"{about['date']}; {machine['processor']}, {machine['cores']} cores "
         f"({' '.join(machine.get('features', []))}), load before the run {about['load_before']}. "
-        "Medians of the rounds. Behind a figure: how many times as fast this server is in the same class of precision "
-        "(fp32, or less), in the same round. Worst cosine: to fp32 vectors, the mean vector taken off."
+        "Medians of the rounds. After each figure: speed of this server relative to the system, in the same precision "
+        "class (fp32, or less) and in the same round. Worst cosine: to fp32 vectors, with the mean vector subtracted."
     )
     lines += [
         "",
@@ -254,7 +258,7 @@ def log(text: str) -> None:
 
 
 def setup(args: argparse.Namespace) -> int:
-    """Installs what is asked for and writes the models, so that the comparison itself does neither."""
+    """Install the selected systems and write the models, so that the comparison does neither."""
     code = 0
     models = {"base": base_model, "minilm": mini_model}
     folders = {model: models[model]() for model in args.model}
@@ -276,7 +280,7 @@ def setup(args: argparse.Namespace) -> int:
 
 def main() -> int:
     args = parse()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the peers too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also stops the peers
     if args.setup:
         return setup(args)
     began = time.monotonic()

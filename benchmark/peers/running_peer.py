@@ -1,4 +1,4 @@
-"""A peer that runs: its server, if it has one, and the driver that puts load on it."""
+"""Run a peer: its server, if any, and the driver that generates load."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from models import DRIVERS
 from peers import Peer, filled
 
 READY_SECONDS = 180.0
-#: Longest wait for the answer to one job; the slowest peer needs a tenth of it on two cores.
+#: Maximum seconds of one job; the slowest peer needs a tenth of it on two cores.
 ANSWER_SECONDS = 300.0
 
 
 class PeerError(RuntimeError):
-    """A peer did not start, died, failed or did not answer in time; the message says which, with its last words."""
+    """A peer did not start, ended, failed or timed out; the message contains the end of its log."""
 
 
 class RunningPeer:
@@ -44,7 +44,7 @@ class RunningPeer:
             env.pop("PYTHONPATH", None)
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115, closed by close()
         self._processes: list[subprocess.Popen[str]] = []
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # of the driver; None at its end
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # output of the driver; None at its end
         try:
             if peer.server is not None:
                 server = self._start(filled(peer.server, python, port, hf, model), env)
@@ -59,10 +59,10 @@ class RunningPeer:
             raise
 
     def request(self, kind: str, number: int | list[int], seconds: float = ANSWER_SECONDS) -> Any:
-        """Gives the driver a job, see ``drivers/loop.py``, and returns its answer.
+        """Send a job to the driver, see ``drivers/loop.py``, and return its result.
 
         Raises:
-            PeerError: the job failed, the driver died, or there was no answer after so many seconds.
+            PeerError: the job failed, the driver ended, or no result arrived within ``seconds``.
         """
         assert self._driver.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -82,8 +82,8 @@ class RunningPeer:
             try:
                 line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                words = f"{self._log_tail()}\ngave no answer for {seconds:g} s"
-                raise PeerError(f"{self.peer.label} {self.peer.dtype} is too slow or hangs:\n{words}") from None
+                words = f"{self._log_tail()}\nno response for {seconds:g} s"
+                raise PeerError(f"{self.peer.label} {self.peer.dtype} timed out:\n{words}") from None
             if line is None:
                 raise PeerError(f"{self.peer.label} {self.peer.dtype} ended:\n{self._log_tail()}")
             if line.startswith("answer:"):
@@ -109,7 +109,7 @@ class RunningPeer:
         return Path(self._log.name).read_text("utf-8", "replace")[-2000:]
 
     def close(self) -> None:
-        """Ends the driver, the server, and what the server may have left behind."""
+        """Stop the driver, the server, and remaining children of the server."""
         processes, self._processes = self._processes, []
         for process in reversed(processes):
             process.terminate()
@@ -122,7 +122,7 @@ class RunningPeer:
 
 
 def _free_port() -> int:
-    """A port that is free, as is the one after it."""
+    """Return a free port whose successor is free as well."""
     while True:
         port = random.randint(10_000, 32_000)
         with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):

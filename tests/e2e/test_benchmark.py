@@ -225,9 +225,9 @@ def test_how_cost_grows_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["-test_num_client", "4"], "here the tests are fixed"),
-        (["-open_loop", "4"], "here the tests are fixed"),
-        (["-num_client", "4"], "here the tests are fixed"),
+        (["-test_num_client", "4"], "the tests are fixed"),
+        (["-open_loop", "4"], "the tests are fixed"),
+        (["-num_client", "4"], "the tests are fixed"),
         (["-model_dir", "nowhere"], "nowhere"),
         (["-texts", "nowhere.txt"], "nowhere.txt"),
     ],

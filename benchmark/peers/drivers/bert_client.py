@@ -1,4 +1,4 @@
-"""A server of bert-as-service, the original or this one, through its own client: PORT TEXTS."""
+"""Drive a server of bert-as-service, the original or this one, with its own client: PORT TEXTS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loop import read_texts, run
 
 from bert_serving.client import BertClient
 
-warnings.simplefilter("ignore")  # the original's, of texts that are cut
+warnings.simplefilter("ignore")  # the original warns about truncated texts
 PORT = int(sys.argv[1])
 
 

@@ -1,4 +1,4 @@
-"""An engine of this project on its own, texts tokenized beforehand: MODEL ENGINE DTYPE TEXTS."""
+"""Drive an engine of this project without a server, with texts tokenized in advance: MODEL ENGINE DTYPE TEXTS."""
 
 from __future__ import annotations
 

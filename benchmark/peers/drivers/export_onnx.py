@@ -1,4 +1,4 @@
-"""Writes a Hugging Face BERT with mean pooling as ONNX, fp32 and dynamic int8, as one would by hand: MODEL OUT."""
+"""Export a Hugging Face BERT with mean pooling to ONNX, fp32 and dynamic int8, with torch alone: MODEL OUT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ folder, out = sys.argv[1], Path(sys.argv[2])
 
 
 class Pooled(torch.nn.Module):
-    """BERT, and the mean of its last layer over the tokens that are no padding."""
+    """BERT, and the mean of its last layer over the tokens without padding."""
 
     def __init__(self):
         super().__init__()

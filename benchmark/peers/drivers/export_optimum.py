@@ -1,8 +1,8 @@
-"""Writes a Hugging Face BERT as folders ``fp32`` and ``int8`` with ONNX, as optimum makes it: MODEL OUT.
+"""Export a Hugging Face BERT with optimum to folders ``fp32`` and ``int8`` of ONNX files: MODEL OUT.
 
-``model_optimized.onnx`` is what sentence-transformers writes by ``export_optimized_onnx_model(model, "O2", ...)``, and
-``model_quantized_optimized.onnx`` by ``export_dynamic_quantized_onnx_model(model, "avx512_vnni", ...)``. The names are
-those of infinity-emb's cache of optimized models: it cannot read other ONNX files from a folder with this optimum.
+``model_optimized.onnx`` equals the file of ``export_optimized_onnx_model(model, "O2", ...)`` of sentence-transformers,
+and ``model_quantized_optimized.onnx`` that of ``export_dynamic_quantized_onnx_model(model, "avx512_vnni", ...)``. The
+names are those of the cache of infinity-emb, which cannot read other ONNX files from a folder with this optimum.
 """
 
 from __future__ import annotations

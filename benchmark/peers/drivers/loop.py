@@ -1,7 +1,7 @@
-"""What every driver does: read jobs from standard input, one as a JSON line, and answer with seconds or vectors.
+"""Implement the job loop of every driver: read a JSON line per job, respond with seconds or vectors.
 
-A driver is a program in the environment of one system. It offers ``encode(texts) -> vectors`` and, where many callers
-at a time make sense, ``connect() -> encode`` for a caller of its own. Runs on Python 3.7 and later.
+A driver is a program in the environment of one system. It provides ``encode(texts) -> vectors`` and, for systems with
+concurrent callers, ``connect() -> encode`` for a separate caller. Runs on Python 3.7 and later.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import traceback
 
 
 def run(encode, texts, connect=None):
-    """Answers jobs ``[kind, number]`` until standard input ends.
+    """Run jobs ``[kind, number]`` until standard input ends.
 
-    Kinds, on the first ``number`` texts: ``bulk`` (one call; its seconds), ``single`` (a call for each text; seconds of
-    each), ``many`` (32 callers, each with its share of the texts, one at a time; seconds until all are done). And
-    ``vectors``, where ``number`` is a list of indexes: the vectors of these texts. A job that fails is answered with
-    ``{"failure": why}``, whichever caller it was that failed.
+    Kinds, on the first ``number`` texts: ``bulk`` (one call; its seconds), ``single`` (one call per text; seconds of
+    each),
+    ``many`` (32 callers, each with a share of the texts, one at a time; seconds until all are done). For ``vectors``,
+    ``number`` is a list of indexes; the result is the vectors of these texts. The result of a failed job is
+    ``{"failure": reason}``, also if only one caller failed.
     """
     callers = []
 
@@ -48,7 +49,7 @@ def run(encode, texts, connect=None):
                     if failures:
                         break
                     call([text])
-            except Exception as error:  # raised below: an end before time must not look fast
+            except Exception as error:  # raised below, so that an early end does not look fast
                 failures.append(error)
 
         threads = [
@@ -80,19 +81,19 @@ def run(encode, texts, connect=None):
 
 
 def answer(value):
-    """A line of JSON, marked so that what libraries print beside it does no harm."""
+    """Write a line of JSON with a mark that distinguishes it from the output of libraries."""
     sys.stdout.write("\nanswer:" + json.dumps(value) + "\n")
     sys.stdout.flush()
 
 
 def read_texts(path):
-    """The sentences, from a JSON list."""
+    """Read the sentences from a JSON list."""
     with open(path, encoding="utf-8") as file:
         return json.load(file)
 
 
 def in_order(texts, size, tokens, encode_some):
-    """Encodes in batches of texts of similar ``len(tokens[text])``, rows back in the order of ``texts``."""
+    """Encode batches of texts of similar ``len(tokens[text])``; return the rows in the order of ``texts``."""
     import numpy as np
 
     order = sorted(range(len(texts)), key=lambda index: len(tokens[texts[index]]))

@@ -1,4 +1,4 @@
-"""ONNX Runtime on its own, texts tokenized beforehand, batches of 32 sorted by length: MODEL.onnx TOKENIZER TEXTS."""
+"""Drive ONNX Runtime with texts tokenized in advance, batches of 32 sorted by length: MODEL.onnx TOKENIZER TEXTS."""
 
 from __future__ import annotations
 

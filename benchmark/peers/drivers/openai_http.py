@@ -1,4 +1,4 @@
-"""A server with OpenAI's embeddings API, over connections that stay open, vectors as base64: PORT TEXTS."""
+"""Drive a server with OpenAI's embeddings API over keep-alive connections, vectors as base64: PORT TEXTS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def connect():
 
     def encode(texts):
         nonlocal used
-        if time.monotonic() - used > 2:  # the server closes connections that wait long for their turn
+        if time.monotonic() - used > 2:  # the server closes idle connections
             connection.close()
         body = json.dumps({"model": "model", "input": texts, "encoding_format": "base64"})
         connection.request("POST", "/embeddings", body, {"Content-Type": "application/json"})
