@@ -237,7 +237,7 @@ def test_a_flood_of_subscriptions(server: Server, evils: Evils) -> None:
     """It is read in turns with everything else, and beyond a number all have to connect again."""
     evil = evils.make(server)
     evil.setsockopt(zmq.SNDHWM, 0)
-    complaint = "identities; all connections are cut"
+    complaint = "identities; all connections are closed"
     assert complaint not in server.log
     with connect(server) as client:
         restarts = client.server_status["num_restarts"]

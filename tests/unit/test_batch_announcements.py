@@ -113,7 +113,7 @@ class Around(ProcessHarness):
         [request] = self.receive()
         assert request[0] == commands.SYNC_REQUEST
         self.nonce = request[1]
-        wait_until(lambda: self.sink.publisher.has_reader(b"me"))
+        wait_until(lambda: self.sink.publisher.is_subscribed(b"me"))
 
     def sync(self, epoch: int = EPOCH, first_batch: int = 0) -> None:
         """Answers the sink's SYNC_REQUEST."""
@@ -191,7 +191,7 @@ def test_a_batch_that_was_computed_twice_is_published_once(around: Around) -> No
     around.tell(announcement(job(1)))  # and if half of a larger batch comes again, the word comes alone
     around.give(3, [job(1)], [], value=3.0)
     assert around.answers() == [1.0]
-    assert not around.sink.jobs
+    assert not around.sink.assembler.jobs
 
 
 def test_later_jobs_do_not_make_earlier_ones_finished(around: Around) -> None:
@@ -199,7 +199,7 @@ def test_later_jobs_do_not_make_earlier_ones_finished(around: Around) -> None:
     around.give(1, [job(1)], [], value=1.0)
     around.give(2, [job(2)], [announcement(job(2))], value=2.0)
     around.tell(announcement(job(1)))
-    wait_until(lambda: not around.sink.jobs and not around.sink.early)
+    wait_until(lambda: not around.sink.assembler.jobs and not around.sink.assembler.unannounced_rows)
     assert around.answers() == [2.0, 1.0]
 
 
@@ -209,7 +209,7 @@ def test_rows_may_come_before_the_word_of_their_job_though_later_jobs_are_known(
     around.give(1, [job(1)], [], value=1.0)
     assert around.answers() == []
     around.tell(announcement(job(1)))
-    wait_until(lambda: not around.sink.early)
+    wait_until(lambda: not around.sink.assembler.unannounced_rows)
     assert around.answers() == [1.0]
 
 
@@ -218,7 +218,7 @@ def test_rows_of_a_job_that_has_failed_are_passed_over(around: Around) -> None:
     around.answers()  # so it has been read
     around.give(1, [job(1)], [announcement(job(1))])
     assert around.answers() == []
-    assert not around.sink.early
+    assert not around.sink.assembler.unannounced_rows
 
 
 def test_words_of_another_ventilator_are_passed_over(around: Around) -> None:

@@ -12,6 +12,7 @@ import zmq
 
 from bert_serving.server.security.curve import CurveAuth
 from bert_serving.server.sink import publisher as module
+from bert_serving.server.sink import subscribers
 from bert_serving.server.sink.publisher import ResultPublisher
 
 LOG = logging.getLogger("test")
@@ -37,7 +38,7 @@ class Post:
         monitor = sub.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         sub.connect(self.address)
         if wait:
-            self.until(lambda: self.publisher.has_reader(identity))
+            self.until(lambda: self.publisher.is_subscribed(identity))
         else:
             assert monitor.poll(30_000)
         sub.disable_monitor()
@@ -52,7 +53,7 @@ class Post:
                 sub.poll(0)  # a SUB socket subscribes again, after a reconnect, when it is looked at
             if self.publisher.socket.poll(5):
                 self.publisher.on_subscription(0.0)
-            self.publisher.sweep(0.0)
+            self.publisher.expire(0.0)
             self.publisher.flush()
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ def test_a_full_pipe_costs_nothing_and_delays_nobody(post: Post) -> None:
 
 
 def test_bytes_in_zeromqs_hands_are_counted_too(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIPE_BYTES", 4_000_000)
+    monkeypatch.setattr(subscribers, "PIPE_BYTES", 4_000_000)
     post.publisher.max_bytes = 10**9
     sub = post.connect(b"slow", hwm=1)
     array = np.zeros(250_000, np.float32)
@@ -127,12 +128,12 @@ def test_what_waits_is_let_go_after_its_time() -> None:
     for _ in range(500):
         post.publisher.put(b"there", [b"x" * 1000, b"1"], 0.0)
     post.publisher.put(b"never there", [b"x", b"1"], 0.0)
-    post.publisher.sweep(9.0)
-    assert b"never there" in post.publisher.readers
-    post.publisher.sweep(11.0)
-    assert b"never there" not in post.publisher.readers
+    post.publisher.expire(9.0)
+    assert b"never there" in post.publisher.subscribers
+    post.publisher.expire(11.0)
+    assert b"never there" not in post.publisher.subscribers
     before = post.publisher.num_dropped
-    post.publisher.sweep(101.0)
+    post.publisher.expire(101.0)
     assert post.publisher.num_dropped > before
     assert post.publisher.num_bytes == 0
     assert not post.publisher.is_blocked
@@ -141,29 +142,29 @@ def test_what_waits_is_let_go_after_its_time() -> None:
 
 
 def test_strangers_are_limited(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_STRANGERS", 100)
+    monkeypatch.setattr(module, "MAX_NEVER_SUBSCRIBED", 100)
     sub = post.connect(b"known")
     for number in range(1000):
         post.publisher.put(b"stranger %d" % number, [b"x", b"1"], 0.0)
-    assert len(post.publisher.readers) == 101
+    assert len(post.publisher.subscribers) == 101
     assert post.publisher.num_dropped == 900
     post.publisher.put(b"known", [b"x", b"1"], 0.0)
     assert read(sub)
     late = post.connect(b"stranger 999")
     post.publisher.flush()
     assert read(late)
-    post.publisher.sweep(10**6)
-    assert set(post.publisher.readers) == {b"known", b"stranger 999"}
+    post.publisher.expire(10**6)
+    assert set(post.publisher.subscribers) == {b"known", b"stranger 999"}
     assert post.publisher.num_bytes == 0
 
 
 def test_a_row_that_waits_does_not_hold_its_batch(post: Post) -> None:
     batch = np.frombuffer(bytes(4 * 768 * 256), np.float32).reshape(256, 768)
     post.publisher.put(b"absent", [b"info", batch[3:4], b"1"], 0.0)
-    kept = post.publisher.readers[b"absent"].letters[0].frames[1]
+    kept = post.publisher.subscribers[b"absent"].queue[0].frames[1]
     assert kept.base is None
     post.publisher.put(b"absent", [b"info", batch[:200], b"2"], 0.0)
-    assert post.publisher.readers[b"absent"].letters[1].frames[1].base is not None
+    assert post.publisher.subscribers[b"absent"].queue[1].frames[1].base is not None
 
 
 def test_no_identity_reads_the_results_of_a_longer_one(post: Post) -> None:
@@ -189,10 +190,10 @@ def test_subscriptions_behind_a_message_that_is_none_are_asked_for_again(post: P
         post.publisher.put(name, [b"for " + name, b"1"], 0.0)
 
     def is_open(name: bytes) -> bool:
-        return name in post.publisher.readers and post.publisher.readers[name].is_open
+        return name in post.publisher.subscribers and post.publisher.subscribers[name].is_open
 
     post.until(lambda: all(map(is_open, (*names, b"waiting"))))
-    assert post.publisher.num_renewals >= 1
+    assert post.publisher.num_resets >= 1
     for name, sub in zip(names, subs, strict=True):
         assert read(sub)[1] == b"for " + name
     post.publisher.put(b"waiting", [b"still here", b"1"], 0.0)
@@ -210,61 +211,61 @@ def test_subscribers_are_counted_anew_when_their_connections_were_cut(post: Post
     evil.connect(post.address)
     for message in (b"\1mine", b"\1mine", b"no subscription", b"\1mine", b"\1mine"):
         evil.send(message)
-    post.until(lambda: post.publisher.num_renewals)
+    post.until(lambda: post.publisher.num_resets)
     evil.close()
     sub = post.connect(b"mine")
-    post.until(lambda: post.publisher.readers[b"mine"].is_open)
+    post.until(lambda: post.publisher.subscribers[b"mine"].is_open)
     post.publisher.put(b"mine", [b"info", b"1"], 0.0)
     assert read(sub)[1:] == [b"info", b"1"]
-    post.publisher.sweep(module.CUT_SECONDS)
+    post.publisher.expire(module.DISCONNECT_SECONDS)
     post.subs.pop().close()
-    post.until(lambda: not post.publisher.has_reader(b"mine"))
+    post.until(lambda: not post.publisher.is_subscribed(b"mine"))
 
 
 def test_an_identity_that_no_request_can_have_is_passed_over(post: Post) -> None:
     post.connect(b"y" * 300, wait=False)
     assert post.publisher.socket.poll(5000)
     post.publisher.on_subscription(0.0)
-    assert not post.publisher.readers
+    assert not post.publisher.subscribers
 
 
 def test_the_first_answer_to_a_clone_waits_until_it_is_subscribed(post: Post) -> None:
     """Also if others of its identity are there, who had theirs."""
     first = post.connect(b"shared")
-    post.publisher.greet(b"shared", [b"config", b"1"], 0.0)
+    post.publisher.put_first_reply(b"shared", [b"config", b"1"], 0.0)
     assert read(first)[1:] == [b"config", b"1"]
 
-    post.publisher.greet(b"shared", [b"config", b"1"], 0.0)
-    post.publisher.greet(b"shared", [b"config", b"1"], 0.0)
-    assert post.publisher.has_greetings
+    post.publisher.put_first_reply(b"shared", [b"config", b"1"], 0.0)
+    post.publisher.put_first_reply(b"shared", [b"config", b"1"], 0.0)
+    assert post.publisher.has_first_replies
     second = post.connect(b"shared", wait=False)
-    post.until(lambda: post.publisher.readers[b"shared"].subscribers == 2)
-    post.publisher.deliver_greetings(0.1)
+    post.until(lambda: post.publisher.subscribers[b"shared"].subscriptions == 2)
+    post.publisher.deliver_first_replies(0.1)
     assert read(second)[1:] == [b"config", b"1"]
-    assert post.publisher.has_greetings, "the third one is not there"
+    assert post.publisher.has_first_replies, "the third one is not there"
     third = post.connect(b"shared", wait=False)
-    post.until(lambda: post.publisher.readers[b"shared"].subscribers == 3)
-    post.publisher.deliver_greetings(0.1)
+    post.until(lambda: post.publisher.subscribers[b"shared"].subscriptions == 3)
+    post.publisher.deliver_first_replies(0.1)
     assert read(third)[1:] == [b"config", b"1"]
-    assert not post.publisher.has_greetings
+    assert not post.publisher.has_first_replies
 
 
 def test_the_first_answer_does_not_wait_for_long(post: Post) -> None:
     """Who asks twice under number 1 is no clone."""
     sub = post.connect(b"asks again")
     for _ in range(2):
-        post.publisher.greet(b"asks again", [b"config", b"1"], 0.0)
+        post.publisher.put_first_reply(b"asks again", [b"config", b"1"], 0.0)
     assert read(sub)[1:] == [b"config", b"1"]
-    assert post.publisher.has_greetings
-    post.publisher.deliver_greetings(module.GREETING_SECONDS)
+    assert post.publisher.has_first_replies
+    post.publisher.deliver_first_replies(module.FIRST_REPLY_SECONDS)
     assert read(sub)[1:] == [b"config", b"1"]
-    assert not post.publisher.has_greetings
+    assert not post.publisher.has_first_replies
 
 
 def test_answers_that_wait_for_a_clone_are_bounded(post: Post) -> None:
-    for number in range(module.MAX_GREETINGS + 5):
-        post.publisher.greet(b"nobody", [b"config", b"%d" % number], 0.0)
-    assert len(post.publisher._greetings) <= module.MAX_GREETINGS
+    for number in range(module.MAX_FIRST_REPLIES + 5):
+        post.publisher.put_first_reply(b"nobody", [b"config", b"%d" % number], 0.0)
+    assert len(post.publisher._first_replies) <= module.MAX_FIRST_REPLIES
 
 
 def test_a_reader_learns_which_results_were_let_go() -> None:
@@ -304,33 +305,33 @@ def test_what_subscribers_say_is_read_a_part_at_a_time(post: Post, monkeypatch: 
     assert post.publisher.socket.poll(30_000)
     rounds = 1
     while not post.publisher.on_subscription(0.0):
-        assert len(post.publisher.readers) < 10 * rounds
+        assert len(post.publisher.subscribers) < 10 * rounds
         rounds += 1
     assert rounds >= 4
-    assert len(post.publisher.readers) == 35
-    assert all(reader.doubtful for reader in post.publisher.readers.values())
+    assert len(post.publisher.subscribers) == 35
+    assert all(subscriber.unresolved for _, subscriber in post.publisher.subscribers.items())
     evil.close()
 
 
 def test_subscribed_identities_are_bounded(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound all are cut; who is only a client is back at once."""
-    monkeypatch.setattr(module, "MAX_IDENTITIES", 50)
+    monkeypatch.setattr(subscribers, "MAX_IDENTITIES", 50)
     honest = post.connect(b"honest")
     evil = post.context.socket(zmq.XSUB)
     evil.setsockopt(zmq.LINGER, 0)
     evil.connect(post.address)
     for number in range(49):
         evil.send(b"\x01topic %d" % number)
-    post.until(lambda: len(post.publisher.readers) == 50)
-    assert not post.publisher.num_renewals
+    post.until(lambda: len(post.publisher.subscribers) == 50)
+    assert not post.publisher.num_resets
     evil.send(b"\x01one too many")
-    post.until(lambda: post.publisher.num_renewals)
-    assert b"one too many" not in post.publisher.readers
+    post.until(lambda: post.publisher.num_resets)
+    assert b"one too many" not in post.publisher.subscribers
     evil.close()
-    post.until(lambda: post.publisher.has_reader(b"honest"))
+    post.until(lambda: post.publisher.is_subscribed(b"honest"))
     post.publisher.put(b"honest", [b"info", b"1"], 0.0)
     assert read(honest)[1:] == [b"info", b"1"]
-    post.publisher.sweep(module.CUT_SECONDS)
-    post.until(lambda: not any(post.publisher.has_reader(b"topic %d" % number) for number in range(49)))
-    assert post.publisher._num_identities == 1
-    assert post.publisher._bytes_of_identities == len(b"honest")
+    post.publisher.expire(module.DISCONNECT_SECONDS)
+    post.until(lambda: not any(post.publisher.is_subscribed(b"topic %d" % number) for number in range(49)))
+    assert post.publisher.subscribers.num_identities == 1
+    assert post.publisher.subscribers.num_identity_bytes == len(b"honest")

@@ -1,0 +1,244 @@
+"""Assembles the rows of many batches into one array for each job."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from bert_serving.client.protocol import EncodeInfo, error_info
+
+from ..ipc.commands import from_u64
+from ..ipc.messages import Command, Result, dtype_name
+from ..monitoring.timing import Timing
+
+#: Ids of ended jobs that are remembered. All workers together hold fewer jobs in flight.
+MAX_FINISHED = 65536
+
+
+@dataclass(eq=False, slots=True)
+class SinkJob:
+    """A request whose rows arrive in any order.
+
+    Attributes:
+        missing: number of rows that have not arrived.
+        filled: which rows have arrived, bool ``[size]``.
+        array: ``[size, d]``, or ``[size, T, d]`` for token-level output; None while ``T`` is unknown.
+        pieces: row numbers, lengths and packed rows that wait until ``T`` is known.
+        tokens: JSON lists of tokens by their first row.
+        metadata: fields of the reply; they arrive with the last chunk.
+        is_complete: whether all chunks were announced.
+        began_at: monotonic seconds at which a worker began with the first batch.
+    """
+
+    id: int
+    size: int
+    identity: bytes
+    request_id: bytes
+    missing: int
+    filled: np.ndarray
+    array: np.ndarray | None = None
+    pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    tokens: dict[int, bytes] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    is_complete: bool = False
+    began_at: float = inf
+
+
+def scatter_tokens(out: np.ndarray, rows: np.ndarray, lengths: np.ndarray, packed: np.ndarray) -> None:
+    """Writes packed token vectors ``[t, d]`` into ``out[row, position]``, ``out`` ``[n, T, d]``."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    out[np.repeat(rows, lengths), positions] = packed
+
+
+class ResultAssembler:
+    """Holds the unfinished jobs of one ventilator. Pure: no sockets.
+
+    Jobs are known by the ventilator's job id. Identity and request id are not unique: clones of a client share them.
+
+    Args:
+        width: tokens per sequence in token-level output; None if it is that of the longest sequence of a request.
+        publish: called with an identity and the frames of its reply.
+        clock: monotonic seconds.
+
+    Attributes:
+        epoch: the ventilator's, in the upper bits of its job ids.
+        finished: ids of ended jobs; a later row of theirs is dropped. Ids of ended jobs are not consecutive, because
+            announcements arrive in any order.
+        unannounced_rows: rows that overtook the announcement of their job, with the number of the sweep before them.
+    """
+
+    def __init__(
+        self,
+        width: int | None,
+        publish: Callable[[bytes, list[Any]], None],
+        log: logging.Logger,
+        clock: Callable[[], float],
+    ) -> None:
+        self.width, self._publish, self.log, self.clock = width, publish, log, clock
+        self.epoch = 0
+        self.jobs: dict[int, SinkJob] = {}
+        self.finished: OrderedDict[int, None] = OrderedDict()
+        self.unannounced_rows: dict[int, list[tuple[int, Result]]] = {}
+        self._num_sweeps = 0
+
+    def start_epoch(self, epoch: int) -> int:
+        """Forgets the jobs of another ventilator, whose clients send them again. Returns their number."""
+        foreign = [job_id for job_id in self.jobs if job_id >> 40 != epoch]
+        for job_id in foreign:
+            del self.jobs[job_id]
+        if epoch != self.epoch:
+            self.unannounced_rows.clear()
+        self.epoch = epoch
+        return len(foreign)
+
+    def sweep(self, max_sweeps: int) -> None:
+        """Drops unannounced rows after ``max_sweeps`` calls.
+
+        The age is counted in calls, not in seconds: while this process is suspended, the age does not grow.
+        """
+        self._num_sweeps += 1
+        oldest = self._num_sweeps - max_sweeps
+        for job_id in [job_id for job_id, rows in self.unannounced_rows.items() if rows[0][0] < oldest]:
+            del self.unannounced_rows[job_id]
+
+    # ---------------------------------------------------------------- announcements
+
+    def announce(self, command: Command) -> None:
+        """Applies a JOB_CHUNK. The first one opens the job, the last one completes it.
+
+        A batch that is computed twice announces its jobs twice.
+        """
+        _, job_number, size, identity, request_id, first_row, tokens, *metadata = command
+        job_id = from_u64(job_number)
+        if job_id >> 40 != self.epoch or job_id in self.finished:
+            return
+        job = self._open(job_id, from_u64(size), identity, request_id)
+        if tokens:
+            job.tokens[from_u64(first_row)] = tokens
+        if metadata:
+            job.metadata, job.is_complete = json.loads(metadata[0]), True
+            try:
+                self._publish_if_complete(job)
+            except MemoryError:
+                self._fail(job)
+
+    def _open(self, job_id: int, size: int, identity: bytes, request_id: bytes) -> SinkJob:
+        job = self.jobs.get(job_id)
+        if job is not None:
+            return job
+        job = self.jobs[job_id] = SinkJob(job_id, size, identity, request_id, size, np.zeros(size, bool))
+        self.log.debug("job register\tsize: %d\tjob id: %r#%s", size, identity, request_id.decode())
+        for _, result in self.unannounced_rows.pop(job_id, ()):
+            self.add(result)
+        return job
+
+    # ---------------------------------------------------------------- rows
+
+    def add(self, result: Result) -> None:
+        """Copies the rows of a batch into the arrays of their jobs. The rows of one job are adjacent in a batch."""
+        job_ids, rows = result.manifest[:, 0], result.manifest[:, 1]
+        changes = (np.flatnonzero(np.diff(job_ids)) + 1).tolist() if len(job_ids) > 1 else []
+        cuts = [0, *changes, len(job_ids)]
+        ends = np.cumsum(result.lengths, dtype=np.int64) if result.token_level else None
+        for start, stop in itertools.pairwise(cuts):
+            job_id = int(job_ids[start])
+            where = slice(start, stop)
+            values = slice(int(ends[start] - result.lengths[start]), int(ends[stop - 1])) if ends is not None else where
+            job = self.jobs.get(job_id)
+            if job is None:
+                if job_id >> 40 == self.epoch and job_id not in self.finished:
+                    self._keep_unannounced(result, where, values)
+                continue  # finished, cancelled, computed twice, or of another ventilator
+            job.began_at = min(job.began_at, result.began / 1e9)
+            try:
+                self._fill(job, rows[where], result.lengths[where], result.array[values], result.token_level)
+            except MemoryError:
+                self._fail(job)
+
+    def _keep_unannounced(self, result: Result, where: slice, values: slice) -> None:
+        rows = Result(
+            result.batch_id,
+            result.array[values],
+            result.lengths[where],
+            result.manifest[where],
+            result.token_level,
+            result.began,
+        )
+        self.unannounced_rows.setdefault(int(rows.manifest[0, 0]), []).append((self._num_sweeps, rows))
+
+    def _fill(self, job: SinkJob, rows: np.ndarray, lengths: np.ndarray, values: np.ndarray, token_level: bool) -> None:
+        is_all = len(rows) == job.size == job.missing
+        if is_all and not token_level and (job.size == 1 or (np.diff(rows) == 1).all()):
+            job.missing = 0
+            job.filled.fill(True)
+            job.array = values  # the whole request, in order: the worker's buffer is published without a copy
+            self._publish_if_complete(job)
+            return
+        filled = job.filled[rows]
+        if filled.any():  # after a restart, some rows are computed twice
+            keep = ~filled
+            values = values[np.repeat(keep, lengths)] if token_level else values[keep]
+            rows, lengths = rows[keep], lengths[keep]
+            if not len(rows):
+                return
+        job.filled[rows] = True
+        job.missing -= len(rows)
+        if token_level:
+            if job.array is None and self.width is not None:
+                job.array = np.zeros((job.size, self.width, values.shape[1]), values.dtype)
+            if job.array is not None:
+                scatter_tokens(job.array, rows, lengths, values)
+            else:
+                job.pieces.append((rows, lengths, values))
+        else:
+            if job.array is None:
+                job.array = np.empty((job.size, values.shape[1]), values.dtype)
+            job.array[rows] = values
+        self._publish_if_complete(job)
+
+    # ---------------------------------------------------------------- replies
+
+    def close(self, job_id: int) -> None:
+        """Ends a job; its later rows are dropped."""
+        self.jobs.pop(job_id, None)
+        self.finished[job_id] = None
+        if len(self.finished) > MAX_FINISHED:
+            self.finished.popitem(last=False)
+
+    def _fail(self, job: SinkJob) -> None:
+        """Answers a job with an error because its array does not fit into memory."""
+        self.close(job.id)
+        job.array, job.pieces, job.missing = None, [], -1  # never complete
+        self.log.error("no memory for the vectors of %d texts of client %r; the request fails", job.size, job.identity)
+        reason = f"the server has no memory for the vectors of {job.size} texts: send fewer texts at a time"
+        self._publish(job.identity, [error_info("too_large", reason), b"", job.request_id])
+
+    def _publish_if_complete(self, job: SinkJob) -> None:
+        if job.missing or not job.is_complete:
+            return
+        self.close(job.id)
+        width = job.metadata.pop("width", 0)
+        times = job.metadata.pop("times", None)
+        if job.array is None:
+            _, _, sample = job.pieces[0]
+            job.array = np.zeros((job.size, width, sample.shape[1]), sample.dtype)
+            for rows, lengths, values in job.pieces:
+                scatter_tokens(job.array, rows, lengths, values)
+        if times is not None:
+            job.metadata["timing"] = Timing.of(times[0], times[1], job.began_at, self.clock()).to_dict()
+        info = EncodeInfo(dtype_name(job.array.dtype), job.array.shape, "", **job.metadata).to_json()
+        if job.tokens:
+            # Each value is a JSON list; they are joined as text, which saves decoding and encoding them.
+            lists = b", ".join(job.tokens[row][1:-1] for row in sorted(job.tokens))
+            info = info.replace(b'"tokens": ""', b'"tokens": [' + lists + b"]", 1)
+        self._publish(job.identity, [info, np.ascontiguousarray(job.array), job.request_id])
+        self.log.debug("send back\tsize: %d\tjob id: %r#%s", job.size, job.identity, job.request_id.decode())
