@@ -109,7 +109,7 @@ def test_killed_and_resumed(server: Server, tmp_path: Path, capfd: pytest.Captur
 
     write(corpus, texts)
     assert main([str(corpus), *options]) == 1
-    assert "was interrupted: -resume goes on with it" in capfd.readouterr().err
+    assert "is incomplete: -resume continues it" in capfd.readouterr().err
     assert main([str(corpus), *options, "-resume"]) == 0
     assert not sidecar.exists()
     np.testing.assert_allclose(np.load(out), expected(server, texts), atol=1e-5)

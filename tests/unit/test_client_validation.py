@@ -38,7 +38,7 @@ def test_the_callers_list_is_not_touched() -> None:
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        ("hello", "received one str ('hello'); put it into a list"),
+        ("hello", "received one str ('hello'); pass a list"),
         (b"hello", "received one bytes"),
         (3, "received int"),
         (None, "received NoneType"),

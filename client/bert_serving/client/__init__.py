@@ -1,4 +1,4 @@
-"""Client of a bert-serving server: sentences in, vectors out.
+"""Client of a bert-serving server, which encodes sentences into vectors.
 
 >>> from bert_serving.client import BertClient          # doctest: +SKIP
 >>> bc = BertClient()                                   # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""A progress bar: tqdm's if it is installed, else a plain line on stderr."""
+"""A progress bar: tqdm's if it is installed, otherwise a plain line on stderr."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _WIDTH = 30
 
 
 class ProgressBar:
-    """Counts texts as they are done.
+    """Shows the number of encoded texts.
 
     Args:
         total: number of texts, ``None`` if unknown.
-        shown: whether to show anything.
-        stream: where the plain line goes, ``sys.stderr`` by default.
-        done: texts that were done before, which do not count for the speed.
+        shown: whether to show the bar.
+        stream: output of the plain line, ``sys.stderr`` by default.
+        done: texts that were encoded earlier, which do not count for the rate.
     """
 
     def __init__(self, total: int | None, shown: bool, stream: TextIO | None = None, done: int = 0) -> None:
@@ -32,7 +32,7 @@ class ProgressBar:
         self.update(0)
 
     def update(self, number: int) -> None:
-        """So many more texts are done."""
+        """Add a number of encoded texts."""
         self._done += number
         if self._bar is not None:
             self._bar.update(number)
@@ -50,7 +50,7 @@ class ProgressBar:
 
 
 def bar(done: int, total: int | None, elapsed: float, before: int = 0) -> str:
-    """The plain line, for example ``encode [=====     ]  50% 512/1024 texts, 256/s``."""
+    """Return the plain line, for example ``encode [=====     ]  50% 512/1024 texts, 256/s``."""
     rate = f", {(done - before) / elapsed:,.0f}/s" if done > before and elapsed > 0 else ""
     if not total:
         return f"encode {done} texts{rate}"

@@ -1,4 +1,4 @@
-"""What may be encoded: any iterable of texts, or of token lists, is checked and made a plain list. Pure."""
+"""Validation of texts and token lists: any iterable becomes a plain list. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _SHOWN = 40
 
 
 def validate_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[list[str]]:
-    """The texts as a list, ready for the wire.
+    """Return the texts as a list, ready for JSON.
 
     Args:
         texts: a list, tuple, array, pandas Series, generator or other iterable of non-blank ``str``; of such iterables
             of non-blank tokens if ``is_tokenized``.
-        is_tokenized: whether each text is already a list of tokens.
+        is_tokenized: each text is a list of tokens.
 
     Raises:
-        InputTypeError: not such an iterable; the message names the first item that is wrong.
-        InputValueError: no texts, or a blank one.
+        InputTypeError: not such an iterable; the message names the first invalid item.
+        InputValueError: no texts, or a blank text.
     """
     if not is_tokenized:
         return _validate_list(texts, "texts", "texts")
@@ -31,7 +31,7 @@ def validate_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[l
 
 
 def too_long(texts: list[str] | list[list[str]], limit: int) -> int:
-    """How many texts have more words (or tokens) than ``limit``: a lower bound of those that will be truncated."""
+    """Return how many texts have more words (or tokens) than ``limit``: a lower bound of the truncated texts."""
     return sum(len(text.split() if isinstance(text, str) else text) > limit for text in texts)
 
 
@@ -48,17 +48,17 @@ def _validate_list(values: Any, name: str, what: str) -> list[str]:
         if not item or item.isspace():
             raise InputValueError(
                 f"all {what} must be non-empty strings, but {name}[{index}] is {_truncate_repr(item)}; "
-                "leave it out, or put a placeholder in its place"
+                "omit it, or replace it by a placeholder"
             )
     return items
 
 
 def _to_list(values: Any, name: str, what: str) -> list[Any]:
-    """``values`` as a list; never the caller's own."""
+    """Return ``values`` as a new list."""
     if isinstance(values, (str, bytes, bytearray)):
         raise InputTypeError(
             f"{name} must be a list of {what}, but received one {type(values).__name__} ({_truncate_repr(values)}); "
-            "put it into a list: encode([text])"
+            "pass a list: encode([text])"
         )
     if isinstance(values, (Mapping, Set)) or not isinstance(values, Iterable):
         raise InputTypeError(
@@ -76,7 +76,7 @@ def _to_list(values: Any, name: str, what: str) -> list[Any]:
 
 
 def _truncate_repr(value: Any) -> str:
-    """A value for an error message, cut: nobody wants to read a megabyte of text."""
+    """Return the representation of a value for an error message, truncated to 40 characters."""
     if isinstance(value, (str, bytes, bytearray)):
         value = value[: _SHOWN + 1]
     text = repr(value)

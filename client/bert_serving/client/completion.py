@@ -1,4 +1,4 @@
-"""``-completion bash``: prints what makes a shell complete the flags and values of a command. Also for the server's."""
+"""The option ``-completion SHELL`` of the commands of client and server: shell completion of flags and values."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-#: Shells that shtab writes for.
+#: Shells that shtab supports.
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 _FOLDERS, _FILES = ("DIR", "KEYS"), ("FILE", "OUT", "KEY")
 
 
 def add_completion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Gives a command the flag ``-completion SHELL``."""
+    """Add the option ``-completion SHELL`` to a command."""
     parser.add_argument(
         "-completion",
         "--completion",
         action=_PrintCompletion,
         choices=SHELLS,
         metavar="SHELL",
-        help="print the completion of flags for a shell (bash, zsh, fish, tcsh) and exit; needs pip install shtab",
+        help="print the completion script for a shell (bash, zsh, fish, tcsh) and exit; needs pip install shtab",
     )
 
 
 def suggest(action: argparse.Action, words: Sequence[str]) -> None:
-    """Completes the value of an option to one of ``words``; the option may take others as well."""
+    """Let shells complete the value of an option to one of ``words``; other values stay valid."""
     action.suggested = words  # type: ignore[attr-defined]
 
 
@@ -36,7 +36,7 @@ class _PrintCompletion(argparse.Action):
         except ModuleNotFoundError:
             parser.exit(1, f"{parser.prog}: {flag} needs the package shtab: pip install shtab\n")
         for action in parser._actions:
-            # One spelling for each taste, -model_dir and --model-dir; the parser is not used any more after this.
+            # Completion offers two spellings, -model_dir and --model-dir. The parser is not used after this.
             action.option_strings = [f for f in action.option_strings if not (f.startswith("--") and "_" in f)]
             if words := getattr(action, "suggested", None):
                 action.choices = words

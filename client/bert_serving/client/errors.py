@@ -1,7 +1,7 @@
-"""Everything that can go wrong in a client, as one tree of exceptions.
+"""The exceptions of the client, as one tree.
 
-Each class is also a subclass of the nearest builtin, so code that caught ``TimeoutError``, ``ValueError``,
-``TypeError`` or ``AttributeError`` from the client of bert-as-service 1.10 keeps working::
+Each class is also a subclass of the nearest builtin. Code that catches ``TimeoutError``, ``ValueError``, ``TypeError``
+or ``AttributeError`` from the client of bert-as-service 1.10 keeps working::
 
     BertServingError (Exception)
     ├── InvalidInputError
@@ -11,11 +11,11 @@ Each class is also a subclass of the nearest builtin, so code that caught ``Time
     ├── ClientStateError (RuntimeError)
     │   ├── ClientClosedError                       used after close()
     │   └── ClientForkedError                       used in a forked child process
-    ├── ServerUnreachableError (ConnectionError, TimeoutError)  nobody is connected
-    ├── RequestTimeoutError (TimeoutError)          no answer within ``timeout``
+    ├── ServerUnreachableError (ConnectionError, TimeoutError)  no server is connected
+    ├── RequestTimeoutError (TimeoutError)          no reply within ``timeout``
     ├── VersionMismatchError (AttributeError)       the server speaks another protocol
-    ├── ReplyError (ValueError)                     an answer that cannot be read
-    └── ServerError                                 the server says why it refused or failed
+    ├── ReplyError (ValueError)                     a reply that cannot be read
+    └── ServerError                                 the server refused the request or failed
         ├── InvalidRequestError (ValueError)
         ├── TooLargeError (ValueError)
         ├── EncodingFailedError (RuntimeError)
@@ -54,11 +54,11 @@ __all__ = [
 
 
 class BertServingError(Exception):
-    """Root of every exception that this package raises."""
+    """Base class of all exceptions of this package."""
 
 
 class InvalidInputError(BertServingError):
-    """An argument was refused before anything was sent."""
+    """An argument is not valid. Nothing was sent."""
 
 
 class InputTypeError(InvalidInputError, TypeError):
@@ -66,19 +66,19 @@ class InputTypeError(InvalidInputError, TypeError):
 
 
 class InputValueError(InvalidInputError, ValueError):
-    """The texts have the right type and a value that cannot be encoded, for example a blank one."""
+    """The texts have the right type, but a value that cannot be encoded, for example a blank text."""
 
 
 class OptionError(InvalidInputError, ValueError, AttributeError):
-    """An argument of the client itself has a value that is not valid."""
+    """An argument of the client has a value that is not valid."""
 
 
 class ClientStateError(BertServingError, RuntimeError):
-    """The client cannot be used any more."""
+    """The client cannot be used."""
 
 
 class ClientClosedError(ClientStateError):
-    """The client was closed, before the call or while it waited."""
+    """The client was closed before or during the call."""
 
 
 class ClientForkedError(ClientStateError):
@@ -86,11 +86,11 @@ class ClientForkedError(ClientStateError):
 
 
 class ServerUnreachableError(BertServingError, ConnectionError, TimeoutError):
-    """No server was connected for longer than ``connect_timeout``. The message says what was observed on each port."""
+    """No server was connected for longer than ``connect_timeout``. The message describes each port."""
 
 
 class RequestTimeoutError(BertServingError, TimeoutError):
-    """No answer arrived within ``timeout``. The answer, should it come later, is dropped."""
+    """No reply arrived within ``timeout``. A later reply is dropped."""
 
 
 class VersionMismatchError(BertServingError, AttributeError):
@@ -98,15 +98,15 @@ class VersionMismatchError(BertServingError, AttributeError):
 
 
 class ReplyError(BertServingError, ValueError):
-    """The frames of an answer do not fit together."""
+    """The frames of a reply are inconsistent."""
 
 
 class ServerError(BertServingError):
-    """The server answered that it could not do what was asked.
+    """The server replied with an error.
 
     Attributes:
         type: one of the keys of :data:`bert_serving.client.protocol.ERROR_TYPES`.
-        message: what the server says.
+        message: the message of the server.
         request_id: the number of the request in this client, as in ``Response.id``.
     """
 
@@ -124,7 +124,7 @@ class ServerError(BertServingError):
 
 
 class InvalidRequestError(ServerError, ValueError):
-    """The message or a value in it is not valid; sending it again gives the same answer."""
+    """The message or a value in it is not valid. The same request always fails."""
 
 
 class TooLargeError(ServerError, ValueError):
@@ -138,23 +138,23 @@ class EncodingFailedError(ServerError, RuntimeError):
 
 
 class OverloadedError(ServerError, RuntimeError):
-    """The server could not keep the answer, because too much waited unread."""
+    """The server dropped the result because too many results were unread."""
 
-    remedy = "nothing is wrong with the request: send it again, and read results sooner"
+    remedy = "the request is valid: send it again, and read results faster"
 
 
 class DrainingError(ServerError, ConnectionError):
-    """The server is stopping and takes no new work."""
+    """The server is stopping and accepts no new requests."""
 
-    remedy = "try again when the server is back, or ask another one"
+    remedy = "try again when the server is back, or use another server"
 
 
 class ForbiddenError(ServerError, PermissionError):
-    """The sender may not do this."""
+    """The client has no permission for this request."""
 
 
 class InternalServerError(ServerError, RuntimeError):
-    """The server failed in a way it did not foresee; its log says more."""
+    """The server failed unexpectedly. Its log has the details."""
 
 
 _BY_TYPE: dict[str, type[ServerError]] = {
@@ -169,5 +169,5 @@ _BY_TYPE: dict[str, type[ServerError]] = {
 
 
 def server_error(type: str, message: str, request_id: int) -> ServerError:
-    """The exception for an ``error`` object of a reply; a type unknown to this client gives a plain `ServerError`."""
+    """Return the exception for an ``error`` object of a reply; a plain `ServerError` for an unknown type."""
     return _BY_TYPE.get(type, ServerError)(type, message, request_id)

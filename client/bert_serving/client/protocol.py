@@ -1,9 +1,8 @@
-"""The wire protocol between a client and a server: frames in, frames out.
+"""The wire protocol between client and server: the frames of requests and replies.
 
-Both sides import this module, so there is one place where a frame is written or read. The text of the
-specification is ``docs/protocol.md``. The frames are those of bert-as-service 1.10.0, so a client of that version
-works against this server and the other way round; what is new travels as extra keys in the JSON parts, which the
-old client ignores.
+Client and server import this module, so frames are written and read in one place. ``docs/protocol.md`` is the
+specification. The frames are those of bert-as-service 1.10.0: a client of that version works with this server, and this
+client with a server of that version. New values are extra keys in the JSON frames, which the old client ignores.
 
 Client to server (PUSH to the port)::
 
@@ -11,10 +10,10 @@ Client to server (PUSH to the port)::
 
 Server to client (XPUB on the result port)::
 
-    topic | JSON | request id                      answer to SHOW_CONFIG, SHOW_STATUS and SHOW_PENDING
-    topic | JSON info | array bytes | request id   answer to an encode request
+    topic | JSON | request id                      reply to SHOW_CONFIG, SHOW_STATUS and SHOW_PENDING
+    topic | JSON info | array bytes | request id   reply to an encode request
 
-``topic`` begins with the identity. A client must not read it: it reads the *last* frame for the request id.
+``topic`` starts with the identity. A client does not parse it; the *last* frame is the request id.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-#: What this server says in ``server_version``: a 1.10.0 client refuses every other string.
+#: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in the answer of an original server.
 PROTOCOL_VERSION = 2
@@ -38,30 +37,30 @@ SHOW_PENDING = b"SHOW_PENDING"
 TERMINATION = b"TERMINATION"
 COMMANDS = frozenset((SHOW_CONFIG, SHOW_STATUS, SHOW_PENDING, TERMINATION))
 
-#: ZeroMQ limits a subscription's practical length; identities above it are refused.
+#: Longest identity. ZeroMQ limits the practical length of a subscription.
 MAX_IDENTITY_BYTES = 255
-#: A request id is a decimal number of at most 64 bits.
+#: Most decimal digits of a request id, a number of at most 64 bits.
 MAX_REQUEST_ID_DIGITS = 20
-#: So many requests may be asked after at a time.
-MAX_ASKED = 1000
+#: Most request ids in one SHOW_PENDING query.
+MAX_QUERIED = 1000
 
-#: Prefix of the ``dtype`` text that makes a 1.10.0 client raise a readable ``TypeError``.
+#: Prefix of a ``dtype`` that makes a 1.10.0 client raise a readable ``TypeError``.
 ERROR_DTYPE_PREFIX = "SERVER_ERROR "
 
-#: Values of ``error.type`` in a reply, and what they mean. See ``docs/protocol.md``.
+#: Values of ``error.type`` in a reply with their meanings. See ``docs/protocol.md``.
 ERROR_TYPES = {
-    "invalid_request": "the message or a value in it is not valid; sending it again gives the same answer",
+    "invalid_request": "the message or a value in it is not valid; the same request always fails",
     "too_large": "a limit of the server is exceeded; the message names the limit",
     "encoding_failed": "the engine could not encode one of the sequences; the others were not affected",
-    "overloaded": "the server could not keep the answer, because too much waited unread; ask again, and read sooner",
-    "draining": "the server is stopping and takes no new work",
-    "forbidden": "the sender may not do this",
-    "internal": "the server failed in a way it did not foresee",
+    "overloaded": "the server dropped the result because too many were unread; send the request again, read faster",
+    "draining": "the server is stopping and accepts no new requests",
+    "forbidden": "the client has no permission for this request",
+    "internal": "the server failed unexpectedly",
 }
 
-#: Options of a request whose reply is to tell its timing. Only a server of this project understands them.
+#: Options of a request for the timing of its reply. Only a server of this project understands them.
 WITH_TIMING = b'{"timing":true}'
-#: The same, and how many tokens its texts have.
+#: The same, with the number of tokens.
 WITH_DETAILS = b'{"timing":true,"num_tokens":true}'
 
 #: Vectors of type float32, or float16 from a server with ``-fp16``.
@@ -71,12 +70,12 @@ Texts = Sequence[str] | Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer of the server, decoded.
+    """One decoded reply of the server.
 
     Attributes:
-        request_id: the id that the request carried.
-        info: the JSON part. For an answer to a command this is the whole answer.
-        content: raw little-endian array bytes, or ``None`` for an answer to a command.
+        request_id: id of the request.
+        info: the JSON frame; the whole reply to a command.
+        content: bytes of the little-endian array, or ``None`` in a reply to a command.
     """
 
     request_id: int
@@ -95,21 +94,21 @@ class Reply:
         return None
 
     def view(self) -> FloatArray:
-        """The vectors, without a copy: a read-only array that keeps the received frame alive.
+        """Return the vectors without a copy: a read-only array that keeps the received frame alive.
 
         Raises:
-            ValueError: the frames do not fit together.
+            ValueError: the frames are inconsistent.
         """
         if self.content is None:
-            raise ValueError(f"the answer to request {self.request_id} holds no array")
+            raise ValueError(f"the reply to request {self.request_id} holds no array")
         vectors: FloatArray = np.frombuffer(self.content, dtype=np.dtype(str(self.info["dtype"])))
         return np.reshape(vectors, tuple(self.info["shape"]))
 
     def array(self) -> FloatArray:
-        """The vectors: a new, writable array of the shape and dtype that ``info`` names.
+        """Return the vectors as a new, writable array of the shape and dtype in ``info``.
 
         Raises:
-            ValueError: the frames do not fit together.
+            ValueError: the frames are inconsistent.
         """
         vectors: FloatArray = self.view().copy()
         return vectors
@@ -117,11 +116,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class EncodeInfo:
-    """The JSON part of an answer to an encode request.
+    """The JSON frame of a reply to an encode request.
 
-    ``truncated`` lists the rows whose text was cut to ``max_seq_len`` (at most the first 1,000 of them), with their
-    number in ``num_truncated``. ``timing``, if it was asked for, holds seconds: ``tokenize``, ``queue``, ``compute``,
-    ``total``; ``num_tokens``, if it was, the tokens of all texts as the model saw them, special ones included.
+    Attributes:
+        num_truncated: number of texts that were truncated to ``max_seq_len``.
+        truncated: their rows, at most the first 1,000.
+        timing: seconds of ``tokenize``, ``queue``, ``compute`` and ``total``, if requested.
+        num_tokens: number of tokens of all texts in the input of the model, special tokens included, if requested.
     """
 
     dtype: str
@@ -145,11 +146,11 @@ class EncodeInfo:
 
 
 def error_info(kind: str, message: str) -> bytes:
-    """JSON part of a reply that says why an encode request failed.
+    """Return the JSON frame of a reply to an encode request that failed.
 
-    The ``dtype`` carries the text to a 1.10.0 client, whose numpy then raises ``TypeError: data type
-    'SERVER_ERROR ...' not understood``. Numpy reads a comma as a list of types and Python 2 cannot print other than
-    ASCII there, so that copy of the text has neither.
+    A 1.10.0 client passes the ``dtype`` to numpy, which raises ``TypeError: data type 'SERVER_ERROR ...' not
+    understood``. In this copy of the message, commas are replaced because numpy parses them as a list of types, and
+    non-ASCII characters are escaped because Python 2 cannot print them there.
     """
     plain = message.replace(",", ";").encode("ascii", "backslashreplace").decode("ascii")
     info = {
@@ -164,15 +165,15 @@ def error_info(kind: str, message: str) -> bytes:
 def request_frames(
     identity: bytes, message: bytes, request_id: int, num_texts: int = 0, options: bytes = b""
 ) -> list[bytes]:
-    """The four frames of a request, and a fifth with its options if it has any."""
+    """Return the four frames of a request, and a fifth with its options if it has any."""
     frames = [identity, message, b"%d" % request_id, b"%d" % num_texts]
     return [*frames, options] if options else frames
 
 
 def texts_to_json(texts: Texts) -> bytes:
-    """Texts as the JSON frame, in UTF-8: half the size of ASCII escapes for Chinese.
+    """Return texts as a JSON frame in UTF-8, which is half the size of ASCII escapes for Chinese.
 
-    A lone surrogate has no UTF-8 form; such a list is sent in ASCII escapes, as the original client always did.
+    A lone surrogate has no UTF-8 form. Such texts are sent in ASCII escapes, as in the original client.
     """
     try:
         return json.dumps(texts, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
@@ -181,7 +182,7 @@ def texts_to_json(texts: Texts) -> bytes:
 
 
 def parse_reply(frames: Sequence[Any]) -> Reply:
-    """Reads the frames of a reply (bytes, memoryviews or ``zmq.Frame`` objects).
+    """Parse the frames of a reply (bytes, memoryviews or ``zmq.Frame`` objects).
 
     Raises:
         ValueError: fewer than three frames, a request id that is not a number, or JSON that is not an object.

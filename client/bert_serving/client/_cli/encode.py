@@ -1,4 +1,4 @@
-"""``bert-serving-encode``: a file of sentences in, a file of vectors out; continues where it was interrupted."""
+"""``bert-serving-encode``: encodes a text file into a file of vectors, and resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from .._progress import ProgressBar
 from .._version import __version__
 from ..completion import add_completion
 from ..errors import BertServingError, ServerError
+from ..protocol import FloatArray
 from .corpus import BLANK, Chunk, Corpus, CorpusError, count_lines
-from .vector_files import FORMATS, Progress, open_vector_file
+from .vector_files import FORMATS, Checkpoint, open_vector_file
 
-#: Encoded at the start to learn the shape of the vectors, and whether they are those of the last time.
+#: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
 PROBE = "the quick brown fox jumps over the lazy dog"
 
 _EPILOG = """\
 examples:
   bert-serving-encode corpus.txt -o vectors.npy             then numpy.load("vectors.npy")
-  bert-serving-encode corpus.txt -o vectors.npy -resume     goes on where it was interrupted
+  bert-serving-encode corpus.txt -o vectors.npy -resume     continues an interrupted run
   cut -f2 table.tsv | bert-serving-encode - -o vectors.npy
   bert-serving-encode corpus.txt -ip 10.0.0.7 | jq -c .vector
 """
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The parser of ``bert-serving-encode``."""
+    """Return the parser of ``bert-serving-encode``."""
     parser = argparse.ArgumentParser(
         prog="bert-serving-encode",
         description="Encode a text file, one sentence per line, into one vector per line.",
@@ -49,28 +50,28 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "-o", "--output", default="-", metavar="OUT", help=".npy or .jsonl file; - is JSON lines to stdout (default: -)"
     )
-    add("-format", "--format", choices=FORMATS, help="format of the output, where its name does not say")
+    add("-format", "--format", choices=FORMATS, help="format of the output; by default from its file name")
     add(
         "-resume",
         "--resume",
         action="store_true",
-        help="continue an OUT that was interrupted; begin it if there is none",
+        help="continue an interrupted OUT; start it if it does not exist",
     )
     add(
         "-overwrite",
         "--overwrite",
         action="store_true",
-        help="replace an OUT that is there, which is an error otherwise",
+        help="replace an existing OUT, which is an error otherwise",
     )
     add(
         "-blank",
         "--blank",
         choices=BLANK,
         default="error",
-        help="what a blank line is: an error, left out (skip), or a row of zeros, so that row and line stay the same "
-        "(default: %(default)s)",
+        help="what to do with a blank line: report an error, skip it, or write a row of zeros, which keeps rows and "
+        "lines aligned (default: %(default)s)",
     )
-    add("-is_tokenized", "--is-tokenized", action="store_true", help="lines are tokens, separated by blanks")
+    add("-is_tokenized", "--is-tokenized", action="store_true", help="lines are tokens, separated by spaces")
     add(
         "-batch_size",
         "--batch-size",
@@ -91,17 +92,17 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         default=10_000,
         metavar="MS",
-        help="milliseconds to wait while no server is there; -1 for ever (default: %(default)s)",
+        help="milliseconds to wait while no server is connected; -1 for no limit (default: %(default)s)",
     )
     add("-server_key", "--server-key", metavar="KEY", help="the server's public CURVE key, or its file")
-    add("-secret_key", "--secret-key", metavar="KEY", help="your secret CURVE key, or its file")
+    add("-secret_key", "--secret-key", metavar="KEY", help="the client's secret CURVE key, or its file")
     parser.add_argument("-version", "--version", action="version", version=f"bert-serving-client {__version__}")
     add_completion(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command. Exit code 0: done; 1: it failed; 2: a wrong command line; 130: interrupted."""
+    """Run the command. Exit code 0: success; 1: failure; 2: invalid command line; 130: interrupted."""
     parser = get_parser()
     args = parser.parse_args(argv)
     kind = _format(args, parser)
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _print_error("interrupted")
         return 130
-    except BrokenPipeError:  # whoever reads the output has seen enough
+    except BrokenPipeError:  # the reader of the pipe closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (BertServingError, CorpusError, OSError) as error:
@@ -131,7 +132,7 @@ def _run(args: argparse.Namespace, kind: str) -> None:
     with _input(args.file) as stream, _connect(args) as client:
         corpus = Corpus(stream, args.file, args.blank)
         probe = client.encode([PROBE.split()] if args.is_tokenized else [PROBE], is_tokenized=args.is_tokenized)[0]
-        progress = Progress(corpus.mark, 0, 0, _options(args, kind, client), _mean(probe))
+        progress = Checkpoint(corpus.position, 0, 0, _options(args, kind, client), _mean(probe))
         if before:
             before.require(progress)
             corpus.skip_to(before.input)
@@ -154,7 +155,7 @@ def _run(args: argparse.Namespace, kind: str) -> None:
             bar.close()
             output.close()
             if sidecar and not is_done:
-                _print_error(f"{progress.rows:,} rows are in {args.output}; -resume goes on from there")
+                _print_error(f"{progress.rows:,} rows are in {args.output}; -resume continues from there")
     if sidecar:
         os.remove(sidecar)
     if not args.quiet:
@@ -167,7 +168,7 @@ def _run(args: argparse.Namespace, kind: str) -> None:
 def _encoded(
     client: BertClient, chunks: Iterator[Chunk], is_tokenized: bool
 ) -> Iterator[tuple[Chunk, Response | None]]:
-    """Chunks with their results, in order, while later chunks are on their way; ``None`` for one without a text."""
+    """Yield chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text."""
     sent: deque[Chunk] = deque()
     first, early = client.request_id + 1, dict[int, Response]()
 
@@ -191,8 +192,8 @@ def _encoded(
         yield chunk, None
 
 
-def _aligned(chunk: Chunk, response: Response | None, row: np.ndarray) -> tuple[np.ndarray, Any]:
-    """Vectors and tokens for all rows of a chunk: zeros and no tokens where its text is blank."""
+def _aligned(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[FloatArray, Any]:
+    """Return vectors and tokens for all rows of a chunk: zeros and no tokens for blank texts."""
     filled = np.array([bool(text) for text in chunk.texts])
     if response is not None and filled.all():
         return response.embedding, response.tokens
@@ -204,26 +205,26 @@ def _aligned(chunk: Chunk, response: Response | None, row: np.ndarray) -> tuple[
     return vectors, [next(tokens) if text else [] for text in chunk.texts] if response.tokens else ""
 
 
-def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Progress | None, bool]:
-    """How far an earlier run has come, and whether it was finished.
+def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Checkpoint | None, bool]:
+    """Return the checkpoint of an interrupted run, and whether the output is complete.
 
     Raises:
-        CorpusError: there is an output, and nothing was said about what to do with it.
+        CorpusError: the output exists, and neither -resume nor -overwrite is given.
     """
     if sidecar is None or args.overwrite or not os.path.exists(args.output):
         return None, False
     is_interrupted = os.path.exists(sidecar)
     if not args.resume:
-        state = "was interrupted: -resume goes on with it" if is_interrupted else "is there already"
+        state = "is incomplete: -resume continues it" if is_interrupted else "exists already"
         raise CorpusError(f"{args.output} {state}; -overwrite replaces it")
     if not is_interrupted:
-        _print_error(f"{args.output} is complete, there is no {sidecar}; -overwrite makes it anew")
+        _print_error(f"{args.output} is complete, because {sidecar} does not exist; -overwrite replaces it")
         return None, True
-    return Progress.load(sidecar), False
+    return Checkpoint.load(sidecar), False
 
 
 def _options(args: argparse.Namespace, kind: str, client: BertClient) -> dict[str, Any]:
-    """What must be the same in all runs that write one output."""
+    """Return the options that must be the same in all runs that write one output."""
     return {
         "-format": kind,
         "-blank": args.blank,
@@ -233,15 +234,15 @@ def _options(args: argparse.Namespace, kind: str, client: BertClient) -> dict[st
 
 
 def _format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """Format of the output, from the option or the name; a wrong command line ends the program."""
+    """Return the format of the output, from the option or the file name; exit if the command line is invalid."""
     ending = os.path.splitext(args.output)[1].lstrip(".")
     kind = str(args.format or ("jsonl" if args.output == "-" else ending))
     if kind not in FORMATS:
-        parser.error(f"the name {args.output!r} does not say a format: end it with .npy or .jsonl, or add -format")
+        parser.error(f"the format of {args.output!r} is unknown: name it .npy or .jsonl, or add -format")
     if args.output == "-" and (kind == "npy" or args.resume):
-        parser.error("to the standard output go JSON lines only, and -resume is not possible; name a file with -o")
+        parser.error("the standard output supports JSON lines only, and no -resume; name a file with -o")
     if args.resume and args.overwrite:
-        parser.error("-resume and -overwrite are opposites; give one of them")
+        parser.error("-resume and -overwrite exclude each other; give one of them")
     return kind
 
 
@@ -261,15 +262,15 @@ def _input(path: str) -> AbstractContextManager[BinaryIO]:
 
 
 def _count(path: str) -> int | None:
-    """Number of lines, ``None`` of what can be read only once."""
+    """Return the number of lines, ``None`` for an input that can be read only once."""
     if not os.path.isfile(path):
         return None
     with open(path, "rb") as stream:
         return count_lines(stream)
 
 
-def _mean(probe: np.ndarray) -> list[float]:
-    """A vector as plain numbers; of token vectors their mean."""
+def _mean(probe: FloatArray) -> list[float]:
+    """Return a vector as plain numbers; the mean of token vectors."""
     mean: list[float] = probe.astype(np.float64).reshape(-1, probe.shape[-1]).mean(0).tolist()
     return mean
 

@@ -1,7 +1,7 @@
-"""The files that ``bert-serving-encode`` writes: vectors row by row, and beside them how far it has come.
+"""The files that ``bert-serving-encode`` writes: vectors row by row, and a checkpoint beside them.
 
-An ``.npy`` file is valid at any time: ``numpy.load`` gives the rows so far. It is appended to rather than mapped, so
-that its size need not be known beforehand and a full disk is an error at the row where it happens.
+An ``.npy`` file is valid at any time: ``numpy.load`` returns the rows so far. Rows are appended and not memory-mapped.
+The final size need not be known in advance, and a full disk is an error at the row that does not fit.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from ..protocol import FloatArray
 from .corpus import Chunk, CorpusError, Position
 
 FORMATS = ("npy", "jsonl")
-#: Enough for any shape, so that the header keeps its length while the number of rows grows.
+#: Large enough for any shape: the header keeps its length while the number of rows grows.
 _HEADER_BYTES = 192
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What must be known to go on, the content of ``FILE.progress``.
+class Checkpoint:
+    """The state to resume from, stored in ``FILE.progress``.
 
     Attributes:
-        input: place in the input behind what is encoded.
-        rows: rows written.
+        input: position in the input after the encoded texts.
+        rows: number of rows written.
         output_bytes: size of the output with these rows.
-        options: those that decide what a row is; they must not change on the way.
-        probe: vector of a fixed sentence: a server with other vectors is another server.
+        options: options that determine the content of a row; a resumed run must have the same.
+        probe: vector of a fixed sentence, to recognise a server with another model.
     """
 
     input: Position
@@ -42,7 +43,7 @@ class Progress:
     probe: list[float]
 
     def save(self, path: str) -> None:
-        """Replaces the file at once, so that it is never seen half written."""
+        """Replace the file atomically."""
         with open(path + ".new", "w", encoding="utf-8") as file:
             json.dump(asdict(self) | {"input": self.input._asdict()}, file)
             file.flush()
@@ -50,71 +51,72 @@ class Progress:
         os.replace(path + ".new", path)
 
     @staticmethod
-    def load(path: str) -> Progress:
-        """
+    def load(path: str) -> Checkpoint:
+        """Read the file.
+
         Raises:
-            CorpusError: the file is broken.
+            CorpusError: the file is damaged.
         """
         try:
             with open(path, encoding="utf-8") as file:
                 values = json.load(file)
-            return Progress(**values | {"input": Position(**values["input"])})
+            return Checkpoint(**values | {"input": Position(**values["input"])})
         except (ValueError, TypeError, KeyError) as error:
             raise CorpusError(f"{path} cannot be read ({error!r}); start over with -overwrite") from error
 
-    def require(self, now: Progress) -> None:
-        """Compares with a run that begins now.
+    def require(self, now: Checkpoint) -> None:
+        """Check that a run that starts now can append to the output.
 
         Raises:
-            CorpusError: the rows to come would not fit those that are there.
+            CorpusError: new rows would be inconsistent with the existing rows.
         """
         for name, before in self.options.items():
             if now.options.get(name) != before:
                 raise CorpusError(
-                    f"this was begun with {name} {before}, and now it is {now.options.get(name)}; "
-                    "make it the same again, or start over with -overwrite"
+                    f"cannot resume: {name} was {before} and is now {now.options.get(name)}; "
+                    "set it to the old value, or start over with -overwrite"
                 )
         probe = np.asarray(self.probe)
-        # Room for what bf16 rounds differently from batch to batch; another model is off by far more.
+        # The tolerance covers bf16, which rounds differently from batch to batch. Another model differs by far more.
         if len(probe) != len(now.probe) or np.linalg.norm(probe - now.probe) > 0.02 * np.linalg.norm(probe):
             raise CorpusError(
-                "the server now gives other vectors than when this was begun: is it another model, layer or pooling? "
-                "Start that server again, or start over with -overwrite"
+                "cannot resume: the server returns other vectors than in the interrupted run (another model, layer or "
+                "pooling?); use the same server again, or start over with -overwrite"
             )
 
 
 class VectorFile(Protocol):
-    """An output that rows are appended to."""
+    """An output file."""
 
     rows: int
 
-    def append(self, chunk: Chunk, vectors: np.ndarray, tokens: Any) -> None: ...
+    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any) -> None: ...
 
     def sync(self) -> int:
-        """Makes what was appended last, and returns the size of the file in bytes."""
+        """Write the appended rows to disk, and return the size of the file in bytes."""
         ...
 
     def close(self) -> None: ...
 
 
 class NpyFile:
-    """Rows of one shape and dtype, behind a header that is written anew as they become more.
+    """Rows of one shape and dtype after a header, which is rewritten for each new number of rows.
 
     The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 
     Args:
-        file: at its end, with ``rows`` rows before.
-        row: an array like a row, for its shape and dtype.
+        file: the file, positioned at its end, with ``rows`` rows.
+        row: an array with the shape and dtype of a row.
     """
 
-    def __init__(self, file: BinaryIO, rows: int, row: np.ndarray) -> None:
+    def __init__(self, file: BinaryIO, rows: int, row: FloatArray) -> None:
         self.rows = rows
         self._file = file
         self._row = row
         if not rows:
             self._write_header()
 
-    def append(self, chunk: Chunk, vectors: np.ndarray, tokens: Any) -> None:
+    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any) -> None:
         if (vectors.shape[1:], vectors.dtype) != (self._row.shape, self._row.dtype):
             raise CorpusError(
                 f"lines {chunk.numbers[0]:,} to {chunk.numbers[-1]:,} have vectors of shape {list(vectors.shape[1:])} "
@@ -142,13 +144,13 @@ class NpyFile:
 
 
 class JsonlFile:
-    """A JSON object per row: ``line``, ``text``, ``vector``, and ``tokens`` if the server shows them."""
+    """One JSON object per row: ``line``, ``text``, ``vector``, and ``tokens`` if the server shows them."""
 
     def __init__(self, file: BinaryIO, rows: int) -> None:
         self.rows = rows
         self._file = file
 
-    def append(self, chunk: Chunk, vectors: np.ndarray, tokens: Any) -> None:
+    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any) -> None:
         for row, (number, text, vector) in enumerate(zip(chunk.numbers, chunk.texts, vectors, strict=True)):
             start = json.dumps({"line": number, "text": text}, ensure_ascii=False)[:-1]
             shown = f', "tokens": {json.dumps(tokens[row], ensure_ascii=False)}' if tokens else ""
@@ -157,7 +159,7 @@ class JsonlFile:
 
     def sync(self) -> int:
         _sync(self._file)
-        with suppress(OSError):  # a pipe has no place
+        with suppress(OSError):  # a pipe has no position
             return self._file.tell()
         return 0
 
@@ -166,14 +168,14 @@ class JsonlFile:
             self._file.close()
 
 
-def open_vector_file(path: str, kind: str, row: np.ndarray, before: Progress | None) -> VectorFile:
-    """The output, new, or ready for the rows after ``before``; ``-`` is the standard output.
+def open_vector_file(path: str, format: str, row: FloatArray, before: Checkpoint | None) -> VectorFile:
+    """Open a new output, or an existing one for the rows after ``before``; ``-`` is the standard output.
 
     Args:
-        row: an array like a row, for its shape and dtype.
+        row: an array with the shape and dtype of a row.
 
     Raises:
-        CorpusError: the file has become shorter than it was.
+        CorpusError: the file is shorter than in the interrupted run.
     """
     if path == "-":
         return JsonlFile(sys.stdout.buffer, 0)
@@ -183,16 +185,16 @@ def open_vector_file(path: str, kind: str, row: np.ndarray, before: Progress | N
         if file.seek(0, os.SEEK_END) < before.output_bytes:
             file.close()
             raise CorpusError(
-                f"{path} is shorter than the {before.output_bytes:,} bytes that were written; "
+                f"cannot resume: {path} is shorter than the {before.output_bytes:,} bytes that were written; "
                 "start over with -overwrite"
             )
         file.truncate(before.output_bytes)
         file.seek(before.output_bytes)
-    return NpyFile(file, rows, row) if kind == "npy" else JsonlFile(file, rows)
+    return NpyFile(file, rows, row) if format == "npy" else JsonlFile(file, rows)
 
 
 def _numbers(value: Any) -> Iterator[str]:
-    """Nested lists of floats as JSON, with as many digits as give the same float32 again."""
+    """Yield nested lists of floats as JSON, with enough digits to restore each float32 exactly."""
     if isinstance(value, list):
         yield "["
         for place, item in enumerate(value):

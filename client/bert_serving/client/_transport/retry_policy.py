@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from ..errors import DrainingError
-from ..protocol import COMMANDS, MAX_ASKED, SHOW_CONFIG, SHOW_PENDING, request_frames
+from ..protocol import COMMANDS, MAX_QUERIED, SHOW_CONFIG, SHOW_PENDING, request_frames
 from .connection_state import ConnectionState
 from .request_table import Request, RequestTable
 from .send_queue import SendQueue
@@ -142,7 +142,7 @@ class RetryPolicy:
             if ids and self.supports_query is not False:
                 query, options = SHOW_CONFIG, b""  # the reply tells whether the server supports queries
                 if self.supports_query:
-                    query, options = SHOW_PENDING, json.dumps({"requests": ids[:MAX_ASKED]}).encode()
+                    query, options = SHOW_PENDING, json.dumps({"requests": ids[:MAX_QUERIED]}).encode()
                 wire_id = self._table.wire_id(QUERY_NUMBER)
                 # If the socket does not accept it, the server is busy; the next query follows.
                 self._queue.try_to_send(request_frames(self._identity, query, wire_id, options=options))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import zmq
 
-from bert_serving.client.protocol import COMMANDS, MAX_ASKED, MAX_IDENTITY_BYTES, MAX_REQUEST_ID_DIGITS
+from bert_serving.client.protocol import COMMANDS, MAX_IDENTITY_BYTES, MAX_QUERIED, MAX_REQUEST_ID_DIGITS
 
 from .. import json_scan
 from ..errors import InvalidRequest, TooLarge
@@ -22,13 +22,13 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     timing: bool = False
     num_tokens: bool = False
-    requests: Annotated[list[int], msgspec.Meta(max_length=MAX_ASKED)] = []
+    requests: Annotated[list[int], msgspec.Meta(max_length=MAX_QUERIED)] = []
 
 
 _STRINGS = msgspec.json.Decoder(list[str])
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[str]])
 _OPTIONS: msgspec.json.Decoder[_Options] = msgspec.json.Decoder(_Options)
-#: Largest options frame in bytes: twice the size of ``MAX_ASKED`` ids of the largest length.
+#: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
 MAX_OPTIONS_BYTES = 65536
 _TOKENIZED = re.compile(rb"\s*\[\s*\[")
 
