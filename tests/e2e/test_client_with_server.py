@@ -1,4 +1,4 @@
-"""The client against a real server: the tiny model, which shows its tokens."""
+"""The client with a real server: the tiny model, which shows its tokens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_encode(bc: BertClient) -> None:
         np.testing.assert_allclose(bc.encode([text])[0], vector, atol=TOLERANCE)
 
 
-def test_order_is_kept_however_it_is_split(bc: BertClient) -> None:
+def test_order_is_kept_for_any_batch_size(bc: BertClient) -> None:
     texts = [f"{'go ' * (number % 9)}number {number % 10}" for number in range(300)]
     whole = bc.encode(texts, batch_size=None)
     np.testing.assert_allclose(bc.encode(texts, batch_size=17), whole, atol=TOLERANCE)
@@ -55,7 +55,7 @@ def test_tokens(bc: BertClient) -> None:
     np.testing.assert_allclose(again, vectors, atol=TOLERANCE)
 
 
-def test_long_texts_are_warned_about(bc: BertClient) -> None:
+def test_truncation_warning(bc: BertClient) -> None:
     assert bc.length_limit
     with pytest.warns(UserWarning, match=f"1 of 2 texts are longer than the server's max_seq_len={bc.length_limit}"):
         bc.encode(["hello " * (bc.length_limit + 10), "hello"])
@@ -134,7 +134,7 @@ def test_lists(bc: BertClient, ports: dict[str, int]) -> None:
         np.testing.assert_allclose(lists.encode(TEXTS), bc.encode(TEXTS), atol=TOLERANCE)
 
 
-def test_a_refused_input_does_not_reach_the_server(bc: BertClient) -> None:
+def test_invalid_input_is_not_sent(bc: BertClient) -> None:
     with pytest.raises(InputValueError, match="non-empty"):
         bc.encode(["hello", " "])
     assert len(bc.encode(["hello"])) == 1

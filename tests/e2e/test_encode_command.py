@@ -1,4 +1,4 @@
-"""``bert-serving-encode``: a file of texts becomes a file of vectors, in one go or in several."""
+"""``bert-serving-encode``: a text file is encoded into a file of vectors, in one run or in several."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_file_to_npy(server: Server, tmp_path: Path, capfd: pytest.CaptureFixtur
     assert f"100 vectors in {out}, each [32] float32" in capfd.readouterr().err
 
 
-def test_npy_can_be_mapped(server: Server, tmp_path: Path) -> None:
+def test_npy_can_be_memory_mapped(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "vectors.npy"
     assert main([write(tmp_path / "corpus.txt", some_texts(5)), "-o", str(out), "-quiet", *at(server)]) == 0
     assert np.load(out, mmap_mode="r").shape == (5, 32)
@@ -74,7 +74,7 @@ def test_stdin_to_json_lines(server: Server) -> None:
     assert [len(row["tokens"]) for row in rows] == [5, len(rows[1]["tokens"]), 4]
 
 
-def test_json_has_every_digit(server: Server, tmp_path: Path) -> None:
+def test_json_restores_each_float32(server: Server, tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus.txt", some_texts(20))
     for name in ("a.npy", "a.jsonl"):
         assert main([corpus, "-o", str(tmp_path / name), *at(server)]) == 0
@@ -90,22 +90,22 @@ def test_tokens(server: Server, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(out), wanted, atol=1e-5)
 
 
-def test_killed_and_resumed(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_resume_after_kill(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     texts = some_texts(200)
     corpus, out, sidecar = tmp_path / "corpus.txt", tmp_path / "vectors.npy", tmp_path / "vectors.npy.progress"
     options = ["-o", str(out), "-batch_size", "8", *at(server)]
     first = command("-", *options, stdin=-1, stderr=-1)
     assert first.stdin is not None
     first.stdin.write("".join(f"{text}\n" for text in texts[:60]).encode())
-    first.stdin.flush()  # and stays open: the command waits for more
+    first.stdin.flush()  # the pipe stays open: the command waits for more input
     wait_until(lambda: sidecar.exists() and json.loads(sidecar.read_text())["rows"] >= 40, what="rows")
     first.kill()
     first.communicate(timeout=60)
 
-    so_far = np.load(out)  # valid although the process died
+    so_far = np.load(out)  # valid although the process was killed
     np.testing.assert_allclose(so_far, expected(server, texts[: len(so_far)]), atol=1e-5)
     with open(out, "ab") as file:
-        file.write(b"half a row")  # as if it died within a write
+        file.write(b"half a row")  # as if the process was killed during a write
 
     write(corpus, texts)
     assert main([str(corpus), *options]) == 1
@@ -119,7 +119,7 @@ def test_killed_and_resumed(server: Server, tmp_path: Path, capfd: pytest.Captur
 
 
 def interrupted(server: Server, folder: Path, texts: list[str], *options: str, name: str = "v.npy") -> list[str]:
-    """Arguments of a run that stopped at a blank line, which is the last one."""
+    """Return the arguments that resume a run which stopped at a blank last line."""
     corpus = write(folder / "corpus.txt", [*texts, ""])
     args = [corpus, "-o", str(folder / name), "-batch_size", "4", *options]
     assert main([*args, *at(server)]) == 1
@@ -127,7 +127,7 @@ def interrupted(server: Server, folder: Path, texts: list[str], *options: str, n
     return [*args, "-resume"]
 
 
-def test_json_lines_are_resumed(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_resume_json_lines(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     texts = some_texts(30)
     args = interrupted(server, tmp_path, texts, name="v.jsonl")
     assert "28 rows are in" in capfd.readouterr().err
@@ -137,31 +137,33 @@ def test_json_lines_are_resumed(server: Server, tmp_path: Path, capfd: pytest.Ca
     assert [row["text"] for row in rows] == [*texts, "hello"]
 
 
-def test_resume_refuses_what_does_not_fit(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_resume_rejects_changed_options_model_and_input(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     texts = some_texts(30)
     args = interrupted(server, tmp_path, texts)
     out = tmp_path / "v.npy"
     size = out.stat().st_size
 
-    def refused(*more: str) -> str:
+    def rejected(*more: str) -> str:
         capfd.readouterr()
         assert main([*args, *more]) == 1
         assert out.stat().st_size == size
         return capfd.readouterr().err
 
-    assert "begun with -blank error, and now it is skip" in refused("-blank", "skip", *at(server))
+    assert "-blank was error and is now skip" in rejected("-blank", "skip", *at(server))
     with serving("-tuned_model_dir", TINY_TUNED, "-ckpt_name", "model.ckpt-343") as other:
-        assert "other vectors" in refused(*at(other))
+        assert "other vectors" in rejected(*at(other))
     write(tmp_path / "corpus.txt", ["changed", *texts[1:]])
-    assert "is not what was begun: its first 28 lines" in refused(*at(server))
+    assert "differs from the input of the interrupted run: its first 28 lines" in rejected(*at(server))
     write(tmp_path / "corpus.txt", texts[:10])
-    assert "is not what was begun" in refused(*at(server))
+    assert "differs from the input" in rejected(*at(server))
     write(tmp_path / "corpus.txt", texts)
     os.truncate(out, 200)
     size = 200
-    assert "is shorter than" in refused(*at(server))
+    assert "is shorter than" in rejected(*at(server))
     (tmp_path / "v.npy.progress").write_text("{")
-    assert "cannot be read" in refused(*at(server))
+    assert "cannot be read" in rejected(*at(server))
     assert main([*args[:-1], "-overwrite", *at(server)]) == 0
     assert len(np.load(out)) == 30
 
@@ -183,7 +185,7 @@ def test_blank_lines(server: Server, tmp_path: Path, blank: str, lines: list[int
 
 
 @pytest.mark.parametrize(("content", "shape"), [(b"", (0, 32)), (b"\n \n", (2, 32)), (b"\xef\xbb\xbfhello", (1, 32))])
-def test_odd_files(server: Server, tmp_path: Path, content: bytes, shape: tuple[int, int]) -> None:
+def test_empty_blank_and_bom_files(server: Server, tmp_path: Path, content: bytes, shape: tuple[int, int]) -> None:
     (tmp_path / "corpus.txt").write_bytes(content)
     out = tmp_path / "v.npy"
     assert main([str(tmp_path / "corpus.txt"), "-o", str(out), "-blank", "zeros", *at(server)]) == 0
@@ -197,7 +199,7 @@ def test_token_vectors(tmp_path: Path) -> None:
     assert np.load(tmp_path / "v.npy").shape == (2, 8, 32)
 
 
-def test_token_vectors_of_any_length(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_token_vectors_of_variable_length(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     corpus = write(tmp_path / "corpus.txt", ["hello", "hello world hello world"])
     with serving("-pooling_strategy", "NONE", "-max_seq_len", "NONE") as server:
         assert main([corpus, "-o", str(tmp_path / "v.npy"), *at(server)]) == 1
@@ -205,10 +207,10 @@ def test_token_vectors_of_any_length(tmp_path: Path, capfd: pytest.CaptureFixtur
         assert main([corpus, "-o", str(tmp_path / "v.jsonl"), *at(server)]) == 0
 
 
-def test_errors_say_what_to_do(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_the_remedy(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     corpus = tmp_path / "corpus.txt"
 
-    def said(*args: str, code: int = 1) -> str:
+    def stderr_of(*args: str, code: int = 1) -> str:
         try:
             assert main([*args, *at(server)]) == code
         except SystemExit as end:
@@ -216,20 +218,20 @@ def test_errors_say_what_to_do(server: Server, tmp_path: Path, capfd: pytest.Cap
         return capfd.readouterr().err
 
     out = str(tmp_path / "v.npy")
-    assert "No such file" in said(str(corpus), "-o", out)
+    assert "No such file" in stderr_of(str(corpus), "-o", out)
     corpus.write_bytes(b"hello\n\nworld\n")
-    assert "line 2 is blank" in said(str(corpus), "-o", out, "-overwrite")
+    assert "line 2 is blank" in stderr_of(str(corpus), "-o", out, "-overwrite")
     corpus.write_bytes(b"hello\n\xff\n")
-    assert "line 2: not UTF-8" in said(str(corpus), "-o", out, "-overwrite")
+    assert "line 2: not UTF-8" in stderr_of(str(corpus), "-o", out, "-overwrite")
     corpus.write_bytes(b"hello\n")
-    assert "No such file" in said(str(corpus), "-o", str(tmp_path / "none" / "v.npy"))
-    assert "does not say a format" in said(str(corpus), "-o", "vectors", code=2)
-    assert "name a file with -o" in said(str(corpus), "-format", "npy", code=2)
-    assert "opposites" in said(str(corpus), "-o", out, "-resume", "-overwrite", code=2)
-    assert "above 0" in said(str(corpus), "-batch_size", "0", code=2)
+    assert "No such file" in stderr_of(str(corpus), "-o", str(tmp_path / "none" / "v.npy"))
+    assert "is unknown: name it .npy or .jsonl" in stderr_of(str(corpus), "-o", "vectors", code=2)
+    assert "name a file with -o" in stderr_of(str(corpus), "-format", "npy", code=2)
+    assert "exclude each other" in stderr_of(str(corpus), "-o", out, "-resume", "-overwrite", code=2)
+    assert "above 0" in stderr_of(str(corpus), "-batch_size", "0", code=2)
 
 
-def test_without_a_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     port, port_out = map(str, free_ports())
     corpus = write(tmp_path / "corpus.txt", ["hello"])
     ports = ["-port", port, "-port_out", port_out, "-connect_timeout", "200"]
@@ -238,7 +240,7 @@ def test_without_a_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
 
 
-def test_a_refused_text_is_found(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rejected_text_is_located(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     texts = some_texts(20)
     texts[13] = "long " * 100
     corpus = write(tmp_path / "corpus.txt", texts)
@@ -247,13 +249,13 @@ def test_a_refused_text_is_found(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert "lines 11 to 15: the server answered" in capfd.readouterr().err
 
 
-def test_truncation_is_told(tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+def test_truncation_warning(tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
     corpus = write(tmp_path / "corpus.txt", ["hello " * 50])
     assert main([corpus, *at(server)]) == 0
     assert "bert-serving-encode: warning: 1 of 1 texts are longer than" in capfd.readouterr().err
 
 
-def test_head_may_leave(server: Server, tmp_path: Path) -> None:
+def test_closed_pipe(server: Server, tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus.txt", some_texts(2000))
     done = command(corpus, "-batch_size", "10", *at(server), stdout=-1, stderr=-1)
     assert done.stdout is not None
@@ -265,7 +267,7 @@ def test_head_may_leave(server: Server, tmp_path: Path) -> None:
     done.stderr.close()
 
 
-def test_the_docs_have_every_option() -> None:
+def test_docs_list_every_option() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
     section = page.partition("## From the shell")[2].partition("\n## ")[0]
     for action in get_parser()._actions:

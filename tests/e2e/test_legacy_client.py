@@ -1,4 +1,4 @@
-"""The unmodified client of version 1.10.0 against our server, on Python 3 and on 2.7."""
+"""The unmodified client of version 1.10.0 with this server, on Python 3 and 2.7."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ do_lower_case fixed_embed_length fp16 gpu_memory_fraction graph_tmp_dir http_max
 max_batch_size max_seq_len model_dir no_position_embeddings no_special_token num_worker pooling_layer
 pooling_strategy port port_out prefetch_size priority_batch_size show_tokens_to_client tuned_model_dir verbose
 xla tensorflow_version python_version server_version pyzmq_version zmq_version server_start_time
-""".split()  # noqa: SIM905, a list of words is read more easily so
+""".split()  # noqa: SIM905, more readable than a list
 V1_SPACED_KEYS = ["ventilator -> worker", "worker -> sink", "ventilator <-> sink"]
 V1_STATISTIC = """
 num_data_request num_total_seq num_sys_request num_total_request num_total_client num_active_client
-""".split()  # noqa: SIM905, a list of words is read more easily so
+""".split()  # noqa: SIM905, more readable than a list
 V1_GROUPS = ["request_per_client", "size_per_request", "last_two_interval", "request_per_second"]
 
 
@@ -40,7 +40,7 @@ def interpreters() -> list[object]:
 
 @lru_cache
 def finished(interpreter: str, folder: str, server: Server) -> tuple[str, str]:
-    """One run for all tests of an interpreter, whatever came of it: what it printed, and what went wrong if it did."""
+    """Run the script once for all tests of an interpreter; return its output and its error."""
     command = [interpreter, str(LEGACY / "exercise.py"), str(server.port), str(server.port_out)]
     env = {**os.environ, "PYTHONPATH": str(LEGACY / folder)}
     try:
@@ -57,7 +57,7 @@ def run(interpreter: str, folder: str, server: Server) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("interpreter", "folder"), interpreters())
-def test_everything_the_old_client_can_do(interpreter: str, folder: str, server: Server) -> None:
+def test_all_features_of_the_old_client(interpreter: str, folder: str, server: Server) -> None:
     seen = run(interpreter, folder, server)
     assert seen["python"] == int(folder[-1])
     assert seen["shape"] == [3, 32]
@@ -94,7 +94,7 @@ def test_status_has_every_key_of_the_original(interpreter: str, folder: str, ser
 
 
 @pytest.mark.parametrize(("interpreter", "folder"), interpreters())
-def test_errors_reach_the_old_client_as_a_readable_exception(interpreter: str, folder: str, server: Server) -> None:
+def test_errors_are_readable_exceptions_in_the_old_client(interpreter: str, folder: str, server: Server) -> None:
     seen = run(interpreter, folder, server)
     errors: dict[str, str] = seen["errors"]  # type: ignore[assignment]
     assert errors["number"].startswith("TypeError")

@@ -13,7 +13,7 @@ from fake_server import FakeServer, run_fake_server
 
 @pytest.fixture
 def fake_server(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
-    """Answers at once; holds requests for the tests of a file that has ``HOLD = True``."""
+    """Run a fake server that replies at once, or holds requests if the test module has ``HOLD = True``."""
     with run_fake_server(hold=getattr(request.module, "HOLD", False)) as fake_server:
         yield fake_server
 
@@ -22,7 +22,7 @@ def fake_server(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
 def pool() -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(max_workers=16)
     yield pool
-    pool.shutdown(wait=False, cancel_futures=True)  # a call that hangs must not hold up the tests that follow
+    pool.shutdown(wait=False, cancel_futures=True)  # a hanging call must not delay later tests
 
 
 @pytest.fixture

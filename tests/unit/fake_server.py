@@ -1,7 +1,7 @@
-"""A scripted server over real sockets, for situations that a real one gets into only by bad luck.
+"""A scripted server over real sockets, for situations that are rare with a real server.
 
-It speaks the wire protocol and encodes nothing: a text's vector is made of its length. Encode requests are answered at
-once, or held until the test says what the answer is.
+It implements the wire protocol and computes the vector of a text from its length. It replies to encode requests at
+once, or holds them until the test sends a reply.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import zmq
 
 from bert_serving.client import protocol
 
-#: Seconds after which a wait for something that takes a moment has failed; long, because a machine may be busy.
+#: Longest wait (s) for a condition; long, because the machine may be busy.
 DEADLINE = 30.0
 CONFIG: dict[str, Any] = {
     "server_version": "1.10.0",
@@ -44,16 +44,16 @@ class Request:
 
 
 def vectors(texts: list[Any]) -> np.ndarray:
-    """What the fake_server answers to these texts: ``[n, 4]``, float32."""
+    """Return the fake server's vectors of texts: ``[n, 4]``, float32."""
     return np.array([[len(text), 1, 2, 3] for text in texts], dtype=np.float32)
 
 
 class FakeServer:
-    """Answers on two ports of this machine.
+    """Replies on two local ports.
 
     Args:
-        config: the answer to SHOW_CONFIG; ``None`` to leave it unanswered.
-        hold: put encode requests into ``held`` instead of answering them.
+        config: the reply to SHOW_CONFIG; ``None`` for no reply.
+        hold: put encode requests into ``held`` instead of replying.
     """
 
     def __init__(self, config: dict[str, Any] | None = CONFIG, hold: bool = False) -> None:
@@ -62,7 +62,7 @@ class FakeServer:
         self.held: queue.Queue[Request] = queue.Queue()
         self.received: list[Request] = []
         self.commands: list[bytes] = []
-        self.forgets = False  # whether it says that it knows no request
+        self.reports_unknown = False  # whether it reports every request as unknown
         self.most_waiting = 0
         self.subscriptions: set[bytes] = set()
         self._outgoing: deque[list[bytes]] = deque()
@@ -77,10 +77,10 @@ class FakeServer:
     def ports(self) -> dict[str, int]:
         return {"port": self.port, "port_out": self.port_out}
 
-    # ---- what a test may make it do ------------------------------------------------------------------------------
+    # ---- called by tests ---------------------------------------------------------------------------------------------
 
     def next(self) -> Request:
-        """The next held request."""
+        """Return the next held request."""
         return self.held.get(timeout=DEADLINE)
 
     def reply(self, request: Request, array: np.ndarray | None = None, **info: Any) -> None:
@@ -92,11 +92,11 @@ class FakeServer:
         self.send([request.identity, protocol.error_info(kind, message), b"", b"%d" % request.wire_id])
 
     def send(self, frames: list[bytes]) -> None:
-        """Publishes these frames, as soon as someone has subscribed to the first one."""
+        """Publish frames as soon as a client is subscribed to the first frame."""
         self._outgoing.append(frames)
 
     def stop(self) -> None:
-        """Goes away, with everything it held."""
+        """Close both ports and drop all requests."""
         self._running = False
         self._thread.join(DEADLINE)
         self._pull.close(0)
@@ -105,13 +105,13 @@ class FakeServer:
         self.subscriptions.clear()
 
     def start(self) -> None:
-        """Comes back on the same ports."""
+        """Open the same ports again."""
         self._pull = self._bind(zmq.PULL, self.port)
         self._xpub = self._bind(zmq.XPUB, self.port_out)
         self._run_thread()
 
     def drop_port_out(self) -> None:
-        """Loses the connections of the result port only, and all that was not sent yet."""
+        """Close the connections of the result port only, and drop unsent messages."""
         self._running = False
         self._thread.join(DEADLINE)
         self._xpub.close(0)
@@ -125,12 +125,12 @@ class FakeServer:
             self.stop()
         self._context.destroy(linger=0)
 
-    # ---- inside --------------------------------------------------------------------------------------------------
+    # ---- inside ------------------------------------------------------------------------------------------------------
 
     def _bind(self, kind: int, port: int) -> zmq.Socket[bytes]:
         sock = self._context.socket(kind)
         deadline = time.monotonic() + DEADLINE
-        while True:  # the system gives a port back a moment after it was closed
+        while True:  # a port may be in use for a short time after it was closed
             try:
                 sock.bind(f"tcp://127.0.0.1:{port}")
                 return sock
@@ -166,14 +166,14 @@ class FakeServer:
         request = Request(frames[0], frames[1], int(frames[2]), int(frames[3]))
         if request.message == protocol.SHOW_PENDING:
             self.commands.append(request.message)
-            unknown = json.loads(frames[4])["requests"] if self.forgets else []
+            unknown = json.loads(frames[4])["requests"] if self.reports_unknown else []
             self.send([request.identity, json.dumps({"unknown": unknown}).encode(), b"%d" % request.wire_id])
             return
         if request.message in protocol.COMMANDS:
             self.commands.append(request.message)
             if self.config is not None:
-                answer = {**self.config, "statistic": {}} if request.message == protocol.SHOW_STATUS else self.config
-                self.send([request.identity, json.dumps(answer).encode(), b"%d" % request.wire_id])
+                reply = {**self.config, "statistic": {}} if request.message == protocol.SHOW_STATUS else self.config
+                self.send([request.identity, json.dumps(reply).encode(), b"%d" % request.wire_id])
             return
         self.received.append(request)
         if self.hold:
@@ -193,7 +193,7 @@ def run_fake_server(**kwargs: Any) -> Iterator[FakeServer]:
 
 
 def until(condition: Any, what: str = "condition") -> None:
-    """Waits for something that must come true."""
+    """Wait for a condition."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, f"not in {DEADLINE} s: {what}"

@@ -1,4 +1,4 @@
-"""`BertClient` as its users know it from 1.10, and what is new, against a scripted server."""
+"""`BertClient` against a scripted server: the interface of 1.10 and the additions to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ORIGINAL = {"server_version": "1.10.0", "max_seq_len": 3, "show_tokens_to_client
 
 @pytest.fixture
 def bc(fake_server: FakeServer) -> Iterator[BertClient]:
-    # A time limit, because tests let threads use it that end before it is closed.
+    # The time limit ends threads of failed tests before the client is closed.
     with BertClient(**fake_server.ports, timeout=60_000) as bc:
         yield bc
 
@@ -46,7 +46,7 @@ def bc(fake_server: FakeServer) -> Iterator[BertClient]:
 def no_unexpected_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests have left to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)  # of objects that other tests left to the garbage collector
         yield
 
 
@@ -103,7 +103,7 @@ def test_server_config_and_status(bc: BertClient) -> None:
     assert bc.server_status == {**CONFIG, "statistic": {}}
 
 
-def test_what_the_handshake_teaches() -> None:
+def test_handshake_sets_limits_of_the_server() -> None:
     with run_fake_server(config=ORIGINAL) as fake_server, BertClient(**fake_server.ports) as bc:
         assert bc.length_limit == 3
         assert bc.token_info_available is True
@@ -120,14 +120,14 @@ def test_show_server_config_prints(fake_server: FakeServer, capsys: pytest.Captu
     "arguments",
     [{"ignore_all_checks": True}, {"check_version": False, "check_length": False, "check_token_info": False}],
 )
-def test_without_checks_nothing_is_asked(fake_server: FakeServer, arguments: dict[str, bool]) -> None:
+def test_without_checks_no_command_is_sent(fake_server: FakeServer, arguments: dict[str, bool]) -> None:
     with BertClient(**fake_server.ports, **arguments) as bc:
         assert bc.encode(["abc"])[0, 0] == 3
         assert bc.request_id == 1
         assert fake_server.commands == []
 
 
-def test_without_checks_the_server_need_not_be_there(fake_server: FakeServer) -> None:
+def test_without_checks_the_server_may_start_later(fake_server: FakeServer) -> None:
     fake_server.stop()
     with BertClient(**fake_server.ports, ignore_all_checks=True) as bc:
         fake_server.start()
@@ -149,12 +149,12 @@ def test_default_identity_is_unique(fake_server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("identity", ["a#b", "a@b", "ä", b"\xff\0", "x" * 255])
-def test_identities_that_an_original_server_dies_of(fake_server: FakeServer, identity: str | bytes) -> None:
+def test_identities_that_crash_an_original_server(fake_server: FakeServer, identity: str | bytes) -> None:
     with BertClient(**fake_server.ports, identity=identity) as bc:
         assert bc.encode(["abc"])[0, 0] == 3
 
 
-def test_an_identity_that_is_too_long() -> None:
+def test_identity_length_limit() -> None:
     with pytest.raises(InputValueError, match="at most 255 bytes, but has 256"):
         BertClient(identity="x" * 256)
 
@@ -213,7 +213,7 @@ def test_encode_takes_any_ordered_iterable(bc: BertClient) -> None:
         assert bc.encode(texts)[:, 0].tolist() == [1, 2]
 
 
-def test_nothing_is_sent_for_texts_that_are_refused(bc: BertClient, fake_server: FakeServer) -> None:
+def test_invalid_texts_are_not_sent(bc: BertClient, fake_server: FakeServer) -> None:
     for texts, tokenized in (("a", False), ([], False), (["a", " "], False), (["a"], True), ([[]], True)):
         for blocking in (True, False):
             with pytest.raises((InputTypeError, InputValueError)):
@@ -222,7 +222,7 @@ def test_nothing_is_sent_for_texts_that_are_refused(bc: BertClient, fake_server:
     assert len(fake_server.received) == 1
 
 
-def test_texts_travel_unharmed(bc: BertClient, fake_server: FakeServer) -> None:
+def test_texts_arrive_unchanged(bc: BertClient, fake_server: FakeServer) -> None:
     texts = ["你好", "e\u0301\x00", "😀 \ud800", '"\\/', "a ||| b"]
     bc.encode(texts)
     assert fake_server.received[-1].texts == texts
@@ -232,7 +232,7 @@ def test_texts_travel_unharmed(bc: BertClient, fake_server: FakeServer) -> None:
     assert fake_server.received[-1].texts == tokens
 
 
-def test_a_long_input_is_sent_in_parts(bc: BertClient, fake_server: FakeServer) -> None:
+def test_long_input_is_split_into_requests(bc: BertClient, fake_server: FakeServer) -> None:
     texts = ["x" * (number % 9 + 1) for number in range(100)]
     np.testing.assert_array_equal(bc.encode(texts, batch_size=7), vectors(texts))
     assert [request.num_texts for request in fake_server.received] == [7] * 14 + [2]
@@ -269,27 +269,27 @@ def test_show_tokens() -> None:
         assert tokens == [["[CLS]", "a", "[SEP]"], ["[CLS]", "b", "[SEP]"]]
 
 
-def test_show_tokens_when_the_server_does_not(bc: BertClient) -> None:
+def test_show_tokens_warns_if_the_server_shows_none(bc: BertClient) -> None:
     with pytest.warns(UserWarning, match="-show_tokens_to_client") as caught:
         assert bc.encode(["a"], show_tokens=True).shape == (1, 4)
     assert caught[0].filename == __file__
 
 
-def test_truncation_is_told_once_per_call() -> None:
+def test_truncation_warning_once_per_call() -> None:
     with ThreadPoolExecutor() as pool, run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
 
-        def answered(number: int) -> None:
+        def reply_to(number: int) -> None:
             for _ in range(number):
                 fake_server.reply(fake_server.next(), num_truncated=1, truncated=[0])
 
-        done = pool.submit(answered, 2)
+        done = pool.submit(reply_to, 2)
         with pytest.warns(UserWarning, match="2 of 4 texts are longer than the server's max_seq_len=25") as caught:
             bc.encode(["x"] * 4, batch_size=2)
         assert [warning.filename for warning in caught] == [__file__]
         done.result(DEADLINE)
         for _ in range(3):
             bc.encode(["x"], blocking=False)
-        done = pool.submit(answered, 3)
+        done = pool.submit(reply_to, 3)
         with pytest.warns(UserWarning, match="1 of 1 texts") as caught:
             assert len(list(bc.fetch())) == 3
         assert [warning.filename for warning in caught] == [__file__]
@@ -297,7 +297,7 @@ def test_truncation_is_told_once_per_call() -> None:
 
 
 @pytest.mark.parametrize("config", [ORIGINAL, CONFIG])
-def test_no_word_of_truncation_without_check_length(config: dict[str, object]) -> None:
+def test_no_truncation_warning_without_check_length(config: dict[str, object]) -> None:
     with (
         run_fake_server(config=config, hold=True) as fake_server,
         BertClient(**fake_server.ports, check_length=False) as bc,
@@ -307,7 +307,7 @@ def test_no_word_of_truncation_without_check_length(config: dict[str, object]) -
         assert len(bc.fetch_all()) == 1
 
 
-def test_an_original_server_is_warned_for_beforehand() -> None:
+def test_truncation_warning_before_sending_to_an_original_server() -> None:
     with run_fake_server(config=ORIGINAL) as fake_server, BertClient(**fake_server.ports) as bc:
         with pytest.warns(UserWarning, match="1 of 2 texts are longer.*max_seq_len=3") as caught:
             bc.encode(["one two three four", "one"])
@@ -325,7 +325,7 @@ def test_no_warning_if_the_server_has_no_limit() -> None:
         bc.encode(["word " * 1000])
 
 
-def test_a_config_answered_with_vectors_is_refused(bc: BertClient, fake_server: FakeServer) -> None:
+def test_reply_with_vectors_to_a_command_is_an_error(bc: BertClient, fake_server: FakeServer) -> None:
     fake_server.config = None
     with ThreadPoolExecutor() as pool:
         result = pool.submit(lambda: bc.server_config)
@@ -336,7 +336,7 @@ def test_a_config_answered_with_vectors_is_refused(bc: BertClient, fake_server: 
             result.result(DEADLINE)
 
 
-def test_a_long_wait_is_hinted_at(
+def test_warning_after_long_wait(
     fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_wait_policy, "WARN_AFTER", 0.02)
@@ -351,7 +351,7 @@ def test_a_long_wait_is_hinted_at(
         assert caplog.text.count("still waiting") == 1
 
 
-def test_encrypted() -> None:
+def test_curve_encryption() -> None:
     server_public, server_secret = zmq.curve_keypair()
     with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.XPUB) as xpub:
         for sock in (pull, xpub):
@@ -375,7 +375,7 @@ def test_encrypted() -> None:
 @pytest.mark.parametrize(
     "keys", [{"secret_key": "x"}, {"server_key": "short"}, {"server_key": "x" * 40, "secret_key": "x"}]
 )
-def test_keys_that_are_none(keys: dict[str, str]) -> None:
+def test_invalid_curve_keys(keys: dict[str, str]) -> None:
     with pytest.raises(OptionError):
         BertClient(**keys)
 
@@ -394,7 +394,7 @@ def test_fetch_all_keeps_the_order_of_sending() -> None:
         assert list(bc.fetch()) == []
 
 
-def test_fetch_gives_them_as_they_arrive() -> None:
+def test_fetch_returns_results_in_order_of_arrival() -> None:
     with run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         for text in ("a", "bb", "ccc"):
             bc.encode([text], blocking=False)
@@ -422,7 +422,7 @@ def test_blocking_and_not_blocking_mixed(bc: BertClient) -> None:
     assert bc.pending_request == set()
 
 
-def test_fetch_may_have_a_timeout() -> None:
+def test_fetch_timeout() -> None:
     with run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         bc.encode(["a"], blocking=False)
         bc.encode(["bb"], blocking=False)
@@ -431,7 +431,7 @@ def test_fetch_may_have_a_timeout() -> None:
         until(lambda: bc.pending_response)
         with pytest.raises(RequestTimeoutError):
             bc.fetch_all(timeout=20)
-        fake_server.reply(two)  # what came before is not lost
+        fake_server.reply(two)  # earlier results are kept
         assert [array[0, 0] for array in bc.fetch_all(timeout=60_000)] == [1, 2]
 
 
@@ -465,7 +465,7 @@ def test_one_failed_request_does_not_hide_the_others(all_at_once: bool) -> None:
             assert [response.embedding[0, 0] for response in results] == [3]
 
 
-def test_an_error_reaches_a_blocking_caller() -> None:
+def test_blocking_call_raises_server_error() -> None:
     with ThreadPoolExecutor() as pool, run_fake_server(hold=True) as fake_server, BertClient(**fake_server.ports) as bc:
         result = pool.submit(bc.encode, ["a"] * 10, batch_size=5)
         fake_server.reply_error(fake_server.next(), "overloaded", "1,000 requests wait")
@@ -492,7 +492,7 @@ def test_fetching_while_another_thread_sends(bc: BertClient) -> None:
     assert bc.pending_request == set()
 
 
-def test_each_result_goes_to_one_of_several_fetchers(bc: BertClient) -> None:
+def test_each_result_is_fetched_by_one_thread(bc: BertClient) -> None:
     for _ in range(200):
         bc.encode(["x"], blocking=False)
     numbers = bc.pending_request
@@ -509,7 +509,7 @@ def test_encode_async_of_an_endless_generator(bc: BertClient) -> None:
     assert sorted(ids) == list(range(2, 202))
 
 
-def test_encode_async_response_has_both_faces(bc: BertClient) -> None:
+def test_response_unpacks_and_has_attributes(bc: BertClient) -> None:
     for response in bc.encode_async([["a", "bb"]]):
         number, embedding, tokens = response
         assert response.shape == embedding.shape == (2, 4)
@@ -533,9 +533,9 @@ def test_encode_async_waits_for_a_slow_generator(bc: BertClient) -> None:
         assert len(list(results)) == 1
 
 
-def test_a_slow_generator_is_not_blamed_on_an_absent_server(fake_server: FakeServer) -> None:
+def test_slow_generator_does_not_cause_unreachable_error(fake_server: FakeServer) -> None:
     with ThreadPoolExecutor() as pool, BertClient(**fake_server.ports) as bc:
-        bc.connect_timeout = 100  # from here on: to connect may take longer
+        bc.connect_timeout = 100  # set after the connection, which may take longer
         go = threading.Event()
 
         def slow() -> Iterator[list[str]]:
@@ -552,7 +552,7 @@ def test_a_slow_generator_is_not_blamed_on_an_absent_server(fake_server: FakeSer
         assert len(results.result(DEADLINE)) == 1
 
 
-def test_encode_async_holds_back(fake_server: FakeServer) -> None:
+def test_encode_async_limits_requests_in_flight(fake_server: FakeServer) -> None:
     fake_server.hold = True
     pulled = []
 
@@ -568,7 +568,7 @@ def test_encode_async_holds_back(fake_server: FakeServer) -> None:
         for _ in range(10):
             fake_server.reply(fake_server.next())
         until(lambda: len(bc.pending_response) == 10)
-        assert len(pulled) == 64, "results that nobody took count as well"
+        assert len(pulled) == 64, "results that were not consumed count as well"
         next(results)
         until(lambda: len(fake_server.received) == 65)
         results.close()
@@ -576,7 +576,7 @@ def test_encode_async_holds_back(fake_server: FakeServer) -> None:
         assert list(results) == []
 
 
-def test_exceptions_of_the_generator_come_after_its_results(bc: BertClient) -> None:
+def test_generator_exception_is_raised_after_its_results(bc: BertClient) -> None:
     def breaking() -> Iterator[list[str]]:
         yield ["a"]
         raise LookupError("no more corpus")
@@ -587,7 +587,7 @@ def test_exceptions_of_the_generator_come_after_its_results(bc: BertClient) -> N
         next(results)
 
 
-def test_a_batch_that_is_refused_is_raised_to_the_consumer(bc: BertClient) -> None:
+def test_invalid_batch_raises_in_the_consumer(bc: BertClient) -> None:
     with pytest.raises(InputValueError, match="texts\\[1\\]"):
         list(bc.encode_async([["a", ""]]))
 
@@ -603,7 +603,7 @@ def test_results_of_encode_async_can_be_fetched_instead(bc: BertClient) -> None:
     assert bc.fetch_all(concat=True)[:, 0].tolist() == [1, 2, 3]
 
 
-def test_two_streams_at_once_do_not_mix(bc: BertClient) -> None:
+def test_concurrent_streams_are_separate(bc: BertClient) -> None:
     def lengths(length: int) -> set[float]:
         stream = bc.encode_async(itertools.repeat(["x" * length]), max_num_batch=100)
         return {response.embedding[0, 0] for response in stream}
@@ -612,7 +612,7 @@ def test_two_streams_at_once_do_not_mix(bc: BertClient) -> None:
         assert list(pool.map(lengths, (1, 2, 3))) == [{1}, {2}, {3}]
 
 
-def test_a_loop_that_is_left_early_stops_the_generator(bc: BertClient) -> None:
+def test_breaking_the_loop_stops_the_generator(bc: BertClient) -> None:
     def feeders() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name == "bert-client-feed"}
 
@@ -636,7 +636,7 @@ def test_one_client_for_many_threads(fake_server: FakeServer, kind: type[BertCli
         assert all(pool.map(work, range(1, 21)))
 
 
-def test_concurrent_client_waits_for_its_turn() -> None:
+def test_concurrent_client_limits_concurrent_calls() -> None:
     with (
         ThreadPoolExecutor(6) as pool,
         run_fake_server(hold=True) as fake_server,
@@ -651,7 +651,7 @@ def test_concurrent_client_waits_for_its_turn() -> None:
         assert fake_server.most_waiting <= 2
 
 
-def test_concurrent_client_does_not_wait_for_ever() -> None:
+def test_concurrent_client_times_out_without_a_slot() -> None:
     with (
         ThreadPoolExecutor() as pool,
         run_fake_server(hold=True) as fake_server,
@@ -675,6 +675,6 @@ def test_concurrent_client_fetches_too(fake_server: FakeServer) -> None:
         assert bc.server_status["statistic"] == {}
 
 
-def test_concurrent_client_refuses_none_at_all() -> None:
+def test_max_concurrency_must_be_positive() -> None:
     with pytest.raises(OptionError, match="max_concurrency"):
         ConcurrentBertClient(max_concurrency=0)

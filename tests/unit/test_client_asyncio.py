@@ -62,7 +62,7 @@ def test_encode(fake_server: FakeServer) -> None:
     run(main)
 
 
-def test_many_at_once(fake_server: FakeServer) -> None:
+def test_concurrent_calls(fake_server: FakeServer) -> None:
     async def main() -> None:
         async with AsyncBertClient(**fake_server.ports) as bc:
             arrays = await asyncio.gather(*(bc.encode(["x" * length]) for length in range(1, 101)))
@@ -86,7 +86,7 @@ def test_the_server_is_checked_by_the_first_request_and_once(fake_server: FakeSe
     run(main)
 
 
-def test_errors_are_the_same(fake_server: FakeServer) -> None:
+def test_errors_match_the_blocking_client(fake_server: FakeServer) -> None:
     async def main() -> None:
         async with AsyncBertClient(**fake_server.ports) as bc:
             with pytest.raises(InputTypeError):
@@ -105,7 +105,7 @@ def test_errors_are_the_same(fake_server: FakeServer) -> None:
     run(main)
 
 
-def test_no_server() -> None:
+def test_unreachable_server() -> None:
     (port,) = free_ports(1)
     before = io_threads()
 
@@ -143,7 +143,7 @@ def test_a_cancelled_call_drops_its_request(fake_server: FakeServer) -> None:
     run(main)
 
 
-def test_close_ends_calls_that_wait(fake_server: FakeServer) -> None:
+def test_close_ends_blocked_calls(fake_server: FakeServer) -> None:
     async def main() -> None:
         async with AsyncBertClient(**fake_server.ports) as bc:
             fake_server.hold = True
@@ -192,7 +192,7 @@ def test_encode_async(fake_server: FakeServer) -> None:
     run(main)
 
 
-def test_encode_async_holds_back_and_lets_go(fake_server: FakeServer) -> None:
+def test_encode_async_limits_requests_in_flight_and_cancels(fake_server: FakeServer) -> None:
     fake_server.hold = True
 
     async def main() -> None:
@@ -209,7 +209,7 @@ def test_encode_async_holds_back_and_lets_go(fake_server: FakeServer) -> None:
     run(main)
 
 
-def test_exceptions_of_the_generator_come_after_its_results(fake_server: FakeServer) -> None:
+def test_generator_exception_is_raised_after_its_results(fake_server: FakeServer) -> None:
     async def breaking() -> AsyncIterator[list[str]]:
         yield ["a"]
         raise LookupError("no more corpus")

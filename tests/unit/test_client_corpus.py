@@ -1,4 +1,4 @@
-"""The input of ``bert-serving-encode``: nothing is lost or doubled, and every place is found again."""
+"""The input of ``bert-serving-encode``: every line occurs once, and every position can be resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def corpus(content: bytes, blank: str) -> Corpus:
 
 
 @given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.sampled_from(["skip", "zeros"]), st.integers(1, 5))
-def test_every_line_is_in_one_chunk(lines: list[str], newline: str, has_end: bool, blank: str, size: int) -> None:
+def test_every_line_is_in_exactly_one_chunk(
+    lines: list[str], newline: str, has_end: bool, blank: str, size: int
+) -> None:
     content = (newline.join(lines) + (newline if has_end and lines else "")).encode()
     number = count_lines(io.BytesIO(content))
     wanted = {i: "" if line.isspace() else line for i, line in enumerate(lines[:number], 1)}
@@ -26,7 +28,7 @@ def test_every_line_is_in_one_chunk(lines: list[str], newline: str, has_end: boo
     got = {i: text for chunk in chunks for i, text in zip(chunk.numbers, chunk.texts, strict=True)}
     assert got == (wanted if blank == "zeros" else {i: text for i, text in wanted.items() if text})
     assert all(sum(map(bool, chunk.texts)) == size for chunk in chunks[:-1])
-    # From behind any chunk the rest is the rest; the file may have grown.
+    # Reading can resume after any chunk, also if the file has grown.
     for place, chunk in enumerate(chunks):
         again = corpus(content + b"\nmore", blank)
         again.skip_to(chunk.end)
@@ -37,7 +39,7 @@ def test_every_line_is_in_one_chunk(lines: list[str], newline: str, has_end: boo
 
 
 @given(st.binary(min_size=1, max_size=30), st.data())
-def test_a_changed_byte_is_found(content: bytes, data: st.DataObject) -> None:
+def test_changed_byte_is_detected(content: bytes, data: st.DataObject) -> None:
     first = corpus(b"text\n" + content.replace(b"\n", b".") + b"\nlast\n", "skip")
     mark = None
     try:

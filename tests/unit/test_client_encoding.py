@@ -1,4 +1,4 @@
-"""A call split into requests gives what one request gives."""
+"""A call split into several requests has the same result as one request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reply_for(number: int, array: np.ndarray, **info: object) -> Reply:
     pooled=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_rows_come_back_in_order_whatever_the_order_of_answers(
+def test_rows_are_in_order_for_any_order_of_replies(
     num_texts: int, batch_size: int | None, longest: int, pooled: bool, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -42,17 +42,17 @@ def test_rows_come_back_in_order_whatever_the_order_of_answers(
             call.sent(number, chunk)
             sent[number] = chunk
         assert has_room(len(sent) - 1, 0)
-        answered = chance.choice(list(sent))
-        rows = [int(text) for text in sent.pop(answered).texts]
+        replied = chance.choice(list(sent))
+        rows = [int(text) for text in sent.pop(replied).texts]
         part = whole[rows, 0] if pooled else whole[rows, : max(lengths[row] for row in rows)]
-        assert call.add_reply(answered, reply_for(answered, part, tokens=[[str(row)] for row in rows])) == len(rows)
+        assert call.add_reply(replied, reply_for(replied, part, tokens=[[str(row)] for row in rows])) == len(rows)
     np.testing.assert_array_equal(call.embedding, whole[:, 0] if pooled else whole)
     assert call.embedding.flags.writeable
     assert call.tokens == [[str(row)] for row in range(num_texts)]
     assert call.num_done == num_texts
 
 
-def test_no_more_than_a_few_texts_are_on_their_way() -> None:
+def test_texts_in_flight_are_limited() -> None:
     call = EncodeCall(["x"] * 100_000, 4096)
     sent = 0
     while (chunk := call.next_chunk()) is not None:
@@ -62,7 +62,7 @@ def test_no_more_than_a_few_texts_are_on_their_way() -> None:
     assert call.in_flight == [1, 2, 3, 4]
 
 
-def test_two_requests_are_on_their_way_however_large() -> None:
+def test_two_requests_of_any_size_are_in_flight() -> None:
     assert has_room(1, 10**9)
     assert not has_room(2, 10**9)
     assert not has_room(64, 64)
@@ -80,7 +80,7 @@ def test_truncated_texts_are_counted() -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros((3, 2), np.float32), np.float32(1)])
-def test_an_answer_with_other_rows_is_refused(array: np.ndarray) -> None:
+def test_reply_with_wrong_number_of_rows_is_an_error(array: np.ndarray) -> None:
     call = EncodeCall(["a", "b"], None)
     chunk = call.next_chunk()
     assert chunk is not None
@@ -92,7 +92,7 @@ def test_an_answer_with_other_rows_is_refused(array: np.ndarray) -> None:
 @pytest.mark.parametrize(
     "second", [np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float16), np.zeros((1, 1, 2), "f4")]
 )
-def test_another_model_within_one_call_is_noticed(second: np.ndarray) -> None:
+def test_change_of_model_within_one_call_is_an_error(second: np.ndarray) -> None:
     call = EncodeCall(["a", "b"], 1)
     for number in (1, 2):
         chunk = call.next_chunk()
@@ -106,7 +106,7 @@ def test_another_model_within_one_call_is_noticed(second: np.ndarray) -> None:
 @pytest.mark.parametrize(
     "info", [b'{"shape": [1]}', b'{"dtype": "float32", "shape": [7]}', b'{"dtype": "what", "shape": [1]}']
 )
-def test_an_answer_that_is_no_array_is_refused(info: bytes) -> None:
+def test_reply_without_valid_array_is_an_error(info: bytes) -> None:
     call = EncodeCall(["a"], None)
     chunk = call.next_chunk()
     assert chunk is not None
@@ -120,7 +120,7 @@ def test_batch_size_must_be_positive() -> None:
         EncodeCall(["a"], 0)
 
 
-def test_response_knows_its_shape_in_both_formats() -> None:
+def test_response_shape_in_both_formats() -> None:
     array = np.zeros((2, 3))
     assert Response(1, array, "").shape == Response(1, array.tolist(), "").shape == (2, 3)
     number, embedding, tokens = Response(1, array, "")
@@ -128,7 +128,7 @@ def test_response_knows_its_shape_in_both_formats() -> None:
     assert embedding is array
 
 
-def test_joined_pads_with_zeros() -> None:
+def test_concatenate_pads_with_zeros() -> None:
     one, two = np.ones((1, 2, 3)), np.ones((2, 4, 3))
     whole = concatenate([one, two])
     assert whole.shape == (3, 4, 3)

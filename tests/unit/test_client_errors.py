@@ -15,14 +15,14 @@ from bert_serving.client.protocol import ERROR_TYPES
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
 
 
-def test_everything_is_exported_and_drawn() -> None:
+def test_all_classes_are_exported_and_documented() -> None:
     names = {kind.__name__ for kind in CLASSES}
     assert names == set(errors.__all__)
     assert names <= set(bert_serving.client.__all__)
     assert all(name in (errors.__doc__ or "") for name in names)
 
 
-def test_one_root() -> None:
+def test_common_base_class() -> None:
     assert all(issubclass(kind, errors.BertServingError) for kind in CLASSES)
 
 
@@ -41,7 +41,7 @@ def test_one_root() -> None:
         (errors.InvalidRequestError, ValueError),
     ],
 )
-def test_code_for_1_10_still_catches_them(kind: type[Exception], builtin: type[Exception]) -> None:
+def test_builtin_base_classes_of_1_10(kind: type[Exception], builtin: type[Exception]) -> None:
     assert issubclass(kind, builtin)
 
 
@@ -55,5 +55,5 @@ def test_server_errors(name: str) -> None:
         assert str(each).startswith(f"request 7: the server answered {name!r}: what happened")
 
 
-def test_overload_says_try_again() -> None:
+def test_overload_error_names_the_remedy() -> None:
     assert "send it again" in str(server_error("overloaded", "queue is full", 1))

@@ -1,4 +1,4 @@
-"""Who reads the results: the I/O thread, or the callers who wait for them."""
+"""Reader lease: the I/O thread or a blocked call reads results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from bert_serving.client._transport.reader_lease import HANDOVER_COOLDOWN, Reade
 from bert_serving.client.protocol import Reply
 from fake_server import DEADLINE, FakeServer, until
 
-#: What the fake_server does with requests, see ``conftest.py``.
+#: The fake server holds requests, see ``conftest.py``.
 HOLD = True
 
 
-# ---- the rules ------------------------------------------------------------------------------------------------------
+# ---- the lease ------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_the_threads_until_it_is_offered() -> None:
+def test_io_thread_holds_the_lease_until_it_releases_it() -> None:
     turn = ReaderLease()
     assert turn.io_thread_reads(100.0)
     assert not turn.start_read("caller", 100.0)
@@ -35,16 +35,16 @@ def test_it_is_the_threads_until_it_is_offered() -> None:
     assert turn.start_read("caller", 100.0)
     assert turn.caller_is_reading
     assert turn.owned_by_current_thread()
-    assert not turn.start_read("another", 100.0), "one at a time"
+    assert not turn.start_read("another", 100.0), "one reader at a time"
     assert turn.is_read_by("caller")
     assert not turn.is_read_by("another")
     turn.finish_read(100.1)
     assert not turn.caller_is_reading
     assert not turn.is_read_by("caller")
-    assert turn.start_read("another", 100.1), "the next caller goes on where one has left"
+    assert turn.start_read("another", 100.1), "the next call continues"
 
 
-def test_the_thread_reads_again_when_nobody_has_for_a_while() -> None:
+def test_unused_lease_returns_to_the_io_thread() -> None:
     turn = ReaderLease()
     turn.release(100.0)
     assert turn.expires_at == 100.0 + HANDOVER_COOLDOWN
@@ -53,7 +53,7 @@ def test_the_thread_reads_again_when_nobody_has_for_a_while() -> None:
     assert turn.expires_at == float("inf")
 
 
-def test_it_is_not_taken_from_a_caller_who_reads() -> None:
+def test_io_thread_cannot_acquire_the_lease_during_a_read() -> None:
     turn = ReaderLease()
     turn.release(100.0)
     turn.start_read("caller", 100.0)
@@ -65,7 +65,7 @@ def test_it_is_not_taken_from_a_caller_who_reads() -> None:
     assert turn.io_thread_reads(100.0)
 
 
-def test_what_was_claimed_is_kept_for_a_while() -> None:
+def test_acquired_lease_is_kept_for_the_cooldown() -> None:
     turn = ReaderLease()
     turn.release(100.0)
     turn.acquire(100.0)
@@ -78,8 +78,8 @@ def test_what_was_claimed_is_kept_for_a_while() -> None:
 # ---- in a client ----------------------------------------------------------------------------------------------------
 
 
-def let_callers_read(client: BertClient, fake_server: FakeServer) -> None:
-    """Until the next caller who waits is to read himself."""
+def let_calls_read(client: BertClient, fake_server: FakeServer) -> None:
+    """Encode until the I/O thread releases the lease to calls."""
 
     def is_callers() -> bool:
         fake_server.hold = False
@@ -87,19 +87,19 @@ def let_callers_read(client: BertClient, fake_server: FakeServer) -> None:
         fake_server.hold = True
         return not client._connection._receiver.lease._io_thread_reads
 
-    until(is_callers, "the thread offers its turn")
+    until(is_callers, "the I/O thread releases the lease")
 
 
-def until_one_reads(client: BertClient) -> None:
+def until_call_reads(client: BertClient) -> None:
     until(
         lambda: (
             client._connection._receiver.lease.caller_is_reading or client._connection._receiver.lease._io_thread_reads
         ),
-        "someone reads",
+        "a call or the I/O thread reads",
     )
 
 
-def test_one_call_after_the_other(fake_server: FakeServer) -> None:
+def test_sequential_calls(fake_server: FakeServer) -> None:
     fake_server.hold = False
     with BertClient(**fake_server.ports) as bc:
         for length in range(1, 200):
@@ -107,21 +107,19 @@ def test_one_call_after_the_other(fake_server: FakeServer) -> None:
         assert bc.pending_request == set()
 
 
-def test_the_thread_goes_on_when_a_caller_has_waited_a_moment(
-    fake_server: FakeServer, pool: ThreadPoolExecutor
-) -> None:
+def test_io_thread_continues_after_max_caller_read(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         result = pool.submit(bc.encode, ["a"])
         request = fake_server.next()
-        until(lambda: bc._connection._receiver.lease._io_thread_reads, "the thread reads")
+        until(lambda: bc._connection._receiver.lease._io_thread_reads, "the I/O thread reads")
         fake_server.reply(request)
         assert result.result(DEADLINE).shape == (1, 4)
 
 
-def test_who_reads_hands_out_what_others_wait_for(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_reading_call_delivers_replies_of_other_calls(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         one = pool.submit(bc.encode, ["a"])
         first = fake_server.next()
         two = pool.submit(bc.encode, ["bb"])
@@ -135,52 +133,52 @@ def test_who_reads_hands_out_what_others_wait_for(fake_server: FakeServer, pool:
         assert [response.embedding[0, 0] for response in bc.fetch()] == [3]
 
 
-def test_a_request_without_waiting_is_read_by_the_thread(fake_server: FakeServer) -> None:
+def test_io_thread_reads_replies_to_nonblocking_requests(fake_server: FakeServer) -> None:
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         bc.encode(["a"], blocking=False)
         fake_server.reply(fake_server.next())
-        until(lambda: bc.pending_response, "the answer is here, though nobody asks for it")
+        until(lambda: bc.pending_response, "the reply has arrived before it is fetched")
 
 
-def test_a_listener_hears_while_callers_read(fake_server: FakeServer) -> None:
+def test_subscription_receives_results_while_calls_read(fake_server: FakeServer) -> None:
     with (
         BertClient(**fake_server.ports, identity="same") as bc,
         BertClient(**fake_server.ports, identity="same") as clone,
     ):
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         heard = bc.listen()
         fake_server.hold = False
         clone.encode(["abc"])
         assert next(heard).embedding[0, 0] == 3
 
 
-def test_a_timeout_is_not_longer_for_who_reads(fake_server: FakeServer) -> None:
+def test_timeout_of_a_reading_call(fake_server: FakeServer) -> None:
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         bc.timeout = 300
         began = time.monotonic()
         with pytest.raises(RequestTimeoutError):
             bc.encode(["late"])
         assert time.monotonic() - began >= 0.3
         bc.timeout = -1
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
 
 
-def test_closing_while_a_caller_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_close_while_a_call_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     bc = BertClient(**fake_server.ports)
-    let_callers_read(bc, fake_server)
+    let_calls_read(bc, fake_server)
     result = pool.submit(bc.encode, ["a"])
-    until_one_reads(bc)
+    until_call_reads(bc)
     bc.close()
     with pytest.raises(ClientClosedError):
         result.result(DEADLINE)
     assert not bc._connection._thread.is_alive()
 
 
-def test_a_server_that_restarts_while_a_caller_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_server_restart_while_a_call_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         result = pool.submit(bc.encode, ["a"])
         fake_server.next()
         fake_server.stop()
@@ -189,14 +187,12 @@ def test_a_server_that_restarts_while_a_caller_reads(fake_server: FakeServer, po
         assert result.result(DEADLINE).shape == (1, 4)
 
 
-def test_a_client_subscribes_anew_though_no_caller_reads(
-    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_client_resubscribes_while_no_call_reads(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         monkeypatch.setattr(
             reader_lease, "HANDOVER_COOLDOWN", 10 * DEADLINE
-        )  # the thread does not read again by itself
+        )  # the lease does not return to the I/O thread by itself
         fake_server.drop_port_out()
         until(lambda: fake_server.subscriptions, "the client is subscribed")
         fake_server.hold = False
@@ -204,16 +200,16 @@ def test_a_client_subscribes_anew_though_no_caller_reads(
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
-def test_ctrl_c_while_the_main_thread_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
-    """The answers to others are not lost, and the client goes on."""
+def test_keyboard_interrupt_while_the_main_thread_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+    """Replies to other calls are not lost, and the client continues to work."""
     assert threading.current_thread() is threading.main_thread()
     with BertClient(**fake_server.ports) as bc:
         for length in range(1, 6):
-            let_callers_read(bc, fake_server)
+            let_calls_read(bc, fake_server)
 
             def interrupt() -> None:
-                fake_server.next()  # the main thread waits for an answer that never comes
-                until_one_reads(bc)
+                fake_server.next()  # the main thread waits for a reply that is never sent
+                until_call_reads(bc)
                 os.kill(os.getpid(), signal.SIGINT)
 
             pool.submit(interrupt)
@@ -227,18 +223,18 @@ def test_ctrl_c_while_the_main_thread_reads(fake_server: FakeServer, pool: Threa
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
-def test_a_signals_handler_may_encode_while_its_thread_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_signal_handler_encodes_while_its_thread_reads(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         nested: list[float] = []
         before = signal.signal(signal.SIGUSR1, lambda *_: nested.append(bc.encode(["nested"])[0, 0]))
 
         def signal_and_answer() -> None:
             outer = fake_server.next()
-            until_one_reads(bc)
+            until_call_reads(bc)
             os.kill(os.getpid(), signal.SIGUSR1)
             fake_server.reply(fake_server.next())
-            until(lambda: nested, "the handler has its answer")
+            until(lambda: nested, "the handler has its reply")
             fake_server.reply(outer)
 
         answering = pool.submit(signal_and_answer)
@@ -251,9 +247,7 @@ def test_a_signals_handler_may_encode_while_its_thread_reads(fake_server: FakeSe
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
-def test_a_signals_handler_may_encode_in_the_middle_of_a_message(
-    fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_handler_encodes_between_two_frames(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     received = zmq.Socket.recv_multipart
     is_armed = [False]
 
@@ -268,7 +262,7 @@ def test_a_signals_handler_may_encode_in_the_middle_of_a_message(
         return parts
 
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         fake_server.hold = False
         nested: list[float] = []
         before = signal.signal(signal.SIGUSR1, lambda *_: nested.append(bc.encode(["nested"])[0, 0]))
@@ -283,7 +277,7 @@ def test_a_signals_handler_may_encode_in_the_middle_of_a_message(
 
 
 class InterruptedDict(dict[int, Any]):
-    """Ctrl-C strikes when something has been removed."""
+    """Raises KeyboardInterrupt after an item was removed."""
 
     def pop(self, *args: Any) -> Any:
         found = super().pop(*args)
@@ -292,7 +286,7 @@ class InterruptedDict(dict[int, Any]):
         return found
 
 
-def test_an_answer_whose_delivery_was_interrupted_is_there_once() -> None:
+def test_interrupted_put_adds_the_reply_once() -> None:
     pending = PendingReplies()
     pending._expected = InterruptedDict()
     pending.expect(1)
@@ -304,7 +298,7 @@ def test_an_answer_whose_delivery_was_interrupted_is_there_once() -> None:
 
 
 class Interrupted:
-    """A caller whose thread is interrupted as it hands out someone else's answer."""
+    """A call whose thread is interrupted while it delivers a reply to another call."""
 
     def __init__(self) -> None:
         self.answers: list[int] = []
@@ -313,7 +307,7 @@ class Interrupted:
         return bool(self.answers)
 
 
-def test_an_answer_that_was_in_hand_when_ctrl_c_came_is_asked_for_again(fake_server: FakeServer) -> None:
+def test_reply_lost_by_keyboard_interrupt_is_requested_again(fake_server: FakeServer) -> None:
     delivered: list[int] = []
 
     def on_reply(number: int, _: object) -> None:
@@ -322,13 +316,13 @@ def test_an_answer_that_was_in_hand_when_ctrl_c_came_is_asked_for_again(fake_ser
             raise KeyboardInterrupt
 
     with BertClient(**fake_server.ports) as bc:
-        let_callers_read(bc, fake_server)
+        let_calls_read(bc, fake_server)
         connection, caller = bc._connection, Interrupted()
         number = connection.new_number()
         connection.submit(number, b'["a"]', 1, on_reply, caller_reads=True)
         fake_server.reply(fake_server.next())
         with pytest.raises(KeyboardInterrupt):
-            until(lambda: not connection.read(caller, 1.0), "nobody reads any more")
+            until(lambda: not connection.read(caller, 1.0), "no call reads")
         fake_server.reply(fake_server.next())
-        until(lambda: delivered == [number, number], "it was delivered after all")
+        until(lambda: delivered == [number, number], "it was delivered again")
         assert bc.pending_request == set()

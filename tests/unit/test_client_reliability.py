@@ -1,4 +1,4 @@
-"""Connections that drop, answers that are late, doubled or lost, servers that are away."""
+"""Lost connections, late, duplicate and lost replies, and unreachable servers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bert_serving.client._transport import retry_policy
 from fake_server import CONFIG, DEADLINE, FakeServer, run_fake_server, until, vectors
 from servers import free_ports
 
-#: What the fake_server does with requests, see ``conftest.py``.
+#: The fake server holds requests, see ``conftest.py``.
 HOLD = True
 
 
@@ -40,10 +40,10 @@ def io_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "bert-client-io"}
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------
+# ---- replies --------------------------------------------------------------------------------------------------------
 
 
-def test_a_late_answer_is_dropped(fake_server: FakeServer) -> None:
+def test_late_reply_is_dropped(fake_server: FakeServer) -> None:
     with BertClient(**fake_server.ports) as bc:
         bc.timeout = 50
         with pytest.raises(RequestTimeoutError, match='"timeout"=50 ms; it is connected'):
@@ -57,7 +57,7 @@ def test_a_late_answer_is_dropped(fake_server: FakeServer) -> None:
         assert bc.pending_response == {}
 
 
-def test_a_doubled_answer_counts_once(fake_server: FakeServer) -> None:
+def test_duplicate_reply_is_dropped(fake_server: FakeServer) -> None:
     with BertClient(**fake_server.ports) as bc:
         bc.encode(["a"], blocking=False)
         bc.encode(["bb"], blocking=False)
@@ -68,7 +68,7 @@ def test_a_doubled_answer_counts_once(fake_server: FakeServer) -> None:
         assert bc.fetch_all() is None
 
 
-def test_answers_out_of_order_find_their_callers(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_replies_in_any_order_reach_their_calls(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
         texts = ["x" * length for length in range(1, 9)]
         results = [pool.submit(bc.encode, [text]) for text in texts]
@@ -88,7 +88,9 @@ def test_answers_out_of_order_find_their_callers(fake_server: FakeServer, pool: 
         [b"[" * 100_000, b""],
     ],
 )
-def test_an_answer_that_cannot_be_read(fake_server: FakeServer, pool: ThreadPoolExecutor, frames: list[bytes]) -> None:
+def test_malformed_reply_raises_reply_error(
+    fake_server: FakeServer, pool: ThreadPoolExecutor, frames: list[bytes]
+) -> None:
     with BertClient(**fake_server.ports) as bc:
         result = pool.submit(bc.encode, ["a"])
         request = fake_server.next()
@@ -97,7 +99,7 @@ def test_an_answer_that_cannot_be_read(fake_server: FakeServer, pool: ThreadPool
             result.result(DEADLINE)
 
 
-def test_frames_for_nobody_are_dropped(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_unexpected_messages_are_dropped(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
         for frames in ([], [b"x"], [b"{}", b"not a number"], [b"{}", b"1"], [b"{}", b"", b"1"], [b"{}", b"9" * 5000]):
             fake_server.send([bc.identity, *frames])
@@ -125,9 +127,7 @@ def test_requests_are_sent_again_after_a_restart(fake_server: FakeServer, pool: 
         assert len(bc.fetch_all()) == 1
 
 
-def test_requests_are_sent_again_if_only_the_results_were_lost(
-    fake_server: FakeServer, pool: ThreadPoolExecutor
-) -> None:
+def test_requests_are_sent_again_after_loss_of_port_out(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
         waiting = pool.submit(bc.encode, ["abc"])
         first = fake_server.next()
@@ -138,7 +138,7 @@ def test_requests_are_sent_again_if_only_the_results_were_lost(
         assert waiting.result(DEADLINE)[0, 0] == 3
 
 
-def test_a_server_that_comes_late(pool: ThreadPoolExecutor) -> None:
+def test_server_that_starts_late(pool: ThreadPoolExecutor) -> None:
     with run_fake_server() as fake_server:
         fake_server.stop()
         before = io_threads()
@@ -149,7 +149,7 @@ def test_a_server_that_comes_late(pool: ThreadPoolExecutor) -> None:
             assert bc.encode(["abc"])[0, 0] == 3
 
 
-def test_requests_made_while_the_server_is_away_are_sent_when_it_is_back(fake_server: FakeServer) -> None:
+def test_requests_wait_for_the_reconnect(fake_server: FakeServer) -> None:
     with BertClient(**fake_server.ports) as bc:
         fake_server.stop()
         until(lambda: not bc.status["connected"])
@@ -159,7 +159,7 @@ def test_requests_made_while_the_server_is_away_are_sent_when_it_is_back(fake_se
         assert [response.embedding[0, 0] for response in bc.fetch()] == [3]
 
 
-def test_a_forgotten_request_is_not_sent_again(fake_server: FakeServer) -> None:
+def test_dropped_request_is_not_sent_again(fake_server: FakeServer) -> None:
     with BertClient(**fake_server.ports, timeout=60_000) as bc:
         bc.timeout = 50
         with pytest.raises(TimeoutError):
@@ -173,21 +173,21 @@ def test_a_forgotten_request_is_not_sent_again(fake_server: FakeServer) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are asked after in no time."""
+    """Query the server about requests after 50 ms."""
     monkeypatch.setattr(retry_policy, "STALE_AFTER", 0.05)
 
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("unchecked", [False, True])
-def test_a_request_that_was_lost_without_a_sign_is_sent_again(
+def test_request_unknown_to_the_server_is_sent_again(
     fake_server: FakeServer, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, unchecked: bool
 ) -> None:
     with BertClient(**fake_server.ports, ignore_all_checks=unchecked) as bc:
         waiting = pool.submit(bc.encode, ["lost"])
         first = fake_server.next()
-        fake_server.forgets = True
+        fake_server.reports_unknown = True
         again = fake_server.next()
-        fake_server.forgets = False
+        fake_server.reports_unknown = False
         assert (again.wire_id, again.texts) == (first.wire_id, ["lost"])
         fake_server.reply(again)
         assert waiting.result(DEADLINE)[0, 0] == 4
@@ -196,11 +196,11 @@ def test_a_request_that_was_lost_without_a_sign_is_sent_again(
 
 
 @pytest.mark.usefixtures("soon")
-def test_a_request_that_the_server_knows_is_not_sent_again(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_request_known_to_the_server_is_not_sent_again(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
         waiting = pool.submit(bc.encode, ["slow"])
         request = fake_server.next()
-        until(lambda: fake_server.commands.count(protocol.SHOW_PENDING) > 3, "questions")
+        until(lambda: fake_server.commands.count(protocol.SHOW_PENDING) > 3, "queries")
         fake_server.reply(request)
         assert waiting.result(DEADLINE)[0, 0] == 4
         bc.encode(["next"], blocking=False)
@@ -209,24 +209,24 @@ def test_a_request_that_the_server_knows_is_not_sent_again(fake_server: FakeServ
 
 
 @pytest.mark.usefixtures("soon")
-def test_a_command_without_an_answer_is_sent_again(pool: ThreadPoolExecutor) -> None:
+def test_command_without_reply_is_sent_again(pool: ThreadPoolExecutor) -> None:
     with run_fake_server(config=None) as fake_server:
         making = pool.submit(BertClient, **fake_server.ports, timeout=60_000)
-        until(lambda: fake_server.commands.count(protocol.SHOW_CONFIG) > 1, "a second question")
+        until(lambda: fake_server.commands.count(protocol.SHOW_CONFIG) > 1, "a second command")
         fake_server.config = CONFIG
         with making.result(DEADLINE) as bc:
             assert bc.encode(["four"])[0, 0] == 4
 
 
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("answer", [{"unknown": [[1], {}]}, {"unknown": 7}, {"unknown": None}, {"else": 1}])
-def test_an_answer_to_the_question_that_makes_no_sense(
-    fake_server: FakeServer, pool: ThreadPoolExecutor, answer: dict[str, object]
+@pytest.mark.parametrize("reply", [{"unknown": [[1], {}]}, {"unknown": 7}, {"unknown": None}, {"else": 1}])
+def test_malformed_reply_to_a_query_is_ignored(
+    fake_server: FakeServer, pool: ThreadPoolExecutor, reply: dict[str, object]
 ) -> None:
     with BertClient(**fake_server.ports) as bc:
         waiting = pool.submit(bc.encode, ["slow"])
         request = fake_server.next()
-        fake_server.send([request.identity, json.dumps(answer).encode(), b"%d" % (request.wire_id >> 32 << 32)])
+        fake_server.send([request.identity, json.dumps(reply).encode(), b"%d" % (request.wire_id >> 32 << 32)])
         fake_server.reply(request)
         assert waiting.result(DEADLINE)[0, 0] == 4
 
@@ -243,7 +243,7 @@ def test_an_original_server_is_not_asked(pool: ThreadPoolExecutor) -> None:
         assert set(fake_server.commands) == {protocol.SHOW_CONFIG}
 
 
-def test_many_requests_in_one_go(fake_server: FakeServer) -> None:
+def test_many_requests_in_flight(fake_server: FakeServer) -> None:
     fake_server.hold = False
     with BertClient(**fake_server.ports) as bc:
         for number in range(3000):
@@ -255,7 +255,7 @@ def test_many_requests_in_one_go(fake_server: FakeServer) -> None:
 # ---- no server ------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_there_says_so() -> None:
+def test_unreachable_error_describes_both_ports() -> None:
     port, port_out = free_port(), free_port()
     with pytest.raises(ServerUnreachableError) as caught:
         BertClient(port=port, port_out=port_out, connect_timeout=200)
@@ -266,7 +266,7 @@ def test_nobody_there_says_so() -> None:
     assert "connect_timeout" in words
 
 
-def test_the_wrong_one_of_two_ports_is_named(fake_server: FakeServer) -> None:
+def test_unreachable_error_names_the_wrong_port(fake_server: FakeServer) -> None:
     wrong = free_port()
     with pytest.raises(ConnectionError) as caught:
         BertClient(port=fake_server.port, port_out=wrong, connect_timeout=3000)
@@ -287,14 +287,14 @@ def test_timeout_without_a_server_is_a_timeout() -> None:
     assert time.monotonic() - started < 60
 
 
-def test_a_silent_server_times_out_in_the_constructor() -> None:
+def test_constructor_times_out_without_a_reply() -> None:
     with run_fake_server(config=None) as fake_server, pytest.raises(TimeoutError, match="it is connected"):
         BertClient(**fake_server.ports, timeout=3000)
 
 
-def test_a_server_that_leaves_ends_calls_that_wait(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_blocked_calls_end_when_the_server_stops(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
-        bc.connect_timeout = 200  # from here on: to connect may take longer
+        bc.connect_timeout = 200  # set after the connection, which may take longer
         waiting = pool.submit(bc.encode, ["a"])
         fake_server.next()
         bc.encode(["b"], blocking=False)
@@ -306,11 +306,11 @@ def test_a_server_that_leaves_ends_calls_that_wait(fake_server: FakeServer, pool
             bc.fetch_all()
         with pytest.raises(ServerUnreachableError):
             bc.encode(["c"])
-        fake_server.start()  # what was not given up is still sent
+        fake_server.start()  # a request that was not dropped is still sent
         assert fake_server.next().texts == ["b"]
 
 
-def test_a_failed_constructor_leaves_nothing_behind() -> None:
+def test_failed_constructor_releases_threads_and_descriptors() -> None:
     gc.collect()
     before = io_threads()
     descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
@@ -324,13 +324,13 @@ def test_a_failed_constructor_leaves_nothing_behind() -> None:
         gc.collect()
     until(lambda: not io_threads() - before, "the threads end")
     if descriptors:
-        until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, "descriptors are given back")
+        until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, "descriptors are closed")
 
 
-# ---- the end --------------------------------------------------------------------------------------------------------
+# ---- close ----------------------------------------------------------------------------------------------------------
 
 
-def test_close_ends_calls_that_wait(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_close_ends_blocked_calls(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
         listening = bc.listen()
         waiting = [pool.submit(bc.encode, ["a"]), pool.submit(list, listening)]
@@ -350,7 +350,7 @@ def test_close_ends_calls_that_wait(fake_server: FakeServer, pool: ThreadPoolExe
                 use()
 
 
-def test_a_client_nobody_holds_is_closed(fake_server: FakeServer) -> None:
+def test_garbage_collected_client_is_closed(fake_server: FakeServer) -> None:
     before = io_threads()
     bc = BertClient(**fake_server.ports)
     (thread,) = io_threads() - before
@@ -360,7 +360,7 @@ def test_a_client_nobody_holds_is_closed(fake_server: FakeServer) -> None:
 
 
 def run_script(script: str, fake_server: FakeServer) -> None:
-    """Runs a script in a new interpreter; it must end by itself, well, and say nothing."""
+    """Run a script in a new interpreter; it must exit with status 0 and without output."""
     head = f"from bert_serving.client import *\nports = {fake_server.ports!r}\n"
     environment = {
         **os.environ,
@@ -373,7 +373,7 @@ def run_script(script: str, fake_server: FakeServer) -> None:
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
-def test_the_interpreter_ends_while_requests_wait(fake_server: FakeServer) -> None:
+def test_interpreter_exits_with_pending_requests(fake_server: FakeServer) -> None:
     run_script(
         """
 import itertools, threading
@@ -386,7 +386,7 @@ results = bc.encode_async(itertools.repeat(["endless"]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_a_forked_child_is_told_to_make_its_own_client(fake_server: FakeServer) -> None:
+def test_forked_child_needs_its_own_client(fake_server: FakeServer) -> None:
     fake_server.hold = False
     run_script(
         """
@@ -412,7 +412,7 @@ assert bc.encode(["ab"])[0, 0] == 2
 # ---- clones ---------------------------------------------------------------------------------------------------------
 
 
-def test_clones_do_not_take_each_others_answers(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_clones_receive_their_own_replies(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with (
         BertClient(**fake_server.ports, identity="shared") as one,
         BertClient(**fake_server.ports, identity=one.identity) as two,
@@ -427,7 +427,7 @@ def test_clones_do_not_take_each_others_answers(fake_server: FakeServer, pool: T
         assert [result.result(DEADLINE)[0, 0] for result in results] == [1, 2]
 
 
-def test_listen_hears_clones_and_oneself(fake_server: FakeServer) -> None:
+def test_listen_returns_results_of_clones_and_own_results(fake_server: FakeServer) -> None:
     fake_server.hold = False
     with (
         BertClient(**fake_server.ports, identity=b"shared") as one,
@@ -445,12 +445,12 @@ def test_listen_hears_clones_and_oneself(fake_server: FakeServer) -> None:
         assert list(heard) == []
 
 
-def test_listen_ends_after_a_silent_while(fake_server: FakeServer) -> None:
+def test_listen_timeout(fake_server: FakeServer) -> None:
     with BertClient(**fake_server.ports) as bc:
         assert list(bc.listen(timeout=20)) == []
 
 
-def test_a_slow_listener_loses_the_oldest_and_is_told(fake_server: FakeServer) -> None:
+def test_listen_drops_the_oldest_result_with_a_warning(fake_server: FakeServer) -> None:
     fake_server.hold = False
     with BertClient(**fake_server.ports) as bc:
         heard = bc.listen(timeout=0, max_queued=2)
@@ -461,7 +461,7 @@ def test_a_slow_listener_loses_the_oldest_and_is_told(fake_server: FakeServer) -
         assert [response.embedding[0, 0] for response in heard] == [3]
 
 
-def test_errors_of_clones_are_not_heard(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_listen_skips_errors_of_clones(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports, identity="i") as one, BertClient(**fake_server.ports, identity="i") as two:
         heard = one.listen()
         failing = pool.submit(two.encode, ["a"])
@@ -474,7 +474,7 @@ def test_errors_of_clones_are_not_heard(fake_server: FakeServer, pool: ThreadPoo
         assert next(heard).embedding[0, 0] == 2
 
 
-def test_an_original_clone_that_counts_from_one_does_no_harm(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
+def test_request_ids_of_an_original_clone_do_not_collide(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports, identity="old") as bc:
         waiting = pool.submit(bc.encode, ["mine"])
         mine = fake_server.next()

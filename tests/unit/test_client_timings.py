@@ -1,4 +1,4 @@
-"""What a client asks a server for when timings are wanted, and whom it does not ask."""
+"""Requests for timings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fake_server import CONFIG, run_fake_server
 ORIGINAL: dict[str, Any] = {name: value for name, value in CONFIG.items() if name != "protocol_version"}
 
 
-def test_only_who_wants_timings_sends_a_fifth_frame() -> None:
+def test_fifth_frame_only_with_timings() -> None:
     assert len(request_frames(b"me", b'["a"]', 1, 1)) == 4
     assert request_frames(b"me", b'["a"]', 1, 1, WITH_TIMING)[4:] == [b'{"timing":true}']
 
 
 def test_an_original_server_is_not_asked() -> None:
-    """It would not answer a message of five frames at all."""
+    """An original server ignores a message of five frames."""
     with run_fake_server(config=ORIGINAL) as fake_server:
         with BertClient(**fake_server.ports, timeout=60_000) as client:
             with pytest.raises(OptionError, match="original"):
@@ -36,7 +36,7 @@ def test_an_original_server_is_not_asked() -> None:
         asyncio.run(with_asyncio())
 
 
-def test_a_server_that_tells_none_leaves_the_list_empty() -> None:
+def test_no_timings_from_a_server_without_them() -> None:
     timings: list[dict[str, float]] = []
     with run_fake_server() as fake_server, BertClient(**fake_server.ports, timeout=60_000) as client:
         assert client.encode(["a"], timings=timings).shape == (1, 4)

@@ -1,4 +1,4 @@
-"""What may be encoded, and what is refused with which words."""
+"""Validation of texts, and its error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ filled = st.text(min_size=1).filter(lambda text: bool(text.strip()))
 
 
 @given(st.lists(filled, min_size=1))
-def test_every_ordered_iterable_of_texts_is_taken(texts: list[str]) -> None:
+def test_any_ordered_iterable_is_valid(texts: list[str]) -> None:
     for form in (texts, tuple(texts), iter(texts), (text for text in texts), np.array(texts, dtype=object)):
         assert validate_texts(form) == texts
 
@@ -29,7 +29,7 @@ def test_numpy_strings() -> None:
     assert validate_texts(np.array(["one", "two words"])) == ["one", "two words"]
 
 
-def test_the_callers_list_is_not_touched() -> None:
+def test_argument_is_not_modified() -> None:
     texts = [("a", "b")]
     assert validate_texts(texts, is_tokenized=True) == [["a", "b"]]
     assert texts == [("a", "b")]

@@ -1,4 +1,4 @@
-"""How long a caller waits; every time is a number given by hand."""
+"""Wait policy with simulated time."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def test_timeout() -> None:
     assert policy.expiry(103.9, None) is None
 
 
-def test_the_clock_for_an_absent_server_runs_from_its_loss() -> None:
+def test_connect_timeout_starts_at_the_loss_of_the_connection() -> None:
     policy = WaitPolicy(None, 10, now=100)
     assert policy.expiry(109, down_since=99.5) is None
     assert policy.expiry(109.5, down_since=99.5) is Expiry.UNREACHABLE
 
 
-def test_a_new_call_gives_a_long_absent_server_one_more_chance() -> None:
+def test_new_call_waits_for_the_grace_period() -> None:
     policy = WaitPolicy(None, 10, now=100)
     assert policy.expiry(100, down_since=0) is None
     assert policy.expiry(100 + GRACE, down_since=0) is Expiry.UNREACHABLE
 
 
-def test_wait_for_ever() -> None:
+def test_no_limits() -> None:
     assert WaitPolicy(None, None, now=0).expiry(1e9, down_since=0) is None
 
 
 @given(timeout=limits, connect_timeout=limits, start=times, down=st.none() | times)
-def test_napping_ends_at_the_verdict_and_not_before(
+def test_next_check_is_at_the_expiry(
     timeout: float | None, connect_timeout: float | None, start: float, down: float | None
 ) -> None:
     policy = WaitPolicy(timeout, connect_timeout, start)
@@ -55,7 +55,7 @@ def test_napping_ends_at_the_verdict_and_not_before(
         assert policy.expiry(start + nap, down) is not None
 
 
-def test_one_hint_per_wait() -> None:
+def test_one_warning_per_wait() -> None:
     policy = WaitPolicy(None, None, now=0)
     assert not policy.should_warn(WARN_AFTER - 1)
     assert policy.should_warn(WARN_AFTER)
