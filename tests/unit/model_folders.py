@@ -1,4 +1,4 @@
-"""Model folders for tests: the tiny model of ``tests/data`` in Hugging Face style, whole, sharded, changed."""
+"""Writes model folders for tests: the tiny model of ``tests/data`` in Hugging Face layout, whole or sharded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TINY_TUNED = GOLDEN / "models" / "tiny_tuned"
 
 
 def copy_tiny(folder: Path) -> Path:
-    """A copy of the tiny TF1 model that a test may change."""
+    """Copies the tiny TF1 model, so that a test may change it."""
     return Path(shutil.copytree(TINY, folder / "tiny"))
 
 
 def hf_tensors(prefix: str = "", old_names: bool = False) -> dict[str, np.ndarray]:
-    """The tiny model's weights by the names and in the layout of Hugging Face."""
+    """Returns the weights of the tiny model with the names and the layout of Hugging Face."""
     tensors = {}
     for name, weight in load_weights(load_model_config(TINY)).items():
         scope, _, kind = name.rpartition("/")
@@ -40,7 +40,7 @@ def hf_tensors(prefix: str = "", old_names: bool = False) -> dict[str, np.ndarra
 
 
 def write_hf(folder: Path, tensors: dict[str, np.ndarray] | None = None, **config: object) -> Path:
-    """A Hugging Face style folder: config.json, vocab.txt and, where tensors are given, model.safetensors."""
+    """Writes a Hugging Face folder: config.json, vocab.txt and, if tensors are given, model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     values = json.loads((TINY / "bert_config.json").read_text("utf-8"))
     values |= {"model_type": "bert", "layer_norm_eps": 1e-12, **config}
@@ -52,14 +52,14 @@ def write_hf(folder: Path, tensors: dict[str, np.ndarray] | None = None, **confi
 
 
 def write_sharded(folder: Path, tensors: dict[str, np.ndarray], shards: int = 3) -> Path:
-    """The same with the tensors spread over several files and an index."""
+    """Writes a Hugging Face folder with the tensors in several files, and an index."""
     write_hf(folder)
     names = sorted(tensors)
     weight_map = {}
     for number in range(shards):
         file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
-        part = {name: tensors[name] for name in names[number::shards]}
-        save_file(part, str(folder / file))
-        weight_map |= dict.fromkeys(part, file)
+        shard = {name: tensors[name] for name in names[number::shards]}
+        save_file(shard, str(folder / file))
+        weight_map |= dict.fromkeys(shard, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), "utf-8")
     return folder

@@ -66,7 +66,7 @@ def test_fp16_is_widened(tmp_path: Path, tiny: Tensors) -> None:
 
 
 def test_bf16_is_widened(tmp_path: Path, tiny: Tensors) -> None:
-    """Writes the file by hand, because numpy has no bfloat16: the upper half of a float32."""
+    """Writes the bytes of the file, because numpy has no bfloat16: the upper half of a float32."""
     write_hf(tmp_path)
     header, data = {}, b""
     for name, tensor in hf_tensors().items():

@@ -1,6 +1,6 @@
 """Compares tokenization with an oracle that works character by character, and tests invalid input."""
 
-# ruff: noqa: RUF001 (foreign letters that look like others are what this is about)
+# ruff: noqa: RUF001 (ambiguous letters are intended)
 
 from __future__ import annotations
 
