@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from dispatcher_harness import DispatcherHarness
 
+from dispatcher_harness import DispatcherHarness
 from fake_server import FakeServer, run_fake_server
 
 

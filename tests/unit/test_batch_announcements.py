@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import zmq
-from dispatcher_harness import EPOCH, SMALL_BATCHES, DispatcherHarness, announcement
 
 from bert_serving.client.protocol import parse_reply
 from bert_serving.server.ipc import commands
@@ -21,6 +20,7 @@ from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.scheduling.dispatcher import ANNOUNCE_AFTER
 from bert_serving.server.sink.sink import Sink
 from bert_serving.server.sink.sync_barrier import MAX_SWEEPS, SyncBarrier
+from dispatcher_harness import EPOCH, SMALL_BATCHES, DispatcherHarness, announcement
 from process_harness import ProcessHarness
 from servers import wait_until
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from dispatcher_harness import EPOCH, DispatcherHarness
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from bert_serving.server.scheduling.batch_delay import (
     SMALL_BATCH_TOKENS,
     AdaptiveBatchDelay,
 )
+from dispatcher_harness import EPOCH, DispatcherHarness
 
 BATCH_SECONDS = 0.02
 SOON = DELAY_RATIO * BATCH_SECONDS / 2

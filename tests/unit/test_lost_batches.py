@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import zmq
-from dispatcher_harness import EPOCH, SMALL_BATCHES, DispatcherHarness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from bert_serving.server.scheduling.dispatcher import CREDITS, MAX_DELIVERY_SECO
 from bert_serving.server.scheduling.jobs import Job, JobChunk, RequestKey
 from bert_serving.server.sink.sync_barrier import SyncBarrier
 from bert_serving.server.tokenization.tokenizer import Tokenized
+from dispatcher_harness import EPOCH, SMALL_BATCHES, DispatcherHarness
 from process_harness import tiny_config
 
 CONFIG = tiny_config(*SMALL_BATCHES)

@@ -1,78 +1,78 @@
-"""Everything that can go wrong on the server, as a tree.
+"""Defines the errors of the server.
 
 ::
 
     ServingError
-    ├── ConfigError (ValueError)          an option has a value that cannot work
-    ├── StartError (RuntimeError)         a part of the server could not start
-    │   └── PortInUse (OSError)           another program listens there
-    └── RequestError (ValueError)         a request cannot be answered with vectors
-        ├── InvalidRequest                the message or a value in it is not valid
+    ├── ConfigError (ValueError)          an option has an invalid value
+    ├── StartError (RuntimeError)         a process of the server could not start
+    │   └── PortInUse (OSError)           another program uses the port
+    └── RequestError (ValueError)         a request gets an error instead of vectors
+        ├── InvalidRequest                the message, or a value in it, is invalid
         ├── TooLarge                      a limit is exceeded
-        ├── EncodingFailed                the engine refused this sequence
+        ├── EncodingFailed                the engine failed on a sequence
         ├── Draining                      the server is stopping
-        ├── Forbidden (PermissionError)   the sender may not do this
-        └── InternalError                 unforeseen
+        ├── Forbidden (PermissionError)   the sender has no permission
+        └── InternalError                 an unexpected error
 
-The engines' own errors are in ``engines/base.py``, a model's in ``model/``.
+Errors of engines are in ``engines/base.py``, errors of models in ``model/errors.py``.
 """
 
 from __future__ import annotations
 
 
 class ServingError(Exception):
-    """Root of the server's errors."""
+    """Base class of the server's errors."""
 
 
 class ConfigError(ServingError, ValueError):
-    """An option has a value that cannot work; the message names it and the remedy."""
+    """An option has an invalid value; the message names the option and the remedy."""
 
 
 class StartError(ServingError, RuntimeError):
-    """A part of the server could not start."""
+    """A process of the server could not start."""
 
 
 class PortInUse(StartError, OSError):
-    """Another program listens on a port that the server needs."""
+    """Another program uses a port of the server."""
 
 
 class RequestError(ServingError, ValueError):
-    """A request cannot be answered with vectors. ``kind`` is the ``error.type`` of the reply."""
+    """A request gets an error instead of vectors. ``kind`` is the ``error.type`` of the reply."""
 
     kind = "internal"
 
 
 class InvalidRequest(RequestError):
-    """The message, or a value in it, is not valid."""
+    """The message, or a value in it, is invalid."""
 
     kind = "invalid_request"
 
 
 class TooLarge(RequestError):
-    """A limit of the server is exceeded; the message names it."""
+    """The request exceeds a limit of the server; the message names the limit."""
 
     kind = "too_large"
 
 
 class EncodingFailed(RequestError):
-    """The engine could not encode a sequence of the request."""
+    """The engine failed on a sequence of the request."""
 
     kind = "encoding_failed"
 
 
 class Draining(RequestError):
-    """The server is stopping and takes no new work."""
+    """The server is stopping and accepts no new requests."""
 
     kind = "draining"
 
 
 class Forbidden(RequestError, PermissionError):
-    """The sender may not do this."""
+    """The sender has no permission for the command."""
 
     kind = "forbidden"
 
 
 class InternalError(RequestError):
-    """The server failed in a way that it did not foresee."""
+    """An unexpected error occurred in the server."""
 
     kind = "internal"

@@ -1,8 +1,8 @@
-"""Log lines in the shape that users of bert-as-service know, with a time in front.
+"""Formats log lines as bert-as-service does, with a time in front.
 
 ``2026-01-31 12:00:00.123 I:VENTILATOR:[ven:run: 88]:all set, ready to serve request!``
 
-The level's first letter, the part of the server, then file, function (three letters each) and line.
+A line has the first letter of the level, the process, and the file, function (three letters each) and line number.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class _Formatter(logging.Formatter):
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets at most so many lines a second of one place in the code through, and says how many it left out.
+    """Limits the lines per second from one place in the code, and reports the number of suppressed lines.
 
-    Who sends a million bad messages fills no disk with them. Errors are always logged.
+    So a client that sends a million invalid messages does not fill the disk. Errors are never suppressed.
     """
 
-    def __init__(self, most: int = 20, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limit: int = 20, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._most, self._clock = most, clock
+        self._limit, self._clock = limit, clock
         self._seen: dict[tuple[str, int], tuple[float, int]] = {}  # place -> start of its second, lines since then
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -56,16 +56,16 @@ class RateLimitFilter(logging.Filter):
         place, now = (record.pathname, record.lineno), self._clock()
         since, count = self._seen.get(place, (now, 0))
         if now - since >= 1:
-            if count > self._most:
-                record.msg = f"{record.getMessage()} ({count - self._most} more lines like this were left out)"
+            if count > self._limit:
+                record.msg = f"{record.getMessage()} ({count - self._limit} similar lines suppressed)"
                 record.args = ()
             since, count = now, 0
         self._seen[place] = since, count + 1
-        return count < self._most
+        return count < self._limit
 
 
 def get_logger(context: str, verbose: bool = False) -> logging.Logger:
-    """The logger of one part of the server (``SINK``, ``WORKER-0``, ...), writing to stderr."""
+    """Returns the logger of a process (``SINK``, ``WORKER-0``, ...), which writes to stderr."""
     logger = logging.getLogger(f"bert_serving.{context}")
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
