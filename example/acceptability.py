@@ -1,12 +1,12 @@
-"""Is this good English? A classifier fine-tuned with PyTorch, and served: the vectors come from the server, the last
-multiplication is done by the client.
+"""Fine-tune a classifier of acceptable English with PyTorch and serve it.
 
-The task is that of CoLA, the Corpus of Linguistic Acceptability, on 160 sentences of our own. That is enough to see how
-it is done, not to judge English. For that take the real corpus (https://nyu-mll.github.io/CoLA/), and fewer epochs:
+The server returns the vectors, and the client multiplies them with the last layer. The task is that of CoLA, the Corpus
+of Linguistic Acceptability, on 160 sentences written for this example. They demonstrate the steps, but do not suffice
+to judge English. For that, use the real corpus (https://nyu-mll.github.io/CoLA/) and fewer epochs:
 
     python example/acceptability.py -data cola_public/raw/in_domain_train.tsv -epochs 1
 
-Starts its server itself.
+Starts its own server.
 
 Needs PyTorch:  pip install torch transformers
 """
@@ -31,14 +31,16 @@ except ImportError as error:
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("-model_dir", default=default_model_dir(), help="the pre-trained model (default: %(default)s)")
-parser.add_argument("-data", help="a .tsv file of CoLA: second column 0 or 1, fourth the sentence (default: our own)")
-parser.add_argument("-output_dir", default="acceptability", help="folder for the new one (default: %(default)s)")
-parser.add_argument("-epochs", type=int, default=6, help="times each sentence is seen (default: %(default)s)")
+parser.add_argument("-data", help="a .tsv file of CoLA: second column 0 or 1, fourth the sentence (default: built in)")
+parser.add_argument(
+    "-output_dir", default="acceptability", help="folder of the fine-tuned model (default: %(default)s)"
+)
+parser.add_argument("-epochs", type=int, default=6, help="passes over the sentences (default: %(default)s)")
 parser.add_argument("-learning_rate", type=float, default=1e-4, help="2e-5 suits BERT-Base (default: %(default)s)")
 parser.add_argument("-query", default="Somebody just left - guess who.", help="a sentence to judge (%(default)s)")
 args = parser.parse_args()
 
-# ---- data: groups of sentences that stay together, of ours each with its spoilt twin -----------------------------
+# ---- data: groups of sentences that stay together, here pairs of the same sentence ----------------------------
 
 if args.data:
     with open(args.data, encoding="utf-8", newline="") as file:
@@ -51,19 +53,19 @@ else:
     groups = np.arange(len(names)).reshape(-1, 2)
 train, test = np.split(groups, [len(groups) * 3 // 4])
 
-# ---- fine-tuning, as everywhere ----------------------------------------------------------------------------------
+# ---- fine-tuning -------------------------------------------------------------------------------------------------
 
 torch.manual_seed(1)
 tokenizer = BertTokenizerFast(str(Path(args.model_dir) / "vocab.txt"), do_lower_case=True)
 model = BertForSequenceClassification.from_pretrained(args.model_dir, num_labels=2)
-model.bert.embeddings.requires_grad_(False)  # stay as they are
-head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]  # new, so it may learn faster
+model.bert.embeddings.requires_grad_(False)  # not trained
+head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]  # new layers, with a higher learning rate
 parameters = [{"params": model.bert.encoder.parameters()}, {"params": head, "lr": 10 * args.learning_rate}]
 optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate)
 
 
 def logits_of(rows: np.ndarray) -> torch.Tensor:
-    """Scores for *unacceptable* and *acceptable*, [n, 2]."""
+    """Return scores for *unacceptable* and *acceptable*, [n, 2]."""
     texts = [sentences[i] for i in rows]
     return model(**tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")).logits
 
@@ -84,21 +86,21 @@ train, test = train.reshape(-1), test.reshape(-1)
 with torch.no_grad():
     wanted = torch.cat([logits_of(rows) for rows in np.array_split(test, len(test) // 40 + 1)]).numpy()
 
-# ---- one folder with all that the server needs; the head stays with the client -----------------------------------
+# ---- one folder with all files of the server; the client keeps the head -------------------------------------
 
 output_dir = Path(args.output_dir)
 model.save_pretrained(output_dir)  # config.json, model.safetensors
 shutil.copy(Path(args.model_dir) / "vocab.txt", output_dir)
 np.savez(output_dir / "head.npz", **{name: w.detach().numpy() for name, w in model.classifier.named_parameters()})
 
-# ---- serving: CLS_POOLED is what BERT's own classifiers look at --------------------------------------------------
+# ---- serving: CLS_POOLED is the input of BERT's classifiers -----------------------------------------------------
 
 options = ["-model_dir", str(output_dir), "-pooling_strategy", "CLS_POOLED", "-max_seq_len", "64"]
 with serving(*options) as bc:
     head = np.load(output_dir / "head.npz")
 
     def judge(texts: list[str]) -> np.ndarray:
-        """Scores [n, 2], from the server's vectors [n, d]."""
+        """Return scores [n, 2] from the server's vectors [n, d]."""
         return bc.encode(texts) @ head["weight"].T + head["bias"]
 
     logits = judge([sentences[i] for i in test])

@@ -1,4 +1,4 @@
-"""What the examples share: the options that say where the server is, servers of their own, the texts in ``data``."""
+"""Provide options for the address of a server, servers for examples, and the texts in ``data``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """A parser with ``-ip``, ``-port`` and ``-port_out``, which an example adds its own options to."""
+    """Return a parser with ``-ip``, ``-port`` and ``-port_out``; an example adds its own options."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="See example/README.md."
     )
@@ -25,12 +25,12 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def address(args: argparse.Namespace) -> dict[str, str | int]:
-    """Where the server is, as arguments of ``BertClient``."""
+    """Return the address of the server as arguments of ``BertClient``."""
     return {"ip": args.ip, "port": args.port, "port_out": args.port_out}
 
 
 def read_pairs(name: str) -> tuple[list[str], list[str]]:
-    """The two columns of a file in ``example/data``."""
+    """Return the two columns of a file in ``example/data``."""
     lines = (DATA / name).read_text(encoding="utf-8").splitlines()
     first, second = zip(*(line.split("\t") for line in lines), strict=True)
     return list(first), list(second)
@@ -38,7 +38,7 @@ def read_pairs(name: str) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def serving(*options: str) -> Iterator[BertClient]:
-    """A client of a server that lives as long as the ``with`` block, on free ports of this machine."""
+    """Yield a client of a server that runs during the ``with`` block, on free ports of this machine."""
     from bert_serving.server import BertServer
     from bert_serving.server.helper import get_args_parser
 

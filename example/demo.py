@@ -1,6 +1,6 @@
-"""Five sentences, one server, one table: what ``make demo`` shows.
+"""Show the similarities of five sentences (``make demo``).
 
-Starts a server on the embedded default model, encodes some sentences, shows how similar they are, and stops it.
+Starts a server with the embedded default model, encodes the sentences, prints their similarities, and stops the server.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 def show(sentences: list[str], similarity: np.ndarray) -> None:
-    """Prints a table of cosine similarities; the closest other sentence of each row is marked."""
+    """Print a table of cosine similarities and mark the most similar other sentence of each row."""
     width = max(map(len, sentences))
     print("\n" + " " * (width + 5) + "".join(f"{i + 1:>7}" for i in range(len(sentences))))
     for i, (sentence, row) in enumerate(zip(sentences, similarity, strict=True)):

@@ -1,4 +1,4 @@
-"""How fast is one client? Larger requests give more texts per second, smaller ones answer sooner.
+"""Measure the speed of one client: larger requests have a higher throughput, smaller ones a lower latency.
 
 Start a server first:  bert-serving-start
 """
@@ -12,7 +12,7 @@ from common import address, arguments, read_pairs
 from bert_serving.client import BertClient
 
 parser = arguments(__doc__)
-parser.add_argument("-sizes", type=int, nargs="+", default=[1, 4, 16, 64, 256, 1024], help="texts of one request")
+parser.add_argument("-sizes", type=int, nargs="+", default=[1, 4, 16, 64, 256, 1024], help="texts per request")
 parser.add_argument("-num_repeat", type=int, default=5, help="requests of each size (default: %(default)s)")
 args = parser.parse_args()
 

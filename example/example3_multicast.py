@@ -1,6 +1,6 @@
-"""One encodes, all hear it: clients with the same identity receive each other's results.
+"""Send results to several clients: clients with the same identity receive each other's results.
 
-Train several models on the same vectors while the server computes them once.
+Several models can train on the same vectors while the server computes them once.
 
 Start a server first:  bert-serving-start
 """
@@ -18,15 +18,15 @@ parser.add_argument("-num_clone", type=int, default=2, help="clients that listen
 args = parser.parse_args()
 
 BATCHES = [["First do it"], ["then do it right", "then do it better"], ["and then", "do it", "again"]]
-everyone_listens = threading.Barrier(args.num_clone + 1)
+all_listening = threading.Barrier(args.num_clone + 1)
 
 
 def client_clone(identity: bytes, number: int) -> None:
     with BertClient(**address(args), identity=identity) as bc:
-        results = bc.listen()  # hears everything from here on
-        everyone_listens.wait()
+        results = bc.listen()  # receives all results from now on
+        all_listening.wait()
         for _, j in zip(BATCHES, results, strict=False):
-            # The line and its end in one piece: threads that print at the same time would mix them.
+            # The line and its end are one write, so that threads do not mix their lines.
             print(f"clone-client-{number}: received {j.shape[0]} x {j.shape[1]}\n", end="")
 
 
@@ -34,7 +34,7 @@ with BertClient(**address(args)) as bc:
     clones = [threading.Thread(target=client_clone, args=(bc.identity, i)) for i in range(args.num_clone)]
     for clone in clones:
         clone.start()
-    everyone_listens.wait()
+    all_listening.wait()
     for batch in BATCHES:
         bc.encode(batch)
     for clone in clones:

@@ -1,4 +1,4 @@
-"""A tf.data pipeline that encodes on the fly: lines of a file in, vectors and labels out.
+"""Encode in a tf.data pipeline: lines of a file in, vectors and labels out.
 
 Start a server first:  bert-serving-start
 Needs TensorFlow:      pip install tensorflow
@@ -14,12 +14,12 @@ from bert_serving.client import BertClient
 
 parser = arguments(__doc__)
 parser.add_argument("-batch_size", type=int, default=32, help="lines encoded at a time (default: %(default)s)")
-parser.add_argument("-num_parallel_calls", type=int, default=4, help="requests on their way (default: %(default)s)")
+parser.add_argument("-num_parallel_calls", type=int, default=4, help="concurrent requests (default: %(default)s)")
 args = parser.parse_args()
 
 CLASSES = ["business", "science", "entertainment", "health"]
 
-# One client for all threads of the pipeline. (With 1.10 it took a pool of them.)
+# One client for all threads of the pipeline. (1.10 needed a pool of clients.)
 bc = BertClient(**address(args))
 
 

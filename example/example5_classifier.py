@@ -1,6 +1,6 @@
-"""A text classifier on BERT features: Keras learns four topics from eighty headlines.
+"""Train a text classifier on BERT features: Keras learns four topics from eighty headlines.
 
-The vectors stay as they are, only a small head is trained. That takes seconds and no GPU.
+The vectors are fixed, only a small head is trained. This takes seconds and no GPU.
 
 Start a server first:  bert-serving-start
 Needs TensorFlow:      pip install tensorflow
@@ -15,7 +15,7 @@ from common import address, arguments, read_pairs
 from bert_serving.client import BertClient
 
 parser = arguments(__doc__)
-parser.add_argument("-epochs", type=int, default=40, help="times each headline is seen (default: %(default)s)")
+parser.add_argument("-epochs", type=int, default=40, help="passes over the headlines (default: %(default)s)")
 args = parser.parse_args()
 
 names, headlines = read_pairs("headlines.tsv")
@@ -47,4 +47,4 @@ predicted = model.predict(features[test], verbose=0).argmax(axis=1)
 for number in range(8):
     right = "right" if predicted[number] == labels[test][number] else "wrong"
     print(f"{right}  {classes[predicted[number]]:<14} {headlines[test][number]}")
-print(f"accuracy on {len(predicted)} headlines that it has not seen: {np.mean(predicted == labels[test]):.0%}")
+print(f"accuracy on {len(predicted)} headlines not used in training: {np.mean(predicted == labels[test]):.0%}")

@@ -1,4 +1,4 @@
-"""Encode once, train often: vectors and labels in a TFRecord file, and back as a tf.data pipeline.
+"""Encode once and train often: write vectors and labels to a TFRecord file, and read it as a tf.data pipeline.
 
 Start a server first:  bert-serving-start
 Needs TensorFlow:      pip install tensorflow
@@ -24,7 +24,7 @@ with BertClient(**address(args)) as bc:
 
 
 def to_example(vector: np.ndarray, label: int) -> tf.train.Example:
-    # Token vectors [t, d] (-pooling_strategy NONE) fit as well: a record is flat, the shape comes back when reading.
+    # Token vectors [t, d] (-pooling_strategy NONE) work as well: a record is flat, the reader restores the shape.
     floats = tf.train.Feature(float_list=tf.train.FloatList(value=vector.reshape(-1)))
     number = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
     return tf.train.Example(features=tf.train.Features(feature={"features": floats, "labels": number}))
@@ -35,7 +35,7 @@ with tf.io.TFRecordWriter(args.output) as writer:
         writer.write(to_example(vector, classes.index(name)).SerializeToString())
 print(f"wrote {len(vectors)} records to {args.output}")
 
-# From here on no server is needed.
+# The rest needs no server.
 DESCRIPTION = {
     "features": tf.io.FixedLenFeature(vectors.shape[1:], tf.float32),
     "labels": tf.io.FixedLenFeature([], tf.int64),

@@ -1,8 +1,8 @@
-"""Which layer, which pooling? A picture of the vectors of every layer, flattened to two dimensions by PCA.
+"""Compare layers and poolings: plot the vectors of every layer, reduced to two dimensions by PCA.
 
-Starts a server of its own for each pooling strategy, with all layers side by side, so that each headline is encoded
-only once per strategy. The table says how well a layer separates the four topics: the share of headlines whose
-nearest neighbour has the same topic; the picture has it in the corners.
+Starts a server for each pooling strategy with all layers concatenated, so that each headline is encoded only once per
+strategy. The table shows how well a layer separates the four topics: the share of headlines whose nearest neighbour has
+the same topic. The plot shows the same numbers in its corners.
 
 Needs for the picture:  pip install matplotlib
 """
@@ -26,19 +26,19 @@ parser.add_argument("-o", dest="output", default="layers.png", help="picture to 
 args = parser.parse_args()
 
 labels, headlines = read_pairs("headlines.tsv")
-COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"]  # told apart with any eyes
+COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"]  # distinguishable with colour blindness
 layers = [-1 - layer for layer in range(load_model_config(args.model_dir).num_hidden_layers)]
 
 
 def encode(pooling_strategy: str) -> list[np.ndarray]:
-    """Vectors [n, d] of each layer, the last one first."""
+    """Return the vectors [n, d] of each layer, the last layer first."""
     every_layer = ["-pooling_layer", *map(str, layers)]
     with serving("-model_dir", args.model_dir, "-pooling_strategy", pooling_strategy, *every_layer) as bc:
         return np.split(bc.encode(headlines), len(layers), axis=1)
 
 
 def separation(vectors: np.ndarray) -> float:
-    """Share of rows whose nearest neighbour, by cosine, has the same label."""
+    """Return the share of rows whose nearest neighbour by cosine has the same label."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -1)
@@ -46,7 +46,7 @@ def separation(vectors: np.ndarray) -> float:
 
 
 def pca(vectors: np.ndarray) -> np.ndarray:
-    """The two directions in which rows differ most: [n, d] → [n, 2]."""
+    """Project [n, d] to the two directions of the largest variance, [n, 2]."""
     centred = vectors - vectors.mean(axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     return centred @ directions[:2].T

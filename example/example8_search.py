@@ -1,4 +1,4 @@
-"""A search engine for questions in three minutes: finds those of a FAQ that mean the same as yours.
+"""Search a FAQ: find the questions that have the same meaning as the query.
 
 Start a server first:  bert-serving-start
 Then ask:              python example/example8_search.py -query "do I need a graphics card?"
@@ -14,7 +14,7 @@ from common import address, arguments, read_pairs
 from bert_serving.client import BertClient
 
 parser = arguments(__doc__)
-parser.add_argument("-query", help="your question; without it you are asked, until you enter nothing")
+parser.add_argument("-query", help="a question; default: read questions until an empty line")
 parser.add_argument("-topk", type=int, default=3, help="answers to show (default: %(default)s)")
 args = parser.parse_args()
 
@@ -24,7 +24,7 @@ print(f"{len(questions)} questions loaded, {words:.0f} words on average")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1, whose dot product is the cosine of the angle between them."""
+    """Scale vectors to length 1; their dot product is then the cosine."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 

@@ -1,8 +1,8 @@
-"""Fine-tune BERT, save a checkpoint, serve it: from start to end in a minute on a CPU.
+"""Fine-tune BERT, save a checkpoint and serve it, in a minute on a CPU.
 
-A pre-trained model puts "The soup was wonderful" next to "The soup was awful": both are about soup. Here it learns
-from sixty reviews that what counts is whether somebody liked it. The weights are saved as Google's run_classifier.py
-saves them, and served with -tuned_model_dir and -ckpt_name. Starts its servers itself.
+A pre-trained model places "The soup was wonderful" next to "The soup was awful", since both are about soup. Here it
+learns opinions from sixty reviews. The weights are saved as by Google's run_classifier.py, and served with
+-tuned_model_dir and -ckpt_name. Starts its own servers.
 
 Needs TensorFlow:  pip install tensorflow
 """
@@ -24,7 +24,7 @@ from bert_serving.server.tokenization.tokenizer import Tokenizer
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("-model_dir", default=default_model_dir(), help="the pre-trained model (default: %(default)s)")
 parser.add_argument("-output_dir", default="tuned", help="folder for the checkpoint (default: %(default)s)")
-parser.add_argument("-epochs", type=int, default=3, help="times each review is seen (default: %(default)s)")
+parser.add_argument("-epochs", type=int, default=3, help="passes over the reviews (default: %(default)s)")
 parser.add_argument("-learning_rate", type=float, default=2e-4, help="(default: %(default)s)")
 args = parser.parse_args()
 
@@ -59,7 +59,7 @@ def layer_norm(scope: str, x: tf.Tensor) -> tf.Tensor:
 
 
 def bert(ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Token ids [n, t] → the mean of the last layer [n, d], as the server pools it."""
+    """Return the mean of the last layer [n, d] for token ids [n, t], as the server pools it."""
     rows, length = ids.shape
     heads = [rows, length, config.num_attention_heads, config.head_size]
     x = tf.gather(weights["bert/embeddings/word_embeddings"], ids)
@@ -76,7 +76,7 @@ def bert(ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(x * mask[:, :, None], 1) / tf.reduce_sum(mask, 1)[:, None]
 
 
-# ---- fine-tuning: a small learning rate, and the word embeddings stay as they are --------------------------------
+# ---- fine-tuning: a small learning rate, fixed word embeddings -----------------------------------------------------
 
 trained = [w for name, w in weights.items() if "/encoder/" in name] + list(head.values())
 optimizer = tf.keras.optimizers.Adam(args.learning_rate)
@@ -103,7 +103,7 @@ tf.raw_ops.SaveV2(
     tensors=[variable.value() for variable in saved.values()],
 )
 
-# ---- before and after, as the server gives them ------------------------------------------------------------------
+# ---- before and after, with vectors of the server ----------------------------------------------------------------
 
 pretrained = ["-model_dir", args.model_dir, "-pooling_layer", "-1"]
 tuned = ["-tuned_model_dir", args.output_dir, "-ckpt_name", name]

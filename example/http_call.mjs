@@ -1,11 +1,11 @@
-// Over HTTP, from JavaScript: in Node 18 or newer, and the same code in a browser.
+// Call the server over HTTP from JavaScript, in Node 18 or newer or in a browser.
 // Start a server first:  bert-serving-start -http_port 8125
 //
 //   node example/http_call.mjs [address of the server]
 
 const url = globalThis.process?.argv[2] ?? "http://localhost:8125";
 
-/** Vectors of texts: an array of Float32Array. Throws an Error that says what was wrong. */
+/** Return the vectors of texts as an array of Float32Array. Throws an Error with the message of the server. */
 async function encode(texts) {
   const reply = await fetch(`${url}/encode`, {
     method: "POST",
@@ -14,7 +14,7 @@ async function encode(texts) {
   });
   if (!reply.ok) throw new Error((await reply.json()).description);
   const [, width] = reply.headers.get("X-Shape").split(",").map(Number);
-  const numbers = new Float32Array(await reply.arrayBuffer()); // little-endian, as all machines of today are
+  const numbers = new Float32Array(await reply.arrayBuffer()); // little-endian
   return texts.map((_, row) => numbers.subarray(row * width, (row + 1) * width));
 }
 
@@ -39,4 +39,4 @@ const reply = await fetch(`${url}/encode`, {
 const { id, result, status } = await reply.json();
 console.log(`id ${id}, status ${status}, ${result.length} x ${result[0].length}`);
 
-await encode([]).catch((error) => console.log("a mistake:", error.message));
+await encode([]).catch((error) => console.log("an error:", error.message));

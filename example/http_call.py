@@ -1,4 +1,4 @@
-"""Over HTTP, without a client: JSON as everyone understands it, raw bytes when it must be fast.
+"""Call the server over HTTP without a client library: JSON, or raw bytes for speed.
 
 Start a server first:  bert-serving-start -http_port 8125
 """
@@ -24,28 +24,28 @@ def post(path: str, payload: dict, accept: str = "application/json") -> urllib.r
     return urllib.request.urlopen(urllib.request.Request(args.url + path, json.dumps(payload).encode(), headers))
 
 
-# JSON, as in 1.10. The id comes back, whatever it is.
+# JSON, as in 1.10. The response contains the id of the request, of any type.
 with post("/encode", {"id": 123, "texts": TEXTS, "is_tokenized": False}) as reply:
     answer = json.load(reply)
     vectors = np.array(answer["result"], np.float32)
     print(f"/encode          id {answer['id']}, status {answer['status']}, {vectors.shape}")
 
-# The same numbers as bytes: less than half the size, and nothing to parse.
+# The same numbers as bytes: less than half the size, and no parsing.
 with post("/encode", {"texts": TEXTS}, accept="application/octet-stream") as reply:
     shape = [int(number) for number in reply.headers["X-Shape"].split(",")]
     raw = np.frombuffer(reply.read(), reply.headers["X-Dtype"]).reshape(shape)
     print(f"/encode, bytes   {raw.shape}, the same: {np.allclose(raw, vectors, atol=1e-5)}")
 
-# As OpenAI has it; its own package works too: OpenAI(base_url=url + "/v1", api_key="anything").
+# The API of OpenAI; its package works as well: OpenAI(base_url=url + "/v1", api_key="anything").
 with post("/v1/embeddings", {"model": "bert", "input": TEXTS}) as reply:
     data = json.load(reply)["data"]
     print(f"/v1/embeddings   {len(data)} x {len(data[0]['embedding'])}")
 
-# What is wrong is said in JSON as well.
+# Errors are JSON as well.
 try:
     post("/encode", {"texts": "not a list"})
 except urllib.error.HTTPError as error:
-    print(f"a mistake        {error.code}: {json.load(error)['description']}")
+    print(f"an error         {error.code}: {json.load(error)['description']}")
 
 with urllib.request.urlopen(args.url + "/status/server") as reply:
     print(f"/status/server   {json.load(reply)['statistic']['num_total_request']} requests so far")

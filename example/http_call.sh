@@ -1,5 +1,5 @@
 #!/bin/sh
-# Over HTTP, with curl. Start a server first:  bert-serving-start -http_port 8125
+# Call the server over HTTP with curl. Start a server first:  bert-serving-start -http_port 8125
 #
 #   sh example/http_call.sh [address of the server]
 set -eu
@@ -10,7 +10,7 @@ curl -sS -X POST "$url/encode" \
   -H 'Content-Type: application/json' \
   -d '{"id": 123, "texts": ["hello world", "good day!"], "is_tokenized": false}' | cut -c 1-200
 
-echo "--- the same as bytes, into a file; the headers say shape and type"
+echo "--- the same as bytes in a file; the headers contain shape and type"
 file=$(mktemp)
 trap 'rm -f "$file"' EXIT
 curl -sS -X POST "$url/encode" -D - -o "$file" \

@@ -1,7 +1,7 @@
-"""Ninety-six clients at once, each with one sentence at a time: the load of a busy web site.
+"""Run ninety-six clients concurrently, with one sentence per request: the load of a busy web site.
 
-Alone, each would leave the model mostly idle. The server puts their sentences together into common batches. With
-128 requests of each client it is the load of AWS Neuron's BERT demo: 12,288 requests.
+A single client leaves the model mostly idle. The server combines the sentences of all clients into batches. With 128
+requests per client, the load is that of AWS Neuron's BERT demo: 12,288 requests.
 
 Start a server first:  bert-serving-start
 Then, in full:         python example/many_clients.py -num_request 128
@@ -19,20 +19,20 @@ from bert_serving.client import BertClient
 
 parser = arguments(__doc__)
 parser.add_argument("-num_client", type=int, default=96, help="clients (default: %(default)s)")
-parser.add_argument("-num_request", type=int, default=20, help="requests of each (default: %(default)s)")
+parser.add_argument("-num_request", type=int, default=20, help="requests per client (default: %(default)s)")
 args = parser.parse_args()
 
 _, headlines = read_pairs("headlines.tsv")
 
 
 def measure(num_client: int, num_request: int) -> tuple[float, np.ndarray]:
-    """Seconds for all requests, and the seconds that each took."""
-    everyone_is_ready = threading.Barrier(num_client + 1)
+    """Return the seconds for all requests, and the seconds of each."""
+    all_ready = threading.Barrier(num_client + 1)
     latencies = np.zeros([num_client, num_request])
 
     def client(number: int) -> None:
         with BertClient(**address(args)) as bc:
-            everyone_is_ready.wait()
+            all_ready.wait()
             for i in range(num_request):
                 started = time.perf_counter()
                 bc.encode([headlines[(number + i) % len(headlines)]])
@@ -41,7 +41,7 @@ def measure(num_client: int, num_request: int) -> tuple[float, np.ndarray]:
     threads = [threading.Thread(target=client, args=(number,)) for number in range(num_client)]
     for thread in threads:
         thread.start()
-    everyone_is_ready.wait()
+    all_ready.wait()
     started = time.perf_counter()
     for thread in threads:
         thread.join()

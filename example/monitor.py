@@ -1,7 +1,7 @@
-"""What the server is doing: a line every second, as long as you like.
+"""Print the state of the server, one line per second.
 
-For graphs and alarms there is more: start the server with -http_port, and open /dashboard in a browser or let
-Prometheus read /metrics.
+For graphs and alerts, start the server with -http_port, and open /dashboard in a browser or scrape /metrics with
+Prometheus.
 
 Start a server first:  bert-serving-start
 """
@@ -18,12 +18,12 @@ from bert_serving.client import BertClient
 
 parser = arguments(__doc__)
 parser.add_argument("-interval", type=float, default=1.0, help="seconds between two lines (default: %(default)s)")
-parser.add_argument("-num_line", type=int, default=0, help="stop after so many lines (default: never)")
-parser.add_argument("-json", action="store_true", help="show the whole status once, as JSON")
+parser.add_argument("-num_line", type=int, default=0, help="stop after this number of lines (default: never)")
+parser.add_argument("-json", action="store_true", help="print the whole status once, as JSON")
 args = parser.parse_args()
 
 
-def show_forever(bc: BertClient) -> None:
+def show_lines(bc: BertClient) -> None:
     line = 0
     sequences, last = bc.server_status["statistic"]["num_total_seq"], time.perf_counter()
     print(f"{'state':>9} {'clients':>8} {'requests':>9} {'texts/s':>8} {'waiting':>8} {'workers':>8} {'restarts':>9}")
@@ -45,4 +45,4 @@ with BertClient(**address(args)) as bc:
         print(json.dumps(bc.server_status, ensure_ascii=False, indent=1))
     else:
         with contextlib.suppress(KeyboardInterrupt):
-            show_forever(bc)
+            show_lines(bc)

@@ -1,10 +1,10 @@
-"""Bring your own tokenizer: send lists of tokens, and the server takes them as they are.
+"""Use a tokenizer of your own: send lists of tokens, which the server uses unchanged.
 
-Tokens are looked up in the model's vocabulary. What is not there becomes [UNK] and has lost its meaning, so a tokenizer
-must split as the vocabulary expects: for most models lower-case words, punctuation apart.
+The server looks up tokens in the vocabulary of the model. An unknown token becomes [UNK] and loses its meaning. A
+tokenizer must therefore split as the vocabulary expects: for most models lower-case words, separate from punctuation.
 
 Start a server first:  bert-serving-start -show_tokens_to_client
-(The flag is for the demonstration only, so that we see what becomes of the tokens.)
+(The flag is only for the demonstration: the server returns the tokens.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common import address, arguments
 from bert_serving.client import BertClient
 
 parser = arguments(__doc__)
-parser.add_argument("-texts", nargs="+", default=["Hello world!", "Good day, how are you?"], help="what to encode")
+parser.add_argument("-texts", nargs="+", default=["Hello world!", "Good day, how are you?"], help="texts to encode")
 args = parser.parse_args()
 
 
@@ -37,7 +37,7 @@ def show(title: str, tokens: list[list[str]] | None, vectors: np.ndarray) -> Non
 
 
 def encode(texts: list[str] | list[list[str]], is_tokenized: bool) -> tuple[np.ndarray, list[list[str]] | None]:
-    """Vectors, and the tokens if the server shows them."""
+    """Return the vectors, and the tokens if the server returns them."""
     if bc.token_info_available:
         return bc.encode(texts, is_tokenized=is_tokenized, show_tokens=True)
     return bc.encode(texts, is_tokenized=is_tokenized), None

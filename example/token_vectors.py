@@ -1,7 +1,7 @@
-"""A vector for every word, in its context: the "bank" of a river is not the one with the money.
+"""Compute a vector for each word in its context: the "bank" of a river differs from the bank with money.
 
-BERT splits rare words into pieces, "flooring" into "floor" and "##ing". The server says how, and the pieces of a word
-are put together again.
+BERT splits rare words into pieces, "flooring" into "floor" and "##ing". The server returns the pieces, and the example
+joins the pieces of a word.
 
 Start a server first:  bert-serving-start -pooling_strategy NONE -max_seq_len NONE -show_tokens_to_client
 """
@@ -30,11 +30,11 @@ args = parser.parse_args()
 
 
 def words_of(tokens: list[str], vectors: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Words of a text with their vectors [d], the mean over the pieces of a word.
+    """Return the words of a text with their vectors [d], the mean of the pieces of a word.
 
     Args:
-        tokens: those of the text, ``[CLS]`` first and ``[SEP]`` last.
-        vectors: a row for each token, and rows of padding after them: [t, d].
+        tokens: tokens of the text, from ``[CLS]`` to ``[SEP]``.
+        vectors: one row per token, followed by rows of padding: [t, d].
     """
     words: list[str] = []
     pieces: list[list[np.ndarray]] = []
@@ -51,7 +51,7 @@ def words_of(tokens: list[str], vectors: np.ndarray) -> list[tuple[str, np.ndarr
 with BertClient(**address(args)) as bc:
     config = bc.server_config
     if config["pooling_strategy"] != 0 or not config["show_tokens_to_client"]:
-        raise SystemExit("this needs a server that was started with -pooling_strategy NONE -show_tokens_to_client")
+        raise SystemExit("start the server with -pooling_strategy NONE -show_tokens_to_client")
     vectors, tokens = bc.encode(args.texts, show_tokens=True)
 
 print(f"{len(args.texts)} texts, {vectors.shape[1]} tokens each, {vectors.shape[2]} numbers per token")
@@ -61,7 +61,7 @@ for text, its_tokens, its_vectors in zip(args.texts, tokens, vectors, strict=Tru
     print(f"\n{text}\n  tokens {its_tokens}\n  words  {[word for word, _ in words]}")
     found += [vector for word, vector in words if word == args.word][:1]
 if len(found) != len(args.texts):
-    raise SystemExit(f"{args.word!r} is not in every text")
+    raise SystemExit(f"{args.word!r} is missing in a text")
 
 unit = np.array(found) / np.linalg.norm(found, axis=1, keepdims=True)
 print(f"\nhow similar is {args.word!r} in one text to {args.word!r} in another?")

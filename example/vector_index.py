@@ -1,4 +1,4 @@
-"""Search among many vectors: with numpy for thousands, with an index for millions.
+"""Search vectors: numpy for thousands, an index for millions.
 
 Start a server first:  bert-serving-start
 Optional:              pip install faiss-cpu, or pip install hnswlib
@@ -13,12 +13,12 @@ from common import address, arguments, read_pairs
 
 from bert_serving.client import BertClient
 
-#: Takes query vectors [q, d], returns the scores and row numbers of the best, both [q, topk].
+#: Receives query vectors [q, d], returns the scores and the row numbers of the best, both [q, topk].
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 def numpy_index(vectors: np.ndarray) -> Search:
-    """Looks at every vector. Exact, and fast enough up to some hundred thousand."""
+    """Compare with every vector: exact, and fast enough up to some hundred thousand vectors."""
 
     def search(queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         scores = queries @ vectors.T
@@ -29,7 +29,7 @@ def numpy_index(vectors: np.ndarray) -> Search:
 
 
 def faiss_index(vectors: np.ndarray) -> Search:
-    """Exact as well; faiss.index_factory makes compressed and approximate ones the same way."""
+    """Search exactly; faiss.index_factory creates compressed and approximate indexes in the same way."""
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])
@@ -38,7 +38,7 @@ def faiss_index(vectors: np.ndarray) -> Search:
 
 
 def hnswlib_index(vectors: np.ndarray) -> Search:
-    """A graph of neighbours: approximate, and fast with millions of vectors."""
+    """Search a graph of neighbours: approximate, and fast for millions of vectors."""
     import hnswlib
 
     index = hnswlib.Index(space="ip", dim=vectors.shape[1])
@@ -55,8 +55,8 @@ def hnswlib_index(vectors: np.ndarray) -> Search:
 INDEXES = {"hnswlib": hnswlib_index, "faiss": faiss_index, "numpy": numpy_index}
 
 parser = arguments(__doc__)
-parser.add_argument("-index", choices=INDEXES, help="what to search with (default: the first that is installed)")
-parser.add_argument("-query", nargs="+", default=["a new medicine", "money for young companies"], help="what to find")
+parser.add_argument("-index", choices=INDEXES, help="search library (default: the first that is installed)")
+parser.add_argument("-query", nargs="+", default=["a new medicine", "money for young companies"], help="queries")
 parser.add_argument("-topk", type=int, default=3, help="headlines to show (default: %(default)s)")
 args = parser.parse_args()
 
@@ -68,13 +68,13 @@ def build(vectors: np.ndarray) -> tuple[str, Search]:
         except ImportError as error:
             if args.index:
                 raise SystemExit(f"-index {args.index}: {error}; install it with pip") from None
-    raise AssertionError("numpy is always there")
+    raise AssertionError("numpy is always installed")
 
 
 _, headlines = read_pairs("headlines.tsv")
 with BertClient(**address(args)) as bc:
     vectors, queries = bc.encode(headlines), bc.encode(args.query)
-for rows in (vectors, queries):  # to unit length, so that the dot product is the cosine
+for rows in (vectors, queries):  # scaled to unit length: the dot product is the cosine
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
 
 name, search = build(vectors)

@@ -1,4 +1,4 @@
-"""The client for asyncio: many requests at a time in one thread, as a web server needs it.
+"""Use the asyncio client: many concurrent requests in one thread, as in a web server.
 
 Start a server first:  bert-serving-start
 """
@@ -13,7 +13,7 @@ from common import address, arguments, read_pairs
 from bert_serving.client import AsyncBertClient
 
 parser = arguments(__doc__)
-parser.add_argument("-num_user", type=int, default=20, help="users at the same time (default: %(default)s)")
+parser.add_argument("-num_user", type=int, default=20, help="concurrent users (default: %(default)s)")
 args = parser.parse_args()
 
 _, headlines = read_pairs("headlines.tsv")
@@ -23,23 +23,23 @@ async def main() -> None:
     async with AsyncBertClient(**address(args)) as bc:
 
         async def user(number: int) -> tuple[int, ...]:
-            """What a request handler would do. All of them share one client."""
+            """Encode one text, like a request handler; all users share one client."""
             vectors = await bc.encode([headlines[number % len(headlines)]])
             return vectors.shape
 
         shapes = await asyncio.gather(*(user(number) for number in range(args.num_user)))
         print(f"{len(shapes)} users got {shapes[0]}")
 
-        # A limit to patience is asyncio's own; the request is given up.
+        # asyncio provides time-outs; the client cancels the request.
         try:
             await asyncio.wait_for(bc.encode(headlines), timeout=0.0001)
         except asyncio.TimeoutError:
             print("this took too long")
 
-        # A stream: batches may be made by a generator, asynchronous or not.
+        # A stream: a generator, asynchronous or not, may produce the batches.
         async def batches() -> AsyncIterator[list[str]]:
             for start in range(0, len(headlines), 30):
-                await asyncio.sleep(0)  # here one would wait for a message, a file, a database
+                await asyncio.sleep(0)  # an application waits for a message, a file or a database here
                 yield headlines[start : start + 30]
 
         async for response in bc.encode_async(batches()):

@@ -1,4 +1,4 @@
-"""Vectors as a column of a table: the most typical headline of each topic, and the oddest one.
+"""Store vectors in a column of a table, and find the most typical and the most unusual headline of each topic.
 
 Start a server first:  bert-serving-start
 Needs pandas:          pip install pandas
@@ -20,13 +20,13 @@ args = arguments(__doc__).parse_args()
 
 table = pd.read_csv(DATA / "headlines.tsv", sep="\t", names=["topic", "headline"])
 with BertClient(**address(args)) as bc:
-    table["vector"] = list(bc.encode(table["headline"]))  # a column is encoded as it is
+    table["vector"] = list(bc.encode(table["headline"]))  # a column is a valid list of texts
 
 print(table.head(3).to_string(max_colwidth=40), "\n")
 
 
 def similarity_to_centre(vectors: pd.Series) -> pd.Series:
-    """Cosine between each vector of a topic and their mean."""
+    """Return the cosine of each vector of a topic with their mean."""
     rows = np.stack(vectors.tolist())
     centre = rows.mean(axis=0)
     return pd.Series(rows @ centre / np.linalg.norm(rows, axis=1) / np.linalg.norm(centre), index=vectors.index)

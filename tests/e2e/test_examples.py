@@ -1,4 +1,4 @@
-"""Every example runs, against real servers, and shows what it promises."""
+"""Run every example against real servers and check its output."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from servers import CACHE, DATA, TINY, Server, free_ports, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "example"
-#: Those that this file runs, by the tests below.
+#: Examples that the tests below run.
 TESTED: set[str] = {"common.py"}
 
 
 @pytest.fixture(scope="module")
 def default_server() -> Iterator[tuple[Server, str]]:
-    """The default model, and the address of its HTTP door."""
+    """Yield a server with the default model, and the URL of its HTTP server."""
     (http_port,) = free_ports(1)
     with serving("-http_port", http_port, "-show_tokens_to_client", model_dir=None) as server:
         yield server, f"http://localhost:{http_port}"
@@ -32,7 +32,7 @@ def default_server() -> Iterator[tuple[Server, str]]:
 
 @pytest.fixture
 def run(default_server: tuple[Server, str], tmp_path: Path):
-    """Runs an example in an empty folder, and gives what it prints."""
+    """Return a function that runs an example in an empty folder and returns its output."""
     server, _ = default_server
 
     def run_example(name: str, *options: str, at: Server | None = server, text: str = "") -> str:
@@ -40,7 +40,7 @@ def run(default_server: tuple[Server, str], tmp_path: Path):
         done = subprocess.run(
             [sys.executable, str(EXAMPLES / name), *ports, *options],
             cwd=tmp_path,
-            # One thread: several that wait for each other actively are slow beside other tests.
+            # One thread: spinning threads are slow beside other tests.
             env={**os.environ, "BERT_SERVING_CACHE": CACHE, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"},
             input=text,
             capture_output=True,
@@ -54,7 +54,7 @@ def run(default_server: tuple[Server, str], tmp_path: Path):
 
 
 def covers(*names: str):
-    """Marks the test of these files."""
+    """Register files as tested."""
     TESTED.update(names)
     return lambda test: test
 
@@ -179,7 +179,7 @@ def test_http_javascript(default_server: tuple[Server, str]) -> None:
     printed = script("node", "node", "http_call.mjs", default_server[1])
     assert "3 vectors of 384 numbers" in printed
     assert "id 123, status 200, 3 x 384" in printed
-    assert "a mistake: " in printed
+    assert "an error: " in printed
 
 
 TESTED |= {"http_call.sh", "http_call.mjs"}
@@ -193,7 +193,7 @@ def script(needed: str, program: str, name: str, url: str) -> str:
     return done.stdout
 
 
-# ---- with servers of their own -----------------------------------------------------------------------------------
+# ---- with separate servers ---------------------------------------------------------------------------------------
 
 
 @covers("token_vectors.py")
@@ -240,20 +240,20 @@ def test_acceptability(run, tmp_path: Path) -> None:
     assert last < 0.95 * first
     learnt = re.search(r"accuracy on 120 learnt sentences: (\d+)%", printed)
     assert learnt is not None
-    assert int(learnt[1]) >= 65  # a coin gets 50
+    assert int(learnt[1]) >= 65  # chance is 50
     assert set(np.load(tmp_path / "acceptability" / "head.npz")) == {"weight", "bias"}
 
 
 @pytest.mark.slow
 def test_acceptability_of_the_real_corpus(run, tmp_path: Path) -> None:
-    """On a file in its form: source, label, the author's mark, sentence."""
+    """Uses a file in the format of the corpus: source, label, the author's mark, sentence."""
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     lines = (EXAMPLES / "data" / "acceptability.tsv").read_text(encoding="utf-8").splitlines()[:24]
     rows = [(name == "acceptable", sentence) for name, sentence in (line.split("\t") for line in lines)]
     corpus = [f"gj04\t{int(good)}\t{'' if good else '*'}\t{sentence}\n" for good, sentence in rows]
-    corpus[0] = corpus[0].replace("The children", 'The "children')  # quotes are letters like any other
+    corpus[0] = corpus[0].replace("The children", 'The "children')  # quotes have no special meaning
     (tmp_path / "train.tsv").write_text("".join(corpus), encoding="utf-8")
     printed = run("acceptability.py", "-data", "train.tsv", "-epochs", "1", at=None)
     assert served_as_trained(printed)
@@ -282,13 +282,13 @@ def test_every_example_is_tested() -> None:
     assert all_examples() == TESTED
 
 
-def test_every_example_is_in_the_index() -> None:
+def test_readme_lists_every_example() -> None:
     index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for name in all_examples() | {f"data/{path.name}" for path in (EXAMPLES / "data").iterdir()}:
         assert f"]({name})" in index, name
 
 
-def test_examples_are_short_and_explain_themselves() -> None:
+def test_examples_are_short_and_have_a_docstring() -> None:
     for path in EXAMPLES.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert text.startswith('"""'), path.name
@@ -303,7 +303,7 @@ def test_help(run, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "package"), [("with_pandas.py", "pandas"), ("acceptability.py", "torch")])
-def test_a_missing_package_is_named(name: str, package: str, tmp_path: Path) -> None:
+def test_missing_package_is_reported(name: str, package: str, tmp_path: Path) -> None:
     (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\")")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, str(EXAMPLES / name)], env=env, capture_output=True, text=True, timeout=120)
