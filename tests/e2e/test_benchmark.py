@@ -1,4 +1,4 @@
-"""``bert-serving-benchmark``: its tables, files and exit codes, and that nothing of it stays behind."""
+"""Test ``bert-serving-benchmark``: tables, files, exit codes, and that no process remains."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def spawn(folder: Path, command: list[str | Path]) -> subprocess.Popen[str]:
 
 
 def benchmark(folder: Path, *flags: str | Path) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a run in an empty folder."""
+    """Return exit code, stdout and stderr of a run in an empty folder."""
     return finish(start(folder, *flags))
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr. If it takes too long, its servers and clients end with it."""
+    """Return exit code, stdout and stderr; after a time-out, kill the process group."""
     try:
         out, err = process.communicate(timeout=150)
     finally:
@@ -84,7 +84,7 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_table_a_plot_and_json_for_each_test(tmp_path: Path) -> None:
+def test_each_test_writes_a_table_a_plot_and_json(tmp_path: Path) -> None:
     code, out, err = benchmark(
         tmp_path, "-test_client_batch_size", "1", "64", "-test_num_client", "8", "-test_pooling_layer", "-1", "-1,-2",
         "-test_max_seq_len", "16", "-test_max_batch_size", "32", "-open_loop", "100", "-max_seconds", "1",
@@ -102,7 +102,7 @@ def test_a_table_a_plot_and_json_for_each_test(tmp_path: Path) -> None:
         assert row["sentences_per_second"] > 0
         assert row["tokens_per_second"] > row["sentences_per_second"]
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
-    # without -texts each sequence is as long as -max_seq_len, 40 where that is not what is tested
+    # Without -texts each sequence has the length of -max_seq_len, by default 40.
     assert rows["max_seq_len"][0]["num_tokens"] == 16 * rows["max_seq_len"][0]["num_sentences"]
     assert rows["max_batch_size"][0]["num_tokens"] == 40 * rows["max_batch_size"][0]["num_sentences"]
     assert document["engine"] == "zeros"
@@ -120,7 +120,7 @@ def test_a_table_a_plot_and_json_for_each_test(tmp_path: Path) -> None:
     assert "all set" not in err
 
 
-def test_the_real_engine_and_texts_of_a_file(tmp_path: Path) -> None:
+def test_real_engine_with_texts_of_a_file(tmp_path: Path) -> None:
     lines = ["short", "a sentence that is somewhat longer than the other one"]
     (tmp_path / "texts.txt").write_text("\n\n".join(lines) + "\n", "utf-8")
     code, _, err = benchmark(
@@ -132,7 +132,7 @@ def test_the_real_engine_and_texts_of_a_file(tmp_path: Path) -> None:
     assert row["num_tokens"] / row["num_sentences"] == np.mean(tokenizer.encode(lines).lengths)
 
 
-def test_a_setting_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_failed_setting_does_not_stop_the_others(tmp_path: Path) -> None:
     code, out, err = benchmark(tmp_path, "-test_max_seq_len", "100000", "16")
     assert code == 1, err
     failed, measured = result(tmp_path)["experiments"][0]["rows"]
@@ -153,7 +153,7 @@ def test_a_setting_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         (["-open_loop", "0"], "must be above 0"),
     ],
 )
-def test_what_cannot_work_is_said_at_once(tmp_path: Path, flags: list[str], words: str) -> None:
+def test_invalid_options_fail_fast(tmp_path: Path, flags: list[str], words: str) -> None:
     (tmp_path / "empty.txt").touch()
     code, _, err = benchmark(tmp_path, *flags)
     assert code == 2
@@ -162,7 +162,7 @@ def test_what_cannot_work_is_said_at_once(tmp_path: Path, flags: list[str], word
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_no_server_behind(tmp_path: Path, number: int) -> None:
+def test_signal_stops_the_server(tmp_path: Path, number: int) -> None:
     process = start(tmp_path, "-test_client_batch_size", "256", "-min_seconds", "100", "-max_seconds", "100")
     try:
         family = psutil.Process(process.pid)
@@ -185,7 +185,7 @@ def test_a_signal_leaves_no_server_behind(tmp_path: Path, number: int) -> None:
 
 
 def script(folder: Path, name: str, *flags: str) -> str:
-    """What a program in ``benchmark/`` prints."""
+    """Return the stdout of a script in ``benchmark/``."""
     code, out, err = finish(spawn(folder, [sys.executable, SCRIPTS / name, *flags]))
     assert code == 0, err
     return out
@@ -193,7 +193,7 @@ def script(folder: Path, name: str, *flags: str) -> str:
 
 @pytest.mark.slow
 def test_the_comparison_with_peers_runs(tmp_path: Path) -> None:
-    """With those that need no installation: this project's server and its engine alone."""
+    """Runs only the peers that need no installation: the server of this project and its engine."""
     words = ["this served fp32", "this, engine alone loop fp32"]
     out = script(tmp_path, "peers/run.py", "--quick", "--model", "minilm", "--only", *words, "--out", "peers")
     systems = json.loads((tmp_path / "peers" / "peers.json").read_text("utf-8"))["models"][0]["systems"]
@@ -210,7 +210,7 @@ def test_the_comparison_with_peers_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_how_cost_grows_runs(tmp_path: Path) -> None:
+def test_cost_script_runs(tmp_path: Path) -> None:
     quick = ["-num_repeat", "1", "-min_seconds", "0", "-max_seconds", "0.1"]
     script(tmp_path, "cost.py", "-engine", "zeros", "-cpu", *quick, "-out", "cost")
     tables = json.loads((tmp_path / "cost" / "result.json").read_text("utf-8"))["experiments"]
@@ -232,7 +232,7 @@ def test_how_cost_grows_runs(tmp_path: Path) -> None:
         (["-texts", "nowhere.txt"], "nowhere.txt"),
     ],
 )
-def test_cost_says_at_once_what_it_cannot_do(tmp_path: Path, flags: list[str], words: str) -> None:
+def test_cost_script_rejects_invalid_options(tmp_path: Path, flags: list[str], words: str) -> None:
     command = [sys.executable, str(SCRIPTS / "cost.py"), *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
@@ -257,7 +257,7 @@ def test_each_client_sends_its_own_requests() -> None:
         assert min(measured.latencies) > 0
 
 
-def test_a_failed_request_is_raised() -> None:
+def test_failed_request_raises() -> None:
     port, port_out = free_ports(2)
 
     connect = {"port": port, "port_out": port_out, "ignore_all_checks": True, "connect_timeout": 200}
@@ -268,7 +268,7 @@ def test_a_failed_request_is_raised() -> None:
         open_loop(connect, requests[0], np.array([0.0]))
 
 
-def test_many_clients_are_in_several_processes() -> None:
+def test_many_clients_run_in_several_processes() -> None:
     with serving("-engine", "zeros") as server:
         requests = [[Request([f"client {i}"], 4)] for i in range(CLIENTS_PER_PROCESS + 3)]
         connect = {"port": server.port, "port_out": server.port_out}
@@ -293,7 +293,7 @@ def test_client_continues_until_its_limits(done: int, elapsed: float, should_con
 
 
 @given(st.floats(0.1, 1000), st.floats(0.1, 20), st.integers(0, 2**31))
-def test_arrivals_are_in_order_and_in_time(rate: float, seconds: float, seed: int) -> None:
+def test_arrivals_are_ascending_and_in_time(rate: float, seconds: float, seed: int) -> None:
     times = poisson_arrivals(rate, seconds, seed)
     assert len(times) >= 1
     assert (np.diff(times) >= 0).all()
@@ -321,7 +321,7 @@ def settings(*flags: str) -> dict[str, list[str]]:
     return {experiment.parameter: [setting.value for setting in experiment.settings] for experiment in found}
 
 
-def test_without_a_test_the_five_of_1_10_run() -> None:
+def test_default_tests_are_the_five_of_1_10() -> None:
     assert settings() == {
         "max_seq_len": ["32", "64", "128", "256"],
         "client_batch_size": ["1", "16", "256", "4096"],
@@ -331,18 +331,18 @@ def test_without_a_test_the_five_of_1_10_run() -> None:
     }
 
 
-def test_those_that_are_named_run_alone() -> None:
+def test_only_named_tests_run() -> None:
     assert settings("-test_pooling_layer", "-4", "-1,-2", "0") == {"pooling_layer": ["-4", "-1,-2", "0"]}
     assert settings("-open_loop", "0.5", "20") == {"open_loop": ["0.5", "20"]}
     assert settings("--test-max-seq-len", "NONE", "8") == {"max_seq_len": ["NONE", "8"]}
 
 
-def test_flags_of_the_server_reach_it() -> None:
+def test_server_flags_are_passed_on() -> None:
     assert config().max_seq_len == 40
     assert config("-max_seq_len", "30", "-num_worker", "2").max_seq_len == 30
 
 
-def test_random_sentences_have_their_length_and_are_the_same_for_the_same_seed() -> None:
+def test_random_sentences_have_the_length_and_depend_on_the_seed() -> None:
     source = SentenceSource(None, COMMON, 0)
     sentences = source.sentences(50, 38)
     assert sentences == SentenceSource(None, COMMON, 0).sentences(50, 38)
@@ -357,7 +357,7 @@ def test_common_words_are_one_token_each() -> None:
     assert len(set(COMMON)) == len(COMMON) > 150
 
 
-def test_all_lines_of_a_file_come_before_one_comes_again() -> None:
+def test_lines_of_a_file_are_used_in_a_cycle() -> None:
     lines = [str(number) for number in range(20)]
     sentences = SentenceSource(lines, COMMON, 0).sentences(30, 40)
     assert sorted(sentences[:20]) == sorted(lines)
@@ -365,7 +365,7 @@ def test_all_lines_of_a_file_come_before_one_comes_again() -> None:
     assert sentences[20:] == sentences[:10]
 
 
-def test_tokens_of_requests_are_those_of_the_server() -> None:
+def test_token_counts_of_requests_match_the_server() -> None:
     tokenizer = make_tokenizer(config("-max_seq_len", "8"), load_model_config(TINY))
     texts = ["the", "of " * 20, "and", "to in"]
     assert [(r.texts, r.num_tokens) for r in make_requests(texts, 2, tokenizer)] == [
@@ -375,11 +375,11 @@ def test_tokens_of_requests_are_those_of_the_server() -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.1234, "0.123"), (1.234, "1.23"), (37.44, "37.4"), (1234.5, "1,234")])
-def test_numbers_are_short(value: float, text: str) -> None:
+def test_format_number(value: float, text: str) -> None:
     assert format_number(value) == text
 
 
-def test_a_column_for_each_number_of_workers() -> None:
+def test_table_has_a_column_per_number_of_workers() -> None:
     args = read_args(["-model_dir", str(TINY), "-test_num_client", "1", "8", "-test_num_worker", "1", "2", "4"])
     (found,) = experiments.from_args(args, ServerConfig.from_args(args), load_model_config(TINY))
     table = Table(found)
@@ -407,7 +407,7 @@ def test_workers_share_a_table(tmp_path: Path) -> None:
     assert (folder / "num_client.png").is_file()
 
 
-def test_a_table_shows_what_failed_and_why() -> None:
+def test_table_shows_failures() -> None:
     setting = experiments.Setting("7", config(), experiments.Load())
     table = Table(experiments.Experiment("num_client", "About.", [setting]), [Row(setting, failure="no memory")])
     assert "| 7 | failed |" in table.markdown()

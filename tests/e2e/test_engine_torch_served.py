@@ -1,4 +1,4 @@
-"""The engine torch in a server, and the command that measures it on a GPU, here with a small model on the CPU."""
+"""Test the engine torch in a server, and benchmark/gpu.py with a small model on the CPU."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_golden_vectors_are_served(name: str) -> None:
         assert "use device cpu, engine torch, fp32" in server.log
 
 
-def test_the_command_for_a_gpu_runs(tmp_path: Path) -> None:
+def test_gpu_script_runs(tmp_path: Path) -> None:
     small = ["--device", "cpu", "--size", "tiny", "--dtype", "fp32", "--length", "16", "--batch_tokens", "256"]
     quick = ["--workers", "1", "--clients", "2", "--seconds", "0.05", "--peak", "1", "--out", "gpu"]
     done = subprocess.run(

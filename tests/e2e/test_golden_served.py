@@ -1,7 +1,7 @@
-"""Every golden file, served: same tokens and same vectors as the original gave, through the 1.10.0 frames.
+"""Serve every golden file and compare tokens and vectors with the original, through the frames of 1.10.0.
 
-Every third is served by the reference engine, tensorflow, the others by the one that starts fastest. In
-``test_golden_engine.py`` each engine is held to all of them.
+The reference engine, tensorflow, serves every third file; the engine that starts fastest serves the others.
+``test_golden_engine.py`` compares each engine with all files.
 """
 
 from __future__ import annotations

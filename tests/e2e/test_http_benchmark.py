@@ -1,4 +1,4 @@
-"""The script that compares HTTP with ZeroMQ runs, and tells of both. What the figures are, no test can say."""
+"""Test that the script that compares HTTP with ZeroMQ runs and reports both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from servers import CACHE, TINY
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmark" / "over_http.py"
 
 
-def test_both_doors_are_measured(tmp_path: Path) -> None:
+def test_both_interfaces_are_measured(tmp_path: Path) -> None:
     out = tmp_path / "http.md"
     sizes = ["-connections", "40", "-bulk_connections", "1", "-bulk_size", "20"]
     server = ["-model_dir", TINY, "-engine", "zeros", "-cpu"]
@@ -40,7 +40,7 @@ def test_both_doors_are_measured(tmp_path: Path) -> None:
     assert {ratio for way, _, ratio in rows if way == "ZeroMQ"} == {"1.00"}
 
 
-def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
+def test_failed_server_start_is_reported(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, SCRIPT, "--", "-model_dir", tmp_path], capture_output=True, text=True, timeout=120
     )

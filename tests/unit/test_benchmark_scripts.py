@@ -1,4 +1,4 @@
-"""What the scripts in ``benchmark/`` conclude from what they measure: failures are told, never shown as speed."""
+"""Test the results of the scripts in ``benchmark/``: failures are reported, never shown as speed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def running_peer(tmp_path: Path) -> Any:
     found.close()
 
 
-def test_a_caller_that_fails_fails_the_measurement(running_peer: RunningPeer) -> None:
+def test_failed_caller_fails_the_measurement(running_peer: RunningPeer) -> None:
     assert len(running_peer.request("many", 2)) == 1
     for kind in ("many", "bulk", "single"):
         with pytest.raises(PeerError, match="one fp32: ValueError: no such text"):
@@ -68,7 +68,7 @@ def test_a_caller_that_fails_fails_the_measurement(running_peer: RunningPeer) ->
     assert running_peer.request("vectors", [1, 0]) == [[4.0], [4.0]]  # it goes on
 
 
-def test_a_peer_that_hangs_is_given_up(running_peer: RunningPeer) -> None:
+def test_hanging_peer_times_out(running_peer: RunningPeer) -> None:
     with pytest.raises(PeerError, match=r"timed out:(.|\n)*no response for 0.3 s"):
         running_peer.request("vectors", [3], seconds=0.3)
     running_peer.close()
@@ -82,7 +82,7 @@ TRUE = np.random.default_rng(0).standard_normal((14, 8))
 
 
 class FakePeer:
-    """Answers with what ``change`` makes of the true vectors."""
+    """Returns the true vectors after applying ``change``."""
 
     def __init__(self, change: Callable[[np.ndarray], np.ndarray] = lambda rows: rows) -> None:
         self.change, self.is_closed = change, False
@@ -104,7 +104,7 @@ def compared(*others: tuple[Peer, FakePeer]) -> list[Result]:
 
 
 def cut_at_30(rows: np.ndarray) -> np.ndarray:
-    """As a peer would that cuts the long sentences, which are asked for last."""
+    """Change the long sentences, which are the last ones, like a peer that truncates them."""
     return np.concatenate([rows[:10], rows[10:] + 3])
 
 
@@ -120,7 +120,7 @@ def cut_at_30(rows: np.ndarray) -> np.ndarray:
         ("int8", lambda rows: rows[::-1], "minimum 0.95)"),
     ],
 )
-def test_what_computes_something_else_is_not_timed(
+def test_peer_with_different_vectors_is_not_timed(
     dtype: str, change: Callable[[np.ndarray], np.ndarray], why: str
 ) -> None:
     wrong, right = compared((peer(dtype), FakePeer(change)), (peer("bf16"), FakePeer(lambda rows: rows + 1e-3)))
@@ -130,12 +130,12 @@ def test_what_computes_something_else_is_not_timed(
     assert "| one | served | " + dtype + " | failed |" in report.table([wrong, right])
 
 
-def test_sentences_that_a_peer_cuts_as_told_are_not_asked_for() -> None:
+def test_truncated_sentences_are_not_compared() -> None:
     (result,) = compared((peer(max_seq_len=25), FakePeer(lambda rows: rows[:10] if len(rows) == 10 else rows * 0)))
     assert result.cosine == pytest.approx(1)
 
 
-def test_the_sentences_that_are_compared_have_long_ones_among_them() -> None:
+def test_compared_sentences_include_long_ones() -> None:
     hf, _ = run.mini_model()
     lengths = run.to_compare(hf, run.shuffled_sentences())
     assert sum(length >= run.LONG_TOKENS for length in lengths.values()) >= run.CHECKED_LONG
@@ -145,7 +145,7 @@ def test_the_sentences_that_are_compared_have_long_ones_among_them() -> None:
 # -- Tables ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_tells_what_was_done() -> None:
+def test_table_reports_the_load() -> None:
     few = {"bulk": 64, "single": 5, "many": 32}
     results = [Result(peer(), NUMBERS, seconds={"bulk": [1.0, 2.0]}), Result(peer(name="slow"), few)]
     text = report.table(results)
@@ -158,7 +158,7 @@ def test_the_table_tells_what_was_done() -> None:
 @pytest.mark.parametrize(
     ("features", "for_bf16"), [("avx2", "auto"), ("avx2 avx512_bf16", "tensorflow"), ("avx512_bf16 amx_bf16", "torch")]
 )
-def test_every_row_tells_what_computes_the_model(features: str, for_bf16: str) -> None:
+def test_every_row_names_its_backend(features: str, for_bf16: str) -> None:
     """Without bf16 instructions no engine of the server computes in bf16: its row names what is asked for."""
     rows = [(one.label, one.how, one.dtype) for one in peers.of_model("-", "-", frozenset(features.split()))]
     ours = {label for label, _, dtype in rows if label.startswith(peers.OURS) and dtype == "bf16"}
@@ -171,13 +171,13 @@ def test_every_row_tells_what_computes_the_model(features: str, for_bf16: str) -
         assert {label.rpartition(" (")[2] for label, _, _ in rows if label.startswith(system)} >= {"torch)", "onnx)"}
 
 
-def test_every_system_has_an_environment_of_pinned_packages() -> None:
+def test_environments_have_pinned_packages() -> None:
     environments = {one.environment for one in peers.of_model("-", "-")}
     assert environments == {"this", "original", *install.PACKAGES}
     assert all("==" in package for packages in install.PACKAGES.values() for package in packages)
 
 
-def test_the_result_tells_what_was_not_measured() -> None:
+def test_result_lists_systems_not_measured() -> None:
     about = {"command": "", "date": "", "machine": {"processor": "", "cores": 2}, "load_before": 0, "versions": {}}
     assert f"Not measured: {peers.NOT_MEASURED}.\n" in run.head(about) + "\n"
 
@@ -197,7 +197,7 @@ def test_the_result_tells_what_was_not_measured() -> None:
         ("NVIDIA GeForce RTX 4090", None),
     ],
 )
-def test_the_peak_of_a_gpu_is_that_of_its_own_name(name: str, peak: float | None) -> None:
+def test_peak_is_found_by_the_name_of_the_gpu(name: str, peak: float | None) -> None:
     assert gpu.find_peak(name) == peak
 
 
@@ -208,6 +208,6 @@ def test_spearman() -> None:
     assert quality.spearman(values, -values) == pytest.approx(-1)
 
 
-def test_a_message_comes_back_through_all_hops() -> None:
+def test_message_passes_all_hops() -> None:
     with host_path.floor() as call:
         assert len(host_path.latencies(call, 20)) == 20

@@ -1,4 +1,4 @@
-"""Sequences that repeat within a batch: computed once, and every copy gets the result."""
+"""Test the deduplication of sequences in a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.worker.deduplicate import deduplicate, expand
 
-# Few ids and short sequences, so that many are equal, or equal but for a type or a mask.
+# Few ids and short sequences, so that many are equal, or differ only in a type or a mask.
 tokens = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=3)
 
 
@@ -20,18 +20,18 @@ def make(sequences: list[list[tuple[int, int, int]]]) -> Batch:
 
 
 def packed(batch: Batch) -> np.ndarray:
-    """An engine's token-level answer from which each token can be told."""
+    """Return a token-level result that identifies each token."""
     return np.stack([batch.input_ids, batch.type_ids, batch.mask], axis=1).astype(np.float32)
 
 
 def pooled(batch: Batch) -> np.ndarray:
-    """An answer per sequence that depends on all of it, and on the order."""
+    """Return a result per sequence that depends on all its tokens and their order."""
     rows = np.split(packed(batch), np.cumsum(batch.lengths)[:-1])
     return np.stack([np.pad(row, ((0, 3 - len(row)), (0, 0)), constant_values=-1).ravel() for row in rows])
 
 
 @given(st.lists(tokens, min_size=1, max_size=12))
-def test_every_copy_gets_what_it_would_have_got(sequences: list[list[tuple[int, int, int]]]) -> None:
+def test_every_copy_gets_the_result_of_its_sequence(sequences: list[list[tuple[int, int, int]]]) -> None:
     batch = make(sequences)
     few, where = deduplicate(batch)
     assert few.num_sequences == len({tuple(sequence) for sequence in sequences})
@@ -45,6 +45,6 @@ def test_every_copy_gets_what_it_would_have_got(sequences: list[list[tuple[int, 
         np.testing.assert_array_equal(result, compute(batch))
 
 
-def test_nothing_is_copied_where_nothing_repeats() -> None:
+def test_batch_without_duplicates_is_not_copied() -> None:
     batch = make([[(1, 0, 1)], [(1, 0, 1), (2, 0, 1)], [(1, 1, 1)], [(1, 0, 0)]])
     assert deduplicate(batch) == (batch, None)

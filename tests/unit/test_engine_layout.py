@@ -1,4 +1,4 @@
-"""Packed tokens to padded grid and back: pure numpy, tested by hand and by hypothesis."""
+"""Test the conversion of packed tokens to a padded grid and back, with examples and with hypothesis."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ lengths_lists = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
 def make_batch(lengths: list[int]) -> Batch:
-    """Tokens numbered through; every third is masked."""
+    """Return a batch with consecutive token ids; every third token is masked."""
     count = sum(lengths)
     ids = np.arange(count, dtype=np.int32)
     return Batch(ids, ids % 2, (ids % 3 != 0).astype(np.int32), np.array(lengths, np.int32))
 
 
-def test_by_hand() -> None:
+def test_layout_of_an_example() -> None:
     batch = Batch(
         np.array([7, 8, 9], np.int32), np.array([0, 0, 1], np.int32), np.array([1, 0, 1], np.int32), np.array([2, 1])
     )
@@ -42,8 +42,8 @@ def test_by_hand() -> None:
     assert (layout.first.tolist(), layout.last.tolist()) == ([0, 2], [1, 2])
 
 
-def test_nothing_is_added_to_the_scores_of_a_sequence_that_is_masked_altogether() -> None:
-    """-10000 and a score differ so much in size that float32 keeps a thousandth of the score."""
+def test_bias_of_a_fully_masked_sequence_is_zero() -> None:
+    """In the sum of -10000 and a score, float32 keeps only a thousandth of the score."""
     tokens = np.arange(5, dtype=np.int32)
     mask = np.array([0, 0, 0, 1, 0], np.int32)
     layout = make_layout(Batch(tokens, tokens * 0, mask, np.array([2, 3], np.int32)))
@@ -52,7 +52,7 @@ def test_nothing_is_added_to_the_scores_of_a_sequence_that_is_masked_altogether(
 
 
 @given(lengths_lists)
-def test_every_token_comes_back_to_its_place(lengths: list[int]) -> None:
+def test_unpack_and_pack_restore_every_token(lengths: list[int]) -> None:
     batch = make_batch(lengths)
     layout = make_layout(batch)
     grid = layout.input_ids[layout.unpack]
@@ -64,7 +64,7 @@ def test_every_token_comes_back_to_its_place(lengths: list[int]) -> None:
 
 
 @given(lengths_lists, st.integers(0, 5), st.integers(0, 7))
-def test_the_grid_layout_holds_the_same_tokens(lengths: list[int], more_rows: int, more_width: int) -> None:
+def test_padded_layout_has_the_tokens_of_the_packed_layout(lengths: list[int], more_rows: int, more_width: int) -> None:
     batch = make_batch(lengths)
     rows, width = len(lengths) + more_rows, max(lengths) + more_width
     packed, grid = make_layout(batch), make_padded_layout(batch, rows, width)
@@ -81,7 +81,7 @@ def test_the_grid_layout_holds_the_same_tokens(lengths: list[int], more_rows: in
 
 
 @given(lengths_lists, st.integers(1, 5000))
-def test_groups_hold_every_sequence_once_and_stay_small(lengths: list[int], max_grid: int) -> None:
+def test_groups_contain_every_sequence_once_within_max_grid(lengths: list[int], max_grid: int) -> None:
     array = np.array(lengths)
     groups = split_batch(array, max_grid, min_tokens=20)
     assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
@@ -89,7 +89,7 @@ def test_groups_hold_every_sequence_once_and_stay_small(lengths: list[int], max_
         assert len(group) == 1 or len(group) * array[group].max() ** 2 <= max_grid
 
 
-def test_long_and_short_sequences_part() -> None:
+def test_long_and_short_sequences_are_in_different_groups() -> None:
     lengths = np.array([500, *[10] * 100])
     groups = split_batch(lengths, 1 << 30)
     assert [len(group) for group in groups] == [100, 1]
@@ -97,13 +97,13 @@ def test_long_and_short_sequences_part() -> None:
     assert len(split_batch(np.array([3, 60]), 1 << 30)) == 1  # too little to be worth two runs
 
 
-def test_equal_groups_are_cut_into_equal_parts() -> None:
+def test_split_groups_have_equal_size() -> None:
     lengths = np.full(14, 64)
     assert [len(part) for part in split_groups([np.arange(14)], lengths, 448)] == [7, 7]
 
 
 @given(lengths_lists, st.integers(1, 200))
-def test_groups_are_cut_to_a_size(lengths: list[int], max_tokens: int) -> None:
+def test_split_groups_keep_the_order_within_max_tokens(lengths: list[int], max_tokens: int) -> None:
     array = np.array(lengths)
     groups = split_batch(array, 10_000)
     cut = split_groups(groups, array, max_tokens)
@@ -114,7 +114,7 @@ def test_groups_are_cut_to_a_size(lengths: list[int], max_tokens: int) -> None:
 
 
 @given(lengths_lists)
-def test_a_filled_batch_has_one_of_few_sizes_and_begins_as_it_was(lengths: list[int]) -> None:
+def test_pad_rows_appends_dummy_sequences_up_to_a_few_sizes(lengths: list[int]) -> None:
     batch = make_batch(lengths)
     filled = pad_rows(batch)
     tokens, count = batch.num_tokens, batch.num_sequences
@@ -130,7 +130,7 @@ def test_a_filled_batch_has_one_of_few_sizes_and_begins_as_it_was(lengths: list[
 
 
 @given(lengths_lists, st.randoms())
-def test_a_part_of_a_batch(lengths: list[int], random: object) -> None:
+def test_select_sequences(lengths: list[int], random: object) -> None:
     batch = make_batch(lengths)
     chosen = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))  # type: ignore[attr-defined]
     part, tokens = select_sequences(batch, chosen)

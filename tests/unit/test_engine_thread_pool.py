@@ -1,4 +1,4 @@
-"""Threads that each encode a share of a batch: who gets what, and what becomes of an error."""
+"""Test the partition of a batch and the errors of threads."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def pool() -> Iterator[ThreadPool]:
         ([500, 500], 1),  # nothing for the third
     ],
 )
-def test_shares_are_even_or_there_is_one(pool: ThreadPool, lengths: list[int], count: int) -> None:
+def test_partition_is_even_or_a_single_share(pool: ThreadPool, lengths: list[int], count: int) -> None:
     assert len(pool.partition(np.array(lengths))) == count
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=200), st.integers(2, 8), st.integers(1, 300))
-def test_every_sequence_has_one_share(lengths: list[int], count: int, min_tokens: int) -> None:
+def test_every_sequence_is_in_one_share(lengths: list[int], count: int, min_tokens: int) -> None:
     array = np.array(lengths)
     shares = ThreadPool(count, min_tokens).partition(array)
     assert sorted(np.concatenate(shares).tolist()) == list(range(len(lengths)))
@@ -51,7 +51,7 @@ def test_every_sequence_has_one_share(lengths: list[int], count: int, min_tokens
         assert max(tokens) <= MAX_IMBALANCE * min(tokens)
 
 
-def test_a_share_that_fails_fails_all_once_they_are_done(pool: ThreadPool) -> None:
+def test_error_of_a_share_is_raised_after_all_are_done(pool: ThreadPool) -> None:
     done = threading.Event()
 
     def encode(batch: Batch) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_a_share_that_fails_fails_all_once_they_are_done(pool: ThreadPool) -> No
     assert [len(vectors) for vectors in pool.map(encode, [long, long])] == [1, 1]
 
 
-def test_each_thread_is_made_ready_before_it_begins() -> None:
+def test_initializer_runs_in_each_thread() -> None:
     local = threading.local()
     pool = ThreadPool(2, 1, lambda: setattr(local, "is_ready", True))
     batch = Batch(*np.zeros((3, 1), np.int32), np.ones(1, np.int32))

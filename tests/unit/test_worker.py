@@ -1,4 +1,4 @@
-"""The worker's first batches: how many tokens it asks for, from how fast its engine is."""
+"""Test the calibration of the batch size by the speed of the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLOW_START = 30.0
 
 
 class FakeEngine:
-    """Takes ``seconds_per_token``, its first call so much longer; tells no other time than that of its clock."""
+    """Advances its own clock by the time of each batch; the first call is slower."""
 
     def __init__(self, tokens_per_second: float) -> None:
         self.now, self.rate = 1000.0, tokens_per_second
@@ -47,14 +47,14 @@ def calibrated(
         (100, None, 3_000),  # as long as the model takes
     ],
 )
-def test_a_batch_on_a_cpu_takes_about_as_long_as_wanted(
+def test_cpu_batch_takes_the_target_time(
     monkeypatch: pytest.MonkeyPatch, rate: float, max_seq_len: int | None, tokens: int
 ) -> None:
     found, _ = calibrated(monkeypatch, rate, max_seq_len, positions=3_000)
     assert found == pytest.approx(tokens, rel=1e-6, abs=1)
 
 
-def test_a_gpu_is_given_large_batches_and_one_to_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_gets_large_batches_and_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     found, engine = calibrated(monkeypatch, 1.0, kind="gpu")
     assert found == 65_536
     assert [batch.num_sequences for batch in engine.batches] == [1, 64]
@@ -62,7 +62,7 @@ def test_a_gpu_is_given_large_batches_and_one_to_warm_up(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
 @pytest.mark.parametrize(("max_seq_len", "positions", "longest"), [(25, 512, 25), (None, 512, 64), (300, 40, 40)])
-def test_the_first_batches_are_ones_that_the_model_can_take(
+def test_calibration_batches_fit_the_model(
     monkeypatch: pytest.MonkeyPatch, kind: str, max_seq_len: int | None, positions: int, longest: int
 ) -> None:
     _, engine = calibrated(monkeypatch, 1000, max_seq_len, kind, positions)
