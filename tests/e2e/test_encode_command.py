@@ -246,7 +246,7 @@ def test_rejected_text_is_located(tmp_path: Path, capfd: pytest.CaptureFixture[s
     corpus = write(tmp_path / "corpus.txt", texts)
     with serving("-max_text_length", "300") as server:
         assert main([corpus, "-o", str(tmp_path / "v.npy"), "-batch_size", "5", *at(server)]) == 1
-    assert "lines 11 to 15: the server answered" in capfd.readouterr().err
+    assert "lines 11 to 15: the server replied with" in capfd.readouterr().err
 
 
 def test_truncation_warning(tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]) -> None:

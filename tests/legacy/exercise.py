@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""Uses the 1.10.0 client as its users do; runs on Python 2.7 and 3. Prints one JSON object of what it saw.
+"""Exercises the 1.10.0 client on Python 2.7 and 3, and prints one JSON object with the results.
 
     python exercise.py PORT PORT_OUT
 """
@@ -23,7 +23,7 @@ def client(**kwargs):
     return BertClient(port=port, port_out=port_out, **kwargs)
 
 
-# The original waits without a limit in fetch, and where its own parts are called.
+# The original client has no time limit in fetch and in its private methods.
 LIMIT = 60000
 original_recv = BertClient._recv
 
@@ -63,7 +63,7 @@ with client(show_server_config=False) as bc:
         for size in (1, 2, 3, 4, 5):
             yield [u"then do it better"] * size
 
-    # The original's own sender thread and fetch share a set, so it is given time to send, as its users do.
+    # The sender thread and fetch of the original client share a set: the delay lets the thread send first.
     seen["async"] = sorted(len(r.embedding) for r in bc.encode_async(batches(), delay=3.0))
     seen["async_some"] = len(list(bc.encode_async(batches(), max_num_batch=3, delay=3.0)))
 
@@ -78,7 +78,7 @@ with client(show_server_config=False) as bc:
     errors = {}
     bc._check_length = lambda *args: True
     for name, texts in (("number", [u"a", 5]), ("object", {u"a": 1})):
-        bc._check_input_lst_str = lambda texts: None  # what old client code with its own checks would send
+        bc._check_input_lst_str = lambda texts: None  # like client code of version 1.10 without checks
         try:
             bc.encode(texts, blocking=True) if name == "number" else bc._send(json.dumps(texts).encode(), 1)
             if name == "object":
@@ -91,7 +91,7 @@ with client(show_server_config=False) as bc:
 with client(output_fmt="list") as bc:
     seen["as_list"] = len(bc.encode([u"hello world"])[0])
 
-# Multicast: clones with one identity all receive what one of them asked for.
+# Multicast: all clones of an identity receive the result of a request of one clone.
 shared = b"a shared identity"
 received = []
 ready = threading.Barrier(3) if hasattr(threading, "Barrier") else None
@@ -111,7 +111,7 @@ seen["multicast"] = received
 for bc in clones + [asker]:
     bc.close()
 
-# An identity that is a prefix of another one gets nothing of it.
+# An identity that is a prefix of another identity does not receive its results.
 short, long = client(identity=b"user1"), client(identity=b"user12")
 long.encode([u"hello world"])
 seen["prefix_leak"] = bool(short.receiver.poll(300))

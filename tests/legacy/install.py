@@ -1,4 +1,4 @@
-"""Fetches the unmodified client of version 1.10.0: into ``py3/``, and into ``py2/`` where Python 2.7 is found."""
+"""Install the unmodified client of version 1.10.0 into ``py3/``, and into ``py2/`` if Python 2.7 is available."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unpack(wheels: Path, target: Path) -> None:
 
 
 def find_python2() -> str | None:
-    """An interpreter of version 2.7 with wide characters, as those wheels need it."""
+    """Return an interpreter of version 2.7 with wide characters, which those wheels need."""
     candidates = [shutil.which("python2.7"), *map(str, Path.home().glob(".pyenv/versions/2.7*/bin/python"))]
     for candidate in candidates:
         if candidate:
@@ -48,7 +48,7 @@ def main() -> None:
         unpack(wheels, HERE / "py3")
         python2 = find_python2()
         if python2 is None:
-            print("no Python 2.7 here: the 1.10.0 client is tested on Python 3 only")
+            print("Python 2.7 not found: the 1.10.0 client is tested on Python 3 only")
             return
         download(wheels, *PY2_PACKAGES, platform=PY2_PLATFORM)
         unpack(wheels, HERE / "py2")

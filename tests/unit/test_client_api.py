@@ -194,7 +194,7 @@ def test_check_version(config: dict[str, object], fits: bool) -> None:
 
 
 def test_a_client_cannot_be_pickled(bc: BertClient) -> None:
-    with pytest.raises(TypeError, match="make one there"):
+    with pytest.raises(TypeError, match="create one in the other process"):
         pickle.dumps(bc)
 
 

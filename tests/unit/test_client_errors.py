@@ -52,7 +52,7 @@ def test_server_errors(name: str) -> None:
     copy = pickle.loads(pickle.dumps(error))
     for each in (error, copy):
         assert (each.type, each.message, each.request_id) == (name, "what happened", 7)
-        assert str(each).startswith(f"request 7: the server answered {name!r}: what happened")
+        assert str(each).startswith(f"request 7: the server replied with {name!r}: what happened")
 
 
 def test_overload_error_names_the_remedy() -> None:

@@ -78,7 +78,7 @@ class AsyncBertClient(BaseClient[E]):
         self._is_configured = not self._any_check
 
     async def connect(self) -> None:
-        """Wait for the server and check it, once.
+        """Wait for the server, and check its version and limits once.
 
         Raises:
             ServerUnreachableError, RequestTimeoutError, VersionMismatchError: as the constructor of `BertClient`.
@@ -187,10 +187,10 @@ class AsyncBertClient(BaseClient[E]):
                     texts = await source.__anext__()
                 except StopAsyncIteration:
                     return
-                checked = self._validated(texts, is_tokenized, stacklevel=2)
+                validated = self._validated(texts, is_tokenized, stacklevel=2)
                 number = self._connection.new_number()
-                in_flight[number] = len(checked)
-                self._connection.submit(number, protocol.texts_to_json(checked), len(checked), replies.put)
+                in_flight[number] = len(validated)
+                self._connection.submit(number, protocol.texts_to_json(validated), len(validated), replies.put)
                 sent += 1
 
         feeding = asyncio.create_task(feed())
@@ -215,9 +215,9 @@ class AsyncBertClient(BaseClient[E]):
 
     def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> AsyncResultSubscription[E]:
         """Return an iterator of all results that are published to this identity; see `BertClient.listen`."""
-        listening = AsyncResultSubscription(self, timeout, max_queued)
-        self._connection.listen(listening)
-        return listening
+        subscription = AsyncResultSubscription(self, timeout, max_queued)
+        self._connection.listen(subscription)
+        return subscription
 
     async def close(self) -> None:
         """Close the connection. Waiting calls raise `ClientClosedError`. May be repeated."""
@@ -250,13 +250,13 @@ class AsyncBertClient(BaseClient[E]):
         Raises:
             RequestTimeoutError, ServerUnreachableError: the wait is over.
         """
-        link = self._connection.state
+        state = self._connection.state
         while not replies.queue:
-            await replies.wait(policy.next_check_in(time.monotonic(), link.down_since))
+            await replies.wait(policy.next_check_in(time.monotonic(), state.down_since))
             if replies.queue:
                 break
             self._connection.check_usable()
-            expiry = policy.expiry(time.monotonic(), link.down_since)
+            expiry = policy.expiry(time.monotonic(), state.down_since)
             if expiry is not None:
                 raise await asyncio.to_thread(self._timeout_error, expiry, policy)
             self._warn_long_wait(policy)

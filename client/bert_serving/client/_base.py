@@ -116,7 +116,7 @@ class BaseClient(Generic[E]):
         return f"<{type(self).__name__} of {self.ip}:{self.port}/{self.port_out}, {state}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} cannot be pickled; make one there, in the other process")
+        raise TypeError(f"a {type(self).__name__} cannot be pickled; create one in the other process")
 
     @property
     def request_id(self) -> int:
@@ -172,12 +172,12 @@ class BaseClient(Generic[E]):
 
         Warn of texts that have more words than an original server accepts, because it does not report them.
         """
-        checked = validate_texts(texts, is_tokenized)
+        validated = validate_texts(texts, is_tokenized)
         if self.length_limit and not self._server_counts_truncation:
-            number = too_long(checked, self.length_limit)
+            number = too_long(validated, self.length_limit)
             if number:
-                self._warn_truncated(number, len(checked), stacklevel + 1)
-        return checked
+                self._warn_truncated(number, len(validated), stacklevel + 1)
+        return validated
 
     def _check_timings(self, timings: list[dict[str, float]] | None, blocking: bool = True) -> None:
         if timings is not None and not blocking:
@@ -266,6 +266,7 @@ class TruncationWarner:
         self._given = False
 
     def check(self, reply: protocol.Reply, rows: int, stacklevel: int) -> None:
+        """Warn if texts of this reply were truncated, and no warning was given yet."""
         number = num_truncated(reply)
         if number and not self._given:
             self._given = True
@@ -273,6 +274,7 @@ class TruncationWarner:
 
 
 def warn_dropped(number: int, stacklevel: int) -> None:
+    """Warn of results that `listen` dropped."""
     warnings.warn(
         f"the consumer of listen() is too slow: {number} results were dropped; read faster, or raise max_queued",
         stacklevel=stacklevel + 1,

@@ -116,7 +116,7 @@ class ServerError(BertServingError):
         self.type = type
         self.message = message
         self.request_id = request_id
-        text = f"request {request_id}: the server answered {type!r}: {message}"
+        text = f"request {request_id}: the server replied with {type!r}: {message}"
         super().__init__(f"{text}\n{self.remedy}" if self.remedy else text)
 
     def __reduce__(self) -> tuple[object, ...]:

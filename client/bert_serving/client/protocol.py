@@ -27,7 +27,7 @@ import numpy as np
 
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
-#: Version of the extensions described in ``docs/protocol.md``; absent in the answer of an original server.
+#: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
 PROTOCOL_VERSION = 2
 
 SHOW_CONFIG = b"SHOW_CONFIG"

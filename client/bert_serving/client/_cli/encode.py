@@ -105,12 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Exit code 0: success; 1: failure; 2: invalid command line; 130: interrupted."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    kind = _format(args, parser)
+    output_format = _format(args, parser)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.showwarning = lambda message, *_, **__: _print_error(f"warning: {message}")
-            _run(args, kind)
+            _run(args, output_format)
         return 0
     except KeyboardInterrupt:
         _print_error("interrupted")
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(args: argparse.Namespace, kind: str) -> None:
+def _run(args: argparse.Namespace, output_format: str) -> None:
     started = time.monotonic()
     sidecar = None if args.output == "-" else f"{args.output}.progress"
     before, is_complete = _load_checkpoint(args, sidecar)
@@ -132,14 +132,14 @@ def _run(args: argparse.Namespace, kind: str) -> None:
     with _input(args.file) as stream, _connect(args) as client:
         corpus = Corpus(stream, args.file, args.blank)
         probe = client.encode([PROBE.split()] if args.is_tokenized else [PROBE], is_tokenized=args.is_tokenized)[0]
-        progress = Checkpoint(corpus.position, 0, 0, _options(args, kind, client), _mean(probe))
+        progress = Checkpoint(corpus.position, 0, 0, _options(args, output_format, client), _mean(probe))
         if before:
             before.require(progress)
             corpus.skip_to(before.input)
             progress = before
         if sidecar:
             progress.save(sidecar)  # before the output: an output without it is complete
-        output = open_vector_file(args.output, kind, probe, before)
+        output = open_vector_file(args.output, output_format, probe, before)
         bar = ProgressBar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=progress.input.lines)
         is_done = False
         try:
@@ -187,7 +187,7 @@ def _encoded(
     except ServerError as error:
         chunk = sent[error.request_id - first]
         lines = f"lines {chunk.numbers[0]:,} to {chunk.numbers[-1]:,}"
-        raise CorpusError(f"{lines}: the server answered {error.type!r}: {error.message}") from error
+        raise CorpusError(f"{lines}: the server replied with {error.type!r}: {error.message}") from error
     for chunk in sent:
         yield chunk, None
 
@@ -223,10 +223,10 @@ def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Che
     return Checkpoint.load(sidecar), False
 
 
-def _options(args: argparse.Namespace, kind: str, client: BertClient) -> dict[str, Any]:
+def _options(args: argparse.Namespace, output_format: str, client: BertClient) -> dict[str, Any]:
     """Return the options that must be the same in all runs that write one output."""
     return {
-        "-format": kind,
+        "-format": output_format,
         "-blank": args.blank,
         "-is_tokenized": args.is_tokenized,
         "the server's -max_seq_len": client.length_limit,
@@ -236,14 +236,14 @@ def _options(args: argparse.Namespace, kind: str, client: BertClient) -> dict[st
 def _format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
     """Return the format of the output, from the option or the file name; exit if the command line is invalid."""
     ending = os.path.splitext(args.output)[1].lstrip(".")
-    kind = str(args.format or ("jsonl" if args.output == "-" else ending))
-    if kind not in FORMATS:
+    output_format = str(args.format or ("jsonl" if args.output == "-" else ending))
+    if output_format not in FORMATS:
         parser.error(f"the format of {args.output!r} is unknown: name it .npy or .jsonl, or add -format")
-    if args.output == "-" and (kind == "npy" or args.resume):
+    if args.output == "-" and (output_format == "npy" or args.resume):
         parser.error("the standard output supports JSON lines only, and no -resume; name a file with -o")
     if args.resume and args.overwrite:
         parser.error("-resume and -overwrite exclude each other; give one of them")
-    return kind
+    return output_format
 
 
 def _connect(args: argparse.Namespace) -> BertClient:

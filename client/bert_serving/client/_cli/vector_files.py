@@ -168,7 +168,7 @@ class JsonlFile:
             self._file.close()
 
 
-def open_vector_file(path: str, format: str, row: FloatArray, before: Checkpoint | None) -> VectorFile:
+def open_vector_file(path: str, output_format: str, row: FloatArray, before: Checkpoint | None) -> VectorFile:
     """Open a new output, or an existing one for the rows after ``before``; ``-`` is the standard output.
 
     Args:
@@ -190,7 +190,7 @@ def open_vector_file(path: str, format: str, row: FloatArray, before: Checkpoint
             )
         file.truncate(before.output_bytes)
         file.seek(before.output_bytes)
-    return NpyFile(file, rows, row) if format == "npy" else JsonlFile(file, rows)
+    return NpyFile(file, rows, row) if output_format == "npy" else JsonlFile(file, rows)
 
 
 def _numbers(value: Any) -> Iterator[str]:
