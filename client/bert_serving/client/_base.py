@@ -241,7 +241,7 @@ class BaseClient(Generic[E]):
 
     def _embedding(self, array: protocol.FloatArray) -> E:
         """Return an array in the format of ``output_fmt``."""
-        return cast(E, array if self.output_fmt == "ndarray" else array.tolist())
+        return cast("E", array if self.output_fmt == "ndarray" else array.tolist())
 
     def _response(self, number: int, reply: protocol.Reply) -> Response[E]:
         return Response(number, self._embedding(reply_array(reply)), reply.info.get("tokens", ""))

@@ -267,8 +267,8 @@ class BertClient(BlockingClient[E]):
         if not concat:
             return embeddings
         if self.output_fmt == "ndarray":
-            return cast(E, concatenate(cast("list[FloatArray]", embeddings)))
-        return cast(E, [row for embedding in cast("list[NestedList]", embeddings) for row in embedding])
+            return cast("E", concatenate(cast("list[FloatArray]", embeddings)))
+        return cast("E", [row for embedding in cast("list[NestedList]", embeddings) for row in embedding])
 
     def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> ResultSubscription[E]:
         """Return an iterator of all results that are published to this identity, of clones and of this client.
