@@ -58,7 +58,7 @@ def test_a_form_sends_its_text_and_shows_vectors(browser: Browser) -> None:
         browser.wait_fitting()
         server.server.stop()
         send(browser, "/readyz")
-        browser.wait_text(f"{form('/readyz')} pre", "no answer: ")
+        browser.wait_text(f"{form('/readyz')} pre", "no response: ")
 
 
 def test_a_form_sends_the_token(browser: Browser, tmp_path: Path) -> None:

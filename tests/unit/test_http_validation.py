@@ -114,8 +114,8 @@ def test_what_nobody_foresaw_is_told_without_details() -> None:
 
 def test_the_two_shapes_of_an_error() -> None:
     answer = to_error_response(Overloaded("later"))
-    assert error_body(answer, "/encode") == {"description": "later", "status": 503, "type": "Overloaded"}
-    error = error_body(answer, "/v1/embeddings")["error"]
+    assert json.loads(error_body(answer, "/encode")) == {"description": "later", "status": 503, "type": "Overloaded"}
+    error = json.loads(error_body(answer, "/v1/embeddings"))["error"]
     assert error == {"message": "later", "type": "server_error", "param": None, "code": None}
 
 

@@ -10,7 +10,6 @@ import hmac
 import logging
 import time
 
-import orjson
 from flask import Flask, Response, g, request
 from flask_compress import Compress
 from flask_cors import CORS
@@ -121,7 +120,7 @@ def _printable(text: str) -> str:
 
 
 def _respond(error: ErrorResponse) -> Response:
-    response = Response(orjson.dumps(error_body(error, request.path)), error.status, mimetype=JSON)
+    response = Response(error_body(error, request.path), error.status, mimetype=JSON)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:

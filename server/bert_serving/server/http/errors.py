@@ -20,9 +20,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from bert_serving.client import errors as client_errors
 
 from ..errors import ServingError
+from .schemas import Error, OpenAIError, OpenAIErrorDetail
 
 
 class HttpError(ServingError):
@@ -135,16 +138,11 @@ def to_error_response(error: Exception) -> ErrorResponse:
     return ErrorResponse(500, "InternalServerError", "unexpected error in the server; see its log")
 
 
-def error_body(error: ErrorResponse, path: str) -> dict[str, object]:
+def error_body(error: ErrorResponse, path: str) -> bytes:
     """Returns the JSON body: OpenAI's format below ``/v1``, otherwise the format of 1.10.0."""
     if not path.startswith("/v1/"):
-        return {"description": error.message, "status": error.status, "type": error.type}
+        return msgspec.json.encode(Error(error.message, error.status, error.type))
     codes = {401: "invalid_api_key", 404: "not_found", 413: "too_large"}
-    return {
-        "error": {
-            "message": error.message,
-            "type": "server_error" if error.status >= 500 else "invalid_request_error",
-            "param": error.param,
-            "code": codes.get(error.status),
-        }
-    }
+    type_ = "server_error" if error.status >= 500 else "invalid_request_error"
+    detail = OpenAIErrorDetail(error.message, type_, error.param, codes.get(error.status))
+    return msgspec.json.encode(OpenAIError(detail))

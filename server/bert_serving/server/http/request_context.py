@@ -1,10 +1,11 @@
-"""Acquires a slot for a request, reads its body, and determines the format of the response."""
+"""Acquires a slot for a request, reads its body, and builds the response."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 from flask import Response, request
 
 from .encoding_service import EncodingResult, EncodingService
@@ -49,6 +50,11 @@ def wants_octet_stream() -> bool:
     if accept in ("", "*/*", JSON, BYTES):  # the usual values; parsing the others is slow
         return accept == BYTES
     return request.accept_mimetypes.best_match([JSON, BYTES], JSON) == BYTES
+
+
+def json_response(body: msgspec.Struct, status: int = 200) -> Response:
+    """Encodes a body of ``schemas`` as JSON."""
+    return Response(msgspec.json.encode(body), status, mimetype=JSON)
 
 
 def add_server_timing(response: Response, encoded: EncodingResult) -> Response:

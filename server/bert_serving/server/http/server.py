@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import create_server
@@ -61,7 +60,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
         if isinstance(error, RequestEntityTooLarge):
             message = f"the body is larger than {self.channel.adj.max_request_body_size - 1} bytes (-http_max_body)"
         response = ErrorResponse(error.code, type(error).__name__, message)
-        body = orjson.dumps(error_body(response, self.request.path or ""))
+        body = error_body(response, self.request.path or "")
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import orjson
+import msgspec
 from flask import Blueprint, Response
 from flask_json import as_json
 
 from .. import serialization as vectors
 from ..encoding_service import EncodingResult, EncodingService
 from ..request_context import BYTES, JSON, acquire_slot, add_server_timing, read_body, wants_octet_stream
+from ..schemas import EncodeResponse
 from ..validation import parse_bool, parse_choice, parse_object, require_field
 
 
@@ -50,21 +51,19 @@ def encode_response(service: EncodingService, values: dict[str, Any]) -> Respons
     result = service.encode(texts, is_tokenized, show_tokens)
     if wants_octet_stream():
         return add_server_timing(_as_bytes(result), result)
-    extra: dict[str, Any] = {"num_tokens": result.num_tokens, "truncated": result.truncated}
-    if result.tokens is not None:
-        extra["tokens"] = result.tokens
+    body = EncodeResponse(
+        id=msgspec.Raw(json.dumps(values.get("id")).encode()),
+        results=msgspec.Raw(),
+        num_tokens=result.num_tokens,
+        truncated=result.truncated,
+        tokens=msgspec.UNSET if result.tokens is None else result.tokens,
+    )
     if encoding == "base64":
-        rows = b'["' + b'","'.join(vectors.to_base64(result.vectors)) + b'"]'
-        keys: tuple[bytes, ...] = (b"results",)
-        extra |= {"dtype": result.vectors.dtype.name, "shape": list(result.vectors.shape)}
+        body.results = msgspec.Raw(b'["%b"]' % b'","'.join(vectors.to_base64(result.vectors)))
+        body.dtype, body.shape = result.vectors.dtype.name, list(result.vectors.shape)
     else:
-        rows = vectors.to_json(result.vectors)
-        keys = (b"result", b"results")
-    parts = [b'{"id":', json.dumps(values.get("id")).encode()]
-    for key in keys:
-        parts += [b',"', key, b'":', rows]
-    parts += [b",", orjson.dumps(extra)[1:-1], b',"status":200}\n']
-    return add_server_timing(Response(b"".join(parts), mimetype=JSON), result)
+        body.result = body.results = msgspec.Raw(vectors.to_json(result.vectors))
+    return add_server_timing(Response(msgspec.json.encode(body) + b"\n", mimetype=JSON), result)
 
 
 def _as_bytes(result: EncodingResult) -> Response:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 from flask import Blueprint, Response
 
 from .. import serialization as vectors
 from ..encoding_service import EncodingService
 from ..errors import BadRequest, NotFound
-from ..request_context import JSON, acquire_slot, add_server_timing, read_body
+from ..request_context import acquire_slot, add_server_timing, json_response, read_body
+from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
 from ..validation import json_type, parse_choice, parse_object, require_field, truncate_repr
 
 #: Prefix of OpenAI's model names. Token ids sent for such a model come from OpenAI's vocabulary.
@@ -24,7 +25,7 @@ _OPENAI_PREFIX = "text-embedding-"
 
 def blueprint(service: EncodingService) -> Blueprint:
     routes = Blueprint("openai", __name__, url_prefix="/v1")
-    model = {"id": service.model_name, "object": "model", "created": int(time.time()), "owned_by": "bert-serving"}
+    model = Model(service.model_name, int(time.time()))
 
     @routes.post("/embeddings")
     def embeddings() -> Response:
@@ -33,13 +34,13 @@ def blueprint(service: EncodingService) -> Blueprint:
 
     @routes.get("/models")
     def models() -> Response:
-        return _json({"object": "list", "data": [model]})
+        return json_response(ModelList([model]))
 
     @routes.get("/models/<path:name>")
     def model_by_name(name: str) -> Response:
-        if name != model["id"]:
-            raise NotFound(f"the model {name!r} does not exist; this server has {model['id']!r}", "model")
-        return _json(model)
+        if name != model.id:
+            raise NotFound(f"the model {name!r} does not exist; this server has {model.id!r}", "model")
+        return json_response(model)
 
     return routes
 
@@ -69,12 +70,9 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
         rows = [b'"%b"' % row for row in vectors.to_base64(array.astype(np.float32, copy=False))]
     else:
         rows = [vectors.to_json(row) for row in array]
-    data = b",".join(
-        b'{"object":"embedding","index":%d,"embedding":%b}' % numbered_row for numbered_row in enumerate(rows)
-    )
-    rest = {"model": model, "usage": {"prompt_tokens": result.num_tokens, "total_tokens": result.num_tokens}}
-    response = Response(b'{"object":"list","data":[%b],%b' % (data, orjson.dumps(rest)[1:]), mimetype=JSON)
-    return add_server_timing(response, result)
+    data = [Embedding("embedding", index, msgspec.Raw(row)) for index, row in enumerate(rows)]
+    usage = Usage(result.num_tokens, result.num_tokens)
+    return add_server_timing(json_response(EmbeddingsResponse("list", data, model, usage)), result)
 
 
 def read_input(value: Any) -> tuple[list[Any], bool]:
@@ -126,8 +124,4 @@ def _read_model(values: dict[str, Any]) -> str:
     name = values.get("model") or ""
     if not isinstance(name, str):
         raise BadRequest(f"'model' must be a name, received {truncate_repr(name)}", "model")
-    return name.encode(errors="replace").decode()  # a lone surrogate cannot be result in the response
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), mimetype=JSON)
+    return name.encode(errors="replace").decode()  # a lone surrogate cannot be encoded in the response

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-import orjson
+import msgspec
 from flask import Blueprint, Response
 
 from ..encoding_service import EncodingService
 from ..errors import BadRequest
 from ..metrics import Metrics
-from ..request_context import JSON, acquire_slot, read_body
+from ..request_context import acquire_slot, json_response, read_body
+from ..schemas import HealthState
 from ..validation import parse_object
 from . import encode, openai
 
@@ -51,9 +52,8 @@ def blueprint(service: EncodingService, metrics: Metrics) -> Blueprint:
     return routes
 
 
-def _state(status: int, state: str, reason: str = "") -> Response:
-    values = {"state": state, "status": status} | ({"description": reason} if reason else {})
-    response = Response(orjson.dumps(values), status, mimetype=JSON)
+def _state(status: int, state: Literal["alive", "draining", "ready", "not ready"], reason: str = "") -> Response:
+    response = json_response(HealthState(state, status, reason or msgspec.UNSET), status)
     if status != 200:
         response.headers["Retry-After"] = "2"
     return response

@@ -1,0 +1,151 @@
+"""Declares the JSON bodies of all requests and responses; the OpenAPI description is derived from these structs.
+
+Request structs document the fields. ``validation`` parses the bodies, because it accepts more (such as ``"true"``) and
+explains errors by field. Response structs are also encoded. Their vectors are `msgspec.Raw`, which is already JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_VECTORS = {"type": "array", "items": _NUMBERS}
+_TOKEN_VECTORS = {"type": "array", "items": _VECTORS}
+_BASE64 = {"type": "array", "items": {"type": "string"}}
+
+EncodingFormat = Literal["float", "base64"]
+
+
+class EncodeRequest(Struct):
+    """Body of /encode."""
+
+    texts: Annotated[
+        list[str | list[str]],
+        Meta(description="texts that are not blank, or token lists with is_tokenized; 'A ||| B' is a pair of texts"),
+    ]
+    id: Annotated[Any, Meta(description="any JSON value; returned in the response")] = None
+    is_tokenized: Annotated[bool, Meta(description="texts are lists of tokens")] = False
+    show_tokens: Annotated[bool, Meta(description="return the tokens of each text")] = False
+    encoding_format: Annotated[
+        EncodingFormat, Meta(description="base64: each row as base64 of its little-endian values")
+    ] = "float"
+
+
+class EncodeResponse(Struct, kw_only=True):
+    """Response of /encode."""
+
+    id: Annotated[Raw, Meta(description="id of the request")]
+    result: (
+        Annotated[Raw, Meta(description="same as results, for programs written for 1.10", extra_json_schema=_VECTORS)]
+        | UnsetType
+    ) = UNSET
+    results: Annotated[
+        Raw,
+        Meta(
+            description="one vector per text; without pooling, one vector per token of each text",
+            extra_json_schema={"anyOf": [_VECTORS, _TOKEN_VECTORS, _BASE64]},
+        ),
+    ]
+    num_tokens: Annotated[int, Meta(description="number of tokens of all texts, including [CLS] and [SEP]")]
+    truncated: Annotated[
+        list[int], Meta(description="indices of texts truncated to max_seq_len; at most the first 1,000")
+    ]
+    tokens: Annotated[list[list[str]], Meta(description="tokens of each text, with show_tokens")] | UnsetType = UNSET
+    dtype: Annotated[str, Meta(description="float32 or float16, with base64")] | UnsetType = UNSET
+    shape: Annotated[list[int], Meta(description="shape of the array, with base64")] | UnsetType = UNSET
+    status: int = 200
+
+
+class EmbeddingsRequest(Struct):
+    """Body of /v1/embeddings."""
+
+    input: Annotated[
+        str | list[str | int | list[int]],
+        Meta(description="a text, a list of texts, token ids of one text, or a list of lists of token ids"),
+    ]
+    model: Annotated[
+        str,
+        Meta(
+            description="returned in the response; does not select a model. Token ids are rejected if it is the name "
+            "of an OpenAI model (text-embedding-...)"
+        ),
+    ] = ""
+    encoding_format: Annotated[EncodingFormat, Meta(description="base64: of little-endian float32 values")] = "float"
+    dimensions: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="number of leading dimensions to keep; the vectors are scaled to unit length"),
+    ] = None
+    user: Annotated[str, Meta(description="ignored")] = ""
+
+
+class Embedding(Struct):
+    """One vector."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: Annotated[Raw, Meta(extra_json_schema={"anyOf": [_NUMBERS, {"type": "string"}]})]
+
+
+class Usage(Struct):
+    """Token counts of the request; the two are equal."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(Struct):
+    """Response of /v1/embeddings."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class Model(Struct):
+    """The served model, in the format of OpenAI."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = "bert-serving"
+
+
+class ModelList(Struct):
+    """Response of /v1/models."""
+
+    data: list[Model]
+    object: Literal["list"] = "list"
+
+
+class HealthState(Struct):
+    """Response of the health routes."""
+
+    state: Literal["alive", "draining", "ready", "not ready"]
+    status: int
+    description: Annotated[str, Meta(description="reason, if not ready")] | UnsetType = UNSET
+
+
+class Error(Struct):
+    """Error response."""
+
+    description: Annotated[str, Meta(description="what is wrong, and what to do")]
+    status: int
+    type: Annotated[str, Meta(description="name of the error")]
+
+
+class OpenAIErrorDetail(Struct):
+    """Content of an error response below /v1."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Struct):
+    """Error response below /v1."""
+
+    error: OpenAIErrorDetail
