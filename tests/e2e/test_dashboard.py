@@ -185,7 +185,7 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         cells = [
             [cell.text for cell in row.find_elements("css selector", "th, td")] for row in browser.all("#workers tr")
         ]
-        assert cells[0][9:11] == ["GPU utilization", "GPU memory"]
+        assert cells[0][9:11] == ["GPU usage", "GPU memory"]
         assert [row[1] for row in cells[1:]] == ["gpu: 0", "gpu: 1"]
         assert cells[1][3] == "busy, 2 batches"
         assert [row[9:11] for row in cells[1:]] == [["87 %", "61.3 of 140 GiB"], [NOTHING, "0.5 of 20 GiB"]]
