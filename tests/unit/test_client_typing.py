@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import bert_serving.client
+from bert_serving.client import AsyncBertClient, BertClient
 
 api = pytest.importorskip("mypy.api")
 
@@ -83,6 +86,16 @@ def test_no_expression_is_any(report: str) -> None:
 
 def test_there_are_no_errors(report: str) -> None:
     assert "error:" not in report, report
+
+
+@pytest.mark.parametrize("client", [BertClient, AsyncBertClient])
+def test_the_first_overload_of_the_constructor_has_the_real_defaults(client: type) -> None:
+    (body,) = ast.parse(inspect.getsource(client)).body
+    overload = next(node for node in ast.walk(body) if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    arguments = [*overload.args.args[1:], *overload.args.kwonlyargs]
+    defaults = [*overload.args.defaults, *overload.args.kw_defaults]
+    declared = {each.arg: ast.literal_eval(value) for each, value in zip(arguments, defaults, strict=True) if value}
+    assert declared == {each.name: each.default for each in inspect.signature(client).parameters.values()}
 
 
 def test_the_marker_of_types_is_shipped() -> None:
