@@ -1,0 +1,169 @@
+"""Computes the vectors of a sentence-transformers pipeline from what an engine returns.
+
+An engine computes the encoder and the pooling modes that it knows. This module computes the others from token vectors,
+and the modules after the pooling: Dense, LayerNorm, Normalize, and the cut to fewer dimensions. All of it is small
+beside the encoder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ..engines.batch import Batch
+from ..model.errors import WeightError
+from ..model.readers import Reader, open_reader
+from ..model.sentence_transformers import Dense, LayerNorm, SentencePipeline
+
+#: Pooling modes that every engine computes, and the strategy of that name.
+ENGINE_STRATEGIES = {"mean": "REDUCE_MEAN", "max": "REDUCE_MAX", "cls": "CLS_TOKEN", "lasttoken": "SEP_TOKEN"}
+_LEAST_NORM = 1e-12
+_LAYER_NORM_EPS = 1e-5
+_erf = np.vectorize(math.erf, otypes=[np.float32])
+
+Step = Callable[[np.ndarray], np.ndarray]
+
+
+def engine_strategy(pipeline: SentencePipeline) -> str:
+    """The strategy that the engine pools with; NONE where this module pools token vectors."""
+    return ENGINE_STRATEGIES.get(pipeline.pooling[0], "NONE") if len(pipeline.pooling) == 1 else "NONE"
+
+
+class SentenceHead:
+    """The pooling that the engine does not compute, and the modules after it.
+
+    Args:
+        pipeline: the modules of the folder.
+        hidden_size: the width of the encoder.
+
+    Raises:
+        WeightError: a tensor is missing, not finite or of the wrong shape; the message names it.
+    """
+
+    def __init__(self, pipeline: SentencePipeline, hidden_size: int) -> None:
+        self._pooling = pipeline.pooling if engine_strategy(pipeline) == "NONE" else ()
+        self._steps: list[Step] = []
+        width = hidden_size * len(pipeline.pooling)
+        for module in pipeline.modules:
+            if isinstance(module, Dense):
+                self._steps.append(_dense(module, width))
+                width = module.out_features
+            elif isinstance(module, LayerNorm):
+                self._steps.append(_layer_norm(module, width))
+            else:
+                self._steps.append(normalize)
+        if pipeline.truncate_dim is not None and pipeline.truncate_dim < width:
+            kept = pipeline.truncate_dim
+            self._steps.append(lambda rows: rows[:, :kept])
+        self.pools_tokens = bool(self._pooling)
+
+    def apply(self, array: np.ndarray, batch: Batch) -> np.ndarray:
+        """Vectors of a batch.
+
+        Args:
+            array: what the engine returned for ``batch``: ``[n, d]``, or packed token vectors ``[t, d]`` where
+                ``pools_tokens``; float32 or float16.
+
+        Returns:
+            ``[n, dimensions]``, C-contiguous, of the same dtype; computed in float32.
+        """
+        rows = array.astype(np.float32, copy=False)
+        if self._pooling:
+            rows = np.concatenate([pool(rows, batch, mode) for mode in self._pooling], axis=1)
+        for step in self._steps:
+            rows = step(rows)
+        return np.ascontiguousarray(rows, dtype=array.dtype)
+
+
+def pool(tokens: np.ndarray, batch: Batch, mode: str) -> np.ndarray:
+    """Vectors of sequences from packed token vectors ``[t, d]``: float32 ``[n, d]``.
+
+    ``mode`` is one of ``model.sentence_transformers.POOLING_MODES``; the formulas are those of the library of that
+    name. Tokens with mask 0 do not count.
+    """
+    lengths = batch.lengths.astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    mask = batch.mask.astype(np.float32)[:, None]
+    if mode in ("cls", "lasttoken"):
+        position = np.arange(len(tokens))
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        seen = batch.mask.astype(bool)
+        picked = starts.copy() if mode == "cls" else starts + lengths - 1
+        order = position[seen] if mode == "lasttoken" else position[seen][::-1]
+        picked[owner[order]] = order  # the last assignment counts
+        return np.asarray(tokens[picked])
+    if mode == "max":
+        return np.asarray(np.maximum.reduceat(np.where(mask > 0, tokens, -np.inf), starts, axis=0), np.float32)
+    weights = mask
+    if mode == "weightedmean":
+        weights = mask * (np.arange(len(tokens)) - np.repeat(starts, lengths) + 1).astype(np.float32)[:, None]
+    sums = np.add.reduceat(tokens * weights, starts, axis=0)
+    total = np.maximum(np.add.reduceat(weights, starts, axis=0), 1e-9)
+    return np.asarray(sums / (np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total), np.float32)
+
+
+def normalize(rows: np.ndarray) -> np.ndarray:
+    """Unit vectors ``[n, d]``; a norm below 1e-12 counts as 1e-12."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return np.asarray(rows / np.maximum(norms, _LEAST_NORM))
+
+
+def _dense(module: Dense, width: int) -> Step:
+    if module.in_features != width:
+        raise WeightError(f"{module.weights}: Dense takes {module.in_features} dimensions, its input has {width}")
+    reader = _open(module.weights)
+    kernel = _read(reader, "linear.weight", (module.out_features, module.in_features), module.weights).T
+    bias = _read(reader, "linear.bias", (module.out_features,), module.weights) if module.has_bias else None
+    activate = _ACTIVATE[module.activation]
+
+    def step(rows: np.ndarray) -> np.ndarray:
+        product = rows @ kernel
+        return activate(product if bias is None else product + bias)
+
+    return step
+
+
+def _layer_norm(module: LayerNorm, width: int) -> Step:
+    if module.dimension != width:
+        raise WeightError(f"{module.weights}: LayerNorm takes {module.dimension} dimensions, its input has {width}")
+    reader = _open(module.weights)
+    gamma = _read(reader, "norm.weight", (width,), module.weights)
+    beta = _read(reader, "norm.bias", (width,), module.weights)
+
+    def step(rows: np.ndarray) -> np.ndarray:
+        centred = rows - rows.mean(1, keepdims=True)
+        deviation = np.sqrt((centred * centred).mean(1, keepdims=True) + _LAYER_NORM_EPS)
+        return np.asarray(centred / deviation * gamma + beta)
+
+    return step
+
+
+def _sigmoid(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * rows)))  # without overflow
+
+
+_ACTIVATE: dict[str, Step] = {
+    "Identity": lambda rows: rows,
+    "Tanh": np.tanh,
+    "ReLU": lambda rows: np.maximum(rows, 0),
+    "GELU": lambda rows: np.asarray(rows * 0.5 * (1 + _erf(rows / math.sqrt(2))), np.float32),
+    "Sigmoid": _sigmoid,
+    "SiLU": lambda rows: rows * _sigmoid(rows),
+}
+
+
+def _open(path: str) -> Reader:
+    return open_reader(path, "safetensors" if path.endswith(".safetensors") else "pytorch")
+
+
+def _read(reader: Reader, name: str, shape: tuple[int, ...], source: str) -> np.ndarray:
+    if name not in set(reader.names()):
+        raise WeightError(f"{source} has no tensor {name}; copy the folder again")
+    if reader.shape(name) != shape:
+        raise WeightError(f"{source}: {name} has shape {reader.shape(name)}, expected {shape}")
+    tensor = reader.read(name)
+    if not np.isfinite(tensor).all():
+        raise WeightError(f"{source}: {name} holds a value that is not finite")
+    return tensor

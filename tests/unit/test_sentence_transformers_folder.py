@@ -1,0 +1,231 @@
+"""The pipeline of a sentence-transformers folder: what is read, what is refused, and what the head computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from bert_serving.server.engines.batch import Batch
+from bert_serving.server.model.errors import ModelConfigError, ModelUnsupported, WeightError
+from bert_serving.server.model.sentence_transformers import (
+    POOLING_MODES,
+    Dense,
+    Normalize,
+    SentencePipeline,
+    read_pipeline,
+)
+from bert_serving.server.worker.sentence_head import SentenceHead, engine_strategy, normalize, pool
+
+Write = Callable[..., Path]
+CLASSES = {
+    "Transformer": "sentence_transformers.models.Transformer",
+    "Pooling": "sentence_transformers.models.Pooling",
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a folder: modules by class path, and the content of files by their path."""
+
+    def make(modules: list[tuple[str, str]] | None = None, files: dict[str, Any] | None = None) -> Path:
+        listed = modules or [(CLASSES["Transformer"], ""), (CLASSES["Pooling"], "1_Pooling")]
+        entries = [
+            {"idx": index, "name": str(index), "path": path, "type": kind} for index, (kind, path) in enumerate(listed)
+        ]
+        content = {
+            "modules.json": entries,
+            "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
+            **(files or {}),
+        }
+        for name, value in content.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(value if isinstance(value, str) else json.dumps(value), "utf-8")
+        return tmp_path
+
+    return make
+
+
+def pipeline_of(folder: Path) -> SentencePipeline:
+    pipeline = read_pipeline(folder)
+    assert pipeline is not None
+    return pipeline
+
+
+def test_a_plain_folder_has_no_pipeline(tmp_path: Path) -> None:
+    assert read_pipeline(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "sentence_transformers.models",
+        "sentence_transformers.sentence_transformer.modules",
+        "sentence_transformers.base.modules",
+    ],
+)
+def test_class_paths_of_all_versions(write: Write, package: str) -> None:
+    names = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dropout", "2_Dropout"), ("Normalize", "3_Normalize")]
+    pipeline = pipeline_of(write([(f"{package}.{name}", path) for name, path in names]))
+    assert pipeline.pooling == ("mean",)
+    assert pipeline.is_normalized
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"pooling_mode": "cls"}, ("cls",)),
+        ({"pooling_mode": ["mean", "max"]}, ("mean", "max")),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, ("max", "mean")),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_cls_token": True}, ("cls", "lasttoken")),
+        ({"word_embedding_dimension": 8}, ("mean",)),
+    ],
+)
+def test_pooling_modes(write: Write, values: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert pipeline_of(write(files={"1_Pooling/config.json": values})).pooling == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "length", "lower_case"),
+    [
+        ({}, None, False),
+        ({"sentence_bert_config.json": {"max_seq_length": 128, "do_lower_case": True}}, 128, True),
+        ({"sentence_roberta_config.json": {"max_seq_length": 64}}, 64, False),
+        ({"sentence_bert_config.json": {}, "tokenizer_config.json": {"model_max_length": 512}}, 512, False),
+        ({"tokenizer_config.json": {"model_max_length": 1e30}}, None, False),
+        ({"sentence_bert_config.json": '\ufeff{"max_seq_length": 32}'}, 32, False),
+    ],
+)
+def test_length_and_case(write: Write, files: dict[str, Any], length: int | None, lower_case: bool) -> None:
+    pipeline = pipeline_of(write(files=files))
+    assert (pipeline.max_seq_length, pipeline.lower_case) == (length, lower_case)
+
+
+def test_the_layout_of_old_versions(write: Write) -> None:
+    modules = [("sentence_transformers.models.BERT", "0_BERT"), (CLASSES["Pooling"], "1_Pooling")]
+    folder = write(modules, {"0_BERT/sentence_bert_config.json": {"max_seq_length": 75}})
+    pipeline = pipeline_of(folder)
+    assert (pipeline.transformer_dir, pipeline.max_seq_length) == (str(folder / "0_BERT"), 75)
+
+
+def test_prompts_and_dimensions(write: Write) -> None:
+    values = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16,
+              "similarity_fn_name": "dot"}  # fmt: skip
+    pipeline = pipeline_of(write(files={"config_sentence_transformers.json": values}))
+    assert (pipeline.prompts, pipeline.default_prompt_name) == ((("query", "query: "),), "query")
+    assert (pipeline.dimensions(384), pipeline.similarity) == (16, "dot")
+
+
+DENSE = [("sentence_transformers.models.Dense", "2_Dense")]
+
+
+@pytest.mark.parametrize(
+    ("modules", "files", "error", "named"),
+    [
+        ([("sentence_transformers.models.WeightedLayerPooling", "2")], {}, ModelUnsupported, "WeightedLayerPooling"),
+        ([("sentence_transformers.sparse_encoder.models.SpladePooling", "2")], {}, ModelUnsupported, "SpladePooling"),
+        ([("my_code.Head", "2")], {}, ModelUnsupported, "my_code.Head"),
+        ([("sentence_transformers.models.Normalize", "../other")], {}, ModelConfigError, "../other"),
+        ([], {"1_Pooling/config.json": {"include_prompt": False}}, ModelUnsupported, "include_prompt"),
+        ([], {"1_Pooling/config.json": {"pooling_mode": "attention"}}, ModelUnsupported, "attention"),
+        ([], {"1_Pooling/config.json": {"pooling_mode": 3}}, ModelConfigError, "pooling_mode"),
+        ([], {"1_Pooling/config.json": "["}, ModelConfigError, "not valid JSON"),
+        ([], {"modules.json": {}}, ModelConfigError, "JSON array"),
+        ([], {"sentence_bert_config.json": {"transformer_task": "fill-mask"}}, ModelUnsupported, "fill-mask"),
+        ([], {"sentence_bert_config.json": {"max_seq_length": -1}}, ModelConfigError, "max_seq_length"),
+        ([], {"config_sentence_transformers.json": {"default_prompt_name": "q"}}, ModelConfigError, "prompt_name 'q'"),
+        (DENSE, {"2_Dense/config.json": {"use_residual": True}}, ModelUnsupported, "use_residual"),
+        (DENSE, {"2_Dense/config.json": {"module_input_name": "token_embeddings"}}, ModelUnsupported, "input_name"),
+        (DENSE, {"2_Dense/config.json": {"activation_function": "os.system"}}, ModelUnsupported, "os.system"),
+        (DENSE, {"2_Dense/config.json": {"activation_function": "torch.nn.Softmax"}}, ModelUnsupported, "Softmax"),
+        (DENSE, {"2_Dense/config.json": {"in_features": 8, "out_features": 4}}, ModelConfigError, "model.safetensors"),
+    ],
+)  # fmt: skip
+def test_refusals_name_what_is_refused(
+    write: Write, modules: list[tuple[str, str]], files: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    folder = write([(CLASSES["Transformer"], ""), (CLASSES["Pooling"], "1_Pooling"), *modules], files)
+    with pytest.raises(error, match=named.replace(".", r"\.")):
+        read_pipeline(folder)
+
+
+@pytest.mark.parametrize("first", ["Router", "CLIPModel", "WordEmbeddings", "StaticEmbedding"])
+def test_another_first_module_is_refused_by_name(write: Write, first: str) -> None:
+    with pytest.raises(ModelUnsupported, match=first):
+        read_pipeline(write([(f"sentence_transformers.models.{first}", "")]))
+
+
+# -- head -------------------------------------------------------------------------------------------------------------
+
+
+def batch_of(lengths: list[int], mask: list[int] | None = None) -> Batch:
+    ones = np.ones(sum(lengths), np.int32)
+    return Batch(ones, ones * 0, ones if mask is None else np.array(mask, np.int32), np.array(lengths, np.int32))
+
+
+def pipeline_with(pooling: tuple[str, ...], *modules: Any, truncate_dim: int | None = None) -> SentencePipeline:
+    return SentencePipeline("", pooling, modules, None, False, (), None, truncate_dim, None)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.sampled_from(POOLING_MODES), st.integers(0, 2**32 - 1))
+def test_pooling_is_that_of_each_sequence_alone(lengths: list[int], mode: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    tokens = random.standard_normal((sum(lengths), 4), dtype=np.float32)
+    mask = random.integers(0, 2, len(tokens))
+    mask[np.cumsum(lengths) - 1] = 1  # at least one token of each sequence counts
+    found = pool(tokens, batch_of(lengths, mask.tolist()), mode)
+    start = 0
+    for row, length in zip(found, lengths, strict=True):
+        seen = mask[start : start + length].astype(bool)
+        own, position = tokens[start : start + length][seen].astype(np.float64), np.flatnonzero(seen) + 1.0
+        expected = {
+            "cls": own[0],
+            "lasttoken": own[-1],
+            "max": own.max(0),
+            "mean": own.mean(0),
+            "mean_sqrt_len_tokens": own.sum(0) / np.sqrt(len(own)),
+            "weightedmean": (own * position[:, None]).sum(0) / position.sum(),
+        }[mode]
+        np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-5)
+        start += length
+
+
+@pytest.mark.parametrize(
+    ("pooling", "strategy"),
+    [(("mean",), "REDUCE_MEAN"), (("lasttoken",), "SEP_TOKEN"), (("weightedmean",), "NONE"), (("mean", "max"), "NONE")],
+)
+def test_the_engine_pools_what_it_can(pooling: tuple[str, ...], strategy: str) -> None:
+    assert engine_strategy(pipeline_with(pooling)) == strategy
+
+
+def test_unit_vectors() -> None:
+    rows = normalize(np.array([[3, 4], [0, 0]], np.float32))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]])
+
+
+def test_modules_in_order_and_the_dtype_of_the_engine(tmp_path: Path) -> None:
+    kernel = np.array([[1, 0], [0, 2], [1, 1]], np.float32)
+    save_file({"linear.weight": kernel, "linear.bias": np.array([0, 0, 1], np.float32)}, tmp_path / "d.safetensors")
+    dense = Dense(str(tmp_path / "d.safetensors"), 2, 3, True, "ReLU")
+    head = SentenceHead(pipeline_with(("mean",), dense, Normalize(), truncate_dim=2), 2)
+    found = head.apply(np.array([[3, -4]], np.float16), batch_of([1]))
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, [[1, 0]])
+    assert head.pools_tokens is False
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    save_file({"linear.weight": np.zeros((3, 2), np.float32)}, tmp_path / "d.safetensors")
+    dense = Dense(str(tmp_path / "d.safetensors"), 2, 3, True, "Tanh")
+    with pytest.raises(WeightError, match=r"linear\.bias"):
+        SentenceHead(pipeline_with(("mean",), dense), 2)
+    with pytest.raises(WeightError, match="takes 2 dimensions, its input has 4"):
+        SentenceHead(pipeline_with(("mean", "max"), dense), 2)
