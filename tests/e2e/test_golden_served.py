@@ -33,12 +33,24 @@ def cases() -> list[object]:
     ]
 
 
+@pytest.fixture(scope="module")
+def plain_minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model without ``modules.json``: the original knew no sentence-transformers folders."""
+    folder = tmp_path_factory.mktemp("minilm") / "plain"
+    if (source := default_model_dir()) is not None:
+        folder.mkdir()
+        for path in Path(source).iterdir():
+            if path.name != "modules.json":
+                (folder / path.name).symlink_to(path)
+    return folder
+
+
 @pytest.mark.parametrize(("path", "engine"), cases())
-def test_golden(path: Path, engine: str) -> None:
+def test_golden(path: Path, engine: str, plain_minilm: Path) -> None:
     golden = json.loads(path.read_text())
     arrays = np.load(path.with_suffix(".npz"))
     is_tiny = path.parent.name == "tiny"
-    model = TINY if is_tiny else default_model_dir()
+    model = TINY if is_tiny else plain_minilm
     args = [str(TINY_TUNED) if arg == "<tuned>" else arg for arg in golden["args"]]
     with serving(*args, "-show_tokens_to_client", "-engine", engine, model_dir=model) as server:
         client = BertClient(port=server.port, port_out=server.port_out, timeout=60_000, check_length=False)

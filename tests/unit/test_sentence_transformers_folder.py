@@ -20,9 +20,10 @@ from bert_serving.server.model.sentence_transformers import (
     Dense,
     Normalize,
     SentencePipeline,
+    Truncate,
     read_pipeline,
 )
-from bert_serving.server.worker.sentence_head import SentenceHead, engine_strategy, normalize, pool
+from bert_serving.server.worker.sentence_head import SentenceHead, normalize, pool
 
 Write = Callable[..., Path]
 CLASSES = {
@@ -120,7 +121,7 @@ def test_prompts_and_dimensions(write: Write) -> None:
     values = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16,
               "similarity_fn_name": "dot"}  # fmt: skip
     pipeline = pipeline_of(write(files={"config_sentence_transformers.json": values}))
-    assert (pipeline.prompts, pipeline.default_prompt_name) == ((("query", "query: "),), "query")
+    assert (pipeline.prompts, pipeline.default_prompt_name) == ({"query": "query: "}, "query")
     assert (pipeline.dimensions(384), pipeline.similarity) == (16, "dot")
 
 
@@ -171,8 +172,8 @@ def batch_of(lengths: list[int], mask: list[int] | None = None) -> Batch:
     return Batch(ones, ones * 0, ones if mask is None else np.array(mask, np.int32), np.array(lengths, np.int32))
 
 
-def pipeline_with(pooling: tuple[str, ...], *modules: Any, truncate_dim: int | None = None) -> SentencePipeline:
-    return SentencePipeline("", pooling, modules, None, False, (), None, truncate_dim, None)
+def pipeline_with(*modules: Any, pooling: tuple[str, ...] = ()) -> SentencePipeline:
+    return SentencePipeline("", pooling, modules)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.sampled_from(POOLING_MODES), st.integers(0, 2**32 - 1))
@@ -198,14 +199,6 @@ def test_pooling_is_that_of_each_sequence_alone(lengths: list[int], mode: str, s
         start += length
 
 
-@pytest.mark.parametrize(
-    ("pooling", "strategy"),
-    [(("mean",), "REDUCE_MEAN"), (("lasttoken",), "SEP_TOKEN"), (("weightedmean",), "NONE"), (("mean", "max"), "NONE")],
-)
-def test_the_engine_pools_what_it_can(pooling: tuple[str, ...], strategy: str) -> None:
-    assert engine_strategy(pipeline_with(pooling)) == strategy
-
-
 def test_unit_vectors() -> None:
     rows = normalize(np.array([[3, 4], [0, 0]], np.float32))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]])
@@ -215,17 +208,16 @@ def test_modules_in_order_and_the_dtype_of_the_engine(tmp_path: Path) -> None:
     kernel = np.array([[1, 0], [0, 2], [1, 1]], np.float32)
     save_file({"linear.weight": kernel, "linear.bias": np.array([0, 0, 1], np.float32)}, tmp_path / "d.safetensors")
     dense = Dense(str(tmp_path / "d.safetensors"), 2, 3, True, "ReLU")
-    head = SentenceHead(pipeline_with(("mean",), dense, Normalize(), truncate_dim=2), 2)
+    head = SentenceHead(pipeline_with(dense, Normalize(), Truncate(2)), 2)
     found = head.apply(np.array([[3, -4]], np.float16), batch_of([1]))
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, [[1, 0]])
-    assert head.pools_tokens is False
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file({"linear.weight": np.zeros((3, 2), np.float32)}, tmp_path / "d.safetensors")
     dense = Dense(str(tmp_path / "d.safetensors"), 2, 3, True, "Tanh")
     with pytest.raises(WeightError, match=r"linear\.bias"):
-        SentenceHead(pipeline_with(("mean",), dense), 2)
+        SentenceHead(pipeline_with(dense), 2)
     with pytest.raises(WeightError, match="takes 2 dimensions, its input has 4"):
-        SentenceHead(pipeline_with(("mean", "max"), dense), 2)
+        SentenceHead(pipeline_with(dense), 4)

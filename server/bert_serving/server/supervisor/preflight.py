@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -10,12 +11,12 @@ from typing import Any
 
 import zmq
 
+from ..config.model_folder import apply_model_folder
 from ..config.server_config import ServerConfig
 from ..errors import ConfigError, PortInUse, StartError
 from ..ipc.endpoints import Addresses
 from ..model.cache import default_cache_dir
 from ..model.config import ModelConfig
-from ..model.pooling import dimensions
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
@@ -33,16 +34,18 @@ def check_ports(config: ServerConfig) -> None:
         _check_port(config.host, getattr(config, name), name)
 
 
-def read_model(config: ServerConfig) -> ModelConfig:
-    """The model's sizes and files, which fit the options.
+def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig, ModelConfig]:
+    """Returns the configuration with the settings of the model folder, and the sizes and files of the model.
 
     Raises:
-        ModelError: the folder is not that of a model.
-        StartError: an option asks for more than the model has.
+        ModelError: the folder contains no supported model.
+        ConfigError: an option contradicts the folder.
+        StartError: an option exceeds a limit of the model.
     """
+    config = apply_model_folder(config, log)
     model = config.read_model()
     check_fit(config, model)
-    return model
+    return config, model
 
 
 def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:
@@ -54,7 +57,7 @@ def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], N
     if config.drift_reference is None:
         return None
     reference = Reference.load(config.drift_reference)
-    size = dimensions(config.pooling_strategy, model.hidden_size, len(config.pooling_layer))
+    size = config.vector_size(model)
     if len(reference.mean) != size:
         raise ConfigError(
             f"-drift_reference {config.drift_reference} is of vectors with {len(reference.mean)} numbers, but this "
@@ -132,6 +135,10 @@ def check_fit(config: ServerConfig, model: ModelConfig) -> None:
             f"-max_seq_len {config.max_seq_len} is more than the {model.max_position_embeddings} positions of the "
             f"model in {model.model_dir}; use at most {model.max_position_embeddings}, or NONE"
         )
+    pooled = config.pooled_size(model)
+    whole = pooled if config.pipeline is None else config.pipeline.widest(pooled)
+    if config.dimensions is not None and config.dimensions > whole:
+        raise StartError(f"-dimensions {config.dimensions} is more than the {whole} dimensions of the vectors")
     layers = model.num_hidden_layers
     for layer in config.pooling_layer:
         if not -layers <= layer < layers:

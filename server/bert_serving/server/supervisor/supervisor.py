@@ -163,7 +163,7 @@ class BertServer(threading.Thread):
     def _prepare(self) -> None:
         """Everything that can be wrong and is quickly seen, before anything heavy."""
         check_ports(self.config)
-        model = read_model(self.config)
+        self.config, model = read_model(self.config, self.log)
         drift = read_drift(self.config, model, self.log.warning)
         self.plans = plan_workers(self.config, self.log)
         access, http_keys = make_access(self.config, self.log.warning)

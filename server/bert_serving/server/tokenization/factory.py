@@ -9,6 +9,7 @@ from .tokenizer import Tokenizer
 
 def make_tokenizer(config: ServerConfig, model: ModelConfig) -> Tokenizer:
     """Creates the tokenizer from the options and the files of the model."""
+    pipeline = config.pipeline
     declares_case = model.checkpoint_format != "tf1"  # a Hugging Face folder declares whether it is cased
     return Tokenizer.from_file(
         model.vocab_path,
@@ -17,4 +18,6 @@ def make_tokenizer(config: ServerConfig, model: ModelConfig) -> Tokenizer:
         max_position_embeddings=model.max_position_embeddings,
         no_special_token=config.no_special_token,
         mask_cls_sep=config.mask_cls_sep,
+        prompt=pipeline.prompts[config.prompt_name] if pipeline and config.prompt_name else "",
+        lower_first=pipeline is not None and pipeline.lower_case,
     )

@@ -70,6 +70,8 @@ class Tokenizer:
         max_seq_len: int = 512,
         no_special_token: bool = False,
         mask_cls_sep: bool = False,
+        prompt: str = "",
+        lower_first: bool = False,
     ) -> None:
         """
         Args:
@@ -78,6 +80,8 @@ class Tokenizer:
             max_seq_len: longest sequence in tokens; longer sequences are truncated on the right.
             no_special_token: adds no ``[CLS]`` and ``[SEP]`` to token lists, except to pairs.
             mask_cls_sep: masks ``[CLS]`` and ``[SEP]`` in attention and pooling.
+            prompt: put before every text, but not before token lists.
+            lower_first: lower-cases texts before any other step, without touching accents.
 
         Raises:
             ValueError: the vocabulary lacks a special token, or ``max_seq_len`` is below 4.
@@ -104,6 +108,8 @@ class Tokenizer:
         self._unk, self._cls, self._sep = ids["[UNK]"], ids["[CLS]"], ids["[SEP]"]
         self._no_special_token = no_special_token
         self._mask_cls_sep = mask_cls_sep
+        self._prompt = prompt
+        self._lower_first = lower_first
         strip = vocabulary.strip_accents
         self._wordpiece = WordPiece(
             ids,
@@ -123,6 +129,8 @@ class Tokenizer:
         max_position_embeddings: int,
         no_special_token: bool = False,
         mask_cls_sep: bool = False,
+        prompt: str = "",
+        lower_first: bool = False,
     ) -> Tokenizer:
         """Creates a tokenizer from ``vocab.txt`` or a WordPiece ``tokenizer.json``.
 
@@ -146,6 +154,8 @@ class Tokenizer:
             max_seq_len=max_position_embeddings if max_seq_len is None else max_seq_len,
             no_special_token=no_special_token,
             mask_cls_sep=mask_cls_sep,
+            prompt=prompt,
+            lower_first=lower_first,
         )
 
     def encode(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> Tokenized:
@@ -157,9 +167,11 @@ class Tokenizer:
         Raises:
             TypeError: an item has another type than the first item; the message names its index.
         """
+        is_tokenized = len(texts) > 0 and not isinstance(texts[0], str)
+        if not is_tokenized and (self._prompt or self._lower_first):
+            texts = [self._prepare(text) if isinstance(text, str) else text for text in texts]
         if len(texts) == 1 and isinstance(text := texts[0], str) and self._is_short(text):
             return self._encode_one(text)
-        is_tokenized = len(texts) > 0 and not isinstance(texts[0], str)
         segments = self._encode_token_lists(texts) if is_tokenized else self._encode_texts(texts)  # type: ignore[arg-type]
         return self._assemble(segments, omit_special=is_tokenized and self._no_special_token)
 
@@ -276,6 +288,10 @@ class Tokenizer:
             mask[placeholder_at] = 0
         num_unknown = int(np.count_nonzero(input_ids == self._unk))
         return Tokenized(input_ids, type_ids, mask, lengths, truncated, num_unknown)
+
+    def _prepare(self, text: str) -> str:
+        text = self._prompt + text
+        return text.lower() if self._lower_first else text
 
     @staticmethod
     def _is_short(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..config.server_config import ServerConfig
 from ..errors import TooLarge
 from ..model.config import ModelConfig
-from ..model.pooling import PoolingStrategy, dimensions
+from ..model.pooling import PoolingStrategy
 from ..scheduling.jobs import JobChunk, token_width
 
 
@@ -14,7 +14,7 @@ class ResultLimit:
 
     def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
         self._max_bytes = config.result_memory
-        self._row_bytes = dimensions(config.pooling_strategy, model.hidden_size, len(config.pooling_layer))
+        self._row_bytes = config.vector_size(model)
         self._row_bytes *= 2 if config.fp16 else 4
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
         self._fixed_width = config.max_seq_len

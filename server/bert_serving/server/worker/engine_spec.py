@@ -14,7 +14,8 @@ def engine_spec(config: ServerConfig, options: dict[str, Any]) -> EngineSpec:
     return EngineSpec(
         model=model,
         cache_dir=options["cache_dir"],
-        pooling_strategy=config.pooling_strategy.name,
+        # the worker pools what engines do not know, from token vectors
+        pooling_strategy="NONE" if config.pipeline and config.pipeline.pooling else config.pooling_strategy.name,
         pooling_layers=config.pooling_layer,
         dtype=options["dtype"],
         output_dtype="float16" if config.fp16 else "float32",

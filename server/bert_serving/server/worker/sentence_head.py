@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from ..engines.batch import Batch
 from ..model.errors import WeightError
 from ..model.readers import Reader, open_reader
-from ..model.sentence_transformers import Dense, LayerNorm, SentencePipeline
+from ..model.sentence_transformers import Dense, LayerNorm, SentencePipeline, Truncate
 
-#: Pooling modes that every engine computes, and the strategy of that name.
-ENGINE_STRATEGIES = {"mean": "REDUCE_MEAN", "max": "REDUCE_MAX", "cls": "CLS_TOKEN", "lasttoken": "SEP_TOKEN"}
 _LEAST_NORM = 1e-12
 _LAYER_NORM_EPS = 1e-5
 _erf = np.vectorize(math.erf, otypes=[np.float32])
@@ -26,45 +25,37 @@ _erf = np.vectorize(math.erf, otypes=[np.float32])
 Step = Callable[[np.ndarray], np.ndarray]
 
 
-def engine_strategy(pipeline: SentencePipeline) -> str:
-    """The strategy that the engine pools with; NONE where this module pools token vectors."""
-    return ENGINE_STRATEGIES.get(pipeline.pooling[0], "NONE") if len(pipeline.pooling) == 1 else "NONE"
-
-
 class SentenceHead:
     """The pooling that the engine does not compute, and the modules after it.
 
     Args:
-        pipeline: the modules of the folder.
-        hidden_size: the width of the encoder.
+        pipeline: the modules.
+        width: dimensions of a pooled vector.
 
     Raises:
         WeightError: a tensor is missing, not finite or of the wrong shape; the message names it.
     """
 
-    def __init__(self, pipeline: SentencePipeline, hidden_size: int) -> None:
-        self._pooling = pipeline.pooling if engine_strategy(pipeline) == "NONE" else ()
+    def __init__(self, pipeline: SentencePipeline, width: int) -> None:
+        self._pooling = pipeline.pooling
         self._steps: list[Step] = []
-        width = hidden_size * len(pipeline.pooling)
         for module in pipeline.modules:
             if isinstance(module, Dense):
                 self._steps.append(_dense(module, width))
                 width = module.out_features
             elif isinstance(module, LayerNorm):
                 self._steps.append(_layer_norm(module, width))
+            elif isinstance(module, Truncate):
+                self._steps.append(partial(_truncate, module.dimensions))
             else:
                 self._steps.append(normalize)
-        if pipeline.truncate_dim is not None and pipeline.truncate_dim < width:
-            kept = pipeline.truncate_dim
-            self._steps.append(lambda rows: rows[:, :kept])
-        self.pools_tokens = bool(self._pooling)
 
     def apply(self, array: np.ndarray, batch: Batch) -> np.ndarray:
         """Vectors of a batch.
 
         Args:
-            array: what the engine returned for ``batch``: ``[n, d]``, or packed token vectors ``[t, d]`` where
-                ``pools_tokens``; float32 or float16.
+            array: what the engine returned for ``batch``: ``[n, d]``, or packed token vectors ``[t, d]`` if the
+                pipeline has pooling modes; float32 or float16.
 
         Returns:
             ``[n, dimensions]``, C-contiguous, of the same dtype; computed in float32.
@@ -108,6 +99,10 @@ def normalize(rows: np.ndarray) -> np.ndarray:
     """Unit vectors ``[n, d]``; a norm below 1e-12 counts as 1e-12."""
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     return np.asarray(rows / np.maximum(norms, _LEAST_NORM))
+
+
+def _truncate(dimensions: int, rows: np.ndarray) -> np.ndarray:
+    return rows[:, :dimensions]
 
 
 def _dense(module: Dense, width: int) -> Step:

@@ -18,8 +18,10 @@ from ..ipc.commands import READY, STOP, u64
 from ..ipc.messages import BatchMessage, Result, encode_commands, is_large
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import is_readable, make_socket
+from ..model.pooling import PoolingStrategy
 from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
+from .sentence_head import SentenceHead
 
 #: On a CPU a bulk batch should take about so long: a small request never waits longer behind one.
 CPU_BATCH_SECONDS = 0.25
@@ -33,7 +35,9 @@ def run(process: ProcessContext) -> None:
     process.mark_progress(busy=True)
     spec = engine_spec(process.config, process.options)
     engine = load(process.options["engine"]).create(spec, device)
-    token_level = spec.is_token_level
+    pipeline = process.config.pipeline
+    head = SentenceHead(pipeline, process.config.pooled_size(spec.model)) if pipeline and pipeline.computes else None
+    token_level = process.config.pooling_strategy == PoolingStrategy.NONE
     max_tokens = warm_up(engine, device, spec.model.max_position_embeddings, process.config.max_seq_len)
     process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):
@@ -68,6 +72,8 @@ def run(process: ProcessContext) -> None:
             try:
                 few, where = deduplicate(batch)
                 array = engine.encode(few)
+                if head is not None:
+                    array = head.apply(array, few)
                 _check(array, few, token_level)
                 if where is not None:
                     array = expand(array, few, where, token_level)

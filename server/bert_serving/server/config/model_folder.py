@@ -1,0 +1,133 @@
+"""Applies the settings of a sentence-transformers folder to the configuration.
+
+The folder decides about pooling, length, normalization and prompts. An option that the user gave wins, and a warning
+names what the folder asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from ..errors import ConfigError
+from ..model.pooling import PoolingStrategy
+from ..model.sentence_transformers import Module, Normalize, SentencePipeline, Truncate, read_pipeline
+from .server_config import ServerConfig
+
+#: Pooling modes that every engine computes.
+_ENGINE_MODES = {
+    "mean": PoolingStrategy.REDUCE_MEAN,
+    "max": PoolingStrategy.REDUCE_MAX,
+    "cls": PoolingStrategy.CLS_TOKEN,
+    "lasttoken": PoolingStrategy.SEP_TOKEN,
+}
+#: Pooling modes that the worker computes from token vectors.
+_WORKER_MODES = {
+    "weightedmean": PoolingStrategy.WEIGHTED_MEAN,
+    "mean_sqrt_len_tokens": PoolingStrategy.MEAN_SQRT_LEN,
+}
+_MODE_OF = {strategy: mode for mode, strategy in _WORKER_MODES.items()}
+
+
+def apply_model_folder(config: ServerConfig, log: logging.Logger) -> ServerConfig:
+    """Returns the configuration with the settings of its model folder.
+
+    Raises:
+        ModelError: the folder describes vectors that this server does not compute.
+        ConfigError: ``-normalize``, ``-dimensions`` or ``-prompt_name`` does not fit.
+    """
+    folder = read_pipeline(config.model_dir)
+    if folder is None:
+        pipeline = SentencePipeline(config.model_dir, pooling=_worker_modes(config.pooling_strategy))
+        config = config.with_(pipeline=pipeline)
+        if not config.given:
+            log.info(
+                "%s has no modules.json: pooling, layer and length are the defaults of 1.10; a sentence-embedding "
+                "model needs -pooling_layer -1 -max_seq_len NONE, and often -normalize on",
+                config.model_dir,
+            )
+    else:
+        config = _take_settings(_take_pooling(config, folder, log), folder, log)
+    return _finish(_take_prompt(config))
+
+
+def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.Logger) -> ServerConfig:
+    wanted, layers = strategy_of(folder.pooling), (-1,)
+    strategy = config.pooling_strategy if "pooling_strategy" in config.given else wanted
+    layer = config.pooling_layer if "pooling_layer" in config.given else layers
+    if strategy == wanted and layer == layers:
+        modes = () if wanted in _ENGINE_MODES.values() else folder.pooling
+        pipeline = msgspec.structs.replace(folder, pooling=modes)
+    else:
+        left_out = [type(module).__name__ for module in folder.modules]
+        log.warning(
+            "pooling %s of layer %s is set; the folder wants %s of layer -1%s",
+            strategy,
+            ", ".join(map(str, layer)),
+            " and ".join(folder.pooling),
+            f" and then {', '.join(left_out)}, which are left out" if left_out else "",
+        )
+        pipeline = msgspec.structs.replace(folder, pooling=_worker_modes(strategy), modules=())
+    return config.with_(pipeline=pipeline, pooling_strategy=strategy, pooling_layer=layer)
+
+
+def _take_settings(config: ServerConfig, folder: SentencePipeline, log: logging.Logger) -> ServerConfig:
+    positions = config.read_model().max_position_embeddings
+    length = min(folder.max_seq_length or positions, positions)
+    changes: dict[str, Any] = {}
+    if "max_seq_len" not in config.given:
+        changes["max_seq_len"] = length
+    elif (config.max_seq_len or positions) != length:
+        log.warning("-max_seq_len %s is set; the folder wants %d", config.max_seq_len, length)
+    if "do_lower_case" in config.given and folder.lower_case:
+        log.warning("-cased_tokenization is set; the folder wants lower-cased texts (do_lower_case)")
+        changes["pipeline"] = msgspec.structs.replace(_pipeline(config), lower_case=False)
+    if config.normalize == "off" and folder.is_normalized:
+        log.warning("-normalize off is set; the folder wants unit vectors (Normalize)")
+    return config.with_(**changes)
+
+
+def _take_prompt(config: ServerConfig) -> ServerConfig:
+    pipeline = _pipeline(config)
+    if config.prompt_name is None:
+        return config.with_(prompt_name=pipeline.default_prompt_name)
+    if config.prompt_name not in pipeline.prompts:
+        known = ", ".join(pipeline.prompts) or "none"
+        raise ConfigError(f"-prompt_name {config.prompt_name}: the model folder has the prompts {known}")
+    return config
+
+
+def _finish(config: ServerConfig) -> ServerConfig:
+    """Applies ``-dimensions`` and ``-normalize``."""
+    pipeline = _pipeline(config)
+    modules: list[Module] = list(pipeline.modules)
+    is_token_level = config.pooling_strategy == PoolingStrategy.NONE
+    if is_token_level and (config.normalize == "on" or config.dimensions is not None):
+        raise ConfigError("-normalize and -dimensions need one vector per text, not -pooling_strategy NONE")
+    makes_unit = config.normalize == "on" or (config.normalize == "auto" and pipeline.is_normalized)
+    if not makes_unit or config.dimensions is not None:
+        while modules and isinstance(modules[-1], Normalize):
+            modules.pop()
+    if config.dimensions is not None:
+        modules.append(Truncate(config.dimensions))
+    if makes_unit and not (modules and isinstance(modules[-1], Normalize)):
+        modules.append(Normalize())
+    return config.with_(pipeline=msgspec.structs.replace(pipeline, modules=tuple(modules)))
+
+
+def strategy_of(modes: tuple[str, ...]) -> PoolingStrategy:
+    """Returns the strategy with the meaning of these pooling modes."""
+    if len(modes) > 1:
+        return PoolingStrategy.CONCATENATED
+    return (_ENGINE_MODES | _WORKER_MODES)[modes[0]]
+
+
+def _worker_modes(strategy: PoolingStrategy) -> tuple[str, ...]:
+    return (_MODE_OF[strategy],) if strategy in _MODE_OF else ()
+
+
+def _pipeline(config: ServerConfig) -> SentencePipeline:
+    assert config.pipeline is not None
+    return config.pipeline
