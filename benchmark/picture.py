@@ -49,8 +49,8 @@ def draw(page: str, model: str = "BERT-base shape", path: Path = PICTURE) -> Non
     from matplotlib import pyplot
 
     systems = rows(page, model)[::-1]
-    told = re.search(r"^bulk: one request of (\d+) sentences", _section(page, model), re.M)
-    size = f" of {told[1]} sentences" if told else ""
+    match = re.search(r"^bulk: one request of (\d+) sentences", _section(page, model), re.M)
+    size = f" of {match[1]} sentences" if match else ""
     figure, axes = pyplot.subplots(1, len(LOADS), figsize=(10, 0.42 * len(systems) + 1.1), sharey=True)
     for axis, (column, load) in zip(axes, LOADS.items(), strict=True):
         values = [numbers[column] for _, numbers in systems]

@@ -87,7 +87,7 @@ def caption(results: list[Result]) -> list[str]:
     if not results:
         return []
     usual = max((result.numbers for result in results), key=lambda numbers: numbers["bulk"])
-    words = (
+    text = (
         f"bulk: one request of {usual['bulk']} sentences; single: {usual['single']} sentences, one at a time, p50; "
         f"32 clients: one sentence at a time each, {usual['many']} in all; "
         f"{max(len(result.seconds.get('bulk', [])) for result in results)} rounds."
@@ -95,8 +95,8 @@ def caption(results: list[Result]) -> list[str]:
     for result in results:
         own = result.numbers
         if own != usual:
-            words += f" {result.peer.label}: {own['bulk']}, {own['single']} and {own['many']}."
-    return [words, ""]
+            text += f" {result.peer.label}: {own['bulk']}, {own['single']} and {own['many']}."
+    return [text, ""]
 
 
 def summary(results: list[Result]) -> str:
@@ -107,19 +107,19 @@ def summary(results: list[Result]) -> str:
         if ratio is not None:
             lines.append(f"- {text}: {ratio:.2f}")
 
-    for full, words in ((True, "fp32"), (False, "less than fp32")):
+    for full, text in ((True, "fp32"), (False, "less than fp32")):
         ours = {load: fastest(results, load, is_ours=True, how="served", is_full_precision=full) for load in LOADS}
         for load, name in (("bulk", "bulk"), ("single", "single"), ("many", "32 clients")):
-            mine = ours[load]
+            own = ours[load]
             others = fastest(results, load, is_ours=False, is_full_precision=full)
             served = fastest(results, load, is_ours=False, how="served", is_full_precision=full)
-            if mine and others:
-                add(f"{words}, {name}: this / fastest other ({others.peer.label})", times_faster(mine, others, load))
-            if mine and served and served is not others:
-                add(f"{words}, {name}: this / fastest other served", times_faster(mine, served, load))
-        mine = ours["bulk"]
-        if mine and mine.seconds.get("many"):
-            add(f"{words}: this, 32 clients / bulk", times_faster(mine, mine, "many", "bulk"))
+            if own and others:
+                add(f"{text}, {name}: this / fastest other ({others.peer.label})", times_faster(own, others, load))
+            if own and served and served is not others:
+                add(f"{text}, {name}: this / fastest other served", times_faster(own, served, load))
+        own = ours["bulk"]
+        if own and own.seconds.get("many"):
+            add(f"{text}: this, 32 clients / bulk", times_faster(own, own, "many", "bulk"))
     for result in results:
         alone = fastest(results, "bulk", is_ours=True, how="loop", dtype=result.peer.dtype)
         if alone and result.peer.is_ours and result.peer.how == "served":

@@ -56,15 +56,15 @@ def _run_clients(
     failures: list[BaseException] = []
 
     def work(index: int) -> None:
-        mine, client = requests[index], clients[index]
-        begun = time.perf_counter()
+        own_requests, client = requests[index], clients[index]
+        began = time.perf_counter()
         count = 0
         try:
-            while not failures and repeats.should_continue(count, time.perf_counter() - begun):
-                which = count % len(mine)
+            while not failures and repeats.should_continue(count, time.perf_counter() - began):
+                number = count % len(own_requests)
                 sent = time.perf_counter()
-                client.encode(mine[which], batch_size=None)
-                done.append((sent, time.perf_counter(), index, which))
+                client.encode(own_requests[number], batch_size=None)
+                done.append((sent, time.perf_counter(), index, number))
                 count += 1
         except BaseException as error:  # raised below
             failures.append(error)

@@ -101,8 +101,8 @@ def get_benchmark_parser() -> argparse.ArgumentParser:
 def read_args(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; selected tests have their default values, the others an empty list."""
     # argparse would read "-1,-2" as a flag; a leading space prevents it.
-    words = [f" {word}" if re.fullmatch(r"-\d+(,-?\d+)+", word) else word for word in argv]
-    args = get_benchmark_parser().parse_args(words)
+    arguments = [f" {argument}" if re.fullmatch(r"-\d+(,-?\d+)+", argument) else argument for argument in argv]
+    args = get_benchmark_parser().parse_args(arguments)
     options = {option.name: option for group in GROUPS.values() for option in group}
     any_named = any(getattr(args, name) is not None for name in TESTS)
     for name in TESTS:

@@ -26,12 +26,12 @@ def plot(table: Table, path: Path) -> bool:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     rate_axes, latency_axes = figure.subplots(1, 2)
-    place = dict(zip(values, positions, strict=True))
+    position = dict(zip(values, positions, strict=True))
     workers = list(dict.fromkeys(row.setting.config.num_worker for row in rows))
     for number in workers:
-        mine = [row for row in rows if row.setting.config.num_worker == number]
-        rates = [row.metrics["sentences_per_second"] for row in mine if row.metrics]
-        rate_axes.plot([place[row.setting.value] for row in mine], rates, "o-", label=f"-num_worker {number}")
+        own_rows = [row for row in rows if row.setting.config.num_worker == number]
+        rates = [row.metrics["sentences_per_second"] for row in own_rows if row.metrics]
+        rate_axes.plot([position[row.setting.value] for row in own_rows], rates, "o-", label=f"-num_worker {number}")
     suffix = ""
     if len(workers) > 1:
         rate_axes.legend()
@@ -43,7 +43,7 @@ def plot(table: Table, path: Path) -> bool:
     for key, style in (("p50_ms", "o-"), ("p95_ms", "^--"), ("p99_ms", "s:")):
         latencies = [row.metrics[key] for row in rows if row.metrics]
         highest, lowest = max(highest, *latencies), min(lowest, *latencies)
-        at = [place[row.setting.value] for row in rows]
+        at = [position[row.setting.value] for row in rows]
         latency_axes.plot(at, latencies, style, color="tab:orange", label=key.removesuffix("_ms"))
     latency_axes.set_ylabel(f"latency of a request, ms{suffix}")
     if highest > 20 * lowest:

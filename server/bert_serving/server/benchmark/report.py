@@ -58,11 +58,11 @@ class Table:
             f"| {self.experiment.parameter}, sentences/s | {' | '.join(heads)} |",
             "|---:" * (len(heads) + 1) + "|",
         ]
-        of_value: dict[str, dict[int, str]] = {}
+        cells_by_value: dict[str, dict[int, str]] = {}
         for row in self.rows:
             cell = "failed" if row.metrics is None else format_number(row.metrics["sentences_per_second"])
-            of_value.setdefault(row.setting.value, {})[row.setting.config.num_worker] = cell
-        for value, cells in of_value.items():
+            cells_by_value.setdefault(row.setting.value, {})[row.setting.config.num_worker] = cell
+        for value, cells in cells_by_value.items():
             lines.append(f"| {value} | {' | '.join(cells.get(number, '') for number in workers)} |")
         lines += [
             f"\n{row.setting.value}, -num_worker {row.setting.config.num_worker} failed: {row.failure}"
@@ -112,7 +112,7 @@ def markdown(tables: list[Table], about: dict[str, Any]) -> str:
     """Return all tables under one heading with the command, the machine and the versions."""
     machine, versions = about["machine"], about["versions"]
     features = " ".join(machine.get("features", []))
-    parts = [
+    sections = [
         "## bert-serving-benchmark",
         f"    {about['command']}",
         f"{about['date']}; {machine['processor']}, {machine['cores']} cores{f' ({features})' if features else ''}"
@@ -120,4 +120,4 @@ def markdown(tables: list[Table], about: dict[str, Any]) -> str:
         f"engine {about['engine']}, dtype {about['dtype']}, num_worker {_workers(tables, about)}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
-    return "\n\n".join(parts + [table.markdown().rstrip("\n") for table in tables]) + "\n"
+    return "\n\n".join(sections + [table.markdown().rstrip("\n") for table in tables]) + "\n"

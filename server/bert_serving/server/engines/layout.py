@@ -46,9 +46,8 @@ class Layout:
 def make_layout(batch: Batch) -> Layout:
     """Return the layout of a batch with packed tokens.
 
-    If all tokens of a sequence are masked, they attend to each other, as in Google's BERT, which adds the same bias to
-    all
-    their scores. Here the bias is 0, since the sum would round the scores to a thousandth.
+    If all tokens of a sequence are masked, they attend to each other. Google's BERT adds the same bias to all their
+    scores. Here the bias is 0, since the sum would round the scores to a thousandth.
     """
     lengths = batch.lengths.astype(np.int64)
     count, longest, tokens = len(lengths), int(lengths.max()), batch.num_tokens
@@ -85,12 +84,12 @@ def make_padded_layout(batch: Batch, count: int, longest: int) -> Layout:
     """
     packed = make_layout(batch)
     rows, width = packed.unpack.shape
-    places = (packed.pack // width) * longest + packed.pack % width
+    positions = (packed.pack // width) * longest + packed.pack % width
     size = count * longest
 
     def scatter(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
         grid: np.ndarray = np.full(size, fill, dtype)
-        grid[places] = values
+        grid[positions] = values
         return grid
 
     first = np.zeros(count, np.int32)
@@ -164,13 +163,13 @@ def pad_rows(batch: Batch) -> Batch:
 
 def split_groups(groups: list[np.ndarray], lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
     """Split each group into the fewest subgroups of about equal size and about ``max_tokens`` tokens at most."""
-    cut = []
+    result = []
     for group in groups:
         ends = np.cumsum(lengths[group])
-        parts = -(-int(ends[-1]) // max_tokens)
-        places = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
-        cut += [part for part in np.split(group, places) if len(part)]
-    return cut
+        count = -(-int(ends[-1]) // max_tokens)
+        boundaries = np.searchsorted(ends, ends[-1] * np.arange(1, count) / count, side="right")
+        result += [subgroup for subgroup in np.split(group, boundaries) if len(subgroup)]
+    return result
 
 
 def encode_in_groups(
@@ -192,9 +191,9 @@ def encode_in_groups(
     """
     if len(groups) == 1:
         return encode(batch)
-    parts, places = zip(*(select_sequences(batch, sequences) for sequences in groups), strict=True)
+    batches, token_indexes = zip(*(select_sequences(batch, sequences) for sequences in groups), strict=True)
     result: np.ndarray | None = None
-    for sequences, tokens, vectors in zip(groups, places, map_fn(encode, parts), strict=True):
+    for sequences, tokens, vectors in zip(groups, token_indexes, map_fn(encode, batches), strict=True):
         if result is None:
             total = batch.num_tokens if is_token_level else batch.num_sequences
             result = np.empty((total, vectors.shape[1]), vectors.dtype)
@@ -239,5 +238,5 @@ def select_sequences(batch: Batch, sequences: np.ndarray) -> tuple[Batch, np.nda
     starts = (np.cumsum(batch.lengths) - batch.lengths)[sequences]
     ends = np.cumsum(lengths)
     tokens = np.arange(int(ends[-1])) - np.repeat(ends - lengths, lengths) + np.repeat(starts, lengths)
-    part = Batch(batch.input_ids[tokens], batch.type_ids[tokens], batch.mask[tokens], batch.lengths[sequences])
-    return part, tokens
+    selected = Batch(batch.input_ids[tokens], batch.type_ids[tokens], batch.mask[tokens], batch.lengths[sequences])
+    return selected, tokens

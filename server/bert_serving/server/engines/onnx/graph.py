@@ -144,9 +144,9 @@ def _encoder_layer(
 ) -> str:
     """Add one layer, ``[t, hidden]`` to ``[t, hidden]``, or to ``[n, hidden]`` for a selected token per sequence."""
     scope = f"encoder/layer_{layer}"
-    parts = [f"{scope}/attention/self/{part}" for part in ("query", "key", "value")]
-    kernel = np.concatenate([weights[f"{part}/kernel"] for part in parts], axis=1)
-    bias = np.concatenate([weights[f"{part}/bias"] for part in parts])
+    scopes = [f"{scope}/attention/self/{name}" for name in ("query", "key", "value")]
+    kernel = np.concatenate([weights[f"{one}/kernel"] for one in scopes], axis=1)
+    bias = np.concatenate([weights[f"{one}/bias"] for one in scopes])
     qkv, bias = dense(graph, x, f"{scope}/attention/self/qkv", kernel, bias)
     grid = graph.op("Gather", qkv, "unpack")
     query, key, value = graph.op("Split", grid, outputs=3, axis=-1, num_outputs=3)
@@ -158,10 +158,10 @@ def _encoder_layer(
         mask_filter_value=-10000.0,
     )
     flat = graph.op("Reshape", attention, graph.tensor(np.array([-1, model.hidden_size])))
-    place = "pack"
+    index = "pack"
     if selected:
-        place, x = graph.op("Gather", "pack", selected), graph.op("Gather", x, selected)
-    attention = graph.op("Gather", flat, place)
+        index, x = graph.op("Gather", "pack", selected), graph.op("Gather", x, selected)
+    attention = graph.op("Gather", flat, index)
 
     def linear(inputs: str, name: str) -> tuple[str, str]:
         product, bias = dense(

@@ -117,10 +117,10 @@ class TensorflowEngine:
             batch = Batch(ones * 0, ones * 0, ones, np.array([length], np.int32))
             for count in counts:
                 self._call(make_padded_layout(batch, count, length))
-        words = ", ".join(f"{'/'.join(map(str, counts))} x {length}" for length, counts in shapes.items())
+        listed = ", ".join(f"{'/'.join(map(str, counts))} x {length}" for length, counts in shapes.items())
         number = sum(map(len, shapes.values()))
         self.startup_notes.append(
-            f"XLA: compiled {number} shapes in {time.perf_counter() - start:.1f} s: {words} tokens"
+            f"XLA: compiled {number} shapes in {time.perf_counter() - start:.1f} s: {listed} tokens"
         )
 
     def _warm_up(self) -> None:
@@ -148,12 +148,12 @@ class TensorflowEngine:
         if not self._spec.xla:
             return self._call(make_layout(batch))
         width, counts = xla_bucket(int(batch.lengths.max()), xla_shapes(self._spec.longest, self._max_grid))
-        parts, start = [], 0
+        results, start = [], 0
         for count in split_into_buckets(batch.num_sequences, counts):
-            part, _ = select_sequences(batch, np.arange(start, min(start + count, batch.num_sequences)))
-            parts.append(self._run_grid(part, count, width))
+            sub_batch, _ = select_sequences(batch, np.arange(start, min(start + count, batch.num_sequences)))
+            results.append(self._run_grid(sub_batch, count, width))
             start += count
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return np.concatenate(results) if len(results) > 1 else results[0]
 
     def _run_grid(self, batch: Batch, count: int, width: int) -> np.ndarray:
         vectors = self._call(make_padded_layout(batch, count, width))
@@ -202,10 +202,10 @@ def split_into_buckets(number: int, counts: tuple[int, ...]) -> list[int]:
 
     The last sub-batch may be padded to less than twice its number of sequences.
     """
-    pieces = []
+    sizes = []
     while number > 0:
         enough = next((count for count in counts if count >= number), None)
-        piece = enough if enough is not None and enough < 2 * number else max(c for c in counts if c <= number)
-        pieces.append(piece)
-        number -= piece
-    return pieces
+        size = enough if enough is not None and enough < 2 * number else max(c for c in counts if c <= number)
+        sizes.append(size)
+        number -= size
+    return sizes

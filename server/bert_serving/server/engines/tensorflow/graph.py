@@ -106,9 +106,9 @@ class GraphBuilder:
         unpack, pack = self.feeds["unpack"], self.feeds["pack"]
         longest = tf.shape(unpack)[1]
         head = tf.range(heads)
-        part = tf.range(3)[:, None, None, None] * heads + head[None, None, :, None]
+        offset = tf.range(3)[:, None, None, None] * heads + head[None, None, :, None]
         return Heads(
-            unpack=unpack[None, :, None, :] * (3 * heads) + part,
+            unpack=unpack[None, :, None, :] * (3 * heads) + offset,
             pack=(pack // longest * (heads * longest) + pack % longest)[:, None] + head[None, :] * longest,
             bias=self.feeds["bias"][:, None, None, :],
         )
@@ -200,10 +200,10 @@ class GraphBuilder:
         padded = tf.gather(tokens, self.feeds["unpack"])
         mask = self.feeds["mask"][:, :, None]
         count = tf.reduce_sum(mask, 1)
-        parts = []
+        pooled = []
         if strategy in ("REDUCE_MEAN", "REDUCE_MEAN_MAX"):
-            parts.append(tf.reduce_sum(padded * mask, 1) / (count + 1e-10))
+            pooled.append(tf.reduce_sum(padded * mask, 1) / (count + 1e-10))
         if strategy in ("REDUCE_MAX", "REDUCE_MEAN_MAX"):
             highest = tf.reduce_max(padded - (1.0 - mask) * 1e30, 1)
-            parts.append(tf.where(count > 0, highest, tf.zeros_like(highest)))
-        return tf.concat(parts, -1)
+            pooled.append(tf.where(count > 0, highest, tf.zeros_like(highest)))
+        return tf.concat(pooled, -1)

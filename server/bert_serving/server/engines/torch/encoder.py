@@ -139,8 +139,8 @@ class Encoder:
             hidden = self._layer(f"encoder/layer_{layer}", hidden, feeds, select if is_last else None)
             if layer in self._wanted:
                 outputs[layer] = hidden if select is None or is_last else hidden.index_select(0, select)
-        parts = [outputs[layer] for layer in self._wanted]
-        tokens = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        selected = [outputs[layer] for layer in self._wanted]
+        tokens = torch.cat(selected, -1) if len(selected) > 1 else selected[0]
         return self._pool(tokens.float(), feeds).to(getattr(torch, self._spec.output_dtype)).contiguous()
 
     def _select(self, feeds: Feeds) -> Tensor | None:
@@ -209,13 +209,13 @@ class Encoder:
             return torch.segment_reduce(data, kind, lengths=lengths, axis=0, unsafe=True)
 
         counts = lengths[:, None].float() if mask is None else reduce(mask, "sum")
-        parts = []
+        pooled = []
         if strategy in ("REDUCE_MEAN", "REDUCE_MEAN_MAX"):
-            parts.append(reduce(tokens if mask is None else tokens * mask, "sum") / (counts + 1e-10))
+            pooled.append(reduce(tokens if mask is None else tokens * mask, "sum") / (counts + 1e-10))
         if strategy in ("REDUCE_MAX", "REDUCE_MEAN_MAX"):
             highest = reduce(tokens if mask is None else tokens.masked_fill(mask == 0, -1e30), "max")
-            parts.append(highest.masked_fill(counts == 0, 0.0))
-        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+            pooled.append(highest.masked_fill(counts == 0, 0.0))
+        return torch.cat(pooled, -1) if len(pooled) > 1 else pooled[0]
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:

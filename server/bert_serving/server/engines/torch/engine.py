@@ -212,7 +212,7 @@ class TorchEngine:
         except RuntimeError as error:
             if self._is_lost(self._device):
                 raise DeviceLost(f"{self._device} no longer responds after a batch of {shape}: {error}") from error
-            if any(words in str(error) for words in _OUT_OF_MEMORY):
+            if any(message in str(error) for message in _OUT_OF_MEMORY):
                 self._release_memory()
                 raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error
             raise EngineError(f"PyTorch cannot compute {shape}: {error}") from error
@@ -229,8 +229,8 @@ class TorchEngine:
         # Pinned memory comes from PyTorch's pool, which waits for pending copies.
         staged = self._torch.empty(sum(sizes), dtype=self._torch.int32, pin_memory=on_gpu)
         np.concatenate([array.ravel() for array in arrays.values()], out=staged.numpy(), casting="same_kind")
-        parts = staged.to(self._device, non_blocking=True).split(sizes)
-        tensors = dict(zip(arrays, parts, strict=True))
+        views = staged.to(self._device, non_blocking=True).split(sizes)
+        tensors = dict(zip(arrays, views, strict=True))
         grid = None
         if not is_packed:
             attend = tensors.get("attend")
