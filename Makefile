@@ -33,7 +33,7 @@ JOBS ?= 2
 
 # The server, oneDNN (in PyTorch and TensorFlow) and PyTorch's own kernels read one each; ONNX Runtime has no such switch.
 AVX2 := BERT_SERVING_CPU_FEATURES=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
-AVX2_TESTS := tests/unit/test_engine_*.py tests/unit/test_golden_engine.py tests/unit/test_devices.py \
+AVX2_TESTS := tests/unit/test_engine_*.py tests/unit/test_golden_engine.py tests/unit/test_worker_placement.py \
 	tests/unit/test_benchmark_scripts.py
 
 # $(call run-tests,FILES,VARIABLES)
