@@ -148,11 +148,11 @@ def test_close_ends_blocked_calls(fake_server: FakeServer) -> None:
         async with AsyncBertClient(**fake_server.ports) as bc:
             fake_server.hold = True
             waiting = asyncio.create_task(bc.encode(["a"]))
-            heard = asyncio.create_task(anext(bc.listen(), None))
+            results = asyncio.create_task(anext(bc.listen(), None))
             await until(lambda: not fake_server.held.empty())
         with pytest.raises(ClientClosedError):
             await waiting
-        assert await heard is None
+        assert await results is None
 
     run(main)
 
@@ -227,14 +227,14 @@ def test_generator_exception_is_raised_after_its_results(fake_server: FakeServer
 def test_listen(fake_server: FakeServer) -> None:
     async def main() -> None:
         async with AsyncBertClient(**fake_server.ports, identity="shared") as bc:
-            heard = bc.listen(timeout=60_000)
+            results = bc.listen(timeout=60_000)
 
             def other() -> None:
                 with BertClient(**fake_server.ports, identity="shared", timeout=60_000) as clone:
                     clone.encode(["abc"])
 
             await asyncio.to_thread(other)
-            assert (await anext(heard)).embedding[0, 0] == 3
+            assert (await anext(results)).embedding[0, 0] == 3
             assert [response async for response in bc.listen(timeout=10)] == []
 
     run(main)

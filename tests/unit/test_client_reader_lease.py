@@ -27,52 +27,52 @@ HOLD = True
 
 
 def test_io_thread_holds_the_lease_until_it_releases_it() -> None:
-    turn = ReaderLease()
-    assert turn.io_thread_reads(100.0)
-    assert not turn.start_read("caller", 100.0)
-    turn.release(100.0)
-    assert not turn.io_thread_reads(100.0)
-    assert turn.start_read("caller", 100.0)
-    assert turn.caller_is_reading
-    assert turn.owned_by_current_thread()
-    assert not turn.start_read("another", 100.0), "one reader at a time"
-    assert turn.is_read_by("caller")
-    assert not turn.is_read_by("another")
-    turn.finish_read(100.1)
-    assert not turn.caller_is_reading
-    assert not turn.is_read_by("caller")
-    assert turn.start_read("another", 100.1), "the next call continues"
+    lease = ReaderLease()
+    assert lease.io_thread_reads(100.0)
+    assert not lease.start_read("caller", 100.0)
+    lease.release(100.0)
+    assert not lease.io_thread_reads(100.0)
+    assert lease.start_read("caller", 100.0)
+    assert lease.caller_is_reading
+    assert lease.owned_by_current_thread()
+    assert not lease.start_read("another", 100.0), "one reader at a time"
+    assert lease.is_read_by("caller")
+    assert not lease.is_read_by("another")
+    lease.finish_read(100.1)
+    assert not lease.caller_is_reading
+    assert not lease.is_read_by("caller")
+    assert lease.start_read("another", 100.1), "the next call continues"
 
 
 def test_unused_lease_returns_to_the_io_thread() -> None:
-    turn = ReaderLease()
-    turn.release(100.0)
-    assert turn.expires_at == 100.0 + HANDOVER_COOLDOWN
-    assert not turn.io_thread_reads(100.0 + HANDOVER_COOLDOWN - 0.01)
-    assert turn.io_thread_reads(turn.expires_at)
-    assert turn.expires_at == float("inf")
+    lease = ReaderLease()
+    lease.release(100.0)
+    assert lease.expires_at == 100.0 + HANDOVER_COOLDOWN
+    assert not lease.io_thread_reads(100.0 + HANDOVER_COOLDOWN - 0.01)
+    assert lease.io_thread_reads(lease.expires_at)
+    assert lease.expires_at == float("inf")
 
 
 def test_io_thread_cannot_acquire_the_lease_during_a_read() -> None:
-    turn = ReaderLease()
-    turn.release(100.0)
-    turn.start_read("caller", 100.0)
-    assert not turn.acquire(100.0)
-    assert not turn.io_thread_reads(100.0 + 2 * HANDOVER_COOLDOWN)
-    turn.finish_read(100.0)
-    assert turn.acquire(100.0)
-    assert not turn.acquire(100.0)
-    assert turn.io_thread_reads(100.0)
+    lease = ReaderLease()
+    lease.release(100.0)
+    lease.start_read("caller", 100.0)
+    assert not lease.acquire(100.0)
+    assert not lease.io_thread_reads(100.0 + 2 * HANDOVER_COOLDOWN)
+    lease.finish_read(100.0)
+    assert lease.acquire(100.0)
+    assert not lease.acquire(100.0)
+    assert lease.io_thread_reads(100.0)
 
 
 def test_acquired_lease_is_kept_for_the_cooldown() -> None:
-    turn = ReaderLease()
-    turn.release(100.0)
-    turn.acquire(100.0)
-    turn.release(100.0 + HANDOVER_COOLDOWN - 0.01)
-    assert turn.io_thread_reads(100.0 + HANDOVER_COOLDOWN - 0.01)
-    turn.release(100.0 + HANDOVER_COOLDOWN)
-    assert not turn.io_thread_reads(100.0 + HANDOVER_COOLDOWN)
+    lease = ReaderLease()
+    lease.release(100.0)
+    lease.acquire(100.0)
+    lease.release(100.0 + HANDOVER_COOLDOWN - 0.01)
+    assert lease.io_thread_reads(100.0 + HANDOVER_COOLDOWN - 0.01)
+    lease.release(100.0 + HANDOVER_COOLDOWN)
+    assert not lease.io_thread_reads(100.0 + HANDOVER_COOLDOWN)
 
 
 # ---- in a client ----------------------------------------------------------------------------------------------------
@@ -81,13 +81,13 @@ def test_acquired_lease_is_kept_for_the_cooldown() -> None:
 def let_calls_read(client: BertClient, fake_server: FakeServer) -> None:
     """Encode until the I/O thread releases the lease to calls."""
 
-    def is_callers() -> bool:
+    def calls_may_read() -> bool:
         fake_server.hold = False
         client.encode(["before"])
         fake_server.hold = True
         return not client._connection._receiver.lease._io_thread_reads
 
-    until(is_callers, "the I/O thread releases the lease")
+    until(calls_may_read, "the I/O thread releases the lease")
 
 
 def until_call_reads(client: BertClient) -> None:
@@ -147,10 +147,10 @@ def test_subscription_receives_results_while_calls_read(fake_server: FakeServer)
         BertClient(**fake_server.ports, identity="same") as clone,
     ):
         let_calls_read(bc, fake_server)
-        heard = bc.listen()
+        results = bc.listen()
         fake_server.hold = False
         clone.encode(["abc"])
-        assert next(heard).embedding[0, 0] == 3
+        assert next(results).embedding[0, 0] == 3
 
 
 def test_timeout_of_a_reading_call(fake_server: FakeServer) -> None:

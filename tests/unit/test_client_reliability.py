@@ -259,11 +259,11 @@ def test_unreachable_error_describes_both_ports() -> None:
     port, port_out = free_port(), free_port()
     with pytest.raises(ServerUnreachableError) as caught:
         BertClient(port=port, port_out=port_out, connect_timeout=200)
-    words = str(caught.value)
-    assert f"port {port}: connection refused" in words
-    assert f"port_out {port_out}: connection refused" in words
-    assert "localhost" in words
-    assert "connect_timeout" in words
+    message = str(caught.value)
+    assert f"port {port}: connection refused" in message
+    assert f"port_out {port_out}: connection refused" in message
+    assert "localhost" in message
+    assert "connect_timeout" in message
 
 
 def test_unreachable_error_names_the_wrong_port(fake_server: FakeServer) -> None:
@@ -332,8 +332,8 @@ def test_failed_constructor_releases_threads_and_descriptors() -> None:
 
 def test_close_ends_blocked_calls(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports) as bc:
-        listening = bc.listen()
-        waiting = [pool.submit(bc.encode, ["a"]), pool.submit(list, listening)]
+        subscription = bc.listen()
+        waiting = [pool.submit(bc.encode, ["a"]), pool.submit(list, subscription)]
         fake_server.next()
         bc.close()
         bc.close()
@@ -433,16 +433,16 @@ def test_listen_returns_results_of_clones_and_own_results(fake_server: FakeServe
         BertClient(**fake_server.ports, identity=b"shared") as one,
         BertClient(**fake_server.ports, identity="shared") as two,
     ):
-        heard = one.listen()
+        results = one.listen()
         two.encode(["abc"])
-        foreign = next(heard)
+        foreign = next(results)
         assert foreign.id == fake_server.received[-1].wire_id
         np.testing.assert_array_equal(foreign.embedding, vectors(["abc"]))
         assert foreign.shape == (1, 4)
         one.encode(["ab"])
-        assert next(heard).id == one.request_id
-        heard.close()
-        assert list(heard) == []
+        assert next(results).id == one.request_id
+        results.close()
+        assert list(results) == []
 
 
 def test_listen_timeout(fake_server: FakeServer) -> None:
@@ -453,17 +453,17 @@ def test_listen_timeout(fake_server: FakeServer) -> None:
 def test_listen_drops_the_oldest_result_with_a_warning(fake_server: FakeServer) -> None:
     fake_server.hold = False
     with BertClient(**fake_server.ports) as bc:
-        heard = bc.listen(timeout=0, max_queued=2)
+        results = bc.listen(timeout=0, max_queued=2)
         for text in ("a", "bb", "ccc"):
             bc.encode([text])
         with pytest.warns(UserWarning, match="1 results were dropped"):
-            assert next(heard).embedding[0, 0] == 2
-        assert [response.embedding[0, 0] for response in heard] == [3]
+            assert next(results).embedding[0, 0] == 2
+        assert [response.embedding[0, 0] for response in results] == [3]
 
 
 def test_listen_skips_errors_of_clones(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:
     with BertClient(**fake_server.ports, identity="i") as one, BertClient(**fake_server.ports, identity="i") as two:
-        heard = one.listen()
+        results = one.listen()
         failing = pool.submit(two.encode, ["a"])
         fake_server.reply_error(fake_server.next(), "internal", "no luck")
         with pytest.raises(Exception, match="no luck"):
@@ -471,7 +471,7 @@ def test_listen_skips_errors_of_clones(fake_server: FakeServer, pool: ThreadPool
         working = pool.submit(two.encode, ["bb"])
         fake_server.reply(fake_server.next())
         working.result(DEADLINE)
-        assert next(heard).embedding[0, 0] == 2
+        assert next(results).embedding[0, 0] == 2
 
 
 def test_request_ids_of_an_original_clone_do_not_collide(fake_server: FakeServer, pool: ThreadPoolExecutor) -> None:

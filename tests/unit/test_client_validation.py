@@ -36,7 +36,7 @@ def test_argument_is_not_modified() -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "words"),
+    ("texts", "message"),
     [
         ("hello", "received one str ('hello'); pass a list"),
         (b"hello", "received one bytes"),
@@ -51,15 +51,15 @@ def test_argument_is_not_modified() -> None:
         ([["a"]], "use is_tokenized=True"),
     ],
 )
-def test_wrong_types(texts: object, words: str) -> None:
+def test_wrong_types(texts: object, message: str) -> None:
     with pytest.raises(InputTypeError) as caught:
         validate_texts(texts)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert isinstance(caught.value, TypeError)
 
 
 @pytest.mark.parametrize(
-    ("texts", "tokenized", "words"),
+    ("texts", "tokenized", "message"),
     [
         ([], False, "the list is empty"),
         (["a", ""], False, "texts[1] is ''"),
@@ -69,10 +69,10 @@ def test_wrong_types(texts: object, words: str) -> None:
         ([["a"], ["b", " "]], True, "texts[1][1] is ' '"),
     ],
 )
-def test_wrong_values(texts: object, tokenized: bool, words: str) -> None:
+def test_wrong_values(texts: object, tokenized: bool, message: str) -> None:
     with pytest.raises(InputValueError) as caught:
         validate_texts(texts, tokenized)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 

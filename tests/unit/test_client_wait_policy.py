@@ -47,12 +47,12 @@ def test_next_check_is_at_the_expiry(
     timeout: float | None, connect_timeout: float | None, start: float, down: float | None
 ) -> None:
     policy = WaitPolicy(timeout, connect_timeout, start)
-    nap = policy.next_check_in(start, down)
-    assert 0 <= nap <= POLL_INTERVAL
-    if nap > 0:
-        assert policy.expiry(start + nap - TICK, down) is None
-    if nap < POLL_INTERVAL:
-        assert policy.expiry(start + nap, down) is not None
+    delay = policy.next_check_in(start, down)
+    assert 0 <= delay <= POLL_INTERVAL
+    if delay > 0:
+        assert policy.expiry(start + delay - TICK, down) is None
+    if delay < POLL_INTERVAL:
+        assert policy.expiry(start + delay, down) is not None
 
 
 def test_one_warning_per_wait() -> None:

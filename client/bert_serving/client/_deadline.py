@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-#: A call that starts while no server is connected waits at least this long (s), for one more attempt to connect.
+#: A call that starts while no server is connected waits this long (s) for one more attempt to connect, but not longer
+#: than ``connect_timeout``.
 GRACE = 1.5
 #: A blocked call checks the state of the connection at least this often (s).
 POLL_INTERVAL = 1.0

@@ -32,7 +32,7 @@ PROTOCOL_VERSION = 2
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
-#: Which of these requests of mine do you not know, or no longer? They are named in the options. Not in 1.10.0.
+#: Query: which of the request ids in the options are unknown to the server? Not in 1.10.0.
 SHOW_PENDING = b"SHOW_PENDING"
 TERMINATION = b"TERMINATION"
 COMMANDS = frozenset((SHOW_CONFIG, SHOW_STATUS, SHOW_PENDING, TERMINATION))

@@ -132,37 +132,37 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
     with _input(args.file) as stream, _connect(args) as client:
         corpus = Corpus(stream, args.file, args.blank)
         probe = client.encode([PROBE.split()] if args.is_tokenized else [PROBE], is_tokenized=args.is_tokenized)[0]
-        progress = Checkpoint(corpus.position, 0, 0, _options(args, output_format, client), _mean(probe))
+        checkpoint = Checkpoint(corpus.position, 0, 0, _options(args, output_format, client), _mean(probe))
         if before:
-            before.require(progress)
+            before.require(checkpoint)
             corpus.skip_to(before.input)
-            progress = before
+            checkpoint = before
         if sidecar:
-            progress.save(sidecar)  # before the output: an output without it is complete
+            checkpoint.save(sidecar)  # before the output: an output without it is complete
         output = open_vector_file(args.output, output_format, probe, before)
-        bar = ProgressBar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=progress.input.lines)
+        bar = ProgressBar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=checkpoint.input.lines)
         is_done = False
         try:
             for chunk, response in _encoded(client, corpus.chunks(args.batch_size), args.is_tokenized):
                 output.append(chunk, *_aligned(chunk, response, probe))
-                lines = chunk.end.lines - progress.input.lines
-                progress = replace(progress, input=chunk.end, rows=output.rows, output_bytes=output.sync())
+                lines = chunk.end.lines - checkpoint.input.lines
+                checkpoint = replace(checkpoint, input=chunk.end, rows=output.rows, output_bytes=output.sync())
                 if sidecar:
-                    progress.save(sidecar)
+                    checkpoint.save(sidecar)
                 bar.update(lines)
             is_done = True
         finally:
             bar.close()
             output.close()
             if sidecar and not is_done:
-                _print_error(f"{progress.rows:,} rows are in {args.output}; -resume continues from there")
+                _print_error(f"{checkpoint.rows:,} rows are in {args.output}; -resume continues from there")
     if sidecar:
         os.remove(sidecar)
     if not args.quiet:
-        new = progress.rows - (before.rows if before else 0)
+        new = checkpoint.rows - (before.rows if before else 0)
         rate = new / (time.monotonic() - started)
         where = "" if args.output == "-" else f" in {args.output}, each {list(probe.shape)} {probe.dtype}"
-        _print_error(f"{progress.rows:,} vectors{where} ({rate:,.0f}/s)")
+        _print_error(f"{checkpoint.rows:,} vectors{where} ({rate:,.0f}/s)")
 
 
 def _encoded(
