@@ -154,7 +154,7 @@ def test_a_frozen_ventilator_is_replaced() -> None:
     with faulty("-heartbeat_timeout", "4") as server, connect(server) as client:
         with suspended(server.child("ventilator")):
             assert_true(client.encode(texts(20)), texts(20))
-        assert "ventilator is replaced: no sign of life" in server.log
+        assert "killing ventilator: no heartbeat" in server.log
 
 
 def test_a_server_that_was_stopped_as_a_whole_goes_on() -> None:

@@ -136,6 +136,6 @@ def test_hangup_while_a_worker_is_being_replaced_by_force() -> None:
         client.encode(texts(10))
         server.child("worker-1").kill()
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "worker-1 is replaced" in server.log, 60, "the last worker to be replaced")
+        wait_until(lambda: "draining worker-1" in server.log, 60, "the last worker to be replaced")
         wait_until(lambda: client.server_status["state"] == "ready", what="all workers to be back")
         assert_true(client.encode(texts(10)), texts(10))

@@ -12,7 +12,7 @@ import pytest
 from fault_engines.faulty import DIE, HANG, LOSE, NOT_FINITE, RAISE
 
 from bert_serving.client.errors import EncodingFailedError
-from bert_serving.server.supervisor.supervisor import CRASH_LOOP_THRESHOLD, MAX_FAILED_STARTS
+from bert_serving.server.supervisor.child import CRASH_LOOP_THRESHOLD, MAX_FAILED_STARTS
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, suspended, text, texts
 from servers import Server, wait_until
 
@@ -153,7 +153,7 @@ def test_a_frozen_worker_is_replaced_and_its_batches_go_to_others() -> None:
         with suspended(worker):
             threads.join(90)
             assert psutil.wait_procs([worker], timeout=60)[0]
-        assert "no sign of life" in server.log
+        assert "no heartbeat for" in server.log
 
 
 def test_a_worker_killed_every_second_under_load() -> None:

@@ -1,4 +1,4 @@
-"""One child process of the supervisor: how it is started, what is known of it, how it is ended."""
+"""Starts, describes and ends one child process of the supervisor."""
 
 from __future__ import annotations
 
@@ -15,31 +15,37 @@ from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..ipc.process_context import HEARTBEAT_INTERVAL
 
-#: Program text of every part. It drops the current folder from the import path, so that a file there that happens to
-#: be called like a library is not imported in its place, and takes over the parent's path.
+#: Program text of every child process. It removes the current folder from the import path, so that a file there does
+#: not shadow a library, and then adopts the parent's path.
 BOOTSTRAP = (
     "import sys; sys.path[:] = filter(None, sys.path); import json; "
     "boot = json.loads(sys.stdin.readline()); sys.path[:] = boot['path']; "
     "from bert_serving.server.child_main import main; main(boot)"
 )
 
-
-#: A part that has not beaten for so long (s) may still come back, but is not counted on meanwhile.
+#: Seconds without a heartbeat after which a process does not count as up. It is killed after -heartbeat_timeout.
 LIVENESS_TIMEOUT = 5 * HEARTBEAT_INTERVAL
+#: Failed starts in a row after which the server ends. A process that was ready before it died is always restarted: its
+#: configuration works, and the cause may be temporary.
+MAX_FAILED_STARTS = 8
+#: After this many crashes in a row, each within the window after the start, restarts are delayed by the backoff. Both
+#: are in seconds.
+CRASH_LOOP_THRESHOLD, CRASH_LOOP_WINDOW, CRASH_LOOP_BACKOFF = 8, 30.0, 1.0
 
 
 @dataclass(eq=False)
 class Child:
-    """A part of the server that runs in a process of its own.
+    """A child process of the server.
 
     Attributes:
-        role: which code it runs: ventilator, sink, prepare, worker, http.
+        role: the code that it runs: ventilator, sink, prepare, worker, http.
         context: its name in the log.
-        incarnation: how often it was started; part of its identity, so that a predecessor's words are not its own.
-        reason: what it said before it ended, if it could.
-        failed_starts: ends in a row before it was ready.
-        crashes: ends in a row after it was ready, each soon after the start.
-        is_draining: it was asked to end, so that a new one can take its place.
+        incarnation: number of starts; part of its identity, so that messages of a predecessor are recognised.
+        reason: the reason that it reported before it ended.
+        failed_starts: number of ends in a row before it was ready.
+        crashes: number of ends in a row after it was ready, each within ``CRASH_LOOP_WINDOW``.
+        is_draining: it gets no more work and is about to be replaced.
+        is_finished: its work is done; for the role prepare.
     """
 
     role: str
@@ -56,6 +62,7 @@ class Child:
     failed_starts: int = 0
     crashes: int = 0
     is_draining: bool = False
+    is_finished: bool = False
     drain_again_at: float = 0.0
     started_at: float = 0.0
     restart_at: float | None = None
@@ -71,7 +78,7 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Starts the process. Its standard input is its lifeline: it ends when this process is gone."""
+        """Starts the process. It ends when its standard input closes, so it cannot outlive this process."""
         self.incarnation += 1
         self.is_ready, self.reason, self.restart_at, self.last_heartbeat = False, "", None, None
         self.is_draining = False
@@ -96,36 +103,49 @@ class Child:
             self.process.stdin.write(json.dumps(boot).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it ended at once, which the supervisor sees
+            pass  # the process ended at once; the supervisor polls its exit code
 
     def on_heartbeat(self, heartbeat: dict[str, Any], now: float) -> None:
         self.last_heartbeat = now
         self.info.update(heartbeat)
 
+    def on_ready(self, info: dict[str, Any]) -> None:
+        self.is_ready, self.failed_starts = True, 0
+        self.info.update(info)
+
+    def schedule_restart(self, now: float, was_ready: bool) -> None:
+        """Sets the time of the next start, with a delay after repeated failures."""
+        if was_ready:
+            self.crashes = self.crashes + 1 if now - self.started_at < CRASH_LOOP_WINDOW else 1
+            self.restart_at = now + (CRASH_LOOP_BACKOFF if self.crashes > CRASH_LOOP_THRESHOLD else 0.0)
+        else:
+            self.failed_starts += 1
+            self.restart_at = now + (0.0 if self.failed_starts == 1 else min(30.0, 0.25 * 2**self.failed_starts))
+
     def reset_liveness(self, now: float) -> None:
-        """Nobody listened for a while, so silence until now says nothing."""
+        """Restarts the liveness period, after this process was suspended."""
         if self.last_heartbeat is not None:
             self.last_heartbeat = now
         self.info["age"] = 0.0
 
     def is_up(self, now: float) -> bool:
-        """Whether it was ready, and gave a sign of life lately."""
+        """Returns whether it is ready and its last heartbeat is recent."""
         return self.is_ready and (self.last_heartbeat is None or now - self.last_heartbeat <= LIVENESS_TIMEOUT)
 
     def hang_reason(self, now: float) -> str:
-        """Why this process counts as hung; empty if it does not."""
+        """Returns the reason why this process counts as hung, or an empty string."""
         config = self.config
         if not self.is_ready and now - self.started_at > config.start_timeout:
-            return f"it was not ready after {config.start_timeout:g} s (-start_timeout)"
+            return f"not ready after {config.start_timeout:g} s (-start_timeout)"
         if self.last_heartbeat is not None and now - self.last_heartbeat > config.heartbeat_timeout:
-            return f"no sign of life for {config.heartbeat_timeout:g} s (-heartbeat_timeout)"
+            return f"no heartbeat for {config.heartbeat_timeout:g} s (-heartbeat_timeout)"
         if self.is_ready and self.role != "prepare":
             age = self.info.get("age", 0.0)
             if self.info.get("busy"):
                 if age > config.worker_timeout:
                     return f"one batch took more than {config.worker_timeout:g} s (-worker_timeout)"
             elif age > config.heartbeat_timeout:
-                return f"its loop stood still for {config.heartbeat_timeout:g} s (-heartbeat_timeout)"
+                return f"no progress of its main loop for {config.heartbeat_timeout:g} s (-heartbeat_timeout)"
         return ""
 
     def kill(self) -> None:
@@ -143,19 +163,19 @@ class Child:
         self.on_exit()
 
     def on_exit(self) -> None:
-        """The process has ended: lets go of what belonged to it."""
+        """Releases what belonged to the ended process."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
         self.process, self.is_ready = None, False
 
 
 def describe_exit(code: int) -> str:
-    """An exit code in words; a killed process has often run out of memory."""
+    """Describes an exit code in words."""
     if code >= 0:
         return f"exit code {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = str(-code)
-    hint = "; the system kills processes so when memory runs out" if name == "SIGKILL" else ""
+    hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}"

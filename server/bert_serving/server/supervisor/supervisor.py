@@ -1,7 +1,7 @@
-"""The supervisor: starts the parts of the server, watches them, replaces what dies or hangs, and ends them in order.
+"""Supervises the child processes: starts them, replaces those that die or hang, and stops them in order.
 
-It lives in the process that the user started and does none of the work itself, so nothing that a request does can
-reach it. ``BertServer`` is the way in, from the shell as from Python.
+The supervisor runs in the process that the user started. It handles no requests, so no request can make it fail.
+``BertServer`` is the entry point for the shell and for Python.
 """
 
 from __future__ import annotations
@@ -23,22 +23,17 @@ from ..ipc.endpoints import Addresses
 from ..ipc.sockets import make_socket
 from ..log import get_logger
 from ..model.errors import ModelError
-from .child import Child, describe_exit
+from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .placement import WorkerPlacement, plan_workers
 from .preflight import check_ports, make_access, make_children, read_drift, read_model
 
-#: Exit codes of ``bert-serving-start``. 2 is argparse's own for a wrong command line.
+#: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
 EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
 
-#: Ends in a row before a part was ready: after so many it is given up. A part that was ready before it died never is:
-#: it can work, and what killed it, such as one bad sequence or a part of the system, passes.
-MAX_FAILED_STARTS = 8
-#: After so many ends in a row, each so soon after the start, a part waits a moment before it starts again.
-CRASH_LOOP_THRESHOLD, CRASH_LOOP_WINDOW, CRASH_LOOP_BACKOFF = 8, 30.0, 1.0
-#: If this process itself was stopped for so long (s), by Ctrl-Z or with the whole machine, what it missed of the others
-#: says nothing; then they get time to be heard again.
+#: Seconds between two steps after which this process counts as having been suspended (Ctrl-Z, a sleeping machine).
+#: Missing heartbeats of that time say nothing about the child processes.
 SUSPEND_GAP = 2.0
-#: Seconds that parts get to end after STOP before they are killed.
+#: Seconds that child processes may take to end after STOP before they are killed.
 STOP_SECONDS = 8.0
 _POLL_MS = 100
 
@@ -53,12 +48,13 @@ class BertServer(threading.Thread):
         args: parsed arguments of :func:`get_args_parser`, or a :class:`~.config.ServerConfig`.
 
     Attributes:
-        is_ready: set when requests are answered, and also when the start failed; see ``failure``.
-        failure: why the server could not start or had to end, or None.
-        exit_code: 0 after a clean end, 3 if it could not start, 4 if a part failed for good, 5 if it was forced.
+        is_ready: set when the server answers requests, and also when the start failed; see ``failure``.
+        failure: the reason why the server could not start or had to end, or None.
+        exit_code: 0 after a clean end, 3 after a failed start, 4 if a child process failed permanently, 5 if the stop
+            was forced.
 
     Raises:
-        ConfigError: options that cannot work.
+        ConfigError: an option has an invalid value.
     """
 
     def __init__(self, args: argparse.Namespace | ServerConfig) -> None:
@@ -79,13 +75,13 @@ class BertServer(threading.Thread):
         self._drain_deadline = 0.0
         self._published_state = ("", 0)
 
-    # ---------------------------------------------------------------- from outside
+    # ---------------------------------------------------------------- public interface
 
     def __enter__(self) -> BertServer:
         """Starts the server and waits until it is ready.
 
         Raises:
-            StartError: it could not start; the message says why.
+            StartError: the server could not start; the message has the reason.
         """
         self.start()
         self.is_ready.wait()
@@ -100,17 +96,17 @@ class BertServer(threading.Thread):
         self.close()
 
     def close(self) -> None:
-        """Finishes the accepted requests, stops all parts, and returns when they are gone."""
+        """Drains accepted requests, stops all child processes, and returns when they have ended."""
         self.stop()
         if self.is_alive() and threading.current_thread() is not self:
             self.join()
 
     def stop(self) -> None:
-        """Asks the server to end; asked twice, it ends at once. May be called from a signal handler."""
+        """Requests a stop; a second call stops the server at once. Safe in a signal handler."""
         self._stops_asked += 1
 
     def reload(self) -> None:
-        """Asks for new workers, one after the other, without a failed request. May be called from a signal handler."""
+        """Requests a rolling restart of the workers; no request fails. Safe in a signal handler."""
         self._reloads_asked += 1
 
     @staticmethod
@@ -122,15 +118,15 @@ class BertServer(threading.Thread):
         timeout: int = 5000,
         auth_keys: str | None = None,
     ) -> None:
-        """Stops a server, also one in another process of this machine, and waits until it is gone.
+        """Stops a server on this machine, in this or another process, and waits until it has ended.
 
         Args:
-            args: an object with ``ip``, ``port`` and ``timeout``, as 1.10.0 took it; or give them by name.
+            args: an object with ``ip``, ``port`` and ``timeout``, as in 1.10.0; or pass these by name.
             timeout: milliseconds to wait.
-            auth_keys: the folder of keys of a server that has one.
+            auth_keys: folder of ``-auth_keys``, if the server uses it.
 
         Raises:
-            ServerNotFound: nothing answers there.
+            ServerNotFound: no server answers at this address.
             TimeoutError: the server did not end in time.
         """
         from .termination import terminate
@@ -140,10 +136,10 @@ class BertServer(threading.Thread):
             auth_keys = getattr(args, "auth_keys", auth_keys)
         terminate(ip, port, timeout, auth_keys)
 
-    # ---------------------------------------------------------------- the story
+    # ---------------------------------------------------------------- life cycle
 
     def run(self) -> None:
-        """Start, serve, stop. In its own thread after ``start()``, or in the caller's."""
+        """Starts, serves and stops; in a thread of its own after ``start()``, or in the caller's."""
         try:
             self._prepare()
         except (ServingError, ModelError, EngineError, OSError) as error:
@@ -151,7 +147,9 @@ class BertServer(threading.Thread):
             self._finish()
             return
         try:
-            self._start_children(["ventilator", "sink", *self._preparing])
+            for child in self.children.values():
+                if child.role in ("ventilator", "sink", "prepare"):
+                    child.start()
             while self.exit_code is None:
                 self._step()
         except Exception as error:
@@ -161,7 +159,7 @@ class BertServer(threading.Thread):
             self._finish()
 
     def _prepare(self) -> None:
-        """Everything that can be wrong and is quickly seen, before anything heavy."""
+        """Checks what can be checked quickly, and creates the child processes without starting them."""
         check_ports(self.config)
         self.config, model = read_model(self.config, self.log)
         drift = read_drift(self.config, model, self.log.warning)
@@ -172,15 +170,9 @@ class BertServer(threading.Thread):
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
         self.children = make_children(self.config, self.addresses, self.plans, model, access, http_keys, drift)
-        self._preparing = [name for name, child in self.children.items() if child.role == "prepare"]
-        self._prepared: set[str] = set()
-
-    def _start_children(self, names: list[str]) -> None:
-        for name in names:
-            self.children[name].start()
 
     def _step(self) -> None:
-        """One round of the loop: messages, deaths, signals."""
+        """Runs one round of the loop: messages, deaths, signals."""
         if self.control.poll(_POLL_MS):
             while self.control.poll(0):
                 self._on_message(self.control.recv_multipart())
@@ -195,10 +187,10 @@ class BertServer(threading.Thread):
         self._publish_state()
 
     def _advance(self, now: float) -> None:
-        """What comes next in the server's life."""
+        """Moves the server to its next state if the conditions hold."""
         if self.state == "draining":
             if self._stops_asked > 1:
-                self._fail("stopped at once, as asked; accepted requests may be unanswered", EXIT_FORCED)
+                self._fail("stopped at once after a second request; accepted requests may be unanswered", EXIT_FORCED)
             elif now > self._drain_deadline:
                 self._fail(
                     f"requests were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)", EXIT_FORCED
@@ -208,7 +200,8 @@ class BertServer(threading.Thread):
             self._drain(now)
             return
         waiting = [name for name in self.children if name.startswith(("worker-", "http"))]
-        if self.state == "starting" and self._is_up(["ventilator", "sink"]) and set(self._preparing) <= self._prepared:
+        is_prepared = all(child.is_finished for child in self.children.values() if child.role == "prepare")
+        if self.state == "starting" and self._is_up(["ventilator", "sink"]) and is_prepared:
             for name in waiting:
                 if self.children[name].process is None and not self.children[name].incarnation:
                     self._start(self.children[name], now)
@@ -218,48 +211,46 @@ class BertServer(threading.Thread):
             self.state = "ready"
             self._publish_state()
             get_logger("VENTILATOR").info(
-                "all set, ready to serve request!" if first else "all parts are back, ready to serve request!"
+                "all set, ready to serve request!" if first else "all processes are back, ready to serve request!"
             )
             self.is_ready.set()
         elif not everything and self.state == "ready":
             self.state = "degraded"
         if self._reloads_asked and self.is_ready.is_set():
             self._reloads_asked = 0
-            self.log.info("the workers are replaced, one after the other")
+            self.log.info("restarting the workers one after the other")
             self._rolling_restart = [name for name in self.children if name.startswith("worker-")]
         if self._rolling_restart:
             self._replace_next(now)
 
     def _replace_next(self, now: float) -> None:
-        """Lets the next worker finish what it has and end; waits until the one before is back."""
+        """Drains and stops the next worker of a rolling restart; waits until the previous one is ready."""
         child = self.children[self._rolling_restart[0]]
         if child.is_draining:
-            if now > child.drain_again_at:  # the ventilator may be a new one
+            if now > child.drain_again_at:  # repeated, because the ventilator may have been restarted
                 child.drain_again_at = now + 1
                 self._tell("ventilator", commands.DRAIN_WORKER, child.identity)
             return
         if self.state == "ready":
-            self.log.info("%s is replaced", child.name)
+            self.log.info("draining %s before its restart", child.name)
             child.is_draining = True
 
     def _is_up(self, names: list[str]) -> bool:
         now = time.monotonic()
         return all(self.children[name].is_up(now) for name in names)
 
-    # ---------------------------------------------------------------- messages from parts
+    # ---------------------------------------------------------------- messages
 
     def _on_message(self, frames: list[bytes]) -> None:
         sender, kind = frames[0].decode(), frames[1]
         name, _, incarnation = sender.rpartition(":")[2].rpartition(".")
         child = self.children.get(name)
         if child is None or str(child.incarnation) != incarnation:
-            return  # from one that was replaced already
+            return  # of a process that was replaced
         if kind == commands.HEARTBEAT:
             child.on_heartbeat(json.loads(frames[2]), time.monotonic())
         elif kind == commands.READY:
-            child.is_ready = True
-            child.failed_starts = 0
-            child.info.update(json.loads(frames[2]))
+            child.on_ready(json.loads(frames[2]))
         elif kind == commands.FATAL:
             child.reason = frames[2].decode()
         elif kind == commands.TERMINATE:
@@ -315,8 +306,8 @@ class BertServer(threading.Thread):
             if now < self._grace_until:
                 child.reset_liveness(now)
             reason = child.hang_reason(now)
-            if reason and child.reason != reason:  # it may take a moment to end
-                self.log.error("%s is replaced: %s", child.name, reason)
+            if reason and child.reason != reason:  # logged once, while the process ends
+                self.log.error("killing %s: %s; it is started again", child.name, reason)
                 child.reason = reason
             if reason:
                 child.kill()
@@ -326,21 +317,20 @@ class BertServer(threading.Thread):
     def _start(self, child: Child, now: float) -> None:
         try:
             child.start()
-        except OSError as error:  # no memory, no process number: that may pass
+        except OSError as error:  # no memory or no free process id; may be temporary
             child.restart_at = now + 1
-            self.log.error("%s cannot be started (%s); another try follows", child.name, error)
+            self.log.error("cannot start %s (%s); retrying in 1 s", child.name, error)
 
     def _on_death(self, child: Child, code: int, now: float) -> None:
-        identity = child.identity
-        was_ready, was_quick = child.is_ready, now - child.started_at < CRASH_LOOP_WINDOW
+        was_ready = child.is_ready
         child.on_exit()
         if child.role == "prepare" and code == 0:
-            self._prepared.add(child.name)
+            child.is_finished = True
             return
         why = child.reason or describe_exit(code)
         if self.state == "draining":
             if child.role in ("ventilator", "sink"):
-                self._fail(f"{child.name} ended while requests were being finished: {why}", EXIT_FORCED)
+                self._fail(f"{child.name} ended while the server drained its requests: {why}", EXIT_FORCED)
                 return
             if child.role == "http":
                 self._tell("ventilator", commands.DRAIN)
@@ -349,25 +339,20 @@ class BertServer(threading.Thread):
             self._fail(f"{child.name} could not start: {why}", EXIT_START_FAILED)
             return
         if child.role == "worker":
-            self._tell("ventilator", commands.WORKER_LOST, identity)
+            self._tell("ventilator", commands.WORKER_LOST, child.identity)
         if child.is_draining:
             self._rolling_restart.remove(child.name)
             self._start(child, now)
             return
-        if was_ready:
-            child.crashes = child.crashes + 1 if was_quick else 1
-            child.restart_at = now + (CRASH_LOOP_BACKOFF if child.crashes > CRASH_LOOP_THRESHOLD else 0.0)
-        else:
-            child.failed_starts += 1
-            child.restart_at = now + (0.0 if child.failed_starts == 1 else min(30.0, 0.25 * 2**child.failed_starts))
+        child.schedule_restart(now, was_ready)
         if child.failed_starts > MAX_FAILED_STARTS:
             exit_code = EXIT_FORCED if self.state == "draining" else EXIT_GAVE_UP
             self._fail(f"{child.name} ended {child.failed_starts} times before it was ready: {why}", exit_code)
             return
         self._restarts[child.role] = self._restarts.get(child.role, 0) + 1
-        self.log.error("%s ended (%s) and is started again", child.name, why)
+        self.log.error("%s ended (%s); it is started again", child.name, why)
 
-    # ---------------------------------------------------------------- the end
+    # ---------------------------------------------------------------- stop
 
     def _drain(self, now: float) -> None:
         if self.state == "starting":
@@ -375,7 +360,7 @@ class BertServer(threading.Thread):
             return
         self.state = "draining"
         self._drain_deadline = now + self.config.drain_timeout
-        # In the order in which requests pass: a request accepted by the HTTP server still passes the others.
+        # In the order in which requests pass: the HTTP server drains before the ventilator.
         http = self.children.get("http")
         has_http = http is not None and http.is_ready
         self._tell("http" if has_http else "ventilator", commands.DRAIN)
@@ -386,7 +371,7 @@ class BertServer(threading.Thread):
         self.log.error(reason)
 
     def _finish(self) -> None:
-        """Ends all parts and leaves nothing behind: no process, no socket, no file."""
+        """Ends all child processes, closes the sockets and removes the socket folder."""
         running = [child for child in self.children.values() if child.is_running]
         for child in running:
             self._tell(child.name, commands.STOP)
