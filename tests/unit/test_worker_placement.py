@@ -126,7 +126,7 @@ def test_the_fastest_precision_is_a_matter_of_processor_and_engines(
 @pytest.mark.parametrize("engine", ["auto", "tensorflow", "torch"])
 def test_bf16_is_refused_where_it_would_be_emulated(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
-    with pytest.raises(EngineUnavailable, match=r"no bf16 instructions .* take fp32"):
+    with pytest.raises(EngineUnavailable, match=r"no bf16 instructions .* use fp32"):
         engines.choose(engine, "cpu", "bf16", frozenset({"avx2"}))
     assert engines.choose(engine, "cpu", "bf16", frozenset({"avx2", "avx512_bf16"})) in (engine, "tensorflow")
     assert engines.choose(engine, "cpu", "bf16", frozenset()) in (engine, "tensorflow")  # nothing is known
