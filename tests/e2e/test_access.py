@@ -224,7 +224,7 @@ def test_keys_that_cannot_be_used_stop_the_start(tmp_path: Path, problem: str) -
 def test_an_open_server_says_so(server: Server) -> None:
     assert "-auth_keys" in next(line for line in server.log.splitlines() if " W:" in line and "-host" in line)
     with serving("-host", "127.0.0.1", "-engine", "zeros") as local:
-        assert "everyone who can reach" not in local.log
+        assert "any client that reaches" not in local.log
 
 
 def test_keygen_is_a_command() -> None:

@@ -1,7 +1,7 @@
-"""What every child process of the server shares: how it starts, its line to the supervisor, and how it ends.
+"""Entry point of every child process.
 
-A child process is started as ``python -c BOOTSTRAP <name>`` with its configuration on the standard input. The pipe
-stays open. When it closes, the supervisor is gone, and the child process ends at once, even after SIGKILL.
+The supervisor starts ``python -c BOOTSTRAP <name>`` and writes the configuration to its standard input. The pipe stays
+open. When the supervisor ends, even by SIGKILL, the pipe closes and the child process ends.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def _exit_when_orphaned(addresses: Addresses) -> None:
     """Ends this process when the supervisor's end of the standard input closes.
 
-    The socket folder goes too: the supervisor, which would have removed it, may have been killed.
+    Removes the socket folder too, because a killed supervisor cannot remove it.
     """
 
     def watch() -> None:
@@ -50,17 +50,16 @@ def _exit_when_orphaned(addresses: Addresses) -> None:
         os._exit(EXIT_ORPHANED)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
-    # A part that somebody has stopped (SIGSTOP) would watch nothing: Linux wakes it when its supervisor is gone.
+    # A suspended process (SIGSTOP) cannot watch the pipe. Linux resumes it when its supervisor ends.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def main(boot: dict[str, Any]) -> None:
-    """Runs the part that ``boot`` names, in this process."""
-    # ONNX Runtime writes events about this machine into the user's cache and sends them, unless it is told so before
-    # it is imported, by whomever.
+    """Runs the role that ``boot`` names in this process, and ends the process."""
+    # ONNX Runtime collects and sends telemetry unless this is set before its first import.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    # Ctrl-C reaches the whole process group; it is the supervisor that decides how the parts end.
+    # Ctrl-C reaches the whole process group; the supervisor decides when child processes end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     addresses = Addresses(**boot["addresses"])
@@ -75,18 +74,18 @@ def main(boot: dict[str, Any]) -> None:
     except Exception as error:
         code = EXIT_FAILED
         _report_fatal(process, error)
-    # Sockets have no linger, so this does not wait; daemon threads may hold some, so no context.term().
+    # Sockets have no linger, so this does not wait. Daemon threads hold sockets, so context.term() would block.
     sys.stderr.flush()
     os._exit(code)
 
 
 def _report_fatal(process: ProcessContext, error: Exception) -> None:
-    """Tells the supervisor why this part cannot go on; what is no fault of the user's comes with its traceback."""
+    """Reports the error to the supervisor. An unforeseen error is logged with its traceback."""
     if isinstance(error, ServingError | ModelError | EngineError):
         reason = str(error)
     else:
         reason = f"{type(error).__name__}: {error}"
-        process.log.exception("this part of the server failed")
+        process.log.exception("unforeseen error in %s; the process ends", process.name)
     sock = make_socket(process.context, zmq.DEALER, IDENTITY=b"last:" + process.name.encode())
     sock.connect(process.addresses.control)
     sock.send_multipart([FATAL, reason.encode()])

@@ -1,4 +1,4 @@
-"""Commands between the server's own processes. No client sees them.
+"""Defines the commands between the server's processes. They are not part of the protocol of clients.
 
 ============  =======================  ==================================================================
 socket        from -> to               commands
@@ -7,33 +7,33 @@ dispatch      worker -> ventilator     REGISTER json                 the worker'
               worker -> ventilator     BATCH_FAILED id kind text     the engine refused this batch
               ventilator -> worker     a batch                       see :class:`.messages.BatchMessage`
 results       worker -> sink           its vectors                   see :class:`.messages.Result`
-              worker -> sink           an empty frame, and WORKER_IDLE, which the sink passes on behind the results
-link          ventilator -> sink       JOB_CHUNK job + texts         announces texts of a job; a job that fits in one
-                                                                      batch is announced with that batch
-              ventilator -> sink       CANCEL_JOB job                the job was answered with an error
-              ventilator -> sink       QUERY_JOB local_id job        asks whether the job's answer is still to come
+              worker -> sink           an empty frame, and WORKER_IDLE; the sink forwards it behind the results
+link          ventilator -> sink       JOB_CHUNK job + texts         announces texts of a job; the announcement of a job
+                                                                      that fits in one batch travels with that batch
+              ventilator -> sink       CANCEL_JOB job                the job was answered with an error or dropped
+              ventilator -> sink       QUERY_JOB local_id job        asks whether the job's answer is pending
               ventilator -> sink       PUBLISH identity frames       publishes these frames unchanged
               ventilator -> sink       PUBLISH_ON_SUBSCRIBE identity frames
-                                                                     the same, for a client that may still subscribe
+                                                                     the same, for a client that may subscribe later
               ventilator -> sink       SYNC epoch batch [nonce]      a new ventilator, which knows no earlier job; with
-                                                                      a nonce it answers SYNC_REQUEST: results before
-                                                                      this batch are stale
-              sink -> ventilator       SYNC_REQUEST nonce            a new sink asks for all jobs under way
+                                                                      a nonce, the answer to SYNC_REQUEST. Results of
+                                                                      earlier batches are stale
+              sink -> ventilator       SYNC_REQUEST nonce            a new sink asks for all unfinished jobs
               sink -> ventilator       BATCH_DONE batch_id began     the batch's rows have arrived
               sink -> ventilator       WORKER_IDLE worker batch time
                                                                      the worker held no batch at this time; it had
                                                                       finished all up to this one
-              sink -> ventilator       JOB_PENDING local_id job      the job's answer is still to come
+              sink -> ventilator       JOB_PENDING local_id job      the job's answer is pending
               sink -> ventilator       JOB_PUBLISHED local_id job    the job's answer was published before the query
               sink -> ventilator       DRIFT json                    findings of :class:`VectorDrift`, for the status
-              sink -> ventilator       CANCEL_CLIENT identity        the client is gone: its requests are dropped
+              sink -> ventilator       CANCEL_CLIENT identity        the client has disconnected: drop its requests
 control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker
               supervisor -> child      DRAIN, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker
 ============  =======================  ==================================================================
 
-A message on the link holds all commands that are ready at that time, encoded by ``messages.encode_commands``. Numbers
-are little-endian 64-bit integers. There is no pickle. Times are nanoseconds of ``time.monotonic_ns()``, which is one
-clock for all processes of a machine.
+A message on the link holds all commands that are ready when it is sent, encoded by ``messages.encode_commands``.
+Numbers are little-endian 64-bit integers. Nothing is pickled. Times are nanoseconds of ``time.monotonic_ns()``, the
+same clock in all processes of a machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The addresses of the internal sockets."""
+"""Chooses the addresses of the sockets between the server's processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the inner sockets are: files in a folder that only this user may enter, or loopback ports on Windows."""
+    """Addresses of the internal sockets: files in a folder with mode 0700, or loopback ports on Windows."""
 
     folder: str
     dispatch: str
@@ -25,7 +25,7 @@ class Addresses:
         if sys.platform == "win32":
             ports = _free_ports(len(names))
             return cls("", *(f"tcp://127.0.0.1:{port}" for port in ports))
-        # A socket's path may have 107 bytes at most, so the folder's name is short. ZEROMQ_SOCK_TMP_DIR as in 1.10.0.
+        # The path of a socket has at most 107 bytes, so the folder's name is short. ZEROMQ_SOCK_TMP_DIR as in 1.10.0.
         root = os.environ.get("ZEROMQ_SOCK_TMP_DIR") or tempfile.gettempdir()
         if not os.path.isdir(root):
             raise NotADirectoryError(f"the folder for sockets does not exist: {root} (from ZEROMQ_SOCK_TMP_DIR)")

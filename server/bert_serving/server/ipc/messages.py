@@ -1,8 +1,8 @@
-"""What travels between ventilator, workers and sink, as frames and back. For who says what, see ``internal``.
+"""Encodes and decodes the messages between ventilator, workers and sink. ``commands`` lists senders and receivers.
 
-Each frame costs some microseconds at both ends, as much as all the rest of what a short sentence passes through. So a
-small message is one frame, and all that one process has to say to another at a time is one message. Large arrays have
-frames of their own, which are not copied on the way. The format is MessagePack, of which nothing is ever executed.
+A frame costs some microseconds in both processes, as much as the rest of the path of a short sentence. So a small
+message is one frame, and one message holds all commands that are ready. Large arrays have frames of their own, which
+are not copied. The format is MessagePack, which cannot execute code.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import numpy as np
 
 from ..engines.batch import Batch
 
-#: Arrays of so many bytes together travel in the frame of their message's head.
+#: Total bytes of arrays up to which they are sent in the frame of the message's head.
 SMALL_BYTES = 32768
-#: Arrays in frames of their own are sent without a copy from so many bytes on.
+#: Bytes from which an array in a frame of its own is sent without a copy.
 NO_COPY_BYTES = 65536
 
 Command = list[bytes]
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_words = msgspec.msgpack.Decoder(list[Command]).decode
+_decode_commands = msgspec.msgpack.Decoder(list[Command]).decode
 
 
-def encode_commands(words: Sequence[Command]) -> bytes:
-    """One frame of all that is to be said. A word is its kind, and what belongs to it."""
-    return _encode(words)
+def encode_commands(commands: Sequence[Command]) -> bytes:
+    """Encodes commands as one frame. A command is a list of its kind and its arguments."""
+    return _encode(commands)
 
 
 def decode_commands(frame: Any) -> list[Command]:
-    """What `pack_words` packed."""
-    return _decode_words(frame)
+    """Decodes a frame of :func:`encode_commands`."""
+    return _decode_commands(frame)
 
 
 class _BatchHead(msgspec.Struct, array_like=True):
-    """``small`` holds the arrays, unless they have frames of their own."""
+    """Head of a batch. ``small`` holds the arrays, unless they have frames of their own."""
 
     id: int
     announcements: bytes
@@ -69,18 +69,18 @@ def _frames(head: _BatchHead | _ResultHead, arrays: list[Any]) -> list[Any]:
 
 
 def is_large(frames: list[Any]) -> bool:
-    """Whether these frames, as they are about to be sent, should not be copied."""
+    """Returns whether frames should be sent without a copy."""
     return len(frames) > 1 and any(frame.nbytes >= NO_COPY_BYTES for frame in frames[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class BatchMessage:
-    """A batch on its way to a worker.
+    """A batch for a worker.
 
     Attributes:
-        manifest: whose rows they are: int64 ``[n, 2]``, the job and the row in it; a worker passes it on unread.
-        words: packed words for the sink, which travel with the batch and its result.
-        has_types, has_mask: whether they are sent. Type ids that are all 0, and masks that are all 1, are not.
+        manifest: job id and row of each sequence, int64 ``[n, 2]``; the worker forwards it unread.
+        announcements: encoded commands for the sink, which travel with the batch and its result.
+        has_types, has_mask: whether they are sent. Type ids that are all 0 and masks that are all 1 are not.
     """
 
     id: int
@@ -113,19 +113,19 @@ class BatchMessage:
 
 @lru_cache(maxsize=16)
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """Numpy's own name of a dtype, which numpy puts together anew each time."""
+    """Returns the name of a dtype; numpy does not cache it."""
     return str(dtype.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a worker hands to the sink for one batch.
+    """The result of one batch, from a worker to the sink.
 
     Attributes:
         array: ``[n, d]``, or ``[t, d]`` packed if ``token_level``.
         lengths: int32 ``[n]``.
-        manifest, words: those of the batch; the manifest is int64 ``[n, 2]``.
-        began: when the worker began to compute.
+        manifest, announcements: those of the batch; the manifest is int64 ``[n, 2]``.
+        began: nanoseconds of ``time.monotonic_ns()`` at which the worker began.
     """
 
     batch_id: int

@@ -1,4 +1,4 @@
-"""The context of a child process: its configuration, its addresses and its heartbeat."""
+"""Holds the configuration and the addresses of a child process, and sends its heartbeat."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from .commands import HEARTBEAT
 from .endpoints import Addresses
 from .sockets import make_socket
 
+#: Seconds between two heartbeats.
 HEARTBEAT_INTERVAL = 1.0
 
 
 @dataclass
 class ProcessContext:
-    """A part's side of the control line."""
+    """Context of a child process.
+
+    Attributes:
+        options: values for this role that are not in ``config``.
+        info: values that each heartbeat carries to the supervisor.
+    """
 
     name: str
     config: ServerConfig
@@ -34,20 +40,20 @@ class ProcessContext:
     _busy: bool = False
 
     def connect_control(self) -> zmq.Socket[bytes]:
-        """The part's own control socket; only its main thread uses it."""
+        """Returns the control socket of the main thread."""
         sock = make_socket(self.context, zmq.DEALER, IDENTITY=self.name.encode())
         sock.connect(self.addresses.control)
         return sock
 
     def mark_progress(self, busy: bool = False) -> None:
-        """The main loop came by here. ``busy``: one long step begins, such as a batch."""
+        """Records that the main loop runs. ``busy`` announces one long step, such as a batch."""
         self._progress, self._busy = time.monotonic(), busy
 
     def start_heartbeat(self) -> None:
-        """Beats once a second from a thread, with the age of the last progress: a loop that hangs is seen too."""
-        threading.Thread(target=self._beat, name="heart", daemon=True).start()
+        """Starts a thread that sends heartbeats. They carry the age of the last progress, which shows a hanging loop."""
+        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         sock = make_socket(self.context, zmq.DEALER, IDENTITY=b"heart:" + self.name.encode())
         sock.connect(self.addresses.control)
         while True:

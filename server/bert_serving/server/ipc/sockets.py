@@ -9,7 +9,7 @@ import zmq
 
 
 def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, **options: int | bytes) -> zmq.Socket[bytes]:
-    """An inner socket: no limit on queued messages (credits bound them), gone at once when closed."""
+    """Creates a socket between the server's processes, without linger and queue limits. Credits bound the queues."""
     sock = context.socket(kind)
     sock.setsockopt(zmq.LINGER, 0)
     sock.setsockopt(zmq.SNDHWM, 0)
@@ -20,7 +20,7 @@ def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, **options: i
 
 
 def bind_tcp(sock: zmq.Socket[bytes], host: str, port: int) -> None:
-    """Listens at an address of this machine: ``*``, a name, or an IPv4 or IPv6 address, the latter with [] or without.
+    """Binds a socket to ``*``, a host name, or an IPv4 or IPv6 address; brackets are optional.
 
     Raises:
         zmq.ZMQError: the address cannot be used.
@@ -32,7 +32,7 @@ def bind_tcp(sock: zmq.Socket[bytes], host: str, port: int) -> None:
 
 
 def keep_alive(sock: zmq.Socket[bytes]) -> None:
-    """Lets TCP find out within two minutes that a silent peer is gone."""
+    """Enables TCP keep-alive, which detects a dead peer within two minutes."""
     sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
     sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
     sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
@@ -40,9 +40,9 @@ def keep_alive(sock: zmq.Socket[bytes]) -> None:
 
 
 def recv_available(sock: zmq.Socket[bytes], most: int, copy: bool = True) -> Iterator[list[Any]]:
-    """Messages of a socket that a poll found readable, as many as are there, up to ``most``.
+    """Receives the available messages of a readable socket, at most ``most``.
 
-    Asking whether there is one more costs less than being refused one.
+    Reading ``zmq.EVENTS`` costs less than a receive that raises ``zmq.Again``.
     """
     for _ in range(most):
         try:
@@ -54,6 +54,6 @@ def recv_available(sock: zmq.Socket[bytes], most: int, copy: bool = True) -> Ite
 
 
 def is_readable(sock: zmq.Socket[bytes]) -> bool:
-    """Whether a message is there."""
+    """Returns whether a message is available."""
     events: Any = sock.getsockopt(zmq.EVENTS)
     return bool(events & zmq.POLLIN)

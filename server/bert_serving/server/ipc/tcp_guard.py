@@ -1,8 +1,8 @@
-"""The connections that a port of this process has accepted: what came in by them, and how they are cut.
+"""Counts the bytes that connections of a port have received, and closes connections.
 
-ZeroMQ bounds the size of a frame and the number of messages that wait unread. It bounds neither the number of frames
-in a message nor, so, what is kept of a message whose end never comes. How much that is shows from outside: Linux
-counts the bytes that came in by a connection, and who reads its messages knows how many of them have come out again.
+ZeroMQ limits the size of a frame and the number of unread messages. It does not limit the number of frames in a
+message, and so not the memory of a message without an end. This module computes that memory for each connection: Linux counts
+the received bytes, and the process counts the bytes of the messages that it has read.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 import zmq
 
-#: Where the number of received bytes is in Linux's ``struct tcp_info``.
+#: Offset of ``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h).
 _BYTES_RECEIVED = 128
-#: Bytes of a frame's header, short and long; and of what encryption adds to a frame.
+#: Bytes of a short and of a long frame header (ZMTP 3.1), and bytes that CURVE adds to a frame.
 _SHORT, _LONG, _ENCRYPTED = 2, 9, 33
-#: All connections together may hold so many times what one may.
+#: The limit of all connections together is this multiple of the limit of one.
 _OF_ALL = 8
-#: Bytes a second that say nothing, such as signs of life.
+#: Bytes per second that are not counted, such as ZeroMQ's heartbeats.
 _IDLE_RATE = 1024
 
 
 @dataclass(slots=True)
 class _Peer:
-    """A connection. ``taken`` is what had been read from its descriptor's number when it was new."""
+    """A connection. ``taken`` counts the bytes read from its descriptor number before it was accepted."""
 
     address: Any
     since: float
@@ -38,43 +38,43 @@ class _Peer:
 
 
 class ConnectionMonitor:
-    """Finds connections from which much more has come in than messages were read. Without Linux it finds none.
+    """Finds connections that have received many more bytes than were read as messages; on Linux only.
 
     Args:
-        port: where this process listens.
-        is_encrypted: whether frames come encrypted.
-        times: a connection is cut after it held too much so many times in a row. Where messages are read, once may be
-            a moment at which much is on its way.
+        port: port of this process.
+        is_encrypted: whether frames are encrypted.
+        times: number of checks in a row that must exceed the limit before a connection is closed. A single excess may
+            be a burst of messages that are about to be read.
     """
 
     def __init__(self, port: int, is_encrypted: bool, times: int = 2) -> None:
         self._port, self._times = port, times
-        self._around = _ENCRYPTED if is_encrypted else 0
+        self._overhead = _ENCRYPTED if is_encrypted else 0
         self._peers: dict[int, _Peer] = {}
         self._taken: dict[int, int] = {}  # by descriptor
         self._taken_before: dict[int, int] = {}
         self._is_able = hasattr(socket, "TCP_INFO")
 
     def record(self, frames: Iterable[zmq.Frame]) -> None:
-        """Counts a message that was read."""
+        """Counts the bytes of a message that was read."""
         size, frame = 0, None
         for frame in frames:
-            bare = len(frame) + self._around
+            bare = len(frame) + self._overhead
             size += bare + (_SHORT if bare < 256 else _LONG)
         if frame is None:
             return
         try:
             source = int(frame.get(zmq.SRCFD))
         except zmq.ZMQError:
-            self._is_able = False  # this build of ZeroMQ does not say where a message comes from
+            self._is_able = False  # this build of ZeroMQ does not report the descriptor of a message
             return
         self._taken[source] = self._taken.get(source, 0) + size
 
     def close_abusive(self, limit: int, now: float) -> list[tuple[str, int]]:
-        """Cuts connections that hold more than ``limit`` bytes; to be called about once a second.
+        """Closes connections that hold more than ``limit`` bytes. Call it about once a second.
 
         Returns:
-            Address and bytes of each.
+            Host and bytes of each closed connection.
         """
         if not self._is_able:
             return []
@@ -87,8 +87,8 @@ class ConnectionMonitor:
                 return []
             peer = self._peers.get(number)
             if peer is None or peer.address != address:
-                # What was read since the last time may be of the one that had this number before: it counts for this
-                # one, which so is never thought to hold more than it does.
+                # Bytes read since the last check may belong to the previous connection with this descriptor. They
+                # count for the new one, whose bytes are then underestimated, never overestimated.
                 peer = _Peer(address, now, self._taken_before.get(number, 0))
             seen[number] = peer
             received: int = struct.unpack_from("<Q", info, _BYTES_RECEIVED)[0]
@@ -97,10 +97,10 @@ class ConnectionMonitor:
         self._peers = seen
         self._taken = {number: self._taken.get(number, 0) for number in seen}
         self._taken_before = self._taken.copy()
-        return self._cut(held, limit)
+        return self._close(held, limit)
 
-    def _cut(self, held: list[tuple[int, int, str]], limit: int) -> list[tuple[str, int]]:
-        cut = []
+    def _close(self, held: list[tuple[int, int, str]], limit: int) -> list[tuple[str, int]]:
+        closed = []
         total = sum(size for size, _, _ in held if size > 0)
         for size, number, host in sorted(held, reverse=True):
             peer = self._peers[number]
@@ -110,20 +110,20 @@ class ConnectionMonitor:
             total -= size
             peer.times += 1
             if peer.times >= self._times:
-                cut.append((host, size))
+                closed.append((host, size))
                 peer.times = 0
                 close_accepted(self._port, peer.address)
-        return cut
+        return closed
 
 
 def close_accepted(port: int, address: Any = None) -> None:
-    """Ends TCP connections that this process has accepted at a port; whoever holds one sees the end of the file.
+    """Shuts down TCP connections that this process has accepted at a port.
 
     Args:
-        address: of the other end; None ends all.
+        address: address of the peer; None closes all connections.
 
     Raises:
-        OSError: this system does not list open files.
+        OSError: the system does not list open files.
     """
     for _, sock, peer in _accepted(port):
         if address is None or peer == address:
@@ -132,23 +132,23 @@ def close_accepted(port: int, address: Any = None) -> None:
 
 
 def _accepted(port: int) -> Iterator[tuple[int, socket.socket, Any]]:
-    """Descriptor, socket and the other end's address of each connection that was accepted at a port."""
+    """Yields descriptor, socket and peer address of each connection that was accepted at a port."""
     for name in os.listdir("/dev/fd"):
         try:
             copy = os.dup(int(name))
         except OSError:
-            continue  # the one that listed the folder
+            continue  # the descriptor of the listing itself
         try:
             sock = socket.socket(fileno=copy)
         except OSError:
-            os.close(copy)  # a file of another kind
+            os.close(copy)  # not a socket
             continue
         with sock:
             try:
                 address = sock.getsockname()
                 if not isinstance(address, tuple) or address[1] != port:
                     continue
-                peer = sock.getpeername()  # an error for the one that listens
+                peer = sock.getpeername()  # raises for the listening socket
             except OSError:
                 continue
             yield int(name), sock, peer

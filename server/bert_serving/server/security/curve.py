@@ -1,14 +1,14 @@
-"""Who may talk to the server: CURVE encryption on both ports, and a folder of the keys that are let in.
+"""Encrypts both ports with CURVE and allows clients by their public keys.
 
 ``bert-serving-keygen KEYS alice bob`` writes::
 
-    KEYS/server.key            public; clients need it
-    KEYS/server.key_secret     the server's own, readable by its user only
-    KEYS/clients/alice.key     public; whoever is in this folder may connect
-    KEYS/alice.key_secret      to be handed to alice, and then deleted here
+    KEYS/server.key            public key of the server; clients need it
+    KEYS/server.key_secret     secret key of the server, readable by its user only
+    KEYS/clients/alice.key     public key of an allowed client
+    KEYS/alice.key_secret      secret key of a client; move it to the client's machine
 
-and ``bert-serving-start -auth_keys KEYS`` uses them. A file that is added to or removed from ``clients`` counts at
-once, for new connections. The files are pyzmq's certificates (ZeroMQ RFC 42, https://rfc.zeromq.org/spec/42).
+``bert-serving-start -auth_keys KEYS`` reads them. New connections see added and removed files of ``clients`` at once.
+The files are pyzmq's certificates (ZeroMQ RFC 42, https://rfc.zeromq.org/spec/42).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ DOMAIN = "bert-serving"
 
 
 def read_server_keys(folder: str) -> tuple[bytes, bytes]:
-    """The server's public and secret key.
+    """Reads the server's public and secret key.
 
     Raises:
-        ConfigError: they cannot be read, or other users can read the secret one.
+        ConfigError: the keys cannot be read, or other users can read the secret key.
     """
     path = Path(folder) / f"{SERVER}.key_secret"
     if not zmq.has("curve"):
@@ -52,11 +52,11 @@ def read_server_keys(folder: str) -> tuple[bytes, bytes]:
 
 
 class AllowedKeys:
-    """The public keys that are let in: the files in ``clients``, read again whenever the folder changed.
+    """Public keys of allowed clients: the files in ``clients``, read again after a change of the folder.
 
     Args:
-        folder: the folder of ``-auth_keys``.
-        extra: keys that are let in as well, as Z85: the server's own HTTP server.
+        folder: folder of ``-auth_keys``.
+        extra: further allowed keys in Z85, such as that of the HTTP server.
     """
 
     def __init__(self, folder: str, extra: Sequence[str] = ()) -> None:
@@ -67,14 +67,14 @@ class AllowedKeys:
         self._keys: set[bytes] = set()
 
     def callback(self, domain: str, key: bytes) -> bool:
-        """Whether the owner of ``key`` (Z85) may connect; pyzmq's authenticator calls it, and ends if it raises."""
+        """Returns whether ``key`` (Z85) is allowed. Must not raise: pyzmq's authenticator would end."""
         try:
             return key in self._extra or key in self.read()
-        except OSError:  # a folder that may not be entered: nobody whom we cannot look up comes in
+        except OSError:  # an unreadable folder allows no client
             return False
 
     def read(self) -> set[bytes]:
-        """The keys as they are in the folder now. A file that holds no key lets nobody in."""
+        """Returns the keys that are in the folder now. A file without a key is ignored."""
         with self._lock:
             files = sorted(self._folder.glob("*.key")) if self._folder.is_dir() else []
             stats = [(path, stat) for path in files if (stat := _stat(path))]
@@ -88,7 +88,7 @@ class AllowedKeys:
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except FileNotFoundError:  # it was there a moment ago
+    except FileNotFoundError:  # removed after the listing
         return None
 
 
@@ -100,14 +100,14 @@ def _public_key(path: Path) -> bytes | None:
 
 
 class CurveAuth:
-    """Encrypts the sockets of one process, and lets in who is on the key ring; without ``folder`` it does nothing."""
+    """Encrypts the sockets of one process and authenticates clients; without ``folder`` it does nothing."""
 
     def __init__(self, folder: str | None, extra: Sequence[str] = ()) -> None:
         self._folder, self._extra = folder, extra
         self._authenticators: list[ThreadAuthenticator] = []
 
     def apply(self, context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes]) -> None:
-        """Call it before the socket is bound."""
+        """Enables CURVE on a socket. Call it before the socket is bound."""
         if self._folder is None:
             return
         public, secret = read_server_keys(self._folder)
@@ -119,13 +119,13 @@ class CurveAuth:
         sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
 
     def close(self) -> None:
-        """Ends the authenticators, so that their context can end."""
+        """Stops the authenticators, so that their context can be terminated."""
         for authenticator in self._authenticators:
             authenticator.stop()
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address. Names other than ``localhost`` are not looked up."""
+    """Returns whether an address is reachable from this machine only. Names except ``localhost`` are not resolved."""
     try:
         address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
@@ -135,9 +135,9 @@ def is_loopback(host: str) -> bool:
 
 
 def warn_if_open(host: str, auth_keys: str | None, warn: Callable[[str], None]) -> None:
-    """Says aloud that anyone who reaches the ports may use the server."""
+    """Warns if the ports are reachable from other machines without authentication."""
     if auth_keys is None and not is_loopback(host):
         warn(
-            f"-host {host}: everyone who can reach this machine can use the server, and read what is sent. Bind it to "
-            f"127.0.0.1, keep it behind a firewall, or let only known keys in with -auth_keys"
+            f"-host {host}: any client that reaches this machine can use the server, and traffic is not encrypted. Use "
+            f"-host 127.0.0.1, a firewall, or -auth_keys to allow known keys only"
         )

@@ -1,4 +1,4 @@
-"""Which device each worker gets: free GPUs, those that were named, or the CPU; what is done instead is said aloud."""
+"""Assigns a device to each worker: free GPUs, named GPUs or the CPU. Every fallback is logged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FREE_BELOW = 0.9
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlacement:
-    """One worker: its device, and the engine and precision that run on it."""
+    """Device, engine and dtype of one worker."""
 
     device: Device
     engine: str
@@ -54,7 +54,7 @@ def plan_workers(
             name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
             engine = engines.choose(name, "gpu", wanted)
         except EngineUnavailable as error:
-            log.warning("there is a GPU, but no engine can use it: %s", error)
+            log.warning("no installed engine can use the GPU: %s", error)
             log.warning("fall back to CPU")
             indexes = []
     numbers = [indexes[i % len(indexes)] if indexes else -1 for i in range(config.num_worker)]
@@ -119,10 +119,10 @@ def _cpu_plan(
 
 
 def _fastest_dtypes(engine: str, features: frozenset[str] | None) -> tuple[str, ...]:
-    """Less precise than fp32 but faster, the fastest first, on this CPU and with the engines that are installed."""
+    """Returns dtypes that are faster than fp32 on this CPU with the installed engines, the fastest first."""
     if not has_fast_bf16(features):
         return ("int8",)
-    # With AMX PyTorch is ahead of int8 where there is much to do, TensorFlow is not.
+    # With AMX, bf16 in PyTorch is faster than int8 for large batches; bf16 in TensorFlow is not.
     is_ahead = has_amx(features) and engine in ("auto", "torch") and _can("torch", "bf16", features)
     return ("bf16", "int8") if is_ahead else ("int8", "bf16")
 

@@ -1,4 +1,4 @@
-"""Before the server starts: what can be seen to be wrong at once, and the list of the parts that it will have."""
+"""Checks options, ports and model before the start, and lists the child processes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .placement import WorkerPlacement
 
 
 def check_ports(config: ServerConfig) -> None:
-    """Tries all ports.
+    """Checks that all ports can be bound.
 
     Raises:
-        PortInUse: another program listens there.
-        StartError: ``-host`` is no address of this machine.
+        PortInUse: another program uses a port.
+        StartError: ``-host`` is not an address of this machine.
     """
     for name in ("port", "port_out", "http_port"):
         _check_port(config.host, getattr(config, name), name)
@@ -49,10 +49,10 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
 
 
 def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """What ``-drift_reference`` holds, for the parts that compare with it; None without the option.
+    """Returns the content of ``-drift_reference`` as JSON values; None without the option.
 
     Raises:
-        ConfigError: it cannot be read, or its vectors are of another size than those of the model.
+        ConfigError: the file cannot be read, or its vectors have another size than those of the model.
     """
     if config.drift_reference is None:
         return None
@@ -60,28 +60,26 @@ def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], N
     size = config.vector_size(model)
     if len(reference.mean) != size:
         raise ConfigError(
-            f"-drift_reference {config.drift_reference} is of vectors with {len(reference.mean)} numbers, but this "
-            f"server gives {size}: make a reference with this model and these options"
+            f"-drift_reference {config.drift_reference} has vectors of {len(reference.mean)} numbers, but this "
+            f"server returns {size}: make a reference with this model and these options"
         )
     now = config.public()
     for name in (name for name in RELEVANT_OPTIONS if reference.options.get(name) != now[name]):
         was = reference.options.get(name)
-        warn(
-            f"-drift_reference was made with {name} {was}, but this server has {now[name]}: that alone looks like drift"
-        )
+        warn(f"-drift_reference was made with {name} {was}, but this server has {now[name]}, which shows as drift")
     return json.loads(reference.to_json())  # type: ignore[no-any-return]
 
 
 def make_access(config: ServerConfig, warn: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Whom the ports let in, and the keys of the HTTP server, which is a client like any other.
+    """Returns the arguments of :class:`CurveAuth` and the keys of the HTTP server, which connects as a client.
 
     Raises:
-        ConfigError: ``-auth_keys`` has no usable key of the server, or HTTP would let in everybody beside it.
+        ConfigError: ``-auth_keys`` has no usable server key, or HTTP would be open to clients without a key.
     """
     if config.auth_keys and config.http_port and not config.http_token_file and not is_loopback(config.host):
         raise ConfigError(
-            f"-auth_keys keeps strangers out, but with -http_port and -host {config.host} everybody could come in by "
-            f"HTTP: add -http_token_file, or -host 127.0.0.1"
+            f"-auth_keys allows known clients only, but -http_port with -host {config.host} is open to all without a "
+            f"token: add -http_token_file, or -host 127.0.0.1"
         )
     warn_if_open(config.host, config.auth_keys, warn)
     if config.auth_keys is None:
@@ -89,7 +87,7 @@ def make_access(config: ServerConfig, warn: Callable[[str], None]) -> tuple[dict
     folder = os.path.abspath(config.auth_keys)
     server = read_server_keys(folder)[0].decode()
     public, secret = (key.decode() for key in zmq.curve_keypair())
-    # The server's own key is let in too: whoever has the folder may stop the server.
+    # The server's own key is allowed too, so that bert-serving-terminate can use it.
     access = {"folder": folder, "extra": [server, public]}
     return access, {"server_key": server, "public_key": public, "secret_key": secret}
 
@@ -103,7 +101,7 @@ def make_children(
     http_keys: dict[str, str],
     drift: dict[str, Any] | None,
 ) -> dict[str, Child]:
-    """All parts by name, none of them started."""
+    """Returns all child processes by name; none is started."""
     children: dict[str, Child] = {}
     cache_dir = config.graph_tmp_dir or default_cache_dir()
     no_gpu = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -125,7 +123,7 @@ def make_children(
 
 
 def check_fit(config: ServerConfig, model: ModelConfig) -> None:
-    """Options that the model cannot serve.
+    """Checks options against the sizes of the model.
 
     Raises:
         StartError: the message names the option, the model's limit and the remedy.
@@ -155,20 +153,20 @@ def _check_port(host: str, port: int | None, name: str) -> None:
         raise StartError(f"-host {host} is not an address of this machine: {error}") from None
     with socket.socket(infos[0][0], socket.SOCK_STREAM) as probe:
         if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # sockets of a server before are no hindrance
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores connections of an ended server
         try:
             probe.bind(infos[0][4])
             probe.listen(1)
         except OSError as error:
             raise PortInUse(
-                f"-{name} {port} cannot be used ({error.strerror}): stop the program that listens there, "
+                f"-{name} {port} cannot be used ({error.strerror}): stop the program that uses it, "
                 f"or choose another port"
             ) from None
 
 
 def _worker_env(plan: WorkerPlacement) -> dict[str, str]:
-    """What libraries read from the environment before their first use."""
+    """Returns environment variables that libraries read at their first use."""
     env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    if plan.device.kind == "cpu":  # on a GPU, the engine chooses it among those that this process may see
+    if plan.device.kind == "cpu":  # on a GPU, the engine selects the device
         env |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": str(plan.device.threads)}
     return env

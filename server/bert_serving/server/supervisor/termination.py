@@ -1,4 +1,4 @@
-"""Stopping a server from outside: says so, waits until it is gone, and tells the truth about it."""
+"""Stops a server from another process, and waits until it has ended."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class ServerNotFound(ServingError, ConnectionError):
 
 
 class ServerStillRunning(ServingError, TimeoutError):
-    """The server took the message, and did not end in time."""
+    """The server received TERMINATION and did not end in time."""
 
 
 def terminate(ip: str, port: int, timeout: int, auth_keys: str | None = None) -> None:
     """Sends TERMINATION to a server and returns when it has ended.
 
-    The server finishes the requests that it has accepted first. It takes the message from its own machine only, or,
-    with ``-auth_keys``, from everyone whom it lets in.
+    The server drains its accepted requests first. It accepts the message from its own machine only, or with
+    ``-auth_keys`` from every allowed client.
 
     Args:
-        timeout: milliseconds to find it, and again to see it end.
-        auth_keys: the folder of keys of a server that has one; with it, the server's own key opens.
+        timeout: milliseconds to wait for the connection, and again for the end of the server.
+        auth_keys: folder of ``-auth_keys``, if the server uses it; the server's own key is used.
 
     Raises:
-        ServerNotFound: nothing answers.
-        ServerStillRunning: it did not end in time.
+        ServerNotFound: no server answers.
+        ServerStillRunning: the server did not end in time.
     """
     with zmq.Context() as context, context.socket(zmq.PUSH) as sender:
         sender.setsockopt(zmq.LINGER, 0)
@@ -51,8 +51,8 @@ def terminate(ip: str, port: int, timeout: int, auth_keys: str | None = None) ->
             sender.send_multipart(request_frames(b"0", TERMINATION, 0))
             if not _wait_for(monitor, zmq.EVENT_DISCONNECTED, timeout):
                 raise ServerStillRunning(
-                    f"the server at {ip}:{port} got the message and still runs after {timeout} ms: it finishes "
-                    f"accepted requests first, and takes TERMINATION from its own machine or with a known key only"
+                    f"the server at {ip}:{port} received TERMINATION and still runs after {timeout} ms: it drains "
+                    f"accepted requests first, and accepts TERMINATION from its own machine or with an allowed key only"
                 )
         finally:
             sender.disable_monitor()

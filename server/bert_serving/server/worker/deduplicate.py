@@ -1,6 +1,6 @@
-"""Sequences that occur more than once in a batch are computed once. Pure: no sockets, no clock, no engine.
+"""Removes repeated sequences from a batch, and expands the result again. Pure: no sockets, no clock, no engine.
 
-Traffic repeats itself: the same question from many clients, empty texts, boilerplate cut to ``max_seq_len``.
+Repetition is frequent: the same question of many clients, empty texts, boilerplate that is cut to ``max_seq_len``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from ..engines.batch import Batch
 
 
 def deduplicate(batch: Batch) -> tuple[Batch, np.ndarray | None]:
-    """The distinct sequences of a batch, in the order in which they first occur.
+    """Returns the distinct sequences of a batch, in order of their first occurrence.
 
-    Two sequences are the same if their ids, types and masks are.
+    Two sequences are equal if their ids, types and masks are.
 
     Returns:
-        A batch of ``m`` <= ``n`` sequences, and for each of the ``n`` sequences its index in it, int64 ``[n]``; the
-        batch itself and None if nothing repeats.
+        A batch of ``m`` <= ``n`` sequences, and the index of each of the ``n`` sequences in it, int64 ``[n]``. If no
+        sequence repeats, the batch itself and None.
     """
     count = batch.num_sequences
     if count < 2:
@@ -27,7 +27,7 @@ def deduplicate(batch: Batch) -> tuple[Batch, np.ndarray | None]:
         columns.append(batch.type_ids)
     if not batch.mask.all():
         columns.append(batch.mask)
-    # One row per token, so that a sequence is one slice of bytes.
+    # One row per token: a sequence is one slice of bytes.
     content = (columns[0] if len(columns) == 1 else np.stack(columns, axis=1)).tobytes()
     size = 4 * len(columns)
     found: dict[bytes, int] = {}
@@ -46,11 +46,11 @@ def deduplicate(batch: Batch) -> tuple[Batch, np.ndarray | None]:
 
 
 def expand(array: np.ndarray, few: Batch, where: np.ndarray, token_level: bool) -> np.ndarray:
-    """The result for a whole batch from that of its distinct sequences.
+    """Returns the result of a whole batch from that of its distinct sequences.
 
     Args:
         array: ``[m, d]``, or ``[t, d]`` packed if ``token_level``.
-        few, where: what :func:`deduplicate` returned.
+        few, where: return values of :func:`deduplicate`.
 
     Returns:
         ``[n, d]``, or packed tokens of all ``n`` sequences, C-contiguous.

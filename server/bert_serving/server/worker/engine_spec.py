@@ -9,7 +9,7 @@ from ..engines.base import EngineSpec
 
 
 def engine_spec(config: ServerConfig, options: dict[str, Any]) -> EngineSpec:
-    """What the engine computes, from the options and the supervisor's choice of engine and dtype."""
+    """Returns the specification of the engine, with the dtype that the supervisor has chosen."""
     model = config.read_model()
     return EngineSpec(
         model=model,

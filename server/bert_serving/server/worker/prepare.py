@@ -1,4 +1,4 @@
-"""Prepares the model before any worker starts: reads the weights once, and leaves what engines load in the cache."""
+"""Prepares the model before the workers start: reads the weights, and writes the files of the engines to the cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .engine_spec import engine_spec
 
 
 def run(process: ProcessContext) -> None:
-    """The process that prepares; it is done when it ends well. Its errors become the reason why the start failed."""
+    """Runs the preparation process. The supervisor reports its errors as the reason of a failed start."""
     process.start_heartbeat()
     process.mark_progress(busy=True)
     spec = engine_spec(process.config, process.options)

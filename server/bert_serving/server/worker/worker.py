@@ -1,4 +1,4 @@
-"""A worker: one process, one device, one engine. It receives packed batches, encodes them, sends the vectors on."""
+"""Runs a worker process: receives packed batches, encodes them on one device and sends the vectors to the sink."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
 from .sentence_head import SentenceHead
 
-#: On a CPU a bulk batch should take about so long: a small request never waits longer behind one.
+#: Seconds that a full batch takes on a CPU; a small request waits behind it at most so long.
 CPU_BATCH_SECONDS = 0.25
 
 
 def run(process: ProcessContext) -> None:
-    """The worker's process."""
+    """Runs the worker process until STOP.
+
+    Raises:
+        DeviceLost: the device fails; the ventilator requeues the batches of this worker.
+    """
     device = Device(**process.options["device"])
     meter = GpuMeter(device.index) if device.kind == "gpu" else None
     process.start_heartbeat()
@@ -77,9 +81,9 @@ def run(process: ProcessContext) -> None:
                 _check(array, few, token_level)
                 if where is not None:
                     array = expand(array, few, where, token_level)
-            except DeviceLost:  # no batch can be computed here any more; this one goes to another worker
+            except DeviceLost:  # ends this process; another worker computes the batch
                 raise
-            except Exception as error:  # whatever else an engine raises costs the batch, not the worker
+            except Exception as error:  # any other error fails the batch only
                 process.log.warning("cannot encode a batch of %d sequences: %s", batch.num_sequences, error)
                 reason = f"{type(error).__name__}: {str(error)[:300]}"
                 ventilator.send_multipart([commands.BATCH_FAILED, u64(message.id), _kind(error), reason.encode()])
@@ -92,13 +96,13 @@ def run(process: ProcessContext) -> None:
                 sink.send_multipart(answer, copy=not is_large(answer))
                 process.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
             last_batch = message.id
-        if time.monotonic() >= next_register_at:  # a ventilator that was restarted learns that we are here
+        if time.monotonic() >= next_register_at:  # repeated for a ventilator that was restarted
             next_register_at = time.monotonic() + 1
             if meter is not None:
                 registration = json.dumps(info | meter.read()).encode()
             ventilator.send_multipart([commands.REGISTER, registration])
             idle_at = time.monotonic_ns()
-            if not is_readable(ventilator):  # sent behind the results, so that none of them can arrive later
+            if not is_readable(ventilator):  # on the socket of the results, so that it follows all of them
                 idle = [commands.WORKER_IDLE, process.name.encode(), u64(last_batch), u64(idle_at)]
                 sink.send_multipart([b"", encode_commands([idle])])
     engine.close()
@@ -111,22 +115,22 @@ def _kind(error: Exception) -> bytes:
 
 
 def _check(array: np.ndarray, batch: Batch, token_level: bool) -> None:
-    """Refuses what an engine should not have returned.
+    """Checks the array that an engine returned.
 
     Raises:
-        EngineError: it has the wrong shape.
+        EngineError: the shape is wrong.
         FloatingPointError: a value is not finite.
     """
     rows = batch.num_tokens if token_level else batch.num_sequences
     if array.ndim != 2 or len(array) != rows:
         raise EngineError(f"the engine returned an array of shape {array.shape} for {rows} rows")
-    # The sum is finite unless a value is not: one pass, no temporary array.
+    # The sum is not finite if a value is not: one pass, no temporary array.
     if not np.isfinite(np.sum(array, dtype=np.float64)):
         raise FloatingPointError("the model gave a value that is not a finite number")
 
 
 def warm_up(engine: Engine, device: Device, max_positions: int, max_seq_len: int | None) -> int:
-    """Runs the engine until its first-use costs are paid. Returns the tokens that a batch should have at most."""
+    """Runs first batches, which are slower than later ones. Returns the maximum number of tokens of a batch."""
 
     def batch(sequences: int, length: int) -> Batch:
         tokens = sequences * length
@@ -143,5 +147,5 @@ def warm_up(engine: Engine, device: Device, max_positions: int, max_seq_len: int
     start = time.perf_counter()
     engine.encode(batch(sequences, length))
     rate = sequences * length / (time.perf_counter() - start)
-    # Room for at least one sequence of full length and for a few dozen short ones.
+    # At least one sequence of full length, or a few dozen short ones, fit into a batch.
     return int(min(65536, max(rate * CPU_BATCH_SECONDS, 512, max_seq_len or max_positions)))
