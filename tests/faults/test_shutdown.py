@@ -63,7 +63,7 @@ def test_a_second_signal_forces_the_end() -> None:
         wait_until(lambda: client.server_status["state"] == "draining", what="the server to drain")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 5
-        assert "stopped at once, as asked" in server.log
+        assert "stopped at once after a second request" in server.log
 
 
 def test_a_worker_that_dies_while_draining_is_replaced() -> None:

@@ -50,7 +50,7 @@ class ProcessContext:
         self._progress, self._busy = time.monotonic(), busy
 
     def start_heartbeat(self) -> None:
-        """Starts a thread that sends heartbeats. They carry the age of the last progress, which shows a hanging loop."""
+        """Starts a thread that sends heartbeats. They carry the age of the last progress."""
         threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
 
     def _send_heartbeats(self) -> None:

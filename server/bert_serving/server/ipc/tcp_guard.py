@@ -1,8 +1,8 @@
 """Counts the bytes that connections of a port have received, and closes connections.
 
 ZeroMQ limits the size of a frame and the number of unread messages. It does not limit the number of frames in a
-message, and so not the memory of a message without an end. This module computes that memory for each connection: Linux counts
-the received bytes, and the process counts the bytes of the messages that it has read.
+message, and so not the memory of a message without an end. This module computes that memory for each connection. Linux
+counts the received bytes, and the process counts the bytes of the messages that it has read.
 """
 
 from __future__ import annotations
