@@ -1,4 +1,4 @@
-"""Servers for tests: real processes on free ports, and the truth about how they end."""
+"""Starts real servers on free ports for tests."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ import psutil
 DATA = Path(__file__).resolve().parent / "data"
 TINY = DATA / "golden" / "models" / "tiny"
 TINY_TUNED = DATA / "golden" / "models" / "tiny_tuned"
-#: One prepared-model cache for all servers of a test run, apart from the user's own.
+#: One cache of prepared models for all servers of a test run; not the user's cache.
 CACHE = tempfile.mkdtemp(prefix="bert-serving-tests-")
-#: The engine of all servers that name none: the one that starts fastest. Where vectors are compared with those of the
-#: original, the tests name the reference engine, tensorflow.
+#: Default engine of test servers: the one that starts fastest. Tests that compare vectors with those of version 1.10
+#: name the reference engine, tensorflow.
 ENGINE = os.environ.get("BERT_SERVING_TEST_ENGINE") or (
     "onnx" if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx") else "tensorflow"
 )
 READY_LINE = "all set, ready to serve request!"
-#: Every server that was made, so that those which a failed test has left behind can be ended: see ``conftest.py``.
+#: All created servers; ``conftest.py`` ends those that a failed test left running.
 STARTED: list[Server] = []
 
 
 def free_ports(count: int = 2) -> list[int]:
-    """Ports that are free now, below the range from which the system hands out ports for outgoing connections.
+    """Returns free ports below the range of ephemeral ports.
 
-    Processes that test at the same time draw from different parts of it: what is free now is not taken by another one
-    before it is used.
+    Parallel test processes choose from different ranges, so that a free port is not taken before it is used.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
@@ -56,10 +55,10 @@ def free_ports(count: int = 2) -> list[int]:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> None:
-    """Returns when ``condition()`` is true; fails after ``seconds``."""
+    """Waits until ``condition()`` is true; fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        assert time.monotonic() < deadline, f"{what}: not reached within {seconds} s"
         time.sleep(0.02)
 
 
@@ -102,7 +101,7 @@ class Server:
                 stdout=log,
                 stdin=subprocess.DEVNULL,
                 env=_environment(env or {}),
-                start_new_session=True,  # a signal to the tests' own group must not reach it
+                start_new_session=True,  # signals to the process group of the tests must not reach it
             )
         self.outlives_module = False
         STARTED.append(self)
@@ -135,7 +134,7 @@ class Server:
         raise AssertionError(f"no process {name}:\n{self.log}")
 
     def stop(self, seconds: float = 90.0) -> int:
-        """SIGTERM, and the exit code."""
+        """Sends SIGTERM. Returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
@@ -150,7 +149,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(*args: str | Path, **kwargs: object) -> Iterator[Server]:
-    """A server that is ready, and gone afterwards."""
+    """Yields a server that is ready, and stops it afterwards."""
     server = Server(*args, **kwargs)  # type: ignore[arg-type]
     try:
         yield server.wait_ready()

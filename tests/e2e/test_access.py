@@ -1,4 +1,4 @@
-"""Keys: who has one gets in, encrypted; who has none gets nothing, and learns why."""
+"""CURVE keys: allowed clients connect encrypted, other clients receive an error."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_keys_may_be_given_as_text(guarded: Server, keys: Path) -> None:
         assert client.encode(["hello world"]).shape == (1, 32)
 
 
-def test_without_a_key_nobody_gets_in(guarded: Server, keys: Path) -> None:
+def test_a_client_without_a_key_is_rejected(guarded: Server, keys: Path) -> None:
     for options in ({}, {"server_key": str(keys / "server.key")}):  # no encryption; encrypted, but unknown
         with pytest.raises(ServerUnreachableError):
             BertClient(port=guarded.port, port_out=guarded.port_out, connect_timeout=1500, **options)  # type: ignore[arg-type]
 
 
-def test_results_are_not_published_to_strangers(guarded: Server, keys: Path) -> None:
+def test_results_are_not_published_to_unknown_clients(guarded: Server, keys: Path) -> None:
     with zmq.Context() as context, context.socket(zmq.SUB) as spy:
         spy.setsockopt(zmq.LINGER, 0)
         spy.setsockopt(zmq.SUBSCRIBE, b"")
@@ -94,8 +94,8 @@ def test_results_are_not_published_to_strangers(guarded: Server, keys: Path) -> 
         assert not spy.poll(300)
 
 
-def test_what_travels_is_encrypted(guarded: Server, keys: Path) -> None:
-    """A relay in the middle sees neither the text nor the identity."""
+def test_traffic_is_encrypted(guarded: Server, keys: Path) -> None:
+    """A relay between client and server sees neither text nor identity."""
     seen = bytearray()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         import threading
@@ -126,7 +126,7 @@ def test_what_travels_is_encrypted(guarded: Server, keys: Path) -> None:
     assert b"the-identity" not in seen
 
 
-def test_a_key_counts_as_soon_as_its_file_is_there(guarded: Server, keys: Path, tmp_path: Path) -> None:
+def test_a_key_is_allowed_as_soon_as_its_file_exists(guarded: Server, keys: Path, tmp_path: Path) -> None:
     assert keygen([str(tmp_path / "other"), "carol"]) == 0
     secret = str(tmp_path / "other" / "carol.key_secret")
     options = {"port": guarded.port, "port_out": guarded.port_out, "server_key": str(keys / "server.key")}
@@ -140,7 +140,7 @@ def test_a_key_counts_as_soon_as_its_file_is_there(guarded: Server, keys: Path, 
         BertClient(secret_key=secret, connect_timeout=1500, **options)  # type: ignore[arg-type]
 
 
-def test_a_broken_key_file_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_broken_key_file_allows_no_client(tmp_path: Path) -> None:
     assert keygen([str(tmp_path / "k"), "alice"]) == 0
     (tmp_path / "k" / "clients" / "broken.key").write_text("no certificate")
     ring = AllowedKeys(str(tmp_path / "k"))
@@ -156,7 +156,7 @@ def test_terminate_needs_a_key(keys: Path) -> None:
         assert server.process.wait(60) == 0
 
 
-def test_the_http_door_of_a_guarded_server_works(keys: Path) -> None:
+def test_the_http_server_works_with_keys(keys: Path) -> None:
     import json
     import urllib.request
 
@@ -173,14 +173,14 @@ def test_the_http_door_of_a_guarded_server_works(keys: Path) -> None:
             assert np.array(json.load(answer)["result"]).shape == (1, 32)
 
 
-def test_http_without_a_token_is_no_way_round_the_keys(keys: Path) -> None:
+def test_http_without_a_token_is_refused_with_keys(keys: Path) -> None:
     server = Server("-auth_keys", str(keys), "-http_port", str(free_ports(1)[0]))
     assert server.process.wait(60) == 3
     assert "-http_token_file" in server.log
 
 
-def test_key_files_that_come_and_go_end_nothing(keys: Path) -> None:
-    """pyzmq's authenticator ends for good if it meets an exception."""
+def test_changing_key_files_do_not_stop_the_authenticator(keys: Path) -> None:
+    """pyzmq's authenticator thread ends at the first exception."""
     ring, stop = AllowedKeys(str(keys)), threading.Event()
     alice = zmq.auth.load_certificate(keys / "clients" / "alice.key")[0]
 
@@ -206,12 +206,12 @@ def test_key_files_that_come_and_go_end_nothing(keys: Path) -> None:
      ("localhost", True), ("*", False), ("0.0.0.0", False), ("::", False), ("10.0.0.1", False),
      ("127.evil.org", False), ("localhost.example.org", False), ("", False)],
 )  # fmt: skip
-def test_which_addresses_only_this_machine_reaches(host: str, is_here: bool) -> None:
+def test_loopback_addresses(host: str, is_here: bool) -> None:
     assert is_loopback(host) is is_here
 
 
 @pytest.mark.parametrize("problem", ["missing", "open"])
-def test_keys_that_cannot_be_used_stop_the_start(tmp_path: Path, problem: str) -> None:
+def test_unusable_keys_fail_the_start(tmp_path: Path, problem: str) -> None:
     folder = tmp_path / "keys"
     if problem == "open":
         assert keygen([str(folder)]) == 0
@@ -221,7 +221,7 @@ def test_keys_that_cannot_be_used_stop_the_start(tmp_path: Path, problem: str) -
     assert ("bert-serving-keygen" if problem == "missing" else "chmod 600") in server.log
 
 
-def test_an_open_server_says_so(server: Server) -> None:
+def test_an_open_server_logs_a_warning(server: Server) -> None:
     assert "-auth_keys" in next(line for line in server.log.splitlines() if " W:" in line and "-host" in line)
     with serving("-host", "127.0.0.1", "-engine", "zeros") as local:
         assert "any client that reaches" not in local.log
@@ -238,7 +238,7 @@ def test_keygen_is_a_command() -> None:
     assert "-auth_keys" in done.stdout
 
 
-def test_restarted_parts_are_guarded_too(keys: Path) -> None:
+def test_restarted_processes_require_keys(keys: Path) -> None:
     with serving("-auth_keys", str(keys)) as server, connect(server, keys, "alice") as client:
         client.encode(["hello world"])
         for part in ("ventilator", "sink"):

@@ -1,4 +1,4 @@
-"""Start, stop, death and return of the server and its parts: no orphan, no leftover, no lost request."""
+"""Start, stop, crash and restart of the server and its processes: no orphan, no leftover, no lost request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def connect(server: Server, **kwargs: object) -> BertClient:
 
 
 def is_gone(server: Server, children: list[psutil.Process]) -> None:
-    """No child runs, the ports are free, no socket folder is left."""
+    """Checks that no child runs, the ports are free and no socket folder is left."""
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive, f"orphans: {alive}"
     for port in (server.port, server.port_out):
@@ -47,7 +47,7 @@ def socket_folders(folder: str) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_everything(number: int, tmp_path: Path) -> None:
+def test_a_signal_ends_all_processes(number: int, tmp_path: Path) -> None:
     server = Server(env={"ZEROMQ_SOCK_TMP_DIR": str(tmp_path)}).wait_ready()
     children = server.children()
     assert len(children) == 3
@@ -59,8 +59,8 @@ def test_a_signal_ends_everything(number: int, tmp_path: Path) -> None:
     assert not socket_folders(str(tmp_path))
 
 
-def test_nothing_is_written_about_this_machine(tmp_path: Path) -> None:
-    """ONNX Runtime keeps events and an id for its maker, and sends them, unless it is told not to in time."""
+def test_onnx_runtime_writes_no_telemetry(tmp_path: Path) -> None:
+    """ONNX Runtime stores and sends telemetry unless it is disabled before the import."""
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "ORT_DISABLE_TELEMETRY": "0"}
     with (
         serving("-engine", "onnx", env=home) as server,
@@ -79,7 +79,7 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_at_once() -> None:
     assert "Traceback" not in server.log
 
 
-def test_sigkill_of_the_main_process_leaves_nothing(tmp_path: Path) -> None:
+def test_sigkill_of_the_supervisor_ends_all_processes(tmp_path: Path) -> None:
     server = Server(env={"ZEROMQ_SOCK_TMP_DIR": str(tmp_path)}).wait_ready()
     children = server.children()
     server.child("worker-0").suspend()  # one that cannot see by itself that it is alone
@@ -104,7 +104,7 @@ def test_flags_may_be_shortened_as_in_the_original() -> None:
     assert (args.max_batch_size, args.num_worker, args.pooling_layer) == (7, 3, [-3])
 
 
-def test_terminate_waits_until_the_server_is_gone() -> None:
+def test_terminate_waits_until_the_server_has_ended() -> None:
     server = Server().wait_ready()
     children = server.children()
     command = [sys.executable, "-c", "from bert_serving.server.cli.terminate import stop; raise SystemExit(stop())"]
@@ -118,7 +118,7 @@ def test_terminate_waits_until_the_server_is_gone() -> None:
     assert "no server answers" in again.stderr
 
 
-def test_stopping_finishes_what_was_accepted() -> None:
+def test_a_stop_drains_accepted_requests() -> None:
     with serving("-max_batch_size", "16") as server, connect(server) as client:
         texts = [f"hello world {i}" for i in range(3000)]
         vectors: list[np.ndarray] = []
@@ -157,7 +157,7 @@ def test_a_port_in_use_is_an_error_within_seconds(server: Server, flag: str) -> 
         (["-engine", "tensorflow", "-dtype", "int8"], ["int8", "tensorflow"]),
     ],
 )
-def test_what_cannot_work_is_said_at_start(args: list[str], words: list[str]) -> None:
+def test_invalid_options_fail_the_start(args: list[str], words: list[str]) -> None:
     server = Server(*args)
     assert server.process.wait(60) == 3, server.log
     error = next(line for line in server.log.splitlines() if " E:" in line)
@@ -185,7 +185,7 @@ def test_a_wrong_command_line_is_explained(args: list[str], words: str) -> None:
     assert words in done.stderr
 
 
-def test_a_weight_that_is_missing_stops_the_start(tmp_path: Path) -> None:
+def test_a_missing_weight_fails_the_start(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     weights = {"embeddings.word_embeddings.weight": np.zeros((124, 32), np.float32)}
@@ -198,7 +198,7 @@ def test_a_weight_that_is_missing_stops_the_start(tmp_path: Path) -> None:
     assert "Traceback" not in server.log
 
 
-def test_a_killed_worker_costs_nobody_a_request() -> None:
+def test_no_request_fails_when_a_worker_is_killed() -> None:
     with serving("-num_worker", "2", "-max_batch_size", "8") as server, connect(server) as client:
         texts = [f"hello world {i % 90}" for i in range(90)]
         expected = client.encode(texts)
@@ -225,7 +225,7 @@ def test_a_killed_worker_costs_nobody_a_request() -> None:
 
 
 @pytest.mark.parametrize("part", ["sink", "ventilator"])
-def test_a_dead_part_is_brought_back_on_the_same_port(part: str) -> None:
+def test_a_dead_process_is_restarted_on_the_same_port(part: str) -> None:
     with serving() as server, connect(server) as client:
         before = client.encode(["hello world"])
         server.child(part).kill()
@@ -272,7 +272,7 @@ def test_a_server_inside_a_python_program_can_be_shut_down_by_port() -> None:
     assert server.exit_code == 0
 
 
-def test_a_server_inside_a_python_program_says_why_it_cannot_start() -> None:
+def test_a_server_inside_a_python_program_raises_the_reason_of_a_failed_start() -> None:
     from bert_serving.server.errors import StartError
 
     port, port_out = free_ports()
@@ -281,7 +281,7 @@ def test_a_server_inside_a_python_program_says_why_it_cannot_start() -> None:
         pass
 
 
-def test_a_file_called_like_a_library_does_no_harm(tmp_path: Path) -> None:
+def test_a_file_named_like_a_library_is_not_imported(tmp_path: Path) -> None:
     for name in ("imp.py", "json.py", "tokenizers.py", "queue.py"):
         (tmp_path / name).write_text("raise RuntimeError('this file was imported')")
     port, port_out = free_ports()

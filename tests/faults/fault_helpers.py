@@ -1,4 +1,4 @@
-"""What the fault tests share: a server whose engine fails on command, clients without a library, bad networks."""
+"""Helpers of fault tests: servers with faulty engines, clients without the library, unreliable networks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VOCABULARY = {word: index for index, word in enumerate((TINY / "vocab.txt").rea
 
 
 def faulty(*args: str | Path, engine: str = "faulty") -> contextlib.AbstractContextManager[Server]:
-    """A ready server with one of the engines in ``fault_engines``."""
+    """Returns a ready server with one of the engines in ``fault_engines``."""
     # A batch's size is given, not measured, so that a test sees the same batches on every machine.
     sizes = [] if "-max_batch_tokens" in args else ["-max_batch_tokens", "4096"]
     return serving("-engine", f"fault_engines.{engine}", *sizes, *args, env={"PYTHONPATH": str(HERE)})
@@ -36,7 +36,7 @@ def connect(server: Server, **kwargs: object) -> BertClient:
 
 
 def text(number: int) -> str:
-    """A text like no other, of words that are tokens: its vector is known without a server."""
+    """Returns a unique text whose words are tokens, so that its vector can be computed without a server."""
     return "hello " + " ".join(str(number)) + " world"
 
 
@@ -45,7 +45,7 @@ def texts(count: int, first: int = 0) -> list[str]:
 
 
 def truth(sentences: Sequence[str]) -> np.ndarray:
-    """The vectors that the faulty engine must give, ``[n, 32]``."""
+    """Returns the vectors of the faulty engine, ``[n, 32]``."""
     return np.stack([vector([_VOCABULARY[t] for t in ("[CLS]", *s.split(), "[SEP]")]) for s in sentences])
 
 
@@ -54,7 +54,7 @@ def assert_true(vectors: np.ndarray, sentences: Sequence[str]) -> None:
 
 
 class Raw:
-    """A client as simple as the original one: a PUSH and a SUB socket, and nothing is ever sent twice."""
+    """A client like that of 1.10: a PUSH and a SUB socket, without retries."""
 
     def __init__(self, server: Any, identity: bytes, receive_buffer: int = 0) -> None:
         self.identity = identity
@@ -79,7 +79,7 @@ class Raw:
         return request_id
 
     def receive(self, seconds: float = 60) -> tuple[bytes, dict[str, object], np.ndarray | None]:
-        """Request id, info and vectors of the next answer; no vectors in an error."""
+        """Returns request id, info and vectors of the next reply; an error has no vectors."""
         assert self.sub.poll(int(seconds * 1000)), "no answer"
         frames = self.sub.recv_multipart()
         info = json.loads(frames[1])
@@ -104,11 +104,11 @@ class Raw:
 
 
 class FlakyProxy:
-    """A TCP proxy on a port of its own, which cuts connections after random numbers of bytes.
+    """A TCP proxy that cuts connections after random numbers of bytes.
 
     Args:
-        target: port of 127.0.0.1 to pass on to.
-        mean_bytes: a connection lives for so many bytes on average; 0 for ever.
+        target: port of 127.0.0.1.
+        mean_bytes: mean number of bytes of a connection; 0 is unlimited.
     """
 
     def __init__(self, target: int, mean_bytes: float, seed: int = 0) -> None:
@@ -177,7 +177,7 @@ class FlakyProxy:
 
 
 class ThreadGroup:
-    """Threads that use the server; an exception in one of them is raised by :meth:`join`."""
+    """A group of threads; :meth:`join` raises the first exception of a thread."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -217,7 +217,7 @@ class ThreadGroup:
 
 
 def memory(server: Server) -> dict[str, int]:
-    """Bytes of private memory by part, and of the main process."""
+    """Returns the bytes of private memory by process."""
     sizes = {"supervisor": psutil.Process(server.process.pid).memory_full_info().uss}
     for child in server.children():
         with contextlib.suppress(psutil.Error):
@@ -228,13 +228,13 @@ def memory(server: Server) -> dict[str, int]:
 
 
 def open_files(server: Server) -> dict[int, int]:
-    """Number of file descriptors by process."""
+    """Returns the number of file descriptors by process id."""
     processes = [psutil.Process(server.process.pid), *server.children()]
     return {process.pid: process.num_fds() for process in processes}
 
 
 def wait_for_descriptors(server: Server, before: dict[int, int], slack: int) -> None:
-    """Returns when no process has more than ``slack`` descriptors above what :func:`open_files` said before."""
+    """Waits until no process has more than ``slack`` descriptors above ``before``, a value of :func:`open_files`."""
     now: dict[int, int] = {}
 
     def are_back() -> bool:

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, gone, or called alike: no result is lost, and nobody waits for anybody else."""
+"""Slow, silent, disconnected and identically named clients lose no result and do not delay other clients."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_3000_unread_results_are_all_there_for_the_old_client(server: Server) ->
 
 
 def flood(server: Server, threads: ThreadGroup, is_deaf: bool, answered: list[bytes]) -> None:
-    """200 texts a hundred times a second, read as they come or never."""
+    """Sends 200 texts 100 times a second; reads all results or none."""
     with Raw(server, b"flood", receive_buffer=4096 if is_deaf else 0) as client:
         while not threads.stopped.wait(0.01):
             client.send(texts(200))
@@ -74,7 +74,7 @@ def flood(server: Server, threads: ThreadGroup, is_deaf: bool, answered: list[by
 
 
 def latencies(server: Server, number: int = 200) -> np.ndarray:
-    """Seconds that single texts take, sorted."""
+    """Returns the sorted latencies of single texts in seconds."""
     with connect(server) as client:
         seen = []
         for index in range(number):
@@ -85,7 +85,7 @@ def latencies(server: Server, number: int = 200) -> np.ndarray:
         return np.sort(seen)
 
 
-def test_who_never_reads_costs_bounded_memory_and_delays_nobody() -> None:
+def test_a_client_that_never_reads_costs_bounded_memory_and_delays_no_other_client() -> None:
     limit = 8 * 2**20
     with faulty("-result_memory", str(limit), "-max_batch_size", "64") as server:
         medians = {}
@@ -108,7 +108,7 @@ def test_who_never_reads_costs_bounded_memory_and_delays_nobody() -> None:
         assert medians[True] < 3 * medians[False] + 0.5
 
 
-def test_work_of_a_client_that_left_is_dropped() -> None:
+def test_requests_of_a_disconnected_client_are_dropped() -> None:
     with faulty("-absent_ttl", "1", "-max_batch_size", "1") as server, connect(server) as observer:
         with Raw(server, b"leaves") as client:
             client.send([f"{SLOW} {i}" for i in range(10_000)])  # 40 minutes of work
@@ -118,7 +118,7 @@ def test_work_of_a_client_that_left_is_dropped() -> None:
         assert_true(observer.encode(texts(3)), texts(3))
 
 
-def test_a_client_that_comes_back_in_time_gets_what_was_not_ready_when_it_left() -> None:
+def test_a_client_that_reconnects_in_time_receives_its_results() -> None:
     with faulty("-max_batch_size", "1", "-heartbeat_timeout", "120") as server, connect(server) as observer:
         sent = [[f"{SLOW} {digit}"] for digit in range(8)]
         with (
@@ -172,7 +172,7 @@ def test_clones_each_get_every_result(server: Server) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 123 << 32 | 1], ids=["1.10.0", "this"])
-def test_a_clone_gets_the_answer_to_its_first_question_though_it_subscribes_later(server: Server, number: int) -> None:
+def test_a_clone_receives_its_first_reply_although_it_subscribes_later(server: Server, number: int) -> None:
     with Raw(server, b"twin %d" % number) as first:
         first.push.send_multipart([first.identity, b"SHOW_CONFIG", b"%d" % number, b"0"])
         first.receive()
@@ -186,8 +186,8 @@ def test_a_clone_gets_the_answer_to_its_first_question_though_it_subscribes_late
             assert sub.recv_multipart()[-1] == b"%d" % number
 
 
-def test_who_asks_learns_which_of_its_requests_are_not_known(server: Server) -> None:
-    """A client asks so after requests that wait long, and sends again what the server does not know."""
+def test_a_client_can_query_which_of_its_requests_are_unknown(server: Server) -> None:
+    """A client sends this query for requests that wait long, and sends unknown ones again."""
     with Raw(server, b"asks") as client, Raw(server, b"other") as other:
         other.last_id = 50
         with suspended(server.child("worker-0")):
@@ -208,7 +208,7 @@ def test_who_asks_learns_which_of_its_requests_are_not_known(server: Server) -> 
 
 
 def test_one_small_result_does_not_keep_its_whole_batch(server: Server) -> None:
-    """256 requests of one text share a batch; who does not read his one row must not hold the other 255."""
+    """256 requests of one text share a batch; one unread row must not keep the other 255 in memory."""
     with faulty("-pooling_strategy", "REDUCE_MEAN") as own, connect(own) as client:
         client.encode(texts(1000))
         before = memory(own)["sink"]

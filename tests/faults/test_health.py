@@ -1,4 +1,4 @@
-"""What the server says of itself is true while things go wrong."""
+"""The health reports of the server are correct during faults."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_server_that_lost_its_only_worker_is_not_ready(http_server: HttpServer
         wait_readyz(http_server, 200)
 
 
-def test_a_worker_that_stands_still_is_not_counted_on(http_server: HttpServer) -> None:
-    """Long before it is replaced."""
+def test_a_suspended_worker_does_not_count_as_ready(http_server: HttpServer) -> None:
+    """Before the supervisor replaces it."""
     server = http_server.server
     with connect(server) as client:
         restarts = client.server_status["num_restarts"]

@@ -1,4 +1,4 @@
-"""What no honest client sends: nothing dies, nobody else notices, and memory stays what it was."""
+"""Hostile messages: no process dies, other clients are not affected, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_2_000_random_and_mutated_http_requests() -> None:
         assert http_fuzz(server, port, 2000, seed=7)[200] > 100
 
 
-class Evils:
-    """Sockets that talk to the port of results as no client does."""
+class HostileSockets:
+    """Sockets that send invalid messages to the result port."""
 
     def __init__(self) -> None:
         self.context = zmq.Context()
@@ -50,24 +50,24 @@ class Evils:
 
 
 @pytest.fixture
-def evils() -> Iterator[Evils]:
-    evils = Evils()
-    yield evils
-    evils.context.destroy(linger=0)
+def hostile() -> Iterator[HostileSockets]:
+    hostile = HostileSockets()
+    yield hostile
+    hostile.context.destroy(linger=0)
 
 
-def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server, evils: Evils) -> None:
-    """libzmq gives pending subscriptions to the wrong connections after such a message; see publisher.py.
+def test_invalid_messages_do_not_mix_up_subscriptions(server: Server, hostile: HostileSockets) -> None:
+    """libzmq pairs pending subscriptions with the wrong connections after such a message; see exact_xpub.py.
 
     The sink is suspended meanwhile, so that it reads them together; ``tests/unit/test_result_publisher.py`` covers it.
     """
-    evil = evils.make(server)
+    sock = hostile.make(server)
     with connect(server) as client:
         restarts = client.server_status["num_restarts"]
     clients = []
     with suspended(server.child("sink")):
         for _ in range(3):
-            evil.send(b"this is no subscription")
+            sock.send(b"this is no subscription")
         clients.extend(Raw(server, b"honest %d" % index) for index in range(5))
     for index, client in enumerate(clients):
         client.send(texts(index + 1, 10 * index))
@@ -75,27 +75,27 @@ def test_subscriptions_are_not_mixed_up_by_messages_that_are_none(server: Server
         _, _, vectors = client.receive()
         assert vectors is not None
         assert_true(vectors, texts(index + 1, 10 * index))
-    assert not evil.poll(100), "a stranger got someone else's result"
+    assert not sock.poll(100), "a stranger got someone else's result"
     for client in clients:
         assert client.status()["num_restarts"] == restarts
         client.close()
 
 
-def test_the_port_of_results_can_be_opened_anew_again_and_again(server: Server, evils: Evils) -> None:
-    """Clients that have results waiting get them all the same."""
+def test_the_result_port_can_be_reset_repeatedly(server: Server, hostile: HostileSockets) -> None:
+    """Clients with queued results receive them."""
     with connect(server) as client:
         restarts = client.server_status["num_restarts"]
         for round_ in range(5):
             for number in range(20):
                 client.encode(texts(5, number), blocking=False)
-            evil = evils.make(server)
+            sock = hostile.make(server)
             for topic in range(200):
-                evil.send(b"noise")
-                evil.send(b"\x01topic %d" % topic)
+                sock.send(b"noise")
+                sock.send(b"\x01topic %d" % topic)
             vectors = client.fetch_all()
             assert len(vectors) == 20
             assert_true(vectors[round_], texts(5, round_))
-            evil.close()
+            sock.close()
         assert client.server_status["num_restarts"] == restarts
 
 
@@ -115,8 +115,8 @@ def test_sockets_of_the_wrong_kind(server: Server) -> None:
         assert_true(client.encode(texts(20)), texts(20))
 
 
-def test_connections_that_say_nothing_are_given_back(server: Server) -> None:
-    """A flood of connections without a handshake: the rest is served, and the descriptors come back."""
+def test_idle_connections_are_closed(server: Server) -> None:
+    """After a flood of connections without a handshake, clients are served and the descriptors are released."""
     with connect(server) as client:
         client.encode(texts(3))
         before = sum(open_files(server).values())
@@ -133,8 +133,8 @@ def test_connections_that_say_nothing_are_given_back(server: Server) -> None:
         wait_until(lambda: sum(open_files(server).values()) <= before + 10, 60, "the descriptors to come back")
 
 
-def test_termination_from_elsewhere_is_refused(server: Server) -> None:
-    """From an address of this machine that is not its loopback: as from another one."""
+def test_termination_from_another_machine_is_refused(server: Server) -> None:
+    """An address of this machine that is not a loopback address counts as another machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing; tells by which address one would
         address = probe.getsockname()[0]
@@ -154,8 +154,8 @@ def num_requests(client: BertClient) -> int:
     return client.server_status["statistic"]["num_data_request"]  # type: ignore[no-any-return]
 
 
-def test_answers_for_nobody_are_let_go(server: Server) -> None:
-    """Requests under 30,000 identities that nobody listens to."""
+def test_results_without_a_subscriber_are_dropped(server: Server) -> None:
+    """Requests of 30,000 identities without a subscription."""
     with connect(server) as client, zmq.Context() as context, context.socket(zmq.PUSH) as push:
         push.setsockopt(zmq.LINGER, 1000)
         push.connect(f"tcp://127.0.0.1:{server.port}")
@@ -174,7 +174,7 @@ def test_answers_for_nobody_are_let_go(server: Server) -> None:
 
 
 def test_marks_in_any_order_and_number_take_no_longer_than_letters(server: Server) -> None:
-    """Unicode's normal form sorts the marks behind a letter, in a time that grows with the square of their number."""
+    """Unicode normalization sorts the marks behind a letter in quadratic time."""
     with connect(server, check_length=False) as client:
         restarts = client.server_status["num_restarts"]
         for text in (
@@ -188,7 +188,7 @@ def test_marks_in_any_order_and_number_take_no_longer_than_letters(server: Serve
 
 
 def handshake(port: int, kind: bytes) -> socket.socket:
-    """A bare connection, as one of ZeroMQ's sockets of this kind begins it."""
+    """Opens a TCP connection and sends the ZMTP handshake of a socket of this kind."""
     sock = socket.create_connection(("127.0.0.1", port), 5)
     sock.sendall(GREETING)
     ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
@@ -197,8 +197,8 @@ def handshake(port: int, kind: bytes) -> socket.socket:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what came in by a connection")
-def test_a_message_without_an_end_is_cut() -> None:
-    """ZeroMQ bounds a frame and the number of messages, not the number of frames of a message."""
+def test_the_connection_of_an_endless_message_is_closed() -> None:
+    """ZeroMQ limits frames and messages, not the number of frames in a message."""
     with faulty("-max_message_bytes", "100000") as server, connect(server) as client:
         before = memory(server)
         for port, kind, size, most in (
@@ -224,8 +224,8 @@ def test_a_message_without_an_end_is_cut() -> None:
         assert client.server_status["num_restarts"] == 0
 
 
-def test_large_messages_in_a_row_are_not_cut() -> None:
-    """What waits unread because the server is busy is whole, and nobody's fault."""
+def test_consecutive_large_messages_are_accepted() -> None:
+    """Unread complete messages at a busy server are not abuse."""
     with faulty("-max_queue_tokens", "20000", engine="steady") as server, Raw(server, b"eager") as raw:
         for number in range(20):
             raw.push.send_multipart([b"eager", b'["hello"]' + b" " * 25_000_000, b"%d" % number, b"1"])
@@ -233,24 +233,24 @@ def test_large_messages_in_a_row_are_not_cut() -> None:
         assert "closed the connection" not in server.log
 
 
-def test_a_flood_of_subscriptions(server: Server, evils: Evils) -> None:
-    """It is read in turns with everything else, and beyond a number all have to connect again."""
-    evil = evils.make(server)
-    evil.setsockopt(zmq.SNDHWM, 0)
+def test_a_flood_of_subscriptions(server: Server, hostile: HostileSockets) -> None:
+    """The sink reads it in bounded bursts; beyond a limit it closes all connections."""
+    sock = hostile.make(server)
+    sock.setsockopt(zmq.SNDHWM, 0)
     complaint = "identities; all connections are closed"
     assert complaint not in server.log
     with connect(server) as client:
         restarts = client.server_status["num_restarts"]
         slowest = 0.0
         for number in range(120_000):
-            evil.send(b"\x01%d of many, and each of them is long" % number)
+            sock.send(b"\x01%d of many, and each of them is long" % number)
             if number % 15_000 == 0:
                 started = time.monotonic()
                 assert_true(client.encode(texts(3)), texts(3))
                 slowest = max(slowest, time.monotonic() - started)
         wait_until(lambda: complaint in server.log)
         assert slowest < 20
-        evil.close()
+        sock.close()
         with connect(server) as late:
             assert_true(late.encode(texts(3)), texts(3))
         assert_true(client.encode(texts(3)), texts(3))

@@ -1,4 +1,4 @@
-"""Every limit is an error that names it, and what exceeds it harms nobody else."""
+"""Each limit raises an error that names it, and does not affect other clients."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_small_queue_is_full_and_everything_is_answered() -> None:
 
 @pytest.mark.parametrize("width", ["64", "NONE"])
 def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(width: str) -> None:
-    """Without pooling, a few bytes of text ask for a thousand times as many."""
+    """Without pooling, the result has a thousand times the bytes of the text."""
     most = 4 * 2**20
     options = ["-pooling_strategy", "NONE", "-max_seq_len", width, "-result_memory", str(most)]
     with serving("-engine", "zeros", *options) as server, connect(server) as client:
@@ -108,8 +108,8 @@ def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(widt
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_AS"), reason="limits on the memory of another process are Linux's")
-def test_a_sink_without_memory_for_an_answer_says_so() -> None:
-    """Its memory is limited to a little more than it has; an answer asks for a lot more."""
+def test_a_result_that_does_not_fit_into_memory_is_an_error() -> None:
+    """The memory of the sink is limited to slightly more than it uses."""
     with (
         serving("-engine", "zeros", "-pooling_strategy", "NONE", "-max_seq_len", "64") as server,
         connect(server) as client,
@@ -155,7 +155,7 @@ def test_huge_words_and_deep_nesting() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to tell the peak of memory")
 def test_lists_cost_no_more_than_their_message() -> None:
-    """A list is two bytes of JSON and sixty of memory: they are counted before one is made."""
+    """An empty list has two bytes of JSON and sixty bytes of memory, so the server counts lists before it parses."""
     count = 8_000_000
     bombs = [
         (b"[" + b"[]," * count + b"[]]", "too_large", f"{count + 1} texts in one request"),
@@ -184,6 +184,6 @@ def test_lists_cost_no_more_than_their_message() -> None:
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes that a process ever had in memory."""
+    """Returns the peak resident memory of a process in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])

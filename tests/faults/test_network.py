@@ -1,4 +1,4 @@
-"""Connections that break at any moment, and servers that come and go: the client carries on, or says why it cannot."""
+"""Broken connections and restarted servers: the client continues, or raises an error with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from servers import Server, wait_until
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_connections_cut_at_random(seed: int) -> None:
-    """Both ports behind a proxy that cuts a connection after some kilobytes: each request is answered once."""
+    """A proxy cuts connections to both ports after some kilobytes; each request is answered once."""
     with (
         faulty(engine="steady") as server,
         FlakyProxy(server.port, 4_000, seed) as requests,
@@ -43,7 +43,7 @@ def test_connections_cut_at_random(seed: int) -> None:
         assert requests.num_cut + results.num_cut >= 6
 
 
-def test_all_connections_cut_while_everybody_waits() -> None:
+def test_all_connections_are_cut_while_all_clients_wait() -> None:
     with (
         faulty(engine="steady") as server,
         FlakyProxy(server.port, 0) as requests,
@@ -99,7 +99,7 @@ def test_clients_carry_on_when_the_server_is_restarted() -> None:
                 current.kill()
 
 
-def test_a_server_that_is_away_is_an_exception_in_time() -> None:
+def test_an_unreachable_server_raises_an_error_in_time() -> None:
     with faulty() as server, connect(server, connect_timeout=3000, timeout=-1) as client:
         assert_true(client.encode(texts(3)), texts(3))
         failures: list[tuple[float, BaseException]] = []
@@ -133,8 +133,8 @@ def test_a_server_that_does_not_answer_is_a_timeout() -> None:
             client.encode([HANG])
 
 
-def test_half_a_message_harms_nobody() -> None:
-    """A connection that breaks within a message leaves nothing of it, and others are served meanwhile."""
+def test_a_partial_message_is_discarded() -> None:
+    """The server discards a message whose connection breaks, and serves other clients."""
     with faulty() as server, FlakyProxy(server.port, 0) as proxy, connect(server) as other:
         with zmq.Context() as context, context.socket(zmq.PUSH) as push:
             push.setsockopt(zmq.LINGER, 0)

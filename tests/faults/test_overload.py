@@ -1,4 +1,4 @@
-"""More work than the server can do: small requests overtake, bulk moves, memory stays, nothing accepted is lost.
+"""More requests than the server can process: small ones overtake large ones, memory is bounded, and none is lost.
 
     python tests/faults/test_overload.py 60
 
@@ -26,7 +26,7 @@ TOKENS_OF_A_TEXT = 8
 
 @dataclass
 class Seen:
-    """Times in seconds from the start, latencies in seconds, memory in bytes by part."""
+    """Times from the start and latencies in seconds, memory in bytes by process."""
 
     num_sent: int
     answered: list[float]
@@ -37,7 +37,7 @@ class Seen:
 
 
 def overload(seconds: float) -> Seen:
-    """Offers three times what the engine can do, and small requests beside it; every answer is checked."""
+    """Sends three times the capacity of the engine, and small requests beside it; checks each reply."""
     with faulty("-max_queue_tokens", "200000", engine="steady") as server, ThreadGroup() as threads:
         started = time.monotonic()
         num_tokens = BULK * TOKENS_OF_A_TEXT
@@ -85,7 +85,7 @@ def overload(seconds: float) -> Seen:
         return Seen(sum(sent), answered, sorted(latencies), before, after, max(queued))
 
 
-def test_three_times_too_much() -> None:
+def test_three_times_the_capacity() -> None:
     seconds = 4.0
     seen = overload(seconds)
     assert len(seen.answered) == seen.num_sent >= 3 * int(seconds * TOKENS_PER_SECOND / (BULK * TOKENS_OF_A_TEXT))

@@ -1,4 +1,4 @@
-"""The sink or the ventilator dies under load: clients of this project lose nothing, those of 1.10 can go on."""
+"""The sink or the ventilator dies under load: clients lose no request, and clients of 1.10 can continue."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from bert_serving.client import BertClient
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, open_files, suspended, texts
 from servers import serving, wait_until
 
-PARTS = ["sink", "ventilator", "worker-0"]
+ROLES = ["sink", "ventilator", "worker-0"]
 
 
 def is_whole(client: BertClient, restarts: int = 1) -> bool:
-    """Whether all parts are there, after so many deaths: right after a kill, the server does not know of it yet."""
+    """Returns whether all processes are up after this number of restarts. A kill is noticed with a delay."""
     facts = client.server_status
     return facts["state"] == "ready" and facts["num_restarts"] >= restarts  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("part", ["sink", "ventilator"])
-def test_clients_go_on_when_a_part_is_killed_again_and_again(part: str) -> None:
+@pytest.mark.parametrize("role", ["sink", "ventilator"])
+def test_clients_continue_when_a_process_is_killed_repeatedly(role: str) -> None:
     with (
         faulty("-max_batch_size", "16", engine="steady") as server,
         ThreadGroup() as threads,
@@ -41,11 +41,11 @@ def test_clients_go_on_when_a_part_is_killed_again_and_again(part: str) -> None:
             threads.start(load, index)
         for kill in range(3):
             wait_until(lambda kill=kill: sum(rounds) > 10 * (kill + 1) or not threads.is_busy(), 60, "answers")  # type: ignore[misc]
-            server.child(part).kill()
-            wait_until(lambda kill=kill: is_whole(observer, kill + 1), 60, "all parts to be back")  # type: ignore[misc]
+            server.child(role).kill()
+            wait_until(lambda kill=kill: is_whole(observer, kill + 1), 60, "all processes to be up")  # type: ignore[misc]
         threads.join(120)
         assert rounds == [12] * len(rounds)
-        assert server.log.count(f"{part} ended") == 3
+        assert server.log.count(f"{role} ended") == 3
 
 
 def test_no_request_hangs_when_the_sink_of_fast_workers_is_killed() -> None:
@@ -69,7 +69,7 @@ def test_no_request_hangs_when_the_sink_of_fast_workers_is_killed() -> None:
         wait_until(is_idle, 20, "an empty queue")
 
 
-def test_all_parts_killed_at_once() -> None:
+def test_all_processes_are_killed_at_once() -> None:
     with faulty(engine="steady") as server, ThreadGroup() as threads, connect(server) as observer:
         done: list[int] = []
 
@@ -84,21 +84,21 @@ def test_all_parts_killed_at_once() -> None:
             threads.start(load, index)
         for kill in range(2):
             wait_until(lambda kill=kill: len(done) > 5 * (kill + 1), 60, "answers")  # type: ignore[misc]
-            for part in PARTS:
-                server.child(part).kill()
-            deaths = len(PARTS) * (kill + 1)
-            wait_until(lambda deaths=deaths: is_whole(observer, deaths), 60, "all parts to be back")  # type: ignore[misc]
+            for role in ROLES:
+                server.child(role).kill()
+            deaths = len(ROLES) * (kill + 1)
+            wait_until(lambda deaths=deaths: is_whole(observer, deaths), 60, "all processes to be up")  # type: ignore[misc]
         threads.join(60)
         assert len(done) == 32
 
 
-@pytest.mark.parametrize("part", ["sink", "ventilator"])
-def test_a_client_of_version_1_10_works_again_on_its_next_request(part: str) -> None:
+@pytest.mark.parametrize("role", ["sink", "ventilator"])
+def test_a_client_of_version_1_10_works_again_on_its_next_request(role: str) -> None:
     with faulty() as server, Raw(server, b"old client") as client, connect(server) as observer:
         sent = {client.send(texts(3)): texts(3)}
         assert client.receive()[2] is not None
-        server.child(part).kill()
-        wait_until(lambda: is_whole(observer), 60, "the part to be back")
+        server.child(role).kill()
+        wait_until(lambda: is_whole(observer), 60, "the process to be up")
         # Its sockets connect again by themselves; what it sends before that is lost, as in 1.10.
         answered: set[bytes] = set()
 
@@ -117,7 +117,7 @@ def test_a_client_of_version_1_10_works_again_on_its_next_request(part: str) -> 
         wait_until(is_answered, 60, "an answer")
 
 
-def test_a_request_that_a_new_sink_finds_under_way_is_answered_once() -> None:
+def test_an_unfinished_request_is_answered_once_by_a_new_sink() -> None:
     with (
         faulty("-heartbeat_timeout", "120", engine="steady") as server,
         Raw(server, b"old client") as client,
@@ -150,15 +150,15 @@ def test_a_request_that_a_new_sink_finds_under_way_is_answered_once() -> None:
         assert sorted(seen) == sorted(set(sent) - answered)
 
 
-def test_a_frozen_ventilator_is_replaced() -> None:
+def test_a_suspended_ventilator_is_replaced() -> None:
     with faulty("-heartbeat_timeout", "4") as server, connect(server) as client:
         with suspended(server.child("ventilator")):
             assert_true(client.encode(texts(20)), texts(20))
         assert "killing ventilator: no heartbeat" in server.log
 
 
-def test_a_server_that_was_stopped_as_a_whole_goes_on() -> None:
-    """Ctrl-Z and fg, or a machine that slept: longer than any heartbeat, and yet nobody hung."""
+def test_a_server_continues_after_all_its_processes_were_suspended() -> None:
+    """Ctrl-Z and fg, or a sleeping machine: longer than the heartbeat timeout, but no process hangs."""
     with faulty("-heartbeat_timeout", "6") as server, connect(server) as client:
         assert_true(client.encode(texts(20)), texts(20))
         with contextlib.ExitStack() as stack:
@@ -168,7 +168,7 @@ def test_a_server_that_was_stopped_as_a_whole_goes_on() -> None:
                 connect(server, timeout=8000)
         assert_true(client.encode(texts(20)), texts(20))
         until = time.monotonic() + 7
-        while time.monotonic() < until:  # beats from before the pause are pardoned, and all later ones come
+        while time.monotonic() < until:  # the supervisor ignores the gap; later heartbeats arrive
             assert_true(client.encode(texts(5)), texts(5))
             assert client.server_status["num_restarts"] == 0
         wait_until(lambda: is_whole(client, 0), 60, "the server to be ready")
@@ -180,10 +180,10 @@ def test_file_descriptors_do_not_grow_with_restarts() -> None:
         supervisor = server.process.pid
         before = open_files(server)[supervisor]
         for kill in range(4):
-            for part in PARTS:
-                server.child(part).kill()
+            for role in ROLES:
+                server.child(role).kill()
             assert_true(client.encode(texts(5)), texts(5))
-            deaths = len(PARTS) * (kill + 1)
-            wait_until(lambda deaths=deaths: is_whole(client, deaths), 60, "all parts to be back")  # type: ignore[misc]
+            deaths = len(ROLES) * (kill + 1)
+            wait_until(lambda deaths=deaths: is_whole(client, deaths), 60, "all processes to be up")  # type: ignore[misc]
         # Sockets of its last partners may take a moment to close.
         wait_until(lambda: open_files(server)[supervisor] <= before, 30, "the descriptors to come back")

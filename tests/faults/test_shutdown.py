@@ -1,4 +1,4 @@
-"""Stopping and renewing a server: what was accepted is finished, what is new is refused with a reason."""
+"""Stop and rolling restart: accepted requests are drained, new ones are refused with a reason."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_worker_that_dies_while_draining_is_replaced() -> None:
         assert_true(results[0], sentences)
 
 
-def test_results_of_a_client_that_left_do_not_hold_up_the_end() -> None:
+def test_results_of_a_disconnected_client_do_not_delay_the_stop() -> None:
     # If it waited for the client as long as results are kept, -drain_timeout would come first: a forced end.
     with faulty("-absent_ttl", "300", "-drain_timeout", "60") as server, connect(server) as observer:
         with Raw(server, b"leaves") as client:

@@ -1,4 +1,4 @@
-"""A part that cannot be brought back ends the server, with a reason and an exit code of its own."""
+"""A process that cannot start again ends the server with a reason and an exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fault_helpers import HERE
 from servers import TINY, free_ports, wait_until
 
 
-def test_a_worker_that_never_comes_back_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_start_again_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken"
     monkeypatch.setenv("BREAKS_WITH", str(broken))
     monkeypatch.syspath_prepend(str(HERE))

@@ -1,4 +1,4 @@
-"""Workers that die, hang, raise, run out of memory or compute nonsense: who is to blame gets an error, nobody else."""
+"""Workers that die, hang, raise, run out of memory or return invalid values: only the faulty request fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def server() -> Iterator[Server]:
 
 
 def send_around(client: Raw, bad: str, where: int) -> dict[bytes, list[str]]:
-    """100 requests of 1 to 7 texts in one go, so that they share batches; the bad text is alone in its request."""
+    """Sends 100 requests of 1 to 7 texts that share batches; the faulty text is alone in its request."""
     sent = {}
     for number in range(100):
         sentences = [bad] if number == where else texts(1 + number % 7, 1000 * number)
@@ -33,7 +33,7 @@ def send_around(client: Raw, bad: str, where: int) -> dict[bytes, list[str]]:
 
 
 def check_answers(client: Raw, sent: dict[bytes, list[str]], bad: str, *words: str) -> None:
-    """Every request is answered once: the bad one with an error that has these words, the others with true vectors."""
+    """Checks that each request is answered once: the faulty one with this error, the others with correct vectors."""
     for _ in range(len(sent)):
         request_id, info, vectors = client.receive()
         sentences = sent.pop(request_id)
@@ -66,7 +66,7 @@ def test_the_bad_text_of_a_request_is_named(server: Server) -> None:
         assert_true(client.encode(texts(5)), texts(5))
 
 
-def test_a_sequence_that_kills_workers_is_given_up_and_the_service_is_not() -> None:
+def test_a_sequence_that_kills_workers_fails_and_the_service_continues() -> None:
     with faulty("-num_worker", "1", "-max_batch_size", "256") as server, Raw(server, b"mixed company") as client:
         bad = f"hello {DIE}"
         client.send([f"{bad} {i}" for i in range(2)])  # while one is looked for, the next is there already
@@ -98,7 +98,7 @@ def test_a_worker_that_lost_its_device_is_replaced() -> None:
         assert client.server_status["num_restarts"] == 2
 
 
-def test_a_batch_that_hangs_is_ended_and_given_up() -> None:
+def test_a_hanging_batch_is_killed_and_fails() -> None:
     with faulty("-num_worker", "2", "-worker_timeout", "1") as server, connect(server) as client:
         with pytest.raises(EncodingFailedError, match="2 workers died"):
             client.encode([f"hello {HANG}"])
@@ -132,7 +132,7 @@ def test_one_sequence_that_never_fits_is_an_error() -> None:
         assert_true(client.encode(texts(10)), texts(10))
 
 
-def test_a_frozen_worker_is_replaced_and_its_batches_go_to_others() -> None:
+def test_a_suspended_worker_is_replaced_and_its_batches_are_requeued() -> None:
     with (
         faulty("-num_worker", "2", "-heartbeat_timeout", "4", "-max_batch_size", "8") as server,
         ThreadGroup() as threads,
@@ -199,7 +199,7 @@ def test_a_worker_killed_every_second_under_load() -> None:
         assert server.process.poll() is None
 
 
-def test_an_engine_that_is_not_there_is_explained() -> None:
+def test_a_missing_engine_is_reported() -> None:
     broken = Server("-engine", "no_such_package.engine")
     try:
         assert broken.process.wait(60) == 3

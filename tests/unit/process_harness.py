@@ -1,4 +1,4 @@
-"""A part of the server in a thread of the test, which stands in place of the others."""
+"""Runs one process of the server in a thread; the test replaces the other processes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from servers import TINY, free_ports
 
-#: Milliseconds after which a wait for the other side has failed.
+#: Milliseconds until a receive or send fails.
 LIMIT = 30_000
 
 
 def tiny_config(*args: str) -> ServerConfig:
-    """Of a server for the tiny model, on free ports."""
+    """Returns the configuration of a server for the tiny model on free ports."""
     port, port_out = free_ports()
     argv = ["-model_dir", str(TINY), "-port", str(port), "-port_out", str(port_out), *args]
     return ServerConfig.from_args(get_args_parser().parse_args(argv))
 
 
 class ProcessHarness:
-    """What a part is made with, and the supervisor's end of its control line. ``start`` it before it is closed."""
+    """Context of a process, and the supervisor's control socket. Call ``start`` before ``close``."""
 
     def __init__(self, name: str, *args: str) -> None:
         self.name = name
@@ -43,12 +43,12 @@ class ProcessHarness:
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
 
-    def start(self, part: Any) -> None:
-        self.thread = threading.Thread(target=part.run, daemon=True)
+    def start(self, role: Any) -> None:
+        self.thread = threading.Thread(target=role.run, daemon=True)
         self.thread.start()
 
     def close(self) -> None:
-        # Nothing can be sent to a part before it has been heard of; one whose thread has died is silent.
+        # A ROUTER socket cannot send to a peer before the peer has sent a message.
         name = self.name.encode()
         is_here, deadline = False, time.monotonic() + LIMIT / 1000
         while not is_here and self.thread.is_alive() and time.monotonic() < deadline:

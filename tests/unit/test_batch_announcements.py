@@ -1,6 +1,6 @@
-"""The word of a short request travels to the sink with its batch: nothing is lost or published twice on the way.
+"""Tests announcements of jobs: a short request is announced with its batch, and published exactly once.
 
-The dispatcher with the test in place of workers and sink, and the sink with the test in place of all others.
+The tests replace workers and sink for the dispatcher, and all other processes for the sink.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from servers import wait_until
 # ---------------------------------------------------------------- the dispatcher
 
 
-def test_the_word_of_a_short_request_travels_with_its_batch(harness: DispatcherHarness) -> None:
+def test_the_announcement_of_a_short_request_travels_with_its_batch(harness: DispatcherHarness) -> None:
     _, first = harness.ask()
     _, second = harness.ask(2)
     harness.add_worker(b"a")
@@ -35,47 +35,47 @@ def test_the_word_of_a_short_request_travels_with_its_batch(harness: DispatcherH
     assert harness.told == []
 
 
-def test_of_a_request_in_several_batches_the_sink_is_told_first(harness: DispatcherHarness) -> None:
-    _, word = harness.ask(6)
+def test_a_request_in_several_batches_is_announced_first(harness: DispatcherHarness) -> None:
+    _, command = harness.ask(6)
     harness.add_worker(b"a")
     assert harness.batch(b"a")[1] == []
-    assert harness.told == [word]
+    assert harness.told == [command]
 
 
-def test_of_a_request_that_is_not_all_here_the_sink_is_told_at_once(harness: DispatcherHarness) -> None:
-    _, word = harness.ask(1, is_last=False)
-    assert harness.told == [word]
+def test_an_incomplete_request_is_announced_at_once(harness: DispatcherHarness) -> None:
+    _, command = harness.ask(1, is_last=False)
+    assert harness.told == [command]
 
 
-def test_the_word_goes_again_when_a_worker_dies(harness: DispatcherHarness) -> None:
-    _, word = harness.ask()
+def test_the_announcement_is_sent_again_when_a_worker_dies(harness: DispatcherHarness) -> None:
+    _, command = harness.ask()
     harness.add_worker(b"a")
-    assert harness.batch(b"a")[1] == [word]
+    assert harness.batch(b"a")[1] == [command]
     harness.dispatcher.worker_lost(b"a")
     harness.add_worker(b"b")
-    message, words = harness.batch(b"b")
-    assert words == [word]
+    message, announced = harness.batch(b"b")
+    assert announced == [command]
     assert len(harness.dispatcher.batch_done(message.id, 0.0)) == 1
     harness.now += 2 * ANNOUNCE_AFTER
     harness.dispatcher.announce_waiting()
-    assert harness.told == []  # nothing is left of it
+    assert harness.told == []  # its batch is done
 
 
-def test_the_sink_is_told_of_a_request_that_is_split_after_a_failure(harness: DispatcherHarness) -> None:
-    _, word = harness.ask(2)
+def test_a_request_that_is_split_after_a_failure_is_announced(harness: DispatcherHarness) -> None:
+    _, command = harness.ask(2)
     harness.add_worker(b"a")
-    message, words = harness.batch(b"a")
-    assert words == [word]
+    message, announced = harness.batch(b"a")
+    assert announced == [command]
     harness.dispatcher.batch_failed(b"a", message.id, "error", "it does not work")
     assert harness.batch(b"a")[1] == []
-    assert harness.told == [word]
+    assert harness.told == [command]
 
 
-def test_nothing_is_said_of_a_request_that_failed(harness: DispatcherHarness) -> None:
-    job, word = harness.ask()
+def test_a_failed_request_is_not_announced(harness: DispatcherHarness) -> None:
+    job, command = harness.ask()
     harness.add_worker(b"a")
-    message, words = harness.batch(b"a")
-    assert words == [word]
+    message, announced = harness.batch(b"a")
+    assert announced == [command]
     harness.dispatcher.batch_failed(b"a", message.id, "error", "it does not work")
     assert [failed for failed, _ in harness.failures] == [job]
     harness.now += 2 * ANNOUNCE_AFTER
@@ -83,7 +83,7 @@ def test_nothing_is_said_of_a_request_that_failed(harness: DispatcherHarness) ->
     assert harness.told == []
 
 
-def test_the_sink_hears_of_requests_that_wait_long(harness: DispatcherHarness) -> None:
+def test_a_request_that_waits_long_is_announced(harness: DispatcherHarness) -> None:
     _, old = harness.ask()
     harness.now += ANNOUNCE_AFTER + 0.1
     _, new = harness.ask()
@@ -96,8 +96,8 @@ def test_the_sink_hears_of_requests_that_wait_long(harness: DispatcherHarness) -
 # ---------------------------------------------------------------- the sink
 
 
-class Around(ProcessHarness):
-    """A sink in a thread, the ends of its sockets, and a client that reads."""
+class SinkHarness(ProcessHarness):
+    """A sink in a thread, the peers of its sockets, and a client."""
 
     def __init__(self) -> None:
         super().__init__("sink", *SMALL_BATCHES)
@@ -124,23 +124,23 @@ class Around(ProcessHarness):
         """The next commands of the sink for the ventilator."""
         return decode_commands(self.ventilator.recv())
 
-    def tell(self, *words: Command) -> None:
-        self.ventilator.send(encode_commands(words))
+    def tell(self, *announced: Command) -> None:
+        self.ventilator.send(encode_commands(announced))
 
     def send_result(
-        self, batch: int, jobs: list[int], words: list[Command], value: float = 1.0, epoch: int = EPOCH
+        self, batch: int, jobs: list[int], announced: list[Command], value: float = 1.0, epoch: int = EPOCH
     ) -> None:
-        """Sends the rows of a batch, one of each job."""
+        """Sends the rows of a batch, one for each job."""
         manifest = np.array([[job, 0] for job in jobs], np.int64)
         array = np.full((len(jobs), 2), value, np.float32)
         result = Result(
-            job(batch, epoch), array, np.ones(len(jobs), np.int32), manifest, False, 0, encode_commands(words)
+            job(batch, epoch), array, np.ones(len(jobs), np.int32), manifest, False, 0, encode_commands(announced)
         )
         self.worker.send_multipart(result.frames())
 
-    def give(self, batch: int, jobs: list[int], words: list[Command], value: float = 1.0) -> None:
+    def give(self, batch: int, jobs: list[int], announced: list[Command], value: float = 1.0) -> None:
         """Sends the rows of a batch, one of each job, and waits until the sink has them."""
-        self.send_result(batch, jobs, words, value)
+        self.send_result(batch, jobs, announced, value)
         [done] = self.receive()
         assert done[:2] == [commands.BATCH_DONE, u64(job(batch))]
 
@@ -162,16 +162,16 @@ class Around(ProcessHarness):
 
 
 @pytest.fixture
-def unsynced() -> Iterator[Around]:
-    around = Around()
+def unsynced() -> Iterator[SinkHarness]:
+    sink_harness = SinkHarness()
     try:
-        yield around
+        yield sink_harness
     finally:
-        around.close()
+        sink_harness.close()
 
 
 @pytest.fixture
-def around(unsynced: Around) -> Around:
+def sink_harness(unsynced: SinkHarness) -> SinkHarness:
     unsynced.sync()
     return unsynced
 
@@ -180,65 +180,65 @@ def job(number: int, epoch: int = EPOCH) -> int:
     return (epoch << 40) + number
 
 
-def test_rows_that_bring_their_word_are_published(around: Around) -> None:
-    around.give(1, [job(1), job(2)], [announcement(job(1)), announcement(job(2))])
-    assert around.answers() == [1.0, 1.0]
+def test_rows_with_their_announcement_are_published(sink_harness: SinkHarness) -> None:
+    sink_harness.give(1, [job(1), job(2)], [announcement(job(1)), announcement(job(2))])
+    assert sink_harness.answers() == [1.0, 1.0]
 
 
-def test_a_batch_that_was_computed_twice_is_published_once(around: Around) -> None:
-    around.give(1, [job(1)], [announcement(job(1))])
-    around.give(2, [job(1)], [announcement(job(1))], value=2.0)
-    around.tell(announcement(job(1)))  # and if half of a larger batch comes again, the word comes alone
-    around.give(3, [job(1)], [], value=3.0)
-    assert around.answers() == [1.0]
-    assert not around.sink.assembler.jobs
+def test_a_batch_that_was_computed_twice_is_published_once(sink_harness: SinkHarness) -> None:
+    sink_harness.give(1, [job(1)], [announcement(job(1))])
+    sink_harness.give(2, [job(1)], [announcement(job(1))], value=2.0)
+    sink_harness.tell(announcement(job(1)))  # after a split, the announcement arrives without a batch
+    sink_harness.give(3, [job(1)], [], value=3.0)
+    assert sink_harness.answers() == [1.0]
+    assert not sink_harness.sink.assembler.jobs
 
 
-def test_later_jobs_do_not_make_earlier_ones_finished(around: Around) -> None:
-    """Rows that overtake the word of their job wait for it, also when a later job was published meanwhile."""
-    around.give(1, [job(1)], [], value=1.0)
-    around.give(2, [job(2)], [announcement(job(2))], value=2.0)
-    around.tell(announcement(job(1)))
-    wait_until(lambda: not around.sink.assembler.jobs and not around.sink.assembler.unannounced_rows)
-    assert around.answers() == [2.0, 1.0]
+def test_later_jobs_do_not_make_earlier_ones_finished(sink_harness: SinkHarness) -> None:
+    """Rows that overtake the announcement of their job wait for it, also after a later job was published."""
+    sink_harness.give(1, [job(1)], [], value=1.0)
+    sink_harness.give(2, [job(2)], [announcement(job(2))], value=2.0)
+    sink_harness.tell(announcement(job(1)))
+    wait_until(lambda: not sink_harness.sink.assembler.jobs and not sink_harness.sink.assembler.unannounced_rows)
+    assert sink_harness.answers() == [2.0, 1.0]
 
 
-def test_rows_may_come_before_the_word_of_their_job_though_later_jobs_are_known(around: Around) -> None:
-    """A job that waits is told of when its first batch leaves, after jobs that came later and were told at once."""
-    around.tell(announcement(job(2), size=2))
-    around.give(1, [job(1)], [], value=1.0)
-    assert around.answers() == []
-    around.tell(announcement(job(1)))
-    wait_until(lambda: not around.sink.assembler.unannounced_rows)
-    assert around.answers() == [1.0]
+def test_rows_may_overtake_their_announcement_although_later_jobs_are_announced(sink_harness: SinkHarness) -> None:
+    """A waiting job is announced when its first batch is sent, after later jobs that were announced at once."""
+    sink_harness.tell(announcement(job(2), size=2))
+    sink_harness.give(1, [job(1)], [], value=1.0)
+    assert sink_harness.answers() == []
+    sink_harness.tell(announcement(job(1)))
+    wait_until(lambda: not sink_harness.sink.assembler.unannounced_rows)
+    assert sink_harness.answers() == [1.0]
 
 
-def test_rows_of_a_job_that_has_failed_are_passed_over(around: Around) -> None:
-    around.tell([commands.CANCEL_JOB, u64(job(1))])
-    around.answers()  # so it has been read
-    around.give(1, [job(1)], [announcement(job(1))])
-    assert around.answers() == []
-    assert not around.sink.assembler.unannounced_rows
+def test_rows_of_a_failed_job_are_dropped(sink_harness: SinkHarness) -> None:
+    sink_harness.tell([commands.CANCEL_JOB, u64(job(1))])
+    sink_harness.answers()  # so it has been read
+    sink_harness.give(1, [job(1)], [announcement(job(1))])
+    assert sink_harness.answers() == []
+    assert not sink_harness.sink.assembler.unannounced_rows
 
 
-def test_words_of_another_ventilator_are_passed_over(around: Around) -> None:
-    around.give(1, [job(1, EPOCH + 1)], [announcement(job(1, EPOCH + 1))])
-    assert around.answers() == []
+def test_announcements_of_another_ventilator_are_ignored(sink_harness: SinkHarness) -> None:
+    sink_harness.give(1, [job(1, EPOCH + 1)], [announcement(job(1, EPOCH + 1))])
+    assert sink_harness.answers() == []
 
 
-def test_tokens_and_notes_travel_too(around: Around) -> None:
-    word = announcement(job(1), metadata=json.dumps({"num_tokens": 9}).encode())
-    word[6] = b'[["[CLS]", "[SEP]"]]'
-    around.give(1, [job(1)], [word])
-    reply = parse_reply(around.client.recv_multipart())
+def test_tokens_and_metadata_are_part_of_the_announcement(sink_harness: SinkHarness) -> None:
+    command = announcement(job(1), metadata=json.dumps({"num_tokens": 9}).encode())
+    command[6] = b'[["[CLS]", "[SEP]"]]'
+    sink_harness.give(1, [job(1)], [command])
+    reply = parse_reply(sink_harness.client.recv_multipart())
     assert (reply.info["tokens"], reply.info["num_tokens"]) == ([["[CLS]", "[SEP]"]], 9)
 
 
 # ---------------------------------------------------------------- restarts
 
 
-def test_results_that_overtake_the_sync_are_held(unsynced: Around) -> None:
-    """Regression: a new sink dropped them, and the ventilator counted their batches as in flight for good."""
+def test_results_that_overtake_the_sync_are_held(unsynced: SinkHarness) -> None:
+    """Regression: a new sink dropped them, and the ventilator counted their batches as in flight indefinitely."""
     unsynced.send_result(1, [job(1)], [announcement(job(1))], value=1.0)
     unsynced.send_result(2, [job(2)], [announcement(job(2))], value=2.0)
     wait_until(lambda: unsynced.sink.barrier.num_held == 2)
@@ -248,7 +248,7 @@ def test_results_that_overtake_the_sync_are_held(unsynced: Around) -> None:
     assert unsynced.answers() == [1.0, 2.0]
 
 
-def test_held_results_of_batches_before_the_sync_are_stale(unsynced: Around) -> None:
+def test_held_results_of_batches_before_the_sync_are_stale(unsynced: SinkHarness) -> None:
     unsynced.send_result(1, [job(1)], [announcement(job(1))], value=1.0)
     unsynced.send_result(1, [job(1, EPOCH - 1)], [announcement(job(1, EPOCH - 1))], epoch=EPOCH - 1)
     wait_until(lambda: unsynced.sink.barrier.num_held == 2)
@@ -257,39 +257,39 @@ def test_held_results_of_batches_before_the_sync_are_stale(unsynced: Around) -> 
     assert unsynced.answers() == [2.0]
 
 
-def test_results_that_overtake_the_sync_of_a_new_ventilator_are_held(around: Around) -> None:
+def test_results_that_overtake_the_sync_of_a_new_ventilator_are_held(sink_harness: SinkHarness) -> None:
     new = EPOCH + 1
-    around.send_result(1, [job(1, new)], [announcement(job(1, new))], epoch=new)
-    wait_until(lambda: around.sink.barrier.num_held == 1)
-    around.tell([commands.SYNC, u64(new), u64(job(0, new))])
-    [done] = around.receive()
+    sink_harness.send_result(1, [job(1, new)], [announcement(job(1, new))], epoch=new)
+    wait_until(lambda: sink_harness.sink.barrier.num_held == 1)
+    sink_harness.tell([commands.SYNC, u64(new), u64(job(0, new))])
+    [done] = sink_harness.receive()
     assert done[:2] == [commands.BATCH_DONE, u64(job(1, new))]
-    assert around.answers() == [1.0]
+    assert sink_harness.answers() == [1.0]
 
 
-def test_results_of_a_previous_ventilator_are_dropped(around: Around) -> None:
+def test_results_of_a_previous_ventilator_are_dropped(sink_harness: SinkHarness) -> None:
     new = EPOCH + 1
-    around.tell([commands.SYNC, u64(new), u64(job(0, new))])
-    wait_until(lambda: around.sink.barrier.epoch == new)
-    around.send_result(1, [job(1)], [announcement(job(1))])
-    around.send_result(1, [job(1, new)], [announcement(job(1, new))], value=2.0, epoch=new)
-    [done] = around.receive()
+    sink_harness.tell([commands.SYNC, u64(new), u64(job(0, new))])
+    wait_until(lambda: sink_harness.sink.barrier.epoch == new)
+    sink_harness.send_result(1, [job(1)], [announcement(job(1))])
+    sink_harness.send_result(1, [job(1, new)], [announcement(job(1, new))], value=2.0, epoch=new)
+    [done] = sink_harness.receive()
     assert done[:2] == [commands.BATCH_DONE, u64(job(1, new))]
-    assert around.answers() == [2.0]
-    assert not around.sink.barrier.num_held
+    assert sink_harness.answers() == [2.0]
+    assert not sink_harness.sink.barrier.num_held
 
 
-def test_the_report_of_an_idle_worker_follows_its_results(around: Around) -> None:
-    around.send_result(1, [job(1)], [announcement(job(1))])
-    idle = around.send_idle(1)
-    received = around.receive()
+def test_the_report_of_an_idle_worker_follows_its_results(sink_harness: SinkHarness) -> None:
+    sink_harness.send_result(1, [job(1)], [announcement(job(1))])
+    idle = sink_harness.send_idle(1)
+    received = sink_harness.receive()
     while len(received) < 2:
-        received += around.receive()
+        received += sink_harness.receive()
     assert received[0][:2] == [commands.BATCH_DONE, u64(job(1))]
     assert received[1] == idle
 
 
-def test_the_report_of_an_idle_worker_does_not_overtake_held_results(unsynced: Around) -> None:
+def test_the_report_of_an_idle_worker_does_not_overtake_held_results(unsynced: SinkHarness) -> None:
     unsynced.send_result(1, [job(1)], [announcement(job(1))])
     unsynced.send_idle(1)
     unsynced.send_result(2, [job(2)], [announcement(job(2))])

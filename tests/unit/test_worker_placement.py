@@ -1,4 +1,4 @@
-"""Which worker gets which device, on machines that this one is not: GPUs here are rows of numbers."""
+"""Tests the assignment of devices to workers with simulated GPUs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_without_gpus_all_workers_run_on_the_cpu(caplog: pytest.LogCaptureFixtur
     assert "no GPU available, fall back to CPU" in caplog.text
 
 
-def test_cpu_is_taken_where_it_is_asked_for() -> None:
+def test_the_cpu_option_selects_the_cpu() -> None:
     assert plan(FREE, num_worker=2, cpu=True) == ["cpu", "cpu"]
 
 
@@ -64,7 +64,7 @@ def test_all_gpus_busy(caplog: pytest.LogCaptureFixture) -> None:
     assert "no GPU is free (all of 2 are in use), fall back to CPU" in caplog.text
 
 
-def test_a_gpu_that_no_engine_can_use_is_said_aloud(
+def test_a_gpu_without_a_usable_engine_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def choose(name: str, kind: str, dtype: str, *_: object) -> str:
