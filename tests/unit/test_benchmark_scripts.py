@@ -65,7 +65,7 @@ def test_failed_caller_fails_the_measurement(running_peer: RunningPeer) -> None:
     for kind in ("many", "bulk", "single"):
         with pytest.raises(PeerError, match="one fp32: ValueError: no such text"):
             running_peer.request(kind, 3)
-    assert running_peer.request("vectors", [1, 0]) == [[4.0], [4.0]]  # it goes on
+    assert running_peer.request("vectors", [1, 0]) == [[4.0], [4.0]]  # the driver still works
 
 
 def test_hanging_peer_times_out(running_peer: RunningPeer) -> None:
@@ -159,7 +159,7 @@ def test_table_reports_the_load() -> None:
     ("features", "for_bf16"), [("avx2", "auto"), ("avx2 avx512_bf16", "tensorflow"), ("avx512_bf16 amx_bf16", "torch")]
 )
 def test_every_row_names_its_backend(features: str, for_bf16: str) -> None:
-    """Without bf16 instructions no engine of the server computes in bf16: its row names what is asked for."""
+    """Without bf16 instructions no engine computes bf16; the row then contains the requested engine."""
     rows = [(one.label, one.how, one.dtype) for one in peers.of_model("-", "-", frozenset(features.split()))]
     ours = {label for label, _, dtype in rows if label.startswith(peers.OURS) and dtype == "bf16"}
     assert ours == {f"this ({for_bf16})", f"this, engine alone ({for_bf16})"}

@@ -94,7 +94,7 @@ def test_long_and_short_sequences_are_in_different_groups() -> None:
     groups = split_batch(lengths, 1 << 30)
     assert [len(group) for group in groups] == [100, 1]
     assert len(split_batch(np.full(64, 30), 1 << 30)) == 1
-    assert len(split_batch(np.array([3, 60]), 1 << 30)) == 1  # too little to be worth two runs
+    assert len(split_batch(np.array([3, 60]), 1 << 30)) == 1  # too few tokens for two groups
 
 
 def test_split_groups_have_equal_size() -> None:

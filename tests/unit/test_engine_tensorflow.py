@@ -248,7 +248,7 @@ def test_invalid_batch_is_rejected(
     batch = Batch(*(np.array(values, np.int32) for values in (ids, types, np.ones(len(ids)), lengths)))
     with pytest.raises(EngineError, match=message):
         make().encode(batch)
-    assert make().encode(pack(sequences([3]))).shape == (1, 32)  # and the engine goes on
+    assert make().encode(pack(sequences([3]))).shape == (1, 32)  # the engine still works
 
 
 def test_out_of_memory_is_distinguished_from_other_errors(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,8 @@ def pool() -> Iterator[ThreadPool]:
         ([30] * 25 + [40], 3),
         ([64] * 3, 1),  # too few tokens
         ([5], 1),
-        ([64] * 13, 1),  # five for one, four for the others
-        ([500, 500], 1),  # nothing for the third
+        ([64] * 13, 1),  # 5, 4 and 4 sequences: too uneven
+        ([500, 500], 1),  # the third share is empty
     ],
 )
 def test_partition_is_even_or_a_single_share(pool: ThreadPool, lengths: list[int], count: int) -> None:

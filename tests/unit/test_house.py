@@ -1,8 +1,9 @@
-"""Limits on the size of files and on the state of classes."""
+"""Test the size of files, the state of classes, and paths in the Makefile."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +105,9 @@ def test_attributes_are_counted_once_and_frozen_dataclasses_not_at_all() -> None
     )
     classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
     assert [mutable_attributes(node) for node in classes] == [{"a", "b", "c", "d", "e"}, {"a"}, set()]
+
+
+def test_makefile_names_existing_tests() -> None:
+    patterns = re.findall(r"tests/[\w/*]+\.py", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert patterns
+    assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []

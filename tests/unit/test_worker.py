@@ -39,12 +39,12 @@ def calibrated(
 @pytest.mark.parametrize(
     ("rate", "max_seq_len", "tokens"),
     [
-        (10_000, 25, 2_500),  # what takes CPU_BATCH_SECONDS; the slow first call does not count
+        (10_000, 25, 2_500),  # CPU_BATCH_SECONDS; the slow first call is ignored
         (40_000, 25, 10_000),
-        (100, 25, 512),  # a few dozen short ones fit, however slow it is
+        (100, 25, 512),  # minimum, also for a slow engine
         (1e9, 25, 65_536),
-        (100, 2_000, 2_000),  # one of full length fits
-        (100, None, 3_000),  # as long as the model takes
+        (100, 2_000, 2_000),  # at least one sequence of full length
+        (100, None, 3_000),  # maximum length of the model
     ],
 )
 def test_cpu_batch_takes_the_target_time(
