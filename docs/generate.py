@@ -1,5 +1,4 @@
-"""Writes the tables of docs and README that the code already holds, so that they cannot disagree:
-``python docs/generate.py``.
+"""Writes the tables of the docs that the code already holds, so that they cannot disagree: ``python docs/generate.py``.
 
 A page marks where a table goes; what stands between the two comments is replaced::
 
@@ -36,12 +35,6 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"))
 def options() -> str:
     """A table of flags for each group of ``bert-serving-start``, new ones marked."""
     return _tables(option_groups())
-
-
-def all_options() -> str:
-    """The same for the README: titles are no headings there, and links lead to the page of the server."""
-    tables = re.sub(r"^### (.*)$", r"**\1**", options(), flags=re.M)
-    return _folded("All flags", tables.replace("](#", "](docs/server.md#"))
 
 
 def benchmark_options() -> str:
@@ -116,7 +109,7 @@ def error_types() -> str:
     return "\n".join(lines) + "\n"
 
 
-#: The flags that most people need, for the README, and the members of a client.
+#: The flags that most people need, and the members of a client.
 MAIN_OPTIONS = [
     "model_dir",
     "max_seq_len",
@@ -158,30 +151,14 @@ def client_arguments() -> str:
     return _arguments(BertClient)
 
 
-def client_api() -> str:
-    """Arguments and members of a client, for the README."""
-    tables = f"`BertClient(...)` takes:\n\n{client_arguments()}\nand has:\n\n{client_methods()}"
-    return _folded("Arguments and methods of the client", tables)
-
-
 def questions() -> str:
     """The questions that docs/faq.md answers, by its headings, with links to the answers."""
     lines: list[str] = []
     page = re.sub(r"^```.*?^```", "", (DOCS / "faq.md").read_text(encoding="utf-8"), flags=re.M | re.S)
-    count = 0
     for marks, heading in re.findall(r"^(##|###) (.*?) *$", page, re.M):
-        if marks == "##":
-            lines += ["", f"**{heading}**", ""]
-        else:
-            anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-            lines.append(f"- [{heading}](docs/faq.md#{anchor})")
-            count += 1
-    return _folded(f"{count} questions", "\n".join(lines).strip())
-
-
-def _folded(summary: str, text: str) -> str:
-    """Text that a click on its summary opens."""
-    return f"<details>\n<summary>{summary}</summary>\n\n{text.strip()}\n\n</details>\n"
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        lines.append(f"{'- ' if marks == '##' else '  - '}[{heading}](#{anchor})")
+    return "\n".join(lines) + "\n"
 
 
 def encode_arguments() -> str:
@@ -221,11 +198,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options,
     "benchmark_options": benchmark_options,
     "main_options": main_options,
-    "all_options": all_options,
     "terminate_options": terminate_options,
     "client_methods": client_methods,
     "client_arguments": client_arguments,
-    "client_api": client_api,
     "encode_arguments": encode_arguments,
     "encode_command_options": encode_command_options,
     "drift_options": drift_options,
@@ -275,7 +250,7 @@ def main() -> None:
         rendered = render(page)
         if rendered != page:
             path.write_text(rendered, encoding="utf-8")
-            print(f"{path.name} is written anew")
+            print(f"{path.name} is updated")
 
 
 if __name__ == "__main__":

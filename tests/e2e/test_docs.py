@@ -27,6 +27,7 @@ from bert_serving.server.benchmark.options import get_benchmark_parser
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.cli.start import get_args_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
+from bert_serving.server.model.default import default_model_dir
 from servers import CACHE, TINY, Server, free_ports, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +39,7 @@ ALL_MARKDOWN = sorted(
 )
 
 BLOCK = re.compile(r"^((?:<!-- .*? -->\n)*)```(\w+)[^\n]*\n(.*?)^```", re.M | re.S)
+needs_default_model = pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
 PLACEHOLDER_HTTP = "8125"
 PLACEHOLDER_MODEL = "/models/uncased_L-12_H-768_A-12"
 
@@ -114,6 +116,25 @@ def test_examples_run(
         for value in list(reader.names.values()):
             if isinstance(value, BertClient):
                 value.close()
+
+
+@needs_default_model
+def test_the_quickstart_prints_what_the_readme_shows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = ROOT / "README.md"
+    shown = re.findall(
+        r"^<!-- printed: the default model -->\n```python\n(.*?)^```\n\n```text\n(.*?)^```",
+        readme.read_text(encoding="utf-8"),
+        re.M | re.S,
+    )
+    assert len(shown) == 1
+    code, output = shown[0]
+    with serving(model_dir=None) as server, contextlib.ExitStack() as stack:
+        reader = Reader(readme, server, monkeypatch, stack)
+        reader.run(0, "", code)
+        reader.names["bc"].close()
+    assert capsys.readouterr().out == output
 
 
 def test_what_is_not_run_says_why() -> None:
