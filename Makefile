@@ -3,7 +3,7 @@
 #   make demo       serve the default model, encode some sentences, show how similar they are
 #   make test       all checks and tests
 #   make test-avx2  tests of engines and kernels as on a processor that has AVX2 and nothing newer
-#   make check      formatting, lint, types, which package may import which
+#   make check      formatting, lint, types, imports between packages, spelling, prose
 #   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in an environment of its own
 #   make gpu        on a machine with an NVIDIA GPU: the tests that want one, and how fast it is
 #   make docs       the site, in build/site: open build/site/index.html
@@ -108,6 +108,8 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python tools/prose.py
 
 # Warnings are errors: a page that is in no menu, a link that leads nowhere. -E forgets what earlier builds have read.
 docs: $(VENV)/.docs
