@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def prose() -> ModuleType:
     spec = importlib.util.spec_from_file_location("prose", ROOT / "tools" / "prose.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["prose"] = module  # NamedTuple looks its module up
     spec.loader.exec_module(module)
