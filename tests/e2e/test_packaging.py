@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
@@ -37,10 +39,14 @@ def wheel(built: Path, name: str) -> Path:
     return next(built.glob(f"bert_serving_{name}-*.whl"))
 
 
-def requirements(path: Path) -> list[str]:
+def metadata(path: Path) -> Message:
     with zipfile.ZipFile(path) as archive:
         name = next(n for n in archive.namelist() if n.endswith("METADATA"))
-        return Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist") or []
+        return Parser().parsestr(archive.read(name).decode())
+
+
+def requirements(path: Path) -> list[str]:
+    return metadata(path).get_all("Requires-Dist") or []
 
 
 def test_the_client_brings_numpy_and_pyzmq_and_nothing_else(built: Path) -> None:
@@ -63,8 +69,7 @@ def test_packages_share_the_namespace(built: Path, name: str) -> None:
     assert "bert_serving/__init__.py" not in names
     other = "server" if name == "client" else "client"
     assert not any(n.startswith(f"bert_serving/{other}/") for n in names)
-    if name == "client":
-        assert "bert_serving/client/py.typed" in names
+    assert f"bert_serving/{name}/py.typed" in names
     assert any(n.endswith("/LICENSE") for n in names)
     assert (ROOT / name / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     sources = {p.relative_to(ROOT / name).as_posix() for p in (ROOT / name / "bert_serving").rglob("*.py")}
@@ -72,6 +77,16 @@ def test_packages_share_the_namespace(built: Path, name: str) -> None:
     with tarfile.open(next(built.glob(f"bert_serving_{name}-*.tar.gz"))) as archive:
         packed = {"/".join(n.split("/")[1:]) for n in archive.getnames()}
     assert sources | {"pyproject.toml", "README.md"} <= packed
+
+
+@pytest.mark.parametrize("name", ["client", "server"])
+def test_the_metadata_names_licence_authors_and_addresses(built: Path, name: str) -> None:
+    fields = metadata(wheel(built, name))
+    assert fields["License-Expression"] == "MIT"
+    assert fields.get_all("License-File") == ["LICENSE"]
+    assert fields["Author"]
+    assert fields.get_all("Project-URL")
+    assert "Typing :: Typed" in (fields.get_all("Classifier") or [])
 
 
 def test_the_server_brings_its_dashboard(built: Path) -> None:
@@ -99,6 +114,7 @@ def test_they_work_when_installed(built: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [str(tmp_path / "env" / "bin" / "python"), "-c", code],
         cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         timeout=120,
