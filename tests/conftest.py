@@ -32,9 +32,22 @@ FORCE_AFTER = 300
 FORCE_END_AFTER = 120
 #: Tests that the processes of a parallel run have found, and that have not come to an end.
 _outstanding: set[str] = set()
+#: Tests that failed, and those that passed, in this run.
+_failed: set[str] = set()
+_passed: set[str] = set()
+#: Where a run stores what failed in it, for the second run.
+FAILED_KEY = "second_run/failed"
 
 
 _stderr = 2
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--second-run",
+        action="store_true",
+        help="names tests that failed in the run before and pass in this one: see the Makefile",
+    )
 
 
 def pytest_configure() -> None:
@@ -72,6 +85,22 @@ def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _outstanding.discard(report.nodeid)
+    if report.failed:
+        _failed.add(report.nodeid)
+    elif report.passed and report.when == "call":
+        _passed.add(report.nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--second-run"):
+        cache = getattr(config, "cache", None)  # absent with -p no:cacheprovider
+        failed_before = cache.get(FAILED_KEY, []) if cache is not None else []
+        flaky = sorted((_passed - _failed) & set(failed_before))
+        if flaky:
+            terminalreporter.section("flaky: failed first, passed in the second run; please fix", yellow=True)
+            for name in flaky:
+                terminalreporter.line(f"FLAKY {name}")
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +127,10 @@ def _no_server_is_left() -> Iterator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """What did not run counts as failed, so that `--last-failed` runs it: see the Makefile."""
+    is_second_run = session.config.getoption("--second-run")
+    cache = getattr(session.config, "cache", None)
+    if cache is not None and not is_second_run and not hasattr(session.config, "workerinput"):
+        cache.set(FAILED_KEY, sorted(_failed))
     last_failed = session.config.pluginmanager.get_plugin("lfplugin")
     if last_failed is not None:
         last_failed.lastfailed.update(dict.fromkeys(_outstanding, True))
