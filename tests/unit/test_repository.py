@@ -1,0 +1,62 @@
+"""Files for GitHub and pre-commit: they are valid, and agree with Makefile and packages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def classified_pythons(name: str) -> list[str]:
+    text = (ROOT / name / "pyproject.toml").read_text(encoding="utf-8")
+    return re.findall(r'"Programming Language :: Python :: (3\.\d+)"', text)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=[path.name for path in WORKFLOWS])
+def test_workflows_call_targets_that_exist(path: Path) -> None:
+    for name, job in load(path)["jobs"].items():
+        for step in job.get("steps", []):
+            assert ("uses" in step) != ("run" in step), f"{path.name}: {name}"
+            for call in re.findall(r"\bmake ((?:[a-z-]+ )*[a-z-]+)(?= |$)", step.get("run", "")):
+                assert set(call.split()) <= MAKE_TARGETS, f"{path.name}: make {call}"
+
+
+def test_the_matrix_has_the_pythons_of_the_classifiers() -> None:
+    jobs = load(ROOT / ".github" / "workflows" / "test.yml")["jobs"]
+    pythons = jobs["test"]["strategy"]["matrix"]["python"]
+    assert pythons == classified_pythons("client") == classified_pythons("server")
+
+
+def test_only_publishing_gets_a_token() -> None:
+    release = load(ROOT / ".github" / "workflows" / "release.yml")
+    assert release["permissions"] == {"contents": "read"}
+    assert [name for name, job in release["jobs"].items() if "permissions" in job] == ["publish"]
+    publish = release["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write"}
+    assert publish["environment"] == "pypi"
+    assert "password" not in str(release)
+
+
+def test_dependabot_watches_folders_that_exist() -> None:
+    for update in load(ROOT / ".github" / "dependabot.yml")["updates"]:
+        assert (ROOT / update["directory"].lstrip("/")).is_dir()
+
+
+def test_pre_commit_runs_what_make_check_runs() -> None:
+    check = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    assert check is not None
+    for repository in load(ROOT / ".pre-commit-config.yaml")["repos"]:
+        for hook in repository["hooks"]:
+            program = " ".join(word for word in hook["entry"].split()[:2] if not word.startswith("-"))
+            assert program.replace(".venv/bin", "$(BIN)") in check[1], hook["id"]
