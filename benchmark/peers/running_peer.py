@@ -72,8 +72,9 @@ class RunningPeer:
 
     def _read_lines(self) -> None:
         assert self._driver.stdout is not None
-        for line in self._driver.stdout:
-            self._lines.put(line)
+        with self._driver.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
         self._lines.put(None)
 
     def _answer(self, seconds: float) -> Any:
@@ -118,6 +119,9 @@ class RunningPeer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
         self._log.close()
 
 

@@ -99,6 +99,9 @@ class Reader:
         exec(compile("\n" * line + code, str(self.page), "exec"), self.names)
 
 
+# The tiny model's short max_seq_len cuts texts of the examples.
+@pytest.mark.filterwarnings("ignore:.* texts are longer than the server's max_seq_len:UserWarning")
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning:keras")
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=ids(WITH_PYTHON))
 def test_examples_run(
     page: Path,

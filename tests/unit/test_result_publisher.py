@@ -42,6 +42,7 @@ class PublisherHarness:
         else:
             assert monitor.poll(30_000)
         sub.disable_monitor()
+        monitor.close(linger=0)
         self.subs.append(sub)
         return sub
 
