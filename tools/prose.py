@@ -18,7 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 BANNED = Path(__file__).with_name("prose_banned.txt")
 
 #: Files and folders that are checked by default. Add a folder as soon as it passes.
-CHECKED = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "docs", "tools"]
+CHECKED = [
+    "README.md",
+    "client/README.md",
+    "server/README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "CODE_OF_CONDUCT.md",
+    ".github",
+    "docs",
+    "tools",
+]
 #: Files that are left out of the folders in ``CHECKED``.
 SKIPPED = ["docs/architecture.md"]
 SUFFIXES = {".md", ".py"}
