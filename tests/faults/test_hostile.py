@@ -46,6 +46,7 @@ class HostileSockets:
         sock.connect(f"tcp://127.0.0.1:{server.port_out}")
         assert monitor.poll(60_000)
         sock.disable_monitor()
+        monitor.close(linger=0)
         return sock
 
 

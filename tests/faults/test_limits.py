@@ -66,6 +66,7 @@ def test_a_message_far_beyond_the_limit_costs_its_sender_the_connection(server: 
         assert monitor.poll(60_000), "the connection is still there"
         assert memory(server)["ventilator"] < before + 20_000_000
         push.disable_monitor()
+        monitor.close(linger=0)
 
 
 def test_a_small_queue_is_full_and_everything_is_answered() -> None:

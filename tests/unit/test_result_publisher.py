@@ -205,6 +205,7 @@ def test_subscriptions_behind_an_invalid_message_are_requested_again(harness: Pu
     late = harness.connect(b"absent")
     harness.publisher.flush()
     assert read(late)[1] == b"kept"
+    evil.close()
 
 
 def test_subscriptions_are_counted_again_after_a_reset(harness: PublisherHarness) -> None:
@@ -301,6 +302,7 @@ def test_subscriptions_are_read_in_bounded_bursts(harness: PublisherHarness, mon
     evil.connect(harness.address)
     assert monitor.poll(30_000)
     evil.disable_monitor()
+    monitor.close(linger=0)
     evil.send(b"this is no subscription")
     for number in range(35):
         evil.send(b"\x01topic %d" % number)
