@@ -70,7 +70,7 @@ def moments(browser: Browser) -> list[float]:
     return browser.js(code)  # type: ignore[no-any-return]
 
 
-def test_it_shows_what_the_server_does(browser: Browser, http_server: HttpServer) -> None:
+def test_page_shows_the_state_of_the_server(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     browser.wait_text("#servers .badge", "ready")
     browser.wait(lambda: tile(browser, "requests")[:1].isdigit(), "a rate")
@@ -98,7 +98,7 @@ def test_it_shows_what_the_server_does(browser: Browser, http_server: HttpServer
     assert browser.driver.title == "bert-serving"
 
 
-def test_it_names_the_library_of_the_engine(browser: Browser, http_server: HttpServer) -> None:
+def test_page_shows_the_library_of_the_engine(browser: Browser, http_server: HttpServer) -> None:
     package, name = {"onnx": ("onnxruntime", "ONNX Runtime"), "tensorflow": ("tensorflow", "TensorFlow")}[ENGINE]
     with serving_http() as server:
         open_dashboard(browser, server, f"/?server={http_server.url}")
@@ -238,7 +238,7 @@ def traffic(server: HttpServer) -> Iterator[None]:
         thread.join()
 
 
-def test_it_draws_lines(browser: Browser, http_server: HttpServer) -> None:
+def test_charts_are_drawn(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     with http_server.zmq_client() as client:
         drawn = "return [...document.querySelectorAll('#charts canvas')].map(c => c.getContext('2d')"
@@ -256,7 +256,7 @@ def test_it_draws_lines(browser: Browser, http_server: HttpServer) -> None:
     assert label().startswith("Texts per second, the last 15 minutes. texts: ")
 
 
-def test_it_asks_nobody_else(browser: Browser, http_server: HttpServer) -> None:
+def test_page_connects_to_no_other_host(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     browser.wait_text("#servers .badge", "ready")
     messages = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
@@ -266,7 +266,7 @@ def test_it_asks_nobody_else(browser: Browser, http_server: HttpServer) -> None:
     assert {url for url in network if not url.startswith(http_server.url)} == set()
 
 
-def test_files_are_guarded_and_kept(http_server: HttpServer) -> None:
+def test_files_have_security_headers_and_etags(http_server: HttpServer) -> None:
     assert http_server.call("/dashboard").headers["location"] == "dashboard/"
     page = http_server.call("/dashboard/")
     assert page.headers["content-type"].startswith("text/html")
@@ -354,7 +354,7 @@ def test_a_token(browser: Browser, http_server: HttpServer, tmp_path: Path) -> N
         browser.wait_text("[aria-pressed=true] .badge", "ready")
 
 
-def test_nothing_a_server_says_becomes_markup(browser: Browser, tmp_path: Path) -> None:
+def test_server_output_never_becomes_markup(browser: Browser, tmp_path: Path) -> None:
     model = shutil.copytree(TINY, tmp_path / HOSTILE)
     with serving_http("-engine", "zeros", model_dir=model) as server:
         open_dashboard(browser, server)
@@ -364,7 +364,7 @@ def test_nothing_a_server_says_becomes_markup(browser: Browser, tmp_path: Path) 
         assert browser.js("return document.querySelectorAll('main img').length") == 0
 
 
-def test_it_does_not_ask_while_nobody_looks(browser: Browser, http_server: HttpServer) -> None:
+def test_polling_stops_while_paused_or_hidden(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     browser.wait(lambda: polls(browser) >= 2, "questions")
     browser.find("#pause").click()
@@ -385,7 +385,7 @@ def test_it_does_not_ask_while_nobody_looks(browser: Browser, http_server: HttpS
     assert not [moment for moment in moments(browser) if left < moment < back]
 
 
-def test_the_past_is_kept_when_the_page_is_loaded_again(browser: Browser, http_server: HttpServer) -> None:
+def test_history_survives_a_reload(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     browser.wait_text("#servers .badge", "ready")
     url = f"{http_server.url}/"
@@ -399,7 +399,7 @@ def test_the_past_is_kept_when_the_page_is_loaded_again(browser: Browser, http_s
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read(browser: Browser, http_server: HttpServer, scheme: str) -> None:
+def test_text_has_sufficient_contrast(browser: Browser, http_server: HttpServer, scheme: str) -> None:
     """Every text stands out from what is behind it by 4.5 : 1, as WCAG 2.2 AA asks (success criterion 1.4.3)."""
     browser.emulate(scheme=scheme)
     with traffic(http_server):
@@ -436,7 +436,7 @@ def test_it_can_be_read(browser: Browser, http_server: HttpServer, scheme: str) 
     assert background == {"light": "rgb(243, 245, 248)", "dark": "rgb(14, 19, 26)"}[scheme]
 
 
-def test_it_fits_on_a_phone(browser: Browser, http_server: HttpServer) -> None:
+def test_layout_fits_a_phone(browser: Browser, http_server: HttpServer) -> None:
     browser.emulate(360, 740, mobile=True)
     with traffic(http_server):
         open_dashboard(browser, http_server)
@@ -452,7 +452,7 @@ def test_it_fits_on_a_phone(browser: Browser, http_server: HttpServer) -> None:
     )
 
 
-def test_controls_have_names_and_take_the_keyboard(browser: Browser, http_server: HttpServer) -> None:
+def test_controls_have_names_and_keyboard_access(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     browser.wait_text("#servers .badge", "ready")
     controls = [e for e in browser.all("button, select, input, summary") if e.is_displayed()]
@@ -496,7 +496,7 @@ def test_rates(browser: Browser, http_server: HttpServer) -> None:
     assert third["texts"] is None, "another life of the server is not compared with the last one"
 
 
-def test_times_of_http_come_from_its_histogram(browser: Browser, http_server: HttpServer) -> None:
+def test_http_latency_is_computed_from_its_histogram(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
 
     def exposition(*counts: int) -> str:
@@ -514,7 +514,7 @@ def test_times_of_http_come_from_its_histogram(browser: Browser, http_server: Ht
     assert second["p95"] == pytest.approx(0.19)
 
 
-def test_times_of_requests_come_from_the_status(browser: Browser, http_server: HttpServer) -> None:
+def test_request_durations_are_computed_from_the_status(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
 
     def times(total: list[int], waited: float) -> dict[str, object]:
@@ -533,7 +533,7 @@ def test_times_of_requests_come_from_the_status(browser: Browser, http_server: H
     assert [third[name] for name in ("within", "queued", "computing")] == [None] * 3, "nobody was answered"
 
 
-def test_batches_come_from_the_status(browser: Browser, http_server: HttpServer) -> None:
+def test_batch_sizes_are_computed_from_the_status(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
 
     def batches(counts: list[int], texts: int, tokens: int, padding: int) -> dict[str, object]:
@@ -553,7 +553,7 @@ def test_batches_come_from_the_status(browser: Browser, http_server: HttpServer)
     assert (fourth["size"], fourth["padding"]) == (None, None), "a server that does not tell"
 
 
-def test_only_so_many_points_are_kept(browser: Browser, http_server: HttpServer) -> None:
+def test_history_is_bounded(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     code = (
         "const h = new m.History(); for (let t = 0; t < 1000; t++) h.push({t, texts: t / 7}); h.gap(1000); h.gap(1001);"

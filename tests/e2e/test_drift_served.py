@@ -71,7 +71,7 @@ def drift_of(server: HttpServer, texts: list[str]) -> dict[str, float]:
 
 
 @needs_default_model
-def test_other_texts_drift_and_like_ones_do_not(watched: HttpServer) -> None:
+def test_drift_is_high_for_other_texts_and_low_for_similar_ones(watched: HttpServer) -> None:
     start = drift(watched)
     assert start.pop("texts") == 0
     assert len(start) == 4
@@ -91,7 +91,7 @@ def test_other_texts_drift_and_like_ones_do_not(watched: HttpServer) -> None:
     assert json_of_status["unknown_share_difference"] == unknown["unknown_token_difference"]
 
 
-def test_a_reference_is_needed_that_fits(server: Server, tmp_path: Path) -> None:
+def test_mismatching_reference_is_rejected(server: Server, tmp_path: Path) -> None:
     """Of the tiny model here; the server with it has other options, then other vectors, then none per text."""
     reference = make_reference(server, ["hello world", "the dog is hairy", "hey jack"], tmp_path)
     values = json.loads(reference.read_text())
@@ -111,7 +111,7 @@ def test_a_reference_is_needed_that_fits(server: Server, tmp_path: Path) -> None
             refused.kill()
 
 
-def test_the_command_says_what_is_wrong(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reports_errors(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample, out = tmp_path / "sample.txt", str(tmp_path / "reference.json")
     ports = ["-port", str(server.port), "-port_out", str(server.port_out)]
     for content, words in ((b"one line\n\n", "the minimum is 2"), (b"\xff\xfe", "is not UTF-8")):
@@ -123,7 +123,7 @@ def test_the_command_says_what_is_wrong(server: Server, tmp_path: Path, capsys: 
     assert not Path(out).exists()
 
 
-def test_the_command_runs_by_its_own_name(server: Server, tmp_path: Path) -> None:
+def test_command_runs_as_a_module(server: Server, tmp_path: Path) -> None:
     sample, out = tmp_path / "sample.txt", tmp_path / "reference.json"
     sample.write_text("hello world\nhey jack\n")
     command = [sys.executable, "-m", "bert_serving.server.cli.drift", sample, "-o", out]

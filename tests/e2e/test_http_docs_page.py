@@ -35,7 +35,7 @@ def open_page(browser: Browser, server: HttpServer) -> None:
     browser.open(f"{server.url}/docs")
 
 
-def test_a_form_sends_its_text_and_shows_vectors(browser: Browser) -> None:
+def test_form_sends_its_body_and_shows_the_response(browser: Browser) -> None:
     with serving_http("-pooling_strategy", "CLS_TOKEN") as server:
         open_page(browser, server)
         assert f"version {__version__}" in browser.text("body")

@@ -33,7 +33,7 @@ def small() -> Iterator[HttpServer]:
         yield server
 
 
-def test_the_answer_is_that_of_1_10_and_what_its_readme_promised(http_server: HttpServer) -> None:
+def test_response_has_result_of_1_10_and_results_of_its_readme(http_server: HttpServer) -> None:
     reply = http_server.call("/encode", {"id": 123, "texts": TEXTS, "is_tokenized": False})
     assert reply.status == 200
     assert reply.headers["content-type"] == "application/json"
@@ -45,28 +45,28 @@ def test_the_answer_is_that_of_1_10_and_what_its_readme_promised(http_server: Ht
         np.testing.assert_array_equal(float32(answer["result"]), client.encode(TEXTS))
 
 
-def test_numbers_have_no_more_digits_than_they_need(http_server: HttpServer) -> None:
+def test_numbers_have_at_most_nine_digits(http_server: HttpServer) -> None:
     body = http_server.call("/encode", {"texts": TEXTS}).body
     numbers = body[body.index(b"[[") + 2 : body.index(b"]]")].replace(b"],[", b",").split(b",")
     assert max(len(number.strip(b"-0.").replace(b".", b"").split(b"e")[0]) for number in numbers) <= 9
 
 
 @pytest.mark.parametrize("value", [None, 0, -1.5, "x", '日本 \\"', True, [1, {"a": None}], 10**30, {"k": [1]}])
-def test_any_id_comes_back(http_server: HttpServer, value: Any) -> None:
+def test_any_id_is_returned(http_server: HttpServer, value: Any) -> None:
     assert http_server.call("/encode", {"id": value, "texts": ["hello"]}).json["id"] == value
 
 
-def test_an_id_is_given_back_however_deep_or_the_body_is_refused(http_server: HttpServer) -> None:
+def test_deeply_nested_id_is_returned_or_rejected(http_server: HttpServer) -> None:
     for depth in (100, 500, 900, 990, 1000, 1100, 5000):
         reply = http_server.call("/encode", b'{"texts": ["a"], "id": %b%b}' % (b"[" * depth, b"]" * depth))
         assert reply.status == 400 or (reply.status == 200 and reply.body.startswith(b'{"id":' + b"[" * depth)), depth
 
 
-def test_the_id_may_be_left_out(http_server: HttpServer) -> None:
+def test_id_is_optional(http_server: HttpServer) -> None:
     assert http_server.call("/encode", {"texts": ["hello"]}).json["id"] is None
 
 
-def test_json_is_read_whatever_the_content_type_says(http_server: HttpServer) -> None:
+def test_content_type_is_ignored(http_server: HttpServer) -> None:
     for kind in ("application/json", "application/x-www-form-urlencoded", "text/plain"):
         reply = http_server.call("/encode", {"texts": ["hello"]}, {"Content-Type": kind})
         assert reply.status == 200, kind
@@ -81,7 +81,7 @@ def test_raw_bytes(http_server: HttpServer) -> None:
         np.testing.assert_array_equal(vectors, client.encode(TEXTS))
 
 
-def test_json_unless_bytes_are_preferred(http_server: HttpServer) -> None:
+def test_json_is_returned_unless_bytes_are_preferred(http_server: HttpServer) -> None:
     for accept in ("*/*", "text/html", "application/json, application/octet-stream;q=0.5", "nonsense"):
         reply = http_server.call("/encode", {"texts": ["hello"]}, {"Accept": accept})
         assert reply.headers["content-type"] == "application/json", accept
@@ -95,7 +95,7 @@ def test_base64(http_server: HttpServer) -> None:
         np.testing.assert_array_equal(vectors.reshape(answer["shape"]), client.encode(TEXTS))
 
 
-def test_tokens_are_those_that_the_service_used(http_server: HttpServer) -> None:
+def test_tokens_match_those_of_the_service(http_server: HttpServer) -> None:
     answer = http_server.call("/encode", {"texts": TEXTS, "show_tokens": True}).json
     with http_server.zmq_client() as client:
         _, tokens = client.encode(TEXTS, show_tokens=True)
@@ -104,7 +104,7 @@ def test_tokens_are_those_that_the_service_used(http_server: HttpServer) -> None
     assert "tokens" not in http_server.call("/encode", {"texts": TEXTS}).json
 
 
-def test_tokens_are_counted_and_cut_texts_named_over_several_requests_of_the_service(http_server: HttpServer) -> None:
+def test_counts_cover_several_zeromq_requests(http_server: HttpServer) -> None:
     texts = ["hello"] * 2500
     long = [3, 1023, 1024, 2047, 2499]
     for row in long:
@@ -116,7 +116,7 @@ def test_tokens_are_counted_and_cut_texts_named_over_several_requests_of_the_ser
     assert (raw.headers["x-num-tokens"], raw.headers["x-num-truncated"]) == (str(answer["num_tokens"]), "5")
 
 
-def test_texts_that_were_cut_are_named(http_server: HttpServer) -> None:
+def test_truncated_texts_are_listed(http_server: HttpServer) -> None:
     answer = http_server.call("/encode", {"texts": ["hello", "hello " * 50, "a b", "b " * 20]}).json
     assert answer["truncated"] == [1, 3]
 
@@ -130,11 +130,11 @@ def test_tokenized_texts(http_server: HttpServer, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [False, "false", "False", 0, None, ""])
-def test_the_word_false_is_not_true(http_server: HttpServer, value: Any) -> None:
+def test_string_false_is_false(http_server: HttpServer, value: Any) -> None:
     assert http_server.call("/encode", {"texts": ["hello"], "is_tokenized": value}).status == 200
 
 
-def test_a_lone_surrogate_is_no_obstacle(http_server: HttpServer) -> None:
+def test_lone_surrogate_is_accepted(http_server: HttpServer) -> None:
     assert http_server.call("/encode", b'{"id": 1, "texts": ["hello \\ud83d world"]}').status == 200
 
 
@@ -173,7 +173,7 @@ def test_a_lone_surrogate_is_no_obstacle(http_server: HttpServer) -> None:
         ({"texts": ["a"], "encoding_format": ["float"]}, "BadRequest", "float, base64"),
     ],
 )
-def test_bad_input_is_explained(http_server: HttpServer, body: Any, kind: str, words: str) -> None:
+def test_bad_request_is_explained(http_server: HttpServer, body: Any, kind: str, words: str) -> None:
     reply = http_server.call("/encode", body, method="POST")
     assert reply.status == 400
     answer = reply.json
@@ -183,7 +183,7 @@ def test_bad_input_is_explained(http_server: HttpServer, body: Any, kind: str, w
     assert words in answer["description"]
 
 
-def test_what_is_not_there_and_what_is_not_done(http_server: HttpServer) -> None:
+def test_unknown_paths_and_methods(http_server: HttpServer) -> None:
     missing = http_server.call("/nothing")
     assert (missing.status, missing.json["type"]) == (404, "NotFound")
     assert "/nothing" in missing.json["description"]
@@ -195,7 +195,7 @@ def test_what_is_not_there_and_what_is_not_done(http_server: HttpServer) -> None
 
 
 @pytest.mark.parametrize("noise", [b"HELLO\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n"])
-def test_what_is_no_http_is_told_so(http_server: HttpServer, noise: bytes) -> None:
+def test_malformed_http_gets_an_error_response(http_server: HttpServer, noise: bytes) -> None:
     with socket.create_connection(("127.0.0.1", http_server.http_port), 60) as sock:
         sock.sendall(noise)
         assert b" 40" in sock.makefile("rb").readline()
@@ -213,7 +213,7 @@ def test_one_connection_serves_many_requests(http_server: HttpServer) -> None:
     connection.close()
 
 
-def test_bodies_are_packed_for_who_asks(http_server: HttpServer) -> None:
+def test_response_is_compressed_on_request(http_server: HttpServer) -> None:
     body = {"texts": TEXTS * 8}
     plain = http_server.call("/encode", body)
     packed = http_server.call("/encode", body, {"Accept-Encoding": "gzip"})
@@ -235,7 +235,7 @@ def test_token_vectors(small: HttpServer) -> None:
     assert "/encode" in refused.json["error"]["message"]
 
 
-def test_too_large_an_answer_is_refused_before_it_is_computed(small: HttpServer) -> None:
+def test_too_large_response_is_rejected_before_encoding(small: HttpServer) -> None:
     reply = small.call("/encode", {"texts": ["hello world " * 20] * 30})
     assert reply.status == 413
     assert "-http_max_body" in reply.json["description"]
@@ -245,7 +245,7 @@ def test_too_large_an_answer_is_refused_before_it_is_computed(small: HttpServer)
 
 
 @pytest.mark.parametrize("size", [100_001, 5_000_000])
-def test_too_large_a_body_gets_its_answer(small: HttpServer, size: int) -> None:
+def test_too_large_body_gets_an_error_response(small: HttpServer, size: int) -> None:
     body = json.dumps({"texts": ["x"]}).encode().ljust(size)
     for path in ("/encode", "/v1/embeddings"):
         reply = small.call(path, body)
@@ -254,17 +254,17 @@ def test_too_large_a_body_gets_its_answer(small: HttpServer, size: int) -> None:
         assert ("error" in reply.json) == path.startswith("/v1/")
 
 
-def test_a_body_at_the_limit_is_taken(small: HttpServer) -> None:
+def test_body_at_the_limit_is_accepted(small: HttpServer) -> None:
     assert small.call("/encode", json.dumps({"texts": ["x"]}).encode().ljust(100_000)).status == 200
 
 
-def test_who_asks_first_need_not_send_too_large_a_body(small: HttpServer) -> None:
+def test_expect_continue_rejects_a_too_large_body_before_it_is_sent(small: HttpServer) -> None:
     with socket.create_connection(("127.0.0.1", small.http_port), 60) as sock:
         sock.sendall(b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
         assert b" 413 " in sock.makefile("rb").readline()
 
 
-def test_a_body_in_chunks(small: HttpServer) -> None:
+def test_chunked_body(small: HttpServer) -> None:
     def chunks() -> Iterator[bytes]:
         yield b'{"texts": '
         yield b'["hello"]}'

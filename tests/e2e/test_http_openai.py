@@ -59,7 +59,7 @@ def test_one_text(client: openai.OpenAI, expected: np.ndarray) -> None:
     np.testing.assert_allclose(vectors_of(answer)[0], expected[1], atol=1e-5)
 
 
-def test_usage_counts_the_tokens_that_the_model_saw(client: openai.OpenAI) -> None:
+def test_usage_counts_the_tokens_of_the_model(client: openai.OpenAI) -> None:
     answer = client.embeddings.create(model="x", input=["hello world", "hello"])
     assert answer.usage.prompt_tokens == answer.usage.total_tokens == 4 + 3
 
@@ -70,7 +70,7 @@ def test_base64_holds_little_endian_float32(http_server: HttpServer, expected: n
     np.testing.assert_array_equal(rows, expected)
 
 
-def test_dimensions_cut_and_scale_to_unit_length(client: openai.OpenAI, expected: np.ndarray) -> None:
+def test_dimensions_truncate_and_scale_to_unit_length(client: openai.OpenAI, expected: np.ndarray) -> None:
     for options in ({"encoding_format": "float"}, {}):  # without it, the package asks for base64 and decodes it
         answer = client.embeddings.create(model="x", input=TEXTS, dimensions=8, **options)  # type: ignore[arg-type]
         vectors = vectors_of(answer)
@@ -96,7 +96,7 @@ def test_token_ids(client: openai.OpenAI, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("ids", [[7, 8], [[7, 8], [9]]])
-def test_token_ids_of_openai_are_refused(client: openai.OpenAI, http_server: HttpServer, ids: Any) -> None:
+def test_token_ids_of_openai_are_rejected(client: openai.OpenAI, http_server: HttpServer, ids: Any) -> None:
     """They are small numbers too, so that nothing else shows that they are other words here."""
     for model in ("text-embedding-ada-002", "text-embedding-3-small"):
         with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False") as caught:
@@ -109,7 +109,7 @@ def test_token_ids_of_openai_are_refused(client: openai.OpenAI, http_server: Htt
     assert "Send texts" in reply.json["description"]
 
 
-def test_a_model_may_be_called_as_openai_calls_its_own(tmp_path: Path) -> None:
+def test_served_model_may_have_a_name_of_an_openai_model(tmp_path: Path) -> None:
     with serving_http("-engine", "zeros", model_dir=shutil.copytree(TINY, tmp_path / "text-embedding-own")) as server:
         assert server.call("/v1/embeddings", {"model": "text-embedding-own", "input": [7, 8]}).status == 200
         assert server.call("/v1/embeddings", {"model": "text-embedding-3-small", "input": [7, 8]}).status == 400
@@ -151,7 +151,7 @@ def test_models(client: openai.OpenAI) -> None:
         ([1], None, "object"),
     ],
 )
-def test_errors_have_the_shape_of_openai(http_server: HttpServer, body: Any, param: str | None, words: str) -> None:
+def test_errors_have_the_format_of_openai(http_server: HttpServer, body: Any, param: str | None, words: str) -> None:
     reply = http_server.call("/v1/embeddings", body, bearer())
     assert reply.status == 400
     error = reply.json["error"]
@@ -181,7 +181,7 @@ def bearer(token: str = "sesame") -> dict[str, str]:
     [{}, bearer("wrong"), bearer(""), bearer("sesame2"), {"Authorization": "Basic sesame"}, {"Authorization": "sesame"},
      bearer("s\xe9same")],
 )  # fmt: skip
-def test_without_the_token_nothing_is_given(http_server: HttpServer, headers: dict[str, str]) -> None:
+def test_requests_without_the_token_are_rejected(http_server: HttpServer, headers: dict[str, str]) -> None:
     for path, body in (
         ("/encode", {"texts": ["a"]}),
         ("/status/server", None),
@@ -197,30 +197,30 @@ def test_without_the_token_nothing_is_given(http_server: HttpServer, headers: di
     assert http_server.call("/v1/models", None, headers).json["error"]["code"] == "invalid_api_key"
 
 
-def test_with_the_token_all_is_as_ever(http_server: HttpServer) -> None:
+def test_requests_with_the_token_are_accepted(http_server: HttpServer) -> None:
     assert http_server.call("/encode", {"texts": ["a"]}, bearer()).status == 200
     assert http_server.call("/encode", {"texts": ["a"]}, {"authorization": "bearer sesame"}).status == 200
 
 
-def test_health_and_the_page_need_no_token(http_server: HttpServer) -> None:
+def test_public_paths_need_no_token(http_server: HttpServer) -> None:
     for path in ("/healthz", "/readyz", "/ping", "/docs", "/openapi.json"):
         assert http_server.call(path).status == 200, path
 
 
-def test_a_browser_may_ask_first_without_the_token(http_server: HttpServer) -> None:
+def test_cors_preflight_needs_no_token(http_server: HttpServer) -> None:
     headers = {"Origin": "http://a.example", "Access-Control-Request-Method": "POST"}
     reply = http_server.call("/encode", None, headers, method="OPTIONS")
     assert reply.status == 200
     assert reply.headers["access-control-allow-origin"] == "*"
 
 
-def test_the_token_is_nowhere_to_be_read(http_server: HttpServer) -> None:
+def test_token_is_not_disclosed(http_server: HttpServer) -> None:
     status = http_server.call("/status/server", None, bearer())
     assert b"sesame" not in status.body
     assert "sesame" not in http_server.server.log
 
 
-def test_the_token_may_come_from_the_environment() -> None:
+def test_token_is_read_from_the_environment() -> None:
     with serving_http("-engine", "zeros", env={"BERT_SERVING_HTTP_TOKEN": TOKEN}) as server:
         given = TOKEN.encode().decode("latin-1")
         assert server.call("/status/server", None, bearer(given)).status == 200

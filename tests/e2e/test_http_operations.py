@@ -93,14 +93,14 @@ def test_metrics_count(http_server: HttpServer) -> None:
     assert after["bert_serving_queue_sequences", ""] == 0
 
 
-def test_metrics_are_there_before_anything_happened(http_server: HttpServer) -> None:
+def test_metrics_are_exported_before_the_first_request(http_server: HttpServer) -> None:
     found = samples(http_server)
     assert ("bert_serving_http_requests_total", "200,/v1/embeddings") in found
     for kind in ("too_large", "encoding_failed", "internal", "invalid_request", "overloaded"):
         assert ("bert_serving_errors_total", kind) in found
 
 
-def test_every_route_is_described_and_every_description_has_a_route(http_server: HttpServer) -> None:
+def test_openapi_describes_exactly_the_routes(http_server: HttpServer) -> None:
     openapi = http_server.call("/openapi.json").json
     assert openapi["openapi"].startswith("3.1")
     routes = {label.partition(",")[2] for name, label in samples(http_server) if name.endswith("http_requests_total")}
@@ -108,7 +108,7 @@ def test_every_route_is_described_and_every_description_has_a_route(http_server:
     assert set(openapi["paths"]) == {route.replace("<path:name>", "{name}") for route in routes}
 
 
-def test_the_examples_in_the_description_work(http_server: HttpServer) -> None:
+def test_openapi_examples_work(http_server: HttpServer) -> None:
     for path, item in http_server.call("/openapi.json").json["paths"].items():
         if "post" in item:
             example = item["post"]["requestBody"]["content"]["application/json"]["example"]
@@ -117,7 +117,7 @@ def test_the_examples_in_the_description_work(http_server: HttpServer) -> None:
             assert http_server.call(path).status == 200, path
 
 
-def test_the_page_needs_nothing_from_elsewhere(http_server: HttpServer) -> None:
+def test_docs_page_is_self_contained(http_server: HttpServer) -> None:
     assert http_server.call("/").headers["location"] == "docs"
     page = http_server.call("/docs")
     assert page.headers["content-type"].startswith("text/html")
@@ -131,7 +131,7 @@ def test_the_page_needs_nothing_from_elsewhere(http_server: HttpServer) -> None:
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [("http://a.example", True), ("http://c.example", False)])
-def test_only_the_named_origins_may_call_from_a_browser(http_server: HttpServer, origin: str, allowed: bool) -> None:
+def test_cors_allows_configured_origins_only(http_server: HttpServer, origin: str, allowed: bool) -> None:
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     asked = http_server.call("/encode", None, headers, method="OPTIONS")
     called = http_server.call("/encode", {"texts": ["a"]}, {"Origin": origin})
@@ -171,7 +171,7 @@ def with_patterns() -> Iterator[HttpServer]:
         ("https://cxexample", False),
     ],
 )
-def test_a_star_in_an_origin_stands_for_labels_of_a_host(with_patterns: HttpServer, origin: str, allowed: bool) -> None:
+def test_wildcard_in_an_origin_matches_subdomains(with_patterns: HttpServer, origin: str, allowed: bool) -> None:
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     asked = with_patterns.call("/encode", None, headers, method="OPTIONS")
     called = with_patterns.call("/encode", {"texts": ["a"]}, {"Origin": origin})
@@ -182,7 +182,7 @@ def test_a_star_in_an_origin_stands_for_labels_of_a_host(with_patterns: HttpServ
 @pytest.mark.parametrize(
     "value", ["https://*example.com", "https://a.*", "http://localhost:*", r"https://.*\.example\.com", "*://a.example"]
 )
-def test_a_pattern_that_would_mean_something_else_stops_the_start(value: str) -> None:
+def test_unsupported_origin_pattern_fails_the_start(value: str) -> None:
     server = Server("-engine", "zeros", "-http_port", str(free_ports(1)[0]), "-cors", f"http://a.example,{value}")
     try:
         assert server.process.wait(60) == 2, server.log
@@ -193,7 +193,7 @@ def test_a_pattern_that_would_mean_something_else_stops_the_start(value: str) ->
         server.kill()
 
 
-def test_requests_are_logged_only_when_asked_for(http_server: HttpServer) -> None:
+def test_requests_are_logged_with_verbose_only(http_server: HttpServer) -> None:
     assert "POST /encode" not in http_server.server.log
     with serving_http("-engine", "zeros", "-verbose") as server:
         server.call("/encode", {"texts": ["a"]})
@@ -209,7 +209,7 @@ def test_requests_are_logged_only_when_asked_for(http_server: HttpServer) -> Non
     [(None, "cannot be read"), ("", "exactly one line"), ("a\nb\n", "exactly one line")],
     ids=["none", "empty", "two"],
 )
-def test_a_token_that_cannot_be_read_stops_the_start(
+def test_unreadable_token_fails_the_start(
     tmp_path_factory: pytest.TempPathFactory, content: str | None, words: str
 ) -> None:
     path = tmp_path_factory.mktemp("token") / "token"
@@ -226,7 +226,7 @@ def test_a_token_that_cannot_be_read_stops_the_start(
         server.kill()
 
 
-def test_without_the_libraries_for_http_the_start_says_how_to_get_them(tmp_path: Path) -> None:
+def test_missing_http_library_fails_the_start_with_the_install_command(tmp_path: Path) -> None:
     (tmp_path / "flask.py").write_text("raise ModuleNotFoundError(\"No module named 'flask'\", name='flask')")
     (port,) = free_ports(1)
     server = Server("-engine", "zeros", "-http_port", str(port), env={"PYTHONPATH": str(tmp_path)})

@@ -57,7 +57,7 @@ def wait_gauge(server: HttpServer, line: bytes, what: str) -> None:
     wait_until(lambda: line in server.call("/metrics").body, 30, what)
 
 
-def test_forty_at_once_on_four_places() -> None:
+def test_forty_concurrent_requests_with_four_slots() -> None:
     with serving_http("-engine", "zeros", "-http_max_connect", "4") as server:
         replies = [
             reply
@@ -75,7 +75,7 @@ def test_forty_at_once_on_four_places() -> None:
         assert server.call("/encode", {"texts": ["a"]}).status == 200
 
 
-def test_sixty_four_connections_that_stay_open_wait_for_their_turn() -> None:
+def test_64_kept_alive_connections_are_queued_without_rejection() -> None:
     body = b'{"texts": ["hello world"]}'
 
     def ten_requests(server: HttpServer) -> list[int]:
@@ -111,7 +111,7 @@ def stuck(http_timeout: int) -> Iterator[tuple[HttpServer, psutil.Process]]:
             worker.resume()
 
 
-def test_a_service_that_does_not_answer_is_a_504_and_not_the_end() -> None:
+def test_service_timeout_is_a_504_and_the_server_recovers() -> None:
     with stuck(2) as (server, worker):  # who waits for a place is patient for 5 s
         assert server.call("/readyz").status == 503  # no vectors come
         assert server.call("/healthz").status == 200
@@ -125,7 +125,7 @@ def test_a_service_that_does_not_answer_is_a_504_and_not_the_end() -> None:
         wait_until(lambda: server.call("/encode", {"texts": ["a"]}).status == 200, 60, "an answer")
 
 
-def test_the_queue_is_bounded_and_health_goes_past_it() -> None:
+def test_queue_is_bounded_and_health_bypasses_it() -> None:
     with stuck(10) as (server, _):
         thread, results = start_at_once(150, lambda index: server.call("/encode", {"texts": [LONG]}))
         wait_gauge(server, b"bert_serving_http_requests_in_progress 2.0", "both slots to be taken")
@@ -141,7 +141,7 @@ def test_the_queue_is_bounded_and_health_goes_past_it() -> None:
     assert any("the server is overloaded" in result.json["description"] for result in refused)
 
 
-def test_who_hangs_up_while_waiting_costs_nothing() -> None:
+def test_request_of_a_disconnected_client_is_not_encoded() -> None:
     with stuck(60) as (server, worker):
         thread, running = start_at_once(2, lambda index: server.call("/encode", {"texts": [LONG]}))
         wait_gauge(server, b"bert_serving_http_requests_in_progress 2.0", "both slots to be taken")
@@ -159,7 +159,7 @@ def test_who_hangs_up_while_waiting_costs_nothing() -> None:
         assert server.call("/status/server").json["statistic"]["num_data_request"] == 2
 
 
-def test_a_ventilator_that_stands_still_gives_no_500() -> None:
+def test_suspended_ventilator_causes_no_500() -> None:
     with serving_http("-engine", "zeros", "-http_timeout", "1", "-heartbeat_timeout", "120") as server:
         ventilator = server.server.child("ventilator")
         ventilator.suspend()
@@ -192,7 +192,7 @@ def test_a_restarted_ventilator_and_http_process_continue() -> None:
         assert server.call("/encode", {"texts": ["a"]}).status == 200
 
 
-def test_stopping_finishes_running_requests_and_refuses_new_ones() -> None:
+def test_stop_drains_running_requests_and_rejects_new_ones() -> None:
     with serving_http("-engine", "zeros", "-max_batch_size", "4", "-heartbeat_timeout", "120") as server:
         worker = server.server.child("worker-0")
         worker.suspend()
@@ -217,7 +217,7 @@ def test_stopping_finishes_running_requests_and_refuses_new_ones() -> None:
         assert is_free(server.http_port)
 
 
-def test_stopping_under_load_answers_everybody() -> None:
+def test_stop_under_load_responds_to_every_request() -> None:
     with serving_http("-engine", "zeros") as server:
         codes: collections.Counter[int] = collections.Counter()
         broken: list[BaseException] = []

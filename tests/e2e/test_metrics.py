@@ -54,7 +54,7 @@ def answered(server: HttpServer) -> float:
     return metrics(server)["bert_serving_request_duration_seconds_count"]
 
 
-def test_every_request_is_in_every_histogram(server: HttpServer) -> None:
+def test_every_request_is_counted_in_every_histogram(server: HttpServer) -> None:
     before = metrics(server)
     with server.zmq_client() as client:
         for size in (1, 3, 100):
@@ -78,7 +78,7 @@ def test_every_request_is_in_every_histogram(server: HttpServer) -> None:
     assert grown("padding_tokens_total") == 0
 
 
-def test_it_tells_the_engine_and_its_library(server: HttpServer) -> None:
+def test_engine_info_names_the_engine_and_its_library(server: HttpServer) -> None:
     assert metrics(server)["bert_serving_engine_info fp32 fault_engines.faulty  "] == 1, "an engine of one's own"
     with serving_http() as other:
         package = {"onnx": "onnxruntime", "tensorflow": "tensorflow", "torch": "torch"}[ENGINE]
@@ -87,7 +87,7 @@ def test_it_tells_the_engine_and_its_library(server: HttpServer) -> None:
         assert key.split()[-1][0].isdigit(), "its version"
 
 
-def test_padding_is_what_the_longest_text_of_a_batch_would_cost(server: HttpServer) -> None:
+def test_padding_is_counted_to_the_longest_text_of_a_batch(server: HttpServer) -> None:
     before = metrics(server)
     with server.zmq_client() as client:
         client.encode(["hello", "hello world", "hello hello world"])  # 3, 4 and 5 tokens: 2 + 1 + 0
@@ -95,7 +95,7 @@ def test_padding_is_what_the_longest_text_of_a_batch_would_cost(server: HttpServ
     wait_until(lambda: metrics(server)[name] == before[name] + 3, 60, "three tokens of padding")
 
 
-def test_the_numbers_are_true_while_requests_come_in(server: HttpServer) -> None:
+def test_metrics_are_consistent_under_load(server: HttpServer) -> None:
     before = answered(server)
 
     def run(_: int) -> None:
@@ -120,7 +120,7 @@ def test_the_numbers_are_true_while_requests_come_in(server: HttpServer) -> None
         }
 
 
-def test_a_reply_tells_its_timing_if_asked(server: HttpServer) -> None:
+def test_reply_has_its_timing_on_request(server: HttpServer) -> None:
     timings: list[dict[str, float]] = []
     with server.zmq_client() as client:
         started = time.monotonic()
@@ -144,7 +144,7 @@ def test_a_reply_tells_its_timing_if_asked(server: HttpServer) -> None:
     assert len(timings) == 5
 
 
-def test_waiting_counts_as_waiting(server: HttpServer) -> None:
+def test_queued_time_is_counted_as_queue(server: HttpServer) -> None:
     """Three requests come in while the worker is held up; it computes none of them before it goes on."""
     timings: list[dict[str, float]] = []
     worker = server.server.child("worker-0")
@@ -192,12 +192,12 @@ def raw(server: HttpServer) -> Iterator[Raw]:
     made.context.destroy(linger=0)
 
 
-def test_who_does_not_ask_gets_the_reply_of_1_10(raw: Raw) -> None:
+def test_reply_without_options_has_the_format_of_1_10(raw: Raw) -> None:
     assert set(raw.info()) == set(raw.info(b"{}")) == {"dtype", "shape", "tokens"}
     assert set(raw.info(b'{"timing": true}')) == {"dtype", "shape", "tokens", "timing"}
 
 
-def test_a_reply_tells_its_tokens_if_asked(raw: Raw) -> None:
+def test_reply_has_its_tokens_on_request(raw: Raw) -> None:
     info = raw.info(b'{"num_tokens": true}')
     assert set(info) == {"dtype", "shape", "tokens", "num_tokens"}
     assert info["num_tokens"] == len(["[CLS]", "hello", "[SEP]"])
@@ -209,14 +209,14 @@ def test_a_reply_tells_its_tokens_if_asked(raw: Raw) -> None:
     [b"", b"timing", b"[]", b'{"timing": 1}', b'{"other": true}', b"\xff", b"[" * 10_000,
      b'{"requests": ["1"]}', b'{"requests": [' + b"1," * 1000 + b"1]}", b'{"requests": [' + b"1," * 50_000 + b"1]}"],
 )  # fmt: skip
-def test_options_that_are_none_are_refused(raw: Raw, options: bytes) -> None:
+def test_invalid_options_are_rejected(raw: Raw, options: bytes) -> None:
     error = raw.info(options)["error"]
     assert error["type"] == "invalid_request"
     assert "options of a request" in error["message"]
     assert "error" not in raw.info()
 
 
-def test_http_tells_the_timing_in_a_header(server: HttpServer) -> None:
+def test_server_timing_header(server: HttpServer) -> None:
     calls = [
         server.call("/encode", {"texts": [SLOW]}),
         server.call("/encode", {"texts": [SLOW]}, {"Accept": "application/octet-stream"}),

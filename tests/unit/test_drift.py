@@ -57,7 +57,7 @@ def test_the_stability_index_of_a_known_pair() -> None:
     assert math.isclose(found, expected, rel_tol=1e-6)
 
 
-def test_a_reference_does_not_depend_on_how_the_sample_was_cut(texts: tuple[np.ndarray, np.ndarray]) -> None:
+def test_reference_is_independent_of_chunk_size(texts: tuple[np.ndarray, np.ndarray]) -> None:
     whole, pieces = made(*texts, 7, piece=4000), made(*texts, 7, piece=333)
     np.testing.assert_allclose(whole.mean, texts[0].mean(axis=0), atol=1e-4)
     assert math.isclose(whole.spread, 4.0, rel_tol=0.02)  # the root of 16 variances of 1
@@ -67,14 +67,14 @@ def test_a_reference_does_not_depend_on_how_the_sample_was_cut(texts: tuple[np.n
     assert whole.unknown_share == 7 / texts[1].sum()
 
 
-def test_a_file_holds_the_reference(texts: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+def test_reference_is_saved_and_loaded(texts: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     reference = made(*texts)
     path = tmp_path / "reference.json"
     path.write_text(reference.to_json())
     assert Reference.load(str(path)) == reference
 
 
-def test_drift_is_small_among_like_texts_and_grows_with_the_shift(texts: tuple[np.ndarray, np.ndarray]) -> None:
+def test_drift_is_small_for_similar_texts_and_grows_with_the_shift(texts: tuple[np.ndarray, np.ndarray]) -> None:
     vectors, lengths = texts
     reference = made(vectors[:2000], lengths[:2000])
 
@@ -96,7 +96,7 @@ def test_drift_is_small_among_like_texts_and_grows_with_the_shift(texts: tuple[n
     assert turned["cosine_distance"] > 1.9  # type: ignore[operator]
 
 
-def test_what_is_older_than_two_windows_is_forgotten(texts: tuple[np.ndarray, np.ndarray]) -> None:
+def test_texts_older_than_two_windows_are_dropped(texts: tuple[np.ndarray, np.ndarray]) -> None:
     vectors, lengths = texts
     watch, unknown = VectorDrift(made(vectors, lengths), 500), UnknownDrift(made(vectors, lengths), 500)
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_what_is_older_than_two_windows_is_forgotten(texts: tuple[np.ndarray, np
     assert unknown.to_dict() == {"unknown_share_difference": 0}
 
 
-def test_vectors_without_a_direction_have_no_distance() -> None:
+def test_zero_vectors_have_no_cosine_distance() -> None:
     zeros, lengths = np.zeros((10, 4), np.float16), np.full(10, 3, np.int32)
     watch = VectorDrift(made(zeros, lengths), 100)
     assert watch.to_dict() == {"seen": 0, "texts": 0, "cosine_distance": None, "shift": None, "length_psi": None}
@@ -121,7 +121,7 @@ def test_vectors_without_a_direction_have_no_distance() -> None:
     assert watch.to_dict() == {"seen": 10, "texts": 10, "cosine_distance": None, "shift": None, "length_psi": 0.0}
 
 
-def test_one_text_is_no_sample() -> None:
+def test_sample_with_one_text_is_rejected() -> None:
     with pytest.raises(ValueError, match="has 1 texts; the minimum is 2"):
         made(np.ones((1, 4), np.float32), np.ones(1, np.int32))
 
@@ -145,13 +145,13 @@ GOOD = json.loads(made(np.eye(4, dtype=np.float32), np.array([3, 4, 5, 6], np.in
         json.dumps({name: value for name, value in GOOD.items() if name != "spread"}),
     ],
 )
-def test_a_file_that_is_none_is_refused_by_name(content: str, tmp_path: Path) -> None:
+def test_invalid_file_is_rejected_by_name(content: str, tmp_path: Path) -> None:
     path = tmp_path / "reference.json"
     path.write_text(content)
     with pytest.raises(ConfigError, match=r"reference\.json is not a drift reference"):
         Reference.load(str(path))
 
 
-def test_a_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+def test_missing_file_is_rejected_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json cannot be read: No such file"):
         Reference.load(str(tmp_path / "none.json"))

@@ -59,7 +59,7 @@ def inside(limiter: ConcurrencyLimiter, count: int, is_small: bool = False) -> l
     return guests
 
 
-def test_places_go_in_order_of_arrival() -> None:
+def test_slots_are_granted_in_order_of_arrival() -> None:
     limiter = ConcurrencyLimiter(limit=2, max_queued=5, queue_timeout=LIMIT)
     first, second = inside(limiter, 2)
     waiting = queued(limiter, 3)
@@ -73,7 +73,7 @@ def test_places_go_in_order_of_arrival() -> None:
     assert (limiter.running, limiter.queued) == (0, 0)
 
 
-def test_one_too_many_is_sent_away_at_once() -> None:
+def test_request_beyond_queue_limit_is_rejected_immediately() -> None:
     limiter = ConcurrencyLimiter(limit=1, max_queued=1, queue_timeout=LIMIT)
     (running,) = inside(limiter, 1)
     (waiting,) = queued(limiter, 1)
@@ -86,7 +86,7 @@ def test_one_too_many_is_sent_away_at_once() -> None:
     assert waiting.error is None
 
 
-def test_waiting_has_an_end() -> None:
+def test_queued_request_times_out() -> None:
     limiter = ConcurrencyLimiter(limit=1, max_queued=5, queue_timeout=0.01)
     (running,) = inside(limiter, 1)
     with pytest.raises(Overloaded, match=r"within 0\.01 s"), limiter.slot():
@@ -97,7 +97,7 @@ def test_waiting_has_an_end() -> None:
         assert limiter.running == 1
 
 
-def test_a_place_is_given_back_after_an_error() -> None:
+def test_slot_is_released_after_an_error() -> None:
     limiter = ConcurrencyLimiter(limit=1, max_queued=0, queue_timeout=1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), limiter.slot():
@@ -105,7 +105,7 @@ def test_a_place_is_given_back_after_an_error() -> None:
     assert limiter.running == 0
 
 
-def test_closing_sends_away_who_waits_and_lets_finish_who_is_inside() -> None:
+def test_close_rejects_queued_requests_and_running_ones_finish() -> None:
     limiter = ConcurrencyLimiter(limit=1, max_queued=5, queue_timeout=LIMIT)
     (running,) = inside(limiter, 1)
     waiting = queued(limiter, 3)
@@ -121,7 +121,7 @@ def test_closing_sends_away_who_waits_and_lets_finish_who_is_inside() -> None:
     assert limiter.running == 0
 
 
-def test_small_ones_share_a_place() -> None:
+def test_small_requests_share_a_slot() -> None:
     limiter = ConcurrencyLimiter(limit=2, max_queued=5, queue_timeout=LIMIT)
     assert limiter.max_running == SMALL_REQUEST_SLOTS
     (large,) = inside(limiter, 1)
@@ -140,7 +140,7 @@ def test_small_ones_share_a_place() -> None:
     assert (limiter.running, limiter.queued) == (0, 0)
 
 
-def test_when_a_large_one_gives_up_the_small_ones_behind_it_go_in() -> None:
+def test_small_requests_are_admitted_when_a_queued_large_request_times_out() -> None:
     limiter = ConcurrencyLimiter(limit=1, max_queued=5, queue_timeout=0.5)
     (small,) = inside(limiter, 1, is_small=True)
     (large,) = queued(limiter, 1)
@@ -154,7 +154,7 @@ def test_when_a_large_one_gives_up_the_small_ones_behind_it_go_in() -> None:
     assert (limiter.running, limiter.queued) == (0, 0)
 
 
-def test_with_many_places_small_ones_are_as_all_others() -> None:
+def test_small_requests_need_a_whole_slot_if_there_are_many_slots() -> None:
     limiter = ConcurrencyLimiter(limit=SMALL_REQUEST_SLOTS + 1, max_queued=0, queue_timeout=1)
     guests = inside(limiter, SMALL_REQUEST_SLOTS + 1, is_small=True)
     with pytest.raises(Overloaded), limiter.slot(is_small=True):
@@ -163,7 +163,7 @@ def test_with_many_places_small_ones_are_as_all_others() -> None:
         guest.leave()
 
 
-def test_never_more_inside_than_there_are_places() -> None:
+def test_running_requests_never_exceed_the_limit() -> None:
     limiter = ConcurrencyLimiter(limit=3, max_queued=100, queue_timeout=LIMIT)
     lock, now, most = threading.Lock(), 0, 0
 

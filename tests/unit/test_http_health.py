@@ -51,7 +51,7 @@ def health(service: Service) -> HealthChecker:
     return HealthChecker(service, service.clock)  # type: ignore[arg-type]
 
 
-def test_ready_when_a_vector_comes_and_for_a_while_after(service: Service, health: HealthChecker) -> None:
+def test_success_is_cached_for_the_probe_interval(service: Service, health: HealthChecker) -> None:
     assert health.not_ready_reason() == ""
     assert health.not_ready_reason() == ""
     assert service.encoded == 1
@@ -60,7 +60,7 @@ def test_ready_when_a_vector_comes_and_for_a_while_after(service: Service, healt
     assert service.encoded == 2
 
 
-def test_vectors_for_others_are_proof_enough(service: Service, health: HealthChecker) -> None:
+def test_completed_batches_count_as_success(service: Service, health: HealthChecker) -> None:
     health.record_success()
     assert health.not_ready_reason() == ""
     for _ in range(5):
@@ -82,7 +82,7 @@ def test_degraded_still_serves(service: Service, health: HealthChecker) -> None:
 
 
 @pytest.mark.parametrize("vectors", [None, np.array([[np.nan]]), np.array([[np.inf]])])
-def test_not_ready_without_right_vectors(service: Service, health: HealthChecker, vectors: np.ndarray | None) -> None:
+def test_not_ready_without_finite_vectors(service: Service, health: HealthChecker, vectors: np.ndarray | None) -> None:
     service.vectors = vectors
     assert "vectors" in health.not_ready_reason()
     assert "vectors" in health.not_ready_reason()
@@ -98,7 +98,7 @@ def test_a_status_is_never_older_than_the_call(service: Service, health: HealthC
         assert health.status()["workers"][0]["batches"] == batches
 
 
-def test_a_service_that_is_away_is_not_asked_by_everybody(service: Service, health: HealthChecker) -> None:
+def test_failed_status_request_is_cached(service: Service, health: HealthChecker) -> None:
     service.state = None
     for _ in range(5):
         with pytest.raises(RequestTimeoutError):
@@ -109,7 +109,7 @@ def test_a_service_that_is_away_is_not_asked_by_everybody(service: Service, heal
     assert health.status()["state"] == "ready"
 
 
-def test_metrics_of_nothing_are_zeros() -> None:
+def test_metrics_of_an_empty_status_are_zeros() -> None:
     found = {sample.name: sample.value for family in families({}, False) for sample in family.samples}
     assert found["bert_serving_up"] == 0
     assert set(found.values()) == {0}
@@ -139,7 +139,7 @@ def test_metrics_of_a_status() -> None:
     assert found["bert_serving_queue_tokens",] == 9
 
 
-def test_numbers_stand_still_while_the_service_is_away(service: Service, health: HealthChecker) -> None:
+def test_metrics_keep_their_values_while_the_service_is_unreachable(service: Service, health: HealthChecker) -> None:
     service.batches = 7
     metrics = Metrics(health, ConcurrencyLimiter(1, 1, 1))
     assert b'bert_serving_worker_batches_total{worker="worker-0"} 7.0' in metrics.render()

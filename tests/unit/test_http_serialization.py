@@ -17,31 +17,31 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(arrays(np.float32, array_shapes(min_dims=2, max_dims=3, max_side=5), elements=FLOATS))
-def test_json_gives_the_same_float32_back(array: np.ndarray) -> None:
+def test_json_restores_float32(array: np.ndarray) -> None:
     text = vectors.to_json(array)
     np.testing.assert_array_equal(np.array(json.loads(text), np.float64).astype(np.float32), array)
 
 
 @given(arrays(np.float16, (3, 4), elements=st.floats(width=16, allow_nan=False, allow_infinity=False)))
-def test_json_gives_the_same_float16_back(array: np.ndarray) -> None:
+def test_json_restores_float16(array: np.ndarray) -> None:
     np.testing.assert_array_equal(np.array(json.loads(vectors.to_json(array)), np.float64).astype(np.float16), array)
 
 
 @given(FLOATS)
-def test_json_has_no_digit_too_many(value: float) -> None:
+def test_json_has_the_fewest_digits(value: float) -> None:
     (text,) = json.loads(vectors.to_json(np.array([value], np.float32)), parse_float=str)
     digits = text.lstrip("-").split("e")[0].replace(".", "").strip("0")
     shortest = np.format_float_scientific(np.float32(value), trim="-").lstrip("-").split("e")[0].replace(".", "")
     assert len(digits) <= len(shortest)
 
 
-def test_a_view_that_is_not_contiguous_is_written_as_it_reads() -> None:
+def test_non_contiguous_view_is_serialized_in_c_order() -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert json.loads(vectors.to_json(array.T)) == array.T.tolist()
     assert vectors.to_bytes(array.T) == array.T.tobytes()
 
 
-def test_base64_is_that_of_the_standard_library() -> None:
+def test_base64_matches_the_standard_library() -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     for view in (array, array[:, ::2], array.T):
         assert vectors.to_base64(view) == [base64.b64encode(row.tobytes()) for row in view]
@@ -56,7 +56,7 @@ def test_bytes_are_little_endian_everywhere(dtype: str) -> None:
 
 
 @given(arrays(np.float32, (4, 6), elements=st.floats(-1e6, 1e6, width=32)), st.integers(1, 6))
-def test_a_cut_vector_has_unit_length_and_the_same_direction(array: np.ndarray, dimensions: int) -> None:
+def test_truncated_vector_has_unit_length_and_the_same_direction(array: np.ndarray, dimensions: int) -> None:
     before = array.copy()
     short = vectors.truncate_dimensions(array, dimensions)
     assert short.shape == (4, dimensions)

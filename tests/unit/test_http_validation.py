@@ -23,18 +23,18 @@ JSON_VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.text(), JSON_VALUES))
-def test_an_object_is_read_as_json_reads_it(values: dict[str, Any]) -> None:
+def test_object_is_parsed_like_the_json_module_does(values: dict[str, Any]) -> None:
     assert parse_object(json.dumps(values).encode()) == values
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e309", "9" * 400 + ".0", "NaN", "Infinity", "-Infinity"])
-def test_a_number_that_no_float_holds_is_refused(number: str) -> None:
+def test_number_beyond_float64_is_rejected(number: str) -> None:
     with pytest.raises(BadRequest, match="not JSON"):
         parse_object(b'{"id": {"a": [%b]}}' % number.encode())
 
 
 @given(st.binary())
-def test_noise_is_bad_input_or_an_object(body: bytes) -> None:
+def test_random_bytes_are_a_bad_request_or_an_object(body: bytes) -> None:
     try:
         value = parse_object(body)
     except BadRequest as error:
@@ -44,7 +44,7 @@ def test_noise_is_bad_input_or_an_object(body: bytes) -> None:
 
 
 @given(JSON_VALUES)
-def test_a_switch_is_on_off_or_refused(value: Any) -> None:
+def test_boolean_is_parsed_or_rejected(value: Any) -> None:
     try:
         found = parse_bool({"x": value}, "x")
     except BadRequest as error:
@@ -74,11 +74,11 @@ IDS = {
         ([1], ["[UNK]"]),
     ],
 )
-def test_ids_become_the_tokens_that_the_service_frames_itself(ids: list[int], tokens: list[str]) -> None:
+def test_ids_become_tokens_without_the_special_tokens_that_the_service_adds(ids: list[int], tokens: list[str]) -> None:
     assert TokenIds(IDS).tokens([ids]) == [tokens]
 
 
-def test_special_tokens_stay_where_the_service_adds_none() -> None:
+def test_special_tokens_are_kept_if_the_service_adds_none() -> None:
     assert TokenIds(IDS, keep_special=True).tokens([[2, 4, 3, 5, 3, 0]]) == [
         ["[CLS]", "hello", "[SEP]", "world", "[SEP]"]
     ]
@@ -87,7 +87,7 @@ def test_special_tokens_stay_where_the_service_adds_none() -> None:
 @pytest.mark.parametrize(
     ("ids", "words"), [([8], "token id 8"), ([-1], "token id -1"), ([], "no token"), ([2, 3, 0], "no token")]
 )
-def test_ids_that_mean_nothing_are_named(ids: list[int], words: str) -> None:
+def test_invalid_ids_are_reported_with_their_row(ids: list[int], words: str) -> None:
     with pytest.raises(BadRequest, match=rf"item 1 .*{words}"):
         TokenIds(IDS).tokens([[4], ids])
 
@@ -106,20 +106,20 @@ def test_every_error_of_the_client_has_a_status() -> None:
         assert answer.message
 
 
-def test_what_nobody_foresaw_is_told_without_details() -> None:
+def test_unexpected_error_has_no_details() -> None:
     answer = to_error_response(RuntimeError("/secret/path"))
     assert answer.status == 500
     assert "/secret/path" not in answer.message
 
 
-def test_the_two_shapes_of_an_error() -> None:
+def test_both_error_formats() -> None:
     answer = to_error_response(Overloaded("later"))
     assert json.loads(error_body(answer, "/encode")) == {"description": "later", "status": 503, "type": "Overloaded"}
     error = json.loads(error_body(answer, "/v1/embeddings"))["error"]
     assert error == {"message": "later", "type": "server_error", "param": None, "code": None}
 
 
-def test_lists_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_are_counted_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payload, "MAX_CONTAINERS", 1000)
     body = b'{"texts": [%b]}'
     for item in (b"[]", b'{"[": "\\"["}', b'[["]"]]'):

@@ -72,7 +72,7 @@ def test_histograms_for_prometheus_are_cumulative() -> None:
     assert found[f"{name}_sum queue"] == 101.5
 
 
-def test_every_histogram_is_there_before_the_service_answers() -> None:
+def test_every_histogram_is_exported_before_the_first_status() -> None:
     found = exposed({})
     for suffix in ("", " tokenize", " queue", " compute"):
         name = f"bert_serving_request_{'stage_' if suffix else ''}duration_seconds_bucket"
@@ -82,7 +82,7 @@ def test_every_histogram_is_there_before_the_service_answers() -> None:
     assert found["bert_serving_padding_tokens_total"] == 0
 
 
-def test_use_of_gpus_is_told_of_workers_that_have_one() -> None:
+def test_gpu_metrics_are_exported_for_workers_with_a_gpu() -> None:
     gpu = {"gpu_utilization": 0.25, "gpu_memory_used": 3, "gpu_memory_total": 8}
     slice_ = {"gpu_memory_used": 1, "gpu_memory_total": 2}  # a part of a partitioned GPU has no rate of its own
     workers = [
@@ -100,7 +100,7 @@ def test_use_of_gpus_is_told_of_workers_that_have_one() -> None:
     }
 
 
-def test_drift_is_told_where_there_is_a_reference() -> None:
+def test_drift_is_exported_with_a_reference() -> None:
     names = {name for name in exposed({"drift": {}}) if "drift" in name}
     assert len(names) == 5
     assert not any("drift" in name for name in exposed({}))
