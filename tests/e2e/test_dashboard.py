@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, in front of real servers."""
+"""Tests the dashboard in Chromium with running servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from servers import ENGINE, TINY, Server, free_ports
 
 pytestmark = needs_chromium
 HOSTILE = "<img src=x onerror=document.title='taken'>"
-#: What the page shows of a number that it does not have: an en dash.
+#: The page shows an en dash for a missing value.
 NOTHING = "\N{EN DASH}"
 
 
@@ -34,7 +34,7 @@ def http_server() -> Iterator[HttpServer]:
 
 
 def open_dashboard(browser: Browser, server: HttpServer, query: str = "", seconds: int = 2) -> None:
-    """Opens the page, set to ask as often as it can."""
+    """Opens the page with the shortest polling interval."""
     browser.open(f"{server.url}/dashboard/icon.svg")
     browser.js("localStorage.setItem('bert-serving:settings', arguments[0])", json.dumps({"interval": str(seconds)}))
     browser.open(f"{server.url}/dashboard{query}")
@@ -45,25 +45,25 @@ def tile(browser: Browser, name: str) -> str:
 
 
 def rows_of(browser: Browser, table: str) -> dict[str, str]:
-    """The texts of a table's rows by their first word."""
+    """Returns the texts of the rows of a table by their first word."""
     rows = [" ".join(row.text.split()) for row in browser.all(f"#{table} tbody tr")]
     return {row.split()[0]: row for row in rows}
 
 
-def past(browser: Browser, url: str) -> dict[str, list[float | None]]:
-    """What the page has kept of a server, a list per number."""
+def saved_history(browser: Browser, url: str) -> dict[str, list[float | None]]:
+    """Returns the saved history of a server, one list per field."""
     browser.js("window.dispatchEvent(new Event('pagehide'))")
     saved = browser.js("return sessionStorage.getItem('bert-serving:history:' + arguments[0])", url)
     return json.loads(saved)  # type: ignore[no-any-return]
 
 
-def polls(browser: Browser) -> int:
-    """How often the page has asked for the status."""
-    return len(moments(browser))
+def num_polls(browser: Browser) -> int:
+    """Returns the number of status requests."""
+    return len(request_times(browser))
 
 
-def moments(browser: Browser) -> list[float]:
-    """When the page has asked for the status, in milliseconds since it was loaded."""
+def request_times(browser: Browser) -> list[float]:
+    """Returns the times (ms since the page was loaded) of the status requests."""
     code = (
         "return performance.getEntriesByType('resource').filter(e => e.name.includes('status')).map(e => e.startTime)"
     )
@@ -94,7 +94,7 @@ def test_page_shows_the_state_of_the_server(browser: Browser, http_server: HttpS
     assert "uncased" in facts
     assert "tiny" in facts
     assert __version__ in browser.text("#server-facts")
-    assert re.fullmatch(r"as of ([01]\d|2[0-3]):\d\d:\d\d", browser.text("#updated")), "24 hours, as the axes have them"
+    assert re.fullmatch(r"as of ([01]\d|2[0-3]):\d\d:\d\d", browser.text("#updated")), "24-hour format"
     assert browser.driver.title == "bert-serving"
 
 
@@ -109,23 +109,23 @@ def test_page_shows_the_library_of_the_engine(browser: Browser, http_server: Htt
         browser.all(".pick")[1].click()
         browser.wait_text("#model-facts", "zeros")
         for other in ("ONNX", "TensorFlow", "PyTorch"):
-            assert other not in browser.text("#server-facts"), "its engine needs none"
+            assert other not in browser.text("#server-facts"), "its engine has no library"
 
 
-class Told:
-    """Says of itself what it is given to say, as a server with GPUs and a drift reference would."""
+class FakeServer:
+    """Fake server with a given status and given metrics, such as those of GPUs and of drift."""
 
     def __init__(self, status: dict[str, Any], exposition: str) -> None:
         self.status, self.exposition = status, exposition
-        told = self
+        fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path == "/status/server":
-                    told.work()
-                    body = json.dumps(told.status)
+                    fake.add_batches()
+                    body = json.dumps(fake.status)
                 else:
-                    body = told.exposition if self.path == "/metrics" else '{"data": [{"id": "on-gpus"}]}'
+                    body = fake.exposition if self.path == "/metrics" else '{"data": [{"id": "on-gpus"}]}'
                 self.send_response(200)
                 self.send_header("Access-Control-Allow-Origin", "*")
                 self.end_headers()
@@ -137,8 +137,8 @@ class Told:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
-    def work(self) -> None:
-        """Ten batches more, of 16 texts; a quarter of them is padding."""
+    def add_batches(self) -> None:
+        """Adds ten batches of 16 texts with 25 % padding."""
         batches = self.status["batches"]
         batches["sequences"]["counts"][0] += 10
         batches["sequences"]["sum"] += 160
@@ -147,16 +147,16 @@ class Told:
 
 
 @contextlib.contextmanager
-def telling(status: dict[str, Any], exposition: str = "") -> Iterator[Told]:
-    told = Told(status, exposition)
-    thread = threading.Thread(target=told.http.serve_forever)
+def fake_server(status: dict[str, Any], exposition: str = "") -> Iterator[FakeServer]:
+    fake = FakeServer(status, exposition)
+    thread = threading.Thread(target=fake.http.serve_forever)
     thread.start()
     try:
-        yield told
+        yield fake
     finally:
-        told.http.shutdown()
+        fake.http.shutdown()
         thread.join()
-        told.http.server_close()
+        fake.http.server_close()
 
 
 def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> None:
@@ -169,13 +169,13 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         "device": "gpu: 1",
         "gpu_memory_used": gib // 2,
         "gpu_memory_total": 20 * gib,
-    }  # a slice tells no utilization
+    }  # an instance of a partitioned GPU has no utilization
     status["drift"] = {"seen": 5000, "texts": 2000, "cosine_distance": 0.98, "shift": 0.35, "length_psi": 0.04}
     status["drift"]["unknown_share_difference"] = 0.021
     engine = 'bert_serving_engine_info{dtype="bf16",engine="torch",library="torch",library_version="2.13.0"} 1.0\n'
-    with telling(status, engine) as told:
+    with fake_server(status, engine) as fake:
         browser.emulate(height=1400)
-        open_dashboard(browser, http_server, f"/?server={told.url}")
+        open_dashboard(browser, http_server, f"/?server={fake.url}")
         browser.wait_text("#workers", "worker-0")
         assert "GPU" not in browser.text("#workers"), "there is none"
         assert not browser.find("#drift-panel").is_displayed(), "there is no reference"
@@ -206,20 +206,20 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         browser.wait_fitting()
         browser.shot("dashboard-gpus")
 
-        told.status["drift"] |= {"texts": 0, "cosine_distance": None, "shift": None, "unknown_share_difference": None}
+        fake.status["drift"] |= {"texts": 0, "cosine_distance": None, "shift": None, "unknown_share_difference": None}
         browser.wait_text("#drift-note", "the last 0 texts")
         assert rows_of(browser, "drift")["Shift"].startswith(f"Shift {NOTHING} 0.2 ")
         assert browser.all("#drift [data-state=high]") == []
         browser.emulate(360, 740, mobile=True)
         browser.shot("dashboard-gpus-phone")
         browser.wait_fitting()
-        told.status["workers"].remove(idle)
+        fake.status["workers"].remove(idle)
         browser.wait_text("#workers", "not running")
 
 
 @contextlib.contextmanager
 def traffic(server: HttpServer) -> Iterator[None]:
-    """Requests of several sizes, until the block ends."""
+    """Sends requests of several sizes until the block ends."""
     done = threading.Event()
 
     def run() -> None:
@@ -295,8 +295,8 @@ def test_a_server_that_stops_and_restarts(browser: Browser) -> None:
         browser.wait_text("#servers .badge", "ready", 120)
         assert not browser.find("#problem").is_displayed()
         server.wait_ready()
-        browser.wait(lambda: past(browser, f"http://127.0.0.1:{port}/")["texts"][-1] is not None, "a rate")
-        texts = past(browser, f"http://127.0.0.1:{port}/")["texts"]
+        browser.wait(lambda: saved_history(browser, f"http://127.0.0.1:{port}/")["texts"][-1] is not None, "a rate")
+        texts = saved_history(browser, f"http://127.0.0.1:{port}/")["texts"]
         assert None in texts[2:-1], "a gap while it was down"
         assert all(value >= 0 for value in texts if value is not None)
     finally:
@@ -316,7 +316,7 @@ def test_several_servers(browser: Browser, http_server: HttpServer) -> None:
         assert browser.text("[aria-pressed=true] strong") == f"127.0.0.1:{other.http_port}"
         assert "1 of 1 running" in browser.text("#workers-note")
 
-        open_dashboard(browser, http_server)  # it was remembered
+        open_dashboard(browser, http_server)  # the browser storage has the other server
         browser.wait(lambda: len(browser.all(".badge[data-state=ready]")) == 2, "both servers")
         assert "2 of 2 running" in browser.text("#workers-note")
         browser.find(".remove").click()
@@ -366,46 +366,46 @@ def test_server_output_never_becomes_markup(browser: Browser, tmp_path: Path) ->
 
 def test_polling_stops_while_paused_or_hidden(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
-    browser.wait(lambda: polls(browser) >= 2, "questions")
+    browser.wait(lambda: num_polls(browser) >= 2, "requests")
     browser.find("#pause").click()
     browser.wait_text("#updated", "paused")
-    asked = polls(browser)
-    browser.never(lambda: polls(browser) > asked + 1, "a question in the pause, but for the one on its way")
+    asked = num_polls(browser)
+    browser.never(lambda: num_polls(browser) > asked + 1, "a request while paused, except a pending one")
     browser.find("#pause").click()
-    browser.wait(lambda: polls(browser) > asked + 1, "a question after the pause")
+    browser.wait(lambda: num_polls(browser) > asked + 1, "a request after the pause")
 
-    note = "seen.push([document.hidden, performance.now()])"  # before the page itself hears of it
+    note = "seen.push([document.hidden, performance.now()])"  # before the handler of the page runs
     browser.js(f"window.seen = []; addEventListener('visibilitychange', () => {note}, true)")
     with browser.tab():
-        browser.never(lambda: False, "anything", 6)  # the page is in the background for so long
-    browser.wait(lambda: len(browser.js("return seen")) == 2, "the page to be seen again")
+        browser.never(lambda: False, "anything", 6)  # duration (s) in the background
+    browser.wait(lambda: len(browser.js("return seen")) == 2, "the page to be visible again")
     (was_hidden, left), (_, back) = browser.js("return seen")
     assert was_hidden
-    browser.wait(lambda: any(moment > back for moment in moments(browser)), "a question when seen again")
-    assert not [moment for moment in moments(browser) if left < moment < back]
+    browser.wait(lambda: any(moment > back for moment in request_times(browser)), "a request when visible again")
+    assert not [moment for moment in request_times(browser) if left < moment < back]
 
 
 def test_history_survives_a_reload(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     browser.wait_text("#servers .badge", "ready")
     url = f"{http_server.url}/"
-    # A question that was asked is no point yet: its answer may still be on the way.
-    browser.wait(lambda: len(past(browser, url)["t"]) >= 3, "some points")
+    # A pending request is not a point yet.
+    browser.wait(lambda: len(saved_history(browser, url)["t"]) >= 3, "some points")
     browser.driver.refresh()
     browser.wait_text("#servers .badge", "ready")
-    times = past(browser, url)["t"]
+    times = saved_history(browser, url)["t"]
     assert len(times) >= 4
     assert times == sorted(times)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_sufficient_contrast(browser: Browser, http_server: HttpServer, scheme: str) -> None:
-    """Every text stands out from what is behind it by 4.5 : 1, as WCAG 2.2 AA asks (success criterion 1.4.3)."""
+    """Every text has a contrast of at least 4.5 : 1, as WCAG 2.2 AA requires (success criterion 1.4.3)."""
     browser.emulate(scheme=scheme)
     with traffic(http_server):
         open_dashboard(browser, http_server)
         browser.wait_text("#workers", "worker-0")
-        browser.wait(lambda: polls(browser) >= 5, "lines in the charts")
+        browser.wait(lambda: num_polls(browser) >= 5, "lines in the charts")
         browser.shot(f"dashboard-{scheme}")
     faint = browser.js(
         """
@@ -441,7 +441,7 @@ def test_layout_fits_a_phone(browser: Browser, http_server: HttpServer) -> None:
     with traffic(http_server):
         open_dashboard(browser, http_server)
         browser.wait_text("#workers", "worker-0")
-        browser.wait(lambda: polls(browser) >= 5, "lines in the charts")
+        browser.wait(lambda: num_polls(browser) >= 5, "lines in the charts")
         browser.shot("dashboard-phone")
     browser.wait_fitting()
     assert browser.js("return document.documentElement.scrollWidth") <= 360
@@ -465,21 +465,21 @@ def test_controls_have_names_and_keyboard_access(browser: Browser, http_server: 
     assert reached == {control.id for control in controls}
 
 
-# -- what it computes, without a page ----------------------------------------------------------------------------------
+# -- computations without the page -------------------------------------------------------------------------------------
 
 
 def status(started: str = "then", **statistic: int) -> dict[str, object]:
     return {"server_version": "1.10.0", "server_start_time": started, "statistic": statistic}
 
 
-def points(browser: Browser, *told: tuple[float, dict[str, object], str]) -> list[dict[str, float | None]]:
-    """The points that the page makes of what it was told at some moments."""
+def points(browser: Browser, *samples: tuple[float, dict[str, object], str]) -> list[dict[str, float | None]]:
+    """Returns the points that the page computes from samples ``(time, status, metrics)``."""
     code = (
         "let before = null;"
         "return a[0].map(([t, status, text]) => {"
         "  const now = m.sample(t, status, text), made = m.point(before, now); before = now; return made })"
     )
-    return browser.js_module("js/history.js", code, [list(moment) for moment in told])  # type: ignore[no-any-return]
+    return browser.js_module("js/history.js", code, [list(moment) for moment in samples])  # type: ignore[no-any-return]
 
 
 def test_rates(browser: Browser, http_server: HttpServer) -> None:
@@ -493,7 +493,7 @@ def test_rates(browser: Browser, http_server: HttpServer) -> None:
     assert first["requests"] is None
     assert (second["requests"], second["texts"], second["cut"]) == (2, 40, 0.25)
     assert second["unknown"] is None, "no tokens, no share"
-    assert third["texts"] is None, "another life of the server is not compared with the last one"
+    assert third["texts"] is None, "counters of another run of the server are not comparable"
 
 
 def test_http_latency_is_computed_from_its_histogram(browser: Browser, http_server: HttpServer) -> None:
@@ -530,7 +530,7 @@ def test_request_durations_are_computed_from_the_status(browser: Browser, http_s
     assert [first[name] for name in ("within", "queued", "computing")] == [None] * 3
     assert second["within"] == pytest.approx(0.195)
     assert (second["queued"], second["computing"]) == (pytest.approx(0.1), 0)
-    assert [third[name] for name in ("within", "queued", "computing")] == [None] * 3, "nobody was answered"
+    assert [third[name] for name in ("within", "queued", "computing")] == [None] * 3, "no request completed"
 
 
 def test_batch_sizes_are_computed_from_the_status(browser: Browser, http_server: HttpServer) -> None:
@@ -549,8 +549,8 @@ def test_batch_sizes_are_computed_from_the_status(browser: Browser, http_server:
     )
     assert (first["size"], first["padding"]) == (None, None)
     assert (second["size"], second["padding"]) == (12.5, 0.1)
-    assert (third["size"], third["padding"]) == (None, None), "no batch was done"
-    assert (fourth["size"], fourth["padding"]) == (None, None), "a server that does not tell"
+    assert (third["size"], third["padding"]) == (None, None), "no batch completed"
+    assert (fourth["size"], fourth["padding"]) == (None, None), "a status without batches"
 
 
 def test_history_is_bounded(browser: Browser, http_server: HttpServer) -> None:

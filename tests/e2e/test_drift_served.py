@@ -1,4 +1,4 @@
-"""Drift of a served model: a reference from a sample, and texts that are like it or not."""
+"""Tests the drift metrics of a running server, for texts similar to the reference and for others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOW = 400
 
 
 def sentences(genre: str) -> list[str]:
-    """Sentences of a genre of the STS benchmark, each once: captions of pictures, or of the news."""
+    """Returns the distinct sentences of a genre of the STS benchmark: image captions or news."""
     rows = [row for row in sts_rows("train") if row["genre"] == genre]
     return list(dict.fromkeys(row[name] for row in rows for name in ("sentence1", "sentence2")))
 
@@ -39,7 +39,7 @@ def make_reference(server: Server, texts: list[str], folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
-    """A server of the default model whose reference is a sample of captions."""
+    """Starts a server of the default model with a sample of captions as reference."""
     with serving(model_dir=None) as server:
         reference = make_reference(server, sentences("main-captions")[::6], tmp_path_factory.mktemp("drift"))
     with serving_http("-drift_reference", reference, "-drift_window", WINDOW, model_dir=None) as server:
@@ -47,7 +47,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
 
 
 def drift(server: HttpServer) -> dict[str, float]:
-    """The gauges of /metrics."""
+    """Returns the gauges of /metrics."""
     lines = server.call("/metrics").body.decode().splitlines()
     found = [
         line.removeprefix("bert_serving_drift_").split() for line in lines if line.startswith("bert_serving_drift_")
@@ -56,7 +56,7 @@ def drift(server: HttpServer) -> dict[str, float]:
 
 
 def drift_of(server: HttpServer, texts: list[str]) -> dict[str, float]:
-    """The drift once two windows hold nothing but these texts."""
+    """Returns the drift after two windows of these texts."""
     texts = texts[: 2 * WINDOW]
     with server.zmq_client() as client:
         for start in range(0, len(texts), 100):
@@ -92,7 +92,7 @@ def test_drift_is_high_for_other_texts_and_low_for_similar_ones(watched: HttpSer
 
 
 def test_mismatching_reference_is_rejected(server: Server, tmp_path: Path) -> None:
-    """Of the tiny model here; the server with it has other options, then other vectors, then none per text."""
+    """The reference is of the tiny model; the servers have other options, another dimension, or no pooling."""
     reference = make_reference(server, ["hello world", "the dog is hairy", "hey jack"], tmp_path)
     values = json.loads(reference.read_text())
     assert (values["num_texts"], len(values["mean"])) == (3, 32)

@@ -1,4 +1,4 @@
-"""The page at ``/docs`` in a real browser: its forms send, and show what came back."""
+"""Tests the page at ``/docs`` in Chromium: forms send requests and show the responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def form(path: str) -> str:
 
 
 def send(browser: Browser, path: str, body: str | None = None) -> None:
-    """Unfolds a route, writes a body into its form, and presses the button."""
+    """Opens the details of a route, fills its form and submits it."""
     browser.js("document.querySelector(arguments[0]).closest('details').open = true", form(path))
     if body is not None:
         area = browser.find(f"{form(path)} textarea")
@@ -25,8 +25,8 @@ def send(browser: Browser, path: str, body: str | None = None) -> None:
     browser.find(f"{form(path)} button").click()
 
 
-def answered(browser: Browser, path: str, status: str) -> str:
-    """What is shown of the answer, once it is there."""
+def response_text(browser: Browser, path: str, status: str) -> str:
+    """Waits for the response and returns its displayed text."""
     browser.wait_text(f"{form(path)} pre", f"{status} ")
     return browser.text(f"{form(path)} pre")
 
@@ -41,18 +41,18 @@ def test_form_sends_its_body_and_shows_the_response(browser: Browser) -> None:
         assert f"version {__version__}" in browser.text("body")
         assert browser.text(f"{form('/encode')} pre") == ""
         send(browser, "/encode", '{"id": 7, "texts": ["hello world"]}')
-        shown = answered(browser, "/encode", "200")
+        text = response_text(browser, "/encode", "200")
         value = server.call("/encode", {"texts": ["hello world"]}).json["results"][0][0]
-        assert '"id": 7' in shown
-        assert f"{value:.4f}"[:7] in shown, "the first number of the vector"
+        assert '"id": 7' in text
+        assert f"{value:.4f}"[:7] in text, "the first number of the vector"
         browser.shot("api")
         browser.wait_fitting()
         send(browser, "/encode", "no JSON")
-        assert "not JSON" in answered(browser, "/encode", "400")
-        send(browser, "/v1/embeddings")  # its example, as it stands
-        assert '"object": "embedding"' in answered(browser, "/v1/embeddings", "200")
+        assert "not JSON" in response_text(browser, "/encode", "400")
+        send(browser, "/v1/embeddings")  # the example of the page
+        assert '"object": "embedding"' in response_text(browser, "/v1/embeddings", "200")
         send(browser, "/readyz")
-        assert '"ready"' in answered(browser, "/readyz", "200")
+        assert '"ready"' in response_text(browser, "/readyz", "200")
         browser.emulate(360, 740, "dark", mobile=True)
         browser.shot("api-phone-dark")
         browser.wait_fitting()
@@ -67,13 +67,13 @@ def test_a_form_sends_the_token(browser: Browser, tmp_path: Path) -> None:
     with serving_http("-engine", "zeros", "-http_token_file", file) as server:
         open_page(browser, server)
         send(browser, "/encode")
-        assert "Authorization: Bearer" in answered(browser, "/encode", "401")
+        assert "Authorization: Bearer" in response_text(browser, "/encode", "401")
         browser.find("#token").send_keys("wrong")
         send(browser, "/status/server")
-        answered(browser, "/status/server", "401")
+        response_text(browser, "/status/server", "401")
         browser.find("#token").clear()
         browser.find("#token").send_keys("sesame")
         send(browser, "/encode")
-        assert '"results"' in answered(browser, "/encode", "200")
+        assert '"results"' in response_text(browser, "/encode", "200")
         send(browser, "/status/server")
-        assert '"ready"' in answered(browser, "/status/server", "200")
+        assert '"ready"' in response_text(browser, "/status/server", "200")

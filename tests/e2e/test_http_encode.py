@@ -1,4 +1,4 @@
-"""``/encode`` over real sockets: answers as in 1.10.0, the vectors of ZeroMQ, and an error for all that is wrong."""
+"""Tests ``/encode`` over sockets: responses as in 1.10.0, the same vectors as over ZeroMQ, and error responses."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def http_server() -> Iterator[HttpServer]:
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[HttpServer]:
-    """Token vectors, and narrow limits."""
+def limited() -> Iterator[HttpServer]:
+    """Starts a server that returns token vectors and has low limits."""
     with serving_http(
         "-pooling_strategy", "NONE", "-max_seq_len", "NONE", "-http_max_body", "100000", "-max_request_size", "500"
     ) as server:
@@ -37,12 +37,12 @@ def test_response_has_result_of_1_10_and_results_of_its_readme(http_server: Http
     reply = http_server.call("/encode", {"id": 123, "texts": TEXTS, "is_tokenized": False})
     assert reply.status == 200
     assert reply.headers["content-type"] == "application/json"
-    answer = reply.json
-    assert answer["id"] == 123
-    assert answer["status"] == 200
-    assert answer["result"] == answer["results"]
+    body = reply.json
+    assert body["id"] == 123
+    assert body["status"] == 200
+    assert body["result"] == body["results"]
     with http_server.zmq_client() as client:
-        np.testing.assert_array_equal(float32(answer["result"]), client.encode(TEXTS))
+        np.testing.assert_array_equal(float32(body["result"]), client.encode(TEXTS))
 
 
 def test_numbers_have_at_most_nine_digits(http_server: HttpServer) -> None:
@@ -67,9 +67,9 @@ def test_id_is_optional(http_server: HttpServer) -> None:
 
 
 def test_content_type_is_ignored(http_server: HttpServer) -> None:
-    for kind in ("application/json", "application/x-www-form-urlencoded", "text/plain"):
-        reply = http_server.call("/encode", {"texts": ["hello"]}, {"Content-Type": kind})
-        assert reply.status == 200, kind
+    for content_type in ("application/json", "application/x-www-form-urlencoded", "text/plain"):
+        reply = http_server.call("/encode", {"texts": ["hello"]}, {"Content-Type": content_type})
+        assert reply.status == 200, content_type
 
 
 def test_raw_bytes(http_server: HttpServer) -> None:
@@ -88,19 +88,19 @@ def test_json_is_returned_unless_bytes_are_preferred(http_server: HttpServer) ->
 
 
 def test_base64(http_server: HttpServer) -> None:
-    answer = http_server.call("/encode", {"texts": TEXTS, "encoding_format": "base64"}).json
-    assert "result" not in answer
-    vectors = np.frombuffer(b"".join(map(base64.b64decode, answer["results"])), answer["dtype"])
+    body = http_server.call("/encode", {"texts": TEXTS, "encoding_format": "base64"}).json
+    assert "result" not in body
+    vectors = np.frombuffer(b"".join(map(base64.b64decode, body["results"])), body["dtype"])
     with http_server.zmq_client() as client:
-        np.testing.assert_array_equal(vectors.reshape(answer["shape"]), client.encode(TEXTS))
+        np.testing.assert_array_equal(vectors.reshape(body["shape"]), client.encode(TEXTS))
 
 
 def test_tokens_match_those_of_the_service(http_server: HttpServer) -> None:
-    answer = http_server.call("/encode", {"texts": TEXTS, "show_tokens": True}).json
+    body = http_server.call("/encode", {"texts": TEXTS, "show_tokens": True}).json
     with http_server.zmq_client() as client:
         _, tokens = client.encode(TEXTS, show_tokens=True)
-    assert answer["tokens"] == tokens
-    assert answer["num_tokens"] == sum(map(len, tokens))
+    assert body["tokens"] == tokens
+    assert body["num_tokens"] == sum(map(len, tokens))
     assert "tokens" not in http_server.call("/encode", {"texts": TEXTS}).json
 
 
@@ -109,24 +109,24 @@ def test_counts_cover_several_zeromq_requests(http_server: HttpServer) -> None:
     long = [3, 1023, 1024, 2047, 2499]
     for row in long:
         texts[row] = "hello " * 50
-    answer = http_server.call("/encode", {"texts": texts}).json
-    assert answer["truncated"] == long
-    assert answer["num_tokens"] == 3 * (2500 - len(long)) + 12 * len(long)
+    body = http_server.call("/encode", {"texts": texts}).json
+    assert body["truncated"] == long
+    assert body["num_tokens"] == 3 * (2500 - len(long)) + 12 * len(long)
     raw = http_server.call("/encode", {"texts": texts}, {"Accept": "application/octet-stream"})
-    assert (raw.headers["x-num-tokens"], raw.headers["x-num-truncated"]) == (str(answer["num_tokens"]), "5")
+    assert (raw.headers["x-num-tokens"], raw.headers["x-num-truncated"]) == (str(body["num_tokens"]), "5")
 
 
 def test_truncated_texts_are_listed(http_server: HttpServer) -> None:
-    answer = http_server.call("/encode", {"texts": ["hello", "hello " * 50, "a b", "b " * 20]}).json
-    assert answer["truncated"] == [1, 3]
+    body = http_server.call("/encode", {"texts": ["hello", "hello " * 50, "a b", "b " * 20]}).json
+    assert body["truncated"] == [1, 3]
 
 
 @pytest.mark.parametrize("value", [True, "true", "TRUE", 1, "1"])
 def test_tokenized_texts(http_server: HttpServer, value: Any) -> None:
     rows = [["hello", "world"], ["the", "fox"]]
-    answer = http_server.call("/encode", {"texts": rows, "is_tokenized": value}).json
+    body = http_server.call("/encode", {"texts": rows, "is_tokenized": value}).json
     with http_server.zmq_client() as client:
-        np.testing.assert_array_equal(float32(answer["result"]), client.encode(rows, is_tokenized=True))
+        np.testing.assert_array_equal(float32(body["result"]), client.encode(rows, is_tokenized=True))
 
 
 @pytest.mark.parametrize("value", [False, "false", "False", 0, None, ""])
@@ -139,7 +139,7 @@ def test_lone_surrogate_is_accepted(http_server: HttpServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "words"),
+    ("body", "error_type", "words"),
     [
         (b"", "BadRequest", "empty"),
         (b"not json", "BadRequest", "not JSON"),
@@ -173,14 +173,14 @@ def test_lone_surrogate_is_accepted(http_server: HttpServer) -> None:
         ({"texts": ["a"], "encoding_format": ["float"]}, "BadRequest", "float, base64"),
     ],
 )
-def test_bad_request_is_explained(http_server: HttpServer, body: Any, kind: str, words: str) -> None:
+def test_bad_request_is_explained(http_server: HttpServer, body: Any, error_type: str, words: str) -> None:
     reply = http_server.call("/encode", body, method="POST")
     assert reply.status == 400
-    answer = reply.json
-    assert set(answer) == {"description", "status", "type"}
-    assert answer["status"] == 400
-    assert answer["type"] == kind
-    assert words in answer["description"]
+    body = reply.json
+    assert set(body) == {"description", "status", "type"}
+    assert body["status"] == 400
+    assert body["type"] == error_type
+    assert words in body["description"]
 
 
 def test_unknown_paths_and_methods(http_server: HttpServer) -> None:
@@ -224,52 +224,52 @@ def test_response_is_compressed_on_request(http_server: HttpServer) -> None:
     assert "content-encoding" not in raw.headers
 
 
-def test_token_vectors(small: HttpServer) -> None:
+def test_token_vectors(limited: HttpServer) -> None:
     texts = ["hello world", "the quick brown fox"]
-    answer = small.call("/encode", {"texts": texts}).json
-    with small.zmq_client() as client:
-        np.testing.assert_array_equal(float32(answer["result"]), client.encode(texts))
-    assert np.ndim(answer["result"]) == 3
-    refused = small.call("/v1/embeddings", {"input": "hello"})
+    body = limited.call("/encode", {"texts": texts}).json
+    with limited.zmq_client() as client:
+        np.testing.assert_array_equal(float32(body["result"]), client.encode(texts))
+    assert np.ndim(body["result"]) == 3
+    refused = limited.call("/v1/embeddings", {"input": "hello"})
     assert refused.status == 400
     assert "/encode" in refused.json["error"]["message"]
 
 
-def test_too_large_response_is_rejected_before_encoding(small: HttpServer) -> None:
-    reply = small.call("/encode", {"texts": ["hello world " * 20] * 30})
+def test_too_large_response_is_rejected_before_encoding(limited: HttpServer) -> None:
+    reply = limited.call("/encode", {"texts": ["hello world " * 20] * 30})
     assert reply.status == 413
     assert "-http_max_body" in reply.json["description"]
-    reply = small.call("/encode", {"texts": ["a"] * 501})
+    reply = limited.call("/encode", {"texts": ["a"] * 501})
     assert reply.status == 413
     assert "-max_request_size" in reply.json["description"]
 
 
 @pytest.mark.parametrize("size", [100_001, 5_000_000])
-def test_too_large_body_gets_an_error_response(small: HttpServer, size: int) -> None:
+def test_too_large_body_gets_an_error_response(limited: HttpServer, size: int) -> None:
     body = json.dumps({"texts": ["x"]}).encode().ljust(size)
     for path in ("/encode", "/v1/embeddings"):
-        reply = small.call(path, body)
+        reply = limited.call(path, body)
         assert reply.status == 413
         assert b"100000 bytes (-http_max_body)" in reply.body
         assert ("error" in reply.json) == path.startswith("/v1/")
 
 
-def test_body_at_the_limit_is_accepted(small: HttpServer) -> None:
-    assert small.call("/encode", json.dumps({"texts": ["x"]}).encode().ljust(100_000)).status == 200
+def test_body_at_the_limit_is_accepted(limited: HttpServer) -> None:
+    assert limited.call("/encode", json.dumps({"texts": ["x"]}).encode().ljust(100_000)).status == 200
 
 
-def test_expect_continue_rejects_a_too_large_body_before_it_is_sent(small: HttpServer) -> None:
-    with socket.create_connection(("127.0.0.1", small.http_port), 60) as sock:
+def test_expect_continue_rejects_a_too_large_body_before_it_is_sent(limited: HttpServer) -> None:
+    with socket.create_connection(("127.0.0.1", limited.http_port), 60) as sock:
         sock.sendall(b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
         assert b" 413 " in sock.makefile("rb").readline()
 
 
-def test_chunked_body(small: HttpServer) -> None:
+def test_chunked_body(limited: HttpServer) -> None:
     def chunks() -> Iterator[bytes]:
         yield b'{"texts": '
         yield b'["hello"]}'
 
-    connection = http.client.HTTPConnection("127.0.0.1", small.http_port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", limited.http_port, timeout=60)
     connection.request("POST", "/encode", chunks(), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
     assert connection.getresponse().status == 200
     connection.close()

@@ -1,4 +1,4 @@
-"""LangChain and LlamaIndex, unmodified, against ``/v1``: as ``docs/http.md`` says to use them.
+"""Tests unmodified LangChain and LlamaIndex with ``/v1``, configured as in ``docs/http.md``.
 
 They are large, and no requirement of the other tests: ``make test-frameworks`` installs them apart.
 """
@@ -38,7 +38,7 @@ def test_langchain(http_server: HttpServer, expected: np.ndarray) -> None:
 
 
 def test_langchain_with_ids_of_tiktoken(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its default: it tokenizes for a model of OpenAI's. The file of tiktoken is a download, so a stand-in counts."""
+    """LangChain sends token ids of OpenAI by default. A fake replaces tiktoken, which needs a download."""
     package = pytest.importorskip("langchain_openai")
     tiktoken = pytest.importorskip("tiktoken")
 

@@ -1,4 +1,4 @@
-"""The unmodified ``openai`` package, and raw calls, against ``/v1``."""
+"""Tests ``/v1`` with the unmodified ``openai`` package and with raw requests."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_token_ids(client: openai.OpenAI, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("ids", [[7, 8], [[7, 8], [9]]])
 def test_token_ids_of_openai_are_rejected(client: openai.OpenAI, http_server: HttpServer, ids: Any) -> None:
-    """They are small numbers too, so that nothing else shows that they are other words here."""
+    """The ids are valid in the vocabulary of the model too, so only the model name identifies them."""
     for model in ("text-embedding-ada-002", "text-embedding-3-small"):
         with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False") as caught:
             client.embeddings.create(model=model, input=ids)

@@ -1,4 +1,4 @@
-"""Status, health, metrics, the description, and who may call from a browser."""
+"""Tests status, health, metrics, the OpenAPI description and CORS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def http_server() -> Iterator[HttpServer]:
 
 
 def samples(server: HttpServer) -> dict[tuple[str, str], float]:
-    """Metrics by name and by the values of their labels, which are sorted by their names."""
+    """Returns the metrics by name and label values, in order of the label names."""
     reply = server.call("/metrics")
     assert reply.status == 200
     assert reply.headers["content-type"].startswith("text/plain")
@@ -84,7 +84,7 @@ def test_metrics_count(http_server: HttpServer) -> None:
         now = samples(http_server)
         return {name: now[name] - before.get(name, 0) for name in wanted}
 
-    with contextlib.suppress(AssertionError):  # some of them are counted a moment after the answer has gone out
+    with contextlib.suppress(AssertionError):  # some counters are updated after the response is sent
         wait_until(lambda: grown() == wanted, 30)
     assert grown() == wanted
     after = samples(http_server)

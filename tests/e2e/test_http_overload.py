@@ -1,4 +1,4 @@
-"""Too many at once, workers that do not answer, a server that stops: nobody hangs, everybody is told."""
+"""Tests overload, suspended workers and shutdown: every request gets a response in time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from servers import is_free, wait_until
 
 
 def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """The results of ``call(0..count-1)``, each from its own thread; exceptions in their place."""
+    """Calls ``call(0..count-1)`` in parallel threads and returns the results or exceptions."""
     results: list[Any] = [None] * count
     barrier = threading.Barrier(count)
 
@@ -39,14 +39,14 @@ def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 
 def join(threads: list[threading.Thread], seconds: float) -> None:
-    """Waits for all of them, not so long for each."""
+    """Joins all threads within one common timeout."""
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def start_at_once(count: int, call: Callable[[int], Any]) -> tuple[threading.Thread, list[Any]]:
-    """:func:`at_once` beside the test: its thread, and where the results will be."""
+    """Starts :func:`at_once` in the background and returns its thread and the future list of results."""
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.extend(at_once(count, call)), daemon=True)
     thread.start()
@@ -94,13 +94,13 @@ def test_64_kept_alive_connections_are_queued_without_rejection() -> None:
     assert results == [[200] * 10] * 64
 
 
-#: A text that makes a request large enough to need a place of its own.
+#: A text that makes a request large, so that it needs a whole slot.
 LONG = "a " * 1000
 
 
 @contextlib.contextmanager
 def stuck(http_timeout: int) -> Iterator[tuple[HttpServer, psutil.Process]]:
-    """A server whose worker stands still, until it is resumed."""
+    """Starts a server with a suspended worker, and resumes the worker at the end."""
     options = ["-http_max_connect", "2", "-http_timeout", str(http_timeout), "-heartbeat_timeout", "120"]
     with serving_http("-engine", "zeros", *options) as server:
         worker = server.server.child("worker-0")
@@ -112,8 +112,8 @@ def stuck(http_timeout: int) -> Iterator[tuple[HttpServer, psutil.Process]]:
 
 
 def test_service_timeout_is_a_504_and_the_server_recovers() -> None:
-    with stuck(2) as (server, worker):  # who waits for a place is patient for 5 s
-        assert server.call("/readyz").status == 503  # no vectors come
+    with stuck(2) as (server, worker):  # queued requests time out after 5 s
+        assert server.call("/readyz").status == 503  # no vectors are computed
         assert server.call("/healthz").status == 200
         replies = at_once(4, lambda index: server.call("/encode", {"texts": [LONG]}))
         assert {reply.status for reply in replies} == {504}

@@ -1,4 +1,4 @@
-"""Times, batches and padding as a running server tells them: in its status, in /metrics, and with a reply."""
+"""Tests durations, batch sizes and padding of a running server: in its status, in /metrics and in replies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from http_calls import HttpServer, serving_http
 from servers import ENGINE, wait_until
 
 ENGINES = Path(__file__).resolve().parents[1] / "faults"
-#: The word at which the engine of these tests sleeps for so many seconds, once a batch.
+#: A word that makes the engine of these tests sleep once per batch, and the duration (s).
 SLOW, SLOW_SECONDS = "better", 0.25
 STAGES = ("tokenize", "queue", "compute", "total")
 
@@ -35,12 +35,12 @@ def server() -> Iterator[HttpServer]:
 
 
 def metrics(server: HttpServer) -> dict[str, float]:
-    """Values by name, and by label where there is one."""
-    found = {}
+    """Returns the metrics by name and label values."""
+    values = {}
     for family in text_string_to_metric_families(server.call("/metrics").body.decode()):
         for sample in family.samples:
-            found[" ".join([sample.name, *sample.labels.values()])] = sample.value
-    return found
+            values[" ".join([sample.name, *sample.labels.values()])] = sample.value
+    return values
 
 
 def duration(suffix: str, stage: str, *labels: str) -> str:
@@ -50,7 +50,7 @@ def duration(suffix: str, stage: str, *labels: str) -> str:
     return " ".join([f"request_stage_duration_seconds_{suffix}", *labels, stage])
 
 
-def answered(server: HttpServer) -> float:
+def num_completed(server: HttpServer) -> float:
     return metrics(server)["bert_serving_request_duration_seconds_count"]
 
 
@@ -59,27 +59,29 @@ def test_every_request_is_counted_in_every_histogram(server: HttpServer) -> None
     with server.zmq_client() as client:
         for size in (1, 3, 100):
             client.encode(["hello world"] * size)
-    wait_until(lambda: answered(server) == before["bert_serving_request_duration_seconds_count"] + 3, 60, "the counts")
+    wait_until(
+        lambda: num_completed(server) == before["bert_serving_request_duration_seconds_count"] + 3, 60, "the counts"
+    )
     after = metrics(server)
 
-    def grown(name: str) -> float:
+    def increase(name: str) -> float:
         return after[f"bert_serving_{name}"] - before[f"bert_serving_{name}"]
 
     seconds = {}
     for stage in STAGES:
-        assert grown(duration("count", stage)) == 3
-        assert grown(duration("bucket", stage, "+Inf")) == 3
-        seconds[stage] = grown(duration("sum", stage))
+        assert increase(duration("count", stage)) == 3
+        assert increase(duration("bucket", stage, "+Inf")) == 3
+        seconds[stage] = increase(duration("sum", stage))
         assert seconds[stage] > 0
     assert seconds["total"] == pytest.approx(seconds["tokenize"] + seconds["queue"] + seconds["compute"], abs=1e-4)
-    # 100 texts are more than a batch holds: 64 and 36. Where the small requests end up does not matter.
-    assert grown("batch_sequences_sum") == 104
-    assert grown("batch_sequences_bucket 64.0") == grown("batch_sequences_count") == 4
-    assert grown("padding_tokens_total") == 0
+    # 100 texts exceed a batch and become two, of 64 and 36 texts.
+    assert increase("batch_sequences_sum") == 104
+    assert increase("batch_sequences_bucket 64.0") == increase("batch_sequences_count") == 4
+    assert increase("padding_tokens_total") == 0
 
 
 def test_engine_info_names_the_engine_and_its_library(server: HttpServer) -> None:
-    assert metrics(server)["bert_serving_engine_info fp32 fault_engines.faulty  "] == 1, "an engine of one's own"
+    assert metrics(server)["bert_serving_engine_info fp32 fault_engines.faulty  "] == 1, "a custom engine"
     with serving_http() as other:
         package = {"onnx": "onnxruntime", "tensorflow": "tensorflow", "torch": "torch"}[ENGINE]
         (key,) = [name for name in metrics(other) if name.startswith("bert_serving_engine_info")]
@@ -96,7 +98,7 @@ def test_padding_is_counted_to_the_longest_text_of_a_batch(server: HttpServer) -
 
 
 def test_metrics_are_consistent_under_load(server: HttpServer) -> None:
-    before = answered(server)
+    before = num_completed(server)
 
     def run(_: int) -> None:
         with server.zmq_client() as client:
@@ -110,7 +112,7 @@ def test_metrics_are_consistent_under_load(server: HttpServer) -> None:
             seen.append(metrics(server))
         for done in runs:
             done.result()
-    wait_until(lambda: answered(server) == before + 80, 60, "all 80 requests")
+    wait_until(lambda: num_completed(server) == before + 80, 60, "all 80 requests")
     counters = [name for name in seen[0] if "_bucket" in name or "_total" in name or name.endswith("_sum")]
     for earlier, later in itertools.pairwise(seen):
         assert all(earlier[name] <= later[name] for name in counters)
@@ -145,7 +147,7 @@ def test_reply_has_its_timing_on_request(server: HttpServer) -> None:
 
 
 def test_queued_time_is_counted_as_queue(server: HttpServer) -> None:
-    """Three requests come in while the worker is held up; it computes none of them before it goes on."""
+    """Three requests arrive while the worker is suspended."""
     timings: list[dict[str, float]] = []
     worker = server.server.child("worker-0")
 
@@ -170,7 +172,7 @@ def test_queued_time_is_counted_as_queue(server: HttpServer) -> None:
 
 
 class Raw:
-    """Frames to and from a server, without a client."""
+    """Raw sockets to a server, without a client."""
 
     def __init__(self, server: HttpServer) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

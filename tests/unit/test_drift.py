@@ -1,4 +1,4 @@
-"""Drift from a reference: the numbers themselves, and files that are none."""
+"""Tests the drift metrics and the validation of reference files."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ OPTIONS: dict[str, Any] = dict.fromkeys(RELEVANT_OPTIONS, 1)
 counts = arrays(np.int64, 6, elements=st.integers(0, 10_000)).map(lambda a: a.astype(float))
 
 
-def made(vectors: np.ndarray, lengths: np.ndarray, num_unknown: int = 0, piece: int = 1000) -> Reference:
+def make_reference(vectors: np.ndarray, lengths: np.ndarray, num_unknown: int = 0, chunk_size: int = 1000) -> Reference:
     sample = Sample()
-    for start in range(0, len(vectors), piece):
-        sample.add(vectors[start : start + piece], lengths[start : start + piece], num_unknown if start == 0 else 0)
+    for start in range(0, len(vectors), chunk_size):
+        sample.add(
+            vectors[start : start + chunk_size], lengths[start : start + chunk_size], num_unknown if start == 0 else 0
+        )
     return sample.reference(OPTIONS)
 
 
 @pytest.fixture(scope="module")
 def texts() -> tuple[np.ndarray, np.ndarray]:
-    """Vectors ``[4000, 16]`` around a mean that is not 0, and lengths ``[4000]``."""
+    """Returns vectors ``[4000, 16]`` with a nonzero mean, and lengths ``[4000]``."""
     rng = np.random.default_rng(3)
     vectors = rng.normal(0.5, 1.0, (4000, 16)).astype(np.float32)
     return vectors, rng.integers(3, 60, 4000).astype(np.int32)
@@ -51,24 +53,24 @@ def test_the_stability_index_is_a_divergence(first: np.ndarray, second: np.ndarr
 
 
 def test_the_stability_index_of_a_known_pair() -> None:
-    # Shares 1/2 and 1/2 against 1/4 and 3/4: the half counts vanish among a million.
+    # Shares 1/2 and 1/2 against 1/4 and 3/4; the half counts are negligible.
     expected = -0.25 * math.log(0.5) + 0.25 * math.log(1.5)
     found = stability_index(np.array([5e8, 5e8]), np.array([2.5e8, 7.5e8]))
     assert math.isclose(found, expected, rel_tol=1e-6)
 
 
 def test_reference_is_independent_of_chunk_size(texts: tuple[np.ndarray, np.ndarray]) -> None:
-    whole, pieces = made(*texts, 7, piece=4000), made(*texts, 7, piece=333)
+    whole, chunked = make_reference(*texts, 7, chunk_size=4000), make_reference(*texts, 7, chunk_size=333)
     np.testing.assert_allclose(whole.mean, texts[0].mean(axis=0), atol=1e-4)
     assert math.isclose(whole.spread, 4.0, rel_tol=0.02)  # the root of 16 variances of 1
-    np.testing.assert_allclose(whole.mean, pieces.mean, rtol=1e-9)
-    assert (whole.length_bounds, whole.length_counts) == (pieces.length_bounds, pieces.length_counts)
+    np.testing.assert_allclose(whole.mean, chunked.mean, rtol=1e-9)
+    assert (whole.length_bounds, whole.length_counts) == (chunked.length_bounds, chunked.length_counts)
     assert sum(whole.length_counts) == whole.num_texts == 4000
     assert whole.unknown_share == 7 / texts[1].sum()
 
 
 def test_reference_is_saved_and_loaded(texts: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    reference = made(*texts)
+    reference = make_reference(*texts)
     path = tmp_path / "reference.json"
     path.write_text(reference.to_json())
     assert Reference.load(str(path)) == reference
@@ -76,57 +78,66 @@ def test_reference_is_saved_and_loaded(texts: tuple[np.ndarray, np.ndarray], tmp
 
 def test_drift_is_small_for_similar_texts_and_grows_with_the_shift(texts: tuple[np.ndarray, np.ndarray]) -> None:
     vectors, lengths = texts
-    reference = made(vectors[:2000], lengths[:2000])
+    reference = make_reference(vectors[:2000], lengths[:2000])
 
     def drift(vectors: np.ndarray, lengths: np.ndarray) -> dict[str, float | None]:
-        watch = VectorDrift(reference, 10_000)
+        vector_drift = VectorDrift(reference, 10_000)
         for start in range(0, len(vectors), 250):
-            watch.add(vectors[start : start + 250], lengths[start : start + 250])
-        return watch.to_dict()
+            vector_drift.add(vectors[start : start + 250], lengths[start : start + 250])
+        return vector_drift.to_dict()
 
-    alike = drift(vectors[2000:], lengths[2000:])
-    assert alike["texts"] == 2000
-    assert alike["cosine_distance"] < 0.01  # type: ignore[operator]
-    assert alike["shift"] < 4 * math.sqrt(2 / 2000)  # type: ignore[operator]  # about that much by chance
-    assert alike["length_psi"] < 0.05  # type: ignore[operator]
-    moved = drift(vectors[2000:] + np.float32(1), np.minimum(lengths[2000:], 20))
-    assert math.isclose(moved["shift"], 1.0, rel_tol=0.1)  # type: ignore[arg-type]  # a distance of 4, a spread of 4
-    assert moved["length_psi"] > 1  # type: ignore[operator]
-    turned = drift(-vectors[2000:], lengths[2000:])
-    assert turned["cosine_distance"] > 1.9  # type: ignore[operator]
+    similar = drift(vectors[2000:], lengths[2000:])
+    assert similar["texts"] == 2000
+    assert similar["cosine_distance"] < 0.01  # type: ignore[operator]
+    assert similar["shift"] < 4 * math.sqrt(2 / 2000)  # type: ignore[operator]  # about that much by chance
+    assert similar["length_psi"] < 0.05  # type: ignore[operator]
+    shifted = drift(vectors[2000:] + np.float32(1), np.minimum(lengths[2000:], 20))
+    assert math.isclose(shifted["shift"], 1.0, rel_tol=0.1)  # type: ignore[arg-type]  # a distance of 4, a spread of 4
+    assert shifted["length_psi"] > 1  # type: ignore[operator]
+    reversed_ = drift(-vectors[2000:], lengths[2000:])
+    assert reversed_["cosine_distance"] > 1.9  # type: ignore[operator]
 
 
 def test_texts_older_than_two_windows_are_dropped(texts: tuple[np.ndarray, np.ndarray]) -> None:
     vectors, lengths = texts
-    watch, unknown = VectorDrift(made(vectors, lengths), 500), UnknownDrift(made(vectors, lengths), 500)
+    vector_drift, unknown = (
+        VectorDrift(make_reference(vectors, lengths), 500),
+        UnknownDrift(make_reference(vectors, lengths), 500),
+    )
     for _ in range(3):
-        watch.add(vectors[:400] + np.float32(9), lengths[:400])
+        vector_drift.add(vectors[:400] + np.float32(9), lengths[:400])
         unknown.add(400, 800, 800)
-    assert watch.to_dict()["shift"] > 5  # type: ignore[operator]
+    assert vector_drift.to_dict()["shift"] > 5  # type: ignore[operator]
     assert unknown.to_dict() == {"unknown_share_difference": 1}
     for start in range(0, 4000, 400):
-        watch.add(vectors[start : start + 400], lengths[start : start + 400])
+        vector_drift.add(vectors[start : start + 400], lengths[start : start + 400])
         unknown.add(400, 800, 0)
-        assert watch.to_dict()["seen"] == 1200 + start + 400
-        assert 400 <= watch.to_dict()["texts"] < 2 * 500 + 400  # type: ignore[operator]
-    assert watch.to_dict()["shift"] < 0.2  # type: ignore[operator]
+        assert vector_drift.to_dict()["seen"] == 1200 + start + 400
+        assert 400 <= vector_drift.to_dict()["texts"] < 2 * 500 + 400  # type: ignore[operator]
+    assert vector_drift.to_dict()["shift"] < 0.2  # type: ignore[operator]
     assert unknown.to_dict() == {"unknown_share_difference": 0}
 
 
 def test_zero_vectors_have_no_cosine_distance() -> None:
     zeros, lengths = np.zeros((10, 4), np.float16), np.full(10, 3, np.int32)
-    watch = VectorDrift(made(zeros, lengths), 100)
-    assert watch.to_dict() == {"seen": 0, "texts": 0, "cosine_distance": None, "shift": None, "length_psi": None}
-    watch.add(zeros, lengths)
-    assert watch.to_dict() == {"seen": 10, "texts": 10, "cosine_distance": None, "shift": None, "length_psi": 0.0}
+    vector_drift = VectorDrift(make_reference(zeros, lengths), 100)
+    assert vector_drift.to_dict() == {"seen": 0, "texts": 0, "cosine_distance": None, "shift": None, "length_psi": None}
+    vector_drift.add(zeros, lengths)
+    assert vector_drift.to_dict() == {
+        "seen": 10,
+        "texts": 10,
+        "cosine_distance": None,
+        "shift": None,
+        "length_psi": 0.0,
+    }
 
 
 def test_sample_with_one_text_is_rejected() -> None:
     with pytest.raises(ValueError, match="has 1 texts; the minimum is 2"):
-        made(np.ones((1, 4), np.float32), np.ones(1, np.int32))
+        make_reference(np.ones((1, 4), np.float32), np.ones(1, np.int32))
 
 
-GOOD = json.loads(made(np.eye(4, dtype=np.float32), np.array([3, 4, 5, 6], np.int32)).to_json())
+GOOD = json.loads(make_reference(np.eye(4, dtype=np.float32), np.array([3, 4, 5, 6], np.int32)).to_json())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Readiness and metrics, with a clock and a service that do as told."""
+"""Tests the health checker and the metrics with a fake clock and a fake service."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from bert_serving.server.http.metrics import Metrics, families
 
 
 class Service:
-    """A client's view of a service: its state, and what it computes."""
+    """Fake client of a service with a given state and given vectors."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.state: str | None = "ready"
         self.batches = 0
         self.vectors: np.ndarray | None = np.zeros((1, 4))
-        self.asked = self.encoded = 0
+        self.num_status_requests = self.num_encoded = 0
 
     def clock(self) -> float:
-        self.now += 0.001  # time never stands still
+        self.now += 0.001  # time always advances
         return self.now
 
     @property
     def server_status(self) -> dict[str, Any]:
-        self.asked += 1
+        self.num_status_requests += 1
         if self.state is None:
             raise RequestTimeoutError("no answer")
         return {"state": self.state, "workers": [{"name": "worker-0.1", "batches": self.batches}]}
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        self.encoded += 1
+        self.num_encoded += 1
         if self.vectors is None:
             raise RequestTimeoutError("no answer")
         return self.vectors
@@ -54,10 +54,10 @@ def health(service: Service) -> HealthChecker:
 def test_success_is_cached_for_the_probe_interval(service: Service, health: HealthChecker) -> None:
     assert health.not_ready_reason() == ""
     assert health.not_ready_reason() == ""
-    assert service.encoded == 1
+    assert service.num_encoded == 1
     service.now += PROBE_INTERVAL
     assert health.not_ready_reason() == ""
-    assert service.encoded == 2
+    assert service.num_encoded == 2
 
 
 def test_completed_batches_count_as_success(service: Service, health: HealthChecker) -> None:
@@ -67,7 +67,7 @@ def test_completed_batches_count_as_success(service: Service, health: HealthChec
         service.now += PROBE_INTERVAL
         service.batches += 1
         assert health.not_ready_reason() == ""
-    assert service.encoded == 0
+    assert service.num_encoded == 0
 
 
 @pytest.mark.parametrize("state", ["starting", "draining", "stopped", None])
@@ -86,7 +86,7 @@ def test_not_ready_without_finite_vectors(service: Service, health: HealthChecke
     service.vectors = vectors
     assert "vectors" in health.not_ready_reason()
     assert "vectors" in health.not_ready_reason()
-    assert service.encoded == 1  # the second asker does not wait in vain as well
+    assert service.num_encoded == 1  # the second call uses the cached failure
     service.vectors = np.zeros((1, 4))
     service.now += FAILURE_CACHE_SECONDS
     assert health.not_ready_reason() == ""
@@ -103,16 +103,16 @@ def test_failed_status_request_is_cached(service: Service, health: HealthChecker
     for _ in range(5):
         with pytest.raises(RequestTimeoutError):
             health.status()
-    assert service.asked == 1
+    assert service.num_status_requests == 1
     service.state = "ready"
     service.now += FAILURE_CACHE_SECONDS
     assert health.status()["state"] == "ready"
 
 
 def test_metrics_of_an_empty_status_are_zeros() -> None:
-    found = {sample.name: sample.value for family in families({}, False) for sample in family.samples}
-    assert found["bert_serving_up"] == 0
-    assert set(found.values()) == {0}
+    values = {sample.name: sample.value for family in families({}, False) for sample in family.samples}
+    assert values["bert_serving_up"] == 0
+    assert set(values.values()) == {0}
 
 
 def test_metrics_of_a_status() -> None:
@@ -120,23 +120,23 @@ def test_metrics_of_a_status() -> None:
         "state": "degraded",
         "num_restarts": 3,
         "restarts": {"worker": 2, "sink": 1},
-        "statistic": {"num_total_token": 10, "num_unknown_token": 4, "num_error": {"internal": 2, "new_kind": 1}},
+        "statistic": {"num_total_token": 10, "num_unknown_token": 4, "num_error": {"internal": 2, "new_type": 1}},
         "workers": [{"name": "worker-1.7", "batches": 5, "last_batch_seconds": 0.25}],
         "queue": {"tokens": 9},
     }
-    found = {
+    values = {
         (sample.name, *sample.labels.values()): sample.value
         for family in families(status, True)
         for sample in family.samples
     }
-    assert found["bert_serving_ready",] == 1
-    assert found["bert_serving_unknown_tokens_total",] == 4
-    assert found["bert_serving_errors_total", "internal"] == 2
-    assert found["bert_serving_errors_total", "new_kind"] == 1
-    assert found["bert_serving_worker_batches_total", "worker-1"] == 5
+    assert values["bert_serving_ready",] == 1
+    assert values["bert_serving_unknown_tokens_total",] == 4
+    assert values["bert_serving_errors_total", "internal"] == 2
+    assert values["bert_serving_errors_total", "new_type"] == 1
+    assert values["bert_serving_worker_batches_total", "worker-1"] == 5
     roles = ("worker", "ventilator", "sink", "http")
-    assert [found["bert_serving_restarts_total", role] for role in roles] == [2, 0, 1, 0]
-    assert found["bert_serving_queue_tokens",] == 9
+    assert [values["bert_serving_restarts_total", role] for role in roles] == [2, 0, 1, 0]
+    assert values["bert_serving_queue_tokens",] == 9
 
 
 def test_metrics_keep_their_values_while_the_service_is_unreachable(service: Service, health: HealthChecker) -> None:

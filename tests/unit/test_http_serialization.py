@@ -1,4 +1,4 @@
-"""Vectors as JSON, base64 and bytes: what comes out is what went in."""
+"""Tests that vectors are restored exactly from JSON, base64 and bytes."""
 
 from __future__ import annotations
 

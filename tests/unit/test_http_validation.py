@@ -1,4 +1,4 @@
-"""Bodies and their fields; token ids."""
+"""Tests the validation of bodies, error responses and token ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_serving.client import errors as client_errors
-from bert_serving.server.http import validation as payload
+from bert_serving.server.http import validation
 from bert_serving.server.http.errors import BadRequest, BodyTooLarge, Overloaded, error_body, to_error_response
 from bert_serving.server.http.token_ids import TokenIds
 from bert_serving.server.http.validation import parse_bool, parse_object
@@ -92,35 +92,37 @@ def test_invalid_ids_are_reported_with_their_row(ids: list[int], words: str) -> 
         TokenIds(IDS).tokens([[4], ids])
 
 
-def all_subclasses(kind: type) -> set[type]:
-    return {kind, *(found for child in kind.__subclasses__() for found in all_subclasses(child))}
+def all_subclasses(error_type: type) -> set[type]:
+    return {error_type, *(found for child in error_type.__subclasses__() for found in all_subclasses(child))}
 
 
 def test_every_error_of_the_client_has_a_status() -> None:
-    for kind in all_subclasses(client_errors.BertServingError):
-        error: Exception = kind("why", "why", 1) if issubclass(kind, client_errors.ServerError) else kind("why")
-        answer = to_error_response(error)
-        if issubclass(kind, client_errors.InvalidInputError):
-            assert answer.status == 400
-        assert (answer.retry_after is not None) == (answer.status == 503)
-        assert answer.message
+    for error_type in all_subclasses(client_errors.BertServingError):
+        error: Exception = (
+            error_type("why", "why", 1) if issubclass(error_type, client_errors.ServerError) else error_type("why")
+        )
+        response = to_error_response(error)
+        if issubclass(error_type, client_errors.InvalidInputError):
+            assert response.status == 400
+        assert (response.retry_after is not None) == (response.status == 503)
+        assert response.message
 
 
 def test_unexpected_error_has_no_details() -> None:
-    answer = to_error_response(RuntimeError("/secret/path"))
-    assert answer.status == 500
-    assert "/secret/path" not in answer.message
+    response = to_error_response(RuntimeError("/secret/path"))
+    assert response.status == 500
+    assert "/secret/path" not in response.message
 
 
 def test_both_error_formats() -> None:
-    answer = to_error_response(Overloaded("later"))
-    assert json.loads(error_body(answer, "/encode")) == {"description": "later", "status": 503, "type": "Overloaded"}
-    error = json.loads(error_body(answer, "/v1/embeddings"))["error"]
+    response = to_error_response(Overloaded("later"))
+    assert json.loads(error_body(response, "/encode")) == {"description": "later", "status": 503, "type": "Overloaded"}
+    error = json.loads(error_body(response, "/v1/embeddings"))["error"]
     assert error == {"message": "later", "type": "server_error", "param": None, "code": None}
 
 
 def test_containers_are_counted_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payload, "MAX_CONTAINERS", 1000)
+    monkeypatch.setattr(validation, "MAX_CONTAINERS", 1000)
     body = b'{"texts": [%b]}'
     for item in (b"[]", b'{"[": "\\"["}', b'[["]"]]'):
         with pytest.raises(BodyTooLarge, match="lists and objects; the limit is 1000"):
