@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bert_serving.server.http import schemas
 from http_calls import HttpServer, serving_http
 from servers import Server, free_ports, wait_until
 
@@ -115,6 +118,23 @@ def test_openapi_examples_work(http_server: HttpServer) -> None:
             assert http_server.call(path, example).status == 200, path
         elif "{" not in path:
             assert http_server.call(path).status == 200, path
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "struct"),
+    [
+        ("/encode", {"texts": ["a"]}, schemas.EncodeResponse),
+        ("/encode", {"texts": ["a"], "encoding_format": "base64"}, schemas.EncodeResponse),
+        ("/encode", {"texts": []}, schemas.Error),
+        ("/v1/embeddings", {"input": "a"}, schemas.EmbeddingsResponse),
+        ("/v1/embeddings", {"input": []}, schemas.OpenAIError),
+        ("/v1/models", None, schemas.ModelList),
+        ("/v1/models/tiny", None, schemas.Model),
+        ("/readyz", None, schemas.HealthState),
+    ],
+)
+def test_responses_match_their_schemas(http_server: HttpServer, path: str, body: Any, struct: Any) -> None:
+    msgspec.json.decode(http_server.call(path, body).body, type=struct)
 
 
 def test_docs_page_is_self_contained(http_server: HttpServer) -> None:
