@@ -112,13 +112,22 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     for name, section, key, text in _GAUGES:
         yield GaugeMetricFamily(f"bert_serving_{name}", text, status.get(section, {}).get(key, 0))
 
+    yield _restarts(status)
+    yield from _workers(workers)
+    yield _engines(status)
+    yield from _drift(status.get("drift"))
+
+
+def _restarts(status: dict[str, Any]) -> Metric:
     restarts = CounterMetricFamily("bert_serving_restarts", "Restarts of child processes by role", labels=["process"])
     counts = status.get("restarts", {})
     for role in dict.fromkeys([*_ROLES, *counts]):
         restarts.add_metric([role], counts.get(role, 0))
-    yield restarts
+    return restarts
+
+
+def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
     yield GaugeMetricFamily("bert_serving_workers", "Workers that accept batches", len(workers))
-    yield _engines(status)
     for name, key, text in _WORKER_COUNTERS:
         family = CounterMetricFamily(f"bert_serving_{name}", text, labels=["worker"])
         for worker in workers:
@@ -136,7 +145,9 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
             if key in worker:
                 gauge.add_metric([_stable_name(worker), str(worker["device"])], worker[key])
         yield gauge
-    drift = status.get("drift")
+
+
+def _drift(drift: dict[str, Any] | None) -> Iterator[Metric]:
     for name, key, text in _DRIFT_GAUGES:
         gauge = GaugeMetricFamily(f"bert_serving_{name}", text, labels=[])
         if drift is not None:
@@ -215,7 +226,7 @@ class Metrics:
         )
         self._durations = Histogram(
             "bert_serving_http_request_duration_seconds",
-            "Time from the request line until the response is complete",
+            "Time to handle an HTTP request, including its time in the queue",
             ["path"],
             buckets=_BUCKETS,
             registry=self._registry,
