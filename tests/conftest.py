@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 
 from servers import CACHE, STARTED, Server, serving
 
-# The same examples each time: whether the tests pass is no matter of luck. Others: HYPOTHESIS_SEARCH=1 make test
-# Nor does it depend on how fast the machine is: examples have no time limit of their own, tests have one.
+# Examples are the same in each run; HYPOTHESIS_SEARCH=1 make test searches for others. Examples have no time limit,
+# so that results do not depend on the speed of the machine; tests have one.
 settings.register_profile(
     "same",
     derandomize="HYPOTHESIS_SEARCH" not in os.environ,
@@ -25,12 +25,12 @@ settings.register_profile(
 settings.load_profile("same")
 
 
-#: Seconds after which a test is ended by force. What takes longer than the time limit of ``pyproject.toml`` fails; but
-#: that limit no longer holds when a test has failed, and tears down what it has set up.
+#: Seconds after which the process of a test is killed. A test that exceeds the limit of ``pyproject.toml`` fails, but
+#: that limit does not apply to the teardown of a failed test.
 FORCE_AFTER = 300
-#: The same for what is left to do after the last test: at its end Python waits for threads without a limit.
+#: The same limit after the last test, because Python waits for threads without a limit at exit.
 FORCE_END_AFTER = 120
-#: Tests that the processes of a parallel run have found, and that have not come to an end.
+#: Tests of a parallel run that were collected and have not finished.
 _outstanding: set[str] = set()
 #: Tests that failed, and those that passed, in this run.
 _failed: set[str] = set()
@@ -53,8 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     global _stderr
     assert sys.__stderr__ is not None
-    _stderr = os.dup(sys.__stderr__.fileno())  # while a test runs, the original is captured
-    # What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
+    _stderr = os.dup(sys.__stderr__.fileno())  # pytest captures the original while a test runs
+    # A process that a shell starts in the background ignores SIGINT, and its child processes inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -65,7 +65,7 @@ def _watch() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """A test that hangs cannot hold up the run: the stacks of all threads are written, and its process ends."""
+    """Ends the process of a hanging test after writing the stacks of all threads."""
     _watch()
     try:
         return (yield)
@@ -75,7 +75,7 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_exception_interact() -> None:
-    _watch()  # again: pytest's own plugin has just put an end to it
+    _watch()  # again: pytest's own plugin has just cancelled it
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -105,7 +105,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The tiny model, with tokens shown; tests leave it as they found it."""
+    """Serves the tiny model with ``-show_tokens_to_client``; tests must not change its state."""
     with serving("-show_tokens_to_client", "-engine", "tensorflow") as server:
         server.outlives_module = True
         yield server
@@ -113,9 +113,9 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_server_is_left() -> Iterator[None]:
-    """Servers that the tests of a module started, and that run on because a test failed, end with it.
+    """Kills servers that failed tests of a module left running.
 
-    It is the first fixture of a module to be set up, so the last one that ends: the module's own have stopped theirs.
+    This fixture is set up first and torn down last, after the fixtures of the module have stopped their servers.
     """
     yield
     for server in STARTED:
@@ -126,7 +126,7 @@ def _no_server_is_left() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """What did not run counts as failed, so that `--last-failed` runs it: see the Makefile."""
+    """Counts unfinished tests as failed, so that `--last-failed` runs them; see the Makefile."""
     is_second_run = session.config.getoption("--second-run")
     cache = getattr(session.config, "cache", None)
     if cache is not None and not is_second_run and not hasattr(session.config, "workerinput"):
@@ -135,6 +135,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if last_failed is not None:
         last_failed.lastfailed.update(dict.fromkeys(_outstanding, True))
     shutil.rmtree(CACHE, ignore_errors=True)
-    # A process that only waits for its workers has no such limit: they may have much to do.
+    # The controller of a parallel run has no limit: its workers may still run tests.
     if not session.config.pluginmanager.has_plugin("dsession"):
         faulthandler.dump_traceback_later(FORCE_END_AFTER, exit=True, file=_stderr)

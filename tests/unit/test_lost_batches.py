@@ -1,6 +1,6 @@
-"""A lost batch never costs a credit for good: the dispatcher notices it and sends its sequences out again.
+"""Tests that a lost batch gives its credit back: the dispatcher notices it and requeues its sequences.
 
-The dispatcher and the sink's barrier are real. Workers, queues and the rest of the sink are a model, in which processes
+The dispatcher and the sink's barrier are real. Workers, queues and the rest of the sink are a model in which processes
 die and messages are lost in any order.
 """
 
@@ -75,7 +75,7 @@ class Worker:
 
 
 class Model:
-    """Ventilator, sink and workers with all queues between them; messages move when the test says so."""
+    """Ventilator, sink and workers with the queues between them; the test moves each message."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -220,7 +220,7 @@ class Model:
         array = np.zeros((len(manifest), 1), np.float32)
         worker.results.append(Result(message.id, array, np.ones(len(manifest), np.int32), manifest, False))
 
-    # ------------------------------------------------------------ the test's hand
+    # ------------------------------------------------------------ steps of the test
 
     def step(self, action: str, number: int) -> None:
         name = list(self.workers)[number % len(self.workers)]
