@@ -1,8 +1,8 @@
 """Holds back results until the ventilator has announced the jobs that they belong to.
 
 Results and announcements travel on different sockets. After a restart of the sink or of the ventilator, a fast worker's
-results arrive before the SYNC that ends the announcements. Dropping them would lose the batch for good, because the
-ventilator counts it as in flight.
+results arrive before the SYNC that precedes the announcements. A dropped result would lose its batch, which the
+ventilator counts as in flight.
 """
 
 from __future__ import annotations

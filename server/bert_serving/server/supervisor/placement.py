@@ -36,16 +36,16 @@ def plan_workers(
     find_gpus: Callable[[], list[Gpu]] = list_gpus,
     features: frozenset[str] | None = None,
 ) -> list[WorkerPlacement]:
-    """Device, engine and precision of each worker.
+    """Returns device, engine and dtype of each worker.
 
     Args:
-        config: what the user asked for.
-        log: where decisions are told.
+        config: options of the server.
+        log: receives the decisions.
         find_gpus: lists the GPUs.
         features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
 
     Raises:
-        EngineUnavailable: no engine for what was asked is installed; the message says what to install.
+        EngineUnavailable: no installed engine supports the options; the message names what to install.
     """
     wanted = _gpu_dtype(config)
     indexes = [] if config.cpu else _gpu_indexes(config, find_gpus(), log)
