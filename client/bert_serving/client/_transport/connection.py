@@ -23,7 +23,8 @@ from zmq.utils.monitor import recv_monitor_message
 from ..errors import ClientClosedError, ClientForkedError, OptionError, server_error
 from ..protocol import request_frames
 from .connection_state import ConnectionState
-from .reader_lease import MAX_CALLER_READ
+from .cooperative import Poll, cooperative_poll
+from .reader_lease import MAX_CALLER_READ, ReaderLease
 from .receiver import Caller, Receiver, Subscription
 from .request_table import OnReply, Request, RequestTable
 from .retry_policy import RetryPolicy
@@ -79,7 +80,16 @@ class Connection:
             self._results = self._sockets.open(zmq.SUB, self.state.results, curve, identity)
             self._queue = SendQueue(self._requests.socket, self._table)
             self.retry = RetryPolicy(identity, self._table, self._queue, self.state, drain_grace)
-            self._receiver = Receiver(self._results.socket, self._table, self.retry, self.state, self._sockets.wake)
+            cooperative = cooperative_poll()
+            self._poll: Poll = cooperative or zmq.Poller.poll
+            self._receiver = Receiver(
+                self._results.socket,
+                self._table,
+                self.retry,
+                self.state,
+                self._sockets.wake,
+                ReaderLease(is_io_thread_only=cooperative is not None),
+            )
             self._thread = threading.Thread(target=self._run, name="bert-client-io", daemon=True)
             self._thread.start()
         except BaseException as error:
@@ -215,7 +225,7 @@ class Connection:
                     poller.unregister(push)
                 with self._table.lock:
                     poller.register(sub, zmq.POLLIN if lease.io_thread_reads(time.monotonic()) else 0)
-                ready = dict(poller.poll(self._poll_timeout()))
+                ready = dict(self._poll(poller, self._poll_timeout()))
                 if self._sockets.woken.fileno() in ready:
                     self._on_wakeup()
                 if sub in ready:

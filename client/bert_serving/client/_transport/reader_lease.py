@@ -22,9 +22,14 @@ HANDOVER_COOLDOWN = 1.0
 
 
 class ReaderLease:
-    """The right to read from the SUB socket."""
+    """The right to read from the SUB socket.
 
-    def __init__(self) -> None:
+    Args:
+        is_io_thread_only: no blocked call reads.
+    """
+
+    def __init__(self, is_io_thread_only: bool = False) -> None:
+        self._is_io_thread_only = is_io_thread_only
         self._io_thread_reads = True
         self._caller: object = None
         self._ident = 0  # of the caller's thread
@@ -46,7 +51,7 @@ class ReaderLease:
 
     def release(self, now: float) -> None:
         """Leave the lease to the next blocked call, except within ``HANDOVER_COOLDOWN`` after `acquire`."""
-        if now >= self._release_from:
+        if now >= self._release_from and not self._is_io_thread_only:
             self._io_thread_reads, self._since = False, now
 
     def acquire(self, now: float) -> bool:

@@ -48,9 +48,9 @@ class Receiver:
         retry: is told about refused requests and replies to queries.
         state: state of both ports.
         wake: wakes the I/O thread; called with the lock of the table held.
+        lease: tells which thread reads.
 
     Attributes:
-        lease: tells which thread reads.
         subscriptions: receive every result; held by weak references.
     """
 
@@ -61,8 +61,9 @@ class Receiver:
         retry: RetryPolicy,
         state: ConnectionState,
         wake: Callable[[], None],
+        lease: ReaderLease,
     ) -> None:
-        self.lease = ReaderLease()
+        self.lease = lease
         self.subscriptions: weakref.WeakSet[Any] = weakref.WeakSet()
         self._sub = sub
         self._table = table
