@@ -7,6 +7,7 @@ The supervisor runs in the process that the user started. It handles no requests
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import threading
@@ -26,6 +27,9 @@ from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .placement import WorkerPlacement, plan_workers
 from .preflight import check_ports, make_access, make_children, read_drift, read_model
+from .rolling_restart import RollingRestart
+from .signals import handle_signals, is_program_over, joining
+from .state import describe_state
 
 #: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
 EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
@@ -58,7 +62,7 @@ class BertServer(threading.Thread):
     """
 
     def __init__(self, args: argparse.Namespace | ServerConfig) -> None:
-        super().__init__(name="bert-server", daemon=True)
+        super().__init__(name="bert-server")
         self.config = args if isinstance(args, ServerConfig) else ServerConfig.from_args(args)
         self.log = get_logger("SUPERVISOR", self.config.verbose)
         self.is_ready = threading.Event()
@@ -68,12 +72,11 @@ class BertServer(threading.Thread):
         self.children: dict[str, Child] = {}
         self.plans: list[WorkerPlacement] = []
         self._stops_asked = 0
-        self._reloads_asked = 0
-        self._rolling_restart: list[str] = []
+        self._rolling_restart = RollingRestart(self.log)
         self._last_step = self._grace_until = 0.0
         self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http"), 0)
         self._drain_deadline = 0.0
-        self._published_state = ("", 0)
+        self._published_state = (b"", 0)
 
     # ---------------------------------------------------------------- public interface
 
@@ -84,7 +87,11 @@ class BertServer(threading.Thread):
             StartError: the server could not start; the message has the reason.
         """
         self.start()
-        self.is_ready.wait()
+        try:
+            self.is_ready.wait()
+        except BaseException:
+            self.close()
+            raise
         if self.failure:
             self.join()
             raise StartError(self.failure)
@@ -94,6 +101,19 @@ class BertServer(threading.Thread):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Starts the server in a thread of its own, which runs on when the main thread ends.
+
+        SIGINT and SIGTERM end the program and its servers, unless the program handles them.
+        """
+        handle_signals(self)
+        super().start()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Waits until the server has ended. Without ``timeout``, SIGINT and SIGTERM stop the server meanwhile."""
+        with joining(self) if timeout is None else contextlib.nullcontext():
+            super().join(timeout)
 
     def close(self) -> None:
         """Drains accepted requests, stops all child processes, and returns when they have ended."""
@@ -107,7 +127,7 @@ class BertServer(threading.Thread):
 
     def reload(self) -> None:
         """Requests a rolling restart of the workers; no request fails. Safe in a signal handler."""
-        self._reloads_asked += 1
+        self._rolling_restart.request()
 
     @staticmethod
     def shutdown(
@@ -141,22 +161,28 @@ class BertServer(threading.Thread):
     def run(self) -> None:
         """Starts, serves and stops; in a thread of its own after ``start()``, or in the caller's."""
         try:
+            self._serve()
+        except (Exception, SystemExit) as error:
+            self.log.exception("unforeseen error in the supervisor; the server ends")
+            exit_code = EXIT_START_FAILED if self.state == "starting" else EXIT_GAVE_UP
+            self._fail(f"unforeseen error in the supervisor: {type(error).__name__}: {error}", exit_code)
+        finally:
+            try:
+                self._finish()
+            finally:
+                self.is_ready.set()
+
+    def _serve(self) -> None:
+        try:
             self._prepare()
         except (ServingError, ModelError, EngineError, OSError) as error:
             self._fail(str(error), EXIT_START_FAILED)
-            self._finish()
             return
-        try:
-            for child in self.children.values():
-                if child.role in ("ventilator", "sink", "prepare"):
-                    child.start()
-            while self.exit_code is None:
-                self._step()
-        except Exception as error:
-            self.log.exception("the supervisor failed")
-            self._fail(f"the supervisor failed: {error!r}", EXIT_GAVE_UP)
-        finally:
-            self._finish()
+        for child in self.children.values():
+            if child.role in ("ventilator", "sink", "prepare"):
+                child.start()
+        while self.exit_code is None:
+            self._step()
 
     def _prepare(self) -> None:
         """Checks what can be checked quickly, and creates the child processes without starting them."""
@@ -188,6 +214,8 @@ class BertServer(threading.Thread):
 
     def _advance(self, now: float) -> None:
         """Moves the server to its next state if the conditions hold."""
+        if not self._stops_asked and is_program_over(self):
+            self.stop()
         if self.state == "draining":
             if self._stops_asked > 1:
                 self._fail("stopped at once after a second request; accepted requests may be unanswered", EXIT_FORCED)
@@ -216,24 +244,8 @@ class BertServer(threading.Thread):
             self.is_ready.set()
         elif not everything and self.state == "ready":
             self.state = "degraded"
-        if self._reloads_asked and self.is_ready.is_set():
-            self._reloads_asked = 0
-            self.log.info("restarting the workers one after the other")
-            self._rolling_restart = [name for name in self.children if name.startswith("worker-")]
-        if self._rolling_restart:
-            self._replace_next(now)
-
-    def _replace_next(self, now: float) -> None:
-        """Drains and stops the next worker of a rolling restart; waits until the previous one is ready."""
-        child = self.children[self._rolling_restart[0]]
-        if child.is_draining:
-            if now > child.drain_again_at:  # repeated, because the ventilator may have been restarted
-                child.drain_again_at = now + 1
-                self._tell("ventilator", commands.DRAIN_WORKER, child.identity)
-            return
-        if self.state == "ready":
-            self.log.info("draining %s before its restart", child.name)
-            child.is_draining = True
+        if self.is_ready.is_set():
+            self._rolling_restart.step(self.children, self.state == "ready", now, self._tell)
 
     def _is_up(self, names: list[str]) -> bool:
         now = time.monotonic()
@@ -273,24 +285,12 @@ class BertServer(threading.Thread):
             self.control.send_multipart([child.identity, *frames])
 
     def _publish_state(self) -> None:
-        engines = sorted({plan.engine for plan in self.plans})
-        dtypes = sorted({plan.dtype for plan in self.plans})
-        state = json.dumps(
-            {
-                "state": self.state,
-                "num_process": sum(c.is_running and c.role != "prepare" for c in self.children.values()),
-                "num_ready_worker": sum(self._is_up([name]) for name in self.children if name.startswith("worker-")),
-                "num_restarts": sum(self._restarts.values()),
-                "restarts": self._restarts,
-                "devices": [str(plan.device) for plan in self.plans],
-                "engine": ", ".join(engines),
-                "dtype": ", ".join(dtypes),
-            }
-        )
+        children = self.children.values()
+        state = describe_state(self.state, children, self.plans, self._restarts, time.monotonic())
         ventilator = self.children["ventilator"]
         if ventilator.is_ready and (state, ventilator.incarnation) != self._published_state:
             self._published_state = (state, ventilator.incarnation)
-            self._tell("ventilator", commands.STATE, state.encode())
+            self._tell("ventilator", commands.STATE, state)
 
     # ---------------------------------------------------------------- deaths
 
@@ -341,7 +341,7 @@ class BertServer(threading.Thread):
         if child.role == "worker":
             self._tell("ventilator", commands.WORKER_LOST, child.identity)
         if child.is_draining:
-            self._rolling_restart.remove(child.name)
+            self._rolling_restart.on_exit(child)
             self._start(child, now)
             return
         child.schedule_restart(now, was_ready)
@@ -386,4 +386,3 @@ class BertServer(threading.Thread):
         self.state = "stopped"
         if self.exit_code == EXIT_OK:
             self.log.info("terminated!")
-        self.is_ready.set()

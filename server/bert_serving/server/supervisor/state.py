@@ -1,0 +1,26 @@
+"""Describes the state of the server for its status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+
+from .child import Child
+from .placement import WorkerPlacement
+
+
+def describe_state(
+    state: str, children: Collection[Child], plans: Sequence[WorkerPlacement], restarts: dict[str, int], now: float
+) -> bytes:
+    """Returns the part of the status JSON that the supervisor knows."""
+    values = {
+        "state": state,
+        "num_process": sum(child.is_running and child.role != "prepare" for child in children),
+        "num_ready_worker": sum(child.is_up(now) for child in children if child.role == "worker"),
+        "num_restarts": sum(restarts.values()),
+        "restarts": restarts,
+        "devices": [str(plan.device) for plan in plans],
+        "engine": ", ".join(sorted({plan.engine for plan in plans})),
+        "dtype": ", ".join(sorted({plan.dtype for plan in plans})),
+    }
+    return json.dumps(values).encode()
