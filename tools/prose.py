@@ -1,7 +1,8 @@
 """Searches prose for banned phrasings: ``python tools/prose.py [path ...]``.
 
 Without paths it checks those in ``CHECKED``. In Markdown it skips code, comments and generated tables. In Python it
-checks comments and strings only. The exit code is 1 if it finds any, 2 if a path is missing.
+checks comments and strings only, in YAML, TOML, shell, JavaScript, Make and Docker files comments only. The exit code
+is 1 if it finds any, 2 if a path is missing.
 """
 
 from __future__ import annotations
@@ -17,22 +18,33 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 BANNED = Path(__file__).with_name("prose_banned.txt")
 
-#: Files and folders that are checked by default. Add a folder as soon as it passes.
+#: Files and folders that are checked by default.
 CHECKED = [
     "README.md",
-    "client/README.md",
-    "server/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CODE_OF_CONDUCT.md",
+    "Makefile",
+    "pyproject.toml",
     ".github",
+    "benchmark",
+    "client",
+    "deploy",
+    "docker",
     "docs",
+    "example",
+    "plugin",
+    "server",
+    "tests",
     "tools",
 ]
-#: Files that are left out of the folders in ``CHECKED``.
-SKIPPED = ["docs/architecture.md"]
-SUFFIXES = {".md", ".py"}
+#: Files that are left out of the folders in ``CHECKED``. The first quotes banned phrasings.
+SKIPPED = ["tests/unit/test_prose.py"]
+#: Folders of other projects' files and of build outputs.
+SKIPPED_FOLDERS = {"build", "node_modules", "py2", "py3", "vendor"}
+SUFFIXES = {".md", ".py", ".yml", ".yaml", ".toml", ".sh", ".js", ".mjs"}
+NAMES = {"Makefile", "Dockerfile", "Dockerfile.gpu"}
 
 UNCHECKED_MARKDOWN = [
     re.compile(r"^ *```.*?^ *```", re.M | re.S),
@@ -72,9 +84,14 @@ def read_phrasings(path: Path = BANNED) -> list[Phrasing]:
 
 
 def find(path: Path, phrasings: list[Phrasing]) -> Iterator[Finding]:
-    """Yields each banned phrasing in a Markdown or Python file."""
+    """Yields each banned phrasing in a file."""
     text = path.read_text(encoding="utf-8")
-    prose = python_prose(text) if path.suffix == ".py" else markdown_prose(text)
+    if path.suffix == ".md":
+        prose = markdown_prose(text)
+    elif path.suffix == ".py":
+        prose = python_prose(text)
+    else:
+        prose = comments(text, "//" if path.suffix in {".js", ".mjs"} else "#")
     for pattern, instead in phrasings:
         for match in pattern.finditer(prose):
             line = prose.count("\n", 0, match.start()) + 1
@@ -103,18 +120,26 @@ def python_prose(text: str) -> str:
     return re.sub(r"`[^`\n]+`", lambda match: _blank(match[0]), "".join(kept))
 
 
+def comments(text: str, marker: str) -> str:
+    """Returns source with NUL in place of everything except comments and white space."""
+    kept = list(_blank(text))
+    for match in re.finditer(rf"(?<!\S){marker}.*", text):
+        kept[match.start() : match.end()] = match[0]
+    return "".join(kept)
+
+
 def _blank(text: str) -> str:
     return re.sub(r"\S", "\0", text)
 
 
 def files(paths: list[Path]) -> list[Path]:
-    """Returns the Markdown and Python files at the paths and below them, without those that are skipped."""
+    """Returns the files with prose at the paths and below them, without those that are skipped."""
     skipped = {ROOT / name for name in SKIPPED}
     found: set[Path] = set()
     for path in paths:
         below = path.rglob("*") if path.is_dir() else [path]
-        found.update(file for file in below if file.suffix in SUFFIXES and file not in skipped)
-    return sorted(found)
+        found.update(file for file in below if file.suffix in SUFFIXES or file.name in NAMES)
+    return sorted(file for file in found - skipped if not SKIPPED_FOLDERS & set(file.parts[len(ROOT.parts) :]))
 
 
 def main(arguments: list[str]) -> int:

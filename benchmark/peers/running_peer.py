@@ -44,7 +44,7 @@ class RunningPeer:
             env.pop("PYTHONPATH", None)
         self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115, closed by close()
         self._processes: list[subprocess.Popen[str]] = []
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # output of the driver; None at its end
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # output of the driver; None when it ends
         try:
             if peer.server is not None:
                 server = self._start(filled(peer.server, python, port, hf, model), env)

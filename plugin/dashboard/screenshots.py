@@ -31,7 +31,7 @@ SENTENCES = [
     "Shares fell",
     "Scientists have found water under the surface of the planet, and hope to send a probe within ten years to see "
     "whether anything lives there; others doubt that the money will be found.",
-    "Who wrote the letter 漢字?",
+    "Which poet wrote the letter 漢字?",
 ]
 
 

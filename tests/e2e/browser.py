@@ -145,7 +145,7 @@ class Browser:
         )
 
     def wait_fitting(self) -> None:
-        """Until nothing is cut off: after a change of its size, a page is laid out anew."""
+        """Waits until no text is cut off: the browser lays a page out again after a change of its size."""
         self.wait(lambda: not self.cut_off(), "boxes as wide as what is in them")
 
     def complaints(self) -> list[str]:

@@ -66,7 +66,7 @@ WITH_PYTHON = [
 
 
 class Reader:
-    """Someone who tries the examples of a page one after the other."""
+    """Runs the examples of a page in order, as a reader does."""
 
     def __init__(self, page: Path, shared: Server, patch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
         self.page, self.patch, self.stack = page, patch, stack

@@ -1,4 +1,4 @@
-"""Workers on a real GPU, through the front door: golden vectors, precisions, mixed workers, shares of memory, choices.
+"""Servers with workers on a real GPU: golden vectors, precisions, mixed workers, shares of memory, placement.
 
 Skipped where there is no NVIDIA GPU. ``make gpu`` runs them, and the measurements, on a machine that has one.
 """

@@ -119,7 +119,7 @@ def test_service_timeout_is_a_504_and_the_server_recovers() -> None:
         assert {reply.status for reply in replies} == {504}
         assert "-http_timeout" in replies[0].json["description"]
         assert server.call("/v1/embeddings", {"input": "a"}).json["error"]["type"] == "server_error"
-        wait_until(lambda: server.call("/status/server").status == 200, 30, "the status, for which nobody is needed")
+        wait_until(lambda: server.call("/status/server").status == 200, 30, "the status, which needs no worker")
         worker.resume()
         wait_until(lambda: server.call("/readyz").status == 200, 60, "the worker to be ready again")
         wait_until(lambda: server.call("/encode", {"texts": ["a"]}).status == 200, 60, "an answer")
@@ -228,7 +228,7 @@ def test_stop_under_load_responds_to_every_request() -> None:
                 try:
                     codes[server.call("/encode", {"texts": ["hello"] * 20}).status] += 1
                 except ConnectionRefusedError:
-                    return  # nobody listens any more
+                    return  # the server no longer listens
                 except Exception as error:
                     broken.append(error)
                     return

@@ -31,7 +31,7 @@ class Raw:
         self.subs: dict[bytes, zmq.Socket[bytes]] = {}
 
     def subscribe(self, identity: bytes) -> zmq.Socket[bytes]:
-        """One socket for an identity: an answer goes to whoever of it is subscribed when it is ready."""
+        """Returns the socket of an identity; replies go to the sockets that are subscribed when they are ready."""
         if identity not in self.subs:
             sub = self.subs[identity] = self.context.socket(zmq.SUB)
             sub.setsockopt(zmq.SUBSCRIBE, identity)
@@ -68,7 +68,7 @@ def raw(one_worker: Server) -> Iterator[Raw]:
     try:
         restarts = client.num_restarts()
         yield client
-        # Whatever the test did, everybody else is served, by the same processes as before.
+        # Other clients are still served, by the same processes as before.
         frames = client.ask(b"a bystander " + client.mark, json.dumps(["hello world"]).encode(), b"7")
         assert json.loads(frames[1])["shape"] == [1, 32]
         assert client.num_restarts() == restarts

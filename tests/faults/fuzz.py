@@ -1,4 +1,4 @@
-"""Random and mutated messages at both ports, while a witness checks that everybody else is served right.
+"""Sends random and mutated messages to both ports while a control client checks its replies.
 
     python tests/faults/fuzz.py 1000000
 
@@ -25,11 +25,11 @@ from fault_helpers import assert_true, connect, faulty, memory, open_files, text
 from servers import Server, wait_until  # noqa: E402
 
 #: Memory that a part may gain while it is fuzzed. Python's allocator and the system's keep some of what they once had,
-#: and results that nobody reads are kept for a while.
+#: and results that no client reads are kept for a while.
 GROWTH = 1.05
 SLACK = 48 * 2**20
 RESULT_MEMORY = 16 * 2**20
-#: Messages come faster than the engine computes. What waits meanwhile is bounded, so that memory shows what is not.
+#: Messages arrive faster than the engine computes. The queue is bounded, so that memory growth shows a leak.
 QUEUE_TOKENS = 1_000_000
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16) + b"\0" + bytes(31)
 _READY = b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x04PUSH\x08Identity\0\0\0\0"

@@ -1,4 +1,4 @@
-"""Random and mutated requests at the HTTP door: whatever is sent, no answer blames the server for it.
+"""Sends random and mutated HTTP requests: no response has a status of 500 or above.
 
 python tests/faults/http_fuzz.py 100000
 """

@@ -212,7 +212,7 @@ def test_one_small_result_does_not_keep_its_whole_batch(server: Server) -> None:
     with faulty("-pooling_strategy", "REDUCE_MEAN") as own, connect(own) as client:
         client.encode(texts(1000))
         before = memory(own)["sink"]
-        strangers = Raw(own, b"someone else")
+        strangers = Raw(own, b"another client")
         for number in range(3000):
             identity = b"never there %d" % number
             strangers.push.send_multipart([identity, json.dumps([text(number)]).encode(), b"1", b"1"])

@@ -76,7 +76,7 @@ def test_invalid_messages_do_not_mix_up_subscriptions(server: Server, hostile: H
         _, _, vectors = client.receive()
         assert vectors is not None
         assert_true(vectors, texts(index + 1, 10 * index))
-    assert not sock.poll(100), "a stranger got someone else's result"
+    assert not sock.poll(100), "a client got the result of another client"
     for client in clients:
         assert client.status()["num_restarts"] == restarts
         client.close()
@@ -164,7 +164,7 @@ def test_results_without_a_subscriber_are_dropped(server: Server) -> None:
         for round_ in range(3):
             before = num_requests(client)
             for number in range(10_000):
-                push.send_multipart([b"nobody %d %d" % (round_, number), b'["hello"]', b"1", b"1"])
+                push.send_multipart([b"absent %d %d" % (round_, number), b'["hello"]', b"1", b"1"])
             wait_until(lambda before=before: num_requests(client) >= before + 10_000, what="the requests")  # type: ignore[misc]
             wait_until(lambda: client.server_status["queue"]["requests"] == 0, what="the work to be done")
             sizes.append(memory(server)["sink"])
@@ -210,7 +210,7 @@ def test_the_connection_of_an_endless_message_is_closed() -> None:
             frame = b"\x03" + size.to_bytes(8, "big") + b"x" * size
             with handshake(port, kind) as sock:
                 sent = 0
-                with pytest.raises(OSError):  # noqa: PT011, a broken pipe; now and then nobody reads any more
+                with pytest.raises(OSError):  # noqa: PT011, a broken pipe; or a reset, if the server has closed the connection
                     while sent < 2 * most:
                         sock.sendall(frame)
                         sent += size

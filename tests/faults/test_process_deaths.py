@@ -164,7 +164,7 @@ def test_a_server_continues_after_all_its_processes_were_suspended() -> None:
         with contextlib.ExitStack() as stack:
             for process in (psutil.Process(server.process.pid), *server.children()):
                 stack.enter_context(suspended(process))
-            with pytest.raises(TimeoutError):  # the server stands still as long as this client waits in vain
+            with pytest.raises(TimeoutError):  # the server is suspended until this client times out
                 connect(server, timeout=8000)
         assert_true(client.encode(texts(20)), texts(20))
         until = time.monotonic() + 7

@@ -157,10 +157,10 @@ def test_a_suspended_worker_is_replaced_and_its_batches_are_requeued() -> None:
 
 
 def test_a_worker_killed_every_second_under_load() -> None:
-    """20,000 sentences of 16 clients, 2 workers, the one or the other killed once a second.
+    """16 clients encode 20,000 sentences while one of two workers is killed each second.
 
-    A worker that is killed before it is ready is a failed start, and the server gives up after some of those: where a
-    start takes longer than a second, the kills wait for it, and the load goes on until there were enough of them.
+    A worker that is killed before it is ready counts as a failed start, and the server exits after several of these. So
+    if a start takes longer than a second, the next kill waits for it. The load continues until the kills are complete.
     """
     with (
         faulty("-num_worker", "2", "-max_batch_size", "32", engine="steady") as server,

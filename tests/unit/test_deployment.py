@@ -70,7 +70,7 @@ def test_the_board_asks_for_metrics_that_there_are() -> None:
     assert used <= metric_names()
     in_no_panel = metric_names() - used
     derived = {name for name in in_no_panel if name.endswith(("_created", "_count", "_sum"))}
-    assert in_no_panel - derived == set(), "metrics that nobody looks at"
+    assert in_no_panel - derived == set(), "metrics that no panel shows"
 
 
 def test_the_board_is_well_formed() -> None:

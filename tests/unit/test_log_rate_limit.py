@@ -1,4 +1,4 @@
-"""A flood of log lines is thinned out, and says so."""
+"""The rate limit of the log drops lines and logs how many it dropped."""
 
 from __future__ import annotations
 

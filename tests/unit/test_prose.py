@@ -49,6 +49,12 @@ def test_comments_and_strings_of_python_are_checked(prose: ModuleType, tmp_path:
     ]
 
 
+@pytest.mark.parametrize(("name", "marker"), [("x.yml", "#"), ("Makefile", "#"), ("x.mjs", "//")])
+def test_only_comments_of_other_files_are_checked(prose: ModuleType, tmp_path: Path, name: str, marker: str) -> None:
+    text = f"anew: anew\n{marker} asks anew\nin: vain  {marker} in vain\n"
+    assert sorted(found(prose, tmp_path / name, text)) == [(2, "anew"), (3, "in vain")]
+
+
 def test_a_sentence_may_use_who_inside_a_word(prose: ModuleType, tmp_path: Path) -> None:
     assert found(prose, tmp_path / "page.md", "The whole result. WHO.\n") == []
 

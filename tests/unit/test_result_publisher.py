@@ -268,7 +268,7 @@ def test_the_first_reply_waits_for_a_limited_time(harness: PublisherHarness) -> 
 
 def test_waiting_first_replies_are_limited(harness: PublisherHarness) -> None:
     for number in range(module.MAX_FIRST_REPLIES + 5):
-        harness.publisher.put_first_reply(b"nobody", [b"config", b"%d" % number], 0.0)
+        harness.publisher.put_first_reply(b"absent", [b"config", b"%d" % number], 0.0)
     assert len(harness.publisher._first_replies) <= module.MAX_FIRST_REPLIES
 
 

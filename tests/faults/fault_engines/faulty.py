@@ -1,4 +1,4 @@
-"""An engine whose vectors anyone can compute, and which does what a word of the text tells it to.
+"""Engine with predictable vectors that injects the fault which a word of the text selects.
 
 The words are ordinary ones of the tiny model's vocabulary, so they reach the engine as any other text does.
 """

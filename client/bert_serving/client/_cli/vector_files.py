@@ -105,7 +105,7 @@ class NpyFile:
     The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 
     Args:
-        file: the file, positioned at its end, with ``rows`` rows.
+        file: the file, positioned behind the last row, with ``rows`` rows.
         row: an array with the shape and dtype of a row.
     """
 

@@ -1,6 +1,7 @@
 """Set up PyTorch for a device and test its faster kernels before the engine uses them.
 
-The choice changes the speed, not the vectors. A kernel that fails its test is not used, and a log line says why.
+The choice changes the speed, not the vectors. A kernel that fails its test is not used, and the log has the
+reason.
 """
 
 from __future__ import annotations
