@@ -14,6 +14,7 @@ from bert_serving.server.http import validation
 from bert_serving.server.http.errors import BadRequest, BodyTooLarge, Overloaded, error_body, to_error_response
 from bert_serving.server.http.token_ids import TokenIds
 from bert_serving.server.http.validation import parse_bool, parse_object
+from bert_serving.server.tokenization.frame import Frame
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -60,6 +61,7 @@ IDS = {
     token: index
     for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "##s", "[unused]"])
 }
+FRAME = Frame(IDS["[CLS]"], (IDS["[SEP]"],), IDS["[SEP]"])
 
 
 @pytest.mark.parametrize(
@@ -75,11 +77,11 @@ IDS = {
     ],
 )
 def test_ids_become_tokens_without_the_special_tokens_that_the_service_adds(ids: list[int], tokens: list[str]) -> None:
-    assert TokenIds(IDS).tokens([ids]) == [tokens]
+    assert TokenIds(IDS, FRAME).tokens([ids]) == [tokens]
 
 
 def test_special_tokens_are_kept_if_the_service_adds_none() -> None:
-    assert TokenIds(IDS, keep_special=True).tokens([[2, 4, 3, 5, 3, 0]]) == [
+    assert TokenIds(IDS, FRAME, keep_special=True).tokens([[2, 4, 3, 5, 3, 0]]) == [
         ["[CLS]", "hello", "[SEP]", "world", "[SEP]"]
     ]
 
@@ -89,7 +91,7 @@ def test_special_tokens_are_kept_if_the_service_adds_none() -> None:
 )
 def test_invalid_ids_are_reported_with_their_row(ids: list[int], words: str) -> None:
     with pytest.raises(BadRequest, match=rf"item 1 .*{words}"):
-        TokenIds(IDS).tokens([[4], ids])
+        TokenIds(IDS, FRAME).tokens([[4], ids])
 
 
 def all_subclasses(error_type: type) -> set[type]:

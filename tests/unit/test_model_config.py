@@ -82,9 +82,23 @@ def test_tokenizer_json_serves_as_vocabulary(tmp_path: Path) -> None:
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
     assert load_model_config(tmp_path).vocab_path.endswith("tokenizer.json")
-    tokenizer["model"]["type"] = "BPE"  # type: ignore[index]
+    tokenizer["model"] = {"type": "Unigram", "vocab": [[word, 0.0] for word in words]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    with pytest.raises(ModelUnsupported, match="BPE"):
+    assert load_model_config(tmp_path).vocab_path.endswith("tokenizer.json")
+
+
+@pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "MPNetTokenizer"])
+def test_vocabulary_of_another_tokenizer_is_rejected(tmp_path: Path, name: str) -> None:
+    write_hf(tmp_path, hf_tensors())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}), "utf-8")
+    with pytest.raises(ModelUnsupported, match=rf"tokenizer_class {name} .*save the fast tokenizer"):
+        load_model_config(tmp_path)
+
+
+def test_a_slow_tokenizer_alone_is_rejected(tmp_path: Path) -> None:
+    write_hf(tmp_path, hf_tensors())
+    (tmp_path / "vocab.txt").rename(tmp_path / "sentencepiece.bpe.model")
+    with pytest.raises(ModelNotFound, match=r"sentencepiece.bpe.model and no tokenizer.json; save the fast tokenizer"):
         load_model_config(tmp_path)
 
 
@@ -107,7 +121,7 @@ def test_error_for_missing_files_lists_existing_ones(tmp_path: Path) -> None:
     folder = copy_tiny(tmp_path)
     (folder / "vocab.txt").unlink()
     with pytest.raises(
-        ModelNotFound, match=r"looked for vocab.txt and tokenizer.json, but the folder contains bert_config"
+        ModelNotFound, match=r"looked for tokenizer.json and vocab.txt, but the folder contains bert_config"
     ):
         load_model_config(folder)
     (folder / "bert_config.json").rename(folder / "conf.json")

@@ -18,7 +18,6 @@ from ..errors import PortInUse, StartError
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP
 from ..ipc.process_context import ProcessContext
 from ..tokenization.factory import make_tokenizer
-from ..tokenization.vocabulary import read_vocabulary
 from .bearer_token import read_token
 from .concurrency_limit import ConcurrencyLimiter
 from .encoding_service import EncodingService
@@ -126,12 +125,13 @@ def make_service(process: ProcessContext) -> EncodingService:
             **process.options.get("keys", {}),
         )
 
+    tokenizer = make_tokenizer(config, model)
     return EncodingService(
         config=config,
         model=model,
         client=connect(config.http_timeout * 1000),
-        tokenizer=make_tokenizer(config, model),
-        token_ids=TokenIds(read_vocabulary(model.vocab_path).ids, keep_special=config.no_special_token),
+        tokenizer=tokenizer,
+        token_ids=TokenIds(tokenizer.ids, tokenizer.frame, keep_special=config.no_special_token),
         limiter=ConcurrencyLimiter(
             config.http_max_connect, max(MIN_QUEUE_LENGTH, config.http_max_connect), QUEUE_TIMEOUT
         ),

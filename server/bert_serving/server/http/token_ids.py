@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..tokenization.frame import Frame
 from ..tokenization.tokenizer import PAIR_SEPARATOR
 from .errors import BadRequest
 
@@ -13,21 +14,23 @@ class TokenIds:
 
     Args:
         ids: vocabulary, token to id.
-        keep_special: keep ``[CLS]`` and ``[SEP]`` in the input, because the service adds none
+        frame: the special tokens that the service adds.
+        keep_special: keep these special tokens in the input, because the service adds none
             (``-no_special_token``).
     """
 
-    def __init__(self, ids: Mapping[str, int], keep_special: bool = False) -> None:
+    def __init__(self, ids: Mapping[str, int], frame: Frame, keep_special: bool = False) -> None:
         self._tokens = [""] * (max(ids.values()) + 1)
         for token, index in ids.items():
             self._tokens[index] = token
         self._keep_special = keep_special
-        self._cls, self._sep, self._pad = ids.get("[CLS]"), ids.get("[SEP]"), ids.get("[PAD]")
+        self._frame = frame
+        self._pad = next((ids[token] for token in ("[PAD]", "<pad>") if token in ids), None)
 
     def tokens(self, rows: Sequence[Sequence[int]]) -> list[list[str]]:
-        """Returns the tokens of each row, without the ``[CLS]`` and ``[SEP]`` that the service adds.
+        """Returns the tokens of each row, without the special tokens that the service adds.
 
-        Trailing padding, a leading ``[CLS]`` and a trailing ``[SEP]`` are removed. A ``[SEP]`` in between becomes the
+        Trailing padding, the special token in front and the one behind are removed. Those in between become the
         separator of a pair of texts.
 
         Raises:
@@ -40,16 +43,24 @@ class TokenIds:
         while end > start and row[end - 1] == self._pad:
             end -= 1
         if not self._keep_special:
-            if end > start and row[start] == self._cls:
+            if end > start and row[start] == self._frame.start:
                 start += 1
-            if end > start and row[end - 1] == self._sep:
+            if end > start and row[end - 1] == self._frame.end:
                 end -= 1
         if start == end:
             raise BadRequest(f"item {index} has no token except special ones; send at least one", "input")
         tokens = [self._token(token_id, index) for token_id in row[start:end]]
-        if not self._keep_special and self._sep in row[start:end]:
-            tokens[row.index(self._sep, start, end) - start] = PAIR_SEPARATOR
+        if not self._keep_special:
+            at = self._find_separators(row[start:end])
+            if at is not None:
+                tokens[at : at + len(self._frame.separators)] = [PAIR_SEPARATOR]
         return tokens
+
+    def _find_separators(self, row: Sequence[int]) -> int | None:
+        """Returns where the separators of a pair begin in a row without outer special tokens."""
+        separators = list(self._frame.separators)
+        size = len(separators)
+        return next((at for at in range(len(row) - size + 1) if list(row[at : at + size]) == separators), None)
 
     def _token(self, token_id: int, index: int) -> str:
         if not 0 <= token_id < len(self._tokens) or not self._tokens[token_id]:

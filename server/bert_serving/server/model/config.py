@@ -93,6 +93,7 @@ def load_model_config(
     config_path = find_config(folder, config_name)
     sizes = parse_config(_read_json(config_path), str(config_path))
     vocab_path = find_vocab(folder)
+    _reject_other_tokenizers(folder, vocab_path)
     check_vocab_size(count_vocab(vocab_path), sizes["vocab_size"], vocab_path, config_path)
     if tuned_model_dir is None:
         checkpoint, checkpoint_format = find_checkpoint(folder, ckpt_name, "-model_dir")
@@ -149,29 +150,36 @@ def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
     }
 
 
+def _reject_other_tokenizers(folder: Path, vocab_path: Path) -> None:
+    """Rejects a ``vocab.txt`` that belongs to another tokenizer than BERT's, such as BertJapanese."""
+    path = folder / "tokenizer_config.json"
+    if vocab_path.suffix == ".json" or not path.is_file():
+        return
+    name = _read_json(path).get("tokenizer_class")
+    if name not in (None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast"):
+        raise ModelUnsupported(
+            f"{path}: tokenizer_class {name} is not BERT's WordPiece; save the fast tokenizer, which writes a "
+            f"tokenizer.json: transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+
+
 def count_vocab(path: Path) -> int:
     """Returns the number of ids in a ``vocab.txt`` (one token per line) or a ``tokenizer.json``.
 
     Raises:
-        ModelConfigError: the file is empty, is not UTF-8 text, or has no WordPiece vocabulary.
+        ModelConfigError: the file is empty, is not UTF-8 text, or has no vocabulary.
     """
     reject_lfs_pointer(path)
     if path.suffix == ".json":
         tokenizer = _read_json(path)
         try:
-            kind, vocab = tokenizer["model"].get("type", "WordPiece"), tokenizer["model"]["vocab"]
-            if kind != "WordPiece":
-                raise ModelUnsupported(
-                    f"{path} is a {kind} tokenizer; only WordPiece tokenizers are supported: serve a BERT model"
-                )
-            ids = [*vocab.values(), *(token["id"] for token in tokenizer.get("added_tokens") or [])]
+            vocab = tokenizer["model"]["vocab"]
+            # Unigram lists its pieces, the other kinds map them to ids.
+            ids = [len(vocab) - 1] if isinstance(vocab, list) else list(vocab.values())
+            ids += [token["id"] for token in tokenizer.get("added_tokens") or []]
             return 1 + max(int(number) for number in ids)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            if isinstance(error, ModelUnsupported):
-                raise
-            raise ModelConfigError(
-                f"{path} has no WordPiece vocabulary ({error!r}); copy the file of the model"
-            ) from error
+            raise ModelConfigError(f"{path} has no vocabulary ({error!r}); copy the file of the model") from error
     try:
         lines = path.read_text("utf-8").rstrip().split("\n")
     except UnicodeDecodeError as error:

@@ -12,7 +12,9 @@ from .errors import ModelError, ModelNotFound, WeightError
 DEFAULT_CKPT_NAME = "bert_model.ckpt"
 DEFAULT_CONFIG_NAME = "bert_config.json"
 HF_CONFIG_NAME = "config.json"
-VOCAB_NAMES = ("vocab.txt", "tokenizer.json")
+VOCAB_NAMES = ("tokenizer.json", "vocab.txt")
+#: Files of tokenizers that are not fast; a folder with one of them alone needs a tokenizer.json.
+SLOW_TOKENIZERS = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.json")
 #: Weights of a Hugging Face folder; the first existing file is used.
 HF_WEIGHTS = (
     ("model.safetensors", "safetensors"),
@@ -75,7 +77,7 @@ def find_config(folder: Path, config_name: str) -> Path:
 
 
 def find_vocab(folder: Path) -> Path:
-    """Locates ``vocab.txt``, or else ``tokenizer.json``.
+    """Locates ``tokenizer.json``, or else ``vocab.txt``.
 
     Raises:
         ModelNotFound: neither file exists.
@@ -83,6 +85,12 @@ def find_vocab(folder: Path) -> Path:
     for name in VOCAB_NAMES:
         if (folder / name).is_file():
             return folder / name
+    slow = next((name for name in SLOW_TOKENIZERS if (folder / name).is_file()), None)
+    if slow is not None:
+        raise ModelNotFound(
+            f"{folder} has {slow} and no tokenizer.json; save the fast tokenizer to this folder: "
+            "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
     raise ModelNotFound(
         f"no vocabulary in {folder}: looked for {' and '.join(VOCAB_NAMES)}, but {listing(folder)}; "
         "copy the vocabulary of the model to this folder"

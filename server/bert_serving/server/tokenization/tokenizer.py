@@ -6,9 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
+from typing import Any, Protocol
 
 import numpy as np
 
+from .frame import Frame
+from .library import LibrarySegmenter
 from .vocabulary import Vocabulary, read_vocabulary
 from .wordpiece import LONG_TEXT, WordPiece
 
@@ -52,21 +55,37 @@ class _Segments:
     second: np.ndarray
 
 
+class Segmenter(Protocol):
+    """Converts texts to token ids without special tokens."""
+
+    def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids of all segments, concatenated, int32, and the number of ids per segment, int32 ``[n]``."""
+        ...
+
+    def encode_one(self, text: str) -> list[int]:
+        """Returns the ids of one text."""
+        ...
+
+
 class Tokenizer:
-    """Converts texts to token ids with a WordPiece vocabulary. Thread-safe.
+    """Converts texts to token ids: a segmenter finds tokens, this class truncates and adds special tokens. Thread-safe.
 
     Attributes:
+        ids: token -> id.
+        frame: the special tokens of a sequence.
         vocab_size: largest id plus one.
-        lower_case: texts are lower-cased.
+        lower_case: texts are lower-cased; None if the library decides about it.
         max_seq_len: longest sequence in tokens, including special tokens.
         warnings: messages about settings that are probably wrong.
     """
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        segmenter: Segmenter,
+        ids: dict[str, int],
+        frame: Frame,
+        unknown: int | None,
         *,
-        lower_case: bool | None = None,
         max_seq_len: int = 512,
         no_special_token: bool = False,
         mask_cls_sep: bool = False,
@@ -75,16 +94,46 @@ class Tokenizer:
     ) -> None:
         """
         Args:
-            vocabulary: contains ``[UNK]``, ``[CLS]`` and ``[SEP]``.
-            lower_case: None means the setting of the vocabulary, or true if it has none.
+            unknown: id of a token that the vocabulary lacks; None if every text has tokens.
             max_seq_len: longest sequence in tokens; longer sequences are truncated on the right.
-            no_special_token: adds no ``[CLS]`` and ``[SEP]`` to token lists, except to pairs.
-            mask_cls_sep: masks ``[CLS]`` and ``[SEP]`` in attention and pooling.
+            no_special_token: adds no special tokens to token lists, except to pairs.
+            mask_cls_sep: masks special tokens in attention and pooling.
             prompt: put before every text, but not before token lists.
             lower_first: lower-cases texts before any other step, without touching accents.
 
         Raises:
-            ValueError: the vocabulary lacks a special token, or ``max_seq_len`` is below 4.
+            ValueError: ``max_seq_len`` is below 4.
+        """
+        if max_seq_len < frame.num_of_pair + 1:
+            raise ValueError(
+                f"max_seq_len is {max_seq_len}; it must be at least {frame.num_of_pair + 1}: special tokens and a word"
+            )
+        self.ids, self.frame = ids, frame
+        self.lower_case: bool | None = None
+        self.vocab_size = max(ids.values()) + 1
+        self.max_seq_len = max_seq_len
+        self.warnings: list[str] = []
+        self._segmenter = segmenter
+        self._tokens = [""] * self.vocab_size
+        for token, index in ids.items():
+            self._tokens[index] = token
+        self._unknown = -1 if unknown is None else unknown
+        self._no_special_token = no_special_token
+        self._mask_cls_sep = mask_cls_sep
+        self._prompt = prompt
+        self._lower_first = lower_first
+
+    @classmethod
+    def from_vocabulary(cls, vocabulary: Vocabulary, *, lower_case: bool | None = None, **settings: Any) -> Tokenizer:
+        """Creates a tokenizer with BERT's WordPiece.
+
+        Args:
+            vocabulary: contains ``[UNK]``, ``[CLS]`` and ``[SEP]``.
+            lower_case: None means the setting of the vocabulary, or true if it has none.
+            settings: keyword arguments of ``Tokenizer``.
+
+        Raises:
+            ValueError: the vocabulary lacks a special token, or ``max_seq_len`` is too small.
         """
         ids = vocabulary.ids
         missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in ids]
@@ -93,31 +142,22 @@ class Tokenizer:
                 f"the vocabulary of {len(ids)} tokens lacks {', '.join(missing)}; it is not a BERT vocabulary: "
                 "copy the vocabulary of the model"
             )
-        if max_seq_len < 4:
-            raise ValueError(f"max_seq_len is {max_seq_len}; it must be at least 4: [CLS], one or two tokens, [SEP]")
         if lower_case is None:
             lower_case = vocabulary.lower_case is not False
-        self.vocab_size = max(ids.values()) + 1
-        self.lower_case = lower_case
-        self.max_seq_len = max_seq_len
-        self.warnings = _case_warnings(ids, lower_case)
-        self._ids = ids
-        self._tokens = [""] * self.vocab_size
-        for token, index in ids.items():
-            self._tokens[index] = token
-        self._unk, self._cls, self._sep = ids["[UNK]"], ids["[CLS]"], ids["[SEP]"]
-        self._no_special_token = no_special_token
-        self._mask_cls_sep = mask_cls_sep
-        self._prompt = prompt
-        self._lower_first = lower_first
         strip = vocabulary.strip_accents
-        self._wordpiece = WordPiece(
+        segmenter = WordPiece(
             ids,
-            self._unk,
+            ids["[UNK]"],
             lower_case=lower_case,
             strip_accents=lower_case if strip is None else strip,
             split_cjk=vocabulary.split_cjk,
+            added=vocabulary.added,
         )
+        frame = Frame(ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"])
+        tokenizer = cls(segmenter, ids, frame, ids["[UNK]"], **settings)
+        tokenizer.lower_case = lower_case
+        tokenizer.warnings += _case_warnings(ids, lower_case)
+        return tokenizer
 
     @classmethod
     def from_file(
@@ -127,36 +167,36 @@ class Tokenizer:
         lower_case: bool | None,
         max_seq_len: int | None,
         max_position_embeddings: int,
-        no_special_token: bool = False,
-        mask_cls_sep: bool = False,
-        prompt: str = "",
-        lower_first: bool = False,
+        **settings: Any,
     ) -> Tokenizer:
-        """Creates a tokenizer from ``vocab.txt`` or a WordPiece ``tokenizer.json``.
+        """Creates a tokenizer from ``vocab.txt`` or ``tokenizer.json``.
+
+        A ``tokenizer.json`` that describes BERT's WordPiece exactly is computed here, any other one by the library.
 
         Args:
             lower_case: None means the setting in the files of the model, or true if they have none.
             max_seq_len: None means ``max_position_embeddings``.
             max_position_embeddings: longest sequence that the model supports, in tokens.
+            settings: further keyword arguments of ``Tokenizer``.
 
         Raises:
             FileNotFoundError: the file does not exist.
-            ValueError: the file is not a BERT vocabulary, or ``max_seq_len`` exceeds ``max_position_embeddings``.
+            ValueError: the tokenizer is not supported, or ``max_seq_len`` exceeds ``max_position_embeddings``.
         """
         if max_seq_len is not None and max_seq_len > max_position_embeddings:
             raise ValueError(
                 f"max_seq_len is {max_seq_len}, but the model has only {max_position_embeddings} positions; "
                 f"use -max_seq_len {max_position_embeddings} or less"
             )
-        return cls(
-            read_vocabulary(vocab_path),
-            lower_case=lower_case,
-            max_seq_len=max_position_embeddings if max_seq_len is None else max_seq_len,
-            no_special_token=no_special_token,
-            mask_cls_sep=mask_cls_sep,
-            prompt=prompt,
-            lower_first=lower_first,
-        )
+        settings["max_seq_len"] = max_position_embeddings if max_seq_len is None else max_seq_len
+        vocabulary = read_vocabulary(vocab_path)
+        if vocabulary is not None:
+            return cls.from_vocabulary(vocabulary, lower_case=lower_case, **settings)
+        library = LibrarySegmenter(vocab_path)
+        tokenizer = cls(library, library.ids, library.frame, library.unknown, **settings)
+        if lower_case is False:
+            tokenizer.warnings.append(f"-cased_tokenization has no effect: {os.fspath(vocab_path)} decides about case")
+        return tokenizer
 
     def encode(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> Tokenized:
         """Tokenizes texts, or converts token lists to ids without tokenizing. The type of the first item decides.
@@ -207,7 +247,7 @@ class Tokenizer:
         separator = f" {PAIR_SEPARATOR} "
         # Common case: one search in C finds no separator.
         if separator not in "\n".join(texts):
-            ids, lengths = self._wordpiece.encode(list(texts), self.max_seq_len)
+            ids, lengths = self._segmenter.encode(list(texts), self.max_seq_len)
             return _Segments(ids, lengths, np.zeros_like(lengths))
         segments: list[str] = []
         is_second: list[bool] = []
@@ -220,7 +260,7 @@ class Tokenizer:
             else:
                 segments.append(line)
                 is_second.append(False)
-        ids, lengths = self._wordpiece.encode(segments, self.max_seq_len)
+        ids, lengths = self._segmenter.encode(segments, self.max_seq_len)
         second_mask = np.array(is_second)
         second = np.zeros(len(texts), np.int32)
         second[np.cumsum(~second_mask)[second_mask] - 1] = lengths[second_mask]
@@ -247,7 +287,7 @@ class Tokenizer:
                 first[index], second[index] = at, len(row) - at - is_pair
                 items += row[:at]
                 items += row[at + 1 :]
-        return _Segments(np.fromiter(map(self._ids.get, items, repeat(self._unk)), np.int32), first, second)
+        return _Segments(np.fromiter(map(self.ids.get, items, repeat(max(self._unknown, 0))), np.int32), first, second)
 
     def _assemble(self, segments: _Segments, omit_special: bool) -> Tokenized:
         """Truncates the segments and adds ``[CLS]`` and ``[SEP]``; with ``omit_special`` only to pairs.
@@ -264,29 +304,33 @@ class Tokenizer:
 
         is_pair = second > 0
         has_special = is_pair if omit_special else np.ones_like(is_pair)
-        lengths = np.where(has_special, first + second + 2 + is_pair, np.maximum(first, 1)).astype(np.int32)
+        num_special = np.where(is_pair, self.frame.num_of_pair, self.frame.num_of_single)
+        lengths = np.where(has_special, first + second + num_special, np.maximum(first, 1)).astype(np.int32)
         ends = np.cumsum(lengths)
         starts = ends - lengths
-        cls_at = starts[has_special]
-        sep_at = np.concatenate([cls_at + first[has_special] + 1, ends[is_pair] - 1])
+        start_at, end_at = starts[has_special], ends[has_special] - 1
+        after_first = (starts + first + 1)[is_pair]  # where the separators of pairs begin
         placeholder_at = starts[~has_special & (first == 0)]
         is_word = np.ones(int(lengths.sum()), bool)
-        is_word[cls_at] = is_word[sep_at] = is_word[placeholder_at] = False
-        input_ids = np.empty(len(is_word), np.int32)
+        input_ids = np.zeros(len(is_word), np.int32)
+        is_word[start_at] = is_word[end_at] = is_word[placeholder_at] = False
+        input_ids[start_at], input_ids[end_at] = self.frame.start, self.frame.end
+        for offset, separator in enumerate(self.frame.separators):
+            is_word[after_first + offset] = False
+            input_ids[after_first + offset] = separator
         input_ids[is_word] = ids
-        input_ids[cls_at], input_ids[sep_at], input_ids[placeholder_at] = self._cls, self._sep, 0
 
         type_ids = mask = None
         if is_pair.any():
-            type_ids = ((_positions(lengths) >= np.repeat(first + 2, lengths)) & np.repeat(is_pair, lengths)).astype(
-                np.int32
-            )
+            second_from = first + 1 + len(self.frame.separators)
+            is_second = (_positions(lengths) >= np.repeat(second_from, lengths)) & np.repeat(is_pair, lengths)
+            type_ids = is_second.astype(np.int32) * self.frame.second_type
         if self._mask_cls_sep:
             mask = is_word.astype(np.int32)
         elif len(placeholder_at):
             mask = np.ones_like(input_ids)
             mask[placeholder_at] = 0
-        num_unknown = int(np.count_nonzero(input_ids == self._unk))
+        num_unknown = int(np.count_nonzero(input_ids == self._unknown))
         return Tokenized(input_ids, type_ids, mask, lengths, truncated, num_unknown)
 
     def _prepare(self, text: str) -> str:
@@ -299,16 +343,16 @@ class Tokenizer:
 
     def _encode_one(self, text: str) -> Tokenized:
         """Encodes a single text that is not a pair: the fast path of ``encode``, in a fifth of its time."""
-        ids = self._wordpiece.encode_one(text)
+        ids = self._segmenter.encode_one(text)
         room = self.max_seq_len - 2
         truncated = _ZERO if len(ids) > room else _NONE
-        ids = [self._cls, *ids[:room], self._sep]
+        ids = [self.frame.start, *ids[:room], self.frame.end]
         mask = None
         if self._mask_cls_sep:
             mask = np.ones(len(ids), np.int32)
             mask[0] = mask[-1] = 0
         return Tokenized(
-            np.array(ids, np.int32), None, mask, np.array([len(ids)], np.int32), truncated, ids.count(self._unk)
+            np.array(ids, np.int32), None, mask, np.array([len(ids)], np.int32), truncated, ids.count(self._unknown)
         )
 
     def _truncate(self, first: np.ndarray, second: np.ndarray, omit_special: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -317,7 +361,7 @@ class Tokenizer:
         A single text keeps its first tokens. A pair loses the last token of its longer text, or of its second text if
         both are equally long, until it fits. So each text keeps half of the room, or the shorter text stays whole.
         """
-        room = self.max_seq_len - 3
+        room = self.max_seq_len - self.frame.num_of_pair
         of_single = np.minimum(first, self.max_seq_len if omit_special else self.max_seq_len - 2)
         of_pair = np.minimum(first, np.maximum(room - second, room - room // 2))
         first = np.where(second > 0, of_pair, of_single)

@@ -17,16 +17,20 @@ class Vocabulary:
         lower_case: texts are lower-cased; None if no file of the model states it.
         strip_accents: accents are removed; None means the value of ``lower_case``.
         split_cjk: each Chinese character is a word of its own.
+        added: tokens that are one id wherever they stand in a text, such as ``[MASK]``.
     """
 
     ids: dict[str, int]
     lower_case: bool | None = None
     strip_accents: bool | None = None
     split_cjk: bool = True
+    added: frozenset[str] = frozenset()
 
 
-def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
+def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary | None:
     """Reads ``vocab.txt`` (one token per line) or a ``tokenizer.json`` of the Hugging Face `tokenizers` library.
+
+    Returns None for a ``tokenizer.json`` that is not exactly BERT's WordPiece, which the library computes.
 
     A ``tokenizer_config.json`` in the folder of ``vocab.txt`` provides the normalization settings.
 
@@ -57,34 +61,52 @@ def _read_vocab_txt(path: str) -> Vocabulary:
     )
 
 
-def _read_tokenizer_json(path: str) -> Vocabulary:
+def _read_tokenizer_json(path: str) -> Vocabulary | None:
     config = _read_object(path)
     model, normalizer = config.get("model") or {}, config.get("normalizer") or {}
     # Files of early versions lack the type of the model.
     kind = model.get("type") or ("WordPiece" if "continuing_subword_prefix" in model else None)
-    if kind != "WordPiece" or not isinstance(model.get("vocab"), dict):
-        raise ValueError(
-            f"{path} is a tokenizer of type {kind}; only WordPiece tokenizers are supported: serve a BERT model"
-        )
-    for name, value, required in (
-        ("normalizer", normalizer.get("type"), "BertNormalizer"),
-        ("pre_tokenizer", (config.get("pre_tokenizer") or {}).get("type"), "BertPreTokenizer"),
-        ("continuing_subword_prefix", model.get("continuing_subword_prefix", "##"), "##"),
-        ("unk_token", model.get("unk_token", "[UNK]"), "[UNK]"),
-        ("max_input_chars_per_word", model.get("max_input_chars_per_word", 100), 100),
-        ("clean_text", normalizer.get("clean_text", True), True),
-    ):
-        if value != required:
-            raise ValueError(f"{path} has the {name} {value!r}, only {required!r} is supported: serve a BERT model")
+    added = config.get("added_tokens") or ()
+    is_bert = (
+        kind == "WordPiece"
+        and normalizer.get("type") == "BertNormalizer"
+        and normalizer.get("clean_text", True) is True
+        and (config.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+        and model.get("continuing_subword_prefix", "##") == "##"
+        and model.get("unk_token", "[UNK]") == "[UNK]"
+        and model.get("max_input_chars_per_word", 100) == 100
+        and _has_bert_frame(config.get("post_processor"))
+        # The position of such a token depends on the text around it.
+        and not any(token.get("normalized") or token.get("single_word") for token in added)
+    )
+    if not is_bert:
+        return None
     ids = {str(token): int(index) for token, index in model["vocab"].items()}
-    for added in config.get("added_tokens") or ():
-        ids.setdefault(added["content"], added["id"])
+    ids.update((token["content"], token["id"]) for token in added)
     return Vocabulary(
         ids,
         lower_case=normalizer.get("lowercase"),
         strip_accents=normalizer.get("strip_accents"),
         split_cjk=normalizer.get("handle_chinese_chars", True),
+        added=frozenset(token["content"] for token in added),
     )
+
+
+def _has_bert_frame(post_processor: dict[str, Any] | None) -> bool:
+    """Whether a sequence is ``[CLS] A [SEP]``, and a pair ``[CLS] A [SEP] B [SEP]`` with types 0 and 1."""
+    if post_processor is None:
+        return False
+    if post_processor.get("type") == "BertProcessing":
+        return [post_processor.get(end, [""])[0] for end in ("cls", "sep")] == ["[CLS]", "[SEP]"]
+    if post_processor.get("type") != "TemplateProcessing":
+        return False
+    found = [
+        [(name, part["id"], part["type_id"]) for item in post_processor.get(form, ()) for name, part in item.items()]
+        for form in ("single", "pair")
+    ]
+    special, sequence = "SpecialToken", "Sequence"
+    first = [(special, "[CLS]", 0), (sequence, "A", 0), (special, "[SEP]", 0)]
+    return found == [first, [*first, (sequence, "B", 1), (special, "[SEP]", 1)]]
 
 
 def _read_object(path: str) -> dict[str, Any]:

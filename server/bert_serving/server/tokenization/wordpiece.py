@@ -55,13 +55,24 @@ class WordPiece:
     """Converts texts to the ids of their word pieces. Thread-safe."""
 
     def __init__(
-        self, vocab: dict[str, int], unknown: int, *, lower_case: bool, strip_accents: bool, split_cjk: bool
+        self,
+        vocab: dict[str, int],
+        unknown: int,
+        *,
+        lower_case: bool,
+        strip_accents: bool,
+        split_cjk: bool,
+        added: frozenset[str] = frozenset(),
     ) -> None:
         self._lower_case = lower_case
         self._strip_accents = strip_accents
         self._clean_table = _CleanTable(split_cjk)
         self._punctuation_table = _PunctuationTable(strip_accents)
         self._pieces = _PieceCache(vocab, unknown)
+        self._added_ids = {token: vocab[token] for token in added}
+        # The leftmost token counts, and of several the longest, as in the library `tokenizers`.
+        longest_first = sorted(added, key=len, reverse=True)
+        self._added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if added else None
         _mark_patterns()  # fill the cache before the first request
 
     def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +80,9 @@ class WordPiece:
 
         A segment longer than ``LONG_TEXT`` is read up to its first ``max_words`` words.
         """
+        if self._added is not None and self._added.search("\n".join(segments)):
+            rows = [self._encode_parts(segment, max_words) for segment in segments]
+            return np.concatenate([np.array(row, np.int32) for row in rows]), np.array(list(map(len, rows)), np.int32)
         words = self._words(segments, max_words)
         ids = np.fromiter(chain.from_iterable(map(self._pieces.__getitem__, words)), np.int32)
         is_end = ids == _END_ID
@@ -77,8 +91,24 @@ class WordPiece:
 
     def encode_one(self, text: str) -> list[int]:
         """Returns the ids of one text of at most ``LONG_TEXT`` characters: ``encode`` without arrays."""
+        if self._added is not None and self._added.search(text):
+            return self._encode_parts(text, len(text))
         words = _WORDS.findall(self._normalize(self._clean(text.replace(_END, " "))))
         return list(chain.from_iterable(map(self._pieces.__getitem__, words)))
+
+    def _encode_parts(self, text: str, max_words: int) -> list[int]:
+        """Returns the ids of a text with added tokens: each is one id, and the text between them is split as usual."""
+        assert self._added is not None
+        ids: list[int] = []
+        for part in self._added.split(text):
+            if part in self._added_ids:
+                ids.append(self._added_ids[part])
+            elif part:
+                words = self._words([part], max_words)[:-1]
+                ids.extend(chain.from_iterable(map(self._pieces.__getitem__, words)))
+            if len(ids) > max_words:
+                break
+        return ids
 
     def _words(self, segments: list[str], max_words: int) -> list[str]:
         """Returns the words of the segments, with ``_END`` after each segment."""

@@ -1,0 +1,32 @@
+"""Describes the special tokens around the texts of a sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The special tokens of a sequence: ``start A end``, and ``start A separators B end`` for a pair.
+
+    Attributes:
+        start: id of the first token, such as ``[CLS]`` or ``<s>``.
+        separators: ids between the texts of a pair, such as ``[SEP]`` or ``</s></s>``.
+        end: id of the last token.
+        second_type: type id of the second text and of the last token of a pair.
+    """
+
+    start: int
+    separators: tuple[int, ...]
+    end: int
+    second_type: int = 1
+
+    @property
+    def num_of_single(self) -> int:
+        """Special tokens of a single text."""
+        return 2
+
+    @property
+    def num_of_pair(self) -> int:
+        """Special tokens of a pair."""
+        return 2 + len(self.separators)

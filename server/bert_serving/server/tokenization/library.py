@@ -1,0 +1,113 @@
+"""Tokenizes with the Hugging Face library `tokenizers`: any ``tokenizer.json`` that is not BERT's WordPiece.
+
+The library is imported when a model needs it (extra ``tokenizers``). Truncation and padding of the file are switched
+off, because the server truncates itself and never pads texts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from .frame import Frame
+
+#: A text whose tokens show where the special tokens of a sequence stand.
+_PROBE = "a"
+
+
+class LibrarySegmenter:
+    """Converts texts to token ids without special tokens. Thread-safe.
+
+    Attributes:
+        ids: token -> id, added tokens included.
+        frame: the special tokens of a sequence.
+        unknown: the id of unknown text; None for a byte-level tokenizer, which has none.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """
+        Raises:
+            LibraryMissing: the package `tokenizers` is not installed.
+            ValueError: the library cannot read the file, or its special tokens are none that the server can place.
+        """
+        path = os.fspath(path)
+        self._tokenizer = _load(path)
+        self.ids: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.frame = find_frame(self._tokenizer, path)
+        self.unknown = _find_unknown(path, self.ids)
+
+    def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids of all segments, concatenated, int32, and the number of ids per segment, int32 ``[n]``."""
+        found = self._tokenizer.encode_batch_fast([_clean(text) for text in segments], add_special_tokens=False)
+        rows = [encoding.ids for encoding in found]
+        lengths = np.fromiter(map(len, rows), np.int32, len(rows))
+        ids = np.fromiter((index for row in rows for index in row), np.int32, int(lengths.sum()))
+        return ids, lengths
+
+    def encode_one(self, text: str) -> list[int]:
+        """Returns the ids of one text."""
+        ids: list[int] = self._tokenizer.encode(_clean(text), add_special_tokens=False).ids
+        return ids
+
+
+class LibraryMissing(ValueError):
+    """The package `tokenizers` is not installed."""
+
+
+def _load(path: str) -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise LibraryMissing(
+            f"{path} is not BERT's WordPiece tokenizer and needs the package tokenizers; "
+            "pip install 'bert-serving-server[tokenizers]'"
+        ) from None
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(path)
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(
+            f"the library tokenizers cannot read {path} ({error}); save the fast tokenizer again"
+        ) from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def find_frame(tokenizer: Any, path: str) -> Frame:
+    """Derives the special tokens of a sequence and of a pair from a probe.
+
+    Raises:
+        ValueError: they are not one token in front, one behind, and some between the texts of a pair.
+    """
+    bare = tokenizer.encode(_PROBE, add_special_tokens=False).ids
+    single = tokenizer.encode(_PROBE).ids
+    pair = tokenizer.encode(_PROBE, _PROBE)
+    size = len(bare)
+    separators = tuple(pair.ids[1 + size : -1 - size])
+    if (
+        not size
+        or single != [single[0], *bare, single[-1]]
+        or len(single) != size + 2
+        or pair.ids != [single[0], *bare, *separators, *bare, single[-1]]
+    ):
+        raise ValueError(
+            f"{path} adds the special tokens {single} to {bare}; the server supports one in front and one behind"
+        )
+    return Frame(single[0], separators, single[-1], pair.type_ids[-2])
+
+
+def _find_unknown(path: str, ids: dict[str, int]) -> int | None:
+    with open(path, encoding="utf-8") as file:
+        model = json.load(file)["model"]
+    if model.get("type") == "Unigram":
+        unknown = model.get("unk_id")
+        return None if unknown is None else int(unknown)
+    return ids.get(model.get("unk_token") or "")
+
+
+def _clean(text: str) -> str:
+    """Replaces surrogates, which the library cannot encode."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
