@@ -60,3 +60,22 @@ def test_pre_commit_runs_what_make_check_runs() -> None:
         for hook in repository["hooks"]:
             program = " ".join(word for word in hook["entry"].split()[:2] if not word.startswith("-"))
             assert program.replace(".venv/bin", "$(BIN)") in check[1], hook["id"]
+
+
+def test_tests_quoted_in_the_docs_exist() -> None:
+    functions = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text("utf-8"), re.M)
+    }
+    quoted: list[str] = []
+    unknown: list[str] = []
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        names = re.findall(r"\btest_\w+\b(?!\.py)", text)
+        files = re.findall(r"\btests/[\w/]+\.py", text)
+        quoted += names + files
+        unknown += [f"{page.name}: {name}" for name in names if name not in functions]
+        unknown += [f"{page.name}: {file}" for file in files if not (ROOT / file).is_file()]
+    assert quoted
+    assert unknown == []
