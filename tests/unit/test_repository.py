@@ -72,7 +72,7 @@ def test_tests_quoted_in_the_docs_exist() -> None:
     unknown: list[str] = []
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         text = page.read_text(encoding="utf-8")
-        names = re.findall(r"\btest_\w+\b(?!\.py)", text)
+        names = re.findall(r"`(test_\w+)`", text)
         files = re.findall(r"\btests/[\w/]+\.py", text)
         quoted += names + files
         unknown += [f"{page.name}: {name}" for name in names if name not in functions]
