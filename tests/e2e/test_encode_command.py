@@ -231,6 +231,38 @@ def test_errors_name_the_remedy(server: Server, tmp_path: Path, capfd: pytest.Ca
     assert "above 0" in stderr_of(str(corpus), "-batch_size", "0", code=2)
 
 
+@pytest.mark.parametrize("mode", ["-overwrite", "-resume", None])
+def test_input_is_never_written(mode: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The command refuses an output that is its input, by whichever name, before it connects to a server."""
+    content = "hello\nworld\n"
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(content)
+    (tmp_path / "symlink.jsonl").symlink_to(corpus)
+    os.link(corpus, tmp_path / "hardlink.jsonl")
+    os.link(corpus, tmp_path / "v.npy.progress")
+    os.link(corpus, tmp_path / "w.npy.progress.new")
+    flags = ["-connect_timeout", "100", "-port", "1", *([mode] if mode else [])]
+    for output in ("corpus.jsonl", "symlink.jsonl", "hardlink.jsonl", "v.npy", "w.npy"):
+        assert main([str(corpus), "-o", str(tmp_path / output), *flags]) == 1
+        assert f"is the same file as the input {corpus}; name another output with -o" in capfd.readouterr().err
+        assert corpus.read_text() == content
+    with open(corpus) as source:
+        done = command("-", "-o", str(corpus), *flags, stdin=source, stderr=-1)
+        assert b"is the same file as the input the standard input" in done.communicate(timeout=60)[1]
+    if not mode:
+        with open(corpus, "a") as output_stream:
+            done = command(str(corpus), *flags, stdout=output_stream, stderr=-1)
+            assert b"the standard output is the same file as the input" in done.communicate(timeout=60)[1]
+    assert corpus.read_text() == content
+
+
+def test_no_warning_of_a_truncated_probe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    corpus = write(tmp_path / "corpus.txt", ["hello"])
+    with serving("-max_seq_len", "5") as server:
+        assert main([corpus, *at(server)]) == 0
+    assert "warning" not in capfd.readouterr().err
+
+
 def test_unreachable_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     port, port_out = map(str, free_ports())
     corpus = write(tmp_path / "corpus.txt", ["hello"])

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from . import protocol
+from ._arguments import whole_number
 from ._base import BaseClient, TruncationWarner, command_info, raise_if_error, warn_dropped
 from ._deadline import WaitPolicy, seconds
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, Tokens, has_room
@@ -170,6 +171,8 @@ class AsyncBertClient(BaseClient[E]):
         Raises:
             Exception: an exception of ``batches``, after the results of all earlier batches; a server's error, at once.
         """
+        if max_num_batch is not None:
+            max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         await self.connect()
         replies = _ReplyQueue()
         warner = TruncationWarner(self)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-import uuid
 import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, cast
 
-import zmq
-import zmq.auth
-
 from . import protocol
+from ._arguments import port_number, validate_identity
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
 from ._transport.connection import Connection
+from ._transport.curve import curve_keys
 from ._transport.request_table import ReplyOrError
-from ._transport.sockets import Curve
 from ._validation import too_long, validate_texts
 from ._version import __version__
 from .errors import (
     BertServingError,
-    InputValueError,
     OptionError,
     ReplyError,
     RequestTimeoutError,
@@ -77,9 +72,12 @@ class BaseClient(Generic[E]):
     ) -> None:
         if output_fmt not in ("ndarray", "list"):
             raise OptionError(f'"output_fmt" must be "ndarray" or "list", but is {output_fmt!r}')
+        if not isinstance(ip, str):
+            raise OptionError(f"ip must be a str, a host name or an address, but is {type(ip).__name__} ({ip!r})")
+        seconds(timeout)
         self.ip = ip
-        self.port = int(port)
-        self.port_out = int(port_out)
+        self.port = port_number("port", port)
+        self.port_out = port_number("port_out", port_out)
         self.output_fmt = output_fmt
         self.timeout = timeout
         self.connect_timeout = connect_timeout
@@ -101,8 +99,8 @@ class BaseClient(Generic[E]):
             self.port,
             self.port_out,
             self.identity,
-            _curve(server_key, public_key, secret_key),
-            drain_grace=seconds(connect_timeout),
+            curve_keys(server_key, public_key, secret_key),
+            drain_grace=seconds(connect_timeout, "connect_timeout"),
         )
         # Closes the connection when the client is garbage-collected, and at interpreter exit; at most once.
         self._finalizer = weakref.finalize(self, Connection.close, self._connection)
@@ -205,7 +203,7 @@ class BaseClient(Generic[E]):
     # ---- waiting and results -------------------------------------------------------------------------------------
 
     def _wait_policy(self, timeout: float | None) -> WaitPolicy:
-        return WaitPolicy(seconds(timeout), seconds(self.connect_timeout), time.monotonic())
+        return WaitPolicy(seconds(timeout), seconds(self.connect_timeout, "connect_timeout"), time.monotonic())
 
     def _warn_long_wait(self, policy: WaitPolicy) -> None:
         """Log a warning, once per wait, if the wait is long although the server is connected."""
@@ -281,20 +279,6 @@ def warn_dropped(number: int, stacklevel: int) -> None:
     )
 
 
-def validate_identity(identity: str | bytes | None) -> bytes:
-    """Return the identity as bytes; a random one if none is given.
-
-    Raises:
-        InputValueError: the identity is too long.
-    """
-    if not identity:
-        return str(uuid.uuid4()).encode("ascii")
-    raw = identity.encode("utf-8") if isinstance(identity, str) else bytes(identity)
-    if len(raw) > protocol.MAX_IDENTITY_BYTES:
-        raise InputValueError(f"identity must have at most {protocol.MAX_IDENTITY_BYTES} bytes, but has {len(raw)}")
-    return raw
-
-
 def check_version(config: dict[str, Any]) -> None:
     """Accept a server of this project, or an original one of version 1.10.0.
 
@@ -328,38 +312,3 @@ def command_info(reply: protocol.Reply) -> dict[str, Any]:
     if reply.content is not None:
         raise ReplyError("the server replied with vectors to a command; ask again")
     return reply.info
-
-
-def _key(name: str, value: str) -> str:
-    """Return a key in Z85: ``value`` itself, or the content of the certificate file at that path."""
-    if len(value) == 40 and not os.path.exists(value):
-        return value
-    try:
-        public, secret = zmq.auth.load_certificate(value)
-    except (OSError, ValueError) as error:
-        raise OptionError(
-            f"{name} must be a CURVE key of 40 characters in Z85, or the path of a key file, but is {value!r}: {error}"
-        ) from error
-    key = secret if name == "secret_key" else public
-    if key is None:
-        raise OptionError(f"{name}: {value} holds no secret key; give the .key_secret file")
-    return key.decode()
-
-
-def _curve(server_key: str | None, public_key: str | None, secret_key: str | None) -> Curve | None:
-    if server_key is None:
-        if public_key or secret_key:
-            raise OptionError(
-                "public_key and secret_key have no effect without server_key, the server's public key; add server_key"
-            )
-        return None
-    server_key = _key("server_key", server_key)
-    try:
-        if secret_key is None:
-            public, secret = (key.decode() for key in zmq.curve_keypair())
-        else:
-            secret = _key("secret_key", secret_key)
-            public = _key("public_key", public_key) if public_key else zmq.curve_public(secret.encode()).decode()
-    except (zmq.ZMQError, ValueError) as error:
-        raise OptionError(f"secret_key must be a CURVE key of 40 characters in Z85: {error}") from error
-    return Curve(server_key, public, secret)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from . import protocol
+from ._arguments import whole_number
 from ._base import TruncationWarner
 from ._blocking import BlockingClient
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens, concatenate
@@ -214,6 +215,8 @@ class BertClient(BlockingClient[E]):
             raises an exception of the generator after the results of all earlier batches.
         """
         self._connection.check_usable()
+        if max_num_batch is not None:
+            max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         batches = iter(batch_generator)
         stream = self._pending.open()
         thread = threading.Thread(
@@ -282,7 +285,7 @@ class BertClient(BlockingClient[E]):
             An iterator of `Response`; it collects results from this call on. A result may occur twice if a clone lost
             its connection.
         """
-        subscription = ResultSubscription(self._response, timeout, max_queued)
+        subscription = ResultSubscription(self._response, timeout, whole_number("max_queued", max_queued, 1))
         self._connection.listen(subscription)
         return subscription
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from ._arguments import whole_number
 from ._client import BertClient
 from ._deadline import seconds
 from ._encoding import E, NestedList
-from .errors import OptionError, RequestTimeoutError
+from .errors import RequestTimeoutError
 from .protocol import FloatArray
 
 if TYPE_CHECKING:
@@ -56,10 +57,8 @@ class ConcurrentBertClient(BertClient[E]):
         ) -> None: ...
 
     def __init__(self, max_concurrency: int = 10, **kwargs: Any) -> None:
-        if max_concurrency < 1:
-            raise OptionError(f"max_concurrency must be at least 1, but is {max_concurrency}")
-        self.max_concurrency = max_concurrency
-        self._slots = threading.BoundedSemaphore(max_concurrency)
+        self.max_concurrency = whole_number("max_concurrency", max_concurrency, 1)
+        self._slots = threading.BoundedSemaphore(self.max_concurrency)
         super().__init__(**kwargs)  # type: ignore[misc]
 
     @contextmanager

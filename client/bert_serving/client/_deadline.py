@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
+from numbers import Real
+from threading import TIMEOUT_MAX
+
+from .errors import OptionError
 
 #: A call that starts while no server is connected waits this long (s) for one more attempt to connect, but not longer
 #: than ``connect_timeout``.
@@ -20,9 +24,21 @@ class Expiry(Enum):
     UNREACHABLE = "unreachable"
 
 
-def seconds(milliseconds: float | None) -> float | None:
-    """Convert a user's time limit from milliseconds to seconds; return ``None`` for no limit (negative or ``None``)."""
-    return None if milliseconds is None or milliseconds < 0 else milliseconds / 1000
+def seconds(milliseconds: float | None, name: str = "timeout") -> float | None:
+    """Convert a user's time limit from milliseconds to seconds; return ``None`` for no limit (negative or ``None``).
+
+    Raises:
+        OptionError: it is not a number.
+    """
+    if milliseconds is None:
+        return None
+    if not isinstance(milliseconds, Real) or milliseconds != milliseconds:
+        raise OptionError(
+            f"{name} must be a number of milliseconds (-1 for no limit), but is {type(milliseconds).__name__} "
+            f"({milliseconds!r})"
+        )
+    limit = float(milliseconds) / 1000
+    return None if limit < 0 or limit > TIMEOUT_MAX else limit
 
 
 class WaitPolicy:

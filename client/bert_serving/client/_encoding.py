@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .errors import OptionError, ReplyError
+from ._arguments import whole_number
+from .errors import ReplyError
 from .protocol import WITH_DETAILS, WITH_TIMING, FloatArray, Reply
 
 #: Default number of texts in one request.
@@ -113,8 +114,8 @@ class EncodeCall:
         timings: list[dict[str, float]] | None = None,
         details: bool = False,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise OptionError(f"batch_size must be at least 1 (or None for one single request), but is {batch_size}")
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, 1)
         self.num_texts = len(texts)
         self.num_done = 0
         self.num_truncated = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 import time
 import warnings
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from ..completion import add_completion
 from ..errors import BertServingError, ServerError
 from ..protocol import FloatArray
 from .corpus import BLANK, Chunk, Corpus, CorpusError, count_lines
-from .vector_files import FORMATS, Checkpoint, open_vector_file
+from .vector_files import FORMATS, Checkpoint, checkpoint_files, open_vector_file
 
 #: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
 PROBE = "the quick brown fox jumps over the lazy dog"
@@ -125,13 +126,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, output_format: str) -> None:
     started = time.monotonic()
-    sidecar = None if args.output == "-" else f"{args.output}.progress"
+    sidecar = None if args.output == "-" else checkpoint_files(args.output)[0]
+    _require_other_file(args)
     before, is_complete = _load_checkpoint(args, sidecar)
     if is_complete:
         return
     with _input(args.file) as stream, _connect(args) as client:
         corpus = Corpus(stream, args.file, args.blank)
-        probe = client.encode([PROBE.split()] if args.is_tokenized else [PROBE], is_tokenized=args.is_tokenized)[0]
+        probe = _probe(client, args.is_tokenized)
         checkpoint = Checkpoint(corpus.position, 0, 0, _options(args, output_format, client), _mean(probe))
         if before:
             before.require(checkpoint)
@@ -203,6 +205,41 @@ def _aligned(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[
     vectors[filled] = response.embedding
     tokens = iter(response.tokens)
     return vectors, [next(tokens) if text else [] for text in chunk.texts] if response.tokens else ""
+
+
+def _require_other_file(args: argparse.Namespace) -> None:
+    """Check that the run does not write to the file that it reads.
+
+    Raises:
+        CorpusError: it does, under whichever name.
+    """
+    source = _identity(sys.stdin if args.file == "-" else args.file)
+    if source is None:
+        return
+    written: list[str | TextIO] = [sys.stdout] if args.output == "-" else [args.output, *checkpoint_files(args.output)]
+    for target in written:
+        if _identity(target) == source:
+            name = target if isinstance(target, str) else "the standard output"
+            shown = "the standard input" if args.file == "-" else args.file
+            raise CorpusError(f"{name} is the same file as the input {shown}; name another output with -o")
+
+
+def _identity(file: str | TextIO) -> tuple[int, int] | None:
+    """Return device and inode of a regular file; ``None`` for pipes, terminals, and files that do not exist."""
+    try:
+        status = os.stat(file if isinstance(file, str) else file.fileno())
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _probe(client: BertClient, is_tokenized: bool) -> FloatArray:
+    """Return the vector of ``PROBE``. It does not matter whether the server truncates this text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        vectors: FloatArray = client.encode([PROBE.split()] if is_tokenized else [PROBE], is_tokenized=is_tokenized)
+    vector: FloatArray = vectors[0]
+    return vector
 
 
 def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Checkpoint | None, bool]:

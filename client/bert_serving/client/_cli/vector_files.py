@@ -85,6 +85,11 @@ class Checkpoint:
             )
 
 
+def checkpoint_files(output: str) -> tuple[str, str]:
+    """Return the path of the checkpoint beside an output, and the path under which it is written first."""
+    return f"{output}.progress", f"{output}.progress.new"
+
+
 class VectorFile(Protocol):
     """An output file."""
 

@@ -1,0 +1,55 @@
+"""Arguments of a wrong type are refused by an error that names the argument, its value and the remedy."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClient, OptionError
+from fake_server import FakeServer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"identity": 7}, r"identity must be str or bytes, but is int \(7\); pass str\(identity\)"),
+        ({"identity": 0}, r"identity must be str or bytes, but is int \(0\)"),
+        ({"identity": uuid.UUID(int=1)}, r"but is UUID \(UUID\('00000000-.*'\)\); pass str\(identity\)"),
+        ({"timeout": "5000"}, r"timeout must be a number of milliseconds \(-1 for no limit\), but is str \('5000'\)"),
+        ({"timeout": float("nan")}, r"timeout must be a number of milliseconds .*nan"),
+        ({"connect_timeout": "5000"}, "connect_timeout must be a number of milliseconds"),
+        ({"port": "http"}, r"port must be a port number, but is str \('http'\)"),
+        ({"port_out": None}, r"port_out must be a port number, but is NoneType"),
+        ({"ip": 127}, r"ip must be a str, a host name or an address, but is int \(127\)"),
+        ({"server_key": b"x" * 40}, "server_key must be a str, .* but is bytes; decode a key in bytes"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    for kind in (BertClient, AsyncBertClient, ConcurrentBertClient):
+        with pytest.raises(OptionError, match=message):
+            kind(**arguments)
+
+
+def test_wrong_arguments_of_calls_are_named(fake_server: FakeServer) -> None:
+    bc = BertClient(**fake_server.ports)
+    with pytest.raises(OptionError, match=r"max_concurrency must be a whole number, but is str \('2'\)"):
+        ConcurrentBertClient(max_concurrency="2")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"batch_size must be a whole number, but is str \('2'\)"):
+        bc.encode(["a"], batch_size="2")  # type: ignore[call-overload]
+    with pytest.raises(OptionError, match=r"max_num_batch must be a whole number, but is str \('2'\)"):
+        bc.encode_async([["a"]], max_num_batch="2")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="max_queued must be at least 1, but is 0"):
+        bc.listen(max_queued=0)
+    for call in (bc.fetch_all, bc.listen):
+        bc.encode(["a"], blocking=False)
+        with pytest.raises(OptionError, match="timeout must be a number of milliseconds"):
+            call(timeout="9")
+    bc.timeout = "9"  # type: ignore[assignment]
+    with pytest.raises(OptionError, match="timeout must be a number of milliseconds"):
+        bc.encode(["a"])
+    bc.timeout = float("inf")
+    assert bc.encode(["a"], batch_size=np.int64(2)).shape == (1, 4)
+    bc.close()
