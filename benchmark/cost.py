@@ -1,4 +1,4 @@
-"""Measure throughput against sentence length, number of clients and request size.
+"""Measures throughput against sentence length, number of clients and request size.
 
     python benchmark/cost.py
     python benchmark/cost.py -model_dir /models/bert -dtype bf16 -out cost-bf16
@@ -36,7 +36,7 @@ REFUSED = ("test_num_worker", "client_batch_size", "num_client")
 def experiments(
     config: ServerConfig, positions: int, words: SentenceSource, sentences: SentenceSource
 ) -> list[Experiment]:
-    """Return the three experiments, of random words and of real sentences, for a model with ``positions`` positions."""
+    """Returns the three experiments, with random words and real sentences, for a model with ``positions`` positions."""
     long_enough = config.with_(max_seq_len=min(128, positions))
     lengths = [config.with_(max_seq_len=length) for length in LENGTHS if length <= positions]
     return [

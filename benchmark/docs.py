@@ -1,4 +1,4 @@
-"""Insert measured results and plots into docs/benchmark.md, and draw the chart of the README.
+"""Inserts measured results and plots into docs/benchmark.md, and draws the chart of the README.
 
 python benchmark/docs.py --five bert-serving-benchmark --cost bert-serving-cost --peers bert-serving-peers
 python benchmark/docs.py --quality quality.md --footprint footprint.md --host_path host_path.md
@@ -21,7 +21,7 @@ PRINTED = ("quality", "int8_layers", "footprint", "host_path", "tokenization")
 
 
 def with_result(page: str, name: str, result: str) -> str:
-    """Return the page with the text between the marks of ``name`` replaced.
+    """Returns the page with the text between the marks of ``name`` replaced.
 
     Raises:
         ValueError: the page has no such marks.
@@ -33,7 +33,7 @@ def with_result(page: str, name: str, result: str) -> str:
 
 
 def with_plots(result: str, name: str, folder: Path) -> str:
-    """Copy the plots to ``docs/images`` and return the result with each plot under its heading."""
+    """Copies the plots to ``docs/images`` and returns the result with each plot under its heading."""
     images = DOCS / "images"
     images.mkdir(exist_ok=True)
 

@@ -1,4 +1,4 @@
-"""Measure an engine without a server: sequences and tokens per second, and the time of one sentence.
+"""Measures an engine without a server: sequences and tokens per second, and the time of one sentence.
 
     python benchmark/engine_loop.py                                    # the embedded model
     python benchmark/engine_loop.py -random base -dtype fp32 bf16      # BERT-base shape, random weights
@@ -40,7 +40,7 @@ SIZES = {
 
 
 def random_model(size: str, folder: Path) -> str:
-    """Write a model folder in Hugging Face style with random weights and BERT-``size`` shape, once; return its path."""
+    """Writes a Hugging Face model folder with random weights and BERT-``size`` shape, once; returns its path."""
     from safetensors.numpy import save_file
 
     if (folder / "model.safetensors").is_file():
@@ -83,7 +83,7 @@ def random_model(size: str, folder: Path) -> str:
 
 
 def read_sequences(args: argparse.Namespace, model: ModelConfig) -> list[list[int]]:
-    """Return token ids: of a file of sentences, of a fixed length, or of lengths like those of the STS benchmark."""
+    """Returns token ids: of a file of sentences, of a fixed length, or of lengths like those of the STS benchmark."""
     random = np.random.default_rng(1)
     if args.sentences:
         limit = model.max_position_embeddings
@@ -99,21 +99,21 @@ def read_sequences(args: argparse.Namespace, model: ModelConfig) -> list[list[in
 
 
 def pack(sequences: list[list[int]]) -> Batch:
-    """Return a batch of the sequences with token type 0."""
+    """Returns a batch of the sequences with token type 0."""
     ids = np.concatenate([np.array(ids, np.int32) for ids in sequences])
     lengths = np.array([len(ids) for ids in sequences], np.int32)
     return Batch(ids, np.zeros_like(ids), np.ones_like(ids), lengths)
 
 
 def batches(sequences: list[list[int]], size: int) -> Iterator[Batch]:
-    """Yield batches of sequences of similar length."""
+    """Yields batches of sequences of similar length."""
     ordered = sorted(sequences, key=len)
     for start in range(0, len(ordered), size):
         yield pack(ordered[start : start + size])
 
 
 def best_time(engine: Engine, work: list[Batch], repeats: int) -> tuple[float, float]:
-    """Return the minimum seconds and CPU seconds of ``repeats`` passes over ``work``, after one warm-up pass."""
+    """Returns the minimum seconds and CPU seconds of ``repeats`` passes over ``work``, after one warm-up pass."""
     wall, cpu = [], []
     for _ in range(repeats + 1):
         start, start_cpu = time.perf_counter(), time.process_time()
@@ -125,7 +125,7 @@ def best_time(engine: Engine, work: list[Batch], repeats: int) -> tuple[float, f
 
 
 def single_times(engine: Engine, sequences: list[list[int]]) -> np.ndarray:
-    """Return the seconds of each sentence, one at a time."""
+    """Returns the seconds of each sentence, one at a time."""
     work = [pack([ids]) for ids in sequences]
     seconds = []
     for batch in work[:5] + work:
@@ -136,7 +136,7 @@ def single_times(engine: Engine, sequences: list[list[int]]) -> np.ndarray:
 
 
 def memory_mib() -> tuple[float, float]:
-    """Return private and resident memory of this process in MiB; Linux only."""
+    """Returns private and resident memory of this process in MiB; Linux only."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text("ascii").splitlines()
     except OSError:

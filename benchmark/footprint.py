@@ -1,4 +1,4 @@
-"""Measure the start time and the memory of a server by engine and number of workers.
+"""Measures the start time and the memory of a server by engine and number of workers.
 
     python benchmark/footprint.py
     python benchmark/footprint.py --engine onnx --dtype int8 --size mini --workers 1
@@ -45,7 +45,7 @@ class StartError(RuntimeError):
 
 @contextlib.contextmanager
 def serving(flags: list[str], cache: str) -> Iterator[tuple[int, tuple[int, int], float]]:
-    """Run a server; yield its process id, its ports, and its start time in seconds.
+    """Runs a server; yields its process id, its ports, and its start time in seconds.
 
     Raises:
         StartError: the server did not start.
@@ -78,14 +78,14 @@ def serving(flags: list[str], cache: str) -> Iterator[tuple[int, tuple[int, int]
 
 
 def memory_mib(pid: int) -> tuple[float, float]:
-    """Return PSS and USS of a process and its descendants in MiB."""
+    """Returns PSS and USS of a process and its descendants in MiB."""
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     infos = [process.memory_full_info() for process in family]
     return sum(info.pss for info in infos) / MIB, sum(info.uss for info in infos) / MIB
 
 
 def work(ports: tuple[int, int], workers: int) -> None:
-    """Let every worker encode some batches of sentences of different lengths."""
+    """Lets every worker encode some batches of sentences of different lengths."""
     words = random.Random(0)
     texts = [" ".join(["w7"] * words.randint(5, 40)) + f" w{number}" for number in range(128 * workers)]
     with BertClient(port=ports[0], port_out=ports[1]) as client:
@@ -123,7 +123,7 @@ def main() -> int:
 
 
 def measure(flags: list[str], args: argparse.Namespace) -> list[str]:
-    """Return the cells of a row."""
+    """Returns the cells of a row."""
     with tempfile.TemporaryDirectory(prefix="bert-serving-footprint-") as cache:
         with serving(flags, cache) as (_, _, cold):
             pass

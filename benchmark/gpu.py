@@ -1,4 +1,4 @@
-"""Measure the engine torch on one GPU: tokens per second and share of the peak, with and without a server.
+"""Measures the engine torch on one GPU: tokens per second and share of the peak, with and without a server.
 
     python benchmark/gpu.py                                  # BERT-base shape, random weights, bf16 and fp16
     python benchmark/gpu.py --workers 1 2 4 --dtype bf16     # several workers on the same GPU
@@ -58,20 +58,20 @@ REQUEST_TOKENS = 32768
 
 
 def operations_per_token(model: ModelConfig, length: int) -> int:
-    """Return the floating-point operations of all layers for one token of a sequence of ``length`` tokens."""
+    """Returns the floating-point operations of all layers for one token of a sequence of ``length`` tokens."""
     hidden = model.hidden_size
     dense = 4 * hidden * hidden + 2 * hidden * model.intermediate_size
     return 2 * model.num_hidden_layers * (dense + 2 * length * hidden)
 
 
 def find_peak(name: str) -> float | None:
-    """Return the peak of the GPU ``name`` in TFLOP/s, or None if it is unknown."""
+    """Returns the peak of the GPU ``name`` in TFLOP/s, or None if it is unknown."""
     words = set(re.split(r"[\s_-]+", name))  # "A100-SXM4-80GB" is an A100, "RTX A1000" and "RTX A4000" are not
     return next((float(peak) for part, peak in PEAKS.items() if words.issuperset(part.split())), None)
 
 
 def make_engine(model: ModelConfig, device: Device, dtype: str) -> Engine:
-    """Return an engine that pools the last layer."""
+    """Returns an engine that pools the last layer."""
     spec = EngineSpec(model, default_cache_dir(), pooling_layers=(-1,), dtype=dtype)
     engine_module.prepare(spec, lambda _: None)
     return engine_module.create(spec, device)
@@ -83,13 +83,13 @@ def random_batch(model: ModelConfig, lengths: list[int], seed: int) -> Batch:
 
 
 def worst_cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
-    """Return the minimum cosine between the rows of two arrays."""
+    """Returns the minimum cosine between the rows of two arrays."""
     products = np.linalg.norm(vectors, axis=1) * np.linalg.norm(exact, axis=1)
     return float(np.min(np.sum(vectors * exact, axis=1) / products))
 
 
 def loop_rate(engine: Engine, batches: list[Batch], seconds: float) -> float:
-    """Return the tokens per second of an engine that encodes batches for at least ``seconds``."""
+    """Returns the tokens per second of an engine that encodes batches for at least ``seconds``."""
     for batch in batches:
         engine.encode(batch)
     tokens, start = 0, time.perf_counter()
@@ -101,7 +101,7 @@ def loop_rate(engine: Engine, batches: list[Batch], seconds: float) -> float:
 
 
 def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, workers: int) -> float:
-    """Return the tokens per second of a server, from the first request to the last response.
+    """Returns the tokens per second of a server, from the first request to the last response.
 
     Raises:
         ServingError: the server did not start, or a request failed.
@@ -129,7 +129,7 @@ def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, 
 
 
 def sentence_transformers_rate(args: argparse.Namespace, folder: str, dtype: str, length: int) -> float:
-    """Return the tokens per second of the library sentence-transformers in this process, in the same dtype.
+    """Returns the tokens per second of the library sentence-transformers in this process, in the same dtype.
 
     The library sorts texts by length; all texts have the same length here. The best of all ``--batch_tokens`` is
     returned.
@@ -160,7 +160,7 @@ def sentence_transformers_rate(args: argparse.Namespace, folder: str, dtype: str
 
 
 def check(args: argparse.Namespace, model: ModelConfig, device: Device) -> list[dict[str, Any]]:
-    """Return the worst cosine to fp32 on the CPU for each dtype, and for fp32 on the device.
+    """Returns the worst cosine to fp32 on the CPU for each dtype, and for fp32 on the device.
 
     Raises:
         EngineError: a cosine is below its minimum.
@@ -183,7 +183,7 @@ def check(args: argparse.Namespace, model: ModelConfig, device: Device) -> list[
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything and write the result after each figure."""
+    """Measures everything and writes the result after each figure."""
     folder = random_model(args.size, Path(default_cache_dir()) / f"random-{args.size}")
     model = load_model_config(folder)
     device = Device(args.device, memory_fraction=0.9)
@@ -235,7 +235,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the result as a Markdown page."""
+    """Returns the result as a Markdown page."""
     peak = (
         f"{result['peak_tflops']:,.0f} TFLOP/s" if result["peak_tflops"] else "unknown, so MFU is missing; set --peak"
     )
@@ -258,7 +258,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
-    """Write ``gpu.md`` and ``gpu.json`` to ``folder``."""
+    """Writes ``gpu.md`` and ``gpu.json`` to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gpu.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (folder / "gpu.md").write_text(markdown(result), "utf-8")

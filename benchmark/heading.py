@@ -1,4 +1,4 @@
-"""Print the heading of a table: the command, the date, the machine, and what was measured."""
+"""Prints the heading of a table: the command, the date, the machine, and what was measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bert_serving.server.benchmark.machine import machine, versions
 
 
 def print_heading(what: str) -> None:
-    """Print the heading for the running script; ``what`` describes the model and the texts."""
+    """Prints the heading for the running script; ``what`` describes the model and the texts."""
     facts = machine()
     features = " ".join(facts.get("features", []))
     print("    " + shlex.join(["python", f"benchmark/{Path(sys.argv[0]).name}", *sys.argv[1:]]))

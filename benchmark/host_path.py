@@ -1,4 +1,4 @@
-"""Measure everything except the model: throughput of short sentences with an engine that returns zeros.
+"""Measures everything except the model: throughput of short sentences with an engine that returns zeros.
 
     python benchmark/host_path.py
 
@@ -46,14 +46,14 @@ while True:
 
 
 def sentences(number: int) -> list[str]:
-    """Return different sentences of 5 to 10 common words."""
+    """Returns different sentences of 5 to 10 common words."""
     chosen = random.Random(0)
     return [" ".join(chosen.choices(COMMON, k=chosen.randint(5, 10))) for _ in range(number)]
 
 
 @contextlib.contextmanager
 def floor() -> Iterator[Callable[[], None]]:
-    """Yield a function that sends a message through the hops and waits for it: tcp, ipc, ipc, tcp."""
+    """Yields a function that sends a message through the hops and waits for it: tcp, ipc, ipc, tcp."""
     first, last = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
     with tempfile.TemporaryDirectory(prefix="bert-serving-hops-") as folder, contextlib.ExitStack() as stack:
         between = [f"ipc://{folder}/{number}" for number in range(2)]
@@ -77,7 +77,7 @@ def floor() -> Iterator[Callable[[], None]]:
 
 
 def latencies(call: Callable[[], object], number: int) -> np.ndarray:
-    """Return the milliseconds of each call, after some warm-up calls."""
+    """Returns the milliseconds of each call, after some warm-up calls."""
     times = []
     for _ in range(number + number // 10):
         start = time.perf_counter()

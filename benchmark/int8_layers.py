@@ -1,4 +1,4 @@
-"""Measure quality and speed of int8 with some dense layers left in fp32.
+"""Measures quality and speed of int8 with some dense layers left in fp32.
 
     python benchmark/int8_layers.py
     python benchmark/int8_layers.py --model_dir /models/bert --pooling_layer -2
@@ -55,7 +55,7 @@ class Chosen(onnx_int8.Int8):
 
 
 def engine_without(spec: EngineSpec, left_out: str | None) -> onnx.OnnxEngine:
-    """Return an int8 engine that keeps matching layers in fp32; delete its files."""
+    """Returns an int8 engine that keeps matching layers in fp32; deletes its files."""
     Chosen.left_out = None if left_out is None else re.compile(left_out)
     with tempfile.TemporaryDirectory(prefix="bert-serving-int8-") as folder:
         # The cache key does not contain the choice, so each choice has its own folder. The files stay mapped.
@@ -63,7 +63,7 @@ def engine_without(spec: EngineSpec, left_out: str | None) -> onnx.OnnxEngine:
 
 
 def encode(engine: onnx.OnnxEngine, batches: list[Batch]) -> tuple[np.ndarray, float]:
-    """Return the vectors of all batches, and the seconds."""
+    """Returns the vectors of all batches, and the seconds."""
     start = time.perf_counter()
     found = [engine.encode(batch) for batch in batches]
     return np.concatenate(found), time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Compare with the original, bert-serving-server 1.10.0 on TensorFlow 1.15, with the same weights and texts.
+"""Compares with the original, bert-serving-server 1.10.0 on TensorFlow 1.15, with the same weights and texts.
 
     python benchmark/original.py --python3.7 /path/to/python3.7
 
@@ -55,7 +55,7 @@ class PeerError(RuntimeError):
 
 
 def install_original(python: str) -> Path:
-    """Install the packages of the original once; return its interpreter."""
+    """Installs the packages of the original once; returns its interpreter."""
     folder = CACHE / "original"
     interpreter = folder / "bin" / "python"
     if not (folder / ".complete").exists():
@@ -68,7 +68,7 @@ def install_original(python: str) -> Path:
 
 
 def write_checkpoint() -> Path:
-    """Write a random BERT-base with the default vocabulary as a TF1 checkpoint, once; return its folder."""
+    """Writes a random BERT-base with the default vocabulary as a TF1 checkpoint, once; returns its folder."""
     folder = CACHE / "base-tf1"
     if (folder / "bert_model.ckpt.index").exists():
         return folder
@@ -120,7 +120,7 @@ class RunningPeer:
         self._answer()
 
     def request(self, kind: str, number: int | list[int]) -> Any:
-        """Send a job to the driver, see ``peers/drivers/loop.py``, and return its result.
+        """Sends a job to the driver, see ``peers/drivers/loop.py``, and returns its result.
 
         Raises:
             PeerError: a request failed.
@@ -171,7 +171,7 @@ def both(
 
 
 def compare(peers: tuple[RunningPeer, RunningPeer], kind: str, number: int, rounds: int) -> tuple[float, float, float]:
-    """Return the median seconds of each peer, and the median ratio original / this of neighbouring rounds."""
+    """Returns the median seconds of each peer, and the median ratio original / this of neighbouring rounds."""
     reduce: Callable[[list[float]], float] = statistics.median if kind == "single" else sum
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):

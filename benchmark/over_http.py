@@ -1,4 +1,4 @@
-"""Compare HTTP with ZeroMQ: the same sentences through both interfaces of one server, alternately.
+"""Compares HTTP with ZeroMQ: the same sentences through both interfaces of one server, alternately.
 
     python benchmark/over_http.py
     python benchmark/over_http.py -rounds 7 -out http.md -- -model_dir /models/bert -num_worker 2
@@ -95,7 +95,7 @@ def _json(_: dict[bytes, bytes], body: bytes) -> np.ndarray:
 
 
 def run_senders() -> None:
-    """Read a job (a line of JSON), report readiness, wait for a line, send requests and report the counts."""
+    """Reads a job (a line of JSON), reports readiness, waits for a line, sends requests and reports the counts."""
     job = json.loads(sys.stdin.readline())
     senders = [_sender(job, texts) for texts in job["texts"]]
     for encode, _ in senders:
@@ -126,7 +126,7 @@ def run_senders() -> None:
 
 
 def _sender(job: dict[str, Any], texts: list[str]) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """Return functions that send a request and wait for its vectors, and that close the connection."""
+    """Returns functions that send a request and wait for its vectors, and that close the connection."""
     if job["transport"] == ZEROMQ:
         client = BertClient(**job["ports"], timeout=60_000, check_length=False)
         return (lambda: client.encode(texts)), client.close
@@ -143,7 +143,7 @@ def _write_message(value: Any) -> None:
 
 @contextmanager
 def serving(flags: list[str], seconds: float) -> Iterator[dict[str, Any]]:
-    """Run a server with these flags in separate processes; yield the ports."""
+    """Runs a server with these flags in separate processes; yields the ports."""
     port, port_out, http_port = free_ports(3)
     ports = ["-host", HOST, "-port", str(port), "-port_out", str(port_out), "-http_port", str(http_port)]
     with tempfile.TemporaryFile() as log:
@@ -176,7 +176,7 @@ def _environment() -> dict[str, str]:
 
 
 def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
-    """Return the sentences per second of senders that repeat the same texts."""
+    """Returns the sentences per second of senders that repeat the same texts."""
     shares = [texts[start : start + SENDERS_PER_PROCESS] for start in range(0, len(texts), SENDERS_PER_PROCESS)]
     command = [sys.executable, str(Path(__file__).resolve()), "--senders"]
     processes = [
@@ -219,7 +219,7 @@ def _read_message(process: subprocess.Popen[str]) -> Any:
 def compare(
     facts: dict[str, Any], texts: list[list[str]], transports: tuple[str, ...], args: argparse.Namespace
 ) -> str:
-    """Return a table of the transports: sentences per second, and the ratio to ZeroMQ."""
+    """Returns a table of the transports: sentences per second, and the ratio to ZeroMQ."""
     rates: dict[str, list[float]] = {transport: [] for transport in transports}
     for number in range(args.rounds):
         for transport in transports if number % 2 == 0 else transports[::-1]:

@@ -1,4 +1,4 @@
-"""Draw docs/images/peers.png, the chart of the README, from the table in docs/benchmark.md.
+"""Draws docs/images/peers.png, the chart of the README, from the table in docs/benchmark.md.
 
 python benchmark/picture.py
 """
@@ -16,7 +16,7 @@ OURS, OTHERS = "#1d4ed8", "#9ca3af"
 
 
 def rows(page: str, model: str) -> list[tuple[str, dict[int, float]]]:
-    """Return name and sentences per second of each system from the table under ``### model``; 0 is not measured.
+    """Returns name and sentences per second of each system from the table under ``### model``; 0 is not measured.
 
     Bare loops are left out, since they do less work than the other systems.
 
@@ -42,7 +42,7 @@ def _section(page: str, model: str) -> str:
 
 
 def draw(page: str, model: str = "BERT-base shape", path: Path = PICTURE) -> None:
-    """Draw one bar per system and load; bars of this project are coloured."""
+    """Draws one bar per system and load; bars of this project are coloured."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Measure the quality of each engine and dtype: Spearman's correlation on the test split of the STS benchmark.
+"""Measures the quality of each engine and dtype: Spearman's correlation on the test split of the STS benchmark.
 
     python benchmark/quality.py
     python benchmark/quality.py --only onnx --model_dir /models/bert --pooling_layer -2
@@ -31,7 +31,7 @@ DTYPES = ("fp32", "bf16", "int8")
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Return the rank of each value, from 0; equal values share the mean of their ranks."""
+    """Returns the rank of each value, from 0; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     means: np.ndarray = ends - (counts + 1) / 2
@@ -39,18 +39,18 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two arrays ``[n]``."""
+    """Returns Spearman's rank correlation of two arrays ``[n]``."""
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the cosines of the rows of two arrays ``[n, d]``."""
+    """Returns the cosines of the rows of two arrays ``[n, d]``."""
     products: np.ndarray = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return products
 
 
 def usable(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield the engine and dtype of each row."""
+    """Yields the engine and dtype of each row."""
     for engine in ENGINES:
         for dtype in DTYPES:
             try:
@@ -62,7 +62,7 @@ def usable(words: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def vectors(args: argparse.Namespace, engine: str, dtype: str, sentences: list[str]) -> np.ndarray:
-    """Return the vectors of all sentences, float32 ``[n, d]``.
+    """Returns the vectors of all sentences, float32 ``[n, d]``.
 
     Raises:
         ServingError: the server did not start.

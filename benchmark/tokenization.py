@@ -1,4 +1,4 @@
-"""Compare the tokenizer of this project with the library ``tokenizers``: equal ids, and texts per second.
+"""Compares the tokenizer of this project with the library ``tokenizers``: equal ids, and texts per second.
 
     pip install tokenizers==0.23.3
     python benchmark/tokenization.py
@@ -34,7 +34,7 @@ MAX_SEQ_LEN = 128
 
 
 def different(ours: list[list[int]], theirs: list[list[int]], texts: list[str]) -> list[str]:
-    """Return a line for each text whose ids differ."""
+    """Returns a line for each text whose ids differ."""
     return [
         f"{text!r}: {one} here, {other} in tokenizers"
         for text, one, other in zip(texts, ours, theirs, strict=True)

@@ -33,12 +33,12 @@ UNITS = ((2**30, "GiB"), (2**20, "MiB"))
 
 
 def options() -> str:
-    """A table of flags for each group of ``bert-serving-start``, new ones marked."""
+    """Returns a table of flags for each group of ``bert-serving-start``, new ones marked."""
     return _tables(option_groups())
 
 
 def benchmark_options() -> str:
-    """The flags that ``bert-serving-benchmark`` has beside those of the server."""
+    """Returns the flags that ``bert-serving-benchmark`` has beside those of the server."""
     return _tables(BENCHMARK_GROUPS)
 
 
@@ -55,12 +55,12 @@ def _tables(groups: dict[str, list[Option]]) -> str:
 
 
 def terminate_options() -> str:
-    """The flags of ``bert-serving-terminate``."""
+    """Returns the flags of ``bert-serving-terminate``."""
     return _command(get_shutdown_parser())
 
 
 def encode_command_options() -> str:
-    """The flags of ``bert-serving-encode``."""
+    """Returns the flags of ``bert-serving-encode``."""
     return _command(get_encode_parser())
 
 
@@ -84,12 +84,12 @@ def _command(parser: argparse.ArgumentParser) -> str:
 
 
 def drift_options() -> str:
-    """The flags of ``bert-serving-drift``."""
+    """Returns the flags of ``bert-serving-drift``."""
     return _command(get_drift_parser())
 
 
 def engine_dtypes() -> str:
-    """What each engine computes in, by device, and the extras that install its library."""
+    """Returns the dtypes of each engine by device, and the extras that install its library."""
     extras = metadata.metadata("bert-serving-server").get_all("Provides-Extra") or []
     lines = ["| engine | CPU | GPU | extra to install |", "|---|---|---|---|"]
     for name in engines.NAMES:
@@ -103,7 +103,7 @@ def engine_dtypes() -> str:
 
 
 def error_types() -> str:
-    """The values of ``error.type`` in a reply."""
+    """Returns the values of ``error.type`` in a reply."""
     lines = ["| `type` | meaning |", "|---|---|"]
     lines += [f"| `{kind}` | {meaning} |" for kind, meaning in ERROR_TYPES.items()]
     return "\n".join(lines) + "\n"
@@ -125,14 +125,14 @@ CLIENT = ["encode", "encode_async", "fetch", "fetch_all", "listen", "server_conf
 
 
 def main_options() -> str:
-    """A few of the flags of ``bert-serving-start``."""
+    """Returns the main flags of ``bert-serving-start``."""
     return (
         "\n".join(["| option | default | |", "|---|---|---|", *(_row(OPTIONS[name]) for name in MAIN_OPTIONS)]) + "\n"
     )
 
 
 def client_methods() -> str:
-    """What a client can do: methods and properties, each with the first sentence of its docstring."""
+    """Returns the methods and properties of a client, each with the first sentence of its docstring."""
     lines = ["| member | | options |", "|---|---|---|"]
     for name in CLIENT:
         member = inspect.getattr_static(BertClient, name)
@@ -147,12 +147,12 @@ def client_methods() -> str:
 
 
 def client_arguments() -> str:
-    """The arguments of ``BertClient``."""
+    """Returns the arguments of ``BertClient``."""
     return _arguments(BertClient)
 
 
 def questions() -> str:
-    """The questions that docs/faq.md answers, by its headings, with links to the answers."""
+    """Returns the questions that docs/faq.md answers, by its headings, with links to the answers."""
     lines: list[str] = []
     page = re.sub(r"^```.*?^```", "", (DOCS / "faq.md").read_text(encoding="utf-8"), flags=re.M | re.S)
     for marks, heading in re.findall(r"^(##|###) (.*?) *$", page, re.M):
@@ -162,12 +162,12 @@ def questions() -> str:
 
 
 def encode_arguments() -> str:
-    """The arguments of ``BertClient.encode``."""
+    """Returns the arguments of ``BertClient.encode``."""
     return _arguments(BertClient.encode)
 
 
 def _arguments(function: Callable[..., Any]) -> str:
-    """A table of arguments, with their words from the docstring; each must be there."""
+    """Returns a table of arguments with their descriptions from the docstring; each must have one."""
     words = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(function) or "", re.M | re.S)
     assert words is not None
     meanings = dict(re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", words[1], re.M | re.S))
@@ -211,7 +211,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def render(page: str) -> str:
-    """The page with its tables as the code has them now."""
+    """Returns the page with its tables generated from the code."""
     return BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}{block[3]}", page)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune a classifier of acceptable English with PyTorch and serve it.
+"""Fine-tunes a classifier of acceptable English with PyTorch and serves it.
 
 The server returns the vectors, and the client multiplies them with the last layer. The task is that of CoLA, the Corpus
 of Linguistic Acceptability, on 160 sentences written for this example. They demonstrate the steps, but do not suffice
@@ -65,7 +65,7 @@ optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate)
 
 
 def logits_of(rows: np.ndarray) -> torch.Tensor:
-    """Return scores for *unacceptable* and *acceptable*, [n, 2]."""
+    """Returns scores for *unacceptable* and *acceptable*, [n, 2]."""
     texts = [sentences[i] for i in rows]
     return model(**tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")).logits
 
@@ -100,7 +100,7 @@ with serving(*options) as bc:
     head = np.load(output_dir / "head.npz")
 
     def judge(texts: list[str]) -> np.ndarray:
-        """Return scores [n, 2] from the server's vectors [n, d]."""
+        """Returns scores [n, 2] from the server's vectors [n, d]."""
         return bc.encode(texts) @ head["weight"].T + head["bias"]
 
     logits = judge([sentences[i] for i in test])

@@ -1,4 +1,4 @@
-"""Provide options for the address of a server, servers for examples, and the texts in ``data``."""
+"""Provides options for the address of a server, servers for examples, and the texts in ``data``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with ``-ip``, ``-port`` and ``-port_out``; an example adds its own options."""
+    """Returns a parser with ``-ip``, ``-port`` and ``-port_out``; an example adds its own options."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="See example/README.md."
     )
@@ -25,12 +25,12 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def address(args: argparse.Namespace) -> dict[str, str | int]:
-    """Return the address of the server as arguments of ``BertClient``."""
+    """Returns the address of the server as arguments of ``BertClient``."""
     return {"ip": args.ip, "port": args.port, "port_out": args.port_out}
 
 
 def read_pairs(name: str) -> tuple[list[str], list[str]]:
-    """Return the two columns of a file in ``example/data``."""
+    """Returns the two columns of a file in ``example/data``."""
     lines = (DATA / name).read_text(encoding="utf-8").splitlines()
     first, second = zip(*(line.split("\t") for line in lines), strict=True)
     return list(first), list(second)
@@ -38,7 +38,7 @@ def read_pairs(name: str) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def serving(*options: str) -> Iterator[BertClient]:
-    """Yield a client of a server that runs during the ``with`` block, on free ports of this machine."""
+    """Yields a client of a server that runs during the ``with`` block, on free ports of this machine."""
     from bert_serving.server import BertServer
     from bert_serving.server.helper import get_args_parser
 

@@ -1,4 +1,4 @@
-"""Show the similarities of five sentences (``make demo``).
+"""Shows the similarities of five sentences (``make demo``).
 
 Starts a server with the embedded default model, encodes the sentences, prints their similarities, and stops the server.
 """
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 def show(sentences: list[str], similarity: np.ndarray) -> None:
-    """Print a table of cosine similarities and mark the most similar other sentence of each row."""
+    """Prints a table of cosine similarities and marks the most similar other sentence of each row."""
     width = max(map(len, sentences))
     print("\n" + " " * (width + 5) + "".join(f"{i + 1:>7}" for i in range(len(sentences))))
     for i, (sentence, row) in enumerate(zip(sentences, similarity, strict=True)):

@@ -1,4 +1,4 @@
-"""Measure the speed of one client: larger requests have a higher throughput, smaller ones a lower latency.
+"""Measures the speed of one client: larger requests have a higher throughput, smaller ones a lower latency.
 
 Start a server first:  bert-serving-start
 """

@@ -1,4 +1,4 @@
-"""Encode a stream without blocking: batches are sent while the results of earlier batches arrive.
+"""Encodeses a stream without blocking: batches are sent while the results of earlier batches arrive.
 
 Start a server first:  bert-serving-start
 """
@@ -20,7 +20,7 @@ args = parser.parse_args()
 
 
 def text_gen() -> Iterator[list[str]]:
-    """Yield batches without end, faster than any model."""
+    """Yields batches without end, faster than any model."""
     texts = itertools.cycle(read_pairs("headlines.tsv")[1])
     while True:
         yield list(itertools.islice(texts, args.batch_size))

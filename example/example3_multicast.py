@@ -1,4 +1,4 @@
-"""Send results to several clients: clients with the same identity receive each other's results.
+"""Sends results to several clients: clients with the same identity receive each other's results.
 
 Several models can train on the same vectors while the server computes them once.
 

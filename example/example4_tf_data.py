@@ -1,4 +1,4 @@
-"""Encode in a tf.data pipeline: lines of a file in, vectors and labels out.
+"""Encodeses in a tf.data pipeline: lines of a file in, vectors and labels out.
 
 Start a server first:  bert-serving-start
 Needs TensorFlow:      pip install tensorflow
@@ -33,7 +33,7 @@ width = bc.encode(["how many numbers?"]).shape[1]
 
 
 def with_shape(vectors: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """What TensorFlow cannot see through a Python function, but Keras wants to know."""
+    """Sets the shapes that Keras needs and TensorFlow cannot infer from a Python function."""
     return tf.ensure_shape(vectors, [None, width]), tf.ensure_shape(labels, [None])
 
 

@@ -1,4 +1,4 @@
-"""Train a text classifier on BERT features: Keras learns four topics from eighty headlines.
+"""Trains a text classifier on BERT features: Keras learns four topics from eighty headlines.
 
 The vectors are fixed, only a small head is trained. This takes seconds and no GPU.
 

@@ -1,4 +1,4 @@
-"""Compare layers and poolings: plot the vectors of every layer, reduced to two dimensions by PCA.
+"""Compares layers and poolings: plots the vectors of every layer, reduced to two dimensions by PCA.
 
 Starts a server for each pooling strategy with all layers concatenated, so that each headline is encoded only once per
 strategy. The table shows how well a layer separates the four topics: the share of headlines whose nearest neighbour has
@@ -31,14 +31,14 @@ layers = [-1 - layer for layer in range(load_model_config(args.model_dir).num_hi
 
 
 def encode(pooling_strategy: str) -> list[np.ndarray]:
-    """Return the vectors [n, d] of each layer, the last layer first."""
+    """Returns the vectors [n, d] of each layer, the last layer first."""
     every_layer = ["-pooling_layer", *map(str, layers)]
     with serving("-model_dir", args.model_dir, "-pooling_strategy", pooling_strategy, *every_layer) as bc:
         return np.split(bc.encode(headlines), len(layers), axis=1)
 
 
 def separation(vectors: np.ndarray) -> float:
-    """Return the share of rows whose nearest neighbour by cosine has the same label."""
+    """Returns the share of rows whose nearest neighbour by cosine has the same label."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -1)
@@ -46,7 +46,7 @@ def separation(vectors: np.ndarray) -> float:
 
 
 def pca(vectors: np.ndarray) -> np.ndarray:
-    """Project [n, d] to the two directions of the largest variance, [n, 2]."""
+    """Projects [n, d] to the two directions of the largest variance, [n, 2]."""
     centred = vectors - vectors.mean(axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     return centred @ directions[:2].T

@@ -1,4 +1,4 @@
-"""Search a FAQ: find the questions that have the same meaning as the query.
+"""Searches a FAQ: finds the questions that have the same meaning as the query.
 
 Start a server first:  bert-serving-start
 Then ask:              python example/example8_search.py -query "do I need a graphics card?"
@@ -24,7 +24,7 @@ print(f"{len(questions)} questions loaded, {words:.0f} words on average")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Scale vectors to length 1; their dot product is then the cosine."""
+    """Scales vectors to length 1; their dot product is then the cosine."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune BERT, save a checkpoint and serve it, in a minute on a CPU.
+"""Fine-tunes BERT, saves a checkpoint and serves it, in a minute on a CPU.
 
 A pre-trained model places "The soup was wonderful" next to "The soup was awful", since both are about soup. Here it
 learns opinions from sixty reviews. The weights are saved as by Google's run_classifier.py, and served with
@@ -59,7 +59,7 @@ def layer_norm(scope: str, x: tf.Tensor) -> tf.Tensor:
 
 
 def bert(ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Return the mean of the last layer [n, d] for token ids [n, t], as the server pools it."""
+    """Returns the mean of the last layer [n, d] for token ids [n, t], as the server pools it."""
     rows, length = ids.shape
     heads = [rows, length, config.num_attention_heads, config.head_size]
     x = tf.gather(weights["bert/embeddings/word_embeddings"], ids)

@@ -1,4 +1,4 @@
-"""Call the server over HTTP without a client library: JSON, or raw bytes for speed.
+"""Calls the server over HTTP without a client library: JSON, or raw bytes for speed.
 
 Start a server first:  bert-serving-start -http_port 8125
 """

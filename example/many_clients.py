@@ -1,4 +1,4 @@
-"""Run ninety-six clients concurrently, with one sentence per request: the load of a busy web site.
+"""Runs ninety-six clients concurrently, with one sentence per request: the load of a busy web site.
 
 A single client leaves the model mostly idle. The server combines the sentences of all clients into batches. With 128
 requests per client, the load is that of AWS Neuron's BERT demo: 12,288 requests.
@@ -26,7 +26,7 @@ _, headlines = read_pairs("headlines.tsv")
 
 
 def measure(num_client: int, num_request: int) -> tuple[float, np.ndarray]:
-    """Return the seconds for all requests, and the seconds of each."""
+    """Returns the seconds for all requests, and the seconds of each."""
     all_ready = threading.Barrier(num_client + 1)
     latencies = np.zeros([num_client, num_request])
 

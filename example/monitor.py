@@ -1,4 +1,4 @@
-"""Print the state of the server, one line per second.
+"""Prints the state of the server, one line per second.
 
 For graphs and alerts, start the server with -http_port, and open /dashboard in a browser or scrape /metrics with
 Prometheus.

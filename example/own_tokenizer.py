@@ -1,4 +1,4 @@
-"""Use a tokenizer of your own: send lists of tokens, which the server uses unchanged.
+"""Uses a tokenizer of your own: sends lists of tokens, which the server uses unchanged.
 
 The server looks up tokens in the vocabulary of the model. An unknown token becomes [UNK] and loses its meaning. A
 tokenizer must therefore split as the vocabulary expects: for most models lower-case words, separate from punctuation.
@@ -37,7 +37,7 @@ def show(title: str, tokens: list[list[str]] | None, vectors: np.ndarray) -> Non
 
 
 def encode(texts: list[str] | list[list[str]], is_tokenized: bool) -> tuple[np.ndarray, list[list[str]] | None]:
-    """Return the vectors, and the tokens if the server returns them."""
+    """Returns the vectors, and the tokens if the server returns them."""
     if bc.token_info_available:
         return bc.encode(texts, is_tokenized=is_tokenized, show_tokens=True)
     return bc.encode(texts, is_tokenized=is_tokenized), None

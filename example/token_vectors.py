@@ -1,4 +1,4 @@
-"""Compute a vector for each word in its context: the "bank" of a river differs from the bank with money.
+"""Computes a vector for each word in its context: the "bank" of a river differs from the bank with money.
 
 BERT splits rare words into pieces, "flooring" into "floor" and "##ing". The server returns the pieces, and the example
 joins the pieces of a word.
@@ -30,7 +30,7 @@ args = parser.parse_args()
 
 
 def words_of(tokens: list[str], vectors: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Return the words of a text with their vectors [d], the mean of the pieces of a word.
+    """Returns the words of a text with their vectors [d], the mean of the pieces of a word.
 
     Args:
         tokens: tokens of the text, from ``[CLS]`` to ``[SEP]``.

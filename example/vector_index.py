@@ -1,4 +1,4 @@
-"""Search vectors: numpy for thousands, an index for millions.
+"""Searches vectors: numpy for thousands, an index for millions.
 
 Start a server first:  bert-serving-start
 Optional:              pip install faiss-cpu, or pip install hnswlib
@@ -18,7 +18,7 @@ Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 def numpy_index(vectors: np.ndarray) -> Search:
-    """Compare with every vector: exact, and fast enough up to some hundred thousand vectors."""
+    """Compares with every vector: exact, and fast enough up to some hundred thousand vectors."""
 
     def search(queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         scores = queries @ vectors.T
@@ -29,7 +29,7 @@ def numpy_index(vectors: np.ndarray) -> Search:
 
 
 def faiss_index(vectors: np.ndarray) -> Search:
-    """Search exactly; faiss.index_factory creates compressed and approximate indexes in the same way."""
+    """Searches exactly; faiss.index_factory creates compressed and approximate indexes in the same way."""
     import faiss
 
     index = faiss.IndexFlatIP(vectors.shape[1])
@@ -38,7 +38,7 @@ def faiss_index(vectors: np.ndarray) -> Search:
 
 
 def hnswlib_index(vectors: np.ndarray) -> Search:
-    """Search a graph of neighbours: approximate, and fast for millions of vectors."""
+    """Searches a graph of neighbours: approximate, and fast for millions of vectors."""
     import hnswlib
 
     index = hnswlib.Index(space="ip", dim=vectors.shape[1])

@@ -1,4 +1,4 @@
-"""Use the asyncio client: many concurrent requests in one thread, as in a web server.
+"""Uses the asyncio client: many concurrent requests in one thread, as in a web server.
 
 Start a server first:  bert-serving-start
 """
@@ -23,7 +23,7 @@ async def main() -> None:
     async with AsyncBertClient(**address(args)) as bc:
 
         async def user(number: int) -> tuple[int, ...]:
-            """Encode one text, like a request handler; all users share one client."""
+            """Encodeses one text, like a request handler; all users share one client."""
             vectors = await bc.encode([headlines[number % len(headlines)]])
             return vectors.shape
 

@@ -1,4 +1,4 @@
-"""Store vectors in a column of a table, and find the most typical and the most unusual headline of each topic.
+"""Stores vectors in a column of a table, and finds the most typical and the most unusual headline of each topic.
 
 Start a server first:  bert-serving-start
 Needs pandas:          pip install pandas
@@ -26,7 +26,7 @@ print(table.head(3).to_string(max_colwidth=40), "\n")
 
 
 def similarity_to_centre(vectors: pd.Series) -> pd.Series:
-    """Return the cosine of each vector of a topic with their mean."""
+    """Returns the cosine of each vector of a topic with their mean."""
     rows = np.stack(vectors.tolist())
     centre = rows.mean(axis=0)
     return pd.Series(rows @ centre / np.linalg.norm(rows, axis=1) / np.linalg.norm(centre), index=vectors.index)

@@ -1,4 +1,4 @@
-"""Create a virtual environment for each peer, once, in the cache folder."""
+"""Creates a virtual environment for each peer, once, in the cache folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class InstallError(RuntimeError):
 
 
 def interpreter(environment: str, python37: str | None, pip_args: list[str]) -> str:
-    """Return the Python of an environment: ``this``, ``original`` or a key of ``PACKAGES``.
+    """Returns the Python of an environment: ``this``, ``original`` or a key of ``PACKAGES``.
 
     Args:
         python37: Python 3.7, for the original.
@@ -82,7 +82,7 @@ def _install(environment: str, pip_args: list[str]) -> Path:
 
 
 def versions(python: str) -> dict[str, str]:
-    """Return the versions of Python and of the ``REPORTED_PACKAGES`` in an environment."""
+    """Returns the versions of Python and of the ``REPORTED_PACKAGES`` in an environment."""
     code = (
         "import json, sys\n"
         "try:\n    from importlib.metadata import version\n"

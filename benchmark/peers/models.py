@@ -1,4 +1,4 @@
-"""Write the same weights for all peers: random BERT-base as a TF1 checkpoint and as a Hugging Face folder."""
+"""Writes the same weights for all peers: random BERT-base as a TF1 checkpoint and as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 
 
 def base_model() -> tuple[str, str]:
-    """Write the random BERT-base once; return its Hugging Face and TF1 folders, with the default vocabulary."""
+    """Writes the random BERT-base once; returns its Hugging Face and TF1 folders, with the default vocabulary."""
     tf1, folder = write_checkpoint(), CACHE / "base-hf"
     if not (folder / "model.safetensors").is_file():
         _write_hf(tf1, folder)
@@ -30,7 +30,7 @@ def base_model() -> tuple[str, str]:
 
 
 def mini_model() -> tuple[str, None]:
-    """Return the folder of the default model, all-MiniLM-L6-v2; it has no TF1 checkpoint."""
+    """Returns the folder of the default model, all-MiniLM-L6-v2; it has no TF1 checkpoint."""
     folder = default_model_dir()
     if folder is None:
         raise FileNotFoundError("the default model is not installed; run make setup")
@@ -61,7 +61,7 @@ def _write_hf(tf1: Path, folder: Path) -> None:
 
 
 def onnx_model(python: str, hf: str, name: str) -> Path:
-    """Export ``fp32.onnx`` and ``int8.onnx`` once with ``python``, which has torch; return their folder.
+    """Exports ``fp32.onnx`` and ``int8.onnx`` once with ``python``, which has torch; returns their folder.
 
     Raises:
         subprocess.CalledProcessError: the export failed.
@@ -70,7 +70,7 @@ def onnx_model(python: str, hf: str, name: str) -> Path:
 
 
 def optimum_model(python: str, hf: str, name: str) -> Path:
-    """Export the folders ``fp32`` and ``int8`` once with ``python``, which has optimum; return their parent folder.
+    """Exports the folders ``fp32`` and ``int8`` once with ``python``, which has optimum; returns their parent folder.
 
     Raises:
         subprocess.CalledProcessError: the export failed.

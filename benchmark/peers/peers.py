@@ -1,4 +1,4 @@
-"""Define the compared systems and their commands."""
+"""Defines the compared systems and their commands."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Peer:
 
 
 def of_model(hf: str, tf1: str | None, features: frozenset[str] | None = None) -> Iterator[Peer]:
-    """Yield all systems for one model; their environments may not exist yet.
+    """Yields all systems for one model; their environments may not exist yet.
 
     ``{bin}`` stands for the folder of their programs, ``{onnx}`` and ``{optimum}`` for exports.
     """
@@ -107,7 +107,7 @@ def of_model(hf: str, tf1: str | None, features: frozenset[str] | None = None) -
 
 
 def _engine(name: str, dtype: str, features: frozenset[str] | None) -> str:
-    """Return the engine that the server selects here; the name if none can run, so that the server reports why."""
+    """Returns the engine that the server selects here; the name if none can run, so that the server reports why."""
     try:
         return engines.choose(name, "cpu", dtype, features)
     except engines.EngineUnavailable:
@@ -137,7 +137,7 @@ def _bert_server(
 
 
 def filled(words: tuple[str, ...], python: str, port: int, hf: str, model: str) -> list[str]:
-    """Return a command with all placeholders replaced; missing exports are created."""
+    """Returns a command with all placeholders replaced; missing exports are created."""
     values = {"bin": str(Path(python).parent), "port": str(port), "next_port": str(port + 1)}
     if any("{onnx}" in word for word in words):
         values["onnx"] = str(onnx_model(python, hf, model))

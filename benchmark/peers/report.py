@@ -1,4 +1,4 @@
-"""Report the comparison as Markdown and JSON; ratios are taken between measurements of the same round."""
+"""Reports the comparison as Markdown and JSON; ratios are taken between measurements of the same round."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Result:
     failure: str = ""
 
     def speeds(self, load: str) -> list[float]:
-        """Return the sentences per second of each round; for ``single`` calls per second."""
+        """Returns the sentences per second of each round; for ``single`` calls per second."""
         number = 1 if load == "single" else self.numbers[load]
         return [number / seconds for seconds in self.seconds.get(load, [])]
 
     def value(self, load: str) -> float | None:
-        """Return the median of the rounds: sentences per second; for ``single`` milliseconds."""
+        """Returns the median of the rounds: sentences per second; for ``single`` milliseconds."""
         speeds = self.speeds(load)
         if not speeds:
             return None
@@ -35,14 +35,14 @@ class Result:
 
 
 def times_faster(fast: Result, slow: Result, load: str, other_load: str | None = None) -> float | None:
-    """Return the speed ratio of the first to the second: the median of the ratios per round."""
+    """Returns the speed ratio of the first to the second: the median of the ratios per round."""
     pairs = zip(fast.speeds(load), slow.speeds(other_load or load), strict=False)
     ratios = [a / b for a, b in pairs]
     return statistics.median(ratios) if ratios else None
 
 
 def fastest(results: list[Result], load: str, **wanted: Any) -> Result | None:
-    """Return the fastest result whose peer has these attributes."""
+    """Returns the fastest result whose peer has these attributes."""
     able = [
         result
         for result in results
@@ -52,7 +52,7 @@ def fastest(results: list[Result], load: str, **wanted: Any) -> Result | None:
 
 
 def table(results: list[Result]) -> str:
-    """Return one row per peer.
+    """Returns one row per peer.
 
     The column after each figure is the speed of the server of this project relative to the peer, in the same precision
     class (fp32, or less).
@@ -83,7 +83,7 @@ def table(results: list[Result]) -> str:
 
 
 def caption(results: list[Result]) -> list[str]:
-    """Return the numbers of sentences: those of most systems, and those of systems with fewer."""
+    """Returns the numbers of sentences: those of most systems, and those of systems with fewer."""
     if not results:
         return []
     usual = max((result.numbers for result in results), key=lambda numbers: numbers["bulk"])
@@ -100,7 +100,7 @@ def caption(results: list[Result]) -> list[str]:
 
 
 def summary(results: list[Result]) -> str:
-    """Compare this project with the fastest other system, and with its own engine without a server."""
+    """Compares this project with the fastest other system, and with its own engine without a server."""
     lines = []
 
     def add(text: str, ratio: float | None) -> None:

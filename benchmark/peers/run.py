@@ -1,4 +1,4 @@
-"""Compare this project with its peers on this machine: same texts and weights, measured alternately in rounds.
+"""Compares this project with its peers on this machine: same texts and weights, measured alternately in rounds.
 
     python benchmark/peers/run.py --python3.7 /path/to/python3.7
 
@@ -77,14 +77,14 @@ def parse() -> argparse.Namespace:
 
 
 def shuffled_sentences() -> list[str]:
-    """Return the sentences of the STS benchmark in a fixed random order; the first ones in the file are short."""
+    """Returns the sentences of the STS benchmark in a fixed random order; the first ones in the file are short."""
     sentences = sts_sentences()
     random.Random(0).shuffle(sentences)
     return sentences
 
 
 def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
-    """Return the sentences whose vectors are compared: number of tokens by index."""
+    """Returns the sentences whose vectors are compared: number of tokens by index."""
     model = load_model_config(hf)
     tokenizer = Tokenizer.from_file(model.vocab_path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
     lengths = tokenizer.encode(sentences).lengths.tolist()
@@ -95,7 +95,7 @@ def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
 def start(
     args: argparse.Namespace, hf: str, tf1: str | None, model: str, texts: Path
 ) -> Iterator[tuple[Result, RunningPeer | None]]:
-    """Yield a result for each peer, with the running peer if it started."""
+    """Yields a result for each peer, with the running peer if it started."""
     for peer in (peer for peer in of_model(hf, tf1) if is_selected(peer, args.only)):
         numbers = {load: int(number * peer.share) for load, number in (QUICK if args.quick else NUMBERS).items()}
         result, running_peer = Result(peer, numbers), None
@@ -110,14 +110,14 @@ def start(
 
 
 def mark_failed(result: Result, running_peer: RunningPeer, why: str) -> None:
-    """Store the reason in the row, and stop the peer, so that it does not disturb the others."""
+    """Stores the reason in the row, and stops the peer, so that it does not disturb the others."""
     result.failure = why
     log(f"{result.peer.label}, {result.peer.dtype}: {why}")
     running_peer.close()
 
 
 def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int, int]) -> None:
-    """Store the worst cosine of each peer to the first in fp32; stop peers with different vectors.
+    """Stores the worst cosine of each peer to the first in fp32; stops peers with different vectors.
 
     The mean vector is subtracted first: the vectors of a random model are similar, which would hide a mix-up.
 
@@ -151,7 +151,7 @@ def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int
 
 
 def worst_cosine(own: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -> float:
-    """Return the minimum cosine to the reference, with its mean subtracted; NaN for different shapes."""
+    """Returns the minimum cosine to the reference, with its mean subtracted; NaN for different shapes."""
     mine, theirs = np.stack(list(own.values())), np.stack([reference[index] for index in own])
     if mine.shape != theirs.shape:
         return float("nan")
@@ -162,7 +162,7 @@ def worst_cosine(own: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -
 
 
 def measure(running: list[tuple[Result, RunningPeer]], rounds: int, deadline: float) -> None:
-    """Measure all peers alternately until ``time.monotonic()`` is ``deadline``.
+    """Measures all peers alternately until ``time.monotonic()`` is ``deadline``.
 
     Before the first round, each peer does a part of the work that is not measured.
     """
@@ -190,7 +190,7 @@ def measure(running: list[tuple[Result, RunningPeer]], rounds: int, deadline: fl
 
 
 def compare(args: argparse.Namespace, model: str, deadline: float) -> tuple[str, dict[str, object]]:
-    """Compare the peers on one model; return its tables as Markdown, and everything as a dictionary."""
+    """Compares the peers on one model; returns its tables as Markdown, and everything as a dictionary."""
     hf, tf1 = base_model() if model == "base" else mini_model()
     sentences = shuffled_sentences()
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
@@ -219,7 +219,7 @@ def is_selected(peer: Peer, words: list[str]) -> bool:
 
 
 def facts(args: argparse.Namespace) -> dict[str, object]:
-    """Return the machine, and the versions of each selected environment that can be created."""
+    """Returns the machine, and the versions of each selected environment that can be created."""
     words = ["python3.7" if word == args.python37 else word for word in sys.argv[1:]]
     found = {}
     peers = [peer for peer in of_model("-", "-") if is_selected(peer, args.only)]
@@ -236,7 +236,7 @@ def facts(args: argparse.Namespace) -> dict[str, object]:
 
 
 def head(about: dict[str, Any]) -> str:
-    """Return the description of the tables as Markdown."""
+    """Returns the description of the tables as Markdown."""
     machine, lines = about["machine"], [f"    {about['command']}", ""]
     lines.append(
         f"{about['date']}; {machine['processor']}, {machine['cores']} cores "
@@ -258,7 +258,7 @@ def log(text: str) -> None:
 
 
 def setup(args: argparse.Namespace) -> int:
-    """Install the selected systems and write the models, so that the comparison does neither."""
+    """Installs the selected systems and writes the models, so that the comparison does neither."""
     code = 0
     models = {"base": base_model, "minilm": mini_model}
     folders = {model: models[model]() for model in args.model}

@@ -1,4 +1,4 @@
-"""Run a peer: its server, if any, and the driver that generates load."""
+"""Runs a peer: its server, if any, and the driver that generates load."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RunningPeer:
             raise
 
     def request(self, kind: str, number: int | list[int], seconds: float = ANSWER_SECONDS) -> Any:
-        """Send a job to the driver, see ``drivers/loop.py``, and return its result.
+        """Sends a job to the driver, see ``drivers/loop.py``, and returns its result.
 
         Raises:
             PeerError: the job failed, the driver ended, or no result arrived within ``seconds``.
@@ -110,7 +110,7 @@ class RunningPeer:
         return Path(self._log.name).read_text("utf-8", "replace")[-2000:]
 
     def close(self) -> None:
-        """Stop the driver, the server, and remaining children of the server."""
+        """Stops the driver, the server, and remaining children of the server."""
         processes, self._processes = self._processes, []
         for process in reversed(processes):
             process.terminate()
@@ -126,7 +126,7 @@ class RunningPeer:
 
 
 def _free_port() -> int:
-    """Return a free port whose successor is free as well."""
+    """Returns a free port whose successor is free as well."""
     while True:
         port = random.randint(10_000, 32_000)
         with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):

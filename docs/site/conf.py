@@ -64,7 +64,7 @@ API = {"API": ["docs/site/api/client", "docs/site/api/server"]}
 
 
 def navigation() -> dict[str, list[str]]:
-    """The sections of docs/index.md, with the pages that each links to."""
+    """Returns the sections of docs/index.md, with the pages that each links to."""
     sections: dict[str, list[str]] = {}
     title = ""
     for line in (ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines():
@@ -82,8 +82,8 @@ def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
             source[0] += "\n".join(["\n```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```", ""])
 
 
-def unlink_what_is_not_here(app: Sphinx, doctree: nodes.document) -> None:
-    """Folders, and pages that are of use on GitHub alone, are not part of the site: their links become plain text."""
+def unlink_missing_pages(app: Sphinx, doctree: nodes.document) -> None:
+    """Turns links to folders and to pages that are not part of the site into plain text."""
     for node in list(doctree.findall(addnodes.pending_xref)):
         if node.get("reftype") != "myst":
             continue
@@ -97,4 +97,4 @@ def unlink_what_is_not_here(app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_navigation)
-    app.connect("doctree-read", unlink_what_is_not_here)
+    app.connect("doctree-read", unlink_missing_pages)

@@ -1,4 +1,4 @@
-"""Test ``bert-serving-benchmark``: tables, files, exit codes, and that no process remains."""
+"""Tests ``bert-serving-benchmark``: tables, files, exits codes, and that no process remains."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def spawn(folder: Path, command: list[str | Path]) -> subprocess.Popen[str]:
 
 
 def benchmark(folder: Path, *flags: str | Path) -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr of a run in an empty folder."""
+    """Returns exit code, stdout and stderr of a run in an empty folder."""
     return finish(start(folder, *flags))
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr; after a time-out, kill the process group."""
+    """Returns exit code, stdout and stderr; after a time-out, kills the process group."""
     try:
         out, err = process.communicate(timeout=150)
     finally:
@@ -185,7 +185,7 @@ def test_signal_stops_the_server(tmp_path: Path, number: int) -> None:
 
 
 def script(folder: Path, name: str, *flags: str) -> str:
-    """Return the stdout of a script in ``benchmark/``."""
+    """Returns the stdout of a script in ``benchmark/``."""
     code, out, err = finish(spawn(folder, [sys.executable, SCRIPTS / name, *flags]))
     assert code == 0, err
     return out

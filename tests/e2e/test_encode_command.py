@@ -119,7 +119,7 @@ def test_resume_after_kill(server: Server, tmp_path: Path, capfd: pytest.Capture
 
 
 def interrupted(server: Server, folder: Path, texts: list[str], *options: str, name: str = "v.npy") -> list[str]:
-    """Return the arguments that resume a run which stopped at a blank last line."""
+    """Returns the arguments that resume a run which stopped at a blank last line."""
     corpus = write(folder / "corpus.txt", [*texts, ""])
     args = [corpus, "-o", str(folder / name), "-batch_size", "4", *options]
     assert main([*args, *at(server)]) == 1

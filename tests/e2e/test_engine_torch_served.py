@@ -1,4 +1,4 @@
-"""Test the engine torch in a server, and benchmark/gpu.py with a small model on the CPU."""
+"""Tests the engine torch in a server, and benchmark/gpu.py with a small model on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run every example against real servers and check its output."""
+"""Runs every example against real servers and checks its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TESTED: set[str] = {"common.py"}
 
 @pytest.fixture(scope="module")
 def default_server() -> Iterator[tuple[Server, str]]:
-    """Yield a server with the default model, and the URL of its HTTP server."""
+    """Yields a server with the default model, and the URL of its HTTP server."""
     (http_port,) = free_ports(1)
     with serving("-http_port", http_port, "-show_tokens_to_client", model_dir=None) as server:
         yield server, f"http://localhost:{http_port}"
@@ -32,7 +32,7 @@ def default_server() -> Iterator[tuple[Server, str]]:
 
 @pytest.fixture
 def run(default_server: tuple[Server, str], tmp_path: Path):
-    """Return a function that runs an example in an empty folder and returns its output."""
+    """Returns a function that runs an example in an empty folder and returns its output."""
     server, _ = default_server
 
     def run_example(name: str, *options: str, at: Server | None = server, text: str = "") -> str:
@@ -54,7 +54,7 @@ def run(default_server: tuple[Server, str], tmp_path: Path):
 
 
 def covers(*names: str):
-    """Register files as tested."""
+    """Registers files as tested."""
     TESTED.update(names)
     return lambda test: test
 

@@ -1,4 +1,4 @@
-"""Serve every golden file and compare tokens and vectors with the original, through the frames of 1.10.0.
+"""Serves every golden file and compares tokens and vectors with the original, through the frames of 1.10.0.
 
 The reference engine, tensorflow, serves every third file; the engine that starts fastest serves the others.
 ``test_golden_engine.py`` compares each engine with all files.

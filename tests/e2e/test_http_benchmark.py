@@ -1,4 +1,4 @@
-"""Test that the script that compares HTTP with ZeroMQ runs and reports both."""
+"""Tests that the script that compares HTTP with ZeroMQ runs and reports both."""
 
 from __future__ import annotations
 

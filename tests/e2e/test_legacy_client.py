@@ -40,7 +40,7 @@ def interpreters() -> list[object]:
 
 @lru_cache
 def finished(interpreter: str, folder: str, server: Server) -> tuple[str, str]:
-    """Run the script once for all tests of an interpreter; return its output and its error."""
+    """Runs the script once for all tests of an interpreter; returns its output and its error."""
     command = [interpreter, str(LEGACY / "exercise.py"), str(server.port), str(server.port_out)]
     env = {**os.environ, "PYTHONPATH": str(LEGACY / folder)}
     try:

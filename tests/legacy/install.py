@@ -1,4 +1,4 @@
-"""Install the unmodified client of version 1.10.0 into ``py3/``, and into ``py2/`` if Python 2.7 is available."""
+"""Installs the unmodified client of version 1.10.0 into ``py3/``, and into ``py2/`` if Python 2.7 is available."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unpack(wheels: Path, target: Path) -> None:
 
 
 def find_python2() -> str | None:
-    """Return an interpreter of version 2.7 with wide characters, which those wheels need."""
+    """Returns an interpreter of version 2.7 with wide characters, which those wheels need."""
     candidates = [shutil.which("python2.7"), *map(str, Path.home().glob(".pyenv/versions/2.7*/bin/python"))]
     for candidate in candidates:
         if candidate:

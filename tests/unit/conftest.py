@@ -13,7 +13,7 @@ from fake_server import FakeServer, run_fake_server
 
 @pytest.fixture
 def fake_server(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
-    """Run a fake server that replies at once, or holds requests if the test module has ``HOLD = True``."""
+    """Runs a fake server that replies at once, or holds requests if the test module has ``HOLD = True``."""
     with run_fake_server(hold=getattr(request.module, "HOLD", False)) as fake_server:
         yield fake_server
 

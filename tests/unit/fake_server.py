@@ -44,7 +44,7 @@ class Request:
 
 
 def vectors(texts: list[Any]) -> np.ndarray:
-    """Return the fake server's vectors of texts: ``[n, 4]``, float32."""
+    """Returns the fake server's vectors of texts: ``[n, 4]``, float32."""
     return np.array([[len(text), 1, 2, 3] for text in texts], dtype=np.float32)
 
 
@@ -80,7 +80,7 @@ class FakeServer:
     # ---- called by tests ---------------------------------------------------------------------------------------------
 
     def next(self) -> Request:
-        """Return the next held request."""
+        """Returns the next held request."""
         return self.held.get(timeout=DEADLINE)
 
     def reply(self, request: Request, array: np.ndarray | None = None, **info: Any) -> None:
@@ -92,11 +92,11 @@ class FakeServer:
         self.send([request.identity, protocol.error_info(kind, message), b"", b"%d" % request.wire_id])
 
     def send(self, frames: list[bytes]) -> None:
-        """Publish frames as soon as a client is subscribed to the first frame."""
+        """Publishes frames as soon as a client is subscribed to the first frame."""
         self._outgoing.append(frames)
 
     def stop(self) -> None:
-        """Close both ports and drop all requests."""
+        """Closes both ports and drops all requests."""
         self._running = False
         self._thread.join(DEADLINE)
         self._pull.close(0)
@@ -105,13 +105,13 @@ class FakeServer:
         self.subscriptions.clear()
 
     def start(self) -> None:
-        """Open the same ports again."""
+        """Opens the same ports again."""
         self._pull = self._bind(zmq.PULL, self.port)
         self._xpub = self._bind(zmq.XPUB, self.port_out)
         self._run_thread()
 
     def drop_port_out(self) -> None:
-        """Close the connections of the result port only, and drop unsent messages."""
+        """Closes the connections of the result port only, and drops unsent messages."""
         self._running = False
         self._thread.join(DEADLINE)
         self._xpub.close(0)
@@ -193,7 +193,7 @@ def run_fake_server(**kwargs: Any) -> Iterator[FakeServer]:
 
 
 def until(condition: Any, what: str = "condition") -> None:
-    """Wait for a condition."""
+    """Waits for a condition."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, f"not in {DEADLINE} s: {what}"

@@ -1,4 +1,4 @@
-"""Compute the token vectors of the tiny model by the formulas of the paper."""
+"""Computes the token vectors of the tiny model by the formulas of the paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sequences(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
 
 
 def pack(ids: list[np.ndarray], masks: list[list[int]] | None = None) -> Batch:
-    """Return a batch; the second half of every sequence has type 1."""
+    """Returns a batch; the second half of every sequence has type 1."""
     types = [(np.arange(len(row)) >= len(row) / 2).astype(np.int32) for row in ids]
     mask = [np.ones(len(row)) for row in ids] if masks is None else [np.array(row) for row in masks]
     lengths = np.array([len(row) for row in ids], np.int32)
@@ -29,7 +29,7 @@ def pack(ids: list[np.ndarray], masks: list[list[int]] | None = None) -> Batch:
 
 
 def reference(batch: Batch, act: Callable[[np.ndarray], np.ndarray]) -> list[list[np.ndarray]]:
-    """Return the token vectors of all layers of each sequence, float64, one sequence at a time."""
+    """Returns the token vectors of all layers of each sequence, float64, one sequence at a time."""
     weights = {name: weight.astype(np.float64) for name, weight in load_weights(MODEL).items()}
 
     def dense(x: np.ndarray, scope: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Test the results of the scripts in ``benchmark/``: failures are reported, never shown as speed."""
+"""Tests the results of the scripts in ``benchmark/``: failures are reported, never shown as speed."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def compared(*others: tuple[Peer, FakePeer]) -> list[Result]:
 
 
 def cut_at_30(rows: np.ndarray) -> np.ndarray:
-    """Change the long sentences, which are the last ones, like a peer that truncates them."""
+    """Changes the long sentences, which are the last ones, like a peer that truncates them."""
     return np.concatenate([rows[:10], rows[10:] + 3])
 
 

@@ -173,7 +173,7 @@ def test_dropped_request_is_not_sent_again(fake_server: FakeServer) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Query the server about requests after 50 ms."""
+    """Queries the server about requests after 50 ms."""
     monkeypatch.setattr(retry_policy, "STALE_AFTER", 0.05)
 
 
@@ -360,7 +360,7 @@ def test_garbage_collected_client_is_closed(fake_server: FakeServer) -> None:
 
 
 def run_script(script: str, fake_server: FakeServer) -> None:
-    """Run a script in a new interpreter; it must exit with status 0 and without output."""
+    """Runs a script in a new interpreter; it must exit with status 0 and without output."""
     head = f"from bert_serving.client import *\nports = {fake_server.ports!r}\n"
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""Wait policy with simulated time."""
+"""Waits policy with simulated time."""
 
 from __future__ import annotations
 

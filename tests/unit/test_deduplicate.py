@@ -1,4 +1,4 @@
-"""Test the deduplication of sequences in a batch."""
+"""Tests the deduplication of sequences in a batch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def make(sequences: list[list[tuple[int, int, int]]]) -> Batch:
 
 
 def packed(batch: Batch) -> np.ndarray:
-    """Return a token-level result that identifies each token."""
+    """Returns a token-level result that identifies each token."""
     return np.stack([batch.input_ids, batch.type_ids, batch.mask], axis=1).astype(np.float32)
 
 
 def pooled(batch: Batch) -> np.ndarray:
-    """Return a result per sequence that depends on all its tokens and their order."""
+    """Returns a result per sequence that depends on all its tokens and their order."""
     rows = np.split(packed(batch), np.cumsum(batch.lengths)[:-1])
     return np.stack([np.pad(row, ((0, 3 - len(row)), (0, 0)), constant_values=-1).ravel() for row in rows])
 

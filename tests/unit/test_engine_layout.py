@@ -1,4 +1,4 @@
-"""Test the conversion of packed tokens to a padded grid and back, with examples and with hypothesis."""
+"""Tests the conversion of packed tokens to a padded grid and back, with examples and with hypothesis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ lengths_lists = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
 def make_batch(lengths: list[int]) -> Batch:
-    """Return a batch with consecutive token ids; every third token is masked."""
+    """Returns a batch with consecutive token ids; every third token is masked."""
     count = sum(lengths)
     ids = np.arange(count, dtype=np.int32)
     return Batch(ids, ids % 2, (ids % 3 != 0).astype(np.int32), np.array(lengths, np.int32))

@@ -1,4 +1,4 @@
-"""Test the engine onnx beyond the golden vectors: int8, batch shapes, masks, cache and errors."""
+"""Tests the engine onnx beyond the golden vectors: int8, batch shapes, masks, cache and errors."""
 
 # ruff: noqa: E402 (imports follow the check for the library)
 
@@ -65,7 +65,7 @@ def random_batch(lengths: list[int], seed: int = 0, hide: float = 0.0, model: Mo
 
 
 def split(batch: Batch) -> list[Batch]:
-    """Return each sequence as a separate batch."""
+    """Returns each sequence as a separate batch."""
     cuts = np.cumsum(batch.lengths)[:-1]
     parts = zip(*(np.split(array, cuts) for array in (batch.input_ids, batch.type_ids, batch.mask)), strict=True)
     return [Batch(*part, np.array([len(part[0])], np.int32)) for part in parts]
@@ -81,7 +81,7 @@ ACTS = {
 
 
 def oracle_layers(model: ModelConfig, batch: Batch) -> list[np.ndarray]:
-    """Return the token vectors of each layer for one unmasked sequence, float64 ``[t, hidden]``."""
+    """Returns the token vectors of each layer for one unmasked sequence, float64 ``[t, hidden]``."""
     weights = {name: value.astype(np.float64) for name, value in load_weights(model).items()}
 
     def dense(x: np.ndarray, scope: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Test the engine tensorflow: vectors, independence of the batch, loading and errors."""
+"""Tests the engine tensorflow: vectors, independence of the batch, loading and errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def make(cache_dir: str) -> Make:
-    """Return engines of the tiny model by the fields of their spec, each created once."""
+    """Returns engines of the tiny model by the fields of their spec, each created once."""
     made: dict[EngineSpec, engine_module.TensorflowEngine] = {}
 
     def of(**fields: object) -> engine_module.TensorflowEngine:

@@ -1,4 +1,4 @@
-"""Test the partition of a batch and the errors of threads."""
+"""Tests the partition of a batch and the errors of threads."""
 
 from __future__ import annotations
 

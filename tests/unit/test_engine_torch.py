@@ -1,4 +1,4 @@
-"""Test the engine torch: vectors with and without padding, the tests of its kernels, loading and errors.
+"""Tests the engine torch: vectors with and without padding, the tests of its kernels, loading and errors.
 
 GPU kernels do not run on the CPU. The tests replace the kernel for packed sequences by attention by definition, and
 use kernels that are missing or wrong.
@@ -54,7 +54,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def make(cache_dir: str) -> Make:
-    """Return engines of the tiny model by the fields of their spec, each created once."""
+    """Returns engines of the tiny model by the fields of their spec, each created once."""
     made: dict[EngineSpec, engine_module.TorchEngine] = {}
 
     def of(**fields: object) -> engine_module.TorchEngine:
@@ -69,7 +69,7 @@ def make(cache_dir: str) -> Make:
 
 
 def by_definition(query: Any, key: Any, value: Any, ends: Any, longest: int) -> Any:
-    """Compute the result of the kernel for packed sequences."""
+    """Computes the result of the kernel for packed sequences."""
     lengths = ends.diff().tolist()
     assert max(lengths) == longest
     parts = torch.stack([query, key, value], 1).split(lengths)
@@ -83,7 +83,7 @@ def without_padding(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[engine_module.TorchEngine], torch_encoder.DenseLayers]:
-    """Let an engine compute dense layers as on a GPU."""
+    """Lets an engine compute dense layers as on a GPU."""
 
     def give(engine: engine_module.TorchEngine) -> torch_encoder.DenseLayers:
         layers = torch_encoder.DenseLayers(engine._spec, engine._encoder._weights)
@@ -263,7 +263,7 @@ def test_gpu_kernels_are_enabled_at_the_start(
     plain: Callable[[engine_module.TorchEngine], torch_encoder.DenseLayers],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Run the start of a GPU on the CPU, with attention by definition and a function compiled for other tensors."""
+    """Runs the start of a GPU on the CPU, with attention by definition and a function compiled for other tensors."""
     calls: list[int] = []
 
     def trace(graph: Any, _: object) -> Any:

@@ -1,4 +1,4 @@
-"""Compare engines with the vectors of the original bert-serving-server 1.10.0 in ``tests/data/golden``.
+"""Compares engines with the vectors of the original bert-serving-server 1.10.0 in ``tests/data/golden``.
 
 Each installed engine is compared with the same files. The files contain the tokens, so tokenization is not tested here.
 """
@@ -29,7 +29,7 @@ ENGINES = [info.name for info in engines.available("cpu", "fp32") if info.name !
 
 
 def flags(args: list[str]) -> argparse.Namespace:
-    """Parse the options of the original that determine the vectors."""
+    """Parses the options of the original that determine the vectors."""
     parser = argparse.ArgumentParser()
     parser.add_argument("-pooling_strategy", type=PoolingStrategy.from_string, default=PoolingStrategy.REDUCE_MEAN)
     parser.add_argument("-pooling_layer", type=int, nargs="+", default=[-2])
@@ -46,7 +46,7 @@ def vocabulary(path: str) -> dict[str, int]:
 
 
 def make_batch(sequences: list[list[str]], vocab: dict[str, int], mask_cls_sep: bool) -> Batch:
-    """Return a batch of token lists; tokens after the first [SEP] have type 1."""
+    """Returns a batch of token lists; tokens after the first [SEP] have type 1."""
     type_ids, mask = [], []
     for tokens in sequences:
         segment = 0
@@ -60,7 +60,7 @@ def make_batch(sequences: list[list[str]], vocab: dict[str, int], mask_cls_sep: 
 
 
 def padded(vectors: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """Convert token vectors ``[t, d]`` to the form of the original, ``[n, width, d]`` with zeros at padding."""
+    """Converts token vectors ``[t, d]`` to the form of the original, ``[n, width, d]`` with zeros at padding."""
     result = np.zeros((len(lengths), width, vectors.shape[1]), vectors.dtype)
     for row, part in enumerate(np.split(vectors, np.cumsum(lengths)[:-1])):
         result[row, : len(part)] = part
@@ -68,12 +68,12 @@ def padded(vectors: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
 
 
 def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the cosines of the rows of two arrays."""
+    """Returns the cosines of the rows of two arrays."""
     return np.sum(left * right, -1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
 
 
 def computed(name: str, model: ModelConfig, golden: dict[str, Any], cache_dir: Path) -> dict[str, np.ndarray]:
-    """Return the vectors of the engine ``name`` for each part of a golden file."""
+    """Returns the vectors of the engine ``name`` for each part of a golden file."""
     options = flags(golden["args"])
     spec = EngineSpec(
         model=model,

@@ -1,4 +1,4 @@
-"""Test the size of files, the state of classes, and paths in the Makefile."""
+"""Tests the size of files, the state of classes, and paths in the Makefile."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def mutable_attributes(node: ast.ClassDef) -> set[str]:
-    """Return the names that methods of a class assign on ``self``, and the fields of a dataclass."""
+    """Returns the names that methods of a class assign on ``self``, and the fields of a dataclass."""
     if is_frozen(node):
         return set()
     names = {
@@ -65,7 +65,7 @@ def mutable_attributes(node: ast.ClassDef) -> set[str]:
 
 
 def measured() -> dict[str, int]:
-    """Return the files and classes that exceed a limit, with their number of lines or attributes."""
+    """Returns the files and classes that exceed a limit, with their number of lines or attributes."""
     found: dict[str, int] = {}
     for path in python_files():
         name = path.relative_to(ROOT).as_posix()

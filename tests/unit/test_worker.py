@@ -1,4 +1,4 @@
-"""Test the calibration of the batch size by the speed of the engine."""
+"""Tests the calibration of the batch size by the speed of the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drive a server of bert-as-service, the original or this one, with its own client: PORT TEXTS."""
+"""Drives a server of bert-as-service, the original or this one, with its own client: PORT TEXTS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drive an engine of this project without a server, with texts tokenized in advance: MODEL ENGINE DTYPE TEXTS."""
+"""Drives an engine of this project without a server, with texts tokenized in advance: MODEL ENGINE DTYPE TEXTS."""
 
 from __future__ import annotations
 

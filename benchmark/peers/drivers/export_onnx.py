@@ -1,4 +1,4 @@
-"""Export a Hugging Face BERT with mean pooling to ONNX, fp32 and dynamic int8, with torch alone: MODEL OUT."""
+"""Exports a Hugging Face BERT with mean pooling to ONNX, fp32 and dynamic int8, with torch alone: MODEL OUT."""
 
 from __future__ import annotations
 

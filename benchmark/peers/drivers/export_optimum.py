@@ -1,4 +1,4 @@
-"""Export a Hugging Face BERT with optimum to folders ``fp32`` and ``int8`` of ONNX files: MODEL OUT.
+"""Exports a Hugging Face BERT with optimum to folders ``fp32`` and ``int8`` of ONNX files: MODEL OUT.
 
 ``model_optimized.onnx`` equals the file of ``export_optimized_onnx_model(model, "O2", ...)`` of sentence-transformers,
 and ``model_quantized_optimized.onnx`` that of ``export_dynamic_quantized_onnx_model(model, "avx512_vnni", ...)``. The

@@ -1,4 +1,4 @@
-"""Implement the job loop of every driver: read a JSON line per job, respond with seconds or vectors.
+"""Implements the job loop of every driver: reads a JSON line per job, responds with seconds or vectors.
 
 A driver is a program in the environment of one system. It provides ``encode(texts) -> vectors`` and, for systems with
 concurrent callers, ``connect() -> encode`` for a separate caller. Runs on Python 3.7 and later.
@@ -14,7 +14,7 @@ import traceback
 
 
 def run(encode, texts, connect=None):
-    """Run jobs ``[kind, number]`` until standard input ends.
+    """Runs jobs ``[kind, number]`` until standard input ends.
 
     Kinds, on the first ``number`` texts: ``bulk`` (one call; its seconds), ``single`` (one call per text; seconds of
     each),
@@ -81,19 +81,19 @@ def run(encode, texts, connect=None):
 
 
 def answer(value):
-    """Write a line of JSON with a mark that distinguishes it from the output of libraries."""
+    """Writes a line of JSON with a mark that distinguishes it from the output of libraries."""
     sys.stdout.write("\nanswer:" + json.dumps(value) + "\n")
     sys.stdout.flush()
 
 
 def read_texts(path):
-    """Read the sentences from a JSON list."""
+    """Reads the sentences from a JSON list."""
     with open(path, encoding="utf-8") as file:
         return json.load(file)
 
 
 def in_order(texts, size, tokens, encode_some):
-    """Encode batches of texts of similar ``len(tokens[text])``; return the rows in the order of ``texts``."""
+    """Encodeses batches of texts of similar ``len(tokens[text])``; returns the rows in the order of ``texts``."""
     import numpy as np
 
     order = sorted(range(len(texts)), key=lambda index: len(tokens[texts[index]]))

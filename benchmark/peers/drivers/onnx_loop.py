@@ -1,4 +1,4 @@
-"""Drive ONNX Runtime with texts tokenized in advance, batches of 32 sorted by length: MODEL.onnx TOKENIZER TEXTS."""
+"""Drives ONNX Runtime with texts tokenized in advance, batches of 32 sorted by length: MODEL.onnx TOKENIZER TEXTS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drive a server with OpenAI's embeddings API over keep-alive connections, vectors as base64: PORT TEXTS."""
+"""Drives a server with OpenAI's embeddings API over keep-alive connections, vectors as base64: PORT TEXTS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drive sentence-transformers in this process: MODEL DTYPE TEXTS, or MODEL FILE.onnx TEXTS for its backend ONNX."""
+"""Drives sentence-transformers in this process: MODEL DTYPE TEXTS, or MODEL FILE.onnx TEXTS for its backend ONNX."""
 
 from __future__ import annotations
 

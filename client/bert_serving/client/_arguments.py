@@ -11,7 +11,7 @@ from .errors import InputValueError, OptionError
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """Return an argument that must be a whole number.
+    """Returns an argument that must be a whole number.
 
     Raises:
         OptionError: it is not, or is less than ``least``.
@@ -26,7 +26,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 
 def validate_identity(identity: str | bytes | None) -> bytes:
-    """Return the identity as bytes; a random one if none is given.
+    """Returns the identity as bytes; a random one if none is given.
 
     Raises:
         OptionError: the identity is neither ``str`` nor ``bytes``.
@@ -52,7 +52,7 @@ def _random_identity() -> bytes:
 
 
 def port_number(name: str, value: Any) -> int:
-    """Return a port as a number.
+    """Returns a port as a number.
 
     Raises:
         OptionError: it is not a number.

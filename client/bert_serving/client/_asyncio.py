@@ -79,7 +79,7 @@ class AsyncBertClient(BaseClient[E]):
         self._is_configured = not self._any_check
 
     async def connect(self) -> None:
-        """Wait for the server, and check its version and limits once.
+        """Waits for the server, and checks its version and limits once.
 
         Raises:
             ServerUnreachableError, RequestTimeoutError, VersionMismatchError: as the constructor of `BertClient`.
@@ -126,7 +126,7 @@ class AsyncBertClient(BaseClient[E]):
         batch_size: int | None = BATCH_SIZE,
         timings: list[dict[str, float]] | None = None,
     ) -> E | tuple[E, Tokens]:
-        """Encode texts; arguments, result and errors are those of `BertClient.encode`."""
+        """Encodeses texts; arguments, result and errors are those of `BertClient.encode`."""
         self._connection.check_usable()
         await self.connect()
         self._check_timings(timings)
@@ -157,7 +157,7 @@ class AsyncBertClient(BaseClient[E]):
         *,
         is_tokenized: bool = False,
     ) -> AsyncGenerator[Response[E], None]:
-        """Encode batches from an iterable, and yield results while later batches are in flight.
+        """Encodeses batches from an iterable, and yields results while later batches are in flight.
 
         Args:
             batches: yields what `encode` takes; may be endless or asynchronous. The client keeps as many batches in
@@ -217,13 +217,13 @@ class AsyncBertClient(BaseClient[E]):
                 self._connection.forget(number)
 
     def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> AsyncResultSubscription[E]:
-        """Return an iterator of all results that are published to this identity; see `BertClient.listen`."""
+        """Returns an iterator of all results that are published to this identity; see `BertClient.listen`."""
         subscription = AsyncResultSubscription(self, timeout, max_queued)
         self._connection.listen(subscription)
         return subscription
 
     async def close(self) -> None:
-        """Close the connection. Waiting calls raise `ClientClosedError`. May be repeated."""
+        """Closes the connection. Waiting calls raise `ClientClosedError`. May be repeated."""
         await asyncio.to_thread(self._finalizer)
 
     async def __aenter__(self) -> Self:
@@ -248,7 +248,7 @@ class AsyncBertClient(BaseClient[E]):
         return command_info(raise_if_error(reply))
 
     async def _next_reply(self, replies: _ReplyQueue, policy: WaitPolicy) -> tuple[int, ReplyOrError]:
-        """Wait for the next reply.
+        """Waits for the next reply.
 
         Raises:
             RequestTimeoutError, ServerUnreachableError: the wait is over.
@@ -276,11 +276,11 @@ class AsyncResultSubscription(AsyncIterator[Response[E]], Generic[E]):
         self._ended = False
 
     def put(self, request_id: int, reply: protocol.Reply) -> None:
-        """Add a result. Called by the I/O thread."""
+        """Adds a result. Called by the I/O thread."""
         self._replies.put(request_id, reply)
 
     def end(self) -> None:
-        """End the iteration after the queued results."""
+        """Ends the iteration after the queued results."""
         self._ended = True
         self._replies.notify_threadsafe()
 
@@ -306,19 +306,19 @@ class _ReplyQueue:
         self.dropped = 0
 
     def put(self, number: int, reply: ReplyOrError) -> None:
-        """Add a reply. Called by the I/O thread."""
+        """Adds a reply. Called by the I/O thread."""
         self._call(self._arrive, number, reply)
 
     def notify_threadsafe(self) -> None:
         self._call(self.notify)
 
     def notify(self) -> None:
-        """End the wait."""
+        """Ends the wait."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def wait(self, limit: float | None) -> None:
-        """Wait for a reply or a notification, for ``limit`` seconds at most."""
+        """Waits for a reply or a notification, for ``limit`` seconds at most."""
         if self.queue:
             return
         self._waiter = self._loop.create_future()

@@ -107,7 +107,7 @@ class BaseClient(Generic[E]):
         self._start()
 
     def _start(self) -> None:
-        """Finish the construction of a client; a hook for subclasses."""
+        """Finishes the construction of a client; a hook for subclasses."""
 
     def __repr__(self) -> str:
         state = "closed" if self._connection.closed else "connected" if self._connection.state.up else "not connected"
@@ -147,7 +147,7 @@ class BaseClient(Generic[E]):
     # ---- checks --------------------------------------------------------------------------------------------------
 
     def _apply_server_config(self, config: dict[str, Any]) -> None:
-        """Check the server's configuration, and adopt its limits."""
+        """Checks the server's configuration, and adopts its limits."""
         if self._check_version:
             check_version(config)
         if self._check_length:
@@ -166,9 +166,9 @@ class BaseClient(Generic[E]):
         self._connection.retry.supports_query = not self._is_original
 
     def _validated(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
-        """Validate the texts, and return them as a list.
+        """Validates the texts, and returns them as a list.
 
-        Warn of texts that have more words than an original server accepts, because it does not report them.
+        Warns of texts that have more words than an original server accepts, because it does not report them.
         """
         validated = validate_texts(texts, is_tokenized)
         if self.length_limit and not self._server_counts_truncation:
@@ -206,7 +206,7 @@ class BaseClient(Generic[E]):
         return WaitPolicy(seconds(timeout), seconds(self.connect_timeout, "connect_timeout"), time.monotonic())
 
     def _warn_long_wait(self, policy: WaitPolicy) -> None:
-        """Log a warning, once per wait, if the wait is long although the server is connected."""
+        """Logs a warning, once per wait, if the wait is long although the server is connected."""
         if policy.should_warn(time.monotonic()) and self._connection.state.up:
             logger.warning(
                 "still waiting for a reply from %s:%d after %.0f s; the server is connected and may be busy. "
@@ -217,7 +217,7 @@ class BaseClient(Generic[E]):
             )
 
     def _timeout_error(self, expiry: Expiry, policy: WaitPolicy) -> BertServingError:
-        """Return the exception that ends a wait. Probes ports that are not connected, which takes up to 1 s."""
+        """Returns the exception that ends a wait. Probes ports that are not connected, which takes up to 1 s."""
         connection = self._connection.state
         down_since = connection.down_since
         ports = "" if down_since is None else f"\n{connection.describe()}"
@@ -238,14 +238,14 @@ class BaseClient(Generic[E]):
         )
 
     def _embedding(self, array: protocol.FloatArray) -> E:
-        """Return an array in the format of ``output_fmt``."""
+        """Returns an array in the format of ``output_fmt``."""
         return cast("E", array if self.output_fmt == "ndarray" else array.tolist())
 
     def _response(self, number: int, reply: protocol.Reply) -> Response[E]:
         return Response(number, self._embedding(reply_array(reply)), reply.info.get("tokens", ""))
 
     def _finish(self, call: EncodeCall, show_tokens: bool, stacklevel: int) -> E | tuple[E, Tokens]:
-        """Return the result of ``encode()``."""
+        """Returns the result of ``encode()``."""
         self._warn_truncated(call.num_truncated, call.num_texts, stacklevel + 1)
         embedding = self._embedding(call.embedding)
         if not show_tokens:
@@ -264,7 +264,7 @@ class TruncationWarner:
         self._given = False
 
     def check(self, reply: protocol.Reply, rows: int, stacklevel: int) -> None:
-        """Warn if texts of this reply were truncated, and no warning was given yet."""
+        """Warns if texts of this reply were truncated, and no warning was given yet."""
         number = num_truncated(reply)
         if number and not self._given:
             self._given = True
@@ -272,7 +272,7 @@ class TruncationWarner:
 
 
 def warn_dropped(number: int, stacklevel: int) -> None:
-    """Warn of results that `listen` dropped."""
+    """Warns of results that `listen` dropped."""
     warnings.warn(
         f"the consumer of listen() is too slow: {number} results were dropped; read faster, or raise max_queued",
         stacklevel=stacklevel + 1,
@@ -280,7 +280,7 @@ def warn_dropped(number: int, stacklevel: int) -> None:
 
 
 def check_version(config: dict[str, Any]) -> None:
-    """Accept a server of this project, or an original one of version 1.10.0.
+    """Accepts a server of this project, or an original one of version 1.10.0.
 
     Raises:
         VersionMismatchError: the server is neither.
@@ -297,14 +297,14 @@ def check_version(config: dict[str, Any]) -> None:
 
 
 def raise_if_error(reply: ReplyOrError) -> protocol.Reply:
-    """Return a reply, or raise the error in its place."""
+    """Returns a reply, or raises the error in its place."""
     if isinstance(reply, BertServingError):
         raise reply
     return reply
 
 
 def command_info(reply: protocol.Reply) -> dict[str, Any]:
-    """Return the reply to a command.
+    """Returns the reply to a command.
 
     Raises:
         ReplyError: the reply holds vectors.

@@ -29,18 +29,18 @@ class BlockingClient(BaseClient[E]):
                 raise
 
     def close(self) -> None:
-        """Close the connection. Blocked calls raise `ClientClosedError`. May be repeated."""
+        """Closes the connection. Blocked calls raise `ClientClosedError`. May be repeated."""
         self._finalizer()
         self._pending.close()
 
     # ---- blocking requests ---------------------------------------------------------------------------------------
 
     def _slot(self) -> AbstractContextManager[None]:
-        """Return a context that is held while a blocking request runs."""
+        """Returns a context that is held while a blocking request runs."""
         return nullcontext()
 
     def _ask(self, command: bytes) -> dict[str, Any]:
-        """Send a command and wait for its reply."""
+        """Sends a command and waits for its reply."""
         pending = PendingReplies()
         number = self._submit(pending, command, 0)
         try:
@@ -53,7 +53,7 @@ class BlockingClient(BaseClient[E]):
     def _encode_in_detail(
         self, texts: Iterable[Any], is_tokenized: bool, batch_size: int, timings: list[dict[str, float]]
     ) -> EncodeCall:
-        """Encode for a proxy: without a copy, and with all details of the replies."""
+        """Encodeses for a proxy: without a copy, and with all details of the replies."""
         self._connection.check_usable()
         call = EncodeCall(self._validated(texts, is_tokenized, stacklevel=2), batch_size, timings, details=True)
         with self._slot():
@@ -61,7 +61,7 @@ class BlockingClient(BaseClient[E]):
         return call
 
     def _run(self, call: EncodeCall, show_progress_bar: bool) -> None:
-        """Send the requests of a call and collect their replies."""
+        """Sends the requests of a call and collects their replies."""
         pending = PendingReplies()
         policy = self._wait_policy(self.timeout)
         progress = ProgressBar(call.num_texts, show_progress_bar)
@@ -82,7 +82,7 @@ class BlockingClient(BaseClient[E]):
                 self._connection.forget(number)
 
     def _expect_reply(self, pending: PendingReplies, policy: WaitPolicy) -> tuple[int, protocol.Reply]:
-        """Wait for the next reply to a blocking request, and raise it if it is an error."""
+        """Waits for the next reply to a blocking request, and raises it if it is an error."""
         found = self._next_reply(pending, None, policy)
         assert isinstance(found, tuple)
         return found[0], raise_if_error(found[1])
@@ -90,11 +90,11 @@ class BlockingClient(BaseClient[E]):
     # ---- requests with blocking=False ----------------------------------------------------------------------------
 
     def _post(self, texts: list[str] | list[list[str]], stream: ReplyStream | None) -> None:
-        """Send texts as one request, without waiting."""
+        """Sends texts as one request, without waiting."""
         self._submit(self._pending, protocol.texts_to_json(texts), len(texts), stream)
 
     def _feed(self, stream: ReplyStream, batches: Iterator[Any], max_num_batch: int | None, is_tokenized: bool) -> None:
-        """Send batches from a generator; the thread of `BertClient.encode_async`."""
+        """Sends batches from a generator; the thread of `BertClient.encode_async`."""
         failure: BaseException | None = None
         sent = 0
         try:
@@ -110,7 +110,7 @@ class BlockingClient(BaseClient[E]):
         self._pending.finish(stream, failure)
 
     def _fetched(self, timeout: float) -> list[tuple[int, protocol.Reply]]:
-        """Return every reply that can be fetched. If one is an error, raise it and requeue the others."""
+        """Returns every reply that can be fetched. If one is an error, raises it and requeues the others."""
         replies: list[tuple[int, protocol.Reply]] = []
         try:
             while not isinstance(found := self._next_reply(self._pending, None, self._wait_policy(timeout)), NoMore):
@@ -121,7 +121,7 @@ class BlockingClient(BaseClient[E]):
         return replies
 
     def _cancel(self, stream: ReplyStream | None) -> None:
-        """Drop the replies and requests of a stream."""
+        """Drops the replies and requests of a stream."""
         if stream is not None:
             for number in self._pending.cancel(stream):
                 self._connection.forget(number)
@@ -137,7 +137,7 @@ class BlockingClient(BaseClient[E]):
         number: int | None = None,
         options: bytes = b"",
     ) -> int:
-        """Send a request, and return its number."""
+        """Sends a request, and returns its number."""
         number = number if number is not None else self._connection.new_number()
         pending.expect(number, num_texts, stream)
         try:
@@ -148,13 +148,13 @@ class BlockingClient(BaseClient[E]):
         return number
 
     def _caller_reads(self, pending: PendingReplies) -> bool:
-        """Return whether one blocked call awaits these replies and may read them. The client's own are fetched."""
+        """Returns whether one blocked call awaits these replies and may read them. The client's own are fetched."""
         return pending is not self._pending
 
     def _next_reply(
         self, pending: PendingReplies, stream: ReplyStream | None, policy: WaitPolicy
     ) -> tuple[int, ReplyOrError] | NoMore:
-        """Wait for the next reply.
+        """Waits for the next reply.
 
         Raises:
             RequestTimeoutError, ServerUnreachableError: the wait is over.

@@ -152,7 +152,7 @@ class BertClient(BlockingClient[E]):
         batch_size: int | None = BATCH_SIZE,
         timings: Timings | None = None,
     ) -> E | tuple[E, Tokens] | None:
-        """Encode texts into vectors, one row per text.
+        """Encodeses texts into vectors, one row per text.
 
         Args:
             texts: a list or another ordered iterable of non-blank ``str``; of lists of tokens if ``is_tokenized``.
@@ -198,7 +198,7 @@ class BertClient(BlockingClient[E]):
         is_tokenized: bool = False,
         show_tokens: bool = False,
     ) -> ResultIterator[E]:
-        """Encode batches from a generator, and return results while later batches are in flight.
+        """Encodeses batches from a generator, and returns results while later batches are in flight.
 
         A thread takes batches and sends them, starting now. It pauses while 64 requests or 16,384 texts are in flight
         or not consumed, so the generator may be endless.
@@ -226,7 +226,7 @@ class BertClient(BlockingClient[E]):
         return self._results(stream)
 
     def fetch(self, delay: float = 0.0, timeout: float = -1) -> ResultIterator[E]:
-        """Return the results of requests that were sent with ``blocking=False``, as an iterator.
+        """Returns the results of requests that were sent with ``blocking=False``, as an iterator.
 
         Args:
             delay: seconds to wait before the first result.
@@ -245,7 +245,7 @@ class BertClient(BlockingClient[E]):
     @overload
     def fetch_all(self, sort: bool = ..., concat: bool = ..., timeout: float = ...) -> list[E] | E | None: ...
     def fetch_all(self, sort: bool = True, concat: bool = False, timeout: float = -1) -> list[E] | E | None:
-        """Return the results of all requests that were sent with ``blocking=False``, as a list.
+        """Returns the results of all requests that were sent with ``blocking=False``, as a list.
 
         Args:
             sort: in the order of sending; otherwise in the order of arrival.
@@ -274,7 +274,7 @@ class BertClient(BlockingClient[E]):
         return cast("E", [row for embedding in cast("list[NestedList]", embeddings) for row in embedding])
 
     def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> ResultSubscription[E]:
-        """Return an iterator of all results that are published to this identity, of clones and of this client.
+        """Returns an iterator of all results that are published to this identity, of clones and of this client.
 
         Args:
             timeout: end if no result arrives for this many milliseconds; ``None`` or -1 to end when the client is

@@ -25,7 +25,7 @@ class Expiry(Enum):
 
 
 def seconds(milliseconds: float | None, name: str = "timeout") -> float | None:
-    """Convert a user's time limit from milliseconds to seconds; return ``None`` for no limit (negative or ``None``).
+    """Converts a time limit from milliseconds to seconds; returns ``None`` for no limit (negative or ``None``).
 
     Raises:
         OptionError: it is not a number.
@@ -57,12 +57,12 @@ class WaitPolicy:
         self._warn_at = now + WARN_AFTER
 
     def restart(self, now: float) -> None:
-        """Start the wait for the next reply."""
+        """Starts the wait for the next reply."""
         self.started = now
         self._warn_at = now + WARN_AFTER
 
     def expiry(self, now: float, down_since: float | None) -> Expiry | None:
-        """Return why the wait is over, or ``None``.
+        """Returns why the wait is over, or ``None``.
 
         Args:
             down_since: time of the loss of the connection; ``None`` while a server is connected.
@@ -73,7 +73,7 @@ class WaitPolicy:
         return Expiry.UNREACHABLE if limit is not None and now >= limit else None
 
     def next_check_in(self, now: float, down_since: float | None) -> float:
-        """Return the seconds until `expiry` must be checked again, at least 0."""
+        """Returns the seconds until `expiry` must be checked again, at least 0."""
         limits = [now + POLL_INTERVAL]
         if self.timeout is not None:
             limits.append(self.started + self.timeout)
@@ -83,7 +83,7 @@ class WaitPolicy:
         return max(0.0, min(limits) - now)
 
     def should_warn(self, now: float) -> bool:
-        """Return True once, when the wait exceeds ``WARN_AFTER``."""
+        """Returns True once, when the wait exceeds ``WARN_AFTER``."""
         if now < self._warn_at:
             return False
         self._warn_at = float("inf")

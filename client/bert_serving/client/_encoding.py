@@ -76,12 +76,12 @@ class Chunk(NamedTuple):
 
 
 def has_room(requests: int, texts: int) -> bool:
-    """Return whether one more request may be sent while this many requests and texts are in flight."""
+    """Returns whether one more request may be sent while this many requests and texts are in flight."""
     return requests < 2 or (requests < MAX_REQUESTS_IN_FLIGHT and texts < MAX_TEXTS_IN_FLIGHT)
 
 
 def reply_array(reply: Reply, copy: bool = True) -> FloatArray:
-    """Return the vectors of a reply; a read-only view of the received frame if not ``copy``.
+    """Returns the vectors of a reply; a read-only view of the received frame if not ``copy``.
 
     Raises:
         ReplyError: the frames are inconsistent.
@@ -144,19 +144,19 @@ class EncodeCall:
         return list(self._sent)
 
     def next_chunk(self) -> Chunk | None:
-        """Return the next request to send, or ``None`` if all are sent or enough are in flight."""
+        """Returns the next request to send, or ``None`` if all are sent or enough are in flight."""
         if not self._waiting or not has_room(len(self._sent), self._texts_in_flight):
             return None
         start = self._waiting.popleft()
         return Chunk(start, min(start + self._size, self.num_texts), self._texts[start : start + self._size])
 
     def sent(self, number: int, chunk: Chunk) -> None:
-        """Record that a chunk is sent as the request of this number."""
+        """Records that a chunk is sent as the request of this number."""
         self._sent[number] = chunk
         self._texts_in_flight += chunk.stop - chunk.start
 
     def add_reply(self, number: int, reply: Reply) -> int:
-        """Add the reply to a request, and return the number of its texts.
+        """Adds the reply to a request, and returns the number of its texts.
 
         Raises:
             ReplyError: the reply does not match the request or the other replies.
@@ -219,13 +219,13 @@ class EncodeCall:
 
 
 def num_truncated(reply: Reply) -> int:
-    """Return how many texts of a request the server truncated to ``max_seq_len``."""
+    """Returns how many texts of a request the server truncated to ``max_seq_len``."""
     number = reply.info.get("num_truncated", 0)
     return number if isinstance(number, int) else 0
 
 
 def concatenate(arrays: list[FloatArray]) -> FloatArray:
-    """Concatenate the arrays of several requests. Arrays without pooling are padded with zeros to the longest."""
+    """Concatenates the arrays of several requests. Arrays without pooling are padded with zeros to the longest."""
     if arrays[0].ndim != 3 or len({array.shape[1] for array in arrays}) == 1:
         return np.concatenate(arrays, axis=0)
     longest = max(array.shape[1] for array in arrays)

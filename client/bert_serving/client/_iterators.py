@@ -71,7 +71,7 @@ class ResultIterator(Iterator[Response[E]], Generic[E]):
         return response
 
     def close(self) -> None:
-        """Drop the remaining results of an ``encode_async()``."""
+        """Drops the remaining results of an ``encode_async()``."""
         self._ended = True
         self._cancel()
 
@@ -103,7 +103,7 @@ class ResultSubscription(Iterator[Response[E]], Generic[E]):
         self._dropped = 0
 
     def put(self, request_id: int, reply: Reply) -> None:
-        """Add a result. Called by the reading thread."""
+        """Adds a result. Called by the reading thread."""
         with self._changed:
             if len(self._queue) >= self._max_queued:
                 self._queue.popleft()
@@ -112,7 +112,7 @@ class ResultSubscription(Iterator[Response[E]], Generic[E]):
             self._changed.notify()
 
     def end(self) -> None:
-        """End the iteration after the queued results."""
+        """Ends the iteration after the queued results."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()

@@ -49,7 +49,7 @@ class PendingReplies:
         self._closed = False
 
     def expect(self, number: int, num_texts: int = 0, stream: ReplyStream | None = None) -> None:
-        """Register a request before it is sent."""
+        """Registers a request before it is sent."""
         with self._changed:
             self._expected[number] = _Entry(number, num_texts, stream)
             if stream is not None:
@@ -57,7 +57,7 @@ class PendingReplies:
                 stream.texts += num_texts
 
     def put(self, number: int, reply: ReplyOrError) -> None:
-        """Add a reply. One that is not expected is dropped."""
+        """Adds a reply. One that is not expected is dropped."""
         with self._changed:
             # KeyboardInterrupt may arrive at any point, and the same reply again later: the order matters.
             entry = self._expected.get(number)
@@ -69,14 +69,14 @@ class PendingReplies:
             self._changed.notify_all()
 
     def drop(self, number: int) -> None:
-        """Drop a request."""
+        """Drops a request."""
         with self._changed:
             entry = self._expected.pop(number, None)
             if entry is not None:
                 self._release_room(entry)
 
     def take(self, stream: ReplyStream | None, seconds: float) -> tuple[int, ReplyOrError] | NoMore | None:
-        """Take the next reply of a stream; of all unclaimed streams and other requests if ``stream`` is ``None``.
+        """Takes the next reply of a stream; of all unclaimed streams and other requests if ``stream`` is ``None``.
 
         Args:
             seconds: longest wait.
@@ -110,41 +110,41 @@ class PendingReplies:
                 self._changed.wait(left)
 
     def has_replies(self) -> bool:
-        """Return whether a reply can be taken."""
+        """Returns whether a reply can be taken."""
         return bool(self._arrived)
 
     def requeue(self, replies: Sequence[tuple[int, ReplyOrError]]) -> None:
-        """Put replies that were taken back to the front."""
+        """Puts replies that were taken back to the front."""
         with self._changed:
             self._arrived = {number: (_Entry(number, 0, None), reply) for number, reply in replies} | self._arrived
             self._changed.notify_all()
 
     def awaits(self, stream: ReplyStream | None) -> bool:
-        """Return whether a request of ``take(stream)`` has no reply yet."""
+        """Returns whether a request of ``take(stream)`` has no reply yet."""
         with self._changed:
             return any(_matches(entry.stream, stream) for entry in self._expected.values())
 
     def numbers(self) -> set[int]:
-        """Return the numbers of the requests whose reply was not taken yet."""
+        """Returns the numbers of the requests whose reply was not taken yet."""
         with self._changed:
             return set(self._expected) | set(self._arrived)
 
     def replies(self) -> dict[int, ReplyOrError]:
-        """Return the replies that were not taken yet, by number of the request."""
+        """Returns the replies that were not taken yet, by number of the request."""
         with self._changed:
             return {number: reply for number, (_, reply) in self._arrived.items()}
 
     # ---- streams -------------------------------------------------------------------------------------------------
 
     def open(self) -> ReplyStream:
-        """Start a stream."""
+        """Starts a stream."""
         stream = ReplyStream()
         with self._changed:
             self._streams.append(stream)
         return stream
 
     def wait_for_room(self, stream: ReplyStream) -> bool:
-        """Wait until one more request of the stream may be sent; return False if the stream has ended."""
+        """Waits until one more request of the stream may be sent; returns False if the stream has ended."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or not stream.producing or has_room(stream.requests, stream.texts)
@@ -152,7 +152,7 @@ class PendingReplies:
             return stream.producing and not self._closed
 
     def finish(self, stream: ReplyStream, failure: BaseException | None = None) -> None:
-        """End the requests of a stream; ``failure`` is raised after its last reply."""
+        """Ends the requests of a stream; ``failure`` is raised after its last reply."""
         with self._changed:
             stream.producing = False
             stream.failure = failure
@@ -161,7 +161,7 @@ class PendingReplies:
             self._changed.notify_all()
 
     def cancel(self, stream: ReplyStream) -> list[int]:
-        """Drop a stream, and return the numbers of its requests without a reply."""
+        """Drops a stream, and returns the numbers of its requests without a reply."""
         with self._changed:
             stream.producing = False
             stream.cancelled = True
@@ -177,7 +177,7 @@ class PendingReplies:
             return numbers
 
     def close(self) -> None:
-        """End every `wait_for_room`."""
+        """Ends every `wait_for_room`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -190,7 +190,7 @@ class PendingReplies:
 
 
 def _matches(owner: ReplyStream | None, requested: ReplyStream | None) -> bool:
-    """Return whether ``take(requested)`` returns a reply of the stream ``owner``."""
+    """Returns whether ``take(requested)`` returns a reply of the stream ``owner``."""
     if requested is not None:
         return owner is requested
     return owner is None or not owner.claimed

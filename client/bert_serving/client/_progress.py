@@ -32,7 +32,7 @@ class ProgressBar:
         self.update(0)
 
     def update(self, number: int) -> None:
-        """Add a number of encoded texts."""
+        """Adds a number of encoded texts."""
         self._done += number
         if self._bar is not None:
             self._bar.update(number)
@@ -50,7 +50,7 @@ class ProgressBar:
 
 
 def bar(done: int, total: int | None, elapsed: float, before: int = 0) -> str:
-    """Return the plain line, for example ``encode [=====     ]  50% 512/1024 texts, 256/s``."""
+    """Returns the plain line, for example ``encode [=====     ]  50% 512/1024 texts, 256/s``."""
     rate = f", {(done - before) / elapsed:,.0f}/s" if done > before and elapsed > 0 else ""
     if not total:
         return f"encode {done} texts{rate}"

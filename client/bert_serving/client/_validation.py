@@ -18,7 +18,7 @@ _SET_ITERATORS: tuple[type, ...] = (type(iter(set())),)
 
 
 def validate_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[list[str]]:
-    """Return the texts as a list, ready for JSON.
+    """Returns the texts as a list, ready for JSON.
 
     Args:
         texts: a list, tuple, array, pandas Series, generator or other iterable of non-blank ``str``; of such iterables
@@ -38,7 +38,7 @@ def validate_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[l
 
 
 def too_long(texts: list[str] | list[list[str]], limit: int) -> int:
-    """Return how many texts have more words (or tokens) than ``limit``: a lower bound of the truncated texts."""
+    """Returns how many texts have more words (or tokens) than ``limit``: a lower bound of the truncated texts."""
     return sum(len(text.split() if isinstance(text, str) else text) > limit for text in texts)
 
 
@@ -59,7 +59,7 @@ def _validate_list(values: Any, name: str, what: str) -> list[str]:
 
 
 def _item_remedy(item: Any, name: str) -> str:
-    """Return how to correct an item that is not a ``str``."""
+    """Returns how to correct an item that is not a ``str``."""
     if _is_missing(item):
         return """, a missing value; omit it, for example by df["text"].dropna()"""
     if name == "texts" and isinstance(item, (list, tuple, np.ndarray)):
@@ -68,14 +68,14 @@ def _item_remedy(item: Any, name: str) -> str:
 
 
 def _is_missing(item: Any) -> bool:
-    """Return whether an item stands for a missing value in numpy or pandas."""
+    """Returns whether an item stands for a missing value in numpy or pandas."""
     if isinstance(item, (float, np.floating)):
         return bool(np.isnan(item))
     return item is None or type(item).__name__ in ("NAType", "NaTType")
 
 
 def _to_list(values: Any, name: str, what: str) -> list[Any]:
-    """Return ``values`` as a new list."""
+    """Returns ``values`` as a new list."""
     if isinstance(values, (str, bytes, bytearray)):
         raise InputTypeError(
             f"{name} must be a list of {what}, but received one {type(values).__name__} ({_truncate_repr(values)}); "
@@ -99,7 +99,7 @@ def _to_list(values: Any, name: str, what: str) -> list[Any]:
 
 
 def _str_remedy(value: str | bytes | bytearray, name: str, what: str) -> str:
-    """Return how to correct a text in the place of a list."""
+    """Returns how to correct a text in the place of a list."""
     if not isinstance(value, str):
         return "decode it, and pass a list"
     if what == "texts":
@@ -110,7 +110,7 @@ def _str_remedy(value: str | bytes | bytearray, name: str, what: str) -> str:
 
 
 def _container_remedy(values: Any) -> str | None:
-    """Return how to correct an argument whose iterator gives keys, characters or no order; else ``None``."""
+    """Returns how to correct an argument whose iterator gives keys, characters or no order; else ``None``."""
     if isinstance(values, Mapping):
         return ", whose iteration gives its keys; pass the values: list(texts.values())"
     if isinstance(values, (Set, *_SET_ITERATORS)):
@@ -129,7 +129,7 @@ def _container_remedy(values: Any) -> str | None:
 
 
 def _truncate_repr(value: Any) -> str:
-    """Return the representation of a value for an error message, truncated to 40 characters."""
+    """Returns the representation of a value for an error message, truncated to 40 characters."""
     if isinstance(value, (str, bytes, bytearray)):
         value = value[: _SHOWN + 1]
     text = repr(value)

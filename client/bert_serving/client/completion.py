@@ -13,7 +13,7 @@ _FOLDERS, _FILES = ("DIR", "KEYS"), ("FILE", "OUT", "KEY")
 
 
 def add_completion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the option ``-completion SHELL`` to a command."""
+    """Adds the option ``-completion SHELL`` to a command."""
     parser.add_argument(
         "-completion",
         "--completion",
@@ -25,7 +25,7 @@ def add_completion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
 
 
 def suggest(action: argparse.Action, words: Sequence[str]) -> None:
-    """Let shells complete the value of an option to one of ``words``; other values stay valid."""
+    """Lets shells complete the value of an option to one of ``words``; other values stay valid."""
     action.suggested = words  # type: ignore[attr-defined]
 
 

@@ -169,5 +169,5 @@ _BY_TYPE: dict[str, type[ServerError]] = {
 
 
 def server_error(type: str, message: str, request_id: int) -> ServerError:
-    """Return the exception for an ``error`` object of a reply; a plain `ServerError` for an unknown type."""
+    """Returns the exception for an ``error`` object of a reply; a plain `ServerError` for an unknown type."""
     return _BY_TYPE.get(type, ServerError)(type, message, request_id)

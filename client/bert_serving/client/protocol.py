@@ -94,7 +94,7 @@ class Reply:
         return None
 
     def view(self) -> FloatArray:
-        """Return the vectors without a copy: a read-only array that keeps the received frame alive.
+        """Returns the vectors without a copy: a read-only array that keeps the received frame alive.
 
         Raises:
             ValueError: the frames are inconsistent.
@@ -105,7 +105,7 @@ class Reply:
         return np.reshape(vectors, tuple(self.info["shape"]))
 
     def array(self) -> FloatArray:
-        """Return the vectors as a new, writable array of the shape and dtype in ``info``.
+        """Returns the vectors as a new, writable array of the shape and dtype in ``info``.
 
         Raises:
             ValueError: the frames are inconsistent.
@@ -146,7 +146,7 @@ class EncodeInfo:
 
 
 def error_info(kind: str, message: str) -> bytes:
-    """Return the JSON frame of a reply to an encode request that failed.
+    """Returns the JSON frame of a reply to an encode request that failed.
 
     A 1.10.0 client passes the ``dtype`` to numpy, which raises ``TypeError: data type 'SERVER_ERROR ...' not
     understood``. In this copy of the message, commas are replaced because numpy parses them as a list of types, and
@@ -165,13 +165,13 @@ def error_info(kind: str, message: str) -> bytes:
 def request_frames(
     identity: bytes, message: bytes, request_id: int, num_texts: int = 0, options: bytes = b""
 ) -> list[bytes]:
-    """Return the four frames of a request, and a fifth with its options if it has any."""
+    """Returns the four frames of a request, and a fifth with its options if it has any."""
     frames = [identity, message, b"%d" % request_id, b"%d" % num_texts]
     return [*frames, options] if options else frames
 
 
 def texts_to_json(texts: Texts) -> bytes:
-    """Return texts as a JSON frame in UTF-8, which is half the size of ASCII escapes for Chinese.
+    """Returns texts as a JSON frame in UTF-8, which is half the size of ASCII escapes for Chinese.
 
     A lone surrogate has no UTF-8 form. Such texts are sent in ASCII escapes, as in the original client.
     """
@@ -182,7 +182,7 @@ def texts_to_json(texts: Texts) -> bytes:
 
 
 def parse_reply(frames: Sequence[Any]) -> Reply:
-    """Parse the frames of a reply (bytes, memoryviews or ``zmq.Frame`` objects).
+    """Parses the frames of a reply (bytes, memoryviews or ``zmq.Frame`` objects).
 
     Raises:
         ValueError: fewer than three frames, a request id that is not a number, or JSON that is not an object.

@@ -1,3 +1,3 @@
-"""Define the version of this distribution."""
+"""Defines the version of this distribution."""
 
 __version__ = "2.0.0"

@@ -70,7 +70,7 @@ class Corpus:
         return Position(self._lines, self._bytes, self._digest.hexdigest())
 
     def skip_to(self, position: Position) -> None:
-        """Skip the input up to a position of an earlier run.
+        """Skips the input up to a position of an earlier run.
 
         Raises:
             CorpusError: the bytes before it have changed.
@@ -89,7 +89,7 @@ class Corpus:
         self._lines = position.lines
 
     def chunks(self, size: int) -> Iterator[Chunk]:
-        """Yield the rest of the input, ``size`` texts at a time. Blank lines belong to the text before them.
+        """Yields the rest of the input, ``size`` texts at a time. Blank lines belong to the text before them.
 
         Every chunk has a text that is not blank, except if only blank lines are left.
 
@@ -116,7 +116,7 @@ class Corpus:
             yield Chunk(texts, numbers, end)
 
     def _text(self, line: bytes) -> str:
-        """Return the text of a line, ``""`` if it is blank."""
+        """Returns the text of a line, ``""`` if it is blank."""
         number = self._lines + 1
         try:
             text = (line.removeprefix(_BOM) if number == 1 else line).decode("utf-8").rstrip("\r\n")
@@ -133,7 +133,7 @@ class Corpus:
 
 
 def count_lines(stream: BinaryIO) -> int:
-    """Return the number of lines up to the end of the stream."""
+    """Returns the number of lines up to the end of the stream."""
     lines, last = 0, b"\n"
     while block := stream.read(_BLOCK):
         lines += block.count(b"\n")

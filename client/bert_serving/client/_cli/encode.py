@@ -39,7 +39,7 @@ examples:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``bert-serving-encode``."""
+    """Returns the parser of ``bert-serving-encode``."""
     parser = argparse.ArgumentParser(
         prog="bert-serving-encode",
         description="Encode a text file, one sentence per line, into one vector per line.",
@@ -103,7 +103,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Exit code 0: success; 1: failure; 2: invalid command line; 130: interrupted."""
+    """Runs the command. Exit code 0: success; 1: failure; 2: invalid command line; 130: interrupted."""
     parser = get_parser()
     args = parser.parse_args(argv)
     output_format = _format(args, parser)
@@ -170,7 +170,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
 def _encoded(
     client: BertClient, chunks: Iterator[Chunk], is_tokenized: bool
 ) -> Iterator[tuple[Chunk, Response | None]]:
-    """Yield chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text."""
+    """Yields chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text."""
     sent: deque[Chunk] = deque()
     first, early = client.request_id + 1, dict[int, Response]()
 
@@ -195,7 +195,7 @@ def _encoded(
 
 
 def _aligned(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[FloatArray, Any]:
-    """Return vectors and tokens for all rows of a chunk: zeros and no tokens for blank texts."""
+    """Returns vectors and tokens for all rows of a chunk: zeros and no tokens for blank texts."""
     filled = np.array([bool(text) for text in chunk.texts])
     if response is not None and filled.all():
         return response.embedding, response.tokens
@@ -208,7 +208,7 @@ def _aligned(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[
 
 
 def _require_other_file(args: argparse.Namespace) -> None:
-    """Check that the run does not write to the file that it reads.
+    """Checks that the run does not write to the file that it reads.
 
     Raises:
         CorpusError: it does, under whichever name.
@@ -225,7 +225,7 @@ def _require_other_file(args: argparse.Namespace) -> None:
 
 
 def _identity(file: str | TextIO) -> tuple[int, int] | None:
-    """Return device and inode of a regular file; ``None`` for pipes, terminals, and files that do not exist."""
+    """Returns device and inode of a regular file; ``None`` for pipes, terminals, and files that do not exist."""
     try:
         status = os.stat(file if isinstance(file, str) else file.fileno())
     except OSError:
@@ -234,7 +234,7 @@ def _identity(file: str | TextIO) -> tuple[int, int] | None:
 
 
 def _probe(client: BertClient, is_tokenized: bool) -> FloatArray:
-    """Return the vector of ``PROBE``. It does not matter whether the server truncates this text."""
+    """Returns the vector of ``PROBE``. It does not matter whether the server truncates this text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         vectors: FloatArray = client.encode([PROBE.split()] if is_tokenized else [PROBE], is_tokenized=is_tokenized)
@@ -243,7 +243,7 @@ def _probe(client: BertClient, is_tokenized: bool) -> FloatArray:
 
 
 def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Checkpoint | None, bool]:
-    """Return the checkpoint of an interrupted run, and whether the output is complete.
+    """Returns the checkpoint of an interrupted run, and whether the output is complete.
 
     Raises:
         CorpusError: the output exists, and neither -resume nor -overwrite is given.
@@ -261,7 +261,7 @@ def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Che
 
 
 def _options(args: argparse.Namespace, output_format: str, client: BertClient) -> dict[str, Any]:
-    """Return the options that must be the same in all runs that write one output."""
+    """Returns the options that must be the same in all runs that write one output."""
     return {
         "-format": output_format,
         "-blank": args.blank,
@@ -271,7 +271,7 @@ def _options(args: argparse.Namespace, output_format: str, client: BertClient) -
 
 
 def _format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """Return the format of the output, from the option or the file name; exit if the command line is invalid."""
+    """Returns the format of the output, from the option or the file name; exits if the command line is invalid."""
     ending = os.path.splitext(args.output)[1].lstrip(".")
     output_format = str(args.format or ("jsonl" if args.output == "-" else ending))
     if output_format not in FORMATS:
@@ -299,7 +299,7 @@ def _input(path: str) -> AbstractContextManager[BinaryIO]:
 
 
 def _count(path: str) -> int | None:
-    """Return the number of lines, ``None`` for an input that can be read only once."""
+    """Returns the number of lines, ``None`` for an input that can be read only once."""
     if not os.path.isfile(path):
         return None
     with open(path, "rb") as stream:
@@ -307,7 +307,7 @@ def _count(path: str) -> int | None:
 
 
 def _mean(probe: FloatArray) -> list[float]:
-    """Return a vector as plain numbers; the mean of token vectors."""
+    """Returns a vector as plain numbers; the mean of token vectors."""
     mean: list[float] = probe.astype(np.float64).reshape(-1, probe.shape[-1]).mean(0).tolist()
     return mean
 

@@ -43,7 +43,7 @@ class Checkpoint:
     probe: list[float]
 
     def save(self, path: str) -> None:
-        """Replace the file atomically."""
+        """Replaces the file atomically."""
         with open(path + ".new", "w", encoding="utf-8") as file:
             json.dump(asdict(self) | {"input": self.input._asdict()}, file)
             file.flush()
@@ -52,7 +52,7 @@ class Checkpoint:
 
     @staticmethod
     def load(path: str) -> Checkpoint:
-        """Read the file.
+        """Reads the file.
 
         Raises:
             CorpusError: the file is damaged.
@@ -65,7 +65,7 @@ class Checkpoint:
             raise CorpusError(f"{path} cannot be read ({error!r}); start over with -overwrite") from error
 
     def require(self, now: Checkpoint) -> None:
-        """Check that a run that starts now can append to the output.
+        """Checks that a run that starts now can append to the output.
 
         Raises:
             CorpusError: new rows would be inconsistent with the existing rows.
@@ -86,7 +86,7 @@ class Checkpoint:
 
 
 def checkpoint_files(output: str) -> tuple[str, str]:
-    """Return the path of the checkpoint beside an output, and the path under which it is written first."""
+    """Returns the path of the checkpoint beside an output, and the path under which it is written first."""
     return f"{output}.progress", f"{output}.progress.new"
 
 
@@ -98,7 +98,7 @@ class VectorFile(Protocol):
     def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any) -> None: ...
 
     def sync(self) -> int:
-        """Write the appended rows to disk, and return the size of the file in bytes."""
+        """Writes the appended rows to disk, and returns the size of the file in bytes."""
         ...
 
     def close(self) -> None: ...
@@ -174,7 +174,7 @@ class JsonlFile:
 
 
 def open_vector_file(path: str, output_format: str, row: FloatArray, before: Checkpoint | None) -> VectorFile:
-    """Open a new output, or an existing one for the rows after ``before``; ``-`` is the standard output.
+    """Opens a new output, or an existing one for the rows after ``before``; ``-`` is the standard output.
 
     Args:
         row: an array with the shape and dtype of a row.
@@ -199,7 +199,7 @@ def open_vector_file(path: str, output_format: str, row: FloatArray, before: Che
 
 
 def _numbers(value: Any) -> Iterator[str]:
-    """Yield nested lists of floats as JSON, with enough digits to restore each float32 exactly."""
+    """Yields nested lists of floats as JSON, with enough digits to restore each float32 exactly."""
     if isinstance(value, list):
         yield "["
         for place, item in enumerate(value):

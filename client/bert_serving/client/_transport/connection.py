@@ -110,11 +110,11 @@ class Connection:
         return self._table.closing
 
     def new_number(self) -> int:
-        """Reserve the number of a request that is about to be submitted."""
+        """Reserves the number of a request that is about to be submitted."""
         return self._table.new_number()
 
     def pending_numbers(self) -> set[int]:
-        """Return the numbers of the requests without a reply."""
+        """Returns the numbers of the requests without a reply."""
         return self._table.pending_numbers()
 
     def submit(
@@ -126,7 +126,7 @@ class Connection:
         options: bytes = b"",
         caller_reads: bool = False,
     ) -> None:
-        """Send a request as soon as the server is connected; ``on_reply`` receives its reply.
+        """Sends a request as soon as the server is connected; ``on_reply`` receives its reply.
 
         Args:
             caller_reads: whether this thread awaits the reply by `read`.
@@ -154,28 +154,28 @@ class Connection:
                 self._sockets.wake()
 
     def read(self, caller: Caller, seconds: float) -> bool:
-        """Read replies in this thread until ``caller`` has one; see `Receiver.read`."""
+        """Reads replies in this thread until ``caller`` has one; see `Receiver.read`."""
         return self._receiver.read(caller, seconds)
 
     def leave(self, caller: Caller) -> None:
-        """Stop reading for ``caller``; see `Receiver.leave`."""
+        """Stops reading for ``caller``; see `Receiver.leave`."""
         self._receiver.leave(caller)
 
     def forget(self, number: int) -> None:
-        """Drop a request. A later reply to it is dropped as well."""
+        """Drops a request. A later reply to it is dropped as well."""
         wire_id = self._table.wire_id(number)
         with self._table.lock:
             self._table.pending.pop(wire_id, None)
             self.retry.forget_locked(wire_id)
 
     def call_soon(self, function: Callable[[], object]) -> None:
-        """Call a function in the I/O thread. For finalizers, which may not take other locks."""
+        """Calls a function in the I/O thread. For finalizers, which may not take other locks."""
         self._calls.append(function)
         with self._table.lock:
             self._sockets.wake()
 
     def listen(self, subscription: Subscription) -> None:
-        """Pass every result of this identity to ``subscription``, which is held by a weak reference."""
+        """Passes every result of this identity to ``subscription``, which is held by a weak reference."""
         self.check_usable()
         with self._table.lock:
             if self._table.closing:
@@ -198,7 +198,7 @@ class Connection:
             raise _closed()
 
     def close(self) -> None:
-        """End the I/O thread and close the sockets. Blocked calls raise `ClientClosedError`. May be repeated."""
+        """Ends the I/O thread and closes the sockets. Blocked calls raise `ClientClosedError`. May be repeated."""
         if os.getpid() != self._pid:
             return  # the sockets belong to the parent
         with self._table.lock:
@@ -244,7 +244,7 @@ class Connection:
             self._end()
 
     def _poll_timeout(self) -> int:
-        """Return the milliseconds until the reader lease, a port or a request needs attention."""
+        """Returns the milliseconds until the reader lease, a port or a request needs attention."""
         times = [self.retry.next_check_at(), self._receiver.lease.expires_at]
         ports = (self.state.requests, self.state.results)
         times += [port.reconnect_at for port in ports if port.reconnect_at is not None]
@@ -257,7 +257,7 @@ class Connection:
             self._calls.popleft()()
 
     def _observe(self, channel: Channel) -> None:
-        """Apply the events of one socket to the state of its port."""
+        """Applies the events of one socket to the state of its port."""
         port = channel.port
         while channel.monitor.poll(0):
             event = recv_monitor_message(channel.monitor, zmq.NOBLOCK)["event"]
@@ -277,7 +277,7 @@ class Connection:
                 logger.info("lost the connection to %s (%s %d); reconnecting", self.state.ip, port.name, port.number)
 
     def _reconnect(self, channel: Channel) -> None:
-        """Connect a port again if ZeroMQ gave it up."""
+        """Connects a port again if ZeroMQ gave it up."""
         port = channel.port
         if port.reconnect_at is not None and time.monotonic() >= port.reconnect_at:
             port.reconnect_at = None

@@ -51,7 +51,7 @@ class PortState:
         return f"tcp://{host}:{self.number}"
 
     def observe(self, event: int, now: float) -> None:
-        """Apply one event of the socket's monitor."""
+        """Applies one event of the socket's monitor."""
         self.reconnect_at = None
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.phase, self.attempts = Phase.READY, 0
@@ -68,7 +68,7 @@ class PortState:
             self.attempts += 1
 
     def describe(self) -> str:
-        """Describe the port in one line, for an error message. Opens a TCP connection, which takes up to 0.5 s."""
+        """Describes the port in one line, for an error message. Opens a TCP connection, which takes up to 0.5 s."""
         text = f"{self.name} {self.number}: "
         if self.phase is Phase.READY:
             return text + "connected"
@@ -101,7 +101,7 @@ class ConnectionState:
         return self.down_since is None
 
     def observe(self, port: PortState, event: int, now: float) -> bool:
-        """Apply one event of a port; return True if the server became connected by it."""
+        """Applies one event of a port; returns True if the server became connected by it."""
         port.observe(event, now)
         ready = self.requests.phase is Phase.READY and self.results.phase is Phase.READY
         came_up = ready and not self.up
@@ -112,12 +112,12 @@ class ConnectionState:
         return came_up
 
     def describe(self) -> str:
-        """Describe each port in one line. Opens TCP connections, which takes up to 1 s."""
+        """Describes each port in one line. Opens TCP connections, which takes up to 1 s."""
         return f"  {self.requests.describe()}\n  {self.results.describe()}"
 
 
 def probe(ip: str, port: int, timeout: float = PROBE_TIMEOUT) -> str | None:
-    """Open a TCP connection; return the operating system's error message, or ``None`` on success."""
+    """Opens a TCP connection; returns the operating system's error message, or ``None`` on success."""
     try:
         socket.create_connection((ip.strip("[]"), port), timeout).close()
     except TimeoutError:

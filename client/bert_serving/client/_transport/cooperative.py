@@ -23,7 +23,7 @@ _LIBRARIES = {
 
 
 def cooperative_poll() -> Poll | None:
-    """Return a `zmq.Poller.poll` that lets other cooperative threads run; ``None`` if threads are not cooperative."""
+    """Returns a `zmq.Poller.poll` that lets other cooperative threads run; ``None`` if threads are not cooperative."""
     for library, (is_patched, threads, select) in _LIBRARIES.items():
         module = sys.modules.get(library)
         if module is not None and getattr(module, is_patched)(threads):

@@ -12,7 +12,7 @@ from .sockets import Curve
 
 
 def curve_keys(server_key: str | None, public_key: str | None, secret_key: str | None) -> Curve | None:
-    """Return the keys that the arguments name; ``None`` for no encryption.
+    """Returns the keys that the arguments name; ``None`` for no encryption.
 
     Raises:
         OptionError: an argument is not valid.
@@ -36,7 +36,7 @@ def curve_keys(server_key: str | None, public_key: str | None, secret_key: str |
 
 
 def _key(name: str, value: str) -> str:
-    """Return a key in Z85: ``value`` itself, or the content of the certificate file at that path."""
+    """Returns a key in Z85: ``value`` itself, or the content of the certificate file at that path."""
     if not isinstance(value, (str, os.PathLike)):
         raise OptionError(
             f"{name} must be a str, a CURVE key or the path of a key file, but is {type(value).__name__}; "

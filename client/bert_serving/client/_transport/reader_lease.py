@@ -39,7 +39,7 @@ class ReaderLease:
     # ---- the I/O thread ------------------------------------------------------------------------------------------
 
     def io_thread_reads(self, now: float) -> bool:
-        """Return whether the I/O thread reads now."""
+        """Returns whether the I/O thread reads now."""
         if self._caller is None and now >= self._since + HANDOVER_COOLDOWN:
             self._io_thread_reads = True
         return self._io_thread_reads
@@ -50,12 +50,12 @@ class ReaderLease:
         return float("inf") if self._io_thread_reads else self._since + HANDOVER_COOLDOWN
 
     def release(self, now: float) -> None:
-        """Leave the lease to the next blocked call, except within ``HANDOVER_COOLDOWN`` after `acquire`."""
+        """Leaves the lease to the next blocked call, except within ``HANDOVER_COOLDOWN`` after `acquire`."""
         if now >= self._release_from and not self._is_io_thread_only:
             self._io_thread_reads, self._since = False, now
 
     def acquire(self, now: float) -> bool:
-        """Give the lease to the I/O thread; return False if it holds the lease or while a call reads."""
+        """Gives the lease to the I/O thread; returns False if it holds the lease or while a call reads."""
         if self._io_thread_reads or self._caller is not None:
             return False
         self._io_thread_reads, self._release_from = True, now + HANDOVER_COOLDOWN
@@ -69,20 +69,20 @@ class ReaderLease:
         return self._caller is not None
 
     def owned_by_current_thread(self) -> bool:
-        """Return whether a call in the current thread reads."""
+        """Returns whether a call in the current thread reads."""
         return self._caller is not None and self._ident == threading.get_ident()
 
     def is_read_by(self, caller: object) -> bool:
-        """Return whether ``caller`` reads now."""
+        """Returns whether ``caller`` reads now."""
         return self._caller is caller
 
     def start_read(self, caller: object, now: float) -> bool:
-        """Let ``caller`` read; return False if another thread reads."""
+        """Lets ``caller`` read; returns False if another thread reads."""
         if self._io_thread_reads or self._caller is not None:
             return False
         self._caller, self._ident, self._since = caller, threading.get_ident(), now
         return True
 
     def finish_read(self, now: float) -> None:
-        """End the read of the current caller."""
+        """Ends the read of the current caller."""
         self._caller, self._since = None, now

@@ -80,7 +80,7 @@ class Receiver:
     # ---- calling threads -----------------------------------------------------------------------------------------
 
     def read(self, caller: Caller, seconds: float) -> bool:
-        """Read replies in the calling thread until ``caller`` has one.
+        """Reads replies in the calling thread until ``caller`` has one.
 
         Reading ends after ``MAX_CALLER_READ``; the I/O thread then continues.
 
@@ -105,7 +105,7 @@ class Receiver:
         return True
 
     def leave(self, caller: Caller) -> None:
-        """Release the reader lease. Call it in ``finally``: KeyboardInterrupt may arrive at any point."""
+        """Releases the reader lease. Call it in ``finally``: KeyboardInterrupt may arrive at any point."""
         if not self.lease.is_read_by(caller):
             return
         with self._table.lock:
@@ -126,7 +126,7 @@ class Receiver:
         self.leave(caller)
 
     def _discard_partial(self) -> bool:
-        """Drop the rest of a message that this thread was reading; return False if there is none."""
+        """Drops the rest of a message that this thread was reading; returns False if there is none."""
         is_partial = False
         while self._sub.getsockopt(zmq.RCVMORE):
             self._sub.recv()
@@ -140,28 +140,28 @@ class Receiver:
     # ---- the lease, with the lock of the table held --------------------------------------------------------------
 
     def reclaim_lease(self) -> None:
-        """Let the I/O thread read. If a call reads now, `leave` does this."""
+        """Lets the I/O thread read. If a call reads now, `leave` does this."""
         if self.lease.acquire(time.monotonic()):
             self._wake()
 
     def release_lease(self) -> None:
-        """Let calls read. Called by the I/O thread after it delivered replies."""
+        """Lets calls read. Called by the I/O thread after it delivered replies."""
         if self._caller_awaited_last and self._state.up and not self._table.pending and not self.subscriptions:
             self.lease.release(time.monotonic())
 
     def wait_for_caller(self) -> None:
-        """Wait until no call reads."""
+        """Waits until no call reads."""
         self._caller_left.wait_for(lambda: not self.lease.caller_is_reading)
 
     def resubscribe(self) -> None:
-        """Send the subscription on a new connection, before requests are sent."""
+        """Sends the subscription on a new connection, before requests are sent."""
         if not self.lease.caller_is_reading:
             self._sub.getsockopt(zmq.EVENTS)  # ZeroMQ processes the new connection, and subscribes, in this call
 
     # ---- messages ------------------------------------------------------------------------------------------------
 
     def receive(self, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Read and deliver the replies that are there, until ``is_enough``."""
+        """Reads and delivers the replies that are there, until ``is_enough``."""
         for _ in range(_MAX_MESSAGES):
             if is_enough():
                 return

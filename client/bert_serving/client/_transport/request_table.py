@@ -60,20 +60,20 @@ class RequestTable:
         self.last_number = 0
 
     def new_number(self) -> int:
-        """Reserve the number of a request that is about to be submitted."""
+        """Reserves the number of a request that is about to be submitted."""
         with self.lock:
             self.last_number += 1
             return self.last_number
 
     def wire_id(self, number: int) -> int:
-        """Return the request id of a request's number."""
+        """Returns the request id of a request's number."""
         return self.id_base << _COUNTER_BITS | number
 
     def is_own(self, wire_id: int) -> bool:
-        """Return whether a request id belongs to this client and not to a clone."""
+        """Returns whether a request id belongs to this client and not to a clone."""
         return wire_id >> _COUNTER_BITS == self.id_base
 
     def pending_numbers(self) -> set[int]:
-        """Return the numbers of the requests without a reply."""
+        """Returns the numbers of the requests without a reply."""
         with self.lock:
             return {request.number for request in self.pending.values()}

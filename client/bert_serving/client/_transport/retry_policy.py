@@ -62,35 +62,35 @@ class RetryPolicy:
         self._query_at = time.monotonic() + STALE_AFTER
 
     def next_check_at(self) -> float:
-        """Return the monotonic time (s) when `run` has something to do."""
+        """Returns the monotonic time (s) when `run` has something to do."""
         # The list is a snapshot: callers change the dictionary meanwhile.
         return min([self._query_at, *(until for until, _ in list(self._refused.values()))])
 
     def run(self) -> None:
-        """Do what is due now. Called by the I/O thread."""
+        """Does what is due now. Called by the I/O thread."""
         self._expire_refused()
         if time.monotonic() >= self._query_at:
             self._query_stale()
 
     def on_connected_locked(self) -> None:
-        """Send all pending requests again, because the connection came up."""
+        """Sends all pending requests again, because the connection came up."""
         self.num_connections += 1
         self._queue.replace(self._table.pending.values())
         self._refused.clear()
 
     def resend_pending_locked(self) -> None:
-        """Send all pending requests again, except those that a stopping server refused."""
+        """Sends all pending requests again, except those that a stopping server refused."""
         if self._state.up:
             self._queue.extend(request for i, request in self._table.pending.items() if i not in self._refused)
 
     def forget_locked(self, wire_id: int) -> None:
-        """Drop what is known about a request."""
+        """Drops what is known about a request."""
         self._refused.pop(wire_id, None)
 
     # ---- requests that a stopping server refused -----------------------------------------------------------------
 
     def hold_refused(self, request: Request, error: DrainingError, connection: int) -> bool:
-        """Hold a request that a stopping server refused, until a connection comes up.
+        """Holds a request that a stopping server refused, until a connection comes up.
 
         Args:
             connection: ``num_connections`` when the refusal was read.
@@ -110,7 +110,7 @@ class RetryPolicy:
         return True
 
     def _expire_refused(self) -> None:
-        """Deliver the refusals of requests that were held long enough."""
+        """Delivers the refusals of requests that were held long enough."""
         if not self._refused:
             return
         now = time.monotonic()
@@ -124,7 +124,7 @@ class RetryPolicy:
     # ---- requests that wait long ---------------------------------------------------------------------------------
 
     def _query_stale(self) -> None:
-        """Query the server about the requests that wait longer than ``STALE_AFTER``."""
+        """Queries the server about the requests that wait longer than ``STALE_AFTER``."""
         now = time.monotonic()
         with self._table.lock:
             pending = self._table.pending
@@ -148,7 +148,7 @@ class RetryPolicy:
                 self._queue.try_to_send(request_frames(self._identity, query, wire_id, options=options))
 
     def on_query_reply(self, info: dict[str, Any]) -> None:
-        """Send the requests again that the server does not know. A request that was answered meanwhile is skipped."""
+        """Sends the requests again that the server does not know. A request that was answered meanwhile is skipped."""
         if self.supports_query is None:
             self.supports_query, self._query_at = "protocol_version" in info, 0.0
             return

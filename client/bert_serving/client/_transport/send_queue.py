@@ -33,7 +33,7 @@ class SendQueue:
         return bool(self._queue)
 
     def send(self, request: Request) -> bool:
-        """Send a request at once, or queue it.
+        """Sends a request at once, or queues it.
 
         Returns:
             False if the request was queued. The I/O thread must then be woken.
@@ -44,7 +44,7 @@ class SendQueue:
         return False
 
     def try_to_send(self, frames: list[bytes]) -> bool:
-        """Send a message, and return False if the socket does not accept it now."""
+        """Sends a message, and returns False if the socket does not accept it now."""
         try:
             self._push.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[1]) < _ZERO_COPY_BYTES)
         except zmq.Again:
@@ -52,19 +52,19 @@ class SendQueue:
         return True
 
     def extend(self, requests: Iterable[Request]) -> None:
-        """Queue requests."""
+        """Queues requests."""
         self._queue.extend(requests)
 
     def replace(self, requests: Iterable[Request]) -> None:
-        """Queue these requests only."""
+        """Queues these requests only."""
         self._queue = deque(requests)
 
     def clear(self) -> None:
-        """Drop all queued requests."""
+        """Drops all queued requests."""
         self._queue.clear()
 
     def flush(self) -> bool:
-        """Send the queued requests.
+        """Sends the queued requests.
 
         Returns:
             True if some stay queued because the socket accepts no more.

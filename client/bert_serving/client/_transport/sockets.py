@@ -42,7 +42,7 @@ class Sockets:
             end.setblocking(False)
 
     def open(self, kind: int, port: PortState, curve: Curve | None, topic: bytes = b"") -> Channel:
-        """Connect a PUSH socket, or a SUB socket subscribed to ``topic``."""
+        """Connects a PUSH socket, or a SUB socket subscribed to ``topic``."""
         sock: zmq.Socket[bytes] = self._context.socket(kind)
         sock.setsockopt(zmq.LINGER, 0)
         sock.setsockopt(zmq.RECONNECT_IVL, 100)
@@ -77,20 +77,20 @@ class Sockets:
         return Channel(port, sock, monitor)
 
     def wake(self) -> None:
-        """Wake the I/O thread. Called with the connection's lock held, by finalizers also within `clear_wakeup`."""
+        """Wakes the I/O thread. Called with the connection's lock held, by finalizers also within `clear_wakeup`."""
         if not self._is_awake:
             with contextlib.suppress(OSError):
                 self._waking.send(b"\0")
             self._is_awake = True
 
     def clear_wakeup(self) -> None:
-        """Reset the wakeup. Called by the I/O thread before it looks for work, with the connection's lock held."""
+        """Resets the wakeup. Called by the I/O thread before it looks for work, with the connection's lock held."""
         with contextlib.suppress(BlockingIOError):
             self.woken.recv(16)
         self._is_awake = False
 
     def close(self) -> None:
-        """Close all sockets and drop unsent messages."""
+        """Closes all sockets and drops unsent messages."""
         self._context.destroy(linger=0)
         self._waking.close()
         self.woken.close()

@@ -1,1 +1,1 @@
-"""Implement ``bert-serving-benchmark``: throughput and latency of a real server and its clients."""
+"""Implements ``bert-serving-benchmark``: throughput and latency of a real server and its clients."""

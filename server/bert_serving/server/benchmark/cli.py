@@ -1,4 +1,4 @@
-"""Implement the command ``bert-serving-benchmark``."""
+"""Implements the command ``bert-serving-benchmark``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark of a command line.
+    """Runs the benchmark of a command line.
 
     Returns the exit code: 0, 1 if a setting failed, 2 for a wrong command line, 130 after Ctrl-C.
     """
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_plan(args: argparse.Namespace, config: ServerConfig, command: str) -> Plan:
-    """Return the measurement plan of a parsed command line.
+    """Returns the measurement plan of a parsed command line.
 
     Raises:
         OSError, ValueError: a text file cannot be used.
@@ -55,7 +55,7 @@ def make_plan(args: argparse.Namespace, config: ServerConfig, command: str) -> P
 
 
 def run_until_interrupted(experiments_to_run: list[experiments.Experiment], model: ModelConfig, plan: Plan) -> int:
-    """Run experiments; on Ctrl-C and SIGTERM, stop the server and return its exit code."""
+    """Runs experiments; on Ctrl-C and SIGTERM, stops the server and returns its exit code."""
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

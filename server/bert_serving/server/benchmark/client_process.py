@@ -1,4 +1,4 @@
-"""Run several clients in one process, each in a thread, and report the time of each response.
+"""Runs several clients in one process, each in a thread, and reports the time of each response.
 
 The number of clients per process is limited, so that the interpreter lock is not the bottleneck. The process reads a
 job as a line of JSON and writes ``ready`` when all clients are connected. It starts after the next line.
@@ -21,7 +21,7 @@ CompletedRequest = tuple[float, float, int, int]
 
 
 def main() -> None:
-    """Run one job."""
+    """Runs one job."""
     job = json.loads(sys.stdin.readline())
     requests: list[list[list[str]]] = job["requests"]
     repeats = Repeats(**job["repeats"])

@@ -1,4 +1,4 @@
-"""Generate the sentences that clients send: random words, or the lines of a file."""
+"""Generates the sentences that clients send: random words, or the lines of a file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SentenceSource:
 
     @classmethod
     def from_files(cls, texts: str | None, vocab: str | None, seed: int) -> SentenceSource:
-        """Read the files of ``-texts`` and ``-client_vocab_file``.
+        """Reads the files of ``-texts`` and ``-client_vocab_file``.
 
         Raises:
             OSError: a file cannot be read.
@@ -58,7 +58,7 @@ class SentenceSource:
         return cls(lines, words, seed)
 
     def sentences(self, number: int, length: int, client: int = 0) -> list[str]:
-        """Return ``number`` sentences of a client: each of ``length`` words, or the next lines of the file."""
+        """Returns ``number`` sentences of a client: each of ``length`` words, or the next lines of the file."""
         random = default_rng((self._seed, client, length))
         if self._lines is not None:
             start = int(random.integers(len(self._lines))) if client else 0

@@ -1,4 +1,4 @@
-"""Define experiments, one table each, and their settings, one row each."""
+"""Defines experiments, one table each, and their settings, one row each."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Experiment:
 
 
 def from_args(args: argparse.Namespace, base: ServerConfig, model: ModelConfig) -> list[Experiment]:
-    """Return the experiments of a command line, in the order of 1.10.0."""
+    """Returns the experiments of a command line, in the order of 1.10.0."""
     load = Load(args.num_client, args.client_batch_size)
     pooled = [tuple(value) for value in args.test_pooling_layer]
     if args.all_layers:

@@ -1,4 +1,4 @@
-"""Generate load: a closed loop (clients wait for responses) or an open loop (requests arrive at a given rate)."""
+"""Generates load: a closed loop (clients wait for responses) or an open loop (requests arrive at a given rate)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Repeats:
     max_seconds: float
 
     def should_continue(self, done: int, elapsed: float) -> bool:
-        """Return whether a client sends another request after ``done`` requests."""
+        """Returns whether a client sends another request after ``done`` requests."""
         if done == 0:
             return True
         return elapsed < self.max_seconds and (done < self.number or elapsed < self.min_seconds)
@@ -67,7 +67,7 @@ class LoadResult:
     num_tokens: int
 
     def metrics(self) -> dict[str, float]:
-        """Return rates per second, and percentiles of the latency in milliseconds."""
+        """Returns rates per second, and percentiles of the latency in milliseconds."""
         p50, p95, p99 = np.percentile(self.latencies, [50, 95, 99]) * 1e3
         return {
             "sentences_per_second": self.num_sentences / self.seconds,
@@ -83,7 +83,7 @@ class LoadResult:
 
 
 def closed_loop(connect: dict[str, Any], requests: Sequence[Sequence[Request]], repeats: Repeats) -> LoadResult:
-    """Run one client for each entry of ``requests``; it sends them in a cycle and waits for each response.
+    """Runs one client for each entry of ``requests``; it sends them in a cycle and waits for each response.
 
     Args:
         connect: arguments of ``BertClient``.
@@ -142,7 +142,7 @@ class _ClientProcess:
         self._write("go")
 
     def read_message(self) -> Any:
-        """Return the next message of the process.
+        """Returns the next message of the process.
 
         Raises:
             LoadError: the process failed.
@@ -162,7 +162,7 @@ class _ClientProcess:
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
-    """Return times of a Poisson process from 0 to ``seconds``, ascending, at least one."""
+    """Returns times of a Poisson process from 0 to ``seconds``, ascending, at least one."""
     random = default_rng(seed)
     gaps = random.exponential(1 / rate, max(1, int(rate * seconds * 1.5 + 10)))
     times: np.ndarray = np.cumsum(gaps)
@@ -170,7 +170,7 @@ def poisson_arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
 
 
 def open_loop(connect: dict[str, Any], requests: Sequence[Request], times: np.ndarray) -> LoadResult:
-    """Send requests at ``times`` (seconds from the start), also if earlier requests are not done.
+    """Sends requests at ``times`` (seconds from the start), also if earlier requests are not done.
 
     Latency counts from the due time of a request, so a late sender does not hide a delay.
 

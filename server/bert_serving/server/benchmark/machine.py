@@ -1,4 +1,4 @@
-"""Describe the machine and the versions of the libraries that a result depends on."""
+"""Describes the machine and the versions of the libraries that a result depends on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_i
 
 
 def machine() -> dict[str, Any]:
-    """Return processor, cores, memory, GPUs and operating system."""
+    """Returns processor, cores, memory, GPUs and operating system."""
     lines = _cpuinfo()
     name = lines.get("model name") or platform.processor() or platform.machine()
     flags = lines.get("flags", "").split()
@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this server and of each installed library."""
+    """Returns the versions of Python, of this server and of each installed library."""
     found = {"python": platform.python_version(), "bert-serving-server": __version__}
     for name in _LIBRARIES:
         try:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return the ``/proc/cpuinfo`` entries of the first core; empty on systems other than Linux."""
+    """Returns the ``/proc/cpuinfo`` entries of the first core; empty on systems other than Linux."""
     try:
         block = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""Run the server under test on free ports, and reuse it while its configuration stays the same."""
+"""Runs the server under test on free ports, and reuse it while its configuration stays the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOST = "127.0.0.1"
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that are free now, below the range that the system uses for outgoing connections."""
+    """Returns ports that are free now, below the range that the system uses for outgoing connections."""
     ports: list[int] = []
     while len(ports) < count:
         port = random.randint(10_000, 32_000)
@@ -45,7 +45,7 @@ class ServerManager:
         self._config: ServerConfig | None = None
 
     def serve(self, config: ServerConfig) -> None:
-        """Run a server with this configuration and no other server.
+        """Runs a server with this configuration and no other server.
 
         Raises:
             StartError: the server failed to start, or was not ready in time.
@@ -76,12 +76,12 @@ class ServerManager:
         return found
 
     def server_config(self) -> dict[str, Any]:
-        """Return the configuration that the server reports."""
+        """Returns the configuration that the server reports."""
         with BertClient(**self.connect) as client:
             return client.server_config
 
     def close(self, abort: bool = False) -> None:
-        """Stop the server; with ``abort``, without finishing its requests."""
+        """Stops the server; with ``abort``, without finishing its requests."""
         server, self._server, self._config = self._server, None, None
         if server is None:
             return

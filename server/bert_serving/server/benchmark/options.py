@@ -1,4 +1,4 @@
-"""Define the flags of ``bert-serving-benchmark``: those of ``bert-serving-start``, the tests and the load."""
+"""Defines the flags of ``bert-serving-benchmark``: those of ``bert-serving-start``, the tests and the load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ examples:
 
 
 def layers(text: str) -> tuple[int, ...]:
-    """Parse ``-1`` as one layer, ``-1,-2`` as two layers that are concatenated."""
+    """Parses ``-1`` as one layer, ``-1,-2`` as two layers that are concatenated."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -82,7 +82,7 @@ TESTS = tuple(option.name for group in list(GROUPS.values())[:1] for option in g
 
 
 def get_benchmark_parser() -> argparse.ArgumentParser:
-    """Return the parser; tests that the command line does not name are None."""
+    """Returns the parser; tests that the command line does not name are None."""
     parser = get_args_parser("bert-serving-benchmark")
     parser.description = (
         "Measure the throughput and latency of a server. For each setting, a server starts on free ports of this "
@@ -99,7 +99,7 @@ def get_benchmark_parser() -> argparse.ArgumentParser:
 
 
 def read_args(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; selected tests have their default values, the others an empty list."""
+    """Parses a command line; selected tests have their default values, the others an empty list."""
     # argparse would read "-1,-2" as a flag; a leading space prevents it.
     arguments = [f" {argument}" if re.fullmatch(r"-\d+(,-?\d+)+", argument) else argument for argument in argv]
     args = get_benchmark_parser().parse_args(arguments)

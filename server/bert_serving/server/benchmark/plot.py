@@ -1,4 +1,4 @@
-"""Plot a table: throughput on the left, latency on the right. Needs matplotlib (extra ``plot``)."""
+"""Plots a table: throughput on the left, latency on the right. Needs matplotlib (extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .report import Table
 
 
 def can_plot() -> bool:
-    """Return whether matplotlib is installed."""
+    """Returns whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def plot(table: Table, path: Path) -> bool:
-    """Plot a table to a PNG file; return False if the table has no metrics."""
+    """Plots a table to a PNG file; returns False if the table has no metrics."""
     from matplotlib.figure import Figure
 
     rows = [row for row in table.rows if row.metrics is not None]
@@ -64,7 +64,7 @@ def plot(table: Table, path: Path) -> bool:
 
 
 def _numbers(values: list[str]) -> list[float] | None:
-    """Return the values as numbers, or None if a value is not a number."""
+    """Returns the values as numbers, or None if a value is not a number."""
     try:
         return [float(value) for value in values]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Write results as Markdown tables and as JSON."""
+"""Writes results as Markdown tables and as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Table:
     rows: list[Row] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """Return the table with a heading and a sentence about it."""
+        """Returns the table with a heading and a sentence about it."""
         lines = [f"### {self.experiment.parameter}", "", self.experiment.about, ""]
         if len(self.workers()) > 1:
             return "\n".join([*lines, *self._by_workers()]) + "\n"
@@ -47,11 +47,11 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def workers(self) -> list[int]:
-        """Return the numbers of workers in the rows, without duplicates."""
+        """Returns the numbers of workers in the rows, without duplicates."""
         return list(dict.fromkeys(row.setting.config.num_worker for row in self.rows))
 
     def _by_workers(self) -> list[str]:
-        """Return one row per value, with one column of sentences per second per number of workers."""
+        """Returns one row per value, with one column of sentences per second per number of workers."""
         workers = self.workers()
         heads = [f"{number} worker{'s' * (number > 1)}" for number in workers]
         lines = [
@@ -90,14 +90,14 @@ class Table:
 
 
 def format_number(value: float) -> str:
-    """Format with at least three significant digits and a thousands separator: ``0.512``, ``37.4``, ``1,234``."""
+    """Formats with at least three significant digits and a thousands separator: ``0.512``, ``37.4``, ``1,234``."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def write(folder: Path, tables: list[Table], about: dict[str, Any]) -> None:
-    """Write ``result.md`` and ``result.json`` to ``folder``; replace existing files."""
+    """Writes ``result.md`` and ``result.json`` to ``folder``; replaces existing files."""
     document = {**about, "experiments": [table.to_dict() for table in tables]}
     (folder / "result.json").write_text(json.dumps(document, indent=1, default=str) + "\n", "utf-8")
     (folder / "result.md").write_text(markdown(tables, about), "utf-8")
@@ -109,7 +109,7 @@ def _workers(tables: list[Table], about: dict[str, Any]) -> str:
 
 
 def markdown(tables: list[Table], about: dict[str, Any]) -> str:
-    """Return all tables under one heading with the command, the machine and the versions."""
+    """Returns all tables under one heading with the command, the machine and the versions."""
     machine, versions = about["machine"], about["versions"]
     features = " ".join(machine.get("features", []))
     sections = [

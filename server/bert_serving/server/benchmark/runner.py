@@ -1,4 +1,4 @@
-"""Run a benchmark: for each setting start a server, apply the load and add a row; then write the report."""
+"""Runs a benchmark: for each setting starts a server, applies the load and adds a row; then writes the report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Plan:
 
 
 def run(experiments: list[Experiment], model: ModelConfig, plan: Plan) -> bool:
-    """Measure all settings and write the report after each table; return False if a setting failed.
+    """Measures all settings and writes the report after each table; returns False if a setting failed.
 
     The logs of the servers go to ``server.log`` in the folder of the report.
     """
@@ -104,7 +104,7 @@ def _measure_row(
 def measure(
     setting: Setting, source: SentenceSource, model: ModelConfig, plan: Plan, manager: ServerManager
 ) -> LoadResult:
-    """Measure one setting on a server that is ready for it."""
+    """Measures one setting on a server that is ready for it."""
     load = setting.load
     tokenizer = make_tokenizer(setting.config, model)
     length = setting.config.max_seq_len or _UNLIMITED_LENGTH
@@ -124,7 +124,7 @@ def measure(
 
 
 def make_requests(sentences: list[str], size: int, tokenizer: Tokenizer) -> list[Request]:
-    """Return requests of ``size`` sentences each, with the token counts of the server."""
+    """Returns requests of ``size`` sentences each, with the token counts of the server."""
     ends = np.cumsum(tokenizer.encode(sentences).lengths)
     starts = range(0, len(sentences), size)
     tokens = np.diff([0, *(ends[start + size - 1] for start in starts)])
@@ -133,7 +133,7 @@ def make_requests(sentences: list[str], size: int, tokenizer: Tokenizer) -> list
 
 @contextlib.contextmanager
 def _stderr_to(path: Path) -> Iterator[TextIO]:
-    """Redirect stderr of this process and its children to a file; yield the previous stderr."""
+    """Redirects stderr of this process and its children to a file; yields the previous stderr."""
     sys.stderr.flush()
     before = os.dup(2)
     with open(path, "w", encoding="utf-8") as file, os.fdopen(before, "w", encoding="utf-8") as terminal:
@@ -159,7 +159,7 @@ class ProgressBar:
                 self._bar = tqdm(total=total, unit="setting", file=stream)
 
     def show(self, text: str) -> None:
-        """Show the current setting."""
+        """Shows the current setting."""
         if self._bar is not None:
             self._bar.set_description(text)
         else:
@@ -171,7 +171,7 @@ class ProgressBar:
             self._bar.update()
 
     def write(self, text: str) -> None:
-        """Print a table to stdout."""
+        """Prints a table to stdout."""
         if self._bar is not None:
             self._bar.clear()
         print(text, flush=True)

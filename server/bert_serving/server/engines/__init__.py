@@ -1,4 +1,4 @@
-"""List the engines and choose one for a device and a dtype."""
+"""Lists the engines and chooses one for a device and a dtype."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES: tuple[str, ...] = (*PREFERENCE["cpu"], "zeros")
 
 
 def load(name: str) -> ModuleType:
-    """Import the module of the engine ``name``; the library of the engine is not imported yet.
+    """Imports the module of the engine ``name``; the library of the engine is not imported yet.
 
     A name with a dot is the import path of an external engine, such as ``my_project.my_engine``: a module that
     provides the four names of ``base.py``.
@@ -49,14 +49,14 @@ def _load_own(path: str) -> ModuleType:
 
 
 def preference(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> tuple[str, ...]:
-    """Return the engines in the order in which ``choose("auto", ...)`` tries them, the fastest first."""
+    """Returns the engines in the order in which ``choose("auto", ...)`` tries them, the fastest first."""
     if (device_kind, dtype) == ("cpu", "bf16") and has_amx(features):
         return "torch", "tensorflow"  # without AMX, tensorflow is faster
     return PREFERENCE[device_kind]
 
 
 def available(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> list[EngineInfo]:
-    """Return the engines that can compute in ``dtype`` on ``device_kind`` (cpu or gpu), the preferred one first.
+    """Returns the engines that can compute in ``dtype`` on ``device_kind`` (cpu or gpu), the preferred one first.
 
     No library is imported. A GPU may therefore still fail when an engine opens it.
     """
@@ -65,7 +65,7 @@ def available(device_kind: str, dtype: str, features: frozenset[str] | None = No
 
 
 def _why_not(name: str, device_kind: str, dtype: str, features: frozenset[str] | None) -> str | None:
-    """Return the reason why an engine cannot run here; an external engine takes no features."""
+    """Returns the reason why an engine cannot run here; an external engine takes no features."""
     module = load(name)
     given = () if features is None or "." in name else (features,)
     reason: str | None = module.unavailable(device_kind, dtype, *given)
@@ -73,7 +73,7 @@ def _why_not(name: str, device_kind: str, dtype: str, features: frozenset[str] |
 
 
 def choose(name: str, device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str:
-    """Return the name of the engine to use.
+    """Returns the name of the engine to use.
 
     Args:
         name: requested engine, or ``auto``.

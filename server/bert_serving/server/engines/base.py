@@ -1,4 +1,4 @@
-"""Define the interface between a worker and an engine: one packed batch in, one array out.
+"""Defines the interface between a worker and an engine: one packed batch in, one array out.
 
 An engine handles tensors and a device. It has no access to sockets, texts, clients or the vocabulary. The worker
 process creates its engine and calls it from one thread.
@@ -91,13 +91,13 @@ class EngineSpec:
 
 
 class Engine(Protocol):
-    """Encodes batches in a worker.
+    """Encodeses batches in a worker.
 
     An engine may have ``startup_notes``, a list of lines that the worker logs: how the engine uses its device.
     """
 
     def encode(self, batch: Batch) -> np.ndarray:
-        """Return the vectors of a batch, C-contiguous, dtype ``spec.output_dtype``.
+        """Returns the vectors of a batch, C-contiguous, dtype ``spec.output_dtype``.
 
         The shape is ``[n, d]``, one row per sequence in the order of ``batch.lengths``. With pooling ``NONE`` it is
         ``[t, d]``, one row per token in the order of ``batch.input_ids``, exactly 0 where ``mask`` is 0.
@@ -110,7 +110,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the memory of the device."""
+        """Releases the memory of the device."""
         ...
 
 

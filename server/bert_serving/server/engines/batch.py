@@ -1,4 +1,4 @@
-"""Define the batch that an engine encodes."""
+"""Defines the batch that an engine encodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Report the features of the processor of this machine.
+"""Reports the features of the processor of this machine.
 
 A function that depends on a feature takes the features as an argument; None stands for those of this machine.
 """
@@ -20,13 +20,13 @@ FEATURES_VARIABLE = "BERT_SERVING_CPU_FEATURES"
 
 
 def processor(features: frozenset[str] | None = None) -> tuple[str, frozenset[str]]:
-    """Return the architecture of this machine, and ``features``, or those of its processor."""
+    """Returns the architecture of this machine, and ``features``, or those of its processor."""
     return platform.machine(), _features() if features is None else features
 
 
 @lru_cache
 def _features() -> frozenset[str]:
-    """Return the usable features of the processor of this machine; empty without ``/proc/cpuinfo``."""
+    """Returns the usable features of the processor of this machine; empty without ``/proc/cpuinfo``."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             lines = [line.partition(":") for line in file if line.startswith(("flags", "Features"))]
@@ -36,7 +36,7 @@ def _features() -> frozenset[str]:
 
 
 def restrict(features: frozenset[str], named: str) -> frozenset[str]:
-    """Remove the deciding features that ``named`` does not contain; never add a feature.
+    """Removes the deciding features that ``named`` does not contain; never add a feature.
 
     Args:
         features: features of the processor.
@@ -47,14 +47,14 @@ def restrict(features: frozenset[str], named: str) -> frozenset[str]:
 
 
 def num_cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def why_no_bf16(features: frozenset[str] | None = None) -> str | None:
-    """Return the reason why bf16 would be emulated; None if the processor has it or its features are unknown."""
+    """Returns the reason why bf16 would be emulated; None if the processor has it or its features are unknown."""
     used = processor(features)[1]
     if not used or used & BF16_FEATURES:
         return None
@@ -64,10 +64,10 @@ def why_no_bf16(features: frozenset[str] | None = None) -> str | None:
 
 
 def has_fast_bf16(features: frozenset[str] | None = None) -> bool:
-    """Return whether the processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
+    """Returns whether the processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
     return not processor(features)[1].isdisjoint(("avx512_bf16", "amx_bf16"))
 
 
 def has_amx(features: frozenset[str] | None = None) -> bool:
-    """Return whether the processor multiplies bf16 tiles (AMX, Intel since Sapphire Rapids)."""
+    """Returns whether the processor multiplies bf16 tiles (AMX, Intel since Sapphire Rapids)."""
     return "amx_bf16" in processor(features)[1]

@@ -1,4 +1,4 @@
-"""Convert packed tokens to the padded grid of attention and back, in pure numpy."""
+"""Converts packed tokens to the padded grid of attention and back, in pure numpy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Layout:
 
 
 def make_layout(batch: Batch) -> Layout:
-    """Return the layout of a batch with packed tokens.
+    """Returns the layout of a batch with packed tokens.
 
     If all tokens of a sequence are masked, they attend to each other. Google's BERT adds the same bias to all their
     scores. Here the bias is 0, since the sum would round the scores to a thousandth.
@@ -77,7 +77,7 @@ def make_layout(batch: Batch) -> Layout:
 
 
 def make_padded_layout(batch: Batch, count: int, longest: int) -> Layout:
-    """Return a layout with padding tokens, whose shapes depend on ``count`` and ``longest`` only.
+    """Returns a layout with padding tokens, whose shapes depend on ``count`` and ``longest`` only.
 
     For compilers that compile each shape. ``count`` and ``longest`` are at least those of the batch. Added rows and
     positions hold token 0, masked. The caller discards their vectors.
@@ -111,7 +111,7 @@ def make_padded_layout(batch: Batch, count: int, longest: int) -> Layout:
 
 
 def split_batch(lengths: np.ndarray, max_grid: int, max_waste: float = 2.0, min_tokens: int = 256) -> list[np.ndarray]:
-    """Group sequences of similar length, to limit the padding that attention computes.
+    """Groups sequences of similar length, to limit the padding that attention computes.
 
     Args:
         lengths: number of tokens of each sequence, int ``[n]``.
@@ -139,7 +139,7 @@ def split_batch(lengths: np.ndarray, max_grid: int, max_waste: float = 2.0, min_
 
 
 def pad_rows(batch: Batch) -> Batch:
-    """Append dummy sequences to a batch, so that an engine sees few different numbers of tokens.
+    """Appends dummy sequences to a batch, so that an engine sees few different numbers of tokens.
 
     oneDNN compiles a kernel for each new number of rows, which can take as long as a small batch. Its tiles have 16
     rows, so the added rows cost little. No dummy sequence is longer than the longest real one: attention would have to
@@ -162,7 +162,7 @@ def pad_rows(batch: Batch) -> Batch:
 
 
 def split_groups(groups: list[np.ndarray], lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Split each group into the fewest subgroups of about equal size and about ``max_tokens`` tokens at most."""
+    """Splits each group into the fewest subgroups of about equal size and about ``max_tokens`` tokens at most."""
     result = []
     for group in groups:
         ends = np.cumsum(lengths[group])
@@ -179,7 +179,7 @@ def encode_in_groups(
     encode: Callable[[Batch], np.ndarray],
     map_fn: Callable[..., Iterable[np.ndarray]] = map,
 ) -> np.ndarray:
-    """Encode groups of a batch and write their rows to their positions in the whole batch.
+    """Encodeses groups of a batch and writes their rows to their positions in the whole batch.
 
     Args:
         groups: result of ``split_batch``.
@@ -203,7 +203,7 @@ def encode_in_groups(
 
 
 def check_batch(batch: Batch, spec: EngineSpec) -> None:
-    """Reject a batch with values outside the tables of the model.
+    """Rejects a batch with values outside the tables of the model.
 
     On a GPU, an index out of range would make the device unusable for the process.
 
@@ -227,13 +227,13 @@ def check_batch(batch: Batch, spec: EngineSpec) -> None:
 
 
 def attention_mask(layout: Layout) -> np.ndarray:
-    """Return a mask of the positions that attention may use, bool ``[n, T]``, as an alternative to ``bias``."""
+    """Returns a mask of the positions that attention may use, bool ``[n, T]``, as an alternative to ``bias``."""
     attend: np.ndarray = layout.bias == 0
     return attend
 
 
 def select_sequences(batch: Batch, sequences: np.ndarray) -> tuple[Batch, np.ndarray]:
-    """Return some sequences of a batch as a batch, and the indexes of their tokens in the original batch."""
+    """Returns some sequences of a batch as a batch, and the indexes of their tokens in the original batch."""
     lengths = batch.lengths[sequences].astype(np.int64)
     starts = (np.cumsum(batch.lengths) - batch.lengths)[sequences]
     ends = np.cumsum(lengths)

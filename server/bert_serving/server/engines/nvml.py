@@ -1,4 +1,4 @@
-"""Read the utilization and memory of GPUs from NVML, the library of the NVIDIA driver."""
+"""Reads the utilization and memory of GPUs from NVML, the library of the NVIDIA driver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Gpu:
 
 
 def list_gpus() -> list[Gpu]:
-    """Return the GPUs that this process may use; empty without an NVIDIA driver or without ``nvidia-ml-py``.
+    """Returns the GPUs that this process may use; empty without an NVIDIA driver or without ``nvidia-ml-py``.
 
     If ``CUDA_VISIBLE_DEVICES`` is set, ``index`` counts in that list, as in CUDA.
     """
@@ -42,7 +42,7 @@ def list_gpus() -> list[Gpu]:
 
 
 def gpu_handles(pynvml: Any) -> list[Any]:
-    """Return the NVML handles of the GPUs that this process may use, in the order of the CUDA indexes."""
+    """Returns the NVML handles of the GPUs that this process may use, in the order of the CUDA indexes."""
     every = ",".join(map(str, range(pynvml.nvmlDeviceGetCount())))
     handles = []
     for name in os.environ.get("CUDA_VISIBLE_DEVICES", every).replace(" ", "").split(","):
@@ -77,7 +77,7 @@ class GpuMeter:
             return
 
     def read(self) -> dict[str, float]:
-        """Return ``gpu_memory_used`` and ``gpu_memory_total`` in bytes, and ``gpu_utilization``.
+        """Returns ``gpu_memory_used`` and ``gpu_memory_total`` in bytes, and ``gpu_utilization``.
 
         Memory is that of all processes on the GPU. Utilization is the fraction of the driver's last sample period in
         which

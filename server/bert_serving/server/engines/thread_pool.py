@@ -1,4 +1,4 @@
-"""Encode a batch in several threads, each with sequences of its own.
+"""Encodeses a batch in several threads, each with sequences of its own.
 
 Threads that share one matrix product wait for the slowest thread after each product. The wait grows if other processes
 use the cores. With enough tokens, separate sequences for each thread are faster.
@@ -35,7 +35,7 @@ class ThreadPool:
         self._executor = ThreadPoolExecutor(count, "encode", initializer)
 
     def partition(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Partition sequences into one share per thread with similar numbers of tokens, or into a single share.
+        """Partitions sequences into one share per thread with similar numbers of tokens, or into a single share.
 
         Args:
             lengths: number of tokens of each sequence, int ``[n]``.
@@ -52,7 +52,7 @@ class ThreadPool:
         return [np.arange(len(lengths))]
 
     def encode(self, batch: Batch, is_token_level: bool, single_thread: Encode, all_threads: Encode) -> np.ndarray:
-        """Return the vectors of a batch, ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
+        """Returns the vectors of a batch, ``[n, d]``, or ``[t, d]`` if ``is_token_level``.
 
         Args:
             single_thread: encodes one share; called in each thread of the pool.
@@ -64,11 +64,11 @@ class ThreadPool:
         return encode_in_groups(batch, shares, is_token_level, single_thread, self.map)
 
     def map(self, encode: Encode, shares: Iterable[Batch]) -> list[np.ndarray]:
-        """Return the vectors of each share after all shares are done; raise the first error of a share."""
+        """Returns the vectors of each share after all shares are done; raises the first error of a share."""
         futures = [self._executor.submit(encode, share) for share in shares]
         wait(futures)  # memory that a share still holds may be missing for the next batch
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stops the threads."""
         self._executor.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""Return zeros of the correct shape, to measure everything around the model."""
+"""Returns zeros of the correct shape, to measure everything around the model."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ class ZerosEngine:
         return np.zeros((rows, self._width), self._dtype)
 
     def close(self) -> None:
-        """Do nothing: the engine holds no memory."""
+        """Does nothing: the engine holds no memory."""

@@ -1,4 +1,4 @@
-"""Encodes the texts of HTTP requests through a client of the service, within the limits of the configuration."""
+"""Encodeses the texts of HTTP requests through a client of the service, within the limits of the configuration."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EncodingResult:
 
 
 class EncodingService:
-    """Encodes texts for all routes.
+    """Encodeses texts for all routes.
 
     Args:
         client: client of the service, shared by all threads; its timeouts bound every call.
@@ -83,7 +83,7 @@ class EncodingService:
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
     def encode(self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False) -> EncodingResult:
-        """Encodes a list of texts, or of token lists. The caller holds a slot of the limiter.
+        """Encodeses a list of texts, or of token lists. The caller holds a slot of the limiter.
 
         Raises:
             BadRequest: ``texts`` is not a list.

@@ -39,7 +39,7 @@ _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
-    """Return the reason why the engine cannot run here, or None; import no library. Every processor is supported."""
+    """Returns the reason why the engine cannot run here, or None; imports no library. Every processor is supported."""
     if dtype not in INFO.dtypes.get(device_kind, ()):
         return f"it supports fp32 and int8 on the CPU, not {dtype} on {device_kind}"
     missing = [name for name in ("onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
@@ -49,7 +49,7 @@ def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = 
 
 
 def prepare(spec: EngineSpec, log: Log, features: frozenset[str] | None = None) -> None:
-    """Write graph and weights to ``spec.cache_dir`` if they are missing.
+    """Writes graph and weights to ``spec.cache_dir`` if they are missing.
 
     Args:
         spec: what to compute.
@@ -66,7 +66,7 @@ def prepare(spec: EngineSpec, log: Log, features: frozenset[str] | None = None) 
 
 
 def create(spec: EngineSpec, device: Device, features: frozenset[str] | None = None) -> OnnxEngine:
-    """Load the files of ``prepare`` for the same ``features`` and run the graph once.
+    """Loads the files of ``prepare`` for the same ``features`` and runs the graph once.
 
     Raises:
         EngineUnavailable: ONNX Runtime is missing, or does not support the device.
@@ -111,13 +111,13 @@ class OnnxEngine:
         return encode_in_groups(batch, groups, self._spec.is_token_level, partial(_run, session))
 
     def close(self) -> None:
-        """Release the graph and the weights."""
+        """Releases the graph and the weights."""
         self._all_threads_session = self._single_thread_session = None
         self._thread_pool.close()
 
 
 def _run(session: Any, batch: Batch) -> np.ndarray:
-    """Return the vectors of a batch.
+    """Returns the vectors of a batch.
 
     Raises:
         OutOfMemory: the batch does not fit in memory.
@@ -134,7 +134,7 @@ def _run(session: Any, batch: Batch) -> np.ndarray:
 
 
 def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
-    """Return all outputs of a graph for a layout."""
+    """Returns all outputs of a graph for a layout."""
     feeds = {}
     for feed in session.get_inputs():
         feeds[feed.name] = (
@@ -145,7 +145,7 @@ def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
 
 
 def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
-    """Open a session for the graph at ``path``; with ``rewrite_to``, also write the graph there, see ``_write``."""
+    """Opens a session for the graph at ``path``; with ``rewrite_to``, also writes the graph there, see ``_write``."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by the import
     import onnxruntime
 
@@ -210,7 +210,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
 
 
 def _save(model: Any, folder: Path) -> str:
-    """Empty ``folder``, write a model and its weights to it, and return the path of the model."""
+    """Empties ``folder``, writes a model and its weights to it, and returns the path of the model."""
     import onnx
 
     shutil.rmtree(folder, ignore_errors=True)

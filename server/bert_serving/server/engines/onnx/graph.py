@@ -1,4 +1,4 @@
-"""Build the BERT encoder as an ONNX graph over packed tokens, with operators that are fast in ONNX Runtime.
+"""Builds the BERT encoder as an ONNX graph over packed tokens, with operators that are fast in ONNX Runtime.
 
 Dense layers compute packed tokens, ``[t, hidden]``. Only attention uses the padded grid ``[n, T]``: one Gather unpacks
 the tokens and one packs them again. The graph has no layer above the highest pooling layer. If the pooling strategy
@@ -59,19 +59,19 @@ class Graph:
         self.outputs: list[tuple[str, int]] = []
 
     def tensor(self, values: Any) -> str:
-        """Add a constant and return its name."""
+        """Adds a constant and returns its name."""
         name = f"constant_{len(self.tensors)}"
         self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def op(self, kind: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node and return the name of its output, or a list of names for several outputs."""
+        """Adds a node and returns the name of its output, or a list of names for several outputs."""
         names = [f"{kind}_{len(self.nodes)}_{number}" for number in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, domain=domain, **attributes))
         return names[0] if outputs == 1 else names
 
     def model(self) -> onnx.ModelProto:
-        """Return the complete model; its inputs are the names of ``FEEDS`` that the graph reads."""
+        """Returns the complete model; its inputs are the names of ``FEEDS`` that the graph reads."""
         used = {name for node in self.nodes for name in node.input}
         inputs = [helper.make_tensor_value_info(name, *FEEDS[name]) for name in FEEDS if name in used]
         outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in self.outputs]
@@ -88,12 +88,12 @@ Dense = Callable[[Graph, str, str, np.ndarray, np.ndarray], tuple[str, np.ndarra
 
 
 def dense_fp32(graph: Graph, x: str, scope: str, kernel: np.ndarray, bias: np.ndarray) -> tuple[str, np.ndarray]:
-    """Add a product in float32."""
+    """Adds a product in float32."""
     return graph.op("MatMul", x, graph.tensor(kernel)), bias
 
 
 def build(spec: EngineSpec, weights: dict[str, np.ndarray], dense: Dense = dense_fp32) -> onnx.ModelProto:
-    """Return the graph from token ids to vectors: its first output is ``[n, d]``, or ``[t, d]`` without pooling.
+    """Returns the graph from token ids to vectors: its first output is ``[n, d]``, or ``[t, d]`` without pooling.
 
     Args:
         spec: what to compute; ``dtype`` is ignored.
@@ -142,7 +142,7 @@ def _encoder_layer(
     selected: str | None,
     dense: Dense,
 ) -> str:
-    """Add one layer, ``[t, hidden]`` to ``[t, hidden]``, or to ``[n, hidden]`` for a selected token per sequence."""
+    """Adds one layer, ``[t, hidden]`` to ``[t, hidden]``, or to ``[n, hidden]`` for a selected token per sequence."""
     scope = f"encoder/layer_{layer}"
     scopes = [f"{scope}/attention/self/{name}" for name in ("query", "key", "value")]
     kernel = np.concatenate([weights[f"{one}/kernel"] for one in scopes], axis=1)
@@ -177,7 +177,7 @@ def _encoder_layer(
 
 
 def _activate(graph: Graph, act: str, x: str, bias: str) -> str:
-    """Add the activation of ``x + bias``, by the names of ``model.config.HIDDEN_ACTS``."""
+    """Adds the activation of ``x + bias``, by the names of ``model.config.HIDDEN_ACTS``."""
     fused = {"gelu": "BiasGelu", "gelu_new": "FastGelu"}
     if act in fused:
         return str(graph.op(fused[act], x, bias, domain=MICROSOFT))
@@ -190,7 +190,7 @@ def _layer_norm(graph: Graph, model: ModelConfig, weights: dict[str, np.ndarray]
 
 
 def _pool(graph: Graph, strategy: PoolingStrategy, weights: dict[str, np.ndarray], x: str) -> str:
-    """Add pooling of ``[t, d]``, or of ``[n, d]`` with one selected token per sequence; 0 if all tokens are masked."""
+    """Adds pooling of ``[t, d]``, or of ``[n, d]`` with one selected token per sequence; 0 if all tokens are masked."""
     if strategy is PoolingStrategy.CLS_POOLED:
         kernel, bias = graph.tensor(weights["pooler/dense/kernel"]), graph.tensor(weights["pooler/dense/bias"])
         return str(graph.op("Tanh", graph.op("Gemm", x, kernel, bias)))

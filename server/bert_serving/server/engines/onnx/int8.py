@@ -1,4 +1,4 @@
-"""Compute dense layers in int8, with a scale for each token.
+"""Computes dense layers in int8, with a scale for each token.
 
 Kernels are quantized once, with a scale for each output. Inputs are quantized at run time, with a scale for each token.
 The vector of a token therefore depends neither on the other tokens of the batch nor on its size. The dynamic
@@ -34,7 +34,7 @@ ACTIVATION_MIN = {"gelu": -0.1701, "gelu_new": -0.1701, "relu": 0.0}
 
 
 def probe_batch(vocab_size: int, max_length: int) -> Batch:
-    """Return a batch of random tokens, always the same."""
+    """Returns a batch of random tokens, always the same."""
     length = min(PROBE_LENGTH, max_length)
     ids = np.random.default_rng(0).integers(0, vocab_size, PROBE_SEQUENCES * length, np.int32)
     return Batch(ids, np.zeros_like(ids), np.ones_like(ids), np.full(PROBE_SEQUENCES, length, np.int32))
@@ -113,7 +113,7 @@ class Int8:
 
 
 def smoothing_factors(peaks: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Return the divisor of each input channel, float32 ``[in]``, with mean 1 on a logarithmic scale."""
+    """Returns the divisor of each input channel, float32 ``[in]``, with mean 1 on a logarithmic scale."""
     inputs = np.log(np.maximum(peaks.astype(np.float64), 1e-6))
     outputs = np.log(np.maximum(np.abs(kernel).max(axis=1).astype(np.float64), 1e-6))
     factors = SMOOTHING * inputs - (1 - SMOOTHING) * outputs
@@ -122,14 +122,14 @@ def smoothing_factors(peaks: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def round_kernel(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return integers from -127 to 127, float32 ``[in, out]``, and the scale of each output, float32 ``[out]``."""
+    """Returns integers from -127 to 127, float32 ``[in, out]``, and the scale of each output, float32 ``[out]``."""
     scales = np.abs(kernel).max(axis=0) / np.float32(127)
     scales[scales == 0] = 1
     return np.rint(kernel / scales), scales.astype(np.float32)
 
 
 def kernel_dtype(machine: str, flags: frozenset[str]) -> str:
-    """Return the integer type that the processor multiplies with uint8 without saturation.
+    """Returns the integer type that the processor multiplies with uint8 without saturation.
 
     x86 without VNNI adds two products of uint8 and int8 in 16 bits, which overflows. It adds products of two uint8 in
     32 bits.

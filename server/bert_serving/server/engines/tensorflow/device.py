@@ -1,4 +1,4 @@
-"""Set the device, the threads and the memory that TensorFlow may use in this process, before it starts."""
+"""Sets the device, the threads and the memory that TensorFlow may use in this process, before it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..base import Device, EngineUnavailable
 
 
 def set_environment(device: Device, dtype: str) -> None:
-    """Set the environment variables that TensorFlow reads once at its start; no effect if it has started.
+    """Sets the environment variables that TensorFlow reads once at its start; no effect if it has started.
 
     ``TF_ONEDNN_ASSUME_FROZEN_WEIGHTS`` lets oneDNN keep a copy of the weights in its own layout. In bf16 this takes a
     third
@@ -29,7 +29,7 @@ def set_environment(device: Device, dtype: str) -> None:
 
 
 def _choose_gpu(device: Device) -> None:
-    """Make only the GPU of ``device`` visible, by its index in the driver and in ``nvidia-smi``.
+    """Makes only the GPU of ``device`` visible, by its index in the driver and in ``nvidia-smi``.
 
     Must run before TensorFlow searches for GPUs. If ``CUDA_VISIBLE_DEVICES`` is set, the index counts in that list.
     """
@@ -43,7 +43,7 @@ def _choose_gpu(device: Device) -> None:
 
 
 def open_device(tf: Any, device: Device) -> str:
-    """Set up TensorFlow in this process for ``device`` and return the device name for graphs.
+    """Sets up TensorFlow in this process for ``device`` and returns the device name for graphs.
 
     Threads and devices can be set once per process. A second engine in the same process uses the settings of the first.
 
@@ -75,7 +75,7 @@ def open_device(tf: Any, device: Device) -> str:
 
 
 def gpu_memory_mib(device: Device) -> int | None:
-    """Return the memory of the visible GPU in MiB, or None if the library of the driver does not report it."""
+    """Returns the memory of the visible GPU in MiB, or None if the library of the driver does not report it."""
     try:
         import pynvml
 

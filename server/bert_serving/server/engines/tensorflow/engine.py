@@ -41,7 +41,7 @@ XLA_MIN_LENGTH, XLA_COUNTS = 16, (1, 4, 16, 64)
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
-    """Return the reason why the engine cannot run here, or None; import no library.
+    """Returns the reason why the engine cannot run here, or None; imports no library.
 
     Args:
         device_kind: ``cpu`` or ``gpu``.
@@ -61,12 +61,12 @@ def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = 
 
 
 def prepare(spec: EngineSpec, log: Log) -> None:
-    """Write weights and graph to ``spec.cache_dir`` if they are missing; see ``saved_graph.write``."""
+    """Writes weights and graph to ``spec.cache_dir`` if they are missing; see ``saved_graph.write``."""
     saved_graph.write(spec, log)
 
 
 def create(spec: EngineSpec, device: Device) -> TensorflowEngine:
-    """Load the files of ``prepare`` on ``device`` and run the graph once.
+    """Loads the files of ``prepare`` on ``device`` and runs the graph once.
 
     Raises:
         EngineUnavailable: TensorFlow or the device is missing.
@@ -109,7 +109,7 @@ class TensorflowEngine:
                         raise
 
     def _compile(self) -> None:
-        """Compile every shape of a batch with XLA, so that no request waits for the compiler."""
+        """Compiles every shape of a batch with XLA, so that no request waits for the compiler."""
         shapes = xla_shapes(self._spec.longest, self._max_grid)
         start = time.perf_counter()
         for length, counts in shapes.items():
@@ -124,7 +124,7 @@ class TensorflowEngine:
         )
 
     def _warm_up(self) -> None:
-        """Encode one short sequence.
+        """Encodeses one short sequence.
 
         oneDNN keeps the weight layout of the first call, and that of a short sequence suits all batches.
         """
@@ -141,7 +141,7 @@ class TensorflowEngine:
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
     def close(self) -> None:
-        """Release the graph and the weights; TensorFlow frees the memory of a GPU when the process ends."""
+        """Releases the graph and the weights; TensorFlow frees the memory of a GPU when the process ends."""
         self._function = None
 
     def _run(self, batch: Batch) -> np.ndarray:
@@ -177,7 +177,7 @@ class TensorflowEngine:
 
 
 def xla_shapes(longest: int, max_grid: int) -> dict[int, tuple[int, ...]]:
-    """Return all shapes that XLA compiles: numbers of sequences by padded length, both ascending.
+    """Returns all shapes that XLA compiles: numbers of sequences by padded length, both ascending.
 
     XLA compiles once per shape. Batches are therefore padded to the next length and split into these numbers.
 
@@ -193,12 +193,12 @@ def xla_shapes(longest: int, max_grid: int) -> dict[int, tuple[int, ...]]:
 
 
 def xla_bucket(length: int, shapes: dict[int, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
-    """Return the padded length for sequences of ``length`` tokens, and its numbers of sequences."""
+    """Returns the padded length for sequences of ``length`` tokens, and its numbers of sequences."""
     return next(((width, counts) for width, counts in shapes.items() if width >= length), (length, (1,)))
 
 
 def split_into_buckets(number: int, counts: tuple[int, ...]) -> list[int]:
-    """Split a batch into sub-batches whose sizes are in ``counts`` (ascending, from 1).
+    """Splits a batch into sub-batches whose sizes are in ``counts`` (ascending, from 1).
 
     The last sub-batch may be padded to less than twice its number of sequences.
     """

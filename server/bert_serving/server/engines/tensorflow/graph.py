@@ -1,4 +1,4 @@
-"""Build the BERT encoder as a TensorFlow graph over packed tokens.
+"""Builds the BERT encoder as a TensorFlow graph over packed tokens.
 
 Dense layers compute packed tokens, ``[t, hidden]``. Only attention uses the padded grid ``[n, heads, T, head size]``:
 one gather unpacks the tokens and one packs them again. The graph has no layer above the highest pooling layer. If the
@@ -76,7 +76,7 @@ class GraphBuilder:
     fused_norm: bool = False
 
     def build(self) -> Tensor:
-        """Return vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``."""
+        """Returns vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``."""
         tf = self.tf
         wanted = self.spec.layers
         feed = _ONE_TOKEN.get(self.spec.pooling_strategy)
@@ -92,7 +92,7 @@ class GraphBuilder:
         return tf.cast(self.pool(tokens), self.spec.output_dtype)
 
     def embeddings(self) -> Tensor:
-        """Return the sum of word, type and position embeddings, normalized: float32 ``[t, hidden]``."""
+        """Returns the sum of word, type and position embeddings, normalized: float32 ``[t, hidden]``."""
         gather = self.tf.gather
         total = gather(self.weight("embeddings/word_embeddings"), self.feeds["input_ids"])
         total += gather(self.weight("embeddings/token_type_embeddings"), self.feeds["type_ids"])
@@ -101,7 +101,7 @@ class GraphBuilder:
         return self.layer_norm("embeddings/LayerNorm", total)
 
     def heads(self) -> Heads:
-        """Return the indexes and the bias of attention for every layer."""
+        """Returns the indexes and the bias of attention for every layer."""
         tf, heads = self.tf, self.spec.model.num_attention_heads
         unpack, pack = self.feeds["unpack"], self.feeds["pack"]
         longest = tf.shape(unpack)[1]
@@ -114,7 +114,7 @@ class GraphBuilder:
         )
 
     def encoder_layer(self, scope: str, hidden: Tensor, heads: Heads, select: Tensor) -> Tensor:
-        """Compute one transformer layer, float32 ``[t, hidden]`` to the same.
+        """Computes one transformer layer, float32 ``[t, hidden]`` to the same.
 
         Args:
             select: indexes of the tokens to compute, int32 ``[n]``, or None for all.
@@ -129,7 +129,7 @@ class GraphBuilder:
         return self.layer_norm(f"{scope}/output/LayerNorm", output + hidden)
 
     def attention(self, scope: str, hidden: Tensor, heads: Heads, select: Tensor) -> Tensor:
-        """Compute self-attention, ``[t, hidden]`` float32 to ``[t, hidden]`` in the dtype of the kernels.
+        """Computes self-attention, ``[t, hidden]`` float32 to ``[t, hidden]`` in the dtype of the kernels.
 
         Scores and softmax are float32. The weights of the query contain the scale of the scores.
         """
@@ -143,12 +143,12 @@ class GraphBuilder:
         return tf.reshape(tf.gather(tf.reshape(context, rows), pack), [-1, model.hidden_size])
 
     def dense(self, scope: str, inputs: Tensor) -> Tensor:
-        """Return ``inputs @ kernel + bias`` in the dtype of the kernel."""
+        """Returns ``inputs @ kernel + bias`` in the dtype of the kernel."""
         tf, kernel = self.tf, self.weight(f"{scope}/kernel")
         return tf.nn.bias_add(tf.matmul(tf.cast(inputs, kernel.dtype), kernel), self.weight(f"{scope}/bias"))
 
     def layer_norm(self, scope: str, inputs: Tensor) -> Tensor:
-        """Normalize each row of ``inputs`` (float32) to mean 0 and variance 1, then scale and shift it.
+        """Normalizes each row of ``inputs`` (float32) to mean 0 and variance 1, then scale and shift it.
 
         ``fused_norm`` writes it as a batch normalization with a channel for each row. The optimizer of TensorFlow knows
         this
@@ -175,18 +175,18 @@ class GraphBuilder:
         return tf.reshape(normal.y, shape) * gamma + beta
 
     def activation(self, inputs: Tensor) -> Tensor:
-        """Return the activation of the model, see ``model.config.HIDDEN_ACTS``."""
+        """Returns the activation of the model, see ``model.config.HIDDEN_ACTS``."""
         name = self.spec.model.hidden_act
         if name in ("gelu", "gelu_new"):
             return self.tf.nn.gelu(inputs, approximate=name == "gelu_new")
         return {"relu": self.tf.nn.relu, "tanh": self.tf.nn.tanh}[name](inputs)
 
     def to_float32(self, inputs: Tensor) -> Tensor:
-        """Return ``inputs`` as float32."""
+        """Returns ``inputs`` as float32."""
         return self.tf.cast(inputs, self.tf.float32)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Pool float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
+        """Pools float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
 
         A sequence whose mask is all 0 has mean and maximum 0.
         """

@@ -1,4 +1,4 @@
-"""Cache the weights and the graph of the engine tensorflow.
+"""Caches the weights and the graph of the engine tensorflow.
 
 The tensors are in one raw file, which every worker maps. On the CPU all workers of a machine share its pages.
 TensorFlow uses the mapped memory through DLPack without a copy. (Its op ``ImmutableConst`` keeps a private copy in
@@ -43,7 +43,7 @@ _VECTORS = "vectors"
 
 
 def write(spec: EngineSpec, log: Log) -> None:
-    """Write weights and graph to the cache if they are missing or damaged.
+    """Writes weights and graph to the cache if they are missing or damaged.
 
     Raises:
         ModelError: the model cannot be read, see ``load_weights``.
@@ -56,7 +56,7 @@ def write(spec: EngineSpec, log: Log) -> None:
 
 
 def find(spec: EngineSpec) -> tuple[Path, Path] | None:
-    """Return the folders of the weights and of the graph, or None if one is missing."""
+    """Returns the folders of the weights and of the graph, or None if one is missing."""
     cache = Cache(spec.cache_dir)
     weights = cache.find(_WEIGHTS, _weights_cache_key(spec, cache))
     graph = cache.find(_GRAPH, _graph_cache_key(spec))
@@ -64,7 +64,7 @@ def find(spec: EngineSpec) -> tuple[Path, Path] | None:
 
 
 def map_weights(tf: Any, folder: Path, device_name: str) -> dict[str, Any]:
-    """Return the tensors in ``folder`` by name: mapped on the CPU, copied to a GPU."""
+    """Returns the tensors in ``folder`` by name: mapped on the CPU, copied to a GPU."""
     index = json.loads((folder / _INDEX).read_text("utf-8"))
     # Mode "c" is copy-on-write: DLPack exports no read-only memory.
     raw = np.memmap(folder / _RAW, np.uint8, mode="c")
@@ -84,7 +84,7 @@ def map_weights(tf: Any, folder: Path, device_name: str) -> dict[str, Any]:
 
 
 def load_function(tf: Any, folder: Path, weights: dict[str, Any], device_name: str, fused: bool, xla: bool) -> Any:
-    """Return the graph in ``folder`` as a function of the inputs in the order of ``FEEDS``, with bound weights.
+    """Returns the graph in ``folder`` as a function of the inputs in the order of ``FEEDS``, with bound weights.
 
     The function is traced once, for all shapes.
     """
@@ -109,7 +109,7 @@ def load_function(tf: Any, folder: Path, weights: dict[str, Any], device_name: s
 
 
 def fuse_weights(config: ModelConfig, weights: dict[str, np.ndarray], dtype: Any) -> dict[str, np.ndarray]:
-    """Convert canonical weights to the weights of the graph.
+    """Converts canonical weights to the weights of the graph.
 
     Query, key and value become one kernel, ``.../qkv/kernel`` ``[hidden, 3 hidden]``, and the scale of attention,
     ``1/sqrt(head size)``, is multiplied into the query. Kernels and biases of dense layers get ``dtype``. Embeddings,
@@ -130,7 +130,7 @@ def fuse_weights(config: ModelConfig, weights: dict[str, np.ndarray], dtype: Any
 
 
 def fused_shapes(spec: EngineSpec) -> dict[str, tuple[str, tuple[int | None, ...]]]:
-    """Return (dtype, shape) of each result of ``fuse_weights``; the number of rows of a table is None."""
+    """Returns (dtype, shape) of each result of ``fuse_weights``; the number of rows of a table is None."""
     shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {}
     for name, shape in expected_shapes(spec.model, max(spec.layers) + 1, spec.needs_pooler).items():
         scope, _, kind = name.rpartition("/")
@@ -143,7 +143,7 @@ def fused_shapes(spec: EngineSpec) -> dict[str, tuple[str, tuple[int | None, ...
 
 
 def _scoped(name: str) -> str:
-    """Return the name of the placeholder of a weight."""
+    """Returns the name of the placeholder of a weight."""
     return "weight/" + name
 
 
@@ -205,7 +205,7 @@ def _write_graph(spec: EngineSpec, folder: Path, log: Log) -> None:
 
 
 def _graph(tf: Any, spec: EngineSpec, fused_norm: bool) -> bytes:
-    """Return a serialized ``GraphDef`` with a placeholder for each input and weight."""
+    """Returns a serialized ``GraphDef`` with a placeholder for each input and weight."""
     shapes = fused_shapes(spec)
     weights: dict[str, Any] = {}
 

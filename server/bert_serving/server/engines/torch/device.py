@@ -1,4 +1,4 @@
-"""Set up PyTorch for a device and test its faster kernels before the engine uses them.
+"""Sets up PyTorch for a device and tests its faster kernels before the engine uses them.
 
 The choice changes the speed, not the vectors. A kernel that fails its test is not used, and the log has the
 reason.
@@ -20,7 +20,7 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def open_device(device: Device, dtype: str) -> torch.device:
-    """Set up PyTorch in this process for ``device``.
+    """Sets up PyTorch in this process for ``device``.
 
     Raises:
         EngineUnavailable: PyTorch does not find that GPU.
@@ -56,7 +56,7 @@ def open_device(device: Device, dtype: str) -> torch.device:
 def find_packed_attention(
     device: torch.device, dtype: torch.dtype, heads: int, head_size: int
 ) -> tuple[PackedAttention | None, str]:
-    """Return attention without padding if the device computes it correctly, and a log line."""
+    """Returns attention without padding if the device computes it correctly, and a log line."""
     if dtype == torch.float32:
         return None, "attention over padded groups: packed sequences need bf16 or fp16"
     lengths = [1, 33, 7]
@@ -75,7 +75,7 @@ def find_packed_attention(
 
 
 def _plain_attention(qkv: torch.Tensor) -> torch.Tensor:
-    """Return attention within one sequence by definition, ``[t, 3, heads, head size]`` to ``[t, heads, head size]``."""
+    """Returns attention in one sequence by definition, ``[t, 3, heads, head size]`` to ``[t, heads, head size]``."""
     query, key, value = qkv.permute(1, 2, 0, 3)
     scores = query @ key.transpose(1, 2) / qkv.shape[-1] ** 0.5
     return (scores.softmax(-1) @ value).transpose(0, 1)
@@ -84,7 +84,7 @@ def _plain_attention(qkv: torch.Tensor) -> torch.Tensor:
 def compile_add_norm(
     device: torch.device, dtype: torch.dtype, width: int, eps: float, cache_dir: Path, backend: str = "inductor"
 ) -> tuple[AddNorm, str]:
-    """Compile sum and layer normalization to one kernel for any number of rows above one; return it and a log line.
+    """Compiles sum and layer normalization to one kernel for any number of rows above one; returns it and a log line.
 
     Compilation happens before the first request. A later shape that the kernel does not support runs uncompiled. If the
     compilation fails or gives a wrong result, the uncompiled function is returned.
@@ -115,19 +115,19 @@ def compile_add_norm(
 
 
 def _compare(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raise ValueError if two results differ by more than rounding."""
+    """Raises ValueError if two results differ by more than rounding."""
     tolerance = _TOLERANCE[found.dtype]
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
         raise ValueError("wrong result")
 
 
 def one_line(error: Exception) -> str:
-    """Return an error as one log line of at most 300 characters."""
+    """Returns an error as one log line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def is_lost(device: torch.device) -> bool:
-    """Return whether a GPU no longer responds to this process, as after an illegal memory access."""
+    """Returns whether a GPU no longer responds to this process, as after an illegal memory access."""
     if device.type != "cuda":
         return False
     try:
@@ -138,7 +138,7 @@ def is_lost(device: torch.device) -> bool:
 
 
 def device_notes(device: torch.device, dtype: str) -> list[str]:
-    """Return log lines about the device."""
+    """Returns log lines about the device."""
     if device.type != "cuda":
         return []
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)

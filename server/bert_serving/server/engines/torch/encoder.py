@@ -1,4 +1,4 @@
-"""Compute the BERT encoder in PyTorch over packed tokens.
+"""Computes the BERT encoder in PyTorch over packed tokens.
 
 Dense layers compute packed tokens, ``[t, hidden]``. Attention does the same if the device has a kernel for packed
 sequences (flash attention, 16 bits, on a GPU). Otherwise it computes a padded grid, gathered from the tokens and packed
@@ -62,12 +62,12 @@ class Feeds:
 
 
 def add_norm(inputs: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-    """Return the layer normalization of ``inputs + residual``, ``[rows, hidden]``."""
+    """Returns the layer normalization of ``inputs + residual``, ``[rows, hidden]``."""
     return F.layer_norm(inputs + residual, gamma.shape, gamma, beta, eps)
 
 
 def varlen_attention(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
-    """Return PyTorch's attention over packed sequences: CUDA, 16 bits.
+    """Returns PyTorch's attention over packed sequences: CUDA, 16 bits.
 
     Raises:
         ImportError: PyTorch is older than 2.10.
@@ -95,15 +95,15 @@ class DenseLayers:
         self._activation = _activation(spec.model.hidden_act)
 
     def product(self, scope: str, inputs: Tensor) -> Tensor:
-        """Return the output of the layer ``scope``."""
+        """Returns the output of the layer ``scope``."""
         return F.linear(inputs, self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"])
 
     def activate(self, scope: str, inputs: Tensor) -> Tensor:
-        """Return the activation of the output of the layer ``scope``."""
+        """Returns the activation of the output of the layer ``scope``."""
         return self._activation(self.product(scope, inputs))
 
     def normalize(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
-        """Return ``scope/LayerNorm`` of the sum of the layer ``scope/dense`` and a residual."""
+        """Returns ``scope/LayerNorm`` of the sum of the layer ``scope/dense`` and a residual."""
         # The compiler would compile a separate kernel for a single row.
         norm = self.add_norm if len(inputs) > 1 else add_norm
         gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights[f"{scope}/LayerNorm/beta"]
@@ -127,7 +127,7 @@ class Encoder:
         self._wanted = spec.layers
 
     def __call__(self, feeds: Feeds) -> Tensor:
-        """Return vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
+        """Returns vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
 
         Rows after these are undefined.
         """
@@ -144,7 +144,7 @@ class Encoder:
         return self._pool(tokens.float(), feeds).to(getattr(torch, self._spec.output_dtype)).contiguous()
 
     def _select(self, feeds: Feeds) -> Tensor | None:
-        """Return the indexes of the tokens that the strategy needs, int32 ``[n]`` or longer; None for all."""
+        """Returns the indexes of the tokens that the strategy needs, int32 ``[n]`` or longer; None for all."""
         if self._spec.pooling_strategy in ("CLS_TOKEN", "CLS_POOLED"):
             select = feeds.ends[:-1]
         elif self._spec.pooling_strategy == "SEP_TOKEN":
@@ -155,7 +155,7 @@ class Encoder:
         return torch.cat([select, select.new_zeros(missing)]) if missing else select
 
     def _embeddings(self, feeds: Feeds) -> Tensor:
-        """Return the sum of word, type and position embeddings, normalized in float32: ``[t, hidden]``."""
+        """Returns the sum of word, type and position embeddings, normalized in float32: ``[t, hidden]``."""
         weights = self._weights
         total = F.embedding(feeds.input_ids, weights["embeddings/word_embeddings"])
         total += F.embedding(feeds.type_ids, weights["embeddings/token_type_embeddings"])
@@ -165,7 +165,7 @@ class Encoder:
         return F.layer_norm(total, gamma.shape, gamma, beta, self._spec.model.layer_norm_eps).to(self._dtype)
 
     def _layer(self, scope: str, hidden: Tensor, feeds: Feeds, select: Tensor | None) -> Tensor:
-        """Compute one layer, ``[t, hidden]`` to the same, or to ``[n, hidden]`` for the tokens in ``select``."""
+        """Computes one layer, ``[t, hidden]`` to the same, or to ``[n, hidden]`` for the tokens in ``select``."""
         context = self._attention(self.dense.product(f"{scope}/attention/self/qkv", hidden), feeds)
         if select is not None:
             context, hidden = context.index_select(0, select), hidden.index_select(0, select)
@@ -174,7 +174,7 @@ class Encoder:
         return self.dense.normalize(f"{scope}/output", inner, hidden)
 
     def _attention(self, qkv: Tensor, feeds: Feeds) -> Tensor:
-        """Compute self-attention, ``[t, 3 * hidden]`` to ``[t, hidden]``; scores and softmax are float32 internally."""
+        """Computes self-attention, ``[t, 3 * hidden]`` to ``[t, hidden]``; scores and softmax are in float32."""
         model, grid = self._spec.model, feeds.grid
         heads, size = model.num_attention_heads, model.head_size
         if grid is None:
@@ -189,7 +189,7 @@ class Encoder:
         return context if grid.pack is None else context.index_select(0, grid.pack)
 
     def _pool(self, tokens: Tensor, feeds: Feeds) -> Tensor:
-        """Pool float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
+        """Pools float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
 
         A sequence whose mask is all 0 has mean and maximum 0.
         """
@@ -219,7 +219,7 @@ class Encoder:
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation of a name in ``model.config.HIDDEN_ACTS``."""
+    """Returns the activation of a name in ``model.config.HIDDEN_ACTS``."""
     activations: dict[str, Callable[[Tensor], Tensor]] = {
         "gelu": F.gelu,
         "gelu_new": lambda inputs: F.gelu(inputs, approximate="tanh"),

@@ -37,7 +37,7 @@ _OUT_OF_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
-    """Return the reason why the engine cannot run here, or None; import no library.
+    """Returns the reason why the engine cannot run here, or None; imports no library.
 
     Args:
         device_kind: ``cpu`` or ``gpu``.
@@ -60,7 +60,7 @@ def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = 
 
 
 def _is_cpu_build(origin: str | None) -> bool:
-    """Return whether PyTorch's ``version.py`` says that it was built without CUDA; False if the file is missing."""
+    """Returns whether PyTorch's ``version.py`` says that it was built without CUDA; False if the file is missing."""
     try:
         text = (Path(origin or ".").parent / "version.py").read_text("utf-8")
     except OSError:
@@ -69,12 +69,12 @@ def _is_cpu_build(origin: str | None) -> bool:
 
 
 def prepare(spec: EngineSpec, log: Log) -> None:
-    """Write the weights to ``spec.cache_dir`` if they are missing; see ``weights.write``."""
+    """Writes the weights to ``spec.cache_dir`` if they are missing; see ``weights.write``."""
     torch_weights.write(spec, log)
 
 
 def create(spec: EngineSpec, device: Device) -> TorchEngine:
-    """Load the files of ``prepare`` on ``device`` and encode once.
+    """Loads the files of ``prepare`` on ``device`` and encodes once.
 
     Raises:
         EngineUnavailable: PyTorch or the device is missing.
@@ -127,7 +127,7 @@ class TorchEngine:
         self._smoke_test()
 
     def _prepack_weights(self, weights: dict[str, Any]) -> None:
-        """Use prepacked weights and threads that compute separate sequences, if oneDNN passes its test."""
+        """Uses prepacked weights and threads that compute separate sequences, if oneDNN passes its test."""
         from . import onednn
 
         torch, num_threads = self._torch, self._torch.get_num_threads()
@@ -143,7 +143,7 @@ class TorchEngine:
         self._num_threads = num_threads
 
     def _enable_gpu_kernels(self) -> None:
-        """Use packed attention and compiled layer normalization, if each passes its test."""
+        """Uses packed attention and compiled layer normalization, if each passes its test."""
         from . import device as torch_device
         from . import encoder as torch_encoder
 
@@ -171,7 +171,7 @@ class TorchEngine:
         self.startup_notes.append(note)
 
     def _smoke_test(self) -> None:
-        """Encode two short sequences."""
+        """Encodeses two short sequences."""
         length = min(8, self._spec.model.max_position_embeddings)
         ones = np.ones(2 * length, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([length, length], np.int32)))
@@ -193,7 +193,7 @@ class TorchEngine:
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
     def close(self) -> None:
-        """Release the weights and the memory of a GPU."""
+        """Releases the weights and the memory of a GPU."""
         self._encoder = None
         self._thread_pool.close()
         self._release_memory()
@@ -222,7 +222,7 @@ class TorchEngine:
             self._torch.cuda.empty_cache()
 
     def _to_device(self, batch: Batch, is_packed: bool) -> Any:
-        """Copy the inputs of the encoder to its device in a single transfer."""
+        """Copies the inputs of the encoder to its device in a single transfer."""
         arrays, longest = host_arrays(batch, is_packed)
         sizes = [array.size for array in arrays.values()]
         on_gpu = self._device.type == "cuda"
@@ -248,7 +248,7 @@ class TorchEngine:
         )
 
     def _to_host(self, vectors: Any) -> np.ndarray:
-        """Return a tensor as an array; on a GPU, wait for it."""
+        """Returns a tensor as an array; on a GPU, waits for it."""
         if self._device.type == "cpu":
             return np.asarray(vectors.numpy())
         torch = self._torch
@@ -259,7 +259,7 @@ class TorchEngine:
 
 
 def host_arrays(batch: Batch, is_packed: bool) -> tuple[dict[str, np.ndarray], int]:
-    """Return the integer inputs of the encoder by the names of ``encoder.Feeds``, and the maximum length.
+    """Returns the integer inputs of the encoder by the names of ``encoder.Feeds``, and the maximum length.
 
     Inputs that have no effect are left out.
     """

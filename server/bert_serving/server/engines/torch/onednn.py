@@ -1,4 +1,4 @@
-"""Compute dense layers on the CPU with oneDNN and prepacked weights.
+"""Computes dense layers on the CPU with oneDNN and prepacked weights.
 
 PyTorch's ``linear`` reorders the weights in each call, which takes longer than the product for one sentence. Here the
 weights are prepacked once, when a worker starts. PyTorch's compiler uses the same operators for linear layers. They
@@ -64,7 +64,7 @@ class OneDnnLayers(DenseLayers):
 
 
 def select_dense_layers(spec: EngineSpec, weights: dict[str, Tensor], plain: DenseLayers) -> tuple[DenseLayers, str]:
-    """Return the oneDNN layers if they give the result of the plain ones, else the plain ones; and a log line."""
+    """Returns the oneDNN layers if they give the result of the plain ones, else the plain ones; and a log line."""
     try:
         layers = OneDnnLayers(spec, weights)
         generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ def select_dense_layers(spec: EngineSpec, weights: dict[str, Tensor], plain: Den
 
 
 def _check_first_layer(layers: DenseLayers, plain: DenseLayers, inputs: Tensor) -> None:
-    """Raise ValueError if the first encoder layer differs from the plain one by more than rounding."""
+    """Raises ValueError if the first encoder layer differs from the plain one by more than rounding."""
     scope = "encoder/layer_0"
     qkv, intermediate, output = f"{scope}/attention/self/qkv", f"{scope}/intermediate/dense", f"{scope}/output"
     inner = plain.activate(intermediate, inputs)

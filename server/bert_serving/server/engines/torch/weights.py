@@ -1,4 +1,4 @@
-"""Cache the weights of the engine torch in one safetensors file, in the layout of its encoder.
+"""Caches the weights of the engine torch in one safetensors file, in the layout of its encoder.
 
 Every worker maps the file. On the CPU all workers of a machine share its pages. On a GPU the file is read once into the
 memory of the device.
@@ -23,7 +23,7 @@ _FILE = "weights.safetensors"
 
 
 def write(spec: EngineSpec, log: Log) -> Path:
-    """Write the weights to the cache if they are missing or damaged, and return the path of the file.
+    """Writes the weights to the cache if they are missing or damaged, and returns the path of the file.
 
     Raises:
         ModelError: the model cannot be read, see ``load_weights``.
@@ -35,14 +35,14 @@ def write(spec: EngineSpec, log: Log) -> Path:
 
 
 def find(spec: EngineSpec) -> Path | None:
-    """Return the path of the weights, or None if they are missing."""
+    """Returns the path of the weights, or None if they are missing."""
     cache = Cache(spec.cache_dir)
     folder = cache.find(_KIND, _cache_key(spec, cache))
     return folder / _FILE if folder else None
 
 
 def load(path: Path, device: Any) -> dict[str, Any]:
-    """Return the tensors of a file by name: mapped on the CPU, copied to a GPU."""
+    """Returns the tensors of a file by name: mapped on the CPU, copied to a GPU."""
     import torch
     from safetensors import safe_open
 
@@ -52,7 +52,7 @@ def load(path: Path, device: Any) -> dict[str, Any]:
 
 
 def fuse_weights(weights: dict[str, np.ndarray], dtype: Any) -> dict[str, Any]:
-    """Convert canonical weights to the tensors of the encoder, each dense kernel as ``weight`` ``[out, in]``.
+    """Converts canonical weights to the tensors of the encoder, each dense kernel as ``weight`` ``[out, in]``.
 
     Query, key and value become one kernel, ``.../qkv/weight`` ``[3 hidden, hidden]``. All encoder weights get
     ``dtype``,
