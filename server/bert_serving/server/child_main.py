@@ -26,7 +26,7 @@ from .ipc.commands import FATAL
 from .ipc.endpoints import Addresses
 from .ipc.process_context import ProcessContext
 from .ipc.sockets import make_socket
-from .log import get_logger
+from .log import flush_log, get_logger
 from .model.errors import ModelError
 
 EXIT_FAILED, EXIT_ORPHANED = 1, 9
@@ -75,7 +75,7 @@ def main(boot: dict[str, Any]) -> None:
         code = EXIT_FAILED
         _report_fatal(process, error)
     # Sockets have no linger, so this does not wait. Daemon threads hold sockets, so context.term() would block.
-    sys.stderr.flush()
+    flush_log()
     os._exit(code)
 
 

@@ -7,12 +7,15 @@ A line has the first letter of the level, the process, and the file, function (t
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
 from collections.abc import Callable
 
 from termcolor import colored
+
+from .log_writer import LogWriter
 
 COLORS = {
     "VENTILATOR": "magenta",
@@ -64,13 +67,48 @@ class RateLimitFilter(logging.Filter):
         return count < self._limit
 
 
+class _Handler(logging.Handler):
+    """Writes to the process's stderr through the common writer, or to a replacement of ``sys.stderr`` directly."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write_text(f"{self.format(record)}\n")
+
+    def flush(self) -> None:
+        flush_log()
+
+
+@functools.cache
+def _writer() -> LogWriter:
+    def describe_dropped(count: int) -> str:
+        text = f"{count} log lines were dropped, because stderr did not take them"
+        values = {"msg": text, "levelname": "WARNING", "filename": "log_writer.py", "funcName": "write", "lineno": 0}
+        return f"{_Formatter('LOG').format(logging.makeLogRecord(values))}\n"
+
+    return LogWriter(2, describe_dropped)
+
+
+def write_text(text: str) -> None:
+    """Writes to stderr. Never blocks or fails."""
+    if sys.stderr is sys.__stderr__:
+        _writer().write(text)
+    else:  # the program that runs the server replaced it
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def flush_log() -> None:
+    """Waits for lines on their way to stderr, at most a second."""
+    if sys.stderr is sys.__stderr__:
+        _writer().flush()
+
+
 def get_logger(context: str, verbose: bool = False) -> logging.Logger:
     """Returns the logger of a process (``SINK``, ``WORKER-0``, ...), which writes to stderr."""
     logger = logging.getLogger(f"bert_serving.{context}")
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _Handler()
         handler.setFormatter(_Formatter(context))
         logger.addHandler(handler)
         if not verbose:

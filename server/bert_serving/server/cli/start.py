@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ..config.server_config import ServerConfig, get_args_parser, parse
+from ..log import write_text
 from ..supervisor.supervisor import EXIT_START_FAILED, BertServer
 
 __all__ = ["get_args_parser", "start"]
@@ -19,6 +20,7 @@ def start(argv: Sequence[str] | None = None) -> int:
 
     SIGINT and SIGTERM stop the server. SIGHUP restarts the workers, unless the terminal was closed.
     """
+    _open_standard_streams()
     config = parse(argv)
     _print_options(config, sys.argv[1:] if argv is None else list(argv))
     server = BertServer(config)
@@ -42,15 +44,22 @@ def start(argv: Sequence[str] | None = None) -> int:
     return EXIT_START_FAILED if server.exit_code is None else server.exit_code
 
 
+def _open_standard_streams() -> None:
+    """Opens closed standard streams (``2>&-``), so that no socket gets their numbers and receives output."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def _print_options(config: ServerConfig, argv: list[str]) -> None:
     """Prints the command line and all options in the format of 1.10.0."""
-    print("usage: bert-serving-start " + " ".join(argv), file=sys.stderr)
-    print(f"{'ARG':>22}   VALUE", file=sys.stderr)
-    print("_" * 50, file=sys.stderr)
+    lines = ["usage: bert-serving-start " + " ".join(argv), f"{'ARG':>22}   VALUE", "_" * 50]
     for name, value in config.public().items():
         text = config.pooling_strategy.name if name == "pooling_strategy" else value
-        print(f"{name:>22} = {text}", file=sys.stderr)
-    print(file=sys.stderr, flush=True)
+        lines.append(f"{name:>22} = {text}")
+    write_text("\n".join(lines) + "\n\n")
 
 
 if __name__ == "__main__":
