@@ -18,6 +18,7 @@ from .files import (
     reject_lfs_pointer,
     require_folder,
 )
+from .rejections import dropped_head, reject_folder
 
 #: Supported activations: name in a configuration → canonical name.
 HIDDEN_ACTS = {
@@ -45,6 +46,7 @@ class ModelConfig:
             sharded checkpoint.
         checkpoint_format: ``tf1``, ``safetensors`` or ``pytorch``.
         is_tuned: the checkpoint is from ``-tuned_model_dir``.
+        dropped_head: class name of the model's head, which is not served, such as ``BertForMaskedLM``.
         hidden_act: a value of ``HIDDEN_ACTS``.
     """
 
@@ -63,6 +65,7 @@ class ModelConfig:
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
+    dropped_head: str | None = None
 
     @property
     def head_size(self) -> int:
@@ -91,7 +94,9 @@ def load_model_config(
     """
     folder = require_folder(model_dir, "-model_dir")
     config_path = find_config(folder, config_name)
-    sizes = parse_config(_read_json(config_path), str(config_path))
+    values = _read_json(config_path)
+    reject_folder(folder, values, config_path)
+    sizes = parse_config(values, str(config_path))
     vocab_path = find_vocab(folder)
     _reject_other_tokenizers(folder, vocab_path)
     check_vocab_size(count_vocab(vocab_path), sizes["vocab_size"], vocab_path, config_path)
@@ -107,6 +112,7 @@ def load_model_config(
         checkpoint=checkpoint,
         checkpoint_format=checkpoint_format,
         is_tuned=tuned_model_dir is not None,
+        dropped_head=dropped_head(values),
         **sizes,
     )
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from .errors import ModelError, ModelNotFound, WeightError
+from .rejections import reject_hub_cache, reject_missing_folder
 
 DEFAULT_CKPT_NAME = "bert_model.ckpt"
 DEFAULT_CONFIG_NAME = "bert_config.json"
@@ -47,7 +48,9 @@ def require_folder(path: str | os.PathLike[str], flag: str) -> Path:
         ModelError: the folder is not readable.
     """
     folder = Path(path).expanduser()
+    reject_missing_folder(folder, flag)
     if folder.is_dir():
+        reject_hub_cache(folder, flag)
         if not os.access(folder, os.R_OK | os.X_OK):
             raise ModelError(f"{flag}: this user may not read {folder}; change its permissions")
         return folder

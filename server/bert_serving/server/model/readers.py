@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +29,18 @@ class Reader(Protocol):
     def read(self, name: str) -> np.ndarray:
         """Reads a tensor, converted to float32."""
         ...
+
+
+#: Types of weights that are not quantized.
+_SAFETENSORS_FLOATS = ("F16", "BF16", "F32", "F64")
+_TORCH_FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
+
+
+def _quantized(name: str, dtype: str, file: str) -> WeightError:
+    return WeightError(
+        f"{name} of {file} is stored as {dtype}: quantized weights are not supported; serve the original weights, with "
+        "-dtype int8 for quantization by the server"
+    )
 
 
 class Tf1Reader:
@@ -84,8 +98,11 @@ class SafetensorsReader:
 
     def read(self, name: str) -> np.ndarray:
         file, tensors = self._locations[name]
+        dtype = tensors.get_slice(name).get_dtype()
+        if dtype not in _SAFETENSORS_FLOATS:
+            raise _quantized(name, dtype, str(file))
         try:
-            if tensors.get_slice(name).get_dtype() == "BF16":  # numpy has no such dtype
+            if dtype == "BF16":  # numpy has no such dtype
                 return read_bf16(file, name)
             return np.asarray(tensors.get_tensor(name), dtype=np.float32)
         except (self._error, OSError, TypeError) as error:
@@ -121,12 +138,7 @@ class PytorchReader:
         self._path = path
         self._tensors: dict[str, Any] = {}
         for shard in sorted(shards):
-            try:
-                loaded = torch.load(str(index.parent / shard), map_location="cpu", weights_only=True, mmap=True)
-            except Exception as error:  # torch raises pickle, zip, runtime and value errors here
-                raise WeightError(f"cannot read {index.parent / shard} ({error}); copy or download it again") from error
-            loaded = loaded.get("state_dict", loaded)
-            self._tensors.update({name: value for name, value in loaded.items() if hasattr(value, "shape")})
+            self._tensors.update(_load_tensors(torch, index.parent / shard))
 
     def names(self) -> Iterable[str]:
         return self._tensors.keys()
@@ -135,7 +147,38 @@ class PytorchReader:
         return tuple(self._tensors[name].shape)
 
     def read(self, name: str) -> np.ndarray:
-        return np.asarray(self._tensors[name].detach().float().numpy(), dtype=np.float32)
+        tensor = self._tensors[name].detach()
+        if str(tensor.dtype) not in _TORCH_FLOATS:
+            raise _quantized(name, str(tensor.dtype), self._path)
+        return np.asarray(tensor.float().numpy(), dtype=np.float32)
+
+
+def _load_tensors(torch: Any, file: Path) -> dict[str, Any]:
+    """Loads the tensors of a file that ``torch.save`` wrote; only tensors are unpickled.
+
+    Raises:
+        WeightError: the file is damaged, or contains a whole model instead of its tensors.
+    """
+    settings = {"map_location": "cpu", "weights_only": True}
+    try:
+        is_zip = zipfile.is_zipfile(file)  # PyTorch before 1.6 wrote another format, which cannot be mapped
+        loaded = torch.load(str(file), mmap=is_zip, **settings)
+    except Exception as error:  # torch raises pickle, zip, runtime and value errors here
+        other = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
+        if other is not None:
+            raise WeightError(
+                f"{file} contains {other.group(1)}, and this server runs no code from a file; save the tensors alone: "
+                "torch.save(model.state_dict(), FILE), or model.save_pretrained(FOLDER)"
+            ) from error
+        raise WeightError(f"cannot read {file} ({error}); copy or download it again") from error
+    for key in ("state_dict", "model_state_dict"):  # checkpoints of training loops
+        loaded = loaded.get(key, loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict):
+        raise WeightError(
+            f"{file} contains a {type(loaded).__name__}, not tensors by name; save the tensors: "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    return {name: value for name, value in loaded.items() if hasattr(value, "shape")}
 
 
 def open_reader(checkpoint: str, checkpoint_format: str) -> Reader:

@@ -14,6 +14,7 @@ import numpy as np
 from .config import ModelConfig
 from .errors import WeightError
 from .readers import Reader, open_reader
+from .rejections import reject_unused_tensors
 
 WORD_EMBEDDINGS = "embeddings/word_embeddings"
 
@@ -39,8 +40,12 @@ def load_weights(
     """
     layers = config.num_hidden_layers if need_layers is None else need_layers
     reader = open_reader(config.checkpoint, config.checkpoint_format)
-    names = source_names(reader.names(), config)
+    all_names = list(reader.names())
+    names = source_names(all_names, config)
     reject_extra_layers(names, config)
+    known = expected_shapes(config, config.num_hidden_layers, need_pooler=True)
+    scope = names[WORD_EMBEDDINGS].partition("embeddings")[0]
+    reject_unused_tensors(all_names, scope, {names[name] for name in known if name in names}, config.checkpoint)
     return {
         name: _read(reader, names, name, shape, config)
         for name, shape in expected_shapes(config, layers, need_pooler).items()

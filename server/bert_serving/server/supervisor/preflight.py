@@ -44,6 +44,10 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
     """
     config = apply_model_folder(config, log)
     model = config.read_model()
+    if model.dropped_head is not None:
+        log.warning(
+            "the head of %s in %s is not served: vectors come from its encoder", model.dropped_head, model.config_path
+        )
     check_fit(config, model)
     return config, model
 

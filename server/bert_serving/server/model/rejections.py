@@ -1,0 +1,98 @@
+"""Rejects model folders whose vectors this server would compute wrongly, by name and with the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelNotFound, ModelUnsupported, WeightError
+
+#: Repositories of the Hugging Face hub are named ``organization/name``.
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_IN_LAYER = re.compile(r"encoder\.layer\.\d+\.|encoder/layer_\d+/")
+#: Slots of optimizers in TF1 checkpoints.
+_OPTIMIZER = re.compile(r"/(adam_[mv]|Adam(_1)?|Momentum|lamb_[mv]|bert_adam_[mv])$")
+
+
+def reject_folder(folder: Path, values: Mapping[str, Any], source: Path) -> None:
+    """Rejects a folder by its configuration and by the files beside it.
+
+    Args:
+        values: the parsed configuration.
+        source: the file with the configuration, for the message.
+
+    Raises:
+        ModelUnsupported: the weights are quantized, belong to an adapter, or need code of the model's own.
+    """
+    quantization = values.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else quantization
+        raise ModelUnsupported(
+            f"{source}: quantization_config ({method}) is not supported; serve the original weights, with -dtype int8 "
+            "for quantization by the server"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelUnsupported(
+            f"{folder} has an adapter_config.json (PEFT); merge the adapter first: model.merge_and_unload(), then "
+            "save_pretrained()"
+        )
+    if values.get("auto_map"):
+        raise ModelUnsupported(
+            f"{source}: auto_map names code of the model's own, which this server does not run; "
+            "serve a plain BERT model"
+        )
+
+
+def dropped_head(values: Mapping[str, Any]) -> str | None:
+    """Returns the class name of the head that is not served; None if the model is an encoder alone."""
+    named = values.get("architectures")
+    name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    return name if "For" in name else None
+
+
+def reject_missing_folder(path: Path, flag: str) -> None:
+    """Rejects the name of a hub repository in the place of a folder.
+
+    Raises:
+        ModelNotFound: the message has the command that downloads the repository.
+    """
+    if not path.exists() and not path.parent.is_dir() and _HUB_NAME.match(str(path)):
+        raise ModelNotFound(
+            f"{flag} {path} is no folder; it looks like a name on the Hugging Face hub. This server downloads nothing: "
+            f"hf download {path} --local-dir {path.name}, then {flag} {path.name}"
+        )
+
+
+def reject_hub_cache(folder: Path, flag: str) -> None:
+    """Rejects the root of a repository in the cache of the hub's library.
+
+    Raises:
+        ModelNotFound: the message names the folder to use.
+    """
+    if folder.name.startswith("models--") and (folder / "snapshots").is_dir():
+        snapshots = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
+        named = snapshots[-1] if snapshots else folder / "snapshots" / "REVISION"
+        raise ModelNotFound(f"{flag} {folder} is a cache of the Hugging Face hub; use {flag} {named}")
+
+
+def reject_unused_tensors(names: Iterable[str], scope: str, used: set[str], checkpoint: str) -> None:
+    """Rejects a checkpoint with tensors inside the encoder that the server would ignore.
+
+    Args:
+        names: all names in the checkpoint.
+        scope: the prefix of the encoder's tensors.
+        used: names of the tensors that an encoder of this architecture has.
+
+    Raises:
+        WeightError: the message names some of the tensors.
+    """
+    inside = [name for name in names if name.startswith(scope) and _IN_LAYER.match(name[len(scope) :])]
+    unused = sorted(name for name in inside if name not in used and not _OPTIMIZER.search(name))
+    if unused:
+        raise WeightError(
+            f"{checkpoint} has {len(unused)} tensors in its layers that BERT does not have, such as "
+            f"{', '.join(unused[:3])}; the model has another architecture, adapters, or quantized weights, which this "
+            "server does not compute"
+        )

@@ -1,0 +1,154 @@
+"""Tests that folders whose vectors would be wrong are rejected by name and with a remedy."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.model.errors import ModelError, ModelNotFound, ModelUnsupported, WeightError
+from bert_serving.server.model.weights import load_weights
+from model_folders import TINY, hf_tensors, write_hf
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\).*-dtype int8"),
+        ({"auto_map": {"AutoModel": "modeling.Custom"}}, "auto_map names code of the model's own"),
+    ],
+    ids=["quantized", "code"],
+)
+def test_configuration_is_rejected(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    write_hf(tmp_path, hf_tensors())
+    change_config(tmp_path, **values)
+    with pytest.raises(ModelUnsupported, match=message):
+        load_model_config(tmp_path)
+
+
+def test_adapter_is_rejected(tmp_path: Path) -> None:
+    write_hf(tmp_path, hf_tensors())
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelUnsupported, match="merge the adapter first"):
+        load_model_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.layer.0.attention.self.q_norm.weight",
+        "encoder.layer.1.output.adapter.down.weight",
+        "encoder.layer.0.attention.self.query.SCB",
+        "encoder.layer.0.attention.self.query.lora_A.default.weight",
+    ],
+)
+def test_unknown_tensor_inside_a_layer_is_rejected(tmp_path: Path, name: str) -> None:
+    write_hf(tmp_path, hf_tensors() | {name: np.ones(4, np.float32)})
+    with pytest.raises(WeightError, match=f"1 tensors in its layers that BERT does not have, such as {name}"):
+        load_weights(load_model_config(tmp_path))
+
+
+def test_heads_and_other_tensors_outside_the_layers_are_ignored(tmp_path: Path) -> None:
+    extra = {"classifier.weight": np.ones((2, 4), np.float32), "embeddings.position_ids": np.arange(4)[None]}
+    write_hf(tmp_path, hf_tensors() | extra)
+    assert load_weights(load_model_config(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32])
+def test_integer_weights_are_rejected(tmp_path: Path, dtype: Any) -> None:
+    tensors = hf_tensors()
+    name = "encoder.layer.0.output.dense.weight"
+    write_hf(tmp_path, tensors)
+    save_file(tensors | {name: tensors[name].astype(dtype)}, str(tmp_path / "model.safetensors"))
+    with pytest.raises(WeightError, match=rf"{name} .* quantized weights are not supported"):
+        load_weights(load_model_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("architectures", "head"),
+    [(["BertForSequenceClassification"], "BertForSequenceClassification"), (["BertModel"], None), (None, None)],
+)
+def test_dropped_head_is_known(tmp_path: Path, architectures: list[str] | None, head: str | None) -> None:
+    write_hf(tmp_path, hf_tensors())
+    change_config(tmp_path, architectures=architectures)
+    assert load_model_config(tmp_path).dropped_head == head
+
+
+def test_hub_name_is_explained() -> None:
+    with pytest.raises(ModelNotFound, match=r"looks like a name on the .* hub.*hf download BAAI/bge-small-en"):
+        load_model_config("BAAI/bge-small-en")
+
+
+def test_root_of_a_hub_cache_names_the_snapshot(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--BAAI--bge-small-en" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    with pytest.raises(ModelNotFound, match=f"use -model_dir {snapshot}"):
+        load_model_config(tmp_path / "models--BAAI--bge-small-en")
+
+
+def torch_folder(folder: Path, content: Any, **settings: Any) -> Path:
+    torch = pytest.importorskip("torch")
+    write_hf(folder, hf_tensors())
+    (folder / "model.safetensors").unlink()
+    torch.save(content(torch), folder / "pytorch_model.bin", **settings)
+    return folder
+
+
+def tensors_of(torch: Any) -> dict[str, Any]:
+    return {name: torch.from_numpy(value) for name, value in hf_tensors().items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        (tensors_of, {"_use_new_zipfile_serialization": False}),
+        (lambda torch: {"model_state_dict": tensors_of(torch), "epoch": 3}, {}),
+        (lambda torch: {"state_dict": tensors_of(torch)}, {}),
+    ],
+    ids=["before 1.6", "training loop", "lightning"],
+)
+def test_forms_of_pytorch_files_are_read(tmp_path: Path, content: Any, settings: dict[str, Any]) -> None:
+    weights = load_weights(load_model_config(torch_folder(tmp_path, content, **settings)))
+    expected = load_weights(load_model_config(TINY))
+    for name, weight in expected.items():
+        np.testing.assert_array_equal(weights[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda torch: torch.nn.Linear(2, 2), r"contains torch.nn.modules.linear.Linear.*state_dict"),
+        (lambda torch: torch.ones(3), "contains a Tensor, not tensors by name"),
+    ],
+    ids=["whole model", "one tensor"],
+)
+def test_other_contents_of_pytorch_files_are_rejected(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(WeightError, match=message):
+        load_weights(load_model_config(torch_folder(tmp_path, content)))
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    marker = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (marker,))
+
+    write_hf(tmp_path, hf_tensors())
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Attack()}))
+    with pytest.raises(ModelError):
+        load_weights(load_model_config(tmp_path))
+    assert not marker.exists()
