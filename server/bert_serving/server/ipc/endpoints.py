@@ -33,6 +33,9 @@ class Addresses:
         os.mkdir(folder, mode=0o700)
         return cls(folder, *(f"ipc://{folder}/{name}" for name in names))
 
+    def sockets(self) -> tuple[str, ...]:
+        return self.dispatch, self.results, self.link, self.control
+
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -38,12 +39,27 @@ class ProcessContext:
     info: dict[str, Any] = field(default_factory=dict)
     _progress: float = field(default_factory=time.monotonic)
     _busy: bool = False
+    _bound: list[tuple[zmq.Socket[bytes], str]] = field(default_factory=list)
 
     def connect_control(self) -> zmq.Socket[bytes]:
         """Returns the control socket of the main thread."""
         sock = make_socket(self.context, zmq.DEALER, IDENTITY=self.name.encode())
         sock.connect(self.addresses.control)
         return sock
+
+    def bind(self, sock: zmq.Socket[bytes], address: str) -> None:
+        """Binds an internal socket."""
+        sock.bind(address)
+        self._bound.append((sock, address))
+
+    def bind_again(self) -> None:
+        """Creates the files of the internal sockets again, after their removal. Connections stay as they are."""
+        for sock, address in self._bound:
+            try:
+                if not os.path.lexists(address.removeprefix("ipc://")):
+                    sock.bind(address)
+            except zmq.ZMQError as error:  # the supervisor asks again
+                self.log.warning("cannot bind %s again: %s", address, error)
 
     def mark_progress(self, busy: bool = False) -> None:
         """Records that the main loop runs. ``busy`` announces one long step, such as a batch."""

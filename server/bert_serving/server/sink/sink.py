@@ -64,9 +64,9 @@ class Sink:
 
         self.control = process.connect_control()
         self.results = make_socket(process.context, zmq.PULL)
-        self.results.bind(process.addresses.results)
+        process.bind(self.results, process.addresses.results)
         self.ventilator = make_socket(process.context, zmq.DEALER)
-        self.ventilator.bind(process.addresses.link)
+        process.bind(self.ventilator, process.addresses.link)
         self.publisher = ResultPublisher(
             zmq.Context(),  # of its own, so that closing it can wait for results on their way
             config.host,
@@ -249,6 +249,8 @@ class Sink:
         kind = self.control.recv_multipart()[0]
         if kind == DRAIN:
             self.draining = True
+        elif kind == commands.BIND_AGAIN:
+            self.process.bind_again()
         elif kind == STOP:
             self.stopped = True
 

@@ -29,6 +29,7 @@ from .placement import WorkerPlacement, plan_workers
 from .preflight import check_ports, make_access, make_children, read_drift, read_model
 from .rolling_restart import RollingRestart
 from .signals import handle_signals, is_program_over, joining
+from .socket_folder import SocketFolder
 from .state import describe_state
 
 #: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
@@ -195,6 +196,7 @@ class BertServer(threading.Thread):
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
+        self._socket_folder = SocketFolder(self.addresses, self.control, self.log)
         self.children = make_children(self.config, self.addresses, self.plans, model, access, http_keys, drift)
 
     def _step(self) -> None:
@@ -208,6 +210,7 @@ class BertServer(threading.Thread):
         self._last_step = now
         for child in list(self.children.values()):
             self._watch(child, now)
+        self._socket_folder.check(self.children, now, self._tell)
         if self.exit_code is None:
             self._advance(now)
         self._publish_state()

@@ -69,7 +69,7 @@ class RequestTable:
         self.unknown_drift = UnknownDrift(Reference.from_dict(reference), config.drift_window) if reference else None
         self.thread = TokenizerThread(context.context, tokenizer, self._limits)
         router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
-        router.bind(context.addresses.dispatch)
+        context.bind(router, context.addresses.dispatch)
         self.dispatcher = Dispatcher(config, router, self.fail, sink.send, context.log, clock, first_id)
         self.jobs: dict[int, Job] = {}
         self.draining = False
