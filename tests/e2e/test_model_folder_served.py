@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,3 +183,31 @@ def test_an_option_that_does_not_fit_is_refused(args: tuple[str, ...], reason: s
         assert reason in server.log
     finally:
         server.kill()
+
+
+def check(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bert_serving.server", "-check", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_check_prints_what_would_be_served_and_what_is_overridden() -> None:
+    done = check("-model_dir", default_model_dir() or "", "-max_seq_len", "25", "-cpu")
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "sentence-transformers folder",
+        "BERT, 6 layers of 384",
+        "WordPiece, computed by the server",
+        "REDUCE_MEAN of layer -1, then Normalize",
+        "384 dimensions per text, length 1",
+        "25 tokens",
+        "-max_seq_len 25 is set; the folder wants 256",
+    ):
+        assert text in done.stdout
+    assert len(done.stdout.splitlines()) <= 12
+
+
+def test_check_refuses_as_the_start_does(tmp_path: Path) -> None:
+    done = check("-model_dir", str(tmp_path / "none"))
+    assert done.returncode == 3
+    assert done.stderr.startswith("refused: -model_dir")
+    assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ from types import FrameType
 from ..config.server_config import ServerConfig, get_args_parser, parse
 from ..log import write_text
 from ..supervisor.supervisor import EXIT_START_FAILED, BertServer
+from .check import check
 
 __all__ = ["get_args_parser", "start"]
 
@@ -21,7 +22,9 @@ def start(argv: Sequence[str] | None = None) -> int:
     SIGINT and SIGTERM stop the server. SIGHUP restarts the workers, unless the terminal was closed.
     """
     _open_standard_streams()
-    config = parse(argv)
+    config, only_check = parse(argv)
+    if only_check:
+        return check(config)
     _print_options(config, sys.argv[1:] if argv is None else list(argv))
     server = BertServer(config)
 

@@ -357,6 +357,9 @@ def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser
             suggest(each.add_to(group), each.completions)
         if title == "Other":
             version = f"bert-serving-server {__version__} (compatible with 1.10.0)"
+            group.add_argument(
+                "-check", "--check", action="store_true", help="print what would be served, read no weights, and exit"
+            )
             group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
             add_completion(group)
     return parser
@@ -379,11 +382,15 @@ def _use_default_model(values: dict[str, Any]) -> None:
         values["max_seq_len"] = 256
 
 
-def parse(argv: Sequence[str] | None = None) -> ServerConfig:
-    """Parses the command line. Exits with code 2 on a usage error."""
+def parse(argv: Sequence[str] | None = None) -> tuple[ServerConfig, bool]:
+    """Parses the command line. Exits with code 2 on a usage error.
+
+    Returns:
+        The configuration, and whether it is only to be checked (``-check``).
+    """
     parser = get_args_parser()
     args = parser.parse_args(argv)
     try:
-        return ServerConfig.from_args(args)
+        return ServerConfig.from_args(args), args.check
     except ConfigError as error:
         parser.error(str(error))

@@ -23,6 +23,7 @@ class LibrarySegmenter:
 
     Attributes:
         ids: token -> id, added tokens included.
+        description: the kind of the tokenizer.
         frame: the special tokens of a sequence.
         unknown: the id of unknown text; None for a byte-level tokenizer, which has none.
     """
@@ -38,6 +39,7 @@ class LibrarySegmenter:
         self.ids: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.frame = find_frame(self._tokenizer, path)
         self.unknown = _find_unknown(path, self.ids)
+        self.description = f"{type(self._tokenizer.model).__name__}, computed by the library tokenizers"
 
     def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids of all segments, concatenated, int32, and the number of ids per segment, int32 ``[n]``."""

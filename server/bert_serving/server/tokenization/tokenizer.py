@@ -58,6 +58,8 @@ class _Segments:
 class Segmenter(Protocol):
     """Converts texts to token ids without special tokens."""
 
+    description: str
+
     def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids of all segments, concatenated, int32, and the number of ids per segment, int32 ``[n]``."""
         ...
@@ -76,6 +78,7 @@ class Tokenizer:
         vocab_size: largest id plus one.
         lower_case: texts are lower-cased; None if the library decides about it.
         max_seq_len: longest sequence in tokens, including special tokens.
+        description: the kind of the tokenizer and what computes it.
         warnings: messages about settings that are probably wrong.
     """
 
@@ -114,6 +117,7 @@ class Tokenizer:
         self.max_seq_len = max_seq_len
         self.warnings: list[str] = []
         self._segmenter = segmenter
+        self.description = segmenter.description
         self._tokens = [""] * self.vocab_size
         for token, index in ids.items():
             self._tokens[index] = token

@@ -54,6 +54,8 @@ _CJK = (
 class WordPiece:
     """Converts texts to the ids of their word pieces. Thread-safe."""
 
+    description = "WordPiece, computed by the server"
+
     def __init__(
         self,
         vocab: dict[str, int],

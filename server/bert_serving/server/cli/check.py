@@ -1,0 +1,74 @@
+"""Prints what a server would serve: ``bert-serving-start -check``. Reads no weights and starts no process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from ..config.server_config import ServerConfig
+from ..engines.base import EngineError
+from ..errors import ServingError
+from ..model.config import ModelConfig
+from ..model.errors import ModelError
+from ..model.pooling import PoolingStrategy
+from ..model.sentence_transformers import MODULES_FILE
+from ..supervisor.placement import plan_workers
+from ..supervisor.preflight import read_model
+from ..tokenization.factory import make_tokenizer
+
+EXIT_OK, EXIT_REFUSED = 0, 3
+
+
+class _Collector(logging.Handler):
+    """Collects warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def check(config: ServerConfig) -> int:
+    """Prints model, tokenizer, pooling, vectors and devices, and what is ignored. Returns the exit code: 0 or 3."""
+    log, warnings = logging.Logger("check"), _Collector()
+    log.addHandler(warnings)
+    try:
+        config, model = read_model(config, log)
+        tokenizer = make_tokenizer(config, model)
+        plans = plan_workers(config, log)
+    except (ServingError, ModelError, EngineError, ValueError) as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    lines = _describe(config, model)
+    lines["tokenizer"] = f"{tokenizer.description}, from {model.vocab_path}"
+    workers = dict.fromkeys(f"engine {plan.engine}, {plan.dtype}, on {plan.device}" for plan in plans)
+    lines["workers"] = f"{len(plans)}: {'; '.join(workers)}"
+    for name, text in lines.items():
+        print(f"{name:>12}: {text}")
+    for message in [*warnings.messages, *tokenizer.warnings]:
+        print(f"{'note':>12}: {message}")
+    return EXIT_OK
+
+
+def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
+    pipeline = config.pipeline
+    assert pipeline is not None
+    kind = "Google checkpoint" if model.checkpoint_format == "tf1" else "Hugging Face folder"
+    if (Path(config.model_dir) / MODULES_FILE).is_file():
+        kind = "sentence-transformers folder"
+    layers = ", ".join(map(str, config.pooling_layer))
+    strategy = " and ".join(pipeline.pooling) if pipeline.pooling else config.pooling_strategy.name
+    modules = [type(module).__name__ for module in pipeline.modules]
+    per = "token" if config.pooling_strategy == PoolingStrategy.NONE else "text"
+    return {
+        "model": f"{config.model_dir} ({kind})",
+        "encoder": f"BERT, {model.num_hidden_layers} layers of {model.hidden_size}, vocabulary {model.vocab_size}",
+        "weights": model.checkpoint,
+        "longest text": f"{config.max_seq_len or model.max_position_embeddings} tokens",
+        "prompt": repr(pipeline.prompts[config.prompt_name]) if config.prompt_name else "none",
+        "pooling": f"{strategy} of layer {layers}{', then ' + ', '.join(modules) if modules else ''}",
+        "vectors": f"{config.vector_size(model)} dimensions per {per}{', length 1' if pipeline.is_normalized else ''}",
+    }
