@@ -12,7 +12,7 @@ from fault_engines.faulty import HANG, SLOW
 
 from bert_serving.client.errors import DrainingError
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, suspended, texts
-from servers import is_free, wait_until
+from servers import Server, free_ports, is_free, wait_until
 
 
 def test_new_work_is_refused_with_a_reason_while_old_work_is_finished() -> None:
@@ -139,3 +139,27 @@ def test_hangup_while_a_worker_is_being_replaced_by_force() -> None:
         wait_until(lambda: "draining worker-1" in server.log, 60, "the last worker to be replaced")
         wait_until(lambda: client.server_status["state"] == "ready", what="all workers to be back")
         assert_true(client.encode(texts(10)), texts(10))
+
+
+@pytest.mark.parametrize("names", [["sink"], ["ventilator"], ["ventilator", "sink", "worker-0"], ["http"]])
+def test_processes_that_die_while_draining_are_replaced(names: list[str]) -> None:
+    """Twelve clients wait for a worker that stands still. Each gets its vectors, whichever process dies."""
+    options = ("-max_batch_size", "1", "-heartbeat_timeout", "120", "-drain_timeout", "120")
+    http = ("-http_port", str(free_ports(1)[0])) if "http" in names else ()
+    with faulty(*options, *http) as server, ThreadGroup() as threads, connect(server) as observer:
+        with suspended(server.child("worker-0")):  # the requests are unfinished until it goes on
+            for index in range(12):
+                threads.start(encode_once, server, texts(2, 10 * index))
+            wait_until(lambda: observer.server_status["queue"]["requests"] == 12, what="the requests to be accepted")
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: observer.server_status["state"] == "draining", what="the server to drain")
+            for name in names:
+                server.child(name).kill()
+                wait_until(lambda: f"{name} ended" in server.log, what=f"the end of {name}")  # noqa: B023
+        threads.join(100)
+        assert server.process.wait(60) == 0, server.log
+
+
+def encode_once(server: Server, sentences: list[str]) -> None:
+    with connect(server) as client:
+        assert_true(client.encode(sentences), sentences)

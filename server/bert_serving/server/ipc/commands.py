@@ -28,7 +28,7 @@ link          ventilator -> sink       JOB_CHUNK job + texts         announces t
               sink -> ventilator       DRIFT json                    findings of :class:`VectorDrift`, for the status
               sink -> ventilator       CANCEL_CLIENT identity        the client has disconnected: drop its requests
 control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker
-              supervisor -> child      DRAIN, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker,
+              supervisor -> child      DRAIN, RESUME, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker,
                                                                      BIND_AGAIN
 ============  =======================  ==================================================================
 
@@ -53,6 +53,7 @@ JOB_PENDING, JOB_PUBLISHED, WORKER_IDLE = b"JOB_PENDING", b"JOB_PUBLISHED", b"WO
 # control
 READY, HEARTBEAT, DRAINED, FATAL, TERMINATE = b"READY", b"HEARTBEAT", b"DRAINED", b"FATAL", b"TERMINATE"
 DRAIN, STOP, STATE = b"DRAIN", b"STOP", b"STATE"
+RESUME = b"RESUME"  # the drain is interrupted: requests are accepted again
 BIND_AGAIN = b"BIND_AGAIN"  # the files of the process's sockets were removed
 WORKER_LOST, DRAIN_WORKER, WORKER_DRAINED = b"WORKER_LOST", b"DRAIN_WORKER", b"WORKER_DRAINED"
 

@@ -25,6 +25,7 @@ from ..ipc.sockets import make_socket
 from ..log import get_logger
 from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
+from .drain import Drain
 from .placement import WorkerPlacement, plan_workers
 from .preflight import check_ports, make_access, make_children, read_drift, read_model
 from .rolling_restart import RollingRestart
@@ -76,7 +77,6 @@ class BertServer(threading.Thread):
         self._rolling_restart = RollingRestart(self.log)
         self._last_step = self._grace_until = 0.0
         self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http"), 0)
-        self._drain_deadline = 0.0
         self._published_state = (b"", 0)
 
     # ---------------------------------------------------------------- public interface
@@ -222,10 +222,14 @@ class BertServer(threading.Thread):
         if self.state == "draining":
             if self._stops_asked > 1:
                 self._fail("stopped at once after a second request; accepted requests may be unanswered", EXIT_FORCED)
-            elif now > self._drain_deadline:
+            elif now > self._draining.deadline:
                 self._fail(
                     f"requests were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)", EXIT_FORCED
                 )
+            elif self._draining.is_ventilator_missing:
+                self._start(self.children["ventilator"], now)
+            else:
+                self._draining.step(now)
             return
         if self._stops_asked:
             self._drain(now)
@@ -275,12 +279,11 @@ class BertServer(threading.Thread):
             worker = next((c for c in self.children.values() if c.identity == frames[2] and c.is_draining), None)
             if worker is not None:
                 self._tell(worker.name, commands.STOP)
-        elif kind == commands.DRAINED and name == "http":
-            self._tell("ventilator", commands.DRAIN)
-        elif kind == commands.DRAINED and name == "ventilator":
-            self._tell("sink", commands.DRAIN)
-        elif kind == commands.DRAINED and name == "sink":
-            self.exit_code = EXIT_OK
+        elif kind == commands.DRAINED:
+            self._draining.on_drained(name)
+            self._draining.step(time.monotonic())
+            if self._draining.is_finished:
+                self.exit_code = EXIT_OK
 
     def _tell(self, name: str, *frames: bytes) -> None:
         child = self.children.get(name)
@@ -331,13 +334,9 @@ class BertServer(threading.Thread):
             child.is_finished = True
             return
         why = child.reason or describe_exit(code)
-        if self.state == "draining":
-            if child.role in ("ventilator", "sink"):
-                self._fail(f"{child.name} ended while the server drained its requests: {why}", EXIT_FORCED)
-                return
-            if child.role == "http":
-                self._tell("ventilator", commands.DRAIN)
-                return
+        if self.state == "draining" and not self._draining.on_death(child):
+            self.log.warning("%s ended (%s) while the server drained its requests", child.name, why)
+            return
         if self.state == "starting" and (child.reason or child.role == "prepare" or child.failed_starts >= 2):
             self._fail(f"{child.name} could not start: {why}", EXIT_START_FAILED)
             return
@@ -362,11 +361,8 @@ class BertServer(threading.Thread):
             self.exit_code = EXIT_OK
             return
         self.state = "draining"
-        self._drain_deadline = now + self.config.drain_timeout
-        # In the order in which requests pass: the HTTP server drains before the ventilator.
-        http = self.children.get("http")
-        has_http = http is not None and http.is_ready
-        self._tell("http" if has_http else "ventilator", commands.DRAIN)
+        self._draining = Drain(self.children, now, self.config.drain_timeout, self._tell)
+        self._draining.step(now)
         self._publish_state()
 
     def _fail(self, reason: str, exit_code: int) -> None:

@@ -229,6 +229,8 @@ class Ventilator:
             self.context.info["supervisor"] = json.loads(frames[1])
         elif kind == DRAIN:
             self.requests.draining = True
+        elif kind == commands.RESUME:
+            self.requests.draining = self._drained_sent = False
         elif kind == commands.BIND_AGAIN:
             self.context.bind_again()
         elif kind == STOP:
