@@ -197,6 +197,32 @@ def handshake(port: int, kind: bytes) -> socket.socket:
     return sock
 
 
+def subscription(identity: bytes, kind: bytes = b"\x01") -> bytes:
+    """Returns the frame of a subscription, or of an unsubscription (kind 0), as on the wire."""
+    return bytes([0, len(identity) + 1]) + kind + identity
+
+
+def test_only_a_connection_that_subscribed_can_unsubscribe(server: Server) -> None:
+    """Neither the unsubscription of a stranger nor its end takes the answers of a client away."""
+    with Raw(server, b"victim") as raw, connect(server, identity="shared") as client:
+        identities = (b"victim", b"shared")
+        unsubscribe = b"".join(subscription(identity, b"\x00") for identity in identities)
+        subscribe = b"".join(subscription(identity) for identity in identities)
+        for number, frames in enumerate((unsubscribe, subscribe, 2 * subscribe + 2 * unsubscribe + subscribe)):
+            with handshake(server.port_out, b"SUB") as stranger:
+                last = b"last %d" % number
+                stranger.sendall(frames + subscription(last))
+                raw.push.send_multipart([last, b'["hello"]', b"1", b"1"])
+                received = b""
+                while last not in received:  # then the sink has read the frames before
+                    received += stranger.recv(65536)
+            raw.send(texts(2, number))
+            _, _, vectors = raw.receive(20)
+            assert vectors is not None
+            assert_true(vectors, texts(2, number))
+            assert_true(client.encode(texts(3, number)), texts(3, number))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what came in by a connection")
 def test_the_connection_of_an_endless_message_is_closed() -> None:
     """ZeroMQ limits frames and messages, not the number of frames in a message."""

@@ -314,7 +314,7 @@ def test_subscriptions_are_read_in_bounded_bursts(harness: PublisherHarness, mon
         rounds += 1
     assert rounds >= 4
     assert len(harness.publisher.subscribers) == 35
-    assert all(subscriber.unresolved for _, subscriber in harness.publisher.subscribers.items())
+    assert all(subscriber.unresolved_peers for _, subscriber in harness.publisher.subscribers.items())
     evil.close()
 
 
@@ -340,3 +340,24 @@ def test_subscribed_identities_are_limited(harness: PublisherHarness, monkeypatc
     harness.until(lambda: not any(harness.publisher.is_subscribed(b"topic %d" % number) for number in range(49)))
     assert harness.publisher.subscribers.num_identities == 1
     assert harness.publisher.subscribers.num_identity_bytes == len(b"honest")
+
+
+def test_every_subscription_ends_with_its_connection_and_with_no_other(harness: PublisherHarness) -> None:
+    """Unsubscriptions of connections that did not subscribe, repeated ones, and ends in any order."""
+    clones = [harness.connect(b"shared") for _ in range(3)]
+    harness.until(lambda: harness.publisher.subscribers[b"shared"].subscriptions == 3)
+    stranger = harness.context.socket(zmq.XSUB)
+    stranger.connect(harness.address)
+    for message in (b"\x00shared", b"\x01shared", b"\x01shared", b"\x00shared", b"\x00shared", b"\x01own"):
+        stranger.send(message)
+    harness.until(lambda: harness.publisher.is_subscribed(b"own"))
+    assert harness.publisher.subscribers[b"shared"].subscriptions == 3
+    stranger.send(b"\x01shared")
+    harness.until(lambda: harness.publisher.subscribers[b"shared"].subscriptions == 4)
+    harness.subs.clear()
+    for left, sock in enumerate((clones[1], stranger, clones[0]), 1):
+        sock.close(linger=0)
+        harness.until(lambda left=left: harness.publisher.subscribers[b"shared"].subscriptions == 4 - left)  # type: ignore[misc]
+    clones[2].close(linger=0)
+    harness.until(lambda: not len(harness.publisher.subscribers))
+    assert harness.publisher.subscribers.num_identities == harness.publisher.subscribers.num_identity_bytes == 0

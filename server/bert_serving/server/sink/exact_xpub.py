@@ -14,6 +14,7 @@ because libzmq aborts when it closes such a socket during the handshake of a pee
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -30,6 +31,34 @@ from ..security.curve import CurveAuth
 PIPE_MESSAGES = 64
 #: Bytes of one received message; subscriptions are small.
 MAX_SUBSCRIPTION_BYTES = 64 * 1024
+#: Inode of a connection that was closed before its message was read.
+CLOSED = -1
+
+
+class Peer(NamedTuple):
+    """A connection. Its descriptor may be used again after its end; its inode tells the two connections apart."""
+
+    descriptor: int
+    inode: int
+
+    @classmethod
+    def of(cls, message: zmq.Frame) -> Peer | None:
+        """Returns the connection that sent a message; None if libzmq does not name it."""
+        try:
+            descriptor = int(message.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            return None
+        return cls(descriptor, _inode(descriptor))
+
+    def is_closed(self) -> bool:
+        return self.inode == CLOSED or _inode(self.descriptor) != self.inode
+
+
+def _inode(descriptor: int) -> int:
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:
+        return CLOSED
 
 
 class Subscription(NamedTuple):
@@ -37,11 +66,13 @@ class Subscription(NamedTuple):
 
     Attributes:
         is_resolved: whether libzmq pairs it with the right connection, so that it can be applied.
+        peer: its connection; None for an unsubscription that libzmq makes when a connection ends.
     """
 
     identity: bytes
     is_subscribe: bool
     is_resolved: bool
+    peer: Peer | None
 
 
 class ExactXpub:
@@ -76,10 +107,11 @@ class ExactXpub:
         self.has_unread = True
         for _ in range(limit):
             try:
-                message = self.socket.recv(zmq.NOBLOCK)
+                frame = self.socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._is_misaligned = self.has_unread = False
                 return
+            message = frame.bytes
             kind, identity = message[:1], message[1:]
             if kind not in (b"\x00", b"\x01"):
                 self._is_misaligned = True
@@ -88,7 +120,7 @@ class ExactXpub:
                 continue  # no request can carry it
             if kind == b"\x00" and not self._is_misaligned:
                 self.socket.setsockopt(zmq.UNSUBSCRIBE, self.topic(identity))
-            yield Subscription(identity, kind == b"\x01", not self._is_misaligned)
+            yield Subscription(identity, kind == b"\x01", not self._is_misaligned, Peer.of(frame))
 
     def accept(self, identity: bytes) -> None:
         """Applies the subscription that was read last."""

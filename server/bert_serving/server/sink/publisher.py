@@ -208,11 +208,11 @@ class ResultPublisher:
         Returns:
             Whether all were read.
         """
-        for identity, is_subscribe, is_resolved in self._xpub.subscriptions(BURST):
+        for identity, is_subscribe, is_resolved, peer in self._xpub.subscriptions(BURST):
             if not is_subscribe:
-                subscriber = self.subscribers.unsubscribe(identity, now)
+                subscriber = self.subscribers.unsubscribe(identity, peer, now)
             else:
-                subscriber = self.subscribers.subscribe(identity, is_resolved)
+                subscriber = self.subscribers.subscribe(identity, is_resolved, peer)
                 if subscriber is None:
                     # The connections of these identities are unknown. After a reset, clients subscribe again.
                     limit = self.subscribers.num_identities
@@ -247,6 +247,8 @@ class ResultPublisher:
         is_settled = now - self._reset_at >= DISCONNECT_SECONDS
         for identity, subscriber in self.subscribers.items():
             subscriber.disconnecting = 0 if is_settled else subscriber.disconnecting
+            if subscriber.has_closed_peers:
+                self.subscribers.end_closed(identity, subscriber, now)
             oldest = now - (self.ttl if subscriber.subscriptions else self.absent_ttl)
             num_dropped = 0
             while subscriber.queue and max(subscriber.queue[0].since, subscriber.unsubscribed_at) < oldest:

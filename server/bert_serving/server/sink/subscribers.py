@@ -9,6 +9,8 @@ from typing import Any
 
 import zmq
 
+from .exact_xpub import Peer
+
 #: Bytes of large messages that ZeroMQ holds for one subscriber; later messages stay in the queue.
 PIPE_BYTES = 64 * 2**20
 #: Request ids of dropped results that are stored for one subscriber.
@@ -31,8 +33,9 @@ class Subscriber:
     """An identity with its subscriptions and results.
 
     Attributes:
-        subscriptions: number of connections that subscribe to it.
-        unresolved: subscriptions that could not be applied. Until their connections are closed, nothing is sent.
+        peers: connections that subscribe to it; None where libzmq does not name connections.
+        unresolved_peers: those whose subscription could not be applied. Until they are closed, nothing is sent.
+        has_closed_peers: whether an unsubscription had no matching connection, which may be closed by now.
         first_replies: number of connections that have received the reply to their first request.
         disconnecting: subscriptions of closed connections whose unsubscriptions have not been read.
         unsubscribed_at: monotonic seconds of the last unsubscription.
@@ -41,8 +44,9 @@ class Subscriber:
         in_pipe: large frames that ZeroMQ holds, and their bytes.
     """
 
-    subscriptions: int = 0
-    unresolved: int = 0
+    peers: list[Peer | None] = field(default_factory=list)
+    unresolved_peers: list[Peer | None] = field(default_factory=list)
+    has_closed_peers: bool = False
     first_replies: int = 0
     disconnecting: int = 0
     unsubscribed_at: float = 0.0
@@ -52,17 +56,36 @@ class Subscriber:
     in_pipe: list[tuple[zmq.MessageTracker, int]] = field(default_factory=list)
 
     @property
+    def subscriptions(self) -> int:
+        return len(self.peers)
+
+    @property
     def is_subscribed(self) -> bool:
-        return self.subscriptions + self.unresolved > 0
+        return bool(self.peers or self.unresolved_peers)
 
     @property
     def is_open(self) -> bool:
         """Whether results can be sent."""
-        return self.subscriptions > 0 and not self.unresolved
+        return bool(self.peers) and not self.unresolved_peers
 
     @property
     def has_pending(self) -> bool:
         return bool(self.queue or self.dropped_requests)
+
+    def end_subscription(self, peer: Peer | None) -> bool:
+        """Ends the subscription of a connection; None is one that has closed. Returns whether there was one."""
+        for peers in (self.unresolved_peers, self.peers):
+            if peer not in peers:
+                closed = (known for known in peers if known is not None and known.is_closed())
+                found = next(closed, None) if peer is None else None
+                if found is None:
+                    continue
+                peers.remove(found)
+            else:
+                peers.remove(peer)
+            self.first_replies = min(self.first_replies, len(self.peers))
+            return True
+        return False
 
     def has_room(self) -> bool:
         """Returns whether ZeroMQ may take another large message."""
@@ -111,8 +134,11 @@ class SubscriberTable:
         self.never_subscribed.pop(identity, None)
         return self._by_identity.pop(identity)
 
-    def subscribe(self, identity: bytes, is_resolved: bool) -> Subscriber | None:
-        """Counts a subscription. Returns None if it would exceed the limit of identities or of their bytes."""
+    def subscribe(self, identity: bytes, is_resolved: bool, peer: Peer | None) -> Subscriber | None:
+        """Adds the subscription of a connection. Returns None if it would exceed a limit.
+
+        The limits are those of identities and of their bytes.
+        """
         subscriber = self._by_identity.get(identity)
         if subscriber is None or not subscriber.is_subscribed:
             size = self.num_identity_bytes + len(identity)
@@ -122,40 +148,47 @@ class SubscriberTable:
             self.num_identity_bytes = size
         self.never_subscribed.pop(identity, None)
         subscriber = self._by_identity.setdefault(identity, Subscriber())
-        if is_resolved:
-            subscriber.subscriptions += 1
-        else:
-            subscriber.unresolved += 1
+        peers = subscriber.peers if is_resolved else subscriber.unresolved_peers
+        if peer is None or peer not in peers:  # libzmq stores the same subscription of a connection once
+            peers.append(peer)
         return subscriber
 
-    def unsubscribe(self, identity: bytes, now: float) -> Subscriber | None:
-        """Counts an unsubscription. Returns None if the identity had no subscription."""
+    def unsubscribe(self, identity: bytes, peer: Peer | None, now: float) -> Subscriber | None:
+        """Ends the subscription of a connection, which is None if it has closed.
+
+        Returns None if the identity had no such subscription. Another connection cannot end it.
+        """
         subscriber = self._by_identity.get(identity)
         if subscriber is None:
             return None
-        if subscriber.disconnecting:
+        if peer is None and subscriber.disconnecting:
             subscriber.disconnecting -= 1
             return None
-        if not subscriber.is_subscribed:
+        if not subscriber.end_subscription(peer):
+            subscriber.has_closed_peers = True
             return None
-        if subscriber.unresolved:
-            subscriber.unresolved -= 1
-        else:
-            subscriber.subscriptions -= 1
-            subscriber.first_replies = min(subscriber.first_replies, subscriber.subscriptions)
+        self._count_end(identity, subscriber, now)
+        if not subscriber.is_subscribed and not subscriber.queue and not subscriber.disconnecting:
+            del self._by_identity[identity]
+        return subscriber
+
+    def end_closed(self, identity: bytes, subscriber: Subscriber, now: float) -> None:
+        """Ends the subscriptions of connections that closed without a matching unsubscription."""
+        subscriber.has_closed_peers = False
+        while subscriber.end_subscription(None):
+            self._count_end(identity, subscriber, now)
+
+    def _count_end(self, identity: bytes, subscriber: Subscriber, now: float) -> None:
         if not subscriber.is_subscribed:
             self.num_identities -= 1
             self.num_identity_bytes -= len(identity)
             subscriber.unsubscribed_at = now
-            if not subscriber.queue and not subscriber.disconnecting:
-                del self._by_identity[identity]
-        return subscriber
 
     def disconnect_all(self, now: float) -> None:
         """Counts all subscriptions as ended; their unsubscriptions are still to be read."""
         self.num_identities = self.num_identity_bytes = 0
         for subscriber in self._by_identity.values():
             if subscriber.is_subscribed:
-                subscriber.disconnecting = subscriber.subscriptions + subscriber.unresolved
+                subscriber.disconnecting = len(subscriber.peers) + len(subscriber.unresolved_peers)
                 subscriber.unsubscribed_at = now
-                subscriber.subscriptions = subscriber.unresolved = subscriber.first_replies = 0
+                subscriber.peers, subscriber.unresolved_peers, subscriber.first_replies = [], [], 0
