@@ -99,6 +99,23 @@ def test_an_ipv6_address(host: str) -> None:
         assert server.process.wait(60) == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are reserved on Linux only")
+def test_of_two_servers_that_start_at_once_with_the_same_ports_one_serves() -> None:
+    first = Server("-engine", "zeros")
+    ports = ["-port", str(first.port_out), "-port_out", str(first.port)]  # swapped, the worst case
+    second = Server("-engine", "zeros", *ports)
+    third = Server("-engine", "zeros", "-port", str(first.port), "-port_out", str(first.port_out))
+    servers = [first, second, third]
+    wait_until(lambda: sum(each.process.poll() is None for each in servers) == 1, what="two servers to end")
+    (winner,) = (each for each in servers if each.process.poll() is None)
+    winner.wait_ready()
+    assert winner.stop() == 0
+    for loser in (each for each in servers if each is not winner):
+        assert loser.process.wait(60) == 3
+        assert "cannot be used" in loser.log
+        assert "Traceback" not in loser.log
+
+
 def test_flags_may_be_shortened_as_in_the_original() -> None:
     args = get_args_parser().parse_args(["-max_batch", "7", "-num", "3", "-pooling_l", "-3"])
     assert (args.max_batch_size, args.num_worker, args.pooling_layer) == (7, 3, [-3])

@@ -111,6 +111,32 @@ def test_a_signal_interrupts_the_code_of_the_program_and_then_ends_its_server(
         assert "terminated!" in running.log
 
 
+def test_forked_processes_do_not_keep_a_killed_server_alive() -> None:
+    body = (
+        "import os\n"
+        "with server:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        time.sleep(120)\n"
+        "        os._exit(0)\n"
+        "    print(f'forked {child} end', flush=True)\n"
+        "    time.sleep(120)\n"
+    )
+    with program(body) as running:
+        wait_until(lambda: "end" in running.log.partition("forked ")[2], what="the forked process")
+        forked = psutil.Process(int(running.log.partition("forked ")[2].split()[0]))
+        servers = [child for child in psutil.Process(running.process.pid).children() if child != forked]
+        assert len(servers) == 3
+        running.encode()
+        running.process.kill()
+        running.process.wait(60)
+        _, alive = psutil.wait_procs(servers, timeout=60)
+        assert not alive
+        assert forked.is_running()
+        assert is_free(running.port)
+        forked.kill()
+
+
 def test_handlers_of_the_program_stay_in_place() -> None:
     body = (
         "import signal\n"

@@ -14,6 +14,7 @@ from typing import Any
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..ipc.process_context import HEARTBEAT_INTERVAL
+from . import fork
 
 #: Program text of every child process. It removes the current folder from the import path, so that a file there does
 #: not shadow a library, and then adopts the parent's path.
@@ -93,15 +94,19 @@ class Child:
             "addresses": self.addresses.to_dict(),
             "options": self.options,
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", BOOTSTRAP, f"bert-serving-{self.name}"],
-            stdin=subprocess.PIPE,
-            env={**os.environ, **self.env},
-        )
-        assert self.process.stdin is not None
+        with fork.fork_lock:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", BOOTSTRAP, f"bert-serving-{self.name}"],
+                stdin=subprocess.PIPE,
+                env={**os.environ, **self.env},
+                bufsize=0,  # a buffer has a lock, which a forked process might find locked
+            )
+            assert self.process.stdin is not None
+            fork.close_on_fork(self.process.stdin)
+        data = json.dumps(boot).encode() + b"\n"
         try:
-            self.process.stdin.write(json.dumps(boot).encode() + b"\n")
-            self.process.stdin.flush()
+            while data:
+                data = data[self.process.stdin.write(data) :]
         except BrokenPipeError:
             pass  # the process ended at once; the supervisor polls its exit code
 

@@ -27,6 +27,7 @@ from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .drain import Drain
 from .placement import WorkerPlacement, plan_workers
+from .port_lock import PortLock
 from .preflight import check_ports, make_access, make_children, read_drift, read_model
 from .rolling_restart import RollingRestart
 from .signals import handle_signals, is_program_over, joining
@@ -188,6 +189,7 @@ class BertServer(threading.Thread):
     def _prepare(self) -> None:
         """Checks what can be checked quickly, and creates the child processes without starting them."""
         check_ports(self.config)
+        self._port_lock = PortLock(self.config)
         self.config, model = read_model(self.config, self.log)
         drift = read_drift(self.config, model, self.log.warning)
         self.plans = plan_workers(self.config, self.log)
@@ -377,6 +379,8 @@ class BertServer(threading.Thread):
         deadline = time.monotonic() + (STOP_SECONDS if self.exit_code == EXIT_OK else 1.0)
         for child in running:
             child.end(deadline)
+        if hasattr(self, "_port_lock"):
+            self._port_lock.close()
         if hasattr(self, "control"):
             self.control.close(linger=0)
             self.context.term()
