@@ -1,24 +1,18 @@
-"""Holds the configuration and the addresses of a child process, and sends its heartbeat."""
+"""Holds the configuration and the addresses of a child process."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import threading
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
 
 from ..config.server_config import ServerConfig
-from .commands import HEARTBEAT
 from .endpoints import Addresses
+from .heartbeat import Heartbeat
 from .sockets import make_socket
-
-#: Seconds between two heartbeats.
-HEARTBEAT_INTERVAL = 1.0
 
 
 @dataclass
@@ -37,8 +31,7 @@ class ProcessContext:
     log: logging.Logger
     context: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
     info: dict[str, Any] = field(default_factory=dict)
-    _progress: float = field(default_factory=time.monotonic)
-    _busy: bool = False
+    _heartbeat: Heartbeat = field(default_factory=Heartbeat)
     _bound: list[tuple[zmq.Socket[bytes], str]] = field(default_factory=list)
 
     def connect_control(self) -> zmq.Socket[bytes]:
@@ -63,16 +56,8 @@ class ProcessContext:
 
     def mark_progress(self, busy: bool = False) -> None:
         """Records that the main loop runs. ``busy`` announces one long step, such as a batch."""
-        self._progress, self._busy = time.monotonic(), busy
+        self._heartbeat.mark_progress(busy)
 
     def start_heartbeat(self) -> None:
         """Starts a thread that sends heartbeats. They carry the age of the last progress."""
-        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
-
-    def _send_heartbeats(self) -> None:
-        sock = make_socket(self.context, zmq.DEALER, IDENTITY=b"heart:" + self.name.encode())
-        sock.connect(self.addresses.control)
-        while True:
-            age = time.monotonic() - self._progress
-            sock.send_multipart([HEARTBEAT, json.dumps({"age": age, "busy": self._busy, **self.info}).encode()])
-            time.sleep(HEARTBEAT_INTERVAL)
+        self._heartbeat.start(self.context, self.addresses.control, self.name, self.info)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
-from ..ipc.process_context import HEARTBEAT_INTERVAL
+from ..ipc.heartbeat import LIVENESS_TIMEOUT
 from . import fork
 
 #: Program text of every child process. It removes the current folder from the import path, so that a file there does
@@ -24,8 +24,6 @@ BOOTSTRAP = (
     "from bert_serving.server.child_main import main; main(boot)"
 )
 
-#: Seconds without a heartbeat after which a process does not count as up. It is killed after -heartbeat_timeout.
-LIVENESS_TIMEOUT = 5 * HEARTBEAT_INTERVAL
 #: Failed starts in a row after which the server ends. A process that was ready before it died is always restarted: its
 #: configuration works, and the cause may be temporary.
 MAX_FAILED_STARTS = 8
