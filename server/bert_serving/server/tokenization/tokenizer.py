@@ -12,7 +12,7 @@ import numpy as np
 
 from .frame import Frame
 from .library import LibrarySegmenter
-from .vocabulary import Vocabulary, read_vocabulary
+from .vocabulary import Vocabulary, case_warnings, read_vocabulary
 from .wordpiece import LONG_TEXT, WordPiece
 
 #: Separates the two texts of a pair.
@@ -160,7 +160,7 @@ class Tokenizer:
         frame = Frame(ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"])
         tokenizer = cls(segmenter, ids, frame, ids["[UNK]"], **settings)
         tokenizer.lower_case = lower_case
-        tokenizer.warnings += _case_warnings(ids, lower_case)
+        tokenizer.warnings += case_warnings(ids, lower_case)
         return tokenizer
 
     @classmethod
@@ -385,20 +385,3 @@ def _json_type(value: object) -> str:
         return "null" if value is None else "a boolean"
     kinds = {str: "a string", list: "a list", tuple: "a list", dict: "an object", int: "a number", float: "a number"}
     return kinds.get(type(value), f"a {type(value).__name__}")
-
-
-def _case_warnings(ids: dict[str, int], lower_case: bool) -> list[str]:
-    """Returns a warning if the case of the vocabulary contradicts ``lower_case``."""
-    words = [token for token in ids if not token.startswith("[")]
-    upper = sum(token != token.lower() for token in words)
-    if lower_case and upper > len(words) / 100:
-        return [
-            f"{upper} of {len(words)} words in the vocabulary have upper-case letters, but texts are lower-cased; "
-            "add -cased_tokenization"
-        ]
-    if not lower_case and words and not upper:
-        return [
-            f"none of {len(words)} words in the vocabulary has upper-case letters, but texts are not lower-cased; "
-            "remove -cased_tokenization"
-        ]
-    return []

@@ -42,6 +42,23 @@ def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary | None:
     return _read_tokenizer_json(path) if path.endswith(".json") else _read_vocab_txt(path)
 
 
+def case_warnings(ids: dict[str, int], lower_case: bool) -> list[str]:
+    """Returns a warning if the case of the vocabulary contradicts ``lower_case``."""
+    words = [token for token in ids if not token.startswith("[")]
+    upper = sum(token != token.lower() for token in words)
+    if lower_case and upper > len(words) / 100:
+        return [
+            f"{upper} of {len(words)} words in the vocabulary have upper-case letters, but texts are lower-cased; "
+            "add -cased_tokenization"
+        ]
+    if not lower_case and words and not upper:
+        return [
+            f"none of {len(words)} words in the vocabulary has upper-case letters, but texts are not lower-cased; "
+            "remove -cased_tokenization"
+        ]
+    return []
+
+
 def _read_vocab_txt(path: str) -> Vocabulary:
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
