@@ -15,6 +15,7 @@ import pytest
 import zmq
 from fault_engines.faulty import SLOW
 
+from bert_serving.client import RequestTimeoutError
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, memory, suspended, text, texts
 from servers import Server, wait_until
 
@@ -116,6 +117,41 @@ def test_requests_of_a_disconnected_client_are_dropped() -> None:
         wait_until(lambda: observer.server_status["queue"]["requests"] == 0, 60, "its work to be dropped")
         assert "is disconnected; dropping its 1 requests" in server.log
         assert_true(observer.encode(texts(3)), texts(3))
+
+
+@pytest.mark.parametrize("count", [100, 20_000])
+def test_requests_of_a_call_that_ended_are_dropped(count: int) -> None:
+    """The call of a client that timed out, or was closed, leaves nothing behind but the batches under computation."""
+    with faulty("-max_batch_size", "1") as server, connect(server) as observer, connect(server) as client:
+        slow = [f"{SLOW} {i}" for i in range(count)]  # up to 80 minutes of work
+        client.timeout = 500
+        with pytest.raises(RequestTimeoutError):
+            client.encode(slow)
+        wait_until(lambda: observer.server_status["queue"]["sequences"] == 0, 30, "the queue to be empty")
+        assert observer.server_status["queue"]["requests"] == 0
+        client.timeout = 60_000
+        assert_true(client.encode(texts(100)), texts(100))
+
+        client.encode(slow, blocking=False)
+        wait_until(lambda: observer.server_status["queue"]["sequences"] > 10, what="the request to be received")
+        client.close()
+        wait_until(lambda: observer.server_status["queue"]["requests"] == 0, 30, "the work to be dropped")
+        assert_true(observer.encode(texts(3)), texts(3))
+
+
+def test_a_request_is_cancelled_by_its_client_only() -> None:
+    with faulty("-max_batch_size", "1") as server, Raw(server, b"mine") as mine, Raw(server, b"other") as other:
+        for client in (mine, other):
+            client.send([f"{SLOW} 1"] * 2)
+            client.send(texts(2))
+        cancel = json.dumps({"requests": [1, 99]}).encode()
+        mine.push.send_multipart([b"mine", b"CANCEL", b"3", b"0", cancel])
+        assert mine.receive()[0] == b"2"
+        assert {other.receive()[0], other.receive()[0]} == {b"1", b"2"}
+        assert not mine.sub.poll(0)
+        mine.push.send_multipart([b"mine", b"CANCEL", b"3", b"0"])  # without options: no effect
+        mine.send(texts(1))
+        assert mine.receive()[0] == b"3"
 
 
 def test_a_client_that_reconnects_in_time_receives_its_results() -> None:

@@ -59,7 +59,7 @@ class DispatcherHarness:
     def _fail(self, job: Job, error: RequestError) -> None:
         job.failed = True
         self.failures.append((job, error))
-        self.dispatcher.drop(job)
+        self.dispatcher.drop([job])
 
     def add_worker(self, name: bytes) -> None:
         self.workers[name] = make_socket(self.context, zmq.DEALER, IDENTITY=name)

@@ -62,6 +62,7 @@ class FakeServer:
         self.held: queue.Queue[Request] = queue.Queue()
         self.received: list[Request] = []
         self.commands: list[bytes] = []
+        self.cancelled: list[int] = []  # request ids
         self.reports_unknown = False  # whether it reports every request as unknown
         self.most_waiting = 0
         self.subscriptions: set[bytes] = set()
@@ -168,6 +169,10 @@ class FakeServer:
             self.commands.append(request.message)
             unknown = json.loads(frames[4])["requests"] if self.reports_unknown else []
             self.send([request.identity, json.dumps({"unknown": unknown}).encode(), b"%d" % request.wire_id])
+            return
+        if request.message == protocol.CANCEL:
+            self.commands.append(request.message)
+            self.cancelled += json.loads(frames[4])["requests"]
             return
         if request.message in protocol.COMMANDS:
             self.commands.append(request.message)

@@ -149,7 +149,7 @@ class Model:
 
     def fail(self, job: Job, error: RequestError) -> None:
         job.failed = True
-        self.dispatcher.drop(job)
+        self.dispatcher.drop([job])
         del self.jobs[job.id]
 
     def send_multipart(self, frames: list[bytes], *_: Any, **__: Any) -> None:

@@ -146,8 +146,7 @@ class AsyncBertClient(BaseClient[E]):
                 policy.restart(time.monotonic())
         finally:
             progress.close()
-            for number in call.in_flight:
-                self._connection.forget(number)
+            self._connection.forget(*call.in_flight)
         return self._finish(call, show_tokens, stacklevel=2)
 
     async def encode_async(
@@ -213,8 +212,7 @@ class AsyncBertClient(BaseClient[E]):
             await feeding
         finally:
             feeding.cancel()
-            for number in in_flight:
-                self._connection.forget(number)
+            self._connection.forget(*in_flight)
 
     def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> AsyncResultSubscription[E]:
         """Returns an iterator of all results that are published to this identity; see `BertClient.listen`."""

@@ -81,7 +81,7 @@ class BaseClient(Generic[E]):
         self.output_fmt = output_fmt
         self.timeout = timeout
         self.connect_timeout = connect_timeout
-        self.identity = validate_identity(identity)
+        self._identity = validate_identity(identity)
         self.length_limit: int | None = 0
         self.token_info_available = False
         # A server of this project counts truncated texts. For an original one the client counts words before it sends.
@@ -98,10 +98,11 @@ class BaseClient(Generic[E]):
             ip,
             self.port,
             self.port_out,
-            self.identity,
+            self._identity,
             curve_keys(server_key, public_key, secret_key),
             drain_grace=seconds(connect_timeout, "connect_timeout"),
         )
+        self._connection.is_identity_shared = bool(identity)
         # Closes the connection when the client is garbage-collected, and at interpreter exit; at most once.
         self._finalizer = weakref.finalize(self, Connection.close, self._connection)
         self._start()
@@ -115,6 +116,12 @@ class BaseClient(Generic[E]):
 
     def __reduce__(self) -> Any:
         raise TypeError(f"a {type(self).__name__} cannot be pickled; create one in the other process")
+
+    @property
+    def identity(self) -> bytes:
+        """Topic of the results. A program that reads it may give it to another client."""
+        self._connection.is_identity_shared = True
+        return self._identity
 
     @property
     def request_id(self) -> int:
@@ -150,20 +157,26 @@ class BaseClient(Generic[E]):
         """Checks the server's configuration, and adopts its limits."""
         if self._check_version:
             check_version(config)
+        self._adopt_limits(config)
+        if self._show_server_config:
+            print("server config:")
+            for key, value in config.items():
+                print(f"{key!s:>30}\t=\t{value!s:<30}")
+        # The connection must not keep the client alive, which is closed when it is garbage-collected.
+        client = weakref.ref(self)
+        self._connection.retry.start_config(config, lambda new: _adopt_limits(client, new))
+
+    def _adopt_limits(self, config: dict[str, Any]) -> None:
+        """Adopts the limits of the server. After a reconnect, the thread that reads calls this again."""
         if self._check_length:
             limit = config.get("max_seq_len", 0)
             self.length_limit = None if limit is None else int(limit)
         if self._check_token_info:
             self.token_info_available = bool(config.get("show_tokens_to_client"))
-        if self._show_server_config:
-            print("server config:")
-            for key, value in config.items():
-                print(f"{key!s:>30}\t=\t{value!s:<30}")
         self._server_counts_truncation = "protocol_version" in config
         self._is_original = not self._server_counts_truncation
         limit = config.get("max_message_bytes")
         self._connection.max_message_bytes = limit if isinstance(limit, int) else None
-        self._connection.retry.supports_query = not self._is_original
 
     def _validated(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
         """Validates the texts, and returns them as a list.
@@ -254,6 +267,12 @@ class BaseClient(Generic[E]):
             return embedding, call.tokens
         self._warn_no_tokens(stacklevel + 1)
         return embedding
+
+
+def _adopt_limits(client: weakref.ref[BaseClient[Any]], config: dict[str, Any]) -> None:
+    found = client()
+    if found is not None:
+        found._adopt_limits(config)
 
 
 class TruncationWarner:

@@ -78,8 +78,7 @@ class BlockingClient(BaseClient[E]):
         finally:
             progress.close()
             self._connection.leave(pending)
-            for number in call.in_flight:
-                self._connection.forget(number)
+            self._connection.forget(*call.in_flight)
 
     def _expect_reply(self, pending: PendingReplies, policy: WaitPolicy) -> tuple[int, protocol.Reply]:
         """Waits for the next reply to a blocking request, and raises it if it is an error."""
@@ -123,8 +122,7 @@ class BlockingClient(BaseClient[E]):
     def _cancel(self, stream: ReplyStream | None) -> None:
         """Drops the replies and requests of a stream."""
         if stream is not None:
-            for number in self._pending.cancel(stream):
-                self._connection.forget(number)
+            self._connection.forget(*self._pending.cancel(stream))
 
     # ---- both ----------------------------------------------------------------------------------------------------
 
@@ -141,7 +139,15 @@ class BlockingClient(BaseClient[E]):
         number = number if number is not None else self._connection.new_number()
         pending.expect(number, num_texts, stream)
         try:
-            self._connection.submit(number, message, num_texts, pending.put, options, self._caller_reads(pending))
+            self._connection.submit(
+                number,
+                message,
+                num_texts,
+                pending.put,
+                options,
+                caller_reads=self._caller_reads(pending),
+                is_posted=pending is self._pending and stream is None,
+            )
         except BaseException:
             pending.drop(number)
             raise

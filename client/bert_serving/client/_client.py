@@ -200,7 +200,7 @@ class BertClient(BlockingClient[E]):
     ) -> ResultIterator[E]:
         """Encodeses batches from a generator, and returns results while later batches are in flight.
 
-        A thread takes batches and sends them, starting now. It pauses while 64 requests or 16,384 texts are in flight
+        A thread takes batches and sends them, starting now. It pauses while 64 requests or 8,192 texts are in flight
         or not consumed, so the generator may be endless.
 
         Args:

@@ -17,7 +17,7 @@ BATCH_SIZE = 4096
 #: Most requests of one call in flight: enough to keep a server busy, with bounded memory.
 MAX_REQUESTS_IN_FLIGHT = 64
 #: Most texts of one call in flight, except that two requests of any size may be.
-MAX_TEXTS_IN_FLIGHT = 4 * BATCH_SIZE
+MAX_TEXTS_IN_FLIGHT = 2 * BATCH_SIZE
 
 
 #: Vectors with ``output_fmt="list"``: ``[n][d]``, or ``[n][t][d]`` without pooling.

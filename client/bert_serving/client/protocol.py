@@ -28,20 +28,25 @@ import numpy as np
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
+#: Version from which on a server understands ``CANCEL``.
+CANCEL_VERSION = 3
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
 #: Query: which of the request ids in the options are unknown to the server? Not in 1.10.0.
 SHOW_PENDING = b"SHOW_PENDING"
+#: Drops the requests with the ids in the options; has no reply. Send it to a server of ``CANCEL_VERSION`` only: one of
+#: 1.10.0 loses a worker to a message that it does not know.
+CANCEL = b"CANCEL"
 TERMINATION = b"TERMINATION"
-COMMANDS = frozenset((SHOW_CONFIG, SHOW_STATUS, SHOW_PENDING, TERMINATION))
+COMMANDS = frozenset((SHOW_CONFIG, SHOW_STATUS, SHOW_PENDING, CANCEL, TERMINATION))
 
 #: Longest identity. ZeroMQ limits the practical length of a subscription.
 MAX_IDENTITY_BYTES = 255
 #: Most decimal digits of a request id, a number of at most 64 bits.
 MAX_REQUEST_ID_DIGITS = 20
-#: Most request ids in one SHOW_PENDING query.
+#: Most request ids in one SHOW_PENDING or CANCEL command.
 MAX_QUERIED = 1000
 
 #: Prefix of a ``dtype`` that makes a 1.10.0 client raise a readable ``TypeError``.

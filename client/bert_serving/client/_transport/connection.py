@@ -34,6 +34,8 @@ from .sockets import Channel, Curve, Sockets
 logger = logging.getLogger("bert_serving.client")
 
 _JOIN_SECONDS = 5.0
+#: Longest wait of `Connection.close` (ms) until a cancellation has left. It waits only for a server that does not read.
+CANCEL_LINGER = 1000
 
 
 class Connection:
@@ -53,6 +55,8 @@ class Connection:
         max_message_bytes: size limit of a request, ``None`` if the server did not report one. The server closes the
             connection of a client that sends a larger one.
         retry: sends requests again.
+        is_identity_shared: whether another client may have the same identity. The server then keeps the requests whose
+            reply no call awaits when this client is closed.
 
     Raises:
         OptionError: ZeroMQ does not accept the address or a key.
@@ -71,6 +75,7 @@ class Connection:
         self.identity = identity
         self.state = ConnectionState(ip, port, port_out, time.monotonic())
         self.max_message_bytes: int | None = None
+        self.is_identity_shared = False
         self._pid = os.getpid()
         self._table = RequestTable(id_base)
         self._calls: deque[Callable[[], object]] = deque()
@@ -78,8 +83,8 @@ class Connection:
         try:
             self._requests = self._sockets.open(zmq.PUSH, self.state.requests, curve)
             self._results = self._sockets.open(zmq.SUB, self.state.results, curve, identity)
-            self._queue = SendQueue(self._requests.socket, self._table)
-            self.retry = RetryPolicy(identity, self._table, self._queue, self.state, drain_grace)
+            self._queue = SendQueue(self._requests.socket, identity, self._table)
+            self.retry = RetryPolicy(identity, self._table, self._queue, self.state, drain_grace, self._sockets.wake)
             cooperative = cooperative_poll()
             self._poll: Poll = cooperative or zmq.Poller.poll
             self._receiver = Receiver(
@@ -125,11 +130,13 @@ class Connection:
         on_reply: OnReply,
         options: bytes = b"",
         caller_reads: bool = False,
+        is_posted: bool = False,
     ) -> None:
         """Sends a request as soon as the server is connected; ``on_reply`` receives its reply.
 
         Args:
             caller_reads: whether this thread awaits the reply by `read`.
+            is_posted: whether no call awaits the reply yet.
 
         Raises:
             ClientClosedError: the client is closed.
@@ -142,7 +149,7 @@ class Connection:
             raise server_error("too_large", f"the request has {len(message)} bytes; {limit}", number)
         wire_id = self._table.wire_id(number)
         frames = request_frames(self.identity, message, wire_id, num_texts, options)
-        request = Request(number, wire_id, frames, on_reply, time.monotonic(), caller_reads)
+        request = Request(number, wire_id, frames, on_reply, time.monotonic(), caller_reads, is_posted)
         with self._table.lock:
             if self._table.closing:
                 raise _closed()
@@ -161,12 +168,17 @@ class Connection:
         """Stops reading for ``caller``; see `Receiver.leave`."""
         self._receiver.leave(caller)
 
-    def forget(self, number: int) -> None:
-        """Drops a request. A later reply to it is dropped as well."""
-        wire_id = self._table.wire_id(number)
+    def forget(self, *numbers: int) -> None:
+        """Drops requests, here and on the server. A later reply to one of them is dropped as well."""
         with self._table.lock:
-            self._table.pending.pop(wire_id, None)
-            self.retry.forget_locked(wire_id)
+            dropped = []
+            for wire_id in map(self._table.wire_id, numbers):
+                request = self._table.pending.pop(wire_id, None)
+                self.retry.forget_locked(wire_id)
+                if request is not None and not request.is_command:
+                    dropped.append(wire_id)
+            if dropped and not self._queue.cancel(dropped):
+                self._sockets.wake()
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Calls a function in the I/O thread. For finalizers, which may not take other locks."""
@@ -297,6 +309,14 @@ class Connection:
             self._table.pending.clear()
             self._queue.clear()
             subscriptions = list(self._receiver.subscriptions)
+            if self.state.up:
+                self._queue.cancel(
+                    request.wire_id
+                    for request in requests
+                    if not request.is_command and not (request.is_posted and self.is_identity_shared)
+                )
+            if self._queue.has_cancelled:
+                self._requests.socket.setsockopt(zmq.LINGER, CANCEL_LINGER)
             self._sockets.close()
         for request in requests:
             request.on_reply(request.number, _closed())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import BertServingError
-from ..protocol import Reply
+from ..protocol import COMMANDS, Reply
 
 ReplyOrError = Reply | BertServingError
 #: Receives the number of a request and its reply. Runs in the reading thread, so it must not block or raise.
@@ -28,6 +28,7 @@ class Request:
         on_reply: receives the reply.
         since: monotonic time of the submission in seconds.
         caller_reads: whether the submitting thread reads the reply itself.
+        is_posted: whether no call awaits the reply yet. A client with the same identity may await it.
     """
 
     number: int
@@ -36,6 +37,11 @@ class Request:
     on_reply: OnReply
     since: float
     caller_reads: bool
+    is_posted: bool
+
+    @property
+    def is_command(self) -> bool:
+        return self.frames[1] in COMMANDS
 
 
 class RequestTable:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import DrainingError
-from ..protocol import COMMANDS, MAX_QUERIED, SHOW_CONFIG, SHOW_PENDING, request_frames
+from ..protocol import CANCEL_VERSION, MAX_QUERIED, SHOW_CONFIG, SHOW_PENDING, request_frames
 from .connection_state import ConnectionState
 from .request_table import Request, RequestTable
 from .send_queue import SendQueue
@@ -36,11 +37,14 @@ class RetryPolicy:
         queue: the queue in front of the PUSH socket.
         state: state of both ports.
         drain_grace: seconds to hold a request that a stopping server refused; ``None`` for no limit.
+        wake: wakes the I/O thread; called with the lock of the table held.
 
     Attributes:
         supports_query: whether the server understands ``SHOW_PENDING``, which an original one does not; ``None`` if
             unknown.
         num_connections: how often the connection came up.
+        on_config: receives the configuration of the server after each reconnect, which may be another server; ``None``
+            if the client does not ask for it.
     """
 
     def __init__(
@@ -50,14 +54,17 @@ class RetryPolicy:
         queue: SendQueue,
         state: ConnectionState,
         drain_grace: float | None,
+        wake: Callable[[], None],
     ) -> None:
         self.supports_query: bool | None = None
         self.num_connections = 0
+        self.on_config: Callable[[dict[str, Any]], None] | None = None
         self._identity = identity
         self._table = table
         self._queue = queue
         self._state = state
         self._drain_grace = drain_grace
+        self._wake = wake
         self._refused: dict[int, tuple[float, DrainingError]] = {}  # by request id; the time when the hold ends
         self._query_at = time.monotonic() + STALE_AFTER
 
@@ -75,6 +82,10 @@ class RetryPolicy:
     def on_connected_locked(self) -> None:
         """Sends all pending requests again, because the connection came up."""
         self.num_connections += 1
+        self._queue.supports_cancel = False
+        if self.on_config is not None:
+            self.supports_query = None
+            self._send_query(SHOW_CONFIG)  # before the requests, so that its reply comes before theirs
         self._queue.replace(self._table.pending.values())
         self._refused.clear()
 
@@ -137,20 +148,23 @@ class RetryPolicy:
                 return
             stale = [request for request in pending.values() if now - request.since >= STALE_AFTER]
             # A command is as short as a query. An original server answers it twice, and the second reply is dropped.
-            self._queue.extend(request for request in stale if request.frames[1] in COMMANDS)
-            ids = [request.wire_id for request in stale if request.frames[1] not in COMMANDS]
+            self._queue.extend(request for request in stale if request.is_command)
+            ids = [request.wire_id for request in stale if not request.is_command]
             if ids and self.supports_query is not False:
-                query, options = SHOW_CONFIG, b""  # the reply tells whether the server supports queries
                 if self.supports_query:
-                    query, options = SHOW_PENDING, json.dumps({"requests": ids[:MAX_QUERIED]}).encode()
-                wire_id = self._table.wire_id(QUERY_NUMBER)
-                # If the socket does not accept it, the server is busy; the next query follows.
-                self._queue.try_to_send(request_frames(self._identity, query, wire_id, options=options))
+                    self._send_query(SHOW_PENDING, json.dumps({"requests": ids[:MAX_QUERIED]}).encode())
+                else:
+                    self._send_query(SHOW_CONFIG)  # the reply tells whether the server supports queries
+
+    def _send_query(self, query: bytes, options: bytes = b"") -> None:
+        """Sends a query. If the socket does not accept it, the server is busy; the next query follows."""
+        wire_id = self._table.wire_id(QUERY_NUMBER)
+        self._queue.try_to_send(request_frames(self._identity, query, wire_id, options=options))
 
     def on_query_reply(self, info: dict[str, Any]) -> None:
         """Sends the requests again that the server does not know. A request that was answered meanwhile is skipped."""
-        if self.supports_query is None:
-            self.supports_query, self._query_at = "protocol_version" in info, 0.0
+        if "unknown" not in info:
+            self._on_config_reply(info)
             return
         with self._table.lock:
             ids = [wire_id for wire_id in info.get("unknown", ()) if wire_id not in self._refused]
@@ -164,3 +178,30 @@ class RetryPolicy:
                 self._state.ip,
                 len(lost),
             )
+
+    # ---- the server's configuration ------------------------------------------------------------------------------
+
+    def start_config(self, config: dict[str, Any], on_config: Callable[[dict[str, Any]], None]) -> None:
+        """Takes over the configuration that the client received first, and asks for it after each reconnect."""
+        with self._table.lock:
+            self.on_config = on_config
+            if self.num_connections <= 1:
+                self._set_version(config)
+            elif self._state.up:  # the configuration may be that of an earlier server
+                self._send_query(SHOW_CONFIG)
+
+    def _on_config_reply(self, config: dict[str, Any]) -> None:
+        with self._table.lock:
+            if self.supports_query is None:
+                self._query_at = 0.0
+            self._set_version(config)
+            self._wake()
+        if self.on_config is not None:
+            self.on_config(config)
+
+    def _set_version(self, config: dict[str, Any]) -> None:
+        version = config.get("protocol_version")
+        self.supports_query = version is not None
+        self._queue.supports_cancel = (
+            self.on_config is not None and isinstance(version, int) and version >= CANCEL_VERSION
+        )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterable
 
 import zmq
 
+from ..protocol import CANCEL, MAX_QUERIED, request_frames
 from .request_table import Request, RequestTable
 
 #: Messages of at least this many bytes are sent without a copy.
@@ -21,11 +23,20 @@ class SendQueue:
 
     Args:
         push: the socket.
+        identity: identity of the client, for cancellations.
         table: requests without a reply. A queued request that left the table is skipped.
+
+    Attributes:
+        supports_cancel: whether the configuration of the connected server says that it understands ``CANCEL``.
+        has_cancelled: whether a cancellation was sent.
     """
 
-    def __init__(self, push: zmq.Socket[bytes], table: RequestTable) -> None:
+    def __init__(self, push: zmq.Socket[bytes], identity: bytes, table: RequestTable) -> None:
+        self.supports_cancel = False
+        self.has_cancelled = False
         self._push = push
+        self._identity = identity
+        self._cancelled: deque[int] = deque(maxlen=MAX_QUERIED)  # ids that the server does not know to be cancelled
         self._table = table
         self._queue: deque[Request] = deque()
 
@@ -51,6 +62,24 @@ class SendQueue:
             return False
         return True
 
+    def cancel(self, wire_ids: Iterable[int]) -> bool:
+        """Tells the server to drop requests, now or as soon as it is known to understand this.
+
+        Returns:
+            False if the socket does not accept the message now. The I/O thread must then be woken.
+        """
+        self._cancelled.extend(wire_ids)
+        return self._send_cancelled()
+
+    def _send_cancelled(self) -> bool:
+        if self._cancelled and self.supports_cancel:
+            options = json.dumps({"requests": list(self._cancelled)}).encode()
+            if not self.try_to_send(request_frames(self._identity, CANCEL, self._table.wire_id(0), options=options)):
+                return False
+            self._cancelled.clear()
+            self.has_cancelled = True
+        return True
+
     def extend(self, requests: Iterable[Request]) -> None:
         """Queues requests."""
         self._queue.extend(requests)
@@ -71,6 +100,8 @@ class SendQueue:
         """
         while True:
             with self._table.lock:
+                if not self._send_cancelled():
+                    return True
                 if not self._queue:
                     return False
                 request = self._queue[0]

@@ -72,6 +72,7 @@ class Sockets:
         address = f"inproc://monitor-{port.name}"
         sock.monitor(address, EVENTS)
         monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        monitor.setsockopt(zmq.LINGER, 0)
         monitor.connect(address)
         sock.connect(port.endpoint)
         return Channel(port, sock, monitor)
@@ -90,7 +91,7 @@ class Sockets:
         self._is_awake = False
 
     def close(self) -> None:
-        """Closes all sockets and drops unsent messages."""
-        self._context.destroy(linger=0)
+        """Closes all sockets, and drops what they have not sent within their ``LINGER`` time."""
+        self._context.destroy()
         self._waking.close()
         self.woken.close()

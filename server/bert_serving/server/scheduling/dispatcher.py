@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,10 +196,13 @@ class Dispatcher:
             self.send_to_sink(announcement)
         self.scheduler.add(chunk, job.identity, chunk.tokenized.lengths, job.size)
 
-    def drop(self, job: Job) -> None:
-        """Removes the queued sequences of a job."""
-        self._unannounced.pop(job, None)
-        self.scheduler.drop(job.identity, set(job.chunks))
+    def drop(self, jobs: Sequence[Job]) -> None:
+        """Removes the queued sequences of jobs, all of them of one client."""
+        for job in jobs:
+            self._unannounced.pop(job, None)
+        chunks = {chunk for job in jobs for chunk in job.chunks}
+        if chunks:
+            self.scheduler.drop(jobs[0].identity, chunks)
 
     def announce_waiting(self) -> None:
         """Announces jobs that have been queued long, so that the sink checks whether their clients are connected."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any
 
@@ -74,7 +73,7 @@ class RequestTable:
         self.jobs: dict[int, Job] = {}
         self.draining = False
         self._by_key: dict[RequestKey, Job] = {}
-        self._counts: Counter[tuple[bytes, bytes]] = Counter()  # jobs by identity and request id
+        self._by_id: dict[tuple[bytes, bytes], list[Job]] = {}  # by identity and request id
         self._last_local_id, self._last_id = 0, first_id
 
     @property
@@ -84,7 +83,7 @@ class RequestTable:
 
     def unknown_ids(self, identity: bytes, request_ids: Iterable[int]) -> list[int]:
         """Returns the request ids of a client that are not in progress."""
-        return [number for number in request_ids if (identity, b"%d" % number) not in self._counts]
+        return [number for number in request_ids if (identity, b"%d" % number) not in self._by_id]
 
     # ---------------------------------------------------------------- requests
 
@@ -119,7 +118,7 @@ class RequestTable:
         job = Job(self._last_local_id, key, size, self._clock())
         job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
         self.jobs[job.local_id] = self._by_key[key] = job
-        self._counts[key[:2]] += 1
+        self._by_id.setdefault(key[:2], []).append(job)
         if size:
             self._record(job)
         return job
@@ -293,7 +292,7 @@ class RequestTable:
         self._statistics.record_error(error.kind)
         self._log.warning("request %s of client %r failed: %s", job.request_id.decode(), job.identity, error)
         self._sink.publish_error(job.identity, job.request_id, error)
-        self._cancel(job)
+        self._cancel([job])
 
     def cancel_client(self, identity: bytes) -> None:
         """Cancels the requests of a disconnected client, except those that it has repeated since."""
@@ -301,23 +300,30 @@ class RequestTable:
         jobs = [job for job in self.jobs.values() if job.identity == identity and job.last_received_at <= latest]
         if jobs:
             self._log.warning("client %r is disconnected; dropping its %d requests", identity, len(jobs))
-        for job in jobs:
-            self._cancel(job)
+        self._cancel(jobs)
 
-    def _cancel(self, job: Job) -> None:
-        job.failed = True
-        if job.chunks:
-            self._sink.send([commands.CANCEL_JOB, u64(job.id)])
-            self.dispatcher.drop(job)
-        if not job.is_complete:
-            self.thread.cancel(job.local_id)
-        self._remove(job)
+    def cancel(self, identity: bytes, request_ids: Iterable[int]) -> int:
+        """Cancels requests of a client by their ids, and returns their number. Unknown ids are ignored."""
+        jobs = [job for number in set(request_ids) for job in self._by_id.get((identity, b"%d" % number), ())]
+        self._cancel(jobs)
+        return len(jobs)
+
+    def _cancel(self, jobs: Sequence[Job]) -> None:
+        """Cancels jobs of one client."""
+        self.dispatcher.drop(jobs)
+        for job in jobs:
+            job.failed = True
+            if job.chunks:
+                self._sink.send([commands.CANCEL_JOB, u64(job.id)])
+            if not job.is_complete:
+                self.thread.cancel(job.local_id)
+            self._remove(job)
 
     def _remove(self, job: Job) -> None:
         if self.jobs.pop(job.local_id, None) is None:
             return
         del self._by_key[job.key]
-        identity_and_id = job.key[:2]
-        self._counts[identity_and_id] -= 1
-        if not self._counts[identity_and_id]:
-            del self._counts[identity_and_id]
+        same_id = self._by_id[job.key[:2]]
+        same_id.remove(job)
+        if not same_id:
+            del self._by_id[job.key[:2]]

@@ -18,7 +18,7 @@ from ..errors import InvalidRequest, TooLarge
 
 
 class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Fifth frame of a request. ``requests`` holds the ids that ``SHOW_PENDING`` queries."""
+    """Fifth frame of a request. ``requests`` holds the ids of ``SHOW_PENDING`` and ``CANCEL``."""
 
     timing: bool = False
     num_tokens: bool = False
@@ -39,7 +39,7 @@ class Request:
 
     Attributes:
         message: a command, or JSON that is not decoded yet.
-        queried_ids: request ids of the same identity that ``SHOW_PENDING`` queries.
+        ids: request ids of the same identity that ``SHOW_PENDING`` queries or ``CANCEL`` drops.
     """
 
     identity: bytes
@@ -47,7 +47,7 @@ class Request:
     request_id: bytes
     wants_timing: bool = False
     wants_num_tokens: bool = False
-    queried_ids: Sequence[int] = ()
+    ids: Sequence[int] = ()
 
     @property
     def is_command(self) -> bool:

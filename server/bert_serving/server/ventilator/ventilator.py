@@ -14,7 +14,7 @@ from typing import Any
 
 import zmq
 
-from bert_serving.client.protocol import SHOW_CONFIG, SHOW_PENDING, SHOW_STATUS, TERMINATION, error_info
+from bert_serving.client.protocol import CANCEL, SHOW_CONFIG, SHOW_PENDING, SHOW_STATUS, TERMINATION, error_info
 
 from ..errors import Forbidden, InternalError, RequestError
 from ..ipc import commands
@@ -155,6 +155,10 @@ class Ventilator:
             self.log.info("received TERMINATION from %s", peer)
             self.control.send(TERMINATE)
             return
+        if request.message == CANCEL:
+            number = self.requests.cancel(request.identity, request.ids)
+            self.log.debug("client %r cancelled %d requests", request.identity, number)
+            return
         if request.message == SHOW_CONFIG:
             self.log.debug("new config request\treq id: %s\tclient: %r", request.request_id, request.identity)
             reply = config_json(self._state(), request.identity)
@@ -164,7 +168,7 @@ class Ventilator:
                 return
         elif request.message == SHOW_PENDING:
             # Replies leave in order, so a client that reads an unknown id has read its reply, if there was one.
-            unknown = self.requests.unknown_ids(request.identity, request.queried_ids)
+            unknown = self.requests.unknown_ids(request.identity, request.ids)
             reply = json.dumps({"unknown": unknown}).encode()
         else:
             assert request.message == SHOW_STATUS
