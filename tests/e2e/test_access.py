@@ -241,8 +241,8 @@ def test_keygen_is_a_command() -> None:
 def test_restarted_processes_require_keys(keys: Path) -> None:
     with serving("-auth_keys", str(keys)) as server, connect(server, keys, "alice") as client:
         client.encode(["hello world"])
-        for part in ("ventilator", "sink"):
-            server.child(part).kill()
+        for name in ("ventilator", "sink"):
+            server.child(name).kill()
             assert client.encode(["hello world"]).shape == (1, 32)
         with pytest.raises(ServerUnreachableError):
             BertClient(port=server.port, port_out=server.port_out, connect_timeout=1500)

@@ -241,11 +241,11 @@ def test_no_request_fails_when_a_worker_is_killed() -> None:
         assert client.server_status["num_restarts"] == 2
 
 
-@pytest.mark.parametrize("part", ["sink", "ventilator"])
-def test_a_dead_process_is_restarted_on_the_same_port(part: str) -> None:
+@pytest.mark.parametrize("name", ["sink", "ventilator"])
+def test_a_dead_process_is_restarted_on_the_same_port(name: str) -> None:
     with serving() as server, connect(server) as client:
         before = client.encode(["hello world"])
-        server.child(part).kill()
+        server.child(name).kill()
         after = client.encode(["hello world"])
         np.testing.assert_allclose(after, before, atol=1e-6)
         wait_until(lambda: client.server_status["state"] == "ready", what="the server to be whole again")

@@ -24,7 +24,7 @@ from bert_serving.client import BertClient  # noqa: E402
 from fault_helpers import assert_true, connect, faulty, memory, open_files, texts, wait_for_descriptors  # noqa: E402
 from servers import Server, wait_until  # noqa: E402
 
-#: Memory that a part may gain while it is fuzzed. Python's allocator and the system's keep some of what they once had,
+#: Memory growth of a process that is accepted. Python's allocator and the system's keep some of what they once had,
 #: and results that no client reads are kept for a while.
 GROWTH = 1.05
 SLACK = 48 * 2**20
@@ -127,19 +127,19 @@ class Fuzzer:
 
 
 def fuzz(server: Server, count: int, seed: int = 0) -> dict[str, tuple[int, int]]:
-    """Sends ``count`` messages, after a third as many to warm up; returns each part's memory before and after.
+    """Sends ``count`` messages, after a third as many to warm up; returns the memory of each process before and after.
 
     Raises:
-        AssertionError: a part died, answered wrongly, or its memory grew.
+        AssertionError: a process died, a reply was wrong, or the memory of a process grew.
     """
     fuzzer = Fuzzer(seed)
     context = zmq.Context()
     context.setsockopt(zmq.MAX_SOCKETS, 4096)
     started = time.monotonic()
     before: dict[str, int] = {}
-    with connect(server) as witness:
-        witness.encode(texts(300))
-        restarts = witness.server_status["num_restarts"]
+    with connect(server) as control_client:
+        control_client.encode(texts(300))
+        restarts = control_client.server_status["num_restarts"]
         files = open_files(server)
         push = _socket(context, zmq.PUSH, server.port)
         xsub = _socket(context, zmq.XSUB, server.port_out)
@@ -153,19 +153,19 @@ def fuzz(server: Server, count: int, seed: int = 0) -> dict[str, tuple[int, int]
                 _bare(fuzzer, server)
             if number % 1000 == 999:
                 mine = texts(3, number)
-                assert_true(witness.encode(mine), mine)
-                assert witness.server_status["num_restarts"] == restarts, _last_words(server)
+                assert_true(control_client.encode(mine), mine)
+                assert control_client.server_status["num_restarts"] == restarts, _last_words(server)
                 xsub.close()
                 xsub = _socket(context, zmq.XSUB, server.port_out)
             if number == 0:
                 before = memory(server)
-        _settle(witness)
+        _settle(control_client)
         after = memory(server)
-        assert witness.server_status["num_restarts"] == restarts, _last_words(server)
+        assert control_client.server_status["num_restarts"] == restarts, _last_words(server)
         push.close()
         xsub.close()
         context.term()
-        _settle(witness)
+        _settle(control_client)
         wait_for_descriptors(server, files, 8)
     for name, size in after.items():
         assert size < before[name] * GROWTH + SLACK, f"{name} grew from {before[name]} to {size} bytes"
@@ -195,9 +195,9 @@ def _bare(fuzzer: Fuzzer, server: Server) -> None:
             sock.sendall(fuzzer.stream())
 
 
-def _settle(witness: BertClient) -> None:
+def _settle(control_client: BertClient) -> None:
     """Returns when everything that was sent has been dealt with."""
-    wait_until(lambda: witness.server_status["queue"]["requests"] == 0, 300, "what was sent to be dealt with")
+    wait_until(lambda: control_client.server_status["queue"]["requests"] == 0, 300, "what was sent to be dealt with")
 
 
 def main() -> None:

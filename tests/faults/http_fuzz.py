@@ -71,7 +71,7 @@ class HttpFuzzer(Fuzzer):
         return headers
 
     def _body(self) -> bytes:
-        if self.random.random() < 0.3:  # what the other door is fed with, bare
+        if self.random.random() < 0.3:  # the content of a ZeroMQ message
             return b"".join(self.message()[1:2])
         members = {key: self._value() for key in self.random.sample(_KEYS, self.random.randint(0, 4))}
         if self.random.random() < 0.5:
@@ -88,14 +88,15 @@ def http_fuzz(server: Server, port: int, count: int, seed: int = 0) -> Counter[i
     """Sends ``count`` requests, after a third as many to warm up; returns how often each status came, 0 for none.
 
     Raises:
-        AssertionError: a part died, answered a witness wrongly or a request with a server error, or its memory grew.
+        AssertionError: a process died, a reply to the control client was wrong, a status was 500 or above, or the
+            memory of a process grew.
     """
     fuzzer, seen = HttpFuzzer(seed), Counter[int]()
     before: dict[str, int] = {}
     started = time.monotonic()
-    with connect(server) as witness:
-        witness.encode(texts(300))
-        restarts = witness.server_status["num_restarts"]
+    with connect(server) as control_client:
+        control_client.encode(texts(300))
+        restarts = control_client.server_status["num_restarts"]
         for number in range(-(count // 3), count):
             request, is_whole = fuzzer.request()
             status = _status_of(request, port, 60 if is_whole else 0.05)
@@ -104,8 +105,8 @@ def http_fuzz(server: Server, port: int, count: int, seed: int = 0) -> Counter[i
             seen[status] += 1
             if number % 500 == 499:
                 mine = texts(3, number)
-                assert_true(witness.encode(mine), mine)
-                assert witness.server_status["num_restarts"] == restarts, server.log[-3000:]
+                assert_true(control_client.encode(mine), mine)
+                assert control_client.server_status["num_restarts"] == restarts, server.log[-3000:]
             if number == 0:
                 before, files = memory(server), open_files(server)
         after = memory(server)
@@ -117,12 +118,12 @@ def http_fuzz(server: Server, port: int, count: int, seed: int = 0) -> Counter[i
     return seen
 
 
-def _status_of(request: bytes, port: int, patience: float) -> int:
-    """The status of the first answer, 0 if none came within ``patience`` seconds, or the connection was closed."""
+def _status_of(request: bytes, port: int, limit: float) -> int:
+    """Returns the status of the first response; 0 if none arrives in ``limit`` seconds or the connection is closed."""
     answer = b""
     with socket.create_connection(("127.0.0.1", port), 30) as sock, contextlib.suppress(ConnectionError, TimeoutError):
         sock.sendall(request)
-        sock.settimeout(patience)
+        sock.settimeout(limit)
         while part := sock.recv(65536):
             answer += part
     words = answer.split(b" ", 2)

@@ -77,7 +77,7 @@ class Soak:
             self.counts[f"texts, {kind}"] += len(vectors)
 
     def many(self, port: int, port_out: int, size: int) -> None:
-        """Requests of ``size`` texts, one after the other."""
+        """Sends requests of ``size`` texts in sequence."""
         choice = random.Random(size)
         with BertClient(port=port, port_out=port_out, timeout=120_000, connect_timeout=60_000) as client:
             while not self.threads.stopped.is_set():
@@ -90,7 +90,7 @@ class Soak:
                 self.check(vectors, first, f"requests of {size}")
 
     def pipelined(self) -> None:
-        """Many requests at once, read late."""
+        """Sends many requests at once and reads the results late."""
         with connect(self.server, timeout=120_000, connect_timeout=60_000) as client:
             while not self.threads.stopped.is_set():
                 for first in range(0, 1000, 10):
@@ -102,7 +102,7 @@ class Soak:
                     self.check(vectors, 10 * index, "read late")
 
     def passers_by(self) -> None:
-        """Clients that come and go, some without taking what they asked for."""
+        """Connects clients for one request; some disconnect before the reply."""
         while not self.threads.stopped.wait(0.2):
             with Raw(self.server, b"passer-by %d" % random.randrange(10**6)) as client:
                 client.send(self.texts[:50])
@@ -112,7 +112,7 @@ class Soak:
                         self.check(vectors, 0, "passers-by")
 
     def poison(self) -> None:
-        """Now and then a text that the engine cannot stand."""
+        """Sends texts that make the engine fail, and a few that end the worker."""
         with connect(self.server, timeout=120_000, connect_timeout=60_000) as client:
             while not self.threads.stopped.wait(2):
                 word = DIE if not self.is_calm and random.random() < 0.05 else RAISE
@@ -127,7 +127,7 @@ class Soak:
 
     def faults(self) -> list[tuple[str, Callable[[], None]]]:
         def find(name: str) -> psutil.Process:
-            """The part, once it is there: a poisonous text may just have ended it too."""
+            """Returns the process; waits if it is being restarted, since a text of `poison` may have ended it too."""
             while True:
                 try:
                     return self.server.child(name)
@@ -149,7 +149,7 @@ class Soak:
         ]
 
     def disturb(self) -> None:
-        """Injects a fault every ten seconds, in the first two thirds; then the parts stay, and are measured."""
+        """Injects a fault every ten seconds in the first two thirds, then measures the processes."""
         started = time.monotonic()
         faults, turn = self.faults(), 0
         while time.monotonic() - started < self.seconds * 2 / 3:
@@ -166,8 +166,8 @@ class Soak:
         self.threads.is_busy()  # raises what a client met
         self.is_calm = True
         with connect(self.server, timeout=60_000) as client:
-            wait_until(lambda: client.server_status["state"] == "ready", 60, "all parts to be back")
-        self.threads.stopped.wait(min(60.0, self.seconds / 12))  # what is new gets warm
+            wait_until(lambda: client.server_status["state"] == "ready", 60, "all processes to be ready")
+        self.threads.stopped.wait(min(60.0, self.seconds / 12))  # new processes warm up
         sizes, files = [memory(self.server)], [open_files(self.server)]
         while time.monotonic() - started < self.seconds and not self.threads.stopped.wait(5):
             sizes.append(memory(self.server))

@@ -246,7 +246,7 @@ def test_the_connection_of_an_endless_message_is_closed() -> None:
                 assert sent < most
             assert_true(client.encode(texts(10)), texts(10))
         after = memory(server)
-        assert max(after[part] - before[part] for part in ("ventilator", "sink")) < 200 * 2**20
+        assert max(after[name] - before[name] for name in ("ventilator", "sink")) < 200 * 2**20
         assert "bytes without a complete message" in server.log
         assert client.server_status["num_restarts"] == 0
 

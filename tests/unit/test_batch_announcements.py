@@ -103,7 +103,7 @@ class SinkHarness(ProcessHarness):
         super().__init__("sink", *SMALL_BATCHES)
         self.sink = Sink(self.process, 64)
         self.ventilator = make_socket(self.context, zmq.DEALER)
-        self.ventilator.connect(self.addresses.link)
+        self.ventilator.connect(self.addresses.channel)
         self.worker = make_socket(self.context, zmq.PUSH)
         self.worker.connect(self.addresses.results)
         self.client = self.context.socket(zmq.SUB)

@@ -33,7 +33,7 @@ Make = Callable[..., Path]
 
 
 def bert(**changes: Any) -> Any:
-    """BERT's own fast tokenizer, with parts replaced."""
+    """BERT's own fast tokenizer, with components replaced."""
     words = VOCAB.read_text("utf-8").splitlines()
     ids = {word: index for index, word in enumerate(words)}
     made = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]"))

@@ -32,7 +32,7 @@ class VentilatorHarness(ProcessHarness):
         super().__init__("ventilator")
         model = self.config.read_model()
         self.sink = make_socket(self.context, zmq.DEALER)
-        self.sink.bind(self.addresses.link)
+        self.sink.bind(self.addresses.channel)
         self.ventilator = Ventilator(self.process, make_tokenizer(self.config, model), model)
         self.worker = make_socket(self.context, zmq.DEALER, IDENTITY=b"worker-0")
         self.worker.connect(self.addresses.dispatch)

@@ -1,4 +1,4 @@
-"""The common part of the blocking and the asyncio client: options, identity, and the checks of the server."""
+"""Base class of the blocking and the asyncio client: options, identity, and the checks of the server."""
 
 from __future__ import annotations
 

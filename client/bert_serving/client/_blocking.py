@@ -17,7 +17,7 @@ from ._transport.request_table import ReplyOrError
 
 
 class BlockingClient(BaseClient[E]):
-    """The part of `BertClient` below its public methods."""
+    """Implements the public methods of `BertClient`."""
 
     def _start(self) -> None:
         self._pending = PendingReplies()  # of requests that were sent with blocking=False

@@ -8,7 +8,7 @@ dispatch      worker -> ventilator     REGISTER json                 the worker'
               ventilator -> worker     a batch                       see :class:`.messages.BatchMessage`
 results       worker -> sink           its vectors                   see :class:`.messages.Result`
               worker -> sink           an empty frame, and WORKER_IDLE; the sink forwards it behind the results
-link          ventilator -> sink       JOB_CHUNK job + texts         announces texts of a job; the announcement of a job
+channel       ventilator -> sink       JOB_CHUNK job + texts         announces texts of a job; the announcement of a job
                                                                       that fits in one batch travels with that batch
               ventilator -> sink       CANCEL_JOB job                the job was answered with an error or dropped
               ventilator -> sink       QUERY_JOB local_id job        asks whether the job's answer is pending
@@ -32,7 +32,7 @@ control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINA
                                                                      BIND_AGAIN
 ============  =======================  ==================================================================
 
-A message on the link holds all commands that are ready when it is sent, encoded by ``messages.encode_commands``.
+A message on the channel holds all commands that are ready when it is sent, encoded by ``messages.encode_commands``.
 Numbers are little-endian 64-bit integers. Nothing is pickled. Times are nanoseconds of ``time.monotonic_ns()``, the
 same clock in all processes of a machine.
 """
@@ -44,10 +44,10 @@ from typing import Any
 
 # dispatch
 REGISTER, BATCH_FAILED = b"REGISTER", b"BATCH_FAILED"
-# link, ventilator -> sink
+# channel, ventilator -> sink
 JOB_CHUNK, CANCEL_JOB, QUERY_JOB = b"JOB_CHUNK", b"CANCEL_JOB", b"QUERY_JOB"
 PUBLISH, PUBLISH_ON_SUBSCRIBE, SYNC = b"PUBLISH", b"PUBLISH_ON_SUBSCRIBE", b"SYNC"
-# link, sink -> ventilator
+# channel, sink -> ventilator
 SYNC_REQUEST, BATCH_DONE, CANCEL_CLIENT, DRIFT = b"SYNC_REQUEST", b"BATCH_DONE", b"CANCEL_CLIENT", b"DRIFT"
 JOB_PENDING, JOB_PUBLISHED, WORKER_IDLE = b"JOB_PENDING", b"JOB_PUBLISHED", b"WORKER_IDLE"
 # control

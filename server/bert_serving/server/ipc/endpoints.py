@@ -16,12 +16,12 @@ class Addresses:
     folder: str
     dispatch: str
     results: str
-    link: str
+    channel: str
     control: str
 
     @classmethod
     def new(cls) -> Addresses:
-        names = ("dispatch", "results", "link", "control")
+        names = ("dispatch", "results", "channel", "control")
         if sys.platform == "win32":
             ports = _free_ports(len(names))
             return cls("", *(f"tcp://127.0.0.1:{port}" for port in ports))
@@ -34,7 +34,7 @@ class Addresses:
         return cls(folder, *(f"ipc://{folder}/{name}" for name in names))
 
     def sockets(self) -> tuple[str, ...]:
-        return self.dispatch, self.results, self.link, self.control
+        return self.dispatch, self.results, self.channel, self.control
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)

@@ -36,7 +36,7 @@ class Heartbeat:
         Args:
             address: the control socket of the supervisor.
             name: the name of the child process.
-            info: values that each heartbeat carries, read anew each time.
+            info: values that each heartbeat carries, read again each time.
         """
 
         def send() -> None:

@@ -66,7 +66,7 @@ class Sink:
         self.results = make_socket(process.context, zmq.PULL)
         process.bind(self.results, process.addresses.results)
         self.ventilator = make_socket(process.context, zmq.DEALER)
-        process.bind(self.ventilator, process.addresses.link)
+        process.bind(self.ventilator, process.addresses.channel)
         self.publisher = ResultPublisher(
             zmq.Context(),  # of its own, so that closing it can wait for results on their way
             config.host,

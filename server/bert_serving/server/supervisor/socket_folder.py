@@ -59,7 +59,7 @@ class SocketFolder:
         self._problem = ""
         sockets = {
             "ventilator": [self._addresses.dispatch],
-            "sink": [self._addresses.results, self._addresses.link],
+            "sink": [self._addresses.results, self._addresses.channel],
         }
         for name, owned in sockets.items():
             if children[name].is_ready and any(map(self._is_missing, owned)):

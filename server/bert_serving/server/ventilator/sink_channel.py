@@ -28,7 +28,7 @@ class SinkChannel:
 
     def __init__(self, context: ProcessContext, epoch: int, first_batch: int) -> None:
         self.socket = make_socket(context.context, zmq.DEALER)
-        self.socket.connect(context.addresses.link)
+        self.socket.connect(context.addresses.channel)
         self._epoch = epoch
         self._outgoing: list[Command] = []
         self.sync(first_batch)

@@ -97,7 +97,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "num_process": supervisor.get("num_process", 0),
         "ventilator -> worker": [addresses.dispatch],
         "worker -> sink": addresses.results,
-        "ventilator <-> sink": addresses.link,
+        "ventilator <-> sink": addresses.channel,
         "server_current_time": str(datetime.now()),
         "num_concurrent_socket": len(state.dispatcher.workers),
         **config.public(),

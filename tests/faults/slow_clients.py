@@ -1,10 +1,10 @@
-"""What a well-behaved client notices of a bad one: its latencies beside a neighbour that reads, and one that does not.
+"""Measures the latency of a client while another client does not read, or disconnects before its replies.
 
-    python tests/faults/neighbours.py 10
+    python tests/faults/slow_clients.py 10
 
-Both neighbours ask for the same at the same rate; they differ only in what they do with the answers. Rounds alternate,
-so that what else the machine does falls on all alike. ``NEIGHBOURS_ENGINE`` names another engine than the one that
-computes nothing, such as ``onnx``.
+Each is compared with a client that sends the same requests at the same rate and reads its replies. Rounds alternate, so
+that other load of the machine affects all alike. ``LOAD_ENGINE`` selects an engine; the default, ``zeros``, computes
+nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fault_helpers import Raw, connect, texts  # noqa: E402
 from servers import Server, serving  # noqa: E402
 
 ROUNDS = 5
-#: Of the neighbour: requests a second, and texts in each.
+#: Load of the other client: requests per second, and texts per request.
 RATE, SIZE = 50, 100
 
 
@@ -36,7 +36,7 @@ class Address(NamedTuple):
 
 
 def reader(server: Address, seconds: float) -> None:
-    """Takes every answer."""
+    """Reads every reply."""
     with Raw(server, b"reader") as client:
         for _ in _ticks(seconds):
             client.send(texts(SIZE))
@@ -45,14 +45,14 @@ def reader(server: Address, seconds: float) -> None:
 
 
 def sleeper(server: Address, seconds: float) -> None:
-    """Is there, and never reads."""
+    """Stays connected and never reads."""
     with Raw(server, b"sleeper", receive_buffer=4096) as client:
         for _ in _ticks(seconds):
             client.send(texts(SIZE))
 
 
 def visitor(server: Address, seconds: float) -> None:
-    """Comes, takes the answer, and leaves."""
+    """Connects, reads the reply, and disconnects, for each request."""
     for number in _ticks(seconds):
         with Raw(server, b"visitor %d" % number) as client:
             client.send(texts(SIZE))
@@ -60,14 +60,14 @@ def visitor(server: Address, seconds: float) -> None:
 
 
 def leaver(server: Address, seconds: float) -> None:
-    """Comes, and leaves before the answer."""
+    """Connects and disconnects before the reply, for each request."""
     for number in _ticks(seconds):
         with Raw(server, b"leaver %d" % number) as client:
             client.send(texts(SIZE))
             client.push.close(linger=1000)
 
 
-#: Each bad neighbour, and the good one that asks for the same.
+#: Each client that does not read, and the reading client with the same load.
 PAIRS = {sleeper: reader, leaver: visitor}
 
 
@@ -78,9 +78,9 @@ def _ticks(seconds: float) -> Iterator[int]:
         yield number
 
 
-def latencies(server: Server, neighbour: str, seconds: float) -> list[float]:
-    """Of single sentences, one after the other, beside a neighbour in a process of its own; milliseconds."""
-    command = [sys.executable, __file__, str(seconds + 0.5), neighbour, str(server.port), str(server.port_out)]
+def latencies(server: Server, other: str, seconds: float) -> list[float]:
+    """Returns the milliseconds of single sentences in sequence, while a separate process runs the other client."""
+    command = [sys.executable, __file__, str(seconds + 0.5), other, str(server.port), str(server.port_out)]
     taken = []
     with connect(server) as client, subprocess.Popen(command) as process:
         time.sleep(0.5)
@@ -94,16 +94,16 @@ def latencies(server: Server, neighbour: str, seconds: float) -> list[float]:
 
 
 def measure(seconds: float) -> None:
-    engine = os.environ.get("NEIGHBOURS_ENGINE", "zeros")
+    engine = os.environ.get("LOAD_ENGINE", "zeros")
     names = [one.__name__ for pair in PAIRS.items() for one in pair]
     figures: dict[str, list[list[float]]] = {}
     with serving("-engine", engine, "-absent_ttl", "5", "-result_memory", str(32 * 2**20)) as server:
         for round_ in range(ROUNDS + 1):
             for name in names:
                 taken = latencies(server, name, seconds)
-                if round_:  # the first one is for warming up
+                if round_:  # the first round is the warm-up
                     figures.setdefault(name, []).append(list(np.percentile(taken, [50, 99])))
-    print(f"single sentences, engine {engine}, beside a neighbour with {RATE} requests of {SIZE} texts a second;")
+    print(f"single sentences, engine {engine}, while another client sends {RATE} requests of {SIZE} texts a second;")
     print(f"median of {ROUNDS} rounds of {seconds:g} s each")
     for bad, good in PAIRS.items():
         base, seen = (np.median(figures[one.__name__], axis=0) for one in (good, bad))
