@@ -11,7 +11,7 @@ import pytest
 from fault_helpers import connect
 from servers import Server, free_ports, serving, wait_until
 
-SOCKETS = {"dispatch", "results", "link", "control"}
+SOCKETS = {"dispatch", "results", "channel", "control"}
 
 
 def socket_folder(root: Path) -> Path:

@@ -1,6 +1,6 @@
 """Writes log lines to stderr without ever blocking or failing: a line that stderr does not take is dropped and counted.
 
-A pipe without a reader blocks its writers when it is full, a full disk and a closed pipe raise errors. Neither may stop a process.
+A full pipe blocks its writers; a full disk and a closed pipe raise errors. Neither may stop a process.
 """
 
 from __future__ import annotations
