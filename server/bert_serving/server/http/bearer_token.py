@@ -15,10 +15,18 @@ def read_token(config: ServerConfig) -> str | None:
     """Returns the token in ``-http_token_file``, else in ``BERT_SERVING_HTTP_TOKEN``, else None.
 
     Raises:
-        ConfigError: the file cannot be read, is empty, or has several lines.
+        ConfigError: the file cannot be read; the file or the variable is empty, or has several lines.
     """
     if config.http_token_file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
+        if TOKEN_VARIABLE not in os.environ:
+            return None
+        token = os.environ[TOKEN_VARIABLE].strip()
+        if not token or "\n" in token:
+            raise ConfigError(
+                f"the variable {TOKEN_VARIABLE} is set, but is not one line with the token: set the token, or unset "
+                f"the variable for an HTTP server that is open to all"
+            )
+        return token
     try:
         token = Path(config.http_token_file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -8,6 +8,10 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 
+import zmq
+
+from ..errors import StartError
+
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
@@ -29,7 +33,13 @@ class Addresses:
         root = os.environ.get("ZEROMQ_SOCK_TMP_DIR") or tempfile.gettempdir()
         if not os.path.isdir(root):
             raise NotADirectoryError(f"the folder for sockets does not exist: {root} (from ZEROMQ_SOCK_TMP_DIR)")
-        folder = os.path.join(root, f"bert-serving-{secrets.token_hex(4)}")
+        folder = os.path.join(os.path.abspath(root), f"bert-serving-{secrets.token_hex(4)}")
+        longest = len(os.fsencode(f"{folder}/dispatch"))
+        if longest > zmq.IPC_PATH_MAX_LEN:
+            raise StartError(
+                f"the folder for sockets {root} has too long a path: a socket in it would have {longest} bytes, more "
+                f"than {zmq.IPC_PATH_MAX_LEN}; set ZEROMQ_SOCK_TMP_DIR to a folder with a shorter path, such as /tmp"
+            )
         os.mkdir(folder, mode=0o700)
         return cls(folder, *(f"ipc://{folder}/{name}" for name in names))
 

@@ -21,6 +21,8 @@ from typing import IO
 
 from .config import ModelConfig
 from .digest import DigestMemo, model_digest
+from .errors import ModelError
+from .files import expand_user
 
 #: Part of every key. Increment it when the layout of an entry changes.
 FORMAT = 2
@@ -31,12 +33,25 @@ _LIST = "files.json"
 _BUILDING = ".building-"
 
 
-class CacheError(OSError):
+class CacheError(ModelError, OSError):
     """The cache folder is not usable; the message names the remedy."""
 
 
 def default_cache_dir() -> str:
-    """Returns ``$BERT_SERVING_CACHE``, or ``bert-serving`` in the user's cache folder (``~/.cache`` on Linux)."""
+    """Returns ``$BERT_SERVING_CACHE``, or ``bert-serving`` in the user's cache folder (``~/.cache`` on Linux).
+
+    Raises:
+        CacheError: the user has no home folder.
+    """
+    try:
+        return _default_cache_dir()
+    except RuntimeError as error:  # of Path.home()
+        raise CacheError(
+            f"there is no folder for prepared models ({error}): set -graph_tmp_dir, BERT_SERVING_CACHE or HOME"
+        ) from None
+
+
+def _default_cache_dir() -> str:
     if configured := os.environ.get("BERT_SERVING_CACHE"):
         return str(Path(configured).expanduser().absolute())
     if sys.platform == "win32":
@@ -61,12 +76,13 @@ class Cache:
         Raises:
             CacheError: the folder is not writable, or belongs to another user.
         """
-        folder = Path(root or default_cache_dir()).expanduser().absolute()
+        folder = expand_user(root or default_cache_dir(), "cache folder").absolute()
         try:
             self.root = _private_folder(folder)
         except OSError as error:
             raise CacheError(
-                f"cannot use the cache folder {folder} ({error}); set BERT_SERVING_CACHE to another folder"
+                f"cannot use the cache folder {folder} ({error}); set -graph_tmp_dir or BERT_SERVING_CACHE to another "
+                "folder"
             ) from error
 
     def model_digest(self, config: ModelConfig) -> str:
@@ -127,8 +143,8 @@ class Cache:
             memo.save()
         except OSError as error:
             raise CacheError(
-                f"cannot write to the cache folder {self.root} ({error}); free disk space, or set BERT_SERVING_CACHE "
-                "to another folder"
+                f"cannot write to the cache folder {self.root} ({error}); free disk space, or set -graph_tmp_dir or "
+                "BERT_SERVING_CACHE to another folder"
             ) from error
         finally:
             if temporary is not None:
@@ -165,7 +181,8 @@ class Cache:
             file = open(self.root / "lock", "a+b")  # noqa: SIM115, closed below
         except OSError as error:
             raise CacheError(
-                f"cannot write to the cache folder {self.root} ({error}); set BERT_SERVING_CACHE to another folder"
+                f"cannot write to the cache folder {self.root} ({error}); set -graph_tmp_dir or BERT_SERVING_CACHE to "
+                "another folder"
             ) from error
         try:
             _lock_file(file)

@@ -30,6 +30,8 @@ HIDDEN_ACTS = {
     "tanh": "tanh",
 }
 
+#: Largest number of layers. The largest BERT has 48; a list of the weights of a million layers would take gigabytes.
+MAX_LAYERS = 1024
 #: Largest number of ids without a token. Some models round ``vocab_size`` up; a wider gap means another vocabulary.
 MAX_UNUSED_IDS = 1024
 
@@ -127,6 +129,11 @@ def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
     _reject_other_architectures(values, source)
     hidden_size = _positive_int(values, "hidden_size", source)
     heads = _positive_int(values, "num_attention_heads", source)
+    layers = _positive_int(values, "num_hidden_layers", source)
+    if layers > MAX_LAYERS:
+        raise ModelConfigError(
+            f"{source}: num_hidden_layers is {layers}, more than {MAX_LAYERS}; copy the configuration of the model"
+        )
     if hidden_size % heads:
         raise ModelConfigError(f"{source}: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}")
     embedding_size = values.get("embedding_size", hidden_size)
@@ -146,7 +153,7 @@ def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
     return {
         "vocab_size": _positive_int(values, "vocab_size", source),
         "hidden_size": hidden_size,
-        "num_hidden_layers": _positive_int(values, "num_hidden_layers", source),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "intermediate_size": _positive_int(values, "intermediate_size", source),
         "hidden_act": HIDDEN_ACTS[act],
@@ -215,7 +222,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ModelConfigError(f"{path} is not UTF-8 text ({error}); copy the file again") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelConfigError(f"{path} is not valid JSON ({error}); copy the file again") from error
     if not isinstance(values, dict):
         raise ModelConfigError(f"{path} contains a {type(values).__name__}; it must contain a JSON object")

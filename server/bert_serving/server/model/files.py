@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -37,6 +38,21 @@ def listing(folder: Path, limit: int = 20) -> str:
     return f"the folder contains {', '.join(names[:limit])}{more}"
 
 
+def expand_user(path: str | os.PathLike[str], flag: str) -> Path:
+    """Returns ``path`` with ``~`` and ``~user`` replaced by a home folder.
+
+    Args:
+        flag: the option with this path, for the error message.
+
+    Raises:
+        ModelNotFound: the user is unknown, or has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ModelNotFound(f"{flag} {path}: {error} Write the path without ~") from None
+
+
 def require_folder(path: str | os.PathLike[str], flag: str) -> Path:
     """Returns ``path`` as a readable folder.
 
@@ -47,7 +63,7 @@ def require_folder(path: str | os.PathLike[str], flag: str) -> Path:
         ModelNotFound: the folder does not exist, or is a file.
         ModelError: the folder is not readable.
     """
-    folder = Path(path).expanduser()
+    folder = expand_user(path, flag)
     reject_missing_folder(folder, flag)
     if folder.is_dir():
         reject_hub_cache(folder, flag)
@@ -129,6 +145,9 @@ def find_checkpoint(folder: Path, ckpt_name: str, flag: str) -> tuple[str, str]:
         ModelNotFound: there is no such checkpoint; the message lists the existing ones.
         WeightError: the checkpoint is incomplete, or is a Git LFS pointer.
     """
+    # As in 1.10, the name may be a path: absolute, or relative to the folder.
+    path = folder / expand_user(ckpt_name, "-ckpt_name")
+    folder, ckpt_name = path.parent, path.name
     if (folder / f"{ckpt_name}.index").is_file():
         require_shards(folder, ckpt_name)
         return str(folder / ckpt_name), "tf1"
@@ -158,7 +177,7 @@ def _same_kind(known: str, name: str) -> bool:
 
 def require_shards(folder: Path, prefix: str) -> None:
     """Raises ``WeightError`` if a data file of a TF1 checkpoint is missing or empty."""
-    shards = [entry for entry in folder.glob(f"{prefix}.data-*") if _SHARD.search(entry.name)]
+    shards = [entry for entry in folder.glob(f"{glob.escape(prefix)}.data-*") if _SHARD.search(entry.name)]
     if not shards:
         raise WeightError(
             f"checkpoint {folder / prefix} has an index but no {prefix}.data-00000-of-00001; "
@@ -193,7 +212,7 @@ def checkpoint_files(checkpoint: str, checkpoint_format: str) -> list[Path]:
     """
     path = Path(checkpoint)
     if checkpoint_format == "tf1":
-        return [path.with_name(path.name + ".index"), *sorted(path.parent.glob(f"{path.name}.data-*"))]
+        return [path.with_name(path.name + ".index"), *sorted(path.parent.glob(f"{glob.escape(path.name)}.data-*"))]
     if path.suffix == ".json":
         return [path, *sorted({path.parent / shard for shard in shard_index(path).values()})]
     return [path]
@@ -206,9 +225,9 @@ def shard_index(path: Path) -> dict[str, str]:
         WeightError: the index is invalid, or names a file that is missing or outside its folder.
     """
     try:
-        weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
+        weight_map = json.loads(path.read_text("utf-8-sig"))["weight_map"]
         shards = {str(tensor): str(shard) for tensor, shard in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightError(f"{path} is not the index of a sharded checkpoint ({error!r}); copy it again") from error
     for shard in set(shards.values()):
         if Path(shard).name != shard or shard in ("", ".", ".."):

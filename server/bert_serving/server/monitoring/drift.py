@@ -95,10 +95,10 @@ class Reference:
             ConfigError: the file cannot be read, or is not a reference.
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise ConfigError(f"-drift_reference {path} cannot be read: {error.strerror}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(
                 f"-drift_reference {path} is not a drift reference ({error}): create one with bert-serving-drift"
             ) from None

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..model.errors import ModelConfigError
 from .frame import Frame
 
 #: A text whose tokens show where the special tokens of a sequence stand.
@@ -70,7 +71,7 @@ def _load(path: str) -> Any:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(path)
     except Exception as error:  # the library raises plain Exception
-        raise ValueError(
+        raise ModelConfigError(
             f"the library tokenizers cannot read {path} ({error}); save the fast tokenizer again"
         ) from None
     tokenizer.no_truncation()
@@ -95,7 +96,7 @@ def find_frame(tokenizer: Any, path: str) -> Frame:
         or len(single) != size + 2
         or pair.ids != [single[0], *bare, *separators, *bare, single[-1]]
     ):
-        raise ValueError(
+        raise ModelConfigError(
             f"{path} adds the special tokens {single} to {bare}; the server supports one in front and one behind"
         )
     return Frame(single[0], separators, single[-1], pair.type_ids[-2])

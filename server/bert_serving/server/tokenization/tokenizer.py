@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..model.errors import ModelConfigError
 from .frame import Frame
 from .library import LibrarySegmenter
 from .vocabulary import Vocabulary, case_warnings, read_vocabulary
@@ -108,7 +109,7 @@ class Tokenizer:
             ValueError: ``max_seq_len`` is below 4.
         """
         if max_seq_len < frame.num_of_pair + 1:
-            raise ValueError(
+            raise ModelConfigError(
                 f"max_seq_len is {max_seq_len}; it must be at least {frame.num_of_pair + 1}: special tokens and a word"
             )
         self.ids, self.frame = ids, frame
@@ -142,7 +143,7 @@ class Tokenizer:
         ids = vocabulary.ids
         missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in ids]
         if missing:
-            raise ValueError(
+            raise ModelConfigError(
                 f"the vocabulary of {len(ids)} tokens lacks {', '.join(missing)}; it is not a BERT vocabulary: "
                 "copy the vocabulary of the model"
             )
@@ -188,7 +189,7 @@ class Tokenizer:
             ValueError: the tokenizer is not supported, or ``max_seq_len`` exceeds ``max_position_embeddings``.
         """
         if max_seq_len is not None and max_seq_len > max_position_embeddings:
-            raise ValueError(
+            raise ModelConfigError(
                 f"max_seq_len is {max_seq_len}, but the model has only {max_position_embeddings} positions; "
                 f"use -max_seq_len {max_position_embeddings} or less"
             )

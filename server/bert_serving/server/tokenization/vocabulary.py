@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from ..model.errors import ModelConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
@@ -61,11 +63,13 @@ def case_warnings(ids: dict[str, int], lower_case: bool) -> list[str]:
 
 def _read_vocab_txt(path: str) -> Vocabulary:
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
             # The last of equal lines counts, as in bert-as-service 1.10.0.
             ids = {line.strip(): index for index, line in enumerate(file)}
     except UnicodeDecodeError as error:
-        raise ValueError(f"cannot read the vocabulary {path}: not UTF-8 text ({error}); copy the file again") from error
+        raise ModelConfigError(
+            f"cannot read the vocabulary {path}: not UTF-8 text ({error}); copy the file again"
+        ) from error
     config_path = os.path.join(os.path.dirname(path), "tokenizer_config.json")
     if not os.path.exists(config_path):
         return Vocabulary(ids)
@@ -127,11 +131,11 @@ def _has_bert_frame(post_processor: dict[str, Any] | None) -> bool:
 
 
 def _read_object(path: str) -> dict[str, Any]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         try:
             config = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"cannot read {path}: not valid JSON ({error}); copy the file again") from error
+        except (ValueError, RecursionError) as error:
+            raise ModelConfigError(f"cannot read {path}: not valid JSON ({error}); copy the file again") from error
     if not isinstance(config, dict):
-        raise ValueError(f"cannot read {path}: not a JSON object; copy the file again")
+        raise ModelConfigError(f"cannot read {path}: not a JSON object; copy the file again")
     return config

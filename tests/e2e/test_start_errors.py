@@ -1,0 +1,139 @@
+"""A start that cannot succeed ends in seconds with exit code 3 and one line with the reason, without a traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bert_serving.client import BertClient
+from bert_serving.server.errors import ConfigError
+from bert_serving.server.http.bearer_token import TOKEN_VARIABLE, read_token
+from bert_serving.server.model.cache import CacheError, default_cache_dir
+from servers import TINY, Server, free_ports, serving
+
+NESTED = "[" * 200_000 + "]" * 200_000
+VOCABULARY = (TINY / "vocab.txt").read_text("utf-8")
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text, "utf-8") and None
+
+
+def set_layers(number: int) -> Callable[[Path], None]:
+    config = json.loads((TINY / "bert_config.json").read_text())
+    return write("bert_config.json", json.dumps({**config, "num_hidden_layers": number}))
+
+
+def replace_vocabulary(name: str, text: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "vocab.txt").unlink()
+        write(name, text)(folder)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (write("bert_config.json", f'{{"a": {NESTED}}}'), "bert_config.json is not valid JSON"),
+        (write("modules.json", NESTED), "modules.json is not valid JSON"),
+        (write("tokenizer_config.json", NESTED), "tokenizer_config.json"),
+        (replace_vocabulary("tokenizer.json", NESTED), "tokenizer.json is not valid JSON"),
+        (replace_vocabulary("vocab.txt", VOCABULARY.replace("[UNK]", "[unused]")), "lacks [UNK]"),
+        (set_layers(1_000_000), "num_hidden_layers is 1000000, more than 1024"),
+    ],
+)
+def test_an_invalid_model_folder(change: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    change(folder)
+    fails_with(reason, Server("-engine", "zeros", model_dir=folder))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["-model_dir", "~no-such-user/model"], "-model_dir ~no-such-user/model: "),
+        (["-ckpt_name", "~no-such-user/bert_model.ckpt"], "-ckpt_name ~no-such-user/bert_model.ckpt: "),
+        (["-ckpt_name", "/no/such/bert_model.ckpt"], "/no/such"),
+    ],
+)
+def test_a_path_that_does_not_exist(options: list[str], reason: str) -> None:
+    fails_with(reason, Server("-engine", "zeros", *options))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no socket files")
+@pytest.mark.parametrize("variable", ["TMPDIR", "ZEROMQ_SOCK_TMP_DIR"])
+def test_a_temporary_folder_with_a_long_path(variable: str, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    server = Server("-engine", "zeros", env={variable: str(folder)})
+    fails_with("set ZEROMQ_SOCK_TMP_DIR to a folder with a shorter path", server)
+
+
+@pytest.mark.parametrize("token", ["", " \n"])
+def test_an_empty_token_is_refused(token: str) -> None:
+    options = ["-engine", "zeros", "-http_port", str(free_ports(1)[0])]
+    fails_with(f"{TOKEN_VARIABLE} is set, but is not one line", Server(*options, env={TOKEN_VARIABLE: token}))
+
+
+def test_space_around_a_token_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bert_serving.server.config.server_config import ServerConfig
+
+    config = ServerConfig.from_dict({"model_dir": str(TINY)})
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret\n")
+    assert read_token(config) == "secret"
+    monkeypatch.setenv(TOKEN_VARIABLE, "two\nlines")
+    with pytest.raises(ConfigError, match=TOKEN_VARIABLE):
+        read_token(config)
+    monkeypatch.delenv(TOKEN_VARIABLE)
+    assert read_token(config) is None
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("BERT_SERVING_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(CacheError, match="set -graph_tmp_dir, BERT_SERVING_CACHE or HOME"):
+        default_cache_dir()
+
+
+def test_a_cache_folder_that_cannot_be_created(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    server = Server("-graph_tmp_dir", str(tmp_path / "file" / "cache"), "-engine", "onnx")
+    fails_with("set -graph_tmp_dir or BERT_SERVING_CACHE to another folder", server)
+
+
+@pytest.mark.parametrize("name", [str(TINY / "bert_model.ckpt"), "./bert_model.ckpt", "../tiny/bert_model.ckpt"])
+def test_the_name_of_the_checkpoint_may_be_a_path(name: str) -> None:
+    with serving("-engine", "zeros", "-ckpt_name", name):
+        pass
+
+
+def test_a_vocabulary_with_a_byte_order_mark(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    others = VOCABULARY.replace("[UNK]\n", "")
+    write("vocab.txt", f"\ufeff[UNK]\n{others}")(folder)
+    with (
+        serving("-engine", "zeros", "-show_tokens_to_client", model_dir=folder) as server,
+        BertClient(port=server.port, port_out=server.port_out, timeout=60_000) as client,
+    ):
+        _, tokens = client.encode(["hello world"], show_tokens=True)
+        assert tokens == [["[CLS]", "hello", "world", "[SEP]"]]
+
+
+def fails_with(reason: str, server: Server) -> None:
+    assert server.process.wait(60) == 3, server.log
+    errors = [line for line in server.log.splitlines() if " E:" in line]
+    assert len(errors) == 1, server.log
+    assert reason in errors[0]
+    assert "Traceback" not in server.log
