@@ -95,10 +95,10 @@ def test_a_signal_ends_a_program_that_only_waits_for_its_server(number: int) -> 
         assert "Traceback" not in running.log
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "exit_codes"), [(signal.SIGINT, (-signal.SIGINT, 1)), (signal.SIGTERM, (143,))])
 @pytest.mark.parametrize("start", ["server.start()", "server.__enter__()"])
 def test_a_signal_interrupts_the_code_of_the_program_and_then_ends_its_server(
-    start: str, number: int, exit_code: int
+    start: str, number: int, exit_codes: tuple[int, ...]
 ) -> None:
     body = (
         f"{start}\nserver.is_ready.wait()\ntry:\n    time.sleep(120)\nfinally:\n    print('cleaned up', flush=True)\n"
@@ -106,7 +106,7 @@ def test_a_signal_interrupts_the_code_of_the_program_and_then_ends_its_server(
     with program(body) as running:
         running.encode()
         running.process.send_signal(number)
-        assert running.process.wait(60) == exit_code, running.log
+        assert running.process.wait(60) in exit_codes, running.log
         assert "cleaned up" in running.log
         assert "terminated!" in running.log
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,13 @@ from fault_helpers import connect
 from servers import Server, free_ports, serving, wait_until
 
 SOCKETS = {"dispatch", "results", "channel", "control"}
+
+
+@pytest.fixture
+def root_folder() -> Iterator[Path]:
+    """A temporary folder whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="sockets-") as folder:
+        yield Path(folder)
 
 
 def socket_folder(root: Path) -> Path:
@@ -34,8 +43,8 @@ def check_that_each_process_is_replaced(server: Server) -> None:
 
 
 @pytest.mark.parametrize("what", ["folder", "files", "root"])
-def test_a_removed_socket_folder_is_repaired(what: str, tmp_path: Path) -> None:
-    root = tmp_path / "sockets"
+def test_a_removed_socket_folder_is_repaired(what: str, root_folder: Path) -> None:
+    root = root_folder / "sockets"
     root.mkdir()
     (http_port,) = map(str, free_ports(1))
     with serving("-engine", "zeros", "-http_port", http_port, env={"ZEROMQ_SOCK_TMP_DIR": str(root)}) as server:
@@ -52,31 +61,37 @@ def test_a_removed_socket_folder_is_repaired(what: str, tmp_path: Path) -> None:
     assert not list(root.glob("bert-serving-*"))
 
 
-def test_a_process_that_ends_together_with_the_folder_is_replaced(tmp_path: Path) -> None:
-    with serving("-engine", "zeros", env={"ZEROMQ_SOCK_TMP_DIR": str(tmp_path)}) as server, connect(server) as client:
-        shutil.rmtree(socket_folder(tmp_path))
+def test_a_process_that_ends_together_with_the_folder_is_replaced(root_folder: Path) -> None:
+    with (
+        serving("-engine", "zeros", env={"ZEROMQ_SOCK_TMP_DIR": str(root_folder)}) as server,
+        connect(server) as client,
+    ):
+        shutil.rmtree(socket_folder(root_folder))
         for name in ("ventilator", "sink", "worker-0"):
             server.child(name).kill()
         assert client.encode(["hello world"]).shape == (1, 32)
-        wait_until(lambda: is_whole(tmp_path), 30, "the sockets to be there again")
+        wait_until(lambda: is_whole(root_folder), 30, "the sockets to be there again")
 
 
-def test_a_folder_that_cannot_be_created_again_is_reported(tmp_path: Path) -> None:
-    with serving("-engine", "zeros", env={"ZEROMQ_SOCK_TMP_DIR": str(tmp_path)}) as server, connect(server) as client:
-        folder = socket_folder(tmp_path)
+def test_a_folder_that_cannot_be_created_again_is_reported(root_folder: Path) -> None:
+    with (
+        serving("-engine", "zeros", env={"ZEROMQ_SOCK_TMP_DIR": str(root_folder)}) as server,
+        connect(server) as client,
+    ):
+        folder = socket_folder(root_folder)
         shutil.rmtree(folder)
         folder.write_text("a file in its place")
         wait_until(lambda: "cannot be created again" in server.log, what="the report")
         assert client.encode(["hello world"]).shape == (1, 32)
         folder.unlink()
-        wait_until(lambda: is_whole(tmp_path), 30, "the sockets to be there again")
+        wait_until(lambda: is_whole(root_folder), 30, "the sockets to be there again")
         server.child("worker-0").kill()
         assert client.encode(["hello world"]).shape == (1, 32)
 
 
-def test_old_files_are_touched(tmp_path: Path) -> None:
-    with serving("-engine", "zeros", env={"ZEROMQ_SOCK_TMP_DIR": str(tmp_path)}):
-        folder = socket_folder(tmp_path)
+def test_old_files_are_touched(root_folder: Path) -> None:
+    with serving("-engine", "zeros", env={"ZEROMQ_SOCK_TMP_DIR": str(root_folder)}):
+        folder = socket_folder(root_folder)
         paths = [*(folder / name for name in SOCKETS), folder]
         for path in paths:
             os.utime(path, (1, 1))
