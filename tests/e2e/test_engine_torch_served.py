@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(
 def test_golden_vectors_are_served(name: str) -> None:
     path = DATA / "golden" / "tiny" / f"{name}.json"
     golden = json.loads(path.read_text())
-    expected = np.load(path.with_suffix(".npz"))
+    with np.load(path.with_suffix(".npz")) as file:
+        expected = dict(file)
     with serving(*golden["args"], "-engine", "torch", "-num_worker", "2") as server:
         client = BertClient(port=server.port, port_out=server.port_out, timeout=60_000, check_length=False)
         assert client.server_config["engine_in_use"] == "torch"

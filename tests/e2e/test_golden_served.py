@@ -48,7 +48,8 @@ def plain_minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("path", "engine"), cases())
 def test_golden(path: Path, engine: str, plain_minilm: Path) -> None:
     golden = json.loads(path.read_text())
-    arrays = np.load(path.with_suffix(".npz"))
+    with np.load(path.with_suffix(".npz")) as file:
+        arrays = dict(file)
     is_tiny = path.parent.name == "tiny"
     model = TINY if is_tiny else plain_minilm
     args = [str(TINY_TUNED) if arg == "<tuned>" else arg for arg in golden["args"]]

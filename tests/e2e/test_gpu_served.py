@@ -77,7 +77,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_golden_vectors(engine: str, name: str) -> None:
     path = DATA / "golden" / "tiny" / f"{name}.json"
     golden = json.loads(path.read_text())
-    expected = np.load(path.with_suffix(".npz"))
+    with np.load(path.with_suffix(".npz")) as file:
+        expected = dict(file)
     with served(*golden["args"], "-engine", engine, "-dtype", "fp32", "-device_map", "0") as (server, client):
         assert "worker  0 -> gpu: 0" in server.log
         assert client.server_config["engine_in_use"] == engine

@@ -80,6 +80,7 @@ def test_invalid_messages_do_not_mix_up_subscriptions(server: Server, hostile: H
     for client in clients:
         assert client.status()["num_restarts"] == restarts
         client.close()
+    sock.close()
 
 
 def test_the_result_port_can_be_reset_repeatedly(server: Server, hostile: HostileSockets) -> None:

@@ -237,7 +237,8 @@ def test_float16_vectors(cache: str, strategy: str) -> None:
 def test_int8_vectors_of_a_real_model_are_close_to_golden(cache: str, features: frozenset[str]) -> None:
     model = load_model_config(default_model_dir() or "")
     golden = json.loads((GOLDEN / "minilm" / "mean_last_len128.json").read_text("utf-8"))
-    expected = np.load(GOLDEN / "minilm" / "mean_last_len128.npz")
+    with np.load(GOLDEN / "minilm" / "mean_last_len128.npz") as file:
+        expected = dict(file)
     tokenizer = Tokenizer.from_file(model.vocab_path, lower_case=True, max_seq_len=128, max_position_embeddings=512)
     engine = make_engine(cache, model, pooling_layers=(-1,), dtype="int8", features=features)
     for part, content in golden["parts"].items():

@@ -56,6 +56,7 @@ def terminate(ip: str, port: int, timeout: int, auth_keys: str | None = None) ->
                 )
         finally:
             sender.disable_monitor()
+            monitor.close(linger=0)
 
 
 def _wait_for(monitor: zmq.Socket[bytes], event: int, timeout: int) -> bool:
