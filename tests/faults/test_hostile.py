@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 import zmq
-from fuzz import GREETING, RESULT_MEMORY, fuzz
+from fuzz import RESULT_MEMORY, fuzz
+from handshake import handshake, subscription
 from http_fuzz import http_fuzz
 
 from bert_serving.client import BertClient
@@ -187,20 +188,6 @@ def test_marks_in_any_order_and_number_take_no_longer_than_letters(server: Serve
             sentences = [text, *texts(3)]
             assert_true(client.encode(sentences)[1:], texts(3))
         assert client.server_status["num_restarts"] == restarts
-
-
-def handshake(port: int, kind: bytes) -> socket.socket:
-    """Opens a TCP connection and sends the ZMTP handshake of a socket of this kind."""
-    sock = socket.create_connection(("127.0.0.1", port), 5)
-    sock.sendall(GREETING)
-    ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
-    sock.sendall(b"\x04" + bytes([len(ready)]) + ready)
-    return sock
-
-
-def subscription(identity: bytes, kind: bytes = b"\x01") -> bytes:
-    """Returns the frame of a subscription, or of an unsubscription (kind 0), as on the wire."""
-    return bytes([0, len(identity) + 1]) + kind + identity
 
 
 def test_only_a_connection_that_subscribed_can_unsubscribe(server: Server) -> None:

@@ -23,6 +23,7 @@ from .config.server_config import ServerConfig
 from .engines.base import EngineError
 from .errors import ServingError
 from .ipc.commands import FATAL
+from .ipc.descriptors import raise_descriptor_limit
 from .ipc.endpoints import Addresses
 from .ipc.process_context import ProcessContext
 from .ipc.sockets import make_socket
@@ -69,6 +70,8 @@ def main(boot: dict[str, Any]) -> None:
     process = ProcessContext(name, config, addresses, boot["options"], get_logger(boot["context"], config.verbose))
 
     try:
+        if role in ("ventilator", "sink", "http"):  # libraries in workers may use select(), which is limited to 1,024
+            raise_descriptor_limit()
         _load_role(role)(process)
         code = 0
     except Exception as error:

@@ -8,7 +8,9 @@ counts the received bytes, and the process counts the bytes of the messages that
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -23,6 +25,8 @@ _BYTES_RECEIVED = 128
 _SHORT, _LONG, _ENCRYPTED = 2, 9, 33
 #: The limit of all connections together is this multiple of the limit of one.
 _OF_ALL = 8
+#: Descriptors that one call examines, and seconds until the next call of an unfinished check.
+_SLICE, SLICE_INTERVAL = 256, 0.02
 #: Bytes per second that are not counted, such as ZeroMQ's heartbeats.
 _IDLE_RATE = 1024
 
@@ -52,8 +56,16 @@ class ConnectionMonitor:
         self._overhead = _ENCRYPTED if is_encrypted else 0
         self._peers: dict[int, _Peer] = {}
         self._taken: dict[int, int] = {}  # by descriptor
-        self._taken_before: dict[int, int] = {}
+        self._taken_before: dict[int, int] = {}  # when the descriptor was last examined
+        self._unseen: Iterator[int] | None = None
+        self._seen: dict[int, _Peer] = {}
+        self._held: list[tuple[int, int, str]] = []
         self._is_able = hasattr(socket, "TCP_INFO")
+
+    @property
+    def is_checking(self) -> bool:
+        """Whether a check is unfinished."""
+        return self._unseen is not None
 
     def record(self, frames: Iterable[zmq.Frame]) -> None:
         """Counts the bytes of a message that was read."""
@@ -73,15 +85,18 @@ class ConnectionMonitor:
     def close_abusive(self, limit: int, now: float) -> list[tuple[str, int]]:
         """Closes connections that hold more than ``limit`` bytes. Call it about once a second.
 
+        One call examines a bounded number of descriptors. While :attr:`is_checking`, call it after ``SLICE_INTERVAL``.
+
         Returns:
             Host and bytes of each closed connection.
         """
         if not self._is_able:
             return []
-        held: list[tuple[int, int, str]] = []
-        seen = {}
-        for number, sock, address in _accepted(self._port):
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        if self._unseen is None:
+            self._unseen, self._seen, self._held = _descriptors(), {}, []
+        numbers = list(itertools.islice(self._unseen, _SLICE))
+        for number, sock, address in _accepted(self._port, numbers):
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
             if len(info) < _BYTES_RECEIVED + 8:
                 self._is_able = False
                 return []
@@ -90,14 +105,15 @@ class ConnectionMonitor:
                 # Bytes read since the last check may belong to the previous connection with this descriptor. They
                 # count for the new one, whose bytes are then underestimated, never overestimated.
                 peer = _Peer(address, now, self._taken_before.get(number, 0))
-            seen[number] = peer
+            self._seen[number] = peer
+            taken = self._taken_before[number] = self._taken.get(number, 0)
             received: int = struct.unpack_from("<Q", info, _BYTES_RECEIVED)[0]
-            size = received - (self._taken.get(number, 0) - peer.taken) - int((now - peer.since) * _IDLE_RATE)
-            held.append((size, number, address[0]))
-        self._peers = seen
-        self._taken = {number: self._taken.get(number, 0) for number in seen}
-        self._taken_before = self._taken.copy()
-        return self._close(held, limit)
+            size = received - (taken - peer.taken) - int((now - peer.since) * _IDLE_RATE)
+            self._held.append((size, number, address[0]))
+        if len(numbers) == _SLICE:
+            return []
+        self._unseen, self._peers = None, self._seen
+        return self._close(self._held, limit)
 
     def _close(self, held: list[tuple[int, int, str]], limit: int) -> list[tuple[str, int]]:
         closed = []
@@ -112,43 +128,58 @@ class ConnectionMonitor:
             if peer.times >= self._times:
                 closed.append((host, size))
                 peer.times = 0
-                close_accepted(self._port, peer.address)
+                close_accepted(self._port, [number], peer.address)
         return closed
 
 
-def close_accepted(port: int, address: Any = None) -> None:
+def close_accepted(port: int, numbers: Iterable[int] | None = None, address: Any = None) -> int:
     """Shuts down TCP connections that this process has accepted at a port.
 
     Args:
-        address: address of the peer; None closes all connections.
+        numbers: descriptors of the connections; None is all.
+        address: address of the peer; None is any.
 
-    Raises:
-        OSError: the system does not list open files.
+    Returns:
+        The number of connections.
     """
-    for _, sock, peer in _accepted(port):
+    count = 0
+    for _, sock, peer in _accepted(port, _descriptors() if numbers is None else numbers):
         if address is None or peer == address:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+                count += 1
+    return count
 
 
-def _accepted(port: int) -> Iterator[tuple[int, socket.socket, Any]]:
-    """Yields descriptor, socket and peer address of each connection that was accepted at a port."""
-    for name in os.listdir("/dev/fd"):
+def _descriptors() -> Iterator[int]:
+    """Yields the open descriptors of this process."""
+    try:
+        entries = os.scandir("/dev/fd")
+    except OSError:  # no descriptor is free, so all numbers up to the limit are in use
+        yield from range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        return
+    with entries:
+        for entry in entries:
+            yield int(entry.name)
+
+
+def _accepted(port: int, numbers: Iterable[int]) -> Iterator[tuple[int, socket.socket, Any]]:
+    """Yields descriptor, socket and peer address of each connection that was accepted at a port.
+
+    The sockets share the descriptors of ZeroMQ, because a copy would need a free one.
+    """
+    for number in numbers:
         try:
-            copy = os.dup(int(name))
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, number)  # for any family: it is not examined
         except OSError:
-            continue  # the descriptor of the listing itself
+            continue  # not a socket
         try:
-            sock = socket.socket(fileno=copy)
-        except OSError:
-            os.close(copy)  # not a socket
-            continue
-        with sock:
-            try:
-                address = sock.getsockname()
-                if not isinstance(address, tuple) or address[1] != port:
-                    continue
-                peer = sock.getpeername()  # raises for the listening socket
-            except OSError:
+            address = sock.getsockname()
+            if not isinstance(address, tuple) or address[1] != port:
                 continue
-            yield int(name), sock, peer
+            peer = sock.getpeername()  # raises for the listening socket
+            yield number, sock, peer
+        except OSError:
+            continue  # closed meanwhile, or no connection
+        finally:
+            sock.detach()

@@ -19,10 +19,11 @@ import zmq
 from ..config.server_config import ServerConfig
 from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
+from ..ipc.descriptors import ConnectionLimit
 from ..ipc.messages import Command, Result, decode_commands, encode_commands
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket, recv_available
-from ..ipc.tcp_guard import ConnectionMonitor
+from ..ipc.tcp_guard import SLICE_INTERVAL, ConnectionMonitor
 from ..monitoring.drift import Reference, VectorDrift
 from ..security.curve import CurveAuth
 from .assembly import ResultAssembler
@@ -81,6 +82,7 @@ class Sink:
     def run(self) -> None:
         """Serves until STOP."""
         poller = zmq.Poller()
+        connection_limit = ConnectionLimit(self.config.port_out, self.log)
         for sock in (self.control, self.ventilator, self.results, self.publisher.socket):
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
@@ -91,8 +93,10 @@ class Sink:
             if not self.has_requested_sync:
                 self._request_sync()
             events = dict(poller.poll(retry_ms if self.publisher.is_blocked else self._poll_timeout()))
-            if self.publisher.socket in events and not self.publisher.on_subscription(self.clock()):
+            has_unread = self.publisher.socket in events and not self.publisher.on_subscription(self.clock())
+            if has_unread or self.connections.is_checking:
                 self._close_abusive(self.clock())
+            connection_limit.check(self.clock())
             if self.publisher.has_first_replies:
                 self.publisher.deliver_first_replies(self.clock())
             if self.control in events:
@@ -119,6 +123,8 @@ class Sink:
 
     def _poll_timeout(self) -> int:
         """Returns milliseconds until the loop has work without a message."""
+        if self.connections.is_checking:
+            return ceil(1000 * SLICE_INTERVAL)
         is_waiting = self.acks or self.draining or not self.has_requested_sync or self.publisher.has_first_replies
         return 20 if is_waiting else 1000
 
@@ -226,8 +232,11 @@ class Sink:
         """Closes connections that send more than subscriptions of a client need. ZeroMQ stores what it receives."""
         if now < self._next_connection_check:
             return
-        self._next_connection_check = now + CONNECTION_CHECK_INTERVAL
-        for host, size in self.connections.close_abusive(MAX_BYTES_OF_SUBSCRIPTIONS, now):
+        closed = self.connections.close_abusive(MAX_BYTES_OF_SUBSCRIPTIONS, now)
+        self._next_connection_check = now + (
+            SLICE_INTERVAL if self.connections.is_checking else CONNECTION_CHECK_INTERVAL
+        )
+        for host, size in closed:
             self.log.warning(
                 "closing connection from %s: %d bytes received on the result port (limit %d)",
                 host,

@@ -14,6 +14,7 @@ import zmq
 from ..config.model_folder import apply_model_folder
 from ..config.server_config import ServerConfig
 from ..errors import ConfigError, PortInUse, StartError
+from ..ipc.descriptors import RESERVE, descriptor_limit
 from ..ipc.endpoints import Addresses
 from ..model.cache import default_cache_dir
 from ..model.config import ModelConfig
@@ -21,6 +22,9 @@ from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
 from .placement import WorkerPlacement
+
+#: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
+OWN_DESCRIPTORS, FEW_CLIENTS = 64, 1000
 
 
 def check_ports(config: ServerConfig) -> None:
@@ -32,6 +36,14 @@ def check_ports(config: ServerConfig) -> None:
     """
     for name in ("port", "port_out", "http_port"):
         _check_port(config.host, getattr(config, name), name)
+
+
+def log_descriptor_limit(log: logging.Logger) -> None:
+    """Logs how many clients the limit of open files allows: each has one connection to each of two processes."""
+    limit = descriptor_limit(is_hard=True)
+    num_clients = max(0, limit - RESERVE - OWN_DESCRIPTORS)
+    level = logging.WARNING if num_clients < FEW_CLIENTS else logging.INFO
+    log.log(level, "%d open files for each process (ulimit -Hn) allow %d clients at a time", limit, num_clients)
 
 
 def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig, ModelConfig]:

@@ -28,7 +28,7 @@ from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .drain import Drain
 from .placement import WorkerPlacement, plan_workers
 from .port_lock import PortLock
-from .preflight import check_ports, make_access, make_children, read_drift, read_model
+from .preflight import check_ports, log_descriptor_limit, make_access, make_children, read_drift, read_model
 from .rolling_restart import RollingRestart
 from .signals import handle_signals, is_program_over, joining
 from .socket_folder import SocketFolder
@@ -190,6 +190,7 @@ class BertServer(threading.Thread):
         """Checks what can be checked quickly, and creates the child processes without starting them."""
         check_ports(self.config)
         self._port_lock = PortLock(self.config)
+        log_descriptor_limit(self.log)
         self.config, model = read_model(self.config, self.log)
         drift = read_drift(self.config, model, self.log.warning)
         self.plans = plan_workers(self.config, self.log)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import zmq
 
+from ..ipc.descriptors import ConnectionLimit
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import bind_tcp, is_readable, keep_alive, recv_available
-from ..ipc.tcp_guard import ConnectionMonitor
+from ..ipc.tcp_guard import SLICE_INTERVAL, ConnectionMonitor
 from ..security.curve import CurveAuth
 
 #: Bytes above ``-max_message_bytes`` up to which a message gets an error reply. ZeroMQ rejects a larger message unread.
@@ -23,6 +24,7 @@ class Frontend:
     """Owns the socket on the request port.
 
     Attributes:
+        connection_limit: closes connections when descriptors run out.
         has_read_all: no complete message was left unread when the socket was last read or polled.
         next_check: time of the next ``check_connections``, in monotonic seconds.
     """
@@ -32,6 +34,7 @@ class Frontend:
         self._log = context.log
         self._max_message_bytes = config.max_message_bytes
         self._connections = ConnectionMonitor(config.port, is_encrypted=config.auth_keys is not None)
+        self.connection_limit = ConnectionLimit(config.port, context.log)
         self.next_check, self.has_read_all = 0.0, False
         self.socket = context.context.socket(zmq.PULL)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -52,6 +55,11 @@ class Frontend:
             yield frames
         self.has_read_all = not is_readable(self.socket)
 
+    @property
+    def is_checking(self) -> bool:
+        """Whether a check of the connections is unfinished."""
+        return self._connections.is_checking
+
     def check_connections(self, now: float) -> None:
         """Closes connections that send messages without an end.
 
@@ -66,4 +74,4 @@ class Frontend:
                 "closed the connection from %s: %d bytes without a complete message (limit %d)", host, size, limit
             )
         self.has_read_all = False
-        self.next_check = now + CHECK_INTERVAL
+        self.next_check = now + (SLICE_INTERVAL if self.is_checking else CHECK_INTERVAL)

@@ -97,15 +97,19 @@ class Ventilator:
             else:
                 self.frontend.has_read_all = not is_full
             now = self.clock()
+            self.frontend.connection_limit.check(now)
             if now >= self.frontend.next_check:
                 self.frontend.check_connections(now)
-                self.dispatcher.announce_waiting()
+                if not self.frontend.is_checking:
+                    self.dispatcher.announce_waiting()
             self.dispatcher.dispatch()
             self.sink.flush()
             self._report_drained()
 
     def _poll_timeout(self) -> int:
         """Returns milliseconds until the next timer."""
+        if self.frontend.is_checking:
+            return ceil(1000 * max(0.0, self.frontend.next_check - self.clock()))
         wakeup = self.dispatcher.next_wakeup
         return 1000 if wakeup is None else max(0, ceil(1000 * (wakeup - self.clock())))
 
