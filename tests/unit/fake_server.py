@@ -164,6 +164,8 @@ class FakeServer:
                     self._outgoing.append(frames)
 
     def _take(self, frames: list[bytes]) -> None:
+        if len(frames) not in (4, 5):
+            return
         request = Request(frames[0], frames[1], int(frames[2]), int(frames[3]))
         if request.message == protocol.SHOW_PENDING:
             self.commands.append(request.message)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import zmq
 
 from bert_serving.client import AsyncBertClient, BertClient, ClientClosedError, RequestTimeoutError
 from bert_serving.client.protocol import CANCEL, CANCEL_VERSION, SHOW_CONFIG
@@ -59,6 +60,30 @@ def test_keyboard_interrupt(fake_server: FakeServer) -> None:
         assert_all_cancelled(fake_server)
         fake_server.hold = False
         assert bc.encode(["four"])[0, 0] == 4
+
+
+@pytest.mark.parametrize("sent", range(4))
+def test_keyboard_interrupt_between_two_frames(sent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames that were sent do not become a part of the next message."""
+    send, frames = zmq.Socket.send, 0
+
+    def interrupted(self: zmq.Socket[bytes], *args: Any, **kwargs: Any) -> Any:
+        nonlocal frames
+        if self.type == zmq.PUSH:
+            frames += 1
+            if frames == sent + 1:
+                raise KeyboardInterrupt
+        return send(self, *args, **kwargs)
+
+    with (
+        run_fake_server(config=ORIGINAL) as server,  # no CANCEL comes between
+        BertClient(**server.ports, timeout=10_000) as bc,
+    ):
+        monkeypatch.setattr(zmq.Socket, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bc.encode(["interrupted"])
+        assert bc.encode(["four"])[0, 0] == 4
+        assert server.received[-1].texts == ["four"]
 
 
 PROGRAM = """

@@ -83,10 +83,12 @@ class RetryPolicy:
         """Sends all pending requests again, because the connection came up."""
         self.num_connections += 1
         self._queue.supports_cancel = False
+        first = None
         if self.on_config is not None:
             self.supports_query = None
-            self._send_query(SHOW_CONFIG)  # before the requests, so that its reply comes before theirs
-        self._queue.replace(self._table.pending.values())
+            # Before the requests, so that its reply comes before theirs.
+            first = request_frames(self._identity, SHOW_CONFIG, self._table.wire_id(QUERY_NUMBER))
+        self._queue.replace(self._table.pending.values(), first)
         self._refused.clear()
 
     def resend_pending_locked(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 
 import zmq
 
@@ -38,10 +39,11 @@ class SendQueue:
         self._identity = identity
         self._cancelled: deque[int] = deque(maxlen=MAX_QUERIED)  # ids that the server does not know to be cancelled
         self._table = table
+        self._first: list[bytes] | None = None
         self._queue: deque[Request] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._queue)
+        return self._first is not None or bool(self._queue)
 
     def send(self, request: Request) -> bool:
         """Sends a request at once, or queues it.
@@ -49,7 +51,7 @@ class SendQueue:
         Returns:
             False if the request was queued. The I/O thread must then be woken.
         """
-        if not self._queue and self.try_to_send(request.frames):
+        if not self and self.try_to_send(request.frames):
             return True
         self._queue.append(request)
         return False
@@ -60,6 +62,11 @@ class SendQueue:
             self._push.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[1]) < _ZERO_COPY_BYTES)
         except zmq.Again:
             return False
+        except BaseException:  # KeyboardInterrupt may arrive between two frames
+            # The rest of the message has too many frames, so that every server ignores the message.
+            with suppress(zmq.ZMQError):
+                self._push.send_multipart([b""] * 6, zmq.NOBLOCK)
+            raise
         return True
 
     def cancel(self, wire_ids: Iterable[int]) -> bool:
@@ -84,13 +91,14 @@ class SendQueue:
         """Queues requests."""
         self._queue.extend(requests)
 
-    def replace(self, requests: Iterable[Request]) -> None:
-        """Queues these requests only."""
+    def replace(self, requests: Iterable[Request], first: list[bytes] | None = None) -> None:
+        """Queues these requests only, after the message ``first``."""
+        self._first = first
         self._queue = deque(requests)
 
     def clear(self) -> None:
         """Drops all queued requests."""
-        self._queue.clear()
+        self.replace(())
 
     def flush(self) -> bool:
         """Sends the queued requests.
@@ -100,6 +108,10 @@ class SendQueue:
         """
         while True:
             with self._table.lock:
+                if self._first is not None:
+                    if not self.try_to_send(self._first):
+                        return True
+                    self._first = None
                 if not self._send_cancelled():
                     return True
                 if not self._queue:
