@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import stat
@@ -105,12 +106,11 @@ def test_traffic_is_encrypted(guarded: Server, keys: Path) -> None:
             outer = socket.create_connection(("127.0.0.1", guarded.port))
 
             def pump(source: socket.socket, target: socket.socket) -> None:
-                try:
+                with source, contextlib.suppress(OSError):
                     while data := source.recv(65536):
                         seen.extend(data)
                         target.sendall(data)
-                except OSError:
-                    pass
+                    target.shutdown(socket.SHUT_RDWR)
 
             threading.Thread(target=pump, args=(inner, outer), daemon=True).start()
             threading.Thread(target=pump, args=(outer, inner), daemon=True).start()
