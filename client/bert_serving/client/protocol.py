@@ -57,7 +57,7 @@ ERROR_TYPES = {
     "invalid_request": "the message or a value in it is not valid; the same request always fails",
     "too_large": "a limit of the server is exceeded; the message names the limit",
     "encoding_failed": "the engine could not encode one of the sequences; the others were not affected",
-    "overloaded": "the server dropped the result because too many were unread; send the request again, read faster",
+    "overloaded": "too much was unread, and the server dropped this request or its result; send it again later",
     "draining": "the server is stopping and accepts no new requests",
     "forbidden": "the client has no permission for this request",
     "internal": "the server failed unexpectedly",

@@ -10,6 +10,7 @@
         ├── InvalidRequest                the message, or a value in it, is invalid
         ├── TooLarge                      a limit is exceeded
         ├── EncodingFailed                the engine failed on a sequence
+        ├── Overloaded                    the queue is full
         ├── Draining                      the server is stopping
         ├── Forbidden (PermissionError)   the sender has no permission
         └── InternalError                 an unexpected error
@@ -58,6 +59,12 @@ class EncodingFailed(RequestError):
     """The engine failed on a sequence of the request."""
 
     kind = "encoding_failed"
+
+
+class Overloaded(RequestError):
+    """Waiting requests take all the memory that they may take."""
+
+    kind = "overloaded"
 
 
 class Draining(RequestError):

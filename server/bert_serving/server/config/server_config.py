@@ -159,8 +159,12 @@ class ServerConfig:
     max_request_size: int = option(1_000_000, "largest number of texts in a request", parse=at_least(1), metavar="N")
     max_text_length: int = option(1_000_000, "largest number of characters in a text", parse=at_least(1), metavar="N")
     max_queue_tokens: int = option(
-        20_000_000, "largest number of queued tokens; above it the server stops reading requests until the queue "
-        "shrinks", parse=at_least(1), metavar="N")
+        20_000_000, "largest number of queued tokens; above it requests wait as text, large ones from three quarters "
+        "of it", parse=at_least(1), metavar="N")
+    queue_memory: int | None = option(
+        None, "largest memory of waiting requests in bytes; above it the server stops reading requests until the queue "
+        "shrinks. By default 2 GiB, or a quarter of the memory of the machine or container if that is less",
+        parse=at_least(1), metavar="BYTES")
     http_max_body: int = option(64 * 2**20, "largest body of an HTTP request, and largest vectors of a response, in "
                                 "bytes", parse=at_least(1024), metavar="N")
     http_timeout: float = option(120.0, "seconds without a result from any worker after which HTTP returns 504",

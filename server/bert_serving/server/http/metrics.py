@@ -40,6 +40,8 @@ _GAUGES = [
     ("queue_requests", "queue", "requests", "Accepted requests without a reply yet"),
     ("queue_sequences", "queue", "sequences", "Texts queued for a worker"),
     ("queue_tokens", "queue", "tokens", "Tokens queued for a worker"),
+    ("queue_bytes", "queue", "bytes", "Memory of requests in progress"),
+    ("queue_unread_bytes", "queue", "unread_bytes", "Bytes of messages that the server has not read yet"),
     ("batches_in_flight", "queue", "batches_in_flight", "Batches that workers are computing or have queued"),
     ("active_clients", "statistic", "num_active_client", "Clients with a data request within the last 180 seconds"),
 ]

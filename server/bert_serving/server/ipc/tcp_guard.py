@@ -49,6 +49,9 @@ class ConnectionMonitor:
         is_encrypted: whether frames are encrypted.
         times: number of checks in a row that must exceed the limit before a connection is closed. A single excess may
             be a burst of messages that are about to be read.
+
+    Attributes:
+        unread_bytes: bytes that all connections held at the last check, without those that were read since.
     """
 
     def __init__(self, port: int, is_encrypted: bool, times: int = 2) -> None:
@@ -61,6 +64,7 @@ class ConnectionMonitor:
         self._seen: dict[int, _Peer] = {}
         self._held: list[tuple[int, int, str]] = []
         self._is_able = hasattr(socket, "TCP_INFO")
+        self.unread_bytes = 0
 
     @property
     def is_checking(self) -> bool:
@@ -75,6 +79,7 @@ class ConnectionMonitor:
             size += bare + (_SHORT if bare < 256 else _LONG)
         if frame is None:
             return
+        self.unread_bytes = max(0, self.unread_bytes - size)
         try:
             source = int(frame.get(zmq.SRCFD))
         except zmq.ZMQError:
@@ -82,10 +87,24 @@ class ConnectionMonitor:
             return
         self._taken[source] = self._taken.get(source, 0) + size
 
-    def close_abusive(self, limit: int, now: float) -> list[tuple[str, int]]:
+    def close_source(self, frame: zmq.Frame) -> str:
+        """Closes the connection that a frame came from, if it is still open. Returns the host of the sender."""
+        host = str(frame.get("Peer-Address"))
+        with contextlib.suppress(zmq.ZMQError, OSError):
+            source = int(frame.get(zmq.SRCFD))
+            for number, sock, address in _accepted(self._port, [source]):
+                # A new connection may have the descriptor of one that is gone.
+                if number == source and address[0].removeprefix("::ffff:") == host.removeprefix("::ffff:"):
+                    sock.shutdown(socket.SHUT_RDWR)
+        return host
+
+    def close_abusive(self, limit: int, now: float, total_limit: int | None = None) -> list[tuple[str, int]]:
         """Closes connections that hold more than ``limit`` bytes. Call it about once a second.
 
         One call examines a bounded number of descriptors. While :attr:`is_checking`, call it after ``SLICE_INTERVAL``.
+
+        Args:
+            total_limit: limit of all connections together; by default a multiple of ``limit``.
 
         Returns:
             Host and bytes of each closed connection.
@@ -113,14 +132,15 @@ class ConnectionMonitor:
         if len(numbers) == _SLICE:
             return []
         self._unseen, self._peers = None, self._seen
-        return self._close(self._held, limit)
+        self.unread_bytes = sum(size for size, _, _ in self._held if size > 0)
+        return self._close(self._held, limit, _OF_ALL * limit if total_limit is None else total_limit)
 
-    def _close(self, held: list[tuple[int, int, str]], limit: int) -> list[tuple[str, int]]:
+    def _close(self, held: list[tuple[int, int, str]], limit: int, total_limit: int) -> list[tuple[str, int]]:
         closed = []
-        total = sum(size for size, _, _ in held if size > 0)
+        total = self.unread_bytes
         for size, number, host in sorted(held, reverse=True):
             peer = self._peers[number]
-            if size <= limit and total <= _OF_ALL * limit:
+            if size <= limit and total <= total_limit:
                 peer.times = 0
                 continue
             total -= size

@@ -40,6 +40,7 @@ class Job:
         missing: number of rows that the sink does not have.
         is_complete: all texts are tokenized, since ``tokenized_at``.
         started_at: earliest start of a finished batch.
+        held_bytes: memory of the job and its chunks.
         wants_timing, wants_num_tokens: whether the reply includes the timing, and the number of tokens.
     """
 
@@ -58,6 +59,7 @@ class Job:
     id: int = 0
     chunks: list[JobChunk] = field(default_factory=list)
     missing: int = 0
+    held_bytes: int = 0
     is_complete: bool = False
     failed: bool = False
     truncated: list[int] = field(default_factory=list)

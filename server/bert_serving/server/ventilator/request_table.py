@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
@@ -10,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from ..errors import Draining, RequestError, TooLarge
+from ..errors import Draining, Overloaded, RequestError, TooLarge
 from ..ipc import commands
 from ..ipc.commands import u64
 from ..ipc.messages import Command
@@ -23,13 +22,13 @@ from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..scheduling.jobs import Job, JobChunk, RequestKey, token_width
 from ..tokenization.tokenizer import Tokenized, Tokenizer
+from .digests import STEP_BYTES, DigestQueue, digest
+from .queue_limits import REQUEST_BYTES, QueueLimits, chunk_bytes
 from .requests import Request, RequestLimits, read_texts
 from .result_limit import ResultLimit
 from .sink_channel import SinkChannel
 from .tokenizer_thread import TokenizerThread, tokenize
 
-#: Messages up to this size are tokenized in the loop, because a transfer to the thread takes longer.
-INLINE_BYTES = 8192
 #: Largest number of truncated texts that a reply lists.
 MAX_TRUNCATED = 1000
 
@@ -45,6 +44,8 @@ class RequestTable:
 
     Attributes:
         jobs: jobs by ``local_id``, in order of arrival.
+        limits: limits of the queue.
+        digests: large requests before their start.
         draining: new requests are rejected.
     """
 
@@ -62,6 +63,7 @@ class RequestTable:
         self._config, self._log, self._clock = config, context.log, clock
         self._tokenizer, self._max_positions = tokenizer, model.max_position_embeddings
         self._limits = RequestLimits(config.max_request_size, config.max_text_length, config.max_queue_tokens)
+        self.limits, self.digests = QueueLimits(config), DigestQueue()
         self._result_limit = ResultLimit(config, model)
         self._statistics, self._sink = statistics, sink
         reference = context.options["drift"]
@@ -78,8 +80,17 @@ class RequestTable:
 
     @property
     def is_full(self) -> bool:
-        """Whether the queue has reached ``-max_queue_tokens``, so that further requests stay unread."""
-        return self.dispatcher.scheduler.num_tokens + self.thread.backlog >= self._config.max_queue_tokens
+        """Whether requests take ``-queue_memory`` bytes, so that further requests stay unread."""
+        return self.held_bytes >= self.limits.max_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the requests in progress."""
+        return self.limits.tokenized_bytes + self.thread.held_bytes + self.digests.held_bytes
+
+    def allow_progress(self) -> None:
+        """Lets the tokenizer thread work on as many messages as the limits allow."""
+        self.thread.allow(self.limits.progress(self.dispatcher.scheduler.num_tokens))
 
     def unknown_ids(self, identity: bytes, request_ids: Iterable[int]) -> list[int]:
         """Returns the request ids of a client that are not in progress."""
@@ -88,7 +99,7 @@ class RequestTable:
     # ---------------------------------------------------------------- requests
 
     def accept(self, request: Request) -> None:
-        """Starts a request, or continues it if it was repeated.
+        """Checks the size of a request, and starts it; a large one as soon as its digest is complete.
 
         Raises:
             RequestError: the request is rejected.
@@ -98,20 +109,49 @@ class RequestTable:
                 f"the request has {len(request.message)} bytes; the limit is {self._config.max_message_bytes} "
                 f"(-max_message_bytes): send fewer texts at a time"
             )
-        key = RequestKey(request.identity, request.request_id, hashlib.blake2b(request.message).digest())
+        if len(request.message) > STEP_BYTES:
+            self._check_memory()  # a message in the queue of digests takes memory
+            self.digests.add(request)
+            return
+        message_digest = digest(request.message)
+        if RequestKey(request.identity, request.request_id, message_digest) not in self._by_key:
+            self._check_memory()
+        self.start(request, message_digest)
+
+    def start(self, request: Request, message_digest: bytes) -> None:
+        """Starts a request whose digest is known, or continues it if it was repeated.
+
+        Raises:
+            RequestError: the request is rejected.
+        """
+        key = RequestKey(request.identity, request.request_id, message_digest)
         job = self._by_key.get(key)
         if job is not None:
             self._repeat(job, request)
             return
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
-        if len(request.message) <= INLINE_BYTES:
-            texts = read_texts(request.message, self._limits)
+        # Above -max_queue_tokens short requests wait as messages, too.
+        is_short = isinstance(request.message, bytes)
+        if is_short and self.dispatcher.scheduler.num_tokens < self.limits.max_tokens:
+            texts = read_texts(bytes(request.message), self._limits)
             job = self._open(request, key, len(texts))
             self._add_chunk(JobChunk(job, 0, tokenize(self._tokenizer, texts)), is_last=True)
         else:
             job = self._open(request, key, 0)  # the thread counts the texts when it decodes them
             self.thread.submit(job.local_id, request.message)
+
+    def _check_memory(self) -> None:
+        """Rejects a message that was read although the queue is full, because too many are unread.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        if self.is_full:
+            raise Overloaded(
+                f"waiting requests take {self.held_bytes} bytes, and unread ones more; the limit is "
+                f"{self.limits.max_bytes} (-queue_memory): send the request again later"
+            )
 
     def _open(self, request: Request, key: RequestKey, size: int) -> Job:
         self._last_local_id += 1
@@ -119,9 +159,14 @@ class RequestTable:
         job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
         self.jobs[job.local_id] = self._by_key[key] = job
         self._by_id.setdefault(key[:2], []).append(job)
+        self._count_bytes(job, REQUEST_BYTES)
         if size:
             self._record(job)
         return job
+
+    def _count_bytes(self, job: Job, size: int) -> None:
+        job.held_bytes += size
+        self.limits.tokenized_bytes += size
 
     def _record(self, job: Job) -> None:
         """Records a request in the statistics and the log, once its number of texts is known."""
@@ -223,6 +268,7 @@ class RequestTable:
         if not job.chunks:
             self._assign_id(job)
         job.chunks.append(chunk)
+        self._count_bytes(job, chunk_bytes(chunk))
         job.is_complete = is_last
         if is_last:
             job.tokenized_at = self._clock()
@@ -322,6 +368,7 @@ class RequestTable:
     def _remove(self, job: Job) -> None:
         if self.jobs.pop(job.local_id, None) is None:
             return
+        self._count_bytes(job, -job.held_bytes)
         del self._by_key[job.key]
         same_id = self._by_id[job.key[:2]]
         same_id.remove(job)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import zmq
@@ -31,6 +31,15 @@ _OPTIONS: msgspec.json.Decoder[_Options] = msgspec.json.Decoder(_Options)
 #: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
 MAX_OPTIONS_BYTES = 65536
 _TOKENIZED = re.compile(rb"\s*\[\s*\[")
+#: Largest part of a message that is searched for its first value.
+_MAX_INDENT = 2**20
+#: Messages up to this size are decoded as a whole, larger ones piece by piece.
+INLINE_BYTES = 8192
+#: Blocks that one step of ``read_pieces`` counts: some 40 ms.
+BLOCKS_PER_STEP = 8
+#: Largest value that is decoded: this many bytes, or so many for each character of the longest text if that is more.
+#: A character takes at most 12 bytes, in two escapes.
+MIN_LARGEST_VALUE, MAX_CHARACTER_BYTES = 2**26, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +47,12 @@ class Request:
     """Holds the frames of a request with a valid envelope.
 
     Attributes:
-        message: a command, or JSON that is not decoded yet.
+        message: a command, or JSON that is not decoded yet. A large one is the buffer of its frame.
         ids: request ids of the same identity that ``SHOW_PENDING`` queries or ``CANCEL`` drops.
     """
 
     identity: bytes
-    message: bytes
+    message: bytes | memoryview
     request_id: bytes
     wants_timing: bool = False
     wants_num_tokens: bool = False
@@ -51,7 +60,7 @@ class Request:
 
     @property
     def is_command(self) -> bool:
-        return self.message in COMMANDS
+        return isinstance(self.message, bytes) and self.message in COMMANDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +97,11 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
     """
     if len(frames) not in (4, 5):
         raise BadEnvelope(f"a request has 4 frames, or 5 with options; received {len(frames)}")
-    identity, message, request_id = frames[0].bytes, frames[1].bytes, frames[2].bytes
-    if len(identity) > MAX_IDENTITY_BYTES:
-        raise BadEnvelope(f"an identity has at most {MAX_IDENTITY_BYTES} bytes, received {len(identity)}")
+    if len(frames[0]) > MAX_IDENTITY_BYTES:
+        raise BadEnvelope(f"an identity has at most {MAX_IDENTITY_BYTES} bytes, received {len(frames[0])}")
+    identity, request_id = frames[0].bytes, bytes(frames[2].buffer[: MAX_REQUEST_ID_DIGITS + 1])
+    # A large message is not copied.
+    message = frames[1].bytes if len(frames[1]) <= INLINE_BYTES else frames[1].buffer
     if not request_id.isdigit() or len(request_id) > MAX_REQUEST_ID_DIGITS:
         shown = request_id[:MAX_REQUEST_ID_DIGITS]
         raise BadEnvelope(
@@ -116,46 +127,111 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
     return Request(identity, message, request_id, options.timing, options.num_tokens, options.requests)
 
 
-def read_texts(message: bytes, limits: RequestLimits) -> list[str] | list[list[str]]:
-    """Decodes the texts or token lists of a message: at least one, all of the same type.
+def read_texts(message: bytes, limits: RequestLimits) -> list[Any]:
+    """Decodes the texts or token lists of a short message: at least one, all of the same type.
 
     Raises:
         InvalidRequest: not JSON, not a list, empty, or an item that is neither a text nor a list of tokens.
         TooLarge: a limit is exceeded.
     """
-    texts: Any
-    is_tokenized = _TOKENIZED.match(message) is not None
-    _check_counts(message, is_tokenized, limits)
-    try:
-        texts = (_TOKEN_LISTS if is_tokenized else _STRINGS).decode(message)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        # Rare: invalid input, or a lone surrogate, which msgspec rejects and the tokenizer removes.
-        texts = _decode_with_stdlib(message)
+    texts = _decode(message, _TOKENIZED.match(message) is not None, 0, 0)
     if not texts:
         raise InvalidRequest("the list of texts is empty; send at least one text")
     if len(texts) > limits.max_request_size:
         raise _too_many(len(texts), limits)
+    _check_lengths(texts, 0, limits)
+    return texts
+
+
+class Piece(NamedTuple):
+    """Holds consecutive texts, or token lists, of a message.
+
+    Attributes:
+        size: number of texts in the message.
+        first_row: number of texts before these.
+    """
+
+    size: int
+    first_row: int
+    texts: list[Any]
+
+    @property
+    def is_last(self) -> bool:
+        return self.first_row + len(self.texts) == self.size
+
+
+def read_pieces(message: bytes | memoryview, limits: RequestLimits) -> Iterator[Piece | None]:
+    """Decodes a message of any size piece by piece.
+
+    Each ``next`` takes a short step and keeps no decoded texts. A step that counts values before the first piece
+    yields None.
+
+    Raises:
+        InvalidRequest, TooLarge: as ``read_texts``, with the first piece that has the error.
+    """
+    counts = json_scan.JsonCounts()
+    for number, _ in enumerate(json_scan.scan_blocks(message, counts)):
+        if number % BLOCKS_PER_STEP == BLOCKS_PER_STEP - 1:
+            yield None
+    is_tokenized = _TOKENIZED.match(bytes(message[:_MAX_INDENT])) is not None
+    size = _check_counts(message, counts, is_tokenized, limits)
+    cuts, row = counts.cuts, 0
+    for index in range(len(cuts) + 1):
+        start = cuts[index - 1] + 1 if index else 0
+        stop = cuts[index] if index < len(cuts) else len(message)
+        if stop - start > json_scan.PIECE_BYTES:
+            _check_large_value(message[start:stop], row, is_tokenized, limits)
+        head, tail = b"[" if index else b"", b"]" if index < len(cuts) else b""
+        texts = _decode(head + bytes(message[start:stop]) + tail, is_tokenized, start - len(head), row)
+        if not texts:
+            if cuts:
+                raise InvalidRequest(f"the texts are not valid JSON: a value is missing before byte {stop}")
+            raise InvalidRequest("the list of texts is empty; send at least one text")
+        if row + len(texts) > size or (index == len(cuts) and row + len(texts) != size):
+            raise InvalidRequest("the texts are not valid JSON: send a JSON list of texts or of token lists")
+        _check_lengths(texts, row, limits)
+        yield Piece(size, row, texts)
+        row += len(texts)
+
+
+def _check_lengths(texts: list[Any], first_row: int, limits: RequestLimits) -> None:
+    """Rejects a text that is too long.
+
+    Raises:
+        TooLarge: it has more characters, or tokens, than the limit.
+    """
     longest = max(map(len, texts))
     if longest > limits.max_text_length:
         index = next(index for index, text in enumerate(texts) if len(text) == longest)
         unit = "characters" if isinstance(texts[index], str) else "tokens"
-        raise TooLarge(
-            f"text {index} has {longest} {unit}; the limit is {limits.max_text_length} (-max_text_length): shorten it"
-        )
-    return texts  # type: ignore[no-any-return]
+        raise _too_long(first_row + index, f"{longest} {unit}", limits)
 
 
-def _check_counts(message: bytes, is_tokenized: bool, limits: RequestLimits) -> None:
-    """Rejects a large message with too many values before the decoder creates them.
+def _too_long(row: int, length: str, limits: RequestLimits) -> TooLarge:
+    return TooLarge(f"text {row} has {length}; the limit is {limits.max_text_length} (-max_text_length): shorten it")
+
+
+def _check_large_value(value: bytes | memoryview, row: int, is_tokenized: bool, limits: RequestLimits) -> None:
+    """Rejects a single value with more bytes or strings than a text can have, before the decoder creates it.
 
     Raises:
+        TooLarge: the value exceeds the limit.
+    """
+    if len(value) > max(MIN_LARGEST_VALUE, MAX_CHARACTER_BYTES * limits.max_text_length):
+        raise _too_long(row, f"{len(value)} bytes", limits)
+    if is_tokenized and (tokens := json_scan.scan(value).strings) > limits.max_text_length:
+        raise _too_long(row, f"{tokens} tokens", limits)
+
+
+def _check_counts(
+    message: bytes | memoryview, found: json_scan.JsonCounts, is_tokenized: bool, limits: RequestLimits
+) -> int:
+    """Returns the number of texts in a message.
+
+    Raises:
+        InvalidRequest: a value is neither a text nor a list of tokens.
         TooLarge: more texts, or tokens, than the limits allow.
     """
-    if len(message) <= json_scan.SMALL_BYTES:
-        return
-    if message.count(b'"') <= 2 * limits.max_request_size and message.count(b"[") <= limits.max_request_size:
-        return  # common case: these counts are upper bounds, and they are within the limit
-    found = json_scan.scan(message)
     size = found.lists - 1 if is_tokenized else max(found.strings, found.lists - 1)
     if size > limits.max_request_size:
         raise _too_many(size, limits)
@@ -164,6 +240,17 @@ def _check_counts(message: bytes, is_tokenized: bool, limits: RequestLimits) -> 
             f"{found.strings} tokens in one request; the limit is {limits.max_tokens} (-max_queue_tokens): "
             f"send them in several requests"
         )
+    # The decoder names the item in an error, but it would create all values of a large message first.
+    offset = found.first_invalid_offset if len(message) > json_scan.SMALL_BYTES else None
+    if offset is not None:
+        shown = bytes(message[offset : offset + 20]).decode("utf-8", "replace")
+        raise InvalidRequest(
+            f"byte {offset} of the message begins {shown!r}, which is neither a text nor a list of tokens; "
+            "send a JSON list of texts or of token lists"
+        )
+    if not found.lists and len(message) > json_scan.SMALL_BYTES:
+        raise InvalidRequest("the message has no list; send a JSON list of texts or of token lists")
+    return size
 
 
 def _too_many(size: int, limits: RequestLimits) -> TooLarge:
@@ -173,37 +260,47 @@ def _too_many(size: int, limits: RequestLimits) -> TooLarge:
     )
 
 
-def _decode_with_stdlib(message: bytes) -> list[Any]:
-    if len(message) > json_scan.SMALL_BYTES:
-        offset = json_scan.scan(message).first_invalid_offset
-        if offset is not None:
-            found = message[offset : offset + 20].decode("utf-8", "replace")
-            raise InvalidRequest(
-                f"byte {offset} of the message begins {found!r}, which is neither a text nor a list of tokens; "
-                "send a JSON list of texts or of token lists"
-            )
+def _decode(message: bytes, is_tokenized: bool, offset: int, first_row: int) -> list[Any]:
+    """Decodes a JSON list of texts or of token lists.
+
+    Args:
+        offset: position of its first byte in the request's message.
+        first_row: number of texts before it in the request.
+
+    Raises:
+        InvalidRequest: not JSON, not a list, or an item of the wrong type.
+    """
+    try:
+        texts: list[Any] = (_TOKEN_LISTS if is_tokenized else _STRINGS).decode(message)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        # Rare: invalid input, or a lone surrogate, which msgspec rejects and the tokenizer removes.
+        return _decode_with_stdlib(message, is_tokenized, offset, first_row)
+    return texts
+
+
+def _decode_with_stdlib(message: bytes, is_tokenized: bool, offset: int, first_row: int) -> list[Any]:
     try:
         texts = json.loads(message)
     except RecursionError:
         raise InvalidRequest("the texts are nested too deeply; send a JSON list of texts or of token lists") from None
+    except json.JSONDecodeError as error:
+        position = offset + len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
+        raise InvalidRequest(f"the texts are not valid JSON: {error.msg}, at byte {position}") from None
     except ValueError as error:
         raise InvalidRequest(f"the texts are not valid JSON: {str(error)[:200]}") from None
     if not isinstance(texts, list):
         raise InvalidRequest(f"the texts must be a JSON list, received {_json_type(texts)}")
-    if not texts:
-        return texts
-    is_tokenized = isinstance(texts[0], list)
-    for index, text in enumerate(texts):
+    for row, text in enumerate(texts, first_row):
         if is_tokenized:
             if not isinstance(text, list):
-                raise InvalidRequest(f"item {index} must be a list of tokens as item 0 is, received {_json_type(text)}")
+                raise InvalidRequest(f"item {row} must be a list of tokens as item 0 is, received {_json_type(text)}")
             for position, token in enumerate(text):
                 if not isinstance(token, str):
                     raise InvalidRequest(
-                        f"token {position} of item {index} must be a string, received {_json_type(token)}"
+                        f"token {position} of item {row} must be a string, received {_json_type(token)}"
                     )
         elif not isinstance(text, str):
-            raise InvalidRequest(f"item {index} must be a string, received {_json_type(text)}")
+            raise InvalidRequest(f"item {row} must be a string, received {_json_type(text)}")
     return texts
 
 

@@ -35,6 +35,8 @@ class ServerState:
     Attributes:
         supervisor: contents of the supervisor's last STATE command; empty before the first.
         num_requests: number of requests in progress.
+        held_bytes, unread_bytes: memory of these requests, and of messages that are not read yet.
+        max_bytes: limit of both.
         drift: drift of texts and vectors; None without ``-drift_reference``.
         now: monotonic seconds.
     """
@@ -45,6 +47,9 @@ class ServerState:
     dispatcher: Dispatcher
     statistics: Statistics
     num_requests: int
+    held_bytes: int
+    unread_bytes: int
+    max_bytes: int
     drift: Mapping[str, Any] | None
     now: float
 
@@ -64,6 +69,9 @@ def status_json(state: ServerState, identity: bytes) -> bytes:
         "sequences": dispatcher.scheduler.num_sequences,
         "tokens": dispatcher.scheduler.num_tokens,
         "batches_in_flight": len(dispatcher.in_flight),
+        "bytes": state.held_bytes,
+        "unread_bytes": state.unread_bytes,
+        "max_bytes": state.max_bytes,
     }
     status["times"] = state.statistics.times()
     status["batches"] = {

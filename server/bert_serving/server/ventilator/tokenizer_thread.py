@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import zmq
@@ -13,13 +15,7 @@ import zmq
 from ..errors import InternalError, InvalidRequest, RequestError
 from ..ipc.sockets import make_socket
 from ..tokenization.tokenizer import Tokenized, Tokenizer
-from .requests import RequestLimits, read_texts
-
-#: Largest number of texts in a chunk: enough to sort by length, and few enough that the first batch of a large request
-#: is computed early and that large requests alternate.
-CHUNK_TEXTS = 2048
-#: Largest number of characters (or tokens) in a chunk of several texts.
-CHUNK_CHARACTERS = 1_000_000
+from .requests import RequestLimits, read_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +53,53 @@ def tokenize(tokenizer: Tokenizer, texts: list[Any]) -> Tokenized:
         raise InvalidRequest(str(error)[:500]) from error
 
 
+class Progress(IntEnum):
+    """Which messages the tokenizer thread works on."""
+
+    NONE = 0
+    OLDEST = 1
+    ALL = 2
+
+
 class TokenizerThread:
     """Tokenizes messages of :meth:`submit`; :meth:`receive` returns the chunks when ``results`` is readable.
 
-    Active requests alternate, one chunk each, so a large request does not block a small one.
+    Active requests alternate, one chunk each, so a large request does not block a small one. Every second turn is that
+    of a new request, if there is one: a short request waits for few chunks of large ones.
 
     Attributes:
         results: socket to poll for chunks; its messages are empty.
-        backlog: size of the messages to tokenize, in quarters of bytes: a token has about four bytes.
+        held_bytes: size of the messages that are not tokenized to their end.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], tokenizer: Tokenizer, limits: RequestLimits) -> None:
         self._tokenizer, self._limits = tokenizer, limits
-        self._incoming: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[tuple[int, bytes | memoryview]] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[tuple[TokenizedChunk, int]] = queue.SimpleQueue()
-        self.backlog = 0
+        self.held_bytes = 0
         self._cancelled: set[int] = set()  # the loop adds, the thread reads
+        self._progress, self._condition = Progress.ALL, threading.Condition()
         self.results = make_socket(context, zmq.PULL)
         self.results.bind("inproc://tokenized")
         self._wake = make_socket(context, zmq.PUSH)
         self._wake.connect("inproc://tokenized")
         threading.Thread(target=self._run, name="tokenizer", daemon=True).start()
 
-    def submit(self, local_id: int, message: bytes) -> None:
+    def submit(self, local_id: int, message: bytes | memoryview) -> None:
         """Queues the JSON message of a job."""
-        self.backlog += len(message) // 4
+        self.held_bytes += len(message)
         self._incoming.put((local_id, message))
 
     def cancel(self, local_id: int) -> None:
         """Stops tokenizing a job."""
         self._cancelled.add(local_id)
+
+    def allow(self, progress: Progress) -> None:
+        """Sets which messages the thread works on."""
+        if progress != self._progress:
+            with self._condition:
+                self._progress = progress
+                self._condition.notify()
 
     def receive(self, limit: int) -> Iterator[TokenizedChunk]:
         """Yields up to ``limit`` finished chunks without waiting."""
@@ -95,54 +108,54 @@ class TokenizerThread:
                 self.results.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            chunk, weight = self._outgoing.get()
-            self.backlog -= weight
+            chunk, message_bytes = self._outgoing.get()
+            self.held_bytes -= message_bytes
             if chunk.is_end:
                 self._cancelled.discard(chunk.local_id)
             yield chunk
 
-    def _emit(self, chunk: TokenizedChunk, weight: int = 0) -> None:
-        self._outgoing.put((chunk, weight))
+    def _emit(self, chunk: TokenizedChunk, message_bytes: int = 0) -> None:
+        self._outgoing.put((chunk, message_bytes))
         self._wake.send(b"")
 
     def _run(self) -> None:
-        active: list[Iterator[None]] = []
+        active: OrderedDict[int, Iterator[None]] = OrderedDict()  # by ``local_id``, the next turn first
+        is_turn_of_new = True
         while True:
-            while not active or not self._incoming.empty():
-                active.append(self._chunks(*self._incoming.get()))
-            chunks = active.pop(0)
-            if next(chunks, True) is None:
-                active.append(chunks)
+            with self._condition:
+                while self._progress == Progress.NONE:
+                    self._condition.wait()
+                progress = self._progress
+            if active and progress == Progress.OLDEST:
+                local_id = min(active)
+            elif not active or (is_turn_of_new and not self._incoming.empty()):
+                local_id, message = self._incoming.get()
+                active[local_id] = self._chunks(local_id, message)
+                del message
+            else:
+                local_id = next(iter(active))
+            is_turn_of_new = not is_turn_of_new
+            active.move_to_end(local_id)
+            if next(active[local_id], True):
+                del active[local_id]
 
-    def _chunks(self, local_id: int, message: bytes) -> Iterator[None]:
+    def _chunks(self, local_id: int, message: bytes | memoryview) -> Iterator[None]:
         """Tokenizes a message, one chunk per ``next``."""
-        weight = len(message) // 4
+        size = len(message)
         try:
-            texts = read_texts(message, self._limits)
-            del message
-            start = 0
-            while start < len(texts) and local_id not in self._cancelled:
-                stop = chunk_end(texts, start)
-                tokenized = tokenize(self._tokenizer, texts[start:stop])
-                is_last = stop == len(texts)
-                self._emit(TokenizedChunk(local_id, len(texts), start, tokenized, is_last), weight if is_last else 0)
-                if is_last:
-                    return
-                start = stop
+            for piece in read_pieces(message, self._limits):
+                if local_id in self._cancelled:
+                    break
+                if piece is not None:
+                    tokenized = tokenize(self._tokenizer, piece.texts)
+                    chunk = TokenizedChunk(local_id, piece.size, piece.first_row, tokenized, piece.is_last)
+                    del piece
+                    self._emit(chunk, size if chunk.is_last else 0)
+                    if chunk.is_last:
+                        return
                 yield
-            self._emit(TokenizedChunk(local_id), weight)
+            self._emit(TokenizedChunk(local_id), size)
         except RequestError as error:
-            self._emit(TokenizedChunk(local_id, error=error), weight)
+            self._emit(TokenizedChunk(local_id, error=error), size)
         except Exception as error:  # an error in one request does not end the thread, which serves all of them
-            self._emit(TokenizedChunk(local_id, error=InternalError(f"tokenizing failed: {error!r}"[:500])), weight)
-
-
-def chunk_end(texts: Sequence[Any], start: int) -> int:
-    """Returns the end of the chunk that begins at ``start``; a chunk has at least one text."""
-    stop, characters = start, 0
-    for text in texts[start : start + CHUNK_TEXTS]:
-        characters += len(text)
-        if characters > CHUNK_CHARACTERS and stop > start:
-            break
-        stop += 1
-    return stop
+            self._emit(TokenizedChunk(local_id, error=InternalError(f"tokenizing failed: {error!r}"[:500])), size)

@@ -76,7 +76,8 @@ class Ventilator:
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
         while not self.stopped:
-            is_full = self.requests.is_full
+            self.requests.allow_progress()
+            is_full = self._leaves_unread()
             poller.register(self.frontend.socket, 0 if is_full else zmq.POLLIN)
             self.context.mark_progress()
             events = dict(poller.poll(self._poll_timeout()))
@@ -96,10 +97,12 @@ class Ventilator:
                 self._on_frontend()
             else:
                 self.frontend.has_read_all = not is_full
+            if self.requests.digests:
+                self._continue_digest()
             now = self.clock()
             self.frontend.connection_limit.check(now)
             if now >= self.frontend.next_check:
-                self.frontend.check_connections(now)
+                self.frontend.check_connections(now, self.requests.limits.max_with_unread)
                 if not self.frontend.is_checking:
                     self.dispatcher.announce_waiting()
             self.dispatcher.dispatch()
@@ -108,17 +111,20 @@ class Ventilator:
 
     def _poll_timeout(self) -> int:
         """Returns milliseconds until the next timer."""
-        if self.frontend.is_checking:
-            return ceil(1000 * max(0.0, self.frontend.next_check - self.clock()))
-        wakeup = self.dispatcher.next_wakeup
-        return 1000 if wakeup is None else max(0, ceil(1000 * (wakeup - self.clock())))
+        if self.requests.digests:
+            return 0
+        wakeup = self.frontend.next_check
+        if self.dispatcher.next_wakeup is not None:
+            wakeup = min(wakeup, self.dispatcher.next_wakeup)
+        return max(0, ceil(1000 * (wakeup - self.clock())))
 
     def _report_drained(self) -> None:
         """Reports to the supervisor that a worker, or the server, has finished its work."""
         if self._draining_worker is not None and self.dispatcher.drain_worker(self._draining_worker):
             self.control.send_multipart([WORKER_DRAINED, self._draining_worker])
             self._draining_worker = None
-        if self.requests.draining and not self.requests.jobs and not self._drained_sent:
+        is_done = not self.requests.jobs and not self.requests.digests
+        if self.requests.draining and is_done and not self._drained_sent:
             self._drained_sent = True
             self.control.send(DRAINED)
 
@@ -127,8 +133,13 @@ class Ventilator:
     def _on_frontend(self) -> None:
         for frames in self.frontend.receive(BURST):
             self._on_message(frames)
-            if self.requests.is_full:
+            if self._leaves_unread():
                 return
+
+    def _leaves_unread(self) -> bool:
+        """Whether messages wait unread: the queue is full, and they do not take too much memory."""
+        requests = self.requests
+        return requests.is_full and not requests.limits.refuses(requests.held_bytes, self.frontend.unread_bytes)
 
     def _on_message(self, frames: list[zmq.Frame]) -> None:
         try:
@@ -145,11 +156,25 @@ class Ventilator:
                 self._on_command(request, frames[0])
             else:
                 self.requests.accept(request)
-        except RequestError as error:
+        except Exception as error:
+            self._on_error(request, error)
+
+    def _continue_digest(self) -> None:
+        """Takes a step for the digest of a large request; the last step starts the request."""
+        complete = self.requests.digests.step()
+        if complete is not None:
+            try:
+                self.requests.start(*complete)
+            except Exception as error:
+                self._on_error(complete[0], error)
+
+    def _on_error(self, request: Request, error: Exception) -> None:
+        """Rejects a request. A bug in the handling of one request does not end the service."""
+        if isinstance(error, RequestError):
             self._reject(request, error)
-        except Exception as error:  # a bug in the handling of one request does not end the service
-            self.log.exception("unexpected error in a request of client %r", request.identity)
-            self._reject(request, InternalError(f"the server failed on this request: {type(error).__name__}"))
+            return
+        self.log.error("unexpected error in a request of client %r", request.identity, exc_info=error)
+        self._reject(request, InternalError(f"the server failed on this request: {type(error).__name__}"))
 
     def _on_command(self, request: Request, frame: zmq.Frame) -> None:
         if request.message == TERMINATION:
@@ -197,6 +222,9 @@ class Ventilator:
             dispatcher=self.dispatcher,
             statistics=self.statistics,
             num_requests=len(self.requests.jobs),
+            held_bytes=self.requests.held_bytes,
+            unread_bytes=self.frontend.unread_bytes,
+            max_bytes=self.requests.limits.max_bytes,
             drift=None if unknown_drift is None else {**self._vector_drift, **unknown_drift.to_dict()},
             now=self.clock(),
         )

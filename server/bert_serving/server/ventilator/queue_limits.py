@@ -1,0 +1,60 @@
+"""Limits of the queue: tokens, and the memory of requests."""
+
+from __future__ import annotations
+
+from ..config.memory import default_queue_memory
+from ..config.server_config import ServerConfig
+from ..scheduling.jobs import JobChunk
+from .tokenizer_thread import Progress
+
+#: Memory of a request besides its message and its arrays: the job, its keys, and its place in the tables and queues.
+REQUEST_BYTES = 1200
+#: The same for a chunk: its objects, and the headers of its arrays.
+CHUNK_BYTES = 1000
+#: Bytes for each sequence in the scheduler: row, length and offset.
+SEQUENCE_BYTES = 20
+#: Part of each limit at which large messages wait before they are tokenized.
+FIRST_MARK = 0.75
+#: Part of ``-queue_memory`` above the limit at which unread messages are refused.
+UNREAD_SHARE = 0.25
+
+
+class QueueLimits:
+    """Counts the memory of requests, and compares it and the queued tokens with the limits.
+
+    Attributes:
+        max_bytes: value of ``-queue_memory``.
+        tokenized_bytes: memory of the requests, without messages that are not tokenized to their end.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.max_tokens = config.max_queue_tokens
+        self.max_bytes = config.queue_memory or default_queue_memory()
+        self.tokenized_bytes = 0
+
+    def progress(self, tokens: int) -> Progress:
+        """Returns which messages the tokenizer thread may work on.
+
+        Queued tokens decrease while workers compute. The memory of a request is freed when the request is complete,
+        so the oldest request is always tokenized to its end.
+        """
+        if tokens >= FIRST_MARK * self.max_tokens:
+            return Progress.NONE
+        return Progress.OLDEST if self.tokenized_bytes >= FIRST_MARK * self.max_bytes else Progress.ALL
+
+    def refuses(self, held_bytes: int, unread_bytes: int) -> bool:
+        """Returns whether unread messages take so much memory that they are read and refused."""
+        return held_bytes >= self.max_bytes and held_bytes + unread_bytes > self.max_with_unread
+
+    @property
+    def max_with_unread(self) -> int:
+        """Limit of the requests and the unread messages together."""
+        return int((1 + UNREAD_SHARE) * self.max_bytes)
+
+
+def chunk_bytes(chunk: JobChunk) -> int:
+    """Returns the memory of a chunk in the ventilator."""
+    tokenized = chunk.tokenized
+    arrays = (tokenized.input_ids, tokenized.lengths, tokenized.type_ids, tokenized.mask, tokenized.truncated)
+    size = sum(array.nbytes for array in arrays if array is not None) + len(chunk.tokens_json)
+    return size + CHUNK_BYTES + SEQUENCE_BYTES * len(tokenized.lengths)
