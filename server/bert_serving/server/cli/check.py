@@ -15,9 +15,8 @@ from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import MODULES_FILE
 from ..supervisor.placement import plan_workers
 from ..supervisor.preflight import read_model
+from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
 from ..tokenization.factory import make_tokenizer
-
-EXIT_OK, EXIT_REFUSED = 0, 3
 
 
 class _Collector(logging.Handler):
@@ -41,7 +40,7 @@ def check(config: ServerConfig) -> int:
         plans = plan_workers(config, log)
     except (ServingError, ModelError, EngineError, ValueError) as error:
         print(f"refused: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return EXIT_START_FAILED
     lines = _describe(config, model)
     lines["tokenizer"] = f"{tokenizer.description}, from {model.vocab_path}"
     workers = dict.fromkeys(f"engine {plan.engine}, {plan.dtype}, on {plan.device}" for plan in plans)
@@ -61,7 +60,7 @@ def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
         kind = "sentence-transformers folder"
     layers = ", ".join(map(str, config.pooling_layer))
     strategy = " and ".join(pipeline.pooling) if pipeline.pooling else config.pooling_strategy.name
-    modules = [type(module).__name__ for module in pipeline.modules]
+    modules = ", ".join(pipeline.module_names)
     per = "token" if config.pooling_strategy == PoolingStrategy.NONE else "text"
     return {
         "model": f"{config.model_dir} ({kind})",
@@ -69,6 +68,6 @@ def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
         "weights": model.checkpoint,
         "longest text": f"{config.max_seq_len or model.max_position_embeddings} tokens",
         "prompt": repr(pipeline.prompts[config.prompt_name]) if config.prompt_name else "none",
-        "pooling": f"{strategy} of layer {layers}{', then ' + ', '.join(modules) if modules else ''}",
+        "pooling": f"{strategy} of layer {layers}{', then ' + modules if modules else ''}",
         "vectors": f"{config.vector_size(model)} dimensions per {per}{', length 1' if pipeline.is_normalized else ''}",
     }

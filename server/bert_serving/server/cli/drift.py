@@ -99,8 +99,8 @@ def _measure(args: argparse.Namespace) -> Reference:
             secret_key=args.secret_key,
         ) as client,
     ):
-        config = apply_model_folder(_read_config(client), logging.getLogger(__name__))
-        tokenizer = make_tokenizer(config, config.read_model())
+        config, model = apply_model_folder(_read_config(client), logging.getLogger(__name__))
+        tokenizer = make_tokenizer(config, model)
         for texts in _chunks(lines):
             vectors = client.encode(texts)
             if vectors.ndim != 2:

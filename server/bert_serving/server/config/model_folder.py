@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ..errors import ConfigError
+from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import Module, Normalize, SentencePipeline, Truncate, read_pipeline
 from .server_config import ServerConfig
@@ -31,8 +32,8 @@ _WORKER_MODES = {
 _MODE_OF = {strategy: mode for mode, strategy in _WORKER_MODES.items()}
 
 
-def apply_model_folder(config: ServerConfig, log: logging.Logger) -> ServerConfig:
-    """Returns the configuration with the settings of its model folder.
+def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig, ModelConfig]:
+    """Returns the configuration with the settings of its model folder, and the sizes and files of the model.
 
     Raises:
         ModelError: the folder describes vectors that this server does not compute.
@@ -42,6 +43,7 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> ServerConfi
     if folder is None:
         pipeline = SentencePipeline(config.model_dir, pooling=_worker_modes(config.pooling_strategy))
         config = config.with_(pipeline=pipeline)
+        model = config.read_model()
         if not config.given:
             log.info(
                 "%s has no modules.json: pooling, layer and length are the defaults of 1.10; a sentence-embedding "
@@ -49,8 +51,10 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> ServerConfi
                 config.model_dir,
             )
     else:
-        config = _take_settings(_take_pooling(config, folder, log), folder, log)
-    return _finish(_take_prompt(config))
+        config = _take_pooling(config, folder, log)
+        model = config.read_model()
+        config = _take_settings(config, folder, model.max_position_embeddings, log)
+    return _finish(_take_prompt(config)), model
 
 
 def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.Logger) -> ServerConfig:
@@ -61,7 +65,7 @@ def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.L
         modes = () if wanted in _ENGINE_MODES.values() else folder.pooling
         pipeline = msgspec.structs.replace(folder, pooling=modes)
     else:
-        left_out = [type(module).__name__ for module in folder.modules]
+        left_out = folder.module_names
         log.warning(
             "pooling %s of layer %s is set; the folder wants %s of layer -1%s",
             strategy,
@@ -73,8 +77,7 @@ def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.L
     return config.with_(pipeline=pipeline, pooling_strategy=strategy, pooling_layer=layer)
 
 
-def _take_settings(config: ServerConfig, folder: SentencePipeline, log: logging.Logger) -> ServerConfig:
-    positions = config.read_model().max_position_embeddings
+def _take_settings(config: ServerConfig, folder: SentencePipeline, positions: int, log: logging.Logger) -> ServerConfig:
     length = min(folder.max_seq_length or positions, positions)
     changes: dict[str, Any] = {}
     if "max_seq_len" not in config.given:

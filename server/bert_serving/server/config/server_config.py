@@ -51,7 +51,7 @@ then, on any machine with bert-serving-client:
 """
 
 
-_STRATEGIES = tuple(name for name in PoolingStrategy.__members__ if name != "CONCATENATED")
+_STRATEGIES = tuple(PoolingStrategy.selectable())
 
 
 @dataclass(frozen=True, slots=True)

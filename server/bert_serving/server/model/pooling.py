@@ -44,6 +44,11 @@ class PoolingStrategy(IntEnum):
         return self.name
 
     @staticmethod
+    def selectable() -> dict[str, PoolingStrategy]:
+        """Strategies that an option can name, with their aliases; a model folder alone leads to ``CONCATENATED``."""
+        return {name: member for name, member in PoolingStrategy.__members__.items() if name != "CONCATENATED"}
+
+    @staticmethod
     def from_string(name: str) -> PoolingStrategy:
         """Parses the name or the number of a strategy.
 
@@ -51,7 +56,7 @@ class PoolingStrategy(IntEnum):
             ValueError: there is no such strategy; the message lists the names.
         """
         key = name.strip().upper()
-        known = {member: strategy for member, strategy in PoolingStrategy.__members__.items() if strategy < 11}
+        known = PoolingStrategy.selectable()
         if key in known:
             return known[key]
         if key.isdigit() and int(key) in set(known.values()):

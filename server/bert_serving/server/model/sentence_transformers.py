@@ -115,10 +115,15 @@ class SentencePipeline(msgspec.Struct, frozen=True):
         """Whether the modules make unit vectors."""
         return any(isinstance(module, Normalize) for module in self.modules[-1:])
 
+    @property
+    def module_names(self) -> list[str]:
+        """Names of the modules after the pooling, such as ``Dense``."""
+        return [type(module).__name__ for module in self.modules]
+
     def describe(self) -> list[str]:
         """Names of the modules after the encoder, for the status: ``["Pooling mean", "Normalize"]``."""
         pooling = [f"Pooling {', '.join(self.pooling)}"] if self.pooling else []
-        return [*pooling, *(type(module).__name__ for module in self.modules)]
+        return [*pooling, *self.module_names]
 
     def widest(self, width: int) -> int:
         """Dimensions of a vector before it is truncated, whose pooled vector has ``width``."""

@@ -54,8 +54,7 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
         ConfigError: an option contradicts the folder.
         StartError: an option exceeds a limit of the model.
     """
-    config = apply_model_folder(config, log)
-    model = config.read_model()
+    config, model = apply_model_folder(config, log)
     if model.dropped_head is not None:
         log.warning(
             "the head of %s in %s is not served: vectors come from its encoder", model.dropped_head, model.config_path
