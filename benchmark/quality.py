@@ -20,7 +20,7 @@ from bert_serving.client import BertClient
 from bert_serving.server import engines
 from bert_serving.server.benchmark.managed_server import ServerManager
 from bert_serving.server.benchmark.options import read_args
-from bert_serving.server.config.server_config import ServerConfig
+from bert_serving.server.config.options import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.errors import ServingError
 from heading import print_heading

@@ -23,8 +23,8 @@ from bert_serving.server import engines
 from bert_serving.server.benchmark.options import GROUPS as BENCHMARK_GROUPS
 from bert_serving.server.cli.drift import get_parser as get_drift_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
-from bert_serving.server.config.options import Option
-from bert_serving.server.config.server_config import OPTIONS, option_groups
+from bert_serving.server.config.option import Option
+from bert_serving.server.config.options import OPTIONS, option_groups
 from bert_serving.server.model.pooling import PoolingStrategy
 
 DOCS = Path(__file__).resolve().parent

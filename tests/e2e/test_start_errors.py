@@ -83,7 +83,7 @@ def test_an_empty_token_is_refused(token: str) -> None:
 
 
 def test_space_around_a_token_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bert_serving.server.config.server_config import ServerConfig
+    from bert_serving.server.config.options import ServerConfig
 
     config = ServerConfig.from_dict({"model_dir": str(TINY)})
     monkeypatch.setenv(TOKEN_VARIABLE, "secret\n")

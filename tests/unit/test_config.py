@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bert_serving.server.config.server_config import OPTIONS, ServerConfig, get_args_parser
+from bert_serving.server.config.options import OPTIONS, ServerConfig, get_args_parser
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.pooling import PoolingStrategy

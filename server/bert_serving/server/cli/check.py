@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError
 from ..model.config import ModelConfig

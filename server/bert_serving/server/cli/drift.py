@@ -13,7 +13,7 @@ from bert_serving.client import BertClient, BertServingError
 from bert_serving.client.completion import add_completion
 
 from ..config.model_folder import apply_model_folder
-from ..config.server_config import OPTIONS, ServerConfig
+from ..config.options import OPTIONS, ServerConfig
 from ..errors import ServingError
 from ..model.errors import ModelError
 from ..monitoring.drift import Reference, Sample

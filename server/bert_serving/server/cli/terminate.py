@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bert_serving.client.completion import add_completion
 
-from ..config.options import at_least, port_number
+from ..config.option import at_least, port_number
 from ..errors import ServingError
 from ..supervisor.termination import ServerNotFound, terminate
 

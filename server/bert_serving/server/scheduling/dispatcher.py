@@ -20,7 +20,7 @@ from typing import Any
 
 import zmq
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..errors import EncodingFailed, RequestError
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..monitoring.histogram import SEQUENCES, Histogram

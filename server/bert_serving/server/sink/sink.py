@@ -16,7 +16,7 @@ from typing import Any
 
 import zmq
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
 from ..ipc.descriptors import ConnectionLimit

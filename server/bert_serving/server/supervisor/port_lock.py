@@ -10,7 +10,7 @@ import errno
 import socket
 import sys
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..errors import PortInUse
 from . import fork
 

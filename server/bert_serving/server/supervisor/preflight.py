@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 
 from ..config.model_folder import apply_model_folder
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..errors import ConfigError, PortInUse, StartError
 from ..ipc.descriptors import RESERVE, descriptor_limit
 from ..ipc.endpoints import Addresses

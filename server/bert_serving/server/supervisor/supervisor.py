@@ -16,7 +16,7 @@ from types import TracebackType
 
 import zmq
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError, StartError
 from ..ipc import commands

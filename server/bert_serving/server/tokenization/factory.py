@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..model.config import ModelConfig
 from .tokenizer import Tokenizer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..errors import TooLarge
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy

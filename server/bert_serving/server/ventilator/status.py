@@ -19,7 +19,7 @@ import zmq
 
 from bert_serving.client.protocol import COMPATIBLE_VERSION, PROTOCOL_VERSION
 
-from ..config.server_config import ServerConfig
+from ..config.options import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher

@@ -1,0 +1,182 @@
+"""Command-line options: the description of one option, parsers for its value, and its conversion to argparse."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Attribute of parsed arguments with the names of the options on the command line.
+GIVEN = "_given"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Describes one option.
+
+    Attributes:
+        parse: converts a command-line value, or raises ``ValueError``; None for a switch.
+        many: the option takes one or more values.
+        switch_to: value that a switch sets.
+        flag: name of the flag, if it differs from ``name``.
+        completions: values that a shell suggests.
+        v1: bert-serving-server 1.10.0 has this option; its name, aliases and default are those of 1.10.0.
+        group: title of the section of ``--help`` that starts with this option.
+    """
+
+    name: str
+    default: Any
+    help: str
+    parse: Callable[[str], Any] | None = str
+    aliases: tuple[str, ...] = ()
+    many: bool = False
+    switch_to: bool = True
+    flag: str = ""
+    metavar: str = ""
+    completions: tuple[str, ...] = ()
+    v1: bool = False
+    group: str = ""
+
+    @property
+    def flags(self) -> list[str]:
+        """Returns ``-model_dir``, its aliases, and the GNU spelling ``--model-dir``."""
+        names = [self.flag or self.name, *self.aliases]
+        spellings = [f"-{name}" for name in names]
+        for name in names:
+            spellings += [f"--{name}"] if "_" not in name else [f"--{name.replace('_', '-')}", f"--{name}"]
+        return spellings
+
+    def add_to(self, group: argparse._ArgumentGroup) -> argparse.Action:
+        """Adds the option to a group of a parser."""
+        if self.parse is None:
+            action = _StoreTrue if self.switch_to else _StoreFalse
+            return group.add_argument(*self.flags, dest=self.name, action=action, default=self.default, help=self.help)
+        shown = " ".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
+        text = self.help.replace("%", "%%")
+        if shown not in (None, ""):
+            text += f" (default: {shown})"
+        return group.add_argument(
+            *self.flags,
+            action=_Store,
+            dest=self.name,
+            type=_argparse_type(self.parse),
+            nargs="+" if self.many else None,
+            default=list(self.default) if self.many else self.default,
+            metavar=self.metavar or ("PORT" if "port" in self.name else self.name.upper()),
+            help=text,
+        )
+
+
+class _Recording(argparse.Action):
+    """Records in the parsed arguments that the option is on the command line, even with its default value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, GIVEN, [*getattr(namespace, GIVEN, ()), self.dest])
+
+
+class _Store(_Recording, argparse._StoreAction):
+    pass
+
+
+class _StoreTrue(_Recording, argparse._StoreTrueAction):
+    pass
+
+
+class _StoreFalse(_Recording, argparse._StoreFalseAction):
+    pass
+
+
+def option(default: Any, help: str, **settings: Any) -> Any:
+    """Declares a dataclass field that is an option; the settings are those of :class:`Option`."""
+    return field(default=default, metadata={"help": help, **settings})
+
+
+def _argparse_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Returns a parser for integers of at least ``least``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not an integer") from None
+        if value < least:
+            raise ValueError(f"{value} is too small: must be at least {least}")
+        return value
+
+    return parse
+
+
+def port_number(text: str) -> int:
+    """Parses a port number."""
+    value = at_least(1)(text)
+    if value > 65535:
+        raise ValueError(f"{value} is not a port: must be between 1 and 65535")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Parses a number above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError(f"{value} is not a fraction: must be above 0 and at most 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Parses a duration in seconds."""
+    value = float(text)
+    if value < 0:
+        raise ValueError(f"{value} is negative: must be a number of seconds")
+    return value
+
+
+def sequence_length(text: str) -> int | None:
+    """Parses a sequence length in tokens, or NONE."""
+    if text.upper() in ("NONE", "NULL"):
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an integer nor NONE") from None
+    if value <= 3:
+        raise ValueError(f"{value} is too small: must be at least 4 ([CLS], [SEP] and words), or NONE")
+    return value
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Returns a parser for one of several names, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+#: Values of ``-engine`` and ``-dtype``.
+ENGINES = ("auto", "tensorflow", "torch", "onnx", "zeros")
+DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")
+
+
+def engine_name(text: str) -> str:
+    """Parses the name of a built-in engine, or the import path of a custom one."""
+    return text if "." in text else one_of(*ENGINES)(text)
