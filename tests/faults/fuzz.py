@@ -134,7 +134,7 @@ def fuzz(server: Server, count: int, seed: int = 0) -> dict[str, tuple[int, int]
     """
     fuzzer = Fuzzer(seed)
     context = zmq.Context()
-    context.setsockopt(zmq.MAX_SOCKETS, 4096)
+    context.set(zmq.MAX_SOCKETS, 4096)
     started = time.monotonic()
     before: dict[str, int] = {}
     with connect(server) as control_client:
