@@ -13,7 +13,7 @@ import numpy as np
 
 from bert_serving.client import BertClient
 from bert_serving.server import BertServer
-from bert_serving.server.config.options import get_args_parser
+from bert_serving.server.config.command_line import get_args_parser
 
 SENTENCES = [
     "A man is playing a guitar.",

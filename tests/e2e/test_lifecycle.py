@@ -18,7 +18,7 @@ import pytest
 
 from bert_serving.client import BertClient
 from bert_serving.server import BertServer
-from bert_serving.server.config.options import get_args_parser
+from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.supervisor.termination import terminate
 from servers import CACHE, TINY, Server, free_ports, is_free, serving, wait_until
 

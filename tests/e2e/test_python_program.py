@@ -16,7 +16,7 @@ import pytest
 
 from bert_serving.client import BertClient
 from bert_serving.server import BertServer
-from bert_serving.server.config.options import get_args_parser
+from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.errors import StartError
 from servers import CACHE, TINY, free_ports, is_free, wait_until
 

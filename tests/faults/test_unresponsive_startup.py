@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bert_serving.server import BertServer
-from bert_serving.server.config.options import get_args_parser
+from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.supervisor import supervisor
 from fault_helpers import HERE
 from servers import TINY, free_ports, wait_until

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from bert_serving.server.config.options import OPTIONS, ServerConfig, get_args_parser
+from bert_serving.server.config.command_line import get_args_parser
+from bert_serving.server.config.options import OPTIONS, ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.pooling import PoolingStrategy

@@ -21,7 +21,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from bert_serving.client.protocol import ERROR_TYPES
-from bert_serving.server.config.options import OPTIONS, get_args_parser
+from bert_serving.server.config.command_line import get_args_parser
+from bert_serving.server.config.options import OPTIONS
 from bert_serving.server.http import metrics
 from bert_serving.server.http.concurrency_limit import ConcurrencyLimiter
 

@@ -23,7 +23,8 @@ from bert_serving.server.model.sentence_transformers import (
     Truncate,
     read_pipeline,
 )
-from bert_serving.server.worker.sentence_head import SentenceHead, normalize, pool
+from bert_serving.server.worker.pooling import pool
+from bert_serving.server.worker.sentence_head import SentenceHead, normalize
 
 Write = Callable[..., Path]
 CLASSES = {

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .cli.terminate import get_shutdown_parser
-from .config.options import get_args_parser
+from .config.command_line import get_args_parser
 
 __all__ = ["get_args_parser", "get_shutdown_parser"]

@@ -6,8 +6,8 @@ import argparse
 import re
 from collections.abc import Sequence
 
+from ..config.command_line import get_args_parser
 from ..config.option import Option, at_least, seconds, sequence_length
-from ..config.options import get_args_parser
 
 _EPILOG = """\
 examples:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from ..config.options import ServerConfig, get_args_parser, parse
+from ..config.command_line import get_args_parser, parse
+from ..config.options import ServerConfig
 from ..log import write_text
 from ..supervisor.supervisor import EXIT_START_FAILED, BertServer
 from .check import check

@@ -1,14 +1,13 @@
-"""Configuration of a server: the table of all options, and the parser of ``bert-serving-start``.
+"""The table of all options of a server, and the validated values of one server.
 
-Names, aliases and defaults of options marked ``v1`` are those of bert-serving-server 1.10.0. The parser, the status
-JSON and the tables in the docs are generated from this table.
+Names, aliases and defaults of options marked ``v1`` are those of bert-serving-server 1.10.0. The command line
+(``command_line``), the status JSON and the tables in the docs are generated from this table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ import msgspec
 from ..errors import ConfigError
 from ..model.pooling import PoolingStrategy, dimensions
 from ..model.sentence_transformers import SentencePipeline
-from ..version import __version__
 from .cors import origins
 from .option import (
     DTYPES,
@@ -36,20 +34,6 @@ from .option import (
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
-
-_EPILOG = """\
-examples:
-  bert-serving-start                                       serves the embedded default model on ports 5555 and 5556
-  bert-serving-start -model_dir /models/uncased_L-12_H-768_A-12 -num_worker 4
-  bert-serving-start -model_dir M -tuned_model_dir /tmp/mrpc_output -ckpt_name model.ckpt-343
-  bert-serving-start -model_dir M -pooling_strategy NONE -max_seq_len NONE       one vector per token
-  bert-serving-start -model_dir M -pooling_layer -4 -3 -2 -1                     four layers, concatenated
-
-then, on any machine with bert-serving-client:
-  from bert_serving.client import BertClient
-  BertClient().encode(['First do it', 'then do it right'])
-"""
-
 
 _STRATEGIES = tuple(PoolingStrategy.selectable())
 
@@ -300,7 +284,6 @@ class ServerConfig:
 OPTIONS: dict[str, Option] = {
     each.name: Option(each.name, each.default, **each.metadata) for each in fields(ServerConfig) if each.metadata
 }
-_V1_NAMES = {name for name, each in OPTIONS.items() if each.v1}
 
 
 def _changed(values: dict[str, Any]) -> set[str]:
@@ -323,52 +306,6 @@ def option_groups() -> dict[str, list[Option]]:
     return groups
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    """Formats the flags of an option on one line: the short spelling, then the GNU spelling."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        flags = [flag for flag in action.option_strings if not ("_" in flag and flag.startswith("--"))]
-        value = "" if action.nargs == 0 else f" {self._format_args(action, str(action.metavar))}"
-        return ", ".join(flags) + str(value)
-
-
-class _RawFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
-
-
-class _Parser(argparse.ArgumentParser):
-    """Resolves abbreviated flags as 1.10.0 did: ``-max_batch`` means ``-max_batch_size``, not ``-max_batch_tokens``."""
-
-    def _get_option_tuples(self, option_string: str) -> list[Any]:
-        found = super()._get_option_tuples(option_string)
-        old = [match for match in found if match[0].dest in _V1_NAMES]
-        return old[:1] if len({match[0].dest for match in old}) == 1 else found
-
-
-def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser:
-    """Creates the parser of ``bert-serving-start``. It accepts every flag of 1.10.0, and GNU spellings."""
-    from bert_serving.client.completion import add_completion, suggest  # imported here: workers do not need the client
-
-    parser = _Parser(
-        prog=prog,
-        description="Start a server that encodes sentences as BERT vectors.",
-        epilog=_EPILOG,
-        formatter_class=lambda prog: _RawFormatter(prog, max_help_position=34, width=110),
-    )
-    for title, options in option_groups().items():
-        group = parser.add_argument_group(title)
-        for each in options:
-            suggest(each.add_to(group), each.completions)
-        if title == "Other":
-            version = f"bert-serving-server {__version__} (compatible with 1.10.0)"
-            group.add_argument(
-                "-check", "--check", action="store_true", help="print what would be served, read no weights, and exit"
-            )
-            group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
-            add_completion(group)
-    return parser
-
-
 def _use_default_model(values: dict[str, Any]) -> None:
     """Sets the embedded model and, for options at their default, the settings that it was trained with."""
     from ..model.default import default_model_dir
@@ -384,17 +321,3 @@ def _use_default_model(values: dict[str, Any]) -> None:
         values["pooling_layer"] = (-1,)
     if "max_seq_len" not in values["given"]:
         values["max_seq_len"] = 256
-
-
-def parse(argv: Sequence[str] | None = None) -> tuple[ServerConfig, bool]:
-    """Parses the command line. Exits with code 2 on a usage error.
-
-    Returns:
-        The configuration, and whether it is only to be checked (``-check``).
-    """
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
-    try:
-        return ServerConfig.from_args(args), args.check
-    except ConfigError as error:
-        parser.error(str(error))

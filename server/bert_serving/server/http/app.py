@@ -1,7 +1,7 @@
 """Builds the web application: routes, authentication, metrics, request log and error responses.
 
-Extensions of Flask: flask-cors for the CORS headers, flask-compress for compressed responses, and flask-json for the
-``status`` key in JSON responses, as in 1.10.0.
+Extensions of Flask: flask-cors for the CORS headers (``cors``), flask-compress for compressed responses, and flask-json
+for the ``status`` key in JSON responses, as in 1.10.0.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import time
 
 from flask import Flask, Response, g, request
 from flask_compress import Compress
-from flask_cors import CORS
 from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
 
-from ..config.cors import parse_origins
+from .cors import add_cors
 from .encoding_service import EncodingService
 from .errors import ErrorResponse, Unauthorized, error_body, to_error_response
 from .metrics import Metrics
@@ -27,8 +26,6 @@ from .routes import dashboard, encode, openai, openapi, operations
 PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
 #: Prefixes of further paths that need no token.
 PUBLIC_PREFIXES = ("/dashboard/",)
-#: Response headers that scripts of other origins may read.
-_EXPOSED_HEADERS = ["X-Shape", "X-Dtype", "X-Num-Tokens", "X-Num-Truncated", "Retry-After", "Server-Timing"]
 
 
 def make_app(service: EncodingService, metrics: Metrics, token: str | None = None) -> Flask:
@@ -40,13 +37,7 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
     app = Flask(__name__, static_folder=None)
     FlaskJSON(app)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    CORS(
-        app,
-        origins=parse_origins(service.config.cors),
-        send_wildcard=True,
-        expose_headers=_EXPOSED_HEADERS,
-        max_age=3600,
-    )
+    add_cors(app, service.config.cors)
     # Higher compression levels take five times as long and hardly shrink vectors further.
     app.config.update(COMPRESS_LEVEL=1, COMPRESS_BR_LEVEL=1, COMPRESS_ZSTD_LEVEL=1, COMPRESS_MIN_SIZE=1024)
     Compress(app)

@@ -4,8 +4,7 @@ Dispatch is by credit. A worker holds up to two batches, a running and a queued 
 The second batch is sent only when more sequences could not improve it. An idle worker may delay a small batch, see
 ``batch_delay``. A batch stays in flight until the sink has its rows.
 
-- If the engine fails, the batch is bisected until the failing sequence is isolated. Only its request gets an error.
-- If the worker dies, the batch is split into eighths: each crash costs a restart of a worker.
+- If the engine fails or a worker dies, ``retry`` splits the batch.
 - If a batch is lost, it is requeued and its credit returns. The results of a worker arrive in the order of its batches.
   So the result of a later batch shows that an earlier one is lost, and so does an idle worker with batches in flight.
 """
@@ -21,19 +20,16 @@ from typing import Any
 import zmq
 
 from ..config.options import ServerConfig
-from ..errors import EncodingFailed, RequestError
+from ..errors import RequestError
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..monitoring.histogram import SEQUENCES, Histogram
 from .batch_delay import AdaptiveBatchDelay
 from .jobs import Job, JobChunk, pack
-from .scheduler import BatchLimits, BatchSlice, Scheduler, split
+from .retry import BatchRetry, live_slices
+from .scheduler import BatchLimits, BatchSlice, Scheduler
 
 #: Batches that a worker holds: a running and a queued one.
 CREDITS = 2
-#: Number of crashes after which an isolated sequence is rejected.
-MAX_CRASHES = 2
-#: Number of batches into which a batch is split after a crash.
-CRASH_SPLIT = 8
 #: Failures in a row after which a worker counts as failing: with one failing sequence, half of the retries succeed.
 FAILURE_THRESHOLD = 20
 _MIN_TOKENS = 64
@@ -123,12 +119,12 @@ class Dispatcher:
         )
         self.clock = clock
         self.scheduler: Scheduler[JobChunk] = Scheduler(config.priority_batch_size)
+        self._retry = BatchRetry(self.scheduler, fail_job)
         self.workers: dict[bytes, WorkerState] = {}
         self.in_flight: dict[int, InFlightBatch] = {}
         self._unannounced: dict[Job, Command] = {}  # complete jobs of one chunk, oldest first
         self.next_batch_id = first_batch
         self._epoch = first_batch >> 40
-        self._crashes: dict[tuple[int, int], int] = {}  # (job id, row) -> crashes with this sequence alone
         self.next_wakeup: float | None = None
         self.batch_sizes = Histogram(SEQUENCES)
         self.num_tokens = self.num_padding = 0
@@ -155,9 +151,9 @@ class Dispatcher:
         for batch in held:
             self._restore_announcements(batch)
         for batch in held[1:]:  # queued batches, which did not cause the crash
-            self.scheduler.requeue(self._live_slices(batch.slices))
+            self.scheduler.requeue(live_slices(batch.slices))
         if held:
-            self._retry(held[0], f"{MAX_CRASHES} workers died while encoding it", crashes=1)
+            self._retry.worker_died(held[0].slices)
             self.log.warning("%s died; requeuing its %d batches", name.decode(), len(held))
 
     def drain_worker(self, name: bytes) -> bool:
@@ -170,9 +166,9 @@ class Dispatcher:
     def reset(self) -> None:
         """Clears the queue and the batches in flight. The caller adds every unfinished job again."""
         self.scheduler = Scheduler(self.config.priority_batch_size)
+        self._retry = BatchRetry(self.scheduler, self.fail_job)
         self.in_flight.clear()
         self._unannounced.clear()
-        self._crashes.clear()
         for state in self.workers.values():
             state.in_flight.clear()
 
@@ -307,8 +303,7 @@ class Dispatcher:
             if state.limits.max_tokens < state.full_tokens:
                 tokens = min(state.full_tokens, state.limits.max_tokens + max(1, state.limits.max_tokens // 16))
                 state.limits = BatchLimits(state.limits.max_sequences, tokens)
-        if self._crashes and batch.sequences == 1:
-            self._crashes.pop(self._job_row(batch.slices), None)
+        self._retry.succeeded(batch.slices)
         return batch.slices
 
     def batch_failed(self, worker: bytes, batch_id: int, kind: str, message: str) -> None:
@@ -325,7 +320,7 @@ class Dispatcher:
             state.limits = BatchLimits(state.limits.max_sequences, tokens)
             self.log.warning("%s is out of memory; reducing its batches to %d tokens", worker.decode(), tokens)
         self._restore_announcements(batch)
-        self._retry(batch, message)
+        self._retry.engine_failed(batch.slices, message)
 
     def worker_idle(self, name: bytes, last_batch: int, idle_at: float) -> None:
         """Requeues batches in flight of a worker that held none at ``idle_at`` (seconds).
@@ -351,7 +346,7 @@ class Dispatcher:
             del state.in_flight[batch_id]
             batch = self.in_flight.pop(batch_id)
             self._restore_announcements(batch)
-            self.scheduler.requeue(self._live_slices(batch.slices))
+            self.scheduler.requeue(live_slices(batch.slices))
         self.log.warning("%d batches of %s are lost; requeuing them", len(batch_ids), state.name.decode())
 
     def _pop_in_flight(self, batch_id: int) -> InFlightBatch | None:
@@ -359,31 +354,3 @@ class Dispatcher:
         if batch is not None and batch.worker in self.workers:
             self.workers[batch.worker].in_flight.pop(batch_id, None)
         return batch
-
-    def _retry(self, batch: InFlightBatch, reason: str, crashes: int = 0) -> None:
-        """Requeues a failed batch in smaller batches, or fails the job of an isolated sequence."""
-        slices = self._live_slices(batch.slices)
-        count = sum(len(each.rows) for each in slices)
-        if count > 1:
-            share = -(-count // (CRASH_SPLIT if crashes else 2))
-            while slices:
-                head, slices = split(slices, share)
-                self.scheduler.requeue(head)
-        elif count == 1:
-            row = self._job_row(slices)
-            if crashes:
-                self._crashes[row] = self._crashes.get(row, 0) + crashes
-                if self._crashes[row] < MAX_CRASHES:
-                    self.scheduler.requeue(slices)
-                    return
-                del self._crashes[row]
-            self.fail_job(slices[0].key.job, EncodingFailed(f"text {row[1]} could not be encoded: {reason}"))
-
-    @staticmethod
-    def _live_slices(slices: list[BatchSlice[JobChunk]]) -> list[BatchSlice[JobChunk]]:
-        return [each for each in slices if not each.key.job.failed]
-
-    @staticmethod
-    def _job_row(slices: list[BatchSlice[JobChunk]]) -> tuple[int, int]:
-        chunk = slices[0].key
-        return chunk.job.id, chunk.first_row + int(slices[0].rows[0])

@@ -17,6 +17,7 @@ from ..engines.batch import Batch
 from ..model.errors import WeightError
 from ..model.readers import Reader, open_reader
 from ..model.sentence_transformers import Dense, LayerNorm, SentencePipeline, Truncate
+from .pooling import pool
 
 _LEAST_NORM = 1e-12
 _LAYER_NORM_EPS = 1e-5
@@ -66,33 +67,6 @@ class SentenceHead:
         for step in self._steps:
             rows = step(rows)
         return np.ascontiguousarray(rows, dtype=array.dtype)
-
-
-def pool(tokens: np.ndarray, batch: Batch, mode: str) -> np.ndarray:
-    """Vectors of sequences from packed token vectors ``[t, d]``: float32 ``[n, d]``.
-
-    ``mode`` is one of ``model.sentence_transformers.POOLING_MODES``; the formulas are those of the library of that
-    name. Tokens with mask 0 do not count.
-    """
-    lengths = batch.lengths.astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
-    mask = batch.mask.astype(np.float32)[:, None]
-    if mode in ("cls", "lasttoken"):
-        position = np.arange(len(tokens))
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        seen = batch.mask.astype(bool)
-        picked = starts.copy() if mode == "cls" else starts + lengths - 1
-        order = position[seen] if mode == "lasttoken" else position[seen][::-1]
-        picked[owner[order]] = order  # the last assignment counts
-        return np.asarray(tokens[picked])
-    if mode == "max":
-        return np.asarray(np.maximum.reduceat(np.where(mask > 0, tokens, -np.inf), starts, axis=0), np.float32)
-    weights = mask
-    if mode == "weightedmean":
-        weights = mask * (np.arange(len(tokens)) - np.repeat(starts, lengths) + 1).astype(np.float32)[:, None]
-    sums = np.add.reduceat(tokens * weights, starts, axis=0)
-    total = np.maximum(np.add.reduceat(weights, starts, axis=0), 1e-9)
-    return np.asarray(sums / (np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total), np.float32)
 
 
 def normalize(rows: np.ndarray) -> np.ndarray:
