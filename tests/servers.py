@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -78,6 +78,7 @@ class Server:
         model_dir: str | Path | None = TINY,
         env: dict[str, str] | None = None,
         cpu: bool = True,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.port, self.port_out = free_ports()
         self.log_path = Path(tempfile.mkstemp(prefix="bert-serving-log-", dir=CACHE)[1])
@@ -86,6 +87,7 @@ class Server:
             model += ["-engine", ENGINE]
         ports = ["-port", str(self.port), "-port_out", str(self.port_out)]
         command = [
+            *prefix,
             sys.executable,
             "-m",
             "bert_serving.server",

@@ -20,6 +20,7 @@ from collections.abc import Callable
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from ..dead_peer import CHECK_INTERVAL, NO_ACK_SECONDS
 from ..errors import ClientClosedError, ClientForkedError, OptionError, server_error
 from ..protocol import request_frames
 from .connection_state import ConnectionState
@@ -83,6 +84,8 @@ class Connection:
         try:
             self._requests = self._sockets.open(zmq.PUSH, self.state.requests, curve)
             self._results = self._sockets.open(zmq.SUB, self.state.results, curve, identity)
+            self._channels = (self._requests, self._results)
+            self._next_peer_check = 0.0
             self._queue = SendQueue(self._requests.socket, identity, self._table)
             self.retry = RetryPolicy(identity, self._table, self._queue, self.state, drain_grace, self._sockets.wake)
             cooperative = cooperative_poll()
@@ -225,7 +228,7 @@ class Connection:
 
     def _run(self) -> None:
         push, sub, lease = self._requests.socket, self._results.socket, self._receiver.lease
-        channels = (self._requests, self._results)
+        channels = self._channels
         try:
             poller = zmq.Poller()
             for readable in (self._sockets.woken, *(channel.monitor for channel in channels)):
@@ -248,6 +251,7 @@ class Connection:
                     if channel.monitor in ready:
                         self._observe(channel)
                 self.retry.run()
+                self._close_dead_peer()
                 for channel in channels:
                     self._reconnect(channel)
         except Exception:
@@ -258,8 +262,9 @@ class Connection:
     def _poll_timeout(self) -> int:
         """Returns the milliseconds until the reader lease, a port or a request needs attention."""
         times = [self.retry.next_check_at(), self._receiver.lease.expires_at]
-        ports = (self.state.requests, self.state.results)
-        times += [port.reconnect_at for port in ports if port.reconnect_at is not None]
+        times += [c.port.reconnect_at for c in self._channels if c.port.reconnect_at is not None]
+        if any(channel.watch.is_connected for channel in self._channels):
+            times.append(self._next_peer_check)
         return int(max(0.0, min(times) - time.monotonic()) * 1000) + 1
 
     def _on_wakeup(self) -> None:
@@ -272,7 +277,10 @@ class Connection:
         """Applies the events of one socket to the state of its port."""
         port = channel.port
         while channel.monitor.poll(0):
-            event = recv_monitor_message(channel.monitor, zmq.NOBLOCK)["event"]
+            message = recv_monitor_message(channel.monitor, zmq.NOBLOCK)
+            event = message["event"]
+            if event == zmq.EVENT_CONNECTED:
+                channel.watch.on_connected(message["value"])
             with self._table.lock:
                 was_up = self.state.up
                 came_up = self.state.observe(port, event, time.monotonic())
@@ -287,6 +295,27 @@ class Connection:
                 logger.debug("connected to %s", self.state.ip)
             elif went_down:
                 logger.info("lost the connection to %s (%s %d); reconnecting", self.state.ip, port.name, port.number)
+
+    def _close_dead_peer(self) -> None:
+        """Closes the connections to a server that does not acknowledge what was sent to one of its ports.
+
+        Both go over the same path. A full server leaves the other one without anything to acknowledge for minutes.
+        """
+        now = time.monotonic()
+        if now < self._next_peer_check:
+            return
+        self._next_peer_check = now + CHECK_INTERVAL
+        dead = [channel.port for channel in self._channels if channel.watch.is_dead(now)]
+        if dead:
+            logger.info(
+                "%s (%s %d) acknowledged nothing for %g s; closing the connections",
+                self.state.ip,
+                dead[0].name,
+                dead[0].number,
+                NO_ACK_SECONDS,
+            )
+            for channel in self._channels:
+                channel.watch.close()
 
     def _reconnect(self, channel: Channel) -> None:
         """Connects a port again if ZeroMQ gave it up."""

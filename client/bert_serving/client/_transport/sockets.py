@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import zmq
 
+from ..dead_peer import KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL
 from .connection_state import EVENTS, PortState
+from .peer_watch import PeerWatch
 
 
 class Curve(NamedTuple):
@@ -20,11 +22,12 @@ class Curve(NamedTuple):
 
 
 class Channel(NamedTuple):
-    """A socket connected to one port, and the monitor of its events."""
+    """A socket connected to one port, the monitor of its events, and the watch of its TCP connection."""
 
     port: PortState
     socket: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
+    watch: PeerWatch
 
 
 class Sockets:
@@ -50,9 +53,9 @@ class Sockets:
         sock.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
         sock.setsockopt(zmq.HANDSHAKE_IVL, 10_000)
         sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 15)
-        sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
-        sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, 4)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_INTERVAL)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_COUNT)
         if ":" in port.ip:
             sock.setsockopt(zmq.IPV6, 1)
         if curve is not None:
@@ -75,7 +78,7 @@ class Sockets:
         monitor.setsockopt(zmq.LINGER, 0)
         monitor.connect(address)
         sock.connect(port.endpoint)
-        return Channel(port, sock, monitor)
+        return Channel(port, sock, monitor, PeerWatch())
 
     def wake(self) -> None:
         """Wakes the I/O thread. Called with the connection's lock held, by finalizers also within `clear_wakeup`."""

@@ -3,21 +3,26 @@
 ZeroMQ limits the size of a frame and the number of unread messages. It does not limit the number of frames in a
 message, and so not the memory of a message without an end. This module computes that memory for each connection. Linux
 counts the received bytes, and the process counts the bytes of the messages that it has read.
+
+The same check closes connections whose peer is unreachable.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import resource
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
+
+from bert_serving.client.dead_peer import NO_ACK_SECONDS, DeadPeerDetector
 
 #: Offset of ``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h).
 _BYTES_RECEIVED = 128
@@ -39,6 +44,7 @@ class _Peer:
     since: float
     taken: int
     times: int = 0
+    detector: DeadPeerDetector = field(default_factory=DeadPeerDetector)
 
 
 class ConnectionMonitor:
@@ -65,6 +71,7 @@ class ConnectionMonitor:
         self._held: list[tuple[int, int, str]] = []
         self._is_able = hasattr(socket, "TCP_INFO")
         self.unread_bytes = 0
+        self._dead_peers: list[str] = []
 
     @property
     def is_checking(self) -> bool:
@@ -124,6 +131,10 @@ class ConnectionMonitor:
                 # Bytes read since the last check may belong to the previous connection with this descriptor. They
                 # count for the new one, whose bytes are then underestimated, never overestimated.
                 peer = _Peer(address, now, self._taken_before.get(number, 0))
+            if peer.detector.is_dead(info, now):
+                self._dead_peers.append(address[0])
+                _reset(sock)
+                continue
             self._seen[number] = peer
             taken = self._taken_before[number] = self._taken.get(number, 0)
             received: int = struct.unpack_from("<Q", info, _BYTES_RECEIVED)[0]
@@ -134,6 +145,12 @@ class ConnectionMonitor:
         self._unseen, self._peers = None, self._seen
         self.unread_bytes = sum(size for size, _, _ in self._held if size > 0)
         return self._close(self._held, limit, _OF_ALL * limit if total_limit is None else total_limit)
+
+    def log_dead_peers(self, log: logging.Logger) -> None:
+        """Logs the connections that the last check closed because their peer is unreachable."""
+        for host in self._dead_peers:
+            log.warning("closed the connection from %s: it acknowledged nothing for %g s", host, NO_ACK_SECONDS)
+        self._dead_peers.clear()
 
     def _close(self, held: list[tuple[int, int, str]], limit: int, total_limit: int) -> list[tuple[str, int]]:
         closed = []
@@ -169,6 +186,13 @@ def close_accepted(port: int, numbers: Iterable[int] | None = None, address: Any
                 sock.shutdown(socket.SHUT_RDWR)
                 count += 1
     return count
+
+
+def _reset(sock: socket.socket) -> None:
+    """Ends a connection without waiting for acknowledgements; the kernel drops its unsent data."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _descriptors() -> Iterator[int]:

@@ -229,13 +229,14 @@ class Sink:
         }
 
     def _close_abusive(self, now: float) -> None:
-        """Closes connections that send more than subscriptions of a client need. ZeroMQ stores what it receives."""
+        """Closes connections that send more than subscriptions, which ZeroMQ stores, and those of unreachable peers."""
         if now < self._next_connection_check:
             return
         closed = self.connections.close_abusive(MAX_BYTES_OF_SUBSCRIPTIONS, now)
         self._next_connection_check = now + (
             SLICE_INTERVAL if self.connections.is_checking else CONNECTION_CHECK_INTERVAL
         )
+        self.connections.log_dead_peers(self.log)
         for host, size in closed:
             self.log.warning(
                 "closing connection from %s: %d bytes received on the result port (limit %d)",

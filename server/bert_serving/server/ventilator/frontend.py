@@ -1,4 +1,4 @@
-"""Receives requests from clients, and closes connections that send endless messages."""
+"""Receives requests from clients, and closes connections that send endless messages or are dead."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Frontend:
         self.socket.setsockopt(zmq.RCVHWM, UNREAD_MESSAGES)
         # ZeroMQ closes the connection of a larger message. Slightly above the limit, an error reply is still possible.
         self.socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes + TOO_LARGE_BYTES)
-        # TCP keep-alive detects vanished peers and frees their buffers. ZeroMQ heartbeats do not work here: their
+        # ZeroMQ heartbeats do not work here: their
         # replies queue behind the data that stays unread while the server is full.
         keep_alive(self.socket)
         CurveAuth(**context.options["access"]).apply(context.context, self.socket)
@@ -103,7 +103,7 @@ class Frontend:
         return None
 
     def check_connections(self, now: float, max_bytes: int) -> None:
-        """Closes connections that send messages without an end.
+        """Closes connections that send messages without an end, and those whose peer is unreachable.
 
         If all messages were read, a connection holds a part of one message. If the server is full, complete messages
         stay unread too, so the limit is ``UNREAD_MESSAGES`` times as high.
@@ -118,6 +118,7 @@ class Frontend:
             self._log.warning(
                 "closed the connection from %s: %d bytes without a complete message (limit %d)", host, size, limit
             )
+        self._connections.log_dead_peers(self._log)
         interval = CHECK_INTERVAL if self.has_read_all else UNREAD_CHECK_INTERVAL
         self.next_check = now + (SLICE_INTERVAL if self.is_checking else interval)
         self.has_read_all = False
