@@ -243,6 +243,22 @@ def test_a_client_can_query_which_of_its_requests_are_unknown(server: Server) ->
         assert client.receive()[1] == {"unknown": [1, 51, 999]}
 
 
+def test_large_requests_are_known_and_cancelled_from_the_start(server: Server) -> None:
+    """The digest of a message above 16 MiB is computed first, step by step."""
+    large = json.dumps([" " * 999_000] * 20).encode()
+    with Raw(server, b"large") as client:
+        for number in (1, 2, 3):
+            client.push.send_multipart([b"large", large, b"%d" % number, b"20"])
+        options = json.dumps({"requests": [1, 2, 3, 999]}).encode()
+        client.push.send_multipart([b"large", b"SHOW_PENDING", b"77", b"0", options])
+        client.push.send_multipart([b"large", b"CANCEL", b"78", b"0", options])
+        client.last_id = 78
+        client.send(texts(3))
+        assert client.receive()[:2] == (b"77", {"unknown": [999]})
+        assert client.receive()[0] == b"79"
+        wait_until(lambda: client.status()["queue"]["bytes"] == 0, what="the messages to be dropped")  # type: ignore[index]
+
+
 def test_one_small_result_does_not_keep_its_whole_batch(server: Server) -> None:
     """256 requests of one text share a batch; one unread row must not keep the other 255 in memory."""
     with faulty("-pooling_strategy", "REDUCE_MEAN") as own, connect(own) as client:

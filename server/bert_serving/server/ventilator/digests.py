@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Collection
 
 from .requests import Request
 
@@ -34,6 +35,20 @@ class DigestQueue:
     def add(self, request: Request) -> None:
         self.held_bytes += len(request.message)
         self._requests.append(request)
+
+    def has(self, identity: bytes, request_id: bytes) -> bool:
+        """Returns whether a request of this client with this id is in the queue."""
+        return any((each.identity, each.request_id) == (identity, request_id) for each in self._requests)
+
+    def cancel(self, identity: bytes, request_ids: Collection[bytes]) -> int:
+        """Drops requests of a client by their ids, and returns their number."""
+        kept = [each for each in self._requests if each.identity != identity or each.request_id not in request_ids]
+        num_dropped = len(self._requests) - len(kept)
+        if num_dropped and (not kept or kept[0] is not self._requests[0]):
+            self._hash, self._offset = hashlib.blake2b(), 0
+        self._requests = deque(kept)
+        self.held_bytes = sum(len(each.message) for each in kept)
+        return num_dropped
 
     def step(self) -> tuple[Request, bytes] | None:
         """Takes one step. Returns the first request and its digest if this step completes it."""

@@ -94,7 +94,10 @@ class RequestTable:
 
     def unknown_ids(self, identity: bytes, request_ids: Iterable[int]) -> list[int]:
         """Returns the request ids of a client that are not in progress."""
-        return [number for number in request_ids if (identity, b"%d" % number) not in self._by_id]
+        return [number for number in request_ids if not self._is_known(identity, b"%d" % number)]
+
+    def _is_known(self, identity: bytes, request_id: bytes) -> bool:
+        return (identity, request_id) in self._by_id or self.digests.has(identity, request_id)
 
     # ---------------------------------------------------------------- requests
 
@@ -350,9 +353,10 @@ class RequestTable:
 
     def cancel(self, identity: bytes, request_ids: Iterable[int]) -> int:
         """Cancels requests of a client by their ids, and returns their number. Unknown ids are ignored."""
-        jobs = [job for number in set(request_ids) for job in self._by_id.get((identity, b"%d" % number), ())]
+        ids = {b"%d" % number for number in request_ids}
+        jobs = [job for request_id in ids for job in self._by_id.get((identity, request_id), ())]
         self._cancel(jobs)
-        return len(jobs)
+        return len(jobs) + self.digests.cancel(identity, ids)
 
     def _cancel(self, jobs: Sequence[Job]) -> None:
         """Cancels jobs of one client."""
