@@ -37,6 +37,7 @@ class Request:
     message: bytes
     wire_id: int
     num_texts: int
+    options: bytes = b""
 
     @property
     def texts(self) -> list[Any]:
@@ -166,7 +167,7 @@ class FakeServer:
     def _take(self, frames: list[bytes]) -> None:
         if len(frames) not in (4, 5):
             return
-        request = Request(frames[0], frames[1], int(frames[2]), int(frames[3]))
+        request = Request(frames[0], frames[1], int(frames[2]), int(frames[3]), *frames[4:])
         if request.message == protocol.SHOW_PENDING:
             self.commands.append(request.message)
             unknown = json.loads(frames[4])["requests"] if self.reports_unknown else []

@@ -53,17 +53,3 @@ def test_bytes_are_little_endian_everywhere(dtype: str) -> None:
     raw = vectors.to_bytes(array)
     np.testing.assert_array_equal(np.frombuffer(raw, "<" + dtype[1:]).reshape(2, 2), array)
     assert b"".join(map(base64.b64decode, vectors.to_base64(array))) == raw
-
-
-@given(arrays(np.float32, (4, 6), elements=st.floats(-1e6, 1e6, width=32)), st.integers(1, 6))
-def test_truncated_vector_has_unit_length_and_the_same_direction(array: np.ndarray, dimensions: int) -> None:
-    before = array.copy()
-    short = vectors.truncate_dimensions(array, dimensions)
-    assert short.shape == (4, dimensions)
-    assert short.dtype == np.float32
-    lengths = np.linalg.norm(array[:, :dimensions].astype(np.float64), axis=1)
-    normal = lengths > 1e-30
-    np.testing.assert_allclose(np.linalg.norm(short[normal], axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(short[normal] * lengths[normal, None], array[normal, :dimensions], rtol=1e-4, atol=1e-30)
-    assert not short[lengths == 0].any()
-    np.testing.assert_array_equal(array, before)

@@ -53,7 +53,8 @@ def test_commands_survive_a_round_trip(commands: list[list[bytes]]) -> None:
 @pytest.mark.parametrize("has_mask", [True, False])
 def test_a_batch_comes_out_as_it_went_in(lengths: list[int], has_types: bool, has_mask: bool) -> None:
     batch, manifest = batch_of(lengths), manifest_of(len(lengths))
-    sent = BatchMessage(2**50, batch, manifest, b"announcements", has_types, has_mask)
+    codes = np.arange(len(lengths), dtype=np.int32).tobytes()
+    sent = BatchMessage(2**50, batch, manifest, b"announcements", has_types, has_mask, codes)
     found = BatchMessage.from_frames(received(sent.frames()))
     assert (found.id, found.announcements, found.has_types, found.has_mask) == (
         2**50,
@@ -66,6 +67,7 @@ def test_a_batch_comes_out_as_it_went_in(lengths: list[int], has_types: bool, ha
     assert np.array_equal(found.batch.type_ids, batch.type_ids if has_types else np.zeros_like(batch.type_ids))
     assert np.array_equal(found.batch.mask, batch.mask if has_mask else np.ones_like(batch.mask))
     assert bytes(found.manifest) == manifest.tobytes()
+    assert found.vector_codes == codes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -15,13 +15,16 @@ from ._base import BaseClient, TruncationWarner, command_info, raise_if_error, w
 from ._deadline import WaitPolicy, seconds
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, Tokens, has_room
 from ._progress import ProgressBar
+from ._request_options import request_options, require_support, to_json, version_of
 from ._transport.request_table import ReplyOrError
+from .errors import BertServingError
 from .protocol import FloatArray
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._base import Options
+    from ._request_options import EncodeOptions
 
 
 class AsyncBertClient(BaseClient[E]):
@@ -104,16 +107,19 @@ class AsyncBertClient(BaseClient[E]):
     async def encode(
         self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: Literal[False] = ..., *,
         show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
+        **options: Unpack[EncodeOptions],
     ) -> E: ...
     @overload
     async def encode(
         self, texts: Iterable[Any], is_tokenized: bool = ..., *, show_tokens: Literal[True],
         show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
+        **options: Unpack[EncodeOptions],
     ) -> tuple[E, Tokens]: ...
     @overload
     async def encode(
         self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: bool = ..., *,
         show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
+        **options: Unpack[EncodeOptions],
     ) -> E | tuple[E, Tokens]: ...
     # fmt: on
     async def encode(
@@ -125,12 +131,15 @@ class AsyncBertClient(BaseClient[E]):
         show_progress_bar: bool = False,
         batch_size: int | None = BATCH_SIZE,
         timings: list[dict[str, float]] | None = None,
+        **options: Unpack[EncodeOptions],
     ) -> E | tuple[E, Tokens]:
         """Encodeses texts; arguments, result and errors are those of `BertClient.encode`."""
         self._connection.check_usable()
         await self.connect()
         self._check_timings(timings)
-        call = EncodeCall(self._validated(texts, is_tokenized, stacklevel=2), batch_size, timings)
+        values = await self._request_options(is_tokenized, options)
+        validated = self._validated(texts, is_tokenized, stacklevel=2)
+        call = EncodeCall(validated, batch_size, timings, options=values)
         replies = _ReplyQueue()
         policy = self._wait_policy(self.timeout)
         progress = ProgressBar(call.num_texts, show_progress_bar)
@@ -142,7 +151,9 @@ class AsyncBertClient(BaseClient[E]):
                     message = protocol.texts_to_json(chunk.texts)
                     self._connection.submit(number, message, len(chunk.texts), replies.put, call.options)
                 number, reply = await self._next_reply(replies, policy)
-                progress.update(call.add_reply(number, raise_if_error(reply)))
+                if isinstance(reply, BertServingError):
+                    raise call.locate(number, reply)
+                progress.update(call.add_reply(number, reply))
                 policy.restart(time.monotonic())
         finally:
             progress.close()
@@ -155,6 +166,7 @@ class AsyncBertClient(BaseClient[E]):
         max_num_batch: int | None = None,
         *,
         is_tokenized: bool = False,
+        **options: Unpack[EncodeOptions],
     ) -> AsyncGenerator[Response[E], None]:
         """Encodeses batches from an iterable, and yields results while later batches are in flight.
 
@@ -163,6 +175,7 @@ class AsyncBertClient(BaseClient[E]):
                 flight as a server needs to be busy.
             max_num_batch: stop after this many batches; ``None`` for all.
             is_tokenized: the texts are lists of tokens.
+            options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions`` and ``truncate``, as for `encode`.
 
         Yields:
             `Response` in order of arrival; its ``id`` increases in the order of sending.
@@ -173,6 +186,7 @@ class AsyncBertClient(BaseClient[E]):
         if max_num_batch is not None:
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         await self.connect()
+        frame = to_json(await self._request_options(is_tokenized, options))
         replies = _ReplyQueue()
         warner = TruncationWarner(self)
         in_flight: dict[int, int] = {}  # number of texts by number of the request, until the result is taken
@@ -192,7 +206,7 @@ class AsyncBertClient(BaseClient[E]):
                 validated = self._validated(texts, is_tokenized, stacklevel=2)
                 number = self._connection.new_number()
                 in_flight[number] = len(validated)
-                self._connection.submit(number, protocol.texts_to_json(validated), len(validated), replies.put)
+                self._connection.submit(number, protocol.texts_to_json(validated), len(validated), replies.put, frame)
                 sent += 1
 
         feeding = asyncio.create_task(feed())
@@ -234,6 +248,15 @@ class AsyncBertClient(BaseClient[E]):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
+
+    async def _request_options(self, is_tokenized: bool, options: EncodeOptions) -> dict[str, Any]:
+        """Validates the options of a request, and checks that the server knows them."""
+        values = request_options(is_tokenized, **options)
+        if values:
+            if self._protocol_version is None:  # the client has not asked for the configuration
+                self._protocol_version = version_of(await self._ask(protocol.SHOW_CONFIG))
+            require_support(values, self._protocol_version)
+        return values
 
     async def _ask(self, command: bytes) -> dict[str, Any]:
         replies = _ReplyQueue()

@@ -12,6 +12,7 @@ from . import protocol
 from ._arguments import port_number, validate_identity
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
+from ._request_options import version_of
 from ._transport.connection import Connection
 from ._transport.curve import curve_keys
 from ._transport.request_table import ReplyOrError
@@ -86,7 +87,7 @@ class BaseClient(Generic[E]):
         self.token_info_available = False
         # A server of this project counts truncated texts. For an original one the client counts words before it sends.
         self._server_counts_truncation = False
-        self._is_original = False
+        self._protocol_version: int | None = None  # None until the server's configuration is known
         self._show_server_config = show_server_config
         self._check_version = check_version and not ignore_all_checks
         self._check_length = check_length and not ignore_all_checks
@@ -174,7 +175,7 @@ class BaseClient(Generic[E]):
         if self._check_token_info:
             self.token_info_available = bool(config.get("show_tokens_to_client"))
         self._server_counts_truncation = "protocol_version" in config
-        self._is_original = not self._server_counts_truncation
+        self._protocol_version = version_of(config)
         limit = config.get("max_message_bytes")
         self._connection.max_message_bytes = limit if isinstance(limit, int) else None
 
@@ -193,7 +194,7 @@ class BaseClient(Generic[E]):
     def _check_timings(self, timings: list[dict[str, float]] | None, blocking: bool = True) -> None:
         if timings is not None and not blocking:
             raise OptionError("timings are available to blocking calls only; omit timings, or omit blocking=False")
-        if timings is not None and self._is_original:
+        if timings is not None and self._protocol_version == 0:
             raise OptionError(
                 "this server is an original one of version 1.10.0, which reports no timings; omit timings"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import protocol
 from ._base import BaseClient, command_info, raise_if_error
@@ -13,7 +13,14 @@ from ._deadline import WaitPolicy
 from ._encoding import E, EncodeCall
 from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import ProgressBar
+from ._request_options import request_options, require_support, version_of
 from ._transport.request_table import ReplyOrError
+from .errors import BertServingError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._request_options import EncodeOptions
 
 
 class BlockingClient(BaseClient[E]):
@@ -50,12 +57,29 @@ class BlockingClient(BaseClient[E]):
             self._connection.forget(number)
         return command_info(reply)
 
+    def _request_options(self, is_tokenized: bool, options: EncodeOptions) -> dict[str, Any]:
+        """Validates the options of a request, and checks that the server knows them."""
+        values = request_options(is_tokenized, **options)
+        if values:
+            if self._protocol_version is None:  # the client has not asked for the configuration
+                with self._slot():
+                    self._protocol_version = version_of(self._ask(protocol.SHOW_CONFIG))
+            require_support(values, self._protocol_version)
+        return values
+
     def _encode_in_detail(
-        self, texts: Iterable[Any], is_tokenized: bool, batch_size: int, timings: list[dict[str, float]]
+        self,
+        texts: Iterable[Any],
+        is_tokenized: bool,
+        batch_size: int,
+        timings: list[dict[str, float]],
+        **options: Unpack[EncodeOptions],
     ) -> EncodeCall:
         """Encodeses for a proxy: without a copy, and with all details of the replies."""
         self._connection.check_usable()
-        call = EncodeCall(self._validated(texts, is_tokenized, stacklevel=2), batch_size, timings, details=True)
+        values = self._request_options(is_tokenized, options)
+        validated = self._validated(texts, is_tokenized, stacklevel=2)
+        call = EncodeCall(validated, batch_size, timings, details=True, options=values)
         with self._slot():
             self._run(call, show_progress_bar=False)
         return call
@@ -72,7 +96,11 @@ class BlockingClient(BaseClient[E]):
                     call.sent(number, chunk)
                     message = protocol.texts_to_json(chunk.texts)
                     self._submit(pending, message, len(chunk.texts), number=number, options=call.options)
-                number, reply = self._expect_reply(pending, policy)
+                found = self._next_reply(pending, None, policy)
+                assert isinstance(found, tuple)
+                number, reply = found
+                if isinstance(reply, BertServingError):
+                    raise call.locate(number, reply)
                 progress.update(call.add_reply(number, reply))
                 policy.restart(time.monotonic())
         finally:
@@ -88,11 +116,18 @@ class BlockingClient(BaseClient[E]):
 
     # ---- requests with blocking=False ----------------------------------------------------------------------------
 
-    def _post(self, texts: list[str] | list[list[str]], stream: ReplyStream | None) -> None:
+    def _post(self, texts: list[str] | list[list[str]], stream: ReplyStream | None, options: bytes) -> None:
         """Sends texts as one request, without waiting."""
-        self._submit(self._pending, protocol.texts_to_json(texts), len(texts), stream)
+        self._submit(self._pending, protocol.texts_to_json(texts), len(texts), stream, options=options)
 
-    def _feed(self, stream: ReplyStream, batches: Iterator[Any], max_num_batch: int | None, is_tokenized: bool) -> None:
+    def _feed(
+        self,
+        stream: ReplyStream,
+        batches: Iterator[Any],
+        max_num_batch: int | None,
+        is_tokenized: bool,
+        options: bytes,
+    ) -> None:
         """Sends batches from a generator; the thread of `BertClient.encode_async`."""
         failure: BaseException | None = None
         sent = 0
@@ -102,7 +137,7 @@ class BlockingClient(BaseClient[E]):
                     texts = next(batches)
                 except StopIteration:
                     break
-                self._post(self._validated(texts, is_tokenized, stacklevel=2), stream)
+                self._post(self._validated(texts, is_tokenized, stacklevel=2), stream, options)
                 sent += 1
         except BaseException as error:
             failure = error

@@ -14,6 +14,7 @@ from ._blocking import BlockingClient
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens, concatenate
 from ._iterators import ResultIterator, ResultSubscription
 from ._pending import ReplyStream
+from ._request_options import to_json
 from ._transport.request_table import ReplyOrError
 from .protocol import FloatArray
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._base import Options
+    from ._request_options import EncodeOptions
 
 Timings = list[dict[str, float]]
 
@@ -122,23 +124,25 @@ class BertClient(BlockingClient[E]):
     def encode(
         self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ...,
         show_tokens: Literal[False] = ..., *, show_progress_bar: bool = ..., batch_size: int | None = ...,
-        timings: Timings | None = ...,
+        timings: Timings | None = ..., **options: Unpack[EncodeOptions],
     ) -> E: ...
     @overload
     def encode(
         self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ..., *,
         show_tokens: Literal[True], show_progress_bar: bool = ..., batch_size: int | None = ...,
-        timings: Timings | None = ...,
+        timings: Timings | None = ..., **options: Unpack[EncodeOptions],
     ) -> tuple[E, Tokens]: ...
     @overload
     def encode(
         self, texts: Iterable[Any], blocking: Literal[False], is_tokenized: bool = ..., show_tokens: bool = ..., *,
         show_progress_bar: bool = ..., batch_size: int | None = ..., timings: None = ...,
+        **options: Unpack[EncodeOptions],
     ) -> None: ...
     @overload
     def encode(
         self, texts: Iterable[Any], blocking: bool = ..., is_tokenized: bool = ..., show_tokens: bool = ..., *,
         show_progress_bar: bool = ..., batch_size: int | None = ..., timings: Timings | None = ...,
+        **options: Unpack[EncodeOptions],
     ) -> E | tuple[E, Tokens] | None: ...
     # fmt: on
     def encode(
@@ -151,6 +155,11 @@ class BertClient(BlockingClient[E]):
         show_progress_bar: bool = False,
         batch_size: int | None = BATCH_SIZE,
         timings: Timings | None = None,
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        truncate: bool = True,
     ) -> E | tuple[E, Tokens] | None:
         """Encodeses texts into vectors, one row per text.
 
@@ -166,6 +175,12 @@ class BertClient(BlockingClient[E]):
                 results are put in order. ``None`` for one request.
             timings: a list. For each request, in order of the replies, the server's times in seconds are appended:
                 ``tokenize``, ``queue``, ``compute``, and ``total``, their sum. Not with ``blocking=False``.
+            normalize: whether vectors have length 1; ``None`` as the server does it.
+            prompt_name: name of a prompt of the model to put before each text; ``None`` for the server's.
+            prompt: text to put before each text, in place of a named prompt; ``""`` for none.
+            dimensions: number of leading dimensions to keep. Vectors of length 1 are scaled to it again.
+            truncate: truncate a text that is longer than the server's ``max_seq_len``. If False, such a text is an
+                error that names both lengths.
 
         Returns:
             A writable float array ``[n, d]``, or ``[n, t, d]`` from a server without pooling, rows in the order of the
@@ -179,12 +194,20 @@ class BertClient(BlockingClient[E]):
             ClientClosedError, ClientForkedError: the client cannot be used.
         """
         self._connection.check_usable()
+        options: EncodeOptions = {
+            "normalize": normalize,
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "dimensions": dimensions,
+            "truncate": truncate,
+        }
+        values = self._request_options(is_tokenized, options)
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
         if not blocking:
-            self._post(validated, None)
+            self._post(validated, None, to_json(values))
             return None
-        call = EncodeCall(validated, batch_size, timings)
+        call = EncodeCall(validated, batch_size, timings, options=values)
         with self._slot():
             self._run(call, show_progress_bar)
         return self._finish(call, show_tokens, stacklevel=2)
@@ -197,6 +220,11 @@ class BertClient(BlockingClient[E]):
         *,
         is_tokenized: bool = False,
         show_tokens: bool = False,
+        normalize: bool | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        truncate: bool = True,
     ) -> ResultIterator[E]:
         """Encodeses batches from a generator, and returns results while later batches are in flight.
 
@@ -209,6 +237,7 @@ class BertClient(BlockingClient[E]):
             delay: ignored; 1.10 had it. Results are returned as soon as they arrive.
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
+            normalize, prompt_name, prompt, dimensions, truncate: as for `encode`.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
@@ -217,10 +246,21 @@ class BertClient(BlockingClient[E]):
         self._connection.check_usable()
         if max_num_batch is not None:
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
+        options: EncodeOptions = {
+            "normalize": normalize,
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "dimensions": dimensions,
+            "truncate": truncate,
+        }
+        frame = to_json(self._request_options(is_tokenized, options))
         batches = iter(batch_generator)
         stream = self._pending.open()
         thread = threading.Thread(
-            target=self._feed, args=(stream, batches, max_num_batch, is_tokenized), name="bert-client-feed", daemon=True
+            target=self._feed,
+            args=(stream, batches, max_num_batch, is_tokenized, frame),
+            name="bert-client-feed",
+            daemon=True,
         )
         thread.start()
         return self._results(stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
 import numpy as np
 
 from ._arguments import whole_number
-from .errors import ReplyError
+from ._request_options import to_json
+from .errors import BertServingError, ReplyError, ServerError, server_error
 from .protocol import WITH_DETAILS, WITH_TIMING, FloatArray, Reply
 
 #: Default number of texts in one request.
@@ -101,6 +103,7 @@ class EncodeCall:
         timings: receives the timing of each reply; ``None`` to request no timings.
         details: request the values of `num_tokens` and `truncated`. The vectors of a call of one request are then a
             read-only view of the received frame.
+        options: return value of `request_options`.
 
     Attributes:
         num_tokens: number of tokens of the texts, 0 if the server did not report it.
@@ -113,6 +116,7 @@ class EncodeCall:
         batch_size: int | None,
         timings: list[dict[str, float]] | None = None,
         details: bool = False,
+        options: dict[str, Any] | None = None,
     ) -> None:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
@@ -122,6 +126,8 @@ class EncodeCall:
         self.num_tokens = 0
         self.truncated: list[int] = []
         self.options = WITH_DETAILS if details else b"" if timings is None else WITH_TIMING
+        if options:
+            self.options = to_json(options | (json.loads(self.options) if self.options else {}))
         self._details = details
         self._timings = timings
         self._texts = texts
@@ -154,6 +160,14 @@ class EncodeCall:
         """Records that a chunk is sent as the request of this number."""
         self._sent[number] = chunk
         self._texts_in_flight += chunk.stop - chunk.start
+
+    def locate(self, number: int, error: BertServingError) -> BertServingError:
+        """Returns an error of a request, with the position of the request in the call if it is not the first one."""
+        start = self._sent[number].start
+        if not isinstance(error, ServerError) or not start:
+            return error
+        message = f"{error.message} (text 0 of this request is text {start} of the call)"
+        return server_error(error.type, message, error.request_id)
 
     def add_reply(self, number: int, reply: Reply) -> int:
         """Adds the reply to a request, and returns the number of its texts.

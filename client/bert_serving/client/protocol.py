@@ -28,9 +28,9 @@ import numpy as np
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
-PROTOCOL_VERSION = 3
-#: Version from which on a server understands ``CANCEL``.
-CANCEL_VERSION = 3
+PROTOCOL_VERSION = 4
+#: Versions from which on a server understands ``CANCEL``, and options that change vectors.
+CANCEL_VERSION, OPTIONS_VERSION = 3, 4
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
@@ -46,6 +46,8 @@ COMMANDS = frozenset((SHOW_CONFIG, SHOW_STATUS, SHOW_PENDING, CANCEL, TERMINATIO
 MAX_IDENTITY_BYTES = 255
 #: Most decimal digits of a request id, a number of at most 64 bits.
 MAX_REQUEST_ID_DIGITS = 20
+#: Most characters of the option ``prompt``.
+MAX_PROMPT_LENGTH = 4096
 #: Most request ids in one SHOW_PENDING or CANCEL command.
 MAX_QUERIED = 1000
 

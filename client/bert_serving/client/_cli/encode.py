@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from ..errors import BertServingError, ServerError
 from ..protocol import FloatArray
 from .corpus import BLANK, Chunk, Corpus, CorpusError, count_lines
 from .vector_files import FORMATS, Checkpoint, checkpoint_files, open_vector_file
+
+if TYPE_CHECKING:
+    from .._request_options import EncodeOptions
 
 #: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
 PROBE = "the quick brown fox jumps over the lazy dog"
@@ -81,6 +84,11 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="sentences per request (default: %(default)s)",
     )
+    add("-normalize", "--normalize", choices=("on", "off"), help="unit vectors; by default as the server does it")
+    add("-prompt_name", "--prompt-name", metavar="NAME", help="prompt of the model to put before each sentence")
+    add("-prompt", "--prompt", metavar="TEXT", help="text to put before each sentence")
+    add("-dimensions", "--dimensions", type=_positive, metavar="N", help="number of leading dimensions to keep")
+    add("-no_truncate", "--no-truncate", action="store_true", help="report an error if a sentence is too long")
     add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")
     server = parser.add_argument_group("server")
     add = server.add_argument
@@ -133,7 +141,8 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
         return
     with _input(args.file) as stream, _connect(args) as client:
         corpus = Corpus(stream, args.file, args.blank)
-        probe = _probe(client, args.is_tokenized)
+        options = _encode_options(args)
+        probe = _probe(client, args.is_tokenized, options)
         checkpoint = Checkpoint(corpus.position, 0, 0, _options(args, output_format, client), _mean(probe))
         if before:
             before.require(checkpoint)
@@ -145,7 +154,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
         bar = ProgressBar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=checkpoint.input.lines)
         is_done = False
         try:
-            for chunk, response in _encoded(client, corpus.chunks(args.batch_size), args.is_tokenized):
+            for chunk, response in _encoded(client, corpus.chunks(args.batch_size), args.is_tokenized, options):
                 output.append(chunk, *_aligned(chunk, response, probe))
                 lines = chunk.end.lines - checkpoint.input.lines
                 checkpoint = replace(checkpoint, input=chunk.end, rows=output.rows, output_bytes=output.sync())
@@ -168,7 +177,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
 
 
 def _encoded(
-    client: BertClient, chunks: Iterator[Chunk], is_tokenized: bool
+    client: BertClient, chunks: Iterator[Chunk], is_tokenized: bool, options: EncodeOptions
 ) -> Iterator[tuple[Chunk, Response | None]]:
     """Yields chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text."""
     sent: deque[Chunk] = deque()
@@ -181,7 +190,7 @@ def _encoded(
                 yield found
 
     try:
-        for response in client.encode_async(texts(), is_tokenized=is_tokenized):
+        for response in client.encode_async(texts(), is_tokenized=is_tokenized, **options):
             early[response.id] = response
             while first in early:
                 yield sent.popleft(), early.pop(first)
@@ -233,13 +242,26 @@ def _identity(file: str | TextIO) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
-def _probe(client: BertClient, is_tokenized: bool) -> FloatArray:
+def _probe(client: BertClient, is_tokenized: bool, options: EncodeOptions) -> FloatArray:
     """Returns the vector of ``PROBE``. It does not matter whether the server truncates this text."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vectors: FloatArray = client.encode([PROBE.split()] if is_tokenized else [PROBE], is_tokenized=is_tokenized)
+        texts = [PROBE.split()] if is_tokenized else [PROBE]
+        options = {**options, "truncate": True}
+        vectors: FloatArray = client.encode(texts, is_tokenized=is_tokenized, **options)
     vector: FloatArray = vectors[0]
     return vector
+
+
+def _encode_options(args: argparse.Namespace) -> EncodeOptions:
+    """Returns the options of the requests."""
+    return {
+        "normalize": None if args.normalize is None else args.normalize == "on",
+        "prompt_name": args.prompt_name,
+        "prompt": args.prompt,
+        "dimensions": args.dimensions,
+        "truncate": not args.no_truncate,
+    }
 
 
 def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Checkpoint | None, bool]:
@@ -266,6 +288,10 @@ def _options(args: argparse.Namespace, output_format: str, client: BertClient) -
         "-format": output_format,
         "-blank": args.blank,
         "-is_tokenized": args.is_tokenized,
+        "-normalize": args.normalize,
+        "-prompt_name": args.prompt_name,
+        "-prompt": args.prompt,
+        "-dimensions": args.dimensions,
         "the server's -max_seq_len": client.length_limit,
     }
 

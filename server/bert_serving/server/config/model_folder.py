@@ -14,7 +14,8 @@ import msgspec
 from ..errors import ConfigError
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
-from ..model.sentence_transformers import Module, Normalize, SentencePipeline, Truncate, read_pipeline
+from ..model.sentence_transformers import SentencePipeline, read_pipeline
+from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .options import ServerConfig
 
 #: Pooling modes that every engine computes.
@@ -105,19 +106,13 @@ def _take_prompt(config: ServerConfig) -> ServerConfig:
 def _finish(config: ServerConfig) -> ServerConfig:
     """Applies ``-dimensions`` and ``-normalize``."""
     pipeline = _pipeline(config)
-    modules: list[Module] = list(pipeline.modules)
     is_token_level = config.pooling_strategy == PoolingStrategy.NONE
     if is_token_level and (config.normalize == "on" or config.dimensions is not None):
         raise ConfigError("-normalize and -dimensions need one vector per text, not -pooling_strategy NONE")
-    makes_unit = config.normalize == "on" or (config.normalize == "auto" and pipeline.is_normalized)
-    if not makes_unit or config.dimensions is not None:
-        while modules and isinstance(modules[-1], Normalize):
-            modules.pop()
-    if config.dimensions is not None:
-        modules.append(Truncate(config.dimensions))
-    if makes_unit and not (modules and isinstance(modules[-1], Normalize)):
-        modules.append(Normalize())
-    return config.with_(pipeline=msgspec.structs.replace(pipeline, modules=tuple(modules)))
+    normalize = {"on": True, "off": False}.get(config.normalize)
+    body, tail = split_tail(pipeline.modules)
+    tail = apply_options(tail, VectorOptions(normalize, config.dimensions))
+    return config.with_(pipeline=msgspec.structs.replace(pipeline, modules=(*body, *tail)))
 
 
 def strategy_of(modes: tuple[str, ...]) -> PoolingStrategy:

@@ -82,8 +82,13 @@ class EncodingService:
         self._max_length = config.max_seq_len or model.max_position_embeddings
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
-    def encode(self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False) -> EncodingResult:
+    def encode(
+        self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False, options: dict[str, Any] | None = None
+    ) -> EncodingResult:
         """Encodeses a list of texts, or of token lists. The caller holds a slot of the limiter.
+
+        Args:
+            options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate.
 
         Raises:
             BadRequest: ``texts`` is not a list.
@@ -97,16 +102,24 @@ class EncodingService:
             )
         self._check_size(texts)
         timings: list[dict[str, float]] = []
-        call = self.client._encode_in_detail(texts, is_tokenized, CHUNK_SIZE, timings)
+        options = options or {}
+        call = self.client._encode_in_detail(texts, is_tokenized, CHUNK_SIZE, timings, **options)
         self.health.record_success()
         return EncodingResult(
             call.embedding,
             call.num_tokens,
             sorted(call.truncated)[:MAX_TRUNCATED_ROWS],
             call.num_truncated,
-            self._tokenizer.tokens(self._tokenizer.encode(texts)) if show_tokens else None,
+            self._tokenizer.tokens(self._tokenizer.encode(texts, self._prompt(options))) if show_tokens else None,
             max(timings, key=lambda timing: timing["total"], default=None),
         )
+
+    def _prompt(self, options: dict[str, Any]) -> str | None:
+        """Returns the text before each text; None for that of the server."""
+        name = options.get("prompt_name")
+        if name is None or self.config.pipeline is None:
+            return options.get("prompt")
+        return self.config.pipeline.prompts[name]
 
     def _check_size(self, texts: list[Any]) -> None:
         if len(texts) > self.config.max_request_size:

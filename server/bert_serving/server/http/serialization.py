@@ -26,17 +26,3 @@ def to_base64(array: np.ndarray) -> list[bytes]:
     """Returns each row of :func:`to_bytes` as base64, which needs no escaping in a JSON string."""
     little_endian = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
     return [binascii.b2a_base64(row, newline=False) for row in little_endian]
-
-
-def truncate_dimensions(array: np.ndarray, dimensions: int) -> np.ndarray:
-    """Truncates each vector and scales it to unit length, like the ``dimensions`` parameter of OpenAI.
-
-    Args:
-        array: ``[n, d]`` with ``d >= dimensions``.
-
-    Returns:
-        float32 ``[n, dimensions]``; a zero vector stays zero.
-    """
-    vectors = array[:, :dimensions].astype(np.float32)
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)

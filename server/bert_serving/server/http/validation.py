@@ -58,6 +58,37 @@ def parse_bool(values: dict[str, Any], name: str) -> bool:
     raise BadRequest(f"{name!r} must be true or false, received {truncate_repr(value)}", name)
 
 
+def parse_options(values: dict[str, Any], width: int) -> dict[str, Any]:
+    """Returns the fields that change vectors, as keyword arguments of ``BertClient.encode``. Absent ones are absent.
+
+    Args:
+        width: number of dimensions of the vectors of this server.
+
+    Raises:
+        BadRequest: a field has an invalid value.
+    """
+    options: dict[str, Any] = {}
+    for name in ("normalize", "truncate"):
+        if values.get(name) is not None:
+            options[name] = parse_bool(values, name)
+    for name in ("prompt_name", "prompt"):
+        if (value := values.get(name)) is not None:
+            if not isinstance(value, str):
+                raise BadRequest(f"{name!r} must be a string, received {truncate_repr(value)}", name)
+            options[name] = value
+    if (value := values.get("dimensions")) is not None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadRequest(
+                f"'dimensions' must be an integer of at least 1, received {truncate_repr(value)}", "dimensions"
+            )
+        if value > width:
+            raise BadRequest(
+                f"'dimensions' is {value}, but the vectors of this server have {width} dimensions", "dimensions"
+            )
+        options["dimensions"] = value
+    return options
+
+
 def parse_choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) -> str:
     """Returns a field with one of ``choices``; the first choice if absent.
 

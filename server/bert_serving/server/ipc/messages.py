@@ -44,6 +44,7 @@ class _BatchHead(msgspec.Struct, array_like=True):
     id: int
     announcements: bytes
     small: list[bytes] | None = None
+    vector_codes: bytes = b""
 
 
 class _ResultHead(msgspec.Struct, array_like=True):
@@ -55,6 +56,7 @@ class _ResultHead(msgspec.Struct, array_like=True):
     dims: int
     is_token_level: bool
     small: list[bytes] | None = None
+    vector_codes: bytes = b""
 
 
 _decode_batch_head = msgspec.msgpack.Decoder(_BatchHead).decode
@@ -81,6 +83,7 @@ class BatchMessage:
         manifest: job id and row of each sequence, int64 ``[n, 2]``; the worker forwards it unread.
         announcements: encoded commands for the sink, which travel with the batch and its result.
         has_types, has_mask: whether they are sent. Type ids that are all 0 and masks that are all 1 are not.
+        vector_codes: ``VectorOptions.code`` of each sequence, int32 ``[n]``; empty if all are 0.
     """
 
     id: int
@@ -89,13 +92,15 @@ class BatchMessage:
     announcements: bytes = b""
     has_types: bool = True
     has_mask: bool = True
+    vector_codes: bytes = b""
 
     def frames(self) -> list[Any]:
         none = memoryview(b"")
         batch = self.batch
         types, mask = batch.type_ids if self.has_types else none, batch.mask if self.has_mask else none
         return _frames(
-            _BatchHead(self.id, self.announcements), [batch.lengths, batch.input_ids, types, mask, self.manifest]
+            _BatchHead(self.id, self.announcements, None, self.vector_codes),
+            [batch.lengths, batch.input_ids, types, mask, self.manifest],
         )
 
     @classmethod
@@ -108,7 +113,7 @@ class BatchMessage:
         types = np.frombuffer(type_ids, np.int32) if has_types else np.zeros(len(ids), np.int32)
         attend = np.frombuffer(mask, np.int32) if has_mask else np.ones(len(ids), np.int32)
         batch = Batch(ids, types, attend, np.frombuffer(lengths, np.int32))
-        return cls(head.id, batch, memoryview(manifest), head.announcements, has_types, has_mask)
+        return cls(head.id, batch, memoryview(manifest), head.announcements, has_types, has_mask, head.vector_codes)
 
 
 @lru_cache(maxsize=16)
@@ -124,7 +129,7 @@ class Result:
     Attributes:
         array: ``[n, d]``, or ``[t, d]`` packed if ``token_level``.
         lengths: int32 ``[n]``.
-        manifest, announcements: those of the batch; the manifest is int64 ``[n, 2]``.
+        manifest, announcements, vector_codes: those of the batch; the manifest is int64 ``[n, 2]``.
         began: nanoseconds of ``time.monotonic_ns()`` at which the worker began.
     """
 
@@ -135,11 +140,14 @@ class Result:
     token_level: bool
     began: int = 0
     announcements: bytes = b""
+    vector_codes: bytes = b""
 
     def frames(self) -> list[Any]:
         array = self.array
         (rows, dims), name = array.shape, dtype_name(array.dtype)
-        head = _ResultHead(self.batch_id, self.announcements, self.began, name, rows, dims, self.token_level)
+        head = _ResultHead(
+            self.batch_id, self.announcements, self.began, name, rows, dims, self.token_level, None, self.vector_codes
+        )
         return _frames(head, [array, self.lengths, self.manifest])
 
     @classmethod
@@ -155,4 +163,5 @@ class Result:
             head.is_token_level,
             head.began,
             head.announcements,
+            head.vector_codes,
         )

@@ -240,7 +240,9 @@ class Dispatcher:
         self.next_batch_id += 1
         announcements = self._announcements_for(slices)
         encoded = encode_commands(list(announcements.values())) if announcements else b""
-        message = BatchMessage(batch_id, packed.batch, packed.manifest, encoded, packed.has_types, packed.has_mask)
+        message = BatchMessage(
+            batch_id, packed.batch, packed.manifest, encoded, packed.has_types, packed.has_mask, packed.vector_codes
+        )
         frames = message.frames()
         try:
             self.router.send_multipart([state.name, *frames], zmq.NOBLOCK, copy=not is_large(frames))

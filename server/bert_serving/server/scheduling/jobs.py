@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
@@ -17,11 +18,35 @@ _NONE = np.zeros(0, np.int32)
 
 
 class RequestKey(NamedTuple):
-    """Identifies a request. A repeated request has the same key; ``digest`` is that of its texts."""
+    """Identifies a request. A repeated request has the same key; ``digest`` is that of its texts and options."""
 
     identity: bytes
     request_id: bytes
     digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """How the texts of a request are computed, and what its reply includes.
+
+    Attributes:
+        wants_timing, wants_num_tokens: whether the reply includes the timing, and the number of tokens.
+        prompt: text before each text; None for that of the server.
+        truncate: whether a text that is too long is truncated; it is refused if not.
+        vector_code: ``VectorOptions.code`` of normalization and dimensions; 0 for those of the server.
+        dimensions: number of leading dimensions in the reply; None for all.
+    """
+
+    wants_timing: bool = False
+    wants_num_tokens: bool = False
+    prompt: str | None = None
+    truncate: bool = True
+    vector_code: int = 0
+    dimensions: int | None = None
+
+
+#: Options of a request without options.
+NO_OPTIONS = JobOptions()
 
 
 @dataclass(eq=False, slots=True)
@@ -41,19 +66,17 @@ class Job:
         is_complete: all texts are tokenized, since ``tokenized_at``.
         started_at: earliest start of a finished batch.
         held_bytes: memory of the job and its chunks.
-        wants_timing, wants_num_tokens: whether the reply includes the timing, and the number of tokens.
     """
 
     local_id: int
     key: RequestKey
     size: int
     received_at: float
+    options: JobOptions = NO_OPTIONS
     last_received_at: float = 0.0
     query_outstanding: bool = False
     retry_requested: bool = False
     is_recomputed: bool = False
-    wants_timing: bool = False
-    wants_num_tokens: bool = False
     tokenized_at: float = 0.0
     started_at: float = inf
     id: int = 0
@@ -116,12 +139,16 @@ def token_width(chunks: list[JobChunk], max_positions: int) -> int:
 
 @dataclass(slots=True)
 class PackedBatch:
-    """Holds the arrays of a batch. ``manifest`` is int64 ``[n, 2]``: job id and row of each sequence."""
+    """Holds the arrays of a batch.
+
+    ``manifest`` is int64 ``[n, 2]``: job id and row of each sequence. ``vector_codes`` is that of ``BatchMessage``.
+    """
 
     batch: Batch
     has_types: bool
     has_mask: bool
     manifest: np.ndarray
+    vector_codes: bytes = b""
 
 
 def pack(slices: list[BatchSlice[JobChunk]]) -> PackedBatch:
@@ -156,7 +183,11 @@ def pack(slices: list[BatchSlice[JobChunk]]) -> PackedBatch:
         _concatenate(masks) if has_mask else _NONE,
         lengths,
     )
-    return PackedBatch(batch, has_types, has_mask, _concatenate(manifests))
+    codes = [chunk.job.options.vector_code for chunk in chunks]
+    vector_codes = (
+        np.repeat(codes, [len(each.rows) for each in slices]).astype(np.int32).tobytes() if any(codes) else b""
+    )
+    return PackedBatch(batch, has_types, has_mask, _concatenate(manifests), vector_codes)
 
 
 def _pack_one(chunk: JobChunk) -> PackedBatch:
@@ -165,7 +196,10 @@ def _pack_one(chunk: JobChunk) -> PackedBatch:
     has_types, has_mask = tokenized.type_ids is not None, tokenized.mask is not None
     types, mask = (_NONE if array is None else array for array in (tokenized.type_ids, tokenized.mask))
     batch = Batch(tokenized.input_ids, types, mask, tokenized.lengths)
-    return PackedBatch(batch, has_types, has_mask, np.array([[chunk.job.id, chunk.first_row]], np.int64))
+    code = chunk.job.options.vector_code
+    vector_codes = code.to_bytes(4, sys.byteorder) if code else b""
+    manifest = np.array([[chunk.job.id, chunk.first_row]], np.int64)
+    return PackedBatch(batch, has_types, has_mask, manifest, vector_codes)
 
 
 def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:

@@ -228,11 +228,14 @@ class ResultAssembler:
         self.close(job.id)
         width = job.metadata.pop("width", 0)
         times = job.metadata.pop("times", None)
+        dimensions = job.metadata.pop("dimensions", None)
         if job.array is None:
             _, _, sample = job.pieces[0]
             job.array = np.zeros((job.size, width, sample.shape[1]), sample.dtype)
             for rows, lengths, values in job.pieces:
                 scatter_tokens(job.array, rows, lengths, values)
+        if dimensions is not None:
+            job.array = job.array[:, :dimensions]
         if times is not None:
             job.metadata["timing"] = Timing.of(times[0], times[1], job.began_at, self.clock()).to_dict()
         info = EncodeInfo(dtype_name(job.array.dtype), job.array.shape, "", **job.metadata).to_json()

@@ -14,6 +14,7 @@ import time
 from math import ceil
 from typing import Any
 
+import numpy as np
 import zmq
 
 from ..config.options import ServerConfig
@@ -194,7 +195,7 @@ class Sink:
 
     def _on_result(self, result: Result) -> None:
         if self.drift is not None:
-            self.drift.add(result.array, result.lengths)
+            self.drift.add(*_comparable(result))
         if result.announcements:
             for command in decode_commands(result.announcements):
                 self.assembler.announce(command)
@@ -263,6 +264,14 @@ class Sink:
             self.process.bind_again()
         elif kind == STOP:
             self.stopped = True
+
+
+def _comparable(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the vectors and lengths of texts whose request has no normalization and dimensions of its own."""
+    if not result.vector_codes:
+        return result.array, result.lengths
+    chosen = np.frombuffer(result.vector_codes, np.int32) == 0
+    return result.array[chosen], result.lengths[chosen]
 
 
 def output_width(config: ServerConfig, max_positions: int) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 from ..model.errors import ModelConfigError
 from .frame import Frame
 from .library import LibrarySegmenter
+from .truncation import positions, truncate
 from .vocabulary import Vocabulary, case_warnings, read_vocabulary
 from .wordpiece import LONG_TEXT, WordPiece
 
@@ -203,22 +204,43 @@ class Tokenizer:
             tokenizer.warnings.append(f"-cased_tokenization has no effect: {os.fspath(vocab_path)} decides about case")
         return tokenizer
 
-    def encode(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> Tokenized:
+    def encode(self, texts: Sequence[str] | Sequence[Sequence[str]], prompt: str | None = None) -> Tokenized:
         """Tokenizes texts, or converts token lists to ids without tokenizing. The type of the first item decides.
 
         A text ``A ||| B`` on one line is a pair, split at the last separator. In a token list, the first item equal to
         ``|||`` separates a pair. A token that the vocabulary lacks becomes ``[UNK]``.
 
+        Args:
+            prompt: put before every text, but not before token lists; None for the prompt of this tokenizer.
+
         Raises:
             TypeError: an item has another type than the first item; the message names its index.
         """
         is_tokenized = len(texts) > 0 and not isinstance(texts[0], str)
-        if not is_tokenized and (self._prompt or self._lower_first):
-            texts = [self._prepare(text) if isinstance(text, str) else text for text in texts]
+        prompt = self._prompt if prompt is None else prompt
+        if not is_tokenized and (prompt or self._lower_first):
+            texts = [self._prepare(text, prompt) if isinstance(text, str) else text for text in texts]
         if len(texts) == 1 and isinstance(text := texts[0], str) and self._is_short(text):
             return self._encode_one(text)
         segments = self._encode_token_lists(texts) if is_tokenized else self._encode_texts(texts)  # type: ignore[arg-type]
         return self._assemble(segments, omit_special=is_tokenized and self._no_special_token)
+
+    def prompt_length(self, prompt: str | None = None) -> int:
+        """Returns the number of characters before every text; None is the prompt of this tokenizer."""
+        return len(self._prompt if prompt is None else prompt)
+
+    def count(self, text: str | Sequence[str], prompt: str | None = None) -> int:
+        """Returns the number of tokens of a text, or token list, without truncation and with special tokens."""
+        if isinstance(text, str):
+            text = self._prepare(text, self._prompt if prompt is None else prompt)
+            segments = self._encode_block([text], max_words=len(text))
+        else:
+            segments = self._encode_token_lists([text])
+        first, second = int(segments.first[0]), int(segments.second[0])
+        if second:
+            return first + second + self.frame.num_of_pair
+        omits_special = self._no_special_token and not isinstance(text, str)
+        return first if omits_special else first + self.frame.num_of_single
 
     def tokens(self, tokenized: Tokenized) -> list[list[str]]:
         """Returns the tokens of each sequence, including ``[CLS]`` and ``[SEP]``."""
@@ -248,11 +270,12 @@ class Tokenizer:
             np.concatenate([_NONE, *(block.second for block in blocks)]),
         )
 
-    def _encode_block(self, texts: Sequence[str]) -> _Segments:
+    def _encode_block(self, texts: Sequence[str], max_words: int | None = None) -> _Segments:
+        max_words = max_words or self.max_seq_len
         separator = f" {PAIR_SEPARATOR} "
         # Common case: one search in C finds no separator.
         if separator not in "\n".join(texts):
-            ids, lengths = self._segmenter.encode(list(texts), self.max_seq_len)
+            ids, lengths = self._segmenter.encode(list(texts), max_words)
             return _Segments(ids, lengths, np.zeros_like(lengths))
         segments: list[str] = []
         is_second: list[bool] = []
@@ -265,7 +288,7 @@ class Tokenizer:
             else:
                 segments.append(line)
                 is_second.append(False)
-        ids, lengths = self._segmenter.encode(segments, self.max_seq_len)
+        ids, lengths = self._segmenter.encode(segments, max_words)
         second_mask = np.array(is_second)
         second = np.zeros(len(texts), np.int32)
         second[np.cumsum(~second_mask)[second_mask] - 1] = lengths[second_mask]
@@ -299,13 +322,13 @@ class Tokenizer:
 
         A sequence without tokens gets one masked padding token as a placeholder, so that it has a row.
         """
-        first, second = self._truncate(segments.first, segments.second, omit_special)
+        first, second = truncate(segments.first, segments.second, self.max_seq_len, self.frame, omit_special)
         truncated = np.flatnonzero((first < segments.first) | (second < segments.second)).astype(np.int32)
         ids = segments.ids
         if len(truncated):
             have = np.stack([segments.first, segments.second], 1).ravel()
             keep = np.stack([first, second], 1).ravel()
-            ids = ids[_positions(have) < np.repeat(keep, have)]
+            ids = ids[positions(have) < np.repeat(keep, have)]
 
         is_pair = second > 0
         has_special = is_pair if omit_special else np.ones_like(is_pair)
@@ -328,7 +351,7 @@ class Tokenizer:
         type_ids = mask = None
         if is_pair.any():
             second_from = first + 1 + len(self.frame.separators)
-            is_second = (_positions(lengths) >= np.repeat(second_from, lengths)) & np.repeat(is_pair, lengths)
+            is_second = (positions(lengths) >= np.repeat(second_from, lengths)) & np.repeat(is_pair, lengths)
             type_ids = is_second.astype(np.int32) * self.frame.second_type
         if self._mask_cls_sep:
             mask = is_word.astype(np.int32)
@@ -338,8 +361,8 @@ class Tokenizer:
         num_unknown = int(np.count_nonzero(input_ids == self._unknown))
         return Tokenized(input_ids, type_ids, mask, lengths, truncated, num_unknown)
 
-    def _prepare(self, text: str) -> str:
-        text = self._prompt + text
+    def _prepare(self, text: str, prompt: str) -> str:
+        text = prompt + text
         return text.lower() if self._lower_first else text
 
     @staticmethod
@@ -359,25 +382,6 @@ class Tokenizer:
         return Tokenized(
             np.array(ids, np.int32), None, mask, np.array([len(ids)], np.int32), truncated, ids.count(self._unknown)
         )
-
-    def _truncate(self, first: np.ndarray, second: np.ndarray, omit_special: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the number of tokens kept of each first and each second text.
-
-        A single text keeps its first tokens. A pair loses the last token of its longer text, or of its second text if
-        both are equally long, until it fits. So each text keeps half of the room, or the shorter text stays whole.
-        """
-        room = self.max_seq_len - self.frame.num_of_pair
-        of_single = np.minimum(first, self.max_seq_len if omit_special else self.max_seq_len - 2)
-        of_pair = np.minimum(first, np.maximum(room - second, room - room // 2))
-        first = np.where(second > 0, of_pair, of_single)
-        return first, np.minimum(second, np.maximum(room - first, 0))
-
-
-def _positions(lengths: np.ndarray) -> np.ndarray:
-    """Returns the position of each token in its sequence: ``0..lengths[0]-1, 0..lengths[1]-1, ...``"""
-    ends = np.cumsum(lengths)
-    positions: np.ndarray = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
-    return positions
 
 
 def _json_type(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -20,17 +21,22 @@ from ..model.pooling import PoolingStrategy
 from ..monitoring.drift import Reference, UnknownDrift
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
-from ..scheduling.jobs import Job, JobChunk, RequestKey, token_width
+from ..scheduling.jobs import NO_OPTIONS, Job, JobChunk, JobOptions, RequestKey, token_width
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .digests import STEP_BYTES, DigestQueue, digest
 from .queue_limits import REQUEST_BYTES, QueueLimits, chunk_bytes
-from .requests import Request, RequestLimits, read_texts
+from .request_options import NO_REQUEST_OPTIONS, OptionsResolver
+from .requests import INLINE_BYTES, Request, RequestLimits, read_texts
 from .result_limit import ResultLimit
 from .sink_channel import SinkChannel
 from .tokenizer_thread import TokenizerThread, tokenize
 
 #: Largest number of truncated texts that a reply lists.
 MAX_TRUNCATED = 1000
+
+
+def _key(request: Request, message_digest: bytes) -> RequestKey:
+    return RequestKey(request.identity, request.request_id, message_digest + request.options.key)
 
 
 class RequestTable:
@@ -61,10 +67,10 @@ class RequestTable:
     ) -> None:
         config = context.config
         self._config, self._log, self._clock = config, context.log, clock
-        self._tokenizer, self._max_positions = tokenizer, model.max_position_embeddings
+        self._tokenizer = tokenizer
         self._limits = RequestLimits(config.max_request_size, config.max_text_length, config.max_queue_tokens)
         self.limits, self.digests = QueueLimits(config), DigestQueue()
-        self._result_limit = ResultLimit(config, model)
+        self._result_limit, self._resolver = ResultLimit(config, model), OptionsResolver(config, model)
         self._statistics, self._sink = statistics, sink
         reference = context.options["drift"]
         self.unknown_drift = UnknownDrift(Reference.from_dict(reference), config.drift_window) if reference else None
@@ -117,7 +123,7 @@ class RequestTable:
             self.digests.add(request)
             return
         message_digest = digest(request.message)
-        if RequestKey(request.identity, request.request_id, message_digest) not in self._by_key:
+        if _key(request, message_digest) not in self._by_key:
             self._check_memory()
         self.start(request, message_digest)
 
@@ -127,22 +133,26 @@ class RequestTable:
         Raises:
             RequestError: the request is rejected.
         """
-        key = RequestKey(request.identity, request.request_id, message_digest)
+        key = _key(request, message_digest)
         job = self._by_key.get(key)
         if job is not None:
             self._repeat(job, request)
             return
+        options = NO_OPTIONS if request.options is NO_REQUEST_OPTIONS else self._resolver.resolve(request.options)
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
         # Above -max_queue_tokens short requests wait as messages, too.
         is_short = isinstance(request.message, bytes)
         if is_short and self.dispatcher.scheduler.num_tokens < self.limits.max_tokens:
+            received_at = self._clock()
             texts = read_texts(bytes(request.message), self._limits)
-            job = self._open(request, key, len(texts))
-            self._add_chunk(JobChunk(job, 0, tokenize(self._tokenizer, texts)), is_last=True)
-        else:
-            job = self._open(request, key, 0)  # the thread counts the texts when it decodes them
-            self.thread.submit(job.local_id, request.message)
+            if len(texts) * self._tokenizer.prompt_length(options.prompt) <= INLINE_BYTES:
+                tokenized = tokenize(self._tokenizer, texts, options)
+                job = self._open(request, key, len(texts), options, received_at)
+                self._add_chunk(JobChunk(job, 0, tokenized), is_last=True)
+                return
+        job = self._open(request, key, 0, options, self._clock())  # the thread counts the texts when it decodes them
+        self.thread.submit(job.local_id, request.message, options)
 
     def _check_memory(self) -> None:
         """Rejects a message that was read although the queue is full, because too many are unread.
@@ -156,10 +166,9 @@ class RequestTable:
                 f"{self.limits.max_bytes} (-queue_memory): send the request again later"
             )
 
-    def _open(self, request: Request, key: RequestKey, size: int) -> Job:
+    def _open(self, request: Request, key: RequestKey, size: int, options: JobOptions, received_at: float) -> Job:
         self._last_local_id += 1
-        job = Job(self._last_local_id, key, size, self._clock())
-        job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
+        job = Job(self._last_local_id, key, size, received_at, options)
         self.jobs[job.local_id] = self._by_key[key] = job
         self._by_id.setdefault(key[:2], []).append(job)
         self._count_bytes(job, REQUEST_BYTES)
@@ -182,7 +191,8 @@ class RequestTable:
         The sink may have published the result to the lost connection, and BATCH_DONE may not have recv_available yet.
         """
         job.last_received_at = self._clock()
-        job.wants_timing, job.wants_num_tokens = request.wants_timing, request.wants_num_tokens
+        timing, num_tokens = request.options.timing, request.options.num_tokens
+        job.options = replace(job.options, wants_timing=timing, wants_num_tokens=num_tokens)
         if job.query_outstanding:
             job.retry_requested = True
         elif job.id:
@@ -287,10 +297,12 @@ class RequestTable:
         if job.num_truncated:
             metadata = {"num_truncated": job.num_truncated, "truncated": job.truncated[:MAX_TRUNCATED]}
         if config.max_seq_len is None and config.pooling_strategy == PoolingStrategy.NONE:
-            metadata["width"] = token_width(job.chunks, self._max_positions)
-        if job.wants_timing:
+            metadata["width"] = token_width(job.chunks, self._result_limit.positions)
+        if job.options.dimensions is not None:
+            metadata["dimensions"] = job.options.dimensions
+        if job.options.wants_timing:
             metadata["times"] = [job.received_at, job.tokenized_at]
-        if job.wants_num_tokens:
+        if job.options.wants_num_tokens:
             metadata["num_tokens"] = sum(len(each.tokenized.input_ids) for each in job.chunks)
         return [commands.JOB_CHUNK, *frames, json.dumps(metadata).encode() if metadata else b"{}"]
 

@@ -6,30 +6,19 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import zmq
 
-from bert_serving.client.protocol import COMMANDS, MAX_IDENTITY_BYTES, MAX_QUERIED, MAX_REQUEST_ID_DIGITS
+from bert_serving.client.protocol import COMMANDS, MAX_IDENTITY_BYTES, MAX_REQUEST_ID_DIGITS
 
 from .. import json_scan
 from ..errors import InvalidRequest, TooLarge
-
-
-class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Fifth frame of a request. ``requests`` holds the ids of ``SHOW_PENDING`` and ``CANCEL``."""
-
-    timing: bool = False
-    num_tokens: bool = False
-    requests: Annotated[list[int], msgspec.Meta(max_length=MAX_QUERIED)] = []
-
+from .request_options import MAX_OPTIONS_BYTES, NO_REQUEST_OPTIONS, RequestOptions, decode_options
 
 _STRINGS = msgspec.json.Decoder(list[str])
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[str]])
-_OPTIONS: msgspec.json.Decoder[_Options] = msgspec.json.Decoder(_Options)
-#: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
-MAX_OPTIONS_BYTES = 65536
 _TOKENIZED = re.compile(rb"\s*\[\s*\[")
 #: Largest part of a message that is searched for its first value.
 _MAX_INDENT = 2**20
@@ -48,15 +37,13 @@ class Request:
 
     Attributes:
         message: a command, or JSON that is not decoded yet. A large one is the buffer of its frame.
-        ids: request ids of the same identity that ``SHOW_PENDING`` queries or ``CANCEL`` drops.
+        options: the fifth frame.
     """
 
     identity: bytes
     message: bytes | memoryview
     request_id: bytes
-    wants_timing: bool = False
-    wants_num_tokens: bool = False
-    ids: Sequence[int] = ()
+    options: RequestOptions = NO_REQUEST_OPTIONS
 
     @property
     def is_command(self) -> bool:
@@ -117,14 +104,10 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
             reply_to=(identity, request_id),
         )
     try:
-        options = _OPTIONS.decode(frames[4].bytes)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise BadEnvelope(
-            f"the fifth frame, the options of a request, cannot be decoded ({error}); known options: "
-            '{"timing": true}, {"num_tokens": true} and {"requests": [numbers]}',
-            reply_to=(identity, request_id),
-        ) from None
-    return Request(identity, message, request_id, options.timing, options.num_tokens, options.requests)
+        options = decode_options(frames[4].bytes)
+    except ValueError as error:
+        raise BadEnvelope(str(error), reply_to=(identity, request_id)) from None
+    return Request(identity, message, request_id, options)
 
 
 def read_texts(message: bytes, limits: RequestLimits) -> list[Any]:

@@ -10,7 +10,11 @@ from ..scheduling.jobs import JobChunk, token_width
 
 
 class ResultLimit:
-    """Rejects requests whose vectors would exceed ``-result_memory``: the sink holds a result as one array."""
+    """Rejects requests whose vectors would exceed ``-result_memory``: the sink holds a result as one array.
+
+    Attributes:
+        positions: number of positions of the model.
+    """
 
     def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
         self._max_bytes = config.result_memory
@@ -18,9 +22,9 @@ class ResultLimit:
         self._row_bytes *= 2 if config.fp16 else 4
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
         self._fixed_width = config.max_seq_len
-        self._positions = model.max_position_embeddings
+        self.positions = model.max_position_embeddings
         if config.fixed_embed_length and self._fixed_width is None:
-            self._fixed_width = self._positions
+            self._fixed_width = self.positions
 
     def check(self, chunk: JobChunk) -> None:
         """Checks the size of a request's result after one of its chunks is tokenized.
@@ -32,7 +36,7 @@ class ResultLimit:
         """
         size, width = chunk.job.size, 1
         if self._token_level:
-            width = self._fixed_width or token_width([chunk], self._positions)
+            width = self._fixed_width or token_width([chunk], self.positions)
         needed = size * width * self._row_bytes
         if needed > self._max_bytes:
             tokens = f" of {width} tokens each" if self._token_level else ""

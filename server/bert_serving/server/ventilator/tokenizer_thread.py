@@ -12,8 +12,9 @@ from typing import Any
 
 import zmq
 
-from ..errors import InternalError, InvalidRequest, RequestError
+from ..errors import InternalError, InvalidRequest, RequestError, TooLarge
 from ..ipc.sockets import make_socket
+from ..scheduling.jobs import NO_OPTIONS, JobOptions
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .requests import RequestLimits, read_pieces
 
@@ -41,16 +42,29 @@ class TokenizedChunk:
         return self.is_last or self.tokenized is None
 
 
-def tokenize(tokenizer: Tokenizer, texts: list[Any]) -> Tokenized:
-    """Tokenizes texts or token lists.
+def tokenize(tokenizer: Tokenizer, texts: list[Any], options: JobOptions = NO_OPTIONS, first_row: int = 0) -> Tokenized:
+    """Tokenizes texts or token lists; ``first_row`` is the row of the first one in its request.
 
     Raises:
-        InvalidRequest: the tokenizer rejects an item.
+        InvalidRequest: the tokenizer rejects an item, or the request has a prompt for token lists.
+        TooLarge: a text is too long, and the request forbids truncation.
     """
+    if options.prompt is not None and texts and not isinstance(texts[0], str):
+        raise InvalidRequest(
+            "a prompt is put before texts, but the request has token lists: omit prompt and prompt_name"
+        )
     try:
-        return tokenizer.encode(texts)
+        tokenized = tokenizer.encode(texts, options.prompt)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(str(error)[:500]) from error
+    if not options.truncate and len(tokenized.truncated):
+        row = int(tokenized.truncated[0])
+        raise TooLarge(
+            f"text {first_row + row} has {tokenizer.count(texts[row], options.prompt)} tokens, special ones included; "
+            f"the longest sequence of this server is {tokenizer.max_seq_len} (-max_seq_len): shorten the text, or "
+            "allow truncation"
+        )
+    return tokenized
 
 
 class Progress(IntEnum):
@@ -74,7 +88,7 @@ class TokenizerThread:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], tokenizer: Tokenizer, limits: RequestLimits) -> None:
         self._tokenizer, self._limits = tokenizer, limits
-        self._incoming: queue.SimpleQueue[tuple[int, bytes | memoryview]] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[tuple[int, bytes | memoryview, JobOptions]] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[tuple[TokenizedChunk, int]] = queue.SimpleQueue()
         self.held_bytes = 0
         self._cancelled: set[int] = set()  # the loop adds, the thread reads
@@ -85,10 +99,10 @@ class TokenizerThread:
         self._wake.connect("inproc://tokenized")
         threading.Thread(target=self._run, name="tokenizer", daemon=True).start()
 
-    def submit(self, local_id: int, message: bytes | memoryview) -> None:
+    def submit(self, local_id: int, message: bytes | memoryview, options: JobOptions = NO_OPTIONS) -> None:
         """Queues the JSON message of a job."""
         self.held_bytes += len(message)
-        self._incoming.put((local_id, message))
+        self._incoming.put((local_id, message, options))
 
     def cancel(self, local_id: int) -> None:
         """Stops tokenizing a job."""
@@ -129,8 +143,8 @@ class TokenizerThread:
             if active and progress == Progress.OLDEST:
                 local_id = min(active)
             elif not active or (is_turn_of_new and not self._incoming.empty()):
-                local_id, message = self._incoming.get()
-                active[local_id] = self._chunks(local_id, message)
+                local_id, message, options = self._incoming.get()
+                active[local_id] = self._chunks(local_id, message, options)
                 del message
             else:
                 local_id = next(iter(active))
@@ -139,7 +153,7 @@ class TokenizerThread:
             if next(active[local_id], True):
                 del active[local_id]
 
-    def _chunks(self, local_id: int, message: bytes | memoryview) -> Iterator[None]:
+    def _chunks(self, local_id: int, message: bytes | memoryview, options: JobOptions) -> Iterator[None]:
         """Tokenizes a message, one chunk per ``next``."""
         size = len(message)
         try:
@@ -147,7 +161,7 @@ class TokenizerThread:
                 if local_id in self._cancelled:
                     break
                 if piece is not None:
-                    tokenized = tokenize(self._tokenizer, piece.texts)
+                    tokenized = tokenize(self._tokenizer, piece.texts, options, piece.first_row)
                     chunk = TokenizedChunk(local_id, piece.size, piece.first_row, tokenized, piece.is_last)
                     del piece
                     self._emit(chunk, size if chunk.is_last else 0)

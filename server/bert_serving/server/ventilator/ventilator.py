@@ -185,7 +185,7 @@ class Ventilator:
             self.control.send(TERMINATE)
             return
         if request.message == CANCEL:
-            number = self.requests.cancel(request.identity, request.ids)
+            number = self.requests.cancel(request.identity, request.options.requests)
             self.log.debug("client %r cancelled %d requests", request.identity, number)
             return
         if request.message == SHOW_CONFIG:
@@ -197,7 +197,7 @@ class Ventilator:
                 return
         elif request.message == SHOW_PENDING:
             # Replies leave in order, so a client that reads an unknown id has read its reply, if there was one.
-            unknown = self.requests.unknown_ids(request.identity, request.ids)
+            unknown = self.requests.unknown_ids(request.identity, request.options.requests)
             reply = json.dumps({"unknown": unknown}).encode()
         else:
             assert request.message == SHOW_STATUS

@@ -16,7 +16,8 @@ import numpy as np
 from ..engines.batch import Batch
 from ..model.errors import WeightError
 from ..model.readers import Reader, open_reader
-from ..model.sentence_transformers import Dense, LayerNorm, SentencePipeline, Truncate
+from ..model.sentence_transformers import Dense, LayerNorm, Module, SentencePipeline, Truncate
+from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .pooling import pool
 
 _LEAST_NORM = 1e-12
@@ -39,17 +40,19 @@ class SentenceHead:
 
     def __init__(self, pipeline: SentencePipeline, width: int) -> None:
         self._pooling = pipeline.pooling
-        self._steps: list[Step] = []
-        for module in pipeline.modules:
+        self._dimensions = pipeline.dimensions(width)
+        body, self._tail = split_tail(pipeline.modules)
+        self._body: list[Step] = []
+        for module in body:
             if isinstance(module, Dense):
-                self._steps.append(_dense(module, width))
+                self._body.append(_dense(module, width))
                 width = module.out_features
             elif isinstance(module, LayerNorm):
-                self._steps.append(_layer_norm(module, width))
-            elif isinstance(module, Truncate):
-                self._steps.append(partial(_truncate, module.dimensions))
+                self._body.append(_layer_norm(module, width))
             else:
-                self._steps.append(normalize)
+                self._body.append(_tail_step(module))
+        self._last = [_tail_step(module) for module in self._tail]
+        self._computes = pipeline.computes
 
     def apply(self, array: np.ndarray, batch: Batch) -> np.ndarray:
         """Vectors of a batch.
@@ -61,18 +64,57 @@ class SentenceHead:
         Returns:
             ``[n, dimensions]``, C-contiguous, of the same dtype; computed in float32.
         """
+        if not self._computes:
+            return array
+        rows = self._compute(array, batch)
+        for step in self._last:
+            rows = step(rows)
+        return np.ascontiguousarray(rows, dtype=array.dtype)
+
+    def apply_with_options(
+        self, array: np.ndarray, few: Batch, where: np.ndarray | None, codes: np.ndarray
+    ) -> np.ndarray:
+        """Vectors of a batch in which requests have normalization and dimensions of their own.
+
+        Args:
+            array: what the engine returned for ``few``, as for :meth:`apply`.
+            few, where: return values of ``deduplicate``.
+            codes: ``VectorOptions.code`` of each sequence of the batch, int32 ``[n]``.
+
+        Returns:
+            ``[n, dimensions]`` as :meth:`apply`. A row of a request with fewer dimensions ends in zeros, which the sink
+            cuts off.
+        """
+        rows = self._compute(array, few)
+        if where is not None:
+            rows = rows[where]
+        result = np.zeros((len(codes), self._dimensions), array.dtype)
+        for code in np.unique(codes).tolist():
+            chosen = codes == code
+            vectors = rows[chosen]
+            for module in apply_options(self._tail, VectorOptions.from_code(code)):
+                vectors = _tail_step(module)(vectors)
+            result[chosen, : vectors.shape[1]] = vectors
+        return result
+
+    def _compute(self, array: np.ndarray, batch: Batch) -> np.ndarray:
+        """Pools, and applies all modules but the last ones, which normalize and cut."""
         rows = array.astype(np.float32, copy=False)
         if self._pooling:
             rows = np.concatenate([pool(rows, batch, mode) for mode in self._pooling], axis=1)
-        for step in self._steps:
+        for step in self._body:
             rows = step(rows)
-        return np.ascontiguousarray(rows, dtype=array.dtype)
+        return rows
 
 
 def normalize(rows: np.ndarray) -> np.ndarray:
     """Unit vectors ``[n, d]``; a norm below 1e-12 counts as 1e-12."""
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     return np.asarray(rows / np.maximum(norms, _LEAST_NORM))
+
+
+def _tail_step(module: Module) -> Step:
+    return partial(_truncate, module.dimensions) if isinstance(module, Truncate) else normalize
 
 
 def _truncate(dimensions: int, rows: np.ndarray) -> np.ndarray:

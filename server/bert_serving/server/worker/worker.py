@@ -19,6 +19,7 @@ from ..ipc.messages import BatchMessage, Result, encode_commands, is_large
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import is_readable, make_socket
 from ..model.pooling import PoolingStrategy
+from ..model.sentence_transformers import SentencePipeline
 from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
 from .sentence_head import SentenceHead
@@ -39,9 +40,9 @@ def run(process: ProcessContext) -> None:
     process.mark_progress(busy=True)
     spec = engine_spec(process.config, process.options)
     engine = load(process.options["engine"]).create(spec, device)
-    pipeline = process.config.pipeline
-    head = SentenceHead(pipeline, process.config.pooled_size(spec.model)) if pipeline and pipeline.computes else None
+    pipeline = process.config.pipeline or SentencePipeline("", ())
     token_level = process.config.pooling_strategy == PoolingStrategy.NONE
+    head = None if token_level else SentenceHead(pipeline, process.config.pooled_size(spec.model))
     max_tokens = warm_up(engine, device, spec.model.max_position_embeddings, process.config.max_seq_len)
     process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):
@@ -76,7 +77,10 @@ def run(process: ProcessContext) -> None:
             try:
                 few, where = deduplicate(batch)
                 array = engine.encode(few)
-                if head is not None:
+                if head is not None and message.vector_codes:
+                    codes = np.frombuffer(message.vector_codes, np.int32)
+                    array, few, where = head.apply_with_options(array, few, where, codes), batch, None
+                elif head is not None:
                     array = head.apply(array, few)
                 _check(array, few, token_level)
                 if where is not None:
@@ -90,7 +94,14 @@ def run(process: ProcessContext) -> None:
                 gc.collect()
             else:
                 result = Result(
-                    message.id, array, batch.lengths, message.manifest, token_level, began, message.announcements
+                    message.id,
+                    array,
+                    batch.lengths,
+                    message.manifest,
+                    token_level,
+                    began,
+                    message.announcements,
+                    message.vector_codes,
                 )
                 answer = result.frames()
                 sink.send_multipart(answer, copy=not is_large(answer))

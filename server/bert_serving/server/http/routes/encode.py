@@ -18,7 +18,7 @@ from .. import serialization as vectors
 from ..encoding_service import EncodingResult, EncodingService
 from ..request_context import BYTES, JSON, acquire_slot, add_server_timing, read_body, wants_octet_stream
 from ..schemas import EncodeResponse
-from ..validation import parse_bool, parse_choice, parse_object, require_field
+from ..validation import parse_bool, parse_choice, parse_object, parse_options, require_field
 
 
 def blueprint(service: EncodingService) -> Blueprint:
@@ -47,8 +47,9 @@ def encode_response(service: EncodingService, values: dict[str, Any]) -> Respons
     is_tokenized = parse_bool(values, "is_tokenized")
     show_tokens = parse_bool(values, "show_tokens")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
+    options = parse_options(values, service.dimensions)
     texts = require_field(values, "texts", "a list of texts, or of token lists with is_tokenized")
-    result = service.encode(texts, is_tokenized, show_tokens)
+    result = service.encode(texts, is_tokenized, show_tokens, options)
     if wants_octet_stream():
         return add_server_timing(_as_bytes(result), result)
     body = EncodeResponse(

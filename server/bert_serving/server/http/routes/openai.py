@@ -17,7 +17,7 @@ from ..encoding_service import EncodingService
 from ..errors import BadRequest, NotFound
 from ..request_context import acquire_slot, add_server_timing, json_response, read_body
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
-from ..validation import json_type, parse_choice, parse_object, require_field, truncate_repr
+from ..validation import json_type, parse_choice, parse_object, parse_options, require_field, truncate_repr
 
 #: Prefix of OpenAI's model names. Token ids sent for such a model come from OpenAI's vocabulary.
 _OPENAI_PREFIX = "text-embedding-"
@@ -50,7 +50,7 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
     if service.token_level:
         raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
-    num_dimensions = _read_dimensions(values, service.dimensions)
+    options = parse_options(values, service.dimensions)
     model = _read_model(values) or service.model_name
     texts, is_ids = read_input(require_field(values, "input", "a text, a list of texts, or token ids"))
     if is_ids and model.startswith(_OPENAI_PREFIX) and model != service.model_name:
@@ -61,10 +61,8 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
             "this model's name",
             "input",
         )
-    result = service.encode(service.token_ids.tokens(texts) if is_ids else texts, is_tokenized=is_ids)
+    result = service.encode(service.token_ids.tokens(texts) if is_ids else texts, is_tokenized=is_ids, options=options)
     array = result.vectors
-    if num_dimensions is not None:
-        array = vectors.truncate_dimensions(array, num_dimensions)
     # Client libraries decode base64 as float32, independent of the dtype of the server.
     if encoding == "base64":
         rows = [b'"%b"' % row for row in vectors.to_base64(array.astype(np.float32, copy=False))]
@@ -102,21 +100,6 @@ def read_input(value: Any) -> tuple[list[Any], bool]:
     position = next((index for index, item in enumerate(value) if type(item) is not first_type), 0)
     item = truncate_repr(value[position])
     raise BadRequest(f"the items of 'input' must be all texts or all token ids, but item {position} is {item}", "input")
-
-
-def _read_dimensions(values: dict[str, Any], width: int) -> int | None:
-    value = values.get("dimensions")
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise BadRequest(
-            f"'dimensions' must be an integer of at least 1, received {truncate_repr(value)}", "dimensions"
-        )
-    if value > width:
-        raise BadRequest(
-            f"'dimensions' is {value}, but the vectors of this server have {width} dimensions", "dimensions"
-        )
-    return value
 
 
 def _read_model(values: dict[str, Any]) -> str:

@@ -1,0 +1,93 @@
+"""Options of one request that change its vectors: normalization, prompt, dimensions and truncation. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._arguments import whole_number
+from .errors import OptionError
+from .protocol import MAX_PROMPT_LENGTH, OPTIONS_VERSION
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict
+
+    class EncodeOptions(TypedDict, total=False):
+        """Options of `BertClient.encode` that a request carries."""
+
+        normalize: bool | None
+        prompt_name: str | None
+        prompt: str | None
+        dimensions: int | None
+        truncate: bool
+
+
+def request_options(
+    is_tokenized: bool,
+    normalize: bool | None = None,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+    dimensions: int | None = None,
+    truncate: bool = True,
+) -> dict[str, Any]:
+    """Returns the options that differ from those of the server, ready for JSON.
+
+    Raises:
+        OptionError: a value is not valid, or two options contradict each other.
+    """
+    options: dict[str, Any] = {}
+    if normalize is not None:
+        options["normalize"] = _switch("normalize", normalize, " or None")
+    for name, value in (("prompt_name", prompt_name), ("prompt", prompt)):
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise OptionError(f"{name} must be str, but is {type(value).__name__} ({value!r})")
+        if is_tokenized:
+            raise OptionError(f"{name} is put before texts, but is_tokenized=True sends token lists; omit {name}")
+        options[name] = value
+    if prompt_name is not None and prompt is not None:
+        raise OptionError(f"prompt_name={prompt_name!r} and prompt exclude each other; pass only one of them")
+    if prompt is not None and len(prompt) > MAX_PROMPT_LENGTH:
+        raise OptionError(f"prompt has {len(prompt)} characters; the limit is {MAX_PROMPT_LENGTH}; shorten it")
+    if dimensions is not None:
+        options["dimensions"] = whole_number("dimensions", dimensions, 1)
+    if not _switch("truncate", truncate):
+        options["truncate"] = False
+    return options
+
+
+def require_support(options: dict[str, Any], protocol_version: int) -> None:
+    """Checks that a server knows the options.
+
+    Args:
+        protocol_version: that of the server; 0 for an original one.
+
+    Raises:
+        OptionError: the server is older.
+    """
+    if options and protocol_version < OPTIONS_VERSION:
+        found = f"has {protocol_version}" if protocol_version else "is an original one of version 1.10.0"
+        raise OptionError(
+            f"{', '.join(options)}: such options need a server with protocol_version {OPTIONS_VERSION}, but this "
+            f"server {found}; update the server, or omit them"
+        )
+
+
+def version_of(config: dict[str, Any]) -> int:
+    """Returns the protocol version in a server's configuration; 0 for an original server."""
+    version = config.get("protocol_version")
+    return version if isinstance(version, int) else 0
+
+
+def to_json(options: dict[str, Any]) -> bytes:
+    """Returns the options frame; empty without options."""
+    return json.dumps(options, separators=(",", ":")).encode("ascii") if options else b""
+
+
+def _switch(name: str, value: Any, more: str = "") -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise OptionError(f"{name} must be True or False{more}, but is {type(value).__name__} ({value!r})")
+    return bool(value)

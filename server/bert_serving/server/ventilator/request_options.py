@@ -1,0 +1,118 @@
+"""Decodes the options of a request, its fifth frame, and applies them to the model that is served."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from bert_serving.client.protocol import MAX_PROMPT_LENGTH, MAX_QUERIED
+
+from ..config.options import ServerConfig
+from ..errors import InvalidRequest, TooLarge
+from ..model.config import ModelConfig
+from ..model.pooling import PoolingStrategy
+from ..model.vector_options import VectorOptions, apply_options, split_tail
+from ..scheduling.jobs import JobOptions
+
+#: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
+MAX_OPTIONS_BYTES = 65536
+
+
+class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Fifth frame of a request. ``requests`` holds the ids of ``SHOW_PENDING`` and ``CANCEL``."""
+
+    timing: bool = False
+    num_tokens: bool = False
+    requests: Annotated[list[int], msgspec.Meta(max_length=MAX_QUERIED)] = []
+    normalize: bool | None = None
+    prompt_name: str | None = None
+    prompt: str | None = None
+    dimensions: int | None = None
+    truncate: bool = True
+
+    @property
+    def key(self) -> bytes:
+        """The options that change vectors; empty without any. Requests that differ in them are not repetitions."""
+        values = (self.normalize, self.prompt_name, self.prompt, self.dimensions, self.truncate)
+        return b"" if values == (None, None, None, None, True) else msgspec.json.encode(values)
+
+
+#: Options of a request without options.
+NO_REQUEST_OPTIONS = RequestOptions()
+_DECODER: msgspec.json.Decoder[RequestOptions] = msgspec.json.Decoder(RequestOptions)
+
+
+def decode_options(frame: bytes) -> RequestOptions:
+    """Decodes the fifth frame.
+
+    Raises:
+        ValueError: not a JSON object, an unknown option, or a value of the wrong type.
+    """
+    try:
+        return _DECODER.decode(frame)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise ValueError(
+            f"the fifth frame, the options of a request, cannot be decoded ({error}); known options: "
+            f"{', '.join(RequestOptions.__struct_fields__)}"
+        ) from None
+
+
+class OptionsResolver:
+    """Applies the options of requests to the model that is served."""
+
+    def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
+        pipeline = config.pipeline
+        self._prompts = {} if pipeline is None else pipeline.prompts
+        self._tail = () if pipeline is None else split_tail(pipeline.modules)[1]
+        self._width = config.vector_size(model)
+        self._token_level = config.pooling_strategy == PoolingStrategy.NONE
+
+    def resolve(self, options: RequestOptions) -> JobOptions:
+        """Returns the options of a job.
+
+        Raises:
+            InvalidRequest: the server cannot compute what the options ask for.
+            TooLarge: the prompt is too long.
+        """
+        vector = self._vector_options(options.normalize, options.dimensions)
+        return JobOptions(
+            options.timing,
+            options.num_tokens,
+            self._prompt(options.prompt_name, options.prompt),
+            options.truncate,
+            vector.code,
+            vector.dimensions,
+        )
+
+    def _vector_options(self, normalize: bool | None, dimensions: int | None) -> VectorOptions:
+        if normalize is None and dimensions is None:
+            return VectorOptions()
+        if self._token_level:
+            name = "dimensions" if normalize is None else "normalize"
+            raise InvalidRequest(
+                f"{name} needs one vector per text, but this server returns one per token (-pooling_strategy NONE): "
+                f"omit {name}"
+            )
+        if dimensions is not None and not 1 <= dimensions <= self._width:
+            raise InvalidRequest(
+                f"dimensions is {dimensions}; the vectors of this server have {self._width} dimensions: set 1 to "
+                f"{self._width}"
+            )
+        options = VectorOptions(normalize, None if dimensions == self._width else dimensions)
+        return VectorOptions() if apply_options(self._tail, options) == self._tail else options
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str | None:
+        if name is not None and prompt is not None:
+            raise InvalidRequest(f"prompt_name {name[:100]!r} and prompt exclude each other: set only one of them")
+        if name is not None:
+            if name not in self._prompts:
+                known = ", ".join(self._prompts) or "none"
+                raise InvalidRequest(
+                    f"prompt_name {name[:100]!r} is unknown; the prompts of this model: {known}. Set one of them, or "
+                    "the text itself as prompt"
+                )
+            return self._prompts[name]
+        if prompt is not None and len(prompt) > MAX_PROMPT_LENGTH:
+            raise TooLarge(f"prompt has {len(prompt)} characters; the limit is {MAX_PROMPT_LENGTH}: shorten it")
+        return prompt

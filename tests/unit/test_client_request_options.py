@@ -1,0 +1,94 @@
+"""Options of a request: their validation, and which server gets them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_serving.client import AsyncBertClient, BertClient
+from bert_serving.client._request_options import request_options, to_json
+from bert_serving.client.errors import OptionError
+from bert_serving.client.protocol import OPTIONS_VERSION
+from fake_server import CONFIG, run_fake_server
+
+ALL: dict[str, Any] = {"normalize": False, "prompt": "é ", "dimensions": 3, "truncate": False}
+ORIGINAL = {name: value for name, value in CONFIG.items() if name != "protocol_version"}
+EARLIER = {**CONFIG, "protocol_version": OPTIONS_VERSION - 1}
+
+
+def test_only_options_that_differ_from_the_server_are_sent() -> None:
+    assert to_json(request_options(False)) == b""
+    assert to_json(request_options(True, normalize=None, prompt=None, truncate=True)) == b""
+    assert request_options(False, **ALL) == ALL
+    assert request_options(False, normalize=np.bool_(True), dimensions=np.int64(3)) == {  # type: ignore[arg-type]
+        "normalize": True,
+        "dimensions": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalize": "yes"}, "normalize must be True or False or None, but is str"),
+        ({"truncate": None}, "truncate must be True or False, but is NoneType"),
+        ({"prompt": 3}, "prompt must be str, but is int"),
+        ({"prompt": "a", "prompt_name": "b"}, "exclude each other"),
+        ({"prompt": "a" * 5000}, "5000 characters; the limit is 4096"),
+        ({"dimensions": 0}, "dimensions must be at least 1, but is 0"),
+        ({"dimensions": 2.5}, "dimensions must be a whole number"),
+    ],
+)
+def test_invalid_values(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        request_options(False, **options)
+
+
+@pytest.mark.parametrize("options", [{"prompt": ""}, {"prompt_name": "query"}])
+def test_a_prompt_is_not_for_token_lists(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="is_tokenized"):
+        request_options(True, **options)
+
+
+def test_the_frames_of_each_call() -> None:
+    with run_fake_server() as server, BertClient(**server.ports, timeout=60_000) as client:
+        client.encode(["a"], **ALL)
+        client.encode(["a"], blocking=False, **ALL)
+        client.fetch_all()
+        list(client.encode_async([["a"]], **ALL))
+        client.encode(["a"], timings=[], **ALL)
+        client.encode(["a"])
+        sent = [request.options for request in server.received]
+    assert [json.loads(options) for options in sent[:3]] == [ALL, ALL, ALL]
+    assert json.loads(sent[3]) == {**ALL, "timing": True}
+    assert sent[4] == b""
+
+
+@pytest.mark.parametrize("config", [ORIGINAL, EARLIER], ids=["original", "earlier"])
+@pytest.mark.parametrize("checks", [True, False])
+def test_an_older_server_gets_no_options(config: dict[str, Any], checks: bool) -> None:
+    with run_fake_server(config=config) as server:
+        with BertClient(**server.ports, timeout=60_000, ignore_all_checks=not checks) as client:
+            with pytest.raises(OptionError, match="dimensions: such options need a server with protocol_version"):
+                client.encode(["a"], dimensions=1)
+            with pytest.raises(OptionError, match="truncate"):
+                client.encode_async([["a"]], truncate=False)
+            client.encode(["a"])
+
+        async def with_asyncio() -> None:
+            async with AsyncBertClient(**server.ports, timeout=60_000, ignore_all_checks=not checks) as client:
+                with pytest.raises(OptionError, match="normalize"):
+                    await client.encode(["a"], normalize=True)
+
+        asyncio.run(with_asyncio())
+        assert [request.options for request in server.received] == [b""]
+
+
+def test_a_client_without_checks_asks_once() -> None:
+    with run_fake_server() as server, BertClient(**server.ports, timeout=60_000, ignore_all_checks=True) as client:
+        client.encode(["a"], dimensions=1)
+        client.encode(["a"], dimensions=1)
+        assert server.commands == [b"SHOW_CONFIG"]

@@ -1,0 +1,73 @@
+"""Normalization and dimensions of single requests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_serving.server.engines.batch import Batch
+from bert_serving.server.model.sentence_transformers import Module, Normalize, SentencePipeline, Truncate
+from bert_serving.server.model.vector_options import VectorOptions, apply_options, split_tail
+from bert_serving.server.worker.deduplicate import deduplicate, expand
+from bert_serving.server.worker.sentence_head import SentenceHead, normalize
+
+WIDTH = 6
+options = st.builds(VectorOptions, st.sampled_from([None, True, False]), st.none() | st.integers(1, WIDTH))
+tails = st.lists(st.builds(Normalize) | st.builds(Truncate, st.integers(1, WIDTH)), max_size=4).map(tuple)
+
+
+@given(options)
+def test_options_survive_their_code(wanted: VectorOptions) -> None:
+    assert VectorOptions.from_code(wanted.code) == wanted
+    assert (wanted.code == 0) == (wanted == VectorOptions())
+
+
+def test_the_tail_begins_after_the_last_module_that_computes() -> None:
+    unit, cut = Normalize(), Truncate(3)
+    assert split_tail([unit, cut]) == ((), (unit, cut))
+    assert split_tail([]) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("tail", "asked", "wanted"),
+    [
+        ((), (None, None), ()),
+        ((), (True, None), (Normalize(),)),
+        ((), (None, 3), (Truncate(3),)),
+        ((), (True, 3), (Truncate(3), Normalize())),
+        ((Normalize(),), (None, 3), (Truncate(3), Normalize())),
+        ((Normalize(),), (False, None), ()),
+        ((Normalize(),), (True, None), (Normalize(),)),
+        ((Normalize(), Truncate(5)), (None, 3), (Normalize(), Truncate(5), Truncate(3))),
+        ((Normalize(), Truncate(5)), (False, None), (Truncate(5),)),
+        ((Truncate(5), Normalize()), (None, 3), (Truncate(5), Truncate(3), Normalize())),
+    ],
+)
+def test_the_modules_that_options_give(
+    tail: tuple[Module, ...], asked: tuple[bool | None, int | None], wanted: tuple[Module, ...]
+) -> None:
+    assert apply_options(tail, VectorOptions(*asked)) == wanted
+
+
+@given(tails, st.lists(options, min_size=1, max_size=8), st.integers(0, 2**32 - 1), st.booleans())
+def test_each_row_of_a_batch_is_that_of_its_own_request(
+    tail: tuple[Module, ...], asked: list[VectorOptions], seed: int, repeats: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    count = len(asked)
+    ids = random.integers(0, 2 if repeats else 10**6, count).astype(np.int32)
+    batch = Batch(ids, np.zeros(count, np.int32), np.ones(count, np.int32), np.ones(count, np.int32))
+    few, where = deduplicate(batch)
+    array = random.normal(size=(few.num_sequences, WIDTH)).astype(np.float32)
+    whole = array if where is None else expand(array, few, where, False)
+    head = SentenceHead(SentencePipeline("", (), tail), WIDTH)
+    codes = np.array([each.code for each in asked], np.int32)
+    found = head.apply_with_options(array, few, where, codes)
+    for row, each in enumerate(asked):
+        wanted = whole[row : row + 1]
+        for module in apply_options(tail, each):
+            wanted = normalize(wanted) if isinstance(module, Normalize) else wanted[:, : module.dimensions]  # type: ignore[union-attr]
+        np.testing.assert_allclose(found[row, : wanted.shape[1]], wanted[0], rtol=1e-6)
+        assert not found[row, wanted.shape[1] :].any()
