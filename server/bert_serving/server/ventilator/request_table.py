@@ -36,7 +36,9 @@ MAX_TRUNCATED = 1000
 
 
 def _key(request: Request, message_digest: bytes) -> RequestKey:
-    return RequestKey(request.identity, request.request_id, message_digest + request.options.key)
+    if request.options is not NO_REQUEST_OPTIONS:
+        message_digest += request.options.key
+    return RequestKey(request.identity, request.request_id, message_digest)
 
 
 class RequestTable:
