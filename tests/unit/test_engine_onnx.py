@@ -232,7 +232,9 @@ def test_float16_vectors(cache: str, strategy: str) -> None:
 
 @needs_minilm
 @pytest.mark.parametrize(
-    "features", [frozenset({"avx2"}), pytest.param(frozenset({"avx2", "avx512_vnni"}), marks=needs_vnni)], ids=" ".join
+    "features",
+    [frozenset({"avx2"}), pytest.param(frozenset({"avx2", "avx512_vnni"}), marks=needs_vnni)],
+    ids=lambda value: " ".join(sorted(value)),
 )
 def test_int8_vectors_of_a_real_model_are_close_to_golden(cache: str, features: frozenset[str]) -> None:
     model = load_model_config(default_model_dir() or "")
