@@ -1,5 +1,7 @@
 """Compares the tokens of ``tokenizer.json`` files with those of the library `tokenizers`."""
 
+# ruff: noqa: RUF001 (ambiguous letters are intended)
+
 from __future__ import annotations
 
 import json
@@ -27,6 +29,25 @@ TEXTS = [
     "",
     "word " * 100,
     "<mask> in </s> between",
+]
+#: Several scripts, and sequences of characters that only belong together: marks, joiners, variation selectors.
+MULTILINGUAL = [
+    "Fußgängerübergänge überqueren, GRÖSSE 42 — „Zitat“ und ‚Zitat‘",
+    "L’été dernier, où êtes-vous allés ? «Noël» à 20 €, cœur",
+    "我喜欢在北京吃烤鸭。２０２４年，价格：￥１００！𠀀𫤠",
+    "東京タワーは高さ３３３メートルです。ｶﾀｶﾅ ガ か\u3099 々〆",
+    "أُحِبُّ القِراءةَ في المَساءِ؛ العدد ١٢٣٤٥ ﷺ لا",
+    "ภาษาไทยไม่มีช่องว่างระหว่างคำ ราคา ๑๒๓ บาท",
+    "मुझे हिन्दी में किताबें पढ़ना पसंद है। क्‍ष क्षि १२३",
+    "한국어 문장을 토큰으로 나눕니다. 각 ㈜ ㎏",
+    "Ελληνικά: ΟΔΥΣΣΕΥΣ, ὀξεῖα ᾼ",
+    "Привет, МИР! Ёлка й и\u0306",
+    "İstanbul'da ılık IŞIK ǅ ŉ",
+    "👩‍👩‍👧‍👦 👍🏽 🇩🇪 ❤️ ☺︎ 1️⃣ 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "e\u0301\u0323 a\u0302\u0301 Z͑ͫ̓a̡͊͠l̶g͝o \u0344",
+    "soft\u00adhyphen zero\u200bwidth no\u00a0break \ufeff bom \u2028 line \x85 next",
+    "ﬁne ½ ² Ⅷ ℃ Å Ω ㎡ ＡＢＣ",
+    "unassigned \u0378 \u2fe0 private \ue000 new \u1c89 \U0001e2ae \U0001faf8 \u166d \U000111c9",
 ]
 PAIRS = [("who is it", "it is me"), ("word " * 40, "short"), ("short", "word " * 40)]
 Make = Callable[..., Path]
@@ -124,6 +145,22 @@ def test_ids_are_those_of_the_library(kind: tuple[Any, Path, type]) -> None:
     expected = [encoding.ids for encoding in library.encode_batch(TEXTS)]
     assert rows_of(tokenizer, TEXTS) == expected
     assert [rows_of(tokenizer, [text])[0] for text in TEXTS] == expected
+
+
+def test_ids_of_many_scripts_are_those_of_the_library(kind: tuple[Any, Path, type]) -> None:
+    library, path, _ = kind
+    tokenizer = read(path)
+    texts = [*MULTILINGUAL, " | ".join(MULTILINGUAL)[:100], *map(str.upper, MULTILINGUAL)]
+    expected = [encoding.ids for encoding in library.encode_batch(texts)]
+    assert rows_of(tokenizer, texts) == expected
+    assert [rows_of(tokenizer, [text])[0] for text in texts] == expected
+
+
+def test_a_pair_in_the_request_changes_no_other_text(kind: tuple[Any, Path, type]) -> None:
+    library, path, _ = kind
+    texts = ["  hello  world ", "\n hello\n", "\u3000cat\u3000", "hello ||| "]
+    expected = [library.encode(text).ids for text in texts]
+    assert rows_of(read(path), [*texts, "who is it ||| it is me"])[:-1] == expected
 
 
 def test_pairs_are_framed_and_cut_as_by_the_library(kind: tuple[Any, Path, type]) -> None:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bert_serving.server.tokenization import wordpiece
+from bert_serving.server.tokenization import characters, wordpiece
 from bert_serving.server.tokenization.tokenizer import Tokenized, Tokenizer
 from bert_serving.server.tokenization.vocabulary import Vocabulary, read_vocabulary
 
@@ -147,18 +147,18 @@ def test_long_runs_of_marks_equal_the_oracle(runs: list[tuple[str, int]]) -> Non
         assert rows[len(rows) // 2] == oracle(text, True, 512)[0]
 
 
-def test_mark_patterns_hold_for_every_character() -> None:
-    """Checks the assumptions of ``_decompose``: range of marks, their decompositions, decomposed length of a letter."""
-    _, run, accents = wordpiece._mark_patterns()
+@pytest.mark.parametrize("rules", [characters.python_rules(), characters.library_rules()], ids=["python", "library"])
+def test_marks_hold_for_every_character(rules: characters.CharacterRules) -> None:
+    """Checks the assumptions of ``decompose``: range of marks, their decompositions, decomposed length of a letter."""
     for code in range(sys.maxunicode + 1):
-        parts = unicodedata.normalize("NFD", chr(code))
+        parts = rules.decompose(chr(code))
         classes = list(map(unicodedata.combining, parts))
-        if all(classes):
-            assert run.fullmatch(chr(code) * wordpiece.MAX_MARKS)
-            assert {unicodedata.category(part) for part in parts} == {"Mn" if code in accents else "Mc"}
+        if rules._long_runs.fullmatch(chr(code) * characters.MAX_MARKS):
+            assert all(classes)
+            assert {rules.is_accent(part) for part in parts} == {code in rules._accents}
         else:
-            assert code not in accents
-            assert classes[0] == 0
+            assert code not in rules._accents
+            assert classes[0] == 0 or (rules._newer and rules._newer.match(chr(code)))
             assert len(parts) <= 4
 
 

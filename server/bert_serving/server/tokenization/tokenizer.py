@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..model.errors import ModelConfigError
+from .characters import library_rules, python_rules
 from .frame import Frame
 from .library import LibrarySegmenter
 from .truncation import positions, truncate
@@ -154,6 +155,7 @@ class Tokenizer:
         segmenter = WordPiece(
             ids,
             ids["[UNK]"],
+            rules=library_rules() if vocabulary.has_library_rules else python_rules(),
             lower_case=lower_case,
             strip_accents=lower_case if strip is None else strip,
             split_cjk=vocabulary.split_cjk,
@@ -286,7 +288,7 @@ class Tokenizer:
                 segments += (head, tail)
                 is_second += (False, True)
             else:
-                segments.append(line)
+                segments.append(text)
                 is_second.append(False)
         ids, lengths = self._segmenter.encode(segments, max_words)
         second_mask = np.array(is_second)

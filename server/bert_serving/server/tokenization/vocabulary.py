@@ -20,6 +20,7 @@ class Vocabulary:
         strip_accents: accents are removed; None means the value of ``lower_case``.
         split_cjk: each Chinese character is a word of its own.
         added: tokens that are one id wherever they stand in a text, such as ``[MASK]``.
+        has_library_rules: characters are classified as the library `tokenizers` does, else by Python's Unicode tables.
     """
 
     ids: dict[str, int]
@@ -27,6 +28,7 @@ class Vocabulary:
     strip_accents: bool | None = None
     split_cjk: bool = True
     added: frozenset[str] = frozenset()
+    has_library_rules: bool = False
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary | None:
@@ -109,7 +111,9 @@ def _read_tokenizer_json(path: str) -> Vocabulary | None:
         lower_case=normalizer.get("lowercase"),
         strip_accents=normalizer.get("strip_accents"),
         split_cjk=normalizer.get("handle_chinese_chars", True),
-        added=frozenset(token["content"] for token in added),
+        # The library finds no token without characters.
+        added=frozenset(token["content"] for token in added if token["content"]),
+        has_library_rules=True,
     )
 
 

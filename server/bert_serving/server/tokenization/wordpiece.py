@@ -6,30 +6,24 @@ longest pieces.
 
 The search for pieces dominates the cost, and natural text repeats its words. So many texts are normalized as one
 string, one regular expression finds the words, and a bounded table caches the ids of each word. On one core this is
-faster than the `tokenizers` library on two (``benchmark/tokenization.py``). Characters are classified by Python's
-Unicode tables, as in bert-as-service 1.10.0.
+faster than the `tokenizers` library on two (``benchmark/tokenization.py``). ``characters.py`` decides about each
+character.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import chain, islice
 
 import numpy as np
 
-#: Longest word in characters; a longer word becomes one ``[UNK]``.
-MAX_WORD_LENGTH = 100
+from .characters import MAX_WORD_LENGTH, CharacterRules
+
 #: Largest number of cached words, about 200 bytes each.
 MAX_CACHED_WORDS = 100_000
 #: A text of more characters is read block by block, and only up to ``max_words``.
 LONG_TEXT = 8192
-
-#: Smallest run of combining marks from which accents are removed before NFD sorts the run. The search for such runs
-#: looks at every ``MARKS_STEP``-th character.
-MAX_MARKS, MARKS_STEP = 64, 16
 
 #: Marks the end of each segment in the list of words and in the list of ids.
 _END = "\n"
@@ -39,16 +33,6 @@ _WORDS = re.compile(rf"[^ \t\n\r{_ASCII_SYMBOLS}]+|[\n{_ASCII_SYMBOLS}]")
 _ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")
 # Bounded, so that no single call holds the GIL for long.
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]{1,4096}")
-_CJK = (
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B820, 0x2CEAF),
-    (0x2F800, 0x2FA1F),
-)
 
 
 class WordPiece:
@@ -61,6 +45,7 @@ class WordPiece:
         vocab: dict[str, int],
         unknown: int,
         *,
+        rules: CharacterRules,
         lower_case: bool,
         strip_accents: bool,
         split_cjk: bool,
@@ -68,14 +53,14 @@ class WordPiece:
     ) -> None:
         self._lower_case = lower_case
         self._strip_accents = strip_accents
-        self._clean_table = _CleanTable(split_cjk)
-        self._punctuation_table = _PunctuationTable(strip_accents)
+        self._rules = rules
+        self._clean_table = _CleanTable(rules, split_cjk, lower_case)
+        self._punctuation_table = _PunctuationTable(rules, strip_accents)
         self._pieces = _PieceCache(vocab, unknown)
         self._added_ids = {token: vocab[token] for token in added}
         # The leftmost token counts, and of several the longest, as in the library `tokenizers`.
         longest_first = sorted(added, key=len, reverse=True)
         self._added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if added else None
-        _mark_patterns()  # fill the cache before the first request
 
     def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids of all segments, concatenated, int32, and the number of ids per segment, int32 ``[n]``.
@@ -158,47 +143,8 @@ class WordPiece:
         if text.isascii():
             return text
         if self._strip_accents:
-            text = _decompose(text)
+            text = self._rules.decompose(text)
         return _NOT_ASCII.sub(lambda run: run.group().translate(self._punctuation_table), text)
-
-
-def _decompose(text: str) -> str:
-    """Returns the NFD of a text, or a text with the same word pieces once accents are removed, in linear time.
-
-    NFD sorts the combining marks after a letter by their class, in quadratic time. The sort is stable, so removing the
-    accents (category ``Mn``) first keeps the order of the other marks. A run of more than ``MAX_WORD_LENGTH`` other
-    marks is part of an unknown word, in any order and of any length.
-    """
-    if unicodedata.is_normalized("NFD", text):
-        return text
-    samples, long_run, accents = _mark_patterns()
-    if samples.search(text[::MARKS_STEP]):
-        text = long_run.sub(lambda run: run.group().translate(accents)[: MAX_WORD_LENGTH + 1], text)
-    return unicodedata.normalize("NFD", text)
-
-
-@lru_cache(maxsize=1)
-def _mark_patterns() -> tuple[re.Pattern[str], re.Pattern[str], dict[int, None]]:
-    """Returns a pattern that detects long runs of marks in a sample, a pattern that matches them, and the accents.
-
-    The sample is every ``MARKS_STEP``-th character. Marks are the characters that NFD may reorder: every character of
-    their decomposition has a combining class. They are in the first two planes of Unicode.
-    """
-    codes = []
-    for code in range(0x300, 0x20000):
-        char = chr(code)
-        if unicodedata.category(char)[0] == "M" and all(map(unicodedata.combining, unicodedata.normalize("NFD", char))):
-            codes.append(code)
-    accents = {code: None for code in codes if unicodedata.category(chr(code)) == "Mn"}
-    ranges: list[list[int]] = []
-    for code in codes:
-        if ranges and code == ranges[-1][1] + 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    marks = "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
-    samples = re.compile(f"[{marks}]{{{MAX_MARKS // MARKS_STEP}}}")
-    return samples, re.compile(f"[{marks}]{{{MAX_MARKS},}}"), accents
 
 
 class _PieceCache(dict[str, tuple[int, ...]]):
@@ -250,30 +196,28 @@ class _Characters(dict[int, str]):
 
 
 class _CleanTable(_Characters):
-    """Removes characters of category ``C`` (controls, surrogates, unassigned), unifies white space, separates CJK."""
+    """Removes control characters, unifies white space, separates Chinese characters, prepares for ``str.lower``."""
 
-    def __init__(self, split_cjk: bool) -> None:
-        self._split_cjk = split_cjk
+    def __init__(self, rules: CharacterRules, split_cjk: bool, lower_case: bool) -> None:
+        self._rules, self._split_cjk, self._lower_case = rules, split_cjk, lower_case
 
     def _replace(self, char: str) -> str:
-        category = unicodedata.category(char)
-        if char == "\ufffd" or category[0] == "C":
+        if self._rules.is_removed(char):
             return ""
-        if category[0] == "Z":
+        if self._rules.is_space(char):
             return " "
-        if self._split_cjk and any(first <= ord(char) <= last for first, last in _CJK):
+        if self._split_cjk and self._rules.is_chinese(char):
             return f" {char} "
-        return char
+        return self._rules.before_lower(char) if self._lower_case else char
 
 
 class _PunctuationTable(_Characters):
     """Separates punctuation and removes accents."""
 
-    def __init__(self, strip_accents: bool) -> None:
-        self._strip_accents = strip_accents
+    def __init__(self, rules: CharacterRules, strip_accents: bool) -> None:
+        self._rules, self._strip_accents = rules, strip_accents
 
     def _replace(self, char: str) -> str:
-        category = unicodedata.category(char)
-        if category == "Mn" and self._strip_accents:
+        if self._strip_accents and self._rules.is_accent(char):
             return ""
-        return f" {char} " if category[0] == "P" else char
+        return f" {char} " if self._rules.is_punctuation(char) else char
