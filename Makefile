@@ -35,9 +35,11 @@ demo: setup
 JOBS ?= 2
 
 # The server, oneDNN (in PyTorch and TensorFlow) and PyTorch's own kernels read one each; ONNX Runtime has no such switch.
+# XLA reads none of them and compiles for the processor that it runs on, so its tests run once only.
 AVX2 := BERT_SERVING_CPU_FEATURES=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 AVX2_TESTS := tests/unit/test_engine_*.py tests/unit/test_golden_engine.py tests/unit/test_worker_placement.py \
-	tests/unit/test_benchmark_scripts.py
+	tests/unit/test_benchmark_scripts.py \
+	--deselect tests/unit/test_engine_tensorflow.py::test_xla
 
 # $(call run-tests,FILES,VARIABLES)
 define run-tests

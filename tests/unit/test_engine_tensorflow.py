@@ -151,7 +151,8 @@ def test_float16_output(make: Make, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "NONE", "SEP_TOKEN"])
-def test_xla_gives_the_same_vectors(make: Make, strategy: str) -> None:
+def test_xla_gives_the_same_vectors(make: Make, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "XLA_COUNTS", (1, 4))  # compiling all of them takes twice as long
     batch = pack(sequences([4, 11, 1, 7, 30]), [[1] * 4, [0, *[1] * 10], [1], [1] * 7, [1] * 30])
     plain = make(pooling_strategy=strategy).encode(batch)
     compiled = make(pooling_strategy=strategy, xla=True, max_seq_len=30)
@@ -167,14 +168,14 @@ from bert_serving.server.engines.tensorflow import engine as engine_module
 from bert_serving.server.engines.base import Device, EngineSpec
 from oracle import MODEL, pack, sequences
 
-spec = EngineSpec(MODEL, sys.argv[1], xla=True, max_seq_len=40)
+spec = EngineSpec(MODEL, sys.argv[1], xla=True, max_seq_len=20)
 engine_module.prepare(spec, lambda _: None)
 count = lambda: len(list(Path(sys.argv[2]).glob("*before_optimizations.txt")))
 engine = engine_module.create(spec, Device(threads=1))
 before = count()
 random = np.random.default_rng(0)
 for number in (1, 2, 3, 5, 16, 17, 40, 64, 100, *random.integers(1, 200, 20)):
-    engine.encode(pack(sequences(random.integers(1, 41, number).tolist())))
+    engine.encode(pack(sequences(random.integers(1, 21, number).tolist())))
 print(before, count(), *engine.startup_notes)
 """
 
@@ -182,17 +183,18 @@ print(before, count(), *engine.startup_notes)
 def test_xla_compiles_nothing_after_the_start(cache_dir: str, tmp_path: Path) -> None:
     env = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text",
+        # Optimization changes the duration of a compilation, not the number of compilations.
+        "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text --xla_backend_optimization_level=0",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     command = [sys.executable, "-c", _COUNT_COMPILATIONS, cache_dir, str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     before, after, note = done.stdout.split(maxsplit=2)
-    assert int(before) >= 12
+    assert int(before) >= 8
     assert after == before
-    assert note.startswith("XLA: compiled 12 shapes in ")
-    assert "1/4/16/64 x 16, 1/4/16/64 x 32, 1/4/16/64 x 40 tokens" in note
+    assert note.startswith("XLA: compiled 8 shapes in ")
+    assert "1/4/16/64 x 16, 1/4/16/64 x 20 tokens" in note
 
 
 @given(st.integers(1, 2000), st.integers(1, 512), st.integers(1, 1 << 23))
