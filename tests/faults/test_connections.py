@@ -34,14 +34,14 @@ def test_more_clients_than_descriptors_leave_those_who_are_in_alone() -> None:
     with faulty() as server, connect(server) as client:
         assert_true(client.encode(texts(1)), texts(1))
         for name in ("ventilator", "sink"):
-            server.child(name).rlimit(psutil.RLIMIT_NOFILE, (200, 200))
-        with idle_clients(server, 300):
+            server.child(name).rlimit(psutil.RLIMIT_NOFILE, (400, 400))
+        with idle_clients(server, 500):
             for number in range(20):
                 assert_true(client.encode(texts(2, number)), texts(2, number))
             wait_until(lambda: server.log.count("open files are the limit of this process") >= 2)
             for name in ("ventilator", "sink"):
                 assert f"W:{name.upper()}" in server.log
-                wait_until(lambda name=name: server.child(name).num_fds() <= 200 - 32, what="descriptors in reserve")  # type: ignore[misc]
+                wait_until(lambda name=name: server.child(name).num_fds() <= 400 - 32, what="descriptors in reserve")  # type: ignore[misc]
         with connect(server) as late:
             assert_true(late.encode(texts(3)), texts(3))
         assert_true(client.encode(texts(1)), texts(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import time
@@ -14,7 +15,7 @@ from handshake import handshake, subscription
 from http_fuzz import http_fuzz
 
 from bert_serving.client import BertClient
-from fault_helpers import Raw, assert_true, connect, faulty, memory, open_files, suspended, texts
+from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, memory, open_files, suspended, texts
 from servers import Server, free_ports, is_free, wait_until
 
 
@@ -249,13 +250,13 @@ def test_consecutive_large_messages_are_accepted() -> None:
 
 
 def test_a_flood_of_subscriptions(server: Server, hostile: HostileSockets) -> None:
-    """The sink reads it in bounded bursts; beyond a limit it closes all connections."""
+    """The sink closes the connection, and no other. Its socket connects again and again, and others are served."""
     sock = hostile.make(server)
     sock.setsockopt(zmq.SNDHWM, 0)
-    complaint = "identities; all connections are closed"
+    complaint = "closed a connection to the result port: subscriptions to more than 500 identities"
     assert complaint not in server.log
     with connect(server) as client:
-        restarts = client.server_status["num_restarts"]
+        status, before = client.server_status, len(server.log)
         slowest = 0.0
         for number in range(120_000):
             sock.send(b"\x01%d of many, and each of them is long" % number)
@@ -269,4 +270,27 @@ def test_a_flood_of_subscriptions(server: Server, hostile: HostileSockets) -> No
         with connect(server) as late:
             assert_true(late.encode(texts(3)), texts(3))
         assert_true(client.encode(texts(3)), texts(3))
-        assert client.server_status["num_restarts"] == restarts
+        assert client.server_status["num_restarts"] == status["num_restarts"]
+        assert "all connections are closed" not in server.log[before:]
+
+
+def test_tiny_subscriptions_of_one_connection_delay_no_new_client(server: Server) -> None:
+    """A million of them stopped new clients for 12 s."""
+    data = b"".join(subscription(number.to_bytes(3, "big")) for number in range(1_000_000))
+    with handshake(server.port_out, b"SUB") as sock:
+        sock.settimeout(60)
+        with ThreadGroup() as group:
+
+            def send() -> None:
+                with contextlib.suppress(OSError):  # the server closes the connection
+                    sock.sendall(data)
+
+            group.start(send)
+            longest, is_last = 0.0, False
+            while not is_last:
+                is_last = not group.is_busy()
+                started = time.monotonic()
+                with connect(server) as client:
+                    assert_true(client.encode(texts(1)), texts(1))
+                longest = max(longest, time.monotonic() - started)
+            assert longest < 5

@@ -10,21 +10,25 @@ import numpy as np
 import pytest
 import zmq
 
+from bert_serving.server.ipc import shared_port
 from bert_serving.server.security.curve import CurveAuth
+from bert_serving.server.sink import exact_xpub, sharded_xpub, subscribers
 from bert_serving.server.sink import publisher as module
-from bert_serving.server.sink import subscribers
 from bert_serving.server.sink.publisher import ResultPublisher
 
 LOG = logging.getLogger("test")
 
 
 class PublisherHarness:
-    """A publisher and its subscribers."""
+    """A publisher and its subscribers. By default they share one socket of the publisher."""
 
-    def __init__(self, max_bytes: int = 10**6, ttl: float = 600.0, absent_ttl: float = 60.0) -> None:
+    def __init__(
+        self, max_bytes: int = 10**6, ttl: float = 600.0, absent_ttl: float = 60.0, num_shards: int = 1
+    ) -> None:
         self.own = zmq.Context()
+        sharded_xpub.NUM_SHARDS = num_shards
         self.publisher = ResultPublisher(self.own, "127.0.0.1", 0, LOG, max_bytes, ttl, absent_ttl, CurveAuth(None))
-        self.address: str = self.publisher.socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        self.address = self.publisher.endpoint
         self.context = zmq.Context()
         self.subs: list[zmq.Socket[bytes]] = []
 
@@ -52,10 +56,16 @@ class PublisherHarness:
             assert time.monotonic() < deadline, "timed out"
             for sub in self.subs:
                 sub.poll(0)  # a SUB socket subscribes again, after a reconnect, when it is looked at
-            if self.publisher.socket.poll(5):
+            if self.readable(5):
                 self.publisher.on_subscription(0.0)
             self.publisher.expire(0.0)
             self.publisher.flush()
+
+    def readable(self, milliseconds: int) -> bool:
+        """Waits until subscriptions may be read, and returns whether there are some."""
+        poller = zmq.Poller()
+        poller.register(self.publisher, zmq.POLLIN)
+        return self.publisher.has_unread or bool(poller.poll(milliseconds))
 
     def close(self) -> None:
         self.context.destroy(linger=0)
@@ -186,7 +196,7 @@ def test_subscriptions_behind_an_invalid_message_are_requested_again(harness: Pu
     waiting = harness.connect(b"waiting")
     harness.publisher.put(b"absent", [b"kept", b"1"], 0.0)
     evil.send(b"no subscription")
-    assert harness.publisher.socket.poll(5000)
+    assert harness.readable(5000)
     names = [b"client %d" % number for number in range(6)]
     subs = [harness.connect(name, wait=False) for name in names]
     for name in names:
@@ -228,7 +238,7 @@ def test_subscriptions_are_counted_again_after_a_reset(harness: PublisherHarness
 
 def test_a_subscription_to_an_invalid_identity_is_ignored(harness: PublisherHarness) -> None:
     harness.connect(b"y" * 300, wait=False)
-    assert harness.publisher.socket.poll(5000)
+    assert harness.readable(5000)
     harness.publisher.on_subscription(0.0)
     assert not harness.publisher.subscribers
 
@@ -307,7 +317,7 @@ def test_subscriptions_are_read_in_bounded_bursts(harness: PublisherHarness, mon
     for number in range(35):
         evil.send(b"\x01topic %d" % number)
     time.sleep(1)  # so that they are found together
-    assert harness.publisher.socket.poll(30_000)
+    assert harness.readable(30_000)
     rounds = 1
     while not harness.publisher.on_subscription(0.0):
         assert len(harness.publisher.subscribers) < 10 * rounds
@@ -319,27 +329,116 @@ def test_subscriptions_are_read_in_bounded_bursts(harness: PublisherHarness, mon
 
 
 def test_subscribed_identities_are_limited(harness: PublisherHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit all connections are closed; clients reconnect at once."""
+    """Beyond the limit only the connection that subscribes is closed."""
     monkeypatch.setattr(subscribers, "MAX_IDENTITIES", 50)
     honest = harness.connect(b"honest")
     evil = harness.context.socket(zmq.XSUB)
     evil.setsockopt(zmq.LINGER, 0)
+    evil.setsockopt(zmq.RECONNECT_IVL, -1)
     evil.connect(harness.address)
     for number in range(49):
         evil.send(b"\x01topic %d" % number)
     harness.until(lambda: len(harness.publisher.subscribers) == 50)
-    assert not harness.publisher.num_resets
     evil.send(b"\x01one too many")
-    harness.until(lambda: harness.publisher.num_resets)
-    assert b"one too many" not in harness.publisher.subscribers
-    evil.close()
-    harness.until(lambda: harness.publisher.is_subscribed(b"honest"))
+    harness.until(lambda: len(harness.publisher.subscribers) == 1)
+    assert not harness.publisher.num_resets
     harness.publisher.put(b"honest", [b"info", b"1"], 0.0)
     assert read(honest)[1:] == [b"info", b"1"]
-    harness.publisher.expire(module.DISCONNECT_SECONDS)
-    harness.until(lambda: not any(harness.publisher.is_subscribed(b"topic %d" % number) for number in range(49)))
     assert harness.publisher.subscribers.num_identities == 1
     assert harness.publisher.subscribers.num_identity_bytes == len(b"honest")
+    evil.close()
+
+
+@pytest.mark.parametrize(
+    "identities",
+    [
+        [b"topic %d" % number for number in range(exact_xpub.MAX_SUBSCRIPTIONS + 100)],
+        [b"%d" % number + bytes(3000) for number in range(exact_xpub.MAX_SUBSCRIBED_BYTES // 3000 + 5)],
+    ],
+    ids=["many", "long"],
+)
+def test_subscriptions_of_one_connection_are_limited(harness: PublisherHarness, identities: list[bytes]) -> None:
+    """In number and in bytes; those that no request can name count too. The connection alone is closed."""
+    honest = harness.connect(b"honest")
+    evil = harness.context.socket(zmq.XSUB)
+    evil.setsockopt(zmq.LINGER, 0)
+    evil.setsockopt(zmq.RECONNECT_IVL, -1)
+    monitor = evil.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    evil.connect(harness.address)
+    for identity in (*identities, b"honest"):
+        evil.send(b"\x01" + identity)
+    harness.until(lambda: monitor.poll(0))
+    evil.disable_monitor()
+    monitor.close(linger=0)
+    evil.close()
+    harness.until(lambda: len(harness.publisher.subscribers) == 1)
+    harness.publisher.put(b"honest", [b"info", b"1"], 0.0)
+    assert read(honest)[1:] == [b"info", b"1"]
+    assert not honest.poll(30)
+    late = harness.connect(b"late")
+    harness.publisher.put(b"late", [b"info", b"2"], 0.0)
+    assert read(late)[1:] == [b"info", b"2"]
+
+
+def test_a_connection_may_change_its_subscription_for_ever(harness: PublisherHarness) -> None:
+    """The limits count subscriptions that are held, not those that were ever made."""
+    sub = harness.connect(b"first")
+    for number in range(3 * exact_xpub.MAX_SUBSCRIPTIONS):
+        identity = b"client %d" % number
+        sub.setsockopt(zmq.SUBSCRIBE, identity)
+        if number % 100 == 0:  # a SUB socket drops subscriptions beyond 1,000 that are on their way
+            harness.until(lambda identity=identity: harness.publisher.is_subscribed(identity))  # type: ignore[misc]
+        sub.setsockopt(zmq.UNSUBSCRIBE, identity)
+    sub.setsockopt(zmq.SUBSCRIBE, b"last")
+    harness.until(lambda: harness.publisher.is_subscribed(b"last"))
+    harness.publisher.put(b"first", [b"info", b"1"], 0.0)
+    assert read(sub)[1:] == [b"info", b"1"]
+
+
+@pytest.mark.skipif(not shared_port.IS_SUPPORTED, reason="sockets share a port on Linux")
+def test_connections_are_distributed_and_every_clone_gets_every_result_once() -> None:
+    harness = PublisherHarness(num_shards=8, max_bytes=10**8)
+    try:
+        clones = [harness.connect(b"shared") for _ in range(24)]
+        harness.until(lambda: harness.publisher.subscribers[b"shared"].subscriptions == 24)
+        assert len(harness.publisher.subscribers[b"shared"].shards) >= 4
+        slow = harness.connect(b"shared", hwm=1)
+        harness.until(lambda: harness.publisher.subscribers[b"shared"].subscriptions == 25)
+        count = 300
+        for number in range(count):
+            harness.publisher.put(b"shared", [b"info", bytes(100_000 * (number % 2) + 10_000), b"%d" % number], 0.0)
+        seen: dict[zmq.Socket[bytes], list[int]] = {sub: [] for sub in (*clones, slow)}
+
+        def have_all() -> bool:
+            for sub, numbers in seen.items():
+                while sub.poll(0):
+                    numbers.append(int(sub.recv_multipart()[-1]))
+            return all(len(numbers) == count for numbers in seen.values())
+
+        harness.until(have_all)
+        assert all(numbers == list(range(count)) for numbers in seen.values())
+        assert not harness.publisher.is_blocked
+        for left, sub in enumerate(reversed((*clones, slow))):
+            harness.subs.remove(sub)
+            sub.close(linger=0)
+            harness.until(lambda left=left: harness.publisher.is_subscribed(b"shared") is (left < 24))  # type: ignore[misc]
+    finally:
+        harness.close()
+
+
+@pytest.mark.skipif(not shared_port.IS_SUPPORTED, reason="sockets share a port on Linux")
+def test_a_shared_port_is_refused_to_others() -> None:
+    """Sockets that share a port allow further ones of the same user; the second publisher checks without that."""
+    harness = PublisherHarness(num_shards=4)
+    try:
+        port = int(harness.address.rpartition(":")[2])
+        with zmq.Context() as context, pytest.raises(zmq.ZMQError, match="in use"):
+            try:
+                ResultPublisher(context, "127.0.0.1", port, LOG, 1, 1, 1, CurveAuth(None))
+            finally:
+                context.destroy(linger=0)
+    finally:
+        harness.close()
 
 
 def test_every_subscription_ends_with_its_connection_and_with_no_other(harness: PublisherHarness) -> None:

@@ -80,18 +80,22 @@ class ConnectionMonitor:
 
     def record(self, frames: Iterable[zmq.Frame]) -> None:
         """Counts the bytes of a message that was read."""
-        size, frame = 0, None
-        for frame in frames:
-            bare = len(frame) + self._overhead
-            size += bare + (_SHORT if bare < 256 else _LONG)
-        if frame is None:
+        frames = list(frames)
+        if not frames:
             return
-        self.unread_bytes = max(0, self.unread_bytes - size)
         try:
-            source = int(frame.get(zmq.SRCFD))
+            source = int(frames[-1].get(zmq.SRCFD))
         except zmq.ZMQError:
             self._is_able = False  # this build of ZeroMQ does not report the descriptor of a message
             return
+        for frame in frames:
+            self.record_frame(source, len(frame))
+
+    def record_frame(self, source: int, size: int) -> None:
+        """Counts a frame of ``size`` bytes that was read from a connection with the descriptor ``source``."""
+        size += self._overhead
+        size += _SHORT if size < 256 else _LONG
+        self.unread_bytes = max(0, self.unread_bytes - size)
         self._taken[source] = self._taken.get(source, 0) + size
 
     def close_source(self, frame: zmq.Frame) -> str:

@@ -106,8 +106,8 @@ class CurveAuth:
         self._folder, self._extra = folder, extra
         self._authenticators: list[ThreadAuthenticator] = []
 
-    def apply(self, context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes]) -> None:
-        """Enables CURVE on a socket. Call it before the socket is bound."""
+    def apply(self, context: zmq.Context[zmq.Socket[bytes]], *sockets: zmq.Socket[bytes]) -> None:
+        """Enables CURVE on the sockets of a context. Call it once, before they are bound."""
         if self._folder is None:
             return
         public, secret = read_server_keys(self._folder)
@@ -115,8 +115,9 @@ class CurveAuth:
         authenticator.start()
         authenticator.configure_curve_callback(DOMAIN, AllowedKeys(self._folder, self._extra))
         self._authenticators.append(authenticator)
-        sock.curve_publickey, sock.curve_secretkey, sock.curve_server = public, secret, True
-        sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
+        for sock in sockets:
+            sock.curve_publickey, sock.curve_secretkey, sock.curve_server = public, secret, True
+            sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
 
     def close(self) -> None:
         """Stops the authenticators, so that their context can be terminated."""

@@ -16,45 +16,55 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import zmq
 
 from bert_serving.client.protocol import MAX_IDENTITY_BYTES
 
-from ..ipc.sockets import bind_tcp, keep_alive
-from ..ipc.tcp_guard import close_accepted
-from ..security.curve import CurveAuth
+from ..ipc.sockets import keep_alive
 
 #: Messages that ZeroMQ queues for one subscriber.
 PIPE_MESSAGES = 64
 #: Bytes of one received message; subscriptions are small.
-MAX_SUBSCRIPTION_BYTES = 64 * 1024
-#: Inode of a connection that was closed before its message was read.
-CLOSED = -1
+MAX_SUBSCRIPTION_BYTES = 4096
+#: Subscriptions of one connection, and their bytes. A client subscribes to one identity.
+MAX_SUBSCRIPTIONS, MAX_SUBSCRIBED_BYTES = 500, 64 * 1024
+#: Bytes that ZeroMQ's memory of a subscription is counted with, beside those of its topic.
+_OVERHEAD = 16
+#: Inode of a connection that was closed before its message was read, and descriptor that is not known.
+CLOSED, UNKNOWN = -1, -1
+#: Key of the topics. All sockets of a process share it.
+_SECRET = secrets.token_bytes(16)
+
+
+def topic(identity: bytes) -> bytes:
+    """Returns the topic of an identity."""
+    return identity + hashlib.blake2b(identity, key=_SECRET, digest_size=8).digest()
 
 
 class Peer(NamedTuple):
-    """A connection. Its descriptor may be used again after its end; its inode tells the two connections apart."""
+    """A connection. Its descriptor may be used again after its end; its inode tells the two connections apart.
 
+    ``shard`` is the number of its socket. The descriptor is ``UNKNOWN`` if libzmq does not name the connection, as in
+    the unsubscriptions that it makes when a connection ends.
+    """
+
+    shard: int
     descriptor: int
     inode: int
 
-    @classmethod
-    def of(cls, message: zmq.Frame) -> Peer | None:
-        """Returns the connection that sent a message; None if libzmq does not name it."""
-        try:
-            descriptor = int(message.get(zmq.SRCFD))
-        except zmq.ZMQError:
-            return None
-        return cls(descriptor, _inode(descriptor))
+    @property
+    def is_known(self) -> bool:
+        return self.descriptor != UNKNOWN
 
     def is_closed(self) -> bool:
-        return self.inode == CLOSED or _inode(self.descriptor) != self.inode
+        return self.is_known and (self.inode == CLOSED or inode(self.descriptor) != self.inode)
 
 
-def _inode(descriptor: int) -> int:
+def inode(descriptor: int) -> int:
+    """Returns the inode of an open descriptor, or ``CLOSED``."""
     try:
         return os.fstat(descriptor).st_ino
     except OSError:
@@ -66,25 +76,39 @@ class Subscription(NamedTuple):
 
     Attributes:
         is_resolved: whether libzmq pairs it with the right connection, so that it can be applied.
-        peer: its connection; None for an unsubscription that libzmq makes when a connection ends.
     """
 
     identity: bytes
     is_subscribe: bool
     is_resolved: bool
-    peer: Peer | None
+    peer: Peer
 
 
 class ExactXpub:
-    """An XPUB socket with one exact topic per identity.
+    """An XPUB socket with one exact topic per identity. The caller binds it.
+
+    Args:
+        number: number of this socket in ``Peer.shard``.
+        close: called with the descriptor of a connection that exceeds a limit, and the reason.
+        on_read: called with the descriptor and the bytes of each message that was read, if libzmq names its connection.
 
     Attributes:
         has_unread: whether the last :meth:`subscriptions` stopped at its limit.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], host: str, port: int, auth: CurveAuth) -> None:
-        self._secret = secrets.token_bytes(16)
-        self._is_misaligned = False
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        number: int,
+        close: Callable[[int, str], None],
+        on_read: Callable[[int, int], None],
+    ) -> None:
+        self._number, self._close, self._on_read = number, close, on_read
+        self._is_misaligned = self._are_peers_named = False
+        #: Inode, number of subscriptions and their bytes by descriptor. A new connection replaces the entry.
+        self._held: dict[int, tuple[int, int, int]] = {}
+        #: Inodes of closed connections by descriptor. Their unread subscriptions are dropped.
+        self._rejected: dict[int, int] = {}
         self.has_unread = False
         self.socket = context.socket(zmq.XPUB)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -93,14 +117,9 @@ class ExactXpub:
         self.socket.setsockopt(zmq.SNDHWM, PIPE_MESSAGES)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
         keep_alive(self.socket)  # not ZeroMQ's heartbeats: a slow subscriber does not answer them
-        auth.apply(context, self.socket)
-        bind_tcp(self.socket, host, port)
 
-    def topic(self, identity: bytes) -> bytes:
-        return identity + hashlib.blake2b(identity, key=self._secret, digest_size=8).digest()
-
-    def subscriptions(self, limit: int) -> Iterator[Subscription]:
-        """Reads at most ``limit`` messages. Unsubscriptions are applied; :meth:`accept` applies a subscription.
+    def subscriptions(self, limit: int) -> Iterator[Subscription | None]:
+        """Reads at most ``limit`` messages; a message that is dropped yields None. Unsubscriptions are applied.
 
         Call :meth:`accept` before the next message is read: libzmq applies it to the connection of the last message.
         """
@@ -110,24 +129,69 @@ class ExactXpub:
                 frame = self.socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 self._is_misaligned = self.has_unread = False
+                self._rejected.clear()
                 return
-            message = frame.bytes
-            kind, identity = message[:1], message[1:]
-            if kind not in (b"\x00", b"\x01"):
-                self._is_misaligned = True
-                continue
-            if len(identity) > MAX_IDENTITY_BYTES:
-                continue  # no request can carry it
-            if kind == b"\x00" and not self._is_misaligned:
-                self.socket.setsockopt(zmq.UNSUBSCRIBE, self.topic(identity))
-            yield Subscription(identity, kind == b"\x01", not self._is_misaligned, Peer.of(frame))
+            yield self._read(frame)
+
+    def _read(self, frame: zmq.Frame) -> Subscription | None:
+        message = frame.bytes
+        kind, identity = message[:1], message[1:]
+        peer = self._peer(frame)
+        if peer.is_known:
+            self._on_read(peer.descriptor, len(message))
+        if peer.descriptor in self._rejected:
+            self._reject_again(peer)
+            return None
+        if kind not in (b"\x00", b"\x01"):
+            self._is_misaligned = True
+            return None
+        is_subscribe = kind == b"\x01"
+        if peer.is_known and not self._count(peer, len(identity), is_subscribe):
+            return None
+        if len(identity) > MAX_IDENTITY_BYTES:
+            return None  # no request can carry it
+        # Without a connection, libzmq has applied it.
+        if not is_subscribe and not self._is_misaligned and (peer.is_known or not self._are_peers_named):
+            self.socket.setsockopt(zmq.UNSUBSCRIBE, topic(identity))
+        return Subscription(identity, is_subscribe, not self._is_misaligned, peer)
+
+    def _peer(self, frame: zmq.Frame) -> Peer:
+        """Returns the connection that sent a message."""
+        try:
+            descriptor = int(frame.get(zmq.SRCFD))
+        except zmq.ZMQError:
+            return Peer(self._number, UNKNOWN, CLOSED)
+        self._are_peers_named = True
+        return Peer(self._number, descriptor, inode(descriptor))
+
+    def _count(self, peer: Peer, size: int, is_subscribe: bool) -> bool:
+        """Counts a subscription of a connection. Returns False if its connection exceeds a limit and is closed."""
+        known, number, total = self._held.get(peer.descriptor, (peer.inode, 0, 0))
+        if known != peer.inode:
+            number = total = 0
+        sign = 1 if is_subscribe else -1
+        number, total = max(0, number + sign), max(0, total + sign * (size + _OVERHEAD))
+        self._held[peer.descriptor] = peer.inode, number, total
+        if number <= MAX_SUBSCRIPTIONS and total <= MAX_SUBSCRIBED_BYTES:
+            return True
+        self.reject(peer, f"subscriptions to more than {MAX_SUBSCRIPTIONS} identities or {MAX_SUBSCRIBED_BYTES} bytes")
+        return False
+
+    def reject(self, peer: Peer, reason: str) -> None:
+        """Closes a connection, and drops the subscriptions of it that are not read yet."""
+        self._rejected[peer.descriptor] = peer.inode
+        if peer.inode != CLOSED:
+            self._close(peer.descriptor, reason)
+
+    def _reject_again(self, peer: Peer) -> None:
+        """Handles a message whose descriptor is that of a rejected connection.
+
+        If a new connection has the descriptor, the message may be that of the old or of the new one. Closing the new
+        one makes its client connect and subscribe again.
+        """
+        if peer.inode not in (CLOSED, self._rejected[peer.descriptor]):
+            self.reject(peer, "it has the descriptor of a connection that was closed")
 
     def accept(self, identity: bytes) -> None:
         """Applies the subscription that was read last."""
-        self.socket.setsockopt(zmq.SUBSCRIBE, self.topic(identity))
-
-    def close_connections(self) -> None:
-        """Closes all connections of the socket; the socket stays bound."""
-        endpoint = self.socket.getsockopt(zmq.LAST_ENDPOINT)
-        assert isinstance(endpoint, bytes)
-        close_accepted(int(endpoint.rstrip(b"\0").rpartition(b":")[2]))
+        self.socket.setsockopt(zmq.SUBSCRIBE, topic(identity))

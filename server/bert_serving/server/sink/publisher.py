@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ import zmq
 from bert_serving.client.protocol import error_info
 
 from ..security.curve import CurveAuth
-from .exact_xpub import ExactXpub
+from .exact_xpub import Peer, topic
+from .sharded_xpub import ShardedXpub
 from .subscribers import QueuedResult, Subscriber, SubscriberTable
 
 #: Bytes from which a frame is handed to ZeroMQ without a copy, and tracked until ZeroMQ has sent it.
@@ -44,6 +45,7 @@ class ResultPublisher:
         max_bytes: limit of all queued results together.
         ttl: seconds that a result is kept for a connected subscriber that does not read.
         absent_ttl: seconds that a result is kept for a disconnected subscriber.
+        on_read: called with the descriptor and the bytes of each message of a subscriber that was read.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class ResultPublisher:
         ttl: float,
         absent_ttl: float,
         auth: CurveAuth,
+        on_read: Callable[[int, int], None] = lambda descriptor, size: None,
     ) -> None:
         self.log, self.max_bytes, self.ttl, self.absent_ttl = log, max_bytes, ttl, min(ttl, absent_ttl)
         self._context, self._auth = context, auth
-        self._xpub = ExactXpub(context, host, port, auth)
+        self._xpub = ShardedXpub(context, host, port, auth, log, on_read)
         self.subscribers = SubscriberTable()
         self.num_bytes = self.num_sent = self.num_dropped = self.num_resets = 0
         self._blocked: dict[bytes, None] = {}  # open subscribers with pending messages
@@ -73,8 +76,18 @@ class ResultPublisher:
         )
 
     @property
-    def socket(self) -> zmq.Socket[bytes]:
-        return self._xpub.socket
+    def endpoint(self) -> str:
+        """Address of the result port."""
+        return self._xpub.endpoint
+
+    def fileno(self) -> int:
+        """Returns a descriptor that is readable when subscriptions may have arrived."""
+        return self._xpub.fileno()
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether :meth:`on_subscription` should be called at once."""
+        return self._xpub.has_unread
 
     @property
     def is_blocked(self) -> bool:
@@ -101,8 +114,8 @@ class ResultPublisher:
         )
 
     def close(self, linger_ms: int) -> None:
-        """Closes the socket after published results were sent, at most ``linger_ms`` later."""
-        self.socket.close(linger=linger_ms)
+        """Closes the port after published results were sent, at most ``linger_ms`` later."""
+        self._xpub.close(linger_ms)
         self._auth.close()
         self._context.term()
 
@@ -115,11 +128,12 @@ class ResultPublisher:
             subscriber = self.subscribers.add_unsubscribed(identity, now)
             if len(self.subscribers.never_subscribed) > MAX_NEVER_SUBSCRIBED:
                 self._drop_subscriber(next(iter(self.subscribers.never_subscribed)))
-        if subscriber.is_open and not subscriber.has_pending and self._send(identity, subscriber, frames):
+        sent: set[int] = set()
+        if subscriber.is_open and not subscriber.has_pending and self._send(identity, subscriber, frames, sent):
             return
         kept = [_detached(frame) for frame in frames]
         size = sum(_size(frame) for frame in kept) + _OVERHEAD
-        subscriber.queue.append(QueuedResult(kept, size, now))
+        subscriber.queue.append(QueuedResult(kept, size, now, sent))
         subscriber.size += size
         self.num_bytes += size
         if subscriber.is_open:
@@ -159,21 +173,22 @@ class ResultPublisher:
             subscriber.first_replies += 1
         return True
 
-    def _send(self, identity: bytes, subscriber: Subscriber, frames: Sequence[Any]) -> bool:
+    def _send(self, identity: bytes, subscriber: Subscriber, frames: Sequence[Any], sent: set[int]) -> bool:
+        """Sends a message to all shards of a subscriber that are not in ``sent``. Returns whether all have it."""
         size = max(_size(frame) for frame in frames)
         is_large = size > LARGE_FRAME
         if is_large and not subscriber.has_room():
             return False
-        message = [self._xpub.topic(identity), *frames]
+        message = [topic(identity), *frames]
         if is_large:
             message = [zmq.Frame(f, track=True, copy=False) if _size(f) == size else f for f in message]
-        try:
-            self.socket.send_multipart(message, zmq.NOBLOCK, copy=not is_large)
-        except zmq.Again:
-            return False
-        if is_large:
+        num_before = len(sent)
+        sent.update(shard for shard in subscriber.shards - sent if self._xpub.send(shard, message, copy=not is_large))
+        if is_large and len(sent) > num_before:
             tracked = next(frame for frame in message if isinstance(frame, zmq.Frame))
             subscriber.in_pipe.append((tracked.tracker, size))
+        if not sent >= subscriber.shards:
+            return False
         self.num_sent += 1
         return True
 
@@ -182,9 +197,12 @@ class ResultPublisher:
         for identity in list(self._blocked):
             subscriber = self.subscribers[identity]
             dropped = subscriber.dropped_requests
-            while dropped and self._send(identity, subscriber, [self._dropped_error, b"", dropped[0]]):
+            while dropped and self._send(identity, subscriber, [self._dropped_error, b"", dropped[0]], set()):
                 dropped.popleft()
-            while subscriber.queue and not dropped and self._send(identity, subscriber, subscriber.queue[0].frames):
+            while subscriber.queue and not dropped:
+                first = subscriber.queue[0]
+                if not self._send(identity, subscriber, first.frames, first.sent):
+                    break
                 self._pop(subscriber)
             if not subscriber.has_pending:
                 del self._blocked[identity]
@@ -203,27 +221,34 @@ class ResultPublisher:
     # ---------------------------------------------------------------- subscriptions
 
     def on_subscription(self, now: float) -> bool:
-        """Reads a bounded number of subscriptions. Call it when the socket is readable.
+        """Reads a bounded number of subscriptions. Call it when :meth:`fileno` is readable, or :attr:`has_unread`.
 
         Returns:
             Whether all were read.
         """
-        for identity, is_subscribe, is_resolved, peer in self._xpub.subscriptions(BURST):
+        for subscription in self._xpub.subscriptions(BURST):
+            identity, is_subscribe, is_resolved, peer = subscription
             if not is_subscribe:
                 subscriber = self.subscribers.unsubscribe(identity, peer, now)
             else:
                 subscriber = self.subscribers.subscribe(identity, is_resolved, peer)
                 if subscriber is None:
-                    # The connections of these identities are unknown. After a reset, clients subscribe again.
-                    limit = self.subscribers.num_identities
-                    self._reset_reason = f"there are subscriptions to more than {limit} identities"
+                    self._refuse(peer)
                 elif is_resolved:
-                    self._xpub.accept(identity)
+                    self._xpub.accept(subscription)
                 else:
                     self._reset_reason = "a peer sent an invalid message to the result port"
             if subscriber is not None:
                 self._set_blocked(identity, subscriber)
         return not self._xpub.has_unread
+
+    def _refuse(self, peer: Peer) -> None:
+        """Closes the connection of a subscription beyond the limit of all connections."""
+        limit = self.subscribers.num_identities
+        if peer.is_known:
+            self._xpub.reject(peer, f"there are subscriptions to {limit} identities, which is the limit of this server")
+        else:  # the connection is unknown; after a reset, clients subscribe again
+            self._reset_reason = f"there are subscriptions to more than {limit} identities"
 
     def _reset_connections(self, now: float) -> None:
         """Closes all connections, because subscriptions cannot be told apart; clients connect and subscribe again."""

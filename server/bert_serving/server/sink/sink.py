@@ -33,8 +33,8 @@ from .sync_barrier import SyncBarrier
 
 #: Messages read from one socket before the next socket is read.
 BURST = 64
-#: Bytes that one connection may send to the result port, which receives subscriptions only.
-MAX_BYTES_OF_SUBSCRIPTIONS = 8 * 2**20
+#: Bytes of one connection to the result port that are not read. The port receives subscriptions only.
+MAX_BYTES_OF_SUBSCRIPTIONS = 2**18
 #: Seconds between two checks of connections. A check takes some milliseconds if there are many connections.
 CONNECTION_CHECK_INTERVAL = 0.1
 #: Seconds for which a stopping server waits for the subscriber of a result.
@@ -78,13 +78,14 @@ class Sink:
             config.result_ttl,
             config.absent_ttl,
             CurveAuth(**process.options["access"]),
+            self.connections.record_frame,
         )
 
     def run(self) -> None:
         """Serves until STOP."""
         poller = zmq.Poller()
         connection_limit = ConnectionLimit(self.config.port_out, self.log)
-        for sock in (self.control, self.ventilator, self.results, self.publisher.socket):
+        for sock in (self.control, self.ventilator, self.results, self.publisher):
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
         self.log.info("ready")
@@ -93,8 +94,10 @@ class Sink:
             self.process.mark_progress()
             if not self.has_requested_sync:
                 self._request_sync()
-            events = dict(poller.poll(retry_ms if self.publisher.is_blocked else self._poll_timeout()))
-            has_unread = self.publisher.socket in events and not self.publisher.on_subscription(self.clock())
+            events = dict(poller.poll(self._poll_timeout(retry_ms)))
+            has_unread = False
+            if self.publisher.has_unread or self.publisher.fileno() in events:
+                has_unread = not self.publisher.on_subscription(self.clock())
             if has_unread or self.connections.is_checking:
                 self._close_abusive(self.clock())
             connection_limit.check(self.clock())
@@ -122,8 +125,12 @@ class Sink:
                 self._report_drained()
         self.publisher.close(CLOSE_LINGER_MS)
 
-    def _poll_timeout(self) -> int:
+    def _poll_timeout(self, retry_ms: int) -> int:
         """Returns milliseconds until the loop has work without a message."""
+        if self.publisher.has_unread:
+            return 0
+        if self.publisher.is_blocked:
+            return retry_ms
         if self.connections.is_checking:
             return ceil(1000 * SLICE_INTERVAL)
         is_waiting = self.acks or self.draining or not self.has_requested_sync or self.publisher.has_first_replies

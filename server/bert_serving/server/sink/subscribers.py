@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,14 @@ MAX_DROPPED_REQUESTS = 1000
 MAX_IDENTITIES, MAX_BYTES_OF_IDENTITIES = 50_000, 2 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class QueuedResult:
-    """Frames of a result without the topic. ``since`` is in monotonic seconds."""
+    """Frames of a result without the topic. ``since`` is in monotonic seconds; ``sent`` are shards that have it."""
 
-    frames: list[Any]
+    frames: Sequence[Any]
     size: int
     since: float
+    sent: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ class Subscriber:
     """An identity with its subscriptions and results.
 
     Attributes:
-        peers: connections that subscribe to it; None where libzmq does not name connections.
+        peers: connections that subscribe to it.
         unresolved_peers: those whose subscription could not be applied. Until they are closed, nothing is sent.
         has_closed_peers: whether an unsubscription had no matching connection, which may be closed by now.
         first_replies: number of connections that have received the reply to their first request.
@@ -44,8 +45,8 @@ class Subscriber:
         in_pipe: large frames that ZeroMQ holds, and their bytes.
     """
 
-    peers: list[Peer | None] = field(default_factory=list)
-    unresolved_peers: list[Peer | None] = field(default_factory=list)
+    peers: list[Peer] = field(default_factory=list)
+    unresolved_peers: list[Peer] = field(default_factory=list)
     has_closed_peers: bool = False
     first_replies: int = 0
     disconnecting: int = 0
@@ -72,19 +73,25 @@ class Subscriber:
     def has_pending(self) -> bool:
         return bool(self.queue or self.dropped_requests)
 
+    @property
+    def shards(self) -> set[int]:
+        """Shards with a connection that subscribes to it."""
+        return {peer.shard for peer in self.peers}
+
     def end_subscription(self, peer: Peer | None) -> bool:
-        """Ends the subscription of a connection; None is one that has closed. Returns whether there was one."""
+        """Ends the subscription of a connection. Returns whether there was one.
+
+        Without a descriptor, it is a closed connection of the same shard; None is a closed connection of any shard.
+        """
         for peers in (self.unresolved_peers, self.peers):
-            if peer not in peers:
-                closed = (known for known in peers if known is not None and known.is_closed())
-                found = next(closed, None) if peer is None else None
-                if found is None:
-                    continue
+            found = peer if peer in peers else None
+            if found is None and (peer is None or not peer.is_known):
+                ended = (one for one in peers if one.is_closed() and (peer is None or one.shard == peer.shard))
+                found = next(ended, None)
+            if found is not None:
                 peers.remove(found)
-            else:
-                peers.remove(peer)
-            self.first_replies = min(self.first_replies, len(self.peers))
-            return True
+                self.first_replies = min(self.first_replies, len(self.peers))
+                return True
         return False
 
     def has_room(self) -> bool:
@@ -134,7 +141,7 @@ class SubscriberTable:
         self.never_subscribed.pop(identity, None)
         return self._by_identity.pop(identity)
 
-    def subscribe(self, identity: bytes, is_resolved: bool, peer: Peer | None) -> Subscriber | None:
+    def subscribe(self, identity: bytes, is_resolved: bool, peer: Peer) -> Subscriber | None:
         """Adds the subscription of a connection. Returns None if it would exceed a limit.
 
         The limits are those of identities and of their bytes.
@@ -149,19 +156,19 @@ class SubscriberTable:
         self.never_subscribed.pop(identity, None)
         subscriber = self._by_identity.setdefault(identity, Subscriber())
         peers = subscriber.peers if is_resolved else subscriber.unresolved_peers
-        if peer is None or peer not in peers:  # libzmq stores the same subscription of a connection once
+        if not peer.is_known or peer not in peers:  # libzmq stores the same subscription of a connection once
             peers.append(peer)
         return subscriber
 
-    def unsubscribe(self, identity: bytes, peer: Peer | None, now: float) -> Subscriber | None:
-        """Ends the subscription of a connection, which is None if it has closed.
+    def unsubscribe(self, identity: bytes, peer: Peer, now: float) -> Subscriber | None:
+        """Ends the subscription of a connection, which is not known if it has closed.
 
         Returns None if the identity had no such subscription. Another connection cannot end it.
         """
         subscriber = self._by_identity.get(identity)
         if subscriber is None:
             return None
-        if peer is None and subscriber.disconnecting:
+        if not peer.is_known and subscriber.disconnecting:
             subscriber.disconnecting -= 1
             return None
         if not subscriber.end_subscription(peer):

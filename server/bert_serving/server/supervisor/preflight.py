@@ -24,7 +24,7 @@ from .child import Child
 from .placement import WorkerPlacement
 
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
-OWN_DESCRIPTORS, FEW_CLIENTS = 64, 1000
+OWN_DESCRIPTORS, FEW_CLIENTS = 192, 1000
 
 
 def check_ports(config: ServerConfig) -> None:
