@@ -1,4 +1,4 @@
-"""Encodeses a stream without blocking: batches are sent while the results of earlier batches arrive.
+"""Encodes a stream without blocking: batches are sent while the results of earlier batches arrive.
 
 Start a server first:  bert-serving-start
 """

@@ -1,4 +1,4 @@
-"""Encodeses in a tf.data pipeline: lines of a file in, vectors and labels out.
+"""Encodes in a tf.data pipeline: lines of a file in, vectors and labels out.
 
 Start a server first:  bert-serving-start
 Needs TensorFlow:      pip install tensorflow

@@ -1,4 +1,4 @@
-"""Encodeses once and trains often: writes vectors and labels to a TFRecord file, and reads it as a tf.data pipeline.
+"""Encodes once and trains often: writes vectors and labels to a TFRecord file, and reads it as a tf.data pipeline.
 
 Start a server first:  bert-serving-start
 Needs TensorFlow:      pip install tensorflow

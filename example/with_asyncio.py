@@ -23,7 +23,7 @@ async def main() -> None:
     async with AsyncBertClient(**address(args)) as bc:
 
         async def user(number: int) -> tuple[int, ...]:
-            """Encodeses one text, like a request handler; all users share one client."""
+            """Encodes one text, like a request handler; all users share one client."""
             vectors = await bc.encode([headlines[number % len(headlines)]])
             return vectors.shape
 

@@ -79,7 +79,7 @@ def test_acquired_lease_is_kept_for_the_cooldown() -> None:
 
 
 def let_calls_read(client: BertClient, fake_server: FakeServer) -> None:
-    """Encodeses until the I/O thread releases the lease to calls."""
+    """Encodes until the I/O thread releases the lease to calls."""
 
     def calls_may_read() -> bool:
         fake_server.hold = False

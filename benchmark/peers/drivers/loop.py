@@ -93,7 +93,7 @@ def read_texts(path):
 
 
 def in_order(texts, size, tokens, encode_some):
-    """Encodeses batches of texts of similar ``len(tokens[text])``; returns the rows in the order of ``texts``."""
+    """Encodes batches of texts of similar ``len(tokens[text])``; returns the rows in the order of ``texts``."""
     import numpy as np
 
     order = sorted(range(len(texts)), key=lambda index: len(tokens[texts[index]]))

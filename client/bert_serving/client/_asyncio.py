@@ -133,7 +133,7 @@ class AsyncBertClient(BaseClient[E]):
         timings: list[dict[str, float]] | None = None,
         **options: Unpack[EncodeOptions],
     ) -> E | tuple[E, Tokens]:
-        """Encodeses texts; arguments, result and errors are those of `BertClient.encode`."""
+        """Encodes texts; arguments, result and errors are those of `BertClient.encode`."""
         self._connection.check_usable()
         await self.connect()
         self._check_timings(timings)
@@ -168,7 +168,7 @@ class AsyncBertClient(BaseClient[E]):
         is_tokenized: bool = False,
         **options: Unpack[EncodeOptions],
     ) -> AsyncGenerator[Response[E], None]:
-        """Encodeses batches from an iterable, and yields results while later batches are in flight.
+        """Encodes batches from an iterable, and yields results while later batches are in flight.
 
         Args:
             batches: yields what `encode` takes; may be endless or asynchronous. The client keeps as many batches in

@@ -75,7 +75,7 @@ class BlockingClient(BaseClient[E]):
         timings: list[dict[str, float]],
         **options: Unpack[EncodeOptions],
     ) -> EncodeCall:
-        """Encodeses for a proxy: without a copy, and with all details of the replies."""
+        """Encodes for a proxy: without a copy, and with all details of the replies."""
         self._connection.check_usable()
         values = self._request_options(is_tokenized, options)
         validated = self._validated(texts, is_tokenized, stacklevel=2)

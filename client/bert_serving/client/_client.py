@@ -161,7 +161,7 @@ class BertClient(BlockingClient[E]):
         dimensions: int | None = None,
         truncate: bool = True,
     ) -> E | tuple[E, Tokens] | None:
-        """Encodeses texts into vectors, one row per text.
+        """Encodes texts into vectors, one row per text.
 
         Args:
             texts: a list or another ordered iterable of non-blank ``str``; of lists of tokens if ``is_tokenized``.
@@ -226,7 +226,7 @@ class BertClient(BlockingClient[E]):
         dimensions: int | None = None,
         truncate: bool = True,
     ) -> ResultIterator[E]:
-        """Encodeses batches from a generator, and returns results while later batches are in flight.
+        """Encodes batches from a generator, and returns results while later batches are in flight.
 
         A thread takes batches and sends them, starting now. It pauses while 64 requests or 8,192 texts are in flight
         or not consumed, so the generator may be endless.

@@ -116,7 +116,7 @@ class Receiver:
                 self.reclaim_lease()
 
     def _recover(self, caller: Caller) -> None:
-        """Request all replies again after an interrupted read, which may have lost replies of other calls."""
+        """Requests all replies again after an interrupted read, which may have lost replies of other calls."""
         with self._table.lock:
             if self.lease.owned_by_current_thread():
                 if self._dispatching is not None:

@@ -91,7 +91,7 @@ class EngineSpec:
 
 
 class Engine(Protocol):
-    """Encodeses batches in a worker.
+    """Encodes batches in a worker.
 
     An engine may have ``startup_notes``, a list of lines that the worker logs: how the engine uses its device.
     """

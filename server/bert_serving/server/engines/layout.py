@@ -179,7 +179,7 @@ def encode_in_groups(
     encode: Callable[[Batch], np.ndarray],
     map_fn: Callable[..., Iterable[np.ndarray]] = map,
 ) -> np.ndarray:
-    """Encodeses groups of a batch and writes their rows to their positions in the whole batch.
+    """Encodes groups of a batch and writes their rows to their positions in the whole batch.
 
     Args:
         groups: result of ``split_batch``.

@@ -1,4 +1,4 @@
-"""Encodeses a batch in several threads, each with sequences of its own.
+"""Encodes a batch in several threads, each with sequences of its own.
 
 Threads that share one matrix product wait for the slowest thread after each product. The wait grows if other processes
 use the cores. With enough tokens, separate sequences for each thread are faster.

@@ -1,4 +1,4 @@
-"""Encodeses the texts of HTTP requests through a client of the service, within the limits of the configuration."""
+"""Encodes the texts of HTTP requests through a client of the service, within the limits of the configuration."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EncodingResult:
 
 
 class EncodingService:
-    """Encodeses texts for all routes.
+    """Encodes texts for all routes.
 
     Args:
         client: client of the service, shared by all threads; its timeouts bound every call.
@@ -85,7 +85,7 @@ class EncodingService:
     def encode(
         self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False, options: dict[str, Any] | None = None
     ) -> EncodingResult:
-        """Encodeses a list of texts, or of token lists. The caller holds a slot of the limiter.
+        """Encodes a list of texts, or of token lists. The caller holds a slot of the limiter.
 
         Args:
             options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate.

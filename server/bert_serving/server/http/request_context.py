@@ -53,7 +53,7 @@ def wants_octet_stream() -> bool:
 
 
 def json_response(body: msgspec.Struct, status: int = 200) -> Response:
-    """Encodeses a body of ``schemas`` as JSON."""
+    """Encodes a body of ``schemas`` as JSON."""
     return Response(msgspec.json.encode(body), status, mimetype=JSON)
 
 

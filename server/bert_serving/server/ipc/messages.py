@@ -1,4 +1,4 @@
-"""Encodeses and decodes the messages between ventilator, workers and sink. ``commands`` lists senders and receivers.
+"""Encodes and decodes the messages between ventilator, workers and sink. ``commands`` lists senders and receivers.
 
 A frame costs some microseconds in both processes, as much as the rest of the path of a short sentence. So a small
 message is one frame, and one message holds all commands that are ready. Large arrays have frames of their own, which
@@ -29,7 +29,7 @@ _decode_commands = msgspec.msgpack.Decoder(list[Command]).decode
 
 
 def encode_commands(commands: Sequence[Command]) -> bytes:
-    """Encodeses commands as one frame. A command is a list of its kind and its arguments."""
+    """Encodes commands as one frame. A command is a list of its kind and its arguments."""
     return _encode(commands)
 
 

@@ -140,7 +140,7 @@ class SentencePipeline(msgspec.Struct, frozen=True):
 
 
 def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
-    """The pipeline that ``model_dir`` describes; None for a folder without ``modules.json``. No weight is read.
+    """Returns the pipeline that ``model_dir`` describes; None for a folder without ``modules.json``. No weight is read.
 
     Raises:
         ModelUnsupported: a module or a setting that this server does not compute; the message names it.
@@ -189,7 +189,7 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
 
 
 def _entry(entry: Any, source: Path) -> tuple[str, str]:
-    """Kind and folder of a module: the last part of its class path, such as ``Pooling``."""
+    """Returns kind and folder of a module: the last part of its class path, such as ``Pooling``."""
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
         raise ModelConfigError(f"{source}: each module needs a 'type' and a 'path', found {str(entry)[:100]}")
     package, _, kind = entry["type"].rpartition(".")

@@ -18,7 +18,7 @@ class RollingRestart:
         self._names: list[str] = []
 
     def request(self) -> None:
-        """Safe in a signal handler."""
+        """Requests a restart of all workers. Safe in a signal handler."""
         self._requests += 1
 
     def on_exit(self, child: Child) -> None:

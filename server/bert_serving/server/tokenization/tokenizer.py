@@ -372,7 +372,7 @@ class Tokenizer:
         return len(text) <= LONG_TEXT and f" {PAIR_SEPARATOR} " not in text
 
     def _encode_one(self, text: str) -> Tokenized:
-        """Encodeses a single text that is not a pair: the fast path of ``encode``, in a fifth of its time."""
+        """Encodes a single text that is not a pair: the fast path of ``encode``, in a fifth of its time."""
         ids = self._segmenter.encode_one(text)
         room = self.max_seq_len - 2
         truncated = _ZERO if len(ids) > room else _NONE

@@ -118,7 +118,7 @@ def _read_tokenizer_json(path: str) -> Vocabulary | None:
 
 
 def _has_bert_frame(post_processor: dict[str, Any] | None) -> bool:
-    """Whether a sequence is ``[CLS] A [SEP]``, and a pair ``[CLS] A [SEP] B [SEP]`` with types 0 and 1."""
+    """Returns whether a sequence is ``[CLS] A [SEP]``, and a pair ``[CLS] A [SEP] B [SEP]`` with types 0 and 1."""
     if post_processor is None:
         return False
     if post_processor.get("type") == "BertProcessing":

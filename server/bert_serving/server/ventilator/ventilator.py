@@ -137,7 +137,7 @@ class Ventilator:
                 return
 
     def _leaves_unread(self) -> bool:
-        """Whether messages wait unread: the queue is full, and they do not take too much memory."""
+        """Returns whether messages wait unread: the queue is full, and they do not take too much memory."""
         requests = self.requests
         return requests.is_full and not requests.limits.refuses(requests.held_bytes, self.frontend.unread_bytes)
 

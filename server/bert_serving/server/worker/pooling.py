@@ -8,7 +8,7 @@ from ..engines.batch import Batch
 
 
 def pool(tokens: np.ndarray, batch: Batch, mode: str) -> np.ndarray:
-    """Vectors of sequences from packed token vectors ``[t, d]``: float32 ``[n, d]``.
+    """Returns vectors of sequences from packed token vectors ``[t, d]``: float32 ``[n, d]``.
 
     ``mode`` is one of ``model.sentence_transformers.POOLING_MODES``; the formulas are those of the library of that
     name. Tokens with mask 0 do not count.

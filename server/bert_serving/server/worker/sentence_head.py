@@ -108,7 +108,7 @@ class SentenceHead:
 
 
 def normalize(rows: np.ndarray) -> np.ndarray:
-    """Unit vectors ``[n, d]``; a norm below 1e-12 counts as 1e-12."""
+    """Returns unit vectors ``[n, d]``; a norm below 1e-12 counts as 1e-12."""
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     return np.asarray(rows / np.maximum(norms, _LEAST_NORM))
 

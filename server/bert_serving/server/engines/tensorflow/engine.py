@@ -124,7 +124,7 @@ class TensorflowEngine:
         )
 
     def _warm_up(self) -> None:
-        """Encodeses one short sequence.
+        """Encodes one short sequence.
 
         oneDNN keeps the weight layout of the first call, and that of a short sequence suits all batches.
         """

@@ -171,7 +171,7 @@ class TorchEngine:
         self.startup_notes.append(note)
 
     def _smoke_test(self) -> None:
-        """Encodeses two short sequences."""
+        """Encodes two short sequences."""
         length = min(8, self._spec.model.max_position_embeddings)
         ones = np.ones(2 * length, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([length, length], np.int32)))

@@ -43,7 +43,7 @@ def blueprint(service: EncodingService) -> Blueprint:
 
 
 def encode_response(service: EncodingService, values: dict[str, Any]) -> Response:
-    """Encodeses the texts in the body of an ``/encode`` request and returns the response."""
+    """Encodes the texts in the body of an ``/encode`` request and returns the response."""
     is_tokenized = parse_bool(values, "is_tokenized")
     show_tokens = parse_bool(values, "show_tokens")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))

@@ -46,7 +46,7 @@ def blueprint(service: EncodingService) -> Blueprint:
 
 
 def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Response:
-    """Encodeses the input in the body of an ``/v1/embeddings`` request and returns the response."""
+    """Encodes the input in the body of an ``/v1/embeddings`` request and returns the response."""
     if service.token_level:
         raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
