@@ -121,7 +121,7 @@ MAIN_OPTIONS = [
     "dtype",
 ]
 MAIN_OPTIONS += ["port", "port_out", "http_port", "auth_keys"]
-CLIENT = ["encode", "encode_async", "fetch", "fetch_all", "listen", "server_config", "server_status", "status", "close"]
+CLIENT = ["encode", "encode_async", "fetch", "fetch_all", "listen", "server_config", "server_status", "vector_space", "status", "close"]
 
 
 def main_options() -> str:

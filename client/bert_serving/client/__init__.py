@@ -32,6 +32,7 @@ from .errors import (
     ServerError,
     ServerUnreachableError,
     TooLargeError,
+    VectorSpaceError,
     VersionMismatchError,
 )
 
@@ -59,6 +60,7 @@ __all__ = [
     "ServerError",
     "ServerUnreachableError",
     "TooLargeError",
+    "VectorSpaceError",
     "VersionMismatchError",
     "__version__",
 ]

@@ -55,6 +55,7 @@ class AsyncBertClient(BaseClient[E]):
             server_key: str | None = None,
             public_key: str | None = None,
             secret_key: str | None = None,
+            vector_space: str | None = None,
         ) -> None: ...
         @overload
         def __init__(
@@ -101,6 +102,10 @@ class AsyncBertClient(BaseClient[E]):
     async def server_status(self) -> dict[str, Any]:
         """Configuration of the server, with its statistics under ``statistic``."""
         return await self._ask(protocol.SHOW_STATUS)
+
+    async def vector_space(self) -> str | None:
+        """Space of the server's vectors; ``None`` from a server that does not name it."""
+        return (await self.server_config()).get("vector_space")
 
     # fmt: off
     @overload
@@ -175,7 +180,8 @@ class AsyncBertClient(BaseClient[E]):
                 flight as a server needs to be busy.
             max_num_batch: stop after this many batches; ``None`` for all.
             is_tokenized: the texts are lists of tokens.
-            options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions`` and ``truncate``, as for `encode`.
+            options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate`` and ``vector_space``, as
+                for `encode`.
 
         Yields:
             `Response` in order of arrival; its ``id`` increases in the order of sending.
@@ -251,6 +257,8 @@ class AsyncBertClient(BaseClient[E]):
 
     async def _request_options(self, is_tokenized: bool, options: EncodeOptions) -> dict[str, Any]:
         """Validates the options of a request, and checks that the server knows them."""
+        if options.get("vector_space") is None:
+            options["vector_space"] = self._expected_space
         values = request_options(is_tokenized, **options)
         if values:
             if self._protocol_version is None:  # the client has not asked for the configuration

@@ -12,7 +12,7 @@ from . import protocol
 from ._arguments import port_number, validate_identity
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
-from ._request_options import version_of
+from ._request_options import validate_space, version_of
 from ._transport.connection import Connection
 from ._transport.curve import curve_keys
 from ._transport.request_table import ReplyOrError
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         server_key: str | None
         public_key: str | None
         secret_key: str | None
+        vector_space: str | None
 
 
 class BaseClient(Generic[E]):
@@ -70,12 +71,14 @@ class BaseClient(Generic[E]):
         server_key: str | None = None,
         public_key: str | None = None,
         secret_key: str | None = None,
+        vector_space: str | None = None,
     ) -> None:
         if output_fmt not in ("ndarray", "list"):
             raise OptionError(f'"output_fmt" must be "ndarray" or "list", but is {output_fmt!r}')
         if not isinstance(ip, str):
             raise OptionError(f"ip must be a str, a host name or an address, but is {type(ip).__name__} ({ip!r})")
         seconds(timeout)
+        self._expected_space = None if vector_space is None else validate_space(vector_space)
         self.ip = ip
         self.port = port_number("port", port)
         self.port_out = port_number("port_out", port_out)

@@ -59,6 +59,8 @@ class BlockingClient(BaseClient[E]):
 
     def _request_options(self, is_tokenized: bool, options: EncodeOptions) -> dict[str, Any]:
         """Validates the options of a request, and checks that the server knows them."""
+        if options.get("vector_space") is None:
+            options["vector_space"] = self._expected_space
         values = request_options(is_tokenized, **options)
         if values:
             if self._protocol_version is None:  # the client has not asked for the configuration

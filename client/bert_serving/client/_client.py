@@ -52,6 +52,7 @@ class BertClient(BlockingClient[E]):
             default.
         public_key: this client's public CURVE key; that of ``secret_key`` by default.
         secret_key: this client's secret CURVE key; a new one by default.
+        vector_space: the space that all vectors must be of; vectors of another one are an error. Any by default.
 
     Raises:
         ServerUnreachableError: no server was connected for ``connect_timeout``.
@@ -81,6 +82,7 @@ class BertClient(BlockingClient[E]):
             server_key: str | None = None,
             public_key: str | None = None,
             secret_key: str | None = None,
+            vector_space: str | None = None,
         ) -> None: ...
         @overload
         def __init__(
@@ -116,6 +118,11 @@ class BertClient(BlockingClient[E]):
         """Configuration of the server, with its statistics under ``statistic``."""
         with self._slot():
             return self._ask(protocol.SHOW_STATUS)
+
+    @property
+    def vector_space(self) -> str | None:
+        """Space of the server's vectors; ``None`` from a server that does not name it."""
+        return self.server_config.get("vector_space")
 
     # ---- encode --------------------------------------------------------------------------------------------------
 
@@ -160,6 +167,7 @@ class BertClient(BlockingClient[E]):
         prompt: str | None = None,
         dimensions: int | None = None,
         truncate: bool = True,
+        vector_space: str | None = None,
     ) -> E | tuple[E, Tokens] | None:
         """Encodes texts into vectors, one row per text.
 
@@ -181,6 +189,7 @@ class BertClient(BlockingClient[E]):
             dimensions: number of leading dimensions to keep. Vectors of length 1 are scaled to it again.
             truncate: truncate a text that is longer than the server's ``max_seq_len``. If False, such a text is an
                 error that names both lengths.
+            vector_space: the space that the vectors must be of; another one is an error. ``None`` as the client.
 
         Returns:
             A writable float array ``[n, d]``, or ``[n, t, d]`` from a server without pooling, rows in the order of the
@@ -200,6 +209,7 @@ class BertClient(BlockingClient[E]):
             "prompt": prompt,
             "dimensions": dimensions,
             "truncate": truncate,
+            "vector_space": vector_space,
         }
         values = self._request_options(is_tokenized, options)
         validated = self._validated(texts, is_tokenized, stacklevel=2)
@@ -225,6 +235,7 @@ class BertClient(BlockingClient[E]):
         prompt: str | None = None,
         dimensions: int | None = None,
         truncate: bool = True,
+        vector_space: str | None = None,
     ) -> ResultIterator[E]:
         """Encodes batches from a generator, and returns results while later batches are in flight.
 
@@ -237,7 +248,7 @@ class BertClient(BlockingClient[E]):
             delay: ignored; 1.10 had it. Results are returned as soon as they arrive.
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
-            normalize, prompt_name, prompt, dimensions, truncate: as for `encode`.
+            normalize, prompt_name, prompt, dimensions, truncate, vector_space: as for `encode`.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
@@ -252,6 +263,7 @@ class BertClient(BlockingClient[E]):
             "prompt": prompt,
             "dimensions": dimensions,
             "truncate": truncate,
+            "vector_space": vector_space,
         }
         frame = to_json(self._request_options(is_tokenized, options))
         batches = iter(batch_generator)

@@ -108,6 +108,7 @@ class EncodeCall:
     Attributes:
         num_tokens: number of tokens of the texts, 0 if the server did not report it.
         truncated: rows whose text was truncated; of each request the first 1,000.
+        vector_space: space of the vectors; ``None`` if the server did not name it.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class EncodeCall:
         self.num_truncated = 0
         self.num_tokens = 0
         self.truncated: list[int] = []
+        self.vector_space: str | None = None
         self.options = WITH_DETAILS if details else b"" if timings is None else WITH_TIMING
         if options:
             self.options = to_json(options | (json.loads(self.options) if self.options else {}))
@@ -182,6 +184,13 @@ class EncodeCall:
         vectors = reply_array(reply, copy=whole and not self._details)
         if vectors.ndim < 1 or len(vectors) != rows:
             raise ReplyError(f"request {number} has {rows} texts, but its reply has the shape {vectors.shape}")
+        space = reply.info.get("vector_space")
+        if self.vector_space not in (None, space):
+            raise ReplyError(
+                f"the vector space changed within one call, from {self.vector_space} to {space}: was the server "
+                "restarted with another model? Encode again"
+            )
+        self.vector_space = space
         if whole:
             self._array = vectors
         else:

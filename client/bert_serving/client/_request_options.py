@@ -1,4 +1,4 @@
-"""Options of one request that change its vectors: normalization, prompt, dimensions and truncation. Pure."""
+"""Options of one request: normalization, prompt, dimensions, truncation, and the expected vector space. Pure."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         prompt: str | None
         dimensions: int | None
         truncate: bool
+        vector_space: str | None
 
 
 def request_options(
@@ -31,6 +32,7 @@ def request_options(
     prompt: str | None = None,
     dimensions: int | None = None,
     truncate: bool = True,
+    vector_space: str | None = None,
 ) -> dict[str, Any]:
     """Returns the options that differ from those of the server, ready for JSON.
 
@@ -56,7 +58,22 @@ def request_options(
         options["dimensions"] = whole_number("dimensions", dimensions, 1)
     if not _switch("truncate", truncate):
         options["truncate"] = False
+    if vector_space is not None:
+        options["vector_space"] = validate_space(vector_space)
     return options
+
+
+def validate_space(value: Any) -> str:
+    """Returns an expected vector space.
+
+    Raises:
+        OptionError: it is not a ``str``, or empty.
+    """
+    if not isinstance(value, str) or not value:
+        raise OptionError(
+            f"vector_space must be a str as the property vector_space, but is {type(value).__name__} ({value!r})"
+        )
+    return value
 
 
 def require_support(options: dict[str, Any], protocol_version: int) -> None:

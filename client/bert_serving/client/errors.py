@@ -18,6 +18,7 @@ or ``AttributeError`` from the client of bert-as-service 1.10 keeps working::
     └── ServerError                                 the server refused the request or failed
         ├── InvalidRequestError (ValueError)
         ├── TooLargeError (ValueError)
+        ├── VectorSpaceError (ValueError)           the vectors are of another space than expected
         ├── EncodingFailedError (RuntimeError)
         ├── OverloadedError (RuntimeError)          try again after a while
         ├── DrainingError (ConnectionError)         the server is stopping
@@ -49,6 +50,7 @@ __all__ = [
     "ServerError",
     "ServerUnreachableError",
     "TooLargeError",
+    "VectorSpaceError",
     "VersionMismatchError",
 ]
 
@@ -133,6 +135,10 @@ class TooLargeError(ServerError, ValueError):
     remedy = "send fewer or shorter texts at a time (encode(batch_size=...)), or raise the limit on the server"
 
 
+class VectorSpaceError(ServerError, ValueError):
+    """The vectors of the server are of another vector space than the request expects. Nothing was encoded."""
+
+
 class EncodingFailedError(ServerError, RuntimeError):
     """The engine could not encode one of the texts; other requests were not affected."""
 
@@ -160,6 +166,7 @@ class InternalServerError(ServerError, RuntimeError):
 _BY_TYPE: dict[str, type[ServerError]] = {
     "invalid_request": InvalidRequestError,
     "too_large": TooLargeError,
+    "vector_space_mismatch": VectorSpaceError,
     "encoding_failed": EncodingFailedError,
     "overloaded": OverloadedError,
     "draining": DrainingError,

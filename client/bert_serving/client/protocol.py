@@ -58,6 +58,7 @@ ERROR_DTYPE_PREFIX = "SERVER_ERROR "
 ERROR_TYPES = {
     "invalid_request": "the message or a value in it is not valid; the same request always fails",
     "too_large": "a limit of the server is exceeded; the message names the limit",
+    "vector_space_mismatch": "the vectors of the server are of another vector space than the request expects",
     "encoding_failed": "the engine could not encode one of the sequences; the others were not affected",
     "overloaded": "too much was unread, and the server dropped this request or its result; send it again later",
     "draining": "the server is stopping and accepts no new requests",
@@ -130,6 +131,7 @@ class EncodeInfo:
         truncated: their rows, at most the first 1,000.
         timing: seconds of ``tokenize``, ``queue``, ``compute`` and ``total``, if requested.
         num_tokens: number of tokens of all texts in the input of the model, special tokens included, if requested.
+        vector_space: space of the vectors, in the reply to a request with options.
     """
 
     dtype: str
@@ -139,6 +141,7 @@ class EncodeInfo:
     truncated: Sequence[int] = field(default_factory=tuple)
     timing: dict[str, float] | None = None
     num_tokens: int | None = None
+    vector_space: str | None = None
 
     def to_json(self) -> bytes:
         info: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "tokens": self.tokens}
@@ -149,6 +152,8 @@ class EncodeInfo:
             info["timing"] = self.timing
         if self.num_tokens is not None:
             info["num_tokens"] = self.num_tokens
+        if self.vector_space is not None:
+            info["vector_space"] = self.vector_space
         return json.dumps(info).encode()
 
 

@@ -9,6 +9,7 @@
     └── RequestError (ValueError)         a request gets an error instead of vectors
         ├── InvalidRequest                the message, or a value in it, is invalid
         ├── TooLarge                      a limit is exceeded
+        ├── VectorSpaceMismatch           the vectors are of another space than the request expects
         ├── EncodingFailed                the engine failed on a sequence
         ├── Overloaded                    the queue is full
         ├── Draining                      the server is stopping
@@ -53,6 +54,12 @@ class TooLarge(RequestError):
     """The request exceeds a limit of the server; the message names the limit."""
 
     kind = "too_large"
+
+
+class VectorSpaceMismatch(RequestError):
+    """The vectors are of another space than the request expects."""
+
+    kind = "vector_space_mismatch"
 
 
 class EncodingFailed(RequestError):

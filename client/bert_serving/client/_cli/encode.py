@@ -89,6 +89,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("-prompt", "--prompt", metavar="TEXT", help="text to put before each sentence")
     add("-dimensions", "--dimensions", type=_positive, metavar="N", help="number of leading dimensions to keep")
     add("-no_truncate", "--no-truncate", action="store_true", help="report an error if a sentence is too long")
+    add("-vector_space", "--vector-space", metavar="SPACE", help="accept vectors of this space only")
     add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")
     server = parser.add_argument_group("server")
     add = server.add_argument
@@ -142,15 +143,16 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
     with _input(args.file) as stream, _connect(args) as client:
         corpus = Corpus(stream, args.file, args.blank)
         options = _encode_options(args)
-        probe = _probe(client, args.is_tokenized, options)
-        checkpoint = Checkpoint(corpus.position, 0, 0, _options(args, output_format, client), _mean(probe))
+        probe, space = _probe(client, args.is_tokenized, options)
+        options["vector_space"] = space
+        checkpoint = Checkpoint(corpus.position, 0, 0, _options(args, output_format, client, space), _mean(probe))
         if before:
             before.require(checkpoint)
             corpus.skip_to(before.input)
             checkpoint = before
         if sidecar:
             checkpoint.save(sidecar)  # before the output: an output without it is complete
-        output = open_vector_file(args.output, output_format, probe, before)
+        output = open_vector_file(args.output, output_format, probe, before, space)
         bar = ProgressBar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=checkpoint.input.lines)
         is_done = False
         try:
@@ -173,7 +175,8 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
         new = checkpoint.rows - (before.rows if before else 0)
         rate = new / (time.monotonic() - started)
         where = "" if args.output == "-" else f" in {args.output}, each {list(probe.shape)} {probe.dtype}"
-        _print_error(f"{checkpoint.rows:,} vectors{where} ({rate:,.0f}/s)")
+        named = f", vector space {space}" if space else ""
+        _print_error(f"{checkpoint.rows:,} vectors{where}{named} ({rate:,.0f}/s)")
 
 
 def _encoded(
@@ -242,15 +245,20 @@ def _identity(file: str | TextIO) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
-def _probe(client: BertClient, is_tokenized: bool, options: EncodeOptions) -> FloatArray:
-    """Returns the vector of ``PROBE``. It does not matter whether the server truncates this text."""
+def _probe(client: BertClient, is_tokenized: bool, options: EncodeOptions) -> tuple[FloatArray, str | None]:
+    """Returns the vector of ``PROBE`` and its space; ``None`` from a server that does not name it.
+
+    It does not matter whether the server truncates this text.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         texts = [PROBE.split()] if is_tokenized else [PROBE]
         options = {**options, "truncate": True}
-        vectors: FloatArray = client.encode(texts, is_tokenized=is_tokenized, **options)
-    vector: FloatArray = vectors[0]
-    return vector
+        if client.vector_space is None:  # a server that does not know the options of the other call
+            vectors: FloatArray = client.encode(texts, is_tokenized=is_tokenized, **options)
+            return vectors[0], None
+        call = client._encode_in_detail(texts, is_tokenized, 1, [], **options)
+        return call.embedding[0], call.vector_space
 
 
 def _encode_options(args: argparse.Namespace) -> EncodeOptions:
@@ -261,6 +269,7 @@ def _encode_options(args: argparse.Namespace) -> EncodeOptions:
         "prompt": args.prompt,
         "dimensions": args.dimensions,
         "truncate": not args.no_truncate,
+        "vector_space": args.vector_space,
     }
 
 
@@ -282,7 +291,7 @@ def _load_checkpoint(args: argparse.Namespace, sidecar: str | None) -> tuple[Che
     return Checkpoint.load(sidecar), False
 
 
-def _options(args: argparse.Namespace, output_format: str, client: BertClient) -> dict[str, Any]:
+def _options(args: argparse.Namespace, output_format: str, client: BertClient, space: str | None) -> dict[str, Any]:
     """Returns the options that must be the same in all runs that write one output."""
     return {
         "-format": output_format,
@@ -293,6 +302,7 @@ def _options(args: argparse.Namespace, output_format: str, client: BertClient) -
         "-prompt": args.prompt,
         "-dimensions": args.dimensions,
         "the server's -max_seq_len": client.length_limit,
+        "the vector space": space,
     }
 
 

@@ -149,17 +149,20 @@ class NpyFile:
 
 
 class JsonlFile:
-    """One JSON object per row: ``line``, ``text``, ``vector``, and ``tokens`` if the server shows them."""
+    """One JSON object per row: ``line``, ``text``, ``vector``, and ``tokens`` and ``vector_space`` if known."""
 
-    def __init__(self, file: BinaryIO, rows: int) -> None:
+    def __init__(self, file: BinaryIO, rows: int, vector_space: str | None) -> None:
         self.rows = rows
+        self._space = f', "vector_space": {json.dumps(vector_space)}' if vector_space else ""
         self._file = file
 
     def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any) -> None:
         for row, (number, text, vector) in enumerate(zip(chunk.numbers, chunk.texts, vectors, strict=True)):
             start = json.dumps({"line": number, "text": text}, ensure_ascii=False)[:-1]
             shown = f', "tokens": {json.dumps(tokens[row], ensure_ascii=False)}' if tokens else ""
-            self._file.write(f'{start}{shown}, "vector": {"".join(_numbers(vector.tolist()))}}}\n'.encode())
+            self._file.write(
+                f'{start}{shown}{self._space}, "vector": {"".join(_numbers(vector.tolist()))}}}\n'.encode()
+            )
         self.rows += len(vectors)
 
     def sync(self) -> int:
@@ -173,17 +176,20 @@ class JsonlFile:
             self._file.close()
 
 
-def open_vector_file(path: str, output_format: str, row: FloatArray, before: Checkpoint | None) -> VectorFile:
+def open_vector_file(
+    path: str, output_format: str, row: FloatArray, before: Checkpoint | None, vector_space: str | None = None
+) -> VectorFile:
     """Opens a new output, or an existing one for the rows after ``before``; ``-`` is the standard output.
 
     Args:
         row: an array with the shape and dtype of a row.
+        vector_space: space of the vectors; ``None`` if it is not known.
 
     Raises:
         CorpusError: the file is shorter than in the interrupted run.
     """
     if path == "-":
-        return JsonlFile(sys.stdout.buffer, 0)
+        return JsonlFile(sys.stdout.buffer, 0, vector_space)
     file = open(path, "r+b" if before else "wb")  # noqa: SIM115, it outlives this function
     rows = before.rows if before else 0
     if before:
@@ -195,7 +201,7 @@ def open_vector_file(path: str, output_format: str, row: FloatArray, before: Che
             )
         file.truncate(before.output_bytes)
         file.seek(before.output_bytes)
-    return NpyFile(file, rows, row) if output_format == "npy" else JsonlFile(file, rows)
+    return NpyFile(file, rows, row) if output_format == "npy" else JsonlFile(file, rows, vector_space)
 
 
 def _numbers(value: Any) -> Iterator[str]:

@@ -16,6 +16,8 @@ import msgspec
 from ..errors import ConfigError
 from ..model.pooling import PoolingStrategy, dimensions
 from ..model.sentence_transformers import SentencePipeline
+from ..model.vector_options import split_tail
+from ..model.vector_space import VectorSpaces
 from .cors import origins
 from .option import (
     DTYPES,
@@ -179,6 +181,8 @@ class ServerConfig:
     given: frozenset[str] = frozenset()
     #: How vectors are computed from pooled ones; None until the model folder is read.
     pipeline: SentencePipeline | None = None
+    #: Digest of all that shapes a vector before the last modules of the pipeline; empty until the model is read.
+    vector_digest: str = ""
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> ServerConfig:
@@ -256,6 +260,13 @@ class ServerConfig:
             return model.hidden_size * layers * len(self.pipeline.pooling)
         return dimensions(self.pooling_strategy, model.hidden_size, layers)
 
+    def vector_spaces(self, model: ModelConfig) -> VectorSpaces:
+        """Returns the spaces of the vectors of this server."""
+        width = self.pooled_size(model)
+        if self.pipeline is None:
+            return VectorSpaces(self.vector_digest, (), width)
+        return VectorSpaces(self.vector_digest, split_tail(self.pipeline.modules)[1], self.pipeline.widest(width))
+
     def to_json(self) -> str:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["given"] = sorted(self.given)
@@ -277,7 +288,7 @@ class ServerConfig:
         values["pooling_layer"] = list(self.pooling_layer)
         values["device_map"] = list(self.device_map)
         values["pipeline"] = None if self.pipeline is None else self.pipeline.describe()
-        del values["given"]
+        del values["given"], values["vector_digest"]
         return dict(sorted(values.items()))
 
 

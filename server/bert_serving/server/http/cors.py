@@ -8,7 +8,15 @@ from flask_cors import CORS
 from ..config.cors import parse_origins
 
 #: Response headers that scripts of other origins may read.
-EXPOSED_HEADERS = ["X-Shape", "X-Dtype", "X-Num-Tokens", "X-Num-Truncated", "Retry-After", "Server-Timing"]
+EXPOSED_HEADERS = [
+    "X-Vector-Space",
+    "X-Shape",
+    "X-Dtype",
+    "X-Num-Tokens",
+    "X-Num-Truncated",
+    "Retry-After",
+    "Server-Timing",
+]
 #: Seconds that a browser may store the answer to a preflight request.
 MAX_AGE = 3600
 

@@ -40,6 +40,7 @@ class EncodingResult:
         num_truncated: number of all truncated rows.
         tokens: tokens of each text, if requested.
         timing: duration (s) of each stage in the service; of several ZeroMQ requests, those of the longest.
+        vector_space: space of the vectors.
     """
 
     vectors: np.ndarray
@@ -48,6 +49,7 @@ class EncodingResult:
     num_truncated: int
     tokens: list[list[str]] | None = None
     timing: dict[str, float] | None = None
+    vector_space: str | None = None
 
 
 class EncodingService:
@@ -79,6 +81,7 @@ class EncodingService:
         self.model_name = model_name(config)
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
         self.dimensions = config.vector_size(model)
+        self.vector_space = config.vector_spaces(model).default
         self._max_length = config.max_seq_len or model.max_position_embeddings
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
@@ -88,7 +91,8 @@ class EncodingService:
         """Encodes a list of texts, or of token lists. The caller holds a slot of the limiter.
 
         Args:
-            options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate.
+            options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate,
+                vector_space.
 
         Raises:
             BadRequest: ``texts`` is not a list.
@@ -112,6 +116,7 @@ class EncodingService:
             call.num_truncated,
             self._tokenizer.tokens(self._tokenizer.encode(texts, self._prompt(options))) if show_tokens else None,
             max(timings, key=lambda timing: timing["total"], default=None),
+            call.vector_space,
         )
 
     def _prompt(self, options: dict[str, Any]) -> str | None:

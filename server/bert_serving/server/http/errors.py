@@ -5,6 +5,7 @@
 401  the token is missing or wrong
 403  the service rejects the key of its own HTTP server
 404  the path or the model does not exist
+409  the vectors are of another space than the request expects
 413  the request exceeds a limit
 415  the body has an unsupported content encoding
 422  the engine cannot encode one of the texts
@@ -115,6 +116,7 @@ _CLIENT_ERRORS: list[tuple[type[Exception], int, int | None, str]] = [
     (client_errors.InvalidInputError, 400, None, ""),
     (client_errors.InvalidRequestError, 400, None, ""),
     (client_errors.TooLargeError, 413, None, ""),
+    (client_errors.VectorSpaceError, 409, None, ""),
     (client_errors.EncodingFailedError, 422, None, ""),
     (client_errors.ForbiddenError, 403, None, ""),
     (client_errors.OverloadedError, 503, 1, ""),
@@ -142,7 +144,7 @@ def error_body(error: ErrorResponse, path: str) -> bytes:
     """Returns the JSON body: OpenAI's format below ``/v1``, otherwise the format of 1.10.0."""
     if not path.startswith("/v1/"):
         return msgspec.json.encode(Error(error.message, error.status, error.type))
-    codes = {401: "invalid_api_key", 404: "not_found", 413: "too_large"}
+    codes = {401: "invalid_api_key", 404: "not_found", 409: "vector_space_mismatch", 413: "too_large"}
     type_ = "server_error" if error.status >= 500 else "invalid_request_error"
     detail = OpenAIErrorDetail(error.message, type_, error.param, codes.get(error.status))
     return msgspec.json.encode(OpenAIError(detail))

@@ -1,8 +1,8 @@
 """Exports Prometheus metrics: those of the service, read from its status, and those of the HTTP server.
 
 Every metric is exported from the start with the value 0. Exceptions: GPU metrics need a GPU, drift metrics a drift
-reference, and ``bert_serving_engine_info`` a first status. While the service does not reply, ``bert_serving_up`` is 0
-and the other metrics keep their last values.
+reference, and the metrics that end in ``_info`` a first status. While the service does not reply, ``bert_serving_up``
+is 0 and the other metrics keep their last values.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     yield _restarts(status)
     yield from _workers(workers)
     yield _engines(status)
+    yield _vector_space(status)
     yield from _drift(status.get("drift"))
 
 
@@ -186,6 +187,15 @@ def _engines(status: dict[str, Any]) -> Metric:
     for engine in filter(None, str(status.get("engine_in_use", "")).split(", ")):
         library, packages = _LIBRARIES.get(engine, ("", ()))
         family.add_metric([engine, str(status.get("dtype_in_use", "")), library, _version(*packages)], 1)
+    return family
+
+
+def _vector_space(status: dict[str, Any]) -> Metric:
+    family = GaugeMetricFamily(
+        "bert_serving_vector_space_info", "Space of the vectors of requests without options", labels=["vector_space"]
+    )
+    if space := status.get("vector_space"):
+        family.add_metric([space], 1)
     return family
 
 

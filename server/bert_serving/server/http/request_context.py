@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 from flask import Response, request
 
 from .encoding_service import EncodingResult, EncodingService
 from .errors import ClientDisconnected, UnsupportedBody
+from .validation import parse_options
 
 #: Maximum body size (bytes) of a small request.
 SMALL_BODY = 1024
+#: Header of a response with its vector space, and of a request with the one that it expects.
+VECTOR_SPACE = "X-Vector-Space"
 JSON, BYTES = "application/json", "application/octet-stream"
 
 
@@ -57,11 +61,25 @@ def json_response(body: msgspec.Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, mimetype=JSON)
 
 
-def add_server_timing(response: Response, encoded: EncodingResult) -> Response:
-    """Adds the header ``Server-Timing``, with durations in milliseconds, and returns the response.
+def read_options(values: dict[str, Any], width: int) -> dict[str, Any]:
+    """Returns the options of a request: fields of its body, and the vector space that a header expects.
+
+    Raises:
+        BadRequest: a field has an invalid value.
+    """
+    options = parse_options(values, width)
+    if expected := request.headers.get(VECTOR_SPACE, "").strip():
+        options["vector_space"] = expected
+    return options
+
+
+def add_headers(response: Response, encoded: EncodingResult) -> Response:
+    """Adds the space of the vectors, and ``Server-Timing`` with durations in milliseconds. Returns the response.
 
     https://www.w3.org/TR/server-timing/
     """
+    if encoded.vector_space is not None:
+        response.headers[VECTOR_SPACE] = encoded.vector_space
     if encoded.timing is not None:
         stages = (f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in encoded.timing.items())
         response.headers["Server-Timing"] = ", ".join(stages)

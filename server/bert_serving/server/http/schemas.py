@@ -135,6 +135,7 @@ class Model(Struct):
     created: int
     object: Literal["model"] = "model"
     owned_by: str = "bert-serving"
+    vector_space: Annotated[str, Meta(description="name of the space of the vectors; others are not comparable")] = ""
 
 
 class ModelList(Struct):

@@ -83,8 +83,11 @@ class DigestMemo:
         os.replace(temporary, self._path)
 
 
-def model_digest(config: ModelConfig, memo: DigestMemo) -> str:
+def model_digest(config: ModelConfig, memo: DigestMemo | None) -> str:
     """Returns a digest of the weights and the architecture of a model, independent of paths.
+
+    Args:
+        memo: cached digests of files; None reads all files.
 
     Raises:
         OSError: a file of the checkpoint is unreadable.
@@ -93,6 +96,6 @@ def model_digest(config: ModelConfig, memo: DigestMemo) -> str:
     files = checkpoint_files(config.checkpoint, config.checkpoint_format)
     content = {
         "architecture": {name: values[name] for name in _ARCHITECTURE},
-        "files": [memo.sha256(path) for path in files],
+        "files": [sha256_of(path) if memo is None else memo.sha256(path) for path in files],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

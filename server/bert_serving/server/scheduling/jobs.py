@@ -35,6 +35,7 @@ class JobOptions:
         truncate: whether a text that is too long is truncated; it is refused if not.
         vector_code: ``VectorOptions.code`` of normalization and dimensions; 0 for those of the server.
         dimensions: number of leading dimensions in the reply; None for all.
+        vector_space: space of the vectors, which the reply names; empty for a request without options.
     """
 
     wants_timing: bool = False
@@ -43,6 +44,7 @@ class JobOptions:
     truncate: bool = True
     vector_code: int = 0
     dimensions: int | None = None
+    vector_space: str = ""
 
 
 #: Options of a request without options.

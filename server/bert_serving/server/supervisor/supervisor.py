@@ -33,6 +33,7 @@ from .rolling_restart import RollingRestart
 from .signals import handle_signals, is_program_over, joining
 from .socket_folder import SocketFolder
 from .state import describe_state
+from .vector_space import vector_digest
 
 #: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
 EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
@@ -194,6 +195,7 @@ class BertServer(threading.Thread):
         self.config, model = read_model(self.config, self.log)
         drift = read_drift(self.config, model, self.log.warning)
         self.plans = plan_workers(self.config, self.log)
+        self.config = self.config.with_(vector_digest=vector_digest(self.config, model, self.plans))
         access, http_keys = make_access(self.config, self.log.warning)
         self.addresses = Addresses.new()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

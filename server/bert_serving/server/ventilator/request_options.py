@@ -9,7 +9,7 @@ import msgspec
 from bert_serving.client.protocol import MAX_PROMPT_LENGTH, MAX_QUERIED
 
 from ..config.options import ServerConfig
-from ..errors import InvalidRequest, TooLarge
+from ..errors import InvalidRequest, TooLarge, VectorSpaceMismatch
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..model.vector_options import VectorOptions, apply_options, split_tail
@@ -30,12 +30,13 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt: str | None = None
     dimensions: int | None = None
     truncate: bool = True
+    vector_space: str | None = None
 
     @property
     def key(self) -> bytes:
-        """The options that change vectors; empty without any. Requests that differ in them are not repetitions."""
-        values = (self.normalize, self.prompt_name, self.prompt, self.dimensions, self.truncate)
-        return b"" if values == (None, None, None, None, True) else msgspec.json.encode(values)
+        """The options about vectors; empty without any. Requests that differ in them are not repetitions."""
+        values = (self.normalize, self.prompt_name, self.prompt, self.dimensions, self.truncate, self.vector_space)
+        return b"" if values == (None, None, None, None, True, None) else msgspec.json.encode(values)
 
 
 #: Options of a request without options.
@@ -66,6 +67,7 @@ class OptionsResolver:
         self._prompts = {} if pipeline is None else pipeline.prompts
         self._tail = () if pipeline is None else split_tail(pipeline.modules)[1]
         self._width = config.vector_size(model)
+        self._spaces = config.vector_spaces(model)
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
 
     def resolve(self, options: RequestOptions) -> JobOptions:
@@ -73,9 +75,16 @@ class OptionsResolver:
 
         Raises:
             InvalidRequest: the server cannot compute what the options ask for.
+            VectorSpaceMismatch: the vectors are of another space than the request expects.
             TooLarge: the prompt is too long.
         """
         vector = self._vector_options(options.normalize, options.dimensions)
+        space = self._spaces.of(vector)
+        if options.vector_space not in (None, space):
+            raise VectorSpaceMismatch(
+                f"the request expects vectors of the space {options.vector_space[:100]!r}, but those of this server "
+                f"are of {space!r}: encode the other texts again too, or use the server with their model and options"
+            )
         return JobOptions(
             options.timing,
             options.num_tokens,
@@ -83,6 +92,7 @@ class OptionsResolver:
             options.truncate,
             vector.code,
             vector.dimensions,
+            space,
         )
 
     def _vector_options(self, normalize: bool | None, dimensions: int | None) -> VectorOptions:

@@ -302,6 +302,8 @@ class RequestTable:
             metadata["width"] = token_width(job.chunks, self._result_limit.positions)
         if job.options.dimensions is not None:
             metadata["dimensions"] = job.options.dimensions
+        if job.options.vector_space:
+            metadata["vector_space"] = job.options.vector_space
         if job.options.wants_timing:
             metadata["times"] = [job.received_at, job.tokenized_at]
         if job.options.wants_num_tokens:

@@ -37,6 +37,7 @@ class ServerState:
         num_requests: number of requests in progress.
         held_bytes, unread_bytes: memory of these requests, and of messages that are not read yet.
         max_bytes: limit of both.
+        vector_space: space of the vectors of requests without options.
         drift: drift of texts and vectors; None without ``-drift_reference``.
         now: monotonic seconds.
     """
@@ -50,6 +51,7 @@ class ServerState:
     held_bytes: int
     unread_bytes: int
     max_bytes: int
+    vector_space: str
     drift: Mapping[str, Any] | None
     now: float
 
@@ -119,6 +121,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "devices": supervisor.get("devices", []),
         "engine_in_use": supervisor.get("engine", config.engine),
         "dtype_in_use": supervisor.get("dtype", config.dtype),
+        "vector_space": state.vector_space,
     }
 
 

@@ -58,6 +58,7 @@ class Ventilator:
         self.stopped = self._drained_sent = False
         self._draining_worker: bytes | None = None
         self._vector_drift: dict[str, Any] = {"seen": 0, "texts": 0}  # last report of the sink
+        self._vector_space = self.config.vector_spaces(model).default
         epoch = secrets.randbits(22)
         self.control = context.connect_control()
         self.frontend = Frontend(context)
@@ -225,6 +226,7 @@ class Ventilator:
             held_bytes=self.requests.held_bytes,
             unread_bytes=self.frontend.unread_bytes,
             max_bytes=self.requests.limits.max_bytes,
+            vector_space=self._vector_space,
             drift=None if unknown_drift is None else {**self._vector_drift, **unknown_drift.to_dict()},
             now=self.clock(),
         )

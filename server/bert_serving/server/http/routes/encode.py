@@ -16,9 +16,9 @@ from flask_json import as_json
 
 from .. import serialization as vectors
 from ..encoding_service import EncodingResult, EncodingService
-from ..request_context import BYTES, JSON, acquire_slot, add_server_timing, read_body, wants_octet_stream
+from ..request_context import BYTES, JSON, acquire_slot, add_headers, read_body, read_options, wants_octet_stream
 from ..schemas import EncodeResponse
-from ..validation import parse_bool, parse_choice, parse_object, parse_options, require_field
+from ..validation import parse_bool, parse_choice, parse_object, require_field
 
 
 def blueprint(service: EncodingService) -> Blueprint:
@@ -47,11 +47,11 @@ def encode_response(service: EncodingService, values: dict[str, Any]) -> Respons
     is_tokenized = parse_bool(values, "is_tokenized")
     show_tokens = parse_bool(values, "show_tokens")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
-    options = parse_options(values, service.dimensions)
+    options = read_options(values, service.dimensions)
     texts = require_field(values, "texts", "a list of texts, or of token lists with is_tokenized")
     result = service.encode(texts, is_tokenized, show_tokens, options)
     if wants_octet_stream():
-        return add_server_timing(_as_bytes(result), result)
+        return add_headers(_as_bytes(result), result)
     body = EncodeResponse(
         id=msgspec.Raw(json.dumps(values.get("id")).encode()),
         results=msgspec.Raw(),
@@ -64,7 +64,7 @@ def encode_response(service: EncodingService, values: dict[str, Any]) -> Respons
         body.dtype, body.shape = result.vectors.dtype.name, list(result.vectors.shape)
     else:
         body.result = body.results = msgspec.Raw(vectors.to_json(result.vectors))
-    return add_server_timing(Response(msgspec.json.encode(body) + b"\n", mimetype=JSON), result)
+    return add_headers(Response(msgspec.json.encode(body) + b"\n", mimetype=JSON), result)
 
 
 def _as_bytes(result: EncodingResult) -> Response:

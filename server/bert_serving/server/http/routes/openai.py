@@ -15,9 +15,9 @@ from flask import Blueprint, Response
 from .. import serialization as vectors
 from ..encoding_service import EncodingService
 from ..errors import BadRequest, NotFound
-from ..request_context import acquire_slot, add_server_timing, json_response, read_body
+from ..request_context import acquire_slot, add_headers, json_response, read_body, read_options
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
-from ..validation import json_type, parse_choice, parse_object, parse_options, require_field, truncate_repr
+from ..validation import json_type, parse_choice, parse_object, require_field, truncate_repr
 
 #: Prefix of OpenAI's model names. Token ids sent for such a model come from OpenAI's vocabulary.
 _OPENAI_PREFIX = "text-embedding-"
@@ -25,7 +25,7 @@ _OPENAI_PREFIX = "text-embedding-"
 
 def blueprint(service: EncodingService) -> Blueprint:
     routes = Blueprint("openai", __name__, url_prefix="/v1")
-    model = Model(service.model_name, int(time.time()))
+    model = Model(service.model_name, int(time.time()), vector_space=service.vector_space)
 
     @routes.post("/embeddings")
     def embeddings() -> Response:
@@ -50,7 +50,7 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
     if service.token_level:
         raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
-    options = parse_options(values, service.dimensions)
+    options = read_options(values, service.dimensions)
     model = _read_model(values) or service.model_name
     texts, is_ids = read_input(require_field(values, "input", "a text, a list of texts, or token ids"))
     if is_ids and model.startswith(_OPENAI_PREFIX) and model != service.model_name:
@@ -70,7 +70,7 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
         rows = [vectors.to_json(row) for row in array]
     data = [Embedding("embedding", index, msgspec.Raw(row)) for index, row in enumerate(rows)]
     usage = Usage(result.num_tokens, result.num_tokens)
-    return add_server_timing(json_response(EmbeddingsResponse("list", data, model, usage)), result)
+    return add_headers(json_response(EmbeddingsResponse("list", data, model, usage)), result)
 
 
 def read_input(value: Any) -> tuple[list[Any], bool]:

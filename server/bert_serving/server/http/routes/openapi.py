@@ -95,6 +95,7 @@ _ERRORS = {
     "401": "The token is missing or wrong",
     "403": "The service rejects the key of its own HTTP server",
     "404": "The path or the model does not exist",
+    "409": "The vectors are of another space than the header X-Vector-Space of the request expects",
     "413": "The request exceeds a limit of the server, which the message names",
     "415": "The body is compressed",
     "422": "The engine cannot encode one of the texts",
@@ -105,7 +106,7 @@ _ERRORS = {
 _RESPONSES: dict[str, Any] = {code: {"description": text, "content": _ERROR} for code, text in _ERRORS.items()}
 _RESPONSES["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
 
-_ENCODE_ERRORS = ("400", "401", "403", "413", "415", "422", "502", "503", "504")
+_ENCODE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "502", "503", "504")
 _RAW_VECTORS = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 _STATUS = {JSON: {"schema": {"type": "object"}}}
 _MODEL = {"id": "uncased_L-12_H-768_A-12", "object": "model", "created": 1767225600, "owned_by": "bert-serving"}
@@ -116,7 +117,8 @@ OPENAPI: dict[str, Any] = {
         "title": "bert-serving",
         "version": __version__,
         "description": "Encodes sentences into BERT vectors. With 'Accept: application/octet-stream', /encode returns "
-        "the raw little-endian values, with their shape and dtype in the headers X-Shape and X-Dtype.",
+        "the raw little-endian values, with their shape and dtype in the headers X-Shape and X-Dtype. The header "
+        "X-Vector-Space of a response names the space of its vectors; a request with this header accepts no other.",
     },
     "paths": {
         "/encode": {

@@ -1,0 +1,92 @@
+"""Computes the digest of all that shapes a vector: two servers with equal digests give vectors of one space.
+
+Prompts are left out, because queries and passages of one space have different prompts. So is the longest length, which
+changes the vectors of longer texts only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ..config.options import ServerConfig
+from ..engines import NAMES
+from ..model.cache import Cache, CacheError
+from ..model.config import ModelConfig
+from ..model.digest import model_digest, sha256_of
+from ..model.pooling import PoolingStrategy
+from ..model.sentence_transformers import Dense, LayerNorm, Module
+from ..model.vector_options import split_tail
+from ..tokenization.vocabulary import read_vocabulary
+from .placement import WorkerPlacement
+
+#: Part of every digest. Increment it when vectors of a new version differ from those of the last one.
+FORMAT = 1
+#: Engines that compute the same vectors.
+_EQUAL_ENGINES = frozenset(NAMES) - {"zeros"}
+
+
+def vector_digest(config: ServerConfig, model: ModelConfig, plans: Sequence[WorkerPlacement]) -> str:
+    """Returns the digest, equal for the same folder and options on each machine.
+
+    Reads all weights, unless the cache of prepared models has their digest.
+
+    Raises:
+        ModelError: a file of the model is missing.
+        OSError: a file is unreadable.
+    """
+    pipeline = config.pipeline
+    strategy = config.pooling_strategy
+    has_layers = strategy != PoolingStrategy.CLS_POOLED
+    layers = [layer % model.num_hidden_layers for layer in config.pooling_layer] if has_layers else []
+    body = () if pipeline is None else split_tail(pipeline.modules)[0]
+    content = {
+        "format": FORMAT,
+        "weights": _weights_digest(config, model),
+        "tokenizer": _tokenizer(config, model),
+        "pooling": strategy.name,
+        "modes": [] if pipeline is None else pipeline.pooling,
+        "layers": layers,
+        "modules": [_module(module) for module in body],
+        "mask_cls_sep": config.mask_cls_sep,
+        "no_special_token": config.no_special_token,
+        "no_position_embeddings": config.no_position_embeddings,
+        "precision": sorted({_precision(config, plan.dtype) for plan in plans}),
+        "engines": sorted({plan.engine for plan in plans} - _EQUAL_ENGINES),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _weights_digest(config: ServerConfig, model: ModelConfig) -> str:
+    try:
+        return Cache(config.graph_tmp_dir or "").model_digest(model)
+    except CacheError:  # an engine that needs the folder reports it
+        return model_digest(model, None)
+
+
+def _tokenizer(config: ServerConfig, model: ModelConfig) -> list[Any]:
+    pipeline = config.pipeline
+    lower_first = pipeline is not None and pipeline.lower_case
+    settings: list[Any] = [sha256_of(model.vocab_path), config.do_lower_case, lower_first]
+    if not model.vocab_path.endswith(".json"):
+        vocabulary = read_vocabulary(model.vocab_path)
+        assert vocabulary is not None
+        settings += [vocabulary.lower_case, vocabulary.strip_accents, vocabulary.split_cjk]
+    return settings
+
+
+def _module(module: Module) -> list[Any]:
+    if isinstance(module, Dense):
+        return ["Dense", sha256_of(module.weights), module.has_bias, module.activation]
+    if isinstance(module, LayerNorm):
+        return ["LayerNorm", sha256_of(module.weights)]
+    return [type(module).__name__, getattr(module, "dimensions", None)]
+
+
+def _precision(config: ServerConfig, dtype: str) -> str:
+    """Returns the class of precision: fp32, 16 bit or int8."""
+    if dtype == "int8":
+        return "int8"
+    return "16 bit" if config.fp16 or dtype in ("bf16", "fp16") else "fp32"
