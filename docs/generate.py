@@ -121,7 +121,18 @@ MAIN_OPTIONS = [
     "dtype",
 ]
 MAIN_OPTIONS += ["port", "port_out", "http_port", "auth_keys"]
-CLIENT = ["encode", "encode_async", "fetch", "fetch_all", "listen", "server_config", "server_status", "vector_space", "status", "close"]
+CLIENT = [
+    "encode",
+    "encode_async",
+    "fetch",
+    "fetch_all",
+    "listen",
+    "server_config",
+    "server_status",
+    "vector_space",
+    "status",
+    "close",
+]
 
 
 def main_options() -> str:

@@ -196,14 +196,21 @@ def raw(server: HttpServer) -> Iterator[Raw]:
 
 def test_reply_without_options_has_the_format_of_1_10(raw: Raw) -> None:
     assert set(raw.info()) == set(raw.info(b"{}")) == {"dtype", "shape", "tokens"}
-    assert set(raw.info(b'{"timing": true}')) == {"dtype", "shape", "tokens", "timing"}
+    assert set(raw.info(b'{"timing": true}')) == {"dtype", "shape", "tokens", "timing", "vector_space"}
 
 
 def test_reply_has_its_tokens_on_request(raw: Raw) -> None:
     info = raw.info(b'{"num_tokens": true}')
-    assert set(info) == {"dtype", "shape", "tokens", "num_tokens"}
+    assert set(info) == {"dtype", "shape", "tokens", "num_tokens", "vector_space"}
     assert info["num_tokens"] == len(["[CLS]", "hello", "[SEP]"])
-    assert set(raw.info(b'{"num_tokens":true,"timing":true}')) == {"dtype", "shape", "tokens", "num_tokens", "timing"}
+    assert set(raw.info(b'{"num_tokens":true,"timing":true}')) == {
+        "dtype",
+        "shape",
+        "tokens",
+        "num_tokens",
+        "timing",
+        "vector_space",
+    }
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def decode_options(frame: bytes) -> RequestOptions:
         ValueError: not a JSON object, an unknown option, or a value of the wrong type.
     """
     try:
-        return _DECODER.decode(frame)
+        options = _DECODER.decode(frame)
+        return NO_REQUEST_OPTIONS if options == NO_REQUEST_OPTIONS else options
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise ValueError(
             f"the fifth frame, the options of a request, cannot be decoded ({error}); known options: "
