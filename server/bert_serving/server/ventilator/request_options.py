@@ -13,7 +13,7 @@ from ..errors import InvalidRequest, TooLarge, VectorSpaceMismatch
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..model.vector_options import VectorOptions, apply_options, split_tail
-from ..scheduling.jobs import JobOptions
+from ..scheduling.jobs import NO_OPTIONS, JobOptions
 
 #: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
 MAX_OPTIONS_BYTES = 65536
@@ -79,6 +79,8 @@ class OptionsResolver:
             VectorSpaceMismatch: the vectors are of another space than the request expects.
             TooLarge: the prompt is too long.
         """
+        if options is NO_REQUEST_OPTIONS:
+            return NO_OPTIONS
         vector = self._vector_options(options.normalize, options.dimensions)
         space = self._spaces.of(vector)
         if options.vector_space not in (None, space):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..model.pooling import PoolingStrategy
 from ..monitoring.drift import Reference, UnknownDrift
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
-from ..scheduling.jobs import NO_OPTIONS, Job, JobChunk, JobOptions, RequestKey, token_width
+from ..scheduling.jobs import Job, JobChunk, JobOptions, RequestKey, token_width
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .digests import STEP_BYTES, DigestQueue, digest
 from .queue_limits import REQUEST_BYTES, QueueLimits, chunk_bytes
@@ -140,7 +139,7 @@ class RequestTable:
         if job is not None:
             self._repeat(job, request)
             return
-        options = NO_OPTIONS if request.options is NO_REQUEST_OPTIONS else self._resolver.resolve(request.options)
+        options = self._resolver.resolve(request.options)
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
         # Above -max_queue_tokens short requests wait as messages, too.
@@ -193,8 +192,7 @@ class RequestTable:
         The sink may have published the result to the lost connection, and BATCH_DONE may not have recv_available yet.
         """
         job.last_received_at = self._clock()
-        timing, num_tokens = request.options.timing, request.options.num_tokens
-        job.options = replace(job.options, wants_timing=timing, wants_num_tokens=num_tokens)
+        job.options = self._resolver.resolve(request.options)
         if job.query_outstanding:
             job.retry_requested = True
         elif job.id:
