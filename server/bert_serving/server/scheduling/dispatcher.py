@@ -25,8 +25,8 @@ from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..monitoring.histogram import SEQUENCES, Histogram
 from .batch_delay import AdaptiveBatchDelay
 from .jobs import Job, JobChunk, pack
-from .retry import BatchRetry, live_slices
 from .scheduler import BatchLimits, BatchSlice, Scheduler
+from .worker_failure import BatchRetry, live_slices
 
 #: Batches that a worker holds: a running and a queued one.
 CREDITS = 2
