@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +21,10 @@ import zmq.auth
 
 from bert_serving.client import BertClient, ServerUnreachableError
 from bert_serving.server.cli.keygen import keygen
+from bert_serving.server.config.folders import PATH_KEYS
 from bert_serving.server.security.curve import AllowedKeys, is_loopback
 from bert_serving.server.supervisor.termination import ServerNotFound, terminate
-from servers import Server, free_ports, serving, wait_until
+from servers import TINY, TINY_TUNED, Server, free_ports, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +228,76 @@ def test_an_open_server_logs_a_warning(server: Server) -> None:
     assert "-auth_keys" in next(line for line in server.log.splitlines() if " W:" in line and "-host" in line)
     with serving("-host", "127.0.0.1", "-engine", "zeros") as local:
         assert "any client that reaches" not in local.log
+
+
+def own_address() -> str:
+    """Returns an address of this machine that is no loopback address, so it counts as another machine."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; tells by which address one would
+        except OSError:
+            pytest.skip("this machine has a loopback address only")
+        return str(probe.getsockname()[0])
+
+
+def test_another_machine_sees_no_folders(tmp_path: Path) -> None:
+    (token := tmp_path / "token").write_text("secret")
+    (http_port,) = free_ports(1)
+    address = own_address()
+    options = ("-graph_tmp_dir", str(tmp_path), "-http_token_file", str(token), "-http_port", str(http_port))
+    with serving("-tuned_model_dir", str(TINY_TUNED), "-ckpt_name", "model.ckpt-343", *options) as server:
+
+        def over_http(host: str) -> dict[str, object]:
+            url = f"http://{host}:{http_port}/status/server"
+            request = urllib.request.Request(url, headers={"Authorization": "Bearer secret"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)  # type: ignore[no-any-return]
+
+        seen: dict[str, list[dict[str, object]]] = {}
+        for host in ("127.0.0.1", address):
+            with BertClient(host, server.port, server.port_out, timeout=60_000) as client:
+                seen[host] = [client.server_config, client.server_status, over_http(host)]
+        for near, far in zip(seen["127.0.0.1"], seen[address], strict=True):
+            assert near["model_dir"] == str(TINY)
+            assert str(near["worker -> sink"]).startswith("ipc:///")
+            assert near.keys() == far.keys()
+            assert not any("/" in str(far[key]).replace("ipc://", "") for key in PATH_KEYS)
+            assert far["model_dir"] == TINY.name
+            assert far["http_token_file"] == "token"
+            assert far["worker -> sink"] == "ipc://results"
+            assert far["ventilator -> worker"] == ["ipc://dispatch"]
+            assert str(tmp_path) not in json.dumps(far)
+            assert str(TINY.parent) not in json.dumps(far)
+
+
+def test_a_holder_of_a_key_sees_folders(guarded: Server, keys: Path) -> None:
+    with BertClient(
+        own_address(), guarded.port, guarded.port_out, server_key=str(keys / "server.key"),
+        secret_key=str(keys / "alice.key_secret"), timeout=60_000,
+    ) as client:  # fmt: skip
+        assert client.server_config["model_dir"] == str(TINY)
+
+
+@pytest.mark.parametrize("name", ["server", "guarded"])
+@pytest.mark.parametrize(
+    "hello",
+    [
+        b"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n" + 90 * b"\x01",
+        b"\x01\x00" + b"\x02\x01x\x03\x01[]\x02\x011\x02\x001" * 20,  # ZMTP 1.0
+        b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x01\x08\x00\x00" + b"\x01\x01x\x00\x01y" * 20,  # ZMTP 2.0
+    ],
+    ids=["browser", "ZMTP 1.0", "ZMTP 2.0"],
+)
+def test_a_peer_of_another_protocol_sends_no_request(name: str, hello: bytes, request: pytest.FixtureRequest) -> None:
+    target: Server = request.getfixturevalue(name)
+    before = target.log
+    for port in (target.port, target.port_out):
+        with socket.create_connection(("127.0.0.1", port), 20) as peer:
+            peer.sendall(hello)
+            with contextlib.suppress(ConnectionError):
+                while peer.recv(1024):
+                    pass
+    assert target.log == before
 
 
 def test_keygen_is_a_command() -> None:

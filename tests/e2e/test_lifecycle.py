@@ -93,10 +93,18 @@ def test_sigkill_of_the_supervisor_ends_all_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
 def test_an_ipv6_address(host: str) -> None:
     with serving("-host", host, "-engine", "zeros") as server:
-        with connect(server, ip="::1") as client:
-            assert client.encode(["hello"]).shape == (1, 32)
+        for ip in ("::1", "127.0.0.1") if host == "::" else ("::1",):
+            with connect(server, ip=ip) as client:
+                assert client.encode(["hello"]).shape == (1, 32)
         terminate("::1", server.port, 60_000)
         assert server.process.wait(60) == 0
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("ip", ["::1", "127.0.0.1", "localhost"])
+def test_all_addresses_include_those_of_ipv6(server: Server, ip: str) -> None:
+    with connect(server, ip=ip) as client:
+        assert client.encode(["hello"]).shape == (1, 32)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ports are reserved on Linux only")
@@ -170,7 +178,8 @@ def test_a_port_in_use_is_an_error_within_seconds(server: Server, flag: str) -> 
         (["-tuned_model_dir", "/no/tuned"], ["/no/tuned"]),
         (["-max_seq_len", "500"], ["500", "64 positions", "NONE"]),
         (["-pooling_layer", "-5"], ["-5", "4 layers"]),
-        (["-host", "no.such.host.invalid"], ["no.such.host.invalid"]),
+        (["-host", "no.such.host.invalid"], ["no.such.host.invalid", "127.0.0.1"]),
+        (["-host", "192.0.2.1"], ["192.0.2.1 is not an address of this machine", "127.0.0.1"]),
         (["-engine", "tensorflow", "-dtype", "int8"], ["int8", "tensorflow"]),
     ],
 )

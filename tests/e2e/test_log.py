@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+import zmq
+
 from bert_serving.client import BertClient
-from servers import TINY, TINY_TUNED, Server, serving
+from servers import TINY, TINY_TUNED, Server, serving, wait_until
 
 LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [IWED]:[A-Z0-9-]+:\[\w{2,3}:\w{2,3}: *\d+\]:.*")
 
@@ -57,3 +60,25 @@ def test_requests_are_not_logged_otherwise() -> None:
         client.encode(["hey you"])
         assert client.server_status
         assert server.log == before
+
+
+def test_a_client_cannot_forge_log_lines(server: Server) -> None:
+    hostile = "\x1b[2J\n2026-01-01 00:00:00.000 I:SINK:[sin:run:  1]:forged\x85\u2028"
+    raw = hostile.encode()
+    before = len(server.log)
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.setsockopt(zmq.LINGER, 5000)
+        push.connect(f"tcp://127.0.0.1:{server.port}")
+        texts = b'["hello"]'
+        push.send_multipart([b"x", texts, b"1", b"1", json.dumps({hostile: True}).encode()])
+        push.send_multipart([b"x", texts, b"1", b"1", json.dumps({hostile: True}, ensure_ascii=False).encode()])
+        push.send_multipart([b"x", texts, b"1", b"1", raw])
+        push.send_multipart([raw, json.dumps({hostile: 1}).encode(), b"1", b"1"])
+        push.send_multipart([raw, raw, b"1", b"1"])
+        push.send_multipart([b"x", texts, raw, b"1"])
+        push.send_multipart([b"last", b"[]", b"1", b"1"])
+        wait_until(lambda: "client b'last'" in server.log, what="the messages to be rejected")
+    lines = server.log[before:].rstrip("\n").split("\n")
+    assert len(lines) >= 7
+    assert all(LINE.match(line) and line.isprintable() for line in lines), lines
+    assert not any(line.startswith("2026-01-01") for line in lines)

@@ -3,6 +3,8 @@
 ``2026-01-31 12:00:00.123 I:VENTILATOR:[ven:run: 88]:all set, ready to serve request!``
 
 A line has the first letter of the level, the process, and the file, function (three letters each) and line number.
+Characters that are not printable are escaped, except tabs, so a message from outside is one line and controls no
+terminal. Lines of a traceback begin with a tab.
 """
 
 from __future__ import annotations
@@ -36,10 +38,18 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         where = f"{record.filename[:3]}:{record.funcName[:3]}:{record.lineno:3d}"
         head = f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d} {record.levelname[0]}"
-        text = f"{head}:{self.context}:[{where}]:{record.getMessage()}"
+        text = f"{head}:{self.context}:[{where}]:{printable(record.getMessage())}"
         if record.exc_info:
-            text = f"{text}\n{self.formatException(record.exc_info)}"
+            lines = self.formatException(record.exc_info).split("\n")
+            text = "\n\t".join([text, *map(printable, lines)])
         return text
+
+
+def printable(text: str) -> str:
+    """Escapes all characters but tabs that are not printable, such as line breaks and control codes, like ``repr``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 class RateLimitFilter(logging.Filter):

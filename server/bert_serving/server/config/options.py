@@ -85,7 +85,7 @@ class ServerConfig:
     show_tokens_to_client: bool = option(False, "send the tokens of each text with its vector", parse=None, v1=True)
     no_position_embeddings: bool = option(False, "add no position embeddings", parse=None, v1=True)
 
-    host: str = option("*", "address to bind: * is all interfaces, 127.0.0.1 this machine only", metavar="ADDR",
+    host: str = option("*", "address to bind: * is all, of IPv6 too, 127.0.0.1 this machine only", metavar="ADDR",
                        group="Serving Configs")
     auth_keys: str | None = option(
         None, "folder of keys from bert-serving-keygen: encrypts both ports and admits only clients whose key is in "

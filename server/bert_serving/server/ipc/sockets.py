@@ -24,9 +24,13 @@ def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, **options: i
 def bind_tcp(sock: zmq.Socket[bytes], host: str, port: int) -> None:
     """Binds a socket to ``*``, a host name, or an IPv4 or IPv6 address; brackets are optional.
 
+    ``*`` and ``::`` are all addresses, of IPv6 too. Without IPv6, ZeroMQ binds ``*`` to those of IPv4.
+
     Raises:
         zmq.ZMQError: the address cannot be used.
     """
+    if host == "*":
+        sock.setsockopt(zmq.IPV6, 1)
     if ":" in host:
         sock.setsockopt(zmq.IPV6, 1)
         host = f"[{host.strip('[]')}]"

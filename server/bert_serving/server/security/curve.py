@@ -100,14 +100,20 @@ def _public_key(path: Path) -> bytes | None:
 
 
 class CurveAuth:
-    """Encrypts the sockets of one process and authenticates clients; without ``folder`` it does nothing."""
+    """Encrypts the sockets of one process and authenticates clients; without ``folder`` all clients are allowed."""
 
     def __init__(self, folder: str | None, extra: Sequence[str] = ()) -> None:
         self._folder, self._extra = folder, extra
         self._authenticators: list[ThreadAuthenticator] = []
 
     def apply(self, context: zmq.Context[zmq.Socket[bytes]], *sockets: zmq.Socket[bytes]) -> None:
-        """Enables CURVE on the sockets of a context. Call it once, before they are bound."""
+        """Enables CURVE on the sockets of a context, if there are keys. Call it once, before they are bound.
+
+        Peers of ZMTP 1.0 and 2.0 are refused with and without keys: they have no authentication, which a domain
+        demands. ZeroMQ takes a peer that sends no ZMTP, such as a browser, for one of version 1.0.
+        """
+        for sock in sockets:
+            sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
         if self._folder is None:
             return
         public, secret = read_server_keys(self._folder)
@@ -117,7 +123,6 @@ class CurveAuth:
         self._authenticators.append(authenticator)
         for sock in sockets:
             sock.curve_publickey, sock.curve_secretkey, sock.curve_server = public, secret, True
-            sock.setsockopt(zmq.ZAP_DOMAIN, DOMAIN.encode())
 
     def close(self) -> None:
         """Stops the authenticators, so that their context can be terminated."""
@@ -133,6 +138,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+def is_this_machine(peer: str, host: str) -> bool:
+    """Returns whether a peer connected from the machine of a server that is bound to ``host``."""
+    return is_loopback(peer) or peer.removeprefix("::ffff:") == host.strip("[]")
 
 
 def warn_if_open(host: str, auth_keys: str | None, warn: Callable[[str], None]) -> None:

@@ -68,7 +68,7 @@ def plan_workers(
         else:
             device = Device("gpu", number, 0, config.gpu_memory_fraction)
             plans.append(WorkerPlacement(device, engine, wanted))
-    log.info("device map: \n%s", "\n".join(f"\t\tworker {i:2d} -> {p.device}" for i, p in enumerate(plans)))
+    log.info("device map: %s", "; ".join(f"worker {i} -> {p.device}" for i, p in enumerate(plans)))
     return plans
 
 

@@ -14,6 +14,9 @@ from ..config.options import ServerConfig
 from ..errors import PortInUse
 from . import fork
 
+#: Values of ``-host`` that stand for all addresses.
+ALL_ADDRESSES = ("*", "0.0.0.0", "::", "[::]")
+
 
 class PortLock:
     """Holds a lock for each port of a server; the system releases it when the process ends.
@@ -29,6 +32,7 @@ class PortLock:
         self._sockets: list[socket.socket] = []
         if sys.platform != "linux":
             return
+        host = "*" if config.host in ALL_ADDRESSES else config.host.strip("[]")
         ports = ((name, getattr(config, name)) for name in ("port", "port_out", "http_port"))
         # Sorted, so that of two servers with swapped ports one gets all.
         for name, port in sorted((each for each in ports if each[1] is not None), key=lambda each: each[1]):
@@ -37,7 +41,7 @@ class PortLock:
                 fork.close_on_fork(lock)
             self._sockets.append(lock)
             try:
-                lock.bind(f"\0bert-serving:{config.host}:{port}".encode())
+                lock.bind(f"\0bert-serving:{host}:{port}".encode())
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     continue  # a sandbox forbids it; the ports themselves are exclusive

@@ -1,11 +1,10 @@
-"""Checks options, ports and model before the start, and lists the child processes."""
+"""Checks options and model before the start, and lists the child processes."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import zmq
 
 from ..config.model_folder import apply_model_folder
 from ..config.options import ServerConfig
-from ..errors import ConfigError, PortInUse, StartError
+from ..errors import ConfigError, StartError
 from ..ipc.descriptors import RESERVE, descriptor_limit
 from ..ipc.endpoints import Addresses
 from ..model.cache import default_cache_dir
@@ -25,17 +24,6 @@ from .placement import WorkerPlacement
 
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
 OWN_DESCRIPTORS, FEW_CLIENTS = 192, 1000
-
-
-def check_ports(config: ServerConfig) -> None:
-    """Checks that all ports can be bound.
-
-    Raises:
-        PortInUse: another program uses a port.
-        StartError: ``-host`` is not an address of this machine.
-    """
-    for name in ("port", "port_out", "http_port"):
-        _check_port(config.host, getattr(config, name), name)
 
 
 def log_descriptor_limit(log: logging.Logger) -> None:
@@ -156,27 +144,6 @@ def check_fit(config: ServerConfig, model: ModelConfig) -> None:
     for layer in config.pooling_layer:
         if not -layers <= layer < layers:
             raise StartError(f"-pooling_layer {layer}: the model has {layers} layers, so it goes from -{layers} to -1")
-
-
-def _check_port(host: str, port: int | None, name: str) -> None:
-    if port is None:
-        return
-    address = "0.0.0.0" if host == "*" else host.strip("[]")
-    try:
-        infos = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise StartError(f"-host {host} is not an address of this machine: {error}") from None
-    with socket.socket(infos[0][0], socket.SOCK_STREAM) as probe:
-        if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores connections of an ended server
-        try:
-            probe.bind(infos[0][4])
-            probe.listen(1)
-        except OSError as error:
-            raise PortInUse(
-                f"-{name} {port} cannot be used ({error.strerror}): stop the program that uses it, "
-                f"or choose another port"
-            ) from None
 
 
 def _worker_env(plan: WorkerPlacement) -> dict[str, str]:

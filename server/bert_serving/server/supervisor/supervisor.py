@@ -27,8 +27,9 @@ from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .drain import Drain
 from .placement import WorkerPlacement, plan_workers
+from .port_check import check_ports
 from .port_lock import PortLock
-from .preflight import check_ports, log_descriptor_limit, make_access, make_children, read_drift, read_model
+from .preflight import log_descriptor_limit, make_access, make_children, read_drift, read_model
 from .rolling_restart import RollingRestart
 from .signals import handle_signals, is_program_over, joining
 from .socket_folder import SocketFolder

@@ -19,6 +19,7 @@ import zmq
 
 from bert_serving.client.protocol import COMPATIBLE_VERSION, PROTOCOL_VERSION
 
+from ..config.folders import hide_folders
 from ..config.options import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..monitoring.statistics import Statistics
@@ -56,12 +57,12 @@ class ServerState:
     now: float
 
 
-def config_json(state: ServerState, identity: bytes) -> bytes:
+def config_json(state: ServerState, identity: bytes, hides_folders: bool) -> bytes:
     """Returns the reply to SHOW_CONFIG for a client."""
-    return json.dumps(_config(state, identity), default=str).encode()
+    return _to_json(_config(state, identity), hides_folders)
 
 
-def status_json(state: ServerState, identity: bytes) -> bytes:
+def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> bytes:
     """Returns the reply to SHOW_STATUS: the keys of SHOW_CONFIG, statistics, queue and workers."""
     status = _config(state, identity)
     dispatcher = state.dispatcher
@@ -96,7 +97,11 @@ def status_json(state: ServerState, identity: bytes) -> bytes:
         }
         for worker in dispatcher.workers.values()
     ]
-    return json.dumps(status, default=str).encode()
+    return _to_json(status, hides_folders)
+
+
+def _to_json(status: dict[str, Any], hides_folders: bool) -> bytes:
+    return json.dumps(hide_folders(status) if hides_folders else status, default=str).encode()
 
 
 def _config(state: ServerState, identity: bytes) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import recv_available
 from ..model.config import ModelConfig
 from ..monitoring.statistics import Statistics
-from ..security.curve import is_loopback
+from ..security.curve import is_this_machine
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
 from .frontend import Frontend
@@ -180,7 +180,7 @@ class Ventilator:
     def _on_command(self, request: Request, frame: zmq.Frame) -> None:
         if request.message == TERMINATION:
             peer = str(frame.get("Peer-Address"))
-            if self.config.auth_keys is None and not is_loopback(peer):
+            if not self._is_trusted(frame):
                 raise Forbidden(f"TERMINATION is accepted from this machine only, not from {peer}")
             self.log.info("received TERMINATION from %s", peer)
             self.control.send(TERMINATE)
@@ -191,7 +191,7 @@ class Ventilator:
             return
         if request.message == SHOW_CONFIG:
             self.log.debug("new config request\treq id: %s\tclient: %r", request.request_id, request.identity)
-            reply = config_json(self._state(), request.identity)
+            reply = config_json(self._state(), request.identity, hides_folders=not self._is_trusted(frame))
             # A client sends this command first, with id 1; clients of this project have it in the low half of the id.
             if int(request.request_id) % 2**32 == 1:
                 self.sink.send([commands.PUBLISH_ON_SUBSCRIBE, request.identity, reply, request.request_id])
@@ -203,8 +203,12 @@ class Ventilator:
         else:
             assert request.message == SHOW_STATUS
             self.log.debug("new status request\treq id: %s\tclient: %r", request.request_id, request.identity)
-            reply = status_json(self._state(), request.identity)
+            reply = status_json(self._state(), request.identity, hides_folders=not self._is_trusted(frame))
         self.sink.publish(request.identity, [reply, request.request_id])
+
+    def _is_trusted(self, frame: zmq.Frame) -> bool:
+        """Whether a message comes from a holder of a key, or from this machine."""
+        return self.config.auth_keys is not None or is_this_machine(str(frame.get("Peer-Address")), self.config.host)
 
     def _reject(self, request: Request, error: RequestError) -> None:
         self.statistics.record_error(error.kind)

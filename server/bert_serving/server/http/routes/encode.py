@@ -11,9 +11,11 @@ import json
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from flask_json import as_json
 
+from ...config.folders import hide_folders
+from ...security.curve import is_this_machine
 from .. import serialization as vectors
 from ..encoding_service import EncodingResult, EncodingService
 from ..request_context import BYTES, JSON, acquire_slot, add_headers, read_body, read_options, wants_octet_stream
@@ -32,7 +34,9 @@ def blueprint(service: EncodingService) -> Blueprint:
     @routes.get("/status/server")
     @as_json  # type: ignore[untyped-decorator]
     def status_server() -> dict[str, Any]:
-        return dict(service.health.status())
+        status = service.health.status()
+        is_near = is_this_machine(request.remote_addr or "", service.config.host)
+        return dict(status) if is_near else hide_folders(status)
 
     @routes.get("/status/client")
     @as_json  # type: ignore[untyped-decorator]
