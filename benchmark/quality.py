@@ -1,33 +1,44 @@
 """Measures the quality of each engine and dtype: Spearman's correlation on the test split of the STS benchmark.
 
     python benchmark/quality.py
-    python benchmark/quality.py --only onnx --model_dir /models/bert --pooling_layer -2
+    python benchmark/quality.py --only "onnx fp32" --through zeromq /encode /v1/embeddings
+    python benchmark/quality.py --only onnx -- -model_dir /models/bert -pooling_layer -2 -max_seq_len 128
 
-A server encodes the sentences with the default model (or ``--model_dir``), for each engine and dtype that this machine
-supports. The score of a pair is the cosine of its vectors. It is correlated with the human scores. The table also has
-the worst cosine of a vector to that of the first row. Prints Markdown.
+A server encodes the sentences for each engine and dtype that this machine supports. Arguments after ``--`` are flags of
+``bert-serving-start``; the default model is served without any. The score of a pair is the cosine of its vectors. It is
+correlated with the human scores. The table also has the worst cosine of a vector to that of the first row. Prints
+Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from bert_serving.client import BertClient
 from bert_serving.server import engines
-from bert_serving.server.benchmark.managed_server import ServerManager
-from bert_serving.server.benchmark.options import read_args
+from bert_serving.server.benchmark.managed_server import HOST, free_ports
+from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
-from bert_serving.server.errors import ServingError
+from bert_serving.server.errors import ServingError, StartError
+from bert_serving.server.supervisor.supervisor import BertServer
 from heading import print_heading
 from texts import sts_rows
 
 ENGINES = ("onnx", "tensorflow", "torch")
 DTYPES = ("fp32", "bf16", "int8")
+#: Ways to the server, and the fields of an HTTP request and of its response that have the texts and the vectors.
+ZEROMQ = "zeromq"
+HTTP = {"/encode": ("texts", "result"), "/v1/embeddings": ("input", "data")}
+TEXTS_PER_REQUEST = 256
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -61,48 +72,75 @@ def usable(words: list[str]) -> Iterator[tuple[str, str]]:
                 yield engine, dtype
 
 
-def vectors(args: argparse.Namespace, engine: str, dtype: str, sentences: list[str]) -> np.ndarray:
-    """Returns the vectors of all sentences, float32 ``[n, d]``.
+@contextmanager
+def served(flags: list[str]) -> Iterator[ServerConfig]:
+    """Runs a server and yields its configuration.
 
     Raises:
         ServingError: the server did not start.
     """
-    model = ["-model_dir", args.model_dir] if args.model_dir else []
-    flags = ["-cpu", "-engine", engine, "-dtype", dtype, "-pooling_layer", str(args.pooling_layer)]
-    config = ServerConfig.from_args(read_args([*model, *flags, "-max_seq_len", "128"]))
-    with ServerManager(300.0) as manager:
-        manager.serve(config)
-        with BertClient(**manager.connect) as client:
+    port, port_out, http_port = free_ports(3)
+    config = ServerConfig.from_args(get_args_parser().parse_args(flags))
+    server = BertServer(config.with_(host=HOST, port=port, port_out=port_out, http_port=http_port))
+    server.start()
+    try:
+        if not server.is_ready.wait(300):
+            raise StartError("the server was not ready after 300 s")
+        if server.failure:
+            raise StartError(server.failure)
+        yield server.config
+    finally:
+        server.close()
+
+
+def vectors(config: ServerConfig, through: str, sentences: list[str]) -> np.ndarray:
+    """Returns the vectors of all sentences, float32 ``[n, d]``."""
+    if through == ZEROMQ:
+        with BertClient(HOST, config.port, config.port_out, check_length=False) as client:
             return np.asarray(client.encode(sentences), np.float32)
+    parts = [sentences[start : start + TEXTS_PER_REQUEST] for start in range(0, len(sentences), TEXTS_PER_REQUEST)]
+    return np.concatenate([post(f"http://{HOST}:{config.http_port}{through}", HTTP[through], part) for part in parts])
+
+
+def post(url: str, fields: tuple[str, str], texts: list[str]) -> np.ndarray:
+    """Returns the vectors of one HTTP request, float32 ``[n, d]``."""
+    request = urllib.request.Request(url, json.dumps({fields[0]: texts}).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=300) as response:
+        rows = json.load(response)[fields[1]]
+    return np.array([row["embedding"] if isinstance(row, dict) else row for row in rows], np.float32)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", help="folder of a model; default: the embedded all-MiniLM-L6-v2")
-    parser.add_argument("--pooling_layer", type=int, default=-1)
     parser.add_argument(
         "--only", nargs="+", default=[], help="only rows whose engine and dtype contain one of these words"
     )
+    parser.add_argument("--through", nargs="+", default=[ZEROMQ], choices=[ZEROMQ, *HTTP], help="ways to the server")
+    parser.add_argument("flags", nargs="*", help="flags of bert-serving-start, after --")
     args = parser.parse_args()
 
     rows = sts_rows()
     sentences = [row[key] for key in ("sentence1", "sentence2") for row in rows]
     gold = np.array([float(row["score"]) for row in rows])
-    print_heading(f"{args.model_dir or 'all-MiniLM-L6-v2'}, layer {args.pooling_layer}, mean; {len(rows)} pairs.")
-    print("| engine | dtype | Spearman | worst cosine to the first row |\n|---|---|---:|---:|", flush=True)
+    print_heading(f"{shlex.join(args.flags) or 'all-MiniLM-L6-v2, without a flag'}; {len(rows)} pairs.")
+    print(
+        "| engine | dtype | through | Spearman | worst cosine to the first row |\n|---|---|---|---:|---:|", flush=True
+    )
     first: np.ndarray | None = None
     code = 0
     for engine, dtype in usable(args.only):
         try:
-            found = vectors(args, engine, dtype, sentences)
+            with served(["-cpu", "-engine", engine, "-dtype", dtype, *args.flags]) as config:
+                for through in args.through:
+                    found = vectors(config, through, sentences)
+                    first = found if first is None else first
+                    correlation = spearman(cosines(*np.split(found, 2)), gold)
+                    worst = cosines(found, first).min()
+                    print(f"| {engine} | {dtype} | {through} | {correlation:.4f} | {worst:.4f} |", flush=True)
         except ServingError as error:
-            print(f"| {engine} | {dtype} | failed | |", flush=True)
+            print(f"| {engine} | {dtype} | failed | | |", flush=True)
             print(f"benchmark/quality.py: {engine} {dtype}: {error}", file=sys.stderr)
             code = 1
-            continue
-        first = found if first is None else first
-        correlation = spearman(cosines(*np.split(found, 2)), gold)
-        print(f"| {engine} | {dtype} | {correlation:.4f} | {cosines(found, first).min():.4f} |", flush=True)
     return code
 
 

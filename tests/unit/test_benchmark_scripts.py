@@ -14,6 +14,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmark"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "peers")]
 
+import e5_folder  # noqa: E402
 import gpu  # noqa: E402
 import host_path  # noqa: E402
 import install  # noqa: E402
@@ -206,6 +207,20 @@ def test_spearman() -> None:
     np.testing.assert_array_equal(quality.ranks(values), [3, 0, 1.5, 1.5])
     assert quality.spearman(values, np.exp(values)) == pytest.approx(1)
     assert quality.spearman(values, -values) == pytest.approx(-1)
+
+
+def test_blocks_of_4_bits_are_read() -> None:
+    numbers = np.arange(64) % 16
+    halves = numbers.reshape(2, 2, 16)
+    blocks = np.zeros(2, e5_folder.BLOCK)
+    blocks["scale"], blocks["numbers"] = [0.5, 2], halves[:, 0] | halves[:, 1] << 4
+    expected = (numbers - 8) * np.repeat([0.5, 2], 32)
+    np.testing.assert_array_equal(e5_folder.Reader(b"head" + blocks.tobytes()).block_rows(4, 64), expected)
+
+
+def test_another_file_is_not_converted(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="begins with b'GGUF'"):
+        e5_folder.convert(b"GGUF" + bytes(100), tmp_path)
 
 
 def test_message_passes_all_hops() -> None:
