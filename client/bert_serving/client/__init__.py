@@ -7,10 +7,9 @@
 
 from __future__ import annotations
 
-from ._asyncio import AsyncBertClient
-from ._client import BertClient
-from ._concurrent import ConcurrentBertClient
-from ._encoding import Response
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
 from .errors import (
     BertServingError,
@@ -35,6 +34,12 @@ from .errors import (
     VectorSpaceError,
     VersionMismatchError,
 )
+
+if TYPE_CHECKING:
+    from ._asyncio import AsyncBertClient
+    from ._client import BertClient
+    from ._concurrent import ConcurrentBertClient
+    from ._encoding import Response
 
 __all__ = [
     "AsyncBertClient",
@@ -64,3 +69,22 @@ __all__ = [
     "VersionMismatchError",
     "__version__",
 ]
+
+#: Modules of names that are imported on first use: each process of a server imports the wire format without a client.
+_MODULES = {
+    "AsyncBertClient": "_asyncio",
+    "BertClient": "_client",
+    "ConcurrentBertClient": "_concurrent",
+    "Response": "_encoding",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
