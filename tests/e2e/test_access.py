@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import stat
@@ -22,7 +23,10 @@ import zmq.auth
 from bert_serving.client import BertClient, ServerUnreachableError
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.config.folders import PATH_KEYS
-from bert_serving.server.security.curve import AllowedKeys, is_loopback
+from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.errors import ConfigError
+from bert_serving.server.http.bearer_token import read_token
+from bert_serving.server.security.curve import AllowedKeys, is_loopback, read_server_keys
 from bert_serving.server.supervisor.termination import ServerNotFound, terminate
 from servers import TINY, TINY_TUNED, Server, free_ports, serving, wait_until
 
@@ -149,6 +153,72 @@ def test_a_broken_key_file_allows_no_client(tmp_path: Path) -> None:
     ring = AllowedKeys(str(tmp_path / "k"))
     assert len(ring.read()) == 1
     assert not ring.callback("*", b"x" * 40)
+
+
+#: What is in the place of a key, and what the log says of it.
+BAD_FILES = {
+    "endless": "not a regular file",
+    "pipe": "not a regular file",
+    "folder": "not a regular file",
+    "huge": "more than 65536",
+    "empty": "it is empty",
+    "loop": "symbolic link",
+    "nowhere": "No such file",
+    "text": "No public key",
+    "short": "40 characters",
+}
+
+
+@pytest.fixture
+def bad_files(keys: Path) -> Iterator[list[Path]]:
+    """Files in the folder of the clients' keys from which no key can be read."""
+    clients = keys / "clients"
+    paths = [clients / f"{name}.key" for name in BAD_FILES]
+    endless, pipe, folder, huge, empty, loop, nowhere, text, short = paths
+    endless.symlink_to("/dev/zero")
+    os.mkfifo(pipe)
+    folder.mkdir()
+    with huge.open("wb") as file:
+        file.truncate(2**40)
+    empty.touch()
+    loop.symlink_to(loop)
+    nowhere.symlink_to(clients / "no such file")
+    text.write_text("no certificate")
+    short.write_text('curve\n    public-key = "abc"\n')
+    try:
+        yield paths
+    finally:
+        folder.rmdir()
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_a_bad_file_among_the_keys_is_named_and_locks_nobody_out(
+    guarded: Server, keys: Path, bad_files: list[Path]
+) -> None:
+    with connect(guarded, keys, "alice") as client:
+        assert client.encode(["hello world"]).shape == (1, 32)
+    for path, reason in zip(bad_files, BAD_FILES.values(), strict=True):
+        lines = [line for line in guarded.log.splitlines() if f"{path} allows no client" in line]
+        assert lines, path
+        assert all(reason in line for line in lines)
+        assert len(lines) <= 2  # of the ventilator and the sink
+    with connect(guarded, keys, "bob") as client:
+        assert client.encode(["hello world"]).shape == (1, 32)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no /dev/zero")
+def test_an_endless_key_or_token_ends_the_start(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    assert keygen([str(folder)]) == 0
+    (folder / "server.key_secret").unlink()
+    os.mkfifo(folder / "server.key_secret", 0o600)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_server_keys(str(folder))
+    config = ServerConfig(model_dir=str(TINY), http_token_file="/dev/zero")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_token(config)
 
 
 def test_terminate_needs_a_key(keys: Path) -> None:

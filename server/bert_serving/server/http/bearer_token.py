@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config.options import ServerConfig
 from ..errors import ConfigError
+from ..security.key_file import check_small_file
 
 TOKEN_VARIABLE = "BERT_SERVING_HTTP_TOKEN"
 
@@ -28,6 +29,7 @@ def read_token(config: ServerConfig) -> str | None:
             )
         return token
     try:
+        check_small_file(config.http_token_file)
         token = Path(config.http_token_file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"-http_token_file {config.http_token_file} cannot be read: {error}") from None

@@ -24,8 +24,11 @@ import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
 from ..errors import ConfigError
+from .key_file import load_key
 
 SERVER, CLIENTS = "server", "clients"
+#: Number of unusable files that the log names.
+MAX_PROBLEMS = 100
 DOMAIN = "bert-serving"
 
 
@@ -41,7 +44,7 @@ def read_server_keys(folder: str) -> tuple[bytes, bytes]:
     try:
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise ConfigError(f"{path} can be read by other users; protect it with: chmod 600 {path}")
-        public, secret = zmq.auth.load_certificate(path)
+        public, secret = load_key(path)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"-auth_keys {folder}: no key of the server ({error}); make one with: bert-serving-keygen {folder}"
@@ -57,14 +60,19 @@ class AllowedKeys:
     Args:
         folder: folder of ``-auth_keys``.
         extra: further allowed keys in Z85, such as that of the HTTP server.
+        warn: receives the name of a file without a key, and the reason.
     """
 
-    def __init__(self, folder: str, extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: str, extra: Sequence[str] = (), warn: Callable[[str], None] = lambda problem: None
+    ) -> None:
         self._folder = Path(folder) / CLIENTS
         self._extra = {key.encode() for key in extra}
         self._lock = threading.Lock()
         self._seen: tuple[tuple[str, int, int], ...] | None = None
         self._keys: set[bytes] = set()
+        self._warn = warn
+        self._problems: set[str] = set()
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Returns whether ``key`` (Z85) is allowed. Must not raise: pyzmq's authenticator would end."""
@@ -74,36 +82,43 @@ class AllowedKeys:
             return False
 
     def read(self) -> set[bytes]:
-        """Returns the keys that are in the folder now. A file without a key is ignored."""
+        """Returns the keys that are in the folder now. The log names a file without a key, once."""
         with self._lock:
             files = sorted(self._folder.glob("*.key")) if self._folder.is_dir() else []
-            stats = [(path, stat) for path in files if (stat := _stat(path))]
-            state = tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+            state = tuple((path.name, *_version(path)) for path in files)
             if state != self._seen:
-                self._keys = {key for path, _ in stats if (key := _public_key(path))}
+                self._keys = {key for path in files if (key := self._load(path))}
                 self._seen = state
             return self._keys
 
+    def _load(self, path: Path) -> bytes | None:
+        try:
+            return load_key(path)[0]
+        except (OSError, ValueError) as error:
+            if path.is_symlink() or path.exists():  # not removed after the listing
+                problem = f"{path} allows no client: {getattr(error, 'strerror', None) or error}"
+                if problem not in self._problems and len(self._problems) < MAX_PROBLEMS:
+                    self._problems.add(problem)
+                    self._warn(problem)
+            return None
 
-def _stat(path: Path) -> os.stat_result | None:
+
+def _version(path: Path) -> tuple[int, int]:
+    """Returns values that change with the content of a file."""
     try:
-        return path.stat()
-    except FileNotFoundError:  # removed after the listing
-        return None
-
-
-def _public_key(path: Path) -> bytes | None:
-    try:
-        return zmq.auth.load_certificate(path)[0]
-    except (OSError, ValueError):
-        return None
+        stat = path.stat()
+    except OSError:  # removed after the listing, or a link that leads nowhere
+        return 0, 0
+    return stat.st_mtime_ns, stat.st_size
 
 
 class CurveAuth:
     """Encrypts the sockets of one process and authenticates clients; without ``folder`` all clients are allowed."""
 
-    def __init__(self, folder: str | None, extra: Sequence[str] = ()) -> None:
-        self._folder, self._extra = folder, extra
+    def __init__(
+        self, folder: str | None, extra: Sequence[str] = (), warn: Callable[[str], None] = lambda problem: None
+    ) -> None:
+        self._folder, self._extra, self._warn = folder, extra, warn
         self._authenticators: list[ThreadAuthenticator] = []
 
     def apply(self, context: zmq.Context[zmq.Socket[bytes]], *sockets: zmq.Socket[bytes]) -> None:
@@ -119,7 +134,7 @@ class CurveAuth:
         public, secret = read_server_keys(self._folder)
         authenticator = ThreadAuthenticator(context)
         authenticator.start()
-        authenticator.configure_curve_callback(DOMAIN, AllowedKeys(self._folder, self._extra))
+        authenticator.configure_curve_callback(DOMAIN, AllowedKeys(self._folder, self._extra, self._warn))
         self._authenticators.append(authenticator)
         for sock in sockets:
             sock.curve_publickey, sock.curve_secretkey, sock.curve_server = public, secret, True

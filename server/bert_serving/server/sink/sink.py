@@ -77,7 +77,7 @@ class Sink:
             config.result_memory,
             config.result_ttl,
             config.absent_ttl,
-            CurveAuth(**process.options["access"]),
+            CurveAuth(**process.options["access"], warn=self.log.warning),
             self.connections.record_frame,
         )
 

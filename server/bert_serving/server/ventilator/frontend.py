@@ -49,7 +49,7 @@ class Frontend:
         # ZeroMQ heartbeats do not work here: their
         # replies queue behind the data that stays unread while the server is full.
         keep_alive(self.socket)
-        CurveAuth(**context.options["access"]).apply(context.context, self.socket)
+        CurveAuth(**context.options["access"], warn=context.log.warning).apply(context.context, self.socket)
         bind_tcp(self.socket, config.host, config.port)
 
     @property
