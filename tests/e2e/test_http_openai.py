@@ -86,13 +86,15 @@ def test_token_ids(client: openai.OpenAI, expected: np.ndarray) -> None:
     cls, sep = ids["[CLS]"], ids["[SEP]"]
     bare = [[ids["hello"], ids["world"]], [ids["a"], sep, ids["b"]]]
     framed = [[cls, *bare[0], sep, ids["[PAD]"], ids["[PAD]"]], [cls, *bare[1], sep]]
-    for rows in (bare, framed):
-        answer = client.embeddings.create(model="x", input=rows)
-        np.testing.assert_allclose(vectors_of(answer), expected[[0, 2]], atol=1e-5)
+    answer = client.embeddings.create(model="x", input=framed)
+    np.testing.assert_allclose(vectors_of(answer), expected[[0, 2]], atol=1e-5)
+    for rows in (bare, [framed[0], [cls]], [[sep, *bare[0], cls]]):
+        with pytest.raises(openai.BadRequestError, match=rf"begin with {cls} .*end with {sep} .*-http_token_ids any"):
+            client.embeddings.create(model="x", input=rows)
     answer = client.embeddings.create(model="x", input=framed[0])
     np.testing.assert_allclose(vectors_of(answer), expected[[0]], atol=1e-5)
     with pytest.raises(openai.BadRequestError, match="token id 999999"):
-        client.embeddings.create(model="x", input=[[999_999]])
+        client.embeddings.create(model="x", input=[[cls, 999_999, sep]])
 
 
 @pytest.mark.parametrize("ids", [[7, 8], [[7, 8], [9]]])
@@ -103,7 +105,8 @@ def test_token_ids_of_openai_are_rejected(client: openai.OpenAI, http_server: Ht
             client.embeddings.create(model=model, input=ids)
         assert caught.value.param == "input"
         assert len(client.embeddings.create(model=model, input="hello world").data) == 1, "texts are welcome"
-    assert client.embeddings.create(model="tiny", input=ids).model == "tiny"
+    framed = [[2, *row, 3] for row in (ids if isinstance(ids[0], list) else [ids])]
+    assert client.embeddings.create(model="tiny", input=framed).model == "tiny"
     reply = http_server.call("/invocations", {"model": "text-embedding-3-small", "input": ids}, bearer())
     assert reply.status == 400
     assert "Send texts" in reply.json["description"]
@@ -111,7 +114,7 @@ def test_token_ids_of_openai_are_rejected(client: openai.OpenAI, http_server: Ht
 
 def test_served_model_may_have_a_name_of_an_openai_model(tmp_path: Path) -> None:
     with serving_http("-engine", "zeros", model_dir=shutil.copytree(TINY, tmp_path / "text-embedding-own")) as server:
-        assert server.call("/v1/embeddings", {"model": "text-embedding-own", "input": [7, 8]}).status == 200
+        assert server.call("/v1/embeddings", {"model": "text-embedding-own", "input": [2, 7, 8, 3]}).status == 200
         assert server.call("/v1/embeddings", {"model": "text-embedding-3-small", "input": [7, 8]}).status == 400
 
 
@@ -147,6 +150,10 @@ def test_models(client: openai.OpenAI) -> None:
         ({"input": "a", "dimensions": True}, "dimensions", "True"),
         ({"input": "a", "dimensions": 33}, "dimensions", "32"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "float, base64"),
+        ({"input": "a", "task": "retrieval.query"}, "task", "known fields: input, model"),
+        ({"input": "a", "input_type": "query"}, "input_type", "'query'"),
+        ({"input": "a", "late_chunking": False}, "late_chunking", "not supported"),
+        ({"input": "a", "anything": 1}, "anything", "omit it"),
         (b"{", None, "not JSON"),
         ([1], None, "object"),
     ],

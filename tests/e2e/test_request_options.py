@@ -18,7 +18,7 @@ from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.client.errors import InvalidRequestError, TooLargeError
 from bert_serving.server.model.default import default_model_dir
 from http_calls import HttpServer, serving_http
-from servers import Server, serving
+from servers import TINY, Server, serving
 
 TEXTS = ["hello world", "a b c", "good morning", "hello"]
 Encode = Callable[..., np.ndarray]
@@ -26,7 +26,7 @@ Encode = Callable[..., np.ndarray]
 
 @pytest.fixture(scope="module")
 def http_server() -> Iterator[HttpServer]:
-    with serving_http() as server:
+    with serving_http("-http_token_ids", "any") as server:
         yield server
 
 
@@ -244,6 +244,26 @@ def test_the_server_refuses_options_that_clients_never_send(http_server: HttpSer
         assert error_of(texts, b'{"prompt": "%b"}' % (b"b" * 4096)) == ""
     finally:
         context.destroy(linger=0)
+
+
+def test_fields_that_would_change_the_vectors_are_refused(http_server: HttpServer) -> None:
+    for name in ("task", "input_type", "late_chunking", "embedding_types", "instruction"):
+        for path, field in (("/encode", "texts"), ("/v1/embeddings", "input"), ("/invocations", "texts")):
+            reply = http_server.call(path, {field: TEXTS, name: ["float"]})
+            assert reply.status == 400
+            assert f"the field '{name}'" in reply.body.decode()
+            assert "known fields" in reply.body.decode()
+            assert http_server.call(path, {field: TEXTS, name: None}).status == 200
+    # 1.10 ignored unknown fields of /encode.
+    assert http_server.call("/encode", {"texts": TEXTS, "id": 1, "anything": 1}).status == 200
+    assert http_server.call("/v1/embeddings", {"input": TEXTS, "id": 1, "user": "a"}).status == 200
+    assert http_server.call("/v1/embeddings", {"input": TEXTS, "anything": 1}).status == 400
+
+
+def test_token_ids_without_special_tokens_are_accepted_with_any(http_server: HttpServer, client: BertClient) -> None:
+    ids = {token: index for index, token in enumerate((TINY / "vocab.txt").read_text().split("\n"))}
+    reply = http_server.call("/v1/embeddings", {"input": [[ids["hello"], ids["world"]]]})
+    np.testing.assert_allclose(reply.json["data"][0]["embedding"], client.encode(["hello world"])[0], atol=1e-6)
 
 
 def test_token_vectors_have_no_length_and_no_dimensions() -> None:

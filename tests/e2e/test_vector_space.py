@@ -24,7 +24,7 @@ HEADER = "X-Vector-Space"
 
 @pytest.fixture(scope="module")
 def http_server() -> Iterator[HttpServer]:
-    with serving_http() as server:
+    with serving_http("-http_token_ids", "off") as server:
         yield server
 
 
@@ -109,6 +109,12 @@ def test_another_space_than_expected_is_refused_by_each_protocol(http_server: Ht
         reply = http_server.call(path, body, {HEADER: "other"})
         assert reply.status == 409
         assert re.search(both, reply.body.decode())
+
+
+def test_token_ids_are_refused_with_off(http_server: HttpServer) -> None:
+    reply = http_server.call("/v1/embeddings", {"input": [[2, 7, 3]]})
+    assert reply.status == 400
+    assert "-http_token_ids off" in reply.body.decode()
 
 
 def test_bert_serving_encode_names_the_space_and_accepts_no_other(

@@ -172,6 +172,8 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+#: Values of ``-http_token_ids``.
+TOKEN_IDS = ("framed", "any", "off")
 #: Values of ``-engine`` and ``-dtype``.
 ENGINES = ("auto", "tensorflow", "torch", "onnx", "zeros")
 DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")

@@ -23,6 +23,7 @@ from .option import (
     DTYPES,
     ENGINES,
     GIVEN,
+    TOKEN_IDS,
     Option,
     at_least,
     engine_name,
@@ -103,6 +104,9 @@ class ServerConfig:
     http_token_file: str | None = option(
         None, "file with the bearer token that HTTP requests must send; by default the variable "
         "BERT_SERVING_HTTP_TOKEN", metavar="FILE")
+    http_token_ids: str = option(
+        "framed", "token ids on /v1: framed accepts rows that begin and end with the special tokens of this model, "
+        "any accepts every row, off accepts none", parse=one_of(*TOKEN_IDS), metavar="WHICH", completions=TOKEN_IDS)
     num_worker: int = option(1, "number of worker processes; each runs the model on one device", parse=at_least(1),
                              metavar="N", v1=True)
     max_batch_size: int = option(256, "largest number of sequences in a batch; larger requests are split, small ones "

@@ -131,7 +131,7 @@ def make_service(process: ProcessContext) -> EncodingService:
         model=model,
         client=connect(config.http_timeout * 1000),
         tokenizer=tokenizer,
-        token_ids=TokenIds(tokenizer.ids, tokenizer.frame, keep_special=config.no_special_token),
+        token_ids=TokenIds(tokenizer.ids, tokenizer.frame, config.no_special_token, config.http_token_ids),
         limiter=ConcurrencyLimiter(
             config.http_max_connect, max(MIN_QUEUE_LENGTH, config.http_max_connect), QUEUE_TIMEOUT
         ),

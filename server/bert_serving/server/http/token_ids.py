@@ -17,9 +17,11 @@ class TokenIds:
         frame: the special tokens that the service adds.
         keep_special: keep these special tokens in the input, because the service adds none
             (``-no_special_token``).
+        accept: value of ``-http_token_ids``: framed, any or off.
     """
 
-    def __init__(self, ids: Mapping[str, int], frame: Frame, keep_special: bool = False) -> None:
+    def __init__(self, ids: Mapping[str, int], frame: Frame, keep_special: bool = False, accept: str = "any") -> None:
+        self._accept = accept
         self._tokens = [""] * (max(ids.values()) + 1)
         for token, index in ids.items():
             self._tokens[index] = token
@@ -34,14 +36,18 @@ class TokenIds:
         separator of a pair of texts.
 
         Raises:
-            BadRequest: the vocabulary has no such id, or a row has no token.
+            BadRequest: the vocabulary has no such id, a row has no token, or ``-http_token_ids`` excludes it.
         """
+        if self._accept == "off":
+            raise BadRequest("this server accepts no token ids (-http_token_ids off): send texts", "input")
         return [self._row(row, index) for index, row in enumerate(rows)]
 
     def _row(self, row: Sequence[int], index: int) -> list[str]:
         start, end = 0, len(row)
         while end > start and row[end - 1] == self._pad:
             end -= 1
+        if self._accept == "framed":
+            self._require_frame(row[start:end], index)
         if not self._keep_special:
             if end > start and row[start] == self._frame.start:
                 start += 1
@@ -55,6 +61,17 @@ class TokenIds:
             if at is not None:
                 tokens[at : at + len(self._frame.separators)] = [PAIR_SEPARATOR]
         return tokens
+
+    def _require_frame(self, row: Sequence[int], index: int) -> None:
+        """Rejects a row without the special tokens of this model: it is probably of another model's tokenizer."""
+        first, last = self._frame.start, self._frame.end
+        if row and (len(row) < 2 or (row[0], row[-1]) != (first, last)):
+            expected = f"begin with {first} ({self._tokens[first]}) and end with {last} ({self._tokens[last]})"
+            raise BadRequest(
+                f"item {index} begins with {row[0]} and ends with {row[-1]}, but token ids of this model {expected}: "
+                "send texts, or ids with these special tokens. The server accepts other rows with -http_token_ids any",
+                "input",
+            )
 
     def _find_separators(self, row: Sequence[int]) -> int | None:
         """Returns where the separators of a pair begin in a row without outer special tokens."""

@@ -18,6 +18,7 @@ from ...config.folders import hide_folders
 from ...security.curve import is_this_machine
 from .. import serialization as vectors
 from ..encoding_service import EncodingResult, EncodingService
+from ..fields import check_encode_fields
 from ..request_context import BYTES, JSON, acquire_slot, add_headers, read_body, read_options, wants_octet_stream
 from ..schemas import EncodeResponse
 from ..validation import parse_bool, parse_choice, parse_object, require_field
@@ -48,6 +49,7 @@ def blueprint(service: EncodingService) -> Blueprint:
 
 def encode_response(service: EncodingService, values: dict[str, Any]) -> Response:
     """Encodes the texts in the body of an ``/encode`` request and returns the response."""
+    check_encode_fields(values)
     is_tokenized = parse_bool(values, "is_tokenized")
     show_tokens = parse_bool(values, "show_tokens")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))

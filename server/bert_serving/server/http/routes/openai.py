@@ -15,6 +15,7 @@ from flask import Blueprint, Response
 from .. import serialization as vectors
 from ..encoding_service import EncodingService
 from ..errors import BadRequest, NotFound
+from ..fields import check_embeddings_fields
 from ..request_context import acquire_slot, add_headers, json_response, read_body, read_options
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
 from ..validation import json_type, parse_choice, parse_object, require_field, truncate_repr
@@ -49,6 +50,7 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
     """Encodes the input in the body of an ``/v1/embeddings`` request and returns the response."""
     if service.token_level:
         raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
+    check_embeddings_fields(values)
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
     options = read_options(values, service.dimensions)
     model = _read_model(values) or service.model_name
