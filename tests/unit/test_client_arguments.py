@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClient, OptionError
+from bert_serving.client._arguments import host_name, port_number
 from fake_server import FakeServer
 
 
@@ -53,3 +54,34 @@ def test_wrong_arguments_of_calls_are_named(fake_server: FakeServer) -> None:
     bc.timeout = float("inf")
     assert bc.encode(["a"], batch_size=np.int64(2)).shape == (1, 4)
     bc.close()
+
+
+WRONG_HOSTS = ["", " ", "a b", "http://localhost", "tcp://localhost", "localhost:5555", "10.0.0.1:5555",
+               "localhost/encode", "::1::2", "[::1]:5555", 5, None, b"localhost"]  # fmt: skip
+
+
+@pytest.mark.parametrize("ip", WRONG_HOSTS)
+def test_an_ip_that_is_no_host_is_named(ip: object) -> None:
+    with pytest.raises(OptionError, match="ip must be") as caught:
+        BertClient(ip, timeout=100, connect_timeout=100)  # type: ignore[arg-type]
+    assert repr(ip) in str(caught.value)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, True, 1.5, "0", "5555x", "", b"5555", None])
+@pytest.mark.parametrize("name", ["port", "port_out"])
+def test_a_port_that_is_none_is_named(name: str, port: object) -> None:
+    with pytest.raises(OptionError, match=f"{name} must be a port number") as caught:
+        BertClient(timeout=100, connect_timeout=100, **{name: port})  # type: ignore[arg-type]
+    assert repr(port) in str(caught.value)
+
+
+def test_usual_forms_of_hosts_and_ports_are_accepted() -> None:
+    for ip in ("localhost", " 10.0.0.1\n", "::1", "[::1]", "fe80::1%eth0", "::ffff:10.0.0.1", "my-host_2.example.org"):
+        assert host_name(ip) == ip.strip()
+    for port in (5555, "5555", np.int64(5555)):
+        assert port_number("port", port) == 5555
+
+
+def test_an_identity_that_is_no_utf_8_is_named() -> None:
+    with pytest.raises(ValueError, match=r"identity must .*pass bytes"):
+        BertClient(identity="\ud800", timeout=100, connect_timeout=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import operator
 import uuid
 from typing import Any
@@ -30,7 +31,7 @@ def validate_identity(identity: str | bytes | None) -> bytes:
 
     Raises:
         OptionError: the identity is neither ``str`` nor ``bytes``.
-        InputValueError: the identity is too long.
+        InputValueError: the identity is too long, or has half of a surrogate pair.
     """
     if identity is None:
         return _random_identity()
@@ -39,7 +40,12 @@ def validate_identity(identity: str | bytes | None) -> bytes:
             f"identity must be str or bytes, but is {type(identity).__name__} ({identity!r}); "
             f"pass str(identity), or omit it for a random one"
         )
-    raw = identity.encode("utf-8") if isinstance(identity, str) else bytes(identity)
+    try:
+        raw = identity.encode("utf-8") if isinstance(identity, str) else bytes(identity)
+    except UnicodeEncodeError as error:
+        raise InputValueError(
+            f"identity must have characters of UTF-8 only, but is {identity!r} ({error.reason}); pass bytes"
+        ) from None
     if not raw:
         return _random_identity()
     if len(raw) > protocol.MAX_IDENTITY_BYTES:
@@ -51,13 +57,39 @@ def _random_identity() -> bytes:
     return str(uuid.uuid4()).encode("ascii")
 
 
+def host_name(ip: Any) -> str:
+    """Returns a host name or an address, without spaces around it.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if not isinstance(ip, str):
+        raise OptionError(f"ip must be a str, a host name or an address, but is {type(ip).__name__} ({ip!r})")
+    host = ip.strip()
+    if not host or any(character.isspace() for character in host):
+        raise OptionError(f"ip must be a host name or an address, such as localhost or 10.0.0.1, but is {ip!r}")
+    if ":" in host or "/" in host:
+        address, _, _ = host.strip("[]").partition("%")
+        try:
+            ipaddress.IPv6Address(address)
+        except ValueError:
+            raise OptionError(
+                f"ip must be a host name or an address alone, such as localhost or 10.0.0.1, but is {ip!r}; "
+                f"pass the numbers of the ports as port and port_out"
+            ) from None
+    return host
+
+
 def port_number(name: str, value: Any) -> int:
     """Returns a port as a number.
 
     Raises:
-        OptionError: it is not a number.
+        OptionError: it is not a number, or not one of a port.
     """
     try:
-        return int(value)
+        number = int(value) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):
         raise OptionError(f"{name} must be a port number, but is {type(value).__name__} ({value!r})") from None
+    if isinstance(value, bool) or not 0 < number < 65536:
+        raise OptionError(f"{name} must be a port number from 1 to 65535, but is {value!r}")
+    return number

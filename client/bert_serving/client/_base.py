@@ -9,7 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from . import protocol
-from ._arguments import port_number, validate_identity
+from ._arguments import host_name, port_number, validate_identity
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
 from ._request_options import validate_space, version_of
@@ -75,11 +75,9 @@ class BaseClient(Generic[E]):
     ) -> None:
         if output_fmt not in ("ndarray", "list"):
             raise OptionError(f'"output_fmt" must be "ndarray" or "list", but is {output_fmt!r}')
-        if not isinstance(ip, str):
-            raise OptionError(f"ip must be a str, a host name or an address, but is {type(ip).__name__} ({ip!r})")
         seconds(timeout)
         self._expected_space = None if vector_space is None else validate_space(vector_space)
-        self.ip = ip
+        self.ip = host_name(ip)
         self.port = port_number("port", port)
         self.port_out = port_number("port_out", port_out)
         self.output_fmt = output_fmt
@@ -99,7 +97,7 @@ class BaseClient(Generic[E]):
             check_version or show_server_config or check_length or check_token_info
         )
         self._connection = Connection(
-            ip,
+            self.ip,
             self.port,
             self.port_out,
             self._identity,
