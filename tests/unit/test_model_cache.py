@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from bert_serving.server.model import digest as digest_module
 from bert_serving.server.model.cache import KEEP, Cache, CacheError, default_cache_dir
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.digest import DigestMemo, sha256_of
-from model_folders import TINY, copy_tiny
+from bert_serving.server.model.errors import WeightError
+from model_folders import TINY, TINY_TUNED, copy_tiny
 
 RECIPE = {"model": "abc", "dtype": "fp32"}
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="permissions and owners are those of POSIX")
@@ -58,8 +60,9 @@ def test_key_and_kind_identify_an_entry(tmp_path: Path, build: Builder) -> None:
 @pytest.mark.parametrize("content", [b"012345", b"", b"0123456780", b"01234567890"])
 def test_a_damaged_entry_is_built_again(tmp_path: Path, build: Builder, content: bytes) -> None:
     place = Cache(tmp_path).entry("engine", RECIPE, build)
+    before = (place / "weights.bin").stat()
     (place / "weights.bin").write_bytes(content)
-    os.utime(place / "weights.bin", ns=(1, 1))
+    os.utime(place / "weights.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
     if len(content) != 10:
         assert Cache(tmp_path).find("engine", RECIPE) is None
     place = Cache(tmp_path).entry("engine", RECIPE, build)
@@ -187,7 +190,7 @@ def test_the_digest_depends_on_the_content_only(tmp_path: Path) -> None:
     assert cache.model_digest(load_model_config(folder)) != digest
 
 
-def test_a_cached_digest_is_reused(tmp_path: Path) -> None:
+def test_a_cached_digest_is_reused_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     os.utime(file, ns=(5, 5))
@@ -195,11 +198,40 @@ def test_a_cached_digest_is_reused(tmp_path: Path) -> None:
     known = memo.sha256(file)
     assert known == sha256_of(file)
     memo.save()
-    file.write_bytes(b"two")
-    os.utime(file, ns=(5, 5))  # looks unchanged: the memo answers
+    monkeypatch.setattr(digest_module, "sha256_of", lambda path: "read again")
     assert DigestMemo(tmp_path / "memo.json").sha256(file) == known
-    os.utime(file, ns=(6, 6))
-    assert DigestMemo(tmp_path / "memo.json").sha256(file) == sha256_of(file) != known
+    file.write_bytes(b"two")
+    os.utime(file, ns=(5, 5))  # the same size and the same modification time
+    assert DigestMemo(tmp_path / "memo.json").sha256(file) == "read again"
+
+
+def test_a_model_that_changes_while_it_is_read_makes_no_entry(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    folder = copy_tiny(tmp_path)
+    cache.model_digest(load_model_config(folder))
+
+    def build_from_another_model(entry: Path) -> None:
+        shutil.copy(TINY_TUNED / "model.ckpt-343.data-00000-of-00001", folder / "bert_model.ckpt.data-00000-of-00001")
+        (entry / "weights.bin").write_bytes(b"of both")
+
+    with pytest.raises(WeightError, match=r"data-00000-of-00001 changed while the server read it"):
+        cache.entry("engine", RECIPE, build_from_another_model)
+    assert cache.find("engine", RECIPE) is None
+
+
+@pytest.mark.parametrize("damage", [None, "changed", "missing"])
+def test_small_files_are_added_without_the_lock(tmp_path: Path, damage: str | None) -> None:
+    files = {"vocab.txt": b"[PAD]", "tokenizer_config.json": b"{}"}
+    (tmp_path / "lock").mkdir()
+    place = Cache(tmp_path).add("tokenizer", files)
+    if damage == "changed":
+        (place / "vocab.txt").write_bytes(b"[UNK]")
+    elif damage == "missing":
+        (place / "vocab.txt").unlink()
+    assert Cache(tmp_path).add("tokenizer", files) == place
+    assert {name: (place / name).read_bytes() for name in files} == files
+    assert Cache(tmp_path).add("tokenizer", {"vocab.txt": b"[PAD]"}) != place
+    assert not list(tmp_path.glob(".adding-*"))
 
 
 def test_a_damaged_memo_is_ignored(tmp_path: Path, build: Builder) -> None:

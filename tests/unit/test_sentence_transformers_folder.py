@@ -23,6 +23,7 @@ from bert_serving.server.model.sentence_transformers import (
     Truncate,
     read_pipeline,
 )
+from bert_serving.server.worker.head_weights import read_head_weights
 from bert_serving.server.worker.pooling import pool
 from bert_serving.server.worker.sentence_head import SentenceHead, normalize
 
@@ -209,7 +210,8 @@ def test_modules_in_order_and_the_dtype_of_the_engine(tmp_path: Path) -> None:
     kernel = np.array([[1, 0], [0, 2], [1, 1]], np.float32)
     save_file({"linear.weight": kernel, "linear.bias": np.array([0, 0, 1], np.float32)}, tmp_path / "d.safetensors")
     dense = Dense(str(tmp_path / "d.safetensors"), 2, 3, True, "ReLU")
-    head = SentenceHead(pipeline_with(dense, Normalize(), Truncate(2)), 2)
+    pipeline = pipeline_with(dense, Normalize(), Truncate(2))
+    head = SentenceHead(pipeline, 2, read_head_weights(pipeline, 2))
     found = head.apply(np.array([[3, -4]], np.float16), batch_of([1]))
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, [[1, 0]])
@@ -219,6 +221,6 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file({"linear.weight": np.zeros((3, 2), np.float32)}, tmp_path / "d.safetensors")
     dense = Dense(str(tmp_path / "d.safetensors"), 2, 3, True, "Tanh")
     with pytest.raises(WeightError, match=r"linear\.bias"):
-        SentenceHead(pipeline_with(dense), 2)
+        read_head_weights(pipeline_with(dense), 2)
     with pytest.raises(WeightError, match="takes 2 dimensions, its input has 4"):
-        SentenceHead(pipeline_with(dense), 4)
+        read_head_weights(pipeline_with(dense), 4)

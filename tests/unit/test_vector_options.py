@@ -62,7 +62,7 @@ def test_each_row_of_a_batch_is_that_of_its_own_request(
     few, where = deduplicate(batch)
     array = random.normal(size=(few.num_sequences, WIDTH)).astype(np.float32)
     whole = array if where is None else expand(array, few, where, False)
-    head = SentenceHead(SentencePipeline("", (), tail), WIDTH)
+    head = SentenceHead(SentencePipeline("", (), tail), WIDTH, {})
     codes = np.array([each.code for each in asked], np.int32)
     found = head.apply_with_options(array, few, where, codes)
     for row, each in enumerate(asked):

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..model.cache import Cache, CacheError
 from ..model.config import ModelConfig
 from .batch import Batch as Batch
 
@@ -45,6 +46,9 @@ class EngineSpec:
         xla: compile with XLA.
         max_seq_len: maximum number of tokens in a sequence; None is the number of positions of the model. It selects
             the shapes that XLA compiles and does not change a vector.
+        model_digest: digest of the model that the server prepared at its start; engines then open its entries in the
+            cache, and read no file of ``model``. Empty: the digest of the files of ``model``.
+        opened: receives the paths of the entries that an engine opens.
     """
 
     model: ModelConfig
@@ -56,6 +60,28 @@ class EngineSpec:
     use_position_embeddings: bool = True
     xla: bool = False
     max_seq_len: int | None = None
+    model_digest: str = ""
+    opened: list[str] = field(default_factory=list, compare=False, repr=False)
+
+    def cache(self) -> Cache:
+        """Opens the cache; the entries that it finds or builds are recorded in ``opened``."""
+        return Cache(self.cache_dir, self.opened)
+
+    def digest(self, cache: Cache) -> str:
+        """Returns the digest of the model: the given one, or that of its files."""
+        return self.model_digest or cache.model_digest(self.model)
+
+    def require_files(self) -> None:
+        """Checks that an entry that the cache lacks may be built from the files of the model.
+
+        Raises:
+            CacheError: the model was prepared at the start of the server; its files may be others now.
+        """
+        if self.model_digest:
+            raise CacheError(
+                f"the cache {self.cache_dir} does not have the model that this server prepared at its start, or a "
+                "library was updated since then; start the server again"
+            )
 
     @property
     def longest(self) -> int:

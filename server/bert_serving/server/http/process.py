@@ -109,7 +109,7 @@ def make_service(process: ProcessContext) -> EncodingService:
         BertServingError: the service does not reply.
     """
     config = process.config
-    model = config.read_model()
+    model = process.model
 
     # A wildcard address includes the loopback address.
     host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
@@ -125,7 +125,7 @@ def make_service(process: ProcessContext) -> EncodingService:
             **process.options.get("keys", {}),
         )
 
-    tokenizer = make_tokenizer(config, model)
+    tokenizer = make_tokenizer(config, model, process.options["tokenizer"])
     return EncodingService(
         config=config,
         model=model,

@@ -10,6 +10,7 @@ from typing import Any
 import zmq
 
 from ..config.options import ServerConfig
+from ..model.config import ModelConfig
 from .endpoints import Addresses
 from .heartbeat import Heartbeat
 from .sockets import make_socket
@@ -33,6 +34,11 @@ class ProcessContext:
     info: dict[str, Any] = field(default_factory=dict)
     _heartbeat: Heartbeat = field(default_factory=Heartbeat)
     _bound: list[tuple[zmq.Socket[bytes], str]] = field(default_factory=list)
+
+    @property
+    def model(self) -> ModelConfig:
+        """Sizes and file names of the model at the start of the server. The files may have changed since then."""
+        return ModelConfig(**self.options["model"])
 
     def connect_control(self) -> zmq.Socket[bytes]:
         """Returns the control socket of the main thread."""

@@ -3,6 +3,8 @@
 An entry is a folder ``<kind>-<key>``. The key is a digest of everything that determines the content, so an entry is
 never stale. An entry is built in a temporary folder and renamed, so it is complete or absent. Its list of files has
 sizes and digests, so a damaged entry is detected and built again. The least recently used entries are removed.
+
+A server prepares its entries at the start. Its processes open them by their keys and never read the model again.
 """
 
 from __future__ import annotations
@@ -15,22 +17,27 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from .config import ModelConfig
-from .digest import DigestMemo, model_digest
-from .errors import ModelError
-from .files import expand_user
+from .digest import DigestMemo, file_stamp, model_digest, sha256_of
+from .errors import ModelError, WeightError
+from .files import checkpoint_files, expand_user
+from .sentence_transformers import SentencePipeline
 
 #: Part of every key. Increment it when the layout of an entry changes.
-FORMAT = 2
+FORMAT = 3
 #: Number of entries kept of each kind: the most recently used ones.
 KEEP = 8
 
-_LIST = "files.json"
+#: Name of the list of files in each entry; the time of its last change is that of the last use.
+LIST = "files.json"
 _BUILDING = ".building-"
+#: Prefix of folders that are written without the lock, and the age in seconds after which one is a leftover.
+_ADDING, _LEFTOVER_SECONDS = ".adding-", 3600
 
 
 class CacheError(ModelError, OSError):
@@ -66,16 +73,19 @@ def _default_cache_dir() -> str:
 class Cache:
     """Manages the entries in one folder, which is private to the user."""
 
-    def __init__(self, root: str | os.PathLike[str] = ""):
+    def __init__(self, root: str | os.PathLike[str] = "", opened: list[str] | None = None):
         """Opens or creates the folder (mode 0700).
 
         Args:
             root: the folder, empty for ``default_cache_dir()``. If other users may write to it, it stays unchanged and
                 the entries go to a private subfolder.
+            opened: receives the path of each entry that ``find`` or ``entry`` returns.
 
         Raises:
             CacheError: the folder is not writable, or belongs to another user.
         """
+        self._opened = [] if opened is None else opened
+        self._sources: dict[Path, list[int]] = {}
         folder = expand_user(root or default_cache_dir(), "cache folder").absolute()
         try:
             self.root = _private_folder(folder)
@@ -86,12 +96,30 @@ class Cache:
             ) from error
 
     def model_digest(self, config: ModelConfig) -> str:
-        """Returns ``digest.model_digest`` of a model; the digests of its files are cached here."""
-        with self._lock():
-            memo = DigestMemo(self.root / "digests.json")
-            digest = model_digest(config, memo)
-            memo.save()
+        """Returns ``digest.model_digest`` of a model; the digests of its files are cached here.
+
+        An entry that is built later from this model is refused if one of these files has changed meanwhile.
+        """
+        for file in checkpoint_files(config.checkpoint, config.checkpoint_format):
+            self._sources[file] = file_stamp(os.stat(file))
+        memo = DigestMemo(self.root / "digests.json")
+        digest = model_digest(config, memo)
+        memo.save()
         return digest
+
+    def file_digests(self, files: Sequence[Path]) -> list[str]:
+        """Returns the SHA-256 of files of a model; they are cached and watched as those of ``model_digest`` are."""
+        for file in files:
+            self._sources[file] = file_stamp(os.stat(file))
+        memo = DigestMemo(self.root / "digests.json")
+        digests = [memo.sha256(file) for file in files]
+        memo.save()
+        return digests
+
+    def source_digests(self, config: ModelConfig, pipeline: SentencePipeline | None) -> list[str]:
+        """Returns ``model_digest``, then the digests of the files with the weights of the pipeline."""
+        files = [] if pipeline is None else pipeline.weight_files
+        return [self.model_digest(config), *self.file_digests(files)]
 
     def find(self, kind: str, cache_key: Mapping[str, object]) -> Path | None:
         """Returns the entry for ``cache_key``; None if it does not exist, or a file is missing or truncated.
@@ -103,7 +131,40 @@ class Cache:
         if files is None or any(_size(path / name) != size for name, (size, _) in files.items()):
             return None
         with contextlib.suppress(OSError):
-            os.utime(path / _LIST)  # the time of the last use, for _prune
+            os.utime(path / LIST)  # the time of the last use, for _prune
+        self._opened.append(str(path))
+        return path
+
+    def add(self, kind: str, files: Mapping[str, bytes]) -> Path:
+        """Returns the verified entry with these small files; writes it if it is missing or damaged.
+
+        Takes no lock, so it does not wait for another process that prepares a model.
+
+        Raises:
+            CacheError: the folder is not writable, or the disk is full.
+        """
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        path = self._path(kind, {"files": digests})
+        for leftover in self.root.glob(f"{_ADDING}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+                    shutil.rmtree(leftover, ignore_errors=True)
+        with self._explain_write_errors():
+            if self.find(kind, {"files": digests}) is not None and _is_intact(path):
+                return path
+            temporary = Path(tempfile.mkdtemp(prefix=_ADDING, dir=self.root))
+            try:
+                for name, content in files.items():
+                    (temporary / name).write_bytes(content)
+                _write_list(temporary, {"files": digests}, digests)
+                shutil.rmtree(path, ignore_errors=True)
+                os.replace(temporary, path)
+            except OSError:
+                if not _is_intact(path):  # if it is, another process has added it
+                    raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            self._prune(kind, keep=path)
         return path
 
     def entry(self, kind: str, cache_key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
@@ -121,8 +182,9 @@ class Cache:
             for leftover in self.root.glob(f"{_BUILDING}*"):  # its process is dead: every builder holds the lock
                 shutil.rmtree(leftover, ignore_errors=True)
             path = self.find(kind, cache_key)
-            if path is None or not self._is_intact(path):
+            if path is None or not _is_intact(path):
                 path = self._build(kind, cache_key, build)
+                self._opened.append(str(path))
             self._prune(kind, keep=path)
         return path
 
@@ -130,40 +192,41 @@ class Cache:
         path = self._path(kind, cache_key)
         temporary: Path | None = None
         try:
-            temporary = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
-            build(temporary)
-            memo = DigestMemo(self.root / "digests.json")
-            files = {file.name: (file.stat().st_size, memo.sha256(file)) for file in sorted(temporary.iterdir())}
-            (temporary / _LIST).write_text(json.dumps({"recipe": dict(cache_key), "files": files}, indent=1), "utf-8")
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
-            for name in files:  # cache the digests under the final name
-                memo.sha256_moved(temporary / name, path / name)
-            memo.save()
-        except OSError as error:
-            raise CacheError(
-                f"cannot write to the cache folder {self.root} ({error}); free disk space, or set -graph_tmp_dir or "
-                "BERT_SERVING_CACHE to another folder"
-            ) from error
+            with self._explain_write_errors():
+                temporary = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
+                build(temporary)
+                digests = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
+                _write_list(temporary, cache_key, digests)
+                self._reject_changed_sources()
+                if path.exists():
+                    shutil.rmtree(path)
+                os.replace(temporary, path)
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
         return path
 
-    def _is_intact(self, path: Path) -> bool:
-        files = _read_list(path)
-        if files is None:
-            return False
-        memo = DigestMemo(self.root / "digests.json")
-        intact = all(memo.sha256(path / name) == digest for name, (_, digest) in files.items())
-        memo.save()
-        return intact
+    def _reject_changed_sources(self) -> None:
+        for file, stamp in self._sources.items():
+            if file_stamp(os.stat(file)) != stamp:
+                raise WeightError(f"{file} changed while the server read it; start again when it is complete")
+
+    @contextlib.contextmanager
+    def _explain_write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ModelError:
+            raise
+        except OSError as error:
+            raise CacheError(
+                f"cannot write to the cache folder {self.root} ({error}); free disk space, or set -graph_tmp_dir or "
+                "BERT_SERVING_CACHE to another folder"
+            ) from error
 
     def _prune(self, kind: str, keep: Path) -> None:
         def last_use(path: Path) -> float:
             try:
-                return (path / _LIST).stat().st_mtime
+                return (path / LIST).stat().st_mtime
             except OSError:
                 return 0.0  # damaged: removed first
 
@@ -234,10 +297,45 @@ def _size(path: Path) -> int | None:
         return None
 
 
+def manifest(entry: str | os.PathLike[str]) -> dict[str, tuple[str, list[int]]]:
+    """Returns file name → (SHA-256, ``file_stamp``) of the files of a verified entry; its list of files is the last.
+
+    Raises:
+        CacheError: the entry was removed or damaged meanwhile.
+    """
+    path = Path(entry)
+    listed = _read_list(path)
+    try:
+        if listed is None:
+            raise FileNotFoundError(f"no {LIST}")
+        names = [*listed, LIST]
+        stamps = {name: file_stamp(os.stat(path / name)) for name in names}
+        digests = {name: digest for name, (_, digest) in listed.items()} | {LIST: sha256_of(path / LIST)}
+        return {name: (digests[name], stamps[name]) for name in names}
+    except OSError as error:
+        raise CacheError(
+            f"the entry {path} of the cache was removed during the start ({error}); start again"
+        ) from error
+
+
+def _write_list(path: Path, cache_key: Mapping[str, object], digests: Mapping[str, str]) -> None:
+    files = {name: ((path / name).stat().st_size, digest) for name, digest in digests.items()}
+    (path / LIST).write_text(json.dumps({"recipe": dict(cache_key), "files": files}, indent=1), "utf-8")
+
+
+def _is_intact(path: Path) -> bool:
+    """Returns whether every file of an entry has its digest; reads all of them."""
+    files = _read_list(path)
+    try:
+        return files is not None and all(sha256_of(path / name) == digest for name, (_, digest) in files.items())
+    except OSError:
+        return False
+
+
 def _read_list(path: Path) -> dict[str, tuple[int, str]] | None:
     """Returns file name → (size, SHA-256) of an entry; None if its list is missing or unreadable."""
     try:
-        files = json.loads((path / _LIST).read_text("utf-8"))["files"]
+        files = json.loads((path / LIST).read_text("utf-8"))["files"]
         return {str(name): (int(size), str(digest)) for name, (size, digest) in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

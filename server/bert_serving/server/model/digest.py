@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,10 +44,18 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-class DigestMemo:
-    """Caches SHA-256 digests in a JSON file, by path, size and modification time in nanoseconds.
+def file_stamp(found: os.stat_result) -> list[int]:
+    """Returns numbers that change when a file is written or replaced: inode, size and times in nanoseconds.
 
-    A missing or damaged JSON file costs time only. The lock of the cache serializes writers.
+    The time of the last change (ctime) cannot be set back, unlike that of the last modification.
+    """
+    return [found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+class DigestMemo:
+    """Caches SHA-256 digests in a JSON file, by path and :func:`file_stamp`.
+
+    A missing, damaged or read-only JSON file costs time only. Of two processes that save at once, one wins.
     """
 
     def __init__(self, path: Path):
@@ -60,27 +69,25 @@ class DigestMemo:
     def sha256(self, path: Path) -> str:
         """Returns the hexadecimal SHA-256 of ``path``. Reads the file only if it is new or has changed."""
         key = os.path.realpath(path)
-        stat = os.stat(path)
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        stamp = file_stamp(os.stat(path))
         entry = self._entries.get(key)
-        if isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3:
-            return str(entry[2])
+        if isinstance(entry, list) and entry[:-1] == stamp:
+            return str(entry[-1])
         digest = sha256_of(path)
         self._entries.pop(key, None)
         self._entries[key] = [*stamp, digest]
         return digest
 
-    def sha256_moved(self, old: Path, new: Path) -> None:
-        """Moves the entry of a renamed file."""
-        if (entry := self._entries.pop(os.path.realpath(old), None)) is not None:
-            self._entries[os.path.realpath(new)] = entry
-
     def save(self) -> None:
         """Writes the JSON file atomically."""
         latest = dict(list(self._entries.items())[-MEMO_SIZE:])
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(latest), "utf-8")
-        os.replace(temporary, self._path)
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            temporary.write_text(json.dumps(latest), "utf-8")
+            os.replace(temporary, self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def model_digest(config: ModelConfig, memo: DigestMemo | None) -> str:

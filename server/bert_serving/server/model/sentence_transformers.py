@@ -120,6 +120,11 @@ class SentencePipeline(msgspec.Struct, frozen=True):
         """Names of the modules after the pooling, such as ``Dense``."""
         return [type(module).__name__ for module in self.modules]
 
+    @property
+    def weight_files(self) -> list[Path]:
+        """Files with the weights of the modules."""
+        return [Path(module.weights) for module in self.modules if isinstance(module, Dense | LayerNorm)]
+
     def describe(self) -> list[str]:
         """Names of the modules after the encoder, for the status: ``["Pooling mean", "Normalize"]``."""
         pooling = [f"Pooling {', '.join(self.pooling)}"] if self.pooling else []

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from types import ModuleType
+from typing import IO
 
 from .errors import ReaderMissing
 
@@ -36,6 +37,13 @@ def import_tensorflow(purpose: str) -> ModuleType:
     return module
 
 
+def _open_temporary() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # no folder for temporary files is writable: the output of a failed block is lost
+        return open(os.devnull, "w+b")
+
+
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Discards output of native code to stderr, unless the block fails or the user set ``TF_CPP_MIN_LOG_LEVEL``.
@@ -47,7 +55,7 @@ def quiet_stderr() -> Iterator[None]:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = _OURS
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as kept:
+    with _open_temporary() as kept:
         real = os.dup(2)
         os.dup2(kept.fileno(), 2)
         try:

@@ -290,6 +290,6 @@ def output_width(config: ServerConfig, max_positions: int) -> int | None:
 
 def run(process: ProcessContext) -> None:
     """Runs the sink process."""
-    sink = Sink(process, int(process.options["max_position_embeddings"]))
+    sink = Sink(process, process.model.max_position_embeddings)
     process.start_heartbeat()
     sink.run()

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import zmq
@@ -21,6 +22,7 @@ from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
 from .placement import WorkerPlacement
+from .prepared_model import PreparedModel
 
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
 OWN_DESCRIPTORS, FEW_CLIENTS = 192, 1000
@@ -100,6 +102,7 @@ def make_children(
     addresses: Addresses,
     plans: list[WorkerPlacement],
     model: ModelConfig,
+    prepared: PreparedModel,
     access: dict[str, Any],
     http_keys: dict[str, str],
     drift: dict[str, Any] | None,
@@ -110,13 +113,13 @@ def make_children(
     no_gpu = {"CUDA_VISIBLE_DEVICES": "-1"}
 
     def add(role: str, name: str, options: dict[str, Any], env: dict[str, str], context: str = "") -> None:
+        options = {**options, "model": asdict(model), "tokenizer": prepared.tokenizer}
         children[name] = Child(role, name, context or name.upper(), config, addresses, options, env)
 
     add("ventilator", "ventilator", {"access": access, "drift": drift}, no_gpu)
-    positions = model.max_position_embeddings
-    add("sink", "sink", {"access": access, "max_position_embeddings": positions, "drift": drift}, no_gpu)
+    add("sink", "sink", {"access": access, "drift": drift}, no_gpu)
     for engine, dtype in dict.fromkeys((plan.engine, plan.dtype) for plan in plans):
-        options = {"engine": engine, "dtype": dtype, "cache_dir": cache_dir}
+        options = {"engine": engine, "dtype": dtype, "cache_dir": cache_dir, "sources": prepared.sources}
         add("prepare", f"prepare-{engine}-{dtype}", options, {**no_gpu, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT")
     for index, plan in enumerate(plans):
         add("worker", f"worker-{index}", {**plan.options(), "cache_dir": cache_dir}, _worker_env(plan))

@@ -30,18 +30,17 @@ from .placement import WorkerPlacement, plan_workers
 from .port_check import check_ports
 from .port_lock import PortLock
 from .preflight import log_descriptor_limit, make_access, make_children, read_drift, read_model
+from .prepared_model import PreparedModel
 from .rolling_restart import RollingRestart
 from .signals import handle_signals, is_program_over, joining
 from .socket_folder import SocketFolder
 from .state import describe_state
+from .suspension import Suspension
 from .vector_space import vector_digest
 
 #: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
 EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
 
-#: Seconds between two steps after which this process counts as having been suspended (Ctrl-Z, a sleeping machine).
-#: Missing heartbeats of that time say nothing about the child processes.
-SUSPEND_GAP = 2.0
 #: Seconds that child processes may take to end after STOP before they are killed.
 STOP_SECONDS = 8.0
 _POLL_MS = 100
@@ -75,10 +74,11 @@ class BertServer(threading.Thread):
         self.exit_code: int | None = None
         self.state = "starting"
         self.children: dict[str, Child] = {}
+        self._prepared = PreparedModel(self.log)
         self.plans: list[WorkerPlacement] = []
         self._stops_asked = 0
         self._rolling_restart = RollingRestart(self.log)
-        self._last_step = self._grace_until = 0.0
+        self._suspension = Suspension(self.config.heartbeat_timeout)
         self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http"), 0)
         self._published_state = (b"", 0)
 
@@ -168,8 +168,7 @@ class BertServer(threading.Thread):
             self._serve()
         except (Exception, SystemExit) as error:
             self.log.exception("unforeseen error in the supervisor; the server ends")
-            exit_code = EXIT_START_FAILED if self.state == "starting" else EXIT_GAVE_UP
-            self._fail(f"unforeseen error in the supervisor: {type(error).__name__}: {error}", exit_code)
+            self._fail(f"unforeseen error in the supervisor: {type(error).__name__}: {error}")
         finally:
             try:
                 self._finish()
@@ -180,7 +179,7 @@ class BertServer(threading.Thread):
         try:
             self._prepare()
         except (ServingError, ModelError, EngineError, OSError) as error:
-            self._fail(str(error), EXIT_START_FAILED)
+            self._fail(str(error))
             return
         for child in self.children.values():
             if child.role in ("ventilator", "sink", "prepare"):
@@ -194,16 +193,17 @@ class BertServer(threading.Thread):
         self._port_lock = PortLock(self.config)
         log_descriptor_limit(self.log)
         self.config, model = read_model(self.config, self.log)
+        served = self._prepared.read(self.config, model)
         drift = read_drift(self.config, model, self.log.warning)
         self.plans = plan_workers(self.config, self.log)
-        self.config = self.config.with_(vector_digest=vector_digest(self.config, model, self.plans))
-        access, http_keys = make_access(self.config, self.log.warning)
+        self.config = self.config.with_(vector_digest=vector_digest(self.config, served, self.plans))
+        access = make_access(self.config, self.log.warning)
         self.addresses = Addresses.new()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
         self._socket_folder = SocketFolder(self.addresses, self.control, self.log)
-        self.children = make_children(self.config, self.addresses, self.plans, model, access, http_keys, drift)
+        self.children = make_children(self.config, self.addresses, self.plans, model, self._prepared, *access, drift)
 
     def _step(self) -> None:
         """Runs one round of the loop: messages, deaths, signals."""
@@ -211,12 +211,12 @@ class BertServer(threading.Thread):
             while self.control.poll(0):
                 self._on_message(self.control.recv_multipart())
         now = time.monotonic()
-        if self._last_step and now - self._last_step > SUSPEND_GAP:
-            self._grace_until = now + self.config.heartbeat_timeout
-        self._last_step = now
+        self._suspension.step(now)
         for child in list(self.children.values()):
             self._watch(child, now)
         self._socket_folder.check(self.children, now, self._tell)
+        if damage := self._prepared.check(now):
+            self._fail(damage)
         if self.exit_code is None:
             self._advance(now)
         self._publish_state()
@@ -261,8 +261,7 @@ class BertServer(threading.Thread):
             self._rolling_restart.step(self.children, self.state == "ready", now, self._tell)
 
     def _is_up(self, names: list[str]) -> bool:
-        now = time.monotonic()
-        return all(self.children[name].is_up(now) for name in names)
+        return all(self.children[name].is_up(time.monotonic()) for name in names)
 
     # ---------------------------------------------------------------- messages
 
@@ -276,6 +275,9 @@ class BertServer(threading.Thread):
             child.on_heartbeat(json.loads(frames[2]), time.monotonic())
         elif kind == commands.READY:
             child.on_ready(json.loads(frames[2]))
+            if child.role == "prepare":
+                self._prepared.take(child, self.children.values())
+                self._tell(name, commands.STOP)
         elif kind == commands.FATAL:
             child.reason = frames[2].decode()
         elif kind == commands.TERMINATE:
@@ -297,8 +299,7 @@ class BertServer(threading.Thread):
             self.control.send_multipart([child.identity, *frames])
 
     def _publish_state(self) -> None:
-        children = self.children.values()
-        state = describe_state(self.state, children, self.plans, self._restarts, time.monotonic())
+        state = describe_state(self.state, self.children.values(), self.plans, self._restarts, time.monotonic())
         ventilator = self.children["ventilator"]
         if ventilator.is_ready and (state, ventilator.incarnation) != self._published_state:
             self._published_state = (state, ventilator.incarnation)
@@ -315,7 +316,7 @@ class BertServer(threading.Thread):
             return
         code = child.process.poll()
         if code is None:
-            if now < self._grace_until:
+            if self._suspension.excuses(now):
                 child.reset_liveness(now)
             reason = child.hang_reason(now)
             if reason and child.reason != reason:  # logged once, while the process ends
@@ -328,15 +329,16 @@ class BertServer(threading.Thread):
 
     def _start(self, child: Child, now: float) -> None:
         try:
+            self._prepared.require()
             child.start()
-        except OSError as error:  # no memory or no free process id; may be temporary
+        except OSError as error:  # no memory, disk space or free process id; may be temporary
             child.restart_at = now + 1
             self.log.error("cannot start %s (%s); retrying in 1 s", child.name, error)
 
     def _on_death(self, child: Child, code: int, now: float) -> None:
         was_ready = child.is_ready
         child.on_exit()
-        if child.role == "prepare" and code == 0:
+        if child.role == "prepare" and code == 0 and was_ready:
             child.is_finished = True
             return
         why = child.reason or describe_exit(code)
@@ -344,7 +346,7 @@ class BertServer(threading.Thread):
             self.log.warning("%s ended (%s) while the server drained its requests", child.name, why)
             return
         if self.state == "starting" and (child.reason or child.role == "prepare" or child.failed_starts >= 2):
-            self._fail(f"{child.name} could not start: {why}", EXIT_START_FAILED)
+            self._fail(f"{child.name} could not start: {why}")
             return
         if child.role == "worker":
             self._tell("ventilator", commands.WORKER_LOST, child.identity)
@@ -354,7 +356,7 @@ class BertServer(threading.Thread):
             return
         child.schedule_restart(now, was_ready)
         if child.failed_starts > MAX_FAILED_STARTS:
-            exit_code = EXIT_FORCED if self.state == "draining" else EXIT_GAVE_UP
+            exit_code = EXIT_FORCED if self.state == "draining" else None
             self._fail(f"{child.name} ended {child.failed_starts} times before it was ready: {why}", exit_code)
             return
         self._restarts[child.role] = self._restarts.get(child.role, 0) + 1
@@ -371,8 +373,9 @@ class BertServer(threading.Thread):
         self._draining.step(now)
         self._publish_state()
 
-    def _fail(self, reason: str, exit_code: int) -> None:
-        self.failure, self.exit_code = reason, exit_code
+    def _fail(self, reason: str, exit_code: int | None = None) -> None:
+        self.failure = reason
+        self.exit_code = exit_code or (EXIT_START_FAILED if self.state == "starting" else EXIT_GAVE_UP)
         self.log.error(reason)
 
     def _finish(self) -> None:
@@ -383,6 +386,7 @@ class BertServer(threading.Thread):
         deadline = time.monotonic() + (STOP_SECONDS if self.exit_code == EXIT_OK else 1.0)
         for child in running:
             child.end(deadline)
+        self._prepared.close()
         if hasattr(self, "_port_lock"):
             self._port_lock.close()
         if hasattr(self, "control"):

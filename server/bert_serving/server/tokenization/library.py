@@ -6,8 +6,6 @@ off, because the server truncates itself and never pads texts.
 
 from __future__ import annotations
 
-import json
-import os
 from typing import Any
 
 import numpy as np
@@ -29,17 +27,20 @@ class LibrarySegmenter:
         unknown: the id of unknown text; None for a byte-level tokenizer, which has none.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str, parsed: dict[str, Any]) -> None:
         """
+        Args:
+            path: the ``tokenizer.json``.
+            parsed: its content.
+
         Raises:
             LibraryMissing: the package `tokenizers` is not installed.
             ValueError: the library cannot read the file, or its special tokens are none that the server can place.
         """
-        path = os.fspath(path)
         self._tokenizer = _load(path)
         self.ids: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.frame = find_frame(self._tokenizer, path)
-        self.unknown = _find_unknown(path, self.ids)
+        self.unknown = _find_unknown(parsed["model"], self.ids)
         self.description = f"{type(self._tokenizer.model).__name__}, computed by the library tokenizers"
 
     def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,9 +103,7 @@ def find_frame(tokenizer: Any, path: str) -> Frame:
     return Frame(single[0], separators, single[-1], pair.type_ids[-2])
 
 
-def _find_unknown(path: str, ids: dict[str, int]) -> int | None:
-    with open(path, encoding="utf-8") as file:
-        model = json.load(file)["model"]
+def _find_unknown(model: dict[str, Any], ids: dict[str, int]) -> int | None:
     if model.get("type") == "Unigram":
         unknown = model.get("unk_id")
         return None if unknown is None else int(unknown)

@@ -15,7 +15,7 @@ from .characters import library_rules, python_rules
 from .frame import Frame
 from .library import LibrarySegmenter
 from .truncation import positions, truncate
-from .vocabulary import Vocabulary, case_warnings, read_vocabulary
+from .vocabulary import Vocabulary, case_warnings, read_object, read_vocabulary
 from .wordpiece import LONG_TEXT, WordPiece
 
 #: Separates the two texts of a pair.
@@ -197,13 +197,15 @@ class Tokenizer:
                 f"use -max_seq_len {max_position_embeddings} or less"
             )
         settings["max_seq_len"] = max_position_embeddings if max_seq_len is None else max_seq_len
-        vocabulary = read_vocabulary(vocab_path)
+        path = os.fspath(vocab_path)
+        parsed = read_object(path) if path.endswith(".json") else {}
+        vocabulary = read_vocabulary(path, parsed)
         if vocabulary is not None:
             return cls.from_vocabulary(vocabulary, lower_case=lower_case, **settings)
-        library = LibrarySegmenter(vocab_path)
+        library = LibrarySegmenter(path, parsed)
         tokenizer = cls(library, library.ids, library.frame, library.unknown, **settings)
         if lower_case is False:
-            tokenizer.warnings.append(f"-cased_tokenization has no effect: {os.fspath(vocab_path)} decides about case")
+            tokenizer.warnings.append(f"-cased_tokenization has no effect: {path} decides about case")
         return tokenizer
 
     def encode(self, texts: Sequence[str] | Sequence[Sequence[str]], prompt: str | None = None) -> Tokenized:

@@ -9,6 +9,9 @@ from typing import Any
 
 from ..model.errors import ModelConfigError
 
+#: File with the normalization settings of a ``vocab.txt``, in the same folder.
+_SETTINGS = "tokenizer_config.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
@@ -31,19 +34,46 @@ class Vocabulary:
     has_library_rules: bool = False
 
 
-def read_vocabulary(path: str | os.PathLike[str]) -> Vocabulary | None:
+def vocabulary_files(path: str | os.PathLike[str]) -> dict[str, bytes]:
+    """Returns name → content of the files that :func:`read_vocabulary` reads for ``path``.
+
+    Raises:
+        ModelConfigError: a file cannot be read.
+    """
+    names = [os.path.basename(path)]
+    folder = os.path.dirname(path)
+    if not names[0].endswith(".json") and os.path.exists(os.path.join(folder, _SETTINGS)):
+        names.append(_SETTINGS)
+    files = {}
+    for name in names:
+        try:
+            with open(os.path.join(folder, name), "rb") as file:
+                files[name] = file.read()
+        except OSError as error:
+            raise ModelConfigError(
+                f"cannot read {os.path.join(folder, name)} ({error.strerror}); copy the file again"
+            ) from error
+    return files
+
+
+def read_vocabulary(path: str | os.PathLike[str], parsed: dict[str, Any] | None = None) -> Vocabulary | None:
     """Reads ``vocab.txt`` (one token per line) or a ``tokenizer.json`` of the Hugging Face `tokenizers` library.
 
     Returns None for a ``tokenizer.json`` that is not exactly BERT's WordPiece, which the library computes.
 
     A ``tokenizer_config.json`` in the folder of ``vocab.txt`` provides the normalization settings.
 
+    Args:
+        parsed: content of the ``tokenizer.json``; None: it is read from ``path``.
+
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is not a WordPiece vocabulary that BERT uses.
     """
     path = os.fspath(path)
-    return _read_tokenizer_json(path) if path.endswith(".json") else _read_vocab_txt(path)
+    if not path.endswith(".json"):
+        return _read_vocab_txt(path)
+    return _from_tokenizer_json(read_object(path) if parsed is None else parsed)
 
 
 def case_warnings(ids: dict[str, int], lower_case: bool) -> list[str]:
@@ -72,10 +102,10 @@ def _read_vocab_txt(path: str) -> Vocabulary:
         raise ModelConfigError(
             f"cannot read the vocabulary {path}: not UTF-8 text ({error}); copy the file again"
         ) from error
-    config_path = os.path.join(os.path.dirname(path), "tokenizer_config.json")
+    config_path = os.path.join(os.path.dirname(path), _SETTINGS)
     if not os.path.exists(config_path):
         return Vocabulary(ids)
-    config = _read_object(config_path)
+    config = read_object(config_path)
     return Vocabulary(
         ids,
         lower_case=config.get("do_lower_case"),
@@ -84,8 +114,7 @@ def _read_vocab_txt(path: str) -> Vocabulary:
     )
 
 
-def _read_tokenizer_json(path: str) -> Vocabulary | None:
-    config = _read_object(path)
+def _from_tokenizer_json(config: dict[str, Any]) -> Vocabulary | None:
     model, normalizer = config.get("model") or {}, config.get("normalizer") or {}
     # Files of early versions lack the type of the model.
     kind = model.get("type") or ("WordPiece" if "continuing_subword_prefix" in model else None)
@@ -134,7 +163,12 @@ def _has_bert_frame(post_processor: dict[str, Any] | None) -> bool:
     return found == [first, [*first, (sequence, "B", 1), (special, "[SEP]", 1)]]
 
 
-def _read_object(path: str) -> dict[str, Any]:
+def read_object(path: str) -> dict[str, Any]:
+    """Returns the JSON object in a file.
+
+    Raises:
+        ModelConfigError: the file is not valid JSON, or holds no object.
+    """
     with open(path, encoding="utf-8-sig") as file:
         try:
             config = json.load(file)

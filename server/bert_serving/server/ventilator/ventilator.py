@@ -282,8 +282,8 @@ class Ventilator:
 def run(context: ProcessContext) -> None:
     """Runs the ventilator process."""
     config = context.config
-    model = config.read_model()
-    tokenizer = make_tokenizer(config, model)
+    model = context.model
+    tokenizer = make_tokenizer(config, model, context.options["tokenizer"])
     for warning in tokenizer.warnings:
         context.log.warning(warning)
     ventilator = Ventilator(context, tokenizer, model)

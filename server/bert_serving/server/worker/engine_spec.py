@@ -6,11 +6,15 @@ from typing import Any
 
 from ..config.options import ServerConfig
 from ..engines.base import EngineSpec
+from ..model.config import ModelConfig
 
 
-def engine_spec(config: ServerConfig, options: dict[str, Any]) -> EngineSpec:
-    """Returns the specification of the engine, with the dtype that the supervisor has chosen."""
-    model = config.read_model()
+def engine_spec(config: ServerConfig, model: ModelConfig, options: dict[str, Any]) -> EngineSpec:
+    """Returns the specification of the engine, with the dtype that the supervisor has chosen.
+
+    Args:
+        options: those of the process; ``prepared`` has what the prepare process reported, see ``prepare.run``.
+    """
     return EngineSpec(
         model=model,
         cache_dir=options["cache_dir"],
@@ -22,4 +26,5 @@ def engine_spec(config: ServerConfig, options: dict[str, Any]) -> EngineSpec:
         use_position_embeddings=not config.no_position_embeddings,
         xla=config.xla,
         max_seq_len=config.max_seq_len,
+        model_digest=options.get("prepared", {}).get("model_digest", ""),
     )

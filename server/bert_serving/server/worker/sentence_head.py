@@ -14,10 +14,9 @@ from functools import partial
 import numpy as np
 
 from ..engines.batch import Batch
-from ..model.errors import WeightError
-from ..model.readers import Reader, open_reader
 from ..model.sentence_transformers import Dense, LayerNorm, Module, SentencePipeline, Truncate
 from ..model.vector_options import VectorOptions, apply_options, split_tail
+from .head_weights import HeadWeights
 from .pooling import pool
 
 _LEAST_NORM = 1e-12
@@ -33,22 +32,20 @@ class SentenceHead:
     Args:
         pipeline: the modules.
         width: dimensions of a pooled vector.
-
-    Raises:
-        WeightError: a tensor is missing, not finite or of the wrong shape; the message names it.
+        weights: the weights of these modules.
     """
 
-    def __init__(self, pipeline: SentencePipeline, width: int) -> None:
+    def __init__(self, pipeline: SentencePipeline, width: int, weights: HeadWeights) -> None:
         self._pooling = pipeline.pooling
         self._dimensions = pipeline.dimensions(width)
         body, self._tail = split_tail(pipeline.modules)
         self._body: list[Step] = []
-        for module in body:
+        for index, module in enumerate(body):
             if isinstance(module, Dense):
-                self._body.append(_dense(module, width))
-                width = module.out_features
+                bias = weights[f"{index}/linear.bias"] if module.has_bias else None
+                self._body.append(_dense(module.activation, weights[f"{index}/linear.weight"], bias))
             elif isinstance(module, LayerNorm):
-                self._body.append(_layer_norm(module, width))
+                self._body.append(_layer_norm(weights[f"{index}/norm.weight"], weights[f"{index}/norm.bias"]))
             else:
                 self._body.append(_tail_step(module))
         self._last = [_tail_step(module) for module in self._tail]
@@ -121,13 +118,8 @@ def _truncate(dimensions: int, rows: np.ndarray) -> np.ndarray:
     return rows[:, :dimensions]
 
 
-def _dense(module: Dense, width: int) -> Step:
-    if module.in_features != width:
-        raise WeightError(f"{module.weights}: Dense takes {module.in_features} dimensions, its input has {width}")
-    reader = _open(module.weights)
-    kernel = _read(reader, "linear.weight", (module.out_features, module.in_features), module.weights).T
-    bias = _read(reader, "linear.bias", (module.out_features,), module.weights) if module.has_bias else None
-    activate = _ACTIVATE[module.activation]
+def _dense(activation: str, weight: np.ndarray, bias: np.ndarray | None) -> Step:
+    kernel, activate = weight.T, _ACTIVATE[activation]
 
     def step(rows: np.ndarray) -> np.ndarray:
         product = rows @ kernel
@@ -136,13 +128,7 @@ def _dense(module: Dense, width: int) -> Step:
     return step
 
 
-def _layer_norm(module: LayerNorm, width: int) -> Step:
-    if module.dimension != width:
-        raise WeightError(f"{module.weights}: LayerNorm takes {module.dimension} dimensions, its input has {width}")
-    reader = _open(module.weights)
-    gamma = _read(reader, "norm.weight", (width,), module.weights)
-    beta = _read(reader, "norm.bias", (width,), module.weights)
-
+def _layer_norm(gamma: np.ndarray, beta: np.ndarray) -> Step:
     def step(rows: np.ndarray) -> np.ndarray:
         centred = rows - rows.mean(1, keepdims=True)
         deviation = np.sqrt((centred * centred).mean(1, keepdims=True) + _LAYER_NORM_EPS)
@@ -163,18 +149,3 @@ _ACTIVATE: dict[str, Step] = {
     "Sigmoid": _sigmoid,
     "SiLU": lambda rows: rows * _sigmoid(rows),
 }
-
-
-def _open(path: str) -> Reader:
-    return open_reader(path, "safetensors" if path.endswith(".safetensors") else "pytorch")
-
-
-def _read(reader: Reader, name: str, shape: tuple[int, ...], source: str) -> np.ndarray:
-    if name not in set(reader.names()):
-        raise WeightError(f"{source} has no tensor {name}; copy the folder again")
-    if reader.shape(name) != shape:
-        raise WeightError(f"{source}: {name} has shape {reader.shape(name)}, expected {shape}")
-    tensor = reader.read(name)
-    if not np.isfinite(tensor).all():
-        raise WeightError(f"{source}: {name} holds a value that is not finite")
-    return tensor

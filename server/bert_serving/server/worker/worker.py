@@ -22,6 +22,7 @@ from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import SentencePipeline
 from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
+from .head_weights import load_head_weights
 from .sentence_head import SentenceHead
 
 #: Seconds that a full batch takes on a CPU; a small request waits behind it at most so long.
@@ -38,11 +39,14 @@ def run(process: ProcessContext) -> None:
     meter = GpuMeter(device.index) if device.kind == "gpu" else None
     process.start_heartbeat()
     process.mark_progress(busy=True)
-    spec = engine_spec(process.config, process.options)
+    spec = engine_spec(process.config, process.model, process.options)
     engine = load(process.options["engine"]).create(spec, device)
     pipeline = process.config.pipeline or SentencePipeline("", ())
     token_level = process.config.pooling_strategy == PoolingStrategy.NONE
-    head = None if token_level else SentenceHead(pipeline, process.config.pooled_size(spec.model))
+    head = None
+    if not token_level:
+        weights = load_head_weights(process.options["prepared"]["head"])
+        head = SentenceHead(pipeline, process.config.pooled_size(spec.model), weights)
     max_tokens = warm_up(engine, device, spec.model.max_position_embeddings, process.config.max_seq_len)
     process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):

@@ -61,7 +61,7 @@ def prepare(spec: EngineSpec, log: Log, features: frozenset[str] | None = None) 
         CacheError: the cache cannot be written.
         ValueError: the model has no such pooling layer.
     """
-    cache = Cache(spec.cache_dir)
+    cache = spec.cache()
     cache.entry("onnx", _cache_key(spec, cache, features), lambda folder: _write(spec, folder, log, features))
 
 
@@ -70,7 +70,7 @@ def create(spec: EngineSpec, device: Device, features: frozenset[str] | None = N
 
     Raises:
         EngineUnavailable: ONNX Runtime is missing, or does not support the device.
-        ModelError, CacheError: the cache was deleted after ``prepare`` and could not be written again.
+        ModelError, CacheError: the cache has no such entry, and it cannot be built.
     """
     if (reason := unavailable(device.kind, spec.dtype)) is not None:
         raise EngineUnavailable(reason)
@@ -81,10 +81,11 @@ class OnnxEngine:
     """One model on the CPU; see ``base.Engine``."""
 
     def __init__(self, spec: EngineSpec, device: Device, features: frozenset[str] | None = None) -> None:
-        cache = Cache(spec.cache_dir)
+        cache = spec.cache()
         cache_key = _cache_key(spec, cache, features)
         folder = cache.find("onnx", cache_key)
         if folder is None:
+            spec.require_files()
             prepare(spec, lambda _: None, features)
             folder = cache.find("onnx", cache_key)
         threads = device.threads or num_cores()
@@ -172,7 +173,7 @@ def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
 def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> dict[str, object]:
     machine, features = processor(given)
     return {
-        "model": cache.model_digest(spec.model),
+        "model": spec.digest(cache),
         "act": spec.model.hidden_act,
         "layer_norm_eps": spec.model.layer_norm_eps,
         "dtype": spec.dtype,

@@ -70,7 +70,7 @@ def create(spec: EngineSpec, device: Device) -> TensorflowEngine:
 
     Raises:
         EngineUnavailable: TensorFlow or the device is missing.
-        ModelError, CacheError: the cache was deleted after ``prepare`` and could not be written again.
+        ModelError, CacheError: the cache has no such entry, and it cannot be built.
     """
     if (reason := unavailable(device.kind, spec.dtype)) is not None:
         raise EngineUnavailable(reason)
@@ -88,7 +88,8 @@ class TensorflowEngine:
         #: Log lines that describe how the engine uses its device.
         self.startup_notes: list[str] = []
         folders = saved_graph.find(spec)
-        if folders is None:  # the cache was deleted after the start of the server
+        if folders is None:
+            spec.require_files()
             saved_graph.write(spec, lambda _: None)
             folders = saved_graph.find(spec)
             assert folders is not None

@@ -50,14 +50,14 @@ def write(spec: EngineSpec, log: Log) -> None:
         CacheError: the cache cannot be written.
         ValueError: the model has no such pooling layer.
     """
-    cache = Cache(spec.cache_dir)
+    cache = spec.cache()
     cache.entry(_WEIGHTS, _weights_cache_key(spec, cache), lambda folder: _write_weights(spec, folder, log))
     cache.entry(_GRAPH, _graph_cache_key(spec), lambda folder: _write_graph(spec, folder, log))
 
 
 def find(spec: EngineSpec) -> tuple[Path, Path] | None:
     """Returns the folders of the weights and of the graph, or None if one is missing."""
-    cache = Cache(spec.cache_dir)
+    cache = spec.cache()
     weights = cache.find(_WEIGHTS, _weights_cache_key(spec, cache))
     graph = cache.find(_GRAPH, _graph_cache_key(spec))
     return (weights, graph) if weights and graph else None
@@ -149,7 +149,7 @@ def _scoped(name: str) -> str:
 
 def _weights_cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     return {
-        "model": cache.model_digest(spec.model),
+        "model": spec.digest(cache),
         "dtype": spec.dtype,
         "layers": max(spec.layers) + 1,
         "pooler": spec.needs_pooler,

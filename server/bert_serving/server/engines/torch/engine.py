@@ -79,7 +79,7 @@ def create(spec: EngineSpec, device: Device) -> TorchEngine:
     Raises:
         EngineUnavailable: PyTorch or the device is missing.
         OutOfMemory: the weights do not fit on the device.
-        ModelError, CacheError: the cache was deleted after ``prepare`` and could not be written again.
+        ModelError, CacheError: the cache has no such entry, and it cannot be built.
     """
     if (reason := unavailable(device.kind, spec.dtype)) is not None:
         raise EngineUnavailable(reason)
@@ -109,7 +109,10 @@ class TorchEngine:
         self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
         self._device = torch_device.open_device(device, spec.dtype)
         self.startup_notes = torch_device.device_notes(self._device, spec.dtype)
-        path = torch_weights.find(spec) or torch_weights.write(spec, lambda _: None)
+        path = torch_weights.find(spec)
+        if path is None:
+            spec.require_files()
+            path = torch_weights.write(spec, lambda _: None)
         try:
             weights = torch_weights.load(path, self._device)
         except torch.OutOfMemoryError as error:

@@ -30,13 +30,13 @@ def write(spec: EngineSpec, log: Log) -> Path:
         CacheError: the cache cannot be written.
         ValueError: the model has no such pooling layer.
     """
-    cache = Cache(spec.cache_dir)
+    cache = spec.cache()
     return cache.entry(_KIND, _cache_key(spec, cache), lambda folder: _write(spec, folder, log)) / _FILE
 
 
 def find(spec: EngineSpec) -> Path | None:
     """Returns the path of the weights, or None if they are missing."""
-    cache = Cache(spec.cache_dir)
+    cache = spec.cache()
     folder = cache.find(_KIND, _cache_key(spec, cache))
     return folder / _FILE if folder else None
 
@@ -80,7 +80,7 @@ def fuse_weights(weights: dict[str, np.ndarray], dtype: Any) -> dict[str, Any]:
 
 def _cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     return {
-        "model": cache.model_digest(spec.model),
+        "model": spec.digest(cache),
         "dtype": spec.dtype,
         "layers": max(spec.layers) + 1,
         "pooler": spec.needs_pooler,

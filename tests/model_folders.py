@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.weights import load_weights
 
-GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 TINY = GOLDEN / "models" / "tiny"
 TINY_TUNED = GOLDEN / "models" / "tiny_tuned"
 
