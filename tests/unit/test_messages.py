@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import zmq
@@ -19,13 +21,16 @@ from bert_serving.server.ipc.messages import (
     is_large,
 )
 
+#: Numbers of addresses: a socket that was closed keeps its address for a moment.
+_numbers = itertools.count()
+
 
 def received(frames: list[object]) -> list[zmq.Frame]:
     """The frames as they come out of a socket, without a copy."""
     context = zmq.Context.instance()
     push, pull = context.socket(zmq.PUSH), context.socket(zmq.PULL)
     with push, pull:
-        address = f"inproc://test-messages-{id(frames)}"
+        address = f"inproc://test-messages-{next(_numbers)}"
         pull.bind(address)
         push.connect(address)
         push.send_multipart(frames, copy=not is_large(frames))
