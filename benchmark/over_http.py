@@ -42,22 +42,25 @@ from texts import sts_sentences
 SENDERS_PER_PROCESS = 32
 ZEROMQ = "ZeroMQ"
 HTTP_FORMS = ("raw", "base64", "JSON")
+#: The API of OpenAI, with base64 as its client library requests it.
+OPENAI = "/v1/embeddings"
 
 
 class Connection:
     """A keep-alive HTTP connection with minimal overhead, so that the server is measured."""
 
     def __init__(self, port: int, texts: list[str], form: str) -> None:
-        values = {"texts": texts} | ({"encoding_format": "base64"} if form == "base64" else {})
+        path, field = (OPENAI, "input") if form == OPENAI else ("/encode", "texts")
+        values = {field: texts} | ({"encoding_format": "base64"} if form in ("base64", OPENAI) else {})
         body = json.dumps(values).encode()
         accept = "application/octet-stream" if form == "raw" else "application/json"
         self._request = (
-            f"POST /encode HTTP/1.1\r\nHost: {HOST}\r\nAccept: {accept}\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {accept}\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
         self._socket = socket.create_connection((HOST, port), 60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb", 2**20)
-        self._read = {"raw": _raw, "base64": _base64, "JSON": _json}[form]
+        self._read = {"raw": _raw, "base64": _base64, "JSON": _json, OPENAI: _openai}[form]
 
     def encode(self) -> np.ndarray:
         self._socket.sendall(self._request)
@@ -85,6 +88,11 @@ def _base64(_: dict[bytes, bytes], body: bytes) -> np.ndarray:
     answer = orjson.loads(body)
     joined = b"".join(map(base64.b64decode, answer["results"]))
     return np.frombuffer(joined, answer["dtype"]).reshape(answer["shape"])
+
+
+def _openai(_: dict[bytes, bytes], body: bytes) -> np.ndarray:
+    rows = [base64.b64decode(item["embedding"]) for item in orjson.loads(body)["data"]]
+    return np.frombuffer(b"".join(rows), np.float32).reshape(len(rows), -1)
 
 
 def _json(_: dict[bytes, bytes], body: bytes) -> np.ndarray:
@@ -273,7 +281,7 @@ def main() -> None:
         for first in range(args.bulk_connections)
     ]
     with serving(args.server, args.start_timeout) as facts:
-        small = compare(facts, single, (ZEROMQ, "JSON"), args)
+        small = compare(facts, single, (ZEROMQ, OPENAI, "JSON"), args)
         large = compare(facts, bulk, (ZEROMQ, *HTTP_FORMS), args)
     text = (
         f"# HTTP and ZeroMQ\n\n`{shlex.join(['bert-serving-start', *args.server])}`, {args.rounds} rounds of "

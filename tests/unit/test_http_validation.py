@@ -123,11 +123,11 @@ def test_both_error_formats() -> None:
     assert error == {"message": "later", "type": "server_error", "param": None, "code": None}
 
 
-def test_containers_are_counted_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MAX_CONTAINERS", 1000)
+def test_values_are_counted_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "MAX_VALUES", 1000)
     body = b'{"texts": [%b]}'
-    for item in (b"[]", b'{"[": "\\"["}', b'[["]"]]'):
-        with pytest.raises(BodyTooLarge, match="lists and objects; the limit is 1000"):
-            parse_object(body % b",".join([item] * 400_000))
-    texts = ['[{"\\'] * 200_000
+    for item in (b"[]", b'{"[": "\\"["}', b'[["]"]]', b"1", b'"a"'):
+        with pytest.raises(BodyTooLarge, match="values; the limit is 1000"):
+            parse_object(body % b",".join([item] * 600_000))
+    texts = ['[{,"\\' * 1000] * 200
     assert parse_object(body % json.dumps(texts)[1:-1].encode()) == {"texts": texts}

@@ -98,6 +98,13 @@ class ServerConfig:
         v1=True)
     http_max_connect: int = option(
         10, "concurrent HTTP requests; for small requests at least 64", parse=at_least(1), metavar="N", v1=True)
+    http_max_connections: int = option(10_000, "largest number of open HTTP connections", parse=at_least(1),
+                                       metavar="N")
+    http_keep_alive: float = option(120.0, "seconds to keep an HTTP connection without a request", parse=seconds,
+                                    metavar="S")
+    http_read_timeout: float = option(
+        30.0, "longest time in seconds for the head of an HTTP request to arrive, and for its body", parse=seconds,
+        metavar="S")
     cors: str = option(
         "*", "origins that may call HTTP from a browser, separated by commas; https://*.example.com matches all hosts "
         "below example.com", parse=origins, metavar="ORIGIN", v1=True)

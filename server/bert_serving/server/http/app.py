@@ -6,7 +6,6 @@ for the ``status`` key in JSON responses, as in 1.10.0.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 
@@ -15,12 +14,14 @@ from flask_compress import Compress
 from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
 
+from .bearer_token import is_authorized
 from .cors import add_cors
 from .encoding_service import EncodingService
 from .errors import ErrorResponse, Unauthorized, error_body, to_error_response
 from .metrics import Metrics
 from .request_context import JSON
 from .routes import dashboard, encode, openai, openapi, operations
+from .wsgi import REFUSAL_KEY, STARTED_KEY
 
 #: Paths that need no token, because load balancers and browsers that open a page send none.
 PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
@@ -51,10 +52,13 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
 
     @app.before_request
     def begin() -> None:
-        g.started = time.perf_counter()
+        g.started = request.environ.get(STARTED_KEY) or time.perf_counter()
         is_public = request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES)
         if token and request.method != "OPTIONS" and not is_public:
             _check_token(token)
+        refusal = request.environ.get(REFUSAL_KEY)
+        if refusal is not None:
+            raise refusal
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -120,12 +124,10 @@ def _respond(error: ErrorResponse) -> Response:
 
 
 def _check_token(token: str) -> None:
-    """Compares in constant time, so that the duration does not reveal a correct prefix.
+    """Checks the header ``Authorization``.
 
     Raises:
         Unauthorized: the token is missing or wrong.
     """
-    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-    # WSGI decodes headers as Latin-1.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode("latin-1", "replace"), token.encode()):
+    if not is_authorized(request.headers.get("Authorization", ""), token):
         raise Unauthorized("the bearer token is missing or wrong: send the header 'Authorization: Bearer <token>'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 
@@ -36,3 +37,12 @@ def read_token(config: ServerConfig) -> str | None:
     if not token or "\n" in token:
         raise ConfigError(f"-http_token_file {config.http_token_file} must contain exactly one line with the token")
     return token
+
+
+def is_authorized(header: str, token: str) -> bool:
+    """Returns whether the header ``Authorization``, decoded as Latin-1, has the token.
+
+    Compares in constant time, so that the duration does not reveal a correct prefix.
+    """
+    scheme, _, sent = header.partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode("latin-1", "replace"), token.encode())

@@ -85,6 +85,11 @@ class EncodingService:
         self._max_length = config.max_seq_len or model.max_position_embeddings
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
+    @property
+    def row_bytes(self) -> int:
+        """Maximum size (bytes) of the vectors of a text."""
+        return self.dimensions * (2 if self.config.fp16 else 4) * (self._max_length if self.token_level else 1)
+
     def encode(
         self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False, options: dict[str, Any] | None = None
     ) -> EncodingResult:

@@ -1,11 +1,13 @@
 """Runs the HTTP process: it connects to the service, listens, and drains its requests when the supervisor asks.
 
-Flask and waitress are optional dependencies. `run` imports the modules that need them, so that a missing library
+Flask and uvicorn are optional dependencies. `run` imports the modules that need them, so that a missing library
 becomes an error with the command that installs it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,12 +18,14 @@ from bert_serving.client import BertClient
 
 from ..errors import PortInUse, StartError
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP
+from ..ipc.descriptors import descriptor_limit
 from ..ipc.process_context import ProcessContext
 from ..tokenization.factory import make_tokenizer
 from .bearer_token import read_token
 from .concurrency_limit import ConcurrencyLimiter
 from .encoding_service import EncodingService
 from .health import HealthChecker
+from .memory_limit import MemoryLimiter, memory_limit
 from .token_ids import TokenIds
 
 if TYPE_CHECKING:
@@ -33,13 +37,14 @@ CONNECT_TIMEOUT = 10_000
 STATUS_TIMEOUT = 3_000
 #: Maximum time (s) in the queue.
 QUEUE_TIMEOUT = 5.0
-#: Minimum length of the queue; with more slots than that, the queue is as long as there are slots. Each queued request
-#: holds a thread, and a kept-alive connection has one request at a time, so this many connections are never rejected.
+#: Minimum length of the queue; with more slots than that, the queue is as long as there are slots. A kept-alive
+#: connection has one request at a time, so this many connections are never rejected.
 MIN_QUEUE_LENGTH = 128
-#: Threads beyond those of running and queued requests: for health checks, metrics and rejections.
-SPARE_THREADS = 8
+#: File descriptors that are not used for HTTP connections: sockets of the client, files, new connections.
+RESERVED_DESCRIPTORS = 128
 #: Time (s) on shutdown for running requests to finish, and then for their responses to be sent.
 FINISH_SECONDS, FLUSH_SECONDS = 2.0, 3.0
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def run(process: ProcessContext) -> None:
@@ -52,12 +57,15 @@ def run(process: ProcessContext) -> None:
     """
     try:
         from .app import make_app
+        from .connections import Connections
+        from .gateway import Gateway
         from .metrics import Metrics
         from .server import HttpServer, redirect_log
     except ModuleNotFoundError as error:
         raise StartError(
             f"-http_port needs the library {error.name!r}; install it with: pip install 'bert-serving-server[http]'"
         ) from None
+    _limit_arenas()
     config = process.config
     control = process.connect_control()
     process.start_heartbeat()
@@ -65,12 +73,21 @@ def run(process: ProcessContext) -> None:
     token = read_token(config)
     service = make_service(process)
     metrics = Metrics(service.health, service.limiter)
-    app = make_app(service, metrics, token)
-    host, port = "0.0.0.0" if config.host == "*" else config.host, config.http_port
+    host, port = config.host, config.http_port
     assert port is not None
-    threads = service.limiter.max_running + service.limiter.max_queued + SPARE_THREADS
+    connections = Connections(
+        _max_connections(process), config.http_keep_alive, config.http_read_timeout, metrics.count_rejected
+    )
+    gateway = Gateway(
+        make_app(service, metrics, token),
+        connections,
+        service.limiter,
+        MemoryLimiter(memory_limit(config.http_max_body), config.http_max_body, service.row_bytes),
+        config.http_max_body,
+        token,
+    )
     try:
-        server = HttpServer(app, host, port, threads, config.http_max_body, metrics.count_rejected)
+        server = HttpServer(gateway, host, port, config.http_keep_alive)
     except OSError as error:
         raise PortInUse(f"-http_port {port} cannot be used ({error.strerror}): choose another port") from None
     server.start()
@@ -92,11 +109,11 @@ def _serve(process: ProcessContext, control: zmq.Socket[bytes], service: Encodin
         if control.poll(50 if limiter.closed else 500):
             command = control.recv_multipart()[0]
             if command == DRAIN:
-                limiter.close()
+                server.call(limiter.close)
             elif command == STOP:
                 break
 
-    limiter.close()
+    server.call(limiter.close)
     _wait_for(lambda: not limiter.running, FINISH_SECONDS)
     service.client.close()  # calls that are still blocked raise ClientStateError
     _wait_for(lambda: not limiter.running and server.is_idle, FLUSH_SECONDS)
@@ -138,6 +155,28 @@ def make_service(process: ProcessContext) -> EncodingService:
         health=HealthChecker(connect(STATUS_TIMEOUT)),
         log=process.log,
     )
+
+
+def _limit_arenas() -> None:
+    """Limits the arenas of glibc's malloc. By default each thread reserves 64 MiB of address space."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no arenas
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def _max_connections(process: ProcessContext) -> int:
+    """Returns the maximum number of connections: ``-http_max_connections``, or fewer if the process has less files."""
+    wanted, limit = process.config.http_max_connections, descriptor_limit()
+    possible = max(1, limit - RESERVED_DESCRIPTORS)
+    if wanted > possible:
+        process.log.warning(
+            "-http_max_connections %d needs %d open files, but the limit of this process is %d: HTTP accepts %d "
+            "connections. Raise the limit (ulimit -Hn), or lower -http_max_connections",
+            wanted,
+            wanted + RESERVED_DESCRIPTORS,
+            limit,
+            possible,
+        )
+    return min(wanted, possible)
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float) -> None:

@@ -1,39 +1,19 @@
-"""Acquires a slot for a request, reads its body, and builds the response."""
+"""Reads the body of a request, and builds its response."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from flask import Response, request
 
-from .encoding_service import EncodingResult, EncodingService
-from .errors import ClientDisconnected, UnsupportedBody
+from .encoding_service import EncodingResult
+from .errors import UnsupportedBody
 from .validation import parse_options
 
-#: Maximum body size (bytes) of a small request.
-SMALL_BODY = 1024
 #: Header of a response with its vector space, and of a request with the one that it expects.
 VECTOR_SPACE = "X-Vector-Space"
 JSON, BYTES = "application/json", "application/octet-stream"
-
-
-@contextmanager
-def acquire_slot(service: EncodingService) -> Iterator[None]:
-    """Waits for a slot and holds it while the block runs.
-
-    Raises:
-        Overloaded, Stopping: see :meth:`ConcurrencyLimiter.slot`.
-        ClientDisconnected: the client closed the connection while the request was queued.
-    """
-    length = request.content_length
-    with service.limiter.slot(is_small=length is not None and length <= SMALL_BODY):
-        is_disconnected = request.environ.get("waitress.client_disconnected")
-        if is_disconnected is not None and is_disconnected():
-            raise ClientDisconnected("the client closed the connection")
-        yield
 
 
 def read_body() -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from typing import Any
 
 import msgspec
@@ -12,8 +13,10 @@ from .. import json_scan
 from .errors import BadRequest, BodyTooLarge, MissingField
 
 _MAX_REPR = 60
-#: Maximum number of lists and objects in a body. Each needs many times the memory of its two bytes of JSON.
-MAX_CONTAINERS = 2_000_000
+#: Maximum number of values in a body. Each needs many times the memory of its bytes of JSON.
+MAX_VALUES = 2_500_000
+#: Held while a large body is decoded: decoders hold the GIL, and several of them would keep other threads waiting.
+_decoding = threading.Lock()
 
 #: Strings accepted as truth values, for senders without booleans: forms, shells, old scripts.
 _BOOLEAN_STRINGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
@@ -24,22 +27,35 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
     Raises:
         BadRequest: the body is not JSON, or not an object.
-        BodyTooLarge: the body has more than `MAX_CONTAINERS` lists and objects.
+        BodyTooLarge: the body has more than `MAX_VALUES` values.
     """
-    if len(body) > json_scan.SMALL_BYTES and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
-        counts = json_scan.scan(body)
-        if counts.lists + counts.objects > MAX_CONTAINERS:
-            raise BodyTooLarge(
-                f"the body has {counts.lists + counts.objects} lists and objects; the limit is {MAX_CONTAINERS}: "
-                "send fewer texts per request"
-            )
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        value = _parse_fallback(body)
+    if len(body) <= json_scan.SMALL_BYTES:
+        value = _decode(body)
+    else:
+        with _decoding:
+            _check_number_of_values(body)
+            value = _decode(body)
     if not isinstance(value, dict):
         raise BadRequest(f"the body must be a JSON object, received {json_type(value)}")
     return value
+
+
+def _check_number_of_values(body: bytes) -> None:
+    if sum(map(body.count, (b",", b"[", b"{"))) <= MAX_VALUES:
+        return  # also with those in strings
+    counts = json_scan.scan(body)
+    number = counts.commas + counts.lists + counts.objects
+    if number > MAX_VALUES:
+        raise BodyTooLarge(
+            f"the body has about {number} values; the limit is {MAX_VALUES}: send fewer texts per request"
+        )
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return _parse_fallback(body)
 
 
 def parse_bool(values: dict[str, Any], name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,6 +36,31 @@ def bind_tcp(sock: zmq.Socket[bytes], host: str, port: int) -> None:
         sock.setsockopt(zmq.IPV6, 1)
         host = f"[{host.strip('[]')}]"
     sock.bind(f"tcp://{host}:{port}")
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """Returns a listening socket for the same addresses as `bind_tcp`.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    host = host.strip("[]")
+    if host == "*":
+        host = "::" if has_ipv6() else "0.0.0.0"
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    is_both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address[:2], family=family, backlog=backlog, dualstack_ipv6=is_both)
+
+
+def has_ipv6() -> bool:
+    """Returns whether a socket can listen on IPv4 and IPv6 at once on this machine."""
+    if not socket.has_dualstack_ipv6():
+        return False
+    try:
+        with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True):
+            return True
+    except OSError:  # IPv6 is disabled
+        return False
 
 
 def keep_alive(sock: zmq.Socket[bytes]) -> None:

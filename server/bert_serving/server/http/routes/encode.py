@@ -17,9 +17,10 @@ from flask_json import as_json
 from ...config.folders import hide_folders
 from ...security.curve import is_this_machine
 from .. import serialization as vectors
+from .. import streaming
 from ..encoding_service import EncodingResult, EncodingService
 from ..fields import check_encode_fields
-from ..request_context import BYTES, JSON, acquire_slot, add_headers, read_body, read_options, wants_octet_stream
+from ..request_context import BYTES, JSON, add_headers, read_body, read_options, wants_octet_stream
 from ..schemas import EncodeResponse
 from ..validation import parse_bool, parse_choice, parse_object, require_field
 
@@ -29,8 +30,7 @@ def blueprint(service: EncodingService) -> Blueprint:
 
     @routes.post("/encode")
     def encode() -> Response:
-        with acquire_slot(service):
-            return encode_response(service, parse_object(read_body()))
+        return encode_response(service, parse_object(read_body()))
 
     @routes.get("/status/server")
     @as_json  # type: ignore[untyped-decorator]
@@ -66,8 +66,17 @@ def encode_response(service: EncodingService, values: dict[str, Any]) -> Respons
         tokens=msgspec.UNSET if result.tokens is None else result.tokens,
     )
     if encoding == "base64":
-        body.results = msgspec.Raw(b'["%b"]' % b'","'.join(vectors.to_base64(result.vectors)))
         body.dtype, body.shape = result.vectors.dtype.name, list(result.vectors.shape)
+    if streaming.is_large(result.vectors):
+        body.results = streaming.placeholder()
+        if encoding != "base64":
+            body.result = body.results
+        to_values = streaming.base64 if encoding == "base64" else streaming.numbers
+        encoded = msgspec.json.encode(body) + b"\n"
+        response = streaming.json_response(encoded, bytes(body.results), result.vectors, to_values, JSON)
+        return add_headers(response, result)
+    if encoding == "base64":
+        body.results = msgspec.Raw(b'["%b"]' % b'","'.join(vectors.to_base64(result.vectors)))
     else:
         body.result = body.results = msgspec.Raw(vectors.to_json(result.vectors))
     return add_headers(Response(msgspec.json.encode(body) + b"\n", mimetype=JSON), result)
@@ -75,7 +84,10 @@ def encode_response(service: EncodingService, values: dict[str, Any]) -> Respons
 
 def _as_bytes(result: EncodingResult) -> Response:
     """Returns the raw little-endian values, with their shape and dtype in headers."""
-    response = Response(vectors.to_bytes(result.vectors), mimetype=BYTES)
+    if streaming.is_large(result.vectors):
+        response = streaming.bytes_response(result.vectors, BYTES)
+    else:
+        response = Response(vectors.to_bytes(result.vectors), mimetype=BYTES)
     response.headers["X-Shape"] = ",".join(map(str, result.vectors.shape))
     response.headers["X-Dtype"] = result.vectors.dtype.name
     response.headers["X-Num-Tokens"] = str(result.num_tokens)

@@ -13,10 +13,11 @@ import numpy as np
 from flask import Blueprint, Response
 
 from .. import serialization as vectors
+from .. import streaming
 from ..encoding_service import EncodingService
 from ..errors import BadRequest, NotFound
 from ..fields import check_embeddings_fields
-from ..request_context import acquire_slot, add_headers, json_response, read_body, read_options
+from ..request_context import JSON, add_headers, json_response, read_body, read_options
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
 from ..validation import json_type, parse_choice, parse_object, require_field, truncate_repr
 
@@ -30,8 +31,7 @@ def blueprint(service: EncodingService) -> Blueprint:
 
     @routes.post("/embeddings")
     def embeddings() -> Response:
-        with acquire_slot(service):
-            return embeddings_response(service, parse_object(read_body()))
+        return embeddings_response(service, parse_object(read_body()))
 
     @routes.get("/models")
     def models() -> Response:
@@ -65,14 +65,22 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
         )
     result = service.encode(service.token_ids.tokens(texts) if is_ids else texts, is_tokenized=is_ids, options=options)
     array = result.vectors
+    usage = Usage(result.num_tokens, result.num_tokens)
     # Client libraries decode base64 as float32, independent of the dtype of the server.
     if encoding == "base64":
-        rows = [b'"%b"' % row for row in vectors.to_base64(array.astype(np.float32, copy=False))]
+        array = array.astype(np.float32, copy=False)
+    if streaming.is_large(array):
+        data = streaming.placeholder()
+        encoded = msgspec.json.encode(EmbeddingsResponse("list", data, model, usage))  # type: ignore[arg-type]
+        to_values = streaming.embeddings(streaming.base64 if encoding == "base64" else streaming.numbers)
+        response = streaming.json_response(encoded, bytes(data), array, to_values, JSON)
+        return add_headers(response, result)
+    if encoding == "base64":
+        rows = [b'"%b"' % row for row in vectors.to_base64(array)]
     else:
         rows = [vectors.to_json(row) for row in array]
-    data = [Embedding("embedding", index, msgspec.Raw(row)) for index, row in enumerate(rows)]
-    usage = Usage(result.num_tokens, result.num_tokens)
-    return add_headers(json_response(EmbeddingsResponse("list", data, model, usage)), result)
+    embeddings = [Embedding("embedding", index, msgspec.Raw(row)) for index, row in enumerate(rows)]
+    return add_headers(json_response(EmbeddingsResponse("list", embeddings, model, usage)), result)
 
 
 def read_input(value: Any) -> tuple[list[Any], bool]:

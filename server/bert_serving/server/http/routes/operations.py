@@ -10,7 +10,7 @@ from flask import Blueprint, Response
 from ..encoding_service import EncodingService
 from ..errors import BadRequest
 from ..metrics import Metrics
-from ..request_context import acquire_slot, json_response, read_body
+from ..request_context import json_response, read_body
 from ..schemas import HealthState
 from ..validation import parse_object
 from . import encode, openai
@@ -37,13 +37,12 @@ def blueprint(service: EncodingService, metrics: Metrics) -> Blueprint:
 
     @routes.post("/invocations")
     def invocations() -> Response:
-        with acquire_slot(service):
-            values: dict[str, Any] = parse_object(read_body())
-            if "input" in values:
-                return openai.embeddings_response(service, values)
-            if "texts" in values:
-                return encode.encode_response(service, values)
-            raise BadRequest("the body must have 'texts', as for /encode, or 'input', as for /v1/embeddings")
+        values: dict[str, Any] = parse_object(read_body())
+        if "input" in values:
+            return openai.embeddings_response(service, values)
+        if "texts" in values:
+            return encode.encode_response(service, values)
+        raise BadRequest("the body must have 'texts', as for /encode, or 'input', as for /v1/embeddings")
 
     @routes.get("/metrics")
     def all_metrics() -> Response:

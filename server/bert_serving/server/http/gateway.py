@@ -1,0 +1,272 @@
+"""The ASGI application: reads and admits requests in the event loop, and calls the WSGI application in threads.
+
+A request is checked in this order: path, token, declared length, body, memory, slot. Only complete and admitted
+requests take a thread. The WSGI application answers refused ones too, so that all responses have the same form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from . import wsgi
+from .bearer_token import is_authorized
+from .concurrency_limit import ConcurrencyLimiter
+from .connections import STATE_KEY, Connection, Connections
+from .errors import BodyTooLarge, ClientDisconnected, HttpError
+from .memory_limit import SMALL_BODY, Charge, MemoryLimiter
+
+#: Paths whose POST requests take a slot.
+ENCODING_PATHS = frozenset(("/encode", "/v1/embeddings", "/invocations"))
+#: Paths that answer without the service, whatever the load.
+LIVENESS_PATHS = frozenset(("/healthz",))
+#: Maximum body size (bytes) of a request that shares a slot with others.
+SMALL_REQUEST = 1024
+#: Maximum size (bytes) of a refused body that is read and discarded. A client that is still sending when the connection
+#: closes gets a connection error instead of the response.
+MAX_DISCARD = 2**30
+#: Minimum rate (bytes/s) at which a client reads its response, after the first ``-http_read_timeout`` seconds.
+MIN_READ_RATE = 2**20
+#: Threads of other requests: liveness, refused requests, and status, metrics and pages.
+_LIVENESS_THREADS, _REFUSAL_THREADS, _OTHER_THREADS = 1, 1, 4
+
+_log = logging.getLogger("uvicorn.error")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class _Disconnected(Exception):
+    """The connection closed before the request was complete."""
+
+
+class Gateway:
+    """ASGI application in front of a WSGI application.
+
+    Args:
+        max_body: maximum body size (bytes).
+        token: bearer token of requests to `ENCODING_PATHS`; None disables the check.
+
+    Attributes:
+        num_active: number of complete requests whose responses are not completely sent.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        connections: Connections,
+        limiter: ConcurrencyLimiter,
+        memory: MemoryLimiter,
+        max_body: int,
+        token: str | None,
+    ) -> None:
+        self.app, self.connections, self.limiter, self.memory = app, connections, limiter, memory
+        self.max_body, self.token = max_body, token
+        self.num_active = 0
+        self._workers = ThreadPoolExecutor(limiter.max_running, "request")
+        self._liveness = ThreadPoolExecutor(_LIVENESS_THREADS, "liveness")
+        self._refusals = ThreadPoolExecutor(_REFUSAL_THREADS, "refusal")
+        self._others = ThreadPoolExecutor(_OTHER_THREADS, "other")
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        connection: Connection = scope["state"][STATE_KEY]
+        connection.begin_request()
+        charge = Charge(self.memory, _length(scope))
+        try:
+            if scope["method"] == "POST" and scope["path"] in ENCODING_PATHS:
+                await self._encode(scope, receive, send, connection, charge)
+            else:
+                must_close = await self._discard(scope, receive, connection)
+                executor = self._liveness if scope["path"] in LIVENESS_PATHS else self._others
+                self.num_active += 1
+                try:
+                    response = await self._call(executor, wsgi.environ_of(scope, b""))
+                    await self._respond(send, connection, response, must_close)
+                finally:
+                    self.num_active -= 1
+        except _Disconnected:
+            pass
+        except Exception:
+            _log.exception("unexpected error in HTTP request %s %a", scope["method"], scope["path"])
+            connection.reject(500, "unexpected error in the server; see its log")
+        finally:
+            charge.release()
+            connection.end_request()
+
+    async def _encode(
+        self, scope: dict[str, Any], receive: Receive, send: Send, connection: Connection, charge: Charge
+    ) -> None:
+        """Reads the body of a request that takes a slot, and sends its response."""
+        started = time.perf_counter()
+        body: bytes | None = None
+        refusal: HttpError | None = None
+        must_close = False
+        try:
+            if self._is_authorized(scope):
+                body = await self._read_body(scope, receive, connection, charge)
+        except HttpError as error:
+            refusal = error
+        if body is None:
+            charge.release()
+            must_close = await self._discard(scope, receive, connection)
+        self.num_active += 1
+        units = 0
+        try:
+            try:
+                if body is not None:
+                    units = await self._admit(body, charge)
+                    if connection.is_lost:
+                        raise ClientDisconnected("the client closed the connection")
+            except HttpError as error:
+                refusal = error
+            environ = wsgi.environ_of(scope, body if body is not None and refusal is None else b"")
+            del body
+            environ[wsgi.STARTED_KEY], environ[wsgi.REFUSAL_KEY] = started, refusal
+            response = await self._call(self._workers if units else self._refusals, environ)
+            del environ
+            self.limiter.release(units)
+            units = 0
+            await self._respond(send, connection, response, must_close)
+        finally:
+            self.limiter.release(units)
+            self.num_active -= 1
+
+    async def _admit(self, body: bytes, charge: Charge) -> int:
+        """Waits for memory and a slot. Returns the units of the slot.
+
+        Raises:
+            Overloaded, Stopping: the request is refused.
+        """
+        self.limiter.raise_if_refused(is_small=len(body) <= SMALL_REQUEST)
+        await charge.reserve(await self._needed(body), self.limiter.queue_timeout)
+        return await self.limiter.acquire(is_small=len(body) <= SMALL_REQUEST)
+
+    def _is_authorized(self, scope: dict[str, Any]) -> bool:
+        if self.token is None:
+            return True
+        sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        return is_authorized(sent.decode("latin-1"), self.token)
+
+    async def _read_body(
+        self, scope: dict[str, Any], receive: Receive, connection: Connection, charge: Charge
+    ) -> bytes:
+        """Reads the body.
+
+        Raises:
+            BodyTooLarge: the body is larger than ``-http_max_body``.
+            Overloaded: requests in progress hold too much memory.
+        """
+        length = _length(scope)
+        if length is not None and length > self.max_body:
+            raise self._too_large()
+        connection.set_deadline(self.connections.read_timeout, is_reading=True)
+        pieces, size = [], 0
+        while True:
+            message = await _receive(receive)
+            piece: bytes = message["body"]
+            size += len(piece)
+            if size > self.max_body:
+                raise self._too_large()
+            charge.add(len(piece))
+            pieces.append(piece)
+            if not message["more_body"]:
+                connection.set_deadline(None)
+                return b"".join(pieces)
+
+    async def _discard(self, scope: dict[str, Any], receive: Receive, connection: Connection) -> bool:
+        """Reads and discards the rest of a body. Returns whether a rest remains, so that the connection must close."""
+        length = _length(scope)
+        if length == 0 and not _header(scope, b"transfer-encoding"):
+            return False
+        if _header(scope, b"expect") or (length or 0) > MAX_DISCARD:
+            return True
+        connection.set_deadline(self.connections.read_timeout, is_reading=True)
+        size, is_complete = 0, False
+        while not is_complete and size <= MAX_DISCARD:
+            message = await _receive(receive)
+            is_complete = not message["more_body"]
+            size += len(message["body"])
+        connection.set_deadline(None)
+        return not is_complete
+
+    async def _needed(self, body: bytes) -> int:
+        if len(body) <= SMALL_BODY:
+            return self.memory.needed(body)
+        return await asyncio.get_running_loop().run_in_executor(self._others, self.memory.needed, body)
+
+    async def _call(self, executor: ThreadPoolExecutor, environ: dict[str, Any]) -> wsgi.WsgiResponse:
+        return await asyncio.get_running_loop().run_in_executor(executor, wsgi.call, self.app, environ)
+
+    async def _respond(self, send: Send, connection: Connection, response: wsgi.WsgiResponse, must_close: bool) -> None:
+        """Sends a response. The next piece is written when the operating system has taken the one before."""
+        timeout, started, sent = self.connections.read_timeout, time.monotonic(), 0
+
+        async def send_piece(piece: Any, is_last: bool) -> None:
+            nonlocal sent
+            late = started + sent / MIN_READ_RATE - time.monotonic()
+            connection.set_deadline(timeout + min(0.0, late))
+            await send({"type": "http.response.body", "body": piece, "more_body": not is_last})
+            connection.flush()
+            await connection.drain()
+            sent += len(piece)
+
+        headers = response.headers
+        if must_close:
+            headers = [*headers, (b"connection", b"close")]
+        connection.hold()
+        try:
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            if response.body is not None:
+                view = memoryview(response.body)
+                for start in range(0, len(view) or 1, wsgi.PIECE_BYTES):
+                    end = start + wsgi.PIECE_BYTES
+                    await send_piece(view[start:end], end >= len(view))
+            else:
+                assert response.pieces is not None
+                await self._stream(send_piece, connection, response.pieces)
+        except Exception:
+            connection.abort()  # a part of the response is sent
+            raise
+        finally:
+            connection.flush()
+            connection.set_deadline(None)
+
+    async def _stream(
+        self, send_piece: Callable[[Any, bool], Awaitable[None]], connection: Connection, pieces: wsgi.PieceReader
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while not connection.is_lost:
+                piece = await loop.run_in_executor(self._workers, pieces.read)
+                await send_piece(piece, not piece)
+                if not piece:
+                    break
+        finally:
+            pieces.close()
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than {self.max_body} bytes (-http_max_body)")
+
+
+async def _receive(receive: Receive) -> Message:
+    message = await receive()
+    if message["type"] != "http.request":
+        raise _Disconnected
+    return message
+
+
+def _header(scope: dict[str, Any], name: bytes) -> bytes | None:
+    return next((value for key, value in scope["headers"] if key == name), None)
+
+
+def _length(scope: dict[str, Any]) -> int | None:
+    """Returns the declared length of the body; None if the body is chunked."""
+    value = _header(scope, b"content-length")
+    if value is None:
+        return None if _header(scope, b"transfer-encoding") else 0
+    return int(value)

@@ -1,0 +1,111 @@
+"""Limits the memory of HTTP requests in progress: bodies, parsed values, vectors and responses.
+
+Small requests have a quarter of the memory for themselves, so that large ones, or clients that do not read their
+responses, never keep them waiting.
+"""
+
+from __future__ import annotations
+
+from .concurrency_limit import UnitLimiter
+from .errors import Overloaded
+
+#: Maximum body size (bytes) of a request that uses the memory of small ones.
+SMALL_BODY = 65_536
+#: Total memory (bytes) if ``-http_max_body`` is small, and its multiple otherwise.
+MIN_MEMORY, MAX_BODIES = 256 * 2**20, 8
+#: Memory (bytes) of a parsed value beside its text.
+_VALUE_BYTES = 64
+#: Vectors of at most this size (bytes) are converted to JSON at once, which takes `_JSON_FACTOR` times their size.
+STREAM_ABOVE, _JSON_FACTOR = 2 * 2**20, 12
+
+
+def memory_limit(http_max_body: int) -> int:
+    """Returns the memory (bytes) that all requests may hold."""
+    return max(MIN_MEMORY, MAX_BODIES * http_max_body)
+
+
+class MemoryLimiter:
+    """Memory of all requests. Runs in the thread of the event loop.
+
+    Args:
+        limit: maximum memory (bytes).
+        max_vectors: maximum size (bytes) of the vectors of a response.
+        row_bytes: maximum size (bytes) of the vectors of a text.
+    """
+
+    def __init__(self, limit: int, max_vectors: int, row_bytes: int) -> None:
+        self.limit, self.max_vectors, self.row_bytes = limit, max_vectors, row_bytes
+        self.small_limit = limit // 4
+        self.large_limit = limit - self.small_limit
+        self._small, self._large = UnitLimiter(self.small_limit), UnitLimiter(self.large_limit)
+
+    @property
+    def held(self) -> int:
+        """Memory (bytes) of all requests."""
+        return self.limit - self._small.free - self._large.free
+
+    def pool(self, is_small: bool) -> UnitLimiter:
+        return self._small if is_small else self._large
+
+    def needed(self, body: bytes) -> int:
+        """Returns the memory (bytes) that a request needs at most beside its body. Takes 2 ms for 1 MiB."""
+        num_values = body.count(b",") + body.count(b"[") + 1
+        vectors = min(num_values * self.row_bytes, self.max_vectors)
+        # The text of each value is held twice: parsed, and in the message to the service.
+        texts = len(body) * (2 if body.isascii() else 5)
+        return num_values * _VALUE_BYTES + texts + vectors + min(vectors, STREAM_ABOVE) * _JSON_FACTOR
+
+
+class Charge:
+    """Memory of one request.
+
+    Args:
+        length: declared size (bytes) of the body; None if it is not declared.
+    """
+
+    def __init__(self, limiter: MemoryLimiter, length: int | None) -> None:
+        self._limiter = limiter
+        self._pool = limiter.pool(is_small=length is not None and length <= SMALL_BODY)
+        self._held: list[tuple[UnitLimiter, int]] = []
+
+    def add(self, size: int) -> None:
+        """Counts a piece of the body.
+
+        Raises:
+            Overloaded: the memory is in use.
+        """
+        if size > self._pool.free:
+            raise _overloaded(self._limiter)
+        self._take(self._pool, size)
+
+    async def reserve(self, size: int, seconds: float) -> None:
+        """Waits until ``size`` bytes are free. A request that needs more than all memory waits until it is alone.
+
+        Raises:
+            Overloaded: the memory is not free within ``seconds``.
+        """
+        limiter, pool = self._limiter, self._pool
+        if size > limiter.small_limit // 16:
+            pool = limiter.pool(is_small=False)
+        if pool is limiter.pool(is_small=False):
+            size = min(size, limiter.large_limit - sum(held for where, held in self._held if where is pool))
+        if not await pool.acquire(size, seconds):
+            raise _overloaded(limiter)
+        self._held.append((pool, size))
+
+    def release(self) -> None:
+        """Releases all memory of the request."""
+        for pool, size in self._held:
+            pool.release(size)
+        self._held = []
+
+    def _take(self, pool: UnitLimiter, size: int) -> None:
+        pool.take(size)
+        self._held.append((pool, size))
+
+
+def _overloaded(limiter: MemoryLimiter) -> Overloaded:
+    return Overloaded(
+        f"the server is overloaded: requests in progress hold {limiter.held} bytes, of {limiter.limit} "
+        "(8 times -http_max_body); retry later, or send fewer texts per request"
+    )

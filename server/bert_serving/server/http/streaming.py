@@ -1,0 +1,92 @@
+"""Converts large vectors to the body of a response piece by piece.
+
+A body of JSON has five times the size of its vectors. Its length is computed in a first pass, so that the response has
+the header ``Content-Length`` like one that is not streamed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+from flask import Response
+
+from . import serialization
+from .memory_limit import STREAM_ABOVE
+from .schemas import Embedding
+
+#: Numbers in a piece. Conversion of a piece holds the GIL for less than a millisecond.
+_PIECE_NUMBERS = 16_384
+
+#: Converts consecutive rows, of which the first has the given index, to values of a JSON list.
+ToValues = Callable[[np.ndarray, int], bytes]
+
+
+def is_large(array: np.ndarray) -> bool:
+    return array.nbytes > STREAM_ABOVE
+
+
+def placeholder() -> msgspec.Raw:
+    """Returns a JSON value that occurs nowhere else, to be replaced by the vectors."""
+    return msgspec.Raw(b'"%b"' % os.urandom(16).hex().encode())
+
+
+def json_response(encoded: bytes, replaced: bytes, array: np.ndarray, to_values: ToValues, mimetype: str) -> Response:
+    """Returns a response that has a list of all vectors at each place of ``replaced`` in ``encoded``."""
+    parts = encoded.split(replaced)
+
+    def values() -> Iterator[bytes]:
+        for start, rows in _blocks(array):
+            yield b"%b%b" % (b"," if start else b"", to_values(rows, start))
+
+    def body() -> Iterator[bytes]:
+        for part in parts[:-1]:
+            yield part + b"["
+            yield from values()
+            yield b"]"
+        yield parts[-1]
+
+    length = sum(map(len, parts)) + (len(parts) - 1) * (2 + sum(map(len, values())))
+    return _response(body(), length, mimetype)
+
+
+def bytes_response(array: np.ndarray, mimetype: str) -> Response:
+    """Returns a response with the little-endian values."""
+    return _response((serialization.to_bytes(rows) for _, rows in _blocks(array)), array.nbytes, mimetype)
+
+
+def numbers(rows: np.ndarray, _: int) -> bytes:
+    return serialization.to_json(rows)[1:-1]
+
+
+def base64(rows: np.ndarray, _: int) -> bytes:
+    return b",".join(b'"%b"' % row for row in serialization.to_base64(rows))
+
+
+def embeddings(to_values: ToValues) -> ToValues:
+    """Returns the conversion to the list ``data`` of OpenAI's API."""
+
+    def convert(rows: np.ndarray, start: int) -> bytes:
+        items: list[Any] = [
+            Embedding("embedding", start + index, msgspec.Raw(to_values(rows[index : index + 1], 0)))
+            for index in range(len(rows))
+        ]
+        return msgspec.json.encode(items)[1:-1]
+
+    return convert
+
+
+def _blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields some rows at a time, and the index of the first."""
+    count = max(1, _PIECE_NUMBERS // max(1, array[0].size))
+    for start in range(0, len(array), count):
+        yield start, array[start : start + count]
+
+
+def _response(body: Iterator[bytes], length: int, mimetype: str) -> Response:
+    response = Response(body, mimetype=mimetype)
+    response.headers["Content-Length"] = str(length)
+    return response
