@@ -29,6 +29,7 @@ _PATHS = [
     *("/healthz", "/metrics", "/openapi.json", "/docs", "/dashboard/", "/dashboard/../../../etc/passwd", "/%ff%00"),
 ]
 _KEYS = ["id", "texts", "is_tokenized", "input", "model", "encoding_format", "dimensions", "user", "pairs"]
+_KEYS += ["normalize", "prompt", "prompt_name", "truncate", "task"]
 
 
 class HttpFuzzer(Fuzzer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client._request_options import request_options, to_json
-from bert_serving.client.errors import OptionError
+from bert_serving.client.errors import OptionError, ReplyError
 from bert_serving.client.protocol import OPTIONS_VERSION
 from fake_server import CONFIG, run_fake_server
 
@@ -92,3 +93,25 @@ def test_a_client_without_checks_asks_once() -> None:
         client.encode(["a"], dimensions=1)
         client.encode(["a"], dimensions=1)
         assert server.commands == [b"SHOW_CONFIG"]
+
+
+def test_rows_of_two_vector_spaces_are_never_in_one_result() -> None:
+    """The server is restarted with another model within a call."""
+    with (
+        run_fake_server(hold=True) as server,
+        BertClient(**server.ports, timeout=60_000) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        call = pool.submit(client.encode, ["a", "b"], batch_size=1, normalize=True)
+        for space in ("first", "second"):
+            server.reply(server.next(), vector_space=space)
+        with pytest.raises(ReplyError, match="from first to second"):
+            call.result(60)
+
+
+@pytest.mark.parametrize("space", ["", 3])
+def test_an_expected_space_must_be_a_name(space: Any) -> None:
+    with pytest.raises(OptionError, match="vector_space must be a str"):
+        BertClient(vector_space=space)
+    with pytest.raises(OptionError, match="vector_space must be a str"):
+        request_options(False, vector_space=space)

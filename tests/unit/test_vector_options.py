@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_serving.server.engines.batch import Batch
+from bert_serving.server.ipc.messages import Result
 from bert_serving.server.model.sentence_transformers import Module, Normalize, SentencePipeline, Truncate
 from bert_serving.server.model.vector_options import VectorOptions, apply_options, split_tail
+from bert_serving.server.sink.sink import comparable
 from bert_serving.server.worker.deduplicate import deduplicate, expand
 from bert_serving.server.worker.sentence_head import SentenceHead, normalize
 
@@ -71,3 +73,13 @@ def test_each_row_of_a_batch_is_that_of_its_own_request(
             wanted = normalize(wanted) if isinstance(module, Normalize) else wanted[:, : module.dimensions]  # type: ignore[union-attr]
         np.testing.assert_allclose(found[row, : wanted.shape[1]], wanted[0], rtol=1e-6)
         assert not found[row, wanted.shape[1] :].any()
+
+
+def test_vectors_with_options_of_their_own_do_not_count_as_drift() -> None:
+    array, lengths = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([4, 5, 6], np.int32)
+    plain = Result(1, array, lengths, b"", False)
+    assert comparable(plain) == (array, lengths)
+    codes = np.array([0, VectorOptions(True, 1).code, 0], np.int32).tobytes()
+    vectors, found = comparable(Result(1, array, lengths, b"", False, vector_codes=codes))
+    np.testing.assert_array_equal(vectors, array[[0, 2]])
+    np.testing.assert_array_equal(found, [4, 6])

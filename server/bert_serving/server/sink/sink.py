@@ -202,7 +202,7 @@ class Sink:
 
     def _on_result(self, result: Result) -> None:
         if self.drift is not None:
-            self.drift.add(*_comparable(result))
+            self.drift.add(*comparable(result))
         if result.announcements:
             for command in decode_commands(result.announcements):
                 self.assembler.announce(command)
@@ -273,7 +273,7 @@ class Sink:
             self.stopped = True
 
 
-def _comparable(result: Result) -> tuple[np.ndarray, np.ndarray]:
+def comparable(result: Result) -> tuple[np.ndarray, np.ndarray]:
     """Returns the vectors and lengths of texts whose request has no normalization and dimensions of its own."""
     if not result.vector_codes:
         return result.array, result.lengths
