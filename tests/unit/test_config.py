@@ -125,3 +125,11 @@ def test_1_10_names_are_importable() -> None:
     args = get_shutdown_parser().parse_args(["-ip", "localhost", "-port", "5555", "-timeout", "5000"])
     assert (args.ip, args.port, args.timeout) == ("localhost", 5555, 5000)
     assert callable(BertServer.shutdown)
+
+
+def test_a_home_folder_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell expands the ~ of ``-auth_keys ~/keys``, but not that of ``-auth_keys=~/keys``."""
+    monkeypatch.setenv("HOME", "/home/alice")
+    names = ("graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference")
+    config = ServerConfig.from_dict({"model_dir": "/models/m", **{name: f"~/{name}" for name in names}})
+    assert [getattr(config, name) for name in names] == [f"/home/alice/{name}" for name in names]

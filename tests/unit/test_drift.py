@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,14 @@ def test_invalid_file_is_rejected_by_name(content: str, tmp_path: Path) -> None:
 def test_missing_file_is_rejected_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json cannot be read: No such file"):
         Reference.load(str(tmp_path / "none.json"))
+
+
+def test_a_file_without_an_end_is_no_reference(tmp_path: Path) -> None:
+    pipe, huge, folder = tmp_path / "pipe", tmp_path / "huge", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    with huge.open("wb") as file:
+        file.truncate(2**40)
+    for path in ("/dev/zero", pipe, huge, folder):
+        with pytest.raises(ConfigError, match=f"{path} is not a drift reference .no regular file"):
+            Reference.load(str(path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +221,9 @@ class ServerConfig:
         values["pooling_layer"] = tuple(values["pooling_layer"])
         values["device_map"] = tuple(values["device_map"])
         values["pooling_strategy"] = PoolingStrategy(values["pooling_strategy"])
+        for name in ("graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference"):
+            if isinstance(values[name], str):  # a shell leaves the ~ of -name=~/path
+                values[name] = os.path.expanduser(values[name])
         if values["model_dir"] is None:
             _use_default_model(values)
         config = cls(**values)
