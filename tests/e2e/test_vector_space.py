@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.client.errors import VectorSpaceError
 from http_calls import HttpServer, serving_http
-from servers import serving
+from servers import Server, serving
 
 TEXTS = ["hello world", "good morning"]
 HEADER = "X-Vector-Space"
@@ -152,3 +153,28 @@ def test_a_server_with_flags_has_the_space_of_a_request_with_options(
     ):
         assert other.vector_space == reply.headers[HEADER.lower()]
         np.testing.assert_allclose(other.encode(TEXTS), np.array(reply.json["results"]), atol=1e-6)
+
+
+def test_a_call_that_spans_a_restart_with_another_model_raises() -> None:
+    server = Server("-engine", "zeros").wait_ready()
+    ports = ["-port", str(server.port), "-port_out", str(server.port_out)]
+
+    def batches() -> Iterator[list[str]]:
+        nonlocal server
+        yield TEXTS
+        is_received.wait(60)
+        assert server.stop() == 0
+        server = Server("-engine", "zeros", "-pooling_layer", "-1", *ports).wait_ready()
+        yield TEXTS
+
+    is_received = threading.Event()
+    try:
+        with BertClient(port=int(ports[1]), port_out=int(ports[3]), timeout=60_000, connect_timeout=60_000) as client:
+            results = client.encode_async(batches())
+            assert len(next(results).embedding) == 2
+            is_received.set()
+            with pytest.raises(VectorSpaceError, match="the vector space changed within one call"):
+                next(results)
+            assert len(client.encode(TEXTS)) == 2  # the next call may use the other model
+    finally:
+        server.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client._request_options import request_options, to_json
-from bert_serving.client.errors import OptionError, ReplyError
+from bert_serving.client.errors import OptionError, VectorSpaceError
 from bert_serving.client.protocol import OPTIONS_VERSION
-from fake_server import CONFIG, run_fake_server
+from fake_server import CONFIG, FakeServer, run_fake_server
 
 ALL: dict[str, Any] = {"normalize": False, "prompt": "é ", "dimensions": 3, "truncate": False}
 ORIGINAL = {name: value for name, value in CONFIG.items() if name != "protocol_version"}
@@ -95,18 +96,63 @@ def test_a_client_without_checks_asks_once() -> None:
         assert server.commands == [b"SHOW_CONFIG"]
 
 
-def test_rows_of_two_vector_spaces_are_never_in_one_result() -> None:
+def encode_by_async_client(server: FakeServer, kind: str, options: dict[str, Any]) -> None:
+    async def call() -> None:
+        async with AsyncBertClient(**server.ports, timeout=60_000) as client:
+            if kind == "encode":
+                await client.encode(["a", "b"], batch_size=1, **options)
+            else:
+                [_ async for _ in client.encode_async(iter([["a"], ["b"]]), **options)]
+
+    asyncio.run(call())
+
+
+def encode_by_client(server: FakeServer, kind: str, options: dict[str, Any]) -> None:
+    with BertClient(**server.ports, timeout=60_000) as client:
+        if kind == "encode":
+            client.encode(["a", "b"], batch_size=1, **options)
+        elif kind == "encode_async":
+            list(client.encode_async(iter([["a"], ["b"]]), **options))
+        else:
+            for text in ("a", "b"):
+                client.encode([text], blocking=False, **options)
+            try:
+                client.fetch_all(concat=True, timeout=60_000)
+            finally:
+                assert len(client.fetch_all(timeout=60_000) or ()) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": True}], ids=["", "normalize"])
+@pytest.mark.parametrize(
+    ("encode", "kind"),
+    [
+        (encode_by_client, "encode"),
+        (encode_by_client, "encode_async"),
+        (encode_by_client, "fetch_all"),
+        (encode_by_async_client, "encode"),
+        (encode_by_async_client, "encode_async"),
+    ],
+)
+def test_vectors_of_two_spaces_are_never_in_one_result(
+    encode: Callable[..., None], kind: str, options: dict[str, Any]
+) -> None:
     """The server is restarted with another model within a call."""
-    with (
-        run_fake_server(hold=True) as server,
-        BertClient(**server.ports, timeout=60_000) as client,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        call = pool.submit(client.encode, ["a", "b"], batch_size=1, normalize=True)
+    with run_fake_server(hold=True) as server, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(encode, server, kind, options)
         for space in ("first", "second"):
-            server.reply(server.next(), vector_space=space)
-        with pytest.raises(ReplyError, match="from first to second"):
+            request = server.next()
+            assert request.options
+            server.reply(request, vector_space=space)
+        with pytest.raises(VectorSpaceError, match="from first to second"):
             call.result(60)
+
+
+@pytest.mark.parametrize("config", [ORIGINAL, EARLIER], ids=["original", "earlier"])
+def test_a_server_that_knows_no_options_gets_none_to_name_its_space(config: dict[str, Any]) -> None:
+    with run_fake_server(config=config) as server, BertClient(**server.ports, timeout=60_000) as client:
+        client.encode(["a", "b"], batch_size=1)
+        assert len(list(client.encode_async(iter([["a"], ["b"]])))) == 2
+        assert [request.options for request in server.received] == [b""] * 4
 
 
 @pytest.mark.parametrize("space", ["", 3])

@@ -13,9 +13,9 @@ from . import protocol
 from ._arguments import whole_number
 from ._base import BaseClient, TruncationWarner, command_info, raise_if_error, warn_dropped
 from ._deadline import WaitPolicy, seconds
-from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, Tokens, has_room
+from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room
 from ._progress import ProgressBar
-from ._request_options import request_options, require_support, to_json, version_of
+from ._request_options import request_options, require_support, version_of
 from ._transport.request_table import ReplyOrError
 from .errors import BertServingError
 from .protocol import FloatArray
@@ -144,7 +144,7 @@ class AsyncBertClient(BaseClient[E]):
         self._check_timings(timings)
         values = await self._request_options(is_tokenized, options)
         validated = self._validated(texts, is_tokenized, stacklevel=2)
-        call = EncodeCall(validated, batch_size, timings, options=values)
+        call = EncodeCall(validated, batch_size, timings, options=values, names_space=self._names_space)
         replies = _ReplyQueue()
         policy = self._wait_policy(self.timeout)
         progress = ProgressBar(call.num_texts, show_progress_bar)
@@ -192,9 +192,9 @@ class AsyncBertClient(BaseClient[E]):
         if max_num_batch is not None:
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         await self.connect()
-        frame = to_json(await self._request_options(is_tokenized, options))
+        frame = self._frame(await self._request_options(is_tokenized, options))
         replies = _ReplyQueue()
-        warner = TruncationWarner(self)
+        warner, spaces = TruncationWarner(self), SpaceCheck()
         in_flight: dict[int, int] = {}  # number of texts by number of the request, until the result is taken
         taken = asyncio.Event()
 
@@ -227,6 +227,7 @@ class AsyncBertClient(BaseClient[E]):
                 rows = in_flight.pop(number)
                 taken.set()
                 result = raise_if_error(reply)
+                spaces.add(number, result)
                 warner.check(result, rows, stacklevel=2)
                 yield self._response(number, result)
             await feeding

@@ -12,7 +12,7 @@ from . import protocol
 from ._arguments import host_name, port_number, validate_identity
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
-from ._request_options import validate_space, version_of
+from ._request_options import to_json, validate_space, version_of
 from ._transport.connection import Connection
 from ._transport.curve import curve_keys
 from ._transport.request_table import ReplyOrError
@@ -191,6 +191,15 @@ class BaseClient(Generic[E]):
             if number:
                 self._warn_truncated(number, len(validated), stacklevel + 1)
         return validated
+
+    @property
+    def _names_space(self) -> bool:
+        """Whether the server names the space of its vectors in a reply to a request with options."""
+        return (self._protocol_version or 0) >= protocol.OPTIONS_VERSION
+
+    def _frame(self, values: dict[str, Any]) -> bytes:
+        """Returns the options frame of a request whose vectors may be put beside those of others."""
+        return to_json(values) or (protocol.WITH_SPACE if self._names_space else b"")
 
     def _check_timings(self, timings: list[dict[str, float]] | None, blocking: bool = True) -> None:
         if timings is not None and not blocking:

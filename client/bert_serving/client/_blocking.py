@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import protocol
 from ._base import BaseClient, command_info, raise_if_error
 from ._deadline import WaitPolicy
-from ._encoding import E, EncodeCall
+from ._encoding import E, EncodeCall, SpaceCheck
 from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import ProgressBar
 from ._request_options import request_options, require_support, version_of
@@ -155,6 +155,16 @@ class BlockingClient(BaseClient[E]):
             self._pending.requeue(replies)
             raise
         return replies
+
+    def _require_one_space(self, replies: list[tuple[int, protocol.Reply]]) -> None:
+        """Checks that all vectors are of one space; if not, requeues the replies and raises."""
+        spaces = SpaceCheck()
+        try:
+            for number, reply in replies:
+                spaces.add(number, reply)
+        except BaseException:
+            self._pending.requeue(replies)
+            raise
 
     def _cancel(self, stream: ReplyStream | None) -> None:
         """Drops the replies and requests of a stream."""

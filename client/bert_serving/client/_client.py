@@ -14,7 +14,6 @@ from ._blocking import BlockingClient
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens, concatenate
 from ._iterators import ResultIterator, ResultSubscription
 from ._pending import ReplyStream
-from ._request_options import to_json
 from ._transport.request_table import ReplyOrError
 from .protocol import FloatArray
 
@@ -215,9 +214,9 @@ class BertClient(BlockingClient[E]):
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
         if not blocking:
-            self._post(validated, None, to_json(values))
+            self._post(validated, None, self._frame(values))
             return None
-        call = EncodeCall(validated, batch_size, timings, options=values)
+        call = EncodeCall(validated, batch_size, timings, options=values, names_space=self._names_space)
         with self._slot():
             self._run(call, show_progress_bar)
         return self._finish(call, show_tokens, stacklevel=2)
@@ -265,7 +264,7 @@ class BertClient(BlockingClient[E]):
             "truncate": truncate,
             "vector_space": vector_space,
         }
-        frame = to_json(self._request_options(is_tokenized, options))
+        frame = self._frame(self._request_options(is_tokenized, options))
         batches = iter(batch_generator)
         stream = self._pending.open()
         thread = threading.Thread(
@@ -307,12 +306,17 @@ class BertClient(BlockingClient[E]):
         Returns:
             A list of embeddings, or one embedding; ``None`` if there was no request. The error of a failed request is
             raised once; the next call returns the results of the others.
+
+        Raises:
+            VectorSpaceError: with ``concat``, vectors are of two spaces. A call without it still returns all results.
         """
         if not self._pending.numbers():
             return None
         replies = self._fetched(timeout)
         if sort:
             replies.sort(key=lambda reply: reply[0])
+        if concat:
+            self._require_one_space(replies)
         warner = TruncationWarner(self)
         embeddings = []
         for number, reply in replies:

@@ -12,7 +12,7 @@ import numpy as np
 from ._arguments import whole_number
 from ._request_options import to_json
 from .errors import BertServingError, ReplyError, ServerError, server_error
-from .protocol import WITH_DETAILS, WITH_TIMING, FloatArray, Reply
+from .protocol import WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply
 
 #: Default number of texts in one request.
 BATCH_SIZE = 4096
@@ -94,6 +94,33 @@ def reply_array(reply: Reply, copy: bool = True) -> FloatArray:
         raise ReplyError(f"the vectors in the reply to request {reply.request_id} cannot be read: {error!r}") from error
 
 
+class SpaceCheck:
+    """Checks that all vectors of one call are of one space: the server may be restarted with another model meanwhile.
+
+    Attributes:
+        space: space of the vectors; ``None`` if the server did not name it.
+    """
+
+    def __init__(self) -> None:
+        self.space: str | None = None
+
+    def add(self, number: int, reply: Reply) -> None:
+        """Adds the reply to a request.
+
+        Raises:
+            VectorSpaceError: its vectors are of another space than those before.
+        """
+        space = reply.info.get("vector_space")
+        if self.space not in (None, space):
+            raise server_error(
+                "vector_space_mismatch",
+                f"the vector space changed within one call, from {self.space} to {space or 'an unnamed one'}: the "
+                "server was restarted with another model or other options. Encode all texts again",
+                number,
+            )
+        self.space = space
+
+
 class EncodeCall:
     """Collects the result of one ``encode()``.
 
@@ -104,11 +131,11 @@ class EncodeCall:
         details: request the values of `num_tokens` and `truncated`. The vectors of a call of one request are then a
             read-only view of the received frame.
         options: return value of `request_options`.
+        names_space: whether the server names the space of the vectors, for a call of several requests.
 
     Attributes:
         num_tokens: number of tokens of the texts, 0 if the server did not report it.
         truncated: rows whose text was truncated; of each request the first 1,000.
-        vector_space: space of the vectors; ``None`` if the server did not name it.
     """
 
     def __init__(
@@ -118,6 +145,7 @@ class EncodeCall:
         timings: list[dict[str, float]] | None = None,
         details: bool = False,
         options: dict[str, Any] | None = None,
+        names_space: bool = False,
     ) -> None:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
@@ -126,7 +154,7 @@ class EncodeCall:
         self.num_truncated = 0
         self.num_tokens = 0
         self.truncated: list[int] = []
-        self.vector_space: str | None = None
+        self._space_check = SpaceCheck()
         self.options = WITH_DETAILS if details else b"" if timings is None else WITH_TIMING
         if options:
             self.options = to_json(options | (json.loads(self.options) if self.options else {}))
@@ -134,6 +162,8 @@ class EncodeCall:
         self._timings = timings
         self._texts = texts
         size = batch_size or len(texts)
+        if names_space and not self.options and len(texts) > size:
+            self.options = WITH_SPACE
         self._waiting = deque(range(0, len(texts), size))
         self._size = size
         self._sent: dict[int, Chunk] = {}
@@ -141,6 +171,11 @@ class EncodeCall:
         self._array: FloatArray | None = None
         self._tokens: list[Any] = [""] * len(texts)
         self._has_tokens = False
+
+    @property
+    def vector_space(self) -> str | None:
+        """Space of the vectors; ``None`` if the server did not name it."""
+        return self._space_check.space
 
     @property
     def done(self) -> bool:
@@ -184,13 +219,7 @@ class EncodeCall:
         vectors = reply_array(reply, copy=whole and not self._details)
         if vectors.ndim < 1 or len(vectors) != rows:
             raise ReplyError(f"request {number} has {rows} texts, but its reply has the shape {vectors.shape}")
-        space = reply.info.get("vector_space")
-        if self.vector_space not in (None, space):
-            raise ReplyError(
-                f"the vector space changed within one call, from {self.vector_space} to {space}: was the server "
-                "restarted with another model? Encode again"
-            )
-        self.vector_space = space
+        self._space_check.add(number, reply)
         if whole:
             self._array = vectors
         else:

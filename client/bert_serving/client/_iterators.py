@@ -10,7 +10,7 @@ from typing import Generic
 
 from ._base import TruncationWarner, warn_dropped
 from ._deadline import seconds
-from ._encoding import E, Response
+from ._encoding import E, Response, SpaceCheck
 from ._pending import NoMore, ReplyStream
 from ._transport.request_table import ReplyOrError
 from .errors import BertServingError
@@ -50,6 +50,7 @@ class ResultIterator(Iterator[Response[E]], Generic[E]):
         self._call_soon = call_soon
         self._delay = delay
         self._ended = False
+        self._spaces = SpaceCheck()
 
     def __next__(self) -> Response[E]:
         if self._ended:
@@ -66,6 +67,8 @@ class ResultIterator(Iterator[Response[E]], Generic[E]):
         number, reply = found
         if isinstance(reply, BertServingError):
             raise reply
+        if self._stream is not None:
+            self._spaces.add(number, reply)
         response = self._to_response(number, reply)
         self._warner.check(reply, len(response.embedding), stacklevel=2)
         return response

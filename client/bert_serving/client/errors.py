@@ -136,7 +136,7 @@ class TooLargeError(ServerError, ValueError):
 
 
 class VectorSpaceError(ServerError, ValueError):
-    """The vectors of the server are of another vector space than the request expects. Nothing was encoded."""
+    """The vectors are of another space than the request expects, or than the first vectors of the same call."""
 
 
 class EncodingFailedError(ServerError, RuntimeError):

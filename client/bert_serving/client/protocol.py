@@ -68,6 +68,8 @@ ERROR_TYPES = {
 
 #: Options of a request for the timing of its reply. Only a server of this project understands them.
 WITH_TIMING = b'{"timing":true}'
+#: Any option: the reply to a request with options names the space of its vectors.
+WITH_SPACE = b'{"num_tokens":true}'
 #: The same, with the number of tokens.
 WITH_DETAILS = b'{"timing":true,"num_tokens":true}'
 
