@@ -76,9 +76,11 @@ def test_a_client_cannot_forge_log_lines(server: Server) -> None:
         push.send_multipart([raw, json.dumps({hostile: 1}).encode(), b"1", b"1"])
         push.send_multipart([raw, raw, b"1", b"1"])
         push.send_multipart([b"x", texts, raw, b"1"])
+        push.send_multipart([b"x", texts, b"1", b"1", json.dumps({60_000 * "k": True}).encode()])
         push.send_multipart([b"last", b"[]", b"1", b"1"])
         wait_until(lambda: "client b'last'" in server.log, what="the messages to be rejected")
     lines = server.log[before:].rstrip("\n").split("\n")
-    assert len(lines) >= 7
+    assert len(lines) >= 8
+    assert max(map(len, lines)) < 2000
     assert all(LINE.match(line) and line.isprintable() for line in lines), lines
     assert not any(line.startswith("2026-01-01") for line in lines)

@@ -55,7 +55,7 @@ def decode_options(frame: bytes) -> RequestOptions:
         return NO_REQUEST_OPTIONS if options == NO_REQUEST_OPTIONS else options
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise ValueError(
-            f"the fifth frame, the options of a request, cannot be decoded ({error}); known options: "
+            f"the fifth frame, the options of a request, cannot be decoded ({str(error)[:200]}); known options: "
             f"{', '.join(RequestOptions.__struct_fields__)}"
         ) from None
 
