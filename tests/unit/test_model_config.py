@@ -189,8 +189,8 @@ def test_invalid_values_are_rejected(tmp_path: Path, values: dict[str, object], 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "roberta"}, "model_type is 'roberta'"),
-        ({"model_type": "distilbert"}, "model_type is 'distilbert'"),
+        ({"model_type": "mpnet"}, "model_type is 'mpnet'"),
+        ({"model_type": "modernbert"}, "model_type is 'modernbert'"),
         ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported; it must be one of gelu"),
         ({"position_embedding_type": "relative_key"}, "'relative_key' is not supported"),
         ({"embedding_size": 16}, "ALBERT"),

@@ -64,7 +64,8 @@ def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
     per = "token" if config.pooling_strategy == PoolingStrategy.NONE else "text"
     return {
         "model": f"{config.model_dir} ({kind})",
-        "encoder": f"BERT, {model.num_hidden_layers} layers of {model.hidden_size}, vocabulary {model.vocab_size}",
+        "encoder": f"{model.family.upper()}, {model.num_hidden_layers} layers of {model.hidden_size}, "
+        f"vocabulary {model.vocab_size}",
         "weights": model.checkpoint,
         "longest text": f"{config.max_seq_len or model.max_position_embeddings} tokens",
         "prompt": repr(pipeline.prompts[config.prompt_name]) if config.prompt_name else "none",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelConfigError, ModelUnsupported
+from .families import as_bert, find_family, position_offset
 from .files import (
     DEFAULT_CKPT_NAME,
     DEFAULT_CONFIG_NAME,
@@ -32,6 +33,12 @@ HIDDEN_ACTS = {
 
 #: Largest number of layers. The largest BERT has 48; a list of the weights of a million layers would take gigabytes.
 MAX_LAYERS = 1024
+#: Values of ``tokenizer_class`` whose ``vocab.txt`` is BERT's WordPiece.
+_WORD_PIECE_CLASSES = (
+    None,
+    "PreTrainedTokenizerFast",
+    *(f"{name}Tokenizer{kind}" for name in ("Bert", "DistilBert", "Electra") for kind in ("", "Fast")),
+)
 #: Largest number of ids without a token. Some models round ``vocab_size`` up; a wider gap means another vocabulary.
 MAX_UNUSED_IDS = 1024
 
@@ -50,6 +57,9 @@ class ModelConfig:
         is_tuned: the checkpoint is from ``-tuned_model_dir``.
         dropped_head: class name of the model's head, which is not served, such as ``BertForMaskedLM``.
         hidden_act: a value of ``HIDDEN_ACTS``.
+        max_position_embeddings: longest sequence in tokens.
+        family: the ``model_type``, a key of ``FAMILIES``.
+        position_offset: unused rows at the start of the checkpoint's table of positions.
     """
 
     model_dir: str
@@ -68,6 +78,8 @@ class ModelConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     dropped_head: str | None = None
+    family: str = "bert"
+    position_offset: int = 0
 
     @property
     def head_size(self) -> int:
@@ -126,6 +138,8 @@ def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
         ModelUnsupported: see ``load_model_config``.
         ModelConfigError: a key is missing, of the wrong type or out of range; the message names it.
     """
+    family = find_family(values, source)
+    values = as_bert(values, family)
     _reject_other_architectures(values, source)
     hidden_size = _positive_int(values, "hidden_size", source)
     heads = _positive_int(values, "num_attention_heads", source)
@@ -150,15 +164,21 @@ def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
     eps = values.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
         raise ModelConfigError(f"{source}: layer_norm_eps is {eps!r}; it must be a number between 0 and 1")
+    positions = _positive_int(values, "max_position_embeddings", source, default=512)
+    offset = position_offset(values, family, positions, source)
+    # These families have one type of token: the table of their only row serves pairs too.
+    types = 2 if offset else _positive_int(values, "type_vocab_size", source, default=2)
     return {
+        "family": family,
+        "position_offset": offset,
         "vocab_size": _positive_int(values, "vocab_size", source),
         "hidden_size": hidden_size,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "intermediate_size": _positive_int(values, "intermediate_size", source),
         "hidden_act": HIDDEN_ACTS[act],
-        "max_position_embeddings": _positive_int(values, "max_position_embeddings", source, default=512),
-        "type_vocab_size": _positive_int(values, "type_vocab_size", source, default=2),
+        "max_position_embeddings": positions - offset,
+        "type_vocab_size": types,
         "layer_norm_eps": float(eps),
     }
 
@@ -169,7 +189,7 @@ def _reject_other_tokenizers(folder: Path, vocab_path: Path) -> None:
     if vocab_path.suffix == ".json" or not path.is_file():
         return
     name = _read_json(path).get("tokenizer_class")
-    if name not in (None, "BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast"):
+    if name not in _WORD_PIECE_CLASSES:
         raise ModelUnsupported(
             f"{path}: tokenizer_class {name} is not BERT's WordPiece; save the fast tokenizer, which writes a "
             f"tokenizer.json: transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
@@ -230,11 +250,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _reject_other_architectures(values: dict[str, Any], source: str) -> None:
-    model_type = values.get("model_type", "bert")
-    if model_type != "bert":
-        raise ModelUnsupported(
-            f"{source}: model_type is {model_type!r}; only BERT models (model_type 'bert') are supported"
-        )
     position = values.get("position_embedding_type", "absolute")
     if position != "absolute":
         raise ModelUnsupported(

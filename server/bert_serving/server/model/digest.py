@@ -103,6 +103,7 @@ def model_digest(config: ModelConfig, memo: DigestMemo | None) -> str:
     files = checkpoint_files(config.checkpoint, config.checkpoint_format)
     content = {
         "architecture": {name: values[name] for name in _ARCHITECTURE},
+        "family": [config.family, config.position_offset],
         "files": [sha256_of(path) if memo is None else memo.sha256(path) for path in files],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from .errors import ModelNotFound, ModelUnsupported, WeightError
 
 #: Repositories of the Hugging Face hub are named ``organization/name``.
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_IN_LAYER = re.compile(r"encoder\.layer\.\d+\.|encoder/layer_\d+/")
+_IN_LAYER = re.compile(r"(?:encoder|transformer)\.layer\.\d+\.|encoder/layer_\d+/")
 #: Slots of optimizers in TF1 checkpoints.
 _OPTIMIZER = re.compile(r"/(adam_[mv]|Adam(_1)?|Momentum|lamb_[mv]|bert_adam_[mv])$")
 

@@ -13,10 +13,13 @@ import numpy as np
 
 from .config import ModelConfig
 from .errors import WeightError
+from .families import FAMILIES, bert_name
 from .readers import Reader, open_reader
 from .rejections import reject_unused_tensors
 
 WORD_EMBEDDINGS = "embeddings/word_embeddings"
+POSITION_EMBEDDINGS = "embeddings/position_embeddings"
+TYPE_EMBEDDINGS = "embeddings/token_type_embeddings"
 
 
 def load_weights(
@@ -57,8 +60,8 @@ def expected_shapes(config: ModelConfig, need_layers: int, need_pooler: bool) ->
     hidden, inner = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         WORD_EMBEDDINGS: (config.vocab_size, hidden),
-        "embeddings/position_embeddings": (config.max_position_embeddings, hidden),
-        "embeddings/token_type_embeddings": (config.type_vocab_size, hidden),
+        POSITION_EMBEDDINGS: (config.max_position_embeddings, hidden),
+        TYPE_EMBEDDINGS: (config.type_vocab_size, hidden),
         "embeddings/LayerNorm/gamma": (hidden,),
         "embeddings/LayerNorm/beta": (hidden,),
     }
@@ -89,11 +92,11 @@ def source_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
     Raises:
         WeightError: the checkpoint has no word embeddings, or several encoders.
     """
-    canonical = canonical_tf1 if config.checkpoint_format == "tf1" else canonical_hf
+    is_tf1 = config.checkpoint_format == "tf1"
     scopes: dict[str, dict[str, str]] = {}
     all_names = sorted(names)
     for name in all_names:
-        if found := canonical(name):
+        if found := canonical_tf1(name) if is_tf1 else canonical_hf(bert_name(name, config.family)):
             scope, tensor = found
             scopes.setdefault(scope, {})[tensor] = name
     encoders = [scope for scope, tensors in scopes.items() if WORD_EMBEDDINGS in tensors]
@@ -102,7 +105,7 @@ def source_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
             f"{config.checkpoint} has no word embeddings, so it is not a BERT model; its tensors are "
             f"{', '.join(all_names[:5])}{' ...' if len(all_names) > 5 else ''}"
         )
-    usual = [scope for scope in ("bert/", "bert.", "") if scope in encoders]
+    usual = [scope for scope in ("bert/", FAMILIES[config.family].prefix, "") if scope in encoders]
     if not usual and len(encoders) > 1:
         raise WeightError(f"{config.checkpoint} has several encoders ({', '.join(encoders)}); save one of them alone")
     return scopes[(usual or encoders)[0]]
@@ -153,6 +156,8 @@ def reject_extra_layers(names: Iterable[str], config: ModelConfig) -> None:
 
 def _read(reader: Reader, names: dict[str, str], name: str, shape: tuple[int, ...], config: ModelConfig) -> np.ndarray:
     source = names.get(name)
+    if name == TYPE_EMBEDDINGS and not FAMILIES[config.family].has_types:
+        return np.zeros(shape, np.float32)
     if source is None:
         remedy = (
             "this model has no pooler: set another pooling strategy than CLS_POOLED"
@@ -163,6 +168,11 @@ def _read(reader: Reader, names: dict[str, str], name: str, shape: tuple[int, ..
     is_transposed = config.checkpoint_format != "tf1" and name.endswith("/kernel")
     expected = shape[::-1] if is_transposed else shape
     found = reader.shape(source)
+    has_one_type = name == TYPE_EMBEDDINGS and config.position_offset > 0 and found[:1] == (1,)
+    if has_one_type:
+        expected = (1, *shape[1:])
+    elif name == POSITION_EMBEDDINGS:
+        expected = (shape[0] + config.position_offset, *shape[1:])
     if found != expected:
         raise WeightError(
             f"weight {source} of {config.checkpoint} has shape {list(found)}, but {config.config_path} requires "
@@ -173,4 +183,8 @@ def _read(reader: Reader, names: dict[str, str], name: str, shape: tuple[int, ..
         raise WeightError(
             f"weight {source} of {config.checkpoint} contains NaN or infinity; the file is damaged: copy it again"
         )
+    if has_one_type:
+        weight = np.repeat(weight, shape[0], 0)
+    elif name == POSITION_EMBEDDINGS:
+        weight = weight[config.position_offset :]
     return np.ascontiguousarray(weight.T if is_transposed else weight)

@@ -1,0 +1,188 @@
+"""Compares the relatives of BERT with transformers: tiny random models, on each engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_serving.server import engines
+from bert_serving.server.engines.base import Device, EngineSpec
+from bert_serving.server.engines.batch import Batch
+from bert_serving.server.model.config import ModelConfig, load_model_config
+from bert_serving.server.model.digest import model_digest
+from bert_serving.server.model.errors import ModelError
+from bert_serving.server.model.weights import load_weights
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+ENGINES = [info.name for info in engines.available("cpu", "fp32") if info.name != "zeros"]
+WORDS, POSITIONS = 60, 40
+SIZES = {
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "initializer_range": 0.15,
+}
+OF_ROBERTA = SIZES | {"max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta": ("Roberta", OF_ROBERTA),
+    "xlm-roberta": ("XLMRoberta", OF_ROBERTA | {"hidden_act": "gelu_new"}),
+    "camembert": ("Camembert", OF_ROBERTA | {"pad_token_id": 4, "max_position_embeddings": POSITIONS + 5}),
+    "electra": ("Electra", SIZES | {"embedding_size": 32, "max_position_embeddings": POSITIONS}),
+    "distilbert": (
+        "DistilBert",
+        {
+            "vocab_size": WORDS,
+            "dim": 32,
+            "n_layers": 3,
+            "n_heads": 4,
+            "hidden_dim": 48,
+            "max_position_embeddings": POSITIONS,
+            "initializer_range": 0.15,
+        },
+    ),
+}
+#: Sequences of one token, of different lengths, and of all positions.
+LENGTHS = [1, 7, POSITIONS, 23]
+
+
+def save(folder: Path, family: str, head: str = "Model", **changes: Any) -> Any:
+    """Saves a random model with a vocabulary of the right size and returns it."""
+    name, values = CONFIGS[family]
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}{head}")(getattr(transformers, f"{name}Config")(**(values | changes))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # transformers begins with biases of zero and norms of one
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(folder)
+    vocab = {f"w{number}": number for number in range(WORDS)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab, "merges": []}}))
+    return model
+
+
+def encoded(model: ModelConfig, cache: Path, engine: str, layer: int, strategy: str, batch: Batch) -> Any:
+    module = engines.load(engine)
+    spec = EngineSpec(model=model, cache_dir=str(cache), pooling_layers=(layer,), pooling_strategy=strategy)
+    module.prepare(spec, lambda _: None)
+    return module.create(spec, Device(threads=1)).encode(batch)
+
+
+def batch_of(lengths: list[int], type_of_second: int = 0) -> Batch:
+    # The id of padding changes the positions of transformers.
+    ids = np.random.default_rng(1).integers(5, WORDS, sum(lengths), np.int32)
+    types = np.concatenate([np.arange(length) > length // 2 for length in lengths]).astype(np.int32) * type_of_second
+    return Batch(ids, types, np.ones_like(ids), np.array(lengths, np.int32))
+
+
+def hidden_states(model: Any, batch: Batch, layer: int) -> list[np.ndarray]:
+    rows = np.split(batch.input_ids, np.cumsum(batch.lengths)[:-1])
+    with torch.no_grad():
+        found = [model(torch.tensor(row[None].astype(np.int64)), output_hidden_states=True) for row in rows]
+    return [states.hidden_states[layer][0].numpy() for states in found]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_hidden_states_are_those_of_transformers(tmp_path: Path, family: str, engine: str) -> None:
+    reference = save(tmp_path / "model", family)
+    model = load_model_config(tmp_path / "model")
+    assert (model.family, model.max_position_embeddings) == (family, POSITIONS)
+    batch = batch_of(LENGTHS)
+    for layer in (-1, -2):
+        found = encoded(model, tmp_path / "cache", engine, layer, "NONE", batch)
+        np.testing.assert_allclose(found, np.concatenate(hidden_states(reference, batch, layer)), rtol=0, atol=1e-5)
+
+
+def test_positions_begin_behind_that_of_padding(tmp_path: Path) -> None:
+    reference = save(tmp_path / "model", "camembert")
+    weights = load_weights(load_model_config(tmp_path / "model"), need_pooler=False)
+    table = reference.embeddings.position_embeddings.weight.detach().numpy()
+    assert len(table) == POSITIONS + 5
+    np.testing.assert_array_equal(weights["embeddings/position_embeddings"], table[5:])
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_second_text_of_a_pair_has_no_type_of_its_own(tmp_path: Path, family: str) -> None:
+    save(tmp_path / "model", family)
+    model = load_model_config(tmp_path / "model")
+    first, second = (
+        encoded(model, tmp_path / "cache", ENGINES[0], -1, "REDUCE_MEAN", batch_of(LENGTHS, types)) for types in (0, 1)
+    )
+    if family == "electra":  # as BERT
+        assert np.abs(first - second).max() > 1e-3
+    else:
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_classifier_is_served_without_its_head(tmp_path: Path, family: str) -> None:
+    reference = save(tmp_path / "model", family, "ForSequenceClassification").base_model
+    model = load_model_config(tmp_path / "model")
+    assert model.dropped_head is not None
+    assert model.dropped_head.endswith("ForSequenceClassification")
+    batch = batch_of([9, 3])
+    found = encoded(model, tmp_path / "cache", ENGINES[0], -1, "NONE", batch)
+    np.testing.assert_allclose(found, np.concatenate(hidden_states(reference, batch, -1)), rtol=0, atol=1e-5)
+
+
+def test_the_pooler_of_a_model_that_has_one(tmp_path: Path) -> None:
+    reference = save(tmp_path / "model", "roberta")
+    batch = batch_of([9])
+    found = encoded(load_model_config(tmp_path / "model"), tmp_path / "cache", ENGINES[0], -1, "CLS_POOLED", batch)
+    with torch.no_grad():
+        expected = reference(torch.tensor(batch.input_ids[None].astype(np.int64))).pooler_output.numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "electra"])
+def test_the_pooler_of_a_model_that_has_none_is_missed(tmp_path: Path, family: str) -> None:
+    save(tmp_path / "model", family)
+    with pytest.raises(ModelError, match="no pooler: set another pooling strategy than CLS_POOLED"):
+        load_weights(load_model_config(tmp_path / "model"), need_pooler=True)
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "message"),
+    [
+        ("roberta", {"pad_token_id": None}, "pad_token_id is None; it must be an integer from 0 to 40"),
+        ("roberta", {"pad_token_id": 41}, "pad_token_id is 41"),
+        ("roberta", {"is_decoder": True}, "only encoders"),
+        ("electra", {"embedding_size": 16}, "embedding_size 16 differs from hidden_size 32"),
+        ("distilbert", {"dim": None}, "'hidden_size'|hidden_size is None"),
+        ("roberta", {"model_type": "mpnet"}, "model_type is 'mpnet'; this server computes bert, roberta"),
+        ("roberta", {"model_type": ["roberta"]}, "model_type is"),
+    ],
+)
+def test_what_is_not_computed_is_refused(tmp_path: Path, family: str, values: dict[str, Any], message: str) -> None:
+    save(tmp_path / "model", family)
+    change(tmp_path / "model" / "config.json", **values)
+    with pytest.raises(ModelError, match=message):
+        load_model_config(tmp_path / "model")
+
+
+def test_unknown_tensors_in_a_layer_are_refused(tmp_path: Path) -> None:
+    reference = save(tmp_path / "model", "distilbert")
+    reference.transformer.layer[1].adapter = torch.nn.Linear(2, 2)
+    reference.save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"transformer\.layer\.1\.adapter"):
+        load_weights(load_model_config(tmp_path / "model"), need_pooler=False)
+
+
+def test_the_digest_depends_on_the_family_and_the_offset(tmp_path: Path) -> None:
+    save(tmp_path / "model", "roberta")
+    digests = []
+    for values in ({}, {"pad_token_id": 0}, {"model_type": "camembert", "pad_token_id": 1}):
+        change(tmp_path / "model" / "config.json", **values)
+        digests.append(model_digest(load_model_config(tmp_path / "model"), None))
+    assert len(set(digests)) == 3
