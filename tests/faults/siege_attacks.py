@@ -65,16 +65,15 @@ def leave_together(target: Target, seconds: float) -> None:
 def subscriptions(target: Target, seconds: float) -> None:
     """One connection subscribes to 45,000 identities while ten connections a second open and close."""
     going = until(seconds)
+    flood = b"".join(subscription(b"identity %d" % number) for number in range(45_000))
     while going():
-        with handshake(target.port_out, b"SUB") as sock:
-            flood = b"".join(subscription(b"identity %d" % number) for number in range(45_000))
-            with contextlib.suppress(OSError):
-                sock.sendall(flood)
-                while going():
-                    with contextlib.suppress(OSError):
-                        handshake(target.port_out, b"SUB").close()
-                    time.sleep(0.1)
-                    sock.send(subscription(b"alive"))
+        with contextlib.suppress(OSError), handshake(target.port_out, b"SUB") as sock:
+            sock.sendall(flood)
+            while going():
+                handshake(target.port_out, b"SUB").close()
+                time.sleep(0.1)
+                sock.sendall(subscription(b"alive"))
+        time.sleep(0.1)
 
 
 def frames(target: Target, seconds: float) -> None:
