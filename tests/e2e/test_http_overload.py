@@ -146,7 +146,7 @@ def test_request_of_a_disconnected_client_is_not_encoded() -> None:
         thread, running = start_at_once(2, lambda index: server.call("/encode", {"texts": [LONG]}))
         wait_gauge(server, b"bert_serving_http_requests_in_progress 2.0", "both slots to be taken")
         with socket.create_connection(("127.0.0.1", server.http_port), 60) as sock:
-            body = json.dumps({"texts": [LONG]}).encode()
+            body = json.dumps({"texts": [LONG] * 200}).encode()  # too large for the buffers of the HTTP server
             head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
             sock.sendall(head + body)
             wait_gauge(server, b"bert_serving_http_requests_queued 1.0", "it to be queued")

@@ -157,6 +157,20 @@ def test_pipelined_and_chunked_requests_are_answered_in_order(server: HttpServer
     assert [json.loads(answer)["id"] for _, answer in answers] == [0, 1, 2, 3, 4, 7]
 
 
+def test_endless_pipelined_requests_take_bounded_memory(server: HttpServer) -> None:
+    """A client that sends further requests and reads no response is read only as far as a limit."""
+    process = server.server.child("http")
+    before = process.memory_info().rss
+    with dial(server) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(0.5)
+        with contextlib.suppress(OSError):
+            for number in range(20_000):
+                sock.sendall(post(["a"] * 100, number))
+        assert process.memory_info().rss - before < 64 * 2**20
+    healthy_within(server, 10)
+
+
 def test_http_1_0_gets_the_length_and_the_connection_closes(server: HttpServer) -> None:
     body = b'{"texts": ["a"]}'
     head = b"POST /encode HTTP/1.0\r\nAccept-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)

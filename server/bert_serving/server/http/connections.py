@@ -88,6 +88,7 @@ class Connection(asyncio.Protocol):
         "_is_closing",
         "_is_reading",
         "_make_protocol",
+        "_num_ahead",
         "_num_requests",
         "_pending",
         "_protocol",
@@ -111,6 +112,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("Any", None)
         self._num_requests = self._head_size = self._head_bytes = 0
         self._is_closing = self._is_reading = self.is_lost = False
+        self._num_ahead: int | None = None  # bytes read behind the request in progress
         self._drained: asyncio.Future[None] | None = None
         self._pending: list[bytes] | None = None
         self.deadline = float("inf")
@@ -152,6 +154,10 @@ class Connection(asyncio.Protocol):
             if self._connections.head_bytes > MAX_ALL_HEADS:
                 self.reject(503, "the server is overloaded: too many requests arrive at the same time; retry later")
                 return
+        elif self._num_ahead is not None:
+            self._num_ahead += len(data)
+            if self._num_ahead > MAX_HEAD:
+                self._transport.pause_reading()
         self._protocol.data_received(data)
 
     def pause_writing(self) -> None:
@@ -187,9 +193,20 @@ class Connection(asyncio.Protocol):
     def end_request(self) -> None:
         """Records that the response is sent."""
         self._num_requests -= 1
+        self._num_ahead = None
+        self._transport.resume_reading()
         if self._num_requests == 0:
             self._release_head()
             self.set_deadline(self._connections.keep_alive)
+
+    def watch(self) -> None:
+        """Goes on reading after a complete request, to notice that the client closes the connection.
+
+        uvicorn stops reading in a large body, and starts again after the response. About `MAX_HEAD` bytes of the
+        next requests are read.
+        """
+        self._num_ahead = 0
+        self._transport.resume_reading()
 
     def set_deadline(self, seconds: float | None, is_reading: bool = False) -> None:
         """Closes the connection in ``seconds``; None for never.

@@ -176,6 +176,7 @@ class Gateway:
             pieces.append(piece)
             if not message["more_body"]:
                 connection.set_deadline(None)
+                connection.watch()
                 return b"".join(pieces)
 
     async def _discard(self, scope: dict[str, Any], receive: Receive, connection: Connection) -> bool:
