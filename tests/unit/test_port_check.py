@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import socket
+import sys
 
 import pytest
 
 from bert_serving.server.config.options import ServerConfig
 from bert_serving.server.errors import PortInUse, StartError
 from bert_serving.server.supervisor.port_check import check_ports
+from bert_serving.server.supervisor.port_lock import PortLock
 from servers import TINY, free_ports
 
 
@@ -74,3 +77,17 @@ def test_a_machine_without_ipv6_serves_ipv4(monkeypatch: pytest.MonkeyPatch) -> 
     check_ports(mine)
     with pytest.raises(StartError, match="no IPv6"):
         check_ports(others)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are reserved on Linux only")
+@pytest.mark.parametrize("host", ["*", "0.0.0.0", "::", "[::]"])
+def test_all_names_of_all_addresses_share_one_reservation(host: str) -> None:
+    mine = config("*")
+    lock = PortLock(mine)
+    try:
+        with pytest.raises(PortInUse, match="another server has just started"):
+            PortLock(dataclasses.replace(mine, host=host))
+        PortLock(dataclasses.replace(mine, host="127.0.0.2")).close()
+    finally:
+        lock.close()
+    PortLock(dataclasses.replace(mine, host=host)).close()
