@@ -460,3 +460,36 @@ def test_every_subscription_ends_with_its_connection_and_with_no_other(harness: 
     clones[2].close(linger=0)
     harness.until(lambda: not len(harness.publisher.subscribers))
     assert harness.publisher.subscribers.num_identities == harness.publisher.subscribers.num_identity_bytes == 0
+
+
+@pytest.mark.parametrize("reason", ["free", "ttl"])
+def test_a_client_that_does_not_read_is_disconnected_and_told(reason: str) -> None:
+    """If others need the memory, or after the time for which results are kept."""
+    harness = PublisherHarness(max_bytes=100_000_000, ttl=100)
+    publisher = harness.publisher
+    try:
+        sub = harness.connect(b"deaf", hwm=1)
+        publisher.expire(0.0)
+        for number in range(5):
+            publisher.put(b"deaf", [b"info", bytes(10_000_000), b"%d" % number], 1.0)
+        publisher.expire(2.0)
+        publisher.free(1, 2.0 + module.STALL_SECONDS / 2)
+        assert publisher.num_dropped == 0, "it may still read"
+        assert publisher.pipe_bytes
+        if reason == "free":
+            publisher.free(10**9, 3.0 + module.STALL_SECONDS)
+        else:
+            publisher.expire(103.0)
+        assert publisher.num_dropped
+        assert publisher.num_bytes == 0
+        harness.until(lambda: not publisher.pipe_bytes)
+        told: set[int] = set()
+
+        def is_told() -> bool:
+            while sub.poll(0):
+                told.add(int(sub.recv_multipart()[-1]))
+            return len(told) == 5
+
+        harness.until(is_told)
+    finally:
+        harness.close()

@@ -1,4 +1,4 @@
-"""Default of ``-queue_memory``: derived from the memory that this process may use."""
+"""Default of ``-queue_memory`` and ``-result_memory``: derived from the memory that this process may use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 #: Default on a machine with enough memory, and the largest share of the memory of this machine or container.
-MAX_QUEUE_MEMORY, QUEUE_SHARE = 2 * 2**30, 4
+MAX_MEMORY, SHARE = 2 * 2**30, 4
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def default_queue_memory() -> int:
+def default_memory() -> int:
     """Returns 2 GiB, or a quarter of the available memory if that is less."""
-    return min(MAX_QUEUE_MEMORY, available_memory() // QUEUE_SHARE)
+    return min(MAX_MEMORY, available_memory() // SHARE)
 
 
 def available_memory(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int:

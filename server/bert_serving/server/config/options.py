@@ -167,8 +167,10 @@ class ServerConfig:
                                 "bytes", parse=at_least(1024), metavar="N")
     http_timeout: float = option(120.0, "seconds without a result from any worker after which HTTP returns 504",
                                  parse=seconds, metavar="S")
-    result_memory: int = option(2 * 2**30, "largest size in bytes of one result, and of all results that wait for "
-                                "slow clients", parse=at_least(1), metavar="N")
+    result_memory: int | None = option(
+        None, "largest memory of results in bytes: those under assembly, those that wait for slow clients, and those "
+        "that ZeroMQ sends; also the largest size of one result. By default 2 GiB, or a quarter of the memory of the "
+        "machine or container if that is less", parse=at_least(1), metavar="BYTES")
     result_ttl: float = option(600.0, "seconds to keep a result that its client does not read", parse=seconds,
                                metavar="S")
     absent_ttl: float = option(60.0, "seconds to keep results and queued requests of a disconnected client",

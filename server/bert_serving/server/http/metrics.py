@@ -42,6 +42,10 @@ _GAUGES = [
     ("queue_tokens", "queue", "tokens", "Tokens queued for a worker"),
     ("queue_bytes", "queue", "bytes", "Memory of requests in progress"),
     ("queue_unread_bytes", "queue", "unread_bytes", "Bytes of messages that the server has not read yet"),
+    ("results_assembling_bytes", "results", "assembling", "Memory of results under assembly"),
+    ("results_queued_bytes", "results", "queued", "Memory of results that wait for their readers"),
+    ("results_in_pipes_bytes", "results", "in_pipes", "Memory of large results that ZeroMQ sends"),
+    ("results_waiting_requests", "results", "waiting_requests", "Requests that wait for memory of results"),
     ("batches_in_flight", "queue", "batches_in_flight", "Batches that workers are computing or have queued"),
     ("active_clients", "statistic", "num_active_client", "Clients with a data request within the last 180 seconds"),
 ]

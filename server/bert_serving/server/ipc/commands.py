@@ -26,6 +26,9 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
               sink -> ventilator       JOB_PENDING local_id job      the job's answer is pending
               sink -> ventilator       JOB_PUBLISHED local_id job    the job's answer was published before the query
               sink -> ventilator       DRIFT json                    findings of :class:`VectorDrift`, for the status
+              sink -> ventilator       RESULT_MEMORY assembling queued in_pipes
+                                                                     bytes of results in the sink
+              ventilator -> sink       FREE_RESULTS bytes            drop results of clients that do not read
               sink -> ventilator       CANCEL_CLIENT identity        the client has disconnected: drop its requests
 control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker
               supervisor -> child      DRAIN, RESUME, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker,
@@ -49,6 +52,7 @@ JOB_CHUNK, CANCEL_JOB, QUERY_JOB = b"JOB_CHUNK", b"CANCEL_JOB", b"QUERY_JOB"
 PUBLISH, PUBLISH_ON_SUBSCRIBE, SYNC = b"PUBLISH", b"PUBLISH_ON_SUBSCRIBE", b"SYNC"
 # channel, sink -> ventilator
 SYNC_REQUEST, BATCH_DONE, CANCEL_CLIENT, DRIFT = b"SYNC_REQUEST", b"BATCH_DONE", b"CANCEL_CLIENT", b"DRIFT"
+RESULT_MEMORY, FREE_RESULTS = b"RESULT_MEMORY", b"FREE_RESULTS"
 JOB_PENDING, JOB_PUBLISHED, WORKER_IDLE = b"JOB_PENDING", b"JOB_PUBLISHED", b"WORKER_IDLE"
 # control
 READY, HEARTBEAT, DRAINED, FATAL, TERMINATE = b"READY", b"HEARTBEAT", b"DRAINED", b"FATAL", b"TERMINATE"

@@ -24,8 +24,8 @@ import zmq
 
 from bert_serving.client.dead_peer import NO_ACK_SECONDS, DeadPeerDetector
 
-#: Offset of ``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h).
-_BYTES_RECEIVED = 128
+#: Offsets of ``tcpi_bytes_acked`` and ``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h).
+_BYTES_ACKED, _BYTES_RECEIVED = 120, 128
 #: Bytes of a short and of a long frame header (ZMTP 3.1), and bytes that CURVE adds to a frame.
 _SHORT, _LONG, _ENCRYPTED = 2, 9, 33
 #: The limit of all connections together is this multiple of the limit of one.
@@ -197,6 +197,23 @@ def _reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.shutdown(socket.SHUT_RDWR)
+
+
+def acked_bytes(descriptor: int) -> int:
+    """Returns the bytes of a TCP connection that its peer has acknowledged; 0 where the system does not tell."""
+    if not hasattr(socket, "TCP_INFO"):
+        return 0
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+    except OSError:
+        return 0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED)
+        return int(struct.unpack_from("<Q", info, _BYTES_ACKED)[0]) if len(info) >= _BYTES_RECEIVED else 0
+    except OSError:
+        return 0
+    finally:
+        sock.detach()
 
 
 def _descriptors() -> Iterator[int]:

@@ -68,6 +68,7 @@ class Job:
         is_complete: all texts are tokenized, since ``tokenized_at``.
         started_at: earliest start of a finished batch.
         held_bytes: memory of the job and its chunks.
+        result_bytes: memory of its vectors.
     """
 
     local_id: int
@@ -85,6 +86,7 @@ class Job:
     chunks: list[JobChunk] = field(default_factory=list)
     missing: int = 0
     held_bytes: int = 0
+    result_bytes: int = 0
     is_complete: bool = False
     failed: bool = False
     truncated: list[int] = field(default_factory=list)

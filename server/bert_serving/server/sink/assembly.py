@@ -35,6 +35,7 @@ class SinkJob:
         tokens: JSON lists of tokens by their first row.
         metadata: fields of the reply; they arrive with the last chunk.
         is_complete: whether all chunks were announced.
+        held_bytes: memory of ``array`` and ``pieces``.
         began_at: monotonic seconds at which a worker began with the first batch.
     """
 
@@ -50,6 +51,7 @@ class SinkJob:
     metadata: dict[str, Any] = field(default_factory=dict)
     is_complete: bool = False
     began_at: float = inf
+    held_bytes: int = 0
 
 
 def scatter_tokens(out: np.ndarray, rows: np.ndarray, lengths: np.ndarray, packed: np.ndarray) -> None:
@@ -73,6 +75,7 @@ class ResultAssembler:
         epoch: the ventilator's, in the upper bits of its job ids.
         finished: ids of ended jobs; a later row of theirs is dropped. Ids of ended jobs are not consecutive, because
             announcements arrive in any order.
+        num_bytes: memory of the jobs and of the unannounced rows.
         unannounced_rows: rows that overtook the announcement of their job, with the number of the sweep before them.
     """
 
@@ -88,15 +91,16 @@ class ResultAssembler:
         self.jobs: dict[int, SinkJob] = {}
         self.finished: OrderedDict[int, None] = OrderedDict()
         self.unannounced_rows: dict[int, list[tuple[int, Result]]] = {}
-        self._num_sweeps = 0
+        self._num_sweeps = self.num_bytes = 0
 
     def start_epoch(self, epoch: int) -> int:
         """Forgets the jobs of another ventilator, whose clients send them again. Returns their number."""
         foreign = [job_id for job_id in self.jobs if job_id >> 40 != epoch]
         for job_id in foreign:
-            del self.jobs[job_id]
+            self._hold(self.jobs[job_id], -self.jobs.pop(job_id).held_bytes)
         if epoch != self.epoch:
-            self.unannounced_rows.clear()
+            for job_id in list(self.unannounced_rows):
+                self._pop_unannounced(job_id)
         self.epoch = epoch
         return len(foreign)
 
@@ -108,7 +112,16 @@ class ResultAssembler:
         self._num_sweeps += 1
         oldest = self._num_sweeps - max_sweeps
         for job_id in [job_id for job_id, rows in self.unannounced_rows.items() if rows[0][0] < oldest]:
-            del self.unannounced_rows[job_id]
+            self._pop_unannounced(job_id)
+
+    def _pop_unannounced(self, job_id: int) -> list[tuple[int, Result]]:
+        rows = self.unannounced_rows.pop(job_id, [])
+        self.num_bytes -= sum(result.array.nbytes for _, result in rows)
+        return rows
+
+    def _hold(self, job: SinkJob, size: int) -> None:
+        job.held_bytes += size
+        self.num_bytes += size
 
     # ---------------------------------------------------------------- announcements
 
@@ -137,7 +150,7 @@ class ResultAssembler:
             return job
         job = self.jobs[job_id] = SinkJob(job_id, size, identity, request_id, size, np.zeros(size, bool))
         self.log.debug("job register\tsize: %d\tjob id: %r#%s", size, identity, request_id.decode())
-        for _, result in self.unannounced_rows.pop(job_id, ()):
+        for _, result in self._pop_unannounced(job_id):
             self.add(result)
         return job
 
@@ -173,6 +186,7 @@ class ResultAssembler:
             result.token_level,
             result.began,
         )
+        self.num_bytes += rows.array.nbytes
         self.unannounced_rows.setdefault(int(rows.manifest[0, 0]), []).append((self._num_sweeps, rows))
 
     def _fill(self, job: SinkJob, rows: np.ndarray, lengths: np.ndarray, values: np.ndarray, token_level: bool) -> None:
@@ -180,6 +194,7 @@ class ResultAssembler:
         if is_all and not token_level and (job.size == 1 or (np.diff(rows) == 1).all()):
             job.missing = 0
             job.filled.fill(True)
+            self._hold(job, values.nbytes)
             job.array = values  # the whole request, in order: the worker's buffer is published without a copy
             self._publish_if_complete(job)
             return
@@ -195,13 +210,16 @@ class ResultAssembler:
         if token_level:
             if job.array is None and self.width is not None:
                 job.array = np.zeros((job.size, self.width, values.shape[1]), values.dtype)
+                self._hold(job, job.array.nbytes)
             if job.array is not None:
                 scatter_tokens(job.array, rows, lengths, values)
             else:
                 job.pieces.append((rows, lengths, values))
+                self._hold(job, values.nbytes)
         else:
             if job.array is None:
                 job.array = np.empty((job.size, values.shape[1]), values.dtype)
+                self._hold(job, job.array.nbytes)
             job.array[rows] = values
         self._publish_if_complete(job)
 
@@ -209,7 +227,9 @@ class ResultAssembler:
 
     def close(self, job_id: int) -> None:
         """Ends a job; its later rows are dropped."""
-        self.jobs.pop(job_id, None)
+        job = self.jobs.pop(job_id, None)
+        if job is not None:
+            self._hold(job, -job.held_bytes)
         self.finished[job_id] = None
         if len(self.finished) > MAX_FINISHED:
             self.finished.popitem(last=False)
@@ -232,8 +252,8 @@ class ResultAssembler:
         if job.array is None:
             _, _, sample = job.pieces[0]
             job.array = np.zeros((job.size, width, sample.shape[1]), sample.dtype)
-            for rows, lengths, values in job.pieces:
-                scatter_tokens(job.array, rows, lengths, values)
+            while job.pieces:  # each is freed, so that pieces and array do not take the memory twice
+                scatter_tokens(job.array, *job.pieces.pop())
         if dimensions is not None:
             job.array = job.array[:, :dimensions]
         if times is not None:

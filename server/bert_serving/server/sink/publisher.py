@@ -20,7 +20,7 @@ from bert_serving.client.protocol import error_info
 from ..security.curve import CurveAuth
 from .exact_xpub import Peer, topic
 from .sharded_xpub import ShardedXpub
-from .subscribers import QueuedResult, Subscriber, SubscriberTable
+from .subscribers import PIPE_BYTES, InPipe, QueuedResult, Subscriber, SubscriberTable
 
 #: Bytes from which a frame is handed to ZeroMQ without a copy, and tracked until ZeroMQ has sent it.
 LARGE_FRAME = 65536
@@ -33,6 +33,8 @@ MAX_FIRST_REPLIES = 1000
 DISCONNECT_SECONDS = 5.0
 #: Messages of subscribers read at a time, and how many such bursts are read before all connections are closed.
 BURST, MAX_FINAL_BURSTS = 1024, 64
+#: Seconds without a read byte from which the results of a client may be dropped for other requests.
+STALL_SECONDS = 5.0
 #: Memory of a queued result beside its frames, in bytes.
 _OVERHEAD = 400
 
@@ -67,6 +69,7 @@ class ResultPublisher:
         self.num_bytes = self.num_sent = self.num_dropped = self.num_resets = 0
         self._blocked: dict[bytes, None] = {}  # open subscribers with pending messages
         self._first_replies: deque[tuple[bytes, Sequence[Any], float]] = deque()
+        self._in_pipes: list[InPipe] = []
         self._reset_reason = ""
         self._reset_at = -DISCONNECT_SECONDS
         self._dropped_error = error_info(
@@ -99,6 +102,18 @@ class ResultPublisher:
         """Whether :meth:`deliver_first_replies` should be called again soon."""
         return bool(self._first_replies)
 
+    @property
+    def pipe_bytes(self) -> int:
+        """Bytes of large messages that ZeroMQ holds for all subscribers."""
+        if self._in_pipes:
+            self._in_pipes = [each for each in self._in_pipes if not each.tracker.done]
+        return sum(each.size for each in self._in_pipes)
+
+    @property
+    def has_large_messages(self) -> bool:
+        """Whether ZeroMQ held large messages when they were last counted."""
+        return bool(self._in_pipes)
+
     def is_subscribed(self, identity: bytes) -> bool:
         subscriber = self.subscribers.get(identity)
         return subscriber is not None and subscriber.is_subscribed
@@ -129,6 +144,8 @@ class ResultPublisher:
             if len(self.subscribers.never_subscribed) > MAX_NEVER_SUBSCRIBED:
                 self._drop_subscriber(next(iter(self.subscribers.never_subscribed)))
         sent: set[int] = set()
+        if not subscriber.has_pending and not subscriber.in_pipe:
+            subscriber.progress_at = now
         if subscriber.is_open and not subscriber.has_pending and self._send(identity, subscriber, frames, sent):
             return
         kept = [_detached(frame) for frame in frames]
@@ -138,7 +155,7 @@ class ResultPublisher:
         self.num_bytes += size
         if subscriber.is_open:
             self._blocked[identity] = None
-        if self.num_bytes > self.max_bytes:
+        if self.num_bytes > self.max_bytes or self.num_bytes + self.pipe_bytes > self.max_bytes:
             self._evict()
 
     def put_first_reply(self, identity: bytes, frames: Sequence[Any], now: float) -> None:
@@ -177,7 +194,7 @@ class ResultPublisher:
         """Sends a message to all shards of a subscriber that are not in ``sent``. Returns whether all have it."""
         size = max(_size(frame) for frame in frames)
         is_large = size > LARGE_FRAME
-        if is_large and not subscriber.has_room():
+        if is_large and not subscriber.has_room(size, min(PIPE_BYTES, self.max_bytes // 16)):
             return False
         message = [topic(identity), *frames]
         if is_large:
@@ -186,7 +203,9 @@ class ResultPublisher:
         sent.update(shard for shard in subscriber.shards - sent if self._xpub.send(shard, message, copy=not is_large))
         if is_large and len(sent) > num_before:
             tracked = next(frame for frame in message if isinstance(frame, zmq.Frame))
-            subscriber.in_pipe.append((tracked.tracker, size))
+            entry = InPipe(tracked.tracker, size)
+            subscriber.add_large(entry, bytes(frames[-1]))
+            self._in_pipes.append(entry)
         if not sent >= subscriber.shards:
             return False
         self.num_sent += 1
@@ -271,10 +290,14 @@ class ResultPublisher:
             self._reset_connections(now)
         is_settled = now - self._reset_at >= DISCONNECT_SECONDS
         for identity, subscriber in self.subscribers.items():
+            if subscriber.is_quiet:
+                continue
+            if subscriber.in_pipe or subscriber.unconfirmed or subscriber.has_pending:
+                subscriber.check_progress(now)
             subscriber.disconnecting = 0 if is_settled else subscriber.disconnecting
             if subscriber.has_closed_peers:
                 self.subscribers.end_closed(identity, subscriber, now)
-            oldest = now - (self.ttl if subscriber.subscriptions else self.absent_ttl)
+            oldest = now - (self.ttl if subscriber.is_subscribed else self.absent_ttl)
             num_dropped = 0
             while subscriber.queue and max(subscriber.queue[0].since, subscriber.unsubscribed_at) < oldest:
                 self._drop_oldest(subscriber)
@@ -282,8 +305,13 @@ class ResultPublisher:
             if num_dropped:
                 reason = "does not read" if subscriber.subscriptions else "is disconnected"
                 self.log.warning("client %r %s; %d of its results are dropped", identity, reason, num_dropped)
+            if subscriber.pipe_bytes and subscriber.peers and subscriber.stalled_seconds(now) >= self.ttl:
+                self.log.warning("client %r does not read; its connection is closed (-result_ttl)", identity)
+                self._disconnect(subscriber)
             self._set_blocked(identity, subscriber)
-            if not subscriber.queue and not subscriber.is_subscribed and not subscriber.disconnecting:
+            if not subscriber.is_subscribed and subscriber.unsubscribed_at < oldest:
+                subscriber.dropped_requests.clear()
+            if not subscriber.has_pending and not subscriber.is_subscribed and not subscriber.disconnecting:
                 self._drop_subscriber(identity)
 
     def _evict(self) -> None:
@@ -293,6 +321,7 @@ class ResultPublisher:
         """
         before, goal = self.num_dropped, self.max_bytes - self.max_bytes // 16
         by_size = sorted(self.subscribers.items(), key=lambda item: item[1].size, reverse=True)
+        goal = max(0, goal - self.pipe_bytes)
         while self.num_bytes > goal:
             for _, subscriber in by_size:
                 half = subscriber.size // 2
@@ -308,10 +337,44 @@ class ResultPublisher:
             by_size[0][0],
         )
 
+    def free(self, size: int, now: float) -> None:
+        """Drops results of clients that do not read, the most bytes first, and closes their connections.
+
+        Args:
+            size: bytes that are needed.
+        """
+        stalled = [
+            (subscriber.size + subscriber.pipe_bytes, identity, subscriber)
+            for identity, subscriber in self.subscribers.items()
+            if not subscriber.is_quiet and subscriber.stalled_seconds(now) >= STALL_SECONDS
+        ]
+        for held, identity, subscriber in sorted(stalled, key=lambda each: each[0], reverse=True):
+            if size <= 0 or not held:
+                return
+            size -= held
+            self.log.warning(
+                "client %r does not read; its results of %d bytes are dropped, because other requests need the memory "
+                "(-result_memory)",
+                identity,
+                held,
+            )
+            while subscriber.queue:
+                self._drop_oldest(subscriber)
+            self._disconnect(subscriber)
+            self._set_blocked(identity, subscriber)
+
+    def _disconnect(self, subscriber: Subscriber) -> None:
+        """Closes the connections of a subscriber. After a reconnect it receives errors for results that are lost."""
+        subscriber.dropped_requests.extend(each.request_id for each in subscriber.unconfirmed)
+        self.num_dropped += len(subscriber.unconfirmed)
+        subscriber.unconfirmed.clear()
+        for peer in subscriber.close_peers():
+            self._xpub.close_peer(peer)
+
     def _drop_oldest(self, subscriber: Subscriber) -> None:
         """Drops the oldest result; a connected subscriber receives an error for its request."""
         frames = subscriber.queue[0].frames
-        if subscriber.subscriptions and len(frames) == 3:
+        if subscriber.is_subscribed and len(frames) == 3:
             subscriber.dropped_requests.append(bytes(frames[-1]))
         self._pop(subscriber)
         self.num_dropped += 1

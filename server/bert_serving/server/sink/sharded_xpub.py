@@ -121,6 +121,11 @@ class ShardedXpub:
         """Closes a connection, and drops its subscriptions that are not read yet."""
         self._shards[peer.shard].reject(peer, reason)
 
+    def close_peer(self, peer: Peer) -> None:
+        """Closes the connection of a peer, if it is still open."""
+        if peer.is_known and not peer.is_closed():
+            close_accepted(self._port, [peer.descriptor])
+
     def close_connections(self) -> None:
         """Closes all connections; the sockets stay bound."""
         close_accepted(self._port)

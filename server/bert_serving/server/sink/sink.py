@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import zmq
 
+from ..config.memory import default_memory
 from ..config.options import ServerConfig
 from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
@@ -28,6 +29,7 @@ from ..ipc.tcp_guard import SLICE_INTERVAL, ConnectionMonitor
 from ..monitoring.drift import Reference, VectorDrift
 from ..security.curve import CurveAuth
 from .assembly import ResultAssembler
+from .memory_report import MemoryReport
 from .publisher import ResultPublisher
 from .sync_barrier import SyncBarrier
 
@@ -74,7 +76,7 @@ class Sink:
             config.host,
             config.port_out,
             self.log,
-            config.result_memory,
+            config.result_memory or default_memory(),
             config.result_ttl,
             config.absent_ttl,
             CurveAuth(**process.options["access"], warn=self.log.warning),
@@ -84,6 +86,7 @@ class Sink:
     def run(self) -> None:
         """Serves until STOP."""
         poller = zmq.Poller()
+        memory_report = MemoryReport(self.publisher.max_bytes)
         connection_limit = ConnectionLimit(self.config.port_out, self.log)
         for sock in (self.control, self.ventilator, self.results, self.publisher):
             poller.register(sock, zmq.POLLIN)
@@ -112,6 +115,7 @@ class Sink:
                         self._on_command(command)
             if self.results in events:
                 self._on_results()
+            self._report_memory(memory_report)
             if self.acks:
                 self._send_acks()
             if self.publisher.is_blocked:
@@ -133,7 +137,13 @@ class Sink:
             return retry_ms
         if self.connections.is_checking:
             return ceil(1000 * SLICE_INTERVAL)
-        is_waiting = self.acks or self.draining or not self.has_requested_sync or self.publisher.has_first_replies
+        is_waiting = (
+            self.publisher.has_large_messages
+            or self.acks
+            or self.draining
+            or not self.has_requested_sync
+            or self.publisher.has_first_replies
+        )
         return 20 if is_waiting else 1000
 
     def _report_drained(self) -> None:
@@ -156,6 +166,8 @@ class Sink:
             self._on_sync(from_u64(command[1]), from_u64(command[2]), command[3] if len(command) > 3 else b"")
         elif kind == commands.CANCEL_JOB:
             self.assembler.close(from_u64(command[1]))
+        elif kind == commands.FREE_RESULTS:
+            self.publisher.free(from_u64(command[1]), self.clock())
         elif kind == commands.QUERY_JOB and self.barrier.is_synced:
             # The reply follows the acknowledgements of the job's batches.
             is_pending = from_u64(command[2]) in self.assembler.jobs
@@ -181,6 +193,18 @@ class Sink:
             self.has_requested_sync = (
                 False  # the ventilator that received the request is gone, or answered another sink
             )
+
+    def _report_memory(self, memory_report: MemoryReport) -> None:
+        """Reports the memory of results ahead of the acknowledgements, which free their reservations."""
+        publisher = self.publisher
+        is_idle = not (self.acks or publisher.has_large_messages or publisher.num_bytes) and memory_report.is_empty
+        if is_idle or not self.barrier.is_synced:
+            return
+        assembling = self.assembler.num_bytes + self.barrier.num_bytes
+        held = publisher.num_bytes, publisher.pipe_bytes
+        report = memory_report.command(assembling, *held, self.barrier.epoch, self.clock())
+        if report is not None:
+            self.acks.insert(0, report)
 
     def _send_acks(self) -> None:
         with contextlib.suppress(zmq.Again):  # not connected after a restart; sent again in the next round

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 
+from ..ipc.tcp_guard import acked_bytes
 from .exact_xpub import Peer
 
-#: Bytes of large messages that ZeroMQ holds for one subscriber; later messages stay in the queue.
-PIPE_BYTES = 64 * 2**20
+#: Bytes of large messages that ZeroMQ holds for one subscriber, or one larger message. Others stay in the queue.
+PIPE_BYTES = 4 * 2**20
+#: Large messages of one subscriber that are remembered until they are acknowledged.
+MAX_UNCONFIRMED = 64
 #: Request ids of dropped results that are stored for one subscriber.
 MAX_DROPPED_REQUESTS = 1000
 #: Subscribed identities, and their bytes in total. ZeroMQ takes about 100 bytes of memory for each byte of them.
@@ -29,20 +32,38 @@ class QueuedResult:
     sent: set[int] = field(default_factory=set)
 
 
+class InPipe(NamedTuple):
+    """A large message that ZeroMQ holds; ``size`` is in bytes."""
+
+    tracker: zmq.MessageTracker
+    size: int
+
+
+class Unconfirmed(NamedTuple):
+    """A large message that may not have arrived. Its connections have acknowledged it from ``acked`` bytes on."""
+
+    request_id: bytes
+    acked: int
+
+
 @dataclass(slots=True)
 class Subscriber:
     """An identity with its subscriptions and results.
 
     Attributes:
         peers: connections that subscribe to it.
-        unresolved_peers: those whose subscription could not be applied. Until they are closed, nothing is sent.
+        unresolved_peers: those whose subscription could not be applied, or that are being closed. Nothing is sent until
+            they are closed.
         has_closed_peers: whether an unsubscription had no matching connection, which may be closed by now.
         first_replies: number of connections that have received the reply to their first request.
         disconnecting: subscriptions of closed connections whose unsubscriptions have not been read.
         unsubscribed_at: monotonic seconds of the last unsubscription.
         size: bytes of ``queue``.
         dropped_requests: ids of requests whose results were dropped, until an error was sent for them.
-        in_pipe: large frames that ZeroMQ holds, and their bytes.
+        in_pipe: large messages that ZeroMQ holds.
+        unconfirmed: large messages whose bytes its connections have not acknowledged.
+        progress_at: monotonic seconds at which it was last seen to read, or when it got its first unread result.
+        acked: bytes that its connections had acknowledged then.
     """
 
     peers: list[Peer] = field(default_factory=list)
@@ -54,7 +75,10 @@ class Subscriber:
     size: int = 0
     queue: deque[QueuedResult] = field(default_factory=deque)
     dropped_requests: deque[bytes] = field(default_factory=lambda: deque(maxlen=MAX_DROPPED_REQUESTS))
-    in_pipe: list[tuple[zmq.MessageTracker, int]] = field(default_factory=list)
+    in_pipe: list[InPipe] = field(default_factory=list)
+    unconfirmed: deque[Unconfirmed] = field(default_factory=lambda: deque(maxlen=MAX_UNCONFIRMED))
+    progress_at: float = 0.0
+    acked: int = 0
 
     @property
     def subscriptions(self) -> int:
@@ -72,6 +96,15 @@ class Subscriber:
     @property
     def has_pending(self) -> bool:
         return bool(self.queue or self.dropped_requests)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is subscribed and has nothing that waits or ends."""
+        return bool(
+            self.peers
+            and not (self.queue or self.in_pipe or self.unconfirmed or self.dropped_requests)
+            and not (self.has_closed_peers or self.unresolved_peers or self.disconnecting)
+        )
 
     @property
     def shards(self) -> set[int]:
@@ -94,10 +127,47 @@ class Subscriber:
                 return True
         return False
 
-    def has_room(self) -> bool:
-        """Returns whether ZeroMQ may take another large message."""
-        self.in_pipe = [(tracker, size) for tracker, size in self.in_pipe if not tracker.done]
-        return sum(size for _, size in self.in_pipe) < PIPE_BYTES
+    @property
+    def pipe_bytes(self) -> int:
+        """Bytes of large messages that ZeroMQ holds."""
+        if self.in_pipe:
+            self.in_pipe = [each for each in self.in_pipe if not each.tracker.done]
+        return sum(each.size for each in self.in_pipe)
+
+    def has_room(self, size: int, limit: int) -> bool:
+        """Returns whether ZeroMQ may take another large message. It always takes one."""
+        held = self.pipe_bytes
+        return not held or held + size <= limit
+
+    def close_peers(self) -> list[Peer]:
+        """Returns the connections to close. Nothing is sent until their subscriptions have ended."""
+        closing = [peer for peer in self.peers if peer.is_known]
+        self.peers = [peer for peer in self.peers if not peer.is_known]
+        self.unresolved_peers += closing
+        return closing
+
+    def add_large(self, message: InPipe, request_id: bytes) -> None:
+        """Records a large message that was handed to ZeroMQ."""
+        self.in_pipe.append(message)
+        acked = self.unconfirmed[-1].acked if self.unconfirmed else self._acked_bytes()
+        if acked:  # elsewhere than on Linux, this is unknown
+            self.unconfirmed.append(Unconfirmed(request_id, acked + message.size))
+
+    def check_progress(self, now: float) -> None:
+        """Records whether the connections have acknowledged bytes since the last call."""
+        acked = self._acked_bytes()
+        if acked != self.acked:
+            self.acked, self.progress_at = acked, now
+        while self.unconfirmed and self.unconfirmed[0].acked <= acked:
+            self.unconfirmed.popleft()
+
+    def _acked_bytes(self) -> int:
+        return sum(acked_bytes(peer.descriptor) for peer in self.peers if not peer.is_closed())
+
+    def stalled_seconds(self, now: float) -> float:
+        """Returns for how long nothing was read, although results wait."""
+        since = max(self.progress_at, self.unsubscribed_at)
+        return now - (since if self.peers or not self.queue else max(since, self.queue[0].since))
 
 
 class SubscriberTable:
@@ -175,7 +245,7 @@ class SubscriberTable:
             subscriber.has_closed_peers = True
             return None
         self._count_end(identity, subscriber, now)
-        if not subscriber.is_subscribed and not subscriber.queue and not subscriber.disconnecting:
+        if not subscriber.is_subscribed and not subscriber.has_pending and not subscriber.disconnecting:
             del self._by_identity[identity]
         return subscriber
 
@@ -190,6 +260,7 @@ class SubscriberTable:
             self.num_identities -= 1
             self.num_identity_bytes -= len(identity)
             subscriber.unsubscribed_at = now
+            subscriber.unconfirmed.clear()
 
     def disconnect_all(self, now: float) -> None:
         """Counts all subscriptions as ended; their unsubscriptions are still to be read."""

@@ -39,6 +39,11 @@ class SyncBarrier:
         self._held: deque[Result] = deque()
 
     @property
+    def num_bytes(self) -> int:
+        """Memory of the held results."""
+        return self._num_bytes
+
+    @property
     def num_held(self) -> int:
         return len(self._held)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config.memory import default_queue_memory
+from ..config.memory import default_memory
 from ..config.options import ServerConfig
 from ..scheduling.jobs import JobChunk
 from .tokenizer_thread import Progress
@@ -29,7 +29,7 @@ class QueueLimits:
 
     def __init__(self, config: ServerConfig) -> None:
         self.max_tokens = config.max_queue_tokens
-        self.max_bytes = config.queue_memory or default_queue_memory()
+        self.max_bytes = config.queue_memory or default_memory()
         self.tokenized_bytes = 0
 
     def progress(self, tokens: int) -> Progress:

@@ -26,6 +26,7 @@ from .digests import STEP_BYTES, DigestQueue, digest
 from .queue_limits import REQUEST_BYTES, QueueLimits, chunk_bytes
 from .request_options import NO_REQUEST_OPTIONS, OptionsResolver
 from .requests import INLINE_BYTES, Request, RequestLimits, read_texts
+from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
 from .sink_channel import SinkChannel
 from .tokenizer_thread import TokenizerThread, tokenize
@@ -52,6 +53,7 @@ class RequestTable:
     Attributes:
         jobs: jobs by ``local_id``, in order of arrival.
         limits: limits of the queue.
+        admission: starts jobs while there is memory for their results.
         digests: large requests before their start.
         draining: new requests are rejected.
     """
@@ -71,7 +73,7 @@ class RequestTable:
         self._tokenizer = tokenizer
         self._limits = RequestLimits(config.max_request_size, config.max_text_length, config.max_queue_tokens)
         self.limits, self.digests = QueueLimits(config), DigestQueue()
-        self._result_limit, self._resolver = ResultLimit(config, model), OptionsResolver(config, model)
+        self._resolver = OptionsResolver(config, model)
         self._statistics, self._sink = statistics, sink
         reference = context.options["drift"]
         self.unknown_drift = UnknownDrift(Reference.from_dict(reference), config.drift_window) if reference else None
@@ -79,6 +81,7 @@ class RequestTable:
         router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
         context.bind(router, context.addresses.dispatch)
         self.dispatcher = Dispatcher(config, router, self.fail, sink.send, context.log, clock, first_id)
+        self.admission = ResultAdmission(ResultLimit(config, model), self._dispatch_all, sink.free_results, clock)
         self.jobs: dict[int, Job] = {}
         self.draining = False
         self._by_key: dict[RequestKey, Job] = {}
@@ -259,7 +262,7 @@ class RequestTable:
         """Adds tokenized texts to their job and queues them."""
         job, tokenized = chunk.job, chunk.tokenized
         try:
-            self._result_limit.check(chunk)
+            result_bytes = self.admission.limit.check(chunk)
         except TooLarge as error:
             job.is_complete = job.is_complete or is_last
             self.fail(job, error)
@@ -285,7 +288,8 @@ class RequestTable:
         job.is_complete = is_last
         if is_last:
             job.tokenized_at = self._clock()
-        self.dispatcher.add(chunk, self._announcement(chunk, is_last))
+        if self.admission.admit(job, result_bytes):
+            self.dispatcher.add(chunk, self._announcement(chunk, is_last))
 
     def _announcement(self, chunk: JobChunk, is_last: bool) -> Command:
         """Returns the JOB_CHUNK command of a chunk. That of the last chunk has metadata, and completes the job."""
@@ -297,7 +301,7 @@ class RequestTable:
         if job.num_truncated:
             metadata = {"num_truncated": job.num_truncated, "truncated": job.truncated[:MAX_TRUNCATED]}
         if config.max_seq_len is None and config.pooling_strategy == PoolingStrategy.NONE:
-            metadata["width"] = token_width(job.chunks, self._result_limit.positions)
+            metadata["width"] = token_width(job.chunks, self.admission.limit.positions)
         if job.options.dimensions is not None:
             metadata["dimensions"] = job.options.dimensions
         if job.options.vector_space:
@@ -345,7 +349,8 @@ class RequestTable:
         self.dispatcher.reset()
         for job in unfinished:
             job.query_outstanding = job.retry_requested = False
-            self._dispatch_all(job)
+        self.admission.restart(unfinished)
+        self.admission.advance()
         self._sink.flush()  # before any batch: the announcements reach the sink before the results
 
     def fail(self, job: Job, error: RequestError) -> None:
@@ -374,7 +379,7 @@ class RequestTable:
 
     def _cancel(self, jobs: Sequence[Job]) -> None:
         """Cancels jobs of one client."""
-        self.dispatcher.drop(jobs)
+        self.dispatcher.drop([job for job in jobs if self.admission.has_started(job)])
         for job in jobs:
             job.failed = True
             if job.chunks:
@@ -387,6 +392,7 @@ class RequestTable:
         if self.jobs.pop(job.local_id, None) is None:
             return
         self._count_bytes(job, -job.held_bytes)
+        self.admission.release(job)
         del self._by_key[job.key]
         same_id = self._by_id[job.key[:2]]
         same_id.remove(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..config.memory import default_memory
 from ..config.options import ServerConfig
 from ..errors import TooLarge
 from ..model.config import ModelConfig
@@ -13,11 +14,12 @@ class ResultLimit:
     """Rejects requests whose vectors would exceed ``-result_memory``: the sink holds a result as one array.
 
     Attributes:
+        max_bytes: value of ``-result_memory``.
         positions: number of positions of the model.
     """
 
     def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
-        self._max_bytes = config.result_memory
+        self.max_bytes = config.result_memory or default_memory()
         self._row_bytes = config.vector_size(model)
         self._row_bytes *= 2 if config.fp16 else 4
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
@@ -26,8 +28,8 @@ class ResultLimit:
         if config.fixed_embed_length and self._fixed_width is None:
             self._fixed_width = self.positions
 
-    def check(self, chunk: JobChunk) -> None:
-        """Checks the size of a request's result after one of its chunks is tokenized.
+    def check(self, chunk: JobChunk) -> int:
+        """Returns the bytes of a request's result after one of its chunks is tokenized.
 
         Token vectors are padded to the longest text of the request, so a later chunk may exceed the limit.
 
@@ -38,9 +40,10 @@ class ResultLimit:
         if self._token_level:
             width = self._fixed_width or token_width([chunk], self.positions)
         needed = size * width * self._row_bytes
-        if needed > self._max_bytes:
+        if needed > self.max_bytes:
             tokens = f" of {width} tokens each" if self._token_level else ""
             raise TooLarge(
-                f"the vectors of {size} texts{tokens} would take {needed} bytes; the limit is {self._max_bytes} "
+                f"the vectors of {size} texts{tokens} would take {needed} bytes; the limit is {self.max_bytes} "
                 f"(-result_memory): send fewer texts at a time"
             )
+        return needed

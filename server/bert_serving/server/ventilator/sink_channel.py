@@ -42,6 +42,10 @@ class SinkChannel:
         """Queues SYNC; ``nonce`` is that of the sink's SYNC_REQUEST."""
         self.send([commands.SYNC, u64(self._epoch), u64(next_batch), *([] if nonce is None else [nonce])])
 
+    def free_results(self, size: int) -> None:
+        """Queues FREE_RESULTS: other jobs need ``size`` bytes of the memory of results."""
+        self.send([commands.FREE_RESULTS, u64(size)])
+
     def publish(self, identity: bytes, frames: list[bytes]) -> None:
         """Queues frames for publication to a client."""
         self.send([commands.PUBLISH, identity, *frames])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -25,8 +25,17 @@ from ..ipc.endpoints import Addresses
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
+from .result_admission import ResultAdmission
 
 STARTED = datetime.now()
+
+
+class ResultMemory(NamedTuple):
+    """Bytes of results in the sink: under assembly, waiting for their readers, and handed to ZeroMQ."""
+
+    assembling: int
+    queued: int
+    in_pipes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,8 @@ class ServerState:
         held_bytes, unread_bytes: memory of these requests, and of messages that are not read yet.
         max_bytes: limit of both.
         vector_space: space of the vectors of requests without options.
+        result_memory: memory of the results in the sink.
+        admission: reservations of memory for results, and requests that wait for it.
         drift: drift of texts and vectors; None without ``-drift_reference``.
         now: monotonic seconds.
     """
@@ -53,6 +64,8 @@ class ServerState:
     unread_bytes: int
     max_bytes: int
     vector_space: str
+    result_memory: ResultMemory
+    admission: ResultAdmission
     drift: Mapping[str, Any] | None
     now: float
 
@@ -75,6 +88,12 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
         "bytes": state.held_bytes,
         "unread_bytes": state.unread_bytes,
         "max_bytes": state.max_bytes,
+    }
+    status["results"] = {
+        **state.result_memory._asdict(),
+        "reserved": state.admission.reserved_bytes,
+        "waiting_requests": len(state.admission.waiting),
+        "max_bytes": state.admission.max_bytes,
     }
     status["times"] = state.statistics.times()
     status["batches"] = {

@@ -42,7 +42,7 @@ from .frontend import Frontend
 from .request_table import RequestTable
 from .requests import BadEnvelope, Request, read_envelope
 from .sink_channel import SinkChannel
-from .status import ServerState, config_json, status_json
+from .status import ResultMemory, ServerState, config_json, status_json
 
 #: Messages read from one socket before the loop reads the next one.
 BURST = 64
@@ -59,6 +59,7 @@ class Ventilator:
         self._draining_worker: bytes | None = None
         self._vector_drift: dict[str, Any] = {"seen": 0, "texts": 0}  # last report of the sink
         self._vector_space = self.config.vector_spaces(model).default
+        self._result_memory = ResultMemory(0, 0, 0)
         epoch = secrets.randbits(22)
         self.control = context.connect_control()
         self.frontend = Frontend(context)
@@ -106,6 +107,7 @@ class Ventilator:
                 self.frontend.check_connections(now, self.requests.limits.max_with_unread)
                 if not self.frontend.is_checking:
                     self.dispatcher.announce_waiting()
+            self.requests.admission.advance()
             self.dispatcher.dispatch()
             self.sink.flush()
             self._report_drained()
@@ -231,6 +233,8 @@ class Ventilator:
             unread_bytes=self.frontend.unread_bytes,
             max_bytes=self.requests.limits.max_bytes,
             vector_space=self._vector_space,
+            result_memory=self._result_memory,
+            admission=self.requests.admission,
             drift=None if unknown_drift is None else {**self._vector_drift, **unknown_drift.to_dict()},
             now=self.clock(),
         )
@@ -256,6 +260,9 @@ class Ventilator:
         elif kind == commands.WORKER_IDLE:
             _, name, last_batch, idle_at = command
             self.dispatcher.worker_idle(name, from_u64(last_batch), from_u64(idle_at) / 1e9)
+        elif kind == commands.RESULT_MEMORY:
+            self._result_memory = ResultMemory(*map(from_u64, command[1:]))
+            self.requests.admission.held_bytes = self._result_memory.queued + self._result_memory.in_pipes
         elif kind == commands.DRIFT:
             self._vector_drift = json.loads(command[1])
         elif kind == commands.CANCEL_CLIENT:
