@@ -156,6 +156,14 @@ def test_ids_of_many_scripts_are_those_of_the_library(kind: tuple[Any, Path, typ
     assert [rows_of(tokenizer, [text])[0] for text in texts] == expected
 
 
+def test_lone_surrogates_are_removed(kind: tuple[Any, Path, type]) -> None:
+    library, path, _ = kind
+    texts = ["h\ud800ello", "\udfff", "cat \ud83d\ud83d ||| \ude00world"]
+    expected = [library.encode("hello").ids, library.encode("").ids, library.encode("cat ", "world").ids]
+    assert rows_of(read(path), texts) == expected
+    assert rows_of(read(path), texts[:1]) == expected[:1]
+
+
 def test_a_pair_in_the_request_changes_no_other_text(kind: tuple[Any, Path, type]) -> None:
     library, path, _ = kind
     texts = ["  hello  world ", "\n hello\n", "\u3000cat\u3000", "hello ||| "]

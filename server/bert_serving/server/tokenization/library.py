@@ -111,5 +111,5 @@ def _find_unknown(model: dict[str, Any], ids: dict[str, int]) -> int | None:
 
 
 def _clean(text: str) -> str:
-    """Replaces surrogates, which the library cannot encode."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    """Removes surrogates, which the library cannot encode."""
+    return text if text.isascii() else text.encode("utf-8", "ignore").decode("utf-8")
