@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from bert_serving.server import BertServer
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import OPTIONS, ServerConfig
 from bert_serving.server.errors import ConfigError
@@ -133,3 +139,62 @@ def test_a_home_folder_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch
     names = ("graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference")
     config = ServerConfig.from_dict({"model_dir": "/models/m", **{name: f"~/{name}" for name in names}})
     assert [getattr(config, name) for name in names] == [f"/home/alice/{name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"model_dir": Path("/models/m")}, {"model_dir": "/models/m"}),
+        ({"max_seq_len": None}, {"max_seq_len": None}),
+        ({"max_seq_len": "40", "port": "6001"}, {"max_seq_len": 40, "port": 6001}),
+        ({"pooling_layer": -1}, {"pooling_layer": (-1,)}),
+        ({"pooling_layer": [-1, -2]}, {"pooling_layer": (-1, -2)}),
+        ({"pooling_strategy": PoolingStrategy.CLS_TOKEN}, {"pooling_strategy": PoolingStrategy.CLS_TOKEN}),
+        ({"pooling_strategy": "CLS_TOKEN"}, {"pooling_strategy": PoolingStrategy.CLS_TOKEN}),
+        ({"http_timeout": 3, "dtype": "BF16"}, {"http_timeout": 3.0, "dtype": "bf16"}),
+        ({"cpu": np.True_, "num_worker": np.int64(3)}, {"cpu": True, "num_worker": 3}),
+        ({"http_port": None, "device_map": ()}, {"http_port": None, "device_map": ()}),
+    ],
+)
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_values_of_a_program_become_those_of_the_command_line(
+    values: dict[str, Any], expected: dict[str, Any], as_dict: bool
+) -> None:
+    values = {"model_dir": "m", **values}
+    config = BertServer(values if as_dict else argparse.Namespace(**values)).config
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert ServerConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"num_worker": 0}, "num_worker=0 is not valid (0 is too small: must be at least 1)"),
+        ({"num_worker": 1.5}, "num_worker=1.5 is not valid"),
+        ({"num_worker": True}, "num_worker=True is not valid"),
+        ({"num_worker": None}, "num_worker=None is not valid"),
+        ({"port": 70000}, "port=70000 is not valid"),
+        ({"max_seq_len": 2}, "max_seq_len=2 is not valid"),
+        ({"pooling_strategy": "MEDIAN"}, "pooling_strategy='MEDIAN' is not valid"),
+        ({"pooling_layer": "last"}, "pooling_layer='last' is not valid"),
+        ({"gpu_memory_fraction": 2}, "gpu_memory_fraction=2 is not valid"),
+        ({"cpu": "no"}, "cpu='no' is not valid (it must be True or False)"),
+        ({"model_dir": 7}, "model_dir=7 is not valid"),
+        ({"model_dir": b"m"}, "model_dir=b'm' is not valid"),
+        ({"dtype": "fp64"}, "dtype='fp64' is not valid"),
+    ],
+)
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_values_that_the_command_line_rejects_are_rejected_in_a_program(
+    values: dict[str, Any], reason: str, as_dict: bool
+) -> None:
+    values = {"model_dir": "m", **values}
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        BertServer(values if as_dict else argparse.Namespace(**values))
+
+
+def test_unknown_options_and_other_arguments_are_rejected() -> None:
+    with pytest.raises(ConfigError, match="unknown options: num_workers"):
+        BertServer({"model_dir": "m", "num_workers": 2})
+    with pytest.raises(ConfigError, match="the arguments are of the type list"):
+        BertServer(["-model_dir", "m"])  # type: ignore[arg-type]

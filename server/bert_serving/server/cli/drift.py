@@ -127,7 +127,7 @@ def _read_config(client: BertClient) -> ServerConfig:
             f"the model folder of the server, {options['model_dir']}, does not exist on this machine, but its "
             "vocabulary is needed to count tokens: run this command on the machine of the server"
         )
-    return ServerConfig.from_dict({name: options[name] for name in OPTIONS if name in options})
+    return ServerConfig.from_values({name: options[name] for name in OPTIONS if name in options})
 
 
 def _chunks(lines: Iterator[str]) -> Iterator[list[str]]:

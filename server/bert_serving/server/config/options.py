@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from .option import (
     seconds,
     sequence_length,
 )
+from .option_values import check_values
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
@@ -199,19 +201,35 @@ class ServerConfig:
     vector_digest: str = ""
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> ServerConfig:
-        """Creates the configuration from parsed arguments.
+    def from_args(cls, args: argparse.Namespace | Mapping[str, Any]) -> ServerConfig:
+        """Creates the configuration from parsed arguments, or from option values by name.
 
         Raises:
-            ConfigError: options contradict each other, or there is no model to serve.
+            ConfigError: a value is not valid, options contradict each other, or there is no model to serve.
         """
-        values = {name: getattr(args, name, option.default) for name, option in OPTIONS.items()}
+        if isinstance(args, Mapping):
+            return cls.from_dict(args)
+        if not hasattr(args, "__dict__"):
+            raise ConfigError(
+                f"the arguments are of the type {type(args).__name__}; pass get_args_parser().parse_args([...]), or a "
+                "dict of options"
+            )
+        values = check_values(OPTIONS, {name: getattr(args, name, each.default) for name, each in OPTIONS.items()})
         values["given"] = {*getattr(args, GIVEN, ()), *_changed(values)}
-        return cls.from_dict(values)
+        return cls.from_values(values)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ServerConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> ServerConfig:
         """Creates the configuration from option values; absent options have their defaults.
+
+        Raises:
+            ConfigError: a value is not valid, options contradict each other, or there is no model to serve.
+        """
+        return cls.from_values(check_values(OPTIONS, values))
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> ServerConfig:
+        """Creates the configuration from values that another one had; absent options have their defaults.
 
         Raises:
             ConfigError: options contradict each other, or there is no model to serve.
@@ -292,7 +310,7 @@ class ServerConfig:
 
     @classmethod
     def from_json(cls, text: str) -> ServerConfig:
-        return cls.from_dict(json.loads(text))
+        return cls.from_values(json.loads(text))
 
     def with_(self, **changes: Any) -> ServerConfig:
         """Returns a copy with some values changed."""

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from types import TracebackType
+from typing import Any
 
 import zmq
 
@@ -53,7 +54,7 @@ class BertServer(threading.Thread):
     ...     BertClient().encode(["hello"])
 
     Args:
-        args: parsed arguments of :func:`get_args_parser`, or a :class:`~.config.ServerConfig`.
+        args: parsed arguments of :func:`get_args_parser`, a dict of options, or a :class:`~.config.ServerConfig`.
 
     Attributes:
         is_ready: set when the server answers requests, and also when the start failed; see ``failure``.
@@ -65,7 +66,7 @@ class BertServer(threading.Thread):
         ConfigError: an option has an invalid value.
     """
 
-    def __init__(self, args: argparse.Namespace | ServerConfig) -> None:
+    def __init__(self, args: argparse.Namespace | ServerConfig | dict[str, Any]) -> None:
         super().__init__(name="bert-server")
         self.config = args if isinstance(args, ServerConfig) else ServerConfig.from_args(args)
         self.log = get_logger("SUPERVISOR", self.config.verbose)
