@@ -157,6 +157,13 @@ def test_pipelined_and_chunked_requests_are_answered_in_order(server: HttpServer
     assert [json.loads(answer)["id"] for _, answer in answers] == [0, 1, 2, 3, 4, 7]
 
 
+def test_what_is_not_http_behind_a_request_ends_the_connection_without_an_error_in_the_log(server: HttpServer) -> None:
+    for request in (post(["a"]), b"GET /healthz HTTP/1.1\r\n\r\n", post(["a"] * 1000)):
+        assert read_all(dial(server, request + b"\0\1\2\r\n\r\n")).startswith(b"HTTP/1.1 ")
+    healthy_within(server, 10)
+    assert "Traceback" not in server.server.log
+
+
 def test_endless_pipelined_requests_take_bounded_memory(server: HttpServer) -> None:
     """A client that sends further requests and reads no response is read only as far as a limit."""
     process = server.server.child("http")

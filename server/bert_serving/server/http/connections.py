@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Writes the held bytes."""
         pending, self._pending = self._pending, None
-        if pending and not self.is_lost:
+        if pending and not (self.is_lost or self._is_closing):
             self._transport.write(b"".join(pending))
 
     async def drain(self) -> None:
