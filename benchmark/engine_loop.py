@@ -28,7 +28,7 @@ from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import expected_shapes
-from bert_serving.server.tokenization.tokenizer import Tokenizer
+from bert_serving.server.tokenization.factory import load_tokenizer
 
 #: layers, hidden size, heads, intermediate size
 SIZES = {
@@ -87,7 +87,7 @@ def read_sequences(args: argparse.Namespace, model: ModelConfig) -> list[list[in
     random = np.random.default_rng(1)
     if args.sentences:
         limit = model.max_position_embeddings
-        tokenizer = Tokenizer.from_file(
+        tokenizer = load_tokenizer(
             args.vocab or model.vocab_path, lower_case=True, max_seq_len=limit, max_position_embeddings=limit
         )
         tokenized = tokenizer.encode(Path(args.sentences).read_text("utf-8").splitlines()[: args.number])

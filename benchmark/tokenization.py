@@ -26,7 +26,7 @@ import numpy as np
 from bert_serving.server.engines.cpu_info import num_cores
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import default_model_dir
-from bert_serving.server.tokenization.tokenizer import Tokenizer
+from bert_serving.server.tokenization.factory import load_tokenizer
 from heading import print_heading
 from texts import sts_sentences
 
@@ -66,7 +66,7 @@ def main() -> int:
 
     model = load_model_config(args.model_dir)
     limits = {"max_seq_len": MAX_SEQ_LEN, "max_position_embeddings": model.max_position_embeddings}
-    ours = Tokenizer.from_file(model.vocab_path, lower_case=None, **limits)
+    ours = load_tokenizer(model.vocab_path, lower_case=None, **limits)
     theirs = tokenizers.Tokenizer.from_file(str(Path(args.model_dir) / "tokenizer.json"))
     theirs.no_padding()
     theirs.enable_truncation(MAX_SEQ_LEN)

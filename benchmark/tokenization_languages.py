@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import default_model_dir
-from bert_serving.server.tokenization.tokenizer import Tokenizer
+from bert_serving.server.tokenization.factory import load_tokenizer
 from heading import print_heading
 from tokenization import MAX_SEQ_LEN, seconds
 
@@ -56,7 +56,7 @@ def main() -> int:
             continue
         model = load_model_config(folder)
         limits = {"max_seq_len": MAX_SEQ_LEN, "max_position_embeddings": model.max_position_embeddings}
-        ours = Tokenizer.from_file(model.vocab_path, lower_case=None, **limits)
+        ours = load_tokenizer(model.vocab_path, lower_case=None, **limits)
         library = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         library.no_padding()
         library.enable_truncation(MAX_SEQ_LEN)

@@ -19,7 +19,7 @@ from common import read_pairs, serving
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights
-from bert_serving.server.tokenization.tokenizer import Tokenizer
+from bert_serving.server.tokenization.factory import load_tokenizer
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("-model_dir", default=default_model_dir(), help="the pre-trained model (default: %(default)s)")
@@ -33,7 +33,7 @@ args = parser.parse_args()
 names, reviews = read_pairs("reviews.tsv")
 labels = np.array([name == "positive" for name in names], np.int32)
 config = load_model_config(args.model_dir)
-tokenizer = Tokenizer.from_file(
+tokenizer = load_tokenizer(
     str(Path(args.model_dir) / "vocab.txt"), lower_case=True, max_seq_len=64, max_position_embeddings=512
 )
 encoded = tokenizer.encode(reviews)

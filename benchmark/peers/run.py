@@ -43,7 +43,7 @@ from running_peer import PeerError, RunningPeer
 
 from bert_serving.server.benchmark.machine import machine
 from bert_serving.server.model.config import load_model_config
-from bert_serving.server.tokenization.tokenizer import Tokenizer
+from bert_serving.server.tokenization.factory import load_tokenizer
 from texts import sts_sentences
 
 NUMBERS = {"bulk": 512, "single": 40, "many": 256}
@@ -86,7 +86,7 @@ def shuffled_sentences() -> list[str]:
 def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
     """Returns the sentences whose vectors are compared: number of tokens by index."""
     model = load_model_config(hf)
-    tokenizer = Tokenizer.from_file(model.vocab_path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
+    tokenizer = load_tokenizer(model.vocab_path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
     lengths = tokenizer.encode(sentences).lengths.tolist()
     long = [index for index in range(CHECKED, len(sentences)) if lengths[index] >= LONG_TOKENS]
     return {index: lengths[index] for index in (*range(CHECKED), *long[:CHECKED_LONG])}

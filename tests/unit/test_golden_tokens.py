@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bert_serving.server.tokenization.factory import load_tokenizer
 from bert_serving.server.tokenization.tokenizer import Tokenizer
 
 DATA = Path(__file__).parent.parent / "data"
@@ -28,7 +29,7 @@ GROUPS = json.loads((DATA / "tokenization_cases.json").read_text(encoding="utf-8
 
 def served_tokenizer(model: str, args: list[str]) -> Tokenizer:
     max_seq_len = args[args.index("-max_seq_len") + 1] if "-max_seq_len" in args else "25"
-    return Tokenizer.from_file(
+    return load_tokenizer(
         VOCABS[model],
         lower_case="-cased_tokenization" not in args,
         max_seq_len=None if max_seq_len == "NONE" else int(max_seq_len),
@@ -50,7 +51,7 @@ def test_tokens_equal_those_served_by_1_10(path: Path) -> None:
 @pytest.mark.parametrize("group", GROUPS, ids=range(len(GROUPS)))
 def test_tokens_segments_and_masks_equal_those_of_1_10(group: dict[str, Any], at_once: bool) -> None:
     settings = {name: value for name, value in group.items() if name != "cases"}
-    tokenizer = Tokenizer.from_file(VOCABS["minilm"], **settings)
+    tokenizer = load_tokenizer(VOCABS["minilm"], **settings)
     cases = group["cases"] if at_once else group["cases"][:400]
     requests = [cases] if at_once else [[case] for case in cases]
     for request in requests:

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bert_serving.server.tokenization.characters import MAX_WORD_LENGTH
+from bert_serving.server.tokenization.factory import load_tokenizer
 from bert_serving.server.tokenization.tokenizer import Tokenizer
 from bert_serving.server.tokenization.wordpiece import _WORDS, WordPiece
 
@@ -58,7 +59,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     path = tmp_path_factory.mktemp("bert") / "tokenizer.json"
     made.save(str(path))
-    ours = Tokenizer.from_file(path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
+    ours = load_tokenizer(path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
     assert type(ours._segmenter) is WordPiece
     return made, ours
 

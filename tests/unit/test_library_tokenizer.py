@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bert_serving.server.tokenization.library import LibrarySegmenter
+from bert_serving.server.tokenization.factory import load_tokenizer
+from bert_serving.server.tokenization.library_tokenizer import LibrarySegmenter
 from bert_serving.server.tokenization.tokenizer import Tokenizer
 from bert_serving.server.tokenization.wordpiece import WordPiece
 
@@ -125,7 +126,7 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def read(path: Path, max_seq_len: int = 512) -> Tokenizer:
-    return Tokenizer.from_file(path, lower_case=None, max_seq_len=max_seq_len, max_position_embeddings=512)
+    return load_tokenizer(path, lower_case=None, max_seq_len=max_seq_len, max_position_embeddings=512)
 
 
 def rows_of(tokenizer: Tokenizer, texts: list[Any]) -> list[list[int]]:

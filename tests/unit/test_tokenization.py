@@ -19,16 +19,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bert_serving.server.tokenization import characters, wordpiece
+from bert_serving.server.tokenization.factory import load_tokenizer, wordpiece_tokenizer
 from bert_serving.server.tokenization.tokenizer import Tokenized, Tokenizer
 from bert_serving.server.tokenization.vocabulary import Vocabulary, read_vocabulary
 
 VOCAB = Path(__file__).parent.parent / "data" / "bert_uncased_vocab.txt"
-IDS = Tokenizer.from_file(VOCAB, lower_case=True, max_seq_len=25, max_position_embeddings=512).ids
+IDS = load_tokenizer(VOCAB, lower_case=True, max_seq_len=25, max_position_embeddings=512).ids
 
 
 def tokenizer(**settings: Any) -> Tokenizer:
     settings = {"lower_case": True, "max_seq_len": 25, "max_position_embeddings": 512} | settings
-    return Tokenizer.from_file(VOCAB, **settings)
+    return load_tokenizer(VOCAB, **settings)
 
 
 # -- the oracle -------------------------------------------------------------------------------------------------------
@@ -348,11 +349,11 @@ def write_json(folder: Path, content: Any, name: str = "tokenizer.json") -> Path
 
 def test_tokenizer_json(tmp_path: Path) -> None:
     path = write_json(tmp_path, WORDPIECE_JSON)
-    subject = Tokenizer.from_file(path, lower_case=None, max_seq_len=None, max_position_embeddings=64)
+    subject = load_tokenizer(path, lower_case=None, max_seq_len=None, max_position_embeddings=64)
     assert (subject.vocab_size, subject.lower_case, subject.max_seq_len) == (8, False, 64)
     assert subject.tokens(subject.encode(["Héllo 你好"])) == [["[CLS]", "Hé", "##llo", "你好", "[SEP]"]]
     assert subject.tokens(subject.encode([["[NEW]"]])) == [["[CLS]", "[NEW]", "[SEP]"]]
-    lower = Tokenizer.from_file(path, lower_case=True, max_seq_len=None, max_position_embeddings=64)
+    lower = load_tokenizer(path, lower_case=True, max_seq_len=None, max_position_embeddings=64)
     assert lower.tokens(lower.encode(["Héllo"])) == [["[CLS]", "[UNK]", "[SEP]"]]
 
 
@@ -389,7 +390,7 @@ def test_files_without_a_vocabulary_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_vocabulary(tmp_path / "none.txt")
     with pytest.raises(ValueError, match=r"3 tokens lacks \[CLS\], \[SEP\]"):
-        Tokenizer.from_vocabulary(read_vocabulary(tmp_path / "vocab.txt"))
+        wordpiece_tokenizer(read_vocabulary(tmp_path / "vocab.txt"))
 
 
 def test_vocab_txt_keeps_line_numbers(tmp_path: Path) -> None:
@@ -408,13 +409,13 @@ def test_the_option_overrides_the_declared_case(
     (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na\n")
     if declared is not None:
         write_json(tmp_path, {"do_lower_case": declared}, "tokenizer_config.json")
-    subject = Tokenizer.from_file(tmp_path / "vocab.txt", lower_case=option, max_seq_len=25, max_position_embeddings=64)
+    subject = load_tokenizer(tmp_path / "vocab.txt", lower_case=option, max_seq_len=25, max_position_embeddings=64)
     assert subject.lower_case is expected
 
 
 def test_lower_case_may_keep_accents() -> None:
     ids = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "é": 3}
-    subject = Tokenizer.from_vocabulary(Vocabulary(ids, lower_case=True, strip_accents=False))
+    subject = wordpiece_tokenizer(Vocabulary(ids, lower_case=True, strip_accents=False))
     assert subject.encode(["É"]).input_ids.tolist() == [1, 3, 2]
 
 
@@ -429,7 +430,7 @@ def test_invalid_max_seq_len_is_rejected(length: int, message: str) -> None:
 def test_warns_if_the_case_contradicts_the_vocabulary() -> None:
     special = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}
     cased, uncased = Vocabulary(special | {"The": 3, "the": 4}), Vocabulary(special | {"the": 3})
-    assert "add -cased_tokenization" in Tokenizer.from_vocabulary(cased, lower_case=True).warnings[0]
-    assert "remove -cased_tokenization" in Tokenizer.from_vocabulary(uncased, lower_case=False).warnings[0]
-    assert Tokenizer.from_vocabulary(cased, lower_case=False).warnings == []
-    assert Tokenizer.from_vocabulary(uncased, lower_case=True).warnings == []
+    assert "add -cased_tokenization" in wordpiece_tokenizer(cased, lower_case=True).warnings[0]
+    assert "remove -cased_tokenization" in wordpiece_tokenizer(uncased, lower_case=False).warnings[0]
+    assert wordpiece_tokenizer(cased, lower_case=False).warnings == []
+    assert wordpiece_tokenizer(uncased, lower_case=True).warnings == []

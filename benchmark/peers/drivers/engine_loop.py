@@ -13,7 +13,7 @@ from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.cpu_info import num_cores
 from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import load_model_config
-from bert_serving.server.tokenization.tokenizer import Tokenizer
+from bert_serving.server.tokenization.factory import load_tokenizer
 
 folder, name, dtype, texts_path = sys.argv[1:]
 model = load_model_config(folder)
@@ -22,7 +22,7 @@ spec = EngineSpec(model=model, cache_dir=default_cache_dir(), pooling_layers=(-1
 module.prepare(spec, lambda line: print(line, file=sys.stderr))
 engine = module.create(spec, Device("cpu", threads=num_cores()))
 texts = read_texts(texts_path)
-tokenizer = Tokenizer.from_file(
+tokenizer = load_tokenizer(
     model.vocab_path, lower_case=None, max_seq_len=128, max_position_embeddings=model.max_position_embeddings
 )
 tokenized = tokenizer.encode(texts)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ..model.errors import ModelConfigError
-from .characters import library_rules, python_rules
 from .frame import Frame
-from .library import LibrarySegmenter
 from .truncation import positions, truncate
-from .vocabulary import Vocabulary, case_warnings, read_object, read_vocabulary
-from .wordpiece import LONG_TEXT, WordPiece
+from .wordpiece import LONG_TEXT
 
 #: Separates the two texts of a pair.
 PAIR_SEPARATOR = "|||"
@@ -129,84 +125,6 @@ class Tokenizer:
         self._mask_cls_sep = mask_cls_sep
         self._prompt = prompt
         self._lower_first = lower_first
-
-    @classmethod
-    def from_vocabulary(cls, vocabulary: Vocabulary, *, lower_case: bool | None = None, **settings: Any) -> Tokenizer:
-        """Creates a tokenizer with BERT's WordPiece.
-
-        Args:
-            vocabulary: contains ``[UNK]``, ``[CLS]`` and ``[SEP]``.
-            lower_case: None means the setting of the vocabulary, or true if it has none.
-            settings: keyword arguments of ``Tokenizer``.
-
-        Raises:
-            ValueError: the vocabulary lacks a special token, or ``max_seq_len`` is too small.
-        """
-        ids = vocabulary.ids
-        missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in ids]
-        if missing:
-            raise ModelConfigError(
-                f"the vocabulary of {len(ids)} tokens lacks {', '.join(missing)}; it is not a BERT vocabulary: "
-                "copy the vocabulary of the model"
-            )
-        if lower_case is None:
-            lower_case = vocabulary.lower_case is not False
-        strip = vocabulary.strip_accents
-        segmenter = WordPiece(
-            ids,
-            ids["[UNK]"],
-            rules=library_rules() if vocabulary.has_library_rules else python_rules(),
-            lower_case=lower_case,
-            strip_accents=lower_case if strip is None else strip,
-            split_cjk=vocabulary.split_cjk,
-            added=vocabulary.added,
-        )
-        frame = Frame(ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"])
-        tokenizer = cls(segmenter, ids, frame, ids["[UNK]"], **settings)
-        tokenizer.lower_case = lower_case
-        tokenizer.warnings += case_warnings(ids, lower_case)
-        return tokenizer
-
-    @classmethod
-    def from_file(
-        cls,
-        vocab_path: str | os.PathLike[str],
-        *,
-        lower_case: bool | None,
-        max_seq_len: int | None,
-        max_position_embeddings: int,
-        **settings: Any,
-    ) -> Tokenizer:
-        """Creates a tokenizer from ``vocab.txt`` or ``tokenizer.json``.
-
-        A ``tokenizer.json`` that describes BERT's WordPiece exactly is computed here, any other one by the library.
-
-        Args:
-            lower_case: None means the setting in the files of the model, or true if they have none.
-            max_seq_len: None means ``max_position_embeddings``.
-            max_position_embeddings: longest sequence that the model supports, in tokens.
-            settings: further keyword arguments of ``Tokenizer``.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-            ValueError: the tokenizer is not supported, or ``max_seq_len`` exceeds ``max_position_embeddings``.
-        """
-        if max_seq_len is not None and max_seq_len > max_position_embeddings:
-            raise ModelConfigError(
-                f"max_seq_len is {max_seq_len}, but the model has only {max_position_embeddings} positions; "
-                f"use -max_seq_len {max_position_embeddings} or less"
-            )
-        settings["max_seq_len"] = max_position_embeddings if max_seq_len is None else max_seq_len
-        path = os.fspath(vocab_path)
-        parsed = read_object(path) if path.endswith(".json") else {}
-        vocabulary = read_vocabulary(path, parsed)
-        if vocabulary is not None:
-            return cls.from_vocabulary(vocabulary, lower_case=lower_case, **settings)
-        library = LibrarySegmenter(path, parsed)
-        tokenizer = cls(library, library.ids, library.frame, library.unknown, **settings)
-        if lower_case is False:
-            tokenizer.warnings.append(f"-cased_tokenization has no effect: {path} decides about case")
-        return tokenizer
 
     def encode(self, texts: Sequence[str] | Sequence[Sequence[str]], prompt: str | None = None) -> Tokenized:
         """Tokenizes texts, or converts token lists to ids without tokenizing. The type of the first item decides.
