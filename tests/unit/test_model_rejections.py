@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def test_configuration_is_rejected(tmp_path: Path, values: dict[str, Any], messa
         load_model_config(tmp_path)
 
 
-def test_adapter_is_rejected(tmp_path: Path) -> None:
-    write_hf(tmp_path, hf_tensors())
+@pytest.mark.parametrize("has_model", [True, False])
+def test_adapter_is_rejected(tmp_path: Path, has_model: bool) -> None:
+    if has_model:
+        write_hf(tmp_path, hf_tensors())
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelUnsupported, match="merge the adapter first"):
         load_model_config(tmp_path)
@@ -152,3 +155,47 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         load_weights(load_model_config(tmp_path))
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["tf_model.h5", "flax_model.msgpack"])
+def test_weights_of_other_libraries_are_rejected_with_the_command_that_converts_them(tmp_path: Path, name: str) -> None:
+    write_hf(tmp_path)
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(WeightError, match=rf"{name} is of a format that this server does not read.*from_pretrained"):
+        load_model_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"junk", b""])
+def test_a_file_that_is_not_of_pytorch_is_rejected_in_one_line(tmp_path: Path, content: bytes) -> None:
+    pytest.importorskip("torch")
+    write_hf(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(WeightError, match=r"^[^\n]*is not a file of PyTorch; copy or download it again$"):
+        load_weights(load_model_config(tmp_path))
+
+
+def test_a_damaged_pickle_is_rejected_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    write_hf(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02<")
+    with pytest.raises(WeightError, match=r"^cannot read [^\n]*; copy or download it again$"):
+        load_weights(load_model_config(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["objects", "V1"])
+def test_checkpoints_of_tensorflow_without_the_names_of_bert_are_rejected(tmp_path: Path, kind: str) -> None:
+    tf = pytest.importorskip("tensorflow")
+    for name in ("bert_config.json", "vocab.txt"):
+        shutil.copy(TINY / name, tmp_path)
+    prefix = str(tmp_path / "bert_model.ckpt")
+    if kind == "objects":
+        tf.train.Checkpoint(model=tf.Variable([1.0])).write(prefix)
+    else:
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            variable = tf.compat.v1.get_variable("bert/embeddings/word_embeddings", [3, 2])
+            session.run(variable.initializer)
+            saver = tf.compat.v1.train.Saver(write_version=tf.compat.v1.train.SaverDef.V1)
+            saver.save(session, prefix, write_meta_graph=False)
+    expected = {"objects": "an object-based checkpoint of TensorFlow 2", "V1": "TensorFlow's old format V1"}[kind]
+    with pytest.raises(WeightError, match=f"{expected}.*tf.compat.v1.train.Saver"):
+        load_weights(load_model_config(tmp_path))

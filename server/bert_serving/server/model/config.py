@@ -19,7 +19,7 @@ from .files import (
     reject_lfs_pointer,
     require_folder,
 )
-from .rejections import dropped_head, reject_folder
+from .rejections import dropped_head, reject_adapter, reject_folder
 
 #: Supported activations: name in a configuration → canonical name.
 HIDDEN_ACTS = {
@@ -107,6 +107,7 @@ def load_model_config(
         WeightError: a file of the checkpoint is missing, or is a Git LFS pointer.
     """
     folder = require_folder(model_dir, "-model_dir")
+    reject_adapter(folder)
     config_path = find_config(folder, config_name)
     values = _read_json(config_path)
     reject_folder(folder, values, config_path)

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from .errors import ModelError, ModelNotFound, WeightError
-from .rejections import reject_hub_cache, reject_missing_folder
+from .rejections import reject_hub_cache, reject_missing_folder, reject_other_weights
 
 DEFAULT_CKPT_NAME = "bert_model.ckpt"
 DEFAULT_CONFIG_NAME = "bert_config.json"
@@ -166,6 +166,7 @@ def find_checkpoint(folder: Path, ckpt_name: str, flag: str) -> tuple[str, str]:
         raise ModelNotFound(f"{text}; found {', '.join(there)}: add -ckpt_name {there[0]}")
     if others := [name for name, _ in HF_WEIGHTS if (folder / name).is_file()]:
         raise ModelNotFound(f"{text}; found {others[0]}: remove -ckpt_name to use it")
+    reject_other_weights(folder, ckpt_name)
     raise ModelNotFound(f"{text}, but {listing(folder)}; set {flag} to the folder of the weights")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import ReaderMissing, WeightError
 from .files import shard_index
+from .rejections import reject_object_checkpoint
 from .tensorflow_import import import_tensorflow
 
 
@@ -53,6 +54,7 @@ class Tf1Reader:
             self._shapes = self._reader.get_variable_to_shape_map()
         except (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError) as error:
             raise WeightError(f"cannot read the checkpoint {prefix} ({error}); copy its files again") from error
+        reject_object_checkpoint(self._shapes, prefix)
         self._prefix = prefix
         # the C++ reader maps its status codes to different Python errors
         self._errors = (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError)
@@ -159,6 +161,9 @@ def _load_tensors(torch: Any, file: Path) -> dict[str, Any]:
     Raises:
         WeightError: the file is damaged, or contains a whole model instead of its tensors.
     """
+    with open(file, "rb") as opened:
+        if opened.read(1) not in (b"P", b"\x80"):  # a zip file, or the pickle of PyTorch before 1.6
+            raise WeightError(f"{file} is not a file of PyTorch; copy or download it again")
     settings = {"map_location": "cpu", "weights_only": True}
     try:
         is_zip = zipfile.is_zipfile(file)  # PyTorch before 1.6 wrote another format, which cannot be mapped
@@ -170,7 +175,8 @@ def _load_tensors(torch: Any, file: Path) -> dict[str, Any]:
                 f"{file} contains {other.group(1)}, and this server runs no code from a file; save the tensors alone: "
                 "torch.save(model.state_dict(), FILE), or model.save_pretrained(FOLDER)"
             ) from error
-        raise WeightError(f"cannot read {file} ({error}); copy or download it again") from error
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        raise WeightError(f"cannot read {file} ({reason}); copy or download it again") from error
     for key in ("state_dict", "model_state_dict"):  # checkpoints of training loops
         loaded = loaded.get(key, loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(loaded, dict):

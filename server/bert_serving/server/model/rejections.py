@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,12 @@ from .errors import ModelNotFound, ModelUnsupported, WeightError
 #: Repositories of the Hugging Face hub are named ``organization/name``.
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _IN_LAYER = re.compile(r"(?:encoder|transformer)\.layer\.\d+\.|encoder/layer_\d+/")
+#: Weights of Hugging Face folders for other libraries, and the argument of ``from_pretrained`` that reads them.
+_OTHER_WEIGHTS = {"tf_model.h5": "from_tf", "flax_model.msgpack": "from_flax"}
+#: Last bytes of a table of LevelDB, the format of V1 checkpoints.
+_TABLE_END = bytes.fromhex("57fb808b247547db")
+#: Key in each checkpoint that ``tf.train.Checkpoint`` writes.
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 #: Slots of optimizers in TF1 checkpoints.
 _OPTIMIZER = re.compile(r"/(adam_[mv]|Adam(_1)?|Momentum|lamb_[mv]|bert_adam_[mv])$")
 
@@ -24,7 +30,7 @@ def reject_folder(folder: Path, values: Mapping[str, Any], source: Path) -> None
         source: the file with the configuration, for the message.
 
     Raises:
-        ModelUnsupported: the weights are quantized, belong to an adapter, or need code of the model's own.
+        ModelUnsupported: the weights are quantized, or need code of the model's own.
     """
     quantization = values.get("quantization_config")
     if quantization:
@@ -33,15 +39,55 @@ def reject_folder(folder: Path, values: Mapping[str, Any], source: Path) -> None
             f"{source}: quantization_config ({method}) is not supported; serve the original weights, with -dtype int8 "
             "for quantization by the server"
         )
+    if values.get("auto_map"):
+        raise ModelUnsupported(
+            f"{source}: auto_map names code of the model's own, which this server does not run; "
+            "serve a plain BERT model"
+        )
+
+
+def reject_adapter(folder: Path) -> None:
+    """Raises ``ModelUnsupported`` if the folder has an adapter, with or without the model that it belongs to."""
     if (folder / "adapter_config.json").is_file():
         raise ModelUnsupported(
             f"{folder} has an adapter_config.json (PEFT); merge the adapter first: model.merge_and_unload(), then "
             "save_pretrained()"
         )
-    if values.get("auto_map"):
-        raise ModelUnsupported(
-            f"{source}: auto_map names code of the model's own, which this server does not run; "
-            "serve a plain BERT model"
+
+
+def reject_other_weights(folder: Path, ckpt_name: str) -> None:
+    """Rejects weights in a format that this server does not read.
+
+    Raises:
+        WeightError: the message names the file and how to convert it.
+    """
+    path = folder / ckpt_name
+    if path.is_file() and _last_bytes(path, len(_TABLE_END)) == _TABLE_END:
+        raise WeightError(
+            f"{path} is a checkpoint of TensorFlow's old format V1; convert it: restore it with "
+            "tf.compat.v1.train.Saver, and save it with a new one"
+        )
+    for name, argument in _OTHER_WEIGHTS.items():
+        if (folder / name).is_file():
+            raise WeightError(
+                f"{folder / name} is of a format that this server does not read; convert it: transformers.AutoModel."
+                f"from_pretrained(FOLDER, {argument}=True).save_pretrained(FOLDER), with transformers 4"
+            )
+
+
+def _last_bytes(path: Path, number: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - number))
+        return file.read(number)
+
+
+def reject_object_checkpoint(names: Collection[str], checkpoint: str) -> None:
+    """Raises ``WeightError`` if the names of a TensorFlow checkpoint are those of objects instead of variables."""
+    if _OBJECT_GRAPH in names:
+        raise WeightError(
+            f"{checkpoint} is an object-based checkpoint of TensorFlow 2, whose tensors do not have the names of BERT; "
+            "save the variables with tf.compat.v1.train.Saver under the names of Google's BERT, or the model with "
+            "save_pretrained()"
         )
 
 
