@@ -226,7 +226,7 @@ def test_requests_are_logged_with_verbose_only(http_server: HttpServer) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "cannot be read"), ("", "exactly one line"), ("a\nb\n", "exactly one line")],
+    [(None, "cannot be read"), ("", "it is empty"), ("a\nb\n", "exactly one line")],
     ids=["none", "empty", "two"],
 )
 def test_unreadable_token_fails_the_start(

@@ -24,6 +24,8 @@ import zmq
 
 from bert_serving.client.dead_peer import NO_ACK_SECONDS, DeadPeerDetector
 
+from .sockets import plain_host
+
 #: Offsets of ``tcpi_bytes_acked`` and ``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h).
 _BYTES_ACKED, _BYTES_RECEIVED = 120, 128
 #: Bytes of a short and of a long frame header (ZMTP 3.1), and bytes that CURVE adds to a frame.
@@ -100,12 +102,12 @@ class ConnectionMonitor:
 
     def close_source(self, frame: zmq.Frame) -> str:
         """Closes the connection that a frame came from, if it is still open. Returns the host of the sender."""
-        host = str(frame.get("Peer-Address"))
+        host = plain_host(str(frame.get("Peer-Address")))
         with contextlib.suppress(zmq.ZMQError, OSError):
             source = int(frame.get(zmq.SRCFD))
             for number, sock, address in _accepted(self._port, [source]):
                 # A new connection may have the descriptor of one that is gone.
-                if number == source and address[0].removeprefix("::ffff:") == host.removeprefix("::ffff:"):
+                if number == source and plain_host(address[0]) == host:
                     sock.shutdown(socket.SHUT_RDWR)
         return host
 
@@ -136,14 +138,14 @@ class ConnectionMonitor:
                 # count for the new one, whose bytes are then underestimated, never overestimated.
                 peer = _Peer(address, now, self._taken_before.get(number, 0))
             if peer.detector.is_dead(info, now):
-                self._dead_peers.append(address[0])
+                self._dead_peers.append(plain_host(address[0]))
                 _reset(sock)
                 continue
             self._seen[number] = peer
             taken = self._taken_before[number] = self._taken.get(number, 0)
             received: int = struct.unpack_from("<Q", info, _BYTES_RECEIVED)[0]
             size = received - (taken - peer.taken) - int((now - peer.since) * _IDLE_RATE)
-            self._held.append((size, number, address[0]))
+            self._held.append((size, number, plain_host(address[0])))
         if len(numbers) == _SLICE:
             return []
         self._unseen, self._peers = None, self._seen
@@ -235,7 +237,8 @@ def _accepted(port: int, numbers: Iterable[int]) -> Iterator[tuple[int, socket.s
     """
     for number in numbers:
         try:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, number)  # for any family: it is not examined
+            # The family is not examined; that of the longer addresses has room for both kinds.
+            sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, number)
         except OSError:
             continue  # not a socket
         try:

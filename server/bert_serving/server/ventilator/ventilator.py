@@ -32,7 +32,7 @@ from ..ipc.commands import (
 )
 from ..ipc.messages import Command
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import recv_available
+from ..ipc.sockets import plain_host, recv_available
 from ..model.config import ModelConfig
 from ..monitoring.statistics import Statistics
 from ..security.curve import is_this_machine
@@ -181,7 +181,7 @@ class Ventilator:
 
     def _on_command(self, request: Request, frame: zmq.Frame) -> None:
         if request.message == TERMINATION:
-            peer = str(frame.get("Peer-Address"))
+            peer = plain_host(str(frame.get("Peer-Address")))
             if not self._is_trusted(frame):
                 raise Forbidden(f"TERMINATION is accepted from this machine only, not from {peer}")
             self.log.info("received TERMINATION from %s", peer)
