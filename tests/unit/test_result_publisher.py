@@ -15,6 +15,7 @@ from bert_serving.server.security.curve import CurveAuth
 from bert_serving.server.sink import exact_xpub, sharded_xpub, subscribers
 from bert_serving.server.sink import publisher as module
 from bert_serving.server.sink.publisher import ResultPublisher
+from bert_serving.server.sink.slow_readers import STALL_SECONDS
 
 LOG = logging.getLogger("test")
 
@@ -115,7 +116,7 @@ def test_a_full_pipe_loses_no_result_and_delays_no_other_subscriber(harness: Pub
 
 def test_bytes_in_the_pipe_are_limited(harness: PublisherHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscribers, "PIPE_BYTES", 4_000_000)
-    harness.publisher.max_bytes = 10**9
+    harness.publisher.slow_readers.max_bytes = 10**9
     sub = harness.connect(b"slow", hwm=1)
     array = np.zeros(250_000, np.float32)
     for number in range(50):
@@ -473,11 +474,11 @@ def test_a_client_that_does_not_read_is_disconnected_and_told(reason: str) -> No
         for number in range(5):
             publisher.put(b"deaf", [b"info", bytes(10_000_000), b"%d" % number], 1.0)
         publisher.expire(2.0)
-        publisher.free(1, 2.0 + module.STALL_SECONDS / 2)
+        publisher.free(1, 2.0 + STALL_SECONDS / 2)
         assert publisher.num_dropped == 0, "it may still read"
         assert publisher.pipe_bytes
         if reason == "free":
-            publisher.free(10**9, 3.0 + module.STALL_SECONDS)
+            publisher.free(10**9, 3.0 + STALL_SECONDS)
         else:
             publisher.expire(103.0)
         assert publisher.num_dropped

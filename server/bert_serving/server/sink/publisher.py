@@ -12,15 +12,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import zmq
-
-from bert_serving.client.protocol import error_info
 
 from ..security.curve import CurveAuth
 from .exact_xpub import Peer, topic
 from .sharded_xpub import ShardedXpub
-from .subscribers import PIPE_BYTES, InPipe, QueuedResult, Subscriber, SubscriberTable
+from .slow_readers import SlowReaders, frame_size
+from .subscribers import PIPE_BYTES, InPipe, Subscriber, SubscriberTable
 
 #: Bytes from which a frame is handed to ZeroMQ without a copy, and tracked until ZeroMQ has sent it.
 LARGE_FRAME = 65536
@@ -33,10 +31,6 @@ MAX_FIRST_REPLIES = 1000
 DISCONNECT_SECONDS = 5.0
 #: Messages of subscribers read at a time, and how many such bursts are read before all connections are closed.
 BURST, MAX_FINAL_BURSTS = 1024, 64
-#: Seconds without a read byte from which the results of a client may be dropped for other requests.
-STALL_SECONDS = 5.0
-#: Memory of a queued result beside its frames, in bytes.
-_OVERHEAD = 400
 
 
 class ResultPublisher:
@@ -62,21 +56,19 @@ class ResultPublisher:
         auth: CurveAuth,
         on_read: Callable[[int, int], None] = lambda descriptor, size: None,
     ) -> None:
-        self.log, self.max_bytes, self.ttl, self.absent_ttl = log, max_bytes, ttl, min(ttl, absent_ttl)
+        self.log = log
         self._context, self._auth = context, auth
         self._xpub = ShardedXpub(context, host, port, auth, log, on_read)
         self.subscribers = SubscriberTable()
-        self.num_bytes = self.num_sent = self.num_dropped = self.num_resets = 0
+        self.slow_readers = SlowReaders(
+            self.subscribers, self._xpub.close_peer, log, max_bytes, ttl, min(ttl, absent_ttl)
+        )
+        self.num_sent = self.num_resets = 0
         self._blocked: dict[bytes, None] = {}  # open subscribers with pending messages
         self._first_replies: deque[tuple[bytes, Sequence[Any], float]] = deque()
         self._in_pipes: list[InPipe] = []
         self._reset_reason = ""
         self._reset_at = -DISCONNECT_SECONDS
-        self._dropped_error = error_info(
-            "overloaded",
-            f"the result was dropped: it waited more than {ttl:g} s for its reader (-result_ttl), or more than "
-            f"{max_bytes} bytes of results waited (-result_memory); read results sooner, or ask for fewer at a time",
-        )
 
     @property
     def endpoint(self) -> str:
@@ -91,6 +83,21 @@ class ResultPublisher:
     def has_unread(self) -> bool:
         """Whether :meth:`on_subscription` should be called at once."""
         return self._xpub.has_unread
+
+    @property
+    def max_bytes(self) -> int:
+        """Limit of all queued results together."""
+        return self.slow_readers.max_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all queued results."""
+        return self.slow_readers.num_bytes
+
+    @property
+    def num_dropped(self) -> int:
+        """Number of results that were dropped since the start."""
+        return self.slow_readers.num_dropped
 
     @property
     def is_blocked(self) -> bool:
@@ -148,15 +155,11 @@ class ResultPublisher:
             subscriber.progress_at = now
         if subscriber.is_open and not subscriber.has_pending and self._send(identity, subscriber, frames, sent):
             return
-        kept = [_detached(frame) for frame in frames]
-        size = sum(_size(frame) for frame in kept) + _OVERHEAD
-        subscriber.queue.append(QueuedResult(kept, size, now, sent))
-        subscriber.size += size
-        self.num_bytes += size
+        self.slow_readers.queue(subscriber, frames, now, sent)
         if subscriber.is_open:
             self._blocked[identity] = None
         if self.num_bytes > self.max_bytes or self.num_bytes + self.pipe_bytes > self.max_bytes:
-            self._evict()
+            self.slow_readers.evict(self.pipe_bytes)
 
     def put_first_reply(self, identity: bytes, frames: Sequence[Any], now: float) -> None:
         """Publishes the reply to a connection's first request when the connection is likely to be subscribed.
@@ -192,13 +195,13 @@ class ResultPublisher:
 
     def _send(self, identity: bytes, subscriber: Subscriber, frames: Sequence[Any], sent: set[int]) -> bool:
         """Sends a message to all shards of a subscriber that are not in ``sent``. Returns whether all have it."""
-        size = max(_size(frame) for frame in frames)
+        size = max(frame_size(frame) for frame in frames)
         is_large = size > LARGE_FRAME
         if is_large and not subscriber.has_room(size, min(PIPE_BYTES, self.max_bytes // 16)):
             return False
         message = [topic(identity), *frames]
         if is_large:
-            message = [zmq.Frame(f, track=True, copy=False) if _size(f) == size else f for f in message]
+            message = [zmq.Frame(f, track=True, copy=False) if frame_size(f) == size else f for f in message]
         num_before = len(sent)
         sent.update(shard for shard in subscriber.shards - sent if self._xpub.send(shard, message, copy=not is_large))
         if is_large and len(sent) > num_before:
@@ -216,20 +219,15 @@ class ResultPublisher:
         for identity in list(self._blocked):
             subscriber = self.subscribers[identity]
             dropped = subscriber.dropped_requests
-            while dropped and self._send(identity, subscriber, [self._dropped_error, b"", dropped[0]], set()):
+            while dropped and self._send(identity, subscriber, [self.slow_readers.error, b"", dropped[0]], set()):
                 dropped.popleft()
             while subscriber.queue and not dropped:
                 first = subscriber.queue[0]
                 if not self._send(identity, subscriber, first.frames, first.sent):
                     break
-                self._pop(subscriber)
+                self.slow_readers.pop(subscriber)
             if not subscriber.has_pending:
                 del self._blocked[identity]
-
-    def _pop(self, subscriber: Subscriber) -> None:
-        size = subscriber.queue.popleft().size
-        subscriber.size -= size
-        self.num_bytes -= size
 
     def _set_blocked(self, identity: bytes, subscriber: Subscriber) -> None:
         if subscriber.is_open and subscriber.has_pending:
@@ -297,103 +295,15 @@ class ResultPublisher:
             subscriber.disconnecting = 0 if is_settled else subscriber.disconnecting
             if subscriber.has_closed_peers:
                 self.subscribers.end_closed(identity, subscriber, now)
-            oldest = now - (self.ttl if subscriber.is_subscribed else self.absent_ttl)
-            num_dropped = 0
-            while subscriber.queue and max(subscriber.queue[0].since, subscriber.unsubscribed_at) < oldest:
-                self._drop_oldest(subscriber)
-                num_dropped += 1
-            if num_dropped:
-                reason = "does not read" if subscriber.subscriptions else "is disconnected"
-                self.log.warning("client %r %s; %d of its results are dropped", identity, reason, num_dropped)
-            if subscriber.pipe_bytes and subscriber.peers and subscriber.stalled_seconds(now) >= self.ttl:
-                self.log.warning("client %r does not read; its connection is closed (-result_ttl)", identity)
-                self._disconnect(subscriber)
+            self.slow_readers.expire(identity, subscriber, now)
             self._set_blocked(identity, subscriber)
-            if not subscriber.is_subscribed and subscriber.unsubscribed_at < oldest:
-                subscriber.dropped_requests.clear()
             if not subscriber.has_pending and not subscriber.is_subscribed and not subscriber.disconnecting:
                 self._drop_subscriber(identity)
 
-    def _evict(self) -> None:
-        """Drops a sixteenth of ``max_bytes``, so that it does not run again for the next result.
-
-        The subscribers with most bytes lose their oldest results, up to half of their bytes each.
-        """
-        before, goal = self.num_dropped, self.max_bytes - self.max_bytes // 16
-        by_size = sorted(self.subscribers.items(), key=lambda item: item[1].size, reverse=True)
-        goal = max(0, goal - self.pipe_bytes)
-        while self.num_bytes > goal:
-            for _, subscriber in by_size:
-                half = subscriber.size // 2
-                while subscriber.size > half and self.num_bytes > goal:
-                    self._drop_oldest(subscriber)
-                if self.num_bytes <= goal:
-                    break
-        self.log.warning(
-            "queued results exceed %d bytes (-result_memory); %d are dropped, the oldest of the clients with most "
-            "bytes, first of client %r, which does not read",
-            self.max_bytes,
-            self.num_dropped - before,
-            by_size[0][0],
-        )
-
     def free(self, size: int, now: float) -> None:
-        """Drops results of clients that do not read, the most bytes first, and closes their connections.
-
-        Args:
-            size: bytes that are needed.
-        """
-        stalled = [
-            (subscriber.size + subscriber.pipe_bytes, identity, subscriber)
-            for identity, subscriber in self.subscribers.items()
-            if not subscriber.is_quiet and subscriber.stalled_seconds(now) >= STALL_SECONDS
-        ]
-        for held, identity, subscriber in sorted(stalled, key=lambda each: each[0], reverse=True):
-            if size <= 0 or not held:
-                return
-            size -= held
-            self.log.warning(
-                "client %r does not read; its results of %d bytes are dropped, because other requests need the memory "
-                "(-result_memory)",
-                identity,
-                held,
-            )
-            while subscriber.queue:
-                self._drop_oldest(subscriber)
-            self._disconnect(subscriber)
+        """Drops results of ``size`` bytes of clients that do not read, as far as there are any."""
+        for identity, subscriber in self.slow_readers.free(size, now):
             self._set_blocked(identity, subscriber)
 
-    def _disconnect(self, subscriber: Subscriber) -> None:
-        """Closes the connections of a subscriber. After a reconnect it receives errors for results that are lost."""
-        subscriber.dropped_requests.extend(each.request_id for each in subscriber.unconfirmed)
-        self.num_dropped += len(subscriber.unconfirmed)
-        subscriber.unconfirmed.clear()
-        for peer in subscriber.close_peers():
-            self._xpub.close_peer(peer)
-
-    def _drop_oldest(self, subscriber: Subscriber) -> None:
-        """Drops the oldest result; a connected subscriber receives an error for its request."""
-        frames = subscriber.queue[0].frames
-        if subscriber.is_subscribed and len(frames) == 3:
-            subscriber.dropped_requests.append(bytes(frames[-1]))
-        self._pop(subscriber)
-        self.num_dropped += 1
-
     def _drop_subscriber(self, identity: bytes) -> None:
-        subscriber = self.subscribers.remove(identity)
-        self.num_bytes -= subscriber.size
-        self.num_dropped += len(subscriber.queue)
-
-
-def _size(frame: Any) -> int:
-    return frame.nbytes if isinstance(frame, np.ndarray) else len(frame)
-
-
-def _detached(frame: Any) -> Any:
-    """Copies an array that is less than half of its buffer, so that a queued result does not keep the buffer alive."""
-    if not isinstance(frame, np.ndarray) or frame.base is None:
-        return frame
-    base: Any = frame
-    while isinstance(base, np.ndarray) and base.base is not None:
-        base = base.base
-    return frame.copy() if 2 * frame.nbytes < memoryview(base).nbytes else frame
+        self.slow_readers.forget(self.subscribers.remove(identity))
