@@ -31,11 +31,14 @@ READY_LINE = "all set, ready to serve request!"
 #: All created servers; ``conftest.py`` ends those that a failed test left running.
 STARTED: list[Server] = []
 
+_RETURNED_PORTS: set[int] = set()
+
 
 def free_ports(count: int = 2) -> list[int]:
     """Returns free ports below the range of ephemeral ports.
 
-    Parallel test processes choose from different ranges, so that a free port is not taken before it is used.
+    Parallel test processes choose from different ranges, and no port is returned twice, so that a free port is not taken
+    before it is used.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
@@ -49,7 +52,8 @@ def free_ports(count: int = 2) -> list[int]:
                 probe.bind(("0.0.0.0", port))
             except OSError:
                 continue
-        if port not in ports:
+        if port not in _RETURNED_PORTS:
+            _RETURNED_PORTS.add(port)
             ports.append(port)
     return ports
 

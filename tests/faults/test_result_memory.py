@@ -11,13 +11,14 @@ import pytest
 from test_limits import peak_memory
 
 from bert_serving.client import BertClient
-from fault_helpers import Raw, ThreadGroup, connect, memory
+from fault_helpers import Raw, ThreadGroup, connect, memory, suspended
 from servers import Server, serving, wait_until
 
 MIB = 2**20
 #: Token vectors of a text take 8 KiB. The limit of all results is ``LIMIT``.
 LIMIT = 32 * MIB
 OPTIONS = ("-engine", "zeros", "-pooling_strategy", "NONE", "-max_seq_len", "64", "-result_memory", str(LIMIT))
+PATIENT = ("-heartbeat_timeout", "100")
 #: Texts of a large request, whose result takes 3 MiB.
 NUM_TEXTS = 384
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, an
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving(*OPTIONS) as server, connect(server) as client:
+    with serving(*OPTIONS, *PATIENT) as server, connect(server) as client:
         client.encode(["hello"] * NUM_TEXTS)  # libraries and buffers of the first request
         yield server
 
@@ -87,10 +88,11 @@ def test_large_requests_start_one_after_the_other_and_survive_the_end_of_the_sin
             with connect(server, timeout=120_000) as each:
                 encode(each, NUM_TEXTS + number)
 
-        for number in range(count):
-            threads.start(work, number)
-        wait_until(lambda: results(client)["waiting_requests"] > count // 4, what="requests that wait for memory")
-        shown = results(client)
+        with suspended(server.child("worker-0")):
+            for number in range(count):
+                threads.start(work, number)
+            wait_until(lambda: results(client)["waiting_requests"] > count // 4, what="requests that wait for memory")
+            shown = results(client)
         assert shown["reserved"] <= LIMIT
         assert peak_memory(sink.pid) < before + 2 * LIMIT + 32 * MIB
         for _ in range(2):

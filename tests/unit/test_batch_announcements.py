@@ -121,8 +121,11 @@ class SinkHarness(ProcessHarness):
         wait_until(lambda: self.sink.barrier.is_synced)
 
     def receive(self) -> list[Command]:
-        """The next commands of the sink for the ventilator."""
-        return decode_commands(self.ventilator.recv())
+        """The next commands of the sink for the ventilator, except reports of memory."""
+        while True:
+            received = [c for c in decode_commands(self.ventilator.recv()) if c[0] != commands.RESULT_MEMORY]
+            if received:
+                return received
 
     def tell(self, *announced: Command) -> None:
         self.ventilator.send(encode_commands(announced))
