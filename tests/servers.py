@@ -37,7 +37,7 @@ _RETURNED_PORTS: set[int] = set()
 def free_ports(count: int = 2) -> list[int]:
     """Returns free ports below the range of ephemeral ports.
 
-    Parallel test processes choose from different ranges, and no port is returned twice, so that a free port is not taken
+    Parallel test processes choose from different ranges, and no port is returned twice. So a free port is not taken
     before it is used.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
