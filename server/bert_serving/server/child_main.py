@@ -50,7 +50,7 @@ def _exit_when_orphaned(addresses: Addresses) -> None:
             shutil.rmtree(addresses.folder, ignore_errors=True)
         os._exit(EXIT_ORPHANED)
 
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+    threading.Thread(target=watch, name="exit-when-orphaned", daemon=True).start()
     # A suspended process (SIGSTOP) cannot watch the pipe. Linux resumes it when its supervisor ends.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)

@@ -11,7 +11,7 @@ results       worker -> sink           its vectors                   see :class:
 channel       ventilator -> sink       JOB_CHUNK job + texts         announces texts of a job; the announcement of a job
                                                                       that fits in one batch travels with that batch
               ventilator -> sink       CANCEL_JOB job                the job was answered with an error or dropped
-              ventilator -> sink       QUERY_JOB local_id job        asks whether the job's answer is pending
+              ventilator -> sink       QUERY_JOB local_id job        asks whether the job's reply is pending
               ventilator -> sink       PUBLISH identity frames       publishes these frames unchanged
               ventilator -> sink       PUBLISH_ON_SUBSCRIBE identity frames
                                                                      the same, for a client that may subscribe later
@@ -23,8 +23,8 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
               sink -> ventilator       WORKER_IDLE worker batch time
                                                                      the worker held no batch at this time; it had
                                                                       finished all up to this one
-              sink -> ventilator       JOB_PENDING local_id job      the job's answer is pending
-              sink -> ventilator       JOB_PUBLISHED local_id job    the job's answer was published before the query
+              sink -> ventilator       JOB_PENDING local_id job      the job's reply is pending
+              sink -> ventilator       JOB_PUBLISHED local_id job    the job's reply was published before the query
               sink -> ventilator       DRIFT json                    findings of :class:`VectorDrift`, for the status
               sink -> ventilator       RESULT_MEMORY assembling queued in_pipes
                                                                      bytes of results in the sink

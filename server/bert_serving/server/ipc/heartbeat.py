@@ -40,7 +40,7 @@ class Heartbeat:
         """
 
         def send() -> None:
-            sock = make_socket(context, zmq.DEALER, IDENTITY=b"heart:" + name.encode())
+            sock = make_socket(context, zmq.DEALER, IDENTITY=b"heartbeat:" + name.encode())
             sock.connect(address)
             while True:
                 age = time.monotonic() - self._progress

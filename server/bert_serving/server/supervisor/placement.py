@@ -59,17 +59,17 @@ def plan_workers(
             indexes = []
     numbers = [indexes[i % len(indexes)] if indexes else -1 for i in range(config.num_worker)]
     num_cpu = numbers.count(-1)
-    cpu_plan = _cpu_plan(config, num_cpu, log, features) if num_cpu else None
-    plans = []
+    cpu_placement = _cpu_placement(config, num_cpu, log, features) if num_cpu else None
+    placements = []
     for number in numbers:
         if number < 0:
-            assert cpu_plan is not None
-            plans.append(cpu_plan)
+            assert cpu_placement is not None
+            placements.append(cpu_placement)
         else:
             device = Device("gpu", number, 0, config.gpu_memory_fraction)
-            plans.append(WorkerPlacement(device, engine, wanted))
-    log.info("device map: %s", "; ".join(f"worker {i} -> {p.device}" for i, p in enumerate(plans)))
-    return plans
+            placements.append(WorkerPlacement(device, engine, wanted))
+    log.info("device map: %s", "; ".join(f"worker {i} -> {p.device}" for i, p in enumerate(placements)))
+    return placements
 
 
 def _gpu_indexes(config: ServerConfig, gpus: list[Gpu], log: logging.Logger) -> list[int]:
@@ -99,7 +99,7 @@ def _gpu_dtype(config: ServerConfig) -> str:
     return "bf16" if config.dtype == "auto" else config.dtype
 
 
-def _cpu_plan(
+def _cpu_placement(
     config: ServerConfig, num_workers: int, log: logging.Logger, features: frozenset[str] | None
 ) -> WorkerPlacement:
     name = "tensorflow" if config.xla and config.engine == "auto" else config.engine

@@ -100,7 +100,7 @@ def make_access(config: ServerConfig, warn: Callable[[str], None]) -> tuple[dict
 def make_children(
     config: ServerConfig,
     addresses: Addresses,
-    plans: list[WorkerPlacement],
+    placements: list[WorkerPlacement],
     model: ModelConfig,
     prepared: PreparedModel,
     access: dict[str, Any],
@@ -118,11 +118,11 @@ def make_children(
 
     add("ventilator", "ventilator", {"access": access, "drift": drift}, no_gpu)
     add("sink", "sink", {"access": access, "drift": drift}, no_gpu)
-    for engine, dtype in dict.fromkeys((plan.engine, plan.dtype) for plan in plans):
+    for engine, dtype in dict.fromkeys((placement.engine, placement.dtype) for placement in placements):
         options = {"engine": engine, "dtype": dtype, "cache_dir": cache_dir, "sources": prepared.sources}
         add("prepare", f"prepare-{engine}-{dtype}", options, {**no_gpu, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT")
-    for index, plan in enumerate(plans):
-        add("worker", f"worker-{index}", {**plan.options(), "cache_dir": cache_dir}, _worker_env(plan))
+    for index, placement in enumerate(placements):
+        add("worker", f"worker-{index}", {**placement.options(), "cache_dir": cache_dir}, _worker_env(placement))
     if config.http_port:
         add("http", "http", {"keys": http_keys}, no_gpu)
     return children
@@ -149,9 +149,9 @@ def check_fit(config: ServerConfig, model: ModelConfig) -> None:
             raise StartError(f"-pooling_layer {layer}: the model has {layers} layers, so it goes from -{layers} to -1")
 
 
-def _worker_env(plan: WorkerPlacement) -> dict[str, str]:
+def _worker_env(placement: WorkerPlacement) -> dict[str, str]:
     """Returns environment variables that libraries read at their first use."""
     env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    if plan.device.kind == "cpu":  # on a GPU, the engine selects the device
-        env |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": str(plan.device.threads)}
+    if placement.device.kind == "cpu":  # on a GPU, the engine selects the device
+        env |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": str(placement.device.threads)}
     return env

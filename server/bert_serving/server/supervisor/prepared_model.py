@@ -99,7 +99,7 @@ class PreparedModel:
             self.damage = f"the prepared model was removed during the start ({error}); start the server again"
         prepared = {"model_digest": self.sources[0], "head": prepare.info["head"]}
         for child in children:
-            if child.role == "worker" and _plan(child) == _plan(prepare):
+            if child.role == "worker" and _engine_and_dtype(child) == _engine_and_dtype(prepare):
                 child.options["prepared"] = prepared
 
     def check(self, now: float) -> str:
@@ -161,7 +161,7 @@ class PreparedModel:
                     continue  # the folder is read-only
 
 
-def _plan(child: Child) -> tuple[str, str]:
+def _engine_and_dtype(child: Child) -> tuple[str, str]:
     return child.options["engine"], child.options["dtype"]
 
 

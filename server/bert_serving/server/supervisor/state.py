@@ -10,7 +10,7 @@ from .placement import WorkerPlacement
 
 
 def describe_state(
-    state: str, children: Collection[Child], plans: Sequence[WorkerPlacement], restarts: dict[str, int], now: float
+    state: str, children: Collection[Child], placements: Sequence[WorkerPlacement], restarts: dict[str, int], now: float
 ) -> bytes:
     """Returns the part of the status JSON that the supervisor knows."""
     values = {
@@ -19,8 +19,8 @@ def describe_state(
         "num_ready_worker": sum(child.is_up(now) for child in children if child.role == "worker"),
         "num_restarts": sum(restarts.values()),
         "restarts": restarts,
-        "devices": [str(plan.device) for plan in plans],
-        "engine": ", ".join(sorted({plan.engine for plan in plans})),
-        "dtype": ", ".join(sorted({plan.dtype for plan in plans})),
+        "devices": [str(placement.device) for placement in placements],
+        "engine": ", ".join(sorted({placement.engine for placement in placements})),
+        "dtype": ", ".join(sorted({placement.dtype for placement in placements})),
     }
     return json.dumps(values).encode()

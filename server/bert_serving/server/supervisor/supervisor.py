@@ -76,7 +76,7 @@ class BertServer(threading.Thread):
         self.state = "starting"
         self.children: dict[str, Child] = {}
         self._prepared = PreparedModel(self.log)
-        self.plans: list[WorkerPlacement] = []
+        self.placements: list[WorkerPlacement] = []
         self._stops_asked = 0
         self._rolling_restart = RollingRestart(self.log)
         self._suspension = Suspension(self.config.heartbeat_timeout)
@@ -196,15 +196,15 @@ class BertServer(threading.Thread):
         self.config, model = read_model(self.config, self.log)
         served = self._prepared.read(self.config, model)
         drift = read_drift(self.config, model, self.log.warning)
-        self.plans = plan_workers(self.config, self.log)
-        self.config = self.config.with_(vector_digest=vector_digest(self.config, served, self.plans))
+        self.placements = placements = plan_workers(self.config, self.log)
+        self.config = self.config.with_(vector_digest=vector_digest(self.config, served, placements))
         access = make_access(self.config, self.log.warning)
         self.addresses = Addresses.new()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
         self._socket_folder = SocketFolder(self.addresses, self.control, self.log)
-        self.children = make_children(self.config, self.addresses, self.plans, model, self._prepared, *access, drift)
+        self.children = make_children(self.config, self.addresses, placements, model, self._prepared, *access, drift)
 
     def _step(self) -> None:
         """Runs one round of the loop: messages, deaths, signals."""
@@ -300,7 +300,7 @@ class BertServer(threading.Thread):
             self.control.send_multipart([child.identity, *frames])
 
     def _publish_state(self) -> None:
-        state = describe_state(self.state, self.children.values(), self.plans, self._restarts, time.monotonic())
+        state = describe_state(self.state, self.children.values(), self.placements, self._restarts, time.monotonic())
         ventilator = self.children["ventilator"]
         if ventilator.is_ready and (state, ventilator.incarnation) != self._published_state:
             self._published_state = (state, ventilator.incarnation)

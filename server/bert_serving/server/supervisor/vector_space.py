@@ -28,7 +28,7 @@ FORMAT = 1
 _EQUAL_ENGINES = frozenset(NAMES) - {"zeros"}
 
 
-def vector_digest(config: ServerConfig, model: ModelConfig, plans: Sequence[WorkerPlacement]) -> str:
+def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence[WorkerPlacement]) -> str:
     """Returns the digest, equal for the same folder and options on each machine.
 
     Reads all weights, unless the cache of prepared models has their digest.
@@ -53,8 +53,8 @@ def vector_digest(config: ServerConfig, model: ModelConfig, plans: Sequence[Work
         "mask_cls_sep": config.mask_cls_sep,
         "no_special_token": config.no_special_token,
         "no_position_embeddings": config.no_position_embeddings,
-        "precision": sorted({_precision(config, plan.dtype) for plan in plans}),
-        "engines": sorted({plan.engine for plan in plans} - _EQUAL_ENGINES),
+        "precision": sorted({_precision(config, placement.dtype) for placement in placements}),
+        "engines": sorted({placement.engine for placement in placements} - _EQUAL_ENGINES),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

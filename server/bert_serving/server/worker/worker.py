@@ -107,8 +107,8 @@ def run(process: ProcessContext) -> None:
                     message.announcements,
                     message.vector_codes,
                 )
-                answer = result.frames()
-                sink.send_multipart(answer, copy=not is_large(answer))
+                frames = result.frames()
+                sink.send_multipart(frames, copy=not is_large(frames))
                 process.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
             last_batch = message.id
         if time.monotonic() >= next_register_at:  # repeated for a ventilator that was restarted
