@@ -18,6 +18,21 @@ _BASE64 = {"type": "array", "items": {"type": "string"}}
 EncodingFormat = Literal["float", "base64"]
 
 
+# Options of one request, the same on all routes.
+Dimensions = Annotated[
+    Annotated[int, Meta(ge=1)] | None,
+    Meta(description="number of leading dimensions to keep; vectors of length 1 are scaled to it again"),
+]
+Normalize = Annotated[bool | None, Meta(description="whether vectors have length 1; by default as the server does it")]
+PromptName = Annotated[
+    str | None, Meta(description="name of a prompt of the model to put before each text; by default the server's")
+]
+Prompt = Annotated[str | None, Meta(description="text to put before each text, in place of a named prompt")]
+Truncate = Annotated[
+    bool, Meta(description="truncate texts longer than max_seq_len; if false, such a text is an error")
+]
+
+
 class EncodeRequest(Struct):
     """Body of /encode."""
 
@@ -31,20 +46,11 @@ class EncodeRequest(Struct):
     encoding_format: Annotated[
         EncodingFormat, Meta(description="base64: each row as base64 of its little-endian values")
     ] = "float"
-    dimensions: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
-        Meta(description="number of leading dimensions to keep; vectors of length 1 are scaled to it again"),
-    ] = None
-    normalize: Annotated[
-        bool | None, Meta(description="whether vectors have length 1; by default as the server does it")
-    ] = None
-    prompt_name: Annotated[
-        str | None, Meta(description="name of a prompt of the model to put before each text; by default the server's")
-    ] = None
-    prompt: Annotated[str | None, Meta(description="text to put before each text, in place of a named prompt")] = None
-    truncate: Annotated[
-        bool, Meta(description="truncate texts longer than max_seq_len; if false, such a text is an error")
-    ] = True
+    dimensions: Dimensions = None
+    normalize: Normalize = None
+    prompt_name: PromptName = None
+    prompt: Prompt = None
+    truncate: Truncate = True
 
 
 class EncodeResponse(Struct, kw_only=True):
@@ -87,20 +93,11 @@ class EmbeddingsRequest(Struct):
         ),
     ] = ""
     encoding_format: Annotated[EncodingFormat, Meta(description="base64: of little-endian float32 values")] = "float"
-    dimensions: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
-        Meta(description="number of leading dimensions to keep; vectors of length 1 are scaled to it again"),
-    ] = None
-    normalize: Annotated[
-        bool | None, Meta(description="whether vectors have length 1; by default as the server does it")
-    ] = None
-    prompt_name: Annotated[
-        str | None, Meta(description="name of a prompt of the model to put before each text; by default the server's")
-    ] = None
-    prompt: Annotated[str | None, Meta(description="text to put before each text, in place of a named prompt")] = None
-    truncate: Annotated[
-        bool, Meta(description="truncate texts longer than max_seq_len; if false, such a text is an error")
-    ] = True
+    dimensions: Dimensions = None
+    normalize: Normalize = None
+    prompt_name: PromptName = None
+    prompt: Prompt = None
+    truncate: Truncate = True
     user: Annotated[str, Meta(description="ignored")] = ""
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from ..security.curve import plain_host
+
 #: Size (bytes) from which pieces of a response are sent.
 PIECE_BYTES = 262_144
 #: Key of the environment with an error that the application must answer with.
@@ -99,7 +101,7 @@ def environ_of(scope: dict[str, Any], body: bytes) -> dict[str, Any]:
         "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
         "SERVER_NAME": host,
         "SERVER_PORT": str(port),
-        "REMOTE_ADDR": scope["client"][0].removeprefix("::ffff:") if scope["client"] else "",
+        "REMOTE_ADDR": plain_host(scope["client"][0]) if scope["client"] else "",
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",

@@ -63,11 +63,6 @@ def has_ipv6() -> bool:
         return False
 
 
-def plain_host(address: str) -> str:
-    """Returns the address of a peer; an IPv4 address that a socket for both families reports, in its usual form."""
-    return address.removeprefix("::ffff:")
-
-
 def keep_alive(sock: zmq.Socket[bytes]) -> None:
     """Enables TCP keep-alive, which ends an idle connection whose peer is unreachable within 40 s."""
     sock.setsockopt(zmq.TCP_KEEPALIVE, 1)

@@ -24,7 +24,7 @@ import zmq
 
 from bert_serving.client.dead_peer import NO_ACK_SECONDS, DeadPeerDetector
 
-from .sockets import plain_host
+from ..security.curve import plain_host
 
 #: Offsets of ``tcpi_bytes_acked`` and ``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h).
 _BYTES_ACKED, _BYTES_RECEIVED = 120, 128

@@ -155,9 +155,14 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def plain_host(address: str) -> str:
+    """Returns the address of a peer; an IPv4 address that a socket for both families reports, in its usual form."""
+    return address.removeprefix("::ffff:")
+
+
 def is_this_machine(peer: str, host: str) -> bool:
     """Returns whether a peer connected from the machine of a server that is bound to ``host``."""
-    return is_loopback(peer) or peer.removeprefix("::ffff:") == host.strip("[]")
+    return is_loopback(peer) or plain_host(peer) == host.strip("[]")
 
 
 def warn_if_open(host: str, auth_keys: str | None, warn: Callable[[str], None]) -> None:

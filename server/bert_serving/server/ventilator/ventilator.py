@@ -32,10 +32,10 @@ from ..ipc.commands import (
 )
 from ..ipc.messages import Command
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import plain_host, recv_available
+from ..ipc.sockets import recv_available
 from ..model.config import ModelConfig
 from ..monitoring.statistics import Statistics
-from ..security.curve import is_this_machine
+from ..security.curve import is_this_machine, plain_host
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
 from .frontend import Frontend
