@@ -19,7 +19,7 @@ from bert_serving.server.ipc.messages import Command, Result, decode_commands, e
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.scheduling.dispatcher import ANNOUNCE_AFTER
 from bert_serving.server.sink.sink import Sink
-from bert_serving.server.sink.sync_barrier import MAX_SWEEPS, SyncBarrier
+from bert_serving.server.sink.sync_barrier import MAX_EXPIRIES, SyncBarrier
 from dispatcher_harness import EPOCH, SMALL_BATCHES, DispatcherHarness, announcement
 from process_harness import ProcessHarness
 from servers import wait_until
@@ -316,8 +316,8 @@ def test_results_of_a_ventilator_that_never_sends_a_sync_are_dropped() -> None:
     barrier.sync(EPOCH, job(0))
     array = np.zeros((1, 1000), np.float32)
     barrier.admit(Result(job(0, EPOCH + 1), array, np.ones(1, np.int32), np.zeros((1, 2), np.int64), False))
-    for _ in range(MAX_SWEEPS):
-        barrier.sweep()
+    for _ in range(MAX_EXPIRIES):
+        barrier.expire()
     assert barrier.num_held == 1
-    barrier.sweep()
+    barrier.expire()
     assert barrier.num_held == 0

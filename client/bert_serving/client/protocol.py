@@ -159,8 +159,10 @@ class EncodeInfo:
         return json.dumps(info).encode()
 
 
-def error_info(kind: str, message: str) -> bytes:
+def error_info(error_type: str, message: str) -> bytes:
     """Returns the JSON frame of a reply to an encode request that failed.
+
+    ``error_type`` is a key of ``ERROR_TYPES``.
 
     A 1.10.0 client passes the ``dtype`` to numpy, which raises ``TypeError: data type 'SERVER_ERROR ...' not
     understood``. In this copy of the message, commas are replaced because numpy parses them as a list of types, and
@@ -171,7 +173,7 @@ def error_info(kind: str, message: str) -> bytes:
         "dtype": ERROR_DTYPE_PREFIX + plain,
         "shape": [0],
         "tokens": "",
-        "error": {"type": kind, "message": message},
+        "error": {"type": error_type, "message": message},
     }
     return json.dumps(info).encode()
 

@@ -56,18 +56,20 @@ def _exit_when_orphaned(addresses: Addresses) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
-def main(boot: dict[str, Any]) -> None:
-    """Runs the role that ``boot`` names in this process, and ends the process."""
+def main(arguments: dict[str, Any]) -> None:
+    """Runs the role that ``arguments`` name in this process, and ends the process."""
     # ONNX Runtime collects and sends telemetry unless this is set before its first import.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     # Ctrl-C reaches the whole process group; the supervisor decides when child processes end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    addresses = Addresses(**boot["addresses"])
+    addresses = Addresses(**arguments["addresses"])
     _exit_when_orphaned(addresses)
-    config = ServerConfig.from_json(boot["config"])
-    role, name = boot["role"], boot["name"]
-    process = ProcessContext(name, config, addresses, boot["options"], get_logger(boot["context"], config.verbose))
+    config = ServerConfig.from_json(arguments["config"])
+    role, name = arguments["role"], arguments["name"]
+    process = ProcessContext(
+        name, config, addresses, arguments["options"], get_logger(arguments["context"], config.verbose)
+    )
 
     try:
         if role in ("ventilator", "sink", "http"):  # libraries in workers may use select(), which is limited to 1,024

@@ -122,8 +122,8 @@ class ServerConfig:
     max_batch_size: int = option(256, "largest number of sequences in a batch; larger requests are split, small ones "
                                  "joined", parse=at_least(1), metavar="N", v1=True)
     max_batch_tokens: int | None = option(
-        None, "largest number of tokens in a batch, including padding; by default measured at startup",
-        parse=at_least(16), metavar="N")
+        None, "largest number of tokens in a batch, including padding; by default 65536 on a GPU, measured at startup "
+        "on a CPU", parse=at_least(16), metavar="N")
     priority_batch_size: int = option(
         16, "largest number of sequences in a request with priority over larger requests", parse=at_least(0),
         metavar="N", v1=True)

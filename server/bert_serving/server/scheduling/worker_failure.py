@@ -3,6 +3,9 @@
 - If the engine fails, the batch is bisected until the failing sequence is isolated. Only its request gets an error.
 - If the worker dies, the batch is split into eighths: each crash costs a restart of a worker. An isolated sequence is
   retried once.
+
+The supervisor notices that a worker died and starts it again. ``Dispatcher.worker_lost`` passes its batches to this
+module.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ class ResultAssembler:
         finished: ids of ended jobs; a later row of theirs is dropped. Ids of ended jobs are not consecutive, because
             announcements arrive in any order.
         num_bytes: memory of the jobs and of the unannounced rows.
-        unannounced_rows: rows that overtook the announcement of their job, with the number of the sweep before them.
+        unannounced_rows: rows that overtook the announcement of their job, with the number of calls of
+            ``expire`` before them.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class ResultAssembler:
         self.jobs: dict[int, SinkJob] = {}
         self.finished: OrderedDict[int, None] = OrderedDict()
         self.unannounced_rows: dict[int, list[tuple[int, Result]]] = {}
-        self._num_sweeps = self.num_bytes = 0
+        self._num_expiries = self.num_bytes = 0
 
     def start_epoch(self, epoch: int) -> int:
         """Forgets the jobs of another ventilator, whose clients send them again. Returns their number."""
@@ -104,13 +105,13 @@ class ResultAssembler:
         self.epoch = epoch
         return len(foreign)
 
-    def sweep(self, max_sweeps: int) -> None:
-        """Drops unannounced rows after ``max_sweeps`` calls.
+    def expire(self, max_calls: int) -> None:
+        """Drops unannounced rows after ``max_calls`` calls.
 
         The age is counted in calls, not in seconds: while this process is suspended, the age does not grow.
         """
-        self._num_sweeps += 1
-        oldest = self._num_sweeps - max_sweeps
+        self._num_expiries += 1
+        oldest = self._num_expiries - max_calls
         for job_id in [job_id for job_id, rows in self.unannounced_rows.items() if rows[0][0] < oldest]:
             self._pop_unannounced(job_id)
 
@@ -187,7 +188,7 @@ class ResultAssembler:
             result.began,
         )
         self.num_bytes += rows.array.nbytes
-        self.unannounced_rows.setdefault(int(rows.manifest[0, 0]), []).append((self._num_sweeps, rows))
+        self.unannounced_rows.setdefault(int(rows.manifest[0, 0]), []).append((self._num_expiries, rows))
 
     def _fill(self, job: SinkJob, rows: np.ndarray, lengths: np.ndarray, values: np.ndarray, token_level: bool) -> None:
         is_all = len(rows) == job.size == job.missing

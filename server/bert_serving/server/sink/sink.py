@@ -92,7 +92,7 @@ class Sink:
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
         self.log.info("ready")
-        next_sweep, retry_ms = self.clock() + 1, 1
+        next_expiry, retry_ms = self.clock() + 1, 1
         while not self.stopped:
             self.process.mark_progress()
             if not self.has_requested_sync:
@@ -122,9 +122,9 @@ class Sink:
                 sent = self.publisher.num_sent
                 self.publisher.flush()
                 retry_ms = 1 if self.publisher.num_sent > sent else min(2 * retry_ms, 50)
-            if self.clock() >= next_sweep:
-                next_sweep = self.clock() + 1
-                self._sweep()
+            if self.clock() >= next_expiry:
+                next_expiry = self.clock() + 1
+                self._run_periodic_tasks()
             if self.draining and not self._has_reported_drained:
                 self._report_drained()
         self.publisher.close(CLOSE_LINGER_MS)
@@ -238,14 +238,14 @@ class Sink:
     def _publish(self, identity: bytes, frames: list[Any]) -> None:
         self.publisher.put(identity, frames, self.clock())
 
-    def _sweep(self) -> None:
+    def _run_periodic_tasks(self) -> None:
         """Runs the periodic tasks, once a second."""
         now = self.clock()
         self.publisher.expire(now)
         self._close_abusive(now)
-        self.barrier.sweep()
+        self.barrier.expire()
         # A ventilator that has not sent its announcements until then counts as hung and is replaced.
-        self.assembler.sweep(2 * ceil(self.config.heartbeat_timeout))
+        self.assembler.expire(2 * ceil(self.config.heartbeat_timeout))
         self._cancel_unsubscribed(now)
         if self.drift is not None:
             with contextlib.suppress(zmq.Again):  # not connected; repeated a second later

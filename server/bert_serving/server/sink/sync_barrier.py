@@ -14,7 +14,7 @@ from ..ipc.messages import Result
 #: Bytes of results that are held at most; beyond them the oldest are dropped, and the ventilator sends them out again.
 MAX_HELD_BYTES = 256 * 2**20
 #: Sweeps for which a synced sink holds results of another ventilator, whose SYNC is late.
-MAX_SWEEPS = 10
+MAX_EXPIRIES = 10
 #: Memory of a held result beside its arrays, in bytes.
 _OVERHEAD = 400
 
@@ -34,7 +34,7 @@ class SyncBarrier:
         self.epoch = 0
         self.is_synced = False
         self._max_bytes, self._num_bytes = max_bytes, 0
-        self._first_batch = self._num_sweeps = 0
+        self._first_batch = self._num_expiries = 0
         self._past_epochs: set[int] = set()
         self._held: deque[Result] = deque()
 
@@ -64,10 +64,10 @@ class SyncBarrier:
         held, self._held, self._num_bytes = self._held, deque(), 0
         return [result for result in held if result.batch_id >> 40 == epoch and self.admit(result)]
 
-    def sweep(self) -> None:
+    def expire(self) -> None:
         """Drops results of an epoch whose SYNC has not come. Called once a second."""
-        self._num_sweeps = self._num_sweeps + 1 if self.is_synced and self._held else 0
-        if self._num_sweeps > MAX_SWEEPS:
+        self._num_expiries = self._num_expiries + 1 if self.is_synced and self._held else 0
+        if self._num_expiries > MAX_EXPIRIES:
             self._held.clear()
             self._num_bytes = 0
 

@@ -20,8 +20,8 @@ from . import fork
 #: not shadow a library, and then adopts the parent's path.
 BOOTSTRAP = (
     "import sys; sys.path[:] = filter(None, sys.path); import json; "
-    "boot = json.loads(sys.stdin.readline()); sys.path[:] = boot['path']; "
-    "from bert_serving.server.child_main import main; main(boot)"
+    "arguments = json.loads(sys.stdin.readline()); sys.path[:] = arguments['path']; "
+    "from bert_serving.server.child_main import main; main(arguments)"
 )
 
 #: Failed starts in a row after which the server ends. A process that was ready before it died is always restarted: its
@@ -83,7 +83,7 @@ class Child:
         self.is_draining = False
         self.info = {}
         self.started_at = time.monotonic()
-        boot = {
+        arguments = {
             "path": sys.path,
             "role": self.role,
             "name": self.identity.decode(),
@@ -101,7 +101,7 @@ class Child:
             )
             assert self.process.stdin is not None
             fork.close_on_fork(self.process.stdin)
-        data = json.dumps(boot).encode() + b"\n"
+        data = json.dumps(arguments).encode() + b"\n"
         try:
             while data:
                 data = data[self.process.stdin.write(data) :]
