@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import openai
 import pytest
 
-from http_calls import HttpServer, serving_http
+from http_calls import HttpServer, float32, serving_http
 from servers import TINY
 
 TEXTS = ["hello world", "the quick brown fox", "a ||| b"]
@@ -202,6 +203,30 @@ def test_requests_without_the_token_are_rejected(http_server: HttpServer, header
         assert reply.headers["www-authenticate"] == "Bearer"
         assert reply.json["type"] == "Unauthorized"
     assert http_server.call("/v1/models", None, headers).json["error"]["code"] == "invalid_api_key"
+
+
+def test_a_post_without_the_token_is_rejected_on_every_path(http_server: HttpServer) -> None:
+    metrics = http_server.call("/metrics", None, bearer()).body.decode()
+    routes = set(re.findall(r'http_requests_total\{code="200",path="(/[^"]*)"\}', metrics))
+    assert {"/", "/encode", "/healthz", "/docs", "/v1/embeddings", "/dashboard/"} <= routes
+    body = {"texts": ["a"], "input": "a", "inputs": "a"}
+    for path in sorted(routes | {"/nothing", "/embeddings", "//", "//healthz", "/readyz/", "/dashboard/app.js", "*"}):
+        for headers in ({}, bearer("wrong")):
+            assert http_server.call(path, body, headers).status == 401, path
+    for method in ("PUT", "DELETE", "PATCH"):
+        assert http_server.call("/healthz", b"{}", method=method).status == 401, method
+    assert http_server.call("/healthz", method="HEAD").status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/embeddings", "/v1/embeddings/", "//v1//embeddings", "/v1/embeddings///", "/v1%2Fembeddings", "//embeddings/"],
+)
+def test_spellings_of_a_path_reach_one_route(http_server: HttpServer, expected: np.ndarray, path: str) -> None:
+    reply = http_server.call(path, {"input": TEXTS}, bearer())
+    np.testing.assert_array_equal(float32([item["embedding"] for item in reply.json["data"]]), expected)
+    assert http_server.call(path, {"input": []}, bearer()).json["error"]["param"] == "input"
+    assert http_server.call(path, {"input": TEXTS}).json["error"]["code"] == "invalid_api_key"
 
 
 def test_requests_with_the_token_are_accepted(http_server: HttpServer) -> None:

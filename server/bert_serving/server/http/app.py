@@ -19,21 +19,17 @@ from .cors import add_cors
 from .encoding_service import EncodingService
 from .errors import ErrorResponse, Unauthorized, error_body, to_error_response
 from .metrics import Metrics
+from .paths import is_public
 from .request_context import JSON
 from .routes import dashboard, encode, openai, openapi, operations
 from .wsgi import REFUSAL_KEY, STARTED_KEY
-
-#: Paths that need no token, because load balancers and browsers that open a page send none.
-PUBLIC_PATHS = frozenset(("/healthz", "/readyz", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
-#: Prefixes of further paths that need no token.
-PUBLIC_PREFIXES = ("/dashboard/",)
 
 
 def make_app(service: EncodingService, metrics: Metrics, token: str | None = None) -> Flask:
     """Builds the WSGI application.
 
     Args:
-        token: bearer token that requests must send, except those to public paths; None disables the check.
+        token: bearer token that requests must send, except public ones; None disables the check.
     """
     app = Flask(__name__, static_folder=None)
     FlaskJSON(app)
@@ -53,8 +49,7 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
     @app.before_request
     def begin() -> None:
         g.started = request.environ.get(STARTED_KEY) or time.perf_counter()
-        is_public = request.path in PUBLIC_PATHS or request.path.startswith(PUBLIC_PREFIXES)
-        if token and request.method != "OPTIONS" and not is_public:
+        if token and not is_public(request.method, request.path):
             _check_token(token)
         refusal = request.environ.get(REFUSAL_KEY)
         if refusal is not None:

@@ -1,6 +1,6 @@
 """The ASGI application: reads and admits requests in the event loop, and calls the WSGI application in threads.
 
-A request is checked in this order: path, token, declared length, body, memory, slot. Only complete and admitted
+A request is checked in this order: path, method, token, declared length, body, memory, slot. Only complete and admitted
 requests take a thread. The WSGI application answers refused ones too, so that all responses have the same form.
 """
 
@@ -13,15 +13,16 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from flask import Flask
+
 from . import wsgi
 from .bearer_token import is_authorized
 from .concurrency_limit import ConcurrencyLimiter
 from .connections import STATE_KEY, Connection, Connections
 from .errors import BodyTooLarge, ClientDisconnected, HttpError
 from .memory_limit import SMALL_BODY, Charge, MemoryLimiter
+from .paths import canonical_path
 
-#: Paths whose POST requests take a slot.
-ENCODING_PATHS = frozenset(("/encode", "/v1/embeddings", "/invocations"))
 #: Paths that answer without the service, whatever the load.
 LIVENESS_PATHS = frozenset(("/healthz",))
 #: Maximum body size (bytes) of a request that shares a slot with others.
@@ -49,8 +50,9 @@ class Gateway:
     """ASGI application in front of a WSGI application.
 
     Args:
+        app: the WSGI application. POST requests to its routes take a slot.
         max_body: maximum body size (bytes).
-        token: bearer token of requests to `ENCODING_PATHS`; None disables the check.
+        token: bearer token of these requests; None disables the check.
 
     Attributes:
         num_active: number of complete requests whose responses are not completely sent.
@@ -58,7 +60,7 @@ class Gateway:
 
     def __init__(
         self,
-        app: Any,
+        app: Flask,
         connections: Connections,
         limiter: ConcurrencyLimiter,
         memory: MemoryLimiter,
@@ -68,6 +70,7 @@ class Gateway:
         self.app, self.connections, self.limiter, self.memory = app, connections, limiter, memory
         self.max_body, self.token = max_body, token
         self.num_active = 0
+        self._post_paths = {rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
         self._workers = ThreadPoolExecutor(limiter.max_running, "request")
         self._liveness = ThreadPoolExecutor(_LIVENESS_THREADS, "liveness")
         self._refusals = ThreadPoolExecutor(_REFUSAL_THREADS, "refusal")
@@ -76,9 +79,10 @@ class Gateway:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         connection: Connection = scope["state"][STATE_KEY]
         connection.begin_request()
+        scope["path"] = canonical_path(scope["path"])
         charge = Charge(self.memory, _length(scope))
         try:
-            if scope["method"] == "POST" and scope["path"] in ENCODING_PATHS:
+            if scope["method"] == "POST" and scope["path"] in self._post_paths:
                 await self._encode(scope, receive, send, connection, charge)
             else:
                 must_close = await self._discard(scope, receive, connection)

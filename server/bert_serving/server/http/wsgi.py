@@ -7,7 +7,6 @@ import io
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from ..security.curve import plain_host
 
@@ -90,13 +89,11 @@ def environ_of(scope: dict[str, Any], body: bytes) -> dict[str, Any]:
 
     Headers with an underscore are dropped, because the environment cannot tell them from those with a hyphen.
     """
-    raw_path: bytes = scope["raw_path"]
-    path = (unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path).decode("latin-1")
     host, port = scope["server"] or ("", None)
     environ = {
         "REQUEST_METHOD": scope["method"],
         "SCRIPT_NAME": "",
-        "PATH_INFO": path,
+        "PATH_INFO": scope["path"].encode().decode("latin-1"),
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
         "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
         "SERVER_NAME": host,

@@ -135,7 +135,8 @@ OPENAPI: dict[str, Any] = {
         "/v1/embeddings": {
             "post": _operation(
                 "Encode texts with the API of OpenAI",
-                "Implements the embeddings API of OpenAI: set base_url of its client libraries to /v1 of this server.",
+                "Implements the embeddings API of OpenAI: set base_url of its client libraries to /v1 of this server. "
+                "The path /embeddings is the same route.",
                 "The vectors, in the order of the texts",
                 _content(schemas.EmbeddingsResponse),
                 _ENCODE_ERRORS,
