@@ -61,7 +61,7 @@ IDS = {
     token: index
     for index, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "##s", "[unused]"])
 }
-FRAME = Frame(IDS["[CLS]"], (IDS["[SEP]"],), IDS["[SEP]"])
+FRAME = Frame(IDS["[CLS]"], (IDS["[SEP]"],), IDS["[SEP]"], padding=IDS["[PAD]"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Compares the tokens of ``tokenizer.json`` files with those of the library `tokenizers`."""
 
-# ruff: noqa: RUF001 (ambiguous letters are intended)
+
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bert_serving.server.tokenization.factory import load_tokenizer
 from bert_serving.server.tokenization.library_tokenizer import LibrarySegmenter
 from bert_serving.server.tokenization.tokenizer import Tokenizer
 from bert_serving.server.tokenization.wordpiece import WordPiece
+from family_tokenizers import MULTILINGUAL
 
 tokenizers = pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
 
@@ -30,25 +31,6 @@ TEXTS = [
     "",
     "word " * 100,
     "<mask> in </s> between",
-]
-#: Several scripts, and sequences of characters that only belong together: marks, joiners, variation selectors.
-MULTILINGUAL = [
-    "Fußgängerübergänge überqueren, GRÖSSE 42 — „Zitat“ und ‚Zitat‘",
-    "L’été dernier, où êtes-vous allés ? «Noël» à 20 €, cœur",
-    "我喜欢在北京吃烤鸭。２０２４年，价格：￥１００！𠀀𫤠",
-    "東京タワーは高さ３３３メートルです。ｶﾀｶﾅ ガ か\u3099 々〆",
-    "أُحِبُّ القِراءةَ في المَساءِ؛ العدد ١٢٣٤٥ ﷺ لا",
-    "ภาษาไทยไม่มีช่องว่างระหว่างคำ ราคา ๑๒๓ บาท",
-    "मुझे हिन्दी में किताबें पढ़ना पसंद है। क्‍ष क्षि १२३",
-    "한국어 문장을 토큰으로 나눕니다. 각 ㈜ ㎏",
-    "Ελληνικά: ΟΔΥΣΣΕΥΣ, ὀξεῖα ᾼ",
-    "Привет, МИР! Ёлка й и\u0306",
-    "İstanbul'da ılık IŞIK ǅ ŉ",
-    "👩‍👩‍👧‍👦 👍🏽 🇩🇪 ❤️ ☺︎ 1️⃣ 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
-    "e\u0301\u0323 a\u0302\u0301 Z͑ͫ̓a̡͊͠l̶g͝o \u0344",
-    "soft\u00adhyphen zero\u200bwidth no\u00a0break \ufeff bom \u2028 line \x85 next",
-    "ﬁne ½ ² Ⅷ ℃ Å Ω ㎡ ＡＢＣ",
-    "unassigned \u0378 \u2fe0 private \ue000 new \u1c89 \U0001e2ae \U0001faf8 \u166d \U000111c9",
 ]
 PAIRS = [("who is it", "it is me"), ("word " * 40, "short"), ("short", "word " * 40)]
 Make = Callable[..., Path]

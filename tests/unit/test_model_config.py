@@ -95,10 +95,25 @@ def test_vocabulary_of_another_tokenizer_is_rejected(tmp_path: Path, name: str) 
         load_model_config(tmp_path)
 
 
-def test_a_slow_tokenizer_alone_is_rejected(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "camembert"])
+def test_a_vocab_txt_of_a_family_with_another_tokenizer_is_rejected(tmp_path: Path, family: str) -> None:
+    write_hf(tmp_path, hf_tensors(), model_type=family, pad_token_id=1)
+    with pytest.raises(
+        ModelUnsupported, match=rf"model_type {family} is not BERT's WordPiece; save the fast tokenizer"
+    ):
+        load_model_config(tmp_path)
+    write_hf(tmp_path, model_type=family, pad_token_id=1, tokenizer_class="BertTokenizer")
+    assert load_model_config(tmp_path).vocab_path.endswith("vocab.txt")
+    write_hf(tmp_path, model_type="bert", tokenizer_class="BertJapaneseTokenizer")
+    with pytest.raises(ModelUnsupported, match="tokenizer_class BertJapaneseTokenizer"):
+        load_model_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "spiece.model", "spm.model", "vocab.json"])
+def test_a_slow_tokenizer_alone_is_rejected(tmp_path: Path, name: str) -> None:
     write_hf(tmp_path, hf_tensors())
-    (tmp_path / "vocab.txt").rename(tmp_path / "sentencepiece.bpe.model")
-    with pytest.raises(ModelNotFound, match=r"sentencepiece.bpe.model and no tokenizer.json; save the fast tokenizer"):
+    (tmp_path / "vocab.txt").rename(tmp_path / name)
+    with pytest.raises(ModelNotFound, match=rf"{name} and no tokenizer.json; save the fast tokenizer"):
         load_model_config(tmp_path)
 
 

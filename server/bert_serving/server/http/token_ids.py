@@ -27,7 +27,6 @@ class TokenIds:
             self._tokens[index] = token
         self._keep_special = keep_special
         self._frame = frame
-        self._pad = next((ids[token] for token in ("[PAD]", "<pad>") if token in ids), None)
 
     def tokens(self, rows: Sequence[Sequence[int]]) -> list[list[str]]:
         """Returns the tokens of each row, without the special tokens that the service adds.
@@ -44,7 +43,7 @@ class TokenIds:
 
     def _row(self, row: Sequence[int], index: int) -> list[str]:
         start, end = 0, len(row)
-        while end > start and row[end - 1] == self._pad:
+        while end > start and row[end - 1] == self._frame.padding:
             end -= 1
         if self._accept == "framed":
             self._require_frame(row[start:end], index)
@@ -56,6 +55,12 @@ class TokenIds:
         if start == end:
             raise BadRequest(f"item {index} has no token except special ones; send at least one", "input")
         tokens = [self._token(token_id, index) for token_id in row[start:end]]
+        if PAIR_SEPARATOR in tokens:
+            raise BadRequest(
+                f"item {index} has the token {PAIR_SEPARATOR!r}, which separates the texts of a pair on this server; "
+                "send the text instead of its token ids",
+                "input",
+            )
         if not self._keep_special:
             at = self._find_separators(row[start:end])
             if at is not None:

@@ -33,10 +33,10 @@ HIDDEN_ACTS = {
 
 #: Largest number of layers. The largest BERT has 48; a list of the weights of a million layers would take gigabytes.
 MAX_LAYERS = 1024
+#: Families whose tokenizer is BERT's WordPiece, if the folder does not name another one.
+_WORD_PIECE_FAMILIES = ("bert", "distilbert", "electra", "nomic_bert")
 #: Values of ``tokenizer_class`` whose ``vocab.txt`` is BERT's WordPiece.
 _WORD_PIECE_CLASSES = (
-    None,
-    "PreTrainedTokenizerFast",
     *(f"{name}Tokenizer{kind}" for name in ("Bert", "DistilBert", "Electra") for kind in ("", "Fast")),
 )
 #: Largest number of ids without a token. Some models round ``vocab_size`` up; a wider gap means another vocabulary.
@@ -113,7 +113,7 @@ def load_model_config(
     reject_folder(folder, values, config_path)
     sizes = parse_config(values, str(config_path))
     vocab_path = find_vocab(folder)
-    _reject_other_tokenizers(folder, vocab_path)
+    _reject_other_tokenizers(folder, vocab_path, sizes["family"], values)
     check_vocab_size(count_vocab(vocab_path), sizes["vocab_size"], vocab_path, config_path)
     if tuned_model_dir is None:
         checkpoint, checkpoint_format = find_checkpoint(folder, ckpt_name, "-model_dir")
@@ -184,17 +184,28 @@ def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
     }
 
 
-def _reject_other_tokenizers(folder: Path, vocab_path: Path) -> None:
-    """Rejects a ``vocab.txt`` that belongs to another tokenizer than BERT's, such as BertJapanese."""
-    path = folder / "tokenizer_config.json"
-    if vocab_path.suffix == ".json" or not path.is_file():
+def _reject_other_tokenizers(folder: Path, vocab_path: Path, family: str, values: dict[str, Any]) -> None:
+    """Rejects a ``vocab.txt`` that belongs to another tokenizer than BERT's, such as BertJapanese or MPNet's.
+
+    Args:
+        values: the configuration of the model, which may name the tokenizer if ``tokenizer_config.json`` does not.
+    """
+    if vocab_path.suffix == ".json":
         return
-    name = _read_json(path).get("tokenizer_class")
-    if name not in _WORD_PIECE_CLASSES:
-        raise ModelUnsupported(
-            f"{path}: tokenizer_class {name} is not BERT's WordPiece; save the fast tokenizer, which writes a "
-            f"tokenizer.json: transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-        )
+    path = folder / "tokenizer_config.json"
+    name = (_read_json(path).get("tokenizer_class") if path.is_file() else None) or values.get("tokenizer_class")
+    if name in (None, "PreTrainedTokenizerFast"):
+        if family in _WORD_PIECE_FAMILIES:
+            return
+        reason = f"{vocab_path}: the tokenizer of model_type {family}"
+    elif name in _WORD_PIECE_CLASSES:
+        return
+    else:
+        reason = f"tokenizer_class {name} of {folder}"
+    raise ModelUnsupported(
+        f"{reason} is not BERT's WordPiece; save the fast tokenizer, which writes a tokenizer.json: "
+        "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    )
 
 
 def count_vocab(path: Path) -> int:

@@ -16,7 +16,14 @@ DEFAULT_CONFIG_NAME = "bert_config.json"
 HF_CONFIG_NAME = "config.json"
 VOCAB_NAMES = ("tokenizer.json", "vocab.txt")
 #: Files of tokenizers that are not fast; a folder with one of them alone needs a tokenizer.json.
-SLOW_TOKENIZERS = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.json")
+SLOW_TOKENIZERS = (
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+    "vocab.json",
+)
 #: Weights of a Hugging Face folder; the first existing file is used.
 HF_WEIGHTS = (
     ("model.safetensors", "safetensors"),

@@ -106,16 +106,19 @@ def wordpiece_tokenizer(vocabulary: Vocabulary, *, lower_case: bool | None = Non
     if lower_case is None:
         lower_case = vocabulary.lower_case is not False
     strip = vocabulary.strip_accents
+    has_library_rules = vocabulary.has_library_rules
     segmenter = WordPiece(
         ids,
         ids["[UNK]"],
-        rules=library_rules() if vocabulary.has_library_rules else python_rules(),
+        rules=library_rules() if has_library_rules else python_rules(),
         lower_case=lower_case,
         strip_accents=lower_case if strip is None else strip,
         split_cjk=vocabulary.split_cjk,
         added=vocabulary.added,
     )
-    frame = Frame(ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"])
+    frame = Frame(
+        ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"], padding=ids.get("[PAD]"), favors_longer=has_library_rules
+    )
     tokenizer = Tokenizer(segmenter, ids, frame, ids["[UNK]"], **settings)
     tokenizer.lower_case = lower_case
     tokenizer.warnings += case_warnings(ids, lower_case)

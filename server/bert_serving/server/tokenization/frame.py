@@ -14,12 +14,17 @@ class Frame:
         separators: ids between the texts of a pair, such as ``[SEP]`` or ``</s></s>``.
         end: id of the last token.
         second_type: type id of the second text and of the last token of a pair.
+        padding: id of the padding token, such as ``[PAD]`` or ``<pad>``; None if the vocabulary has none.
+        favors_longer: if both texts of a pair are cut, the longer one keeps one more token of an odd number, as in the
+            library `tokenizers`; else the first text, as in 1.10.
     """
 
     start: int
     separators: tuple[int, ...]
     end: int
     second_type: int = 1
+    padding: int | None = None
+    favors_longer: bool = False
 
     @property
     def num_of_single(self) -> int:

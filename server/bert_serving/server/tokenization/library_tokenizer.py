@@ -6,6 +6,7 @@ off, because the server truncates itself and never pads texts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from .frame import Frame
 
 #: A text whose tokens show where the special tokens of a sequence stand.
 _PROBE = "a"
+#: Usual names of the token for unknown text, and of padding.
+_UNKNOWN = ("<unk>", "[UNK]")
+_PADDING = ("<pad>", "[PAD]")
 
 
 class LibrarySegmenter:
@@ -24,7 +28,8 @@ class LibrarySegmenter:
         ids: token -> id, added tokens included.
         description: the kind of the tokenizer.
         frame: the special tokens of a sequence.
-        unknown: the id of unknown text; None for a byte-level tokenizer, which has none.
+        unknown: the id of a token that the vocabulary lacks; None if there is no such id. Texts of a byte-level
+            tokenizer have no unknown part.
     """
 
     def __init__(self, path: str, parsed: dict[str, Any]) -> None:
@@ -39,7 +44,7 @@ class LibrarySegmenter:
         """
         self._tokenizer = _load(path)
         self.ids: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
-        self.frame = find_frame(self._tokenizer, path)
+        self.frame = find_frame(self._tokenizer, path, _find_padding(parsed, self.ids))
         self.unknown = _find_unknown(parsed["model"], self.ids)
         self.description = f"{type(self._tokenizer.model).__name__}, computed by the library tokenizers"
 
@@ -80,16 +85,19 @@ def _load(path: str) -> Any:
     return tokenizer
 
 
-def find_frame(tokenizer: Any, path: str) -> Frame:
+def find_frame(tokenizer: Any, path: str, padding: int | None) -> Frame:
     """Derives the special tokens of a sequence and of a pair from a probe.
+
+    Args:
+        padding: id of the padding token.
 
     Raises:
         ValueError: they are not one token in front, one behind, and some between the texts of a pair.
     """
     bare = tokenizer.encode(_PROBE, add_special_tokens=False).ids
-    single = tokenizer.encode(_PROBE).ids
+    encoding = tokenizer.encode(_PROBE)
     pair = tokenizer.encode(_PROBE, _PROBE)
-    size = len(bare)
+    single, size = encoding.ids, len(bare)
     separators = tuple(pair.ids[1 + size : -1 - size])
     if (
         not size
@@ -100,14 +108,38 @@ def find_frame(tokenizer: Any, path: str) -> Frame:
         raise ModelConfigError(
             f"{path} adds the special tokens {single} to {bare}; the server supports one in front and one behind"
         )
-    return Frame(single[0], separators, single[-1], pair.type_ids[-2])
+    second_type = pair.type_ids[-1]
+    second_size = size + 1
+    expected = [0] * (len(pair.ids) - second_size) + [second_type] * second_size
+    if any(encoding.type_ids) or pair.type_ids != expected:
+        raise ModelConfigError(
+            f"{path} gives the tokens of a text the types {encoding.type_ids} and those of a pair {pair.type_ids}; the "
+            "server supports type 0 up to the second text of a pair"
+        )
+    return Frame(single[0], separators, single[-1], second_type, padding, favors_longer=True)
 
 
 def _find_unknown(model: dict[str, Any], ids: dict[str, int]) -> int | None:
-    if model.get("type") == "Unigram":
-        unknown = model.get("unk_id")
-        return None if unknown is None else int(unknown)
-    return ids.get(model.get("unk_token") or "")
+    """Returns the id of unknown text, or else the usual one for a token that the vocabulary lacks."""
+    if model.get("type") == "Unigram" and model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return _first([model.get("unk_token"), *_UNKNOWN], ids)
+
+
+def _find_padding(parsed: dict[str, Any], ids: dict[str, int]) -> int | None:
+    """Returns the id of padding: that of the file's padding, or else of the first usual name.
+
+    A vocabulary may have two such names. The one that the author added as a token counts.
+    """
+    if parsed.get("padding"):
+        return int(parsed["padding"]["pad_id"])
+    added = [token["content"] for token in parsed.get("added_tokens") or ()]
+    return _first([*(name for name in added if name in _PADDING), *_PADDING], ids)
+
+
+def _first(names: Iterable[str | None], ids: dict[str, int]) -> int | None:
+    """Returns the id of the first name that the vocabulary has."""
+    return next((ids[name] for name in names if name and name in ids), None)
 
 
 def _clean(text: str) -> str:

@@ -31,7 +31,7 @@ class Tokenized:
         mask: 0 for tokens masked by ``mask_cls_sep``, else 1, int32 ``[t]``; None if all are 1.
         lengths: number of tokens in each sequence, int32 ``[n]``, each >= 1.
         truncated: indexes of the sequences truncated to ``max_seq_len``, int32.
-        num_unknown: number of ``[UNK]`` tokens.
+        num_unknown: number of tokens for unknown text, such as ``[UNK]``.
     """
 
     input_ids: np.ndarray
@@ -96,7 +96,7 @@ class Tokenizer:
     ) -> None:
         """
         Args:
-            unknown: id of a token that the vocabulary lacks; None if every text has tokens.
+            unknown: id of a token that the vocabulary lacks; None if token lists with such a token are invalid.
             max_seq_len: longest sequence in tokens; longer sequences are truncated on the right.
             no_special_token: adds no special tokens to token lists, except to pairs.
             mask_cls_sep: masks special tokens in attention and pooling.
@@ -130,13 +130,14 @@ class Tokenizer:
         """Tokenizes texts, or converts token lists to ids without tokenizing. The type of the first item decides.
 
         A text ``A ||| B`` on one line is a pair, split at the last separator. In a token list, the first item equal to
-        ``|||`` separates a pair. A token that the vocabulary lacks becomes ``[UNK]``.
+        ``|||`` separates a pair. A token that the vocabulary lacks becomes the unknown token, such as ``[UNK]``.
 
         Args:
             prompt: put before every text, but not before token lists; None for the prompt of this tokenizer.
 
         Raises:
             TypeError: an item has another type than the first item; the message names its index.
+            ValueError: the vocabulary lacks a token of a list, and has no unknown token.
         """
         is_tokenized = len(texts) > 0 and not isinstance(texts[0], str)
         prompt = self._prompt if prompt is None else prompt
@@ -165,7 +166,7 @@ class Tokenizer:
         return first if omits_special else first + self.frame.num_of_single
 
     def tokens(self, tokenized: Tokenized) -> list[list[str]]:
-        """Returns the tokens of each sequence, including ``[CLS]`` and ``[SEP]``."""
+        """Returns the tokens of each sequence, special tokens included."""
         names = [self._tokens[index] for index in tokenized.input_ids.tolist()]
         rows, end = [], 0
         for length in tokenized.lengths.tolist():
@@ -237,10 +238,15 @@ class Tokenizer:
                 first[index], second[index] = at, len(row) - at - is_pair
                 items += row[:at]
                 items += row[at + 1 :]
-        return _Segments(np.fromiter(map(self.ids.get, items, repeat(max(self._unknown, 0))), np.int32), first, second)
+        if self._unknown < 0 and (lacking := next((token for token in items if token not in self.ids), None)):
+            raise ValueError(
+                f"the vocabulary of this model lacks the token {lacking[:100]!r}, and has no token for unknown text: "
+                "send tokens of its vocabulary, or texts"
+            )
+        return _Segments(np.fromiter(map(self.ids.get, items, repeat(self._unknown)), np.int32), first, second)
 
     def _assemble(self, segments: _Segments, omit_special: bool) -> Tokenized:
-        """Truncates the segments and adds ``[CLS]`` and ``[SEP]``; with ``omit_special`` only to pairs.
+        """Truncates the segments and adds the special tokens; with ``omit_special`` only to pairs.
 
         A sequence without tokens gets one masked padding token as a placeholder, so that it has a row.
         """
@@ -262,7 +268,7 @@ class Tokenizer:
         after_first = (starts + first + 1)[is_pair]  # where the separators of pairs begin
         placeholder_at = starts[~has_special & (first == 0)]
         is_word = np.ones(int(lengths.sum()), bool)
-        input_ids = np.zeros(len(is_word), np.int32)
+        input_ids = np.full(len(is_word), self.frame.padding or 0, np.int32)
         is_word[start_at] = is_word[end_at] = is_word[placeholder_at] = False
         input_ids[start_at], input_ids[end_at] = self.frame.start, self.frame.end
         for offset, separator in enumerate(self.frame.separators):

@@ -12,8 +12,8 @@ def truncate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the number of tokens kept of each first and each second text.
 
-    A single text keeps its first tokens. A pair loses the last token of its longer text, or of its second text if
-    both are equally long, until it fits. So each text keeps half of the room, or the shorter text stays whole.
+    A single text keeps its first tokens. A pair loses the last tokens of its longer text. So each text keeps half of
+    the room, or the shorter text stays whole. ``frame.favors_longer`` decides about an odd number.
 
     Args:
         first, second: tokens of each first and second text, int32 ``[n]``; 0 without a second text.
@@ -21,7 +21,8 @@ def truncate(
     """
     room = max_seq_len - frame.num_of_pair
     of_single = np.minimum(first, max_seq_len if omit_special else max_seq_len - 2)
-    of_pair = np.minimum(first, np.maximum(room - second, room - room // 2))
+    half = np.where(second >= first, room // 2, room - room // 2) if frame.favors_longer else room - room // 2
+    of_pair = np.minimum(first, np.maximum(room - second, half))
     first = np.where(second > 0, of_pair, of_single)
     return first, np.minimum(second, np.maximum(room - first, 0))
 
