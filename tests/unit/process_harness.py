@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 import zmq
@@ -36,7 +37,7 @@ class ProcessHarness:
         self.name = name
         self.config = tiny_config(*args)
         self.addresses = Addresses.new()
-        options = {"drift": None, "access": {"folder": None}}
+        options = {"drift": None, "access": {"folder": None}, "model": asdict(self.config.read_model())}
         self.process = ProcessContext(name, self.config, self.addresses, options, get_logger(name))
         self.context = zmq.Context()
         self.context.setsockopt(zmq.RCVTIMEO, LIMIT)

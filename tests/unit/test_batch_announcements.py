@@ -6,7 +6,9 @@ The tests replace workers and sink for the dispatcher, and all other processes f
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_a_request_that_is_split_after_a_failure_is_announced(harness: Dispatche
     harness.add_worker(b"a")
     message, announced = harness.batch(b"a")
     assert announced == [command]
-    harness.dispatcher.batch_failed(b"a", message.id, "error", "it does not work")
+    harness.dispatcher.batch_failed(message.id, "error", "it does not work")
     assert harness.batch(b"a")[1] == []
     assert harness.told == [command]
 
@@ -76,7 +78,7 @@ def test_a_failed_request_is_not_announced(harness: DispatcherHarness) -> None:
     harness.add_worker(b"a")
     message, announced = harness.batch(b"a")
     assert announced == [command]
-    harness.dispatcher.batch_failed(b"a", message.id, "error", "it does not work")
+    harness.dispatcher.batch_failed(message.id, "error", "it does not work")
     assert [failed for failed, _ in harness.failures] == [job]
     harness.now += 2 * ANNOUNCE_AFTER
     harness.dispatcher.announce_waiting()
@@ -93,7 +95,13 @@ def test_a_request_that_waits_long_is_announced(harness: DispatcherHarness) -> N
     assert harness.batch(b"a")[1] == [new]
 
 
+#: Dimensions of the vectors of the tiny model, and nanoseconds that a batch takes.
+WIDTH, DURATION = 32, 5_000_000
+
 # ---------------------------------------------------------------- the sink
+
+
+ONE, MANIFEST = np.ones(1, np.int32), np.zeros((1, 2), np.int64)
 
 
 class SinkHarness(ProcessHarness):
@@ -101,7 +109,7 @@ class SinkHarness(ProcessHarness):
 
     def __init__(self) -> None:
         super().__init__("sink", *SMALL_BATCHES)
-        self.sink = Sink(self.process, 64)
+        self.sink = Sink(self.process)
         self.ventilator = make_socket(self.context, zmq.DEALER)
         self.ventilator.connect(self.addresses.channel)
         self.worker = make_socket(self.context, zmq.PUSH)
@@ -135,9 +143,15 @@ class SinkHarness(ProcessHarness):
     ) -> None:
         """Sends the rows of a batch, one for each job."""
         manifest = np.array([[job, 0] for job in jobs], np.int64)
-        array = np.full((len(jobs), 2), value, np.float32)
+        array = np.full((len(jobs), WIDTH), value, np.float32)
         result = Result(
-            job(batch, epoch), array, np.ones(len(jobs), np.int32), manifest, False, 0, encode_commands(announced)
+            job(batch, epoch),
+            array,
+            np.ones(len(jobs), np.int32),
+            manifest,
+            False,
+            DURATION,
+            encode_commands(announced),
         )
         self.worker.send_multipart(result.frames())
 
@@ -149,7 +163,7 @@ class SinkHarness(ProcessHarness):
 
     def send_idle(self, batch: int) -> list[bytes]:
         """Sends the report of an idle worker behind its results."""
-        idle = [commands.WORKER_IDLE, b"worker-0.1", u64(job(batch)), u64(0)]
+        idle = [commands.WORKER_IDLE, b"worker-0.1", u64(job(batch))]
         self.worker.send_multipart([b"", encode_commands([idle])])
         return idle
 
@@ -195,6 +209,39 @@ def test_a_batch_that_was_computed_twice_is_published_once(sink_harness: SinkHar
     sink_harness.give(3, [job(1)], [], value=3.0)
     assert sink_harness.answers() == [1.0]
     assert not sink_harness.sink.assembler.jobs
+
+
+WRONG_RESULTS = {
+    r"shape \(1, 31\), not \(1, 32\)": Result(0, np.ones((1, 31), np.float32), ONE, MANIFEST, False),
+    r"shape \(2, 32\), not \(1, 32\)": Result(0, np.ones((2, 32), np.float32), ONE, MANIFEST, False),
+    "dtype float64, not float32": Result(0, np.ones((1, 32)), ONE, MANIFEST, False),
+    "2 lengths for 1 texts": Result(0, np.ones((1, 32), np.float32), np.ones(2, np.int32), MANIFEST, False),
+    "vectors of tokens, this server has texts": Result(0, np.ones((1, 32), np.float32), ONE, MANIFEST, True),
+}
+
+
+@pytest.mark.parametrize("reason", WRONG_RESULTS)
+def test_a_wrong_result_fails_its_batch_only(sink_harness: SinkHarness, reason: str) -> None:
+    manifest = np.array([[job(1), 0]], np.int64)
+    wrong = replace(WRONG_RESULTS[reason], batch_id=job(1), manifest=manifest)
+    sink_harness.worker.send_multipart(wrong.frames())
+    [failed] = sink_harness.receive()
+    assert failed[:3] == [commands.BATCH_FAILED, u64(job(1)), b"error"]
+    assert re.search(reason, failed[3].decode())
+    sink_harness.give(2, [job(1)], [announcement(job(1))])
+    assert sink_harness.answers() == [1.0]
+
+
+@pytest.mark.parametrize("frames", [[b"no MessagePack"], [b"\x93\x01\x02\x03"], [b"\xc1", b"1", b"2", b"3"]])
+def test_a_result_that_cannot_be_read_is_dropped(sink_harness: SinkHarness, frames: list[bytes]) -> None:
+    sink_harness.worker.send_multipart(frames)
+    sink_harness.give(1, [job(1)], [announcement(job(1))])
+    assert sink_harness.answers() == [1.0]
+
+
+def test_the_duration_of_a_batch_reaches_the_ventilator(sink_harness: SinkHarness) -> None:
+    sink_harness.send_result(1, [job(1)], [announcement(job(1))])
+    assert sink_harness.receive() == [[commands.BATCH_DONE, u64(job(1)), u64(DURATION)]]
 
 
 def test_later_jobs_do_not_make_earlier_ones_finished(sink_harness: SinkHarness) -> None:

@@ -16,14 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_serving.server.errors import RequestError
-from bert_serving.server.ipc.messages import BatchMessage, Result
+from bert_serving.server.ipc.commands import from_u64
+from bert_serving.server.ipc.messages import BatchMessage, Result, decode_commands
 from bert_serving.server.log import get_logger
-from bert_serving.server.scheduling.dispatcher import CREDITS, MAX_DELIVERY_SECONDS, Dispatcher
+from bert_serving.server.scheduling.dispatcher import CREDITS, Dispatcher
 from bert_serving.server.scheduling.jobs import Job, JobChunk, RequestKey
 from bert_serving.server.sink.sync_barrier import SyncBarrier
 from bert_serving.server.tokenization.tokenizer import Tokenized
 from dispatcher_harness import EPOCH, SMALL_BATCHES, DispatcherHarness
-from process_harness import tiny_config
+from process_harness import LIMIT, tiny_config
 
 CONFIG = tiny_config(*SMALL_BATCHES)
 
@@ -43,19 +44,23 @@ def test_an_idle_worker_shows_that_its_batches_are_lost(harness: DispatcherHarne
     _, command = harness.ask()
     harness.add_worker(b"a")
     lost, _ = harness.batch(b"a")
-    harness.dispatcher.worker_idle(b"a", lost.id, harness.now)
+    harness.dispatcher.worker_idle(b"a", lost.id)
     message, commands = harness.batch(b"a")
     assert commands == [command]  # the announcement was lost with the batch
     assert len(harness.dispatcher.batch_done(message.id, 0.0)) == 1
 
 
-def test_a_batch_that_has_not_reached_an_idle_worker_is_lost_after_some_seconds(harness: DispatcherHarness) -> None:
+def test_a_batch_is_lost_if_an_idle_worker_has_read_what_was_sent_later(harness: DispatcherHarness) -> None:
     harness.ask()
     harness.add_worker(b"a")
     lost, _ = harness.batch(b"a")
-    harness.dispatcher.worker_idle(b"a", lost.id - 1, harness.now + MAX_DELIVERY_SECONDS - 0.1)
+    harness.dispatcher.worker_idle(b"a", lost.id - 1)
     assert lost.id in harness.dispatcher.in_flight
-    harness.dispatcher.worker_idle(b"a", lost.id - 1, harness.now + MAX_DELIVERY_SECONDS + 0.1)
+    harness.dispatcher.register_worker(b"a", {"max_tokens": 4096})  # repeated each second
+    assert harness.workers[b"a"].poll(LIMIT)
+    _, sent = harness.workers[b"a"].recv_multipart()
+    ((_, last_batch),) = decode_commands(sent)
+    harness.dispatcher.worker_idle(b"a", from_u64(last_batch))
     assert harness.batch(b"a")[0].id > lost.id
 
 
@@ -63,14 +68,14 @@ def test_an_idle_worker_that_has_worked_for_another_ventilator_loses_nothing(har
     harness.ask()
     harness.add_worker(b"a")
     message, _ = harness.batch(b"a")
-    harness.dispatcher.worker_idle(b"a", (EPOCH + 1) << 40, harness.now)
+    harness.dispatcher.worker_idle(b"a", (EPOCH + 1) << 40)
     assert list(harness.dispatcher.in_flight) == [message.id]
 
 
 class Worker:
     def __init__(self) -> None:
-        self.inbox: deque[BatchMessage] = deque()
-        self.results: deque[Result | tuple[int, float]] = deque()  # a pair is the report of an idle worker
+        self.inbox: deque[BatchMessage | int] = deque()  # a number is the last batch of BATCHES_SENT
+        self.results: deque[Result | int] = deque()  # a number is the last batch in the report of an idle worker
         self.last_batch = 0
 
 
@@ -93,7 +98,7 @@ class Model:
 
     def start_ventilator(self) -> None:
         self.epoch = next(self.epochs)
-        self.failures: deque[tuple[bytes, int]] = deque()
+        self.failures: deque[int] = deque()
         self.to_ventilator.clear()
         if self.is_sink_waiting:
             self.to_ventilator.append(("sync_request",))
@@ -154,12 +159,16 @@ class Model:
 
     def send_multipart(self, frames: list[bytes], *_: Any, **__: Any) -> None:
         """The dispatcher's socket."""
-        self.workers[frames[0]].inbox.append(BatchMessage.from_frames([zmq.Frame(frame) for frame in frames[1:]]))
+        inbox = self.workers[frames[0]].inbox
+        if frames[1] == b"":
+            inbox.append(from_u64(decode_commands(frames[2])[0][1]))
+        else:
+            inbox.append(BatchMessage.from_frames([zmq.Frame(frame) for frame in frames[1:]]))
 
     def ventilator_reads(self) -> None:
         while self.failures:
-            name, batch_id = self.failures.popleft()
-            self.dispatcher.batch_failed(name, batch_id, "error", "refused")
+            batch_id = self.failures.popleft()
+            self.dispatcher.batch_failed(batch_id, "error", "refused")
         if not self.to_ventilator:
             return
         kind, *values = self.to_ventilator.popleft()
@@ -200,7 +209,7 @@ class Model:
             if self.barrier.admit(result):
                 self.place(result)
         elif self.barrier.is_synced:
-            self.to_ventilator.append(("idle", name, *result))
+            self.to_ventilator.append(("idle", name, result))
 
     def place(self, result: Result) -> None:
         self.rows.update(map(tuple, np.asarray(result.manifest).tolist()))
@@ -209,12 +218,15 @@ class Model:
     def work(self, name: bytes, is_refused: bool = False) -> None:
         worker = self.workers[name]
         if not worker.inbox:
-            worker.results.append((worker.last_batch, self.now))
+            worker.results.append(worker.last_batch)
             return
         message = worker.inbox.popleft()
+        if isinstance(message, int):
+            worker.last_batch = max(worker.last_batch, message)
+            return
         worker.last_batch = message.id
         if is_refused:
-            self.failures.append((name, message.id))
+            self.failures.append(message.id)
             return
         manifest = np.frombuffer(message.manifest, np.int64).reshape(-1, 2)
         array = np.zeros((len(manifest), 1), np.float32)
@@ -241,6 +253,8 @@ class Model:
             worker.inbox.popleft()
         elif action == "lose result" and worker.results:
             worker.results.popleft()
+        elif action == "register":
+            self.dispatcher.register_worker(name, {"max_tokens": 4096})
         elif action == "kill sink":
             self.start_sink()
         elif action == "kill ventilator":
@@ -256,16 +270,17 @@ class Model:
             self.now += 1.0
             self.sink_reads()
             for name in self.workers:
-                self.work(name)
-                self.sink_receives(name)
-                self.sink_receives(name)
+                self.dispatcher.register_worker(name, {"max_tokens": 4096})
+                for _ in range(2):
+                    self.work(name)
+                    self.sink_receives(name)
             for _ in range(len(self.to_ventilator) + 1):
                 self.ventilator_reads()
             self.dispatcher.dispatch()
 
 
 ACTIONS = ["ask", "work", "sink receives", "ventilator reads"] * 3 + ["refuse", "sink reads", "sink reads"]
-ACTIONS += ["lose batch", "lose result", "kill sink", "kill ventilator", "kill worker"]
+ACTIONS += ["register", "lose batch", "lose result", "kill sink", "kill ventilator", "kill worker"]
 
 
 @settings(max_examples=200)

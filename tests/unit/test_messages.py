@@ -83,13 +83,14 @@ def test_a_result_comes_out_as_it_went_in(dtype: str, rows: int, token_level: bo
     array = np.random.default_rng(0).normal(size=(rows, 64)).astype(dtype)
     lengths = np.array([rows // count] * count, np.int32)
     sent = Result(3, array, lengths, memoryview(manifest_of(count)), token_level, 12345, b"announcements")
-    found = Result.from_frames(received(sent.frames()))
-    assert (found.batch_id, found.token_level, found.began, found.announcements) == (
+    found = Result.from_frames(received(sent.frames()), 100.0)
+    assert (found.batch_id, found.token_level, found.duration, found.announcements) == (
         3,
         token_level,
         12345,
         b"announcements",
     )
+    assert found.began_at == 100.0 - 12345e-9
     assert found.array.dtype == dtype
     assert np.array_equal(found.array, array)
     assert np.array_equal(found.lengths, lengths)
@@ -98,7 +99,7 @@ def test_a_result_comes_out_as_it_went_in(dtype: str, rows: int, token_level: bo
 
 def test_a_column_of_a_larger_array_comes_out_as_it_is() -> None:
     array = np.arange(60, dtype=np.float32).reshape(6, 10)[:, 3:5]
-    found = Result.from_frames(received(Result(1, array, np.ones(6, np.int32), manifest_of(6), False).frames()))
+    found = Result.from_frames(received(Result(1, array, np.ones(6, np.int32), manifest_of(6), False).frames()), 0.0)
     assert np.array_equal(found.array, array)
 
 

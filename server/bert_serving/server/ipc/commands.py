@@ -6,6 +6,7 @@ socket        from -> to               commands
 dispatch      worker -> ventilator     REGISTER json                 the worker's device and batch limits
               worker -> ventilator     BATCH_FAILED id kind text     the engine refused this batch
               ventilator -> worker     a batch                       see :class:`.messages.BatchMessage`
+              ventilator -> worker     an empty frame, and BATCHES_SENT id: all batches up to this one were sent before
 results       worker -> sink           its vectors                   see :class:`.messages.Result`
               worker -> sink           an empty frame, and WORKER_IDLE; the sink forwards it behind the results
 channel       ventilator -> sink       JOB_CHUNK job + texts         announces texts of a job; the announcement of a job
@@ -19,10 +20,10 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
                                                                       a nonce, the answer to SYNC_REQUEST. Results of
                                                                       earlier batches are stale
               sink -> ventilator       SYNC_REQUEST nonce            a new sink asks for all unfinished jobs
-              sink -> ventilator       BATCH_DONE batch_id began     the batch's rows have arrived
-              sink -> ventilator       WORKER_IDLE worker batch time
-                                                                     the worker held no batch at this time; it had
-                                                                      finished all up to this one
+              sink -> ventilator       BATCH_DONE batch_id duration  the batch's rows have arrived
+              sink -> ventilator       BATCH_FAILED id kind text     the result has the wrong shape or dtype
+              sink -> ventilator       WORKER_IDLE worker batch      the worker held no batch; it had read all messages
+                                                                      up to this batch
               sink -> ventilator       JOB_PENDING local_id job      the job's reply is pending
               sink -> ventilator       JOB_PUBLISHED local_id job    the job's reply was published before the query
               sink -> ventilator       DRIFT json                    findings of :class:`VectorDrift`, for the status
@@ -36,8 +37,8 @@ control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINA
 ============  =======================  ==================================================================
 
 A message on the channel holds all commands that are ready when it is sent, encoded by ``messages.encode_commands``.
-Numbers are little-endian 64-bit integers. Nothing is pickled. Times are nanoseconds of ``time.monotonic_ns()``, the
-same clock in all processes of a machine.
+Numbers are little-endian 64-bit integers. Nothing is pickled. Durations are in nanoseconds. No command carries the
+reading of a clock, because a worker may run on another machine.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ import struct
 from typing import Any
 
 # dispatch
-REGISTER, BATCH_FAILED = b"REGISTER", b"BATCH_FAILED"
+REGISTER, BATCH_FAILED, BATCHES_SENT = b"REGISTER", b"BATCH_FAILED", b"BATCHES_SENT"
 # channel, ventilator -> sink
 JOB_CHUNK, CANCEL_JOB, QUERY_JOB = b"JOB_CHUNK", b"CANCEL_JOB", b"QUERY_JOB"
 PUBLISH, PUBLISH_ON_SUBSCRIBE, SYNC = b"PUBLISH", b"PUBLISH_ON_SUBSCRIBE", b"SYNC"

@@ -50,7 +50,7 @@ class _BatchHead(msgspec.Struct, array_like=True):
 class _ResultHead(msgspec.Struct, array_like=True):
     id: int
     announcements: bytes
-    began: int
+    duration: int
     dtype: str
     rows: int
     dims: int
@@ -130,7 +130,8 @@ class Result:
         array: ``[n, d]``, or ``[t, d]`` packed if ``token_level``.
         lengths: int32 ``[n]``.
         manifest, announcements, vector_codes: those of the batch; the manifest is int64 ``[n, 2]``.
-        began: nanoseconds of ``time.monotonic_ns()`` at which the worker began.
+        duration: nanoseconds that the worker took.
+        began_at: monotonic seconds at which the worker began, by the receiver's clock; not sent.
     """
 
     batch_id: int
@@ -138,20 +139,30 @@ class Result:
     lengths: np.ndarray
     manifest: Any
     token_level: bool
-    began: int = 0
+    duration: int = 0
     announcements: bytes = b""
     vector_codes: bytes = b""
+    began_at: float = 0.0
 
     def frames(self) -> list[Any]:
         array = self.array
         (rows, dims), name = array.shape, dtype_name(array.dtype)
         head = _ResultHead(
-            self.batch_id, self.announcements, self.began, name, rows, dims, self.token_level, None, self.vector_codes
+            self.batch_id,
+            self.announcements,
+            self.duration,
+            name,
+            rows,
+            dims,
+            self.token_level,
+            None,
+            self.vector_codes,
         )
         return _frames(head, [array, self.lengths, self.manifest])
 
     @classmethod
-    def from_frames(cls, frames: Sequence[Any]) -> Result:
+    def from_frames(cls, frames: Sequence[Any], now: float) -> Result:
+        """Decodes the frames of a result that arrived at ``now``, in monotonic seconds."""
         head = _decode_result_head(frames[0].buffer)
         arrays: Any = [frame.buffer for frame in frames[1:]] if head.small is None else head.small
         array, lengths, manifest = arrays
@@ -161,7 +172,8 @@ class Result:
             np.frombuffer(lengths, np.int32),
             np.frombuffer(manifest, np.int64).reshape(-1, 2),
             head.is_token_level,
-            head.began,
+            head.duration,
             head.announcements,
             head.vector_codes,
+            now - head.duration / 1e9,
         )

@@ -11,6 +11,7 @@ The second batch is sent only when more sequences could not improve it. An idle 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ import zmq
 
 from ..config.options import ServerConfig
 from ..errors import RequestError
+from ..ipc.commands import BATCHES_SENT, u64
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..monitoring.histogram import SEQUENCES, Histogram
 from .batch_delay import AdaptiveBatchDelay
@@ -33,8 +35,6 @@ CREDITS = 2
 #: Failures in a row after which a worker counts as failing: with one failing sequence, half of the retries succeed.
 FAILURE_THRESHOLD = 20
 _MIN_TOKENS = 64
-#: Longest delivery time of a batch in seconds. A batch sent earlier that an idle worker does not hold is lost.
-MAX_DELIVERY_SECONDS = 5.0
 #: Seconds in the queue after which a job is announced to the sink ahead of its batch.
 ANNOUNCE_AFTER = 1.0
 
@@ -50,7 +50,6 @@ class InFlightBatch:
 
     worker: bytes
     slices: list[BatchSlice[JobChunk]]
-    sent_at: float
     tokens: int
     sequences: int
     padding: int
@@ -141,6 +140,10 @@ class Dispatcher:
             self.log.info("%s joined: %s, %d tokens per batch", name.decode(), info.get("device", "?"), tokens)
         else:
             state.info = info
+            if state.in_flight:  # a worker that reads this and holds no batch has lost those in flight
+                sent = encode_commands([[BATCHES_SENT, u64(self.next_batch_id - 1)]])
+                with contextlib.suppress(zmq.ZMQError):  # the connection is closed
+                    self.router.send_multipart([name, b"", sent], zmq.NOBLOCK)
 
     def worker_lost(self, name: bytes) -> None:
         """Removes a dead worker and requeues its batches. Only its running batch counts as a crash."""
@@ -254,9 +257,7 @@ class Dispatcher:
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
         padding = int(packed.batch.lengths.max()) * sequences - tokens
-        self.in_flight[batch_id] = InFlightBatch(
-            state.name, slices, self.clock(), tokens, sequences, padding, announcements
-        )
+        self.in_flight[batch_id] = InFlightBatch(state.name, slices, tokens, sequences, padding, announcements)
         state.in_flight[batch_id] = None
 
     def _announcements_for(self, slices: list[BatchSlice[JobChunk]]) -> dict[Job, Command]:
@@ -308,38 +309,31 @@ class Dispatcher:
         self._retry.succeeded(batch.slices)
         return batch.slices
 
-    def batch_failed(self, worker: bytes, batch_id: int, kind: str, message: str) -> None:
+    def batch_failed(self, batch_id: int, kind: str, message: str) -> None:
         """Records that the engine failed on a batch: ``kind`` is ``oom``, ``nonfinite`` or ``error``."""
         batch = self._pop_in_flight(batch_id)
         if batch is None:
             return
-        self.log.warning("%s failed on %d sequences: %s", worker.decode(), batch.sequences, message)
-        state = self.workers.get(worker)
+        name = batch.worker.decode()
+        self.log.warning("%s failed on %d sequences: %s", name, batch.sequences, message)
+        state = self.workers.get(batch.worker)
         if state is not None:
             state.failures += 1
         if kind == "oom" and state is not None:
             tokens = max(_MIN_TOKENS, min(state.limits.max_tokens, batch.tokens) // 2)
             state.limits = BatchLimits(state.limits.max_sequences, tokens)
-            self.log.warning("%s is out of memory; reducing its batches to %d tokens", worker.decode(), tokens)
+            self.log.warning("%s is out of memory; reducing its batches to %d tokens", name, tokens)
         self._restore_announcements(batch)
         self._retry.engine_failed(batch.slices, message)
 
-    def worker_idle(self, name: bytes, last_batch: int, idle_at: float) -> None:
-        """Requeues batches in flight of a worker that held none at ``idle_at`` (seconds).
+    def worker_idle(self, name: bytes, last_batch: int) -> None:
+        """Requeues batches in flight, up to ``last_batch``, of a worker that held none when it sent this report.
 
-        The results of all batches up to ``last_batch`` have reached the sink before this report, or are lost.
+        Their results have reached the sink before the report, or are lost.
         """
         state = self.workers.get(name)
-        if state is None:
-            return
-        is_known = last_batch >> 40 == self._epoch
-        latest_sent = idle_at - MAX_DELIVERY_SECONDS
-        lost = [
-            batch_id
-            for batch_id in state.in_flight
-            if (is_known and batch_id <= last_batch) or self.in_flight[batch_id].sent_at < latest_sent
-        ]
-        self._requeue_lost(state, lost)
+        if state is not None and last_batch >> 40 == self._epoch:
+            self._requeue_lost(state, [batch_id for batch_id in state.in_flight if batch_id <= last_batch])
 
     def _requeue_lost(self, state: WorkerState, batch_ids: list[int]) -> None:
         if not batch_ids:

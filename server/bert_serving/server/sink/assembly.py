@@ -172,7 +172,7 @@ class ResultAssembler:
                 if job_id >> 40 == self.epoch and job_id not in self.finished:
                     self._keep_unannounced(result, where, values)
                 continue  # finished, cancelled, computed twice, or of another ventilator
-            job.began_at = min(job.began_at, result.began / 1e9)
+            job.began_at = min(job.began_at, result.began_at)
             try:
                 self._fill(job, rows[where], result.lengths[where], result.array[values], result.token_level)
             except MemoryError:
@@ -185,7 +185,7 @@ class ResultAssembler:
             result.lengths[where],
             result.manifest[where],
             result.token_level,
-            result.began,
+            began_at=result.began_at,
         )
         self.num_bytes += rows.array.nbytes
         self.unannounced_rows.setdefault(int(rows.manifest[0, 0]), []).append((self._num_expiries, rows))

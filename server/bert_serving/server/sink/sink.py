@@ -31,6 +31,7 @@ from ..security.curve import CurveAuth
 from .assembly import ResultAssembler
 from .memory_report import MemoryReport
 from .publisher import ResultPublisher
+from .result_receiver import ResultReceiver
 from .sync_barrier import SyncBarrier
 
 #: Messages read from one socket before the next socket is read.
@@ -48,13 +49,15 @@ CLOSE_LINGER_MS = 2000
 class Sink:
     """The main loop with its sockets."""
 
-    def __init__(self, process: ProcessContext, max_positions: int) -> None:
+    def __init__(self, process: ProcessContext) -> None:
         self.process, self.config, self.log = process, process.config, process.log
         self.clock = time.monotonic
         self.nonce = secrets.token_bytes(8)
         self.has_requested_sync = False
         self.barrier = SyncBarrier()
-        self.assembler = ResultAssembler(output_width(self.config, max_positions), self._publish, self.log, self.clock)
+        width = output_width(self.config, process.model.max_position_embeddings)
+        self.assembler = ResultAssembler(width, self._publish, self.log, self.clock)
+        self.receiver = ResultReceiver(process, self.clock)
         #: Identities that have jobs here and no subscription, and since when.
         self.unsubscribed_since: dict[bytes, float] = {}
         #: Commands for the ventilator, in this order.
@@ -67,8 +70,6 @@ class Sink:
         self._next_connection_check = 0.0
 
         self.control = process.connect_control()
-        self.results = make_socket(process.context, zmq.PULL)
-        process.bind(self.results, process.addresses.results)
         self.ventilator = make_socket(process.context, zmq.DEALER)
         process.bind(self.ventilator, process.addresses.channel)
         self.publisher = ResultPublisher(
@@ -88,7 +89,7 @@ class Sink:
         poller = zmq.Poller()
         memory_report = MemoryReport(self.publisher.max_bytes)
         connection_limit = ConnectionLimit(self.config.port_out, self.log)
-        for sock in (self.control, self.ventilator, self.results, self.publisher):
+        for sock in (self.control, self.ventilator, *self.receiver.sockets, self.publisher):
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
         self.log.info("ready")
@@ -113,8 +114,9 @@ class Sink:
                 for frames in recv_available(self.ventilator, BURST):
                     for command in decode_commands(frames[0]):
                         self._on_command(command)
-            if self.results in events:
-                self._on_results()
+            for sock in self.receiver.sockets:
+                if sock in events:
+                    self._on_results(sock)
             self._report_memory(memory_report)
             if self.acks:
                 self._send_acks()
@@ -213,25 +215,27 @@ class Sink:
 
     # ---------------------------------------------------------------- workers
 
-    def _on_results(self) -> None:
-        for frames in recv_available(self.results, BURST, copy=False):
-            if len(frames[0]) == 0:
+    def _on_results(self, sock: zmq.Socket[bytes]) -> None:
+        for result in self.receiver.receive(sock, BURST):
+            if isinstance(result, list):
                 # Before SYNC the report would overtake held results; the worker repeats it every second.
                 if self.barrier.is_synced:
-                    self.acks += decode_commands(frames[1])
-                continue
-            result = Result.from_frames(frames)
-            if self.barrier.admit(result):
+                    self.acks += result
+            elif self.barrier.admit(result):
                 self._on_result(result)
 
     def _on_result(self, result: Result) -> None:
+        if problem := self.receiver.problem(result):
+            self.log.error("dropped the result of a batch: %s", problem)
+            self.acks.append([commands.BATCH_FAILED, u64(result.batch_id), b"error", problem.encode()])
+            return
         if self.drift is not None:
             self.drift.add(*comparable(result))
         if result.announcements:
             for command in decode_commands(result.announcements):
                 self.assembler.announce(command)
         self.assembler.add(result)
-        self.acks.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.began)])
+        self.acks.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.duration)])
 
     # ---------------------------------------------------------------- clients
 
@@ -314,6 +318,6 @@ def output_width(config: ServerConfig, max_positions: int) -> int | None:
 
 def run(process: ProcessContext) -> None:
     """Runs the sink process."""
-    sink = Sink(process, process.model.max_position_embeddings)
+    sink = Sink(process)
     process.start_heartbeat()
     sink.run()

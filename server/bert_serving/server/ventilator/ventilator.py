@@ -246,20 +246,22 @@ class Ventilator:
         if kind == commands.REGISTER:
             self.dispatcher.register_worker(name, json.loads(frames[2]))
         elif kind == commands.BATCH_FAILED:
-            self.dispatcher.batch_failed(name, from_u64(frames[2]), frames[3].decode(), frames[4].decode())
+            self.dispatcher.batch_failed(from_u64(frames[2]), frames[3].decode(), frames[4].decode())
 
     def _on_sink(self, command: Command) -> None:
         kind = command[0]
         if kind == commands.BATCH_DONE:
-            self.requests.on_batch_done(from_u64(command[1]), from_u64(command[2]) / 1e9)
+            self.requests.on_batch_done(from_u64(command[1]), self.clock() - from_u64(command[2]) / 1e9)
+        elif kind == commands.BATCH_FAILED:
+            self.dispatcher.batch_failed(from_u64(command[1]), command[2].decode(), command[3].decode())
         elif kind in (commands.JOB_PENDING, commands.JOB_PUBLISHED):
             local_id, job_id = map(from_u64, command[1:])
             self.requests.on_query_reply(local_id, job_id, kind == commands.JOB_PUBLISHED)
         elif kind == commands.SYNC_REQUEST:
             self.requests.on_sink_restart(command[1])
         elif kind == commands.WORKER_IDLE:
-            _, name, last_batch, idle_at = command
-            self.dispatcher.worker_idle(name, from_u64(last_batch), from_u64(idle_at) / 1e9)
+            _, name, last_batch = command
+            self.dispatcher.worker_idle(name, from_u64(last_batch))
         elif kind == commands.RESULT_MEMORY:
             self._result_memory = ResultMemory(*map(from_u64, command[1:]))
             self.requests.admission.held_bytes = self._result_memory.queued + self._result_memory.in_pipes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+from typing import Any
 
 import numpy as np
 import zmq
@@ -14,8 +15,8 @@ from ..engines.base import Device, DeviceLost, Engine, EngineError, OutOfMemory
 from ..engines.batch import Batch
 from ..engines.nvml import GpuMeter
 from ..ipc import commands
-from ..ipc.commands import READY, STOP, u64
-from ..ipc.messages import BatchMessage, Result, encode_commands, is_large
+from ..ipc.commands import READY, STOP, from_u64, u64
+from ..ipc.messages import BatchMessage, Result, decode_commands, encode_commands, is_large
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import is_readable, make_socket
 from ..model.pooling import PoolingStrategy
@@ -72,8 +73,10 @@ def run(process: ProcessContext) -> None:
         events = dict(poller.poll(1000))
         if control in events and control.recv_multipart()[0] == STOP:
             break
-        if ventilator in events:
-            frames = ventilator.recv_multipart(copy=False)
+        frames = ventilator.recv_multipart(copy=False) if ventilator in events else None
+        if frames is not None and len(frames[0]) == 0:
+            last_batch = max(last_batch, _last_sent(frames[1]))
+        elif frames is not None:
             process.mark_progress(busy=True)
             began = time.monotonic_ns()
             message = BatchMessage.from_frames(frames)
@@ -103,7 +106,7 @@ def run(process: ProcessContext) -> None:
                     batch.lengths,
                     message.manifest,
                     token_level,
-                    began,
+                    time.monotonic_ns() - began,
                     message.announcements,
                     message.vector_codes,
                 )
@@ -116,11 +119,16 @@ def run(process: ProcessContext) -> None:
             if meter is not None:
                 registration = json.dumps(info | meter.read()).encode()
             ventilator.send_multipart([commands.REGISTER, registration])
-            idle_at = time.monotonic_ns()
             if not is_readable(ventilator):  # on the socket of the results, so that it follows all of them
-                idle = [commands.WORKER_IDLE, process.name.encode(), u64(last_batch), u64(idle_at)]
+                idle = [commands.WORKER_IDLE, process.name.encode(), u64(last_batch)]
                 sink.send_multipart([b"", encode_commands([idle])])
     engine.close()
+
+
+def _last_sent(frame: Any) -> int:
+    """Returns the batch that BATCHES_SENT names."""
+    ((_, last_batch),) = decode_commands(frame)
+    return from_u64(last_batch)
 
 
 def _kind(error: Exception) -> bytes:

@@ -1,0 +1,68 @@
+"""Receives the results of workers, and checks that they have the shape and the dtype of this server's vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+import zmq
+
+from ..config.options import ServerConfig
+from ..ipc.messages import Command, Result, decode_commands, dtype_name
+from ..ipc.process_context import ProcessContext
+from ..ipc.sockets import make_socket, recv_available
+from ..model.config import ModelConfig
+from ..model.pooling import PoolingStrategy
+
+
+@dataclass(frozen=True, slots=True)
+class ResultCheck:
+    """The vectors of this server: one per token or per text, their dimensions, and their dtype by its numpy name."""
+
+    is_token_level: bool
+    dims: int
+    dtype: str
+
+    @classmethod
+    def of(cls, config: ServerConfig, model: ModelConfig) -> ResultCheck:
+        is_token_level = config.pooling_strategy == PoolingStrategy.NONE
+        return cls(is_token_level, config.vector_size(model), "float16" if config.fp16 else "float32")
+
+    def problem(self, result: Result) -> str:
+        """Returns what is wrong with a result, or an empty string."""
+        if result.token_level != self.is_token_level:
+            kinds = ("texts", "tokens")
+            return (
+                f"the worker sent vectors of {kinds[result.token_level]}, this server has {kinds[self.is_token_level]}"
+            )
+        if len(result.lengths) != len(result.manifest):
+            return f"the worker sent {len(result.lengths)} lengths for {len(result.manifest)} texts"
+        rows = int(result.lengths.sum()) if self.is_token_level else len(result.manifest)
+        if result.array.shape != (rows, self.dims):
+            return f"the worker sent vectors of shape {result.array.shape}, not {(rows, self.dims)}"
+        dtype = dtype_name(result.array.dtype)
+        return "" if dtype == self.dtype else f"the worker sent vectors of dtype {dtype}, not {self.dtype}"
+
+
+class ResultReceiver:
+    """Owns the sockets that receive from workers.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, process: ProcessContext, clock: Callable[[], float]) -> None:
+        self.problem = ResultCheck.of(process.config, process.model).problem
+        self._log, self._clock = process.log, clock
+        self.sockets = [make_socket(process.context, zmq.PULL)]
+        process.bind(self.sockets[0], process.addresses.results)
+
+    def receive(self, sock: zmq.Socket[bytes], limit: int) -> Iterator[Result | list[Command]]:
+        """Yields up to ``limit`` results, and commands for the ventilator. Drops results that cannot be read."""
+        for frames in recv_available(sock, limit, copy=False):
+            try:
+                yield decode_commands(frames[1]) if not len(frames[0]) else Result.from_frames(frames, self._clock())
+            except (msgspec.MsgspecError, TypeError, ValueError) as error:
+                # The report that the worker is idle, which follows, shows that the batch is lost.
+                self._log.error("dropped a result that cannot be read (%s: %s)", type(error).__name__, error)
