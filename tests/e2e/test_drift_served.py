@@ -71,6 +71,11 @@ def drift_of(server: HttpServer, texts: list[str]) -> dict[str, float]:
 
 
 @needs_default_model
+def test_a_reference_of_the_same_vectors_gives_no_warning(watched: HttpServer) -> None:
+    assert "-drift_reference was made with" not in watched.server.log
+
+
+@needs_default_model
 def test_drift_is_high_for_other_texts_and_low_for_similar_ones(watched: HttpServer) -> None:
     start = drift(watched)
     assert start.pop("texts") == 0
@@ -98,6 +103,8 @@ def test_mismatching_reference_is_rejected(server: Server, tmp_path: Path) -> No
     assert (values["num_texts"], len(values["mean"])) == (3, 32)
     with serving("-engine", "zeros", "-drift_reference", reference, "-max_seq_len", "20") as other:
         assert "-drift_reference was made with max_seq_len 25, but this server has 20" in other.log
+        space = values["options"]["vector_space"]
+        assert f"-drift_reference was made with vector_space {space}, but this server has" in other.log
     for options, code, words in (
         (["-pooling_strategy", "REDUCE_MEAN_MAX"], 3, "vectors of 32 numbers"),
         (["-pooling_strategy", "NONE"], 2, "needs one vector per text"),

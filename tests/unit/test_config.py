@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from bert_serving.server import BertServer
 from bert_serving.server.config.command_line import get_args_parser
+from bert_serving.server.config.model_folder import apply_model_folder
 from bert_serving.server.config.options import OPTIONS, ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model.default import default_model_dir
@@ -115,6 +117,18 @@ def test_the_default_model_sets_options_that_are_at_their_default() -> None:
     assert (config.pooling_layer, config.max_seq_len) == ((-3,), 40)
 
 
+@pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
+@pytest.mark.parametrize("length", [20, 25])
+def test_a_given_option_wins_over_the_model_folder_however_it_is_given(length: int) -> None:
+    folder = default_model_dir()
+    for config in (
+        ServerConfig(model_dir=str(folder)).with_(max_seq_len=length),
+        ServerConfig.from_dict({"model_dir": folder, "max_seq_len": length}),
+        ServerConfig.from_args(get_args_parser().parse_args(["-max_seq_len", str(length)])),
+    ):
+        assert apply_model_folder(config, logging.Logger("test"))[0].max_seq_len == length
+
+
 def test_help_describes_every_option() -> None:
     text = get_args_parser().format_help()
     for option in OPTIONS.values():
@@ -136,8 +150,8 @@ def test_1_10_names_are_importable() -> None:
 def test_a_home_folder_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell expands the ~ of ``-auth_keys ~/keys``, but not that of ``-auth_keys=~/keys``."""
     monkeypatch.setenv("HOME", "/home/alice")
-    names = ("graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference")
-    config = ServerConfig.from_dict({"model_dir": "/models/m", **{name: f"~/{name}" for name in names}})
+    names = ("model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference")
+    config = ServerConfig.from_dict({name: f"~/{name}" for name in names})
     assert [getattr(config, name) for name in names] == [f"/home/alice/{name}" for name in names]
 
 
@@ -156,12 +170,11 @@ def test_a_home_folder_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch
         ({"http_port": None, "device_map": ()}, {"http_port": None, "device_map": ()}),
     ],
 )
-@pytest.mark.parametrize("as_dict", [True, False])
+@pytest.mark.parametrize("kind", [dict, argparse.Namespace, ServerConfig])
 def test_values_of_a_program_become_those_of_the_command_line(
-    values: dict[str, Any], expected: dict[str, Any], as_dict: bool
+    values: dict[str, Any], expected: dict[str, Any], kind: Any
 ) -> None:
-    values = {"model_dir": "m", **values}
-    config = BertServer(values if as_dict else argparse.Namespace(**values)).config
+    config = BertServer(kind(**{"model_dir": "m", **values})).config
     assert {name: getattr(config, name) for name in expected} == expected
     assert ServerConfig.from_json(config.to_json()) == config
 
@@ -184,13 +197,28 @@ def test_values_of_a_program_become_those_of_the_command_line(
         ({"dtype": "fp64"}, "dtype='fp64' is not valid"),
     ],
 )
-@pytest.mark.parametrize("as_dict", [True, False])
+@pytest.mark.parametrize("kind", [dict, argparse.Namespace, ServerConfig])
 def test_values_that_the_command_line_rejects_are_rejected_in_a_program(
-    values: dict[str, Any], reason: str, as_dict: bool
+    values: dict[str, Any], reason: str, kind: Any
 ) -> None:
-    values = {"model_dir": "m", **values}
     with pytest.raises(ConfigError, match=re.escape(reason)):
-        BertServer(values if as_dict else argparse.Namespace(**values))
+        BertServer(kind(**{"model_dir": "m", **values}))
+
+
+def test_a_configuration_of_a_program_may_not_contradict_itself_and_has_the_default_model() -> None:
+    with pytest.raises(ConfigError, match="both 5555"):
+        ServerConfig(model_dir="m", port_out=5555)
+    with pytest.raises(ConfigError, match="num_worker=0"):
+        ServerConfig(model_dir="m").with_(num_worker=0)
+    if default_model_dir() is not None:
+        assert ServerConfig() == ServerConfig.from_args(get_args_parser().parse_args([]))
+
+
+def test_options_that_a_program_names_are_given_even_at_their_default() -> None:
+    assert ServerConfig.from_dict({"model_dir": "m", "pooling_layer": [-2]}).given == {"model_dir", "pooling_layer"}
+    assert ServerConfig(model_dir="m").with_(max_seq_len=25, vector_digest="x").given == {"model_dir", "max_seq_len"}
+    assert ServerConfig(model_dir="m", pooling_layer=(-2,), max_seq_len=30).given == {"model_dir", "max_seq_len"}
+    assert read("-pooling_layer", "-2").given == {"model_dir", "pooling_layer"}
 
 
 def test_unknown_options_and_other_arguments_are_rejected() -> None:

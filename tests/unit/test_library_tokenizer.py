@@ -1,7 +1,5 @@
 """Compares the tokens of ``tokenizer.json`` files with those of the library `tokenizers`."""
 
-
-
 from __future__ import annotations
 
 import json

@@ -8,21 +8,27 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from bert_serving.client import BertClient, BertServingError
 from bert_serving.client.completion import add_completion
 
 from ..config.model_folder import apply_model_folder
-from ..config.options import OPTIONS, ServerConfig
+from ..config.options import ServerConfig
 from ..errors import ServingError
 from ..model.errors import ModelError
-from ..monitoring.drift import Reference, Sample
+from ..monitoring.drift import RELEVANT_OPTIONS, Reference, Sample
 from ..tokenization.factory import make_tokenizer
 
 #: Number of texts per call of the client.
 CHUNK_SIZE = 4096
 #: Number of texts below which the drift of a healthy server is large by chance.
 RECOMMENDED_TEXTS = 1000
+#: Options of the server that determine the tokens of a text.
+_TOKEN_OPTIONS = (
+    "model_dir", "tuned_model_dir", "ckpt_name", "config_name", "max_seq_len", "do_lower_case", "prompt_name",
+    "mask_cls_sep", "no_special_token",
+)  # fmt: skip
 
 _EPILOG = """\
 examples:
@@ -99,8 +105,8 @@ def _measure(args: argparse.Namespace) -> Reference:
             secret_key=args.secret_key,
         ) as client,
     ):
-        config, model = apply_model_folder(_read_config(client), logging.getLogger(__name__))
-        tokenizer = make_tokenizer(config, model)
+        options = client.server_config
+        tokenizer = make_tokenizer(*apply_model_folder(_token_options(options), logging.getLogger(__name__)))
         for texts in _chunks(lines):
             vectors = client.encode(texts)
             if vectors.ndim != 2:
@@ -109,17 +115,16 @@ def _measure(args: argparse.Namespace) -> Reference:
                 )
             tokenized = tokenizer.encode(texts)
             sample.add(vectors, tokenized.lengths, tokenized.num_unknown)
-    return sample.reference(config.public())
+    return sample.reference(options)
 
 
-def _read_config(client: BertClient) -> ServerConfig:
-    """Requests the options of the server, which determine its tokenizer.
+def _token_options(options: dict[str, Any]) -> ServerConfig:
+    """Returns the options of the server that determine the tokens of a text.
 
     Raises:
         ValueError: the server has another version, or its model is not on this machine.
     """
-    options = client.server_config
-    missing = [name for name in ("model_dir", "do_lower_case", "drift_reference") if name not in options]
+    missing = [name for name in (*_TOKEN_OPTIONS, *RELEVANT_OPTIONS) if name not in options]
     if missing:
         raise ValueError(f"the status of the server lacks {', '.join(missing)}: update the server to this version")
     if not os.path.isdir(options["model_dir"]):
@@ -127,7 +132,7 @@ def _read_config(client: BertClient) -> ServerConfig:
             f"the model folder of the server, {options['model_dir']}, does not exist on this machine, but its "
             "vocabulary is needed to count tokens: run this command on the machine of the server"
         )
-    return ServerConfig.from_values({name: options[name] for name in OPTIONS if name in options})
+    return ServerConfig.from_dict({name: options[name] for name in _TOKEN_OPTIONS})
 
 
 def _chunks(lines: Iterator[str]) -> Iterator[list[str]]:

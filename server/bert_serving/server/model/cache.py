@@ -235,7 +235,7 @@ class Cache:
             shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, kind: str, cache_key: Mapping[str, object]) -> Path:
-        content = json.dumps({"format": FORMAT, "kind": kind, "recipe": dict(cache_key)}, sort_keys=True)
+        content = json.dumps({"format": FORMAT, "kind": kind, "cache_key": dict(cache_key)}, sort_keys=True)
         return self.root / f"{kind}-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
 
     @contextlib.contextmanager
@@ -320,7 +320,7 @@ def manifest(entry: str | os.PathLike[str]) -> dict[str, tuple[str, list[int]]]:
 
 def _write_list(path: Path, cache_key: Mapping[str, object], digests: Mapping[str, str]) -> None:
     files = {name: ((path / name).stat().st_size, digest) for name, digest in digests.items()}
-    (path / LIST).write_text(json.dumps({"recipe": dict(cache_key), "files": files}, indent=1), "utf-8")
+    (path / LIST).write_text(json.dumps({"cache_key": dict(cache_key), "files": files}, indent=1), "utf-8")
 
 
 def _is_intact(path: Path) -> bool:

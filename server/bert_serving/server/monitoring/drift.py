@@ -23,7 +23,7 @@ import numpy as np
 from ..errors import ConfigError
 
 FORMAT = "bert-serving drift reference 1"
-#: Options that change vectors or lengths; reference and server must agree on them.
+#: Keys of the status that concern vectors or lengths; reference and server must agree on them.
 RELEVANT_OPTIONS = (
     "pooling_strategy",
     "pooling_layer",
@@ -31,6 +31,7 @@ RELEVANT_OPTIONS = (
     "do_lower_case",
     "mask_cls_sep",
     "no_special_token",
+    "vector_space",
 )
 #: Maximum number of length bins; each has an equal share of the sample.
 LENGTH_BINS = 10

@@ -56,6 +56,9 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
 def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """Returns the content of ``-drift_reference`` as JSON values; None without the option.
 
+    Args:
+        config: has the digest of its vectors.
+
     Raises:
         ConfigError: the file cannot be read, or its vectors have another size than those of the model.
     """
@@ -68,7 +71,7 @@ def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], N
             f"-drift_reference {config.drift_reference} has vectors of {len(reference.mean)} numbers, but this "
             f"server returns {size}: make a reference with this model and these options"
         )
-    now = config.public()
+    now = config.public() | {"vector_space": config.vector_spaces(model).default}
     for name in (name for name in RELEVANT_OPTIONS if reference.options.get(name) != now[name]):
         was = reference.options.get(name)
         warn(f"-drift_reference was made with {name} {was}, but this server has {now[name]}, which shows as drift")
