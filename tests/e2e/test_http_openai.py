@@ -235,7 +235,7 @@ def test_requests_with_the_token_are_accepted(http_server: HttpServer) -> None:
 
 
 def test_public_paths_need_no_token(http_server: HttpServer) -> None:
-    for path in ("/healthz", "/readyz", "/ping", "/docs", "/openapi.json"):
+    for path in ("/healthz", "/readyz", "/health", "/ping", "/docs", "/openapi.json"):
         assert http_server.call(path).status == 200, path
 
 

@@ -126,19 +126,25 @@ def test_service_timeout_is_a_504_and_the_server_recovers() -> None:
 
 
 def test_queue_is_bounded_and_health_bypasses_it() -> None:
+    """Overload is a 503, and a 429 on routes of text-embeddings-inference."""
+    routes = (("/encode", "texts"), ("/embed", "inputs"))
     with stuck(10) as (server, _):
-        thread, results = start_at_once(150, lambda index: server.call("/encode", {"texts": [LONG]}))
+        thread, results = start_at_once(
+            150, lambda index: server.call(routes[index % 2][0], {routes[index % 2][1]: [LONG]})
+        )
         wait_gauge(server, b"bert_serving_http_requests_in_progress 2.0", "both slots to be taken")
         started = time.monotonic()
         assert server.call("/healthz").status == 200
         assert time.monotonic() - started < 30
         thread.join(120)
     counts = collections.Counter(reply.status for reply in results)
-    assert set(counts) == {503, 504}
-    assert counts[503] >= 150 - 2 - 128
-    refused = [result for result in results if result.status == 503]
-    assert all(int(result.headers["retry-after"]) >= 1 for result in refused)
-    assert any("the server is overloaded" in result.json["description"] for result in refused)
+    assert set(counts) == {429, 503, 504}
+    assert counts[429] + counts[503] >= 150 - 2 - 128
+    assert all(int(result.headers["retry-after"]) >= 1 for result in results if result.status != 504)
+    for status, key in ((503, "description"), (429, "error")):
+        refused = [result.json for result in results if result.status == status]
+        assert any("the server is overloaded" in body[key] for body in refused)
+    assert {result.json["error_type"] for result in results if result.status == 429} == {"Overloaded"}
 
 
 def test_request_of_a_disconnected_client_is_not_encoded() -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from bert_serving.client import errors as client_errors
 from bert_serving.server.http import validation
-from bert_serving.server.http.errors import BadRequest, BodyTooLarge, Overloaded, error_body, to_error_response
+from bert_serving.server.http.error_format import format_error
+from bert_serving.server.http.errors import (
+    BadRequest,
+    BodyTooLarge,
+    EmptyInput,
+    InvalidTokenId,
+    Overloaded,
+    Stopping,
+    WrongTask,
+    to_error_response,
+)
 from bert_serving.server.http.token_ids import TokenIds
 from bert_serving.server.http.validation import parse_bool, parse_object
 from bert_serving.server.tokenization.frame import Frame
@@ -116,11 +126,41 @@ def test_unexpected_error_has_no_details() -> None:
     assert "/secret/path" not in response.message
 
 
-def test_both_error_formats() -> None:
+def test_error_formats() -> None:
     response = to_error_response(Overloaded("later"))
-    assert json.loads(error_body(response, "/encode")) == {"description": "later", "status": 503, "type": "Overloaded"}
-    error = json.loads(error_body(response, "/v1/embeddings"))["error"]
-    assert error == {"message": "later", "type": "server_error", "param": None, "code": None}
+    status, body = format_error(response, "/encode")
+    assert (status, json.loads(body)) == (503, {"description": "later", "status": 503, "type": "Overloaded"})
+    status, body = format_error(response, "/v1/embeddings")
+    error = {"message": "later", "type": "server_error", "param": None, "code": None}
+    assert (status, json.loads(body)) == (503, {"error": error})
+    status, body = format_error(response, "/embed")
+    assert (status, json.loads(body)) == (429, {"error": "later", "error_type": "Overloaded"})
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "error_type"),
+    [
+        (BadRequest("x"), 422, "Validation"),
+        (EmptyInput("x"), 400, "Empty"),
+        (InvalidTokenId("x"), 422, "Tokenizer"),
+        (BodyTooLarge("x"), 413, "Validation"),
+        (WrongTask("x"), 424, "Backend"),
+        (Overloaded("x"), 429, "Overloaded"),
+        (Stopping("x"), 503, "Unhealthy"),
+        (client_errors.OverloadedError("why", "x", 1), 429, "Overloaded"),
+        (client_errors.DrainingError("why", "x", 1), 503, "Unhealthy"),
+        (client_errors.ServerUnreachableError("x"), 503, "Unhealthy"),
+        (client_errors.EncodingFailedError("why", "x", 1), 424, "Backend"),
+        (client_errors.TooLargeError("why", "x", 1), 413, "Validation"),
+        (client_errors.InvalidInputError("x"), 422, "Validation"),
+        (client_errors.RequestTimeoutError("x"), 504, "Backend"),
+        (RuntimeError("x"), 500, "Backend"),
+    ],
+)
+def test_statuses_of_text_embeddings_inference(error: Exception, status: int, error_type: str) -> None:
+    for path in ("/", "/embed"):
+        found, body = format_error(to_error_response(error), path)
+        assert (found, json.loads(body)["error_type"]) == (status, error_type)
 
 
 def test_values_are_counted_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,28 @@ def test_listed_tokens_are_looked_up(kind: tuple[Any, Path, type]) -> None:
     assert rows_of(read(path), [tokens[1:-1]]) == [library.encode("hello world").ids]
 
 
+def test_segments_are_whole_texts_without_special_tokens(kind: tuple[Any, Path, type]) -> None:
+    library, path, _ = kind
+    texts = [*TEXTS, *MULTILINGUAL, "hello ||| world"]
+    expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
+    assert list(map(read(path, 8).segment, texts)) == expected
+
+
+def test_decoded_texts_are_those_of_the_library(kind: tuple[Any, Path, type]) -> None:
+    library, path, segmenter = kind
+    tokenizer = read(path)
+    if segmenter is WordPiece:
+        library.decoder = tokenizers.decoders.WordPiece()
+    for text in [*TEXTS, *MULTILINGUAL, "don't stop! is it 3.5, or [it's]?"]:
+        ids = library.encode(text, "hello, world").ids
+        for skip in (True, False):
+            assert tokenizer.decode(ids, skip) == library.decode(ids, skip_special_tokens=skip)
+    assert tokenizer.decode([]) == ""
+    for index in (-1, tokenizer.vocab_size):
+        with pytest.raises(ValueError, match=f"token id {index} "):
+            tokenizer.decode([index])
+
+
 LIBRARY = bert()
 OURS: list[Tokenizer] = []
 

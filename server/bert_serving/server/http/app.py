@@ -17,11 +17,12 @@ from werkzeug.exceptions import HTTPException
 from .bearer_token import is_authorized
 from .cors import add_cors
 from .encoding_service import EncodingService
-from .errors import ErrorResponse, Unauthorized, error_body, to_error_response
+from .error_format import format_error
+from .errors import ErrorResponse, Unauthorized, to_error_response
 from .metrics import Metrics
 from .paths import is_public
 from .request_context import JSON
-from .routes import dashboard, encode, openai, openapi, operations
+from .routes import dashboard, encode, openai, openapi, operations, tei, tei_tokens
 from .wsgi import REFUSAL_KEY, STARTED_KEY
 
 
@@ -41,6 +42,8 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
 
     for routes in (encode.blueprint(service), openai.blueprint(service), operations.blueprint(service, metrics)):
         app.register_blueprint(routes)
+    app.register_blueprint(tei.blueprint(service))
+    app.register_blueprint(tei_tokens.blueprint(service))
     app.register_blueprint(openapi.blueprint())
     app.register_blueprint(dashboard.blueprint())
     for rule in app.url_map.iter_rules():
@@ -110,7 +113,8 @@ def _printable(text: str) -> str:
 
 
 def _respond(error: ErrorResponse) -> Response:
-    response = Response(error_body(error, request.path), error.status, mimetype=JSON)
+    status, body = format_error(error, request.path)
+    response = Response(body, status, mimetype=JSON)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:

@@ -16,7 +16,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from .errors import ErrorResponse, error_body
+from .error_format import format_error
+from .errors import ErrorResponse
 
 #: Maximum size (bytes) of the head of a request, and of the heads of all connections together.
 MAX_HEAD, MAX_ALL_HEADS = 65_536, 64 * 2**20
@@ -295,7 +296,7 @@ class _Writer:
 
 
 def _response(status: int, message: str) -> bytes:
-    body = error_body(ErrorResponse(status, _TYPES[status], message), "")
+    _, body = format_error(ErrorResponse(status, _TYPES[status], message), "")
     retry = b"Retry-After: 1\r\n" if status == 503 else b""
     return (
         b"HTTP/1.1 %d %b\r\nServer: bert-serving\r\nContent-Type: application/json\r\n"

@@ -57,7 +57,7 @@ class EncodingService:
 
     Args:
         client: client of the service, shared by all threads; its timeouts bound every call.
-        tokenizer: same tokenizer as in the service, used for ``show_tokens``.
+        tokenizer: same tokenizer as in the service.
         token_ids: converts input given as token ids.
         limiter: limits the number of running requests.
         health: health of the service.
@@ -77,18 +77,18 @@ class EncodingService:
     ) -> None:
         self.config, self.client, self.limiter, self.health, self.log = config, client, limiter, health, log
         self.token_ids = token_ids
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.model_name = model_name(config)
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
         self.dimensions = config.vector_size(model)
         self.vector_space = config.vector_spaces(model).default
-        self._max_length = config.max_seq_len or model.max_position_embeddings
+        self.max_length = config.max_seq_len or model.max_position_embeddings
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
     @property
     def row_bytes(self) -> int:
         """Maximum size (bytes) of the vectors of a text."""
-        return self.dimensions * (2 if self.config.fp16 else 4) * (self._max_length if self.token_level else 1)
+        return self.dimensions * (2 if self.config.fp16 else 4) * (self.max_length if self.token_level else 1)
 
     def encode(
         self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False, options: dict[str, Any] | None = None
@@ -119,17 +119,38 @@ class EncodingService:
             call.num_tokens,
             sorted(call.truncated)[:MAX_TRUNCATED_ROWS],
             call.num_truncated,
-            self._tokenizer.tokens(self._tokenizer.encode(texts, self._prompt(options))) if show_tokens else None,
+            self.tokenizer.tokens(self.tokenizer.encode(texts, self.find_prompt(options))) if show_tokens else None,
             max(timings, key=lambda timing: timing["total"], default=None),
             call.vector_space,
         )
 
-    def _prompt(self, options: dict[str, Any]) -> str | None:
-        """Returns the text before each text; None for that of the server."""
+    def num_tokens(self, texts: list[Any], options: dict[str, Any]) -> np.ndarray:
+        """Returns the number of tokens of each text in the input of the model, int32 ``[n]``."""
+        return self.tokenizer.encode(texts, self.find_prompt(options)).lengths
+
+    def find_prompt(self, options: dict[str, Any]) -> str | None:
+        """Returns the text that ``options`` put before each text; None for that of the server.
+
+        Raises:
+            BadRequest: the model has no prompt of this name, or both fields are set.
+        """
         name = options.get("prompt_name")
-        if name is None or self.config.pipeline is None:
+        if name is None:
             return options.get("prompt")
-        return self.config.pipeline.prompts[name]
+        if "prompt" in options:
+            raise BadRequest("'prompt_name' and 'prompt' exclude each other: send only one of them", "prompt")
+        prompts = {} if self.config.pipeline is None else self.config.pipeline.prompts
+        if name not in prompts:
+            raise BadRequest(
+                f"'prompt_name' {truncate_repr(name)} is unknown; the prompts of this model: "
+                f"{', '.join(prompts) or 'none'}. Set one of them, or the text itself as 'prompt'",
+                "prompt_name",
+            )
+        return prompts[name]
+
+    def not_ready_reason(self) -> str:
+        """Returns why requests would fail, or an empty string."""
+        return "the server is stopping" if self.limiter.closed else self.health.not_ready_reason()
 
     def _check_size(self, texts: list[Any]) -> None:
         if len(texts) > self.config.max_request_size:
@@ -139,7 +160,7 @@ class EncodingService:
             )
         rows = len(texts)
         if self.token_level:
-            width = self._max_length
+            width = self.max_length
             if (
                 not self._pads_to_max_length
             ):  # vectors are as long as the longest text, which has no more tokens than characters

@@ -1,4 +1,4 @@
-"""Maps exceptions to HTTP error responses.
+"""Maps exceptions to HTTP error responses. ``error_format`` writes them, with other statuses on some routes.
 
 ===  ================================================================================
 400  the body, or a value in it, is invalid
@@ -9,6 +9,7 @@
 413  the request exceeds a limit
 415  the body has an unsupported content encoding
 422  the engine cannot encode one of the texts
+424  the model of this server is of another kind than the route needs
 499  the client disconnected; the response is not sent, but counted in the metrics
 500  unexpected error in the server; never caused by the content of a request
 502  the reply of the service cannot be decoded
@@ -21,12 +22,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import msgspec
-
 from bert_serving.client import errors as client_errors
 
 from ..errors import ServingError
-from .schemas import Error, OpenAIError, OpenAIErrorDetail
 
 
 class HttpError(ServingError):
@@ -58,6 +56,14 @@ class MissingField(BadRequest, KeyError):
     __str__ = Exception.__str__  # KeyError adds quotes around the message
 
 
+class EmptyInput(BadRequest):
+    """The list of texts is empty."""
+
+
+class InvalidTokenId(BadRequest):
+    """The vocabulary of the model has no such token id."""
+
+
 class Unauthorized(HttpError, PermissionError):
     """The bearer token is missing or wrong."""
 
@@ -80,6 +86,12 @@ class UnsupportedBody(HttpError, ValueError):
     """The body has an unsupported content encoding."""
 
     status = 415
+
+
+class WrongTask(HttpError, TypeError):
+    """The model of this server is of another kind than the route needs."""
+
+    status = 424
 
 
 class Overloaded(HttpError, RuntimeError):
@@ -138,13 +150,3 @@ def to_error_response(error: Exception) -> ErrorResponse:
             message = error.message if isinstance(error, client_errors.ServerError) else str(error)
             return ErrorResponse(status, name, replacement or message, retry_after)
     return ErrorResponse(500, "InternalServerError", "unexpected error in the server; see its log")
-
-
-def error_body(error: ErrorResponse, path: str) -> bytes:
-    """Returns the JSON body: OpenAI's format below ``/v1``, otherwise the format of 1.10.0."""
-    if not path.startswith("/v1/"):
-        return msgspec.json.encode(Error(error.message, error.status, error.type))
-    codes = {401: "invalid_api_key", 404: "not_found", 409: "vector_space_mismatch", 413: "too_large"}
-    type_ = "server_error" if error.status >= 500 else "invalid_request_error"
-    detail = OpenAIErrorDetail(error.message, type_, error.param, codes.get(error.status))
-    return msgspec.json.encode(OpenAIError(detail))

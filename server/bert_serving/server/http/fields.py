@@ -44,6 +44,8 @@ MEANINGFUL = frozenset(
         "truncation_direction",
     )
 )
+#: Fields of some routes of text-embeddings-inference, without influence on its others.
+_OPTIONS = MEANINGFUL | {"dimensions", "encoding_format", "normalize", "prompt", "prompt_name"}
 _ENCODE_FIELDS = EncodeRequest.__struct_fields__
 _EMBEDDINGS_FIELDS = (*EmbeddingsRequest.__struct_fields__, "id")
 
@@ -66,11 +68,20 @@ def check_embeddings_fields(values: dict[str, Any]) -> None:
     _refuse([name for name in values if name not in _EMBEDDINGS_FIELDS], values, _EMBEDDINGS_FIELDS)
 
 
+def check_tei_fields(values: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Checks the fields of a body for a route of text-embeddings-inference, which ignores other unknown fields.
+
+    Raises:
+        BadRequest: a field would change the response, and the route does not know it.
+    """
+    _refuse([name for name in values if name in _OPTIONS and name not in known], values, known)
+
+
 def _refuse(names: list[str], values: dict[str, Any], known: tuple[str, ...]) -> None:
     for name in names:
         if values[name] is not None:
             raise BadRequest(
                 f"the field {name[:60]!r} ({truncate_repr(values[name])}) is not supported, so it cannot change the "
-                f"vectors: omit it; known fields: {', '.join(known)}",
+                f"response: omit it; known fields: {', '.join(known)}",
                 name[:60],
             )

@@ -123,7 +123,7 @@ class Gateway:
         try:
             try:
                 if body is not None:
-                    units = await self._admit(body, charge)
+                    units = await self._admit(body, scope["path"], charge)
                     if connection.is_lost:
                         raise ClientDisconnected("the client closed the connection")
             except HttpError as error:
@@ -140,14 +140,14 @@ class Gateway:
             self.limiter.release(units)
             self.num_active -= 1
 
-    async def _admit(self, body: bytes, charge: Charge) -> int:
+    async def _admit(self, body: bytes, path: str, charge: Charge) -> int:
         """Waits for memory and a slot. Returns the units of the slot.
 
         Raises:
             Overloaded, Stopping: the request is refused.
         """
         self.limiter.raise_if_refused(is_small=len(body) <= SMALL_REQUEST)
-        await charge.reserve(await self._needed(body), self.limiter.queue_timeout)
+        await charge.reserve(await self._needed(body, path), self.limiter.queue_timeout)
         return await self.limiter.acquire(is_small=len(body) <= SMALL_REQUEST)
 
     def _is_authorized(self, scope: dict[str, Any]) -> bool:
@@ -199,10 +199,10 @@ class Gateway:
         connection.set_deadline(None)
         return not is_complete
 
-    async def _needed(self, body: bytes) -> int:
+    async def _needed(self, body: bytes, path: str) -> int:
         if len(body) <= SMALL_BODY:
-            return self.memory.needed(body)
-        return await asyncio.get_running_loop().run_in_executor(self._others, self.memory.needed, body)
+            return self.memory.needed(body, path)
+        return await asyncio.get_running_loop().run_in_executor(self._others, self.memory.needed, body, path)
 
     async def _call(self, executor: ThreadPoolExecutor, environ: dict[str, Any]) -> wsgi.WsgiResponse:
         return await asyncio.get_running_loop().run_in_executor(executor, wsgi.call, self.app, environ)

@@ -15,6 +15,8 @@ SMALL_BODY = 65_536
 MIN_MEMORY, MAX_BODIES = 256 * 2**20, 8
 #: Memory (bytes) of a parsed value beside its text.
 _VALUE_BYTES = 64
+#: Size (bytes) of a token in the response of /tokenize.
+TOKEN_BYTES = 80
 #: Vectors of at most this size (bytes) are converted to JSON at once, which takes `_JSON_FACTOR` times their size.
 STREAM_ABOVE, _JSON_FACTOR = 2 * 2**20, 12
 
@@ -47,12 +49,15 @@ class MemoryLimiter:
     def pool(self, is_small: bool) -> UnitLimiter:
         return self._small if is_small else self._large
 
-    def needed(self, body: bytes) -> int:
+    def needed(self, body: bytes, path: str = "") -> int:
         """Returns the memory (bytes) that a request needs at most beside its body. Takes 2 ms for 1 MiB."""
         num_values = body.count(b",") + body.count(b"[") + 1
         vectors = min(num_values * self.row_bytes, self.max_vectors)
         # The text of each value is held twice: parsed, and in the message to the service.
         texts = len(body) * (2 if body.isascii() else 5)
+        if path == "/tokenize":
+            vectors = min(len(body) * TOKEN_BYTES, self.max_vectors) * 2  # pieces of the response, then all of it
+            return num_values * _VALUE_BYTES + texts + vectors
         return num_values * _VALUE_BYTES + texts + vectors + min(vectors, STREAM_ABOVE) * _JSON_FACTOR
 
 

@@ -7,7 +7,7 @@ import re
 #: Further paths of a route, for programs whose base URL has no ``/v1``.
 ALIASES = {"/embeddings": "/v1/embeddings"}
 #: Paths whose GET requests need no token, because load balancers and browsers that open a page send none.
-_PUBLIC = frozenset(("/healthz", "/readyz", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
+_PUBLIC = frozenset(("/healthz", "/readyz", "/health", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
 #: Prefixes of further such paths.
 _PUBLIC_PREFIXES = ("/dashboard/",)
 #: Prefixes of paths that keep a slash at their end: the links of these pages are relative.

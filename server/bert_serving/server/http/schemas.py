@@ -158,6 +158,124 @@ class Error(Struct):
     type: Annotated[str, Meta(description="name of the error")]
 
 
+# Routes of text-embeddings-inference.
+TruncationDirection = Annotated[
+    Literal["right", "Right"], Meta(description="texts are truncated at their end; any other value is an error")
+]
+TeiErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+Inputs = Annotated[
+    str | list[str | int | list[int]],
+    Meta(description="a text, a list of texts, token ids of one text, or a list of lists of token ids"),
+]
+TextInputs = Annotated[str | list[str], Meta(description="a text or a list of texts")]
+
+
+class EmbedRequest(Struct):
+    """Body of /embed."""
+
+    inputs: Inputs
+    normalize: Annotated[bool, Meta(description="whether vectors have length 1")] = True
+    truncate: Truncate = True
+    truncation_direction: TruncationDirection = "right"
+    prompt_name: PromptName = None
+    prompt: Prompt = None
+    dimensions: Dimensions = None
+    encoding_format: Annotated[EncodingFormat, Meta(description="base64: of little-endian float32 values")] = "float"
+
+
+class EmbedAllRequest(Struct):
+    """Body of /embed_all."""
+
+    inputs: Inputs
+    truncate: Truncate = True
+    truncation_direction: TruncationDirection = "right"
+    prompt_name: PromptName = None
+    prompt: Prompt = None
+
+
+class SimilarityInputs(Struct):
+    """Texts of /similarity."""
+
+    source_sentence: Annotated[str, Meta(description="the text to compare with")]
+    sentences: Annotated[list[str], Meta(description="the texts to compare")]
+
+
+class SimilarityParameters(Struct):
+    """Options of /similarity."""
+
+    truncate: Truncate = True
+    truncation_direction: TruncationDirection = "right"
+    prompt_name: PromptName = None
+    prompt: Prompt = None
+
+
+class SimilarityRequest(Struct):
+    """Body of /similarity."""
+
+    inputs: Annotated[SimilarityInputs, Meta(description="a text, and the texts to compare with it")]
+    parameters: Annotated[SimilarityParameters | None, Meta(description="options")] = None
+
+
+class TokenizeRequest(Struct):
+    """Body of /tokenize."""
+
+    inputs: TextInputs
+    add_special_tokens: Annotated[bool, Meta(description="add the special tokens of the model")] = True
+    prompt_name: PromptName = None
+    prompt: Prompt = None
+
+
+class Token(Struct):
+    """A token. ``text`` is that of the vocabulary. The places in the text are not computed."""
+
+    id: int
+    text: str
+    special: Annotated[bool, Meta(description="the token is one of the special tokens around a text")]
+    start: None = None
+    stop: None = None
+
+
+class DecodeRequest(Struct):
+    """Body of /decode."""
+
+    ids: Annotated[list[int | list[int]], Meta(description="token ids of one text, or a list of lists of token ids")]
+    skip_special_tokens: Annotated[bool, Meta(description="omit special tokens")] = True
+
+
+class Info(Struct):
+    """Response of /info."""
+
+    model_id: str
+    model_dtype: str
+    model_type: Annotated[dict[str, Any], Meta(description="the kind of the model, and its pooling")]
+    max_input_length: Annotated[int, Meta(description="longest sequence in tokens; longer texts are truncated")]
+    max_client_batch_size: Annotated[int, Meta(description="maximum number of texts in a request")]
+    max_batch_requests: Annotated[int, Meta(description="maximum number of sequences in a batch")]
+    max_batch_tokens: int | None
+    max_concurrent_requests: int
+    auto_truncate: bool
+    tokenization_workers: int
+    version: str
+    vector_space: str
+    model_sha: None = None
+    sha: None = None
+    docker_label: None = None
+
+
+EmbedResponse = list[list[float] | str]
+EmbedAllResponse = list[list[list[float]]]
+SimilarityResponse = list[float]
+TokenizeResponse = list[list[Token]]
+DecodeResponse = list[str]
+
+
+class TeiError(Struct):
+    """Error response of the routes of text-embeddings-inference."""
+
+    error: Annotated[str, Meta(description="what is wrong, and what to do")]
+    error_type: TeiErrorType
+
+
 class OpenAIErrorDetail(Struct):
     """Content of an error response below /v1."""
 

@@ -83,15 +83,10 @@ def parse_options(values: dict[str, Any], width: int) -> dict[str, Any]:
     Raises:
         BadRequest: a field has an invalid value.
     """
-    options: dict[str, Any] = {}
+    options = parse_prompt(values)
     for name in ("normalize", "truncate"):
         if values.get(name) is not None:
             options[name] = parse_bool(values, name)
-    for name in ("prompt_name", "prompt"):
-        if (value := values.get(name)) is not None:
-            if not isinstance(value, str):
-                raise BadRequest(f"{name!r} must be a string, received {truncate_repr(value)}", name)
-            options[name] = value
     if (value := values.get("dimensions")) is not None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise BadRequest(
@@ -102,6 +97,21 @@ def parse_options(values: dict[str, Any], width: int) -> dict[str, Any]:
                 f"'dimensions' is {value}, but the vectors of this server have {width} dimensions", "dimensions"
             )
         options["dimensions"] = value
+    return options
+
+
+def parse_prompt(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields ``prompt_name`` and ``prompt``. Absent ones are absent.
+
+    Raises:
+        BadRequest: a field is not a string.
+    """
+    options: dict[str, Any] = {}
+    for name in ("prompt_name", "prompt"):
+        if (value := values.get(name)) is not None:
+            if not isinstance(value, str):
+                raise BadRequest(f"{name!r} must be a string, received {truncate_repr(value)}", name)
+            options[name] = value
     return options
 
 

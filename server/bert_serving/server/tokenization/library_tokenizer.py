@@ -61,6 +61,11 @@ class LibrarySegmenter:
         ids: list[int] = self._tokenizer.encode(_clean(text), add_special_tokens=False).ids
         return ids
 
+    def decode(self, ids: list[int], tokens: list[str], skip_special: bool) -> str:
+        """Returns the text of ids."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=skip_special)
+        return text
+
 
 class LibraryMissing(ValueError):
     """The package `tokenizers` is not installed."""

@@ -67,6 +67,14 @@ class Segmenter(Protocol):
         """Returns the ids of one text."""
         ...
 
+    def decode(self, ids: list[int], tokens: list[str], skip_special: bool) -> str:
+        """Returns the text of ids, whose tokens are given too.
+
+        Args:
+            skip_special: omits special tokens, ``[UNK]`` included.
+        """
+        ...
+
 
 class Tokenizer:
     """Converts texts to token ids: a segmenter finds tokens, this class truncates and adds special tokens. Thread-safe.
@@ -164,6 +172,34 @@ class Tokenizer:
             return first + second + self.frame.num_of_pair
         omits_special = self._no_special_token and not isinstance(text, str)
         return first if omits_special else first + self.frame.num_of_single
+
+    def segment(self, text: str, prompt: str | None = None) -> list[int]:
+        """Returns the ids of a single text, without special tokens and truncation."""
+        text = self._prepare(text, self._prompt if prompt is None else prompt)
+        ids: list[int] = self._segmenter.encode([text], max(1, len(text)))[0].tolist()
+        return ids
+
+    def token(self, index: int) -> str:
+        """Returns the token of an id.
+
+        Raises:
+            ValueError: the vocabulary has no such id.
+        """
+        token = self._tokens[index] if 0 <= index < self.vocab_size else ""
+        if not token:
+            raise ValueError(f"the token id {index} is not in the model's vocabulary of {self.vocab_size} tokens")
+        return token
+
+    def decode(self, ids: list[int], skip_special: bool = True) -> str:
+        """Returns the text of ids.
+
+        Args:
+            skip_special: omits special tokens, ``[UNK]`` included.
+
+        Raises:
+            ValueError: the vocabulary has no such id.
+        """
+        return self._segmenter.decode(ids, list(map(self.token, ids)), skip_special)
 
     def tokens(self, tokenized: Tokenized) -> list[list[str]]:
         """Returns the tokens of each sequence, special tokens included."""

@@ -28,6 +28,11 @@ LONG_TEXT = 8192
 #: Marks the end of each segment in the list of words and in the list of ids.
 _END = "\n"
 _END_ID = -1
+#: Prefix of a token that continues a word.
+_CONTINUES = "##"
+#: Special tokens of BERT, and tokens without a space in front of them in decoded text.
+_SPECIAL = frozenset(("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"))
+_NO_SPACE_BEFORE = frozenset(".?!,")
 _ASCII_SYMBOLS = r"!-/:-@\[-`{-~"
 _WORDS = re.compile(rf"[^ \t\n\r{_ASCII_SYMBOLS}]+|[\n{_ASCII_SYMBOLS}]")
 _ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")
@@ -82,6 +87,18 @@ class WordPiece:
             return self._encode_parts(text, len(text))
         words = _WORDS.findall(self._normalize(self._clean(text.replace(_END, " "))))
         return list(chain.from_iterable(map(self._pieces.__getitem__, words)))
+
+    def decode(self, ids: list[int], tokens: list[str], skip_special: bool) -> str:
+        """Returns the text of tokens, as the library `tokenizers` does: a space before each that begins a word."""
+        parts: list[str] = []
+        for token in tokens:
+            if token in _SPECIAL and skip_special:
+                continue
+            if parts and token.startswith(_CONTINUES):
+                parts.append(token[len(_CONTINUES) :])
+            else:
+                parts += [token] if not parts or token in _NO_SPACE_BEFORE else [" ", token]
+        return "".join(parts)
 
     def _encode_parts(self, text: str, max_words: int) -> list[int]:
         """Returns the ids of a text with added tokens: each is one id, and the text between them is split as usual."""

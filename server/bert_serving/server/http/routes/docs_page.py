@@ -46,7 +46,7 @@ for (const form of document.querySelectorAll('form[data-path]')) {
     out.hidden = false; out.textContent = '...';
     const started = performance.now();
     try {
-      const response = await fetch(form.dataset.path.slice(1), {
+      const response = await fetch('.' + form.dataset.path, {
         method: form.dataset.verb, headers, body: text ? text.value : undefined });
       let body = await response.text();
       try { body = JSON.stringify(JSON.parse(body), null, 1); } catch { }

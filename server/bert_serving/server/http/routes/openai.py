@@ -17,9 +17,10 @@ from .. import streaming
 from ..encoding_service import EncodingService
 from ..errors import BadRequest, NotFound
 from ..fields import check_embeddings_fields
+from ..inputs import read_input
 from ..request_context import JSON, add_headers, json_response, read_body, read_options
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
-from ..validation import json_type, parse_choice, parse_object, require_field, truncate_repr
+from ..validation import parse_choice, parse_object, require_field, truncate_repr
 
 #: Prefix of OpenAI's model names. Token ids sent for such a model come from OpenAI's vocabulary.
 _OPENAI_PREFIX = "text-embedding-"
@@ -81,35 +82,6 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
         rows = [vectors.to_json(row) for row in array]
     embeddings = [Embedding("embedding", index, msgspec.Raw(row)) for index, row in enumerate(rows)]
     return add_headers(json_response(EmbeddingsResponse("list", embeddings, model, usage)), result)
-
-
-def read_input(value: Any) -> tuple[list[Any], bool]:
-    """Returns the texts or rows of token ids in the field ``input``, and whether they are token ids.
-
-    Raises:
-        BadRequest: the field is not a text, a list of texts, a list of token ids, or a list of such lists.
-    """
-    if isinstance(value, str):
-        return [value], False
-    if not isinstance(value, list) or not value:
-        received = "an empty list" if value == [] else f"{json_type(value)} ({truncate_repr(value)})"
-        raise BadRequest(f"'input' must be a text, a list of texts, or token ids, received {received}", "input")
-    kinds = set(map(type, value))
-    if kinds == {str}:
-        return value, False
-    if kinds == {int}:
-        return [value], True
-    if kinds == {list}:
-        for index, row in enumerate(value):
-            if not row or set(map(type, row)) != {int}:
-                raise BadRequest(
-                    f"item {index} of 'input' must be a list of token ids, received {truncate_repr(row)}", "input"
-                )
-        return value, True
-    first_type = type(value[0])
-    position = next((index for index, item in enumerate(value) if type(item) is not first_type), 0)
-    item = truncate_repr(value[position])
-    raise BadRequest(f"the items of 'input' must be all texts or all token ids, but item {position} is {item}", "input")
 
 
 def _read_model(values: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def blueprint(service: EncodingService, metrics: Metrics) -> Blueprint:
     @routes.get("/readyz")
     @routes.get("/ping", endpoint="ping")
     def readyz() -> Response:
-        reason = "the server is stopping" if service.limiter.closed else service.health.not_ready_reason()
+        reason = service.not_ready_reason()
         if reason:
             return _state(503, "not ready", reason)
         return _state(200, "ready")

@@ -1,0 +1,129 @@
+"""Describes the routes of 1.10.0 and of OpenAI, and those for operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import schemas
+from ..request_context import BYTES, JSON
+from .openapi_parts import content, operation
+
+_ENCODE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "502", "503", "504")
+_RAW_VECTORS = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
+_STATUS = {JSON: {"schema": {"type": "object"}}}
+_MODEL = {"id": "uncased_L-12_H-768_A-12", "object": "model", "created": 1767225600, "owned_by": "bert-serving"}
+
+PATHS: dict[str, Any] = {
+    "/encode": {
+        "post": operation(
+            "Encode texts",
+            "Returns one vector per text, in the format of the HTTP server of bert-as-service 1.10.",
+            "The vectors, in the order of the texts",
+            content(schemas.EncodeResponse) | _RAW_VECTORS,
+            _ENCODE_ERRORS,
+            content(schemas.EncodeRequest, example={"id": 123, "texts": ["hello world", "good day!"]}),
+            "Vectors",
+        )
+    },
+    "/v1/embeddings": {
+        "post": operation(
+            "Encode texts with the API of OpenAI",
+            "Implements the embeddings API of OpenAI: set base_url of its client libraries to /v1 of this server. "
+            "The path /embeddings is the same route.",
+            "The vectors, in the order of the texts",
+            content(schemas.EmbeddingsResponse),
+            _ENCODE_ERRORS,
+            content(schemas.EmbeddingsRequest, example={"model": "bert", "input": ["hello world", "good day!"]}),
+            "Vectors",
+        )
+    },
+    "/invocations": {
+        "post": operation(
+            "Encode texts for Amazon SageMaker",
+            "Accepts the bodies of /encode and of /v1/embeddings, and responds in the same format.",
+            "The vectors",
+            content(schemas.EncodeResponse, schemas.EmbeddingsResponse) | _RAW_VECTORS,
+            _ENCODE_ERRORS,
+            content(schemas.EncodeRequest, schemas.EmbeddingsRequest, example={"texts": ["hello world"]}),
+            "Vectors",
+        )
+    },
+    "/v1/models": {
+        "get": operation(
+            "List the model",
+            "The id is the name of the folder of the model.",
+            "A list with one model",
+            content(schemas.ModelList, example={"object": "list", "data": [_MODEL]}),
+            ("401",),
+            tag="Vectors",
+        )
+    },
+    "/v1/models/{name}": {
+        "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "get": operation(
+            "Get the model by its name",
+            "",
+            "The model",
+            content(schemas.Model, example=_MODEL),
+            ("401", "404"),
+            tag="Vectors",
+        ),
+    },
+    "/status/server": {
+        "get": operation(
+            "Get the status of the service",
+            "Configuration, state, queue and statistics: the keys of 1.10 and further ones.",
+            "The status",
+            _STATUS,
+            ("401", "503", "504"),
+        )
+    },
+    "/status/client": {
+        "get": operation(
+            "Get the status of the client of the HTTP server",
+            "All HTTP requests use this client of the service.",
+            "The status",
+            _STATUS,
+            ("401",),
+        )
+    },
+    "/healthz": {
+        "get": operation(
+            "Check whether the HTTP server runs",
+            "Does not check the service.",
+            "The HTTP server runs",
+            content(schemas.HealthState),
+            is_public=True,
+        )
+    },
+    "/readyz": {
+        "get": operation(
+            "Check whether the service is ready",
+            "The service is ready if it replies, is in a serving state, and has computed vectors within the last "
+            "30 s. If no client sent texts in that time, the HTTP server encodes a probe.",
+            "The service is ready",
+            content(schemas.HealthState),
+            ("503",),
+            is_public=True,
+        )
+    },
+    "/ping": {
+        "get": operation(
+            "Check whether the service is ready, for Amazon SageMaker",
+            "Same as /readyz.",
+            "The service is ready",
+            content(schemas.HealthState),
+            ("503",),
+            is_public=True,
+        )
+    },
+    "/metrics": {
+        "get": operation(
+            "Get the Prometheus metrics",
+            "Metrics of the service and of the HTTP server.",
+            "Metrics in Prometheus' text format",
+            {"text/plain": {"schema": {"type": "string"}}},
+            ("401",),
+        )
+    },
+}

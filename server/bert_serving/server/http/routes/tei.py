@@ -1,0 +1,192 @@
+"""Serves the API of text-embeddings-inference, for its client libraries.
+
+https://huggingface.github.io/text-embeddings-inference
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from flask import Blueprint, Response
+
+from ...version import __version__
+from .. import schemas, streaming
+from .. import serialization as vectors
+from ..encoding_service import EncodingResult, EncodingService
+from ..errors import BadRequest, WrongTask
+from ..fields import check_tei_fields
+from ..inputs import read_input, read_texts
+from ..request_context import JSON, add_headers, json_response, read_body, read_options
+from ..validation import json_type, parse_choice, parse_object, require_field, truncate_repr
+
+_INPUTS = "a text, a list of texts, or token ids"
+#: Names of dtypes in the status, and in this API.
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def blueprint(service: EncodingService) -> Blueprint:
+    routes = Blueprint("tei", __name__)
+
+    @routes.post("/")
+    def by_inputs() -> Response:
+        """Answers as the route that the body is for."""
+        values = parse_object(read_body())
+        if isinstance(values.get("inputs"), dict):
+            return similarity_response(service, values)
+        return embed_response(service, values)
+
+    @routes.post("/embed")
+    def embed() -> Response:
+        return embed_response(service, parse_object(read_body()))
+
+    @routes.post("/embed_all")
+    def embed_all() -> Response:
+        return embed_all_response(service, parse_object(read_body()))
+
+    @routes.post("/similarity")
+    def similarity() -> Response:
+        return similarity_response(service, parse_object(read_body()))
+
+    @routes.get("/info")
+    def info() -> Response:
+        return json_response(server_info(service))
+
+    @routes.get("/health")
+    def health() -> Response:
+        reason = service.not_ready_reason()
+        if not reason:
+            return Response(status=200)
+        response = json_response(schemas.TeiError(reason, "Unhealthy"), 503)
+        response.headers["Retry-After"] = "2"
+        return response
+
+    return routes
+
+
+def embed_response(service: EncodingService, values: dict[str, Any]) -> Response:
+    """Encodes the inputs in the body of an ``/embed`` request and returns the response."""
+    _require_text_vectors(service)
+    values = read_fields(values, schemas.EmbedRequest)
+    encoding = parse_choice(values, "encoding_format", ("float", "base64"))
+    texts, options = _read(service, values)
+    result = service.encode(texts, not isinstance(texts[0], str), options={"normalize": True} | options)
+    array = result.vectors
+    if encoding == "base64":
+        array = array.astype(np.float32, copy=False)
+    if streaming.is_large(array):
+        return _list_response(array, streaming.base64 if encoding == "base64" else streaming.numbers, result)
+    body = b'["%b"]' % b'","'.join(vectors.to_base64(array)) if encoding == "base64" else vectors.to_json(array)
+    return add_headers(Response(body, mimetype=JSON), result)
+
+
+def embed_all_response(service: EncodingService, values: dict[str, Any]) -> Response:
+    """Encodes the inputs of an ``/embed_all`` request into one vector per token, without padding."""
+    if not service.token_level:
+        raise WrongTask(
+            "this server returns one vector per text, and /embed_all one per token: send the request to a server with "
+            "-pooling_strategy NONE, or to /embed"
+        )
+    values = read_fields(values, schemas.EmbedAllRequest)
+    texts, options = _read(service, values)
+    result = service.encode(texts, not isinstance(texts[0], str), options=options)
+    lengths = service.num_tokens(texts, options)
+
+    def without_padding(rows: np.ndarray, start: int) -> bytes:
+        pairs = zip(rows, lengths[start : start + len(rows)], strict=True)
+        return b",".join(vectors.to_json(row[:length]) for row, length in pairs)
+
+    return _list_response(result.vectors, without_padding, result)
+
+
+def similarity_response(service: EncodingService, values: dict[str, Any]) -> Response:
+    """Returns the cosine similarity of a text to each of several texts."""
+    _require_text_vectors(service)
+    inputs = require_field(values, "inputs", "an object with 'source_sentence' and 'sentences'")
+    if not isinstance(inputs, dict):
+        raise BadRequest(
+            f"'inputs' must be an object with 'source_sentence' and 'sentences', received {json_type(inputs)}", "inputs"
+        )
+    source = require_field(inputs, "source_sentence", "a text")
+    if not isinstance(source, str):
+        raise BadRequest(f"'source_sentence' must be a text, received {truncate_repr(source)}", "source_sentence")
+    sentences = read_texts(require_field(inputs, "sentences", "a list of texts"), "sentences")
+    values = read_fields(values, schemas.SimilarityParameters)
+    options = {**read_options(values, service.dimensions), "normalize": True}
+    result = service.encode([*sentences, source], options=options)  # in this order, errors name indices of sentences
+    array = result.vectors.astype(np.float32, copy=False)
+    return add_headers(Response(vectors.to_json(array[:-1] @ array[-1]), mimetype=JSON), result)
+
+
+def server_info(service: EncodingService) -> schemas.Info:
+    """Describes the model and the limits of the server.
+
+    Raises:
+        BertServingError: the service does not reply.
+    """
+    config, status = service.config, service.health.status()
+    dtype = str(status.get("dtype_in_use") or config.dtype)
+    workers = status.get("workers", ())
+    return schemas.Info(
+        model_id=service.model_name,
+        model_dtype=_DTYPES.get(dtype, dtype),
+        model_type={"embedding": {"pooling": _pooling(service)}},
+        max_input_length=service.max_length,
+        max_client_batch_size=config.max_request_size,
+        max_batch_requests=config.max_batch_size,
+        max_batch_tokens=max((worker["max_batch_tokens"] for worker in workers), default=config.max_batch_tokens),
+        max_concurrent_requests=config.http_max_connect,
+        auto_truncate=True,
+        tokenization_workers=1,
+        version=__version__,
+        vector_space=service.vector_space,
+    )
+
+
+def read_fields(values: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Returns the fields of a body. Those in ``parameters`` count too, where some libraries put options.
+
+    Args:
+        struct: declares the fields of the route.
+
+    Raises:
+        BadRequest: ``parameters`` is not an object, or a field asks for another response than the route gives.
+    """
+    parameters = values.get("parameters")
+    if parameters is not None:
+        if not isinstance(parameters, dict):
+            raise BadRequest(f"'parameters' must be an object, received {json_type(parameters)}", "parameters")
+        values = {**values, **parameters}
+    direction = values.get("truncation_direction")
+    if direction is not None and (not isinstance(direction, str) or direction.lower() != "right"):
+        raise BadRequest(
+            f"'truncation_direction' is {truncate_repr(direction)}, but this server truncates texts at their end: omit "
+            'it, or shorten the texts before sending them; "truncate": false refuses texts that are too long',
+            "truncation_direction",
+        )
+    check_tei_fields(values, struct.__struct_fields__)
+    return values
+
+
+def _read(service: EncodingService, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Returns the texts, or rows of tokens, and the options of a request."""
+    texts, is_ids = read_input(require_field(values, "inputs", _INPUTS), "inputs")
+    options = read_options(values, service.dimensions)
+    return service.token_ids.tokens(texts) if is_ids else texts, options
+
+
+def _list_response(array: np.ndarray, to_values: streaming.ToValues, result: EncodingResult) -> Response:
+    """Returns a response that is a list with a value for each row."""
+    placeholder = bytes(streaming.placeholder())
+    return add_headers(streaming.json_response(placeholder, placeholder, array, to_values, JSON), result)
+
+
+def _pooling(service: EncodingService) -> str:
+    name = service.config.pooling_strategy.name
+    return {"REDUCE_MEAN": "mean", "CLS_TOKEN": "cls"}.get(name, name.lower())
+
+
+def _require_text_vectors(service: EncodingService) -> None:
+    if service.token_level:
+        raise WrongTask("this server returns one vector per token (-pooling_strategy NONE): use /embed_all")
