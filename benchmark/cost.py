@@ -81,9 +81,7 @@ def main() -> int:
         print(f"benchmark/cost.py: {error}", file=sys.stderr)
         return 2
     sentences = plan.source if args.texts else SentenceSource(sts_sentences(), COMMON, args.seed)
-    return run_until_interrupted(
-        experiments(config, model.max_position_embeddings, random_words, sentences), model, plan
-    )
+    return run_until_interrupted(experiments(config, model.max_tokens, random_words, sentences), model, plan)
 
 
 if __name__ == "__main__":

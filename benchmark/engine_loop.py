@@ -86,10 +86,8 @@ def read_sequences(args: argparse.Namespace, model: ModelConfig) -> list[list[in
     """Returns token ids: of a file of sentences, of a fixed length, or of lengths like those of the STS benchmark."""
     random = np.random.default_rng(1)
     if args.sentences:
-        limit = model.max_position_embeddings
-        tokenizer = load_tokenizer(
-            args.vocab or model.vocab_path, lower_case=True, max_seq_len=limit, max_position_embeddings=limit
-        )
+        limit = model.max_tokens
+        tokenizer = load_tokenizer(args.vocab or model.vocab_path, lower_case=True, max_seq_len=limit, max_tokens=limit)
         tokenized = tokenizer.encode(Path(args.sentences).read_text("utf-8").splitlines()[: args.number])
         return [part.tolist() for part in np.split(tokenized.input_ids, np.cumsum(tokenized.lengths)[:-1])]
     # The test sentences of the STS benchmark have 14.2 tokens on average, 5 to 70.

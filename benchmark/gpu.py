@@ -165,8 +165,8 @@ def check(args: argparse.Namespace, model: ModelConfig, device: Device) -> list[
     Raises:
         EngineError: a cosine is below its minimum.
     """
-    lengths = np.random.default_rng(1).integers(1, min(128, model.max_position_embeddings), 32).tolist()
-    batch = random_batch(model, [*lengths, model.max_position_embeddings], 2)
+    lengths = np.random.default_rng(1).integers(1, min(128, model.max_tokens), 32).tolist()
+    batch = random_batch(model, [*lengths, model.max_tokens], 2)
     reference = make_engine(model, Device(), "fp32")
     exact = reference.encode(batch)
     reference.close()

@@ -65,7 +65,7 @@ def main() -> int:
         parser.error("tokenizers is not installed; pip install tokenizers==0.23.3")
 
     model = load_model_config(args.model_dir)
-    limits = {"max_seq_len": MAX_SEQ_LEN, "max_position_embeddings": model.max_position_embeddings}
+    limits = {"max_seq_len": MAX_SEQ_LEN, "max_tokens": model.max_tokens}
     ours = load_tokenizer(model.vocab_path, lower_case=None, **limits)
     theirs = tokenizers.Tokenizer.from_file(str(Path(args.model_dir) / "tokenizer.json"))
     theirs.no_padding()

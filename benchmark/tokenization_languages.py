@@ -55,7 +55,7 @@ def main() -> int:
         if folder is None:
             continue
         model = load_model_config(folder)
-        limits = {"max_seq_len": MAX_SEQ_LEN, "max_position_embeddings": model.max_position_embeddings}
+        limits = {"max_seq_len": MAX_SEQ_LEN, "max_tokens": model.max_tokens}
         ours = load_tokenizer(model.vocab_path, lower_case=None, **limits)
         library = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         library.no_padding()

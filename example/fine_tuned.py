@@ -33,9 +33,7 @@ args = parser.parse_args()
 names, reviews = read_pairs("reviews.tsv")
 labels = np.array([name == "positive" for name in names], np.int32)
 config = load_model_config(args.model_dir)
-tokenizer = load_tokenizer(
-    str(Path(args.model_dir) / "vocab.txt"), lower_case=True, max_seq_len=64, max_position_embeddings=512
-)
+tokenizer = load_tokenizer(str(Path(args.model_dir) / "vocab.txt"), lower_case=True, max_seq_len=64, max_tokens=512)
 encoded = tokenizer.encode(reviews)
 mask = (np.arange(encoded.lengths.max()) < encoded.lengths[:, None]).astype(np.float32)
 ids = np.zeros(mask.shape, np.int32)

@@ -86,7 +86,7 @@ def shuffled_sentences() -> list[str]:
 def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
     """Returns the sentences whose vectors are compared: number of tokens by index."""
     model = load_model_config(hf)
-    tokenizer = load_tokenizer(model.vocab_path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
+    tokenizer = load_tokenizer(model.vocab_path, lower_case=None, max_seq_len=512, max_tokens=512)
     lengths = tokenizer.encode(sentences).lengths.tolist()
     long = [index for index in range(CHECKED, len(sentences)) if lengths[index] >= LONG_TOKENS]
     return {index: lengths[index] for index in (*range(CHECKED), *long[:CHECKED_LONG])}

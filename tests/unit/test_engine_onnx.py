@@ -241,7 +241,7 @@ def test_int8_vectors_of_a_real_model_are_close_to_golden(cache: str, features: 
     golden = json.loads((GOLDEN / "minilm" / "mean_last_len128.json").read_text("utf-8"))
     with np.load(GOLDEN / "minilm" / "mean_last_len128.npz") as file:
         expected = dict(file)
-    tokenizer = load_tokenizer(model.vocab_path, lower_case=True, max_seq_len=128, max_position_embeddings=512)
+    tokenizer = load_tokenizer(model.vocab_path, lower_case=True, max_seq_len=128, max_tokens=512)
     engine = make_engine(cache, model, pooling_layers=(-1,), dtype="int8", features=features)
     for part, content in golden["parts"].items():
         tokenized = tokenizer.encode(content["texts"])

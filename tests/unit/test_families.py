@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import family_models
 import numpy as np
 import pytest
+from family_models import SIZES, WORDS, batch_of, change, hidden_states
 
 from bert_serving.server import engines
 from bert_serving.server.engines.base import Device, EngineSpec
@@ -18,18 +19,10 @@ from bert_serving.server.model.errors import ModelError
 from bert_serving.server.model.weights import load_weights
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 ENGINES = [info.name for info in engines.available("cpu", "fp32") if info.name != "zeros"]
-WORDS, POSITIONS = 60, 40
-SIZES = {
-    "vocab_size": WORDS,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "initializer_range": 0.15,
-}
+POSITIONS = 40
 OF_ROBERTA = SIZES | {"max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("Roberta", OF_ROBERTA),
@@ -54,17 +47,7 @@ LENGTHS = [1, 7, POSITIONS, 23]
 
 
 def save(folder: Path, family: str, head: str = "Model", **changes: Any) -> Any:
-    """Saves a random model with a vocabulary of the right size and returns it."""
-    name, values = CONFIGS[family]
-    torch.manual_seed(0)
-    model = getattr(transformers, f"{name}{head}")(getattr(transformers, f"{name}Config")(**(values | changes))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # transformers begins with biases of zero and norms of one
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.save_pretrained(folder)
-    vocab = {f"w{number}": number for number in range(WORDS)}
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab, "merges": []}}))
-    return model
+    return family_models.save(folder, CONFIGS[family], head, **changes)
 
 
 def encoded(model: ModelConfig, cache: Path, engine: str, layer: int, strategy: str, batch: Batch) -> Any:
@@ -72,20 +55,6 @@ def encoded(model: ModelConfig, cache: Path, engine: str, layer: int, strategy: 
     spec = EngineSpec(model=model, cache_dir=str(cache), pooling_layers=(layer,), pooling_strategy=strategy)
     module.prepare(spec, lambda _: None)
     return module.create(spec, Device(threads=1)).encode(batch)
-
-
-def batch_of(lengths: list[int], type_of_second: int = 0) -> Batch:
-    # The id of padding changes the positions of transformers.
-    ids = np.random.default_rng(1).integers(5, WORDS, sum(lengths), np.int32)
-    types = np.concatenate([np.arange(length) > length // 2 for length in lengths]).astype(np.int32) * type_of_second
-    return Batch(ids, types, np.ones_like(ids), np.array(lengths, np.int32))
-
-
-def hidden_states(model: Any, batch: Batch, layer: int) -> list[np.ndarray]:
-    rows = np.split(batch.input_ids, np.cumsum(batch.lengths)[:-1])
-    with torch.no_grad():
-        found = [model(torch.tensor(row[None].astype(np.int64)), output_hidden_states=True) for row in rows]
-    return [states.hidden_states[layer][0].numpy() for states in found]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -148,19 +117,15 @@ def test_the_pooler_of_a_model_that_has_none_is_missed(tmp_path: Path, family: s
         load_weights(load_model_config(tmp_path / "model"), need_pooler=True)
 
 
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
-
-
 @pytest.mark.parametrize(
     ("family", "values", "message"),
     [
         ("roberta", {"pad_token_id": None}, "pad_token_id is None; it must be an integer from 0 to 40"),
         ("roberta", {"pad_token_id": 41}, "pad_token_id is 41"),
         ("roberta", {"is_decoder": True}, "only encoders"),
-        ("electra", {"embedding_size": 16}, "embedding_size 16 differs from hidden_size 32"),
+        ("roberta", {"embedding_size": 16}, "embedding_size 16 differs from hidden_size 32"),
         ("distilbert", {"dim": None}, "'hidden_size'|hidden_size is None"),
-        ("roberta", {"model_type": "mpnet"}, "model_type is 'mpnet'; this server computes bert, roberta"),
+        ("roberta", {"model_type": "xlnet"}, "model_type is 'xlnet'; this server computes bert, roberta"),
         ("roberta", {"model_type": ["roberta"]}, "model_type is"),
     ],
 )

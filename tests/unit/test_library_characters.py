@@ -59,7 +59,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     path = tmp_path_factory.mktemp("bert") / "tokenizer.json"
     made.save(str(path))
-    ours = load_tokenizer(path, lower_case=None, max_seq_len=512, max_position_embeddings=512)
+    ours = load_tokenizer(path, lower_case=None, max_seq_len=512, max_tokens=512)
     assert type(ours._segmenter) is WordPiece
     return made, ours
 

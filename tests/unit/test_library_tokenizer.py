@@ -106,7 +106,7 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def read(path: Path, max_seq_len: int = 512) -> Tokenizer:
-    return load_tokenizer(path, lower_case=None, max_seq_len=max_seq_len, max_position_embeddings=512)
+    return load_tokenizer(path, lower_case=None, max_seq_len=max_seq_len, max_tokens=512)
 
 
 def rows_of(tokenizer: Tokenizer, texts: list[Any]) -> list[list[int]]:

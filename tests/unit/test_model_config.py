@@ -204,11 +204,11 @@ def test_invalid_values_are_rejected(tmp_path: Path, values: dict[str, object], 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "mpnet"}, "model_type is 'mpnet'"),
-        ({"model_type": "modernbert"}, "model_type is 'modernbert'"),
+        ({"model_type": "xlnet"}, "model_type is 'xlnet'"),
+        ({"model_type": "deberta"}, "model_type is 'deberta'"),
         ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported; it must be one of gelu"),
         ({"position_embedding_type": "relative_key"}, "'relative_key' is not supported"),
-        ({"embedding_size": 16}, "ALBERT"),
+        ({"embedding_size": 16}, "embedding_size 16 differs"),
         ({"is_decoder": True}, "only encoders"),
     ],
 )

@@ -58,7 +58,7 @@ def test_adapter_is_rejected(tmp_path: Path, has_model: bool) -> None:
 )
 def test_unknown_tensor_inside_a_layer_is_rejected(tmp_path: Path, name: str) -> None:
     write_hf(tmp_path, hf_tensors() | {name: np.ones(4, np.float32)})
-    with pytest.raises(WeightError, match=f"1 tensors in its layers that BERT does not have, such as {name}"):
+    with pytest.raises(WeightError, match=f"1 tensors in its layers that the server does not know, such as {name}"):
         load_weights(load_model_config(tmp_path))
 
 

@@ -119,7 +119,7 @@ def test_nan_is_rejected(tmp_path: Path) -> None:
 
 def test_other_models_and_several_encoders_are_rejected(tmp_path: Path) -> None:
     other = {"transformer.wte.weight": np.zeros((3, 3), np.float32)}
-    with pytest.raises(WeightError, match=r"not a BERT model; its tensors are transformer\.wte\.weight"):
+    with pytest.raises(WeightError, match=r"not a model of the family bert; its tensors are transformer\.wte\.weight"):
         load_weights(load_model_config(write_hf(tmp_path / "gpt", other)))
     two = hf_tensors("query.") | hf_tensors("passage.")
     with pytest.raises(WeightError, match=r"several encoders \(passage\., query\.\)"):

@@ -24,11 +24,11 @@ from bert_serving.server.tokenization.tokenizer import Tokenized, Tokenizer
 from bert_serving.server.tokenization.vocabulary import Vocabulary, read_vocabulary
 
 VOCAB = Path(__file__).parent.parent / "data" / "bert_uncased_vocab.txt"
-IDS = load_tokenizer(VOCAB, lower_case=True, max_seq_len=25, max_position_embeddings=512).ids
+IDS = load_tokenizer(VOCAB, lower_case=True, max_seq_len=25, max_tokens=512).ids
 
 
 def tokenizer(**settings: Any) -> Tokenizer:
-    settings = {"lower_case": True, "max_seq_len": 25, "max_position_embeddings": 512} | settings
+    settings = {"lower_case": True, "max_seq_len": 25, "max_tokens": 512} | settings
     return load_tokenizer(VOCAB, **settings)
 
 
@@ -298,7 +298,7 @@ def test_a_very_long_text_takes_linear_time(text: str) -> None:
 
 def test_reading_a_long_text_by_blocks_gives_the_same_tokens() -> None:
     words = "The Quick, brown naïve ΟΔΥΣΣΕΥΣ. 你好 " + "e\u0301" * 70 + " " + "x" * 150 + "\n don't\tgo "
-    subject = tokenizer(max_seq_len=4096, max_position_embeddings=4096)
+    subject = tokenizer(max_seq_len=4096, max_tokens=4096)
     for text in (words * 40, (words * 40).replace(" ", "\t"), "中" * 3000 + words * 40, "y" * 20_000 + " " + words):
         assert len(text) > wordpiece.LONG_TEXT / 2
         long = text + " " * wordpiece.LONG_TEXT
@@ -349,11 +349,11 @@ def write_json(folder: Path, content: Any, name: str = "tokenizer.json") -> Path
 
 def test_tokenizer_json(tmp_path: Path) -> None:
     path = write_json(tmp_path, WORDPIECE_JSON)
-    subject = load_tokenizer(path, lower_case=None, max_seq_len=None, max_position_embeddings=64)
+    subject = load_tokenizer(path, lower_case=None, max_seq_len=None, max_tokens=64)
     assert (subject.vocab_size, subject.lower_case, subject.max_seq_len) == (8, False, 64)
     assert subject.tokens(subject.encode(["Héllo 你好"])) == [["[CLS]", "Hé", "##llo", "你好", "[SEP]"]]
     assert subject.tokens(subject.encode([["[NEW]"]])) == [["[CLS]", "[NEW]", "[SEP]"]]
-    lower = load_tokenizer(path, lower_case=True, max_seq_len=None, max_position_embeddings=64)
+    lower = load_tokenizer(path, lower_case=True, max_seq_len=None, max_tokens=64)
     assert lower.tokens(lower.encode(["Héllo"])) == [["[CLS]", "[UNK]", "[SEP]"]]
 
 
@@ -409,7 +409,7 @@ def test_the_option_overrides_the_declared_case(
     (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na\n")
     if declared is not None:
         write_json(tmp_path, {"do_lower_case": declared}, "tokenizer_config.json")
-    subject = load_tokenizer(tmp_path / "vocab.txt", lower_case=option, max_seq_len=25, max_position_embeddings=64)
+    subject = load_tokenizer(tmp_path / "vocab.txt", lower_case=option, max_seq_len=25, max_tokens=64)
     assert subject.lower_case is expected
 
 
@@ -424,7 +424,7 @@ def test_lower_case_may_keep_accents() -> None:
 )
 def test_invalid_max_seq_len_is_rejected(length: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tokenizer(max_seq_len=length, max_position_embeddings=64)
+        tokenizer(max_seq_len=length, max_tokens=64)
 
 
 def test_warns_if_the_case_contradicts_the_vocabulary() -> None:

@@ -22,9 +22,7 @@ spec = EngineSpec(model=model, cache_dir=default_cache_dir(), pooling_layers=(-1
 module.prepare(spec, lambda line: print(line, file=sys.stderr))
 engine = module.create(spec, Device("cpu", threads=num_cores()))
 texts = read_texts(texts_path)
-tokenizer = load_tokenizer(
-    model.vocab_path, lower_case=None, max_seq_len=128, max_position_embeddings=model.max_position_embeddings
-)
+tokenizer = load_tokenizer(model.vocab_path, lower_case=None, max_seq_len=128, max_tokens=model.max_tokens)
 tokenized = tokenizer.encode(texts)
 ends = np.cumsum(tokenized.lengths)
 ids = {

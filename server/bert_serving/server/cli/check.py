@@ -37,7 +37,7 @@ def check(config: ServerConfig) -> int:
     try:
         config, model = read_model(config, log)
         tokenizer = make_tokenizer(config, model)
-        plans = plan_workers(config, log)
+        plans = plan_workers(config, log, needs=model.features)
     except (ServingError, ModelError, EngineError, ValueError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return EXIT_START_FAILED
@@ -67,7 +67,7 @@ def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
         "encoder": f"{model.family.upper()}, {model.num_hidden_layers} layers of {model.hidden_size}, "
         f"vocabulary {model.vocab_size}",
         "weights": model.checkpoint,
-        "longest text": f"{config.max_seq_len or model.max_position_embeddings} tokens",
+        "longest text": f"{config.max_seq_len or model.max_tokens} tokens",
         "prompt": repr(pipeline.prompts[config.prompt_name]) if config.prompt_name else "none",
         "pooling": f"{strategy} of layer {layers}{', then ' + modules if modules else ''}",
         "vectors": f"{config.vector_size(model)} dimensions per {per}{', length 1' if pipeline.is_normalized else ''}",

@@ -55,7 +55,7 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
     else:
         config = _take_pooling(config, folder, log)
         model = config.read_model()
-        config = _take_settings(config, folder, model.max_position_embeddings, log)
+        config = _take_settings(config, folder, model.max_tokens, log)
     return _finish(_take_prompt(config)), model
 
 

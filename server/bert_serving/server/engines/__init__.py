@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from ..model.architecture import Feature
 from .base import EngineInfo, EngineUnavailable
 from .cpu_info import has_amx
 
@@ -55,24 +56,38 @@ def preference(device_kind: str, dtype: str, features: frozenset[str] | None = N
     return PREFERENCE[device_kind]
 
 
-def available(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> list[EngineInfo]:
+def available(
+    device_kind: str, dtype: str, features: frozenset[str] | None = None, needs: frozenset[Feature] = frozenset()
+) -> list[EngineInfo]:
     """Returns the engines that can compute in ``dtype`` on ``device_kind`` (cpu or gpu), the preferred one first.
 
     No library is imported. A GPU may therefore still fail when an engine opens it.
     """
     names = preference(device_kind, dtype, features)
-    return [load(name).INFO for name in names if _why_not(name, device_kind, dtype, features) is None]
+    return [load(name).INFO for name in names if _why_not(name, device_kind, dtype, features, needs) is None]
 
 
-def _why_not(name: str, device_kind: str, dtype: str, features: frozenset[str] | None) -> str | None:
-    """Returns the reason why an engine cannot run here; an external engine takes no features."""
+def _why_not(
+    name: str, device_kind: str, dtype: str, features: frozenset[str] | None, needs: frozenset[Feature]
+) -> str | None:
+    """Returns the reason why an engine cannot run the model here; an external engine takes no features."""
     module = load(name)
+    if missing := [feature.value for feature in Feature if feature in needs - module.INFO.features]:
+        others = [other for other in PREFERENCE["cpu"] if needs <= load(other).INFO.features]
+        remedy = f"use -engine {' or '.join(others)}" if others else "serve the model with its own library"
+        return f"it does not compute {', '.join(missing)}, which the model has; {remedy}"
     given = () if features is None or "." in name else (features,)
     reason: str | None = module.unavailable(device_kind, dtype, *given)
     return reason
 
 
-def choose(name: str, device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str:
+def choose(
+    name: str,
+    device_kind: str,
+    dtype: str,
+    features: frozenset[str] | None = None,
+    needs: frozenset[Feature] = frozenset(),
+) -> str:
     """Returns the name of the engine to use.
 
     Args:
@@ -80,20 +95,21 @@ def choose(name: str, device_kind: str, dtype: str, features: frozenset[str] | N
         device_kind: ``cpu`` or ``gpu``.
         dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         features: features of the processor as in ``/proc/cpuinfo``; None for those of this machine.
+        needs: ``ModelConfig.features`` of the model.
 
     Raises:
         EngineUnavailable: the engine cannot run here, or with ``auto`` no engine can. The message lists the reasons and
             the packages to install.
     """
     if name != "auto":
-        reason = _why_not(name, device_kind, dtype, features)
+        reason = _why_not(name, device_kind, dtype, features, needs)
         if reason is not None:
             raise EngineUnavailable(f"engine {name} cannot run on {device_kind} with dtype {dtype}: {reason}")
         return name
-    if usable := available(device_kind, dtype, features):
+    if usable := available(device_kind, dtype, features, needs):
         return usable[0].name
     reasons = [
-        f"{candidate}: {_why_not(candidate, device_kind, dtype, features)}"
+        f"{candidate}: {_why_not(candidate, device_kind, dtype, features, needs)}"
         for candidate in preference(device_kind, dtype, features)
     ]
     raise EngineUnavailable(f"no engine can run on {device_kind} with dtype {dtype}; {'; '.join(reasons)}")

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..model.architecture import Feature
 from ..model.cache import Cache, CacheError
 from ..model.config import ModelConfig
 from .batch import Batch as Batch
@@ -86,7 +87,7 @@ class EngineSpec:
     @property
     def longest(self) -> int:
         """Maximum number of tokens in a sequence."""
-        return self.max_seq_len or self.model.max_position_embeddings
+        return self.max_seq_len or self.model.max_tokens
 
     @property
     def layers(self) -> list[int]:
@@ -168,6 +169,8 @@ class EngineInfo:
     padding_free: bool
     #: Supported dtypes by kind of device.
     dtypes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    #: What the engine computes beyond BERT.
+    features: frozenset[Feature] = frozenset()
 
 
 # Every engine module (onnx/engine.py, tensorflow/engine.py, torch/engine.py, zeros.py) provides these four names;

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..model.architecture import BERT
 from .base import EngineError, EngineSpec
 from .batch import Batch
 
@@ -215,9 +216,10 @@ def check_batch(batch: Batch, spec: EngineSpec) -> None:
         raise EngineError(
             "empty batch or sequence; a batch needs at least one sequence, and every sequence at least one token"
         )
-    if spec.use_position_embeddings and batch.lengths.max() > model.max_position_embeddings:
+    has_limit = spec.use_position_embeddings or model.architecture != BERT
+    if has_limit and batch.lengths.max() > model.max_tokens:
         raise EngineError(
-            f"sequence of {batch.lengths.max()} tokens exceeds the {model.max_position_embeddings} positions of the "
+            f"sequence of {batch.lengths.max()} tokens exceeds the {model.max_tokens} positions of the "
             "model; truncate it"
         )
     if batch.input_ids.min() < 0 or batch.input_ids.max() >= model.vocab_size:

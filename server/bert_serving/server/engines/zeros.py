@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..model.architecture import Feature
 from .base import Device, EngineInfo, EngineSpec, Log
 from .batch import Batch
 
 _ALL = ("fp32", "bf16", "fp16", "int8")
-INFO = EngineInfo("zeros", padding_free=True, dtypes={"cpu": _ALL, "gpu": _ALL})
+INFO = EngineInfo("zeros", padding_free=True, dtypes={"cpu": _ALL, "gpu": _ALL}, features=frozenset(Feature))
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:

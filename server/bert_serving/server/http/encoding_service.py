@@ -82,7 +82,7 @@ class EncodingService:
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
         self.dimensions = config.vector_size(model)
         self.vector_space = config.vector_spaces(model).default
-        self.max_length = config.max_seq_len or model.max_position_embeddings
+        self.max_length = config.max_seq_len or model.max_tokens
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
     @property

@@ -38,7 +38,7 @@ class ProcessContext:
     @property
     def model(self) -> ModelConfig:
         """Sizes and file names of the model at the start of the server. The files may have changed since then."""
-        return ModelConfig(**self.options["model"])
+        return ModelConfig.from_dict(self.options["model"])
 
     def connect_control(self) -> zmq.Socket[bytes]:
         """Returns the control socket of the main thread."""

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from .architecture import BERT, Architecture, Feature
+from .architecture_config import Sizes, read_act, read_architecture, read_positions
+from .config_values import Values
 from .errors import ModelConfigError, ModelUnsupported
-from .families import as_bert, find_family, position_offset
+from .families import FAMILIES, as_bert, find_family, position_offset
 from .files import (
     DEFAULT_CKPT_NAME,
     DEFAULT_CONFIG_NAME,
@@ -21,20 +26,8 @@ from .files import (
 )
 from .rejections import dropped_head, reject_adapter, reject_folder
 
-#: Supported activations: name in a configuration → canonical name.
-HIDDEN_ACTS = {
-    "gelu": "gelu",  # with the error function, as in Google's BERT and Hugging Face's "gelu"
-    "gelu_new": "gelu_new",  # with tanh
-    "gelu_pytorch_tanh": "gelu_new",
-    "gelu_fast": "gelu_new",
-    "relu": "relu",
-    "tanh": "tanh",
-}
-
 #: Largest number of layers. The largest BERT has 48; a list of the weights of a million layers would take gigabytes.
 MAX_LAYERS = 1024
-#: Families whose tokenizer is BERT's WordPiece, if the folder does not name another one.
-_WORD_PIECE_FAMILIES = ("bert", "distilbert", "electra", "nomic_bert")
 #: Values of ``tokenizer_class`` whose ``vocab.txt`` is BERT's WordPiece.
 _WORD_PIECE_CLASSES = (
     *(f"{name}Tokenizer{kind}" for name in ("Bert", "DistilBert", "Electra") for kind in ("", "Fast")),
@@ -45,7 +38,7 @@ MAX_UNUSED_IDS = 1024
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Holds the sizes and the file names of a BERT encoder.
+    """Holds the sizes, the architecture and the file names of an encoder.
 
     Attributes:
         model_dir: folder of the model.
@@ -56,10 +49,11 @@ class ModelConfig:
         checkpoint_format: ``tf1``, ``safetensors`` or ``pytorch``.
         is_tuned: the checkpoint is from ``-tuned_model_dir``.
         dropped_head: class name of the model's head, which is not served, such as ``BertForMaskedLM``.
-        hidden_act: a value of ``HIDDEN_ACTS``.
-        max_position_embeddings: longest sequence in tokens.
-        family: the ``model_type``, a key of ``FAMILIES``.
+        hidden_act: activation of the feed-forward, a value of ``HIDDEN_ACTS``.
+        max_position_embeddings: used rows of the table of positions; without a table, the longest sequence in tokens.
+        family: a key of ``FAMILIES``.
         position_offset: unused rows at the start of the checkpoint's table of positions.
+        architecture: how the encoder differs from BERT.
     """
 
     model_dir: str
@@ -80,10 +74,27 @@ class ModelConfig:
     dropped_head: str | None = None
     family: str = "bert"
     position_offset: int = 0
+    architecture: Architecture = BERT
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Returns the configuration of a dictionary that ``dataclasses.asdict`` made, also after a way through JSON."""
+        return msgspec.convert(values, cls)
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a sequence."""
+        return self.max_position_embeddings
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What an engine must compute beyond BERT."""
+        silu = {Feature.SILU} if self.hidden_act == "silu" else set()
+        return self.architecture.features | silu
 
 
 def load_model_config(
@@ -132,56 +143,60 @@ def load_model_config(
     )
 
 
-def parse_config(values: dict[str, Any], source: str) -> dict[str, Any]:
+def parse_config(config_values: dict[str, Any], source: str) -> dict[str, Any]:
     """Converts a ``bert_config.json`` or ``config.json`` to the keyword arguments of ``ModelConfig``.
 
     Raises:
         ModelUnsupported: see ``load_model_config``.
         ModelConfigError: a key is missing, of the wrong type or out of range; the message names it.
     """
-    family = find_family(values, source)
-    values = as_bert(values, family)
-    _reject_other_architectures(values, source)
-    hidden_size = _positive_int(values, "hidden_size", source)
-    heads = _positive_int(values, "num_attention_heads", source)
-    layers = _positive_int(values, "num_hidden_layers", source)
+    family = find_family(config_values, source)
+    values = Values(as_bert(config_values, family), source)
+    _reject_other_architectures(values, family)
+    hidden_size = values.positive("hidden_size")
+    heads = values.positive("num_attention_heads")
+    layers = values.positive("num_hidden_layers")
     if layers > MAX_LAYERS:
         raise ModelConfigError(
             f"{source}: num_hidden_layers is {layers}, more than {MAX_LAYERS}; copy the configuration of the model"
         )
     if hidden_size % heads:
         raise ModelConfigError(f"{source}: hidden_size {hidden_size} is not a multiple of num_attention_heads {heads}")
-    embedding_size = values.get("embedding_size", hidden_size)
-    if embedding_size != hidden_size:
-        raise ModelUnsupported(
-            f"{source}: embedding_size {embedding_size} differs from hidden_size {hidden_size} (ALBERT, ELECTRA); "
-            "serve a plain BERT model"
-        )
-    act = values.get("hidden_act", "gelu")
-    if not isinstance(act, str) or act not in HIDDEN_ACTS:
-        raise ModelUnsupported(
-            f"{source}: hidden_act {act!r} is not supported; it must be one of {', '.join(HIDDEN_ACTS)}"
-        )
     eps = values.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
         raise ModelConfigError(f"{source}: layer_norm_eps is {eps!r}; it must be a number between 0 and 1")
-    positions = _positive_int(values, "max_position_embeddings", source, default=512)
+    architecture = read_architecture(values, family, Sizes(hidden_size, layers, hidden_size // heads))
+    if architecture.embedding_size == 0 and values.get("embedding_size", hidden_size) != hidden_size:
+        raise ModelUnsupported(
+            f"{source}: embedding_size {values['embedding_size']} differs from hidden_size {hidden_size}, which "
+            f"{family} does not have; copy the configuration of the model"
+        )
+    positions = read_positions(values, family)
     offset = position_offset(values, family, positions, source)
-    # These families have one type of token: the table of their only row serves pairs too.
-    types = 2 if offset else _positive_int(values, "type_vocab_size", source, default=2)
     return {
         "family": family,
         "position_offset": offset,
-        "vocab_size": _positive_int(values, "vocab_size", source),
+        "vocab_size": values.positive("vocab_size"),
         "hidden_size": hidden_size,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "intermediate_size": _positive_int(values, "intermediate_size", source),
-        "hidden_act": HIDDEN_ACTS[act],
+        "intermediate_size": values.positive("intermediate_size"),
+        "hidden_act": read_act(values, family),
         "max_position_embeddings": positions - offset,
-        "type_vocab_size": types,
+        "type_vocab_size": _types(values, family, architecture),
         "layer_norm_eps": float(eps),
+        "architecture": architecture,
     }
+
+
+def _types(values: Values, family: str, architecture: Architecture) -> int:
+    """Returns the number of types of tokens that a batch may have.
+
+    Some families with one type take pairs too: the only row of the table is repeated, see ``weights``.
+    """
+    if not architecture.has_types or (FAMILIES[family].repeats_type and values.count("type_vocab_size", 1) < 2):
+        return 2
+    return values.positive("type_vocab_size", 2)
 
 
 def _reject_other_tokenizers(folder: Path, vocab_path: Path, family: str, values: dict[str, Any]) -> None:
@@ -195,7 +210,7 @@ def _reject_other_tokenizers(folder: Path, vocab_path: Path, family: str, values
     path = folder / "tokenizer_config.json"
     name = (_read_json(path).get("tokenizer_class") if path.is_file() else None) or values.get("tokenizer_class")
     if name in (None, "PreTrainedTokenizerFast"):
-        if family in _WORD_PIECE_FAMILIES:
+        if FAMILIES[family].has_word_piece:
             return
         reason = f"{vocab_path}: the tokenizer of model_type {family}"
     elif name in _WORD_PIECE_CLASSES:
@@ -261,20 +276,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _reject_other_architectures(values: dict[str, Any], source: str) -> None:
+def _reject_other_architectures(values: Values, family: str) -> None:
     position = values.get("position_embedding_type", "absolute")
-    if position != "absolute":
+    if position != {"jina-bert": "alibi", "gte": "rope", "new": "rope"}.get(family, "absolute") and (
+        "position_embedding_type" in values
+    ):
         raise ModelUnsupported(
-            f"{source}: position_embedding_type {position!r} is not supported; it must be 'absolute'"
+            f"{values.source}: position_embedding_type {position!r} is not supported; it must be 'absolute'"
         )
     if values.get("is_decoder", False):
-        raise ModelUnsupported(f"{source}: is_decoder is true; only encoders are supported")
-
-
-def _positive_int(values: dict[str, Any], key: str, source: str, default: int | None = None) -> int:
-    value = values.get(key, default)
-    if value is None:
-        raise ModelConfigError(f"{source}: the key {key!r} is missing; use the configuration of a BERT model")
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelConfigError(f"{source}: {key} is {value!r}; it must be an integer above 0")
-    return value
+        raise ModelUnsupported(f"{values.source}: is_decoder is true; only encoders are supported")

@@ -10,6 +10,7 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
+from .architecture import BERT
 from .config import ModelConfig
 from .files import checkpoint_files
 
@@ -103,6 +104,8 @@ def model_digest(config: ModelConfig, memo: DigestMemo | None) -> str:
     files = checkpoint_files(config.checkpoint, config.checkpoint_format)
     content = {
         "architecture": {name: values[name] for name in _ARCHITECTURE},
+        # Left out for BERT's own, so that its vector spaces keep their names.
+        **({} if config.architecture == BERT else {"differs": values["architecture"]}),
         "family": [config.family, config.position_offset],
         "files": [sha256_of(path) if memo is None else memo.sha256(path) for path in files],
     }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelNotFound, ModelUnsupported, WeightError
+from .families import FAMILIES
 
 #: Repositories of the Hugging Face hub are named ``organization/name``.
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _IN_LAYER = re.compile(r"(?:encoder|transformer)\.layer\.\d+\.|encoder/layer_\d+/")
+#: Tables of rotary embeddings that some checkpoints contain; they follow from the configuration.
+_BUFFERS = re.compile(r"\.inv_freq$")
 #: Weights of Hugging Face folders for other libraries, and the argument of ``from_pretrained`` that reads them.
 _OTHER_WEIGHTS = {"tf_model.h5": "from_tf", "flax_model.msgpack": "from_flax"}
 #: Last bytes of a table of LevelDB, the format of V1 checkpoints.
@@ -39,11 +42,22 @@ def reject_folder(folder: Path, values: Mapping[str, Any], source: Path) -> None
             f"{source}: quantization_config ({method}) is not supported; serve the original weights, with -dtype int8 "
             "for quantization by the server"
         )
-    if values.get("auto_map"):
+    if (code := values.get("auto_map")) and not _computes(values, code):
         raise ModelUnsupported(
             f"{source}: auto_map names code of the model's own, which this server does not run; "
-            "serve a plain BERT model"
+            "serve a model without auto_map"
         )
+
+
+def _computes(values: Mapping[str, Any], code: Any) -> bool:
+    """Returns whether the server computes what the classes of ``auto_map`` compute."""
+    name = "jina-bert" if values.get("position_embedding_type") == "alibi" else values.get("model_type")
+    known = FAMILIES[name].code if isinstance(name, str) and name in FAMILIES else ()
+    if not known or not isinstance(code, Mapping):
+        return False
+    paths = [str(path) for path in code.values()]
+    # JinaBERT for code normalizes queries and keys, under the same names of classes.
+    return all(path.rpartition(".")[2].startswith(known) and "qk-post-norm" not in path for path in paths)
 
 
 def reject_adapter(folder: Path) -> None:
@@ -123,22 +137,26 @@ def reject_hub_cache(folder: Path, flag: str) -> None:
         raise ModelNotFound(f"{flag} {folder} is a cache of the Hugging Face hub; use {flag} {named}")
 
 
-def reject_unused_tensors(names: Iterable[str], scope: str, used: set[str], checkpoint: str) -> None:
+def reject_unused_tensors(
+    names: Iterable[str], scope: str, used: set[str], checkpoint: str, bert_name: Callable[[str], str]
+) -> None:
     """Rejects a checkpoint with tensors inside the encoder that the server would ignore.
 
     Args:
         names: all names in the checkpoint.
         scope: the prefix of the encoder's tensors.
         used: names of the tensors that an encoder of this architecture has.
+        bert_name: returns BERT's name of a tensor.
 
     Raises:
         WeightError: the message names some of the tensors.
     """
-    inside = [name for name in names if name.startswith(scope) and _IN_LAYER.match(name[len(scope) :])]
-    unused = sorted(name for name in inside if name not in used and not _OPTIMIZER.search(name))
+    inside = [name for name in names if name.startswith(scope) and _IN_LAYER.match(bert_name(name)[len(scope) :])]
+    ignored = (_OPTIMIZER, _BUFFERS)
+    unused = sorted(name for name in inside if name not in used and not any(kind.search(name) for kind in ignored))
     if unused:
         raise WeightError(
-            f"{checkpoint} has {len(unused)} tensors in its layers that BERT does not have, such as "
+            f"{checkpoint} has {len(unused)} tensors in its layers that the server does not know, such as "
             f"{', '.join(unused[:3])}; the model has another architecture, adapters, or quantized weights, which this "
             "server does not compute"
         )

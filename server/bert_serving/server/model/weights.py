@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,68 +45,137 @@ def load_weights(
     layers = config.num_hidden_layers if need_layers is None else need_layers
     reader = open_reader(config.checkpoint, config.checkpoint_format)
     all_names = list(reader.names())
-    names = source_names(all_names, config)
-    reject_extra_layers(names, config)
+    sources = find_sources(all_names, config)
+    reject_extra_layers(sources, config)
     known = expected_shapes(config, config.num_hidden_layers, need_pooler=True)
-    scope = names[WORD_EMBEDDINGS].partition("embeddings")[0]
-    reject_unused_tensors(all_names, scope, {names[name] for name in known if name in names}, config.checkpoint)
+    scope = sources[WORD_EMBEDDINGS].name.partition("embeddings")[0]
+    used = {sources[name].name for name in known if name in sources}
+    reject_unused_tensors(all_names, scope, used, config.checkpoint, lambda name: bert_name(name, config.family))
     return {
-        name: _read(reader, names, name, shape, config)
+        name: _read(reader, sources, name, shape, config)
         for name, shape in expected_shapes(config, layers, need_pooler).items()
     }
 
 
 def expected_shapes(config: ModelConfig, need_layers: int, need_pooler: bool) -> dict[str, tuple[int, ...]]:
-    """Returns canonical name → shape for an encoder with ``need_layers`` layers."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        WORD_EMBEDDINGS: (config.vocab_size, hidden),
-        POSITION_EMBEDDINGS: (config.max_position_embeddings, hidden),
-        TYPE_EMBEDDINGS: (config.type_vocab_size, hidden),
-        "embeddings/LayerNorm/gamma": (hidden,),
-        "embeddings/LayerNorm/beta": (hidden,),
-    }
+    """Returns canonical name → shape for an encoder with ``need_layers`` layers.
+
+    ``architecture.Architecture`` names the weights that other families add, share or lack.
+    """
+    architecture, hidden = config.architecture, config.hidden_size
+    width = architecture.embedding_size or hidden
+    is_projected = architecture.embedding_size > 0
+    shapes: dict[str, tuple[int, ...]] = {WORD_EMBEDDINGS: (config.vocab_size, width)}
+    if architecture.has_positions:
+        shapes[POSITION_EMBEDDINGS] = (config.max_position_embeddings, width)
+    if architecture.has_types:
+        shapes[TYPE_EMBEDDINGS] = (config.type_vocab_size, width)
+    norm_width = width if architecture.norm_before_projection else hidden
+    shapes |= _norm("embeddings/LayerNorm", norm_width, architecture.norm_bias)
+    if is_projected:
+        shapes |= _dense("embeddings/projection", width, hidden, architecture.projection_bias)
+    if architecture.relative_buckets:
+        shapes["encoder/relative_attention_bias"] = (architecture.relative_buckets, config.num_attention_heads)
+    if disentangled := architecture.disentangled:
+        shapes["encoder/rel_embeddings"] = (2 * disentangled.span, hidden)
+        if disentangled.has_norm:
+            shapes |= _norm("encoder/rel_embeddings/LayerNorm", hidden)
+    if (convolution := architecture.convolution) and need_layers:
+        shapes["encoder/convolution/kernel"] = (convolution.width, hidden // convolution.groups, hidden)
+        shapes["encoder/convolution/bias"] = (hidden,)
+        shapes |= _norm("encoder/convolution/LayerNorm", hidden)
+    done: set[int] = set()
     for layer in range(need_layers):
-        scope = f"encoder/layer_{layer}"
-        for dense, (inputs, outputs) in {
-            "attention/self/query": (hidden, hidden),
-            "attention/self/key": (hidden, hidden),
-            "attention/self/value": (hidden, hidden),
-            "attention/output/dense": (hidden, hidden),
-            "intermediate/dense": (hidden, inner),
-            "output/dense": (inner, hidden),
-        }.items():
-            shapes[f"{scope}/{dense}/kernel"] = (inputs, outputs)
-            shapes[f"{scope}/{dense}/bias"] = (outputs,)
-        for norm in ("attention/output/LayerNorm", "output/LayerNorm"):
-            shapes[f"{scope}/{norm}/gamma"] = (hidden,)
-            shapes[f"{scope}/{norm}/beta"] = (hidden,)
+        number = architecture.weights_of(layer)
+        if number not in done:
+            shapes |= _layer_shapes(
+                config, f"encoder/layer_{number}", has_first_norm=layer > 0 or architecture.first_norm
+            )
+        done.add(number)
+    if architecture.final_norm and need_layers == config.num_hidden_layers:
+        shapes |= _norm("encoder/LayerNorm", hidden, architecture.norm_bias)
     if need_pooler:
-        shapes["pooler/dense/kernel"] = (hidden, hidden)
-        shapes["pooler/dense/bias"] = (hidden,)
+        shapes |= _dense("pooler/dense", hidden, hidden)
     return shapes
 
 
-def source_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
-    """Returns canonical name → name in the checkpoint for the tensors in the scope of the word embeddings.
+def _layer_shapes(config: ModelConfig, scope: str, has_first_norm: bool) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of one layer."""
+    architecture, hidden, inner = config.architecture, config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in ("query", "key", "value"):
+        shapes |= _dense(f"{scope}/attention/self/{name}", hidden, hidden, architecture.attention_bias)
+    if (disentangled := architecture.disentangled) and not disentangled.shares_projection:
+        if disentangled.content_to_position:
+            shapes |= _dense(f"{scope}/attention/self/position_key", hidden, hidden)
+        if disentangled.position_to_content:
+            shapes |= _dense(f"{scope}/attention/self/position_query", hidden, hidden)
+    shapes |= _dense(f"{scope}/attention/output/dense", hidden, hidden, architecture.attention_output_bias)
+    shapes |= _dense(f"{scope}/intermediate/dense", hidden, inner, architecture.intermediate_bias)
+    if architecture.gated:
+        shapes |= _dense(f"{scope}/intermediate/up", hidden, inner, architecture.intermediate_bias)
+    shapes |= _dense(f"{scope}/output/dense", inner, hidden, architecture.output_bias)
+    norms: tuple[str, ...] = ("attention/output/LayerNorm", "output/LayerNorm")
+    if architecture.pre_norm:
+        norms = ("attention/LayerNorm", "intermediate/LayerNorm") if has_first_norm else ("intermediate/LayerNorm",)
+    for norm in norms:
+        shapes |= _norm(f"{scope}/{norm}", hidden, architecture.norm_bias)
+    return shapes
+
+
+def _dense(scope: str, inputs: int, outputs: int, has_bias: bool = True) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{scope}/kernel": (inputs, outputs)}
+    return {**shapes, f"{scope}/bias": (outputs,)} if has_bias else shapes
+
+
+def _norm(scope: str, width: int, has_bias: bool = True) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{scope}/gamma": (width,)}
+    return {**shapes, f"{scope}/beta": (width,)} if has_bias else shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The place of a weight in a checkpoint.
+
+    Attributes:
+        name: name of the tensor.
+        part: number of the weight among those that the tensor has along its outputs.
+        parts: number of these weights.
+    """
+
+    name: str
+    part: int = 0
+    parts: int = 1
+
+
+def find_sources(names: Iterable[str], config: ModelConfig) -> dict[str, Source]:
+    """Returns canonical name → place for the tensors in the scope of the word embeddings.
 
     Raises:
         WeightError: the checkpoint has no word embeddings, or several encoders.
     """
     is_tf1 = config.checkpoint_format == "tf1"
-    scopes: dict[str, dict[str, str]] = {}
+    family = FAMILIES[config.family]
+    scopes: dict[str, dict[str, Source]] = {}
     all_names = sorted(names)
     for name in all_names:
         if found := canonical_tf1(name) if is_tf1 else canonical_hf(bert_name(name, config.family)):
             scope, tensor = found
-            scopes.setdefault(scope, {})[tensor] = name
+            stem, _, kind = tensor.rpartition("/")
+            fused = next((end for end in family.parts if stem.endswith(f"/{end}")), None)
+            parts = family.parts[fused] if fused else ()
+            for part, end in enumerate(parts):
+                place = Source(name, part, len(parts))
+                scopes.setdefault(scope, {})[f"{stem.removesuffix(fused or '')}{end}/{kind}"] = place
+            if not parts:
+                scopes.setdefault(scope, {})[tensor] = Source(name)
     encoders = [scope for scope, tensors in scopes.items() if WORD_EMBEDDINGS in tensors]
     if not encoders:
         raise WeightError(
-            f"{config.checkpoint} has no word embeddings, so it is not a BERT model; its tensors are "
-            f"{', '.join(all_names[:5])}{' ...' if len(all_names) > 5 else ''}"
+            f"{config.checkpoint} has no word embeddings, so it is not a model of the family {config.family}; its "
+            f"tensors are {', '.join(all_names[:5])}{' ...' if len(all_names) > 5 else ''}"
         )
-    usual = [scope for scope in ("bert/", FAMILIES[config.family].prefix, "") if scope in encoders]
+    usual = [scope for scope in ("bert/", family.prefix, "") if scope in encoders]
     if not usual and len(encoders) > 1:
         raise WeightError(f"{config.checkpoint} has several encoders ({', '.join(encoders)}); save one of them alone")
     return scopes[(usual or encoders)[0]]
@@ -117,7 +187,8 @@ _TF1 = re.compile(
 )
 _HF = re.compile(
     r"^(?P<scope>(?:.*\.)?)(?P<tensor>embeddings\.(?:word|position|token_type)_embeddings\.weight"
-    r"|(?:embeddings|encoder\.layer\.\d+|pooler)\..*(?:weight|bias|gamma|beta))$"
+    r"|(?:embeddings|encoder\.(?:layer\.\d+|LayerNorm|convolution|rel(?:ative_attention_bias|_embeddings))|pooler)\."
+    r".*(?:weight|bias|gamma|beta))$"
 )
 
 
@@ -137,7 +208,7 @@ def canonical_hf(name: str) -> tuple[str, str] | None:
         return None
     tensor = found["tensor"].replace(".", "/").replace("encoder/layer/", "encoder/layer_")
     stem, _, kind = tensor.rpartition("/")
-    if stem.endswith("_embeddings"):
+    if stem.endswith(("_embeddings", "/relative_attention_bias")):
         return found["scope"], stem
     if stem.endswith("LayerNorm"):
         return found["scope"], f"{stem}/{ {'weight': 'gamma', 'bias': 'beta'}.get(kind, kind) }"
@@ -147,16 +218,22 @@ def canonical_hf(name: str) -> tuple[str, str] | None:
 def reject_extra_layers(names: Iterable[str], config: ModelConfig) -> None:
     """Raises ``WeightError`` if the checkpoint has more layers than the configuration."""
     numbers = {int(found.group(1)) for name in names if (found := re.match(r"encoder/layer_(\d+)/", name))}
-    if numbers and max(numbers) >= config.num_hidden_layers:
+    layers = range(config.num_hidden_layers)
+    expected = 1 + max(config.architecture.weights_of(layer) for layer in layers)
+    if numbers and max(numbers) >= expected:
+        key = "num_hidden_groups" if config.architecture.layer_weights else "num_hidden_layers"
         raise WeightError(
-            f"{config.checkpoint} has {max(numbers) + 1} layers, but num_hidden_layers in {config.config_path} is "
-            f"{config.num_hidden_layers}; the two belong to different models"
+            f"{config.checkpoint} has {max(numbers) + 1} layers, but {key} in {config.config_path} is "
+            f"{expected}; the two belong to different models"
         )
 
 
-def _read(reader: Reader, names: dict[str, str], name: str, shape: tuple[int, ...], config: ModelConfig) -> np.ndarray:
-    source = names.get(name)
-    if name == TYPE_EMBEDDINGS and not FAMILIES[config.family].has_types:
+def _read(
+    reader: Reader, sources: dict[str, Source], name: str, shape: tuple[int, ...], config: ModelConfig
+) -> np.ndarray:
+    source = sources.get(name)
+    family = FAMILIES[config.family]
+    if name == TYPE_EMBEDDINGS and not family.has_types:
         return np.zeros(shape, np.float32)
     if source is None:
         remedy = (
@@ -167,24 +244,27 @@ def _read(reader: Reader, names: dict[str, str], name: str, shape: tuple[int, ..
         raise WeightError(f"{config.checkpoint} has no weight {name}, expected with shape {list(shape)}; {remedy}")
     is_transposed = config.checkpoint_format != "tf1" and name.endswith("/kernel")
     expected = shape[::-1] if is_transposed else shape
-    found = reader.shape(source)
-    has_one_type = name == TYPE_EMBEDDINGS and config.position_offset > 0 and found[:1] == (1,)
+    expected = (source.parts * expected[0], *expected[1:])  # the outputs come first
+    found = reader.shape(source.name)
+    has_one_type = name == TYPE_EMBEDDINGS and family.repeats_type and found[:1] == (1,)
     if has_one_type:
         expected = (1, *shape[1:])
     elif name == POSITION_EMBEDDINGS:
         expected = (shape[0] + config.position_offset, *shape[1:])
     if found != expected:
         raise WeightError(
-            f"weight {source} of {config.checkpoint} has shape {list(found)}, but {config.config_path} requires "
+            f"weight {source.name} of {config.checkpoint} has shape {list(found)}, but {config.config_path} requires "
             f"{list(expected)}; the two belong to different models"
         )
-    weight = reader.read(source)
+    weight = reader.read(source.name)
     if not np.isfinite(weight).all():
         raise WeightError(
-            f"weight {source} of {config.checkpoint} contains NaN or infinity; the file is damaged: copy it again"
+            f"weight {source.name} of {config.checkpoint} contains NaN or infinity; the file is damaged: copy it again"
         )
     if has_one_type:
         weight = np.repeat(weight, shape[0], 0)
     elif name == POSITION_EMBEDDINGS:
         weight = weight[config.position_offset :]
+    elif source.parts > 1:
+        weight = np.split(weight, source.parts)[source.part]
     return np.ascontiguousarray(weight.T if is_transposed else weight)

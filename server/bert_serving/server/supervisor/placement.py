@@ -13,6 +13,7 @@ from ..config.options import ServerConfig
 from ..engines.base import Device, EngineUnavailable
 from ..engines.cpu_info import has_amx, has_fast_bf16, num_cores
 from ..engines.nvml import Gpu, list_gpus
+from ..model.architecture import Feature
 
 #: A GPU counts as free below this share of busy time and of used memory, as in 1.10.0.
 FREE_BELOW = 0.9
@@ -35,6 +36,7 @@ def plan_workers(
     log: logging.Logger,
     find_gpus: Callable[[], list[Gpu]] = list_gpus,
     features: frozenset[str] | None = None,
+    needs: frozenset[Feature] = frozenset(),
 ) -> list[WorkerPlacement]:
     """Returns device, engine and dtype of each worker.
 
@@ -43,6 +45,7 @@ def plan_workers(
         log: receives the decisions.
         find_gpus: lists the GPUs.
         features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
+        needs: what the engine must compute, ``ModelConfig.features``.
 
     Raises:
         EngineUnavailable: no installed engine supports the options; the message names what to install.
@@ -52,14 +55,14 @@ def plan_workers(
     if indexes:
         try:
             name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
-            engine = engines.choose(name, "gpu", wanted)
+            engine = engines.choose(name, "gpu", wanted, None, needs)
         except EngineUnavailable as error:
             log.warning("no installed engine can use the GPU: %s", error)
             log.warning("fall back to CPU")
             indexes = []
     numbers = [indexes[i % len(indexes)] if indexes else -1 for i in range(config.num_worker)]
     num_cpu = numbers.count(-1)
-    cpu_placement = _cpu_placement(config, num_cpu, log, features) if num_cpu else None
+    cpu_placement = _cpu_placement(config, num_cpu, log, features, needs) if num_cpu else None
     placements = []
     for number in numbers:
         if number < 0:
@@ -100,7 +103,11 @@ def _gpu_dtype(config: ServerConfig) -> str:
 
 
 def _cpu_placement(
-    config: ServerConfig, num_workers: int, log: logging.Logger, features: frozenset[str] | None
+    config: ServerConfig,
+    num_workers: int,
+    log: logging.Logger,
+    features: frozenset[str] | None,
+    needs: frozenset[Feature],
 ) -> WorkerPlacement:
     name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
     dtype = "fp32" if config.fp16 else config.dtype
@@ -110,26 +117,27 @@ def _cpu_placement(
         log.warning("-xla: some shapes are compiled before the server is ready, so the start takes longer, and batches "
                     "are padded to them; on a CPU XLA gains on short sequences in fp32 only")  # fmt: skip
     if dtype == "auto":
-        dtype = next((each for each in _fastest_dtypes(name, features) if _can(name, each, features)), "fp32")
-    engine = engines.choose(name, "cpu", dtype, features)
+        faster = _fastest_dtypes(name, features, needs)
+        dtype = next((each for each in faster if _can(name, each, features, needs)), "fp32")
+    engine = engines.choose(name, "cpu", dtype, features, needs)
     if "auto" in (config.engine, config.dtype):
         log.info("engine %s, dtype %s: the fastest here of what is installed", engine, dtype)
     threads = config.threads or max(1, num_cores() // num_workers)
     return WorkerPlacement(Device("cpu", 0, threads), engine, dtype)
 
 
-def _fastest_dtypes(engine: str, features: frozenset[str] | None) -> tuple[str, ...]:
+def _fastest_dtypes(engine: str, features: frozenset[str] | None, needs: frozenset[Feature]) -> tuple[str, ...]:
     """Returns dtypes that are faster than fp32 on this CPU with the installed engines, the fastest first."""
     if not has_fast_bf16(features):
         return ("int8",)
     # With AMX, bf16 in PyTorch is faster than int8 for large batches; bf16 in TensorFlow is not.
-    is_ahead = has_amx(features) and engine in ("auto", "torch") and _can("torch", "bf16", features)
+    is_ahead = has_amx(features) and engine in ("auto", "torch") and _can("torch", "bf16", features, needs)
     return ("bf16", "int8") if is_ahead else ("int8", "bf16")
 
 
-def _can(engine: str, dtype: str, features: frozenset[str] | None) -> bool:
+def _can(engine: str, dtype: str, features: frozenset[str] | None, needs: frozenset[Feature]) -> bool:
     try:
-        engines.choose(engine, "cpu", dtype, features)
+        engines.choose(engine, "cpu", dtype, features, needs)
     except EngineUnavailable:
         return False
     return True

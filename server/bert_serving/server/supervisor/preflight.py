@@ -137,10 +137,14 @@ def check_fit(config: ServerConfig, model: ModelConfig) -> None:
     Raises:
         StartError: the message names the option, the model's limit and the remedy.
     """
-    if config.max_seq_len is not None and config.max_seq_len > model.max_position_embeddings:
+    if config.max_seq_len is not None and config.max_seq_len > model.max_tokens:
         raise StartError(
-            f"-max_seq_len {config.max_seq_len} is more than the {model.max_position_embeddings} positions of the "
-            f"model in {model.model_dir}; use at most {model.max_position_embeddings}, or NONE"
+            f"-max_seq_len {config.max_seq_len} is more than the {model.max_tokens} positions of the "
+            f"model in {model.model_dir}; use at most {model.max_tokens}, or NONE"
+        )
+    if config.no_position_embeddings and not model.architecture.has_positions:
+        raise StartError(
+            f"-no_position_embeddings: the model in {model.model_dir} has no table of positions; remove the option"
         )
     pooled = config.pooled_size(model)
     whole = pooled if config.pipeline is None else config.pipeline.widest(pooled)

@@ -195,7 +195,7 @@ class BertServer(threading.Thread):
         log_descriptor_limit(self.log)
         self.config, model = read_model(self.config, self.log)
         served = self._prepared.read(self.config, model)
-        self.placements = placements = plan_workers(self.config, self.log)
+        self.placements = placements = plan_workers(self.config, self.log, needs=model.features)
         self.config = self.config.with_(vector_digest=vector_digest(self.config, served, placements))
         drift = read_drift(self.config, model, self.log.warning)
         access = make_access(self.config, self.log.warning)

@@ -33,7 +33,7 @@ def make_tokenizer(config: ServerConfig, model: ModelConfig, prepared: str | Non
             os.path.join(prepared or folder, name),
             lower_case=None if declares_case and config.do_lower_case else config.do_lower_case,
             max_seq_len=config.max_seq_len,
-            max_position_embeddings=model.max_position_embeddings,
+            max_tokens=model.max_tokens,
             no_special_token=config.no_special_token,
             mask_cls_sep=config.mask_cls_sep,
             prompt=pipeline.prompts[config.prompt_name] if pipeline and config.prompt_name else "",
@@ -50,7 +50,7 @@ def load_tokenizer(
     *,
     lower_case: bool | None,
     max_seq_len: int | None,
-    max_position_embeddings: int,
+    max_tokens: int,
     **settings: Any,
 ) -> Tokenizer:
     """Creates a tokenizer from ``vocab.txt`` or ``tokenizer.json``.
@@ -59,20 +59,20 @@ def load_tokenizer(
 
     Args:
         lower_case: None means the setting in the files of the model, or true if they have none.
-        max_seq_len: None means ``max_position_embeddings``.
-        max_position_embeddings: longest sequence that the model supports, in tokens.
+        max_seq_len: None means ``max_tokens``.
+        max_tokens: longest sequence that the model supports, in tokens.
         settings: further keyword arguments of ``Tokenizer``.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the tokenizer is not supported, or ``max_seq_len`` exceeds ``max_position_embeddings``.
+        ValueError: the tokenizer is not supported, or ``max_seq_len`` exceeds ``max_tokens``.
     """
-    if max_seq_len is not None and max_seq_len > max_position_embeddings:
+    if max_seq_len is not None and max_seq_len > max_tokens:
         raise ModelConfigError(
-            f"max_seq_len is {max_seq_len}, but the model has only {max_position_embeddings} positions; "
-            f"use -max_seq_len {max_position_embeddings} or less"
+            f"max_seq_len is {max_seq_len}, but the model has only {max_tokens} positions; "
+            f"use -max_seq_len {max_tokens} or less"
         )
-    settings["max_seq_len"] = max_position_embeddings if max_seq_len is None else max_seq_len
+    settings["max_seq_len"] = max_tokens if max_seq_len is None else max_seq_len
     path = os.fspath(vocab_path)
     parsed = read_object(path) if path.endswith(".json") else {}
     vocabulary = read_vocabulary(path, parsed)

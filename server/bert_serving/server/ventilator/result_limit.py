@@ -24,7 +24,7 @@ class ResultLimit:
         self._row_bytes *= 2 if config.fp16 else 4
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
         self._fixed_width = config.max_seq_len
-        self.positions = model.max_position_embeddings
+        self.positions = model.max_tokens
         if config.fixed_embed_length and self._fixed_width is None:
             self._fixed_width = self.positions
 

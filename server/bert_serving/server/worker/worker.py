@@ -48,7 +48,7 @@ def run(process: ProcessContext) -> None:
     if not token_level:
         weights = load_head_weights(process.options["prepared"]["head"])
         head = SentenceHead(pipeline, process.config.pooled_size(spec.model), weights)
-    max_tokens = warm_up(engine, device, spec.model.max_position_embeddings, process.config.max_seq_len)
+    max_tokens = warm_up(engine, device, spec.model.max_tokens, process.config.max_seq_len)
     process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):
         process.log.info(note)

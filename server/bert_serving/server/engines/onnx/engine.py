@@ -200,7 +200,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
     if spec.dtype == "int8":
         probe = Probe()
         session = _open(_save(build(spec, weights, probe), plain), num_cores())
-        layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_position_embeddings))
+        layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_tokens))
         peaks = dict(zip(probe.scopes, _compute(session, layout)[1:], strict=True))
         del session
         dense = Int8(peaks, spec.model.hidden_act, kernel_dtype(*processor(features)))

@@ -177,7 +177,7 @@ def _encoder_layer(
 
 
 def _activate(graph: Graph, act: str, x: str, bias: str) -> str:
-    """Adds the activation of ``x + bias``, by the names of ``model.config.HIDDEN_ACTS``."""
+    """Adds the activation of ``x + bias``, by the names of ``model.config_values.HIDDEN_ACTS``."""
     fused = {"gelu": "BiasGelu", "gelu_new": "FastGelu"}
     if act in fused:
         return str(graph.op(fused[act], x, bias, domain=MICROSOFT))

@@ -67,7 +67,7 @@ class Int8:
         """Args:
         peaks: maximum absolute value of each input channel, float ``[in]``, by scope; other scopes are not
             smoothed.
-        act: activation before ``.../output/dense``, a key of ``model.config.HIDDEN_ACTS``.
+        act: activation before ``.../output/dense``, a key of ``model.config_values.HIDDEN_ACTS``.
         kernel_dtype: ``int8``, or ``uint8`` for x86 processors without VNNI.
         """
         self._peaks = peaks

@@ -129,7 +129,7 @@ class TensorflowEngine:
 
         oneDNN keeps the weight layout of the first call, and that of a short sequence suits all batches.
         """
-        length = min(8, self._spec.model.max_position_embeddings)
+        length = min(8, self._spec.model.max_tokens)
         ones = np.ones(length, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([length], np.int32)))
 

@@ -175,7 +175,7 @@ class GraphBuilder:
         return tf.reshape(normal.y, shape) * gamma + beta
 
     def activation(self, inputs: Tensor) -> Tensor:
-        """Returns the activation of the model, see ``model.config.HIDDEN_ACTS``."""
+        """Returns the activation of the model, see ``model.config_values.HIDDEN_ACTS``."""
         name = self.spec.model.hidden_act
         if name in ("gelu", "gelu_new"):
             return self.tf.nn.gelu(inputs, approximate=name == "gelu_new")

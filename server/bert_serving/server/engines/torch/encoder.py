@@ -219,7 +219,7 @@ class Encoder:
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Returns the activation of a name in ``model.config.HIDDEN_ACTS``."""
+    """Returns the activation of a name in ``model.config_values.HIDDEN_ACTS``."""
     activations: dict[str, Callable[[Tensor], Tensor]] = {
         "gelu": F.gelu,
         "gelu_new": lambda inputs: F.gelu(inputs, approximate="tanh"),

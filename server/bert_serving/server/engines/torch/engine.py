@@ -175,7 +175,7 @@ class TorchEngine:
 
     def _smoke_test(self) -> None:
         """Encodes two short sequences."""
-        length = min(8, self._spec.model.max_position_embeddings)
+        length = min(8, self._spec.model.max_tokens)
         ones = np.ones(2 * length, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([length, length], np.int32)))
 

@@ -19,7 +19,7 @@ from .weights import DTYPES
 
 Tensor = Any
 
-#: oneDNN operator and algorithm of each activation, by the names of ``model.config.HIDDEN_ACTS``.
+#: oneDNN operator and algorithm of each activation, by the names of ``model.config_values.HIDDEN_ACTS``.
 _ACTIVATIONS = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "tanh": ("tanh", "")}
 
 #: Maximum difference of two results, relative to the norm of the vector of a token.
