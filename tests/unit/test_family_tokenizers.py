@@ -40,7 +40,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def read(path: Path, max_seq_len: int = 512, **settings: Any) -> Tokenizer:
-    return load_tokenizer(path, lower_case=None, max_seq_len=max_seq_len, max_position_embeddings=512, **settings)
+    return load_tokenizer(path, lower_case=None, max_seq_len=max_seq_len, max_tokens=512, **settings)
 
 
 def rows_of(tokenizer: Tokenizer, texts: list[Any]) -> list[list[int]]:

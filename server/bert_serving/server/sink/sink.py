@@ -55,7 +55,7 @@ class Sink:
         self.nonce = secrets.token_bytes(8)
         self.has_requested_sync = False
         self.barrier = SyncBarrier()
-        width = output_width(self.config, process.model.max_position_embeddings)
+        width = output_width(self.config, process.model.max_tokens)
         self.assembler = ResultAssembler(width, self._publish, self.log, self.clock)
         self.receiver = ResultReceiver(process, self.clock)
         #: Identities that have jobs here and no subscription, and since when.
