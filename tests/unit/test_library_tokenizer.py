@@ -36,7 +36,7 @@ Make = Callable[..., Path]
 
 def bert(**changes: Any) -> Any:
     """BERT's own fast tokenizer, with components replaced."""
-    words = VOCAB.read_text("utf-8").splitlines()
+    words = [*changes.get("first_words", []), *VOCAB.read_text("utf-8").splitlines()]
     ids = {word: index for index, word in enumerate(words)}
     made = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]"))
     made.normalizer = changes.get("normalizer", tokenizers.normalizers.BertNormalizer(lowercase=True))
@@ -48,6 +48,15 @@ def bert(**changes: Any) -> Any:
     )
     made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     made.add_tokens(changes.get("added", []))
+    return made
+
+
+def mpnet(**changes: Any) -> Any:
+    """BERT's WordPiece between ``<s>`` and ``</s>``, as MPNet has it: ``<unk>`` is found in lower-cased text."""
+    made = bert(first_words=["<s>", "</s>", "<pad>", "<unk>"], **changes)
+    made.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    special = [tokenizers.AddedToken("<mask>", lstrip=True), tokenizers.AddedToken("<unk>", normalized=True)]
+    made.add_special_tokens(["<s>", "</s>", "<pad>", *special])
     return made
 
 
@@ -79,6 +88,7 @@ def byte_level() -> Any:
 
 KINDS = {
     "bert": (bert, WordPiece),
+    "mpnet": (mpnet, WordPiece),
     "bert with words of its own": (lambda: bert(added=["bert-as-service", "ninja"]), LibrarySegmenter),
     "bert with other rules": (
         lambda: bert(
@@ -201,13 +211,27 @@ def test_decoded_texts_are_those_of_the_library(kind: tuple[Any, Path, type]) ->
             tokenizer.decode([index])
 
 
-LIBRARY = bert()
+LIBRARY = mpnet()
 OURS: list[Tokenizer] = []
+ADDED = [
+    "",
+    "[MASK]",
+    "[SEP]",
+    "[CLS] ",
+    " [PAD]",
+    "<unk>",
+    "<UNK>",
+    "<<unk>unk>",
+    "<u\u0301nk\u200b>",
+    "<s>",
+    " <mask>",
+]
 
 
-@given(st.text(st.characters(codec="ascii"), max_size=40), st.sampled_from(["", "[MASK]", "[SEP]", "[CLS] ", " [PAD]"]))
+@given(st.text(st.characters(codec="ascii"), max_size=40), st.sampled_from(ADDED))
 @example("a", "[MASK]")
 @example("[MA", "SK]")
+@example("\u4e2d\u2014", "<unk>")
 def test_added_tokens_anywhere_in_a_text(tmp_path_factory: pytest.TempPathFactory, text: str, token: str) -> None:
     if not OURS:
         path = tmp_path_factory.mktemp("bert") / "tokenizer.json"
@@ -227,6 +251,18 @@ def test_a_frame_that_cannot_be_placed_is_refused(tmp_path: Path) -> None:
     made.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match="special tokens"):
         read(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "words", [["<tag>"], ["Tag"], ["<Tag>"], ["a b"], ["<a b>"], ["<na\u00efve>"], ["<a>", "<a><b>"]]
+)
+def test_added_words_are_found_as_by_the_library(tmp_path: Path, words: list[str]) -> None:
+    library = mpnet(added=words)
+    path = tmp_path / "tokenizer.json"
+    library.save(str(path))
+    tokenizer = read(path)
+    texts = ["x<tag>y <TAG> tag", "<a><b> <a b> a b <a>b", "na\u00efve <naive> <NAI\u0308VE>", "<t\u4e2dag> < tag>"]
+    assert rows_of(tokenizer, texts) == [encoding.ids for encoding in library.encode_batch(texts)]
 
 
 def test_a_broken_file_is_refused(tmp_path: Path) -> None:

@@ -366,7 +366,8 @@ def test_tokenizer_json(tmp_path: Path) -> None:
         {"normalizer": None},
         {"normalizer": {"type": "BertNormalizer", "clean_text": False}},
         {"post_processor": None},
-        {"post_processor": {"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["[CLS]", 2]}},
+        {"post_processor": {"type": "ByteLevel"}},
+        {"post_processor": {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}},
         {"added_tokens": [{"id": 7, "content": "new", "normalized": True}]},
     ],
 )

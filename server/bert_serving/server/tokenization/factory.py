@@ -89,15 +89,15 @@ def wordpiece_tokenizer(vocabulary: Vocabulary, *, lower_case: bool | None = Non
     """Creates a tokenizer with BERT's WordPiece.
 
     Args:
-        vocabulary: contains ``[UNK]``, ``[CLS]`` and ``[SEP]``.
+        vocabulary: contains ``[UNK]``, and ``[CLS]`` and ``[SEP]`` if it has no frame.
         lower_case: None means the setting of the vocabulary, or true if it has none.
         settings: keyword arguments of ``Tokenizer``.
 
     Raises:
         ValueError: the vocabulary lacks a special token, or ``max_seq_len`` is too small.
     """
-    ids = vocabulary.ids
-    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in ids]
+    ids, frame = vocabulary.ids, vocabulary.frame
+    missing = [token for token in ("[UNK]", *(() if frame else ("[CLS]", "[SEP]"))) if token not in ids]
     if missing:
         raise ModelConfigError(
             f"the vocabulary of {len(ids)} tokens lacks {', '.join(missing)}; it is not a BERT vocabulary: "
@@ -106,19 +106,18 @@ def wordpiece_tokenizer(vocabulary: Vocabulary, *, lower_case: bool | None = Non
     if lower_case is None:
         lower_case = vocabulary.lower_case is not False
     strip = vocabulary.strip_accents
-    has_library_rules = vocabulary.has_library_rules
     segmenter = WordPiece(
         ids,
         ids["[UNK]"],
-        rules=library_rules() if has_library_rules else python_rules(),
+        rules=library_rules() if vocabulary.has_library_rules else python_rules(),
         lower_case=lower_case,
         strip_accents=lower_case if strip is None else strip,
         split_cjk=vocabulary.split_cjk,
         added=vocabulary.added,
+        added_normalized=vocabulary.added_normalized,
+        special=vocabulary.special,
     )
-    frame = Frame(
-        ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"], padding=ids.get("[PAD]"), favors_longer=has_library_rules
-    )
+    frame = frame or Frame(ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"], padding=ids.get("[PAD]"))
     tokenizer = Tokenizer(segmenter, ids, frame, ids["[UNK]"], **settings)
     tokenizer.lower_case = lower_case
     tokenizer.warnings += case_warnings(ids, lower_case)

@@ -6,19 +6,18 @@ off, because the server truncates itself and never pads texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..model.errors import ModelConfigError
 from .frame import Frame
+from .vocabulary import find_padding, first_id
 
 #: A text whose tokens show where the special tokens of a sequence stand.
 _PROBE = "a"
-#: Usual names of the token for unknown text, and of padding.
+#: Usual names of the token for unknown text.
 _UNKNOWN = ("<unk>", "[UNK]")
-_PADDING = ("<pad>", "[PAD]")
 
 
 class LibrarySegmenter:
@@ -44,7 +43,7 @@ class LibrarySegmenter:
         """
         self._tokenizer = _load(path)
         self.ids: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
-        self.frame = find_frame(self._tokenizer, path, _find_padding(parsed, self.ids))
+        self.frame = find_frame(self._tokenizer, path, find_padding(parsed, self.ids))
         self.unknown = _find_unknown(parsed["model"], self.ids)
         self.description = f"{type(self._tokenizer.model).__name__}, computed by the library tokenizers"
 
@@ -128,23 +127,7 @@ def _find_unknown(model: dict[str, Any], ids: dict[str, int]) -> int | None:
     """Returns the id of unknown text, or else the usual one for a token that the vocabulary lacks."""
     if model.get("type") == "Unigram" and model.get("unk_id") is not None:
         return int(model["unk_id"])
-    return _first([model.get("unk_token"), *_UNKNOWN], ids)
-
-
-def _find_padding(parsed: dict[str, Any], ids: dict[str, int]) -> int | None:
-    """Returns the id of padding: that of the file's padding, or else of the first usual name.
-
-    A vocabulary may have two such names. The one that the author added as a token counts.
-    """
-    if parsed.get("padding"):
-        return int(parsed["padding"]["pad_id"])
-    added = [token["content"] for token in parsed.get("added_tokens") or ()]
-    return _first([*(name for name in added if name in _PADDING), *_PADDING], ids)
-
-
-def _first(names: Iterable[str | None], ids: dict[str, int]) -> int | None:
-    """Returns the id of the first name that the vocabulary has."""
-    return next((ids[name] for name in names if name and name in ids), None)
+    return first_id([model.get("unk_token"), *_UNKNOWN], ids)
 
 
 def _clean(text: str) -> str:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ..model.errors import ModelConfigError
+from .frame import Frame
 
 #: File with the normalization settings of a ``vocab.txt``, in the same folder.
 _SETTINGS = "tokenizer_config.json"
+#: Special tokens of BERT.
+BERT_SPECIAL = frozenset(("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"))
+#: Usual names of padding.
+_PADDING = ("<pad>", "[PAD]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,9 @@ class Vocabulary:
         strip_accents: accents are removed; None means the value of ``lower_case``.
         split_cjk: each Chinese character is a word of its own.
         added: tokens that are one id wherever they stand in a text, such as ``[MASK]``.
+        added_normalized: such tokens that are found after lower-casing and the other steps of normalization.
+        special: tokens that are no text.
+        frame: the special tokens of a sequence; None means ``[CLS] A [SEP]`` and ``[CLS] A [SEP] B [SEP]``.
         has_library_rules: characters are classified as the library `tokenizers` does, else by Python's Unicode tables.
     """
 
@@ -31,6 +40,9 @@ class Vocabulary:
     strip_accents: bool | None = None
     split_cjk: bool = True
     added: frozenset[str] = frozenset()
+    added_normalized: frozenset[str] = frozenset()
+    special: frozenset[str] = BERT_SPECIAL
+    frame: Frame | None = None
     has_library_rules: bool = False
 
 
@@ -59,7 +71,8 @@ def vocabulary_files(path: str | os.PathLike[str]) -> dict[str, bytes]:
 def read_vocabulary(path: str | os.PathLike[str], parsed: dict[str, Any] | None = None) -> Vocabulary | None:
     """Reads ``vocab.txt`` (one token per line) or a ``tokenizer.json`` of the Hugging Face `tokenizers` library.
 
-    Returns None for a ``tokenizer.json`` that is not exactly BERT's WordPiece, which the library computes.
+    Returns None for a ``tokenizer.json`` that is not exactly BERT's WordPiece, which the library computes. Its special
+    tokens may be others than BERT's, as those of MPNet are.
 
     A ``tokenizer_config.json`` in the folder of ``vocab.txt`` provides the normalization settings.
 
@@ -119,7 +132,7 @@ def _from_tokenizer_json(config: dict[str, Any]) -> Vocabulary | None:
     # Files of early versions lack the type of the model.
     kind = model.get("type") or ("WordPiece" if "continuing_subword_prefix" in model else None)
     added = config.get("added_tokens") or ()
-    is_bert = (
+    is_word_piece = (
         kind == "WordPiece"
         and normalizer.get("type") == "BertNormalizer"
         and normalizer.get("clean_text", True) is True
@@ -127,40 +140,90 @@ def _from_tokenizer_json(config: dict[str, Any]) -> Vocabulary | None:
         and model.get("continuing_subword_prefix", "##") == "##"
         and model.get("unk_token", "[UNK]") == "[UNK]"
         and model.get("max_input_chars_per_word", 100) == 100
-        and _has_bert_frame(config.get("post_processor"))
         # The position of such a token depends on the text around it.
-        and not any(token.get("normalized") or token.get("single_word") for token in added)
+        and not any(token.get("single_word") for token in added)
     )
-    if not is_bert:
+    if not is_word_piece:
         return None
     ids = {str(token): int(index) for token, index in model["vocab"].items()}
     ids.update((token["content"], token["id"]) for token in added)
+    frame = _read_frame(config.get("post_processor") or {}, find_padding(config, ids))
+    normalized = frozenset(token["content"] for token in added if token.get("normalized"))
+    if frame is None or not all(map(_is_symbolic, normalized)):
+        return None
     return Vocabulary(
         ids,
         lower_case=normalizer.get("lowercase"),
         strip_accents=normalizer.get("strip_accents"),
         split_cjk=normalizer.get("handle_chinese_chars", True),
         # The library finds no token without characters.
-        added=frozenset(token["content"] for token in added if token["content"]),
+        added=frozenset(token["content"] for token in added if token["content"]) - normalized,
+        added_normalized=normalized,
+        special=frozenset(token["content"] for token in added if token.get("special")),
+        frame=frame,
         has_library_rules=True,
     )
 
 
-def _has_bert_frame(post_processor: dict[str, Any] | None) -> bool:
-    """Returns whether a sequence is ``[CLS] A [SEP]``, and a pair ``[CLS] A [SEP] B [SEP]`` with types 0 and 1."""
-    if post_processor is None:
-        return False
-    if post_processor.get("type") == "BertProcessing":
-        return [post_processor.get(end, [""])[0] for end in ("cls", "sep")] == ["[CLS]", "[SEP]"]
-    if post_processor.get("type") != "TemplateProcessing":
-        return False
-    found = [
-        [(name, part["id"], part["type_id"]) for item in post_processor.get(form, ()) for name, part in item.items()]
-        for form in ("single", "pair")
-    ]
-    special, sequence = "SpecialToken", "Sequence"
-    first = [(special, "[CLS]", 0), (sequence, "A", 0), (special, "[SEP]", 0)]
-    return found == [first, [*first, (sequence, "B", 1), (special, "[SEP]", 1)]]
+def _is_symbolic(token: str) -> bool:
+    """Returns whether normalization keeps a token, and no word of a text can contain its start: ``<unk>``."""
+    is_plain = token.isascii() and token.isprintable() and " " not in token and token == token.lower()
+    return is_plain and bool(token) and not token[0].isalnum()
+
+
+def _read_frame(post_processor: dict[str, Any], padding: int | None) -> Frame | None:
+    """Returns the special tokens of a sequence and of a pair; None if the server does not place such ones."""
+    kind = post_processor.get("type")
+    try:
+        if kind in ("BertProcessing", "RobertaProcessing"):
+            start, end = int(post_processor["cls"][1]), int(post_processor["sep"][1])
+            separators, second_type = ((end,), 1) if kind == "BertProcessing" else ((end, end), 0)
+            return Frame(start, separators, end, second_type, padding, favors_longer=True)
+        if kind != "TemplateProcessing":
+            return None
+        single, pair = (_template(post_processor, form) for form in ("single", "pair"))
+        start, end, second_type = single[0][0], single[-1][0], pair[-1][1]
+        separators = tuple(token for token, _ in pair[2:-2])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    is_single = single == [(start, 0), ("A", 0), (end, 0)]
+    before = [(start, 0), ("A", 0), *((separator, 0) for separator in separators)]
+    is_pair = pair == [*before, ("B", second_type), (end, second_type)]
+    if not is_single or not is_pair or not all(isinstance(token, int) for token in (start, *separators, end)):
+        return None
+    return Frame(start, separators, end, second_type, padding, favors_longer=True)
+
+
+def _template(post_processor: dict[str, Any], form: str) -> list[tuple[Any, int]]:
+    """Returns the items of a template with their types: ids of special tokens, and ``A`` and ``B`` for the texts.
+
+    Raises:
+        LookupError, ValueError: an item is not exactly one token or text.
+    """
+    items: list[tuple[Any, int]] = []
+    for item in post_processor[form]:
+        ((kind, values),) = item.items()
+        name = values["id"]
+        if kind == "SpecialToken":
+            (name,) = post_processor["special_tokens"][name]["ids"]
+        items.append((name, values["type_id"]))
+    return items
+
+
+def find_padding(parsed: dict[str, Any], ids: dict[str, int]) -> int | None:
+    """Returns the id of padding: that of the padding in a ``tokenizer.json``, or else of the first usual name.
+
+    A vocabulary may have two such names. The one that the author added as a token counts.
+    """
+    if parsed.get("padding"):
+        return int(parsed["padding"]["pad_id"])
+    added = [token["content"] for token in parsed.get("added_tokens") or ()]
+    return first_id([*(name for name in added if name in _PADDING), *_PADDING], ids)
+
+
+def first_id(names: Iterable[str | None], ids: dict[str, int]) -> int | None:
+    """Returns the id of the first name that the vocabulary has."""
+    return next((ids[name] for name in names if name and name in ids), None)
 
 
 def read_object(path: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from itertools import chain, islice
 import numpy as np
 
 from .characters import MAX_WORD_LENGTH, CharacterRules
+from .vocabulary import BERT_SPECIAL
 
 #: Largest number of cached words, about 200 bytes each.
 MAX_CACHED_WORDS = 100_000
@@ -30,11 +31,10 @@ _END = "\n"
 _END_ID = -1
 #: Prefix of a token that continues a word.
 _CONTINUES = "##"
-#: Special tokens of BERT, and tokens without a space in front of them in decoded text.
-_SPECIAL = frozenset(("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]"))
+#: Tokens without a space in front of them in decoded text.
 _NO_SPACE_BEFORE = frozenset(".?!,")
 _ASCII_SYMBOLS = r"!-/:-@\[-`{-~"
-_WORDS = re.compile(rf"[^ \t\n\r{_ASCII_SYMBOLS}]+|[\n{_ASCII_SYMBOLS}]")
+_WORDS = rf"[^ \t\n\r{_ASCII_SYMBOLS}]+|[\n{_ASCII_SYMBOLS}]"
 _ASCII_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+")
 # Bounded, so that no single call holds the GIL for long.
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]{1,4096}")
@@ -55,17 +55,26 @@ class WordPiece:
         strip_accents: bool,
         split_cjk: bool,
         added: frozenset[str] = frozenset(),
+        added_normalized: frozenset[str] = frozenset(),
+        special: frozenset[str] = BERT_SPECIAL,
     ) -> None:
+        """
+        Args:
+            added: tokens that are one id wherever they stand in a text.
+            added_normalized: such tokens that are found in normalized text. Each begins with an ASCII symbol, which no
+                word contains, so the search for words finds them.
+            special: tokens that decoded text omits.
+        """
         self._lower_case = lower_case
+        self._special = special
         self._strip_accents = strip_accents
         self._rules = rules
         self._clean_table = _CleanTable(rules, split_cjk, lower_case)
         self._punctuation_table = _PunctuationTable(rules, strip_accents)
         self._pieces = _PieceCache(vocab, unknown)
         self._added_ids = {token: vocab[token] for token in added}
-        # The leftmost token counts, and of several the longest, as in the library `tokenizers`.
-        longest_first = sorted(added, key=len, reverse=True)
-        self._added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if added else None
+        self._added = re.compile(f"({_any_of(added)})") if added else None
+        self._find = re.compile(f"{_any_of(added_normalized)}|{_WORDS}" if added_normalized else _WORDS)
 
     def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids of all segments, concatenated, int32, and the number of ids per segment, int32 ``[n]``.
@@ -85,14 +94,14 @@ class WordPiece:
         """Returns the ids of one text of at most ``LONG_TEXT`` characters: ``encode`` without arrays."""
         if self._added is not None and self._added.search(text):
             return self._encode_parts(text, len(text))
-        words = _WORDS.findall(self._normalize(self._clean(text.replace(_END, " "))))
+        words = self._find.findall(self._normalize(self._clean(text.replace(_END, " "))))
         return list(chain.from_iterable(map(self._pieces.__getitem__, words)))
 
     def decode(self, ids: list[int], tokens: list[str], skip_special: bool) -> str:
         """Returns the text of tokens, as the library `tokenizers` does: a space before each that begins a word."""
         parts: list[str] = []
         for token in tokens:
-            if token in _SPECIAL and skip_special:
+            if token in self._special and skip_special:
                 continue
             if parts and token.startswith(_CONTINUES):
                 parts.append(token[len(_CONTINUES) :])
@@ -121,7 +130,7 @@ class WordPiece:
             text = _END.join(segments)
             if text.count(_END) >= len(segments):
                 text = _END.join([segment.replace(_END, " ") for segment in segments])
-            words = _WORDS.findall(self._normalize(self._clean(text)))
+            words = self._find.findall(self._normalize(self._clean(text)))
             words.append(_END)
             return words
         words = []
@@ -144,7 +153,7 @@ class WordPiece:
 
     def _short_words(self, text: str) -> Iterator[str]:
         """Yields the words of normalized ``text``, each cut just above ``MAX_WORD_LENGTH``."""
-        for match in _WORDS.finditer(self._normalize(text)):
+        for match in self._find.finditer(self._normalize(text)):
             first, last = match.span()
             yield match.string[first : min(last, first + MAX_WORD_LENGTH + 1)]
 
@@ -162,6 +171,11 @@ class WordPiece:
         if self._strip_accents:
             text = self._rules.decompose(text)
         return _NOT_ASCII.sub(lambda run: run.group().translate(self._punctuation_table), text)
+
+
+def _any_of(tokens: frozenset[str]) -> str:
+    """Returns a pattern: the leftmost token counts, and of several the longest, as in the library `tokenizers`."""
+    return "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
 
 
 class _PieceCache(dict[str, tuple[int, ...]]):
