@@ -147,6 +147,22 @@ def test_queue_is_bounded_and_health_bypasses_it() -> None:
     assert {result.json["error_type"] for result in results if result.status == 429} == {"Overloaded"}
 
 
+def test_small_requests_that_wait_for_vectors_take_no_thread() -> None:
+    with stuck(60) as (server, worker):
+        process = server.server.child("http")
+        assert server.call("/metrics").status == 200
+        num_threads = process.num_threads()
+        bodies = [{"texts": ["a"]}, {"texts": []}, {"input": "a", "dimensions": 0}]
+        paths = ["/encode", "/encode", "/v1/embeddings"]
+        thread, replies = start_at_once(60, lambda index: server.call(paths[index % 3], bodies[index % 3]))
+        wait_gauge(server, b"bert_serving_http_requests_in_progress 20.0", "all valid requests to wait")
+        assert process.num_threads() <= num_threads + 3  # of the pool for other requests
+        worker.resume()
+        thread.join(120)
+    assert [reply.status for reply in replies] == [200, 400, 400] * 20
+    assert replies[2].json["error"]["param"] == "dimensions"
+
+
 def test_request_of_a_disconnected_client_is_not_encoded() -> None:
     with stuck(60) as (server, worker):
         thread, running = start_at_once(2, lambda index: server.call("/encode", {"texts": [LONG]}))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
@@ -15,6 +13,7 @@ from ._base import BaseClient, TruncationWarner, command_info, raise_if_error, w
 from ._deadline import WaitPolicy, seconds
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room
 from ._progress import ProgressBar
+from ._reply_queue import LoopCalls, ReplyQueue
 from ._request_options import request_options, require_support, version_of
 from ._transport.request_table import ReplyOrError
 from .errors import BertServingError
@@ -81,6 +80,7 @@ class AsyncBertClient(BaseClient[E]):
     def _start(self) -> None:
         self._handshake = asyncio.Lock()
         self._is_configured = not self._any_check
+        self._loop_calls: LoopCalls | None = None
 
     async def connect(self) -> None:
         """Waits for the server, and checks its version and limits once.
@@ -145,7 +145,29 @@ class AsyncBertClient(BaseClient[E]):
         values = await self._request_options(is_tokenized, options)
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         call = EncodeCall(validated, batch_size, timings, options=values, names_space=self._names_space)
-        replies = _ReplyQueue()
+        await self._run(call, show_progress_bar)
+        return self._finish(call, show_tokens, stacklevel=2)
+
+    async def _encode_in_detail(
+        self,
+        texts: Iterable[Any],
+        is_tokenized: bool,
+        batch_size: int,
+        timings: list[dict[str, float]],
+        **options: Unpack[EncodeOptions],
+    ) -> EncodeCall:
+        """Encodes for a proxy; see `BlockingClient._encode_in_detail`."""
+        self._connection.check_usable()
+        await self.connect()
+        values = await self._request_options(is_tokenized, options)
+        validated = self._validated(texts, is_tokenized, stacklevel=2)
+        call = EncodeCall(validated, batch_size, timings, details=True, options=values)
+        await self._run(call, show_progress_bar=False)
+        return call
+
+    async def _run(self, call: EncodeCall, show_progress_bar: bool) -> None:
+        """Sends the requests of a call and collects their replies."""
+        replies = self._reply_queue()
         policy = self._wait_policy(self.timeout)
         progress = ProgressBar(call.num_texts, show_progress_bar)
         try:
@@ -163,7 +185,6 @@ class AsyncBertClient(BaseClient[E]):
         finally:
             progress.close()
             self._connection.forget(*call.in_flight)
-        return self._finish(call, show_tokens, stacklevel=2)
 
     async def encode_async(
         self,
@@ -193,7 +214,7 @@ class AsyncBertClient(BaseClient[E]):
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         await self.connect()
         frame = self._frame(await self._request_options(is_tokenized, options))
-        replies = _ReplyQueue()
+        replies = self._reply_queue()
         warner, spaces = TruncationWarner(self), SpaceCheck()
         in_flight: dict[int, int] = {}  # number of texts by number of the request, until the result is taken
         taken = asyncio.Event()
@@ -268,7 +289,7 @@ class AsyncBertClient(BaseClient[E]):
         return values
 
     async def _ask(self, command: bytes) -> dict[str, Any]:
-        replies = _ReplyQueue()
+        replies = self._reply_queue()
         number = self._connection.new_number()
         self._connection.submit(number, command, 0, replies.put)
         try:
@@ -277,7 +298,14 @@ class AsyncBertClient(BaseClient[E]):
             self._connection.forget(number)
         return command_info(raise_if_error(reply))
 
-    async def _next_reply(self, replies: _ReplyQueue, policy: WaitPolicy) -> tuple[int, ReplyOrError]:
+    def _reply_queue(self, max_queued: int | None = None) -> ReplyQueue:
+        """Returns a queue for replies to the running task."""
+        loop = asyncio.get_running_loop()
+        if self._loop_calls is None or self._loop_calls.loop is not loop:
+            self._loop_calls = LoopCalls(loop)
+        return ReplyQueue(self._loop_calls, max_queued)
+
+    async def _next_reply(self, replies: ReplyQueue, policy: WaitPolicy) -> tuple[int, ReplyOrError]:
         """Waits for the next reply.
 
         Raises:
@@ -302,7 +330,7 @@ class AsyncResultSubscription(AsyncIterator[Response[E]], Generic[E]):
     def __init__(self, client: AsyncBertClient[E], timeout: float | None, max_queued: int) -> None:
         self._client = client
         self._timeout = seconds(timeout)
-        self._replies = _ReplyQueue(max_queued)
+        self._replies = client._reply_queue(max_queued)
         self._ended = False
 
     def put(self, request_id: int, reply: protocol.Reply) -> None:
@@ -324,50 +352,6 @@ class AsyncResultSubscription(AsyncIterator[Response[E]], Generic[E]):
             warn_dropped(dropped, stacklevel=2)
         request_id, reply = self._replies.queue.popleft()
         return self._client._response(request_id, raise_if_error(reply))
-
-
-class _ReplyQueue:
-    """Replies between the I/O thread and one task."""
-
-    def __init__(self, max_queued: int | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-        self.queue: deque[tuple[int, ReplyOrError]] = deque(maxlen=max_queued)
-        self.dropped = 0
-
-    def put(self, number: int, reply: ReplyOrError) -> None:
-        """Adds a reply. Called by the I/O thread."""
-        self._call(self._arrive, number, reply)
-
-    def notify_threadsafe(self) -> None:
-        self._call(self.notify)
-
-    def notify(self) -> None:
-        """Ends the wait."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def wait(self, limit: float | None) -> None:
-        """Waits for a reply or a notification, for ``limit`` seconds at most."""
-        if self.queue:
-            return
-        self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(limit, self.notify) if limit is not None else None
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
-
-    def _arrive(self, number: int, reply: ReplyOrError) -> None:
-        self.dropped += len(self.queue) == self.queue.maxlen
-        self.queue.append((number, reply))
-        self.notify()
-
-    def _call(self, function: Any, *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed, so no task waits
-            self._loop.call_soon_threadsafe(function, *args)
 
 
 async def _async_iterator(batches: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

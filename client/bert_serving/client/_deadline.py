@@ -32,7 +32,8 @@ def seconds(milliseconds: float | None, name: str = "timeout") -> float | None:
     """
     if milliseconds is None:
         return None
-    if not isinstance(milliseconds, Real) or milliseconds != milliseconds:
+    is_number = type(milliseconds) in (int, float) or isinstance(milliseconds, Real)  # the second check is slow
+    if not is_number or milliseconds != milliseconds:
         raise OptionError(
             f"{name} must be a number of milliseconds (-1 for no limit), but is {type(milliseconds).__name__} "
             f"({milliseconds!r})"

@@ -81,8 +81,9 @@ def _to_list(values: Any, name: str, what: str) -> list[Any]:
             f"{name} must be a list of {what}, but received one {type(values).__name__} ({_truncate_repr(values)}); "
             f"{_str_remedy(values, name, what)}"
         )
-    remedy = _container_remedy(values)
-    if remedy is not None or not isinstance(values, Iterable):
+    is_list = type(values) is list  # the checks of other types are slow
+    remedy = None if is_list else _container_remedy(values)
+    if remedy is not None or not (is_list or isinstance(values, Iterable)):
         raise InputTypeError(
             f"{name} must be a list (or another ordered iterable) of {what}, but received {type(values).__name__}"
             f"{remedy or ''}"

@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from .bearer_token import is_authorized
 from .cors import add_cors
+from .encoding_routes import add_encoding_routes
 from .encoding_service import EncodingService
 from .error_format import format_error
 from .errors import ErrorResponse, Unauthorized, to_error_response
@@ -40,6 +41,7 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
     app.config.update(COMPRESS_LEVEL=1, COMPRESS_BR_LEVEL=1, COMPRESS_ZSTD_LEVEL=1, COMPRESS_MIN_SIZE=1024)
     Compress(app)
 
+    add_encoding_routes(app, service)
     for routes in (encode.blueprint(service), openai.blueprint(service), operations.blueprint(service, metrics)):
         app.register_blueprint(routes)
     app.register_blueprint(tei.blueprint(service))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_serving.client import BertClient
+from bert_serving.client import AsyncBertClient, BertClient
 
 from ..config.options import ServerConfig
 from ..model.config import ModelConfig
@@ -57,6 +58,7 @@ class EncodingService:
 
     Args:
         client: client of the service, shared by all threads; its timeouts bound every call.
+        async_client: client of the service for the event loop, with the same timeouts.
         tokenizer: same tokenizer as in the service.
         token_ids: converts input given as token ids.
         limiter: limits the number of running requests.
@@ -69,6 +71,7 @@ class EncodingService:
         config: ServerConfig,
         model: ModelConfig,
         client: BertClient,
+        async_client: AsyncBertClient,
         tokenizer: Tokenizer,
         token_ids: TokenIds,
         limiter: ConcurrencyLimiter,
@@ -77,6 +80,7 @@ class EncodingService:
     ) -> None:
         self.config, self.client, self.limiter, self.health, self.log = config, client, limiter, health, log
         self.token_ids = token_ids
+        self._async_client = async_client
         self.tokenizer = tokenizer
         self.model_name = model_name(config)
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
@@ -104,15 +108,42 @@ class EncodingService:
             BodyTooLarge: the request exceeds a limit of the configuration.
             BertServingError: the client failed.
         """
+        self._check(texts)
+        timings: list[dict[str, float]] = []
+        options = options or {}
+        call = self.client._encode_in_detail(texts, is_tokenized, CHUNK_SIZE, timings, **options)
+        return self._result(call, timings, texts, show_tokens, options)
+
+    async def encode_async(
+        self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False, options: dict[str, Any] | None = None
+    ) -> EncodingResult:
+        """Encodes a few texts, as `encode` does, in the event loop."""
+        self._check(texts)
+        timings: list[dict[str, float]] = []
+        options = options or {}
+        call = await self._async_client._encode_in_detail(texts, is_tokenized, CHUNK_SIZE, timings, **options)
+        return self._result(call, timings, texts, show_tokens, options)
+
+    async def close(self) -> None:
+        """Closes the clients. Calls that still wait raise `ClientClosedError`."""
+        await asyncio.gather(asyncio.to_thread(self.client.close), self._async_client.close())
+
+    def _check(self, texts: Any) -> None:
         if not isinstance(texts, list):
             hint = "; wrap it in a list" if isinstance(texts, str) else ""
             raise BadRequest(
                 f"'texts' must be a list, received {json_type(texts)} ({truncate_repr(texts)}){hint}", "texts"
             )
         self._check_size(texts)
-        timings: list[dict[str, float]] = []
-        options = options or {}
-        call = self.client._encode_in_detail(texts, is_tokenized, CHUNK_SIZE, timings, **options)
+
+    def _result(
+        self,
+        call: Any,
+        timings: list[dict[str, float]],
+        texts: list[Any],
+        show_tokens: bool,
+        options: dict[str, Any],
+    ) -> EncodingResult:
         self.health.record_success()
         return EncodingResult(
             call.embedding,

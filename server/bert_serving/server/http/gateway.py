@@ -1,7 +1,8 @@
-"""The ASGI application: reads and admits requests in the event loop, and calls the WSGI application in threads.
+"""The ASGI application: reads and admits requests in the event loop, and calls the WSGI application.
 
-A request is checked in this order: path, method, token, declared length, body, memory, slot. Only complete and admitted
-requests take a thread. The WSGI application answers refused ones too, so that all responses have the same form.
+A request is checked in this order: path, method, token, declared length, body, memory, slot. A small request waits for
+its vectors in the event loop, without a thread; a large one takes a thread when it is complete and admitted. The WSGI
+application makes all responses, those of refused requests too, so that all have the same form.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask
+from werkzeug.datastructures import EnvironHeaders
 
 from . import wsgi
 from .bearer_token import is_authorized
-from .concurrency_limit import ConcurrencyLimiter
 from .connections import STATE_KEY, Connection, Connections
+from .encoding_call import ENCODED_KEY, read_call
+from .encoding_routes import ENCODING_ROUTES
+from .encoding_service import EncodingService
 from .errors import BodyTooLarge, ClientDisconnected, HttpError
 from .memory_limit import SMALL_BODY, Charge, MemoryLimiter
 from .paths import canonical_path
@@ -27,6 +31,8 @@ from .paths import canonical_path
 LIVENESS_PATHS = frozenset(("/healthz",))
 #: Maximum body size (bytes) of a request that shares a slot with others.
 SMALL_REQUEST = 1024
+#: Maximum size (bytes) of vectors whose response is made in the event loop.
+SMALL_RESULT = 8192
 #: Maximum size (bytes) of a refused body that is read and discarded. A client that is still sending when the connection
 #: closes gets a connection error instead of the response.
 MAX_DISCARD = 2**30
@@ -51,6 +57,7 @@ class Gateway:
 
     Args:
         app: the WSGI application. POST requests to its routes take a slot.
+        service: encodes the texts of small requests.
         max_body: maximum body size (bytes).
         token: bearer token of these requests; None disables the check.
 
@@ -61,17 +68,18 @@ class Gateway:
     def __init__(
         self,
         app: Flask,
+        service: EncodingService,
         connections: Connections,
-        limiter: ConcurrencyLimiter,
         memory: MemoryLimiter,
         max_body: int,
         token: str | None,
     ) -> None:
-        self.app, self.connections, self.limiter, self.memory = app, connections, limiter, memory
+        self.app, self.service, self.connections, self.memory = app, service, connections, memory
+        self.limiter = service.limiter
         self.max_body, self.token = max_body, token
         self.num_active = 0
         self._post_paths = {rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
-        self._workers = ThreadPoolExecutor(limiter.max_running, "request")
+        self._workers = ThreadPoolExecutor(self.limiter.max_running, "request")
         self._liveness = ThreadPoolExecutor(_LIVENESS_THREADS, "liveness")
         self._refusals = ThreadPoolExecutor(_REFUSAL_THREADS, "refusal")
         self._others = ThreadPoolExecutor(_OTHER_THREADS, "other")
@@ -128,10 +136,15 @@ class Gateway:
                         raise ClientDisconnected("the client closed the connection")
             except HttpError as error:
                 refusal = error
-            environ = wsgi.environ_of(scope, body if body is not None and refusal is None else b"")
-            del body
+            if body is None or refusal is not None:
+                body = b""
+            environ = wsgi.environ_of(scope, body)
             environ[wsgi.STARTED_KEY], environ[wsgi.REFUSAL_KEY] = started, refusal
-            response = await self._call(self._workers if units else self._refusals, environ)
+            if refusal is None and len(body) <= SMALL_REQUEST and scope["path"] in ENCODING_ROUTES:
+                response = await self._encode_small(environ, scope["path"], body)
+            else:
+                del body
+                response = await self._call(self._workers if units else self._refusals, environ)
             del environ
             self.limiter.release(units)
             units = 0
@@ -139,6 +152,18 @@ class Gateway:
         finally:
             self.limiter.release(units)
             self.num_active -= 1
+
+    async def _encode_small(self, environ: dict[str, Any], path: str, body: bytes) -> wsgi.WsgiResponse:
+        """Encodes the texts of a small request without a thread, and makes the response."""
+        is_small = True
+        try:
+            call = read_call(self.service, ENCODING_ROUTES[path], body, EnvironHeaders(environ))
+            result = await call.encode_async(self.service)
+            environ[ENCODED_KEY] = call, result
+            is_small = result.vectors.nbytes <= SMALL_RESULT
+        except Exception as error:  # the application answers with it
+            environ[wsgi.REFUSAL_KEY] = error
+        return wsgi.call(self.app, environ) if is_small else await self._call(self._workers, environ)
 
     async def _admit(self, body: bytes, path: str, charge: Charge) -> int:
         """Waits for memory and a slot. Returns the units of the slot.
@@ -165,8 +190,7 @@ class Gateway:
             BodyTooLarge: the body is larger than ``-http_max_body``.
             Overloaded: requests in progress hold too much memory.
         """
-        length = _length(scope)
-        if length is not None and length > self.max_body:
+        if charge.length is not None and charge.length > self.max_body:
             raise self._too_large()
         connection.set_deadline(self.connections.read_timeout, is_reading=True)
         pieces, size = [], 0
@@ -266,7 +290,10 @@ async def _receive(receive: Receive) -> Message:
 
 
 def _header(scope: dict[str, Any], name: bytes) -> bytes | None:
-    return next((value for key, value in scope["headers"] if key == name), None)
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
 
 
 def _length(scope: dict[str, Any]) -> int | None:

@@ -69,7 +69,7 @@ class Charge:
     """
 
     def __init__(self, limiter: MemoryLimiter, length: int | None) -> None:
-        self._limiter = limiter
+        self.length, self._limiter = length, limiter
         self._pool = limiter.pool(is_small=length is not None and length <= SMALL_BODY)
         self._held: list[tuple[UnitLimiter, int]] = []
 

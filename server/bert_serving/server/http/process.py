@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from bert_serving.client import BertClient
+from bert_serving.client import AsyncBertClient, BertClient
 
 from ..errors import PortInUse, StartError
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP
@@ -80,8 +81,8 @@ def run(process: ProcessContext) -> None:
     )
     gateway = Gateway(
         make_app(service, metrics, token),
+        service,
         connections,
-        service.limiter,
         MemoryLimiter(memory_limit(config.http_max_body), config.http_max_body, service.row_bytes),
         config.http_max_body,
         token,
@@ -90,6 +91,8 @@ def run(process: ProcessContext) -> None:
         server = HttpServer(gateway, host, port, config.http_keep_alive)
     except OSError as error:
         raise PortInUse(f"-http_port {port} cannot be used ({error.strerror}): choose another port") from None
+    gc.collect()
+    gc.freeze()  # collections during requests skip the modules and routes
     server.start()
     process.log.info("HTTP at http://%s:%d, described at /docs", host, port)
     control.send_multipart([READY, b"{}"])
@@ -115,7 +118,7 @@ def _serve(process: ProcessContext, control: zmq.Socket[bytes], service: Encodin
 
     server.call(limiter.close)
     _wait_for(lambda: not limiter.running, FINISH_SECONDS)
-    service.client.close()  # calls that are still blocked raise ClientStateError
+    server.run(service.close())  # calls that still wait raise ClientClosedError
     _wait_for(lambda: not limiter.running and server.is_idle, FLUSH_SECONDS)
 
 
@@ -131,28 +134,28 @@ def make_service(process: ProcessContext) -> EncodingService:
     # A wildcard address includes the loopback address.
     host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
 
-    def connect(timeout: float) -> BertClient:
-        return BertClient(
-            host,
-            config.port,
-            config.port_out,
-            check_length=False,  # replies name the truncated texts
-            timeout=timeout,
-            connect_timeout=CONNECT_TIMEOUT,
-            **process.options.get("keys", {}),
-        )
+    arguments: dict[str, Any] = {
+        "ip": host,
+        "port": config.port,
+        "port_out": config.port_out,
+        "check_length": False,  # replies name the truncated texts
+        "connect_timeout": CONNECT_TIMEOUT,
+        **process.options.get("keys", {}),
+    }
+    timeout = config.http_timeout * 1000
 
     tokenizer = make_tokenizer(config, model, process.options["tokenizer"])
     return EncodingService(
         config=config,
         model=model,
-        client=connect(config.http_timeout * 1000),
+        client=BertClient(timeout=timeout, **arguments),
+        async_client=AsyncBertClient(timeout=timeout, **arguments),
         tokenizer=tokenizer,
         token_ids=TokenIds(tokenizer.ids, tokenizer.frame, config.no_special_token, config.http_token_ids),
         limiter=ConcurrencyLimiter(
             config.http_max_connect, max(MIN_QUEUE_LENGTH, config.http_max_connect), QUEUE_TIMEOUT
         ),
-        health=HealthChecker(connect(STATUS_TIMEOUT)),
+        health=HealthChecker(BertClient(timeout=STATUS_TIMEOUT, **arguments)),
         log=process.log,
     )
 

@@ -1,4 +1,4 @@
-"""Reads the body of a request, and builds its response."""
+"""Reads the headers and the body of a request, and builds its response."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from flask import Response, request
+from werkzeug.datastructures import Headers
 
 from .encoding_service import EncodingResult
 from .errors import UnsupportedBody
@@ -16,15 +17,24 @@ VECTOR_SPACE = "X-Vector-Space"
 JSON, BYTES = "application/json", "application/octet-stream"
 
 
+def check_coding(headers: Headers) -> None:
+    """Checks that the body of a request is not compressed.
+
+    Raises:
+        UnsupportedBody: it is.
+    """
+    coding = headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedBody(f"the Content-Encoding {coding!r} is not supported; send the body uncompressed")
+
+
 def read_body() -> bytes:
     """Returns the body and ignores its content type, because ``curl -d`` declares JSON as a form.
 
     Raises:
         UnsupportedBody: the body is compressed.
     """
-    coding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
-        raise UnsupportedBody(f"the Content-Encoding {coding!r} is not supported; send the body uncompressed")
+    check_coding(request.headers)
     return request.get_data(cache=False)
 
 
@@ -41,14 +51,14 @@ def json_response(body: msgspec.Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, mimetype=JSON)
 
 
-def read_options(values: dict[str, Any], width: int) -> dict[str, Any]:
+def read_options(values: dict[str, Any], headers: Headers, width: int) -> dict[str, Any]:
     """Returns the options of a request: fields of its body, and the vector space that a header expects.
 
     Raises:
         BadRequest: a field has an invalid value.
     """
     options = parse_options(values, width)
-    if expected := request.headers.get(VECTOR_SPACE, "").strip():
+    if expected := headers.get(VECTOR_SPACE, "").strip():
         options["vector_space"] = expected
     return options
 

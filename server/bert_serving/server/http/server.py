@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
+from typing import Any
 
 from uvicorn import Config, Server
 
@@ -15,6 +17,8 @@ from .gateway import Gateway
 
 #: Connections that wait to be accepted; the operating system may allow fewer.
 BACKLOG = 4096
+#: Maximum time (s) that another thread waits for a coroutine of the event loop.
+RUN_SECONDS = 10.0
 #: Address space (bytes) of the stack of a thread: enough for the deepest JSON that Python's decoder accepts.
 STACK_BYTES = 6 * 2**20
 
@@ -58,6 +62,13 @@ class HttpServer:
     def call(self, function: Callable[[], None]) -> None:
         """Calls a function in the thread of the event loop."""
         self._loop.call_soon_threadsafe(function)
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Runs a coroutine in the event loop, and waits for its end, for `RUN_SECONDS` at most."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        wait([future], RUN_SECONDS)
+        if future.done():
+            future.result()
 
     @property
     def is_alive(self) -> bool:

@@ -8,29 +8,28 @@ once.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
 from flask_json import as_json
+from werkzeug.datastructures import Headers
 
 from ...config.folders import hide_folders
 from ...security.curve import is_this_machine
 from .. import serialization as vectors
 from .. import streaming
+from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
 from ..fields import check_encode_fields
-from ..request_context import BYTES, JSON, add_headers, read_body, read_options, wants_octet_stream
+from ..request_context import BYTES, JSON, read_options, wants_octet_stream
 from ..schemas import EncodeResponse
-from ..validation import parse_bool, parse_choice, parse_object, require_field
+from ..validation import parse_bool, parse_choice, require_field
 
 
 def blueprint(service: EncodingService) -> Blueprint:
     routes = Blueprint("encode", __name__)
-
-    @routes.post("/encode")
-    def encode() -> Response:
-        return encode_response(service, parse_object(read_body()))
 
     @routes.get("/status/server")
     @as_json  # type: ignore[untyped-decorator]
@@ -47,39 +46,46 @@ def blueprint(service: EncodingService) -> Blueprint:
     return routes
 
 
-def encode_response(service: EncodingService, values: dict[str, Any]) -> Response:
-    """Encodes the texts in the body of an ``/encode`` request and returns the response."""
+def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
+    """Reads an ``/encode`` request.
+
+    Raises:
+        BadRequest: a field has an invalid value.
+    """
     check_encode_fields(values)
     is_tokenized = parse_bool(values, "is_tokenized")
     show_tokens = parse_bool(values, "show_tokens")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
-    options = read_options(values, service.dimensions)
+    options = read_options(values, headers, service.dimensions)
     texts = require_field(values, "texts", "a list of texts, or of token lists with is_tokenized")
-    result = service.encode(texts, is_tokenized, show_tokens, options)
+    respond = partial(_respond, values.get("id"), encoding == "base64")
+    return EncodingCall(texts, respond, is_tokenized, show_tokens, options)
+
+
+def _respond(request_id: Any, is_base64: bool, result: EncodingResult) -> Response:
     if wants_octet_stream():
-        return add_headers(_as_bytes(result), result)
+        return _as_bytes(result)
     body = EncodeResponse(
-        id=msgspec.Raw(json.dumps(values.get("id")).encode()),
+        id=msgspec.Raw(json.dumps(request_id).encode()),
         results=msgspec.Raw(),
         num_tokens=result.num_tokens,
         truncated=result.truncated,
         tokens=msgspec.UNSET if result.tokens is None else result.tokens,
     )
-    if encoding == "base64":
+    if is_base64:
         body.dtype, body.shape = result.vectors.dtype.name, list(result.vectors.shape)
     if streaming.is_large(result.vectors):
         body.results = streaming.placeholder()
-        if encoding != "base64":
+        if not is_base64:
             body.result = body.results
-        to_values = streaming.base64 if encoding == "base64" else streaming.numbers
+        to_values = streaming.base64 if is_base64 else streaming.numbers
         encoded = msgspec.json.encode(body) + b"\n"
-        response = streaming.json_response(encoded, bytes(body.results), result.vectors, to_values, JSON)
-        return add_headers(response, result)
-    if encoding == "base64":
+        return streaming.json_response(encoded, bytes(body.results), result.vectors, to_values, JSON)
+    if is_base64:
         body.results = msgspec.Raw(b'["%b"]' % b'","'.join(vectors.to_base64(result.vectors)))
     else:
         body.result = body.results = msgspec.Raw(vectors.to_json(result.vectors))
-    return add_headers(Response(msgspec.json.encode(body) + b"\n", mimetype=JSON), result)
+    return Response(msgspec.json.encode(body) + b"\n", mimetype=JSON)
 
 
 def _as_bytes(result: EncodingResult) -> Response:

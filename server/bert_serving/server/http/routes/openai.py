@@ -6,21 +6,24 @@ https://platform.openai.com/docs/api-reference/embeddings
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 from flask import Blueprint, Response
+from werkzeug.datastructures import Headers
 
 from .. import serialization as vectors
 from .. import streaming
-from ..encoding_service import EncodingService
+from ..encoding_call import EncodingCall
+from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, NotFound
 from ..fields import check_embeddings_fields
 from ..inputs import read_input
-from ..request_context import JSON, add_headers, json_response, read_body, read_options
+from ..request_context import JSON, json_response, read_options
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
-from ..validation import parse_choice, parse_object, require_field, truncate_repr
+from ..validation import parse_choice, require_field, truncate_repr
 
 #: Prefix of OpenAI's model names. Token ids sent for such a model come from OpenAI's vocabulary.
 _OPENAI_PREFIX = "text-embedding-"
@@ -29,10 +32,6 @@ _OPENAI_PREFIX = "text-embedding-"
 def blueprint(service: EncodingService) -> Blueprint:
     routes = Blueprint("openai", __name__, url_prefix="/v1")
     model = Model(service.model_name, int(time.time()), vector_space=service.vector_space)
-
-    @routes.post("/embeddings")
-    def embeddings() -> Response:
-        return embeddings_response(service, parse_object(read_body()))
 
     @routes.get("/models")
     def models() -> Response:
@@ -47,13 +46,17 @@ def blueprint(service: EncodingService) -> Blueprint:
     return routes
 
 
-def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Response:
-    """Encodes the input in the body of an ``/v1/embeddings`` request and returns the response."""
+def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
+    """Reads an ``/v1/embeddings`` request.
+
+    Raises:
+        BadRequest: a field has an invalid value, or the server returns a vector per token.
+    """
     if service.token_level:
         raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
     check_embeddings_fields(values)
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
-    options = read_options(values, service.dimensions)
+    options = read_options(values, headers, service.dimensions)
     model = _read_model(values) or service.model_name
     texts, is_ids = read_input(require_field(values, "input", "a text, a list of texts, or token ids"))
     if is_ids and model.startswith(_OPENAI_PREFIX) and model != service.model_name:
@@ -64,24 +67,24 @@ def embeddings_response(service: EncodingService, values: dict[str, Any]) -> Res
             "this model's name",
             "input",
         )
-    result = service.encode(service.token_ids.tokens(texts) if is_ids else texts, is_tokenized=is_ids, options=options)
+    respond = partial(_respond, model, encoding == "base64")
+    return EncodingCall(service.token_ids.tokens(texts) if is_ids else texts, respond, is_ids, options=options)
+
+
+def _respond(model: str, is_base64: bool, result: EncodingResult) -> Response:
     array = result.vectors
     usage = Usage(result.num_tokens, result.num_tokens)
     # Client libraries decode base64 as float32, independent of the dtype of the server.
-    if encoding == "base64":
+    if is_base64:
         array = array.astype(np.float32, copy=False)
     if streaming.is_large(array):
         data = streaming.placeholder()
         encoded = msgspec.json.encode(EmbeddingsResponse("list", data, model, usage))  # type: ignore[arg-type]
-        to_values = streaming.embeddings(streaming.base64 if encoding == "base64" else streaming.numbers)
-        response = streaming.json_response(encoded, bytes(data), array, to_values, JSON)
-        return add_headers(response, result)
-    if encoding == "base64":
-        rows = [b'"%b"' % row for row in vectors.to_base64(array)]
-    else:
-        rows = [vectors.to_json(row) for row in array]
+        to_values = streaming.embeddings(streaming.base64 if is_base64 else streaming.numbers)
+        return streaming.json_response(encoded, bytes(data), array, to_values, JSON)
+    rows = [b'"%b"' % row for row in vectors.to_base64(array)] if is_base64 else map(vectors.to_json, array)
     embeddings = [Embedding("embedding", index, msgspec.Raw(row)) for index, row in enumerate(rows)]
-    return add_headers(json_response(EmbeddingsResponse("list", embeddings, model, usage)), result)
+    return json_response(EmbeddingsResponse("list", embeddings, model, usage))
 
 
 def _read_model(values: dict[str, Any]) -> str:

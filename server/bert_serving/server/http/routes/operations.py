@@ -1,19 +1,16 @@
-"""Serves the routes for operations: health, metrics, and the two paths that Amazon SageMaker calls."""
+"""Serves the routes for operations: health and metrics. Amazon SageMaker calls ``/ping``."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from flask import Blueprint, Response
 
 from ..encoding_service import EncodingService
-from ..errors import BadRequest
 from ..metrics import Metrics
-from ..request_context import json_response, read_body
+from ..request_context import json_response
 from ..schemas import HealthState
-from ..validation import parse_object
-from . import encode, openai
 
 
 def blueprint(service: EncodingService, metrics: Metrics) -> Blueprint:
@@ -34,15 +31,6 @@ def blueprint(service: EncodingService, metrics: Metrics) -> Blueprint:
         if reason:
             return _state(503, "not ready", reason)
         return _state(200, "ready")
-
-    @routes.post("/invocations")
-    def invocations() -> Response:
-        values: dict[str, Any] = parse_object(read_body())
-        if "input" in values:
-            return openai.embeddings_response(service, values)
-        if "texts" in values:
-            return encode.encode_response(service, values)
-        raise BadRequest("the body must have 'texts', as for /encode, or 'input', as for /v1/embeddings")
 
     @routes.get("/metrics")
     def all_metrics() -> Response:

@@ -10,16 +10,18 @@ from typing import Any
 import msgspec
 import numpy as np
 from flask import Blueprint, Response
+from werkzeug.datastructures import Headers
 
 from ...version import __version__
 from .. import schemas, streaming
 from .. import serialization as vectors
+from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, WrongTask
 from ..fields import check_tei_fields
 from ..inputs import read_input, read_texts
-from ..request_context import JSON, add_headers, json_response, read_body, read_options
-from ..validation import json_type, parse_choice, parse_object, require_field, truncate_repr
+from ..request_context import JSON, json_response, read_options
+from ..validation import json_type, parse_choice, require_field, truncate_repr
 
 _INPUTS = "a text, a list of texts, or token ids"
 #: Names of dtypes in the status, and in this API.
@@ -28,26 +30,6 @@ _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 def blueprint(service: EncodingService) -> Blueprint:
     routes = Blueprint("tei", __name__)
-
-    @routes.post("/")
-    def by_inputs() -> Response:
-        """Answers as the route that the body is for."""
-        values = parse_object(read_body())
-        if isinstance(values.get("inputs"), dict):
-            return similarity_response(service, values)
-        return embed_response(service, values)
-
-    @routes.post("/embed")
-    def embed() -> Response:
-        return embed_response(service, parse_object(read_body()))
-
-    @routes.post("/embed_all")
-    def embed_all() -> Response:
-        return embed_all_response(service, parse_object(read_body()))
-
-    @routes.post("/similarity")
-    def similarity() -> Response:
-        return similarity_response(service, parse_object(read_body()))
 
     @routes.get("/info")
     def info() -> Response:
@@ -65,43 +47,55 @@ def blueprint(service: EncodingService) -> Blueprint:
     return routes
 
 
-def embed_response(service: EncodingService, values: dict[str, Any]) -> Response:
-    """Encodes the inputs in the body of an ``/embed`` request and returns the response."""
+def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
+    """Reads a request as the route that the body is for."""
+    read = prepare_similarity if isinstance(values.get("inputs"), dict) else prepare_embed
+    return read(service, values, headers)
+
+
+def prepare_embed(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
+    """Reads an ``/embed`` request."""
     _require_text_vectors(service)
     values = read_fields(values, schemas.EmbedRequest)
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
-    texts, options = _read(service, values)
-    result = service.encode(texts, not isinstance(texts[0], str), options={"normalize": True} | options)
-    array = result.vectors
-    if encoding == "base64":
-        array = array.astype(np.float32, copy=False)
-    if streaming.is_large(array):
-        return _list_response(array, streaming.base64 if encoding == "base64" else streaming.numbers, result)
-    body = b'["%b"]' % b'","'.join(vectors.to_base64(array)) if encoding == "base64" else vectors.to_json(array)
-    return add_headers(Response(body, mimetype=JSON), result)
+    texts, options = _read(service, values, headers)
+
+    def respond(result: EncodingResult) -> Response:
+        array = result.vectors
+        if encoding == "base64":
+            array = array.astype(np.float32, copy=False)
+        if streaming.is_large(array):
+            return _list_response(array, streaming.base64 if encoding == "base64" else streaming.numbers)
+        body = b'["%b"]' % b'","'.join(vectors.to_base64(array)) if encoding == "base64" else vectors.to_json(array)
+        return Response(body, mimetype=JSON)
+
+    return EncodingCall(texts, respond, not isinstance(texts[0], str), options={"normalize": True} | options)
 
 
-def embed_all_response(service: EncodingService, values: dict[str, Any]) -> Response:
-    """Encodes the inputs of an ``/embed_all`` request into one vector per token, without padding."""
+def prepare_embed_all(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
+    """Reads an ``/embed_all`` request, for one vector per token, without padding."""
     if not service.token_level:
         raise WrongTask(
             "this server returns one vector per text, and /embed_all one per token: send the request to a server with "
             "-pooling_strategy NONE, or to /embed"
         )
     values = read_fields(values, schemas.EmbedAllRequest)
-    texts, options = _read(service, values)
-    result = service.encode(texts, not isinstance(texts[0], str), options=options)
-    lengths = service.num_tokens(texts, options)
+    texts, options = _read(service, values, headers)
 
-    def without_padding(rows: np.ndarray, start: int) -> bytes:
-        pairs = zip(rows, lengths[start : start + len(rows)], strict=True)
-        return b",".join(vectors.to_json(row[:length]) for row, length in pairs)
+    def respond(result: EncodingResult) -> Response:
+        lengths = service.num_tokens(texts, options)
 
-    return _list_response(result.vectors, without_padding, result)
+        def without_padding(rows: np.ndarray, start: int) -> bytes:
+            pairs = zip(rows, lengths[start : start + len(rows)], strict=True)
+            return b",".join(vectors.to_json(row[:length]) for row, length in pairs)
+
+        return _list_response(result.vectors, without_padding)
+
+    return EncodingCall(texts, respond, not isinstance(texts[0], str), options=options)
 
 
-def similarity_response(service: EncodingService, values: dict[str, Any]) -> Response:
-    """Returns the cosine similarity of a text to each of several texts."""
+def prepare_similarity(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
+    """Reads a ``/similarity`` request: the cosine similarity of a text to each of several texts."""
     _require_text_vectors(service)
     inputs = require_field(values, "inputs", "an object with 'source_sentence' and 'sentences'")
     if not isinstance(inputs, dict):
@@ -113,10 +107,14 @@ def similarity_response(service: EncodingService, values: dict[str, Any]) -> Res
         raise BadRequest(f"'source_sentence' must be a text, received {truncate_repr(source)}", "source_sentence")
     sentences = read_texts(require_field(inputs, "sentences", "a list of texts"), "sentences")
     values = read_fields(values, schemas.SimilarityParameters)
-    options = {**read_options(values, service.dimensions), "normalize": True}
-    result = service.encode([*sentences, source], options=options)  # in this order, errors name indices of sentences
+    options = {**read_options(values, headers, service.dimensions), "normalize": True}
+    # In this order, errors name indices of sentences.
+    return EncodingCall([*sentences, source], _similarities, options=options)
+
+
+def _similarities(result: EncodingResult) -> Response:
     array = result.vectors.astype(np.float32, copy=False)
-    return add_headers(Response(vectors.to_json(array[:-1] @ array[-1]), mimetype=JSON), result)
+    return Response(vectors.to_json(array[:-1] @ array[-1]), mimetype=JSON)
 
 
 def server_info(service: EncodingService) -> schemas.Info:
@@ -169,17 +167,17 @@ def read_fields(values: dict[str, Any], struct: type[msgspec.Struct]) -> dict[st
     return values
 
 
-def _read(service: EncodingService, values: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _read(service: EncodingService, values: dict[str, Any], headers: Headers) -> tuple[list[Any], dict[str, Any]]:
     """Returns the texts, or rows of tokens, and the options of a request."""
     texts, is_ids = read_input(require_field(values, "inputs", _INPUTS), "inputs")
-    options = read_options(values, service.dimensions)
+    options = read_options(values, headers, service.dimensions)
     return service.token_ids.tokens(texts) if is_ids else texts, options
 
 
-def _list_response(array: np.ndarray, to_values: streaming.ToValues, result: EncodingResult) -> Response:
+def _list_response(array: np.ndarray, to_values: streaming.ToValues) -> Response:
     """Returns a response that is a list with a value for each row."""
     placeholder = bytes(streaming.placeholder())
-    return add_headers(streaming.json_response(placeholder, placeholder, array, to_values, JSON), result)
+    return streaming.json_response(placeholder, placeholder, array, to_values, JSON)
 
 
 def _pooling(service: EncodingService) -> str:

@@ -1,0 +1,69 @@
+"""Splits a request with texts in two steps: reading what to encode, and making a response of the vectors.
+
+Between them the texts are encoded, in a thread that waits or in the event loop. Routes are the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Response, request
+from werkzeug.datastructures import Headers
+
+from .encoding_service import EncodingResult, EncodingService
+from .request_context import add_headers, check_coding
+from .validation import parse_object
+
+#: Key of the environment with an `EncodingCall` and its `EncodingResult`, if the texts are encoded already.
+ENCODED_KEY = "bert_serving.encoded"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingCall:
+    """Texts of an HTTP request.
+
+    Attributes:
+        texts, is_tokenized, show_tokens, options: arguments of `EncodingService.encode`.
+        respond: makes the response, in the context of the Flask request.
+    """
+
+    texts: Any
+    respond: Callable[[EncodingResult], Response]
+    is_tokenized: bool = False
+    show_tokens: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self, service: EncodingService) -> EncodingResult:
+        """Encodes the texts; see `EncodingService.encode`."""
+        return service.encode(self.texts, self.is_tokenized, self.show_tokens, self.options)
+
+    async def encode_async(self, service: EncodingService) -> EncodingResult:
+        """Encodes the texts in the event loop; see `EncodingService.encode_async`."""
+        return await service.encode_async(self.texts, self.is_tokenized, self.show_tokens, self.options)
+
+
+#: Reads a call from the JSON object of a body and from the headers. Raises `HttpError` if the request is invalid.
+Prepare = Callable[[EncodingService, dict[str, Any], Headers], EncodingCall]
+
+
+def read_call(service: EncodingService, prepare: Prepare, body: bytes, headers: Headers) -> EncodingCall:
+    """Reads a request, of any content type.
+
+    Raises:
+        UnsupportedBody: the body is compressed.
+        HttpError: the request is invalid.
+    """
+    check_coding(headers)
+    return prepare(service, parse_object(body), headers)
+
+
+def answer(service: EncodingService, prepare: Prepare) -> Response:
+    """Answers the Flask request. It encodes the texts unless the event loop has done so."""
+    encoded: tuple[EncodingCall, EncodingResult] | None = request.environ.get(ENCODED_KEY)
+    if encoded is None:
+        call = read_call(service, prepare, request.get_data(cache=False), request.headers)
+        encoded = call, call.encode(service)
+    call, result = encoded
+    return add_headers(call.respond(result), result)

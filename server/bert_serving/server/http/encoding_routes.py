@@ -1,0 +1,28 @@
+"""Lists the routes that encode texts. Their POST requests take a slot of the limiter."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from flask import Flask
+
+from .encoding_call import Prepare, answer
+from .encoding_service import EncodingService
+from .routes import encode, openai, sagemaker, tei
+
+#: How each path reads its requests.
+ENCODING_ROUTES: dict[str, Prepare] = {
+    "/encode": encode.prepare,
+    "/v1/embeddings": openai.prepare,
+    "/invocations": sagemaker.prepare,
+    "/": tei.prepare,
+    "/embed": tei.prepare_embed,
+    "/embed_all": tei.prepare_embed_all,
+    "/similarity": tei.prepare_similarity,
+}
+
+
+def add_encoding_routes(app: Flask, service: EncodingService) -> None:
+    """Adds the routes to the Flask application."""
+    for path, prepare in ENCODING_ROUTES.items():
+        app.add_url_rule(path, path, partial(answer, service, prepare), methods=["POST"])
