@@ -15,14 +15,8 @@ from safetensors.numpy import save_file
 
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.model.errors import ModelConfigError, ModelUnsupported, WeightError
-from bert_serving.server.model.sentence_transformers import (
-    POOLING_MODES,
-    Dense,
-    Normalize,
-    SentencePipeline,
-    Truncate,
-    read_pipeline,
-)
+from bert_serving.server.model.pipeline import Dense, Normalize, SentencePipeline, Truncate
+from bert_serving.server.model.sentence_transformers import POOLING_MODES, read_pipeline
 from bert_serving.server.worker.head_weights import read_head_weights
 from bert_serving.server.worker.pooling import pool
 from bert_serving.server.worker.sentence_head import SentenceHead, normalize

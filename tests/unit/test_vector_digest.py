@@ -14,7 +14,7 @@ import pytest
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import ServerConfig
 from bert_serving.server.engines.base import Device
-from bert_serving.server.model.sentence_transformers import Normalize, Truncate
+from bert_serving.server.model.pipeline import Normalize, Truncate
 from bert_serving.server.model.vector_options import VectorOptions
 from bert_serving.server.model.vector_space import VectorSpaces
 from bert_serving.server.supervisor.placement import WorkerPlacement

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.ipc.messages import Result
-from bert_serving.server.model.sentence_transformers import Module, Normalize, SentencePipeline, Truncate
+from bert_serving.server.model.pipeline import Module, Normalize, SentencePipeline, Truncate
 from bert_serving.server.model.vector_options import VectorOptions, apply_options, split_tail
 from bert_serving.server.sink.sink import comparable
 from bert_serving.server.worker.deduplicate import deduplicate, expand

@@ -28,9 +28,9 @@ import numpy as np
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
-PROTOCOL_VERSION = 4
-#: Versions from which on a server understands ``CANCEL``, and options that change vectors.
-CANCEL_VERSION, OPTIONS_VERSION = 3, 4
+PROTOCOL_VERSION = 5
+#: Versions from which on a server understands ``CANCEL``, options that change vectors, and pairs and scores.
+CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION = 3, 4, 5
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"

@@ -62,7 +62,15 @@ def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
     strategy = " and ".join(pipeline.pooling) if pipeline.pooling else config.pooling_strategy.name
     modules = ", ".join(pipeline.module_names)
     per = "token" if config.pooling_strategy == PoolingStrategy.NONE else "text"
+    vectors = f"{config.vector_size(model)} dimensions per {per}{', length 1' if pipeline.is_normalized else ''}"
+    output = {"vectors": vectors}
+    if config.task != "embed":
+        output = {
+            "labels": ", ".join(pipeline.labels),
+            "scores": f"problem_type {pipeline.problem_type}, activation {pipeline.activation}",
+        }
     return {
+        "task": config.task,
         "model": f"{config.model_dir} ({kind})",
         "encoder": f"{model.family.upper()}, {model.num_hidden_layers} layers of {model.hidden_size}, "
         f"vocabulary {model.vocab_size}",
@@ -70,5 +78,5 @@ def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
         "longest text": f"{config.max_seq_len or model.max_tokens} tokens",
         "prompt": repr(pipeline.prompts[config.prompt_name]) if config.prompt_name else "none",
         "pooling": f"{strategy} of layer {layers}{', then ' + modules if modules else ''}",
-        "vectors": f"{config.vector_size(model)} dimensions per {per}{', length 1' if pipeline.is_normalized else ''}",
+        **output,
     }

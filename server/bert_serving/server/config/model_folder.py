@@ -14,10 +14,12 @@ import msgspec
 
 from ..errors import ConfigError
 from ..model.config import ModelConfig
+from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
-from ..model.sentence_transformers import SentencePipeline, read_pipeline
+from ..model.sentence_transformers import read_pipeline
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .options import ServerConfig
+from .served_head import apply_head
 
 #: Pooling modes that every engine computes.
 _ENGINE_MODES = {
@@ -39,8 +41,12 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
 
     Raises:
         ModelError: the folder describes vectors that this server does not compute.
-        ConfigError: ``-normalize``, ``-dimensions`` or ``-prompt_name`` does not fit.
+        ConfigError: ``-normalize``, ``-dimensions`` or ``-prompt_name`` does not fit, or an option contradicts
+            ``-task``.
     """
+    if config.task != "embed":
+        config, model = apply_head(config, log)
+        return _take_prompt(config), model
     folder = read_pipeline(config.model_dir)
     if folder is None:
         pipeline = SentencePipeline(config.model_dir, pooling=_worker_modes(config.pooling_strategy))

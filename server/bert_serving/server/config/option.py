@@ -172,6 +172,8 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+#: Values of ``-task``.
+TASKS = ("embed", "classify", "rerank")
 #: Values of ``-http_token_ids``.
 TOKEN_IDS = ("framed", "any", "off")
 #: Values of ``-engine`` and ``-dtype``.

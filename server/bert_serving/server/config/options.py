@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import ConfigError
+from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy, dimensions
-from ..model.sentence_transformers import SentencePipeline
 from ..model.vector_options import split_tail
 from ..model.vector_space import VectorSpaces
 from .cors import origins
@@ -25,6 +25,7 @@ from .option import (
     DTYPES,
     ENGINES,
     GIVEN,
+    TASKS,
     TOKEN_IDS,
     Option,
     at_least,
@@ -62,10 +63,14 @@ class ServerConfig:
         None, "folder for prepared models, which speed up the next start; by default in the user's cache folder",
         metavar="DIR", v1=True)
 
+    task: str = option(
+        "embed", "embed gives vectors; classify gives the scores of the labels of a classifier; rerank gives the score "
+        "of a cross-encoder for each pair of texts", parse=one_of(*TASKS), metavar="TASK", completions=TASKS,
+        group="BERT Parameters")
     max_seq_len: int | None = option(
         25, "longest sequence in tokens, including [CLS] and [SEP]; longer texts are truncated on the right and the "
-        "reply reports it. NONE: the number of positions of the model", parse=sequence_length, metavar="N", v1=True,
-        group="BERT Parameters")
+        "reply reports it. NONE: the number of positions of the model; by default also the length of the model with "
+        "-task classify and rerank", parse=sequence_length, metavar="N", v1=True)
     do_lower_case: bool = option(
         True, "do not lower-case texts or strip accents: for cased models", parse=None, switch_to=False,
         flag="cased_tokenization", v1=True)
@@ -326,7 +331,8 @@ class ServerConfig:
         values["pooling_strategy"] = int(self.pooling_strategy)
         values["pooling_layer"] = list(self.pooling_layer)
         values["device_map"] = list(self.device_map)
-        values["pipeline"] = None if self.pipeline is None else self.pipeline.describe()
+        pipeline = SentencePipeline("", ()) if self.pipeline is None else self.pipeline
+        values |= {"pipeline": None if self.pipeline is None else pipeline.describe(), **pipeline.scores}
         del values["given"], values["vector_digest"]
         return dict(sorted(values.items()))
 

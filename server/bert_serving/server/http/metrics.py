@@ -122,6 +122,7 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     yield from _workers(workers)
     yield _engines(status)
     yield _vector_space(status)
+    yield _task(status)
     yield from _drift(status.get("drift"))
 
 
@@ -200,6 +201,19 @@ def _vector_space(status: dict[str, Any]) -> Metric:
     )
     if space := status.get("vector_space"):
         family.add_metric([space], 1)
+    return family
+
+
+def _task(status: dict[str, Any]) -> Metric:
+    """Returns an info metric; ``labels`` is the number of labels of a classifier, 0 for vectors."""
+    names = ["task", "labels", "problem_type", "activation"]
+    family = GaugeMetricFamily(
+        "bert_serving_task_info", "Task of the server, and the scores that it gives", labels=names
+    )
+    if task := status.get("task"):
+        labels = len(status.get("labels") or ())
+        scores = [str(status.get(name) or "") for name in names[2:]]
+        family.add_metric([task, str(labels), *scores], 1)
     return family
 
 

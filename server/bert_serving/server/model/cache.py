@@ -26,7 +26,7 @@ from .config import ModelConfig
 from .digest import DigestMemo, file_stamp, model_digest, sha256_of
 from .errors import ModelError, WeightError
 from .files import checkpoint_files, expand_user
-from .sentence_transformers import SentencePipeline
+from .pipeline import SentencePipeline
 
 #: Part of every key. Increment it when the layout of an entry changes.
 FORMAT = 3

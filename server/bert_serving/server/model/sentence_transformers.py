@@ -12,9 +12,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from .errors import ModelConfigError, ModelUnsupported
+from .pipeline import (
+    ACTIVATIONS,
+    Dense,
+    LayerNorm,
+    Module,
+    Normalize,
+    SentencePipeline,
+    Truncate,
+)
 
 MODULES_FILE = "modules.json"
 #: Files with the length and the case of the Transformer module; the first that is there counts, as in the library.
@@ -37,111 +44,10 @@ _OLD_SWITCHES = {
         strict=True,
     )
 }
-#: Activations of Dense by the last part of their class path.
-ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
+#: Values of ``transformer_task``: a model for vectors, and a classifier or cross-encoder.
+EMBED_TASK, SCORE_TASK = "feature-extraction", "sequence-classification"
 #: Lengths from here on in ``tokenizer_config.json`` mean that the length is unknown.
 _NO_LENGTH = 10**9
-
-
-class Dense(msgspec.Struct, frozen=True, tag=True):
-    """A linear layer with an activation.
-
-    Attributes:
-        weights: ``model.safetensors`` or ``pytorch_model.bin`` with ``linear.weight`` ``[out, in]``, ``linear.bias``.
-        activation: one of ``ACTIVATIONS``.
-    """
-
-    weights: str
-    in_features: int
-    out_features: int
-    has_bias: bool
-    activation: str
-
-
-class LayerNorm(msgspec.Struct, frozen=True, tag=True):
-    """Layer normalization with epsilon 1e-5.
-
-    Attributes:
-        weights: the file with ``norm.weight`` and ``norm.bias``, each ``[dimension]``.
-    """
-
-    weights: str
-    dimension: int
-
-
-class Normalize(msgspec.Struct, frozen=True, tag=True):
-    """Division by the Euclidean norm; a norm below 1e-12 counts as 1e-12."""
-
-
-class Truncate(msgspec.Struct, frozen=True, tag=True):
-    """The first dimensions of a vector."""
-
-    dimensions: int
-
-
-Module = Dense | LayerNorm | Normalize | Truncate
-
-
-class SentencePipeline(msgspec.Struct, frozen=True):
-    """The modules of a sentence-transformers folder and the settings that come with them.
-
-    Attributes:
-        transformer_dir: the folder of the encoder, which may be below that of ``modules.json``.
-        pooling: names of ``POOLING_MODES``; the vectors of several are concatenated. Empty: the engine pools.
-        modules: what follows the pooling, in order.
-        max_seq_length: tokens of a sequence at most, special tokens included; None where no file limits it.
-        lower_case: texts are lower-cased before the tokenizer.
-        prompts: prompts by name.
-        default_prompt_name: the prompt of texts that come without one.
-        similarity: the function that compares vectors, as the folder names it.
-    """
-
-    transformer_dir: str
-    pooling: tuple[str, ...]
-    modules: tuple[Module, ...] = ()
-    max_seq_length: int | None = None
-    lower_case: bool = False
-    prompts: dict[str, str] = {}
-    default_prompt_name: str | None = None
-    similarity: str | None = None
-
-    @property
-    def computes(self) -> bool:
-        """Whether anything is left to compute after the engine."""
-        return bool(self.pooling or self.modules)
-
-    @property
-    def is_normalized(self) -> bool:
-        """Whether the modules make unit vectors."""
-        return any(isinstance(module, Normalize) for module in self.modules[-1:])
-
-    @property
-    def module_names(self) -> list[str]:
-        """Names of the modules after the pooling, such as ``Dense``."""
-        return [type(module).__name__ for module in self.modules]
-
-    @property
-    def weight_files(self) -> list[Path]:
-        """Files with the weights of the modules."""
-        return [Path(module.weights) for module in self.modules if isinstance(module, Dense | LayerNorm)]
-
-    def describe(self) -> list[str]:
-        """Names of the modules after the encoder, for the status: ``["Pooling mean", "Normalize"]``."""
-        pooling = [f"Pooling {', '.join(self.pooling)}"] if self.pooling else []
-        return [*pooling, *self.module_names]
-
-    def widest(self, width: int) -> int:
-        """Dimensions of a vector before it is truncated, whose pooled vector has ``width``."""
-        return next((module.out_features for module in self.modules[::-1] if isinstance(module, Dense)), width)
-
-    def dimensions(self, width: int) -> int:
-        """Dimensions of a vector whose pooled vector has ``width``."""
-        for module in self.modules:
-            if isinstance(module, Dense):
-                width = module.out_features
-            elif isinstance(module, Truncate):
-                width = min(width, module.dimensions)
-        return width
 
 
 def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
@@ -157,13 +63,18 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
         return None
     entries = [_entry(entry, source) for entry in _read_list(source)]
     kinds = [kind for kind, _ in entries]
+    if kinds == ["Transformer"] and _read_transformer(folder / entries[0][1], SCORE_TASK):
+        raise ModelUnsupported(
+            f"{source}: the folder is that of a cross-encoder, which gives scores instead of vectors; serve it with "
+            "-task rerank, or with -task classify if it has several labels"
+        )
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise ModelUnsupported(
             f"{source}: the modules begin with {', '.join(kinds[:2]) or 'nothing'}; this server computes Transformer, "
             "then Pooling, then Dense, LayerNorm and Normalize"
         )
     transformer = folder / entries[0][1]
-    settings = _read_transformer(folder, transformer)
+    settings = _read_transformer(transformer)
     extra = _read_optional(folder / "config_sentence_transformers.json")
     pooling = _read_pooling(folder / entries[1][1] / "config.json")
     modules: list[Module] = []
@@ -209,13 +120,48 @@ def _entry(entry: Any, source: Path) -> tuple[str, str]:
     return {"BERT": "Transformer", "RoBERTa": "Transformer", "DistilBERT": "Transformer"}.get(kind, kind), path
 
 
-def _read_transformer(folder: Path, transformer: Path) -> dict[str, Any]:
+def read_scorer(model_dir: str | Path) -> SentencePipeline:
+    """Returns the settings of the folder of a classifier or cross-encoder, without its modules.
+
+    Raises:
+        ModelUnsupported: the folder describes vectors, or scores that this server does not compute.
+        ModelConfigError: a file is broken.
+    """
+    folder = transformer = Path(model_dir)
+    source = folder / MODULES_FILE
+    extra = _read_optional(folder / "config_sentence_transformers.json")
+    if source.is_file():
+        entries = [_entry(entry, source) for entry in _read_list(source)]
+        kinds = [kind for kind, _ in entries]
+        if kinds[:2] == ["Transformer", "Pooling"]:
+            raise ModelUnsupported(
+                f"{source}: the modules give vectors ({', '.join(kinds)}); serve it with -task embed"
+            )
+        if kinds != ["Transformer"]:
+            raise ModelUnsupported(
+                f"{source}: the modules are {', '.join(kinds) or 'none'}; this server computes scores of a Transformer "
+                "alone: serve the model with sentence-transformers"
+            )
+        transformer = folder / entries[0][1]
+    settings = _read_transformer(transformer, SCORE_TASK if source.is_file() else EMBED_TASK)
+    prompts, default = _read_prompts(extra, folder)
+    return SentencePipeline(
+        transformer_dir=str(transformer),
+        pooling=(),
+        max_seq_length=settings["max_seq_length"],
+        lower_case=settings["do_lower_case"],
+        prompts=prompts,
+        default_prompt_name=default,
+    )
+
+
+def _read_transformer(transformer: Path, wanted: str = EMBED_TASK) -> dict[str, Any]:
     found = next((path for name in TRANSFORMER_FILES if (path := transformer / name).is_file()), None)
     values = _read_optional(found) if found else {}
     source = found or transformer
-    task = values.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
-        raise ModelUnsupported(f"{source}: transformer_task {task!r} is not served; it must be 'feature-extraction'")
+    task = values.get("transformer_task", EMBED_TASK)
+    if task != wanted:
+        raise ModelUnsupported(f"{source}: transformer_task {task!r} is not served; it must be {wanted!r}")
     other = set(values.get("modality_config") or ()) - {"text"}
     if other:
         raise ModelUnsupported(f"{source}: inputs other than text ({', '.join(sorted(other))}) are not served")

@@ -1,11 +1,11 @@
-"""Normalization and dimensions of a vector: those of the whole server, and those that one request asks for."""
+"""The last steps of a vector or of scores: those of the whole server, and those that one request asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .sentence_transformers import Module, Normalize, Truncate
+from .pipeline import Module, Normalize, ScoreActivation, Truncate
 
 
 class VectorOptions(NamedTuple):
@@ -14,28 +14,30 @@ class VectorOptions(NamedTuple):
     Attributes:
         normalize: whether vectors have length 1; None as the pipeline says.
         dimensions: number of leading dimensions to keep; None for all.
+        raw_scores: whether scores are logits, without the activation.
     """
 
     normalize: bool | None = None
     dimensions: int | None = None
+    raw_scores: bool = False
 
     @property
     def code(self) -> int:
         """The options as one number, as batches carry them; 0 for no change."""
         switch = 0 if self.normalize is None else 1 + self.normalize
-        return (self.dimensions or 0) << 2 | switch
+        return (self.dimensions or 0) << 3 | self.raw_scores << 2 | switch
 
     @classmethod
     def from_code(cls, code: int) -> VectorOptions:
         """Restores options from their code."""
         switch = code & 3
-        return cls(None if switch == 0 else switch == 2, code >> 2 or None)
+        return cls(None if switch == 0 else switch == 2, code >> 3 or None, bool(code & 4))
 
 
 def split_tail(modules: Sequence[Module]) -> tuple[tuple[Module, ...], tuple[Module, ...]]:
-    """Returns the modules that compute, and the last ones, which only normalize or cut."""
+    """Returns the modules that compute, and the last ones, which need no weights: what options change."""
     size = len(modules)
-    while size and isinstance(modules[size - 1], Normalize | Truncate):
+    while size and isinstance(modules[size - 1], Normalize | Truncate | ScoreActivation):
         size -= 1
     return tuple(modules[:size]), tuple(modules[size:])
 
@@ -44,10 +46,10 @@ def apply_options(tail: Sequence[Module], options: VectorOptions) -> tuple[Modul
     """Returns the last modules of a pipeline with the options applied: vectors are cut, then normalized again.
 
     Args:
-        tail: modules of the kinds Normalize and Truncate.
+        tail: modules of the kinds Normalize, Truncate and ScoreActivation.
     """
-    normalize, dimensions = options
-    modules = list(tail)
+    normalize, dimensions, raw_scores = options
+    modules = [module for module in tail if not (raw_scores and isinstance(module, ScoreActivation))]
     makes_unit = bool(modules) and isinstance(modules[-1], Normalize) if normalize is None else normalize
     if normalize is not None:
         modules = [module for module in modules if not isinstance(module, Normalize)]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from .sentence_transformers import Module, Truncate
+from .pipeline import Module, ScoreActivation, Truncate
 from .vector_options import VectorOptions, apply_options
 
 #: Hexadecimal digits of a vector space.
@@ -18,7 +18,7 @@ class VectorSpaces:
 
     Args:
         digest: digest of all that shapes a vector before its last modules, but the prompt and the longest length.
-        tail: the last modules, which only normalize or cut.
+        tail: the last modules, as of ``split_tail``.
         width: dimensions of a vector before them.
     """
 
@@ -33,10 +33,13 @@ class VectorSpaces:
     def of(self, options: VectorOptions) -> str:
         """Returns the space of the vectors of a request with these options: 16 hexadecimal digits."""
         width, norm_width = self._width, None  # dimensions at the last normalization
+        activations = []
         for module in apply_options(self._tail, options):
             if isinstance(module, Truncate):
                 width = min(width, module.dimensions)
+            elif isinstance(module, ScoreActivation):
+                activations.append(module.function)
             else:
                 norm_width = width
-        content = json.dumps([self._digest, width, norm_width])
+        content = json.dumps([self._digest, width, norm_width, *activations])
         return hashlib.sha256(content.encode()).hexdigest()[:DIGITS]

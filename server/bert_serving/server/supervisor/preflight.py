@@ -45,7 +45,7 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
         StartError: an option exceeds a limit of the model.
     """
     config, model = apply_model_folder(config, log)
-    if model.dropped_head is not None:
+    if model.dropped_head is not None and config.task == "embed":
         log.warning(
             "the head of %s in %s is not served: vectors come from its encoder", model.dropped_head, model.config_path
         )

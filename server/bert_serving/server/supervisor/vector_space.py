@@ -16,8 +16,8 @@ from ..engines import NAMES
 from ..model.cache import Cache, CacheError
 from ..model.config import ModelConfig
 from ..model.digest import model_digest, sha256_of
+from ..model.pipeline import Dense, LayerNorm, Module
 from ..model.pooling import PoolingStrategy
-from ..model.sentence_transformers import Dense, LayerNorm, Module
 from ..model.vector_options import split_tail
 from ..tokenization.vocabulary import read_vocabulary
 from .placement import WorkerPlacement
@@ -78,6 +78,9 @@ def _tokenizer(config: ServerConfig, model: ModelConfig) -> list[Any]:
 
 
 def _module(module: Module) -> list[Any]:
+    if isinstance(module, Dense | LayerNorm) and module.checkpoint_format:  # a tensor among the weights of the model
+        kind = module.activation if isinstance(module, Dense) else module.eps
+        return [type(module).__name__, *module.names, module.has_bias, kind]
     if isinstance(module, Dense):
         return ["Dense", sha256_of(module.weights), module.has_bias, module.activation]
     if isinstance(module, LayerNorm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from ..config.options import ServerConfig
@@ -29,7 +30,7 @@ def make_tokenizer(config: ServerConfig, model: ModelConfig, prepared: str | Non
     declares_case = model.checkpoint_format != "tf1"  # a Hugging Face folder declares whether it is cased
     folder, name = os.path.split(model.vocab_path)
     try:
-        return load_tokenizer(
+        tokenizer = load_tokenizer(
             os.path.join(prepared or folder, name),
             lower_case=None if declares_case and config.do_lower_case else config.do_lower_case,
             max_seq_len=config.max_seq_len,
@@ -43,6 +44,15 @@ def make_tokenizer(config: ServerConfig, model: ModelConfig, prepared: str | Non
         if prepared is None:
             raise
         raise ModelConfigError(str(error).replace(prepared, folder)) from error
+    if tokenizer.frame.second_type >= model.type_vocab_size and not tokenizer.frame.pair_problem:
+        problem = f"the model has one type of token (type_vocab_size {model.type_vocab_size})"
+        tokenizer.frame = replace(tokenizer.frame, pair_problem=problem)
+    if tokenizer.frame.pair_problem and config.task == "rerank":
+        raise ModelConfigError(
+            f"-task rerank scores pairs of texts, but {tokenizer.frame.pair_problem}: serve {model.model_dir} with "
+            "-task classify"
+        )
+    return tokenizer
 
 
 def load_tokenizer(

@@ -17,6 +17,7 @@ class Frame:
         padding: id of the padding token, such as ``[PAD]`` or ``<pad>``; None if the vocabulary has none.
         favors_longer: if both texts of a pair are cut, the longer one keeps one more token of an odd number, as in the
             library `tokenizers`; else the first text, as in 1.10.
+        pair_problem: why the model computes no pairs; empty if it does.
     """
 
     start: int
@@ -25,6 +26,7 @@ class Frame:
     second_type: int = 1
     padding: int | None = None
     favors_longer: bool = False
+    pair_problem: str = ""
 
     @property
     def num_of_single(self) -> int:

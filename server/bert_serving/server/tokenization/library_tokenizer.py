@@ -92,26 +92,26 @@ def _load(path: str) -> Any:
 def find_frame(tokenizer: Any, path: str, padding: int | None) -> Frame:
     """Derives the special tokens of a sequence and of a pair from a probe.
 
+    A pair needs one token in front, one behind, and some between its texts; otherwise the frame has none.
+
     Args:
         padding: id of the padding token.
 
     Raises:
-        ValueError: they are not one token in front, one behind, and some between the texts of a pair.
+        ValueError: a single text does not get one token in front and one behind.
     """
     bare = tokenizer.encode(_PROBE, add_special_tokens=False).ids
     encoding = tokenizer.encode(_PROBE)
     pair = tokenizer.encode(_PROBE, _PROBE)
     single, size = encoding.ids, len(bare)
     separators = tuple(pair.ids[1 + size : -1 - size])
-    if (
-        not size
-        or single != [single[0], *bare, single[-1]]
-        or len(single) != size + 2
-        or pair.ids != [single[0], *bare, *separators, *bare, single[-1]]
-    ):
+    if not size or len(single) != size + 2 or single != [single[0], *bare, single[-1]]:
         raise ModelConfigError(
             f"{path} adds the special tokens {single} to {bare}; the server supports one in front and one behind"
         )
+    if pair.ids != [single[0], *bare, *separators, *bare, single[-1]] or not separators:
+        problem = "the tokenizer of this model has no form for pairs"
+        return Frame(single[0], (), single[-1], 0, padding, pair_problem=problem)
     second_type = pair.type_ids[-1]
     second_size = size + 1
     expected = [0] * (len(pair.ids) - second_size) + [second_type] * second_size

@@ -47,11 +47,14 @@ class _Segments:
     """Holds token ids without special tokens.
 
     Sequence ``i`` has ``first[i]`` ids of its first text, followed by ``second[i]`` ids of its second text.
+
+    ``has_longer_first`` is that of :func:`truncate`: not None if all items are pairs, also of empty texts.
     """
 
     ids: np.ndarray
     first: np.ndarray
     second: np.ndarray
+    has_longer_first: np.ndarray | None = None
 
 
 class Segmenter(Protocol):
@@ -134,19 +137,26 @@ class Tokenizer:
         self._prompt = prompt
         self._lower_first = lower_first
 
-    def encode(self, texts: Sequence[str] | Sequence[Sequence[str]], prompt: str | None = None) -> Tokenized:
+    def encode(
+        self, texts: Sequence[str] | Sequence[Sequence[str]], prompt: str | None = None, pairs: bool = False
+    ) -> Tokenized:
         """Tokenizes texts, or converts token lists to ids without tokenizing. The type of the first item decides.
 
         A text ``A ||| B`` on one line is a pair, split at the last separator. In a token list, the first item equal to
         ``|||`` separates a pair. A token that the vocabulary lacks becomes the unknown token, such as ``[UNK]``.
 
         Args:
-            prompt: put before every text, but not before token lists; None for the prompt of this tokenizer.
+            prompt: put before every text, but not before token lists; None for the prompt of this tokenizer. In a pair
+                it is put before the first text.
+            pairs: each item is a list of two texts, which may have any characters.
 
         Raises:
             TypeError: an item has another type than the first item; the message names its index.
-            ValueError: the vocabulary lacks a token of a list, and has no unknown token.
+            ValueError: the vocabulary lacks a token of a list, and has no unknown token; or an item is a pair, and the
+                model computes none.
         """
+        if pairs:
+            return self._assemble(self._encode_pairs(texts, prompt), omit_special=False)
         is_tokenized = len(texts) > 0 and not isinstance(texts[0], str)
         prompt = self._prompt if prompt is None else prompt
         if not is_tokenized and (prompt or self._lower_first):
@@ -160,8 +170,11 @@ class Tokenizer:
         """Returns the number of characters before every text; None is the prompt of this tokenizer."""
         return len(self._prompt if prompt is None else prompt)
 
-    def count(self, text: str | Sequence[str], prompt: str | None = None) -> int:
-        """Returns the number of tokens of a text, or token list, without truncation and with special tokens."""
+    def count(self, text: str | Sequence[str], prompt: str | None = None, pairs: bool = False) -> int:
+        """Returns the number of tokens of a text, token list or pair, without truncation and with special tokens."""
+        if pairs:
+            found = self._encode_pairs([text], prompt, max_words=max(map(len, text)) + self.prompt_length(prompt))
+            return int(found.first[0] + found.second[0]) + self.frame.num_of_pair
         if isinstance(text, str):
             text = self._prepare(text, self._prompt if prompt is None else prompt)
             segments = self._encode_block([text], max_words=len(text))
@@ -253,6 +266,28 @@ class Tokenizer:
         second[np.cumsum(~second_mask)[second_mask] - 1] = lengths[second_mask]
         return _Segments(ids, lengths[~second_mask], second)
 
+    def _encode_pairs(
+        self, pairs: Sequence[Sequence[str]], prompt: str | None, max_words: int | None = None
+    ) -> _Segments:
+        prompt, max_words = self._prompt if prompt is None else prompt, max_words or self.max_seq_len
+        segments: list[str] = []
+        for one, other in pairs:
+            segments += (self._prepare(one, prompt), self._prepare(other, ""))
+        blocks = [
+            self._segmenter.encode(segments[i : i + TEXTS_PER_BLOCK], max_words)
+            for i in range(0, len(segments), TEXTS_PER_BLOCK)
+        ]
+        ids, lengths = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
+        first, second = lengths[::2], lengths[1::2]
+        has_longer_first = first > second
+        if (self.max_seq_len - self.frame.num_of_pair) % 2:
+            # Long texts are not read to their end, so which text of a pair is longer is not known yet.
+            for row in np.flatnonzero(np.minimum(first, second) >= max_words):
+                both = segments[2 * row : 2 * row + 2]
+                whole = self._segmenter.encode(both, max(map(len, both)))[1]
+                has_longer_first[row] = whole[0] > whole[1]
+        return _Segments(ids, first, second, has_longer_first)
+
     def _encode_token_lists(self, rows: Sequence[Sequence[str]]) -> _Segments:
         for index, row in enumerate(rows):
             if not isinstance(row, (list, tuple)):
@@ -286,7 +321,10 @@ class Tokenizer:
 
         A sequence without tokens gets one masked padding token as a placeholder, so that it has a row.
         """
-        first, second = truncate(segments.first, segments.second, self.max_seq_len, self.frame, omit_special)
+        has_longer_first = segments.has_longer_first
+        first, second = truncate(
+            segments.first, segments.second, self.max_seq_len, self.frame, omit_special, has_longer_first
+        )
         truncated = np.flatnonzero((first < segments.first) | (second < segments.second)).astype(np.int32)
         ids = segments.ids
         if len(truncated):
@@ -294,7 +332,9 @@ class Tokenizer:
             keep = np.stack([first, second], 1).ravel()
             ids = ids[positions(have) < np.repeat(keep, have)]
 
-        is_pair = second > 0
+        is_pair = second > 0 if has_longer_first is None else np.ones(len(second), bool)
+        if self.frame.pair_problem and is_pair.any():
+            raise ValueError(f"the request has pairs of texts, but {self.frame.pair_problem}: send single texts")
         has_special = is_pair if omit_special else np.ones_like(is_pair)
         num_special = np.where(is_pair, self.frame.num_of_pair, self.frame.num_of_single)
         lengths = np.where(has_special, first + second + num_special, np.maximum(first, 1)).astype(np.int32)

@@ -8,7 +8,12 @@ from .frame import Frame
 
 
 def truncate(
-    first: np.ndarray, second: np.ndarray, max_seq_len: int, frame: Frame, omit_special: bool
+    first: np.ndarray,
+    second: np.ndarray,
+    max_seq_len: int,
+    frame: Frame,
+    omit_special: bool,
+    has_longer_first: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the number of tokens kept of each first and each second text.
 
@@ -18,12 +23,20 @@ def truncate(
     Args:
         first, second: tokens of each first and second text, int32 ``[n]``; 0 without a second text.
         omit_special: single texts have no special tokens.
+        has_longer_first: all items are pairs, and their first text is the longer one, bool ``[n]``; an odd token is
+            then of the longer text, as ``longest_first`` of the library `tokenizers` has it.
     """
     room = max_seq_len - frame.num_of_pair
     of_single = np.minimum(first, max_seq_len if omit_special else max_seq_len - 2)
-    half = np.where(second >= first, room // 2, room - room // 2) if frame.favors_longer else room - room // 2
-    of_pair = np.minimum(first, np.maximum(room - second, half))
-    first = np.where(second > 0, of_pair, of_single)
+    half = room - room // 2
+    of_first: np.ndarray | int = half
+    if has_longer_first is not None:
+        of_first = np.where(has_longer_first, half, room // 2)
+    elif frame.favors_longer:
+        of_first = np.where(first > second, half, room // 2)
+    of_pair = np.minimum(first, np.maximum(room - second, of_first))
+    is_pair = second > 0 if has_longer_first is None else True
+    first = np.where(is_pair, of_pair, of_single)
     return first, np.minimum(second, np.maximum(room - first, 0))
 
 

@@ -31,12 +31,14 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dimensions: int | None = None
     truncate: bool = True
     vector_space: str | None = None
+    pairs: bool = False
+    raw_scores: bool = False
 
     @property
     def key(self) -> bytes:
         """The options about vectors; empty without any. Requests that differ in them are not repetitions."""
-        values = (self.normalize, self.prompt_name, self.prompt, self.dimensions, self.truncate, self.vector_space)
-        return b"" if values == (None, None, None, None, True, None) else msgspec.json.encode(values)
+        about_vectors = msgspec.structs.replace(self, timing=False, num_tokens=False, requests=[])
+        return b"" if about_vectors == NO_REQUEST_OPTIONS else msgspec.json.encode(about_vectors)
 
 
 #: Options of a request without options.
@@ -70,6 +72,7 @@ class OptionsResolver:
         self._width = config.vector_size(model)
         self._spaces = config.vector_spaces(model)
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
+        self._task = config.task
 
     def resolve(self, options: RequestOptions) -> JobOptions:
         """Returns the options of a job.
@@ -81,7 +84,7 @@ class OptionsResolver:
         """
         if options is NO_REQUEST_OPTIONS:
             return NO_OPTIONS
-        vector = self._vector_options(options.normalize, options.dimensions)
+        vector = self._vector_options(options.normalize, options.dimensions, options.raw_scores)
         space = self._spaces.of(vector)
         if options.vector_space not in (None, space):
             raise VectorSpaceMismatch(
@@ -96,11 +99,23 @@ class OptionsResolver:
             vector.code,
             vector.dimensions,
             space,
+            options.pairs,
         )
 
-    def _vector_options(self, normalize: bool | None, dimensions: int | None) -> VectorOptions:
+    def _vector_options(self, normalize: bool | None, dimensions: int | None, raw_scores: bool) -> VectorOptions:
+        if raw_scores and self._task == "embed":
+            raise InvalidRequest(
+                "raw_scores needs scores, but this server gives vectors (-task embed): omit raw_scores, or start the "
+                "server with -task classify or -task rerank"
+            )
         if normalize is None and dimensions is None:
-            return VectorOptions()
+            options = VectorOptions(raw_scores=raw_scores)
+            return VectorOptions() if apply_options(self._tail, options) == self._tail else options
+        if self._task != "embed":
+            name = "dimensions" if normalize is None else "normalize"
+            raise InvalidRequest(
+                f"{name} is for vectors, but this server gives scores (-task {self._task}): omit {name}"
+            )
         if self._token_level:
             name = "dimensions" if normalize is None else "normalize"
             raise InvalidRequest(

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,6 +20,7 @@ from .request_options import MAX_OPTIONS_BYTES, NO_REQUEST_OPTIONS, RequestOptio
 
 _STRINGS = msgspec.json.Decoder(list[str])
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[str]])
+_PAIRS = msgspec.json.Decoder(list[tuple[str, str]])
 _TOKENIZED = re.compile(rb"\s*\[\s*\[")
 #: Largest part of a message that is searched for its first value.
 _MAX_INDENT = 2**20
@@ -63,6 +65,22 @@ class RequestLimits:
     max_request_size: int
     max_text_length: int
     max_tokens: int = 20_000_000
+
+
+class _Kind(Enum):
+    """What the items of a message are."""
+
+    TEXTS = "a JSON list of texts or of token lists"
+    TOKEN_LISTS = "a JSON list of lists of tokens"
+    PAIRS = "a JSON list of pairs, each a list of two texts"
+
+
+#: Decoders by kind of the items.
+_DECODERS: dict[_Kind, msgspec.json.Decoder[Any]] = {
+    _Kind.TEXTS: _STRINGS,
+    _Kind.TOKEN_LISTS: _TOKEN_LISTS,
+    _Kind.PAIRS: _PAIRS,
+}
 
 
 class BadEnvelope(InvalidRequest):
@@ -110,14 +128,23 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
     return Request(identity, message, request_id, options)
 
 
-def read_texts(message: bytes, limits: RequestLimits) -> list[Any]:
-    """Decodes the texts or token lists of a short message: at least one, all of the same type.
+def _kind(message: bytes | memoryview, pairs: bool) -> _Kind:
+    if pairs:
+        return _Kind.PAIRS
+    return _Kind.TEXTS if _TOKENIZED.match(bytes(message[:_MAX_INDENT])) is None else _Kind.TOKEN_LISTS
+
+
+def read_texts(message: bytes, limits: RequestLimits, pairs: bool = False) -> list[Any]:
+    """Decodes the texts, token lists or pairs of a short message: at least one, all of the same type.
+
+    Args:
+        pairs: each item must be a list of two texts.
 
     Raises:
         InvalidRequest: not JSON, not a list, empty, or an item that is neither a text nor a list of tokens.
         TooLarge: a limit is exceeded.
     """
-    texts = _decode(message, _TOKENIZED.match(message) is not None, 0, 0)
+    texts = _decode(message, _kind(message, pairs), 0, 0)
     if not texts:
         raise InvalidRequest("the list of texts is empty; send at least one text")
     if len(texts) > limits.max_request_size:
@@ -127,7 +154,7 @@ def read_texts(message: bytes, limits: RequestLimits) -> list[Any]:
 
 
 class Piece(NamedTuple):
-    """Holds consecutive texts, or token lists, of a message.
+    """Holds consecutive texts, token lists or pairs of a message.
 
     Attributes:
         size: number of texts in the message.
@@ -143,7 +170,7 @@ class Piece(NamedTuple):
         return self.first_row + len(self.texts) == self.size
 
 
-def read_pieces(message: bytes | memoryview, limits: RequestLimits) -> Iterator[Piece | None]:
+def read_pieces(message: bytes | memoryview, limits: RequestLimits, pairs: bool = False) -> Iterator[Piece | None]:
     """Decodes a message of any size piece by piece.
 
     Each ``next`` takes a short step and keeps no decoded texts. A step that counts values before the first piece
@@ -156,22 +183,22 @@ def read_pieces(message: bytes | memoryview, limits: RequestLimits) -> Iterator[
     for number, _ in enumerate(json_scan.scan_blocks(message, counts)):
         if number % BLOCKS_PER_STEP == BLOCKS_PER_STEP - 1:
             yield None
-    is_tokenized = _TOKENIZED.match(bytes(message[:_MAX_INDENT])) is not None
-    size = _check_counts(message, counts, is_tokenized, limits)
+    kind = _kind(message, pairs)
+    size = _check_counts(message, counts, kind, limits)
     cuts, row = counts.cuts, 0
     for index in range(len(cuts) + 1):
         start = cuts[index - 1] + 1 if index else 0
         stop = cuts[index] if index < len(cuts) else len(message)
         if stop - start > json_scan.PIECE_BYTES:
-            _check_large_value(message[start:stop], row, is_tokenized, limits)
+            _check_large_value(message[start:stop], row, kind, limits)
         head, tail = b"[" if index else b"", b"]" if index < len(cuts) else b""
-        texts = _decode(head + bytes(message[start:stop]) + tail, is_tokenized, start - len(head), row)
+        texts = _decode(head + bytes(message[start:stop]) + tail, kind, start - len(head), row)
         if not texts:
             if cuts:
                 raise InvalidRequest(f"the texts are not valid JSON: a value is missing before byte {stop}")
             raise InvalidRequest("the list of texts is empty; send at least one text")
         if row + len(texts) > size or (index == len(cuts) and row + len(texts) != size):
-            raise InvalidRequest("the texts are not valid JSON: send a JSON list of texts or of token lists")
+            raise InvalidRequest(f"the texts are not valid JSON: send {kind.value}")
         _check_lengths(texts, row, limits)
         yield Piece(size, row, texts)
         row += len(texts)
@@ -183,10 +210,11 @@ def _check_lengths(texts: list[Any], first_row: int, limits: RequestLimits) -> N
     Raises:
         TooLarge: it has more characters, or tokens, than the limit.
     """
-    longest = max(map(len, texts))
+    lengths = [max(map(len, text)) if isinstance(text, tuple) else len(text) for text in texts]
+    longest = max(lengths)
     if longest > limits.max_text_length:
-        index = next(index for index, text in enumerate(texts) if len(text) == longest)
-        unit = "characters" if isinstance(texts[index], str) else "tokens"
+        index = lengths.index(longest)
+        unit = "tokens" if isinstance(texts[index], list) else "characters"
         raise _too_long(first_row + index, f"{longest} {unit}", limits)
 
 
@@ -194,31 +222,33 @@ def _too_long(row: int, length: str, limits: RequestLimits) -> TooLarge:
     return TooLarge(f"text {row} has {length}; the limit is {limits.max_text_length} (-max_text_length): shorten it")
 
 
-def _check_large_value(value: bytes | memoryview, row: int, is_tokenized: bool, limits: RequestLimits) -> None:
+def _check_large_value(value: bytes | memoryview, row: int, kind: _Kind, limits: RequestLimits) -> None:
     """Rejects a single value with more bytes or strings than a text can have, before the decoder creates it.
 
     Raises:
         TooLarge: the value exceeds the limit.
     """
-    if len(value) > max(MIN_LARGEST_VALUE, MAX_CHARACTER_BYTES * limits.max_text_length):
+    most = max(MIN_LARGEST_VALUE, MAX_CHARACTER_BYTES * limits.max_text_length)
+    if len(value) > (2 * most if kind is _Kind.PAIRS else most):
         raise _too_long(row, f"{len(value)} bytes", limits)
-    if is_tokenized and (tokens := json_scan.scan(value).strings) > limits.max_text_length:
+    if kind is _Kind.TOKEN_LISTS and (tokens := json_scan.scan(value).strings) > limits.max_text_length:
         raise _too_long(row, f"{tokens} tokens", limits)
 
 
-def _check_counts(
-    message: bytes | memoryview, found: json_scan.JsonCounts, is_tokenized: bool, limits: RequestLimits
-) -> int:
+def _check_counts(message: bytes | memoryview, found: json_scan.JsonCounts, kind: _Kind, limits: RequestLimits) -> int:
     """Returns the number of texts in a message.
 
     Raises:
         InvalidRequest: a value is neither a text nor a list of tokens.
         TooLarge: more texts, or tokens, than the limits allow.
     """
-    size = found.lists - 1 if is_tokenized else max(found.strings, found.lists - 1)
+    size = max(found.strings, found.lists - 1) if kind is _Kind.TEXTS else found.lists - 1
     if size > limits.max_request_size:
         raise _too_many(size, limits)
-    if found.strings > max(limits.max_request_size, limits.max_tokens):
+    if kind is _Kind.PAIRS:
+        if found.strings != 2 * size:
+            raise InvalidRequest(f"the message has {found.strings} texts in {size} pairs; send {kind.value}")
+    elif found.strings > max(limits.max_request_size, limits.max_tokens):
         raise TooLarge(
             f"{found.strings} tokens in one request; the limit is {limits.max_tokens} (-max_queue_tokens): "
             f"send them in several requests"
@@ -229,10 +259,10 @@ def _check_counts(
         shown = bytes(message[offset : offset + 20]).decode("utf-8", "replace")
         raise InvalidRequest(
             f"byte {offset} of the message begins {shown!r}, which is neither a text nor a list of tokens; "
-            "send a JSON list of texts or of token lists"
+            f"send {kind.value}"
         )
     if not found.lists and len(message) > json_scan.SMALL_BYTES:
-        raise InvalidRequest("the message has no list; send a JSON list of texts or of token lists")
+        raise InvalidRequest(f"the message has no list; send {kind.value}")
     return size
 
 
@@ -243,8 +273,8 @@ def _too_many(size: int, limits: RequestLimits) -> TooLarge:
     )
 
 
-def _decode(message: bytes, is_tokenized: bool, offset: int, first_row: int) -> list[Any]:
-    """Decodes a JSON list of texts or of token lists.
+def _decode(message: bytes, kind: _Kind, offset: int, first_row: int) -> list[Any]:
+    """Decodes a JSON list of texts, of token lists, or of pairs, which become tuples.
 
     Args:
         offset: position of its first byte in the request's message.
@@ -254,18 +284,18 @@ def _decode(message: bytes, is_tokenized: bool, offset: int, first_row: int) -> 
         InvalidRequest: not JSON, not a list, or an item of the wrong type.
     """
     try:
-        texts: list[Any] = (_TOKEN_LISTS if is_tokenized else _STRINGS).decode(message)
+        texts: list[Any] = _DECODERS[kind].decode(message)
     except (msgspec.DecodeError, RecursionError, ValueError):
         # Rare: invalid input, or a lone surrogate, which msgspec rejects and the tokenizer removes.
-        return _decode_with_stdlib(message, is_tokenized, offset, first_row)
+        return _decode_with_stdlib(message, kind, offset, first_row)
     return texts
 
 
-def _decode_with_stdlib(message: bytes, is_tokenized: bool, offset: int, first_row: int) -> list[Any]:
+def _decode_with_stdlib(message: bytes, kind: _Kind, offset: int, first_row: int) -> list[Any]:
     try:
         texts = json.loads(message)
     except RecursionError:
-        raise InvalidRequest("the texts are nested too deeply; send a JSON list of texts or of token lists") from None
+        raise InvalidRequest(f"the texts are nested too deeply; send {kind.value}") from None
     except json.JSONDecodeError as error:
         position = offset + len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
         raise InvalidRequest(f"the texts are not valid JSON: {error.msg}, at byte {position}") from None
@@ -273,8 +303,10 @@ def _decode_with_stdlib(message: bytes, is_tokenized: bool, offset: int, first_r
         raise InvalidRequest(f"the texts are not valid JSON: {str(error)[:200]}") from None
     if not isinstance(texts, list):
         raise InvalidRequest(f"the texts must be a JSON list, received {_json_type(texts)}")
+    if kind is _Kind.PAIRS:
+        return [_as_pair(row, pair) for row, pair in enumerate(texts, first_row)]
     for row, text in enumerate(texts, first_row):
-        if is_tokenized:
+        if kind is _Kind.TOKEN_LISTS:
             if not isinstance(text, list):
                 raise InvalidRequest(f"item {row} must be a list of tokens as item 0 is, received {_json_type(text)}")
             for position, token in enumerate(text):
@@ -285,6 +317,15 @@ def _decode_with_stdlib(message: bytes, is_tokenized: bool, offset: int, first_r
         elif not isinstance(text, str):
             raise InvalidRequest(f"item {row} must be a string, received {_json_type(text)}")
     return texts
+
+
+def _as_pair(row: int, pair: Any) -> tuple[str, str]:
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        received = f"a list of {len(pair)} values" if isinstance(pair, list) else _json_type(pair)
+        if isinstance(pair, list) and len(pair) == 2:
+            received = f"a list of {' and '.join(map(_json_type, pair))}"
+        raise InvalidRequest(f"item {row} must be a pair, a list of two texts, received {received}")
+    return pair[0], pair[1]
 
 
 def _json_type(value: Any) -> str:

@@ -43,24 +43,25 @@ class TokenizedChunk:
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[Any], options: JobOptions = NO_OPTIONS, first_row: int = 0) -> Tokenized:
-    """Tokenizes texts or token lists; ``first_row`` is the row of the first one in its request.
+    """Tokenizes texts, token lists or pairs; ``first_row`` is the row of the first one in its request.
 
     Raises:
         InvalidRequest: the tokenizer rejects an item, or the request has a prompt for token lists.
         TooLarge: a text is too long, and the request forbids truncation.
     """
-    if options.prompt is not None and texts and not isinstance(texts[0], str):
+    if options.prompt is not None and texts and not isinstance(texts[0], str) and not options.pairs:
         raise InvalidRequest(
             "a prompt is put before texts, but the request has token lists: omit prompt and prompt_name"
         )
     try:
-        tokenized = tokenizer.encode(texts, options.prompt)
+        tokenized = tokenizer.encode(texts, options.prompt, options.pairs)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(str(error)[:500]) from error
     if not options.truncate and len(tokenized.truncated):
         row = int(tokenized.truncated[0])
+        number = tokenizer.count(texts[row], options.prompt, options.pairs)
         raise TooLarge(
-            f"text {first_row + row} has {tokenizer.count(texts[row], options.prompt)} tokens, special ones included; "
+            f"{'pair' if options.pairs else 'text'} {first_row + row} has {number} tokens, special ones included; "
             f"the longest sequence of this server is {tokenizer.max_seq_len} (-max_seq_len): shorten the text, or "
             "allow truncation"
         )
@@ -157,7 +158,7 @@ class TokenizerThread:
         """Tokenizes a message, one chunk per ``next``."""
         size = len(message)
         try:
-            for piece in read_pieces(message, self._limits):
+            for piece in read_pieces(message, self._limits, options.pairs):
                 if local_id in self._cancelled:
                     break
                 if piece is not None:

@@ -10,12 +10,12 @@ import numpy as np
 
 from ..model.cache import Cache
 from ..model.errors import WeightError
+from ..model.pipeline import Dense, LayerNorm, SentencePipeline
 from ..model.readers import Reader, open_reader
-from ..model.sentence_transformers import Dense, LayerNorm, SentencePipeline
 
 _KIND, _FILE = "sentence-head", "weights.npz"
 
-#: ``<index of the module>/<name of the tensor>`` → float32 array.
+#: ``<index of the module>/weight`` and ``.../bias`` → float32 array.
 HeadWeights = Mapping[str, np.ndarray]
 
 
@@ -60,22 +60,24 @@ def read_head_weights(pipeline: SentencePipeline, width: int) -> HeadWeights:
         WeightError: a tensor is missing, not finite or of the wrong shape; the message names it.
     """
     weights: dict[str, np.ndarray] = {}
+    readers: dict[str, Reader] = {}
     for index, module in enumerate(pipeline.modules):
         if isinstance(module, Dense):
             _require_width(module.weights, "Dense", module.in_features, width)
-            shapes: dict[str, tuple[int, ...]] = {"linear.weight": (module.out_features, module.in_features)}
-            if module.has_bias:
-                shapes["linear.bias"] = (module.out_features,)
             width = module.out_features
+            shapes: list[tuple[int, ...]] = [(width, module.in_features), (width,)]
         elif isinstance(module, LayerNorm):
             _require_width(module.weights, "LayerNorm", module.dimension, width)
-            shapes = {"norm.weight": (width,), "norm.bias": (width,)}
+            shapes = [(width,), (width,)]
         else:
             continue
         path = module.weights
-        reader = open_reader(path, "safetensors" if path.endswith(".safetensors") else "pytorch")
-        for name, shape in shapes.items():
-            weights[f"{index}/{name}"] = _read(reader, name, shape, path)
+        if path not in readers:
+            own = "safetensors" if path.endswith(".safetensors") else "pytorch"
+            readers[path] = open_reader(path, module.checkpoint_format or own)
+        for kind, name, shape in zip(("weight", "bias"), module.names, shapes, strict=True):
+            if kind == "weight" or module.has_bias:
+                weights[f"{index}/{kind}"] = _read(readers[path], name, shape, path, bool(module.checkpoint_format))
     return weights
 
 
@@ -84,12 +86,27 @@ def _require_width(source: str, kind: str, expected: int, width: int) -> None:
         raise WeightError(f"{source}: {kind} takes {expected} dimensions, its input has {width}")
 
 
-def _read(reader: Reader, name: str, shape: tuple[int, ...], source: str) -> np.ndarray:
-    if name not in set(reader.names()):
+def _read(reader: Reader, name: str, shape: tuple[int, ...], source: str, is_prefixed: bool) -> np.ndarray:
+    tensor = _full_name(reader, name, source) if is_prefixed else name
+    if tensor not in set(reader.names()):
         raise WeightError(f"{source} has no tensor {name}; copy the folder again")
-    if reader.shape(name) != shape:
-        raise WeightError(f"{source}: {name} has shape {reader.shape(name)}, expected {shape}")
-    tensor = reader.read(name)
-    if not np.isfinite(tensor).all():
-        raise WeightError(f"{source}: {name} holds a value that is not finite")
-    return tensor
+    is_transposed = name.endswith("kernel")
+    expected = shape[::-1] if is_transposed else shape
+    if reader.shape(tensor) != expected:
+        raise WeightError(f"{source}: {tensor} has shape {reader.shape(tensor)}, expected {expected}")
+    weight = reader.read(tensor)
+    if not np.isfinite(weight).all():
+        raise WeightError(f"{source}: {tensor} holds a value that is not finite")
+    return np.ascontiguousarray(weight.T if is_transposed else weight)
+
+
+def _full_name(reader: Reader, name: str, source: str) -> str:
+    """Returns the name of a tensor of the head in a checkpoint, which puts the prefix of the model in front."""
+    found = [each for each in reader.names() if each == name or each.endswith((f".{name}", f"/{name}"))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise WeightError(f"{source} has several tensors {name} ({', '.join(found[:3])}); save one model alone")
+    raise WeightError(
+        f"{source} has no tensor {name}, so the model has no head of its family; serve its vectors with -task embed"
+    )

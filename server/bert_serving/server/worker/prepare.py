@@ -10,7 +10,7 @@ from ..ipc.process_context import ProcessContext
 from ..model.cache import Cache, manifest
 from ..model.config import ModelConfig
 from ..model.errors import WeightError
-from ..model.sentence_transformers import SentencePipeline
+from ..model.pipeline import SentencePipeline
 from .engine_spec import engine_spec
 from .head_weights import prepare_head_weights
 

@@ -1,8 +1,8 @@
 """Computes the vectors of a sentence-transformers pipeline from what an engine returns.
 
 An engine computes the encoder and the pooling modes that it knows. This module computes the others from token vectors,
-and the modules after the pooling: Dense, LayerNorm, Normalize, and the cut to fewer dimensions. All of it is small
-beside the encoder.
+and the modules after the pooling: Dense, LayerNorm, Normalize, the cut to fewer dimensions, and the activation of
+scores. All of it is small beside the encoder.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from functools import partial
 import numpy as np
 
 from ..engines.batch import Batch
-from ..model.sentence_transformers import Dense, LayerNorm, Module, SentencePipeline, Truncate
+from ..model.pipeline import Dense, LayerNorm, Module, ScoreActivation, SentencePipeline, Truncate
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .head_weights import HeadWeights
 from .pooling import pool
 
 _LEAST_NORM = 1e-12
-_LAYER_NORM_EPS = 1e-5
 _erf = np.vectorize(math.erf, otypes=[np.float32])
 
 Step = Callable[[np.ndarray], np.ndarray]
@@ -42,10 +41,10 @@ class SentenceHead:
         self._body: list[Step] = []
         for index, module in enumerate(body):
             if isinstance(module, Dense):
-                bias = weights[f"{index}/linear.bias"] if module.has_bias else None
-                self._body.append(_dense(module.activation, weights[f"{index}/linear.weight"], bias))
+                self._body.append(_dense(module.activation, weights[f"{index}/weight"], weights.get(f"{index}/bias")))
             elif isinstance(module, LayerNorm):
-                self._body.append(_layer_norm(weights[f"{index}/norm.weight"], weights[f"{index}/norm.bias"]))
+                gamma, beta = weights[f"{index}/weight"], weights.get(f"{index}/bias")
+                self._body.append(partial(_layer_norm, gamma, beta, module.eps))
             else:
                 self._body.append(_tail_step(module))
         self._last = [_tail_step(module) for module in self._tail]
@@ -95,7 +94,7 @@ class SentenceHead:
         return result
 
     def _compute(self, array: np.ndarray, batch: Batch) -> np.ndarray:
-        """Pools, and applies all modules but the last ones, which normalize and cut."""
+        """Pools, and applies all modules but the last ones, which options change."""
         rows = array.astype(np.float32, copy=False)
         if self._pooling:
             rows = np.concatenate([pool(rows, batch, mode) for mode in self._pooling], axis=1)
@@ -111,6 +110,8 @@ def normalize(rows: np.ndarray) -> np.ndarray:
 
 
 def _tail_step(module: Module) -> Step:
+    if isinstance(module, ScoreActivation):
+        return _ACTIVATE[module.function]
     return partial(_truncate, module.dimensions) if isinstance(module, Truncate) else normalize
 
 
@@ -128,17 +129,21 @@ def _dense(activation: str, weight: np.ndarray, bias: np.ndarray | None) -> Step
     return step
 
 
-def _layer_norm(gamma: np.ndarray, beta: np.ndarray) -> Step:
-    def step(rows: np.ndarray) -> np.ndarray:
-        centred = rows - rows.mean(1, keepdims=True)
-        deviation = np.sqrt((centred * centred).mean(1, keepdims=True) + _LAYER_NORM_EPS)
-        return np.asarray(centred / deviation * gamma + beta)
-
-    return step
+def _layer_norm(gamma: np.ndarray, beta: np.ndarray | None, eps: float, rows: np.ndarray) -> np.ndarray:
+    centred = rows - rows.mean(1, keepdims=True)
+    deviation = np.sqrt((centred * centred).mean(1, keepdims=True) + np.float32(eps))
+    scaled = centred / deviation * gamma
+    return np.asarray(scaled if beta is None else scaled + beta)
 
 
 def _sigmoid(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * rows)))  # without overflow
+    # Without overflow, and exact near 0 too, so that very unlikely scores keep their order.
+    return np.asarray(np.exp(-np.logaddexp(np.float32(0), -rows)))
+
+
+def _softmax(rows: np.ndarray) -> np.ndarray:
+    powers = np.exp(rows - rows.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 _ACTIVATE: dict[str, Step] = {
@@ -148,4 +153,5 @@ _ACTIVATE: dict[str, Step] = {
     "GELU": lambda rows: np.asarray(rows * 0.5 * (1 + _erf(rows / math.sqrt(2))), np.float32),
     "Sigmoid": _sigmoid,
     "SiLU": lambda rows: rows * _sigmoid(rows),
+    "Softmax": _softmax,
 }

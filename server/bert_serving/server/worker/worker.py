@@ -19,8 +19,8 @@ from ..ipc.commands import READY, STOP, from_u64, u64
 from ..ipc.messages import BatchMessage, Result, decode_commands, encode_commands, is_large
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import is_readable, make_socket
+from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
-from ..model.sentence_transformers import SentencePipeline
 from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
 from .head_weights import load_head_weights

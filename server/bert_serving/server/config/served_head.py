@@ -1,0 +1,55 @@
+"""Applies ``-task classify`` and ``-task rerank`` to the configuration: the scores of the head in place of vectors."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..errors import ConfigError
+from ..model.config import ModelConfig
+from ..model.heads import read_head
+from ..model.pooling import PoolingStrategy
+from ..model.sentence_transformers import read_scorer
+from .options import ServerConfig
+
+_POOLING = {"cls": PoolingStrategy.CLS_TOKEN, "mean": PoolingStrategy.REDUCE_MEAN}
+#: Options that change vectors and would change scores, or would have no effect on them.
+_OF_VECTORS = ("pooling_strategy", "pooling_layer", "normalize", "dimensions", "mask_cls_sep", "fixed_embed_length")
+
+
+def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig, ModelConfig]:
+    """Returns the configuration of a server of scores, and the sizes and files of its model.
+
+    Raises:
+        ModelError: the model has no head that the task needs.
+        ConfigError: an option is one for vectors.
+    """
+    named = next((name for name in _OF_VECTORS if name in config.given), None)
+    if named is not None:
+        raise ConfigError(
+            f"-{named} is for vectors, and -task {config.task} gives scores of the model's head, which decides itself: "
+            f"remove -{named}, or set -task embed"
+        )
+    folder = read_scorer(config.model_dir)
+    config = config.with_(pipeline=folder)
+    model = config.read_model()
+    head = read_head(model, config.task, config.model_dir)
+    positions = model.max_position_embeddings
+    length = min(folder.max_seq_length or positions, positions)
+    changes: dict[str, Any] = {}
+    if "max_seq_len" not in config.given:
+        changes["max_seq_len"] = length
+    elif (config.max_seq_len or positions) != length:
+        log.warning("-max_seq_len %s is set; the folder wants %d", config.max_seq_len, length)
+    pipeline = head.extend(folder)
+    log.info(
+        "task %s: labels %s, problem_type %s, activation %s",
+        config.task,
+        ", ".join(head.labels),
+        head.problem_type,
+        pipeline.activation,
+    )
+    config = config.with_(
+        pipeline=pipeline, pooling_strategy=_POOLING[head.pooling], pooling_layer=(-1,), normalize="auto", **changes
+    )
+    return config, model

@@ -1,0 +1,251 @@
+"""Reads the head of a classifier or cross-encoder: where its weights are, its labels, and the activation of scores.
+
+The head of each family is one vector of the last layer, a dense layer with an activation, optionally a LayerNorm, and a
+linear layer with one output for each label (``...ForSequenceClassification`` of transformers).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .config import ModelConfig
+from .errors import ModelConfigError, ModelUnsupported, WeightError
+from .pipeline import SCORE_ACTIVATIONS, Dense, LayerNorm, Module, ScoreActivation, SentencePipeline
+
+#: Values of ``problem_type`` in a configuration.
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+#: Class names of heads that give one score for each label end so.
+HEAD_CLASS = "ForSequenceClassification"
+#: Labels of a configuration that names none.
+_DEFAULT_LABELS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayout:
+    """Describes the head of a family. Names of tensors are without the prefix of the model and without ``.weight``.
+
+    Attributes:
+        dense: name of the dense layer.
+        activation: that of the dense layer, one of ``ACTIVATIONS``.
+        output: name of the linear layer.
+        norm: name of the LayerNorm between them; None without one.
+        norm_has_bias: whether the LayerNorm has a bias.
+        pooling_key: key of the configuration with ``cls`` or ``mean``; None for the first token.
+        bias_key: key of the configuration that says whether the dense layer has a bias; None if it has one.
+    """
+
+    dense: str
+    activation: str
+    output: str
+    norm: str | None = None
+    norm_has_bias: bool = True
+    pooling_key: str | None = None
+    bias_key: str | None = None
+
+
+_ROBERTA = HeadLayout("classifier.dense", "Tanh", "classifier.out_proj")
+#: ``model_type`` → head.
+HEADS = {
+    "bert": HeadLayout("pooler.dense", "Tanh", "classifier"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "electra": HeadLayout("classifier.dense", "GELU", "classifier.out_proj"),
+    "distilbert": HeadLayout("pre_classifier", "ReLU", "classifier"),
+}
+#: Tensors of the head in checkpoints of Google's ``run_classifier.py``.
+_TF1_DENSE = ("pooler/dense/kernel", "pooler/dense/bias")
+_TF1_OUTPUT = ("output_weights", "output_bias")
+#: Prints the shape of the weights of a TF1 checkpoint's head, or null.
+_SHAPES = """
+import json, sys
+from bert_serving.server.model.readers import Tf1Reader
+reader = Tf1Reader(sys.argv[1])
+found = [reader.shape(name) for name in reader.names() if name.split("/")[-1] == "output_weights"]
+print(json.dumps(found[0] if found else None))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a model.
+
+    Attributes:
+        pooling: ``cls`` or ``mean``, over the last layer.
+        modules: what follows the pooling, up to the scores.
+        labels: names of the scores.
+        problem_type: one of ``PROBLEM_TYPES``; None if the folder names none.
+    """
+
+    pooling: str
+    modules: tuple[Module, ...]
+    labels: tuple[str, ...]
+    problem_type: str | None
+
+    def extend(self, pipeline: SentencePipeline) -> SentencePipeline:
+        """Returns a pipeline that computes the scores."""
+        return msgspec.structs.replace(
+            pipeline, modules=self.modules, labels=self.labels, problem_type=self.problem_type
+        )
+
+
+def read_head(model: ModelConfig, task: str, folder: str) -> Head:
+    """Reads the head that ``task`` serves: ``classify`` or ``rerank``. No weight is read.
+
+    Args:
+        folder: that of ``-model_dir``, whose ``config_sentence_transformers.json`` may name the activation.
+
+    Raises:
+        ModelUnsupported: the model has no such head.
+        ModelConfigError: the configuration is invalid.
+        WeightError: a TF1 checkpoint has no head.
+    """
+    values = json.loads(Path(model.config_path).read_text("utf-8-sig"))  # load_model_config has checked it
+    _require_head(model, task)
+    labels = _labels(values, model)
+    if task == "rerank" and len(labels) != 1:
+        raise ModelUnsupported(
+            f"{model.config_path}: the model has {len(labels)} labels ({', '.join(labels[:5])}), and -task rerank "
+            "needs one score; serve it with -task classify"
+        )
+    problem_type = values.get("problem_type")
+    if problem_type is not None and problem_type not in PROBLEM_TYPES:
+        raise ModelConfigError(
+            f"{model.config_path}: problem_type is {problem_type!r}; it must be one of {', '.join(PROBLEM_TYPES)}"
+        )
+    if task == "rerank":
+        activation = _rerank_activation(values, model.config_path, Path(folder))
+    else:
+        activation = _classify_activation(problem_type, len(labels))
+    pooling, modules = _modules(model, values, len(labels))
+    return Head(pooling, (*modules, ScoreActivation(activation)), labels, problem_type)
+
+
+def _require_head(model: ModelConfig, task: str) -> None:
+    named = model.dropped_head
+    is_tf1 = model.checkpoint_format == "tf1"
+    if (named is not None and not named.endswith(HEAD_CLASS)) or (is_tf1 and model.family != "bert"):
+        raise ModelUnsupported(
+            f"{model.config_path}: the architecture is {named or model.family}; -task {task} needs a model of a class "
+            f"...{HEAD_CLASS}: fine-tune one, or serve the vectors of this one with -task embed"
+        )
+    if not is_tf1 and named is None and (known := _named_architecture(model.config_path)):
+        raise ModelUnsupported(
+            f"{model.config_path}: the architecture is {known}, an encoder without a head; -task {task} needs a model "
+            f"of a class ...{HEAD_CLASS}: fine-tune one, or serve the vectors of this one with -task embed"
+        )
+    if not is_tf1 and model.family not in HEADS:
+        raise ModelUnsupported(
+            f"{model.config_path}: heads of {model.family} are not computed, those of {', '.join(HEADS)} are; serve "
+            "the vectors with -task embed"
+        )
+
+
+def _named_architecture(config_path: str) -> str | None:
+    named = json.loads(Path(config_path).read_text("utf-8-sig")).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
+def _modules(model: ModelConfig, values: Mapping[str, Any], num_labels: int) -> tuple[str, list[Module]]:
+    hidden, path, kind = model.hidden_size, model.checkpoint, model.checkpoint_format
+    if kind == "tf1":
+        dense = Dense(path, hidden, hidden, True, "Tanh", _TF1_DENSE, kind)
+        return "cls", [dense, Dense(path, hidden, num_labels, True, "Identity", _TF1_OUTPUT, kind)]
+    layout = HEADS[model.family]
+    pooling = values.get(layout.pooling_key, "cls") if layout.pooling_key else "cls"
+    if pooling not in ("cls", "mean"):
+        raise ModelUnsupported(
+            f"{model.config_path}: {layout.pooling_key} {pooling!r} is not computed; it must be cls or mean"
+        )
+    has_bias = values.get(layout.bias_key) is True if layout.bias_key else True
+    modules: list[Module] = [Dense(path, hidden, hidden, has_bias, layout.activation, _tensors(layout.dense), kind)]
+    if layout.norm:
+        modules.append(LayerNorm(path, hidden, layout.norm_has_bias, model.layer_norm_eps, _tensors(layout.norm), kind))
+    modules.append(Dense(path, hidden, num_labels, True, "Identity", _tensors(layout.output), kind))
+    return pooling, modules
+
+
+def _tensors(name: str) -> tuple[str, str]:
+    return f"{name}.weight", f"{name}.bias"
+
+
+def _labels(values: Mapping[str, Any], model: ModelConfig) -> tuple[str, ...]:
+    source = model.config_path
+    names = values.get("id2label")
+    if names is None:
+        number = _tf1_outputs(model) if model.checkpoint_format == "tf1" else _DEFAULT_LABELS
+        number = values.get("num_labels", values.get("_num_labels", number))
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ModelConfigError(f"{source}: num_labels is {number!r}; it must be an integer above 0")
+        return tuple(f"LABEL_{index}" for index in range(number))
+    if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))) or not names:
+        raise ModelConfigError(
+            f"{source}: id2label must map the numbers from 0 on to the names of labels, it is {str(names)[:100]}"
+        )
+    labels = tuple(str(names[str(index)]) for index in range(len(names)))
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ModelConfigError(f"{source}: id2label has the label {twice!r} twice; give each label a name of its own")
+    return labels
+
+
+def _tf1_outputs(model: ModelConfig) -> int:
+    """Returns the number of labels in a TF1 checkpoint. Reads it in a process, because TensorFlow stays in memory."""
+    command = [sys.executable, "-c", _SHAPES, model.checkpoint]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise WeightError(f"cannot read the labels of {model.checkpoint} ({reason})")
+    shape = json.loads(done.stdout.splitlines()[-1])
+    if shape is None:
+        raise WeightError(
+            f"{model.checkpoint} has no tensor {_TF1_OUTPUT[0]}, so it is no classifier; serve its vectors with -task "
+            "embed, or set -tuned_model_dir and -ckpt_name to the checkpoint of a classifier"
+        )
+    return int(shape[0])
+
+
+def _rerank_activation(values: Mapping[str, Any], source: str, folder: Path) -> str:
+    """Returns the activation that the folder names, in the order of sentence-transformers; else Sigmoid."""
+    own, nested = folder / "config_sentence_transformers.json", values.get("sentence_transformers")
+    named = {
+        str(own): _read_object(own).get("activation_fn") if own.is_file() else None,
+        f"{source}: sentence_transformers": nested.get("activation_fn") if isinstance(nested, dict) else None,
+        source: values.get("sbert_ce_default_activation_function"),
+    }
+    source, name = next(((where, name) for where, name in named.items() if name is not None), ("", None))
+    if name is None:
+        return "Sigmoid"
+    function = name.rpartition(".")[2] if isinstance(name, str) and name.startswith("torch.nn.") else None
+    if function not in SCORE_ACTIVATIONS:
+        raise ModelUnsupported(
+            f"{source}: the activation {name!r} is not computed; it must be one of torch.nn's "
+            f"{', '.join(SCORE_ACTIVATIONS)}"
+        )
+    return function
+
+
+def _classify_activation(problem_type: str | None, num_labels: int) -> str:
+    """Returns the activation of the pipeline ``text-classification`` of transformers."""
+    if problem_type == "regression":
+        return "Identity"
+    return "Sigmoid" if problem_type == "multi_label_classification" or num_labels == 1 else "Softmax"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelConfigError(f"{path} is not valid JSON ({error}); copy the file again") from error
+    return values if isinstance(values, dict) else {}
