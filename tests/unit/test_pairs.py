@@ -59,7 +59,7 @@ def of_bytes(folder: Path, pair: str | None = None) -> Any:
 
 def loaded(folder: Path, max_seq_len: int, **settings: Any) -> Tokenizer:
     path = folder / "tokenizer.json"
-    return load_tokenizer(path, lower_case=None, max_seq_len=max_seq_len, max_position_embeddings=512, **settings)
+    return load_tokenizer(path, lower_case=None, max_seq_len=max_seq_len, max_tokens=512, **settings)
 
 
 def assert_equal(tokenizer: Tokenizer, reference: Any, pairs: list[tuple[str, str]], longest: int) -> None:

@@ -34,12 +34,12 @@ def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
     config = config.with_(pipeline=folder)
     model = config.read_model()
     head = read_head(model, config.task, config.model_dir)
-    positions = model.max_position_embeddings
-    length = min(folder.max_seq_length or positions, positions)
+    longest = model.max_tokens
+    length = min(folder.max_seq_length or longest, longest)
     changes: dict[str, Any] = {}
     if "max_seq_len" not in config.given:
         changes["max_seq_len"] = length
-    elif (config.max_seq_len or positions) != length:
+    elif (config.max_seq_len or longest) != length:
         log.warning("-max_seq_len %s is set; the folder wants %d", config.max_seq_len, length)
     pipeline = head.extend(folder)
     log.info(
