@@ -260,6 +260,53 @@ def has_ipv6_loopback() -> bool:
         return False
 
 
+#: Opens connections in one burst when a line arrives on stdin, and holds them.
+BURST = r"""
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+port, count = int(sys.argv[1]), int(sys.argv[2])
+sockets = [socket.socket() for _ in range(count)]
+for sock in sockets:
+    sock.setblocking(False)
+print("ready", flush=True)
+sys.stdin.readline()
+for sock in sockets:
+    sock.connect_ex(("127.0.0.1", port))
+print("sent", flush=True)
+sys.stdin.readline()
+"""
+
+
+def times_of_health_while_connecting(server: HttpServer, count: int) -> list[float]:
+    """Returns the seconds of health checks until ``count`` connections of a burst are accepted."""
+    process = server.server.child("http")
+    before = process.num_fds()
+    command = [sys.executable, "-c", BURST, str(server.http_port), str(count)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as burst:
+        assert burst.stdin is not None
+        assert burst.stdout is not None
+        assert burst.stdout.readline() == b"ready\n"
+        burst.stdin.write(b"\n")
+        burst.stdin.flush()
+        times, ends = [], time.monotonic() + 60
+        while process.num_fds() < before + count and time.monotonic() < ends:
+            began = time.monotonic()
+            assert server.call("/healthz").status == 200
+            times.append(time.monotonic() - began)
+        assert process.num_fds() >= before + count
+        assert burst.stdout.readline() == b"sent\n"
+        burst.kill()
+    wait_until(lambda: process.num_fds() <= before + 8, 60, "the connections to be closed")
+    return times
+
+
+def test_health_answers_while_thousands_connect_at_once(big_server: HttpServer) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 3_500:
+        pytest.skip(f"3,500 open files are needed, and the limit (ulimit -Hn) is {hard}")
+    assert max(times_of_health_while_connecting(big_server, 3_000)) < 1
+
+
 #: Opens connections, half of them idle, and sends a byte on each of the others now and then.
 CROWD = r"""
 import contextlib, socket, sys, time
@@ -289,6 +336,9 @@ def test_10_000_idle_and_slow_connections_leave_health_and_requests_alone() -> N
     with serving_http("-engine", "zeros", "-http_read_timeout", "120") as server, contextlib.ExitStack() as stack:
         process = server.server.child("http")
         assert server.call("/encode", {"texts": ["a"]}).status == 200
+        times = sorted(times_of_health_while_connecting(server, count))
+        print(f"in a burst: p99 {times[len(times) * 99 // 100]:.4f} s, most {times[-1]:.4f} s")
+        assert times[-1] < 1
         threads = process.num_threads()
         for _ in range(2):
             command = [sys.executable, "-c", CROWD, str(server.http_port), str(count // 2)]

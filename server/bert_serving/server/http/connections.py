@@ -27,7 +27,7 @@ _HEADER_BYTES = 160
 CLOSE_SECONDS = 2.0
 #: Maximum number of refused connections whose response has not been read.
 MAX_REFUSED = 256
-#: Maximum number of connections that are accepted, or closed by their deadlines, before other events are handled.
+#: Maximum number of connections that are closed by their deadlines before other events are handled.
 MAX_AT_ONCE = 64
 #: Seconds between two checks of the deadlines.
 CHECK_INTERVAL = 0.5
@@ -52,11 +52,17 @@ class Connections:
         keep_alive: time (s) that a connection without a request stays open.
         read_timeout: time (s) for the head of a request, and again for its body.
         on_rejected: called with the status of a request that did not reach the application.
+
+    Attributes:
+        num_open: number of open connections within the limit, those that have sent nothing included.
+        open: those that have sent data.
+        refused: connections above the limit.
     """
 
     def __init__(self, limit: int, keep_alive: float, read_timeout: float, on_rejected: Callable[[int], None]) -> None:
         self.limit, self.keep_alive, self.read_timeout = limit, keep_alive, read_timeout
         self.on_rejected = on_rejected
+        self.num_open = 0
         self.open: set[Connection] = set()
         self.refused: set[Connection] = set()
         self.head_bytes = 0
@@ -76,6 +82,9 @@ class Connections:
 class Connection(asyncio.Protocol):
     """One connection: passes events to uvicorn's protocol, and counts what it holds.
 
+    Args:
+        is_admitted: whether the connection is within the limit; others get the status 503.
+
     Attributes:
         deadline: time at which the connection is closed, on the monotonic clock.
         is_lost: whether the connection is closed.
@@ -86,6 +95,7 @@ class Connection(asyncio.Protocol):
         "_drained",
         "_head_bytes",
         "_head_size",
+        "_is_admitted",
         "_is_closing",
         "_is_reading",
         "_make_protocol",
@@ -104,7 +114,9 @@ class Connection(asyncio.Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        is_admitted: bool = True,
     ) -> None:
+        self._is_admitted = is_admitted
         self._connections: Connections = cast("Any", config.app).connections
         self._make_protocol: Callable[[], HttpToolsProtocol] | None = lambda: HttpToolsProtocol(
             config, server_state, {**app_state, STATE_KEY: self}, _loop
@@ -125,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=0)  # `drain` waits until the operating system has everything
         connections, make_protocol = self._connections, self._make_protocol
         self._make_protocol = None
-        if len(connections.open) >= connections.limit:
+        if not self._is_admitted:
             connections.refused.add(self)
             if len(connections.refused) > MAX_REFUSED:
                 self.abort()
@@ -175,7 +187,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
-        self._connections.open.discard(self)
+        if self in self._connections.open:
+            self._connections.open.remove(self)
+            self._connections.num_open -= 1
         self._connections.refused.discard(self)
         if self._num_requests == 0:
             self._release_head()

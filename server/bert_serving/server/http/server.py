@@ -12,7 +12,8 @@ from typing import Any
 from uvicorn import Config, Server
 
 from ..ipc.sockets import listen
-from .connections import MAX_AT_ONCE, Connection
+from .acceptor import Acceptor
+from .connections import Connection
 from .gateway import Gateway
 
 #: Connections that wait to be accepted; the operating system may allow fewer.
@@ -36,7 +37,7 @@ class HttpServer:
 
     def __init__(self, gateway: Gateway, host: str, port: int, keep_alive: float) -> None:
         self._gateway, self._loop = gateway, asyncio.new_event_loop()
-        self._sockets = [listen(host, port, BACKLOG)]
+        self._listener = listen(host, port, BACKLOG)
         self._server = Server(
             Config(
                 gateway,
@@ -49,7 +50,6 @@ class HttpServer:
                 proxy_headers=False,
                 server_header=False,
                 headers=[("server", "bert-serving")],
-                backlog=MAX_AT_ONCE,  # asyncio accepts this many connections at once
                 timeout_keep_alive=int(keep_alive) + 1,  # `Connections` closes idle connections
             )
         )
@@ -85,14 +85,18 @@ class HttpServer:
 
     async def _serve(self) -> None:
         expiry = asyncio.create_task(self._gateway.connections.close_expired())
-        serving = asyncio.create_task(self._server.serve(self._sockets))
+        serving = asyncio.create_task(self._server.serve([]))  # `Acceptor` listens
         while not (self._server.started or serving.done()):
             await asyncio.sleep(0.01)
-        for sock in self._sockets:
-            sock.listen(BACKLOG)  # asyncio has set its own
+        acceptor = Acceptor(self._listener, self._gateway.connections, self._make_connection)
         done, _ = await asyncio.wait([expiry, serving], return_when=asyncio.FIRST_COMPLETED)
+        acceptor.close()
         for task in done:
             task.result()
+
+    def _make_connection(self, is_admitted: bool) -> Connection:
+        server = self._server
+        return Connection(server.config, server.server_state, server.lifespan.state, self._loop, is_admitted)
 
 
 def redirect_log(log: logging.Logger) -> None:
