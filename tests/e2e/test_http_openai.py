@@ -17,6 +17,8 @@ from http_calls import HttpServer, float32, serving_http
 from servers import TINY
 
 TEXTS = ["hello world", "the quick brown fox", "a ||| b"]
+#: The same for clients of 1.10: a text of several lines is no pair.
+PLAIN = [text.replace("||| ", "|||\n") for text in TEXTS]
 TOKEN = "a token, not guessed; ünlikely"
 
 
@@ -37,7 +39,7 @@ def client(http_server: HttpServer) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="module")
 def expected(http_server: HttpServer) -> np.ndarray:
     with http_server.zmq_client() as client:
-        return np.asarray(client.encode(TEXTS))
+        return np.asarray(client.encode(PLAIN))
 
 
 def vectors_of(answer: Any) -> np.ndarray:
@@ -58,6 +60,16 @@ def test_one_text(client: openai.OpenAI, expected: np.ndarray) -> None:
     answer = client.embeddings.create(model="x", input=TEXTS[1])
     assert len(answer.data) == 1
     np.testing.assert_allclose(vectors_of(answer)[0], expected[1], atol=1e-5)
+
+
+def test_bars_are_plain_text(client: openai.OpenAI, http_server: HttpServer) -> None:
+    with http_server.zmq_client() as zmq_client:
+        pair = np.asarray(zmq_client.encode(TEXTS[2:]))
+    answer = client.embeddings.create(model="x", input=TEXTS[2:])
+    assert answer.usage.total_tokens == 7
+    assert np.abs(vectors_of(answer) - pair).max() > 1e-3
+    again = client.embeddings.create(model="x", input=[*TEXTS, *TEXTS * 700])  # more than a chunk of the ventilator
+    np.testing.assert_allclose(vectors_of(again)[2::3], np.tile(vectors_of(answer), (701, 1)), atol=1e-5)
 
 
 def test_usage_counts_the_tokens_of_the_model(client: openai.OpenAI) -> None:
@@ -82,7 +94,9 @@ def test_dimensions_truncate_and_normalize_scales_to_unit_length(client: openai.
     np.testing.assert_allclose(vectors * norms, expected[:, :8], atol=1e-6)
 
 
-def test_token_ids(client: openai.OpenAI, expected: np.ndarray) -> None:
+def test_token_ids(client: openai.OpenAI, http_server: HttpServer) -> None:
+    with http_server.zmq_client() as zmq_client:
+        expected = np.asarray(zmq_client.encode(TEXTS))  # the last one is a pair
     ids = {token: index for index, token in enumerate((Path(TINY) / "vocab.txt").read_text().split("\n"))}
     cls, sep = ids["[CLS]"], ids["[SEP]"]
     bare = [[ids["hello"], ids["world"]], [ids["a"], sep, ids["b"]]]

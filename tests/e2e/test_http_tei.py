@@ -14,7 +14,9 @@ from huggingface_hub import InferenceClient
 from http_calls import HttpServer, float32, serving_http
 from servers import TINY, wait_until
 
-TEXTS = ["hello world", "the quick brown fox", "a"]
+TEXTS = ["hello world", "the quick brown fox", "a ||| b"]
+#: The same for clients of 1.10: a text of several lines is no pair.
+PLAIN = [text.replace("||| ", "|||\n") for text in TEXTS]
 LONG = "hello " * 60
 CLS, SEP, HELLO, WORLD = ((TINY / "vocab.txt").read_text().split("\n").index(token) for token in
                           ("[CLS]", "[SEP]", "hello", "world"))  # fmt: skip
@@ -36,7 +38,7 @@ def token_server() -> Iterator[HttpServer]:
 def expected(http_server: HttpServer) -> np.ndarray:
     """The vectors of the texts, with length 1."""
     with http_server.zmq_client() as client:
-        return np.asarray(client.encode(TEXTS, normalize=True))
+        return np.asarray(client.encode(PLAIN, normalize=True))
 
 
 @pytest.fixture
@@ -56,9 +58,9 @@ def test_embed(http_server: HttpServer, expected: np.ndarray, path: str) -> None
 
 def test_options_of_embed(http_server: HttpServer, expected: np.ndarray) -> None:
     with http_server.zmq_client() as client:
-        plain = np.asarray(client.encode(TEXTS))
-        prompted = np.asarray(client.encode(TEXTS, prompt="hello ", normalize=True))
-        short = np.asarray(client.encode(TEXTS, dimensions=8, normalize=True))
+        plain = np.asarray(client.encode(PLAIN))
+        prompted = np.asarray(client.encode(PLAIN, prompt="hello ", normalize=True))
+        short = np.asarray(client.encode(PLAIN, dimensions=8, normalize=True))
 
     def embed(**fields: Any) -> Any:
         reply = http_server.call("/embed", {"inputs": TEXTS, **fields})
@@ -125,7 +127,7 @@ def test_info_and_health(http_server: HttpServer, token_server: HttpServer) -> N
 
 def test_embed_all(token_server: HttpServer) -> None:
     with token_server.zmq_client() as client:
-        vectors = np.asarray(client.encode(TEXTS))
+        vectors = np.asarray(client.encode(PLAIN))
     reply = token_server.call("/embed_all", {"inputs": TEXTS})
     lengths = [len(row) for row in token_server.call("/tokenize", {"inputs": TEXTS}).json]
     assert [len(row) for row in reply.json] == lengths

@@ -86,6 +86,19 @@ def test_the_tokens_of_pairs_are_those_of_the_library(
     assert_equal(loaded(folder, longest), reference, pairs, longest)
 
 
+@given(st.lists(texts, min_size=1, max_size=5))
+def test_a_request_of_single_texts_has_no_pair(tmp_path_factory: pytest.TempPathFactory, singles: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    reference = wordpiece(folder)
+    tokenizer = loaded(folder, 100)
+    for rows in (singles, ["a ||| b"], [*singles, "a ||| b"]):
+        wanted = [reference.encode(text).ids for text in rows]
+        found = tokenize(tokenizer, rows, JobOptions(pairs=False))
+        assert found.type_ids is None
+        assert found.input_ids.tolist() == [number for row in wanted for number in row]
+        assert [tokenizer.count(text, pairs=False) for text in rows] == list(map(len, wanted))
+
+
 def test_of_two_texts_that_are_not_read_to_their_end_the_longer_one_has_the_odd_token(tmp_path: Path) -> None:
     reference = wordpiece(tmp_path)
     unknown = "z" * 300  # one token; the library makes a row for each part that it cuts off, so there are few
@@ -124,7 +137,7 @@ def test_a_tokenizer_without_a_form_for_pairs_serves_single_texts(tmp_path: Path
     of_bytes(tmp_path, pair)
     tokenizer = loaded(tmp_path, 20)
     assert tokenizer.encode(["ab"]).lengths.tolist() == [4]
-    for items, pairs in (([("a", "b")], True), (["x", "a ||| b"], False)):
+    for items, pairs in (([("a", "b")], True), (["x", "a ||| b"], None)):
         with pytest.raises(InvalidRequest, match=r"pairs of texts, but the tokenizer of this model has no form"):
             tokenize(tokenizer, items, JobOptions(pairs=pairs))
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._base import Options
-    from ._request_options import EncodeOptions
+    from ._request_options import EncodeOptions, ProxyOptions
 
 
 class AsyncBertClient(BaseClient[E]):
@@ -154,13 +154,14 @@ class AsyncBertClient(BaseClient[E]):
         is_tokenized: bool,
         batch_size: int,
         timings: list[dict[str, float]],
-        **options: Unpack[EncodeOptions],
+        **options: Unpack[ProxyOptions],
     ) -> EncodeCall:
         """Encodes for a proxy; see `BlockingClient._encode_in_detail`."""
         self._connection.check_usable()
         await self.connect()
         values = await self._request_options(is_tokenized, options)
-        validated = self._validated(texts, is_tokenized, stacklevel=2)
+        pairs = options.get("pairs")  # the proxy has checked that each is a tuple of two texts
+        validated = list(texts) if pairs else self._validated(texts, is_tokenized, stacklevel=2)
         call = EncodeCall(validated, batch_size, timings, details=True, options=values)
         await self._run(call, show_progress_bar=False)
         return call
@@ -277,7 +278,7 @@ class AsyncBertClient(BaseClient[E]):
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    async def _request_options(self, is_tokenized: bool, options: EncodeOptions) -> dict[str, Any]:
+    async def _request_options(self, is_tokenized: bool, options: EncodeOptions | ProxyOptions) -> dict[str, Any]:
         """Validates the options of a request, and checks that the server knows them."""
         if options.get("vector_space") is None:
             options["vector_space"] = self._expected_space

@@ -20,7 +20,7 @@ from .errors import BertServingError
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._request_options import EncodeOptions
+    from ._request_options import EncodeOptions, ProxyOptions
 
 
 class BlockingClient(BaseClient[E]):
@@ -57,7 +57,7 @@ class BlockingClient(BaseClient[E]):
             self._connection.forget(number)
         return command_info(reply)
 
-    def _request_options(self, is_tokenized: bool, options: EncodeOptions) -> dict[str, Any]:
+    def _request_options(self, is_tokenized: bool, options: EncodeOptions | ProxyOptions) -> dict[str, Any]:
         """Validates the options of a request, and checks that the server knows them."""
         if options.get("vector_space") is None:
             options["vector_space"] = self._expected_space
@@ -75,12 +75,13 @@ class BlockingClient(BaseClient[E]):
         is_tokenized: bool,
         batch_size: int,
         timings: list[dict[str, float]],
-        **options: Unpack[EncodeOptions],
+        **options: Unpack[ProxyOptions],
     ) -> EncodeCall:
         """Encodes for a proxy: without a copy, and with all details of the replies."""
         self._connection.check_usable()
         values = self._request_options(is_tokenized, options)
-        validated = self._validated(texts, is_tokenized, stacklevel=2)
+        pairs = options.get("pairs")  # the proxy has checked that each is a tuple of two texts
+        validated = list(texts) if pairs else self._validated(texts, is_tokenized, stacklevel=2)
         call = EncodeCall(validated, batch_size, timings, details=True, options=values)
         with self._slot():
             self._run(call, show_progress_bar=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._arguments import whole_number
 from .errors import OptionError
-from .protocol import MAX_PROMPT_LENGTH, OPTIONS_VERSION
+from .protocol import MAX_PROMPT_LENGTH, OPTIONS_VERSION, SCORES_VERSION
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
         truncate: bool
         vector_space: str | None
 
+    class ProxyOptions(EncodeOptions, total=False):
+        """Options of `_encode_in_detail`: ``pairs`` and ``raw_scores`` of the options frame too."""
+
+        pairs: bool | None
+        raw_scores: bool
+
 
 def request_options(
     is_tokenized: bool,
@@ -33,6 +39,8 @@ def request_options(
     dimensions: int | None = None,
     truncate: bool = True,
     vector_space: str | None = None,
+    pairs: bool | None = None,
+    raw_scores: bool = False,
 ) -> dict[str, Any]:
     """Returns the options that differ from those of the server, ready for JSON.
 
@@ -60,6 +68,10 @@ def request_options(
         options["truncate"] = False
     if vector_space is not None:
         options["vector_space"] = validate_space(vector_space)
+    if pairs is not None:
+        options["pairs"] = pairs
+    if raw_scores:
+        options["raw_scores"] = True
     return options
 
 
@@ -85,10 +97,11 @@ def require_support(options: dict[str, Any], protocol_version: int) -> None:
     Raises:
         OptionError: the server is older.
     """
-    if options and protocol_version < OPTIONS_VERSION:
+    needed = SCORES_VERSION if {"pairs", "raw_scores"} & set(options) else OPTIONS_VERSION
+    if options and protocol_version < needed:
         found = f"has {protocol_version}" if protocol_version else "is an original one of version 1.10.0"
         raise OptionError(
-            f"{', '.join(options)}: such options need a server with protocol_version {OPTIONS_VERSION}, but this "
+            f"{', '.join(options)}: such options need a server with protocol_version {needed}, but this "
             f"server {found}; update the server, or omit them"
         )
 

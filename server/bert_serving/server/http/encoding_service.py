@@ -16,7 +16,7 @@ from ..config.options import ServerConfig
 from ..model.config import ModelConfig
 from ..model.default import default_model_dir
 from ..model.pooling import PoolingStrategy
-from ..tokenization.tokenizer import Tokenizer
+from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .concurrency_limit import ConcurrencyLimiter
 from .errors import BadRequest, BodyTooLarge
 from .health import HealthChecker
@@ -150,14 +150,17 @@ class EncodingService:
             call.num_tokens,
             sorted(call.truncated)[:MAX_TRUNCATED_ROWS],
             call.num_truncated,
-            self.tokenizer.tokens(self.tokenizer.encode(texts, self.find_prompt(options))) if show_tokens else None,
+            self.tokenizer.tokens(self._tokenize(texts, options)) if show_tokens else None,
             max(timings, key=lambda timing: timing["total"], default=None),
             call.vector_space,
         )
 
     def num_tokens(self, texts: list[Any], options: dict[str, Any]) -> np.ndarray:
         """Returns the number of tokens of each text in the input of the model, int32 ``[n]``."""
-        return self.tokenizer.encode(texts, self.find_prompt(options)).lengths
+        return self._tokenize(texts, options).lengths
+
+    def _tokenize(self, texts: list[Any], options: dict[str, Any]) -> Tokenized:
+        return self.tokenizer.encode(texts, self.find_prompt(options), options.get("pairs"))
 
     def find_prompt(self, options: dict[str, Any]) -> str | None:
         """Returns the text that ``options`` put before each text; None for that of the server.

@@ -36,7 +36,7 @@ class JobOptions:
         vector_code: ``VectorOptions.code`` of normalization and dimensions; 0 for those of the server.
         dimensions: number of leading dimensions in the reply; None for all.
         vector_space: space of the vectors, which the reply names; empty for a request without options.
-        pairs: whether each item of the request is a list of two texts.
+        pairs: true: each item of the request is a list of two texts; false: no text is a pair; None: as in 1.10.
     """
 
     wants_timing: bool = False
@@ -46,7 +46,7 @@ class JobOptions:
     vector_code: int = 0
     dimensions: int | None = None
     vector_space: str = ""
-    pairs: bool = False
+    pairs: bool | None = None
 
 
 #: Options of a request without options.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Protocol
 
 import numpy as np
 
 from ..model.errors import ModelConfigError
 from .frame import Frame
+from .segmenter import Segmenter
 from .truncation import positions, truncate
 from .wordpiece import LONG_TEXT
 
@@ -55,28 +55,6 @@ class _Segments:
     first: np.ndarray
     second: np.ndarray
     has_longer_first: np.ndarray | None = None
-
-
-class Segmenter(Protocol):
-    """Converts texts to token ids without special tokens."""
-
-    description: str
-
-    def encode(self, segments: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ids of all segments, concatenated, int32, and the number of ids per segment, int32 ``[n]``."""
-        ...
-
-    def encode_one(self, text: str) -> list[int]:
-        """Returns the ids of one text."""
-        ...
-
-    def decode(self, ids: list[int], tokens: list[str], skip_special: bool) -> str:
-        """Returns the text of ids, whose tokens are given too.
-
-        Args:
-            skip_special: omits special tokens, ``[UNK]`` included.
-        """
-        ...
 
 
 class Tokenizer:
@@ -138,7 +116,7 @@ class Tokenizer:
         self._lower_first = lower_first
 
     def encode(
-        self, texts: Sequence[str] | Sequence[Sequence[str]], prompt: str | None = None, pairs: bool = False
+        self, texts: Sequence[str] | Sequence[Sequence[str]], prompt: str | None = None, pairs: bool | None = None
     ) -> Tokenized:
         """Tokenizes texts, or converts token lists to ids without tokenizing. The type of the first item decides.
 
@@ -148,7 +126,8 @@ class Tokenizer:
         Args:
             prompt: put before every text, but not before token lists; None for the prompt of this tokenizer. In a pair
                 it is put before the first text.
-            pairs: each item is a list of two texts, which may have any characters.
+            pairs: true: each item is a list of two texts, which may have any characters; false: no text is a pair, and
+                ``|||`` in it is plain text.
 
         Raises:
             TypeError: an item has another type than the first item; the message names its index.
@@ -161,23 +140,25 @@ class Tokenizer:
         prompt = self._prompt if prompt is None else prompt
         if not is_tokenized and (prompt or self._lower_first):
             texts = [self._prepare(text, prompt) if isinstance(text, str) else text for text in texts]
-        if len(texts) == 1 and isinstance(text := texts[0], str) and self._is_short(text):
+        if len(texts) == 1 and isinstance(text := texts[0], str) and self._is_short(text, pairs is False):
             return self._encode_one(text)
-        segments = self._encode_token_lists(texts) if is_tokenized else self._encode_texts(texts)  # type: ignore[arg-type]
+        segments = (
+            self._encode_token_lists(texts) if is_tokenized else self._encode_texts(texts, pairs is False)  # type: ignore[arg-type]
+        )
         return self._assemble(segments, omit_special=is_tokenized and self._no_special_token)
 
     def prompt_length(self, prompt: str | None = None) -> int:
         """Returns the number of characters before every text; None is the prompt of this tokenizer."""
         return len(self._prompt if prompt is None else prompt)
 
-    def count(self, text: str | Sequence[str], prompt: str | None = None, pairs: bool = False) -> int:
+    def count(self, text: str | Sequence[str], prompt: str | None = None, pairs: bool | None = None) -> int:
         """Returns the number of tokens of a text, token list or pair, without truncation and with special tokens."""
         if pairs:
             found = self._encode_pairs([text], prompt, max_words=max(map(len, text)) + self.prompt_length(prompt))
             return int(found.first[0] + found.second[0]) + self.frame.num_of_pair
         if isinstance(text, str):
             text = self._prepare(text, self._prompt if prompt is None else prompt)
-            segments = self._encode_block([text], max_words=len(text))
+            segments = self._encode_block([text], pairs is False, max_words=len(text))
         else:
             segments = self._encode_token_lists([text])
         first, second = int(segments.first[0]), int(segments.second[0])
@@ -228,12 +209,15 @@ class Tokenizer:
                 rows[row] = []
         return rows
 
-    def _encode_texts(self, texts: Sequence[str]) -> _Segments:
+    def _encode_texts(self, texts: Sequence[str], are_single: bool) -> _Segments:
         if not {str}.issuperset(map(type, texts)):
             for index, text in enumerate(texts):
                 if not isinstance(text, str):
                     raise TypeError(f"item {index} is {_json_type(text)}, but item 0 is a string; send texts only")
-        blocks = [self._encode_block(texts[i : i + TEXTS_PER_BLOCK]) for i in range(0, len(texts), TEXTS_PER_BLOCK)]
+        blocks = [
+            self._encode_block(texts[i : i + TEXTS_PER_BLOCK], are_single)
+            for i in range(0, len(texts), TEXTS_PER_BLOCK)
+        ]
         if len(blocks) == 1:
             return blocks[0]
         return _Segments(
@@ -242,11 +226,11 @@ class Tokenizer:
             np.concatenate([_NONE, *(block.second for block in blocks)]),
         )
 
-    def _encode_block(self, texts: Sequence[str], max_words: int | None = None) -> _Segments:
+    def _encode_block(self, texts: Sequence[str], are_single: bool, max_words: int | None = None) -> _Segments:
         max_words = max_words or self.max_seq_len
         separator = f" {PAIR_SEPARATOR} "
         # Common case: one search in C finds no separator.
-        if separator not in "\n".join(texts):
+        if are_single or separator not in "\n".join(texts):
             ids, lengths = self._segmenter.encode(list(texts), max_words)
             return _Segments(ids, lengths, np.zeros_like(lengths))
         segments: list[str] = []
@@ -370,8 +354,8 @@ class Tokenizer:
         return text.lower() if self._lower_first else text
 
     @staticmethod
-    def _is_short(text: str) -> bool:
-        return len(text) <= LONG_TEXT and f" {PAIR_SEPARATOR} " not in text
+    def _is_short(text: str, is_single: bool) -> bool:
+        return len(text) <= LONG_TEXT and (is_single or f" {PAIR_SEPARATOR} " not in text)
 
     def _encode_one(self, text: str) -> Tokenized:
         """Encodes a single text that is not a pair: the fast path of ``encode``, in a fifth of its time."""

@@ -31,7 +31,7 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dimensions: int | None = None
     truncate: bool = True
     vector_space: str | None = None
-    pairs: bool = False
+    pairs: bool | None = None
     raw_scores: bool = False
 
     @property

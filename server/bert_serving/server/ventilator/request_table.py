@@ -149,7 +149,7 @@ class RequestTable:
         is_short = isinstance(request.message, bytes)
         if is_short and self.dispatcher.scheduler.num_tokens < self.limits.max_tokens:
             received_at = self._clock()
-            texts = read_texts(bytes(request.message), self._limits, options.pairs)
+            texts = read_texts(bytes(request.message), self._limits, options.pairs is True)
             if len(texts) * self._tokenizer.prompt_length(options.prompt) <= INLINE_BYTES:
                 tokenized = tokenize(self._tokenizer, texts, options)
                 job = self._open(request, key, len(texts), options, received_at)

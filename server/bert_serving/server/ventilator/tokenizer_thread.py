@@ -158,7 +158,7 @@ class TokenizerThread:
         """Tokenizes a message, one chunk per ``next``."""
         size = len(message)
         try:
-            for piece in read_pieces(message, self._limits, options.pairs):
+            for piece in read_pieces(message, self._limits, options.pairs is True):
                 if local_id in self._cancelled:
                     break
                 if piece is not None:

@@ -68,7 +68,9 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
             "input",
         )
     respond = partial(_respond, model, encoding == "base64")
-    return EncodingCall(service.token_ids.tokens(texts) if is_ids else texts, respond, is_ids, options=options)
+    if is_ids:
+        return EncodingCall(service.token_ids.tokens(texts), respond, is_tokenized=True, options=options)
+    return EncodingCall(texts, respond, options={**options, "pairs": False})
 
 
 def _respond(model: str, is_base64: bool, result: EncodingResult) -> Response:

@@ -107,7 +107,7 @@ def prepare_similarity(service: EncodingService, values: dict[str, Any], headers
         raise BadRequest(f"'source_sentence' must be a text, received {truncate_repr(source)}", "source_sentence")
     sentences = read_texts(require_field(inputs, "sentences", "a list of texts"), "sentences")
     values = read_fields(values, schemas.SimilarityParameters)
-    options = {**read_options(values, headers, service.dimensions), "normalize": True}
+    options = {**read_options(values, headers, service.dimensions), "normalize": True, "pairs": False}
     # In this order, errors name indices of sentences.
     return EncodingCall([*sentences, source], _similarities, options=options)
 
@@ -171,7 +171,9 @@ def _read(service: EncodingService, values: dict[str, Any], headers: Headers) ->
     """Returns the texts, or rows of tokens, and the options of a request."""
     texts, is_ids = read_input(require_field(values, "inputs", _INPUTS), "inputs")
     options = read_options(values, headers, service.dimensions)
-    return service.token_ids.tokens(texts) if is_ids else texts, options
+    if is_ids:
+        return service.token_ids.tokens(texts), options
+    return texts, {**options, "pairs": False}
 
 
 def _list_response(array: np.ndarray, to_values: streaming.ToValues) -> Response:
