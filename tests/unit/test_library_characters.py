@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bert_serving.server.tokenization.characters import MAX_WORD_LENGTH
 from bert_serving.server.tokenization.factory import load_tokenizer
 from bert_serving.server.tokenization.tokenizer import Tokenizer
-from bert_serving.server.tokenization.wordpiece import _WORDS, WordPiece
+from bert_serving.server.tokenization.wordpiece import WordPiece
 
 tokenizers = pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
 
@@ -39,7 +39,7 @@ def library_words(normalizer: Any, text: str) -> list[str]:
 
 
 def our_words(segmenter: WordPiece, text: str) -> list[str]:
-    return _WORDS.findall(segmenter._normalize(segmenter._clean(text.replace("\n", " "))))
+    return segmenter._find.findall(segmenter._normalize(segmenter._clean(text.replace("\n", " "))))
 
 
 def is_surrogate(char: str) -> bool:
