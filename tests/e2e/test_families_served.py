@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bert_serving.client import BertClient
+from family_tokenizers import MULTILINGUAL, write_tokenizer
+from http_calls import float32, serving_http
 from servers import serving
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -76,3 +78,52 @@ def test_roberta_with_pairs_and_texts_of_all_positions(tmp_path: Path) -> None:
     ):
         found = client.encode([*TEXTS, *(" ||| ".join(pair) for pair in PAIRS)])
     np.testing.assert_allclose(found, means(tmp_path, [*TEXTS, *PAIRS]), rtol=0, atol=1e-5)
+
+
+#: family → prefix of its classes in transformers, configuration.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mpnet": ("MPNet", {"max_position_embeddings": POSITIONS + 2}),
+    "modernbert": ("ModernBert", {"max_position_embeddings": POSITIONS, "local_attention": 6}),
+}
+
+
+def write_family(folder: Path, family: str) -> Any:
+    """Writes a random model with the tokenizer of its family; returns what ``AutoTokenizer`` reads from it."""
+    auto = write_tokenizer(folder, family)
+    name, values = FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=len(auto),
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=48,
+        initializer_range=0.15,
+        **{f"{kind}_token_id": getattr(auto, f"{kind}_token_id") for kind in ("pad", "cls", "sep")},
+        bos_token_id=auto.cls_token_id,
+        eos_token_id=auto.sep_token_id,
+        **values,
+    )
+    torch.manual_seed(0)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    return auto
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_pairs_tokens_and_token_ids_by_each_protocol(tmp_path: Path, family: str) -> None:
+    auto = write_family(tmp_path, family)
+    # These texts mean the same to transformers: no padding token, and nothing that a space at the end changes.
+    texts = [*MULTILINGUAL, "hello world", "hello <mask> [MASK]", "a long text " * 30]
+    expected = means(tmp_path, [*texts, *PAIRS])
+    flags = ("-pooling_layer", "-1", "-max_seq_len", "NONE", "-show_tokens_to_client", "-engine", "torch")
+    with serving_http(*flags, model_dir=tmp_path) as server, server.zmq_client() as client:
+        sent = [*texts, *(" ||| ".join(pair) for pair in PAIRS)]
+        found, tokens = client.encode(sent, show_tokens=True)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        ids = [auto(text, truncation=True, max_length=POSITIONS)["input_ids"] for text in texts]
+        ids += [auto(*pair)["input_ids"] for pair in PAIRS]
+        assert tokens == [auto.convert_ids_to_tokens(row) for row in ids]
+        padded = auto.pad({"input_ids": ids})["input_ids"]
+        data = server.call("/v1/embeddings", {"input": padded}).json["data"]
+        np.testing.assert_allclose(float32([row["embedding"] for row in data]), expected, rtol=0, atol=1e-5)
+        inner = [row[1:-1] for row in tokens[: len(texts)]]
+        np.testing.assert_allclose(client.encode(inner, is_tokenized=True), expected[: len(texts)], rtol=0, atol=1e-5)

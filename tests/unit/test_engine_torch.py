@@ -68,12 +68,12 @@ def make(cache_dir: str) -> Make:
     return of
 
 
-def by_definition(query: Any, key: Any, value: Any, ends: Any, longest: int) -> Any:
+def by_definition(query: Any, key: Any, value: Any, ends: Any, longest: int, window: int = 0) -> Any:
     """Computes the result of the kernel for packed sequences."""
     lengths = ends.diff().tolist()
     assert max(lengths) == longest
     parts = torch.stack([query, key, value], 1).split(lengths)
-    return torch.cat([torch_device._plain_attention(part) for part in parts])
+    return torch.cat([torch_device._plain_attention(part, window) for part in parts])
 
 
 @pytest.fixture
@@ -312,17 +312,17 @@ def test_failed_or_wrong_compilation_is_not_used(stance: None, cache_dir: str) -
 
 
 def test_packed_attention_is_used_only_if_correct(monkeypatch: pytest.MonkeyPatch) -> None:
-    attention, note = torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)
+    attention, note = torch_device.find_packed_attention(CPU, torch.bfloat16, MODEL)
     assert attention is None  # there is none for the CPU
     assert note.startswith("attention over padded groups: packed sequences are not available here (")
-    assert "need bf16 or fp16" in torch_device.find_packed_attention(CPU, torch.float32, 2, 16)[1]
+    assert "need bf16 or fp16" in torch_device.find_packed_attention(CPU, torch.float32, MODEL)[1]
     monkeypatch.setattr(torch_device, "varlen_attention", by_definition)
-    assert torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16) == (
+    assert torch_device.find_packed_attention(CPU, torch.bfloat16, MODEL) == (
         by_definition,
         "attention over packed sequences, no padding",
     )
     monkeypatch.setattr(torch_device, "varlen_attention", lambda query, *_: query)
-    assert "wrong result" in torch_device.find_packed_attention(CPU, torch.bfloat16, 2, 16)[1]
+    assert "wrong result" in torch_device.find_packed_attention(CPU, torch.bfloat16, MODEL)[1]
 
 
 def test_onednn_layers_are_used_only_if_correct(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
+from ...model.config import ModelConfig
 from ..base import Device, EngineUnavailable
-from .encoder import AddNorm, PackedAttention, add_norm, varlen_attention
+from .attention import PackedAttention, needs_bias, varlen_attention
+from .encoder import AddNorm, add_norm
 
 #: Maximum difference of two results: a few roundings of values around 1.
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -54,30 +56,36 @@ def open_device(device: Device, dtype: str) -> torch.device:
 
 
 def find_packed_attention(
-    device: torch.device, dtype: torch.dtype, heads: int, head_size: int
+    device: torch.device, dtype: torch.dtype, model: ModelConfig
 ) -> tuple[PackedAttention | None, str]:
     """Returns attention without padding if the device computes it correctly, and a log line."""
     if dtype == torch.float32:
         return None, "attention over padded groups: packed sequences need bf16 or fp16"
-    lengths = [1, 33, 7]
+    if needs_bias(model.architecture):
+        return None, "attention over padded groups: packed sequences take no bias of the scores, which this model has"
+    lengths, heads, head_size = [1, 33, 7], model.num_attention_heads, model.head_size
     try:
         generator = torch.Generator().manual_seed(1)
         # Non-contiguous views of one tensor, as in the encoder.
         qkv = torch.randn(sum(lengths), 3, heads, head_size, generator=generator).to(device, dtype)
         ends = torch.tensor([0, 1, 34, 41], dtype=torch.int32, device=device)
         query, key, value = qkv.unbind(1)
-        found = varlen_attention(query, key, value, ends, max(lengths))
-        expected = torch.cat([_plain_attention(part.float()) for part in qkv.split(lengths)])
-        _compare(found, expected.to(dtype))
+        for window in {0, *(min(8, window) for window in model.architecture.windows)}:
+            found = varlen_attention(query, key, value, ends, max(lengths), window)
+            expected = torch.cat([_plain_attention(part.float(), window) for part in qkv.split(lengths)])
+            _compare(found, expected.to(dtype))
     except Exception as error:  # a missing kernel raises a different error on each GPU and release
         return None, f"attention over padded groups: packed sequences are not available here ({one_line(error)})"
     return varlen_attention, "attention over packed sequences, no padding"
 
 
-def _plain_attention(qkv: torch.Tensor) -> torch.Tensor:
+def _plain_attention(qkv: torch.Tensor, window: int = 0) -> torch.Tensor:
     """Returns attention in one sequence by definition, ``[t, 3, heads, head size]`` to ``[t, heads, head size]``."""
     query, key, value = qkv.permute(1, 2, 0, 3)
     scores = query @ key.transpose(1, 2) / qkv.shape[-1] ** 0.5
+    if window:
+        positions = torch.arange(len(qkv), device=qkv.device)
+        scores = scores.masked_fill((positions[:, None] - positions).abs() > window, float("-inf"))
     return (scores.softmax(-1) @ value).transpose(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Computes the BERT encoder in PyTorch over packed tokens.
+"""Computes the encoder of BERT and its relatives in PyTorch over packed tokens.
 
 Dense layers compute packed tokens, ``[t, hidden]``. Attention does the same if the device has a kernel for packed
 sequences (flash attention, 16 bits, on a GPU). Otherwise it computes a padded grid, gathered from the tokens and packed
@@ -9,73 +9,23 @@ highest layer computes only that token. The encoder is that of Devlin et al., ht
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..base import EngineSpec
+from .attention import Attention, Feeds, PackedAttention
 from .weights import DTYPES
 
 Tensor = Any
 #: ``(inputs, residual, gamma, beta, eps)`` to the normalized sum of the first two.
 AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-#: ``(query, key, value, ends, longest)``, each ``[t, heads, head size]``, to ``[t, heads, head size]``.
-PackedAttention = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Indexes that convert packed tokens to a padded grid ``[n, T]`` and back.
-
-    Attributes:
-        unpack: index of the token at each position of the grid, int32 ``[n * T]``; None without padding.
-        pack: position of each token in the grid, int32 ``[t]``; None without padding.
-        attend: positions that attention may use, bool ``[n, 1, 1, T]``; None for all.
-    """
-
-    unpack: Tensor | None
-    pack: Tensor | None
-    attend: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Feeds:
-    """Inputs of the encoder on its device, for ``n`` sequences of at most ``longest`` tokens, ``t`` tokens in total.
-
-    Attributes:
-        input_ids, type_ids, positions: int32 ``[t]``.
-        ends: 0 and the end of each sequence, int32 ``[n + 1]``.
-        longest: number of tokens of the longest sequence.
-        mask: 1 where pooling uses a token, else 0, int32 ``[t]``; None for all.
-        grid: None for attention without padding.
-    """
-
-    input_ids: Tensor
-    type_ids: Tensor
-    positions: Tensor
-    ends: Tensor
-    longest: int
-    mask: Tensor | None
-    grid: Grid | None
-
-
-def add_norm(inputs: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+def add_norm(inputs: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor | None, eps: float) -> Tensor:
     """Returns the layer normalization of ``inputs + residual``, ``[rows, hidden]``."""
     return F.layer_norm(inputs + residual, gamma.shape, gamma, beta, eps)
-
-
-def varlen_attention(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
-    """Returns PyTorch's attention over packed sequences: CUDA, 16 bits.
-
-    Raises:
-        ImportError: PyTorch is older than 2.10.
-        RuntimeError: the GPU or the head size is not supported.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    return varlen_attn(query, key, value, ends, ends, longest, longest)
 
 
 class DenseLayers:
@@ -92,21 +42,30 @@ class DenseLayers:
         self.add_norm: AddNorm = add_norm
         self._weights = weights
         self._eps = spec.model.layer_norm_eps
-        self._activation = _activation(spec.model.hidden_act)
+        self._activation = activation(spec.model.hidden_act)
 
     def product(self, scope: str, inputs: Tensor) -> Tensor:
         """Returns the output of the layer ``scope``."""
-        return F.linear(inputs, self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"])
+        return F.linear(inputs, self._weights[f"{scope}/weight"], self._weights.get(f"{scope}/bias"))
 
     def activate(self, scope: str, inputs: Tensor) -> Tensor:
         """Returns the activation of the output of the layer ``scope``."""
         return self._activation(self.product(scope, inputs))
 
+    def gate(self, scope: str, inputs: Tensor) -> Tensor:
+        """Returns the product of the activated first half of the output of the layer ``scope`` and its second half."""
+        first, second = self.product(scope, inputs).chunk(2, -1)
+        return self._activation(first) * second
+
+    def add(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
+        """Returns the sum of the output of the layer ``scope`` and a residual."""
+        return self.product(scope, inputs) + residual
+
     def normalize(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
         """Returns ``scope/LayerNorm`` of the sum of the layer ``scope/dense`` and a residual."""
         # The compiler would compile a separate kernel for a single row.
         norm = self.add_norm if len(inputs) > 1 else add_norm
-        gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights[f"{scope}/LayerNorm/beta"]
+        gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights.get(f"{scope}/LayerNorm/beta")
         return norm(self.product(f"{scope}/dense", inputs), residual, gamma, beta, self._eps)
 
 
@@ -115,16 +74,26 @@ class Encoder:
 
     Attributes:
         dense: computes the dense layers; may be replaced by a faster implementation for the device.
-        packed_attention: attention without padding; None if the device has no kernel for it.
+        attention: computes self-attention.
     """
 
     def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
         self.dense = DenseLayers(spec, weights)
-        self.packed_attention: PackedAttention | None = None
+        self.attention = Attention(spec, weights)
         self._spec = spec
+        self._architecture = spec.model.architecture
         self._weights = weights
         self._dtype = getattr(torch, DTYPES[spec.dtype])
         self._wanted = spec.layers
+
+    @property
+    def packed_attention(self) -> PackedAttention | None:
+        """Attention without padding; None if the device has no kernel for it."""
+        return self.attention.packed
+
+    @packed_attention.setter
+    def packed_attention(self, packed: PackedAttention | None) -> None:
+        self.attention.packed = packed
 
     def __call__(self, feeds: Feeds) -> Tensor:
         """Returns vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
@@ -132,11 +101,18 @@ class Encoder:
         Rows after these are undefined.
         """
         select = self._select(feeds)
-        hidden = self._embeddings(feeds)
+        hidden = embedded = self._embeddings(feeds)
         outputs = {}
         for layer in range(max(self._wanted) + 1):
             is_last = layer == max(self._wanted)
-            hidden = self._layer(f"encoder/layer_{layer}", hidden, feeds, select if is_last else None)
+            compute = self._pre_norm_layer if self._architecture.pre_norm else self._layer
+            is_convolved = layer == 0 and self._architecture.convolution is not None
+            hidden = compute(layer, hidden, feeds, select if is_last and not is_convolved else None)
+            if is_convolved:
+                hidden = self._convolve(embedded, hidden, feeds)
+                hidden = hidden.index_select(0, select) if is_last and select is not None else hidden
+            if self._architecture.final_norm and layer == self._spec.model.num_hidden_layers - 1:
+                hidden = self._norm("encoder", hidden)
             if layer in self._wanted:
                 outputs[layer] = hidden if select is None or is_last else hidden.index_select(0, select)
         selected = [outputs[layer] for layer in self._wanted]
@@ -156,37 +132,75 @@ class Encoder:
 
     def _embeddings(self, feeds: Feeds) -> Tensor:
         """Returns the sum of word, type and position embeddings, normalized in float32: ``[t, hidden]``."""
-        weights = self._weights
+        weights, architecture = self._weights, self._architecture
         total = F.embedding(feeds.input_ids, weights["embeddings/word_embeddings"])
-        total += F.embedding(feeds.type_ids, weights["embeddings/token_type_embeddings"])
-        if self._spec.use_position_embeddings:
+        if architecture.has_types:
+            total += F.embedding(feeds.type_ids, weights["embeddings/token_type_embeddings"])
+        if architecture.has_positions and self._spec.use_position_embeddings:
             total += F.embedding(feeds.positions, weights["embeddings/position_embeddings"])
-        gamma, beta = weights["embeddings/LayerNorm/gamma"], weights["embeddings/LayerNorm/beta"]
-        return F.layer_norm(total, gamma.shape, gamma, beta, self._spec.model.layer_norm_eps).to(self._dtype)
+        is_projected = architecture.embedding_size > 0
+        if is_projected and not architecture.norm_before_projection:
+            total = self._project(total)
+        total = self._norm("embeddings", total)
+        if is_projected and architecture.norm_before_projection:
+            total = self._project(total)
+        return total.to(self._dtype)
 
-    def _layer(self, scope: str, hidden: Tensor, feeds: Feeds, select: Tensor | None) -> Tensor:
+    def _project(self, embeddings: Tensor) -> Tensor:
+        """Converts embeddings of ``architecture.embedding_size`` to the hidden size, in float32."""
+        scope = "embeddings/projection"
+        return F.linear(embeddings, self._weights[f"{scope}/weight"], self._weights.get(f"{scope}/bias"))
+
+    def _norm(self, scope: str, inputs: Tensor) -> Tensor:
+        """Returns ``scope/LayerNorm``."""
+        gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights.get(f"{scope}/LayerNorm/beta")
+        return F.layer_norm(inputs, gamma.shape, gamma, beta, self._spec.model.layer_norm_eps)
+
+    def _layer(self, layer: int, hidden: Tensor, feeds: Feeds, select: Tensor | None) -> Tensor:
         """Computes one layer, ``[t, hidden]`` to the same, or to ``[n, hidden]`` for the tokens in ``select``."""
-        context = self._attention(self.dense.product(f"{scope}/attention/self/qkv", hidden), feeds)
+        scope = self._scope(layer)
+        context = self.attention(layer, self.dense.product(f"{scope}/attention/self/qkv", hidden), feeds)
         if select is not None:
             context, hidden = context.index_select(0, select), hidden.index_select(0, select)
         hidden = self.dense.normalize(f"{scope}/attention/output", context, hidden)
-        inner = self.dense.activate(f"{scope}/intermediate/dense", hidden)
-        return self.dense.normalize(f"{scope}/output", inner, hidden)
+        return self.dense.normalize(f"{scope}/output", self._inner(scope, hidden), hidden)
 
-    def _attention(self, qkv: Tensor, feeds: Feeds) -> Tensor:
-        """Computes self-attention, ``[t, 3 * hidden]`` to ``[t, hidden]``; scores and softmax are in float32."""
-        model, grid = self._spec.model, feeds.grid
-        heads, size = model.num_attention_heads, model.head_size
-        if grid is None:
-            assert self.packed_attention is not None
-            query, key, value = qkv.view(-1, 3, heads, size).unbind(1)
-            context = self.packed_attention(query, key, value, feeds.ends, feeds.longest)
-            return context.reshape(-1, model.hidden_size)
-        rows = qkv if grid.unpack is None else qkv.index_select(0, grid.unpack)
-        query, key, value = rows.view(-1, feeds.longest, 3, heads, size).permute(2, 0, 3, 1, 4).unbind(0)
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=grid.attend)
-        context = context.transpose(1, 2).reshape(-1, model.hidden_size)
-        return context if grid.pack is None else context.index_select(0, grid.pack)
+    def _pre_norm_layer(self, layer: int, hidden: Tensor, feeds: Feeds, select: Tensor | None) -> Tensor:
+        """Computes one layer that normalizes the inputs of attention and feed-forward; see ``_layer``."""
+        scope = self._scope(layer)
+        has_norm = layer > 0 or self._architecture.first_norm
+        normal = self._norm(f"{scope}/attention", hidden) if has_norm else hidden
+        context = self.attention(layer, self.dense.product(f"{scope}/attention/self/qkv", normal), feeds)
+        if select is not None:
+            context, hidden = context.index_select(0, select), hidden.index_select(0, select)
+        hidden = self.dense.add(f"{scope}/attention/output/dense", context, hidden)
+        inner = self._inner(scope, self._norm(f"{scope}/intermediate", hidden))
+        return self.dense.add(f"{scope}/output/dense", inner, hidden)
+
+    def _scope(self, layer: int) -> str:
+        return f"encoder/layer_{self._architecture.weights_of(layer)}"
+
+    def _inner(self, scope: str, hidden: Tensor) -> Tensor:
+        """Returns the inner activations of the feed-forward, ``[rows, intermediate]``."""
+        if self._architecture.gated:
+            return self.dense.gate(f"{scope}/intermediate/gated", hidden)
+        return self.dense.activate(f"{scope}/intermediate/dense", hidden)
+
+    def _convolve(self, embedded: Tensor, hidden: Tensor, feeds: Feeds) -> Tensor:
+        """Returns the normalized sum of a layer and the activated convolution of the embeddings, ``[t, hidden]``."""
+        convolution, scope = self._architecture.convolution, "encoder/convolution"
+        assert convolution is not None
+        reach = convolution.width // 2
+        lengths = feeds.ends.diff()
+        rows = embedded.new_zeros(len(embedded) + len(lengths) * reach + reach, embedded.shape[1])
+        # Zeros stand between sequences, as many as a token sees on one side.
+        places = reach + torch.arange(len(embedded), device=embedded.device)
+        places += reach * torch.repeat_interleave(torch.arange(len(lengths), device=embedded.device), lengths)
+        rows[places] = embedded
+        found = F.conv1d(
+            rows.T[None], self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"], groups=convolution.groups
+        )
+        return self._norm(scope, hidden + activation(convolution.act)(found[0].T[places - reach]))
 
     def _pool(self, tokens: Tensor, feeds: Feeds) -> Tensor:
         """Pools float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
@@ -218,12 +232,13 @@ class Encoder:
         return torch.cat(pooled, -1) if len(pooled) > 1 else pooled[0]
 
 
-def _activation(name: str) -> Callable[[Tensor], Tensor]:
+def activation(name: str) -> Callable[[Tensor], Tensor]:
     """Returns the activation of a name in ``model.config_values.HIDDEN_ACTS``."""
     activations: dict[str, Callable[[Tensor], Tensor]] = {
         "gelu": F.gelu,
         "gelu_new": lambda inputs: F.gelu(inputs, approximate="tanh"),
         "relu": torch.relu,
         "tanh": torch.tanh,
+        "silu": F.silu,
     }
     return activations[name]

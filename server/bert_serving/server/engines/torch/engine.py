@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...model.architecture import Feature
 from ...model.cache import Cache
 from ..base import Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
@@ -22,7 +23,12 @@ from ..layout import attention_mask, check_batch, encode_in_groups, make_layout,
 from ..thread_pool import ThreadPool
 from . import weights as torch_weights
 
-INFO = EngineInfo(name="torch", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")})
+INFO = EngineInfo(
+    name="torch",
+    padding_free=True,
+    dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")},
+    features=frozenset(Feature),
+)
 
 #: Maximum number of elements of the attention scores of all heads, ``[n, heads, T, T]``, with a padded grid.
 MAX_SCORES = {"cpu": 16 << 20, "gpu": 128 << 20}
@@ -98,15 +104,18 @@ class TorchEngine:
             import torch
         except ImportError as error:
             raise EngineUnavailable(f"PyTorch cannot be imported ({error}); pip install torch") from error
+        from . import attention as torch_attention
         from . import device as torch_device
         from . import encoder as torch_encoder
 
         self._torch = torch
         self._spec = spec
         self._is_lost = torch_device.is_lost
-        self._feeds = torch_encoder.Feeds
-        self._grid = torch_encoder.Grid
-        self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
+        self._feeds = torch_attention.Feeds
+        self._grid = torch_attention.Grid
+        # Disentangled attention holds the scores, two biases and their sources at once.
+        copies = 1 if spec.model.architecture.disentangled is None else 4
+        self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads // copies
         self._device = torch_device.open_device(device, spec.dtype)
         self.startup_notes = torch_device.device_notes(self._device, spec.dtype)
         path = torch_weights.find(spec)
@@ -121,6 +130,7 @@ class TorchEngine:
                 f"({device.memory_fraction}), or start fewer workers on this GPU: {error}"
             ) from error
         self._encoder: Any = torch_encoder.Encoder(spec, weights)
+        self._encoder.attention.max_scores = self._max_grid * spec.model.num_attention_heads
         self._num_threads = 1
         self._thread_pool = ThreadPool(1, SHARE_TOKENS)
         if device.kind == "gpu":
@@ -152,13 +162,11 @@ class TorchEngine:
 
         model = self._spec.model
         dtype = getattr(self._torch, torch_weights.DTYPES[self._spec.dtype])
-        attention, note = torch_device.find_packed_attention(
-            self._device, dtype, model.num_attention_heads, model.head_size
-        )
+        attention, note = torch_device.find_packed_attention(self._device, dtype, model)
         self._encoder.packed_attention = attention
         self.startup_notes.append(note)
-        if self._spec.dtype == "fp32":
-            return
+        if self._spec.dtype == "fp32" or model.architecture.pre_norm:
+            return  # no layer normalization of a sum
         with self._torch.inference_mode():
             compiled, note = torch_device.compile_add_norm(
                 self._device, dtype, model.hidden_size, model.layer_norm_eps, Cache(self._spec.cache_dir).root

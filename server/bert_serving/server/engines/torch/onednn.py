@@ -20,7 +20,13 @@ from .weights import DTYPES
 Tensor = Any
 
 #: oneDNN operator and algorithm of each activation, by the names of ``model.config_values.HIDDEN_ACTS``.
-_ACTIVATIONS = {"gelu": ("gelu", "none"), "gelu_new": ("gelu", "tanh"), "relu": ("relu", ""), "tanh": ("tanh", "")}
+_ACTIVATIONS = {
+    "gelu": ("gelu", "none"),
+    "gelu_new": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+    "tanh": ("tanh", ""),
+    "silu": ("swish", ""),
+}
 
 #: Maximum difference of two results, relative to the norm of the vector of a token.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -42,24 +48,26 @@ class OneDnnLayers(DenseLayers):
         self._kernels = {
             name.removesuffix("/weight"): torch.ops.mkldnn._reorder_linear_weight(weight, None)
             for name, weight in weights.items()
-            if name.startswith("encoder/") and name.endswith("/weight")
+            if name.startswith("encoder/layer_") and name.endswith("/weight")
         }
 
     def product(self, scope: str, inputs: Tensor) -> Tensor:
         """See ``DenseLayers``."""
-        return self._linear(inputs, self._kernels[scope], self._weights[f"{scope}/bias"], "none", [], "")
+        return self._linear(inputs, self._kernels[scope], self._weights.get(f"{scope}/bias"), "none", [], "")
 
     def activate(self, scope: str, inputs: Tensor) -> Tensor:
         """See ``DenseLayers``."""
         name, algorithm = self._fused
-        return self._linear(inputs, self._kernels[scope], self._weights[f"{scope}/bias"], name, [], algorithm)
+        return self._linear(inputs, self._kernels[scope], self._weights.get(f"{scope}/bias"), name, [], algorithm)
+
+    def add(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
+        """See ``DenseLayers``."""
+        return self._linear_add(inputs, residual, self._kernels[scope], self._weights.get(f"{scope}/bias"), "add")
 
     def normalize(self, scope: str, inputs: Tensor, residual: Tensor) -> Tensor:
         """See ``DenseLayers``."""
-        total = self._linear_add(
-            inputs, residual, self._kernels[f"{scope}/dense"], self._weights[f"{scope}/dense/bias"], "add"
-        )
-        gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights[f"{scope}/LayerNorm/beta"]
+        total = self.add(f"{scope}/dense", inputs, residual)
+        gamma, beta = self._weights[f"{scope}/LayerNorm/gamma"], self._weights.get(f"{scope}/LayerNorm/beta")
         return F.layer_norm(total, gamma.shape, gamma, beta, self._eps)
 
 
@@ -70,22 +78,34 @@ def select_dense_layers(spec: EngineSpec, weights: dict[str, Tensor], plain: Den
         generator = torch.Generator().manual_seed(1)
         for rows in (1, 33):
             inputs = torch.randn(rows, spec.model.hidden_size, generator=generator)
-            _check_first_layer(layers, plain, inputs.to(getattr(torch, DTYPES[spec.dtype])))
+            _check_first_layer(spec, layers, plain, inputs.to(getattr(torch, DTYPES[spec.dtype])))
     except Exception as error:  # the operator is missing, or does not support this processor
         return plain, f"dense layers by plain PyTorch: oneDNN is not available here ({one_line(error)})"
     return layers, "dense layers by oneDNN, prepacked weights"
 
 
-def _check_first_layer(layers: DenseLayers, plain: DenseLayers, inputs: Tensor) -> None:
+def _check_first_layer(spec: EngineSpec, layers: DenseLayers, plain: DenseLayers, inputs: Tensor) -> None:
     """Raises ValueError if the first encoder layer differs from the plain one by more than rounding."""
+    architecture = spec.model.architecture
     scope = "encoder/layer_0"
-    qkv, intermediate, output = f"{scope}/attention/self/qkv", f"{scope}/intermediate/dense", f"{scope}/output"
-    inner = plain.activate(intermediate, inputs)
-    for found, expected in (
-        (layers.product(qkv, inputs), plain.product(qkv, inputs)),
-        (layers.activate(intermediate, inputs), inner),
-        (layers.normalize(output, inner, inputs), plain.normalize(output, inner, inputs)),
-    ):
+    qkv, output = f"{scope}/attention/self/qkv", f"{scope}/output"
+
+    def compute(dense: DenseLayers, inner: Tensor | None) -> list[Tensor]:
+        """Returns the results of each kind of layer; ``inner`` are the inputs of the last, None for those before it."""
+        gate = f"{scope}/intermediate/gated"
+        found = (
+            dense.gate(gate, inputs) if architecture.gated else dense.activate(f"{scope}/intermediate/dense", inputs)
+        )
+        inner = found if inner is None else inner
+        last = (
+            dense.add(f"{output}/dense", inner, inputs)
+            if architecture.pre_norm
+            else dense.normalize(output, inner, inputs)
+        )
+        return [found, dense.product(qkv, inputs), last]
+
+    plain_results = compute(plain, None)
+    for found, expected in zip(compute(layers, plain_results[0]), plain_results, strict=True):
         difference = torch.linalg.vector_norm(found.float() - expected.float(), dim=-1)
         allowed = _TOLERANCE[expected.dtype] * torch.linalg.vector_norm(expected.float(), dim=-1)
         if found.shape != expected.shape or not (difference <= allowed).all():

@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from ...model.architecture import Architecture
 from ...model.cache import Cache
+from ...model.config import ModelConfig
+from ...model.relative_positions import (
+    POSITIONS,
+    RELATIVE_BIAS,
+    position_projections,
+    position_rows,
+    relative_bias,
+    rotations,
+)
 from ...model.weights import load_weights
 from ..base import EngineSpec, Log
 
@@ -20,6 +30,11 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 _KIND = "torch-weights"
 _FILE = "weights.safetensors"
+#: Tables by relative position, see ``model.relative_positions``: rows of the table of positions.
+POSITION_ROWS = "attention/position_rows"
+#: Weights that only the tables need, and layers that become part of another one or of a table.
+_IN_TABLES = (RELATIVE_BIAS, POSITIONS)
+_IN_OTHERS = ("/self/key", "/self/value", "/self/position_key", "/self/position_query", "/intermediate/up")
 
 
 def write(spec: EngineSpec, log: Log) -> Path:
@@ -51,26 +66,60 @@ def load(path: Path, device: Any) -> dict[str, Any]:
         return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118, not a dict
 
 
+def bias_name(window: int) -> str:
+    """Returns the name of what layers with this window add to their scores; float32."""
+    return f"attention/bias_{window}"
+
+
+def rotation_names(architecture: Architecture, layer: int) -> tuple[str, str]:
+    """Returns the names of cosine and sine of the rotary embeddings of a layer; float32."""
+    number = architecture.rope.index(architecture.rope[layer])
+    return f"attention/cosine_{number}", f"attention/sine_{number}"
+
+
+def position_tables(config: ModelConfig, weights: dict[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
+    """Returns the tables by relative position of the first ``layers`` layers; empty for BERT."""
+    architecture = config.architecture
+    tables: dict[str, np.ndarray] = {}
+    for layer in range(layers):
+        name = bias_name(architecture.window_of(layer))
+        if name not in tables and (bias := relative_bias(config, weights, layer)) is not None:
+            tables[name] = bias
+        if rope := architecture.rope_of(layer):
+            tables.update(zip(rotation_names(architecture, layer), rotations(config, rope), strict=True))
+        if architecture.disentangled:
+            scope = f"encoder/layer_{architecture.weights_of(layer)}/attention/self"
+            projections = position_projections(config, weights, layer)
+            for name, values in zip(("position_key", "position_query"), projections, strict=True):
+                if values is not None:
+                    by_head = values.reshape(-1, config.num_attention_heads, config.head_size)
+                    tables[f"{scope}/{name}"] = by_head.transpose(1, 0, 2)
+    if architecture.disentangled:
+        tables[POSITION_ROWS] = position_rows(config, architecture.disentangled).astype(np.int32)
+    return tables
+
+
 def fuse_weights(weights: dict[str, np.ndarray], dtype: Any) -> dict[str, Any]:
     """Converts canonical weights to the tensors of the encoder, each dense kernel as ``weight`` ``[out, in]``.
 
-    Query, key and value become one kernel, ``.../qkv/weight`` ``[3 hidden, hidden]``. All encoder weights get
-    ``dtype``,
-    also those of LayerNorm: the CUDA kernel needs the dtype of its input. Embeddings and pooler stay float32, since
-    each
-    computes a token once.
+    Query, key and value become one kernel, ``.../qkv/weight`` ``[3 hidden, hidden]``, and so do the two of gated units,
+    ``.../gated/weight`` ``[2 intermediate, hidden]``. All encoder weights get ``dtype``, also those of LayerNorm: the
+    CUDA kernel needs the dtype of its input. Embeddings, pooler and ``attention/...`` keep theirs.
     """
     import torch
 
     tensors = {}
     for name, value in weights.items():
         scope, _, kind = name.rpartition("/")
-        if scope.endswith(("/self/key", "/self/value")):
+        if scope.endswith(_IN_OTHERS) or name.startswith(_IN_TABLES):
             continue
         if scope.endswith("/self/query"):
             base = scope[: -len("/query")]
             value = np.concatenate([weights[f"{base}/{part}/{kind}"] for part in ("query", "key", "value")], axis=-1)
             name = f"{base}/qkv/{kind}"
+        elif scope.endswith("/intermediate/dense") and f"{(base := scope[: -len('/dense')])}/up/{kind}" in weights:
+            value = np.concatenate([value, weights[f"{base}/up/{kind}"]], axis=-1)
+            name = f"{base}/gated/{kind}"
         if kind == "kernel":
             name, value = f"{name[: -len('kernel')]}weight", value.T
         tensor = torch.tensor(np.ascontiguousarray(value))
@@ -94,4 +143,5 @@ def _write(spec: EngineSpec, folder: Path, log: Log) -> None:
     log(f"load parameters from checkpoint {spec.model.checkpoint}")
     weights = load_weights(spec.model, max(spec.layers) + 1, spec.needs_pooler)
     log(f"write weights for PyTorch, {spec.dtype}")
+    weights |= position_tables(spec.model, weights, max(spec.layers) + 1)
     save_file(fuse_weights(weights, getattr(torch, DTYPES[spec.dtype])), str(folder / _FILE))
