@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -185,9 +186,10 @@ def test_an_option_that_does_not_fit_is_refused(args: tuple[str, ...], reason: s
         server.kill()
 
 
-def check(*args: str) -> subprocess.CompletedProcess[str]:
+def check(*args: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bert_serving.server", "-check", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    env = os.environ | ({} if home is None else {"HOME": str(home)})
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
 
 
 def test_check_prints_what_would_be_served_and_what_is_overridden() -> None:
@@ -204,6 +206,16 @@ def test_check_prints_what_would_be_served_and_what_is_overridden() -> None:
     ):
         assert text in done.stdout
     assert len(done.stdout.splitlines()) <= 12
+
+
+def test_check_of_a_folder_in_the_home_folder_with_prompts_and_a_similarity(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(default_model_dir() or "", tmp_path / "model"))
+    values = {"prompts": {"": "résumé: "}, "default_prompt_name": "", "similarity_fn_name": "dot"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(values))
+    done = check("-model_dir=~/model", "-cpu", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in ("sentence-transformers folder", "'résumé: '", "length 1, compared by dot", "256 tokens"):
+        assert text in done.stdout
 
 
 def test_check_refuses_as_the_start_does(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_class_paths_of_all_versions(write: Write, package: str) -> None:
     [
         ({"pooling_mode": "cls"}, ("cls",)),
         ({"pooling_mode": ["mean", "max"]}, ("mean", "max")),
+        ({"pooling_mode_cls_token": 1, "pooling_mode_mean_tokens": 0}, ("cls",)),
         ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, ("max", "mean")),
         ({"pooling_mode_lasttoken": True, "pooling_mode_cls_token": True}, ("cls", "lasttoken")),
         ({"word_embedding_dimension": 8}, ("mean",)),
@@ -98,6 +99,15 @@ def test_pooling_modes(write: Write, values: dict[str, Any], expected: tuple[str
         ({"sentence_roberta_config.json": {"max_seq_length": 64}}, 64, False),
         ({"sentence_bert_config.json": {}, "tokenizer_config.json": {"model_max_length": 512}}, 512, False),
         ({"tokenizer_config.json": {"model_max_length": 1e30}}, None, False),
+        ({"tokenizer_config.json": {"max_len": 128}}, 128, False),
+        ({"tokenizer_config.json": {"max_len": 128, "model_max_length": 256.0}}, 256, False),
+        ({"sentence_bert_config.json": {}, "sentence_xlnet_config.json": {"max_seq_length": 64}}, 64, False),
+        ({"sentence_bert_config.json": {"max_seq_length": None, "do_lower_case": 1}}, None, True),
+        (
+            {"sentence_bert_config.json": {"model_args": {"attn_implementation": "sdpa"}, "unpad_inputs": False}},
+            None,
+            False,
+        ),
         ({"sentence_bert_config.json": '\ufeff{"max_seq_length": 32}'}, 32, False),
     ],
 )
@@ -113,6 +123,12 @@ def test_the_layout_of_old_versions(write: Write) -> None:
     assert (pipeline.transformer_dir, pipeline.max_seq_length) == (str(folder / "0_BERT"), 75)
 
 
+def test_a_prompt_may_be_null_or_have_an_empty_name(write: Write) -> None:
+    values = {"prompts": {"query": None, "": "text: "}, "default_prompt_name": ""}
+    pipeline = pipeline_of(write(files={"config_sentence_transformers.json": values}))
+    assert (pipeline.prompts, pipeline.default_prompt_name) == ({"query": "", "": "text: "}, "")
+
+
 def test_prompts_and_dimensions(write: Write) -> None:
     values = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "truncate_dim": 16,
               "similarity_fn_name": "dot"}  # fmt: skip
@@ -121,6 +137,28 @@ def test_prompts_and_dimensions(write: Write) -> None:
     assert (pipeline.dimensions(384), pipeline.similarity) == (16, "dot")
 
 
+NORMALIZE = "sentence_transformers.base.modules.normalize.Normalize"
+#: Settings of the module Transformer that are refused.
+OF_TRANSFORMER: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"processing_kwargs": {"text": {"max_length": 8}}}, ModelUnsupported, "processing_kwargs"),
+    ({"query_expansion": {"strategy": "fixed", "length": 32}}, ModelUnsupported, "query_expansion"),
+    ({"query_length": 32}, ModelUnsupported, "query_length 32"),
+    ({"config_args": {"num_hidden_layers": 1}}, ModelUnsupported, "num_hidden_layers in config_args"),
+    ({"tokenizer_args": {"do_lower_case": False}}, ModelUnsupported, "do_lower_case in tokenizer_args"),
+    ({"model_kwargs": {"variant": "x"}}, ModelUnsupported, "variant in model_kwargs"),
+    ({"model_kwargs": 5}, ModelUnsupported, "model_kwargs 5"),
+    ({"new_setting": 1}, ModelUnsupported, "new_setting 1"),
+    ({"module_output_name": "sentence_embedding"}, ModelUnsupported, "module_output_name"),
+    ({"modality_config": {"text": {"method_output_name": "pooler_output"}}}, ModelUnsupported, "pooler_output"),
+    ({"modality_config": {"text": {"method_output_name": ["hidden_states", 3]}}}, ModelUnsupported, "hidden_states"),
+    ({"modality_config": {"text": {"method": "get_text_features"}}}, ModelUnsupported, "get_text_features"),
+    ({"modality_config": {"text": {}, "image": {}}}, ModelUnsupported, "other than text .image"),
+    ({"modality_config": {}}, ModelUnsupported, "other than text .none"),
+    ({"modality_config": 5}, ModelConfigError, "modality_config must be an object"),
+    ({"modality_config": {"text": "forward"}}, ModelConfigError, "modality_config must have an object"),
+    ({"do_lower_case": "true"}, ModelConfigError, "do_lower_case must be true or false"),
+]
+LENGTHS = [("model_max_length", "512"), ("model_max_length", 0), ("model_max_length", True), ("max_len", 8.5)]
 DENSE = [("sentence_transformers.models.Dense", "2_Dense")]
 
 
@@ -132,13 +170,22 @@ DENSE = [("sentence_transformers.models.Dense", "2_Dense")]
         ([("my_code.Head", "2")], {}, ModelUnsupported, "my_code.Head"),
         ([("sentence_transformers.models.Normalize", "../other")], {}, ModelConfigError, "../other"),
         ([], {"1_Pooling/config.json": {"include_prompt": False}}, ModelUnsupported, "include_prompt"),
+        ([], {"1_Pooling/config.json": {"include_prompt": None}}, ModelUnsupported, "include_prompt"),
+        ([], {"1_Pooling/config.json": {"pooling_mode_cls_token": "yes"}}, ModelConfigError, "true or false.*yes"),
+        ([("sentence_transformers.models.Normalize", "2\0")], {}, ModelConfigError, "below it"),
+        ([(NORMALIZE, "2")], {"2/config.json": {"module_input_name": "token_embeddings"}}, ModelUnsupported, "token_"),
         ([], {"1_Pooling/config.json": {"pooling_mode": "attention"}}, ModelUnsupported, "attention"),
         ([], {"1_Pooling/config.json": {"pooling_mode": 3}}, ModelConfigError, "pooling_mode"),
         ([], {"1_Pooling/config.json": "["}, ModelConfigError, "not valid JSON"),
         ([], {"modules.json": {}}, ModelConfigError, "JSON array"),
         ([], {"sentence_bert_config.json": {"transformer_task": "fill-mask"}}, ModelUnsupported, "fill-mask"),
         ([], {"sentence_bert_config.json": {"max_seq_length": -1}}, ModelConfigError, "max_seq_length"),
+        *((([], {"sentence_bert_config.json": values}, error, named)) for values, error, named in OF_TRANSFORMER),
+        *((([], {"tokenizer_config.json": {key: value}}, ModelConfigError, key)) for key, value in LENGTHS),
         ([], {"config_sentence_transformers.json": {"default_prompt_name": "q"}}, ModelConfigError, "prompt_name 'q'"),
+        ([], {"config_sentence_transformers.json": {"default_prompt_name": ["q"]}}, ModelConfigError, "prompt_name"),
+        ([], {"config_sentence_transformers.json": {"prompts": {"q": 5}}}, ModelConfigError, "'q' must be a text"),
+        ([], {"config_sentence_transformers.json": {"prompts": {"q": "\ud800"}}}, ModelConfigError, r"'q'.*ud800"),
         (DENSE, {"2_Dense/config.json": {"use_residual": True}}, ModelUnsupported, "use_residual"),
         (DENSE, {"2_Dense/config.json": {"module_input_name": "token_embeddings"}}, ModelUnsupported, "input_name"),
         (DENSE, {"2_Dense/config.json": {"activation_function": "os.system"}}, ModelUnsupported, "os.system"),
@@ -150,8 +197,25 @@ def test_refusals_name_what_is_refused(
     write: Write, modules: list[tuple[str, str]], files: dict[str, Any], error: type[Exception], named: str
 ) -> None:
     folder = write([(CLASSES["Transformer"], ""), (CLASSES["Pooling"], "1_Pooling"), *modules], files)
-    with pytest.raises(error, match=named.replace(".", r"\.")):
+    with pytest.raises(error, match=named):
         read_pipeline(folder)
+
+
+@pytest.mark.parametrize("package", ["sparse_encoder.models", "multi_vector_encoder.modules"])
+def test_modules_of_other_kinds_of_models_are_refused_by_name(write: Write, package: str) -> None:
+    kind = f"sentence_transformers.{package}.Pooling"
+    with pytest.raises(ModelUnsupported, match=kind):
+        read_pipeline(write([(CLASSES["Transformer"], ""), (kind, "1_Pooling")]))
+
+
+def test_a_list_of_modules_that_is_a_folder_or_has_equal_names_is_refused(tmp_path: Path, write: Write) -> None:
+    entry = {"name": "0", "path": "", "type": CLASSES["Transformer"]}
+    with pytest.raises(ModelConfigError, match="two modules have the same name"):
+        read_pipeline(write(files={"modules.json": [entry, entry]}))
+    (tmp_path / "modules.json").unlink()
+    (tmp_path / "modules.json").mkdir()
+    with pytest.raises(ModelConfigError, match="Is a directory"):
+        read_pipeline(tmp_path)
 
 
 @pytest.mark.parametrize("first", ["Router", "CLIPModel", "WordEmbeddings", "StaticEmbedding"])

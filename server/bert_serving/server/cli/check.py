@@ -63,7 +63,7 @@ def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
     modules = ", ".join(pipeline.module_names)
     per = "token" if config.pooling_strategy == PoolingStrategy.NONE else "text"
     vectors = f"{config.vector_size(model)} dimensions per {per}{', length 1' if pipeline.is_normalized else ''}"
-    output = {"vectors": vectors}
+    output = {"vectors": vectors + (f", compared by {pipeline.similarity}" if pipeline.similarity else "")}
     if config.task != "embed":
         output = {
             "labels": ", ".join(pipeline.labels),
@@ -76,7 +76,7 @@ def _describe(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
         f"vocabulary {model.vocab_size}",
         "weights": model.checkpoint,
         "longest text": f"{config.max_seq_len or model.max_tokens} tokens",
-        "prompt": repr(pipeline.prompts[config.prompt_name]) if config.prompt_name else "none",
+        "prompt": repr(pipeline.prompts[config.prompt_name]) if config.prompt_name is not None else "none",
         "pooling": f"{strategy} of layer {layers}{', then ' + modules if modules else ''}",
         **output,
     }

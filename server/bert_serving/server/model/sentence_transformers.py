@@ -8,11 +8,11 @@ refused by name, because another vector in its place would be wrong in silence.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelConfigError, ModelUnsupported
+from .json_files import integer, optional_integer, read_list, read_object, read_optional, switch
 from .pipeline import (
     ACTIVATIONS,
     Dense,
@@ -22,18 +22,9 @@ from .pipeline import (
     SentencePipeline,
     Truncate,
 )
+from .transformer_module import EMBED_TASK, SCORE_TASK, read_transformer
 
 MODULES_FILE = "modules.json"
-#: Files with the length and the case of the Transformer module; the first that is there counts, as in the library.
-TRANSFORMER_FILES = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-)
 #: Names of pooling modes, in the order in which the library concatenates those of old ``pooling_mode_*`` switches.
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _OLD_SWITCHES = {
@@ -44,10 +35,8 @@ _OLD_SWITCHES = {
         strict=True,
     )
 }
-#: Values of ``transformer_task``: a model for vectors, and a classifier or cross-encoder.
-EMBED_TASK, SCORE_TASK = "feature-extraction", "sequence-classification"
-#: Lengths from here on in ``tokenizer_config.json`` mean that the length is unknown.
-_NO_LENGTH = 10**9
+#: Packages of the library whose models give other results than one vector for each text.
+_OTHER_MODELS = frozenset({"sparse_encoder", "multi_vector_encoder"})
 
 
 def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
@@ -59,11 +48,11 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
     """
     folder = Path(model_dir)
     source = folder / MODULES_FILE
-    if not source.is_file():
+    if not source.exists():
         return None
-    entries = [_entry(entry, source) for entry in _read_list(source)]
+    entries = _read_entries(source)
     kinds = [kind for kind, _ in entries]
-    if kinds == ["Transformer"] and _read_transformer(folder / entries[0][1], SCORE_TASK):
+    if kinds == ["Transformer"] and read_transformer(folder / entries[0][1], SCORE_TASK):
         raise ModelUnsupported(
             f"{source}: the folder is that of a cross-encoder, which gives scores instead of vectors; serve it with "
             "-task rerank, or with -task classify if it has several labels"
@@ -74,8 +63,8 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
             "then Pooling, then Dense, LayerNorm and Normalize"
         )
     transformer = folder / entries[0][1]
-    settings = _read_transformer(transformer)
-    extra = _read_optional(folder / "config_sentence_transformers.json")
+    settings = read_transformer(transformer)
+    extra = read_optional(folder / "config_sentence_transformers.json")
     pooling = _read_pooling(folder / entries[1][1] / "config.json")
     modules: list[Module] = []
     for kind, path in entries[2:]:
@@ -84,10 +73,11 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
         elif kind == "LayerNorm":
             modules.append(_read_layer_norm(folder / path))
         elif kind == "Normalize":
-            modules.append(Normalize())  # its folder holds nothing and may be missing
+            _reject_other_features(folder / path / "config.json", read_optional(folder / path / "config.json"))
+            modules.append(Normalize())
         elif kind != "Dropout":  # which does nothing outside training
             raise ModelUnsupported(f"{source}: the module {kind} after Pooling is not computed by this server")
-    truncate_dim = _optional_int(extra, "truncate_dim", folder / "config_sentence_transformers.json")
+    truncate_dim = optional_integer(extra, "truncate_dim", folder / "config_sentence_transformers.json")
     if truncate_dim is not None:
         modules.append(Truncate(truncate_dim))
     prompts, default = _read_prompts(extra, folder)
@@ -96,12 +86,22 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
         transformer_dir=str(transformer),
         pooling=pooling,
         modules=tuple(modules),
-        max_seq_length=settings["max_seq_length"],
-        lower_case=settings["do_lower_case"],
+        max_seq_length=settings.max_seq_length,
+        lower_case=settings.lower_case,
         prompts=prompts,
         default_prompt_name=default,
         similarity=similarity if isinstance(similarity, str) else None,
     )
+
+
+def _read_entries(source: Path) -> list[tuple[str, str]]:
+    """Returns kind and folder of each module."""
+    listed = read_list(source)
+    entries = [_entry(entry, source) for entry in listed]
+    names = [str(entry["name"]) for entry in listed if "name" in entry]
+    if len(set(names)) < len(names):
+        raise ModelConfigError(f"{source}: two modules have the same name, of {', '.join(names)}; copy the file again")
+    return entries
 
 
 def _entry(entry: Any, source: Path) -> tuple[str, str]:
@@ -113,8 +113,10 @@ def _entry(entry: Any, source: Path) -> tuple[str, str]:
         raise ModelUnsupported(
             f"{source}: the module {entry['type']} is code of the model's own, which this server does not run"
         )
+    if _OTHER_MODELS.intersection(package.split(".")):
+        raise ModelUnsupported(f"{source}: the module {entry['type']} gives no vector of a text, so it is not served")
     path = entry.get("path", "")
-    if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts:
+    if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
         raise ModelConfigError(f"{source}: the path of the module {kind} must be a folder below it, found {path!r}")
     # Versions before 0.4 had one class for each family.
     return {"BERT": "Transformer", "RoBERTa": "Transformer", "DistilBERT": "Transformer"}.get(kind, kind), path
@@ -129,9 +131,9 @@ def read_scorer(model_dir: str | Path) -> SentencePipeline:
     """
     folder = transformer = Path(model_dir)
     source = folder / MODULES_FILE
-    extra = _read_optional(folder / "config_sentence_transformers.json")
-    if source.is_file():
-        entries = [_entry(entry, source) for entry in _read_list(source)]
+    extra = read_optional(folder / "config_sentence_transformers.json")
+    if source.exists():
+        entries = _read_entries(source)
         kinds = [kind for kind, _ in entries]
         if kinds[:2] == ["Transformer", "Pooling"]:
             raise ModelUnsupported(
@@ -143,43 +145,25 @@ def read_scorer(model_dir: str | Path) -> SentencePipeline:
                 "alone: serve the model with sentence-transformers"
             )
         transformer = folder / entries[0][1]
-    settings = _read_transformer(transformer, SCORE_TASK if source.is_file() else EMBED_TASK)
+    settings = read_transformer(transformer, SCORE_TASK if source.exists() else EMBED_TASK)
     prompts, default = _read_prompts(extra, folder)
     return SentencePipeline(
         transformer_dir=str(transformer),
         pooling=(),
-        max_seq_length=settings["max_seq_length"],
-        lower_case=settings["do_lower_case"],
+        max_seq_length=settings.max_seq_length,
+        lower_case=settings.lower_case,
         prompts=prompts,
         default_prompt_name=default,
     )
 
 
-def _read_transformer(transformer: Path, wanted: str = EMBED_TASK) -> dict[str, Any]:
-    found = next((path for name in TRANSFORMER_FILES if (path := transformer / name).is_file()), None)
-    values = _read_optional(found) if found else {}
-    source = found or transformer
-    task = values.get("transformer_task", EMBED_TASK)
-    if task != wanted:
-        raise ModelUnsupported(f"{source}: transformer_task {task!r} is not served; it must be {wanted!r}")
-    other = set(values.get("modality_config") or ()) - {"text"}
-    if other:
-        raise ModelUnsupported(f"{source}: inputs other than text ({', '.join(sorted(other))}) are not served")
-    length = _optional_int(values, "max_seq_length", source)
-    if length is None:
-        tokenizer = _read_optional(transformer / "tokenizer_config.json")
-        limit = tokenizer.get("model_max_length")
-        length = int(limit) if isinstance(limit, int | float) and 0 < limit < _NO_LENGTH else None
-    return {"max_seq_length": length, "do_lower_case": values.get("do_lower_case", False) is True}
-
-
 def _read_pooling(path: Path) -> tuple[str, ...]:
-    values = _read_object(path)
-    if values.get("include_prompt", True) is not True:
+    values = read_object(path)
+    if not switch(values, "include_prompt", True, path):
         raise ModelUnsupported(f"{path}: include_prompt false (pooling without the prompt) is not computed")
     modes = values.get("pooling_mode")
     if modes is None:
-        modes = [mode for switch, mode in _OLD_SWITCHES.items() if values.get(switch) is True] or ["mean"]
+        modes = [mode for key, mode in _OLD_SWITCHES.items() if switch(values, key, False, path)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes:
         raise ModelConfigError(f"{path}: pooling_mode must be a name or a list of names, it is {modes!r}")
@@ -191,12 +175,9 @@ def _read_pooling(path: Path) -> tuple[str, ...]:
 
 def _read_dense(folder: Path) -> Dense:
     path = folder / "config.json"
-    values = _read_object(path)
-    for key, expected in (("module_input_name", "sentence_embedding"), ("module_output_name", "sentence_embedding")):
-        name = values.get(key)
-        if name not in (None, expected):
-            raise ModelUnsupported(f"{path}: {key} {name!r} is not computed; it must be {expected!r}")
-    if values.get("use_residual", False) is not False:
+    values = read_object(path)
+    _reject_other_features(path, values)
+    if switch(values, "use_residual", False, path):
         raise ModelUnsupported(f"{path}: use_residual is not computed")
     named = values.get("activation_function", "torch.nn.modules.activation.Tanh")
     activation = named.rpartition(".")[2] if isinstance(named, str) and named.startswith("torch.nn.") else None
@@ -207,15 +188,25 @@ def _read_dense(folder: Path) -> Dense:
         )
     return Dense(
         weights=_weights(folder),
-        in_features=_int(values, "in_features", path),
-        out_features=_int(values, "out_features", path),
-        has_bias=values.get("bias", True) is True,
+        in_features=integer(values, "in_features", path),
+        out_features=integer(values, "out_features", path),
+        has_bias=switch(values, "bias", True, path),
         activation=activation,
     )
 
 
+def _reject_other_features(path: Path, values: dict[str, Any]) -> None:
+    """Rejects a module that reads or writes something else than the vector of the text, such as token vectors."""
+    for key in ("module_input_name", "module_output_name"):
+        name = values.get(key)
+        if name not in (None, "sentence_embedding"):
+            raise ModelUnsupported(f"{path}: {key} {name!r} is not computed; it must be 'sentence_embedding'")
+
+
 def _read_layer_norm(folder: Path) -> LayerNorm:
-    return LayerNorm(_weights(folder), _int(_read_object(folder / "config.json"), "dimension", folder / "config.json"))
+    return LayerNorm(
+        _weights(folder), integer(read_object(folder / "config.json"), "dimension", folder / "config.json")
+    )
 
 
 def _weights(folder: Path) -> str:
@@ -228,54 +219,19 @@ def _weights(folder: Path) -> str:
 def _read_prompts(values: dict[str, Any], folder: Path) -> tuple[dict[str, str], str | None]:
     source = folder / "config_sentence_transformers.json"
     prompts = values.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+    if not isinstance(prompts, dict):
         raise ModelConfigError(f"{source}: prompts must be an object of texts, found {str(prompts)[:100]}")
+    for name, prompt in prompts.items():
+        if not isinstance(prompt, str | None) or not _is_text(name) or not _is_text(prompt or ""):
+            raise ModelConfigError(f"{source}: the prompt {name!a} must be a text, found {ascii(prompt)[:100]}")
     default = values.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise ModelConfigError(
             f"{source}: default_prompt_name {default!r} is none of the prompts: {', '.join(prompts) or 'none'}"
         )
-    return prompts, default
+    return {name: prompt or "" for name, prompt in prompts.items()}, default
 
 
-def _read_list(path: Path) -> list[Any]:
-    values = _read_json(path)
-    if not isinstance(values, list):
-        raise ModelConfigError(f"{path} must hold a JSON array, it holds a {type(values).__name__}")
-    return values
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    values = _read_json(path)
-    if not isinstance(values, dict):
-        raise ModelConfigError(f"{path} must hold a JSON object, it holds a {type(values).__name__}")
-    return values
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    return _read_object(path) if path.is_file() else {}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise ModelConfigError(f"{path} cannot be read ({error.strerror}); copy the folder again") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelConfigError(f"{path} is not valid JSON ({error}); copy the file again") from error
-
-
-def _int(values: dict[str, Any], key: str, source: Path) -> int:
-    value = _optional_int(values, key, source)
-    if value is None:
-        raise ModelConfigError(f"{source}: the key {key!r} is missing")
-    return value
-
-
-def _optional_int(values: dict[str, Any], key: str, source: Path) -> int | None:
-    value = values.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelConfigError(f"{source}: {key} must be a whole number above 0, it is {value!r}")
-    return value
+def _is_text(text: str) -> bool:
+    """Returns whether a text of a JSON file has no lone surrogates, which no request and no log can hold."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)

@@ -37,7 +37,7 @@ def make_tokenizer(config: ServerConfig, model: ModelConfig, prepared: str | Non
             max_tokens=model.max_tokens,
             no_special_token=config.no_special_token,
             mask_cls_sep=config.mask_cls_sep,
-            prompt=pipeline.prompts[config.prompt_name] if pipeline and config.prompt_name else "",
+            prompt=pipeline.prompts[config.prompt_name] if pipeline and config.prompt_name is not None else "",
             lower_first=pipeline is not None and pipeline.lower_case,
         )
     except ModelConfigError as error:
