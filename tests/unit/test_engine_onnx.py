@@ -23,7 +23,7 @@ from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.cpu_info import processor
 from bert_serving.server.engines.onnx import engine as engine_module
 from bert_serving.server.engines.onnx import int8 as onnx_int8
-from bert_serving.server.engines.onnx.graph import build
+from bert_serving.server.engines.onnx.encoder import build
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...model.architecture import Feature
 from ...model.cache import Cache
 from ...model.weights import load_weights
 from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
@@ -25,7 +26,7 @@ from ..cpu_info import num_cores, processor
 from ..layout import Layout, attention_mask, check_batch, encode_in_groups, make_layout, split_batch, split_groups
 from ..thread_pool import ThreadPool
 
-INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")})
+INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")}, features=frozenset(Feature))
 
 #: Number of tokens computed at once, per thread: the activations fit in the CPU caches.
 TOKENS_PER_THREAD = 256
@@ -36,6 +37,8 @@ SHARE_TOKENS = {"fp32": 128, "int8": 24}
 MAX_GRID = 1 << 20
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
+#: Constants of at least this size are in the file of the weights.
+_EXTERNAL_BYTES = 1024
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
@@ -145,8 +148,13 @@ def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
     return outputs
 
 
-def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
-    """Opens a session for the graph at ``path``; with ``rewrite_to``, also writes the graph there, see ``_write``."""
+def _open(path: str, threads: int, rewrite_to: Path | None = None, prepack: bool = True) -> Any:
+    """Opens a session for the graph at ``path``.
+
+    Args:
+        rewrite_to: folder to write the graph to again, see ``_write``.
+        prepack: write weights as the operators want them.
+    """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by the import
     import onnxruntime
 
@@ -165,8 +173,10 @@ def _open(path: str, threads: int, rewrite_to: Path | None = None) -> Any:
     if rewrite_to is not None:
         options.optimized_model_filepath = str(rewrite_to / _MODEL)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(_EXTERNAL_BYTES)
+        )
+        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", str(int(prepack)))
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -188,8 +198,9 @@ def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> 
 
 
 def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | None) -> None:
-    from .graph import build, dense_fp32
-    from .int8 import Int8, Probe, kernel_dtype, probe_batch
+    from .encoder import build
+    from .graph import dense_fp32, is_aligned
+    from .int8 import Int8, Probe, kernel_dtype, largest_peaks, probe_batch
 
     log(f"load parameters from checkpoint {spec.model.checkpoint}")
     layers = spec.layers
@@ -201,12 +212,18 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
         probe = Probe()
         session = _open(_save(build(spec, weights, probe), plain), num_cores())
         layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_tokens))
-        peaks = dict(zip(probe.scopes, _compute(session, layout)[1:], strict=True))
+        peaks = largest_peaks(probe.scopes, _compute(session, layout)[1:])
         del session
-        dense = Int8(peaks, spec.model.hidden_act, kernel_dtype(*processor(features)))
+        # The product of gated units has no minimum.
+        act = "" if spec.model.architecture.gated else spec.model.hidden_act
+        dense = Int8(peaks, act, kernel_dtype(*processor(features)))
     # Opening the graph once writes it again with prepacked weights. All workers then share the pages of the file;
     # otherwise each worker would make a private copy.
-    _open(_save(build(spec, weights, dense), plain), num_cores(), rewrite_to=folder)
+    model = build(spec, weights, dense)
+    prepack = is_aligned(model, _EXTERNAL_BYTES)
+    if not prepack:
+        log("weights whose sizes are no multiples of 64 bytes: each worker prepacks its own copy")
+    _open(_save(model, plain), num_cores(), folder, prepack)
     shutil.rmtree(plain)
 
 
@@ -217,5 +234,5 @@ def _save(model: Any, folder: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     path = f"{folder}/{_MODEL}"
-    onnx.save_model(model, path, save_as_external_data=True, location=_WEIGHTS, size_threshold=1024)
+    onnx.save_model(model, path, save_as_external_data=True, location=_WEIGHTS, size_threshold=_EXTERNAL_BYTES)
     return path

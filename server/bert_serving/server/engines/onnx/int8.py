@@ -67,7 +67,7 @@ class Int8:
         """Args:
         peaks: maximum absolute value of each input channel, float ``[in]``, by scope; other scopes are not
             smoothed.
-        act: activation before ``.../output/dense``, a key of ``model.config_values.HIDDEN_ACTS``.
+        act: activation before ``.../output/dense``, a key of ``model.config_values.HIDDEN_ACTS``; empty for none.
         kernel_dtype: ``int8``, or ``uint8`` for x86 processors without VNNI.
         """
         self._peaks = peaks
@@ -80,7 +80,7 @@ class Int8:
     ) -> tuple[str, np.ndarray]:
         if scope in self._peaks:
             factors = smoothing_factors(self._peaks[scope], kernel)
-            x = graph.op("Mul", x, graph.tensor(1 / factors))
+            x = graph.op("Mul", x, graph.tensor(1 / factors, f"{scope}/factors"))
             kernel = kernel * factors[:, None]
         rounded, scales = round_kernel(kernel)
         last = graph.tensor(np.array([-1]))
@@ -102,14 +102,22 @@ class Int8:
         product = graph.op(
             "MatMulIntegerToFloat",
             graph.op("QuantizeLinear", x, token_steps, zeros, axis=0),
-            graph.tensor((rounded + self._zero).astype(self._kernel_dtype)),
+            graph.tensor((rounded + self._zero).astype(self._kernel_dtype), f"{scope}/kernel"),
             graph.tensor(step),
-            graph.tensor(scales),
+            graph.tensor(scales, f"{scope}/scales"),
             graph.tensor(np.uint8(zero)),
             graph.tensor(np.full(len(scales), self._zero, self._kernel_dtype)),
             domain=MICROSOFT,
         )
         return graph.op("Mul", product, peak), bias
+
+
+def largest_peaks(scopes: list[str], peaks: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the peaks of each scope, the largest where layers share weights."""
+    found: dict[str, np.ndarray] = {}
+    for scope, values in zip(scopes, peaks, strict=True):
+        found[scope] = np.maximum(found[scope], values) if scope in found else values
+    return found
 
 
 def smoothing_factors(peaks: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -1,0 +1,195 @@
+"""Adds self-attention to an ONNX graph: with relative biases, windows, rotary embeddings and disentangled scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from onnx import TensorProto
+
+from ...model.architecture import Disentangled, Rope
+from ...model.config import ModelConfig
+from ...model.relative_positions import position_projections, position_rows, relative_bias, rotations
+from .graph import MICROSOFT, Dense, Graph
+from .layers import linear, product
+
+
+class Attention:
+    """Adds the attention of each layer. What layers have in common is added once."""
+
+    def __init__(self, graph: Graph, model: ModelConfig, weights: Mapping[str, np.ndarray], dense: Dense) -> None:
+        self._graph, self._model, self._weights, self._dense = graph, model, weights, dense
+        self._common: dict[object, str] = {}
+
+    def add(self, layer: int, scope: str, x: str) -> str:
+        """Adds attention from ``[t, hidden]`` to the flat grid, ``[n * T, hidden]``.
+
+        Args:
+            scope: prefix of the weights of the layer.
+        """
+        graph, model = self._graph, self._model
+        rope, disentangled = model.architecture.rope_of(layer), model.architecture.disentangled
+        names = tuple(f"{scope}/attention/self/{name}" for name in ("query", "key", "value"))
+        given = (graph, self._weights, self._dense, x, f"{scope}/attention/self/qkv", names)
+        bias, attributes = "", {}
+        if rope:
+            query, key, value = self._rotate(linear(*given), rope)
+        else:
+            qkv, bias = (linear(*given), "") if disentangled else product(*given)
+            grid = graph.op("Gather", qkv, "unpack")
+            query, key, value = graph.op("Split", grid, outputs=3, axis=-1, num_outputs=3)
+        inputs = [query, key, value, bias, "attend"]
+        if disentangled:
+            terms = 1 + disentangled.content_to_position + disentangled.position_to_content
+            attributes["scale"] = (model.head_size * terms) ** -0.5
+            if added := self._disentangled(layer, query, key, disentangled, attributes["scale"]):
+                inputs.append(added)
+        elif added := self._relative_bias(layer):
+            inputs.append(added)
+        attention = graph.op(
+            "MultiHeadAttention",
+            *inputs,
+            domain=MICROSOFT,
+            num_heads=model.num_attention_heads,
+            mask_filter_value=-10000.0,
+            **attributes,
+        )
+        return str(graph.op("Reshape", attention, graph.tensor(np.array([-1, model.hidden_size]))))
+
+    def _rotate(self, qkv: str, rope: Rope) -> tuple[str, str, str]:
+        """Rotates queries and keys, and unpacks them and the values: ``[t, 3 hidden]`` to ``[n, T, hidden]`` each."""
+        graph, hidden = self._graph, self._model.hidden_size
+        both, value = graph.op("Split", qkv, self._numbers(2 * hidden, hidden), outputs=2, axis=-1)
+
+        def positions() -> str:
+            # Each token is a sequence of its own: the operator limits the length of a sequence, not their number.
+            return str(graph.op("Unsqueeze", graph.op("Cast", "positions", to=TensorProto.INT64), self._numbers(1)))
+
+        def table(number: int) -> Callable[[], str]:
+            return lambda: graph.table(rotations(self._model, rope)[number])
+
+        rotated = graph.op(
+            "RotaryEmbedding",
+            graph.op("Unsqueeze", both, self._numbers(1)),
+            self._once("positions", positions),
+            self._once(("cosine", rope), table(0)),
+            self._once(("sine", rope), table(1)),
+            domain=MICROSOFT,
+        )
+        grid = graph.op("Gather", graph.op("Squeeze", rotated, self._numbers(1)), "unpack")
+        query, key = graph.op("Split", grid, outputs=2, axis=-1, num_outputs=2)
+        return query, key, graph.op("Gather", value, "unpack")
+
+    def _relative_bias(self, layer: int) -> str:
+        """Adds what a layer adds to its scores, ``[1, heads, T, T]`` or ``[1, 1, T, T]``; empty for nothing."""
+        graph, window = self._graph, self._model.architecture.window_of(layer)
+
+        def add() -> str:
+            table = relative_bias(self._model, self._weights, layer)
+            if table is None:
+                return ""
+            columns = self._once("columns", self._columns)
+            found = graph.op("Gather", graph.table(table, axis=1), columns, axis=1)
+            return str(graph.op("Unsqueeze", found, self._numbers(0)))
+
+        return self._once(("bias", window), add)
+
+    def _columns(self) -> str:
+        """Adds the column of each query and key in a table by relative position, int64 ``[T, T]``."""
+        graph = self._graph
+        positions = self._once("range", self._range)
+        keys = graph.op("Unsqueeze", positions, self._numbers(0))
+        queries = graph.op("Unsqueeze", positions, self._numbers(1))
+        middle = self._numbers(self._model.max_tokens - 1)
+        return str(graph.op("Add", graph.op("Sub", keys, queries), middle))
+
+    def _longest(self) -> str:
+        """Adds the length of the longest sequence, int64 ``[1]``."""
+        return self._once(
+            "longest", lambda: self._graph.op("Gather", self._graph.op("Shape", "unpack"), self._numbers(1))
+        )
+
+    def _range(self) -> str:
+        """Adds the positions of the grid, int64 ``[T]``."""
+        return str(self._graph.op("Range", self._numbers(0), self._longest(), self._numbers(1)))
+
+    def _disentangled(self, layer: int, query: str, key: str, disentangled: Disentangled, scale: float) -> str:
+        """Adds the scores between tokens and relative positions, ``[n, heads, T, T]``; empty for none."""
+        keys, queries = position_projections(self._model, self._weights, layer)
+        scope = f"encoder/layer_{self._model.architecture.weights_of(layer)}/positions"
+        rows = position_rows(self._model, disentangled)
+        found = []
+        if keys is not None:
+            found.append(self._position_scores(query, keys * np.float32(scale), rows, f"{scope}/key"))
+        if queries is not None:
+            scores = self._position_scores(key, queries * np.float32(scale), rows[::-1], f"{scope}/query")
+            found.append(self._graph.op("Transpose", scores, perm=[0, 1, 3, 2]))
+        if not found:
+            return ""
+        return found[0] if len(found) == 1 else str(self._graph.op("Add", *found))
+
+    def _position_scores(self, x: str, projected: np.ndarray, rows: np.ndarray, scope: str) -> str:
+        """Adds the scores of tokens with the positions of all other tokens relative to them.
+
+        Args:
+            x: queries or keys, ``[n, T, hidden]``.
+            projected: keys or queries of the table of positions, ``[2 span, hidden]``.
+            rows: row of the table by distance of the other token, int ``[2 M - 1]``.
+
+        Returns:
+            ``[n, heads, T, T]``: the token, the other token.
+        """
+        graph, heads, size = self._graph, self._model.num_attention_heads, self._model.head_size
+        direction = scope.rpartition("/")[2]
+
+        def nearest() -> str:
+            # Rows of the distances from 1 - T to T - 1, int64 [2 T - 1].
+            middle, longest = self._numbers(self._model.max_tokens), self._longest()
+            start, end = graph.op("Sub", middle, longest), graph.op("Add", middle, self._last())
+            return str(graph.op("Slice", graph.table(rows.astype(np.int64)), start, end, self._numbers(0)))
+
+        table = self._once(scope, lambda: graph.table(projected))
+        near = graph.op("Gather", table, self._once(("rows", direction), nearest))
+        near = graph.op("Reshape", near, self._numbers(-1, heads, size))
+        near = graph.op("Unsqueeze", graph.op("Transpose", near, perm=[1, 2, 0]), self._numbers(0))
+        tokens = graph.op("Reshape", x, self._numbers(0, 0, heads, size))
+        tokens = graph.op("Transpose", tokens, perm=[0, 2, 1, 3])
+        return self._skew(graph.op("MatMul", tokens, near))
+
+    def _last(self) -> str:
+        """Adds ``T - 1``, int64 ``[1]``."""
+        return self._once("last", lambda: self._graph.op("Sub", self._longest(), self._numbers(1)))
+
+    def _skew(self, by_distance: str) -> str:
+        """Moves scores from their distance to their token: ``out[i, j] = in[i, j - i + T - 1]``.
+
+        With one more column, ``2 T``, element ``[i, j - i + T - 1]`` is number ``i (2 T - 1) + j + T - 1`` of the flat
+        array: from ``T - 1`` on, the rows of the result are the first ``T`` elements of rows of width ``2 T - 1``.
+        """
+        graph, longest, last = self._graph, self._longest(), self._last()
+        heads = self._numbers(0, self._model.num_attention_heads)
+
+        def end() -> str:
+            return str(graph.op("Add", graph.op("Mul", longest, self._once("width", width)), last))
+
+        def width() -> str:
+            return str(graph.op("Add", longest, last))
+
+        def shape() -> str:
+            return str(graph.op("Concat", heads, longest, self._once("width", width), axis=0))
+
+        padded = graph.op("Pad", by_distance, self._numbers(0, 0, 0, 0, 0, 0, 0, 1))
+        flat = graph.op("Reshape", padded, self._numbers(0, self._model.num_attention_heads, -1))
+        cut = graph.op("Slice", flat, last, self._once("end", end), self._numbers(-1))
+        rows = graph.op("Reshape", cut, self._once("shape", shape))
+        return str(graph.op("Slice", rows, self._numbers(0), longest, self._numbers(-1)))
+
+    def _numbers(self, *numbers: int) -> str:
+        """Adds a constant, int64, once."""
+        return self._graph.tensor(np.array(numbers), f"numbers {numbers}")
+
+    def _once(self, key: object, add: Callable[[], str]) -> str:
+        """Returns what ``add`` returned at the first call with this key."""
+        if key not in self._common:
+            self._common[key] = add()
+        return self._common[key]
