@@ -63,3 +63,14 @@ def write_sharded(folder: Path, tensors: dict[str, np.ndarray], shards: int = 3)
         weight_map |= dict.fromkeys(shard, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), "utf-8")
     return folder
+
+
+def write_classifier(folder: Path, num_labels: int = 1, **config: object) -> Path:
+    """Writes a Hugging Face folder with the encoder of the tiny model and a random head of ``num_labels`` labels."""
+    random = np.random.default_rng(num_labels)
+    tensors = hf_tensors("bert.")
+    hidden = len(tensors["bert.pooler.dense.bias"])
+    tensors["classifier.weight"] = random.normal(size=(num_labels, hidden)).astype(np.float32)
+    tensors["classifier.bias"] = random.normal(size=num_labels).astype(np.float32)
+    labels = {str(index): f"label{index}" for index in range(num_labels)}
+    return write_hf(folder, tensors, architectures=["BertForSequenceClassification"], id2label=labels, **config)

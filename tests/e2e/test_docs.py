@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,7 @@ from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.cli.start import get_args_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
 from bert_serving.server.model.default import default_model_dir
+from model_folders import write_classifier
 from servers import CACHE, TINY, Server, free_ports, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +87,12 @@ class Reader:
     def run(self, line: int, above: str, code: str) -> None:
         flags = re.search(r"<!-- server: (.*?) -->", above)
         if flags:
-            self.use(self.stack.enter_context(serving(*shlex.split(flags[1]))))
+            arguments = shlex.split(flags[1])
+            if PLACEHOLDER_HTTP in arguments:
+                self.http_port = str(free_ports(1)[0])
+                arguments[arguments.index(PLACEHOLDER_HTTP)] = self.http_port
+            model = {"model_dir": write_classifier(Path(tempfile.mkdtemp(dir=CACHE)))} if "-task" in arguments else {}
+            self.use(self.stack.enter_context(serving(*arguments, **model)))
         if PLACEHOLDER_HTTP in code and not self.http_port:
             self.http_port = str(free_ports(1)[0])
             self.use(self.stack.enter_context(serving("-http_port", self.http_port)))

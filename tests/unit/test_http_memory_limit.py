@@ -60,6 +60,20 @@ def test_needed_memory_grows_with_values_and_wide_characters_up_to_the_largest_v
     assert limiter.needed(b"," * 10**6) < 10**6 * 70 + 14 * limiter.max_vectors
 
 
+def test_a_ranking_needs_memory_for_its_query_with_each_text() -> None:
+    limiter = MemoryLimiter(64 * LIMIT, max_vectors=8 * LIMIT, row_bytes=4, pair_paths=frozenset(("/rerank",)))
+    body = b'{"query": "%b", "texts": [%b]}' % (b"q" * 1000, b",".join([b'"a"'] * 100))
+    assert limiter.needed(body, "/rerank") - limiter.needed(body, "/encode") >= 1000 * 100
+    body = b'{"query": "%b", "texts": [%b]}' % (b"q" * 1_000_000, b",".join([b'"a"'] * 100))
+    assert limiter.needed(body, "/rerank") - limiter.needed(body, "/encode") == 8 * LIMIT, "larger ones are refused"
+
+
+def test_the_response_of_tokenize_is_larger_than_its_texts() -> None:
+    limiter = MemoryLimiter(64 * LIMIT, max_vectors=8 * LIMIT, row_bytes=0)
+    body = b'{"inputs": "%b"}' % (b"a " * 1000)
+    assert limiter.needed(body, "/tokenize") - limiter.needed(body, "/encode") >= 2000 * 66
+
+
 def test_the_limit_follows_http_max_body() -> None:
     assert memory_limit(64 * 2**20) == 512 * 2**20
     assert memory_limit(1024) == 256 * 2**20

@@ -90,6 +90,11 @@ class EncodingService:
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the scores; empty if the server gives vectors."""
+        return () if self.config.pipeline is None else self.config.pipeline.labels
+
+    @property
     def row_bytes(self) -> int:
         """Maximum size (bytes) of the vectors of a text."""
         return self.dimensions * (2 if self.config.fp16 else 4) * (self.max_length if self.token_level else 1)

@@ -2,7 +2,8 @@
 
 ===========================================  ======================================================================
 routes of text-embeddings-inference          ``{"error", "error_type"}``, with the statuses of that server
-below ``/v1``                                ``{"error": {"message", "type", "param", "code"}}`` of OpenAI
+below ``/v1``, and ``/classify``             ``{"error": {"message", "type", "param", "code"}}`` of OpenAI
+below ``/v2``                                ``{"message"}`` of Cohere
 all others                                   ``{"description", "status", "type"}`` of 1.10.0
 ===========================================  ======================================================================
 """
@@ -15,9 +16,12 @@ from bert_serving.client import errors as client_errors
 
 from .errors import EmptyInput, ErrorResponse, InvalidTokenId, Overloaded
 from .schemas import Error, OpenAIError, OpenAIErrorDetail, TeiError, TeiErrorType
+from .score_schemas import CohereError
 
 #: Paths of text-embeddings-inference.
-TEI_PATHS = frozenset(("/", "/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/info", "/health"))
+TEI_PATHS = frozenset(
+    ("/", "/embed", "/embed_all", "/similarity", "/rerank", "/predict", "/tokenize", "/decode", "/info", "/health")
+)
 _OVERLOADED = (Overloaded.__name__, client_errors.OverloadedError.__name__)
 
 
@@ -26,7 +30,9 @@ def format_error(error: ErrorResponse, path: str) -> tuple[int, bytes]:
     if path in TEI_PATHS:
         status, type_ = _tei_status(error)
         return status, msgspec.json.encode(TeiError(error.message, type_))
-    if not path.startswith("/v1/"):
+    if path.startswith("/v2/"):
+        return error.status, msgspec.json.encode(CohereError(error.message))
+    if not path.startswith("/v1/") and path != "/classify":
         return error.status, msgspec.json.encode(Error(error.message, error.status, error.type))
     codes = {401: "invalid_api_key", 404: "not_found", 409: "vector_space_mismatch", 413: "too_large"}
     kind = "server_error" if error.status >= 500 else "invalid_request_error"

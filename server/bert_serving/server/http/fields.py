@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from .errors import BadRequest
 from .schemas import EmbeddingsRequest, EncodeRequest
-from .validation import truncate_repr
+from .validation import json_type, truncate_repr
 
 #: Fields of other embedding APIs that change vectors or their form. /encode refuses them; it ignores other unknown
 #: fields, as 1.10 did.
@@ -46,6 +48,8 @@ MEANINGFUL = frozenset(
 )
 #: Fields of some routes of text-embeddings-inference, without influence on its others.
 _OPTIONS = MEANINGFUL | {"dimensions", "encoding_format", "normalize", "prompt", "prompt_name"}
+#: Fields of APIs for scores that change them.
+_OF_SCORES = _OPTIONS | {"max_chunks_per_doc", "max_tokens_per_doc", "rank_fields", "top_k", "function_to_apply"}
 _ENCODE_FIELDS = EncodeRequest.__struct_fields__
 _EMBEDDINGS_FIELDS = (*EmbeddingsRequest.__struct_fields__, "id")
 
@@ -68,13 +72,42 @@ def check_embeddings_fields(values: dict[str, Any]) -> None:
     _refuse([name for name in values if name not in _EMBEDDINGS_FIELDS], values, _EMBEDDINGS_FIELDS)
 
 
-def check_tei_fields(values: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Checks the fields of a body for a route of text-embeddings-inference, which ignores other unknown fields.
+def read_tei_fields(values: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Returns the fields of a body for a route of text-embeddings-inference, which ignores other unknown fields.
+
+    Those in ``parameters`` count too, where some libraries put options.
+
+    Args:
+        struct: declares the fields of the route.
 
     Raises:
-        BadRequest: a field would change the response, and the route does not know it.
+        BadRequest: ``parameters`` is not an object, or a field asks for another response than the route gives.
     """
+    parameters = values.get("parameters")
+    if parameters is not None:
+        if not isinstance(parameters, dict):
+            raise BadRequest(f"'parameters' must be an object, received {json_type(parameters)}", "parameters")
+        values = {**values, **parameters}
+    direction = values.get("truncation_direction")
+    if direction is not None and (not isinstance(direction, str) or direction.lower() != "right"):
+        raise BadRequest(
+            f"'truncation_direction' is {truncate_repr(direction)}, but this server truncates texts at their end: omit "
+            'it, or shorten the texts before sending them; "truncate": false refuses texts that are too long',
+            "truncation_direction",
+        )
+    known = struct.__struct_fields__
     _refuse([name for name in values if name in _OPTIONS and name not in known], values, known)
+    return values
+
+
+def check_score_fields(values: dict[str, Any], struct: type[msgspec.Struct]) -> None:
+    """Checks the fields of a body for a route of Cohere, Jina or infinity that returns scores.
+
+    Raises:
+        BadRequest: a field would change the scores, and the route does not know it.
+    """
+    known = struct.__struct_fields__
+    _refuse([name for name in values if name in _OF_SCORES and name not in known], values, known)
 
 
 def _refuse(names: list[str], values: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -33,10 +33,12 @@ class MemoryLimiter:
         limit: maximum memory (bytes).
         max_vectors: maximum size (bytes) of the vectors of a response.
         row_bytes: maximum size (bytes) of the vectors of a text.
+        pair_paths: paths whose requests compare a text with others, and send it to the service with each of them.
     """
 
-    def __init__(self, limit: int, max_vectors: int, row_bytes: int) -> None:
+    def __init__(self, limit: int, max_vectors: int, row_bytes: int, pair_paths: frozenset[str] = frozenset()) -> None:
         self.limit, self.max_vectors, self.row_bytes = limit, max_vectors, row_bytes
+        self.pair_paths = pair_paths
         self.small_limit = limit // 4
         self.large_limit = limit - self.small_limit
         self._small, self._large = UnitLimiter(self.small_limit), UnitLimiter(self.large_limit)
@@ -55,6 +57,8 @@ class MemoryLimiter:
         vectors = min(num_values * self.row_bytes, self.max_vectors)
         # The text of each value is held twice: parsed, and in the message to the service.
         texts = len(body) * (2 if body.isascii() else 5)
+        if path in self.pair_paths:
+            texts += min(num_values * len(body), self.max_vectors)
         if path == "/tokenize":
             vectors = min(len(body) * TOKEN_BYTES, self.max_vectors) * 2  # pieces of the response, then all of it
             return num_values * _VALUE_BYTES + texts + vectors

@@ -27,6 +27,7 @@ from .concurrency_limit import ConcurrencyLimiter
 from .encoding_service import EncodingService
 from .health import HealthChecker
 from .memory_limit import MemoryLimiter, memory_limit
+from .paths import RERANK_PATHS
 from .token_ids import TokenIds
 
 if TYPE_CHECKING:
@@ -83,7 +84,12 @@ def run(process: ProcessContext) -> None:
         make_app(service, metrics, token),
         service,
         connections,
-        MemoryLimiter(memory_limit(config.http_max_body), config.http_max_body, service.row_bytes),
+        MemoryLimiter(
+            memory_limit(config.http_max_body),
+            config.http_max_body,
+            service.row_bytes,
+            RERANK_PATHS if config.task == "rerank" else frozenset(),
+        ),
         config.http_max_body,
         token,
     )

@@ -9,8 +9,8 @@ from flask import Response, request
 from werkzeug.datastructures import Headers
 
 from .encoding_service import EncodingResult
-from .errors import UnsupportedBody
-from .validation import parse_options
+from .errors import BadRequest, UnsupportedBody
+from .validation import parse_options, printable, truncate_repr
 
 #: Header of a response with its vector space, and of a request with the one that it expects.
 VECTOR_SPACE = "X-Vector-Space"
@@ -61,6 +61,18 @@ def read_options(values: dict[str, Any], headers: Headers, width: int) -> dict[s
     if expected := headers.get(VECTOR_SPACE, "").strip():
         options["vector_space"] = expected
     return options
+
+
+def read_model(values: dict[str, Any]) -> str:
+    """Returns the name in the field ``model``, to echo in the response. It does not select a model.
+
+    Raises:
+        BadRequest: the field is not a name.
+    """
+    name = values.get("model") or ""
+    if not isinstance(name, str):
+        raise BadRequest(f"'model' must be a name, received {truncate_repr(name)}", "model")
+    return printable(name)
 
 
 def add_headers(response: Response, encoded: EncodingResult) -> Response:

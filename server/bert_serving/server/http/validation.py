@@ -87,11 +87,7 @@ def parse_options(values: dict[str, Any], width: int) -> dict[str, Any]:
     for name in ("normalize", "truncate"):
         if values.get(name) is not None:
             options[name] = parse_bool(values, name)
-    if (value := values.get("dimensions")) is not None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise BadRequest(
-                f"'dimensions' must be an integer of at least 1, received {truncate_repr(value)}", "dimensions"
-            )
+    if (value := parse_count(values, "dimensions")) is not None:
         if value > width:
             raise BadRequest(
                 f"'dimensions' is {value}, but the vectors of this server have {width} dimensions", "dimensions"
@@ -129,6 +125,18 @@ def parse_choice(values: dict[str, Any], name: str, choices: tuple[str, ...]) ->
     return str(value)
 
 
+def parse_count(values: dict[str, Any], name: str) -> int | None:
+    """Returns a field that is an integer of at least 1; None if absent.
+
+    Raises:
+        BadRequest: the field has another value.
+    """
+    count = values.get(name)
+    if count is None or (isinstance(count, int) and not isinstance(count, bool) and count >= 1):
+        return count
+    raise BadRequest(f"{name!r} must be an integer of at least 1, received {truncate_repr(count)}", name)
+
+
 def require_field(values: dict[str, Any], name: str, what: str) -> Any:
     """Returns a required field; ``what`` describes it in the error message.
 
@@ -150,6 +158,11 @@ def truncate_repr(value: Any) -> str:
     """Returns the representation of a JSON value for an error message, truncated to `_MAX_REPR` characters."""
     text = repr(value)
     return text if len(text) <= _MAX_REPR else f"{text[: _MAX_REPR - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Returns a text that a response can encode: a lone surrogate becomes a question mark."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _parse_fallback(body: bytes) -> Any:

@@ -21,8 +21,9 @@ from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, NotFound
 from ..fields import check_embeddings_fields
 from ..inputs import read_input
-from ..request_context import JSON, json_response, read_options
+from ..request_context import JSON, json_response, read_model, read_options
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
+from ..scores import require_task
 from ..validation import parse_choice, require_field, truncate_repr
 
 #: Prefix of OpenAI's model names. Token ids sent for such a model come from OpenAI's vocabulary.
@@ -51,13 +52,15 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
 
     Raises:
         BadRequest: a field has an invalid value, or the server returns a vector per token.
+        WrongTask: the server returns scores.
     """
+    require_task(service, "embed")
     if service.token_level:
         raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
     check_embeddings_fields(values)
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
     options = read_options(values, headers, service.dimensions)
-    model = _read_model(values) or service.model_name
+    model = read_model(values) or service.model_name
     texts, is_ids = read_input(require_field(values, "input", "a text, a list of texts, or token ids"))
     if is_ids and model.startswith(_OPENAI_PREFIX) and model != service.model_name:
         raise BadRequest(
@@ -87,11 +90,3 @@ def _respond(model: str, is_base64: bool, result: EncodingResult) -> Response:
     rows = [b'"%b"' % row for row in vectors.to_base64(array)] if is_base64 else map(vectors.to_json, array)
     embeddings = [Embedding("embedding", index, msgspec.Raw(row)) for index, row in enumerate(rows)]
     return json_response(EmbeddingsResponse("list", embeddings, model, usage))
-
-
-def _read_model(values: dict[str, Any]) -> str:
-    """Returns the name to echo in the response. The name does not select a model."""
-    name = values.get("model") or ""
-    if not isinstance(name, str):
-        raise BadRequest(f"'model' must be a name, received {truncate_repr(name)}", "model")
-    return name.encode(errors="replace").decode()  # a lone surrogate cannot be encoded in the response

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from .. import schemas
+from .. import score_schemas as scores
 from ..request_context import JSON
 
 _BODIES: tuple[Any, ...] = (
@@ -34,6 +35,15 @@ _BODIES: tuple[Any, ...] = (
     schemas.DecodeResponse,
     schemas.Info,
     schemas.TeiError,
+    scores.TeiRerankRequest,
+    scores.TeiRerankResponse,
+    scores.RerankRequest,
+    scores.RerankResponse,
+    scores.PredictRequest,
+    scores.PredictResponse,
+    scores.ClassifyRequest,
+    scores.ClassifyResponse,
+    scores.CohereError,
 )
 _REFERENCES, SCHEMAS = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
 _SCHEMAS = dict(zip(_BODIES, _REFERENCES, strict=True))
@@ -66,7 +76,7 @@ def operation(
     return described
 
 
-_ERROR = content(schemas.Error, schemas.OpenAIError, schemas.TeiError)
+_ERROR = content(schemas.Error, schemas.OpenAIError, schemas.TeiError, scores.CohereError)
 _ERRORS = {
     "400": "The body, or a value in it, is invalid",
     "401": "The token is missing or wrong",

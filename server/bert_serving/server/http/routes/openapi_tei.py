@@ -1,16 +1,22 @@
-"""Describes the routes of text-embeddings-inference."""
+"""Describes the routes of text-embeddings-inference, and those for scores."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .. import schemas
+from .. import score_schemas as scores
 from ..request_context import JSON
 from .openapi_parts import content, operation
 
 _TAG = "text-embeddings-inference"
 _ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "429", "503", "504")
+_SCORE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "502", "503", "504")
 _EMBED = {"inputs": ["hello world", "good day!"]}
+_REQUESTS = (schemas.EmbedRequest, schemas.SimilarityRequest, scores.PredictRequest, scores.TeiRerankRequest)
+_RESPONSES = (schemas.EmbedResponse, schemas.SimilarityResponse, scores.PredictResponse, scores.TeiRerankResponse)
+_RERANK = {"query": "hello", "texts": ["hello world", "good day!"]}
+_DOCUMENTS = {"model": "bert", "query": "hello", "documents": ["hello world", "good day!"], "top_n": 1}
 _SIMILARITY = {"inputs": {"source_sentence": "hello world", "sentences": ["good day!", "hello"]}}
 
 TEI_PATHS: dict[str, Any] = {
@@ -49,12 +55,38 @@ TEI_PATHS: dict[str, Any] = {
     },
     "/": {
         "post": operation(
-            "Encode or compare texts",
-            "Same as /embed, or as /similarity if the inputs have a source_sentence.",
+            "Answer as the route for the task of the server",
+            "Same as /embed, or as /similarity if the inputs have a source_sentence. With -task classify, same as "
+            "/predict; with -task rerank, same as /rerank.",
             "The response of the route",
-            content(schemas.EmbedResponse, schemas.SimilarityResponse),
+            content(
+                schemas.EmbedResponse, schemas.SimilarityResponse, scores.PredictResponse, scores.TeiRerankResponse
+            ),
             _ERRORS,
-            content(schemas.EmbedRequest, schemas.SimilarityRequest, example=_EMBED),
+            content(schemas.EmbedRequest, schemas.SimilarityRequest, scores.PredictRequest, example=_EMBED),
+            _TAG,
+        )
+    },
+    "/predict": {
+        "post": operation(
+            "Classify texts or pairs of texts",
+            "Needs a server with -task classify. A list of two texts is a pair; several texts are lists of their own. "
+            "A single input gives a list of labels, several give a list of such lists.",
+            "The labels and their scores, the best first",
+            content(scores.PredictResponse),
+            _ERRORS,
+            content(scores.PredictRequest, example={"inputs": [["hello world"], ["good day!", "hello"]]}),
+            _TAG,
+        )
+    },
+    "/rerank": {
+        "post": operation(
+            "Rank texts",
+            "Needs a server with -task rerank. A body with documents, as infinity has them, gives an object.",
+            "The indices of the texts and their scores, the best first",
+            content(scores.TeiRerankResponse, scores.RerankResponse),
+            _ERRORS,
+            content(scores.TeiRerankRequest, scores.RerankRequest, example=_RERANK),
             _TAG,
         )
     },
@@ -99,6 +131,39 @@ TEI_PATHS: dict[str, Any] = {
             ("503",),
             tag=_TAG,
             is_public=True,
+        )
+    },
+    "/v1/rerank": {
+        "post": operation(
+            "Rank documents with the API of Cohere and Jina",
+            "Needs a server with -task rerank.",
+            "The indices of the documents and their scores, the best first",
+            content(scores.RerankResponse),
+            _SCORE_ERRORS,
+            content(scores.RerankRequest, example=_DOCUMENTS),
+            "Scores",
+        )
+    },
+    "/v2/rerank": {
+        "post": operation(
+            "Rank documents with the second API of Cohere",
+            "Needs a server with -task rerank.",
+            "The indices of the documents and their scores, the best first",
+            content(scores.RerankResponse),
+            _SCORE_ERRORS,
+            content(scores.RerankRequest, example=_DOCUMENTS),
+            "Scores",
+        )
+    },
+    "/classify": {
+        "post": operation(
+            "Classify texts with the API of infinity",
+            "Needs a server with -task classify.",
+            "The labels of each text and their scores, the best first",
+            content(scores.ClassifyResponse),
+            _SCORE_ERRORS,
+            content(scores.ClassifyRequest, example={"input": ["hello world", "good day!"]}),
+            "Scores",
         )
     },
 }

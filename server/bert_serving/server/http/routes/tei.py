@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import numpy as np
 from flask import Blueprint, Response
 from werkzeug.datastructures import Headers
@@ -18,9 +17,10 @@ from .. import serialization as vectors
 from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, WrongTask
-from ..fields import check_tei_fields
+from ..fields import read_tei_fields
 from ..inputs import read_input, read_texts
 from ..request_context import JSON, json_response, read_options
+from ..scores import require_task
 from ..validation import json_type, parse_choice, require_field, truncate_repr
 
 _INPUTS = "a text, a list of texts, or token ids"
@@ -56,7 +56,7 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
 def prepare_embed(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
     """Reads an ``/embed`` request."""
     _require_text_vectors(service)
-    values = read_fields(values, schemas.EmbedRequest)
+    values = read_tei_fields(values, schemas.EmbedRequest)
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
     texts, options = _read(service, values, headers)
 
@@ -74,12 +74,13 @@ def prepare_embed(service: EncodingService, values: dict[str, Any], headers: Hea
 
 def prepare_embed_all(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
     """Reads an ``/embed_all`` request, for one vector per token, without padding."""
+    require_task(service, "embed")
     if not service.token_level:
         raise WrongTask(
             "this server returns one vector per text, and /embed_all one per token: send the request to a server with "
             "-pooling_strategy NONE, or to /embed"
         )
-    values = read_fields(values, schemas.EmbedAllRequest)
+    values = read_tei_fields(values, schemas.EmbedAllRequest)
     texts, options = _read(service, values, headers)
 
     def respond(result: EncodingResult) -> Response:
@@ -106,7 +107,7 @@ def prepare_similarity(service: EncodingService, values: dict[str, Any], headers
     if not isinstance(source, str):
         raise BadRequest(f"'source_sentence' must be a text, received {truncate_repr(source)}", "source_sentence")
     sentences = read_texts(require_field(inputs, "sentences", "a list of texts"), "sentences")
-    values = read_fields(values, schemas.SimilarityParameters)
+    values = read_tei_fields(values, schemas.SimilarityParameters)
     options = {**read_options(values, headers, service.dimensions), "normalize": True, "pairs": False}
     # In this order, errors name indices of sentences.
     return EncodingCall([*sentences, source], _similarities, options=options)
@@ -129,7 +130,7 @@ def server_info(service: EncodingService) -> schemas.Info:
     return schemas.Info(
         model_id=service.model_name,
         model_dtype=_DTYPES.get(dtype, dtype),
-        model_type={"embedding": {"pooling": _pooling(service)}},
+        model_type=_model_type(service),
         max_input_length=service.max_length,
         max_client_batch_size=config.max_request_size,
         max_batch_requests=config.max_batch_size,
@@ -140,31 +141,6 @@ def server_info(service: EncodingService) -> schemas.Info:
         version=__version__,
         vector_space=service.vector_space,
     )
-
-
-def read_fields(values: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """Returns the fields of a body. Those in ``parameters`` count too, where some libraries put options.
-
-    Args:
-        struct: declares the fields of the route.
-
-    Raises:
-        BadRequest: ``parameters`` is not an object, or a field asks for another response than the route gives.
-    """
-    parameters = values.get("parameters")
-    if parameters is not None:
-        if not isinstance(parameters, dict):
-            raise BadRequest(f"'parameters' must be an object, received {json_type(parameters)}", "parameters")
-        values = {**values, **parameters}
-    direction = values.get("truncation_direction")
-    if direction is not None and (not isinstance(direction, str) or direction.lower() != "right"):
-        raise BadRequest(
-            f"'truncation_direction' is {truncate_repr(direction)}, but this server truncates texts at their end: omit "
-            'it, or shorten the texts before sending them; "truncate": false refuses texts that are too long',
-            "truncation_direction",
-        )
-    check_tei_fields(values, struct.__struct_fields__)
-    return values
 
 
 def _read(service: EncodingService, values: dict[str, Any], headers: Headers) -> tuple[list[Any], dict[str, Any]]:
@@ -182,11 +158,17 @@ def _list_response(array: np.ndarray, to_values: streaming.ToValues) -> Response
     return streaming.json_response(placeholder, placeholder, array, to_values, JSON)
 
 
-def _pooling(service: EncodingService) -> str:
-    name = service.config.pooling_strategy.name
-    return {"REDUCE_MEAN": "mean", "CLS_TOKEN": "cls"}.get(name, name.lower())
+def _model_type(service: EncodingService) -> dict[str, Any]:
+    task = service.config.task
+    if task == "embed":
+        name = service.config.pooling_strategy.name
+        return {"embedding": {"pooling": {"REDUCE_MEAN": "mean", "CLS_TOKEN": "cls"}.get(name, name.lower())}}
+    labels = {str(index): label for index, label in enumerate(service.labels)}
+    kinds = {"classify": "classifier", "rerank": "reranker"}
+    return {kinds[task]: {"id2label": labels, "label2id": {label: int(index) for index, label in labels.items()}}}
 
 
 def _require_text_vectors(service: EncodingService) -> None:
+    require_task(service, "embed")
     if service.token_level:
         raise WrongTask("this server returns one vector per token (-pooling_strategy NONE): use /embed_all")

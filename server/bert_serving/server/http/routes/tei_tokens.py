@@ -11,10 +11,10 @@ from flask import Blueprint, Response
 from .. import schemas
 from ..encoding_service import EncodingService
 from ..errors import BodyTooLarge, InvalidTokenId
+from ..fields import read_tei_fields
 from ..inputs import read_id_rows, read_texts
 from ..request_context import JSON, read_body
 from ..validation import parse_bool, parse_object, parse_prompt, require_field
-from .tei import read_fields
 
 
 def blueprint(service: EncodingService) -> Blueprint:
@@ -22,7 +22,7 @@ def blueprint(service: EncodingService) -> Blueprint:
 
     @routes.post("/tokenize")
     def tokenize() -> Response:
-        values = read_fields(parse_object(read_body()), schemas.TokenizeRequest)
+        values = read_tei_fields(parse_object(read_body()), schemas.TokenizeRequest)
         texts = read_texts(require_field(values, "inputs", "a text or a list of texts"), "inputs")
         has_frame = parse_bool({"add_special_tokens": True} | values, "add_special_tokens")
         prompt = service.find_prompt(parse_prompt(values))

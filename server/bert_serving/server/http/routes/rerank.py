@@ -1,0 +1,150 @@
+"""Serves rankings with the APIs of text-embeddings-inference, infinity, Cohere and Jina.
+
+The fields of the body tell the APIs apart: ``texts`` is that of text-embeddings-inference, ``documents`` the others.
+Scores are sigmoids of the logits, whatever the model's own function is, unless ``raw_scores`` is true.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+from flask import Response
+from werkzeug.datastructures import Headers
+
+from .. import score_schemas as schemas
+from ..encoding_call import EncodingCall
+from ..encoding_service import EncodingResult, EncodingService
+from ..errors import BadRequest, EmptyInput
+from ..fields import check_score_fields, read_tei_fields
+from ..inputs import read_texts
+from ..request_context import JSON, json_response, read_model, read_options
+from ..schemas import Usage
+from ..scores import Item, ScoreCall, best_first, check_size, require_task, sigmoid
+from ..validation import json_type, parse_bool, parse_count, printable, require_field, truncate_repr
+
+
+def prepare_rerank(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
+    """Reads a ``/rerank`` request of text-embeddings-inference, or of infinity."""
+    if "texts" in values and "documents" in values:
+        raise BadRequest("the body has 'texts' and 'documents'; send only one of them", "texts")
+    if "documents" in values:
+        return _prepare_documents("", service, values, headers)
+    require_task(service, "rerank")
+    values = read_tei_fields(values, schemas.TeiRerankRequest)
+    query = _read_query(values)
+    texts = read_texts(require_field(values, "texts", "a list of texts, or 'documents'"), "texts")
+    count = parse_count(values, "top_n")
+    if count is not None and count > len(texts):
+        raise BadRequest(f"'top_n' is {count}, but there are {len(texts)} texts: lower it, or omit it for all", "top_n")
+    returns_text = parse_bool(values, "return_text")
+
+    def respond(result: EncodingResult) -> Response:
+        ranks = [schemas.TeiRank(index, score) for index, score in _ranking(values, result)[:count]]
+        if returns_text:
+            for rank in ranks:
+                rank.text = printable(texts[rank.index])
+        return Response(msgspec.json.encode(ranks), mimetype=JSON)
+
+    return _call(service, values, headers, query, texts, respond)
+
+
+def _prepare_documents(
+    version: str, service: EncodingService, values: dict[str, Any], headers: Headers
+) -> EncodingCall:
+    """Reads a request of Cohere, Jina or infinity.
+
+    Args:
+        version: version of the API in the path; documents of the response are objects with a ``text``. Empty for
+            infinity, where they are texts.
+    """
+    require_task(service, "rerank")
+    check_score_fields(values, schemas.RerankRequest)
+    query = _read_query(values)
+    texts = _read_documents(require_field(values, "documents", "a list of texts"))
+    count, model = parse_count(values, "top_n"), read_model(values) or service.model_name
+    returns_documents = parse_bool(values, "return_documents")
+
+    def respond(result: EncodingResult) -> Response:
+        ranks = [schemas.Rank(index, score) for index, score in _ranking(values, result)[:count]]
+        if returns_documents:
+            for rank in ranks:
+                text = printable(texts[rank.index])
+                rank.document = schemas.TextObject(text) if version else text
+        body = schemas.RerankResponse(
+            id=str(uuid.uuid4()),
+            object="rerank",
+            created=int(time.time()),
+            model=model,
+            results=ranks,
+            usage=Usage(result.num_tokens, result.num_tokens),
+            meta={"api_version": {"version": version}} if version else {},
+        )
+        return json_response(body)
+
+    return _call(service, values, headers, query, texts, respond)
+
+
+#: Readers of requests to ``/v1/rerank`` and ``/v2/rerank``.
+prepare_v1, prepare_v2 = partial(_prepare_documents, "1"), partial(_prepare_documents, "2")
+
+
+def _call(
+    service: EncodingService,
+    values: dict[str, Any],
+    headers: Headers,
+    query: str,
+    texts: list[str],
+    respond: Callable[[EncodingResult], Response],
+) -> EncodingCall:
+    pairs: list[Item] = [(query, text) for text in texts]
+    check_size(service, query, texts)
+    options = read_options(values, headers, service.dimensions) | {"raw_scores": True}
+    return ScoreCall(pairs, respond, options=options)
+
+
+def _ranking(values: dict[str, Any], result: EncodingResult) -> list[tuple[int, float]]:
+    """Returns the indices and the scores of the texts, the best first."""
+    scores = result.vectors[:, 0].astype(np.float32)
+    if not parse_bool(values, "raw_scores"):
+        scores = sigmoid(scores)
+    return [(index, float(scores[index])) for index in best_first(result.vectors[:, 0])]
+
+
+def _read_query(values: dict[str, Any]) -> str:
+    query = _text_of(require_field(values, "query", "a text"))
+    if query is None:
+        raise BadRequest(f"'query' must be a text, received {truncate_repr(values['query'])}", "query")
+    if not query.strip():
+        raise BadRequest("'query' is blank; send a text", "query")
+    return query
+
+
+def _read_documents(value: Any) -> list[str]:
+    if value == []:
+        raise EmptyInput("'documents' is an empty list; send at least one text", "documents")
+    if not isinstance(value, list):
+        raise BadRequest(f"'documents' must be a list of texts, received {json_type(value)}", "documents")
+    texts = []
+    for index, item in enumerate(value):
+        text = _text_of(item)
+        if text is None:
+            raise BadRequest(
+                f"item {index} of 'documents' must be a text, or an object with a 'text', received "
+                f"{truncate_repr(item)}",
+                "documents",
+            )
+        texts.append(text)
+    return texts
+
+
+def _text_of(value: Any) -> str | None:
+    """Returns a text, or that in the field ``text`` of an object; None for another value."""
+    if isinstance(value, dict):
+        value = value.get("text")
+    return value if isinstance(value, str) else None

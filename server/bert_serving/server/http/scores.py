@@ -1,0 +1,104 @@
+"""Computes the scores of a classifier or reranker for the texts of HTTP requests."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .encoding_call import EncodingCall
+from .encoding_service import EncodingResult, EncodingService
+from .errors import BodyTooLarge, WrongTask
+
+#: A text, or a pair of texts.
+Item = str | tuple[str, str]
+#: The task of a server, and the routes that fit.
+_ROUTES = {"embed": "/embed or /v1/embeddings", "classify": "/predict or /classify", "rerank": "/rerank"}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreCall(EncodingCall):
+    """Texts and pairs of texts whose scores an HTTP request asks for.
+
+    The vectors of its result are the scores, ``[n, labels]``. Texts and pairs travel in requests of their own.
+    """
+
+    def encode(self, service: EncodingService) -> EncodingResult:
+        return self._join([(rows, service.encode(texts, options=options)) for rows, texts, options in self._parts()])
+
+    async def encode_async(self, service: EncodingService) -> EncodingResult:
+        parts = self._parts()
+        results = await asyncio.gather(*(service.encode_async(texts, options=options) for _, texts, options in parts))
+        return self._join([(rows, result) for (rows, _, _), result in zip(parts, results, strict=True)])
+
+    def _parts(self) -> list[tuple[list[int], list[Item], dict[str, Any]]]:
+        """Returns the rows, the items and the options of each request: one for texts, and one for pairs."""
+        parts = []
+        for pairs in (False, True):
+            rows = [row for row, item in enumerate(self.texts) if isinstance(item, tuple) == pairs]
+            if rows:
+                parts.append((rows, [self.texts[row] for row in rows], {**self.options, "pairs": pairs}))
+        return parts
+
+    def _join(self, parts: list[tuple[list[int], EncodingResult]]) -> EncodingResult:
+        first = parts[0][1]
+        if len(parts) == 1:
+            return first
+        scores = np.zeros((len(self.texts), first.vectors.shape[1]), first.vectors.dtype)
+        for rows, result in parts:
+            scores[rows] = result.vectors
+        num_tokens = sum(result.num_tokens for _, result in parts)
+        return replace(first, vectors=scores, num_tokens=num_tokens)
+
+
+def require_task(service: EncodingService, task: str) -> None:
+    """Checks that the server has the task that a route needs.
+
+    Raises:
+        WrongTask: it has another one.
+    """
+    found = service.config.task
+    if found != task:
+        raise WrongTask(
+            f"this server has -task {found}, and this route needs a server with -task {task}: use {_ROUTES[found]}, or "
+            "another server"
+        )
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Returns the logistic function; does not overflow."""
+    scores: np.ndarray = np.exp(-np.logaddexp(0, -logits))
+    return scores
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the softmax over the last axis; does not overflow."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    scores: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def best_first(scores: np.ndarray, count: int | None = None) -> list[int]:
+    """Returns the indices of the best scores, the best first; of equal scores, the first comes first.
+
+    Args:
+        count: maximum number of indices; None for all.
+    """
+    order: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
+    return order
+
+
+def check_size(service: EncodingService, query: str, texts: list[str]) -> None:
+    """Checks the size of the pairs that a ranking sends to the service: the query travels with each text.
+
+    Raises:
+        BodyTooLarge: the queries are larger than the largest body.
+    """
+    size, limit = len(query.encode(errors="replace")) * len(texts), service.config.http_max_body
+    if size > limit:
+        raise BodyTooLarge(
+            f"the query is sent with each of {len(texts)} texts, {size} bytes in all; the limit is {limit} "
+            "(-http_max_body): send fewer texts per request, or a shorter query"
+        )
