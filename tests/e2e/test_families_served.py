@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +110,13 @@ def write_family(folder: Path, family: str) -> Any:
     return auto
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_texts_pairs_tokens_and_token_ids_by_each_protocol(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(("family", "engine"), [("mpnet", "onnx"), ("modernbert", "torch")])
+def test_texts_pairs_tokens_and_token_ids_by_each_protocol(tmp_path: Path, family: str, engine: str) -> None:
     auto = write_family(tmp_path, family)
     # These texts mean the same to transformers: no padding token, and nothing that a space at the end changes.
     texts = [*MULTILINGUAL, "hello world", "hello <mask> [MASK]", "a long text " * 30]
     expected = means(tmp_path, [*texts, *PAIRS])
-    flags = ("-pooling_layer", "-1", "-max_seq_len", "NONE", "-show_tokens_to_client", "-engine", "torch")
+    flags = ("-pooling_layer", "-1", "-max_seq_len", "NONE", "-show_tokens_to_client", "-engine", engine)
     with serving_http(*flags, model_dir=tmp_path) as server, server.zmq_client() as client:
         sent = [*texts, *(" ||| ".join(pair) for pair in PAIRS)]
         found, tokens = client.encode(sent, show_tokens=True)
@@ -127,3 +129,15 @@ def test_texts_pairs_tokens_and_token_ids_by_each_protocol(tmp_path: Path, famil
         np.testing.assert_allclose(float32([row["embedding"] for row in data]), expected, rtol=0, atol=1e-5)
         inner = [row[1:-1] for row in tokens[: len(texts)]]
         np.testing.assert_allclose(client.encode(inner, is_tokenized=True), expected[: len(texts)], rtol=0, atol=1e-5)
+
+
+def test_an_engine_that_does_not_compute_a_model_is_refused_before_the_start(tmp_path: Path) -> None:
+    write_family(tmp_path, "mpnet")
+    command = [sys.executable, "-m", "bert_serving.server", "-check", "-cpu", "-model_dir", str(tmp_path)]
+    refused = subprocess.run([*command, "-engine", "tensorflow"], capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 3
+    assert "tensorflow cannot run" in refused.stderr
+    assert "relative position bias, which the model has; use -engine onnx" in refused.stderr
+    chosen = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert chosen.returncode == 0, chosen.stderr
+    assert "MPNET, 4 layers of 32" in chosen.stdout

@@ -59,6 +59,7 @@ def test_the_most_tokens_and_the_activation_of_each_family() -> None:
     }
     assert (found["modernbert"].layer_norm_eps, found["deberta-v2"].layer_norm_eps) == (1e-6, 1e-7)
     assert found["bert"].family == "jina-bert"
+    assert parse(JINA | {"feed_forward_type": "reglu"}).hidden_act == "relu"
 
 
 def test_old_and_new_keys_mean_the_same() -> None:

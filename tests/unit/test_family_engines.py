@@ -31,6 +31,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         ARCHITECTURES["modernbert"][1]
         | {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "hidden_activation": "silu"},
     ),
+    "gte without types, scaled": (
+        "Gte",
+        ARCHITECTURES["gte"][1]
+        | {"type_vocab_size": 0, "rope_parameters": {"rope_type": "linear", "factor": 1.5, "rope_theta": 20000.0}},
+    ),
     "gte, one row of types": ("Gte", ARCHITECTURES["gte"][1] | {"hidden_act": "silu", "type_vocab_size": 1}),
     "deberta with positions, types and convolution": (
         "DebertaV2",

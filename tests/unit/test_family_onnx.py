@@ -1,0 +1,74 @@
+"""Tests how the engine onnx computes families beyond BERT: in int8, with shared weights, of any size and length."""
+
+# ruff: noqa: E402 (imports follow the check for the libraries)
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import family_models
+import numpy as np
+import pytest
+from family_models import ARCHITECTURES, LONG, SIZES, batch_of
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+
+from bert_serving.server.engines.base import Device, EngineError, EngineSpec
+from bert_serving.server.engines.onnx import engine as engine_module
+from bert_serving.server.engines.onnx.encoder import build
+from bert_serving.server.model.config import ModelConfig, load_model_config
+from bert_serving.server.model.weights import load_weights
+
+
+def load(folder: Path, family: str, **changes: Any) -> ModelConfig:
+    family_models.save(folder / "model", ARCHITECTURES[family], **changes)
+    return load_model_config(folder / "model")
+
+
+def make(model: ModelConfig, folder: Path, **fields: Any) -> engine_module.OnnxEngine:
+    spec = EngineSpec(model=model, cache_dir=str(folder / "cache"), pooling_layers=(-1,), **fields)
+    engine_module.prepare(spec, lambda _: None)
+    return engine_module.create(spec, Device(threads=1))
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_int8_is_close_to_fp32(tmp_path: Path, family: str) -> None:
+    model = load(tmp_path, family)
+    batch = batch_of([30, 60, 90])
+    exact, found = (
+        make(model, tmp_path, pooling_strategy="NONE", dtype=dtype).encode(batch) for dtype in ("fp32", "int8")
+    )
+    cosines = (exact * found).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(found, axis=1)
+    assert cosines.min() > 0.99
+
+
+def test_layers_with_the_same_weights_share_them_in_the_graph(tmp_path: Path) -> None:
+    model = load(tmp_path, "albert")
+    spec = EngineSpec(model=model, cache_dir=str(tmp_path), pooling_layers=(-1,))
+    graph = build(spec, load_weights(model, need_pooler=False)).graph
+    shapes = [tuple(tensor.dims) for tensor in graph.initializer]
+    assert sum(node.op_type == "MultiHeadAttention" for node in graph.node) == 5
+    assert shapes.count((32, 96)) == shapes.count((48, 32)) == 2  # of two groups
+
+
+def test_tokens_beyond_the_tables_are_refused(tmp_path: Path) -> None:
+    engine = make(load(tmp_path, "mpnet"), tmp_path, use_position_embeddings=False)
+    with pytest.raises(EngineError, match=f"exceeds the {LONG} positions"):
+        engine.encode(batch_of([LONG + 1]))
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(18, 3), (20, 4)])
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_any_size_of_bert_is_computed(tmp_path: Path, hidden: int, heads: int, dtype: str) -> None:
+    # ONNX Runtime reads prepacked weights at addresses that are multiples of 64 bytes.
+    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": 46}
+    family = ("Bert", SIZES | {"max_position_embeddings": 41} | sizes)
+    reference = family_models.save(tmp_path / "model", family)
+    batch = batch_of([7, 30])
+    found = make(load_model_config(tmp_path / "model"), tmp_path, pooling_strategy="NONE", dtype=dtype).encode(batch)
+    expected = np.concatenate(family_models.hidden_states(reference, batch, -1))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == "fp32" else 0.2)
