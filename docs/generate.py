@@ -124,6 +124,8 @@ MAIN_OPTIONS += ["port", "port_out", "http_port", "auth_keys"]
 CLIENT = [
     "encode",
     "encode_async",
+    "classify",
+    "rerank",
     "fetch",
     "fetch_all",
     "listen",

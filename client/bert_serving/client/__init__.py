@@ -30,6 +30,7 @@ from .errors import (
     RequestTimeoutError,
     ServerError,
     ServerUnreachableError,
+    TaskError,
     TooLargeError,
     VectorSpaceError,
     VersionMismatchError,
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
     from ._client import BertClient
     from ._concurrent import ConcurrentBertClient
     from ._encoding import Response
+    from ._scores import Classification, Ranked
 
 __all__ = [
     "AsyncBertClient",
     "BertClient",
     "BertServingError",
+    "Classification",
     "ClientClosedError",
     "ClientForkedError",
     "ClientStateError",
@@ -59,11 +62,13 @@ __all__ = [
     "InvalidRequestError",
     "OptionError",
     "OverloadedError",
+    "Ranked",
     "ReplyError",
     "RequestTimeoutError",
     "Response",
     "ServerError",
     "ServerUnreachableError",
+    "TaskError",
     "TooLargeError",
     "VectorSpaceError",
     "VersionMismatchError",
@@ -74,7 +79,9 @@ __all__ = [
 _MODULES = {
     "AsyncBertClient": "_asyncio",
     "BertClient": "_client",
+    "Classification": "_scores",
     "ConcurrentBertClient": "_concurrent",
+    "Ranked": "_scores",
     "Response": "_encoding",
 }
 

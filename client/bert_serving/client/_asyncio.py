@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from . import protocol
 from ._arguments import whole_number
-from ._base import BaseClient, TruncationWarner, command_info, raise_if_error, warn_dropped
+from ._base import TruncationWarner, command_info, raise_if_error, warn_dropped
 from ._deadline import WaitPolicy, seconds
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room
 from ._progress import ProgressBar
 from ._reply_queue import LoopCalls, ReplyQueue
-from ._request_options import request_options, require_support, version_of
+from ._request_options import add_pairs, request_options, require_support, version_of
+from ._scoring import AsyncScoringClient
 from ._transport.request_table import ReplyOrError
+from ._validation import Validated
 from .errors import BertServingError
 from .protocol import FloatArray
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from ._request_options import EncodeOptions, ProxyOptions
 
 
-class AsyncBertClient(BaseClient[E]):
+class AsyncBertClient(AsyncScoringClient[E]):
     """`BertClient` for asyncio: the same arguments, the same errors, and ``await``.
 
     ``async with AsyncBertClient() as bc: await bc.encode(["hello"])``. The constructor does not wait: ``async with``,
@@ -144,6 +146,7 @@ class AsyncBertClient(BaseClient[E]):
         self._check_timings(timings)
         values = await self._request_options(is_tokenized, options)
         validated = self._validated(texts, is_tokenized, stacklevel=2)
+        values = await self._with_pairs(values, validated)
         call = EncodeCall(validated, batch_size, timings, options=values, names_space=self._names_space)
         await self._run(call, show_progress_bar)
         return self._finish(call, show_tokens, stacklevel=2)
@@ -160,8 +163,8 @@ class AsyncBertClient(BaseClient[E]):
         self._connection.check_usable()
         await self.connect()
         values = await self._request_options(is_tokenized, options)
-        pairs = options.get("pairs")  # the proxy has checked that each is a tuple of two texts
-        validated = list(texts) if pairs else self._validated(texts, is_tokenized, stacklevel=2)
+        validated = self._validated(texts, is_tokenized, stacklevel=2)
+        values = await self._with_pairs(values, validated)
         call = EncodeCall(validated, batch_size, timings, details=True, options=values)
         await self._run(call, show_progress_bar=False)
         return call
@@ -202,8 +205,8 @@ class AsyncBertClient(BaseClient[E]):
                 flight as a server needs to be busy.
             max_num_batch: stop after this many batches; ``None`` for all.
             is_tokenized: the texts are lists of tokens.
-            options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate`` and ``vector_space``, as
-                for `encode`.
+            options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate``, ``vector_space`` and
+                ``raw_scores``, as for `encode`.
 
         Yields:
             `Response` in order of arrival; its ``id`` increases in the order of sending.
@@ -214,7 +217,7 @@ class AsyncBertClient(BaseClient[E]):
         if max_num_batch is not None:
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         await self.connect()
-        frame = self._frame(await self._request_options(is_tokenized, options))
+        values = await self._request_options(is_tokenized, options)
         replies = self._reply_queue()
         warner, spaces = TruncationWarner(self), SpaceCheck()
         in_flight: dict[int, int] = {}  # number of texts by number of the request, until the result is taken
@@ -232,6 +235,7 @@ class AsyncBertClient(BaseClient[E]):
                 except StopAsyncIteration:
                     return
                 validated = self._validated(texts, is_tokenized, stacklevel=2)
+                frame = self._frame(await self._with_pairs(values, validated))
                 number = self._connection.new_number()
                 in_flight[number] = len(validated)
                 self._connection.submit(number, protocol.texts_to_json(validated), len(validated), replies.put, frame)
@@ -282,7 +286,14 @@ class AsyncBertClient(BaseClient[E]):
         """Validates the options of a request, and checks that the server knows them."""
         if options.get("vector_space") is None:
             options["vector_space"] = self._expected_space
-        values = request_options(is_tokenized, **options)
+        return await self._supported(request_options(is_tokenized, **options))
+
+    async def _with_pairs(self, values: dict[str, Any], texts: Validated) -> dict[str, Any]:
+        """Adds to the options of a request whether its texts are pairs, and checks that the server knows pairs."""
+        marked = add_pairs(values, texts)
+        return values if marked is values else await self._supported(marked)
+
+    async def _supported(self, values: dict[str, Any]) -> dict[str, Any]:
         if values:
             if self._protocol_version is None:  # the client has not asked for the configuration
                 self._protocol_version = version_of(await self._ask(protocol.SHOW_CONFIG))

@@ -13,10 +13,11 @@ from ._arguments import host_name, port_number, validate_identity
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
 from ._request_options import to_json, validate_space, version_of
+from ._scores import ServerTask
 from ._transport.connection import Connection
 from ._transport.curve import curve_keys
 from ._transport.request_table import ReplyOrError
-from ._validation import too_long, validate_texts
+from ._validation import Validated, too_long, validate_texts
 from ._version import __version__
 from .errors import (
     BertServingError,
@@ -89,6 +90,7 @@ class BaseClient(Generic[E]):
         # A server of this project counts truncated texts. For an original one the client counts words before it sends.
         self._server_counts_truncation = False
         self._protocol_version: int | None = None  # None until the server's configuration is known
+        self._server_task: ServerTask | None = None  # as above
         self._show_server_config = show_server_config
         self._check_version = check_version and not ignore_all_checks
         self._check_length = check_length and not ignore_all_checks
@@ -177,10 +179,11 @@ class BaseClient(Generic[E]):
             self.token_info_available = bool(config.get("show_tokens_to_client"))
         self._server_counts_truncation = "protocol_version" in config
         self._protocol_version = version_of(config)
+        self._server_task = ServerTask.of(config)
         limit = config.get("max_message_bytes")
         self._connection.max_message_bytes = limit if isinstance(limit, int) else None
 
-    def _validated(self, texts: Any, is_tokenized: bool, stacklevel: int) -> list[str] | list[list[str]]:
+    def _validated(self, texts: Any, is_tokenized: bool, stacklevel: int) -> Validated:
         """Validates the texts, and returns them as a list.
 
         Warns of texts that have more words than an original server accepts, because it does not report them.

@@ -13,8 +13,9 @@ from ._deadline import WaitPolicy
 from ._encoding import E, EncodeCall, SpaceCheck
 from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import ProgressBar
-from ._request_options import request_options, require_support, version_of
+from ._request_options import add_pairs, request_options, require_support, version_of
 from ._transport.request_table import ReplyOrError
+from ._validation import Validated
 from .errors import BertServingError
 
 if TYPE_CHECKING:
@@ -61,7 +62,14 @@ class BlockingClient(BaseClient[E]):
         """Validates the options of a request, and checks that the server knows them."""
         if options.get("vector_space") is None:
             options["vector_space"] = self._expected_space
-        values = request_options(is_tokenized, **options)
+        return self._supported(request_options(is_tokenized, **options))
+
+    def _with_pairs(self, values: dict[str, Any], texts: Validated) -> dict[str, Any]:
+        """Adds to the options of a request whether its texts are pairs, and checks that the server knows pairs."""
+        marked = add_pairs(values, texts)
+        return values if marked is values else self._supported(marked)
+
+    def _supported(self, values: dict[str, Any]) -> dict[str, Any]:
         if values:
             if self._protocol_version is None:  # the client has not asked for the configuration
                 with self._slot():
@@ -80,8 +88,8 @@ class BlockingClient(BaseClient[E]):
         """Encodes for a proxy: without a copy, and with all details of the replies."""
         self._connection.check_usable()
         values = self._request_options(is_tokenized, options)
-        pairs = options.get("pairs")  # the proxy has checked that each is a tuple of two texts
-        validated = list(texts) if pairs else self._validated(texts, is_tokenized, stacklevel=2)
+        validated = self._validated(texts, is_tokenized, stacklevel=2)
+        values = self._with_pairs(values, validated)
         call = EncodeCall(validated, batch_size, timings, details=True, options=values)
         with self._slot():
             self._run(call, show_progress_bar=False)
@@ -119,9 +127,10 @@ class BlockingClient(BaseClient[E]):
 
     # ---- requests with blocking=False ----------------------------------------------------------------------------
 
-    def _post(self, texts: list[str] | list[list[str]], stream: ReplyStream | None, options: bytes) -> None:
+    def _post(self, texts: Validated, stream: ReplyStream | None, options: dict[str, Any]) -> None:
         """Sends texts as one request, without waiting."""
-        self._submit(self._pending, protocol.texts_to_json(texts), len(texts), stream, options=options)
+        frame = self._frame(self._with_pairs(options, texts))
+        self._submit(self._pending, protocol.texts_to_json(texts), len(texts), stream, options=frame)
 
     def _feed(
         self,
@@ -129,7 +138,7 @@ class BlockingClient(BaseClient[E]):
         batches: Iterator[Any],
         max_num_batch: int | None,
         is_tokenized: bool,
-        options: bytes,
+        options: dict[str, Any],
     ) -> None:
         """Sends batches from a generator; the thread of `BertClient.encode_async`."""
         failure: BaseException | None = None

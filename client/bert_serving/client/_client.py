@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from . import protocol
 from ._arguments import whole_number
 from ._base import TruncationWarner
-from ._blocking import BlockingClient
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens, concatenate
 from ._iterators import ResultIterator, ResultSubscription
 from ._pending import ReplyStream
+from ._scoring import ScoringClient
 from ._transport.request_table import ReplyOrError
 from .protocol import FloatArray
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Timings = list[dict[str, float]]
 
 
-class BertClient(BlockingClient[E]):
+class BertClient(ScoringClient[E]):
     """Client of a server that encodes sentences into vectors.
 
     ``bc = BertClient(); bc.encode(["First do it", "then do it right"])``. Any number of threads may share one client.
@@ -167,12 +167,13 @@ class BertClient(BlockingClient[E]):
         dimensions: int | None = None,
         truncate: bool = True,
         vector_space: str | None = None,
+        raw_scores: bool = False,
     ) -> E | tuple[E, Tokens] | None:
         """Encodes texts into vectors, one row per text.
 
         Args:
             texts: a list or another ordered iterable of non-blank ``str``; of lists of tokens if ``is_tokenized``.
-                ``"first ||| second"`` is a pair.
+                A tuple of two texts is a pair, and so is ``"first ||| second"``.
             blocking: wait for the result. If False, send all texts as one request and return ``None``; `fetch` or
                 `fetch_all` return the result.
             is_tokenized: each text is a list of tokens.
@@ -189,11 +190,12 @@ class BertClient(BlockingClient[E]):
             truncate: truncate a text that is longer than the server's ``max_seq_len``. If False, such a text is an
                 error that names both lengths.
             vector_space: the space that the vectors must be of; another one is an error. ``None`` as the client.
+            raw_scores: logits in place of scores, from a server with ``-task classify`` or ``rerank``.
 
         Returns:
-            A writable float array ``[n, d]``, or ``[n, t, d]`` from a server without pooling, rows in the order of the
-            texts (nested lists with ``output_fmt="list"``). With ``show_tokens`` and a server that shows them:
-            ``(array, tokens)``, one list of tokens per text.
+            A writable float array ``[n, d]``, ``[n, t, d]`` from a server without pooling, or ``[n, labels]`` from one
+            of scores, rows in the order of the texts (nested lists with ``output_fmt="list"``). With ``show_tokens``
+            and a server that shows them: ``(array, tokens)``, one list of tokens per text.
 
         Raises:
             InputTypeError, InputValueError: the texts cannot be encoded; the message names the first invalid text.
@@ -209,13 +211,15 @@ class BertClient(BlockingClient[E]):
             "dimensions": dimensions,
             "truncate": truncate,
             "vector_space": vector_space,
+            "raw_scores": raw_scores,
         }
         values = self._request_options(is_tokenized, options)
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
         if not blocking:
-            self._post(validated, None, self._frame(values))
+            self._post(validated, None, values)
             return None
+        values = self._with_pairs(values, validated)
         call = EncodeCall(validated, batch_size, timings, options=values, names_space=self._names_space)
         with self._slot():
             self._run(call, show_progress_bar)
@@ -235,6 +239,7 @@ class BertClient(BlockingClient[E]):
         dimensions: int | None = None,
         truncate: bool = True,
         vector_space: str | None = None,
+        raw_scores: bool = False,
     ) -> ResultIterator[E]:
         """Encodes batches from a generator, and returns results while later batches are in flight.
 
@@ -247,7 +252,7 @@ class BertClient(BlockingClient[E]):
             delay: ignored; 1.10 had it. Results are returned as soon as they arrive.
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
-            normalize, prompt_name, prompt, dimensions, truncate, vector_space: as for `encode`.
+            normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores: as for `encode`.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
@@ -263,13 +268,14 @@ class BertClient(BlockingClient[E]):
             "dimensions": dimensions,
             "truncate": truncate,
             "vector_space": vector_space,
+            "raw_scores": raw_scores,
         }
-        frame = self._frame(self._request_options(is_tokenized, options))
+        values = self._request_options(is_tokenized, options)
         batches = iter(batch_generator)
         stream = self._pending.open()
         thread = threading.Thread(
             target=self._feed,
-            args=(stream, batches, max_num_batch, is_tokenized, frame),
+            args=(stream, batches, max_num_batch, is_tokenized, values),
             name="bert-client-feed",
             daemon=True,
         )

@@ -12,7 +12,7 @@ import numpy as np
 from ._arguments import whole_number
 from ._request_options import to_json
 from .errors import BertServingError, ReplyError, ServerError, server_error
-from .protocol import WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply
+from .protocol import WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply, Texts
 
 #: Default number of texts in one request.
 BATCH_SIZE = 4096
@@ -74,7 +74,7 @@ class Chunk(NamedTuple):
 
     start: int
     stop: int
-    texts: list[str] | list[list[str]]
+    texts: Texts
 
 
 def has_room(requests: int, texts: int) -> bool:
@@ -140,7 +140,7 @@ class EncodeCall:
 
     def __init__(
         self,
-        texts: list[str] | list[list[str]],
+        texts: Texts,
         batch_size: int | None,
         timings: list[dict[str, float]] | None = None,
         details: bool = False,

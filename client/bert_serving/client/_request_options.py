@@ -1,4 +1,4 @@
-"""Options of one request: normalization, prompt, dimensions, truncation, and the expected vector space. Pure."""
+"""Options of one request: normalization, prompt, dimensions, truncation, scores, expected vector space. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ._arguments import whole_number
 from .errors import OptionError
-from .protocol import MAX_PROMPT_LENGTH, OPTIONS_VERSION, SCORES_VERSION
+from .protocol import MAX_PROMPT_LENGTH, OPTIONS_VERSION, SCORES_VERSION, Texts
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
         dimensions: int | None
         truncate: bool
         vector_space: str | None
+        raw_scores: bool
 
     class ProxyOptions(EncodeOptions, total=False):
-        """Options of `_encode_in_detail`: ``pairs`` and ``raw_scores`` of the options frame too."""
+        """Options of `_encode_in_detail`: ``pairs`` of the options frame too."""
 
         pairs: bool | None
-        raw_scores: bool
 
 
 def request_options(
@@ -70,9 +70,14 @@ def request_options(
         options["vector_space"] = validate_space(vector_space)
     if pairs is not None:
         options["pairs"] = pairs
-    if raw_scores:
+    if _switch("raw_scores", raw_scores):
         options["raw_scores"] = True
     return options
+
+
+def add_pairs(options: dict[str, Any], texts: Texts) -> dict[str, Any]:
+    """Returns the options of a request with these texts, which says whether they are pairs."""
+    return {**options, "pairs": True} if isinstance(texts[0], tuple) else options
 
 
 def validate_space(value: Any) -> str:

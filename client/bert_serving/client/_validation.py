@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Set
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .errors import InputTypeError, InputValueError
 
 _SHOWN = 40
+#: Validated texts, token lists, or pairs of texts, ready for JSON.
+Validated: TypeAlias = list[str] | list[list[str]] | list[tuple[str, str]]
 #: Iterators over something that is refused itself: the characters of a text, the keys of a dict, a set.
 _STR_ITERATORS = (type(iter("a")), type(iter("\u00e9")), type(reversed("a")))
 _BYTES_ITERATORS = (type(iter(b"")), type(iter(bytearray())))
@@ -17,12 +19,12 @@ _KEY_ITERATORS: tuple[type, ...] = (type(iter({})), type(reversed({})))
 _SET_ITERATORS: tuple[type, ...] = (type(iter(set())),)
 
 
-def validate_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[list[str]]:
+def validate_texts(texts: Any, is_tokenized: bool = False) -> Validated:
     """Returns the texts as a list, ready for JSON.
 
     Args:
         texts: a list, tuple, array, pandas Series, generator or other iterable of non-blank ``str``; of such iterables
-            of non-blank tokens if ``is_tokenized``.
+            of non-blank tokens if ``is_tokenized``. A tuple of two texts, which may be empty, is a pair.
         is_tokenized: each text is a list of tokens.
 
     Raises:
@@ -30,29 +32,54 @@ def validate_texts(texts: Any, is_tokenized: bool = False) -> list[str] | list[l
         InputValueError: no texts, or a blank text.
     """
     if not is_tokenized:
-        return _validate_list(texts, "texts", "texts")
-    lists = _to_list(texts, "texts", "token lists")
+        items = to_list(texts, "texts", "texts")
+        return _validate_pairs(items) if isinstance(items[0], tuple) else _validate_items(items, "texts", "texts")
+    lists = to_list(texts, "texts", "token lists")
     for row, tokens in enumerate(lists):
         lists[row] = _validate_list(tokens, f"texts[{row}]", "tokens")
     return lists
 
 
-def too_long(texts: list[str] | list[list[str]], limit: int) -> int:
+def _validate_pairs(items: list[Any]) -> list[tuple[str, str]]:
+    for row, item in enumerate(items):
+        if not isinstance(item, tuple):
+            raise InputTypeError(
+                f"texts[0] is a pair, but texts[{row}] is {type(item).__name__} ({truncate_repr(item)}); pass pairs "
+                "only, tuples of two texts, or texts only"
+            )
+        if len(item) != 2:
+            raise InputValueError(
+                f"a pair is a tuple of two texts, but texts[{row}] is a tuple of {len(item)} ({truncate_repr(item)}); "
+                "use is_tokenized=True for lists of tokens"
+            )
+        for position, text in enumerate(item):
+            if not isinstance(text, str):
+                raise InputTypeError(
+                    f"all texts must be str, but texts[{row}][{position}] is {type(text).__name__} "
+                    f"({truncate_repr(text)}){_item_remedy(text, '')}"
+                )
+    return items
+
+
+def too_long(texts: Validated, limit: int) -> int:
     """Returns how many texts have more words (or tokens) than ``limit``: a lower bound of the truncated texts."""
     return sum(len(text.split() if isinstance(text, str) else text) > limit for text in texts)
 
 
 def _validate_list(values: Any, name: str, what: str) -> list[str]:
-    items = _to_list(values, name, what)
+    return _validate_items(to_list(values, name, what), name, what)
+
+
+def _validate_items(items: list[Any], name: str, what: str) -> list[str]:
     for index, item in enumerate(items):
         if not isinstance(item, str):
             raise InputTypeError(
-                f"all {what} must be str, but {name}[{index}] is {type(item).__name__} ({_truncate_repr(item)})"
+                f"all {what} must be str, but {name}[{index}] is {type(item).__name__} ({truncate_repr(item)})"
                 f"{_item_remedy(item, name)}"
             )
         if not item or item.isspace():
             raise InputValueError(
-                f"all {what} must be non-empty strings, but {name}[{index}] is {_truncate_repr(item)}; "
+                f"all {what} must be non-empty strings, but {name}[{index}] is {truncate_repr(item)}; "
                 "omit it, or replace it by a placeholder"
             )
     return items
@@ -63,7 +90,9 @@ def _item_remedy(item: Any, name: str) -> str:
     if _is_missing(item):
         return """, a missing value; omit it, for example by df["text"].dropna()"""
     if name == "texts" and isinstance(item, (list, tuple, np.ndarray)):
-        return "; use is_tokenized=True for token lists"
+        is_tuple = isinstance(item, tuple)
+        pair = "pass pairs only, or texts only" if is_tuple else "a tuple of two texts for a pair"
+        return f"; use is_tokenized=True for token lists, or {pair}"
     return ""
 
 
@@ -74,11 +103,11 @@ def _is_missing(item: Any) -> bool:
     return item is None or type(item).__name__ in ("NAType", "NaTType")
 
 
-def _to_list(values: Any, name: str, what: str) -> list[Any]:
+def to_list(values: Any, name: str, what: str) -> list[Any]:
     """Returns ``values`` as a new list."""
     if isinstance(values, (str, bytes, bytearray)):
         raise InputTypeError(
-            f"{name} must be a list of {what}, but received one {type(values).__name__} ({_truncate_repr(values)}); "
+            f"{name} must be a list of {what}, but received one {type(values).__name__} ({truncate_repr(values)}); "
             f"{_str_remedy(values, name, what)}"
         )
     is_list = type(values) is list  # the checks of other types are slow
@@ -129,7 +158,7 @@ def _container_remedy(values: Any) -> str | None:
     return None
 
 
-def _truncate_repr(value: Any) -> str:
+def truncate_repr(value: Any) -> str:
     """Returns the representation of a value for an error message, truncated to 40 characters."""
     if isinstance(value, (str, bytes, bytearray)):
         value = value[: _SHOWN + 1]

@@ -14,6 +14,7 @@ or ``AttributeError`` from the client of bert-as-service 1.10 keeps working::
     ├── ServerUnreachableError (ConnectionError, TimeoutError)  no server is connected
     ├── RequestTimeoutError (TimeoutError)          no reply within ``timeout``
     ├── VersionMismatchError (AttributeError)       the server speaks another protocol
+    ├── TaskError (RuntimeError)                    the server's ``-task`` is not that of the method
     ├── ReplyError (ValueError)                     a reply that cannot be read
     └── ServerError                                 the server refused the request or failed
         ├── InvalidRequestError (ValueError)
@@ -49,6 +50,7 @@ __all__ = [
     "RequestTimeoutError",
     "ServerError",
     "ServerUnreachableError",
+    "TaskError",
     "TooLargeError",
     "VectorSpaceError",
     "VersionMismatchError",
@@ -97,6 +99,10 @@ class RequestTimeoutError(BertServingError, TimeoutError):
 
 class VersionMismatchError(BertServingError, AttributeError):
     """The server speaks a protocol that this client does not know."""
+
+
+class TaskError(BertServingError, RuntimeError):
+    """The server has another ``-task`` than a method needs: ``classify()`` or ``rerank()``. Nothing was sent."""
 
 
 class ReplyError(BertServingError, ValueError):

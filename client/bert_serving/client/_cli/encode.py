@@ -19,6 +19,7 @@ import numpy as np
 from .._client import BertClient
 from .._encoding import Response
 from .._progress import ProgressBar
+from .._scores import ServerTask
 from .._version import __version__
 from ..completion import add_completion
 from ..errors import BertServingError, ServerError
@@ -45,7 +46,8 @@ def get_parser() -> argparse.ArgumentParser:
     """Returns the parser of ``bert-serving-encode``."""
     parser = argparse.ArgumentParser(
         prog="bert-serving-encode",
-        description="Encode a text file, one sentence per line, into one vector per line.",
+        description="Encode a text file, one sentence per line, into one vector per line; into the scores of all "
+        "labels from a server with -task classify.",
         epilog=_EPILOG,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
     )
@@ -144,6 +146,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
         corpus = Corpus(stream, args.file, args.blank)
         options = _encode_options(args)
         probe, space = _probe(client, args.is_tokenized, options)
+        labels = ServerTask.of(client.server_config).labels
         options["vector_space"] = space
         checkpoint = Checkpoint(corpus.position, 0, 0, _options(args, output_format, client, space), _mean(probe))
         if before:
@@ -176,7 +179,8 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
         rate = new / (time.monotonic() - started)
         where = "" if args.output == "-" else f" in {args.output}, each {list(probe.shape)} {probe.dtype}"
         named = f", vector space {space}" if space else ""
-        _print_error(f"{checkpoint.rows:,} vectors{where}{named} ({rate:,.0f}/s)")
+        kind = f"scores of the labels {', '.join(labels)}" if labels else "vectors"
+        _print_error(f"{checkpoint.rows:,} {kind}{where}{named} ({rate:,.0f}/s)")
 
 
 def _encoded(

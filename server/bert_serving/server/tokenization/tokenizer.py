@@ -151,11 +151,17 @@ class Tokenizer:
         """Returns the number of characters before every text; None is the prompt of this tokenizer."""
         return len(self._prompt if prompt is None else prompt)
 
+    def count_pair(self, pair: Sequence[str], prompt: str | None = None) -> tuple[int, int]:
+        """Returns the number of tokens of each text of a pair, without truncation and without special tokens."""
+        found = self._encode_pairs([pair], prompt, max_words=max(map(len, pair)) + self.prompt_length(prompt))
+        return int(found.first[0]), int(found.second[0])
+
     def count(self, text: str | Sequence[str], prompt: str | None = None, pairs: bool | None = None) -> int:
-        """Returns the number of tokens of a text, token list or pair, without truncation and with special tokens."""
-        if pairs:
-            found = self._encode_pairs([text], prompt, max_words=max(map(len, text)) + self.prompt_length(prompt))
-            return int(found.first[0] + found.second[0]) + self.frame.num_of_pair
+        """Returns the number of tokens of a text, or token list, without truncation and with special tokens.
+
+        Args:
+            pairs: as for ``encode``, but not true.
+        """
         if isinstance(text, str):
             text = self._prepare(text, self._prompt if prompt is None else prompt)
             segments = self._encode_block([text], pairs is False, max_words=len(text))

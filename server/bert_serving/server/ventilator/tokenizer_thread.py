@@ -59,11 +59,16 @@ def tokenize(tokenizer: Tokenizer, texts: list[Any], options: JobOptions = NO_OP
         raise InvalidRequest(str(error)[:500]) from error
     if not options.truncate and len(tokenized.truncated):
         row = int(tokenized.truncated[0])
-        number = tokenizer.count(texts[row], options.prompt, options.pairs)
+        if options.pairs:
+            one, other = tokenizer.count_pair(texts[row], options.prompt)
+            number = one + other + tokenizer.frame.num_of_pair
+            counted = f"pair {first_row + row} has {one} and {other} tokens, {number} with special ones"
+        else:
+            number = tokenizer.count(texts[row], options.prompt, options.pairs)
+            counted = f"text {first_row + row} has {number} tokens, special ones included"
         raise TooLarge(
-            f"{'pair' if options.pairs else 'text'} {first_row + row} has {number} tokens, special ones included; "
-            f"the longest sequence of this server is {tokenizer.max_seq_len} (-max_seq_len): shorten the text, or "
-            "allow truncation"
+            f"{counted}; the longest sequence of this server is {tokenizer.max_seq_len} (-max_seq_len): shorten the "
+            "text, or allow truncation"
         )
     return tokenized
 

@@ -1,0 +1,168 @@
+"""The methods of clients for scores: ``classify`` and ``rerank``, blocking and for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import protocol
+from ._base import BaseClient
+from ._blocking import BlockingClient
+from ._encoding import BATCH_SIZE, E, EncodeCall
+from ._scores import Classification, Ranked, ServerTask, classifications, query_pairs, ranking
+from .protocol import FloatArray
+
+if TYPE_CHECKING:
+    from ._request_options import EncodeOptions
+    from ._validation import Validated
+
+
+class ScoringClient(BlockingClient[E]):
+    """Implements the methods of `BertClient` for servers with ``-task classify`` and ``-task rerank``."""
+
+    def classify(
+        self,
+        texts: Iterable[Any],
+        raw_scores: bool = False,
+        *,
+        is_tokenized: bool = False,
+        batch_size: int | None = BATCH_SIZE,
+        truncate: bool = True,
+    ) -> list[Classification]:
+        """Classifies texts or pairs of texts, on a server with ``-task classify``.
+
+        Args:
+            texts: as for `encode`; a tuple of two texts is a pair.
+            raw_scores: return logits, without the activation of the model.
+            is_tokenized, batch_size, truncate: as for `encode`.
+
+        Returns:
+            A `Classification` for each text: ``label`` with the highest ``score``, and ``scores`` of all labels.
+
+        Raises:
+            TaskError: the server has another ``-task``.
+            BertServingError: as `encode`.
+        """
+        options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
+        scores, labels = self._score("classify", texts, is_tokenized, batch_size, options)
+        return classifications(scores, labels)
+
+    def rerank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_n: int | None = None,
+        *,
+        raw_scores: bool = False,
+        batch_size: int | None = BATCH_SIZE,
+        truncate: bool = True,
+    ) -> list[Ranked]:
+        """Sorts documents by their relevance to a query, on a server with ``-task rerank``.
+
+        Args:
+            query: a text.
+            documents: a list or another ordered iterable of ``str``; a document may be empty.
+            top_n: number of documents to return; ``None`` for all.
+            raw_scores: return logits, without the activation of the model.
+            batch_size, truncate: as for `encode`.
+
+        Returns:
+            A `Ranked` for each document, best first: its ``index`` in ``documents`` and its ``score``. Documents with
+            equal scores keep their order.
+
+        Raises:
+            TaskError: the server has another ``-task``.
+            OptionError: ``top_n`` is below 1, or above the number of documents.
+            BertServingError: as `encode`.
+        """
+        pairs = query_pairs(query, documents, top_n)
+        options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
+        return ranking(self._score("rerank", pairs, False, batch_size, options)[0], top_n)
+
+    def _score(
+        self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: EncodeOptions
+    ) -> tuple[FloatArray, tuple[str, ...]]:
+        """Returns the scores ``[n, labels]`` and the labels."""
+        self._connection.check_usable()
+        self._current_task().require(task)
+        values = self._request_options(is_tokenized, options)
+        validated = self._validated(texts, is_tokenized, stacklevel=3)
+        values = self._with_pairs(values, validated)
+        call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
+        with self._slot():
+            self._run(call, show_progress_bar=False)
+        self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=3)
+        found = self._current_task()  # again, because the server may have been replaced meanwhile
+        found.require(task)
+        found.check(call.embedding)
+        return call.embedding, found.labels
+
+    def _current_task(self) -> ServerTask:
+        if self._any_check and self._server_task is not None:  # known, and read again after each reconnect
+            return self._server_task
+        with self._slot():
+            return ServerTask.of(self._ask(protocol.SHOW_CONFIG))
+
+
+class AsyncScoringClient(BaseClient[E]):
+    """Implements the methods of `AsyncBertClient` for servers with ``-task classify`` and ``-task rerank``."""
+
+    if TYPE_CHECKING:  # methods of `AsyncBertClient`
+
+        async def connect(self) -> None: ...
+        async def _ask(self, command: bytes) -> dict[str, Any]: ...
+        async def _request_options(self, is_tokenized: bool, options: EncodeOptions) -> dict[str, Any]: ...
+        async def _with_pairs(self, values: dict[str, Any], texts: Validated) -> dict[str, Any]: ...
+        async def _run(self, call: EncodeCall, show_progress_bar: bool) -> None: ...
+
+    async def classify(
+        self,
+        texts: Iterable[Any],
+        raw_scores: bool = False,
+        *,
+        is_tokenized: bool = False,
+        batch_size: int | None = BATCH_SIZE,
+        truncate: bool = True,
+    ) -> list[Classification]:
+        """Classifies texts; arguments, result and errors are those of `BertClient.classify`."""
+        options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
+        scores, labels = await self._score("classify", texts, is_tokenized, batch_size, options)
+        return classifications(scores, labels)
+
+    async def rerank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_n: int | None = None,
+        *,
+        raw_scores: bool = False,
+        batch_size: int | None = BATCH_SIZE,
+        truncate: bool = True,
+    ) -> list[Ranked]:
+        """Sorts documents; arguments, result and errors are those of `BertClient.rerank`."""
+        pairs = query_pairs(query, documents, top_n)
+        options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
+        return ranking((await self._score("rerank", pairs, False, batch_size, options))[0], top_n)
+
+    async def _score(
+        self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: EncodeOptions
+    ) -> tuple[FloatArray, tuple[str, ...]]:
+        """Returns the scores ``[n, labels]`` and the labels, as ``ScoringClient._score``."""
+        self._connection.check_usable()
+        await self.connect()
+        (await self._current_task()).require(task)
+        values = await self._request_options(is_tokenized, options)
+        validated = self._validated(texts, is_tokenized, stacklevel=3)
+        values = await self._with_pairs(values, validated)
+        call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
+        await self._run(call, show_progress_bar=False)
+        self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=3)
+        found = await self._current_task()
+        found.require(task)
+        found.check(call.embedding)
+        return call.embedding, found.labels
+
+    async def _current_task(self) -> ServerTask:
+        if self._any_check and self._server_task is not None:
+            return self._server_task
+        return ServerTask.of(await self._ask(protocol.SHOW_CONFIG))
