@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 from test_hostile import handshake
 from test_limits import peak_memory
 
-from bert_serving.client import BertClient
+from bert_serving.client import BertClient, BertServingError
 from fault_helpers import Raw, assert_true, connect, faulty, memory, suspended, texts
 from servers import Server, wait_until
 
@@ -89,6 +90,44 @@ def test_requests_that_wait_take_limited_memory() -> None:
             assert peak_memory(ventilator) < before + 2 * limit + 16 * MIB
         assert {int(raw.receive()[0]) for _ in range(count)} == set(range(1, count + 1))
         assert other.server_status["num_restarts"] == 0
+
+
+def is_full(server: Server, limit: int) -> bool:
+    """Asks on a connection of its own. One that was made before the server was full gets no answer meanwhile."""
+    with contextlib.suppress(BertServingError), connect(server, timeout=1000) as client:
+        held: int = client.server_status["queue"]["bytes"]
+        assert held < limit + MIB
+        return held >= limit
+    return False
+
+
+@linux_only
+def test_a_server_that_is_full_of_bytes_answers_new_clients() -> None:
+    """Also if they send requests, and however often the server gets full."""
+    limit, count, num_new = MIB, 1_500, 5
+    with (
+        faulty("-queue_memory", str(limit), "-heartbeat_timeout", "100", engine="sound") as server,
+        Raw(server, b"short") as raw,
+    ):
+        for period in range(2):
+            with contextlib.ExitStack() as stack:
+                with suspended(server.child("worker-0")):
+                    for _ in range(count):
+                        raw.send([""])
+                    clients = []
+                    for number in range(num_new):
+                        wait_until(lambda: is_full(server, limit), what="a new client to see a full server")
+                        client = stack.enter_context(connect(server, ignore_all_checks=True))
+                        client.encode(texts(200, number), blocking=False)
+                        clients.append(client)
+                    wait_until(lambda: is_full(server, limit), what="a new client to see a full server")
+                for number, client in enumerate(clients):
+                    ((_, vectors, _),) = client.fetch()
+                    assert_true(vectors, texts(200, number))
+                first = 1 + period * count
+                assert {int(raw.receive()[0]) for _ in range(count)} == set(range(first, first + count))
+        with connect(server) as client:
+            assert client.server_status["num_restarts"] == 0
 
 
 @linux_only

@@ -111,8 +111,11 @@ class RequestTable:
 
     # ---------------------------------------------------------------- requests
 
-    def accept(self, request: Request) -> None:
+    def accept(self, request: Request, may_exceed: bool = False) -> None:
         """Checks the size of a request, and starts it; a large one as soon as its digest is complete.
+
+        Args:
+            may_exceed: whether the request is accepted although the queue is full.
 
         Raises:
             RequestError: the request is rejected.
@@ -123,12 +126,12 @@ class RequestTable:
                 f"(-max_message_bytes): send fewer texts at a time"
             )
         if len(request.message) > STEP_BYTES:
-            self._check_memory()  # a message in the queue of digests takes memory
+            self._check_memory(may_exceed)  # a message in the queue of digests takes memory
             self.digests.add(request)
             return
         message_digest = digest(request.message)
         if _key(request, message_digest) not in self._by_key:
-            self._check_memory()
+            self._check_memory(may_exceed)
         self.start(request, message_digest)
 
     def start(self, request: Request, message_digest: bytes) -> None:
@@ -158,13 +161,13 @@ class RequestTable:
         job = self._open(request, key, 0, options, self._clock())  # the thread counts the texts when it decodes them
         self.thread.submit(job.local_id, request.message, options)
 
-    def _check_memory(self) -> None:
+    def _check_memory(self, may_exceed: bool) -> None:
         """Rejects a message that was read although the queue is full, because too many are unread.
 
         Raises:
             Overloaded: the queue is full.
         """
-        if self.is_full:
+        if self.is_full and not may_exceed:
             raise Overloaded(
                 f"waiting requests take {self.held_bytes} bytes, and unread ones more; the limit is "
                 f"{self.limits.max_bytes} (-queue_memory): send the request again later"

@@ -39,6 +39,7 @@ from ..security.curve import is_this_machine, plain_host
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
 from .frontend import Frontend
+from .request_socket import RequestSocket
 from .request_table import RequestTable
 from .requests import BadEnvelope, Request, read_envelope
 from .sink_channel import SinkChannel
@@ -62,11 +63,11 @@ class Ventilator:
         self._result_memory = ResultMemory(0, 0, 0)
         epoch = secrets.randbits(22)
         self.control = context.connect_control()
-        self.frontend = Frontend(context)
         self.sink = SinkChannel(context, epoch, first_batch=epoch << 40)
         self.requests = RequestTable(
             context, tokenizer, model, self.sink, self.statistics, self.clock, first_id=epoch << 40
         )
+        self.frontend = Frontend(context, self.requests.limits.max_bytes)
         self.dispatcher, self.thread = self.requests.dispatcher, self.requests.thread
 
     def run(self) -> None:
@@ -79,8 +80,7 @@ class Ventilator:
         self.control.send_multipart([READY, b"{}"])
         while not self.stopped:
             self.requests.allow_progress()
-            is_full = self._leaves_unread()
-            poller.register(self.frontend.socket, 0 if is_full else zmq.POLLIN)
+            self.frontend.register(poller, self._leaves_unread(), self.clock())
             self.context.mark_progress()
             events = dict(poller.poll(self._poll_timeout()))
             if self.control in events:
@@ -95,10 +95,8 @@ class Ventilator:
                     self._on_sink(command)
             if self.thread.results in events:
                 self.requests.on_tokenized(BURST)
-            if self.frontend.socket in events:
-                self._on_frontend()
-            else:
-                self.frontend.has_read_all = not is_full
+            for request_socket in self.frontend.readable(events):
+                self._on_requests(request_socket)
             if self.requests.digests:
                 self._continue_digest()
             now = self.clock()
@@ -133,10 +131,13 @@ class Ventilator:
 
     # ---------------------------------------------------------------- clients
 
-    def _on_frontend(self) -> None:
-        for frames in self.frontend.receive(BURST):
-            self._on_message(frames)
-            if self._leaves_unread():
+    def _on_requests(self, sock: RequestSocket) -> None:
+        for frames in sock.receive(BURST):
+            before = self.requests.held_bytes
+            self._on_message(frames, may_exceed=self.frontend.may_exceed(sock))
+            if self.requests.is_full:
+                sock.late_bytes += max(0, self.requests.held_bytes - before)
+            if self._leaves_unread() and not self.frontend.may_exceed(sock):
                 return
 
     def _leaves_unread(self) -> bool:
@@ -144,7 +145,7 @@ class Ventilator:
         requests = self.requests
         return requests.is_full and not requests.limits.refuses(requests.held_bytes, self.frontend.unread_bytes)
 
-    def _on_message(self, frames: list[zmq.Frame]) -> None:
+    def _on_message(self, frames: list[zmq.Frame], may_exceed: bool) -> None:
         try:
             request = read_envelope(frames)
         except BadEnvelope as error:
@@ -158,7 +159,7 @@ class Ventilator:
                 self.statistics.record_system_request()
                 self._on_command(request, frames[0])
             else:
-                self.requests.accept(request)
+                self.requests.accept(request, may_exceed)
         except Exception as error:
             self._on_error(request, error)
 

@@ -1,0 +1,84 @@
+"""Reads messages from one socket of the request port, in bounded steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import zmq
+
+from ..ipc.process_context import ProcessContext
+from ..ipc.sockets import is_readable, keep_alive
+from ..ipc.tcp_guard import ConnectionMonitor
+
+#: Bytes above ``-max_message_bytes`` up to which a message gets an error reply. ZeroMQ rejects a larger message unread.
+TOO_LARGE_BYTES = 64 * 2**20
+#: Number of complete messages that a connection may hold unread. ZeroMQ leaves further ones with the sender.
+UNREAD_MESSAGES = 4
+#: Bytes of messages that are read before the loop serves the other sockets.
+BURST_BYTES = 2**22
+#: Frames that are read before the loop serves the other sockets. A message of as many frames is dropped.
+FRAMES_PER_STEP = 4096
+
+
+class RequestSocket:
+    """A PULL socket of the request port.
+
+    Attributes:
+        late_bytes: memory of the requests that were read from this socket while the server was full.
+        has_read_all: no complete message was left unread when the socket was last read or polled.
+    """
+
+    def __init__(self, context: ProcessContext, connections: ConnectionMonitor) -> None:
+        self._log: logging.Logger = context.log
+        self._connections = connections
+        self._is_dropping = False  # the rest of a message of too many frames
+        self.late_bytes, self.has_read_all = 0, False
+        self.socket = context.context.socket(zmq.PULL)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RCVHWM, UNREAD_MESSAGES)
+        # ZeroMQ closes the connection of a larger message. Slightly above the limit, an error reply is still possible.
+        self.socket.setsockopt(zmq.MAXMSGSIZE, context.config.max_message_bytes + TOO_LARGE_BYTES)
+        # ZeroMQ heartbeats do not work here: their
+        # replies queue behind the data that stays unread while the server is full.
+        keep_alive(self.socket)
+
+    def receive(self, limit: int) -> Iterator[list[zmq.Frame]]:
+        """Yields up to ``limit`` messages. Call it when the socket is readable; the caller may stop early."""
+        self.has_read_all = False
+        size = 0
+        for _ in range(limit):
+            frames = self._read_step()
+            if frames is None:
+                break
+            self._connections.record(frames)
+            yield frames
+            size += sum(map(len, frames))
+            if size >= BURST_BYTES or not is_readable(self.socket):
+                break
+        self.has_read_all = not is_readable(self.socket)
+
+    def _read_step(self) -> list[zmq.Frame] | None:
+        """Reads the frames of a message; None if there is no message, or none that is read to its end.
+
+        ZeroMQ reads no other connection before the last frame of a message. So the frames of an endless message are
+        read step by step and dropped.
+        """
+        frames: list[zmq.Frame] = []
+        for _ in range(FRAMES_PER_STEP):
+            try:
+                frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None
+            if not frame.more:
+                if not self._is_dropping:
+                    return [*frames, frame]
+                self._is_dropping = False
+                return None
+            if not self._is_dropping:
+                frames.append(frame)
+        if not self._is_dropping:
+            self._is_dropping = True
+            host = self._connections.close_source(frames[0])
+            self._log.warning("closed the connection from %s: a message of more than %d frames", host, FRAMES_PER_STEP)
+        return None
