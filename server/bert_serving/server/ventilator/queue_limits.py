@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..config.memory import default_memory
 from ..config.options import ServerConfig
+from ..errors import Overloaded
 from ..scheduling.jobs import JobChunk
 from .tokenizer_thread import Progress
 
@@ -45,6 +46,18 @@ class QueueLimits:
     def refuses(self, held_bytes: int, unread_bytes: int) -> bool:
         """Returns whether unread messages take so much memory that they are read and refused."""
         return held_bytes >= self.max_bytes and held_bytes + unread_bytes > self.max_with_unread
+
+    def check(self, held_bytes: int, may_exceed: bool) -> None:
+        """Rejects a message that was read although the queue is full, because too many are unread.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        if held_bytes >= self.max_bytes and not may_exceed:
+            raise Overloaded(
+                f"waiting requests take {held_bytes} bytes, and unread ones more; the limit is {self.max_bytes} "
+                "(-queue_memory): send the request again later"
+            )
 
     @property
     def max_with_unread(self) -> int:

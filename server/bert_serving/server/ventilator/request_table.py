@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from ..errors import Draining, Overloaded, RequestError, TooLarge
+from ..errors import Draining, RequestError, TooLarge
 from ..ipc import commands
 from ..ipc.commands import u64
 from ..ipc.messages import Command
@@ -126,12 +126,12 @@ class RequestTable:
                 f"(-max_message_bytes): send fewer texts at a time"
             )
         if len(request.message) > STEP_BYTES:
-            self._check_memory(may_exceed)  # a message in the queue of digests takes memory
+            self.limits.check(self.held_bytes, may_exceed)  # a message in the queue of digests takes memory
             self.digests.add(request)
             return
         message_digest = digest(request.message)
         if _key(request, message_digest) not in self._by_key:
-            self._check_memory(may_exceed)
+            self.limits.check(self.held_bytes, may_exceed)
         self.start(request, message_digest)
 
     def start(self, request: Request, message_digest: bytes) -> None:
@@ -160,18 +160,6 @@ class RequestTable:
                 return
         job = self._open(request, key, 0, options, self._clock())  # the thread counts the texts when it decodes them
         self.thread.submit(job.local_id, request.message, options)
-
-    def _check_memory(self, may_exceed: bool) -> None:
-        """Rejects a message that was read although the queue is full, because too many are unread.
-
-        Raises:
-            Overloaded: the queue is full.
-        """
-        if self.is_full and not may_exceed:
-            raise Overloaded(
-                f"waiting requests take {self.held_bytes} bytes, and unread ones more; the limit is "
-                f"{self.limits.max_bytes} (-queue_memory): send the request again later"
-            )
 
     def _open(self, request: Request, key: RequestKey, size: int, options: JobOptions, received_at: float) -> Job:
         self._last_local_id += 1
