@@ -5,7 +5,7 @@
 #   make test-avx2  tests of engines and kernels limited to the instructions of AVX2
 #   make coverage   unit tests and some tests of real servers, with the branch coverage of all processes
 #   make check      formatting, lint, types, imports between packages, spelling, prose
-#   make test-frameworks   LangChain, LlamaIndex and hnswlib against a server; in a separate environment
+#   make test-frameworks   LangChain, LlamaIndex, Haystack, Chroma and hnswlib against a server; in a separate environment
 #   make gpu        on a machine with an NVIDIA GPU: the tests that need one, and a benchmark
 #   make quality    STS benchmark: the default model on each engine, by each protocol, multilingual-e5-small and all-mpnet-base-v2
 #   make smoke      the smallest installation from this checkout: a server of the default model, five sentences
@@ -74,7 +74,7 @@ coverage: setup
 faults: setup
 	$(BIN)/python -m pytest tests/faults -m "" $(ARGS)
 
-# LangChain and LlamaIndex depend on about fifty packages, so they have a separate environment.
+# These frameworks depend on about 150 packages, so they have a separate environment.
 FRAMEWORKS := build/frameworks
 .PHONY: test-frameworks screenshots
 

@@ -62,6 +62,14 @@ def test_one_text(client: openai.OpenAI, expected: np.ndarray) -> None:
     np.testing.assert_allclose(vectors_of(answer)[0], expected[1], atol=1e-5)
 
 
+def test_fields_of_infinity(http_server: HttpServer, expected: np.ndarray) -> None:
+    body = {"input": TEXTS, "model": "x", "modality": "text", "dimensions": 0}
+    reply = http_server.call("/embeddings", body, bearer())
+    np.testing.assert_array_equal(float32([item["embedding"] for item in reply.json["data"]]), expected)
+    reply = http_server.call("/embeddings", {**body, "modality": "image"}, bearer())
+    assert (reply.status, reply.json["error"]["param"]) == (400, "modality")
+
+
 def test_bars_are_plain_text(client: openai.OpenAI, http_server: HttpServer) -> None:
     with http_server.zmq_client() as zmq_client:
         pair = np.asarray(zmq_client.encode(TEXTS[2:]))

@@ -63,13 +63,23 @@ def check_encode_fields(values: dict[str, Any]) -> None:
     _refuse([name for name in values if name in MEANINGFUL], values, _ENCODE_FIELDS)
 
 
-def check_embeddings_fields(values: dict[str, Any]) -> None:
-    """Checks the fields of an ``/v1/embeddings`` body.
+def read_embeddings_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an ``/v1/embeddings`` body, without those that only clients of infinity send.
+
+    These name the modality of the input, and ask for 0 dimensions if they want all.
 
     Raises:
-        BadRequest: a field is unknown.
+        BadRequest: a field is unknown, or the modality is not text.
     """
+    modality = values.get("modality")
+    if modality is not None:
+        if modality != "text":
+            raise BadRequest(f"'modality' is {truncate_repr(modality)}, but this server encodes texts only", "modality")
+        values = {name: value for name, value in values.items() if name != "modality"}
+        if values.get("dimensions") == 0:
+            del values["dimensions"]
     _refuse([name for name in values if name not in _EMBEDDINGS_FIELDS], values, _EMBEDDINGS_FIELDS)
+    return values
 
 
 def read_tei_fields(values: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:

@@ -267,6 +267,7 @@ EmbedAllResponse = list[list[list[float]]]
 SimilarityResponse = list[float]
 TokenizeResponse = list[list[Token]]
 DecodeResponse = list[str]
+HealthResponse = dict[str, float]
 
 
 class TeiError(Struct):

@@ -19,7 +19,7 @@ from .. import streaming
 from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, NotFound
-from ..fields import check_embeddings_fields
+from ..fields import read_embeddings_fields
 from ..inputs import read_input
 from ..request_context import JSON, json_response, read_model, read_options
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
@@ -57,7 +57,7 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
     require_task(service, "embed")
     if service.token_level:
         raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
-    check_embeddings_fields(values)
+    values = read_embeddings_fields(values)
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
     options = read_options(values, headers, service.dimensions)
     model = read_model(values) or service.model_name

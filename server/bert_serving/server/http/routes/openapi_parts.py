@@ -34,6 +34,7 @@ _BODIES: tuple[Any, ...] = (
     schemas.TokenizeResponse,
     schemas.DecodeResponse,
     schemas.Info,
+    schemas.HealthResponse,
     schemas.TeiError,
     scores.TeiRerankRequest,
     scores.TeiRerankResponse,

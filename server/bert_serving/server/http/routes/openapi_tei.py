@@ -6,7 +6,6 @@ from typing import Any
 
 from .. import schemas
 from .. import score_schemas as scores
-from ..request_context import JSON
 from .openapi_parts import content, operation
 
 _TAG = "text-embeddings-inference"
@@ -126,8 +125,8 @@ TEI_PATHS: dict[str, Any] = {
         "get": operation(
             "Check whether the service is ready",
             "Same check as /readyz.",
-            "The service is ready; the body is empty",
-            {JSON: {"schema": {}}},
+            "The service is ready; the body has the time, as infinity's has",
+            content(schemas.HealthResponse),
             ("503",),
             tag=_TAG,
             is_public=True,

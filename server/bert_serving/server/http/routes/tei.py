@@ -5,8 +5,10 @@ https://huggingface.github.io/text-embeddings-inference
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import msgspec
 import numpy as np
 from flask import Blueprint, Response
 from werkzeug.datastructures import Headers
@@ -37,9 +39,10 @@ def blueprint(service: EncodingService) -> Blueprint:
 
     @routes.get("/health")
     def health() -> Response:
+        """Clients of text-embeddings-inference read no body, and those of infinity read the time."""
         reason = service.not_ready_reason()
         if not reason:
-            return Response(status=200)
+            return Response(msgspec.json.encode({"unix": time.time()}), mimetype=JSON)
         response = json_response(schemas.TeiError(reason, "Unhealthy"), 503)
         response.headers["Retry-After"] = "2"
         return response
