@@ -34,7 +34,7 @@ from servers import CACHE, TINY, Server, free_ports, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Pages whose examples have tests of their own.
-TESTED_ELSEWHERE = {"client.md"}
+TESTED_ELSEWHERE = {"client.md", "corpora.md"}
 PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")})
 ALL_MARKDOWN = sorted(
     {*PAGES, *ROOT.glob("*/README.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "tests" / "data").rglob("*.md")}

@@ -246,7 +246,7 @@ def test_not_blocking_is_always_one_request(bc: BertClient, fake_server: FakeSer
 
 
 def test_progress_bar(bc: BertClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bert_serving.client._progress._tqdm", lambda total: None)
+    monkeypatch.setattr("bert_serving.client._progress._tqdm", lambda *_: None)
     bc.encode(["x"] * 10, batch_size=5, show_progress_bar=True)
     shown = capsys.readouterr().err
     assert "  0% 0/10 texts" in shown

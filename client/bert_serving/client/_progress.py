@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import Any, TextIO
 
 _WIDTH = 30
@@ -17,16 +18,28 @@ class ProgressBar:
         shown: whether to show the bar.
         stream: output of the plain line, ``sys.stderr`` by default.
         done: texts that were encoded earlier, which do not count for the rate.
+        label: the activity.
+        unit: what is counted.
     """
 
-    def __init__(self, total: int | None, shown: bool, stream: TextIO | None = None, done: int = 0) -> None:
+    def __init__(
+        self,
+        total: int | None,
+        shown: bool,
+        stream: TextIO | None = None,
+        done: int = 0,
+        label: str = "encode",
+        unit: str = "texts",
+    ) -> None:
         self._total = total
         self._before = done
         self._done = done
         self._shown = shown
         self._stream = stream or sys.stderr
         self._started = time.monotonic()
-        self._bar: Any = _tqdm(total) if shown and stream is None else None
+        self._label = label
+        self._unit = unit
+        self._bar: Any = _tqdm(total, label, unit) if shown and stream is None else None
         if self._bar is not None:
             self._bar.initial = self._bar.n = done
         self.update(0)
@@ -37,7 +50,8 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.update(number)
         elif self._shown:
-            line = bar(self._done, self._total, time.monotonic() - self._started, self._before)
+            elapsed = time.monotonic() - self._started
+            line = bar(self._done, self._total, elapsed, self._before, self._label, self._unit)
             self._stream.write("\r" + line)
             self._stream.flush()
 
@@ -49,18 +63,23 @@ class ProgressBar:
             self._stream.flush()
 
 
-def bar(done: int, total: int | None, elapsed: float, before: int = 0) -> str:
-    """Returns the plain line, for example ``encode [=====     ]  50% 512/1024 texts, 256/s``."""
-    rate = f", {(done - before) / elapsed:,.0f}/s" if done > before and elapsed > 0 else ""
+def bar(
+    done: int, total: int | None, elapsed: float, before: int = 0, label: str = "encode", unit: str = "texts"
+) -> str:
+    """Returns the plain line, such as ``encode [=====     ]  50% 512/1024 texts, 256/s, 0:00:02 left``."""
+    rate = (done - before) / elapsed if done > before and elapsed > 0 else 0.0
+    shown = f", {rate:,.0f}/s" if rate else ""
     if not total:
-        return f"encode {done} texts{rate}"
+        return f"{label} {done} {unit}{shown}"
+    if rate and done < total:
+        shown += f", {timedelta(seconds=round((total - done) / rate))} left"
     filled = _WIDTH * done // total
-    return f"encode [{'=' * filled:<{_WIDTH}}] {100 * done // total:3d}% {done}/{total} texts{rate}"
+    return f"{label} [{'=' * filled:<{_WIDTH}}] {100 * done // total:3d}% {done}/{total} {unit}{shown}"
 
 
-def _tqdm(total: int | None) -> Any:
+def _tqdm(total: int | None, label: str, unit: str) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
         return None
-    return tqdm(total=total, desc="encode", unit="text")
+    return tqdm(total=total, desc=label, unit=unit.removesuffix("s"), unit_scale=unit == "bytes")

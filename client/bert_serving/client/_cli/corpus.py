@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 #: What to do with a blank line, which the server does not encode.
-BLANK = ("error", "skip", "zeros")
+BLANK = ("error", "skip", "zeros", "null")
 _BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
@@ -45,6 +45,11 @@ class Chunk(NamedTuple):
     texts: list[str]
     numbers: list[int]
     end: Position
+
+    @property
+    def where(self) -> str:
+        """The lines, for messages."""
+        return f"lines {self.numbers[0]:,} to {self.numbers[-1]:,}"
 
 
 class Corpus:
@@ -118,10 +123,7 @@ class Corpus:
     def _text(self, line: bytes) -> str:
         """Returns the text of a line, ``""`` if it is blank."""
         number = self._lines + 1
-        try:
-            text = (line.removeprefix(_BOM) if number == 1 else line).decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{self._name}, line {number}: not UTF-8 ({error}); convert the file to UTF-8") from error
+        text = decode_line(line, number == 1, f"{self._name}, line {number}")
         if text and not text.isspace():
             return text
         if self._blank == "error":
@@ -130,6 +132,21 @@ class Corpus:
                 "use -blank skip to omit such lines, or -blank zeros to write rows of zeros"
             )
         return ""
+
+
+def decode_line(line: bytes, is_first: bool, where: str) -> str:
+    """Returns the text of a line, without its end and, in the first line, without a byte order mark.
+
+    Args:
+        where: file and line, for messages.
+
+    Raises:
+        CorpusError: the line is not UTF-8.
+    """
+    try:
+        return (line.removeprefix(_BOM) if is_first else line).decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{where}: not UTF-8 ({error}); convert the file to UTF-8") from error
 
 
 def count_lines(stream: BinaryIO) -> int:

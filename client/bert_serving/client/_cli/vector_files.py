@@ -70,19 +70,41 @@ class Checkpoint:
         Raises:
             CorpusError: new rows would be inconsistent with the existing rows.
         """
-        for name, before in self.options.items():
-            if now.options.get(name) != before:
-                raise CorpusError(
-                    f"cannot resume: {name} was {before} and is now {now.options.get(name)}; "
-                    "set it to the old value, or start over with -overwrite"
-                )
-        probe = np.asarray(self.probe)
-        # The tolerance covers bf16, which rounds differently from batch to batch. Another model differs by far more.
-        if len(probe) != len(now.probe) or np.linalg.norm(probe - now.probe) > 0.02 * np.linalg.norm(probe):
+        require_options(self.options, now.options)
+        if not is_same_probe(self.probe, now.probe):
+            raise other_vectors()
+
+
+def require_options(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Checks that options are those of the interrupted run.
+
+    Raises:
+        CorpusError: an option has another value.
+    """
+    for name, value in before.items():
+        if now.get(name) != value:
             raise CorpusError(
-                "cannot resume: the server returns other vectors than in the interrupted run (another model, layer or "
-                "pooling?); use the same server again, or start over with -overwrite"
+                f"cannot resume: {name} was {value} and is now {now.get(name)}; "
+                "set it to the old value, or start over with -overwrite"
             )
+
+
+def is_same_probe(one: list[float], other: list[float]) -> bool:
+    """Returns whether two vectors of the probe are of the same model.
+
+    The tolerance covers bf16, which rounds differently from batch to batch. Another model differs by far more.
+    """
+    return len(one) == len(other) and bool(
+        np.linalg.norm(np.asarray(one) - other) <= 0.02 * np.linalg.norm(np.asarray(one))
+    )
+
+
+def other_vectors() -> CorpusError:
+    """Returns the error of a server that returns other vectors than in the interrupted run."""
+    return CorpusError(
+        "cannot resume: the server returns other vectors than in the interrupted run (another model, layer or "
+        "pooling?); use the same server again, or start over with -overwrite"
+    )
 
 
 def checkpoint_files(output: str) -> tuple[str, str]:
@@ -142,10 +164,15 @@ class NpyFile:
     def close(self) -> None:
         self._file.close()
 
-    def _write_header(self) -> None:
-        header = {"descr": self._row.dtype.str, "fortran_order": False, "shape": (self.rows, *self._row.shape)}
+    @staticmethod
+    def header(rows: int, row: FloatArray) -> bytes:
+        """Returns the header of a file with this number of rows."""
+        header = {"descr": row.dtype.str, "fortran_order": False, "shape": (rows, *row.shape)}
         start = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
-        self._file.write(start + repr(header).encode("ascii").ljust(_HEADER_BYTES - 11) + b"\n")
+        return start + repr(header).encode("ascii").ljust(_HEADER_BYTES - 11) + b"\n"
+
+    def _write_header(self) -> None:
+        self._file.write(self.header(self.rows, self._row))
 
 
 class JsonlFile:

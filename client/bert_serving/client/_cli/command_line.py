@@ -1,0 +1,211 @@
+"""The command line of ``bert-serving-encode``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from .._version import __version__
+from ..completion import add_completion
+from .corpus import BLANK
+from .fronts import Front, parse_front
+from .part_files import FOLDER_FORMATS
+from .vector_files import FORMATS
+
+#: Rows of a part: a few seconds of work for a GPU, a minute for a CPU.
+PART_ROWS = 50_000
+
+_EPILOG = """\
+one text file into one file of vectors:
+  bert-serving-encode corpus.txt -o vectors.npy             then numpy.load("vectors.npy")
+  bert-serving-encode corpus.txt -o vectors.npy -resume     continues an interrupted run
+  cut -f2 table.tsv | bert-serving-encode - -o vectors.npy
+  bert-serving-encode corpus.txt -ip 10.0.0.7 | jq -c .vector
+
+any number of files into a folder of parts (the slash makes it a folder):
+  bert-serving-encode corpus/ -o vectors/                   then pandas.read_parquet("vectors/")
+  bert-serving-encode a.jsonl.gz b.parquet -column body -o vectors/
+  bert-serving-encode corpus/ -o vectors/ -resume           continues, or checks a complete folder
+  bert-serving-encode corpus/ -o vectors/ -front gpu1 -front gpu2:5555
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Returns the parser of ``bert-serving-encode``."""
+    parser = argparse.ArgumentParser(
+        prog="bert-serving-encode",
+        description="Encode a text file, one sentence per line, into one vector per line; or files of text, JSON "
+        "lines and Parquet into a folder of parts, with all their columns and one vector per row. From a server with "
+        "-task classify, the vectors are the scores of all labels.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
+    )
+    add = parser.add_argument
+    add(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="text in UTF-8, one sentence per line; - is the standard input. With a folder OUT also several files and "
+        "folders, and .jsonl, .parquet, .gz, .bz2, .xz and .zst",
+    )
+    add(
+        "-o",
+        "--output",
+        default="-",
+        metavar="OUT",
+        help=".npy or .jsonl file; OUT/ with a slash is a folder of parts; - is JSON lines to stdout (default: -)",
+    )
+    add(
+        "-format",
+        "--format",
+        choices=(*FORMATS, "parquet"),
+        help="format of the output; by default from its file name, and parquet in a folder, which may be npy too",
+    )
+    add(
+        "-resume",
+        "--resume",
+        action="store_true",
+        help="continue an interrupted OUT; start it if it does not exist",
+    )
+    add(
+        "-overwrite",
+        "--overwrite",
+        action="store_true",
+        help="replace an existing OUT, which is an error otherwise",
+    )
+    add(
+        "-blank",
+        "--blank",
+        choices=BLANK,
+        default="error",
+        help="what to do with a blank text: report an error, skip it, or write a row of zeros, which keeps rows and "
+        "lines aligned. A folder has a row for each text, so there null takes the place of skip (default: %(default)s)",
+    )
+    add("-is_tokenized", "--is-tokenized", action="store_true", help="lines are tokens, separated by spaces")
+    add(
+        "-batch_size",
+        "--batch-size",
+        type=_positive,
+        default=1024,
+        metavar="N",
+        help="sentences per request (default: %(default)s)",
+    )
+    add("-normalize", "--normalize", choices=("on", "off"), help="unit vectors; by default as the server does it")
+    add("-prompt_name", "--prompt-name", metavar="NAME", help="prompt of the model to put before each sentence")
+    add("-prompt", "--prompt", metavar="TEXT", help="text to put before each sentence")
+    add("-dimensions", "--dimensions", type=_positive, metavar="N", help="number of leading dimensions to keep")
+    add("-no_truncate", "--no-truncate", action="store_true", help="report an error if a sentence is too long")
+    add("-vector_space", "--vector-space", metavar="SPACE", help="accept vectors of this space only")
+    add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")
+    folder = parser.add_argument_group("folder of parts")
+    add = folder.add_argument
+    add(
+        "-column",
+        "--column",
+        default="text",
+        metavar="NAME",
+        help="column of JSON lines and Parquet that has the texts (default: %(default)s)",
+    )
+    add(
+        "-vector_column",
+        "--vector-column",
+        default="vector",
+        metavar="NAME",
+        help="column of the output that has the vectors (default: %(default)s)",
+    )
+    add(
+        "-part_rows",
+        "--part-rows",
+        type=_positive,
+        default=PART_ROWS,
+        metavar="N",
+        help="rows of a part; a run that is killed loses the parts under way (default: %(default)s)",
+    )
+    server = parser.add_argument_group("server")
+    add = server.add_argument
+    add("-ip", "--ip", default="localhost", help="address of the server (default: %(default)s)")
+    add("-port", "-port_in", "--port", type=int, default=5555, metavar="PORT", help="its -port (default: %(default)s)")
+    add("-port_out", "--port-out", type=int, default=5556, metavar="PORT", help="its -port_out (default: %(default)s)")
+    add(
+        "-front",
+        "--front",
+        action="append",
+        type=parse_front,
+        metavar="HOST",
+        help="a server HOST[:PORT[:PORT_OUT]] in place of the three above; PORT is 5555 and PORT_OUT is PORT + 1 if "
+        "omitted. If repeated, servers of one model share the parts of a folder",
+    )
+    add(
+        "-connect_timeout",
+        "--connect-timeout",
+        type=float,
+        default=10_000,
+        metavar="MS",
+        help="milliseconds to wait while no server is connected; -1 for no limit (default: %(default)s)",
+    )
+    add("-server_key", "--server-key", metavar="KEY", help="the server's public CURVE key, or its file")
+    add("-secret_key", "--secret-key", metavar="KEY", help="the client's secret CURVE key, or its file")
+    parser.add_argument("-version", "--version", action="version", version=f"bert-serving-client {__version__}")
+    add_completion(parser)
+    return parser
+
+
+def is_folder(args: argparse.Namespace) -> bool:
+    """Returns whether the output is a folder of parts."""
+    return str(args.output).endswith((os.sep, "/")) or os.path.isdir(args.output)
+
+
+def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Returns the format of the output, from the option or the file name; exits if the command line is invalid."""
+    if args.resume and args.overwrite:
+        parser.error("-resume and -overwrite exclude each other; give one of them")
+    address = (args.ip, args.port, args.port_out)
+    if args.front and address != tuple(map(parser.get_default, ("ip", "port", "port_out"))):
+        parser.error("-front takes the place of -ip, -port and -port_out; give only -front")
+    if len(set(args.front or ())) != len(args.front or ()):
+        parser.error("-front names a server twice; name each once")
+    if is_folder(args):
+        return _folder_format(args, parser)
+    ending = os.path.splitext(args.output)[1].lstrip(".")
+    output_format = str(args.format or ("jsonl" if args.output == "-" else ending))
+    if len(args.files) > 1 or os.path.isdir(args.files[0]):
+        parser.error("several files and folders are encoded into a folder of parts: name it with a slash, -o OUT/")
+    if output_format == "parquet":
+        parser.error("Parquet is written into a folder of parts: name it with a slash, -o OUT/")
+    if output_format not in FORMATS:
+        parser.error(
+            f"the format of {args.output!r} is unknown: name it .npy or .jsonl, add -format, or name a folder of "
+            f"parts with a slash: {args.output}/"
+        )
+    if args.output == "-" and (output_format == "npy" or args.resume):
+        parser.error("the standard output supports JSON lines only, and no -resume; name a file with -o")
+    if args.blank == "null":
+        parser.error("-blank null is for a folder of parts, -o OUT/; use -blank skip or -blank zeros")
+    for name in ("column", "vector_column", "part_rows"):
+        if getattr(args, name) != parser.get_default(name):
+            parser.error(f"-{name} is for a folder of parts: name it with a slash, -o OUT/")
+    if len(args.front or ()) > 1:
+        parser.error("several servers share the parts of a folder: name it with a slash, -o OUT/")
+    return output_format
+
+
+def _folder_format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    output_format = str(args.format or "parquet")
+    if output_format not in FOLDER_FORMATS:
+        parser.error(f"the parts of a folder are {' or '.join(FOLDER_FORMATS)}, not {output_format}")
+    if "-" in args.files:
+        parser.error("a folder of parts needs files, which can be read again; the standard input cannot")
+    if args.blank == "skip":
+        parser.error("a folder of parts has a row for each text; use -blank null or -blank zeros in place of skip")
+    return output_format
+
+
+def front_of(args: argparse.Namespace) -> Front:
+    """Returns the address of the only server."""
+    return args.front[0] if args.front else Front(args.ip, args.port, args.port_out)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, but is {text!r}")
+    return int(text)

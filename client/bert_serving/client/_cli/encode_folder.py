@@ -1,0 +1,269 @@
+"""Encodes a corpus of any number of files into a folder of parts, and resumes an interrupted run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .._client import BertClient
+from .._progress import ProgressBar
+from .._scores import ServerTask
+from ..protocol import FloatArray
+from .command_line import front_of
+from .corpus import CorpusError
+from .fronts import Front
+from .inputs import InputFile, find_inputs, require_pyarrow, shortened
+from .json_columns import merged, merged_columns
+from .manifest import Manifest, OutputFolder
+from .part_encoder import Job, PartRun
+from .part_files import Layout
+from .parts import Part, PartQueue, plan
+from .readers import state_of, survey
+from .requests import connect, encode_options, mean_of, probe_server, row_options, server_options
+from .rows import ReadOptions, vector_column_error
+from .vector_files import is_same_probe, other_vectors, require_options
+
+if TYPE_CHECKING:
+    from .._request_options import EncodeOptions
+
+Report = Callable[[str], None]
+
+
+class _Server:
+    """What the model of a server is, to compare it with those of other servers and of the interrupted run."""
+
+    def __init__(self, front: Front, client: BertClient, is_tokenized: bool, options: EncodeOptions) -> None:
+        self.front = front
+        self.probe: FloatArray
+        self.probe, self.space = probe_server(client, is_tokenized, options)
+        self.labels = ServerTask.of(client.server_config).labels
+        self.options = server_options(client, self.space)
+        self.options |= {"the shape of a vector": list(self.probe.shape), "the dtype": str(self.probe.dtype)}
+
+    def require_same(self, other: _Server) -> None:
+        """Checks that another server has the same model.
+
+        Raises:
+            CorpusError: it has not.
+        """
+        for name, value in self.options.items():
+            if other.options[name] != value:
+                raise CorpusError(
+                    f"all servers must have the same model and options: {name} of {self.front} is {value}, and of "
+                    f"{other.front} {other.options[name]}"
+                )
+        if not is_same_probe(mean_of(self.probe), mean_of(other.probe)):
+            raise CorpusError(
+                f"all servers must have the same model and options: {self.front} and {other.front} return different "
+                "vectors for the same text"
+            )
+
+    def require_resumable(self, before: Manifest) -> None:
+        """Checks that this server continues what an interrupted run has begun.
+
+        Raises:
+            CorpusError: it has another model.
+        """
+        require_options({name: before.options.get(name) for name in self.options}, self.options)
+        if not is_same_probe(before.probe, mean_of(self.probe)):
+            raise other_vectors()
+
+
+class _Corpus(NamedTuple):
+    """The inputs, and the parts that are done."""
+
+    inputs: list[InputFile]
+    parts: list[Part]
+    done: set[int]
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def rows_done(self) -> int:
+        return sum(part.rows for part in self.parts if part.number in self.done)
+
+
+def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> None:
+    """Encodes all inputs into the folder.
+
+    Raises:
+        CorpusError: an input is not valid, or the folder cannot be written or resumed.
+        BertServingError: the servers cannot be reached.
+    """
+    started = time.monotonic()
+    if output_format == "parquet":
+        require_pyarrow("-format parquet")
+    paths = find_inputs(args.files, report)
+    _require_outside([*args.files, *paths], args.output)
+    states = [state_of(path) for path in paths]
+    read_options = ReadOptions(
+        args.column, args.vector_column, args.blank, args.batch_size, args.part_rows, output_format == "parquet"
+    )
+    options = row_options(args, output_format) | {
+        "-column": args.column,
+        "-vector_column": args.vector_column,
+        "-part_rows": args.part_rows,
+    }
+    with OutputFolder(args.output, args.resume, args.overwrite) as folder, ExitStack() as stack:
+        corpus: _Corpus | None = None
+        before = folder.manifest
+        if before is not None:
+            corpus = _verified(args, folder, before, options, paths, report)
+            if len(corpus.done) == len(corpus.parts):
+                report(f"{args.output} is complete: {_counts(corpus)}, each as it was written")
+                return
+        request_options = encode_options(args)
+        clients, server = _connect_all(args, stack, request_options)
+        options |= server.options
+        if before is not None:
+            server.require_resumable(before)
+        if output_format == "parquet" and server.probe.ndim != 1:
+            raise CorpusError(
+                f"Parquet holds one vector for each text, and the server returns {list(server.probe.shape)}; "
+                "start it with a -pooling_strategy other than NONE, or write -format npy"
+            )
+        if corpus is None:
+            inputs = _with_bar(
+                args, "read", "bytes", _size(paths), lambda show: [survey(path, read_options, show) for path in paths]
+            )
+            corpus = _Corpus(inputs, plan([one.rows for one in inputs], args.part_rows), set())
+            if empty := [one.path for one in inputs if not one.rows]:
+                report(f"inputs without rows: {shortened(empty)}")
+        columns = _columns(corpus.inputs, args, output_format)
+        if before is None:
+            folder.clear()
+        Manifest(options, before.probe if before else mean_of(server.probe), corpus.inputs).save(folder.path)
+        request_options["vector_space"] = server.space
+        layout = Layout(output_format, server.probe, args.column, args.vector_column, columns, server.space)
+        job = Job(paths, corpus.inputs, states, read_options, layout, args.is_tokenized, request_options)
+        bar = ProgressBar(corpus.rows, _is_shown(args), done=corpus.rows_done)
+        queue = PartQueue(corpus.parts, corpus.done)
+        run = PartRun(job, queue, folder, bar, lambda front: _reconnect(args, front, server), report)
+        try:
+            run.run(clients)
+        except BaseException:
+            written = corpus.rows_done + run.rows_written
+            bar.close()
+            report(f"{written:,} of {corpus.rows:,} rows are in {args.output}; -resume continues it")
+            raise
+        bar.close()
+    if not args.quiet:
+        rate = run.rows_written / (time.monotonic() - started)
+        named = f", vector space {server.space}" if server.space else ""
+        kind = f"scores of the labels {', '.join(server.labels)}, " if server.labels else ""
+        shape = f"{kind}each {list(server.probe.shape)} {server.probe.dtype}"
+        report(f"{_counts(corpus)} in {args.output}, {shape}{named} ({rate:,.0f}/s)")
+
+
+def _verified(
+    args: argparse.Namespace,
+    folder: OutputFolder,
+    before: Manifest,
+    options: dict[str, Any],
+    paths: list[str],
+    report: Report,
+) -> _Corpus:
+    """Returns the corpus of an interrupted run, after a check of its inputs and outputs.
+
+    Raises:
+        CorpusError: an input or an option has changed.
+    """
+    # With -blank error no part that is written has a blank text, so another value may follow.
+    kept = [name for name in options if name != "-blank" or before.options.get(name) != "error"]
+    require_options({name: before.options.get(name) for name in kept}, options)
+    _with_bar(args, "read", "bytes", _size(paths), lambda show: before.require_inputs(paths, show))
+    parts = plan([one.rows for one in before.inputs], args.part_rows)
+    total = sum(part.rows for part in parts)
+    done = _with_bar(
+        args, "check", "rows", total, lambda show: folder.verified(parts, options["-format"], report, show)
+    )
+    return _Corpus(before.inputs, parts, done)
+
+
+def _connect_all(
+    args: argparse.Namespace, stack: ExitStack, options: EncodeOptions
+) -> tuple[list[tuple[Front, BertClient]], _Server]:
+    """Returns a client of each server, which the stack closes, and what the first one is.
+
+    Raises:
+        CorpusError: the servers have different models.
+    """
+    clients: list[tuple[Front, BertClient]] = []
+    server: _Server | None = None
+    for front in args.front or [front_of(args)]:
+        client = stack.enter_context(connect(args, front))
+        clients.append((front, client))
+        found = _Server(front, client, args.is_tokenized, options)
+        server = server or found
+        server.require_same(found)
+    assert server is not None
+    return clients, server
+
+
+def _reconnect(args: argparse.Namespace, front: Front, server: _Server) -> BertClient:
+    """Returns a new client of a server that was lost.
+
+    Raises:
+        CorpusError: it has another model now.
+    """
+    client = connect(args, front)
+    try:
+        server.require_same(_Server(front, client, args.is_tokenized, encode_options(args)))
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _columns(inputs: list[InputFile], args: argparse.Namespace, output_format: str) -> dict[str, str]:
+    """Returns the columns of all JSON lines."""
+    if output_format != "parquet":
+        return {}
+    if args.column == args.vector_column:
+        raise vector_column_error("the output", args.column)
+    columns = merged_columns(one.columns for one in inputs)
+    columns[args.column] = merged(columns.get(args.column, "null"), "string")
+    return columns
+
+
+def _require_outside(paths: list[str], output: str) -> None:
+    """Checks that no input is in the output, and that the output is in no folder of inputs.
+
+    Raises:
+        CorpusError: one is.
+    """
+    folder = os.path.join(os.path.realpath(output), "")
+    for path in paths:
+        real = os.path.realpath(path)
+        if os.path.join(real, "").startswith(folder) or folder.startswith(os.path.join(real, "")):
+            raise CorpusError(f"the input {path} and the output {output} overlap; name another folder with -o")
+
+
+def _counts(corpus: _Corpus) -> str:
+    return f"{corpus.rows:,} rows in {len(corpus.parts):,} parts"
+
+
+def _size(paths: list[str]) -> int:
+    return sum(os.stat(path).st_size for path in paths)
+
+
+def _is_shown(args: argparse.Namespace) -> bool:
+    return not args.quiet and sys.stderr.isatty()
+
+
+def _with_bar(
+    args: argparse.Namespace, label: str, unit: str, total: int, work: Callable[[Callable[[int], None]], Any]
+) -> Any:
+    """Runs a function with a progress bar, which it updates."""
+    bar = ProgressBar(total, _is_shown(args), label=label, unit=unit)
+    try:
+        return work(bar.update)
+    finally:
+        bar.close()

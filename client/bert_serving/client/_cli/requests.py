@@ -1,0 +1,157 @@
+"""Connecting to servers, recognising their models, and encoding chunks of texts in order."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from .._client import BertClient
+from .._encoding import Response
+from ..errors import ServerError
+from ..protocol import FloatArray
+from .corpus import CorpusError
+from .fronts import Front
+
+if TYPE_CHECKING:
+    from .._request_options import EncodeOptions
+
+#: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
+PROBE = "the quick brown fox jumps over the lazy dog"
+
+
+class TextChunk(Protocol):
+    """Texts that are encoded in one request."""
+
+    @property
+    def texts(self) -> Sequence[str | None]:
+        """The texts; ``""`` and ``None`` are not encoded."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """Where the texts are, for messages."""
+        ...
+
+
+C = TypeVar("C", bound=TextChunk)
+
+
+def connect(args: argparse.Namespace, front: Front) -> BertClient:
+    """Returns a client of a server."""
+    return BertClient(
+        ip=front.host,
+        port=front.port,
+        port_out=front.port_out,
+        connect_timeout=args.connect_timeout,
+        server_key=args.server_key,
+        secret_key=args.secret_key,
+    )
+
+
+def encode_options(args: argparse.Namespace) -> EncodeOptions:
+    """Returns the options of the requests."""
+    return {
+        "normalize": None if args.normalize is None else args.normalize == "on",
+        "prompt_name": args.prompt_name,
+        "prompt": args.prompt,
+        "dimensions": args.dimensions,
+        "truncate": not args.no_truncate,
+        "vector_space": args.vector_space,
+    }
+
+
+def row_options(args: argparse.Namespace, output_format: str) -> dict[str, Any]:
+    """Returns the options of the command line that must be the same in all runs that write one output."""
+    return {
+        "-format": output_format,
+        "-blank": args.blank,
+        "-is_tokenized": args.is_tokenized,
+        "-normalize": args.normalize,
+        "-prompt_name": args.prompt_name,
+        "-prompt": args.prompt,
+        "-dimensions": args.dimensions,
+    }
+
+
+def server_options(client: BertClient, space: str | None) -> dict[str, Any]:
+    """Returns the properties of the server that must be the same in all runs that write one output."""
+    return {"the server's -max_seq_len": client.length_limit, "the vector space": space}
+
+
+def probe_server(client: BertClient, is_tokenized: bool, options: EncodeOptions) -> tuple[FloatArray, str | None]:
+    """Returns the vector of ``PROBE`` and its space; ``None`` from a server that does not name it.
+
+    It does not matter whether the server truncates this text.
+    """
+    texts = [PROBE.split()] if is_tokenized else [PROBE]
+    options = {**options, "truncate": True}
+    if client.vector_space is None:  # a server that does not know the options of the other call
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            vectors: FloatArray = client.encode(texts, is_tokenized=is_tokenized, **options)
+        return vectors[0], None
+    call = client._encode_in_detail(texts, is_tokenized, 1, [], **options)  # it gives no warning
+    return call.embedding[0], call.vector_space
+
+
+def mean_of(probe: FloatArray) -> list[float]:
+    """Returns a vector as plain numbers; the mean of token vectors."""
+    mean: list[float] = probe.astype(np.float64).reshape(-1, probe.shape[-1]).mean(0).tolist()
+    return mean
+
+
+def encoded(
+    client: BertClient, chunks: Iterator[C], is_tokenized: bool, options: EncodeOptions
+) -> Iterator[tuple[C, Response | None]]:
+    """Yields chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text.
+
+    Args:
+        client: a client that no other call uses.
+
+    Raises:
+        CorpusError: the server refused a request; the message names the chunk.
+    """
+    sent: deque[tuple[int, C]] = deque()  # the number of its request; 0 of a chunk without texts
+    numbers = itertools.count(client.request_id + 1)
+    early: dict[int, Response | ServerError] = {}
+
+    def texts() -> Iterator[list[Any]]:
+        for chunk in chunks:
+            found = [text.split() if is_tokenized else text for text in chunk.texts if text]
+            sent.append((next(numbers) if found else 0, chunk))
+            if found:
+                yield found
+
+    results = client.encode_async(texts(), is_tokenized=is_tokenized, **options)
+    try:
+        is_over = False
+        while not is_over:
+            try:
+                response = next(results)
+                early[response.id] = response
+            except StopIteration:
+                is_over = True
+            except ServerError as error:  # earlier requests are still answered
+                early[error.request_id] = error
+            while sent and (not sent[0][0] or sent[0][0] in early):
+                number, chunk = sent.popleft()
+                reply = early.pop(number) if number else None
+                if isinstance(reply, ServerError):
+                    raise RefusedError(
+                        f"{chunk.where}: the server replied with {reply.type!r}: {reply.message}"
+                    ) from reply
+                yield chunk, reply
+        if sent:
+            raise RuntimeError(f"{sent[0][1].where}: no reply")
+    finally:
+        results.close()
+
+
+class RefusedError(CorpusError):
+    """The server refused a request."""
