@@ -22,6 +22,7 @@ from bert_serving.client.protocol import ERROR_TYPES
 from bert_serving.server import engines
 from bert_serving.server.benchmark.options import GROUPS as BENCHMARK_GROUPS
 from bert_serving.server.cli.drift import get_parser as get_drift_parser
+from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
 from bert_serving.server.config.option import Option
 from bert_serving.server.config.options import OPTIONS, option_groups
@@ -86,6 +87,11 @@ def _command(parser: argparse.ArgumentParser) -> str:
 def drift_options() -> str:
     """Returns the flags of ``bert-serving-drift``."""
     return _command(get_drift_parser())
+
+
+def join_options() -> str:
+    """Returns the arguments of ``bert-serving-join``."""
+    return _command(get_join_parser())
 
 
 def engine_dtypes() -> str:
@@ -217,6 +223,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "encode_arguments": encode_arguments,
     "encode_command_options": encode_command_options,
     "drift_options": drift_options,
+    "join_options": join_options,
     "engine_dtypes": engine_dtypes,
     "error_types": error_types,
     "questions": questions,

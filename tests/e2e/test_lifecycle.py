@@ -200,7 +200,8 @@ def test_invalid_options_fail_the_start(args: list[str], words: list[str]) -> No
         (["-port", "6000", "-port_out", "6000"], "both 6000"),
         (["-pooling_strategy", "MEDIAN"], "REDUCE_MEAN"),
         (["-gpu_memory_fraction", "2"], "fraction"),
-        (["-num_worker", "0"], "at least 1"),
+        (["-num_worker", "-1"], "at least 0"),
+        (["-num_worker", "0"], "needs -join_port"),
         (["-no_such_flag"], "unrecognized"),
     ],
 )

@@ -109,15 +109,18 @@ class FlakyProxy:
     Args:
         target: port of 127.0.0.1.
         mean_bytes: mean number of bytes of a connection; 0 is unlimited.
+        listen: address of the proxy; a free port of 127.0.0.1 by default.
     """
 
-    def __init__(self, target: int, mean_bytes: float, seed: int = 0) -> None:
+    def __init__(
+        self, target: int, mean_bytes: float, seed: int = 0, listen: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
         self.target, self.mean_bytes = target, mean_bytes
         self.num_cut = 0
         self._random = random.Random(seed)
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(listen)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -232,7 +232,9 @@ def test_a_wrong_result_fails_its_batch_only(sink_harness: SinkHarness, reason: 
     assert sink_harness.answers() == [1.0]
 
 
-@pytest.mark.parametrize("frames", [[b"no MessagePack"], [b"\x93\x01\x02\x03"], [b"\xc1", b"1", b"2", b"3"]])
+@pytest.mark.parametrize(
+    "frames", [[b"no MessagePack"], [b"\x93\x01\x02\x03"], [b"\xc1", b"1", b"2", b"3"], [b""], [b"", b"?"]]
+)
 def test_a_result_that_cannot_be_read_is_dropped(sink_harness: SinkHarness, frames: list[bytes]) -> None:
     sink_harness.worker.send_multipart(frames)
     sink_harness.give(1, [job(1)], [announcement(job(1))])

@@ -151,7 +151,8 @@ def test_a_home_folder_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch
     """A shell expands the ~ of ``-auth_keys ~/keys``, but not that of ``-auth_keys=~/keys``."""
     monkeypatch.setenv("HOME", "/home/alice")
     names = ("model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference")
-    config = ServerConfig.from_dict({name: f"~/{name}" for name in names})
+    names = (*names, "join_keys")
+    config = ServerConfig.from_dict({"join_port": 5557} | {name: f"~/{name}" for name in names})
     assert [getattr(config, name) for name in names] == [f"/home/alice/{name}" for name in names]
 
 
@@ -182,7 +183,8 @@ def test_values_of_a_program_become_those_of_the_command_line(
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"num_worker": 0}, "num_worker=0 is not valid (0 is too small: must be at least 1)"),
+        ({"num_worker": -1}, "num_worker=-1 is not valid (-1 is too small: must be at least 0)"),
+        ({"num_worker": 0}, "-num_worker 0 needs -join_port"),
         ({"num_worker": 1.5}, "num_worker=1.5 is not valid"),
         ({"num_worker": True}, "num_worker=True is not valid"),
         ({"num_worker": None}, "num_worker=None is not valid"),
@@ -205,11 +207,39 @@ def test_values_that_the_command_line_rejects_are_rejected_in_a_program(
         BertServer(kind(**{"model_dir": "m", **values}))
 
 
+JOIN = {"model_dir": "m", "join_port": 6000}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"join_port": None, "join_keys": "keys"}, "-join_keys needs -join_port"),
+        ({"join_port": None, "join_port_out": 6001}, "-join_port_out needs -join_port"),
+        ({"join_host": "10.0.0.1"}, "-join_host 10.0.0.1 is open to other machines, so it needs -join_keys"),
+        ({"join_host": "*"}, "-join_host * is open to other machines, so it needs -join_keys"),
+        ({"join_keys": "keys", "auth_keys": "./keys"}, "-join_keys and -auth_keys are both keys: use two folders"),
+        ({"num_worker": 0, "dtype": "auto"}, "-dtype auto depends on the devices of this server"),
+        ({"join_port_out": 5555}, "-join_port_out and -port are both 5555"),
+        ({"join_port": 5556}, "-join_port and -port_out are both 5556"),
+        ({"join_port": 65535}, "-join_port 65535 has no port after it: set -join_port_out"),
+        ({"join_timeout": 0.5}, "-join_timeout 0.5 is too short"),
+    ],
+)
+def test_options_for_machines_that_join_fit_together(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        ServerConfig(**{**JOIN, **values})  # type: ignore[arg-type]
+
+
+def test_machines_may_join_from_elsewhere_with_keys() -> None:
+    config = ServerConfig(**JOIN, num_worker=0, join_host="*", join_keys="keys", auth_keys="other")  # type: ignore[arg-type]
+    assert config.result_join_port == 6001
+
+
 def test_a_configuration_of_a_program_may_not_contradict_itself_and_has_the_default_model() -> None:
     with pytest.raises(ConfigError, match="both 5555"):
         ServerConfig(model_dir="m", port_out=5555)
-    with pytest.raises(ConfigError, match="num_worker=0"):
-        ServerConfig(model_dir="m").with_(num_worker=0)
+    with pytest.raises(ConfigError, match="num_worker=-1"):
+        ServerConfig(model_dir="m").with_(num_worker=-1)
     if default_model_dir() is not None:
         assert ServerConfig() == ServerConfig.from_args(get_args_parser().parse_args([]))
 

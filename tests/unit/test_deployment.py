@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from bert_serving.client.protocol import ERROR_TYPES
+from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import OPTIONS
 from bert_serving.server.http import metrics
@@ -325,6 +327,22 @@ def test_the_health_check_asks_the_port_that_is_used(
 def test_kustomization_lists_manifests_that_there_are() -> None:
     for name in read(KUBERNETES / "kustomization.yaml")["resources"]:
         assert (KUBERNETES / name).is_file(), name
+
+
+def test_the_deployment_of_machines_that_join() -> None:
+    machines, service = read(KUBERNETES / "join.yaml")
+    front = read(KUBERNETES / "deployment.yaml")
+    pod = machines["spec"]["template"]
+    (machine,) = pod["spec"]["containers"]
+    assert machine["image"] == front["spec"]["template"]["spec"]["containers"][0]["image"]
+    script = machine["args"][0].split("exec bert-serving-join ")[1]
+    args = get_join_parser().parse_args(shlex.split(script))
+    assert args.front == f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert [port["port"] for port in service["spec"]["ports"]] == [5557, 5558]
+    assert service["spec"]["selector"] == front["spec"]["selector"]["matchLabels"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= args.drain_timeout + 15
+    mounts = {mount["name"]: mount["mountPath"] for mount in machine["volumeMounts"]}
+    assert mounts.keys() == {volume["name"] for volume in pod["spec"]["volumes"]}
 
 
 def test_the_deployment() -> None:

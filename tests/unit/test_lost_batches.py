@@ -56,7 +56,7 @@ def test_a_batch_is_lost_if_an_idle_worker_has_read_what_was_sent_later(harness:
     lost, _ = harness.batch(b"a")
     harness.dispatcher.worker_idle(b"a", lost.id - 1)
     assert lost.id in harness.dispatcher.in_flight
-    harness.dispatcher.register_worker(b"a", {"max_tokens": 4096})  # repeated each second
+    harness.dispatcher.probe()
     assert harness.workers[b"a"].poll(LIMIT)
     _, sent = harness.workers[b"a"].recv_multipart()
     ((_, last_batch),) = decode_commands(sent)
@@ -84,7 +84,7 @@ class Model:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.epochs, self.names = itertools.count(EPOCH), itertools.count()
+        self.epochs, self.names = itertools.count(EPOCH + 1000, -1), itertools.count()  # epochs are in no order
         self.workers: dict[bytes, Worker] = {}
         self.jobs: dict[int, Job] = {}
         self.num_jobs = 0
@@ -222,7 +222,7 @@ class Model:
             return
         message = worker.inbox.popleft()
         if isinstance(message, int):
-            worker.last_batch = max(worker.last_batch, message)
+            worker.last_batch = message
             return
         worker.last_batch = message.id
         if is_refused:
@@ -253,8 +253,8 @@ class Model:
             worker.inbox.popleft()
         elif action == "lose result" and worker.results:
             worker.results.popleft()
-        elif action == "register":
-            self.dispatcher.register_worker(name, {"max_tokens": 4096})
+        elif action == "probe":
+            self.dispatcher.probe()
         elif action == "kill sink":
             self.start_sink()
         elif action == "kill ventilator":
@@ -269,8 +269,8 @@ class Model:
         for _ in range(100):
             self.now += 1.0
             self.sink_reads()
+            self.dispatcher.probe()
             for name in self.workers:
-                self.dispatcher.register_worker(name, {"max_tokens": 4096})
                 for _ in range(2):
                     self.work(name)
                     self.sink_receives(name)
@@ -280,7 +280,7 @@ class Model:
 
 
 ACTIONS = ["ask", "work", "sink receives", "ventilator reads"] * 3 + ["refuse", "sink reads", "sink reads"]
-ACTIONS += ["register", "lose batch", "lose result", "kill sink", "kill ventilator", "kill worker"]
+ACTIONS += ["probe", "lose batch", "lose result", "kill sink", "kill ventilator", "kill worker"]
 
 
 @settings(max_examples=200)

@@ -1,6 +1,6 @@
-"""Shifts the monotonic clock of workers with this folder in ``PYTHONPATH``, as on machines that started at other times.
+"""Shifts the monotonic clock of processes with this folder in ``PYTHONPATH``, as on another machine.
 
-The clock of ``worker-0`` is ahead of the others, that of ``worker-1`` is behind.
+The clocks of ``worker-0`` and of a joining machine are ahead of the others, that of ``worker-1`` is behind.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 _SHIFTS = {"bert-serving-worker-0": 500_000, "bert-serving-worker-1": -500_000}
+_SHIFTS["bert_serving.server.cli.join"] = 500_000
 
 
 def _shifted(clock: Callable[[], float], shift: int) -> Callable[[], float]:

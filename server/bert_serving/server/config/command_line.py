@@ -17,6 +17,7 @@ examples:
   bert-serving-start -model_dir M -tuned_model_dir /tmp/mrpc_output -ckpt_name model.ckpt-343
   bert-serving-start -model_dir M -pooling_strategy NONE -max_seq_len NONE       one vector per token
   bert-serving-start -model_dir M -pooling_layer -4 -3 -2 -1                     four layers, concatenated
+  bert-serving-start -model_dir M -num_worker 0 -join_port 5557                  bert-serving-join adds machines
 
 then, on any machine with bert-serving-client:
   from bert_serving.client import BertClient

@@ -20,6 +20,7 @@ from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy, dimensions
 from ..model.vector_options import split_tail
 from ..model.vector_space import VectorSpaces
+from .contradictions import reject_contradictions
 from .cors import origins
 from .option import (
     DTYPES,
@@ -122,8 +123,9 @@ class ServerConfig:
     http_token_ids: str = option(
         "framed", "token ids on /v1: framed accepts rows that begin and end with the special tokens of this model, "
         "any accepts every row, off accepts none", parse=one_of(*TOKEN_IDS), metavar="WHICH", completions=TOKEN_IDS)
-    num_worker: int = option(1, "number of worker processes; each runs the model on one device", parse=at_least(1),
-                             metavar="N", v1=True)
+    num_worker: int = option(
+        1, "number of worker processes; each runs the model on one device. With -join_port also 0: machines compute",
+        parse=at_least(0), metavar="N", v1=True)
     max_batch_size: int = option(256, "largest number of sequences in a batch; larger requests are split, small ones "
                                  "joined", parse=at_least(1), metavar="N", v1=True)
     max_batch_tokens: int | None = option(
@@ -158,6 +160,21 @@ class ServerConfig:
     fixed_embed_length: bool = option(
         False, "with -pooling_strategy NONE, pad every result to the number of positions of the model", parse=None,
         v1=True)
+
+    join_port: int | None = option(
+        None, "port on which other machines join with bert-serving-join; by default none can join", parse=port_number,
+        group="Joining Machines")
+    join_port_out: int | None = option(
+        None, "port for the results of joined machines; by default the one after -join_port", parse=port_number)
+    join_host: str = option(
+        "127.0.0.1", "address to bind for machines that join; one that other machines reach needs -join_keys",
+        metavar="ADDR")
+    join_keys: str | None = option(
+        None, "folder of keys from bert-serving-keygen, other than that of -auth_keys: encrypts both join ports and "
+        "admits only machines whose key is in the folder", metavar="KEYS")
+    join_timeout: float = option(
+        10.0, "seconds of silence after which a joined machine is lost and others compute its batches", parse=seconds,
+        metavar="S")
 
     max_message_bytes: int = option(512 * 2**20, "largest frame of a request in bytes", parse=at_least(1024),
                                     metavar="N", group="Limits and Waiting")
@@ -223,7 +240,7 @@ class ServerConfig:
             _use_default_model(values, given)
         for name, value in (values | {"given": frozenset(given)}).items():
             object.__setattr__(self, name, value)
-        self._reject_contradictions()
+        reject_contradictions(self)
 
     @classmethod
     def from_args(cls, args: argparse.Namespace | Mapping[str, Any]) -> ServerConfig:
@@ -253,22 +270,6 @@ class ServerConfig:
         values = check_values(OPTIONS, values)
         return cls(**values, given=frozenset(values))
 
-    def _reject_contradictions(self) -> None:
-        ports = {"port": self.port, "port_out": self.port_out, "http_port": self.http_port}
-        used: dict[int, str] = {}
-        for name, number in ports.items():
-            if number is not None and number in used:
-                raise ConfigError(f"-{name} and -{used[number]} are both {number}: set different ports")
-            if number is not None:
-                used[number] = name
-        if self.fp16 and self.dtype not in ("fp32", "auto", "fp16"):
-            raise ConfigError(f"-fp16 and -dtype {self.dtype} contradict each other: set only one of them")
-        if self.drift_reference and self.pooling_strategy == PoolingStrategy.NONE:
-            raise ConfigError(
-                "-drift_reference needs one vector per text, but -pooling_strategy NONE computes one per token: "
-                "set only one of them"
-            )
-
     def read_model(self) -> ModelConfig:
         """Reads the sizes and the file names of the model, without its weights.
 
@@ -283,6 +284,11 @@ class ServerConfig:
             ckpt_name=self.ckpt_name,
             tuned_model_dir=self.tuned_model_dir,
         )
+
+    @property
+    def result_join_port(self) -> int | None:
+        """Port for the results of joined machines."""
+        return self.join_port_out or (None if self.join_port is None else self.join_port + 1)
 
     def vector_size(self, model: ModelConfig) -> int:
         """Returns the number of dimensions of a vector: of a text, or of a token with ``-pooling_strategy NONE``."""
@@ -343,7 +349,15 @@ OPTIONS: dict[str, Option] = {
 
 
 #: Options with paths.
-_PATHS = ("model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "http_token_file", "drift_reference")
+_PATHS = (
+    "model_dir",
+    "tuned_model_dir",
+    "graph_tmp_dir",
+    "auth_keys",
+    "join_keys",
+    "http_token_file",
+    "drift_reference",
+)
 
 
 def _changed(values: dict[str, Any]) -> set[str]:

@@ -11,7 +11,6 @@ The second batch is sent only when more sequences could not improve it. An idle 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -64,7 +63,10 @@ class WorkerState:
         info: contents of its REGISTER command.
         full_tokens: token limit of a batch before any out-of-memory error.
         in_flight: ids of its batches, oldest first.
+        router: socket to the worker.
+        machine: name of its machine; empty for a worker of this server.
         is_draining: the worker gets no new batches.
+        disconnected_at: since when the worker of a machine is not connected, in monotonic seconds.
         failures: failed batches in a row.
     """
 
@@ -72,8 +74,11 @@ class WorkerState:
     info: dict[str, Any]
     limits: BatchLimits
     full_tokens: int
+    router: zmq.Socket[bytes]
+    machine: str = ""
     in_flight: OrderedDict[int, None] = field(default_factory=OrderedDict)
     is_draining: bool = False
+    disconnected_at: float | None = None
     num_batches: int = 0
     num_sequences: int = 0
     num_tokens: int = 0
@@ -81,12 +86,17 @@ class WorkerState:
     failures: int = 0
     batch_delay: AdaptiveBatchDelay = field(default_factory=AdaptiveBatchDelay)
 
+    @property
+    def is_available(self) -> bool:
+        """Whether the worker is connected."""
+        return self.disconnected_at is None
+
 
 class Dispatcher:
     """Assigns batches to workers.
 
     Args:
-        router: socket to the workers.
+        router: socket to the workers of this server.
         fail_job: called with a job and the error that ends it.
         send_to_sink: called with a command for the sink.
         clock: returns monotonic seconds.
@@ -130,34 +140,63 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- workers
 
-    def register_worker(self, name: bytes, info: dict[str, Any]) -> None:
-        """Adds a worker, or updates the info of a known one."""
+    def register_worker(
+        self, name: bytes, info: dict[str, Any], router: zmq.Socket[bytes] | None = None, machine: str = ""
+    ) -> None:
+        """Adds a worker, or updates the info of a known one.
+
+        Args:
+            router: socket to the worker of a joined machine.
+            machine: name of that machine.
+        """
         state = self.workers.get(name)
         if state is None:
             tokens = self.config.max_batch_tokens or int(info["max_tokens"])
             limits = BatchLimits(min(self.config.max_batch_size, int(info.get("max_sequences", 2**31))), tokens)
-            self.workers[name] = WorkerState(name, info, limits, tokens)
+            self.workers[name] = WorkerState(name, info, limits, tokens, router or self.router, machine)
             self.log.info("%s joined: %s, %d tokens per batch", name.decode(), info.get("device", "?"), tokens)
         else:
-            state.info = info
-            if state.in_flight:  # a worker that reads this and holds no batch has lost those in flight
-                sent = encode_commands([[BATCHES_SENT, u64(self.next_batch_id - 1)]])
-                with contextlib.suppress(zmq.ZMQError):  # the connection is closed
-                    self.router.send_multipart([name, b"", sent], zmq.NOBLOCK)
+            state.info, state.disconnected_at = info, None
 
-    def worker_lost(self, name: bytes) -> None:
-        """Removes a dead worker and requeues its batches. Only its running batch counts as a crash."""
+    def probe(self) -> None:
+        """Tells workers which batches were sent to them. Call it once a second.
+
+        A worker that has read this and holds no batch shows that those in flight are lost. A joined worker to which
+        nothing can be sent is lost after ``-join_timeout``.
+        """
+        sent = encode_commands([[BATCHES_SENT, u64(self.next_batch_id - 1)]])
+        for state in list(self.workers.values()):
+            if not state.in_flight and not state.machine:
+                continue
+            try:
+                state.router.send_multipart([state.name, b"", sent], zmq.NOBLOCK)
+            except zmq.ZMQError:  # the connection is closed
+                self._on_disconnected(state)
+
+    def _on_disconnected(self, state: WorkerState) -> None:
+        """Handles a send that failed. The supervisor reports the death of a worker of this server."""
+        if not state.machine:
+            return
+        now = self.clock()
+        state.disconnected_at = now if state.disconnected_at is None else state.disconnected_at
+        if now - state.disconnected_at > self.config.join_timeout:
+            self.worker_lost(state.name, is_death=False)
+
+    def worker_lost(self, name: bytes, is_death: bool = True) -> None:
+        """Removes a worker and requeues its batches. If it died, its running batch counts as a crash."""
         state = self.workers.pop(name, None)
         if state is None:
             return
         held = [self.in_flight.pop(batch_id) for batch_id in state.in_flight]
         for batch in held:
             self._restore_announcements(batch)
-        for batch in held[1:]:  # queued batches, which did not cause the crash
+        for batch in held[1:] if is_death else held:  # batches that did not cause the crash
             self.scheduler.requeue(live_slices(batch.slices))
-        if held:
+        if held and is_death:
             self._retry.worker_died(held[0].slices)
-            self.log.warning("%s died; requeuing its %d batches", name.decode(), len(held))
+        if held:
+            reason = "died" if is_death else "is lost"
+            self.log.warning("%s %s; requeuing its %d batches", name.decode(), reason, len(held))
 
     def drain_worker(self, name: bytes) -> bool:
         """Sends no more batches to a worker. Returns true if it holds none, or is unknown."""
@@ -214,7 +253,9 @@ class Dispatcher:
         self.next_wakeup = None
         while self.scheduler.num_sequences:
             free = [
-                state for state in self.workers.values() if len(state.in_flight) < CREDITS and not state.is_draining
+                state
+                for state in self.workers.values()
+                if len(state.in_flight) < CREDITS and not state.is_draining and state.is_available
             ]
             if not free:
                 return
@@ -248,12 +289,15 @@ class Dispatcher:
         )
         frames = message.frames()
         try:
-            self.router.send_multipart([state.name, *frames], zmq.NOBLOCK, copy=not is_large(frames))
-        except zmq.ZMQError as error:  # the connection is closed; the supervisor will report the worker too
+            state.router.send_multipart([state.name, *frames], zmq.NOBLOCK, copy=not is_large(frames))
+        except zmq.ZMQError as error:  # the connection is closed; a supervisor will report the worker too
             self.log.warning("cannot send a batch to %s (%s); requeuing it", state.name.decode(), error)
             self._unannounced.update(announcements)
             self.scheduler.requeue(slices)
-            self.worker_lost(state.name)
+            if state.machine:  # perhaps the connection was cut and the worker lives
+                self._on_disconnected(state)
+            else:
+                self.worker_lost(state.name)
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
         padding = int(packed.batch.lengths.max()) * sequences - tokens

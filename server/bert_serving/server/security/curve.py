@@ -32,22 +32,22 @@ MAX_PROBLEMS = 100
 DOMAIN = "bert-serving"
 
 
-def read_server_keys(folder: str) -> tuple[bytes, bytes]:
-    """Reads the server's public and secret key.
+def read_server_keys(folder: str, option: str = "-auth_keys") -> tuple[bytes, bytes]:
+    """Reads the server's public and secret key from the folder of ``option``.
 
     Raises:
         ConfigError: the keys cannot be read, or other users can read the secret key.
     """
     path = Path(folder) / f"{SERVER}.key_secret"
     if not zmq.has("curve"):
-        raise ConfigError("-auth_keys needs a ZeroMQ library with CURVE; install pyzmq from its wheels on PyPI")
+        raise ConfigError(f"{option} needs a ZeroMQ library with CURVE; install pyzmq from its wheels on PyPI")
     try:
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise ConfigError(f"{path} can be read by other users; protect it with: chmod 600 {path}")
         public, secret = load_key(path)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"-auth_keys {folder}: no key of the server ({error}); make one with: bert-serving-keygen {folder}"
+            f"{option} {folder}: no key of the server ({error}); make one with: bert-serving-keygen {folder}"
         ) from None
     if secret is None:
         raise ConfigError(f"{path} holds no secret key; make a new one with: bert-serving-keygen {folder}")

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
+from ..config.memory import default_memory
 from ..config.options import ServerConfig
+from ..ipc.commands import WORKER_IDLE
+from ..ipc.descriptors import ConnectionLimit
+from ..ipc.joining import join_socket
 from ..ipc.messages import Command, Result, decode_commands, dtype_name
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import make_socket, recv_available
+from ..ipc.sockets import bind_tcp, make_socket, recv_available
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
+from ..security.curve import CurveAuth
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,32 @@ class ResultReceiver:
         self._log, self._clock = process.log, clock
         self.sockets = [make_socket(process.context, zmq.PULL)]
         process.bind(self.sockets[0], process.addresses.results)
+        config = process.config
+        self._limit: ConnectionLimit | None = None
+        if config.result_join_port is not None:
+            context: zmq.Context[zmq.Socket[bytes]] = (
+                zmq.Context()
+            )  # of its own: it has other keys than the result port
+            max_bytes = config.result_memory or default_memory()  # requests wait until their vectors fit
+            sock = join_socket(context, zmq.PULL, config.join_timeout, max_bytes)
+            CurveAuth(process.options["join_access"], warn=process.log.warning).apply(context, sock)
+            bind_tcp(sock, config.join_host, config.result_join_port)
+            self.sockets.append(sock)
+            self._limit = ConnectionLimit(config.result_join_port, process.log)
+
+    def check_connections(self, now: float) -> None:
+        """Closes the newest connections of machines while few descriptors are left."""
+        if self._limit is not None:
+            self._limit.check(now)
 
     def receive(self, sock: zmq.Socket[bytes], limit: int) -> Iterator[Result | list[Command]]:
         """Yields up to ``limit`` results, and commands for the ventilator. Drops results that cannot be read."""
         for frames in recv_available(sock, limit, copy=False):
             try:
-                yield decode_commands(frames[1]) if not len(frames[0]) else Result.from_frames(frames, self._clock())
-            except (msgspec.MsgspecError, TypeError, ValueError) as error:
+                if len(frames[0]):
+                    yield Result.from_frames(frames, self._clock())
+                else:
+                    yield [command for command in decode_commands(frames[1]) if command[0] == WORKER_IDLE]
+            except (msgspec.MsgspecError, TypeError, ValueError, IndexError) as error:
                 # The report that the worker is idle, which follows, shows that the batch is lost.
                 self._log.error("dropped a result that cannot be read (%s: %s)", type(error).__name__, error)

@@ -105,6 +105,7 @@ class Sink:
             if has_unread or self.connections.is_checking:
                 self._close_abusive(self.clock())
             connection_limit.check(self.clock())
+            self.receiver.check_connections(self.clock())
             if self.publisher.has_first_replies:
                 self.publisher.deliver_first_replies(self.clock())
             if self.control in events:

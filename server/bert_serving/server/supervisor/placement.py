@@ -50,6 +50,8 @@ def plan_workers(
     Raises:
         EngineUnavailable: no installed engine supports the options; the message names what to install.
     """
+    if config.num_worker == 0:
+        return []
     wanted = _gpu_dtype(config)
     indexes = [] if config.cpu else _gpu_indexes(config, find_gpus(), log)
     if indexes:

@@ -10,6 +10,7 @@ import errno
 import socket
 import sys
 
+from ..config.contradictions import named_ports
 from ..config.options import ServerConfig
 from ..errors import PortInUse
 from . import fork
@@ -32,10 +33,9 @@ class PortLock:
         self._sockets: list[socket.socket] = []
         if sys.platform != "linux":
             return
-        host = "*" if config.host in ALL_ADDRESSES else config.host.strip("[]")
-        ports = ((name, getattr(config, name)) for name in ("port", "port_out", "http_port"))
         # Sorted, so that of two servers with swapped ports one gets all.
-        for name, port in sorted((each for each in ports if each[1] is not None), key=lambda each: each[1]):
+        for name, (address, port) in sorted(named_ports(config).items(), key=lambda each: each[1][1]):
+            host = "*" if address in ALL_ADDRESSES else address.strip("[]")
             with fork.fork_lock:
                 lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 fork.close_on_fork(lock)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import zmq
 
 from ..config.model_folder import apply_model_folder
@@ -23,9 +24,11 @@ from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
 from .placement import WorkerPlacement
 from .prepared_model import PreparedModel
+from .terms import front_terms
 
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
 OWN_DESCRIPTORS, FEW_CLIENTS = 192, 1000
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def log_descriptor_limit(log: logging.Logger) -> None:
@@ -112,23 +115,64 @@ def make_children(
 ) -> dict[str, Child]:
     """Returns all child processes by name; none is started."""
     children: dict[str, Child] = {}
-    cache_dir = config.graph_tmp_dir or default_cache_dir()
-    no_gpu = {"CUDA_VISIBLE_DEVICES": "-1"}
 
-    def add(role: str, name: str, options: dict[str, Any], env: dict[str, str], context: str = "") -> None:
+    def add(role: str, name: str, options: dict[str, Any], env: dict[str, str]) -> None:
         options = {**options, "model": asdict(model), "tokenizer": prepared.tokenizer}
-        children[name] = Child(role, name, context or name.upper(), config, addresses, options, env)
+        children[name] = Child(role, name, name.upper(), config, addresses, options, env)
 
-    add("ventilator", "ventilator", {"access": access, "drift": drift}, no_gpu)
-    add("sink", "sink", {"access": access, "drift": drift}, no_gpu)
-    for engine, dtype in dict.fromkeys((placement.engine, placement.dtype) for placement in placements):
-        options = {"engine": engine, "dtype": dtype, "cache_dir": cache_dir, "sources": prepared.sources}
-        add("prepare", f"prepare-{engine}-{dtype}", options, {**no_gpu, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT")
-    for index, placement in enumerate(placements):
-        add("worker", f"worker-{index}", {**placement.options(), "cache_dir": cache_dir}, _worker_env(placement))
+    shared = {"access": access, "drift": drift} | join_options(config, model, prepared, placements)
+    add("ventilator", "ventilator", shared, _NO_GPU)
+    add("sink", "sink", shared, _NO_GPU)
+    children |= make_workers(config, addresses, placements, model, prepared, {})
     if config.http_port:
-        add("http", "http", {"keys": http_keys}, no_gpu)
+        add("http", "http", {"keys": http_keys}, _NO_GPU)
     return children
+
+
+def make_workers(
+    config: ServerConfig,
+    addresses: Addresses,
+    placements: list[WorkerPlacement],
+    model: ModelConfig,
+    prepared: PreparedModel,
+    extra: dict[str, Any],
+) -> dict[str, Child]:
+    """Returns the processes that prepare the model, and the workers, by name; none is started.
+
+    Args:
+        extra: further options of the workers.
+    """
+    children: dict[str, Child] = {}
+    cache_dir = config.graph_tmp_dir or default_cache_dir()
+
+    def add(role: str, name: str, options: dict[str, Any], env: dict[str, str], context: str) -> None:
+        options = {**options, "cache_dir": cache_dir, "model": asdict(model), "tokenizer": prepared.tokenizer}
+        children[name] = Child(role, name, context, config, addresses, options, env)
+
+    for engine, dtype in dict.fromkeys((placement.engine, placement.dtype) for placement in placements):
+        options = {"engine": engine, "dtype": dtype, "sources": prepared.sources}
+        add("prepare", f"prepare-{engine}-{dtype}", options, {**_NO_GPU, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT")
+    for index, placement in enumerate(placements):
+        add("worker", f"worker-{index}", {**placement.options(), **extra}, _worker_env(placement), f"WORKER-{index}")
+    return children
+
+
+def join_options(
+    config: ServerConfig, model: ModelConfig, prepared: PreparedModel, placements: list[WorkerPlacement]
+) -> dict[str, Any]:
+    """Returns the options of ventilator and sink for machines that join.
+
+    Raises:
+        ConfigError: ``-join_keys`` has no usable key of this server.
+    """
+    if config.join_port is None:
+        return {}
+    folder = None
+    if config.join_keys is not None:
+        folder = os.path.abspath(config.join_keys)
+        read_server_keys(folder, "-join_keys")
+    terms = front_terms(config, model, prepared.sources[0], placements)
+    return {"join_access": folder, "join_terms": msgspec.to_builtins(terms)}
 
 
 def check_fit(config: ServerConfig, model: ModelConfig) -> None:

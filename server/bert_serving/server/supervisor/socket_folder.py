@@ -62,7 +62,7 @@ class SocketFolder:
             "sink": [self._addresses.results, self._addresses.channel],
         }
         for name, owned in sockets.items():
-            if children[name].is_ready and any(map(self._is_missing, owned)):
+            if name in children and children[name].is_ready and any(map(self._is_missing, owned)):
                 tell(name, commands.BIND_AGAIN)
         self._touch()
 

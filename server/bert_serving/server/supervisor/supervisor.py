@@ -230,9 +230,8 @@ class BertServer(threading.Thread):
             if self._stops_asked > 1:
                 self._fail("stopped at once after a second request; accepted requests may be unanswered", EXIT_FORCED)
             elif now > self._draining.deadline:
-                self._fail(
-                    f"requests were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)", EXIT_FORCED
-                )
+                reason = f"requests were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)"
+                self._fail(reason, EXIT_FORCED)
             elif self._draining.is_ventilator_missing:
                 self._start(self.children["ventilator"], now)
             else:
@@ -247,7 +246,8 @@ class BertServer(threading.Thread):
             for name in waiting:
                 if self.children[name].process is None and not self.children[name].incarnation:
                     self._start(self.children[name], now)
-        everything = self._is_up(["ventilator", "sink", *waiting])
+        has_workers = self.config.num_worker or self.children["ventilator"].info.get("num_joined_workers")
+        everything = bool(has_workers) and self._is_up(["ventilator", "sink", *waiting])
         if everything and self.state in ("starting", "degraded"):
             first = self.state == "starting"
             self.state = "ready"

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..config.options import ServerConfig
 from ..engines import NAMES
+from ..engines.base import Device
 from ..model.cache import Cache, CacheError
 from ..model.config import ModelConfig
 from ..model.digest import model_digest, sha256_of
@@ -25,7 +26,7 @@ from .placement import WorkerPlacement
 #: Part of every digest. Increment it when vectors of a new version differ from those of the last one.
 FORMAT = 1
 #: Engines that compute the same vectors.
-_EQUAL_ENGINES = frozenset(NAMES) - {"zeros"}
+EQUAL_ENGINES = frozenset(NAMES) - {"zeros"}
 
 
 def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence[WorkerPlacement]) -> str:
@@ -37,6 +38,7 @@ def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence
         ModelError: a file of the model is missing.
         OSError: a file is unreadable.
     """
+    placements = assumed_placements(config, placements)
     pipeline = config.pipeline
     strategy = config.pooling_strategy
     has_layers = strategy != PoolingStrategy.CLS_POOLED
@@ -53,10 +55,15 @@ def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence
         "mask_cls_sep": config.mask_cls_sep,
         "no_special_token": config.no_special_token,
         "no_position_embeddings": config.no_position_embeddings,
-        "precision": sorted({_precision(config, placement.dtype) for placement in placements}),
-        "engines": sorted({placement.engine for placement in placements} - _EQUAL_ENGINES),
+        "precision": sorted({precision_of(config, placement.dtype) for placement in placements}),
+        "engines": sorted({placement.engine for placement in placements} - EQUAL_ENGINES - {"auto"}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def assumed_placements(config: ServerConfig, placements: Sequence[WorkerPlacement]) -> Sequence[WorkerPlacement]:
+    """Returns the placements of this server; without workers, one with the options that all its machines share."""
+    return placements or [WorkerPlacement(Device(), config.engine, config.dtype)]
 
 
 def _weights_digest(config: ServerConfig, model: ModelConfig) -> str:
@@ -88,7 +95,7 @@ def _module(module: Module) -> list[Any]:
     return [type(module).__name__, getattr(module, "dimensions", None)]
 
 
-def _precision(config: ServerConfig, dtype: str) -> str:
+def precision_of(config: ServerConfig, dtype: str) -> str:
     """Returns the class of precision: fp32, 16 bit or int8."""
     if dtype == "int8":
         return "int8"

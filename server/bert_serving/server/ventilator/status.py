@@ -25,6 +25,7 @@ from ..ipc.endpoints import Addresses
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
+from .join_port import JoinPort
 from .result_admission import ResultAdmission
 
 STARTED = datetime.now()
@@ -58,6 +59,7 @@ class ServerState:
     addresses: Addresses
     supervisor: Mapping[str, Any]
     dispatcher: Dispatcher
+    join_port: JoinPort
     statistics: Statistics
     num_requests: int
     held_bytes: int
@@ -107,6 +109,7 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
         {
             "name": worker.name.decode(),
             **worker.info,
+            **({"machine": worker.machine} if worker.machine else {}),
             "max_batch_tokens": worker.limits.max_tokens,
             "batches": worker.num_batches,
             "sequences": worker.num_sequences,
@@ -116,6 +119,8 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
         }
         for worker in dispatcher.workers.values()
     ]
+    if state.join_port.machines is not None:
+        status["joined"] = state.join_port.machines.to_dict(state.now)
     return _to_json(status, hides_folders)
 
 
@@ -126,6 +131,8 @@ def _to_json(status: dict[str, Any], hides_folders: bool) -> bytes:
 def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
     config, addresses, supervisor = state.config, state.addresses, state.supervisor
     phase = supervisor.get("state", "starting")
+    has_workers = config.num_worker > 0 or state.join_port.num_workers > 0
+    is_able = has_workers and not state.dispatcher.is_failing
     return {
         "client": identity.decode("ascii", "backslashreplace"),
         "num_process": supervisor.get("num_process", 0),
@@ -138,13 +145,13 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         **_static(),
         "bert_serving_version": __version__,
         "protocol_version": PROTOCOL_VERSION,
-        "state": "degraded" if phase == "ready" and state.dispatcher.is_failing else phase,
-        "num_ready_worker": supervisor.get("num_ready_worker", 0),
+        "state": "degraded" if phase == "ready" and not is_able else phase,
+        "num_ready_worker": supervisor.get("num_ready_worker", 0) + state.join_port.num_workers,
         "num_restarts": supervisor.get("num_restarts", 0),
         "restarts": supervisor.get("restarts", {}),
         "devices": supervisor.get("devices", []),
-        "engine_in_use": supervisor.get("engine", config.engine),
-        "dtype_in_use": supervisor.get("dtype", config.dtype),
+        "engine_in_use": supervisor.get("engine") or config.engine,
+        "dtype_in_use": supervisor.get("dtype") or config.dtype,
         "vector_space": state.vector_space,
     }
 

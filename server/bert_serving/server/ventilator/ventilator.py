@@ -39,6 +39,7 @@ from ..security.curve import is_this_machine, plain_host
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
 from .frontend import Frontend
+from .join_port import JoinPort
 from .request_socket import RequestSocket
 from .request_table import RequestTable
 from .requests import BadEnvelope, Request, read_envelope
@@ -69,13 +70,15 @@ class Ventilator:
         )
         self.frontend = Frontend(context, self.requests.limits.max_bytes)
         self.dispatcher, self.thread = self.requests.dispatcher, self.requests.thread
+        self.join_port = JoinPort(context, self.dispatcher, self.clock)
 
     def run(self) -> None:
         """Serves until the supervisor sends STOP."""
         self.log.info("bind all sockets")
         router = self.dispatcher.router
         poller = zmq.Poller()
-        for sock in (self.control, router, self.sink.socket, self.thread.results):
+        joined = [] if self.join_port.socket is None else [self.join_port.socket]
+        for sock in (self.control, router, self.sink.socket, self.thread.results, *joined):
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
         while not self.stopped:
@@ -90,6 +93,8 @@ class Ventilator:
             if router in events:
                 for frames in recv_available(router, BURST):
                     self._on_worker(frames)
+            if self.join_port.socket in events:
+                self.join_port.receive(BURST)
             if self.sink.socket in events:
                 for command in self.sink.receive(BURST):
                     self._on_sink(command)
@@ -105,6 +110,8 @@ class Ventilator:
                 self.frontend.check_connections(now, self.requests.limits.max_with_unread)
                 if not self.frontend.is_checking:
                     self.dispatcher.announce_waiting()
+                    self.dispatcher.probe()
+            self.join_port.check(now)
             self.requests.admission.advance()
             self.dispatcher.dispatch()
             self.sink.flush()
@@ -228,6 +235,7 @@ class Ventilator:
             addresses=self.context.addresses,
             supervisor=self.context.info.get("supervisor", {}),
             dispatcher=self.dispatcher,
+            join_port=self.join_port,
             statistics=self.statistics,
             num_requests=len(self.requests.jobs),
             held_bytes=self.requests.held_bytes,

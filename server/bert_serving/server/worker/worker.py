@@ -8,21 +8,19 @@ import time
 from typing import Any
 
 import numpy as np
-import zmq
 
 from ..engines import load
 from ..engines.base import Device, DeviceLost, Engine, EngineError, OutOfMemory
 from ..engines.batch import Batch
 from ..engines.nvml import GpuMeter
-from ..ipc import commands
-from ..ipc.commands import READY, STOP, from_u64, u64
-from ..ipc.messages import BatchMessage, Result, decode_commands, encode_commands, is_large
+from ..ipc.commands import READY, STOP, from_u64
+from ..ipc.messages import BatchMessage, Result, decode_commands
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import is_readable, make_socket
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
 from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
+from .front_connection import FrontConnection
 from .head_weights import load_head_weights
 from .sentence_head import SentenceHead
 
@@ -54,28 +52,31 @@ def run(process: ProcessContext) -> None:
         process.log.info(note)
 
     control = process.connect_control()
-    ventilator = make_socket(process.context, zmq.DEALER, IDENTITY=process.name.encode())
-    ventilator.connect(process.addresses.dispatch)
-    sink = make_socket(process.context, zmq.PUSH)
-    sink.connect(process.addresses.results)
+    front = FrontConnection(process)
     info = {"device": str(device), "max_tokens": max_tokens, "engine": process.options["engine"]}
+    if "join" in process.options:
+        info |= {"machine": process.options["join"]["machine"], "process": process.name}
     registration = json.dumps(info).encode()
-    ventilator.send_multipart([commands.REGISTER, registration])
+    front.register(registration)
     control.send_multipart([READY, registration])
     process.log.info("ready and listening!")
 
-    poller = zmq.Poller()
-    poller.register(control, zmq.POLLIN)
-    poller.register(ventilator, zmq.POLLIN)
+    poller = front.poller(control)
     next_register_at, last_batch = time.monotonic() + 1, 0
     while True:
         process.mark_progress()
         events = dict(poller.poll(1000))
         if control in events and control.recv_multipart()[0] == STOP:
             break
-        frames = ventilator.recv_multipart(copy=False) if ventilator in events else None
+        if front.is_cut(events):
+            process.log.warning("the connection to the front was cut; connecting again")
+            front.open_again()
+            poller = front.poller(control)
+            next_register_at = 0.0
+            continue
+        frames = front.batches.recv_multipart(copy=False) if front.batches in events else None
         if frames is not None and len(frames[0]) == 0:
-            last_batch = max(last_batch, _last_sent(frames[1]))
+            last_batch = _last_sent(frames[1])
         elif frames is not None:
             process.mark_progress(busy=True)
             began = time.monotonic_ns()
@@ -97,7 +98,7 @@ def run(process: ProcessContext) -> None:
             except Exception as error:  # any other error fails the batch only
                 process.log.warning("cannot encode a batch of %d sequences: %s", batch.num_sequences, error)
                 reason = f"{type(error).__name__}: {str(error)[:300]}"
-                ventilator.send_multipart([commands.BATCH_FAILED, u64(message.id), _kind(error), reason.encode()])
+                front.send_failure(message.id, _kind(error), reason)
                 gc.collect()
             else:
                 result = Result(
@@ -110,18 +111,15 @@ def run(process: ProcessContext) -> None:
                     message.announcements,
                     message.vector_codes,
                 )
-                frames = result.frames()
-                sink.send_multipart(frames, copy=not is_large(frames))
+                front.send_result(result.frames())
                 process.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
             last_batch = message.id
         if time.monotonic() >= next_register_at:  # repeated for a ventilator that was restarted
             next_register_at = time.monotonic() + 1
             if meter is not None:
                 registration = json.dumps(info | meter.read()).encode()
-            ventilator.send_multipart([commands.REGISTER, registration])
-            if not is_readable(ventilator):  # on the socket of the results, so that it follows all of them
-                idle = [commands.WORKER_IDLE, process.name.encode(), u64(last_batch)]
-                sink.send_multipart([b"", encode_commands([idle])])
+            if front.register(registration):
+                front.report_idle(last_batch)
     engine.close()
 
 

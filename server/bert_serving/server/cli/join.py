@@ -1,0 +1,95 @@
+"""The command ``bert-serving-join``: computes for a server on another machine until SIGINT or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from bert_serving.client.completion import add_completion, suggest
+
+from ..config.option import GIVEN, port_number
+from ..config.options import OPTIONS, ServerConfig
+from ..errors import ConfigError
+from ..security.machine_keys import read_machine_keys
+from ..supervisor.machine import JoinedMachine
+from ..supervisor.supervisor import EXIT_START_FAILED
+from ..supervisor.terms import OWN_OPTIONS
+from ..version import __version__
+
+_EPILOG = """\
+examples:
+  on the front:          bert-serving-start -model_dir M -join_port 5557 -join_host 10.0.0.1 -join_keys KEYS
+  on another machine:    bert-serving-join 10.0.0.1:5557 -model_dir M -join_keys MY_KEYS
+
+The front tells the options that shape vectors, such as -pooling_strategy and -dtype. The folder of the model must be on
+each machine; the front compares digests and refuses another model. docs/scale-out.md describes keys and failures.
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Builds the parser of ``bert-serving-join``."""
+    parser = argparse.ArgumentParser(
+        prog="bert-serving-join",
+        description="Add the workers of this machine to a server on another one, the front.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("front", metavar="HOST:PORT", help="address of the front, and its -join_port")
+    group = parser.add_argument_group("options")
+    for name in OWN_OPTIONS:
+        suggest(OPTIONS[name].add_to(group), OPTIONS[name].completions)
+    group.add_argument(
+        "-join_keys",
+        "--join-keys",
+        metavar="KEYS",
+        help="folder with the front's server.key and the key NAME.key_secret of this machine, from bert-serving-keygen",
+    )
+    version = f"bert-serving-server {__version__}"
+    group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
+    add_completion(group)
+    return parser
+
+
+def join(argv: Sequence[str] | None = None) -> int:
+    """Runs the command. Returns the exit code, as ``bert-serving-start`` does."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    try:
+        host, port = _split(args.front)
+        own = {name: getattr(args, name) for name in OWN_OPTIONS}
+        if own["num_worker"] < 1:
+            raise ConfigError(f"-num_worker {own['num_worker']} is too small: a machine joins with at least 1 worker")
+        given = [name for name in getattr(args, GIVEN, ()) if name in OWN_OPTIONS]
+        config = ServerConfig(**own, given=frozenset(given))
+        keys = None if args.join_keys is None else read_machine_keys(os.path.expanduser(args.join_keys))
+    except (ConfigError, ValueError) as error:
+        parser.error(str(error))
+    machine = JoinedMachine(host, port, config, keys)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        machine.stop()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    machine.run()
+    return EXIT_START_FAILED if machine.exit_code is None else machine.exit_code
+
+
+def _split(front: str) -> tuple[str, int]:
+    """Returns host and port of ``HOST:PORT``; an IPv6 address has brackets.
+
+    Raises:
+        ValueError: there is no host or no port.
+    """
+    host, separator, port = front.rpartition(":")
+    if not separator or not host or (":" in host and not host.startswith("[")):
+        raise ValueError(f"{front!r} is not HOST:PORT, such as 10.0.0.1:5557 or [fd00::1]:5557")
+    return host, port_number(port)
+
+
+if __name__ == "__main__":
+    sys.exit(join())

@@ -1,0 +1,167 @@
+"""Defines how machines join a server: the commands, the terms that both sides compare, and the sockets over TCP.
+
+============================  ========================  =====================================================
+from -> to (``-join_port``)  commands
+============================  ========================  =====================================================
+machine -> ventilator         HELLO                     asks for the terms
+                              JOIN offer                asks to join; the offer is compared with the terms
+                              MACHINE_ALIVE json        once a second: that it lives, and which workers died
+                              LEAVE                     it has drained and ends
+ventilator -> machine         TERMS terms
+                              WELCOME, REFUSED reason   the answers to JOIN
+                              FRONT_ALIVE json          the answer to MACHINE_ALIVE
+                              UNKNOWN_MACHINE           the answer to one that has not joined, or was lost
+============================  ========================  =====================================================
+
+Each command of a machine is followed by its name, which stays the same on every connection. Workers send and receive on
+the same port what :mod:`.commands` lists for the dispatch socket, and their results on ``-join_port_out``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import zmq
+
+from ..security.machine_keys import MachineKeys
+from .sockets import keep_alive, make_socket
+
+#: Version of the commands, of batches and of results between machines.
+JOIN_PROTOCOL = 1
+HELLO, JOIN, MACHINE_ALIVE, LEAVE = b"HELLO", b"JOIN", b"MACHINE_ALIVE", b"LEAVE"
+TERMS, WELCOME, REFUSED, FRONT_ALIVE = b"TERMS", b"WELCOME", b"REFUSED", b"FRONT_ALIVE"
+UNKNOWN_MACHINE = b"UNKNOWN_MACHINE"
+
+#: Seconds between two messages of a machine to the front.
+ALIVE_INTERVAL = 1.0
+#: Largest frame in bytes of a command of a machine or worker, and of a batch.
+MAX_COMMAND_BYTES, MAX_BATCH_BYTES = 2**20, 2**30
+#: ZeroMQ sends this many heartbeats before a silent connection is closed.
+_HEARTBEATS = 4
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What shapes the vectors of a server, or of a machine that offers to join.
+
+    Attributes:
+        protocol, version: ``JOIN_PROTOCOL``, and the version of bert-serving-server.
+        model: digest of the weights.
+        vector_space: space of the vectors of requests without options.
+        precision: ``fp32``, ``16 bit`` or ``int8``; several if workers differ.
+    """
+
+    protocol: int
+    version: str
+    model: str
+    vector_space: str
+    precision: list[str]
+
+
+class FrontTerms(msgspec.Struct, frozen=True):
+    """The content of TERMS.
+
+    Attributes:
+        options: options that shape vectors, by name; they win over the model folder.
+        port_out: port for results.
+        timeout: seconds of silence after which a machine is lost.
+    """
+
+    terms: Terms
+    options: dict[str, Any]
+    port_out: int
+    timeout: float
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """The content of JOIN: the machine's terms, and its host name, devices and engines for the status."""
+
+    terms: Terms
+    host: str
+    devices: list[str]
+    engine: str
+    dtype: str
+
+
+class MachineReport(msgspec.Struct, frozen=True):
+    """The content of MACHINE_ALIVE.
+
+    Attributes:
+        died: worker processes that died, the last ones.
+        is_draining: the machine ends; it gets no new batches.
+    """
+
+    died: list[str]
+    is_draining: bool
+
+
+class FrontReport(msgspec.Struct, frozen=True):
+    """The content of FRONT_ALIVE: the batches that the machine holds, and whether it gets no new ones."""
+
+    in_flight: int
+    is_draining: bool
+
+
+encode = msgspec.json.encode
+decode = msgspec.json.decode
+
+
+def refusal(front: Terms, machine: Terms) -> str:
+    """Returns why a machine cannot join, with both values and the remedy; an empty string if it can."""
+    if machine.protocol != front.protocol:
+        return (
+            f"this machine speaks version {machine.protocol} of the protocol between machines, the front version "
+            f"{front.protocol}: install the same version of bert-serving-server on both (this machine has "
+            f"{machine.version}, the front {front.version})"
+        )
+    if machine.model != front.model:
+        return (
+            f"this machine has a model with the digest {machine.model}, the front one with {front.model}: copy the "
+            "front's folders of -model_dir and -tuned_model_dir to this machine"
+        )
+    if machine.precision != front.precision:
+        return (
+            f"this machine computes in {' and '.join(machine.precision)}, the front in {' and '.join(front.precision)}:"
+            " start the front with a -dtype that all its machines compute"
+        )
+    if machine.vector_space != front.vector_space:
+        return (
+            f"vectors of this machine are of the space {machine.vector_space}, those of the front of "
+            f"{front.vector_space}: copy the folder of the front's -model_dir to this machine, and use the same -engine"
+        )
+    return ""
+
+
+def join_socket(
+    context: zmq.Context[zmq.Socket[bytes]],
+    kind: int,
+    timeout: float,
+    max_bytes: int,
+    keys: MachineKeys | None = None,
+    **options: int | bytes,
+) -> zmq.Socket[bytes]:
+    """Creates a socket between machines.
+
+    Args:
+        timeout: seconds after which a silent connection is closed.
+        max_bytes: largest frame that it receives.
+        keys: keys of the side that connects; None without encryption, and for the side that binds.
+    """
+    sock = make_socket(context, kind, **options)
+    keep_alive(sock)
+    milliseconds = max(_HEARTBEATS + 1, int(timeout * 1000))
+    sock.setsockopt(zmq.HEARTBEAT_IVL, milliseconds // (_HEARTBEATS + 1))
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds * _HEARTBEATS // (_HEARTBEATS + 1))
+    sock.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    sock.setsockopt(zmq.RECONNECT_IVL, 100)
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+    if keys is not None:
+        sock.curve_serverkey, sock.curve_publickey, sock.curve_secretkey = keys.encode()
+    return sock
+
+
+def connect(sock: zmq.Socket[bytes], address: str) -> None:
+    """Connects to ``tcp://HOST:PORT``; HOST may be an IPv6 address in brackets."""
+    if "[" in address:
+        sock.setsockopt(zmq.IPV6, 1)
+    sock.connect(address)

@@ -1,0 +1,150 @@
+"""Supervises the workers of a machine that joins a server on another one."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import replace
+
+import zmq
+
+from ..config.options import ServerConfig
+from ..engines.nvml import list_gpus
+from ..ipc.endpoints import Addresses
+from ..ipc.joining import Offer
+from ..ipc.sockets import make_socket
+from ..log import get_logger
+from ..security.machine_keys import MachineKeys
+from .child import Child, describe_exit
+from .front_link import FrontLink
+from .placement import plan_workers
+from .preflight import make_workers, read_model
+from .socket_folder import SocketFolder
+from .supervisor import EXIT_FORCED, EXIT_OK, BertServer
+from .terms import machine_config, make_terms
+from .vector_space import vector_digest
+
+#: Seconds between two looks at the front before it has told its terms.
+_WAIT_SECONDS = 0.1
+
+
+class JoinedMachine(BertServer):
+    """Joins a server with the workers of this machine. Starts and replaces them as a server does.
+
+    Args:
+        host, port: address of the front, and its ``-join_port``.
+        config: the options of this machine; those that shape vectors come from the front.
+        keys: keys of this machine; None without encryption.
+    """
+
+    def __init__(self, host: str, port: int, config: ServerConfig, keys: MachineKeys | None) -> None:
+        super().__init__(config)
+        self.log = get_logger("MACHINE", config.verbose)
+        self._host = f"[{host.strip('[]')}]" if ":" in host else host
+        self._keys = keys
+        self._link = FrontLink(f"tcp://{self._host}:{port}", keys, self.log)
+        self._drain_deadline = 0.0
+
+    def _serve(self) -> None:
+        self.log.info("asking the front at %s for its terms", self._link.address)
+        while self._link.terms is None and not self._link.refusal and not self._stops_asked:
+            self._link.step(time.monotonic())
+            time.sleep(_WAIT_SECONDS)
+        if self._link.refusal:
+            self._fail(self._link.refusal)
+        elif self._stops_asked:
+            self.exit_code = EXIT_OK
+        else:
+            super()._serve()
+
+    def _prepare(self) -> None:
+        """Reads the model and creates the child processes. Nothing but digests is computed from the weights."""
+        front = self._link.terms
+        assert front is not None
+        self.config, model = read_model(machine_config(_count_workers(self.config), front), self.log)
+        served = self._prepared.read(self.config, model)
+        self.placements = plan_workers(self.config, self.log)
+        self.config = self.config.with_(vector_digest=vector_digest(self.config, served, self.placements))
+        terms = make_terms(self.config, model, self._prepared.sources[0], self.placements)
+        local = Addresses.new()
+        address = f"tcp://{self._host}"
+        self.addresses = replace(local, dispatch=self._link.address, results=f"{address}:{front.port_out}")
+        self.context = zmq.Context()
+        self.control = make_socket(self.context, zmq.ROUTER)
+        self.control.bind(self.addresses.control)
+        self._socket_folder = SocketFolder(self.addresses, self.control, self.log)
+        join = {"machine": self._link.machine, "keys": self._keys, "timeout": front.timeout}
+        self._waiting = make_workers(
+            self.config, self.addresses, self.placements, model, self._prepared, {"join": join}
+        )
+        self._link.offer = Offer(
+            terms,
+            socket.gethostname(),
+            [str(each.device) for each in self.placements],
+            ", ".join(sorted({each.engine for each in self.placements})),
+            ", ".join(sorted({each.dtype for each in self.placements})),
+        )
+
+    def _advance(self, now: float) -> None:
+        self._link.step(now)
+        if self._link.refusal:
+            self._fail(self._link.refusal)
+        elif self._stops_asked:
+            self._drain_step(now)
+        elif self._link.is_joined or self.children:
+            self._start_new(now)
+
+    def _start_new(self, now: float) -> None:
+        """Starts the processes that prepare the model after the front has accepted this machine, then the workers."""
+        if not self.children:
+            self.children = self._waiting
+        is_prepared = all(child.is_finished for child in self.children.values() if child.role == "prepare")
+        for child in self.children.values():
+            is_new = child.process is None and not child.incarnation
+            if is_new and (child.role == "prepare" or is_prepared):
+                self._start(child, now)
+        is_up = is_prepared and self._is_up([name for name in self.children if name.startswith("worker-")])
+        if is_up and self.state != "ready":
+            self.log.info("all %d workers are ready", len(self.placements))
+            self.state = "ready"
+            self.is_ready.set()
+        elif not is_up and self.state == "ready":
+            self.state = "degraded"
+
+    def _drain_step(self, now: float) -> None:
+        """Waits until the front has the results of all batches of this machine, and gives it no new ones."""
+        if self.state != "draining":
+            self.state = "draining"
+            self._drain_deadline = now + self.config.drain_timeout
+            self._link.is_draining = True
+        is_idle = not self._link.is_joined or not any(child.is_running for child in self.children.values())
+        if self._stops_asked > 1:
+            self._fail("stopped at once after a second request; other machines compute its batches", EXIT_FORCED)
+        elif is_idle or (self._link.report is not None and not self._link.report.in_flight):
+            self.exit_code = EXIT_OK
+        elif now > self._drain_deadline:
+            self._fail(f"batches were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)", EXIT_FORCED)
+
+    def _on_death(self, child: Child, code: int, now: float) -> None:
+        if child.role == "worker":
+            self._link.on_death(child.identity.decode())
+        if self.state == "draining":  # other machines compute its batches
+            child.on_exit()
+            self.log.warning("%s ended (%s) while the machine drained", child.name, describe_exit(code))
+            return
+        super()._on_death(child, code, now)
+
+    def _publish_state(self) -> None:
+        """The front reports the state of its machines."""
+
+    def _finish(self) -> None:
+        self._link.leave()
+        super()._finish()
+
+
+def _count_workers(config: ServerConfig) -> ServerConfig:
+    """Returns the configuration with one worker for each GPU, unless ``-num_worker`` is given."""
+    if "num_worker" in config.given or config.cpu:
+        return config
+    count = len(config.device_map) or len(list_gpus())
+    return config.with_(num_worker=max(1, count))

@@ -1,0 +1,59 @@
+"""Computes the terms on which machines join a server, on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..config.options import ServerConfig
+from ..ipc.joining import JOIN_PROTOCOL, FrontTerms, Terms
+from ..model.config import ModelConfig
+from ..version import __version__
+from .placement import WorkerPlacement
+from .vector_space import EQUAL_ENGINES, assumed_placements, precision_of
+
+#: Options that the front tells to the machines if they are given, beside the dtype. The model folder has the others.
+SHARED_OPTIONS = (
+    "ckpt_name", "config_name", "task", "max_seq_len", "do_lower_case", "pooling_layer",
+    "pooling_strategy", "normalize", "dimensions",
+    "mask_cls_sep", "no_special_token", "no_position_embeddings", "fp16", "xla", "fixed_embed_length",
+)  # fmt: skip
+
+#: Options of ``bert-serving-join``.
+OWN_OPTIONS = (
+    "model_dir", "tuned_model_dir", "graph_tmp_dir", "num_worker", "device_map", "cpu", "engine", "threads",
+    "gpu_memory_fraction", "worker_timeout", "heartbeat_timeout", "start_timeout", "drain_timeout", "verbose",
+)  # fmt: skip
+
+
+def make_terms(
+    config: ServerConfig, model: ModelConfig, model_digest: str, placements: Sequence[WorkerPlacement]
+) -> Terms:
+    """Returns the terms of a server or of a machine."""
+    precision = sorted({precision_of(config, each.dtype) for each in assumed_placements(config, placements)})
+    return Terms(JOIN_PROTOCOL, __version__, model_digest, config.vector_spaces(model).default, precision)
+
+
+def front_terms(
+    config: ServerConfig, model: ModelConfig, model_digest: str, placements: Sequence[WorkerPlacement]
+) -> FrontTerms:
+    """Returns what a server tells to machines before they join."""
+    options = {
+        name: value for name, value in config.public().items() if name in SHARED_OPTIONS and name in config.given
+    }
+    options["dtype"] = assumed_placements(config, placements)[0].dtype
+    engines = {each.engine for each in assumed_placements(config, placements)}
+    if len(engines) == 1 and not engines & {*EQUAL_ENGINES, "auto"}:
+        options["engine"] = engines.pop()
+    assert config.result_join_port is not None
+    terms = make_terms(config, model, model_digest, placements)
+    return FrontTerms(terms, options, config.result_join_port, config.join_timeout)
+
+
+def machine_config(own: ServerConfig, front: FrontTerms) -> ServerConfig:
+    """Returns the configuration of a machine: its own options, and those of the front that shape vectors."""
+    options: dict[str, Any] = dict(front.options)
+    if "engine" in own.given:
+        options.pop("engine", None)
+    values = {name: getattr(own, name) for name in OWN_OPTIONS}
+    return ServerConfig(**{**values, **options}, given=own.given | options.keys())

@@ -1,0 +1,189 @@
+"""Knows the machines that have joined this server, and notices those that are silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import zmq
+
+from ..ipc import commands, joining
+from ..ipc.commands import from_u64
+from ..ipc.joining import FrontReport, FrontTerms, MachineReport, Offer
+from ..scheduling.dispatcher import Dispatcher
+
+
+@dataclass(slots=True)
+class Machine:
+    """A joined machine; ``seen_at`` and ``joined_at`` are monotonic seconds."""
+
+    name: str
+    offer: Offer
+    joined_at: float
+    seen_at: float
+    is_draining: bool = False
+    died: set[str] = field(default_factory=set)
+
+
+class JoinedMachines:
+    """Decides who joins, and tells the dispatcher which workers are there, have died or are lost.
+
+    Args:
+        router: socket of ``-join_port``.
+        clock: monotonic seconds.
+
+    Attributes:
+        num_joins, num_losses: machines that have joined, and that were silent for ``-join_timeout``.
+    """
+
+    def __init__(
+        self,
+        terms: FrontTerms,
+        dispatcher: Dispatcher,
+        router: zmq.Socket[bytes],
+        log: logging.Logger,
+        clock: Callable[[], float],
+    ) -> None:
+        self._terms, self._dispatcher, self._router = terms, dispatcher, router
+        self._log, self._clock = log, clock
+        self.machines: dict[str, Machine] = {}
+        self.num_joins = self.num_losses = 0
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of joined machines that can compute."""
+        return sum(bool(each.machine) and each.is_available for each in self._dispatcher.workers.values())
+
+    def on_message(self, sender: bytes, frames: list[bytes]) -> None:
+        """Applies a message of a machine or of one of its workers. A message that cannot be read is dropped."""
+        try:
+            self._apply(sender, frames)
+        except (IndexError, UnicodeDecodeError, ValueError, TypeError, KeyError, msgspec.MsgspecError) as error:
+            self._log.warning("dropped a message on -join_port (%s: %s)", type(error).__name__, error)
+
+    def _apply(self, sender: bytes, frames: list[bytes]) -> None:
+        kind = frames[0]
+        if kind == commands.REGISTER:
+            self._register(sender, joining.decode(frames[1], type=dict[str, Any]))
+        elif kind == commands.BATCH_FAILED:
+            self._dispatcher.batch_failed(from_u64(frames[1]), frames[2].decode(), frames[3].decode())
+        elif kind == joining.HELLO:
+            self._reply(sender, joining.TERMS, joining.encode(self._terms))
+        elif kind == joining.JOIN:
+            self._join(sender, frames[1].decode(), frames[2])
+        elif kind == joining.MACHINE_ALIVE:
+            self._on_alive(sender, frames[1].decode(), joining.decode(frames[2], type=MachineReport))
+        elif kind == joining.LEAVE and (machine := self.machines.pop(frames[1].decode(), None)):
+            self._log.info("machine %s leaves", machine.name)
+            self._remove_workers(machine.name)
+
+    def check(self, now: float) -> None:
+        """Removes machines that have been silent for ``-join_timeout``. Call it after reading the messages."""
+        for machine in list(self.machines.values()):
+            if now - machine.seen_at > self._terms.timeout:
+                del self.machines[machine.name]
+                self.num_losses += 1
+                self._log.error(
+                    "machine %s is lost: silent for %g s (-join_timeout); others compute its batches",
+                    machine.name,
+                    self._terms.timeout,
+                )
+                self._remove_workers(machine.name)
+
+    def reset_liveness(self, now: float) -> None:
+        """Restarts the time-out of all machines, after this process was suspended."""
+        for machine in self.machines.values():
+            machine.seen_at = now
+
+    def to_dict(self, now: float) -> dict[str, Any]:
+        """Returns the machines and the number of joins and losses, for the status."""
+        workers = self._dispatcher.workers.values()
+        machines = [
+            {
+                "name": each.name,
+                "host": each.offer.host,
+                "devices": each.offer.devices,
+                "engine": each.offer.engine,
+                "dtype": each.offer.dtype,
+                "workers": sum(worker.machine == each.name and worker.is_available for worker in workers),
+                "sequences": sum(worker.num_sequences for worker in workers if worker.machine == each.name),
+                "tokens": sum(worker.num_tokens for worker in workers if worker.machine == each.name),
+                "draining": each.is_draining,
+                "joined_seconds": round(now - each.joined_at, 3),
+                "silent_seconds": round(max(0.0, now - each.seen_at), 3),
+            }
+            for each in self.machines.values()
+        ]
+        return {"machines": machines, "num_joins": self.num_joins, "num_losses": self.num_losses}
+
+    def _join(self, sender: bytes, name: str, content: bytes) -> None:
+        try:
+            offer = joining.decode(content, type=Offer)
+        except msgspec.MsgspecError:  # another protocol has other fields; its number is in all
+            offer = Offer(joining.decode(content, type=_AnyOffer).terms.to_terms(), "", [], "", "")
+        reason = joining.refusal(self._terms.terms, offer.terms)
+        if reason:
+            self._log.warning("refused machine %s: %s", name, reason)
+            self._reply(sender, joining.REFUSED, reason.encode())
+            return
+        now = self._clock()
+        if name not in self.machines:
+            self.num_joins += 1
+            self._log.info("machine %s joins from %s: %s", name, offer.host, ", ".join(offer.devices))
+            self.machines[name] = Machine(name, offer, now, now)
+        self._reply(sender, joining.WELCOME, b"")
+
+    def _on_alive(self, sender: bytes, name: str, report: MachineReport) -> None:
+        machine = self.machines.get(name)
+        if machine is None:
+            self._reply(sender, joining.UNKNOWN_MACHINE, b"")
+            return
+        machine.seen_at = self._clock()
+        for process in set(report.died) - machine.died:
+            self._remove_workers(name, process, is_death=True)
+        machine.died, machine.is_draining = set(report.died), report.is_draining
+        in_flight = 0
+        for worker in self._dispatcher.workers.values():
+            if worker.machine == name:
+                worker.is_draining = report.is_draining
+                in_flight += len(worker.in_flight)
+        answer = FrontReport(in_flight, machine.is_draining)
+        self._reply(sender, joining.FRONT_ALIVE, joining.encode(answer))
+
+    def _register(self, sender: bytes, info: dict[str, Any]) -> None:
+        name, process = str(info.pop("machine")), str(info["process"])
+        machine = self.machines.get(name)
+        if machine is None or process in machine.died:
+            return  # it registers again each second
+        if not sender.startswith(f"{name}/".encode()):
+            raise ValueError(f"the worker {sender!r} is not of the machine {name}")
+        if sender not in self._dispatcher.workers:
+            self._remove_workers(name, process)  # its earlier connection was cut
+        self._dispatcher.register_worker(sender, info, self._router, name)
+        self._dispatcher.workers[sender].is_draining = machine.is_draining
+
+    def _remove_workers(self, machine: str, process: str | None = None, is_death: bool = False) -> None:
+        for worker in list(self._dispatcher.workers.values()):
+            if worker.machine == machine and process in (None, worker.info["process"]):
+                self._dispatcher.worker_lost(worker.name, is_death)
+
+    def _reply(self, sender: bytes, kind: bytes, content: bytes) -> None:
+        try:
+            self._router.send_multipart([sender, kind, content], zmq.NOBLOCK)
+        except zmq.ZMQError as error:  # the connection is closed; the machine asks again
+            self._log.debug("cannot answer %r: %s", sender, error)
+
+
+class _AnyTerms(msgspec.Struct):
+    protocol: int
+    version: str = "unknown"
+
+    def to_terms(self) -> joining.Terms:
+        return joining.Terms(self.protocol, self.version, "", "", [])
+
+
+class _AnyOffer(msgspec.Struct):
+    terms: _AnyTerms

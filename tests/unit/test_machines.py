@@ -1,0 +1,182 @@
+"""Tests which machines join and are lost, and what becomes of their batches. The test plays machines and clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from bert_serving.server.ipc import commands, joining
+from bert_serving.server.ipc.joining import FrontReport, FrontTerms, MachineReport, Offer, Terms
+from bert_serving.server.log import get_logger
+from bert_serving.server.ventilator.machines import JoinedMachines
+from dispatcher_harness import DispatcherHarness
+
+TERMS = Terms(joining.JOIN_PROTOCOL, "1", "model", "space", ["fp32"])
+TIMEOUT = 10.0
+DEATHS = 2
+
+
+class Router:
+    """Keeps what is sent; a name in ``closed`` cannot be reached."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[bytes]] = []
+        self.closed: set[bytes] = set()
+
+    def send_multipart(self, frames: list[bytes], *_: Any, **__: Any) -> None:
+        if frames[0] in self.closed:
+            raise zmq.ZMQError(zmq.EHOSTUNREACH)
+        self.sent.append(frames)
+
+    def batches(self, name: bytes) -> int:
+        return sum(frames[0] == name and frames[1] != b"" for frames in self.sent)
+
+
+class Front:
+    def __init__(self) -> None:
+        self.harness = DispatcherHarness()
+        self.dispatcher, self.router = self.harness.dispatcher, Router()
+        terms = FrontTerms(TERMS, {}, 1, TIMEOUT)
+        router: Any = self.router
+        log = get_logger("TEST")
+        self.machines = JoinedMachines(terms, self.dispatcher, router, log, lambda: self.harness.now)
+
+    def ask(self, *frames: bytes) -> list[bytes]:
+        self.machines.on_message(b"link", list(frames))
+        return self.router.sent.pop()
+
+    def join(self, name: str = "m") -> None:
+        offer = Offer(TERMS, "host", ["cpu"], "zeros", "fp32")
+        assert self.ask(joining.JOIN, name.encode(), joining.encode(offer))[1] == joining.WELCOME
+
+    def alive(self, name: str = "m", *died: str, is_draining: bool = False) -> FrontReport | None:
+        report = MachineReport(list(died), is_draining)
+        _, kind, content = self.ask(joining.MACHINE_ALIVE, name.encode(), joining.encode(report))
+        return joining.decode(content, type=FrontReport) if kind == joining.FRONT_ALIVE else None
+
+    def register(self, identity: bytes, process: str = "worker-0.1", machine: str = "m") -> None:
+        info = {"machine": machine, "process": process, "max_tokens": 4096}
+        self.machines.on_message(identity, [commands.REGISTER, joining.encode(info)])
+
+    def dispatch(self) -> None:
+        self.dispatcher.dispatch()
+
+    @property
+    def names(self) -> list[bytes]:
+        return list(self.dispatcher.workers)
+
+
+@pytest.fixture
+def front() -> Iterator[Front]:
+    front = Front()
+    yield front
+    front.harness.context.destroy(linger=0)
+
+
+def test_only_workers_of_joined_machines_register(front: Front) -> None:
+    front.register(b"m/w")
+    assert front.names == []
+    front.join()
+    front.register(b"worker-0.1")  # the name of a worker of the server
+    assert front.names == []
+    front.register(b"m/w")
+    assert front.names == [b"m/w"]
+    assert front.machines.num_workers == 1
+
+
+def test_a_silent_machine_is_lost_with_its_workers_and_joins_again(front: Front) -> None:
+    front.join()
+    front.register(b"m/w")
+    front.harness.ask()
+    front.dispatch()
+    front.harness.now += TIMEOUT - 1
+    assert front.alive() == FrontReport(1, False)
+    front.harness.now += TIMEOUT
+    front.machines.check(front.harness.now)
+    assert front.names == [b"m/w"]
+    front.harness.now += 1
+    front.machines.check(front.harness.now)
+    assert front.names == []
+    assert front.machines.num_losses == 1
+    assert front.alive() is None
+    front.register(b"m/w")
+    assert front.names == []
+    front.join()
+    front.register(b"m/w")
+    front.dispatch()
+    assert front.router.batches(b"m/w") == 2
+    assert front.machines.to_dict(front.harness.now)["num_joins"] == 2
+
+
+def test_cuts_and_lost_machines_are_no_deaths_of_a_text(front: Front) -> None:
+    front.join()
+    front.harness.ask()
+    for number in range(2 * DEATHS):
+        front.register(b"m/w%d" % number)  # the same process with a new connection
+        front.dispatch()
+        assert front.router.batches(b"m/w%d" % number) == 1
+        assert len(front.names) == 1
+    assert not front.harness.failures
+
+
+def test_a_text_that_kills_workers_gets_an_error_and_each_death_counts_once(front: Front) -> None:
+    front.join()
+    front.harness.ask()
+    died: list[str] = []
+    for number in range(DEATHS):
+        assert not front.harness.failures
+        front.register(b"m/w%d" % number, f"worker-0.{number}")
+        front.dispatch()
+        died.append(f"worker-0.{number}")
+        front.alive("m", *died)
+        front.alive("m", *died)
+        front.register(b"m/late", f"worker-0.{number}")  # sent before its death, and read after the report
+        assert front.names == []
+    assert len(front.harness.failures) == 1
+
+
+def test_a_worker_that_cannot_be_reached_gets_nothing_and_is_lost_later(front: Front) -> None:
+    front.join()
+    front.register(b"m/w")
+    front.harness.ask()
+    front.dispatch()
+    front.router.closed.add(b"m/w")
+    front.harness.ask()
+    front.dispatcher.probe()
+    assert front.machines.num_workers == 0
+    front.dispatch()
+    assert len(front.dispatcher.in_flight) == 1
+    front.harness.now += TIMEOUT + 1
+    front.dispatcher.probe()
+    assert front.names == []
+    assert not front.dispatcher.in_flight
+    assert front.dispatcher.scheduler.num_sequences == 2
+
+
+def test_a_machine_that_drains_gets_no_batch_and_knows_when_it_holds_none(front: Front) -> None:
+    front.join()
+    front.register(b"m/w")
+    front.harness.ask()
+    front.dispatch()
+    [batch] = front.dispatcher.in_flight
+    assert front.alive(is_draining=True) == FrontReport(1, True)
+    front.register(b"m/w")
+    front.harness.ask()
+    front.dispatch()
+    assert list(front.dispatcher.in_flight) == [batch]
+    front.dispatcher.batch_done(batch, 0.0)
+    assert front.alive(is_draining=True) == FrontReport(0, True)
+    front.machines.on_message(b"link", [joining.LEAVE, b"m"])
+    assert front.names == []
+    assert front.machines.num_losses == 0
+
+
+def test_a_suspended_front_loses_no_machine(front: Front) -> None:
+    front.join()
+    front.harness.now += 10 * TIMEOUT
+    front.machines.reset_liveness(front.harness.now)
+    front.machines.check(front.harness.now)
+    assert front.alive() is not None
