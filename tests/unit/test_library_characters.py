@@ -22,8 +22,16 @@ from bert_serving.server.tokenization.wordpiece import WordPiece
 tokenizers = pytest.importorskip("tokenizers", reason="the extra `tokenizers` is not installed")
 
 VOCAB = Path(__file__).parent.parent / "data" / "bert_uncased_vocab.txt"
-#: Lower-casing, removal of accents (None: as lower-casing) and separation of Chinese characters.
-SETTINGS = [(True, None, True), (False, None, True), (True, False, False), (False, True, True)]
+#: Lower-casing, removal of accents (None: as lower-casing), separation of Chinese characters, and ``lower_first``.
+SETTINGS = [
+    (True, None, True, False),
+    (False, None, True, False),
+    (True, False, False, False),
+    (False, True, True, False),
+    (True, None, True, True),
+    (False, None, True, True),
+]
+NAMES = ["uncased", "cased", "accents kept", "accents removed", "uncased, lower first", "cased, lower first"]
 #: Characters with different meanings in Python's tables and the library's, and neighbours that may move or change them.
 SPECIAL = list(
     "aéÉİıßΣσςΑÅ\u212b中\uf900가ﬁ€≠’。\u00a0\u2028\u200b\u00ad\ufeff\ufffd\x00\t\n.#"
@@ -46,10 +54,10 @@ def is_surrogate(char: str) -> bool:
     return "\ud800" <= char <= "\udfff"
 
 
-@pytest.fixture(scope="module", params=SETTINGS, ids=["uncased", "cased", "accents kept", "accents removed"])
+@pytest.fixture(scope="module", params=SETTINGS, ids=NAMES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Tokenizer]:
     """The library's tokenizer and the server's, from one file."""
-    lower_case, strip_accents, chinese = request.param
+    lower_case, strip_accents, chinese, lower_first = request.param
     ids = {word: index for index, word in enumerate(VOCAB.read_text("utf-8").splitlines())}
     made = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]"))
     made.normalizer = tokenizers.normalizers.BertNormalizer(
@@ -59,8 +67,10 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     path = tmp_path_factory.mktemp("bert") / "tokenizer.json"
     made.save(str(path))
-    ours = load_tokenizer(path, lower_case=None, max_seq_len=512, max_tokens=512)
+    ours = load_tokenizer(path, lower_case=None, max_seq_len=512, max_tokens=512, lower_first=lower_first)
     assert type(ours._segmenter) is WordPiece
+    if lower_first:  # as sentence-transformers does for do_lower_case
+        made.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Lowercase(), made.normalizer])
     return made, ours
 
 

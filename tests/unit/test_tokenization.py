@@ -327,8 +327,24 @@ def test_is_thread_safe(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- vocabularies -----------------------------------------------------------------------------------------------------
 
 WORDPIECE_JSON: dict[str, Any] = {
-    "added_tokens": [{"id": 7, "content": "[NEW]"}],
-    "normalizer": {"type": "BertNormalizer", "lowercase": False, "strip_accents": None, "handle_chinese_chars": False},
+    "added_tokens": [
+        {
+            "id": 7,
+            "content": "[NEW]",
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": False,
+        }
+    ],
+    "normalizer": {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "lowercase": False,
+        "strip_accents": None,
+        "handle_chinese_chars": False,
+    },
     "pre_tokenizer": {"type": "BertPreTokenizer"},
     "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
     "model": {

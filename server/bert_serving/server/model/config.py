@@ -25,6 +25,7 @@ from .files import (
     require_folder,
 )
 from .rejections import dropped_head, reject_adapter, reject_folder
+from .tokenizer_settings import reject_tokenizer_settings
 
 #: Largest number of layers. The largest BERT has 48; a list of the weights of a million layers would take gigabytes.
 MAX_LAYERS = 1024
@@ -126,6 +127,7 @@ def load_model_config(
     vocab_path = find_vocab(folder)
     _reject_other_tokenizers(folder, vocab_path, sizes["family"], values)
     check_vocab_size(count_vocab(vocab_path), sizes["vocab_size"], vocab_path, config_path)
+    reject_tokenizer_settings(vocab_path)
     if tuned_model_dir is None:
         checkpoint, checkpoint_format = find_checkpoint(folder, ckpt_name, "-model_dir")
     else:

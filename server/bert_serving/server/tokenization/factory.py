@@ -61,6 +61,7 @@ def load_tokenizer(
     lower_case: bool | None,
     max_seq_len: int | None,
     max_tokens: int,
+    lower_first: bool = False,
     **settings: Any,
 ) -> Tokenizer:
     """Creates a tokenizer from ``vocab.txt`` or ``tokenizer.json``.
@@ -71,6 +72,7 @@ def load_tokenizer(
         lower_case: None means the setting in the files of the model, or true if they have none.
         max_seq_len: None means ``max_tokens``.
         max_tokens: longest sequence that the model supports, in tokens.
+        lower_first: texts between added tokens are lower-cased before any other step, which leaves accents.
         settings: further keyword arguments of ``Tokenizer``.
 
     Raises:
@@ -87,20 +89,23 @@ def load_tokenizer(
     parsed = read_object(path) if path.endswith(".json") else {}
     vocabulary = read_vocabulary(path, parsed)
     if vocabulary is not None:
-        return wordpiece_tokenizer(vocabulary, lower_case=lower_case, **settings)
-    library = LibrarySegmenter(path, parsed)
+        return wordpiece_tokenizer(vocabulary, lower_case=lower_case, lower_first=lower_first, **settings)
+    library = LibrarySegmenter(path, parsed, lower_first)
     tokenizer = Tokenizer(library, library.ids, library.frame, library.unknown, **settings)
     if lower_case is False:
         tokenizer.warnings.append(f"-cased_tokenization has no effect: {path} decides about case")
     return tokenizer
 
 
-def wordpiece_tokenizer(vocabulary: Vocabulary, *, lower_case: bool | None = None, **settings: Any) -> Tokenizer:
+def wordpiece_tokenizer(
+    vocabulary: Vocabulary, *, lower_case: bool | None = None, lower_first: bool = False, **settings: Any
+) -> Tokenizer:
     """Creates a tokenizer with BERT's WordPiece.
 
     Args:
         vocabulary: contains ``[UNK]``, and ``[CLS]`` and ``[SEP]`` if it has no frame.
         lower_case: None means the setting of the vocabulary, or true if it has none.
+        lower_first: texts are lower-cased also if ``lower_case`` is false; accents stay then.
         settings: keyword arguments of ``Tokenizer``.
 
     Raises:
@@ -115,13 +120,14 @@ def wordpiece_tokenizer(vocabulary: Vocabulary, *, lower_case: bool | None = Non
         )
     if lower_case is None:
         lower_case = vocabulary.lower_case is not False
-    strip = vocabulary.strip_accents
+    strip = lower_case if vocabulary.strip_accents is None else vocabulary.strip_accents
+    lower_case = lower_case or lower_first
     segmenter = WordPiece(
         ids,
         ids["[UNK]"],
         rules=library_rules() if vocabulary.has_library_rules else python_rules(),
         lower_case=lower_case,
-        strip_accents=lower_case if strip is None else strip,
+        strip_accents=strip,
         split_cjk=vocabulary.split_cjk,
         added=vocabulary.added,
         added_normalized=vocabulary.added_normalized,

@@ -6,6 +6,8 @@ off, because the server truncates itself and never pads texts.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from .vocabulary import find_padding, first_id
 
 #: A text whose tokens show where the special tokens of a sequence stand.
 _PROBE = "a"
+#: Characters that vocabularies rarely have: a tokenizer without a token for unknown text fails on them.
+_RARE = "\ue000 \U00010380 \u2603"
 #: Usual names of the token for unknown text.
 _UNKNOWN = ("<unk>", "[UNK]")
 
@@ -31,19 +35,29 @@ class LibrarySegmenter:
             tokenizer have no unknown part.
     """
 
-    def __init__(self, path: str, parsed: dict[str, Any]) -> None:
+    def __init__(self, path: str, parsed: dict[str, Any], lower_first: bool = False) -> None:
         """
         Args:
             path: the ``tokenizer.json``.
             parsed: its content.
+            lower_first: texts between added tokens are lower-cased before any other step.
 
         Raises:
             LibraryMissing: the package `tokenizers` is not installed.
             ValueError: the library cannot read the file, or its special tokens are none that the server can place.
         """
         self._tokenizer = _load(path)
+        if lower_first:
+            _lower_first(self._tokenizer, parsed)
         self.ids: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
-        self.frame = find_frame(self._tokenizer, path, find_padding(parsed, self.ids))
+        if getattr(self._tokenizer.model, "dropout", None):
+            raise ModelConfigError(
+                f"{path} drops merges at random (dropout {self._tokenizer.model.dropout}), so equal texts have "
+                "different vectors; set dropout to null"
+            )
+        with _refusing(f"{path} cannot tokenize every text"):
+            self._tokenizer.encode(_RARE)
+            self.frame = find_frame(self._tokenizer, path, find_padding(parsed, self.ids))
         self.unknown = _find_unknown(parsed["model"], self.ids)
         self.description = f"{type(self._tokenizer.model).__name__}, computed by the library tokenizers"
 
@@ -70,6 +84,21 @@ class LibraryMissing(ValueError):
     """The package `tokenizers` is not installed."""
 
 
+@contextlib.contextmanager
+def _refusing(problem: str) -> Iterator[None]:
+    """Refuses the file if the library fails: it raises plain ``Exception``, or a panic, which is none.
+
+    Raises:
+        ModelConfigError: the library failed.
+    """
+    try:
+        yield
+    except (ValueError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise ModelConfigError(f"{problem} ({error}); save the fast tokenizer again") from None
+
+
 def _load(path: str) -> Any:
     try:
         import tokenizers
@@ -78,15 +107,22 @@ def _load(path: str) -> Any:
             f"{path} is not BERT's WordPiece tokenizer and needs the package tokenizers; "
             "pip install 'bert-serving-server[tokenizers]'"
         ) from None
-    try:
+    with _refusing(f"the library tokenizers cannot read {path}"):
         tokenizer = tokenizers.Tokenizer.from_file(path)
-    except Exception as error:  # the library raises plain Exception
-        raise ModelConfigError(
-            f"the library tokenizers cannot read {path} ({error}); save the fast tokenizer again"
-        ) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _lower_first(tokenizer: Any, parsed: dict[str, Any]) -> None:
+    """Puts the normalizer ``Lowercase`` before the others, unless it is one of them."""
+    from tokenizers import normalizers
+
+    given = parsed.get("normalizer") or {}
+    kinds = [part.get("type") for part in (given, *given.get("normalizers", ()))]
+    if "Lowercase" not in kinds:
+        others = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
 
 
 def find_frame(tokenizer: Any, path: str, padding: int | None) -> Frame:

@@ -81,7 +81,6 @@ class Tokenizer:
         no_special_token: bool = False,
         mask_cls_sep: bool = False,
         prompt: str = "",
-        lower_first: bool = False,
     ) -> None:
         """
         Args:
@@ -90,7 +89,6 @@ class Tokenizer:
             no_special_token: adds no special tokens to token lists, except to pairs.
             mask_cls_sep: masks special tokens in attention and pooling.
             prompt: put before every text, but not before token lists.
-            lower_first: lower-cases texts before any other step, without touching accents.
 
         Raises:
             ValueError: ``max_seq_len`` is below 4.
@@ -102,6 +100,11 @@ class Tokenizer:
         self.ids, self.frame = ids, frame
         self.lower_case: bool | None = None
         self.vocab_size = max(ids.values()) + 1
+        special = (frame.start, *frame.separators, frame.end)
+        if not all(0 <= index < self.vocab_size for index in special):
+            raise ModelConfigError(
+                f"the special tokens {special} are not in the vocabulary of {self.vocab_size} tokens; copy it again"
+            )
         self.max_seq_len = max_seq_len
         self.warnings: list[str] = []
         self._segmenter = segmenter
@@ -113,7 +116,6 @@ class Tokenizer:
         self._no_special_token = no_special_token
         self._mask_cls_sep = mask_cls_sep
         self._prompt = prompt
-        self._lower_first = lower_first
 
     def encode(
         self, texts: Sequence[str] | Sequence[Sequence[str]], prompt: str | None = None, pairs: bool | None = None
@@ -138,8 +140,8 @@ class Tokenizer:
             return self._assemble(self._encode_pairs(texts, prompt), omit_special=False)
         is_tokenized = len(texts) > 0 and not isinstance(texts[0], str)
         prompt = self._prompt if prompt is None else prompt
-        if not is_tokenized and (prompt or self._lower_first):
-            texts = [self._prepare(text, prompt) if isinstance(text, str) else text for text in texts]
+        if not is_tokenized and prompt:
+            texts = [prompt + text if isinstance(text, str) else text for text in texts]
         if len(texts) == 1 and isinstance(text := texts[0], str) and self._is_short(text, pairs is False):
             return self._encode_one(text)
         segments = (
@@ -163,7 +165,7 @@ class Tokenizer:
             pairs: as for ``encode``, but not true.
         """
         if isinstance(text, str):
-            text = self._prepare(text, self._prompt if prompt is None else prompt)
+            text = (self._prompt if prompt is None else prompt) + text
             segments = self._encode_block([text], pairs is False, max_words=len(text))
         else:
             segments = self._encode_token_lists([text])
@@ -175,7 +177,7 @@ class Tokenizer:
 
     def segment(self, text: str, prompt: str | None = None) -> list[int]:
         """Returns the ids of a single text, without special tokens and truncation."""
-        text = self._prepare(text, self._prompt if prompt is None else prompt)
+        text = (self._prompt if prompt is None else prompt) + text
         ids: list[int] = self._segmenter.encode([text], max(1, len(text)))[0].tolist()
         return ids
 
@@ -262,7 +264,7 @@ class Tokenizer:
         prompt, max_words = self._prompt if prompt is None else prompt, max_words or self.max_seq_len
         segments: list[str] = []
         for one, other in pairs:
-            segments += (self._prepare(one, prompt), self._prepare(other, ""))
+            segments += (prompt + one, other)
         blocks = [
             self._segmenter.encode(segments[i : i + TEXTS_PER_BLOCK], max_words)
             for i in range(0, len(segments), TEXTS_PER_BLOCK)
@@ -354,10 +356,6 @@ class Tokenizer:
             mask[placeholder_at] = 0
         num_unknown = int(np.count_nonzero(input_ids == self._unknown))
         return Tokenized(input_ids, type_ids, mask, lengths, truncated, num_unknown)
-
-    def _prepare(self, text: str, prompt: str) -> str:
-        text = prompt + text
-        return text.lower() if self._lower_first else text
 
     @staticmethod
     def _is_short(text: str, is_single: bool) -> bool:

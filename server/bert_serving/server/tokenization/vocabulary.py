@@ -10,6 +10,7 @@ from typing import Any
 
 from ..model.errors import ModelConfigError
 from .frame import Frame
+from .word_piece_file import parse_word_piece
 
 #: File with the normalization settings of a ``vocab.txt``, in the same folder.
 _SETTINGS = "tokenizer_config.json"
@@ -128,38 +129,23 @@ def _read_vocab_txt(path: str) -> Vocabulary:
 
 
 def _from_tokenizer_json(config: dict[str, Any]) -> Vocabulary | None:
-    model, normalizer = config.get("model") or {}, config.get("normalizer") or {}
-    # Files of early versions lack the type of the model.
-    kind = model.get("type") or ("WordPiece" if "continuing_subword_prefix" in model else None)
-    added = config.get("added_tokens") or ()
-    is_word_piece = (
-        kind == "WordPiece"
-        and normalizer.get("type") == "BertNormalizer"
-        and normalizer.get("clean_text", True) is True
-        and (config.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
-        and model.get("continuing_subword_prefix", "##") == "##"
-        and model.get("unk_token", "[UNK]") == "[UNK]"
-        and model.get("max_input_chars_per_word", 100) == 100
-        # The position of such a token depends on the text around it.
-        and not any(token.get("single_word") for token in added)
-    )
-    if not is_word_piece:
+    file = parse_word_piece(config)
+    if file is None:
         return None
-    ids = {str(token): int(index) for token, index in model["vocab"].items()}
-    ids.update((token["content"], token["id"]) for token in added)
-    frame = _read_frame(config.get("post_processor") or {}, find_padding(config, ids))
-    normalized = frozenset(token["content"] for token in added if token.get("normalized"))
+    ids = file.model.vocab | {token.content: token.id for token in file.added_tokens}
+    frame = _read_frame(file.post_processor, find_padding(config, ids))
+    normalized = frozenset(token.content for token in file.added_tokens if token.normalized)
     if frame is None or not all(map(_is_symbolic, normalized)):
         return None
     return Vocabulary(
         ids,
-        lower_case=normalizer.get("lowercase"),
-        strip_accents=normalizer.get("strip_accents"),
-        split_cjk=normalizer.get("handle_chinese_chars", True),
+        lower_case=file.normalizer.lowercase,
+        strip_accents=file.normalizer.strip_accents,
+        split_cjk=file.normalizer.handle_chinese_chars,
         # The library finds no token without characters.
-        added=frozenset(token["content"] for token in added if token["content"]) - normalized,
+        added=frozenset(token.content for token in file.added_tokens if token.content) - normalized,
         added_normalized=normalized,
-        special=frozenset(token["content"] for token in added if token.get("special")),
+        special=frozenset(token.content for token in file.added_tokens if token.special),
         frame=frame,
         has_library_rules=True,
     )
@@ -184,12 +170,16 @@ def _read_frame(post_processor: dict[str, Any], padding: int | None) -> Frame | 
         single, pair = (_template(post_processor, form) for form in ("single", "pair"))
         start, end, second_type = single[0][0], single[-1][0], pair[-1][1]
         separators = tuple(token for token, _ in pair[2:-2])
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
         return None
     is_single = single == [(start, 0), ("A", 0), (end, 0)]
     before = [(start, 0), ("A", 0), *((separator, 0) for separator in separators)]
     is_pair = pair == [*before, ("B", second_type), (end, second_type)]
-    if not is_single or not is_pair or not all(isinstance(token, int) for token in (start, *separators, end)):
+    if (
+        not is_single
+        or not is_pair
+        or not all(type(token) is int and token >= 0 for token in (start, *separators, end))
+    ):
         return None
     return Frame(start, separators, end, second_type, padding, favors_longer=True)
 
@@ -204,6 +194,8 @@ def _template(post_processor: dict[str, Any], form: str) -> list[tuple[Any, int]
     for item in post_processor[form]:
         ((kind, values),) = item.items()
         name = values["id"]
+        if type(values["type_id"]) is not int:
+            raise ValueError("the type of a token must be a number")
         if kind == "SpecialToken":
             (name,) = post_processor["special_tokens"][name]["ids"]
         items.append((name, values["type_id"]))
