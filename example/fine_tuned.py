@@ -1,8 +1,8 @@
 """Fine-tunes BERT, saves a checkpoint and serves it, in a minute on a CPU.
 
 A pre-trained model places "The soup was wonderful" next to "The soup was awful", since both are about soup. Here it
-learns opinions from sixty reviews. The weights are saved as by Google's run_classifier.py, and served with
--tuned_model_dir and -ckpt_name. Starts its own servers.
+learns opinions from sixty reviews. The weights are saved as by Google's run_classifier.py, and served twice with
+-tuned_model_dir and -ckpt_name: as vectors, and as a classifier with -task classify. Starts its own servers.
 
 Needs TensorFlow:  pip install tensorflow
 """
@@ -10,6 +10,7 @@ Needs TensorFlow:  pip install tensorflow
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def layer_norm(scope: str, x: tf.Tensor) -> tf.Tensor:
 
 
 def bert(ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Returns the mean of the last layer [n, d] for token ids [n, t], as the server pools it."""
+    """Returns the last layer of the first token [n, d] for token ids [n, t]."""
     rows, length = ids.shape
     heads = [rows, length, config.num_attention_heads, config.head_size]
     x = tf.gather(weights["bert/embeddings/word_embeddings"], ids)
@@ -71,19 +72,25 @@ def bert(ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         x = layer_norm(f"{scope}/attention/output/LayerNorm", x + dense(f"{scope}/attention/output/dense", context))
         inner = tf.nn.gelu(dense(f"{scope}/intermediate/dense", x))
         x = layer_norm(f"{scope}/output/LayerNorm", x + dense(f"{scope}/output/dense", inner))
-    return tf.reduce_sum(x * mask[:, :, None], 1) / tf.reduce_sum(mask, 1)[:, None]
+    return x[:, 0]
+
+
+def classify(ids: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Returns the logits of the labels [n, 2]: the pooler of BERT, and a linear layer."""
+    pooled = tf.tanh(dense("pooler/dense", bert(ids, mask)))
+    return pooled @ tf.transpose(head["output_weights"]) + head["output_bias"]
 
 
 # ---- fine-tuning: a small learning rate, fixed word embeddings -----------------------------------------------------
 
-trained = [w for name, w in weights.items() if "/encoder/" in name] + list(head.values())
+trained = [w for name, w in weights.items() if "/encoder/" in name or "/pooler/" in name] + list(head.values())
 optimizer = tf.keras.optimizers.Adam(args.learning_rate)
 chooser = np.random.default_rng(1)
 step = 0
 for epoch in range(args.epochs):
     for batch in np.split(chooser.permutation(train), len(train) // 16):
         with tf.GradientTape() as tape:
-            logits = bert(ids[batch], mask[batch]) @ tf.transpose(head["output_weights"]) + head["output_bias"]
+            logits = classify(ids[batch], mask[batch])
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels[batch], logits))
         optimizer.apply_gradients(zip(tape.gradient(loss, trained), trained, strict=True))
         step += 1
@@ -114,4 +121,18 @@ for title, options in {"pre-trained": pretrained, "fine-tuned": pretrained + tun
     print(f"\n{title}: the nearest neighbour has the same opinion in {share:.0%}")
     for i in (0, 5, 8):
         print(f"  {reviews[test[i]]}\n      → {reviews[test[nearest[i]]]}")
-print("\nserve it:  bert-serving-start", *pretrained, *tuned)
+
+# ---- the classifier, served --------------------------------------------------------------------------------------
+
+# A configuration beside the checkpoint names the labels.
+names_of_labels = {"id2label": {0: "negative", 1: "positive"}}
+(Path(args.output_dir) / "bert_config.json").write_text(json.dumps(names_of_labels), encoding="utf-8")
+classifier = ["-model_dir", args.model_dir, *tuned, "-task", "classify"]
+with serving(*classifier) as bc:
+    found = bc.classify([reviews[i] for i in test])
+here = tf.argmax(classify(ids[test], mask[test]), 1).numpy() == labels[test]
+served = [each.label == names[i] for each, i in zip(found, test, strict=True)]
+print(f"\nclassified by the server: {np.mean(served):.0%} right; in this program: {np.mean(here):.0%}")
+for i in (0, 5, 8):
+    print(f"  {reviews[test[i]]}\n      → {found[i].label}, {found[i].score:.2f}")
+print("\nserve it:  bert-serving-start", *classifier)

@@ -222,7 +222,10 @@ def test_fine_tuned(run, tmp_path: Path) -> None:
     before, after = map(int, re.findall(r"same opinion in (\d+)%", printed))
     assert before <= 10
     assert after >= before + 30
+    served, here = map(int, re.findall(r"(?:by the server|in this program): (\d+)%", printed))
+    assert served == here >= 70  # chance is 50
     assert sorted(path.name for path in (tmp_path / "tuned").iterdir()) == [
+        "bert_config.json",
         "model.ckpt-8.data-00000-of-00001",
         "model.ckpt-8.index",
     ]

@@ -7,50 +7,55 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import family_models
 import numpy as np
 import pytest
 
+from bert_serving.server import engines
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import ServerConfig
-from bert_serving.server.engines.base import Device
+from bert_serving.server.engines.base import Device, EngineSpec
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model import heads
-from bert_serving.server.model.config import ModelConfig
+from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.errors import ModelError, WeightError
 from bert_serving.server.model.heads import HeadLayout
 from bert_serving.server.model.pipeline import Dense, LayerNorm, ScoreActivation
 from bert_serving.server.model.vector_options import VectorOptions
+from bert_serving.server.model.weights import load_weights
 from bert_serving.server.supervisor.placement import WorkerPlacement
 from bert_serving.server.supervisor.preflight import read_model
 from bert_serving.server.supervisor.vector_space import vector_digest
 from bert_serving.server.worker.head_weights import read_head_weights
 from bert_serving.server.worker.sentence_head import SentenceHead
 from model_folders import TINY, hf_tensors, write_hf
+from servers import ENGINE
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-families = pytest.importorskip("test_families")
 
 CLASS = "BertForSequenceClassification"
-BERT = families.SIZES | {"max_position_embeddings": families.POSITIONS}
+OF_ROBERTA = family_models.SIZES | {"max_position_embeddings": 42, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+OF_DISTILBERT = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "initializer_range": 0.15}
+MODERNBERT = family_models.ARCHITECTURES["modernbert"]
+#: Name → prefix of the classes in transformers, configuration.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", family_models.SIZES | {"max_position_embeddings": 40}),
+    "roberta": ("Roberta", OF_ROBERTA),
+    "xlm-roberta": ("XLMRoberta", OF_ROBERTA),
+    "camembert": ("Camembert", OF_ROBERTA),
+    "distilbert": ("DistilBert", OF_DISTILBERT | {"vocab_size": family_models.WORDS, "max_position_embeddings": 40}),
+    **family_models.ARCHITECTURES,
+    "modernbert-mean": (MODERNBERT[0], MODERNBERT[1] | {"classifier_pooling": "mean", "classifier_bias": True}),
+    "modernbert-tanh": (MODERNBERT[0], MODERNBERT[1] | {"classifier_activation": "tanh"}),
+}
 
 
 def served(folder: Path, *flags: str) -> tuple[ServerConfig, ModelConfig]:
     """Returns what a server with these flags would serve."""
     config = ServerConfig.from_args(get_args_parser().parse_args(["-model_dir", str(folder), *flags]))
     return read_model(config, logging.getLogger("test"))
-
-
-def scores(folder: Path, cache: Path, engine: str, batch: Batch, *flags: str, raw: bool = False) -> np.ndarray:
-    config, model = served(folder, *flags)
-    assert config.pipeline is not None
-    strategy = config.pooling_strategy.name
-    pooled = families.encoded(model, cache, engine, -1, strategy, batch)
-    width = config.pooled_size(model)
-    head = SentenceHead(config.pipeline, width, read_head_weights(config.pipeline, width))
-    codes = np.full(batch.num_sequences, VectorOptions(raw_scores=raw).code, np.int32)
-    return head.apply_with_options(pooled, batch, None, codes)
 
 
 def logits(model: Any, batch: Batch) -> np.ndarray:
@@ -60,20 +65,28 @@ def logits(model: Any, batch: Batch) -> np.ndarray:
     return np.stack(found)
 
 
-@pytest.mark.parametrize("engine", families.ENGINES)
-@pytest.mark.parametrize("family", ["bert", *sorted(set(families.CONFIGS) & set(heads.HEADS))])
-def test_logits_are_those_of_transformers(
-    tmp_path: Path, family: str, engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(families.CONFIGS, "bert", ("Bert", BERT))
-    reference = families.save(tmp_path / "model", family, "ForSequenceClassification", num_labels=3)
-    batch = families.batch_of(families.LENGTHS)
+@pytest.mark.parametrize("family", MODELS)
+def test_logits_are_those_of_transformers(tmp_path: Path, family: str) -> None:
+    """On each engine that computes the family."""
+    reference = family_models.save(tmp_path / "model", MODELS[family], "ForSequenceClassification", num_labels=3)
+    config, model = served(tmp_path / "model", "-task", "classify")
+    pipeline, width = config.pipeline, config.pooled_size(model)
+    assert pipeline is not None
+    head = SentenceHead(pipeline, width, read_head_weights(pipeline, width))
+    batch = family_models.batch_of([1, 7, model.max_tokens, 23])
     wanted = logits(reference, batch)
-    found = scores(tmp_path / "model", tmp_path / "cache", engine, batch, "-task", "classify", raw=True)
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
-    softmax = torch.softmax(torch.tensor(wanted), 1).numpy()
-    found = scores(tmp_path / "model", tmp_path / "cache", engine, batch, "-task", "classify")
-    np.testing.assert_allclose(found, softmax, rtol=0, atol=1e-5)
+    names = [info.name for info in engines.available("cpu", "fp32", needs=model.features) if info.name != "zeros"]
+    assert names
+    for engine in names:
+        module = engines.load(engine)
+        spec = EngineSpec(model, str(tmp_path / "cache"), config.pooling_strategy.name, config.pooling_layer)
+        module.prepare(spec, lambda _: None)
+        pooled = module.create(spec, Device(threads=1)).encode(batch)
+        raw = np.full(batch.num_sequences, VectorOptions(raw_scores=True).code, np.int32)
+        found = head.apply_with_options(pooled, batch, None, raw)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5, err_msg=engine)
+        found = head.apply(pooled, batch)
+        np.testing.assert_allclose(found, torch.softmax(torch.tensor(wanted), 1).numpy(), rtol=0, atol=1e-5)
 
 
 def folder_of(path: Path, num_labels: int = 1, **config: Any) -> Path:
@@ -275,7 +288,81 @@ def test_the_head_is_part_of_the_vector_space(tmp_path: Path, monkeypatch: pytes
     )
 
 
-def test_the_tiny_model_of_google_is_no_classifier() -> None:
-    pytest.importorskip("tensorflow")
+@pytest.fixture(scope="module")
+def google(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of Google's ``run_classifier.py``: a tiny model with three labels."""
+    tensorflow = pytest.importorskip("tensorflow")
+    random = np.random.default_rng(3)
+    weights = {f"bert/{name}": value for name, value in load_weights(load_model_config(TINY)).items()}
+    hidden = len(weights["bert/pooler/dense/bias"])
+    weights |= {
+        "output_weights": random.normal(size=(3, hidden)).astype(np.float32),
+        "output_bias": random.normal(size=3).astype(np.float32),
+        "output_weights/adam_m": np.zeros((3, hidden), np.float32),
+        "global_step": np.int64(7),
+    }
+    folder = tmp_path_factory.mktemp("google")
+    tensorflow.raw_ops.SaveV2(
+        prefix=str(folder / "model.ckpt-7"),
+        tensor_names=list(weights),
+        shape_and_slices=[""] * len(weights),
+        tensors=list(weights.values()),
+    )
+    np.savez(folder / "head.npz", weight=weights["output_weights"], bias=weights["output_bias"])
+    return folder
+
+
+@pytest.mark.slow
+def test_a_classifier_of_google_is_served_from_its_checkpoint(google: Path, tmp_path: Path) -> None:
+    tuned = ("-tuned_model_dir", str(google), "-ckpt_name", "model.ckpt-7")
+    config, model = served(TINY, "-task", "classify", *tuned)
+    assert config.public()["labels"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert config.max_seq_len == model.max_position_embeddings
+    pipeline, width = config.pipeline, config.pooled_size(model)
+    assert pipeline is not None
+    head = SentenceHead(pipeline, width, read_head_weights(pipeline, width))
+    batch = family_models.batch_of([3, 9], 1)
+    batch = Batch(batch.input_ids % 20, batch.type_ids, batch.mask, batch.lengths)
+    vectors = {}
+    for strategy in ("CLS_TOKEN", "CLS_POOLED"):
+        spec = EngineSpec(model, str(tmp_path), strategy, (-1,))
+        module = engines.load(ENGINE)
+        module.prepare(spec, lambda _: None)
+        vectors[strategy] = module.create(spec, Device(threads=1)).encode(batch)
+    with np.load(google / "head.npz") as file:
+        wanted = vectors["CLS_POOLED"] @ file["weight"].T + file["bias"]
+    found = head.apply(vectors["CLS_TOKEN"], batch)
+    np.testing.assert_allclose(found, torch.softmax(torch.tensor(wanted), 1).numpy(), rtol=0, atol=1e-5)
+    # Names of the labels in a configuration beside the checkpoint win over those of the base model.
+    (google / "bert_config.json").write_text(json.dumps({"id2label": {"0": "a", "1": "b", "2": "c"}}))
+    assert served(TINY, "-task", "classify", *tuned)[0].public()["labels"] == ["a", "b", "c"]
+
+
+def test_a_base_model_of_google_is_no_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow, which reads the names of tensors, is not started for this."""
+    monkeypatch.setattr(heads, "_SHAPES", "print('null')")
     with pytest.raises(WeightError, match=r"no tensor output_weights, so it is no classifier.*-tuned_model_dir"):
         served(TINY, "-task", "classify")
+    monkeypatch.setattr(heads, "_SHAPES", "raise SystemExit('no TensorFlow')")
+    with pytest.raises(WeightError, match=r"cannot read the labels of .*bert_model.ckpt \(no TensorFlow\)"):
+        served(TINY, "-task", "classify")
+
+
+def test_the_head_of_a_tuned_folder_is_served_with_its_labels(tmp_path: Path) -> None:
+    """The folder of the base model is one for vectors; the tuned one has the head."""
+    tuned = folder_of(tmp_path / "tuned", 2)
+    base = write_hf(tmp_path / "base", hf_tensors(), architectures=["BertModel"])
+    modules = [{"path": "", "type": f"sentence_transformers.models.{kind}"} for kind in ("Transformer", "Pooling")]
+    (base / "modules.json").write_text(json.dumps(modules))
+    (base / "config_sentence_transformers.json").write_text('{"prompts": {"a": "b"}, "default_prompt_name": "a"}')
+    config = served(base, "-task", "classify", "-tuned_model_dir", str(tuned))[0]
+    assert config.public()["labels"] == ["label0", "label1"]
+    assert config.prompt_name is None
+    (tuned / "config.json").unlink()  # then the weights alone decide
+    assert served(base, "-task", "classify", "-tuned_model_dir", str(tuned))[0].public()["labels"] == [
+        "LABEL_0",
+        "LABEL_1",
+    ]
+    write_hf(tuned, architectures=["BertForMaskedLM"])
+    with pytest.raises(ModelError, match=r"tuned.*the architecture is BertForMaskedLM"):
+        served(base, "-task", "classify", "-tuned_model_dir", str(tuned))

@@ -30,7 +30,7 @@ def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
             f"-{named} is for vectors, and -task {config.task} gives scores of the model's head, which decides itself: "
             f"remove -{named}, or set -task embed"
         )
-    folder = read_scorer(config.model_dir)
+    folder = read_scorer(config.model_dir, is_tuned=config.tuned_model_dir is not None)
     config = config.with_(pipeline=folder)
     model = config.read_model()
     head = read_head(model, config.task, config.model_dir)

@@ -19,6 +19,8 @@ import msgspec
 
 from .config import ModelConfig
 from .errors import ModelConfigError, ModelUnsupported, WeightError
+from .files import DEFAULT_CONFIG_NAME, HF_CONFIG_NAME
+from .json_files import read_object
 from .pipeline import SCORE_ACTIVATIONS, Dense, LayerNorm, Module, ScoreActivation, SentencePipeline
 
 #: Values of ``problem_type`` in a configuration.
@@ -41,6 +43,8 @@ class HeadLayout:
         norm_has_bias: whether the LayerNorm has a bias.
         pooling_key: key of the configuration with ``cls`` or ``mean``; None for the first token.
         bias_key: key of the configuration that says whether the dense layer has a bias; None if it has one.
+        activation_key: key of the configuration with the activation of the dense layer; without the key or its value,
+            it is ``activation``.
     """
 
     dense: str
@@ -50,18 +54,38 @@ class HeadLayout:
     norm_has_bias: bool = True
     pooling_key: str | None = None
     bias_key: str | None = None
+    activation_key: str | None = None
 
 
+_BERT = HeadLayout("pooler.dense", "Tanh", "classifier")
 _ROBERTA = HeadLayout("classifier.dense", "Tanh", "classifier.out_proj")
 #: ``model_type`` → head.
 HEADS = {
-    "bert": HeadLayout("pooler.dense", "Tanh", "classifier"),
+    "bert": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "electra": HeadLayout("classifier.dense", "GELU", "classifier.out_proj"),
     "distilbert": HeadLayout("pre_classifier", "ReLU", "classifier"),
+    "mpnet": _ROBERTA,
+    "albert": HeadLayout("pooler", "Tanh", "classifier"),
+    "modernbert": HeadLayout(
+        "head.dense",
+        "GELU",
+        "classifier",
+        norm="head.norm",
+        norm_has_bias=False,
+        pooling_key="classifier_pooling",
+        bias_key="classifier_bias",
+        activation_key="classifier_activation",
+    ),
+    "nomic_bert": _BERT,
+    "gte": _BERT,
+    "new": _BERT,
+    "deberta-v2": HeadLayout("pooler.dense", "GELU", "classifier", activation_key="pooler_hidden_act"),
 }
+#: Activation in a configuration → that of ``Dense``.
+_ACTIVATIONS = {"gelu": "GELU", "relu": "ReLU", "tanh": "Tanh", "silu": "SiLU"}
 #: Tensors of the head in checkpoints of Google's ``run_classifier.py``.
 _TF1_DENSE = ("pooler/dense/kernel", "pooler/dense/bias")
 _TF1_OUTPUT = ("output_weights", "output_bias")
@@ -101,6 +125,8 @@ class Head:
 def read_head(model: ModelConfig, task: str, folder: str) -> Head:
     """Reads the head that ``task`` serves: ``classify`` or ``rerank``. No weight is read.
 
+    Labels and other settings of the head are in the configuration beside a fine-tuned checkpoint, if it has one.
+
     Args:
         folder: that of ``-model_dir``, whose ``config_sentence_transformers.json`` may name the activation.
 
@@ -109,53 +135,56 @@ def read_head(model: ModelConfig, task: str, folder: str) -> Head:
         ModelConfigError: the configuration is invalid.
         WeightError: a TF1 checkpoint has no head.
     """
-    values = json.loads(Path(model.config_path).read_text("utf-8-sig"))  # load_model_config has checked it
-    _require_head(model, task)
-    labels = _labels(values, model)
+    own = _tuned_config(model)
+    source = own or model.config_path
+    values = read_object(Path(source))
+    if own is not None or not model.is_tuned:
+        _require_head(model, values, task, source)
+    if model.checkpoint_format != "tf1" and model.family not in HEADS:
+        raise ModelUnsupported(
+            f"{source}: heads of {model.family} are not computed, those of {', '.join(HEADS)} are; serve the vectors "
+            "with -task embed"
+        )
+    labels = _labels(values, model, source)
     if task == "rerank" and len(labels) != 1:
         raise ModelUnsupported(
-            f"{model.config_path}: the model has {len(labels)} labels ({', '.join(labels[:5])}), and -task rerank "
-            "needs one score; serve it with -task classify"
+            f"{source}: the model has {len(labels)} labels ({', '.join(labels[:5])}), and -task rerank needs one "
+            "score; serve it with -task classify"
         )
     problem_type = values.get("problem_type")
     if problem_type is not None and problem_type not in PROBLEM_TYPES:
         raise ModelConfigError(
-            f"{model.config_path}: problem_type is {problem_type!r}; it must be one of {', '.join(PROBLEM_TYPES)}"
+            f"{source}: problem_type is {problem_type!r}; it must be one of {', '.join(PROBLEM_TYPES)}"
         )
     if task == "rerank":
-        activation = _rerank_activation(values, model.config_path, Path(folder))
+        activation = _rerank_activation(values, source, Path(folder))
     else:
         activation = _classify_activation(problem_type, len(labels))
-    pooling, modules = _modules(model, values, len(labels))
+    pooling, modules = _modules(model, values, len(labels), source)
     return Head(pooling, (*modules, ScoreActivation(activation)), labels, problem_type)
 
 
-def _require_head(model: ModelConfig, task: str) -> None:
-    named = model.dropped_head
-    is_tf1 = model.checkpoint_format == "tf1"
-    if (named is not None and not named.endswith(HEAD_CLASS)) or (is_tf1 and model.family != "bert"):
+def _tuned_config(model: ModelConfig) -> str | None:
+    """Returns the configuration beside a checkpoint of ``-tuned_model_dir``; None without one."""
+    folder = Path(model.checkpoint).parent
+    names = (DEFAULT_CONFIG_NAME, HF_CONFIG_NAME) if model.is_tuned else ()
+    return next((str(folder / name) for name in names if (folder / name).is_file()), None)
+
+
+def _require_head(model: ModelConfig, values: Mapping[str, Any], task: str, source: str) -> None:
+    """Rejects a model whose configuration names another architecture. Without a name, the weights show it later."""
+    named = values.get("architectures")
+    name = str(named[0]) if isinstance(named, list) and named else None
+    if model.checkpoint_format == "tf1" and model.family != "bert":
+        name = model.family
+    if name is not None and not name.endswith(HEAD_CLASS):
         raise ModelUnsupported(
-            f"{model.config_path}: the architecture is {named or model.family}; -task {task} needs a model of a class "
-            f"...{HEAD_CLASS}: fine-tune one, or serve the vectors of this one with -task embed"
-        )
-    if not is_tf1 and named is None and (known := _named_architecture(model.config_path)):
-        raise ModelUnsupported(
-            f"{model.config_path}: the architecture is {known}, an encoder without a head; -task {task} needs a model "
-            f"of a class ...{HEAD_CLASS}: fine-tune one, or serve the vectors of this one with -task embed"
-        )
-    if not is_tf1 and model.family not in HEADS:
-        raise ModelUnsupported(
-            f"{model.config_path}: heads of {model.family} are not computed, those of {', '.join(HEADS)} are; serve "
-            "the vectors with -task embed"
+            f"{source}: the architecture is {name}; -task {task} needs a model of a class ...{HEAD_CLASS}: fine-tune "
+            "one, or serve the vectors of this one with -task embed"
         )
 
 
-def _named_architecture(config_path: str) -> str | None:
-    named = json.loads(Path(config_path).read_text("utf-8-sig")).get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else None
-
-
-def _modules(model: ModelConfig, values: Mapping[str, Any], num_labels: int) -> tuple[str, list[Module]]:
+def _modules(model: ModelConfig, values: Mapping[str, Any], num_labels: int, source: str) -> tuple[str, list[Module]]:
     hidden, path, kind = model.hidden_size, model.checkpoint, model.checkpoint_format
     if kind == "tf1":
         dense = Dense(path, hidden, hidden, True, "Tanh", _TF1_DENSE, kind)
@@ -163,23 +192,32 @@ def _modules(model: ModelConfig, values: Mapping[str, Any], num_labels: int) -> 
     layout = HEADS[model.family]
     pooling = values.get(layout.pooling_key, "cls") if layout.pooling_key else "cls"
     if pooling not in ("cls", "mean"):
-        raise ModelUnsupported(
-            f"{model.config_path}: {layout.pooling_key} {pooling!r} is not computed; it must be cls or mean"
-        )
+        raise ModelUnsupported(f"{source}: {layout.pooling_key} {pooling!r} is not computed; it must be cls or mean")
     has_bias = values.get(layout.bias_key) is True if layout.bias_key else True
-    modules: list[Module] = [Dense(path, hidden, hidden, has_bias, layout.activation, _tensors(layout.dense), kind)]
+    activation = _activation(values, layout, source)
+    modules: list[Module] = [Dense(path, hidden, hidden, has_bias, activation, _tensors(layout.dense), kind)]
     if layout.norm:
         modules.append(LayerNorm(path, hidden, layout.norm_has_bias, model.layer_norm_eps, _tensors(layout.norm), kind))
     modules.append(Dense(path, hidden, num_labels, True, "Identity", _tensors(layout.output), kind))
     return pooling, modules
 
 
+def _activation(values: Mapping[str, Any], layout: HeadLayout, source: str) -> str:
+    name = values.get(layout.activation_key) if layout.activation_key else None
+    if name is None:
+        return layout.activation
+    if name not in _ACTIVATIONS:
+        raise ModelUnsupported(
+            f"{source}: {layout.activation_key} {name!r} is not computed; it must be one of {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]
+
+
 def _tensors(name: str) -> tuple[str, str]:
     return f"{name}.weight", f"{name}.bias"
 
 
-def _labels(values: Mapping[str, Any], model: ModelConfig) -> tuple[str, ...]:
-    source = model.config_path
+def _labels(values: Mapping[str, Any], model: ModelConfig, source: str) -> tuple[str, ...]:
     names = values.get("id2label")
     if names is None:
         number = _tf1_outputs(model) if model.checkpoint_format == "tf1" else _DEFAULT_LABELS
@@ -220,7 +258,7 @@ def _rerank_activation(values: Mapping[str, Any], source: str, folder: Path) -> 
     """Returns the activation that the folder names, in the order of sentence-transformers; else Sigmoid."""
     own, nested = folder / "config_sentence_transformers.json", values.get("sentence_transformers")
     named = {
-        str(own): _read_object(own).get("activation_fn") if own.is_file() else None,
+        str(own): read_object(own).get("activation_fn") if own.is_file() else None,
         f"{source}: sentence_transformers": nested.get("activation_fn") if isinstance(nested, dict) else None,
         source: values.get("sbert_ce_default_activation_function"),
     }
@@ -241,11 +279,3 @@ def _classify_activation(problem_type: str | None, num_labels: int) -> str:
     if problem_type == "regression":
         return "Identity"
     return "Sigmoid" if problem_type == "multi_label_classification" or num_labels == 1 else "Softmax"
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelConfigError(f"{path} is not valid JSON ({error}); copy the file again") from error
-    return values if isinstance(values, dict) else {}

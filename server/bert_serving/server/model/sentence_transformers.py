@@ -122,31 +122,35 @@ def _entry(entry: Any, source: Path) -> tuple[str, str]:
     return {"BERT": "Transformer", "RoBERTa": "Transformer", "DistilBERT": "Transformer"}.get(kind, kind), path
 
 
-def read_scorer(model_dir: str | Path) -> SentencePipeline:
+def read_scorer(model_dir: str | Path, is_tuned: bool = False) -> SentencePipeline:
     """Returns the settings of the folder of a classifier or cross-encoder, without its modules.
+
+    Args:
+        is_tuned: the weights are of another folder, so that the modules of this one do not count.
 
     Raises:
         ModelUnsupported: the folder describes vectors, or scores that this server does not compute.
         ModelConfigError: a file is broken.
     """
     folder = transformer = Path(model_dir)
-    source = folder / MODULES_FILE
+    source, task = folder / MODULES_FILE, EMBED_TASK
     extra = read_optional(folder / "config_sentence_transformers.json")
     if source.exists():
         entries = _read_entries(source)
         kinds = [kind for kind, _ in entries]
-        if kinds[:2] == ["Transformer", "Pooling"]:
+        gives_vectors = kinds[:2] == ["Transformer", "Pooling"]
+        if gives_vectors and not is_tuned:
             raise ModelUnsupported(
                 f"{source}: the modules give vectors ({', '.join(kinds)}); serve it with -task embed"
             )
-        if kinds != ["Transformer"]:
+        if kinds != ["Transformer"] and not gives_vectors:
             raise ModelUnsupported(
                 f"{source}: the modules are {', '.join(kinds) or 'none'}; this server computes scores of a Transformer "
                 "alone: serve the model with sentence-transformers"
             )
-        transformer = folder / entries[0][1]
-    settings = read_transformer(transformer, SCORE_TASK if source.exists() else EMBED_TASK)
-    prompts, default = _read_prompts(extra, folder)
+        transformer, task = folder / entries[0][1], EMBED_TASK if gives_vectors else SCORE_TASK
+    settings = read_transformer(transformer, task)
+    prompts, default = _read_prompts({} if is_tuned else extra, folder)
     return SentencePipeline(
         transformer_dir=str(transformer),
         pooling=(),
