@@ -64,6 +64,7 @@ def test_health(http_server: HttpServer) -> None:
 def test_sagemaker(http_server: HttpServer) -> None:
     assert len(http_server.call("/invocations", {"texts": ["a", "b"]}).json["results"]) == 2
     assert len(http_server.call("/invocations", {"input": ["a", "b"]}).json["data"]) == 2
+    assert len(http_server.call("/invocations", {"inputs": ["a", "b"]}).json) == 2
     raw = http_server.call("/invocations", {"texts": ["a", "b"]}, {"Accept": "application/octet-stream"})
     assert raw.headers["x-shape"] == "2,32"
     assert http_server.call("/invocations", {"data": 1}).status == 400

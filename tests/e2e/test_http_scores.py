@@ -54,7 +54,7 @@ def logits(probabilities: np.ndarray) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("path", ["/rerank", "/"])
+@pytest.mark.parametrize("path", ["/rerank", "/", "/invocations"])
 def test_rerank_of_text_embeddings_inference(reranker: HttpServer, relevance: np.ndarray, path: str) -> None:
     reply = reranker.call(path, {"query": QUERY, "texts": DOCUMENTS})
     assert reply.status == 200
@@ -148,7 +148,8 @@ def test_predict(classifier: HttpServer) -> None:
     np.testing.assert_allclose(
         logits(np.array([item["score"] for item in sigmoids])), [item["score"] for item in raw], atol=1e-4
     )
-    assert classifier.call("/", {"inputs": "hello"}).json == single
+    for path in ("/", "/invocations"):
+        assert classifier.call(path, {"inputs": "hello"}).json == single
 
 
 def test_huggingface_hub(classifier: HttpServer) -> None:

@@ -26,10 +26,13 @@ from servers import Server, free_ports  # noqa: E402
 EXCUSES = {501, 503, 505}
 _PATHS = [
     *("/encode", "/v1/embeddings", "/invocations", "/v1/models", "/status/server", "/status/client", "/ping"),
+    *("/", "/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/rerank", "/predict", "/classify"),
+    *("/v2/rerank", "/info", "/health", "//embed//", "/embeddings"),
     *("/healthz", "/metrics", "/openapi.json", "/docs", "/dashboard/", "/dashboard/../../../etc/passwd", "/%ff%00"),
 ]
 _KEYS = ["id", "texts", "is_tokenized", "input", "model", "encoding_format", "dimensions", "user", "pairs"]
 _KEYS += ["normalize", "prompt", "prompt_name", "truncate", "task"]
+_KEYS += ["inputs", "ids", "query", "documents", "parameters", "source_sentence", "top_n", "raw_scores", "modality"]
 
 
 class HttpFuzzer(Fuzzer):
@@ -54,7 +57,7 @@ class HttpFuzzer(Fuzzer):
 
     def _line(self) -> bytes:
         method = self.random.choice(["POST"] * 6 + ["GET", "PUT", "OPTIONS", "HEAD", "BREW"])
-        path = self.random.choice([*_PATHS[:3] * 4, *_PATHS])
+        path = self.random.choice([*_PATHS[:3] * 8, *_PATHS[7:17] * 2, *_PATHS])
         query = self.random.choice(["", "", "", "?a=b", "?" + "x" * self._size(3000)])
         version = self.random.choice(["1.1"] * 8 + ["1.0", "9.9"])
         return f"{method} {path}{query} HTTP/{version}".encode()
@@ -76,7 +79,8 @@ class HttpFuzzer(Fuzzer):
             return b"".join(self.message()[1:2])
         members = {key: self._value() for key in self.random.sample(_KEYS, self.random.randint(0, 4))}
         if self.random.random() < 0.5:
-            members[self.random.choice(["texts", "input"])] = texts(self.random.choice([1, 2, 10]))
+            name = self.random.choice(["texts", "input", "inputs", "documents"])
+            members[name] = texts(self.random.choice([1, 2, 10]))
         return json.dumps(members).encode()
 
     def _value(self) -> object:

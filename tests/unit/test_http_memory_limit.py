@@ -65,7 +65,8 @@ def test_a_ranking_needs_memory_for_its_query_with_each_text() -> None:
     body = b'{"query": "%b", "texts": [%b]}' % (b"q" * 1000, b",".join([b'"a"'] * 100))
     assert limiter.needed(body, "/rerank") - limiter.needed(body, "/encode") >= 1000 * 100
     body = b'{"query": "%b", "texts": [%b]}' % (b"q" * 1_000_000, b",".join([b'"a"'] * 100))
-    assert limiter.needed(body, "/rerank") - limiter.needed(body, "/encode") == 8 * LIMIT, "larger ones are refused"
+    more = limiter.needed(body, "/rerank") - limiter.needed(body, "/encode")
+    assert 8 * LIMIT <= more < 9 * LIMIT, "larger ones are refused"
 
 
 def test_the_response_of_tokenize_is_larger_than_its_texts() -> None:

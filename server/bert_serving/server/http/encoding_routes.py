@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from flask import Flask
-from werkzeug.datastructures import Headers
 
-from .encoding_call import EncodingCall, Prepare, answer
+from .encoding_call import Prepare, answer
 from .encoding_service import EncodingService
-from .routes import classify, encode, openai, rerank, sagemaker, tei
-
-
-def prepare_by_task(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
-    """Reads a ``POST /`` request as the route for the task of the server does."""
-    by_task = {"embed": tei.prepare, "classify": classify.prepare_predict, "rerank": rerank.prepare_rerank}
-    return by_task[service.config.task](service, values, headers)
-
+from .routes import by_task, classify, encode, openai, rerank, tei
 
 #: How each path reads its requests.
 ENCODING_ROUTES: dict[str, Prepare] = {
     "/encode": encode.prepare,
     "/v1/embeddings": openai.prepare,
-    "/invocations": sagemaker.prepare,
-    "/": prepare_by_task,
+    "/invocations": by_task.prepare_invocations,
+    "/": by_task.prepare_by_task,
     "/embed": tei.prepare_embed,
     "/embed_all": tei.prepare_embed_all,
     "/similarity": tei.prepare_similarity,

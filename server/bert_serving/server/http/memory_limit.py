@@ -58,7 +58,7 @@ class MemoryLimiter:
         # The text of each value is held twice: parsed, and in the message to the service.
         texts = len(body) * (2 if body.isascii() else 5)
         if path in self.pair_paths:
-            texts += min(num_values * len(body), self.max_vectors)
+            texts += min(num_values * len(body), self.max_vectors) + num_values * _VALUE_BYTES  # of the pairs
         if path == "/tokenize":
             vectors = min(len(body) * TOKEN_BYTES, self.max_vectors) * 2  # pieces of the response, then all of it
             return num_values * _VALUE_BYTES + texts + vectors

@@ -7,7 +7,7 @@ import re
 #: Further paths of a route, for programs whose base URL has no ``/v1``.
 ALIASES = {"/embeddings": "/v1/embeddings"}
 #: Paths of rankings on a server with ``-task rerank``.
-RERANK_PATHS = frozenset(("/", "/rerank", "/v1/rerank", "/v2/rerank"))
+RERANK_PATHS = frozenset(("/", "/invocations", "/rerank", "/v1/rerank", "/v2/rerank"))
 #: Paths whose GET requests need no token, because load balancers and browsers that open a page send none.
 _PUBLIC = frozenset(("/healthz", "/readyz", "/health", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
 #: Prefixes of further such paths.

@@ -80,13 +80,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return scores
 
 
-def best_first(scores: np.ndarray, count: int | None = None) -> list[int]:
-    """Returns the indices of the best scores, the best first; of equal scores, the first comes first.
-
-    Args:
-        count: maximum number of indices; None for all.
-    """
-    order: list[int] = np.argsort(-scores, kind="stable")[:count].tolist()
+def best_first(scores: np.ndarray) -> np.ndarray:
+    """Returns the indices of scores, the best first; of equal scores, the first comes first."""
+    order: np.ndarray = np.argsort(-scores, kind="stable")
     return order
 
 

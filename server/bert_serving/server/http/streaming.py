@@ -53,6 +53,12 @@ def json_response(encoded: bytes, replaced: bytes, array: np.ndarray, to_values:
     return _response(body(), length, mimetype)
 
 
+def list_response(array: np.ndarray, to_values: ToValues, mimetype: str) -> Response:
+    """Returns a response that is a list of the values of all rows."""
+    whole = bytes(placeholder())
+    return json_response(whole, whole, array, to_values, mimetype)
+
+
 def bytes_response(array: np.ndarray, mimetype: str) -> Response:
     """Returns a response with the little-endian values."""
     return _response((serialization.to_bytes(rows) for _, rows in _blocks(array)), array.nbytes, mimetype)

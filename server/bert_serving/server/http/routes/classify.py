@@ -13,12 +13,13 @@ from flask import Response
 from werkzeug.datastructures import Headers
 
 from .. import score_schemas as schemas
+from .. import streaming
 from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, EmptyInput
 from ..fields import check_score_fields, read_tei_fields
 from ..inputs import read_texts
-from ..request_context import JSON, json_response, read_model, read_options
+from ..request_context import JSON, read_model, read_options
 from ..schemas import Usage
 from ..scores import Item, ScoreCall, best_first, require_task, sigmoid, softmax
 from ..validation import parse_bool, parse_count, require_field, truncate_repr
@@ -45,8 +46,10 @@ def prepare_predict(service: EncodingService, values: dict[str, Any], headers: H
 
     def respond(result: EncodingResult) -> Response:
         scores = result.vectors.astype(np.float32, copy=False)
-        rows = _predictions(service, scores if function is None else function(scores), count)
-        return Response(msgspec.json.encode(rows[0] if is_single else rows), mimetype=JSON)
+        scores, to_values = scores if function is None else function(scores), _predictions(service, count)
+        if is_single:
+            return Response(to_values(scores, 0), mimetype=JSON)
+        return streaming.list_response(scores, to_values, JSON)
 
     return ScoreCall(items, respond, options=options)
 
@@ -62,15 +65,17 @@ def prepare_classify(service: EncodingService, values: dict[str, Any], headers: 
         options["raw_scores"] = True
 
     def respond(result: EncodingResult) -> Response:
+        data = streaming.placeholder()
         body = schemas.ClassifyResponse(
             id=str(uuid.uuid4()),
             object="classify",
             created=int(time.time()),
             model=model,
-            data=_predictions(service, result.vectors.astype(np.float32, copy=False)),
+            data=data,  # type: ignore[arg-type]  # the streamed list replaces it
             usage=Usage(result.num_tokens, result.num_tokens),
         )
-        return json_response(body)
+        scores = result.vectors.astype(np.float32, copy=False)
+        return streaming.json_response(msgspec.json.encode(body), bytes(data), scores, _predictions(service), JSON)
 
     return ScoreCall(texts, respond, options=options)
 
@@ -125,9 +130,15 @@ def _read_function(values: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]
     return _FUNCTIONS[name]
 
 
-def _predictions(
-    service: EncodingService, array: np.ndarray, count: int | None = None
-) -> list[list[schemas.Prediction]]:
-    """Returns the labels of each text with their scores, the best first."""
+def _predictions(service: EncodingService, count: int | None = None) -> streaming.ToValues:
+    """Returns the conversion of rows of scores to lists of labels with their scores, the best first."""
     labels = service.labels
-    return [[schemas.Prediction(labels[index], float(row[index])) for index in best_first(row, count)] for row in array]
+
+    def to_values(rows: np.ndarray, _: int) -> bytes:
+        lists = [
+            [schemas.Prediction(labels[index], float(row[index])) for index in best_first(row)[:count].tolist()]
+            for row in rows
+        ]
+        return msgspec.json.encode(lists)[1:-1]
+
+    return to_values

@@ -40,7 +40,7 @@ PATHS: dict[str, Any] = {
     "/invocations": {
         "post": operation(
             "Encode texts for Amazon SageMaker",
-            "Accepts the bodies of /encode and of /v1/embeddings, and responds in the same format.",
+            "Accepts the bodies of /encode, of /v1/embeddings and of POST /, and responds in the same format.",
             "The vectors",
             content(schemas.EncodeResponse, schemas.EmbeddingsResponse) | _RAW_VECTORS,
             _ENCODE_ERRORS,

@@ -18,12 +18,13 @@ from flask import Response
 from werkzeug.datastructures import Headers
 
 from .. import score_schemas as schemas
+from .. import streaming
 from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, EmptyInput
 from ..fields import check_score_fields, read_tei_fields
 from ..inputs import read_texts
-from ..request_context import JSON, json_response, read_model, read_options
+from ..request_context import JSON, read_model, read_options
 from ..schemas import Usage
 from ..scores import Item, ScoreCall, best_first, check_size, require_task, sigmoid
 from ..validation import json_type, parse_bool, parse_count, printable, require_field, truncate_repr
@@ -44,12 +45,11 @@ def prepare_rerank(service: EncodingService, values: dict[str, Any], headers: He
         raise BadRequest(f"'top_n' is {count}, but there are {len(texts)} texts: lower it, or omit it for all", "top_n")
     returns_text = parse_bool(values, "return_text")
 
+    def rank(index: int, score: float) -> schemas.TeiRank:
+        return schemas.TeiRank(index, score, printable(texts[index]) if returns_text else msgspec.UNSET)
+
     def respond(result: EncodingResult) -> Response:
-        ranks = [schemas.TeiRank(index, score) for index, score in _ranking(values, result)[:count]]
-        if returns_text:
-            for rank in ranks:
-                rank.text = printable(texts[rank.index])
-        return Response(msgspec.json.encode(ranks), mimetype=JSON)
+        return streaming.list_response(*_ranking(values, result, count, rank), JSON)
 
     return _call(service, values, headers, query, texts, respond)
 
@@ -70,22 +70,26 @@ def _prepare_documents(
     count, model = parse_count(values, "top_n"), read_model(values) or service.model_name
     returns_documents = parse_bool(values, "return_documents")
 
-    def respond(result: EncodingResult) -> Response:
-        ranks = [schemas.Rank(index, score) for index, score in _ranking(values, result)[:count]]
+    def rank(index: int, score: float) -> schemas.Rank:
+        found = schemas.Rank(index, score)
         if returns_documents:
-            for rank in ranks:
-                text = printable(texts[rank.index])
-                rank.document = schemas.TextObject(text) if version else text
+            text = printable(texts[index])
+            found.document = schemas.TextObject(text) if version else text
+        return found
+
+    def respond(result: EncodingResult) -> Response:
+        results = streaming.placeholder()
         body = schemas.RerankResponse(
             id=str(uuid.uuid4()),
             object="rerank",
             created=int(time.time()),
             model=model,
-            results=ranks,
+            results=results,  # type: ignore[arg-type]  # the streamed list replaces it
             usage=Usage(result.num_tokens, result.num_tokens),
             meta={"api_version": {"version": version}} if version else {},
         )
-        return json_response(body)
+        ranking = _ranking(values, result, count, rank)
+        return streaming.json_response(msgspec.json.encode(body), bytes(results), *ranking, JSON)
 
     return _call(service, values, headers, query, texts, respond)
 
@@ -108,12 +112,23 @@ def _call(
     return ScoreCall(pairs, respond, options=options)
 
 
-def _ranking(values: dict[str, Any], result: EncodingResult) -> list[tuple[int, float]]:
-    """Returns the indices and the scores of the texts, the best first."""
+def _ranking(
+    values: dict[str, Any], result: EncodingResult, count: int | None, to_rank: Callable[[int, float], msgspec.Struct]
+) -> tuple[np.ndarray, streaming.ToValues]:
+    """Returns the indices of the texts, the best first, and their conversion to JSON.
+
+    Args:
+        count: maximum number of texts; None for all.
+        to_rank: makes the JSON value of a text of its index and score.
+    """
     scores = result.vectors[:, 0].astype(np.float32)
     if not parse_bool(values, "raw_scores"):
         scores = sigmoid(scores)
-    return [(index, float(scores[index])) for index in best_first(result.vectors[:, 0])]
+
+    def to_values(indices: np.ndarray, _: int) -> bytes:
+        return msgspec.json.encode([to_rank(index, float(scores[index])) for index in indices.tolist()])[1:-1]
+
+    return best_first(result.vectors[:, 0])[:count], to_values
 
 
 def _read_query(values: dict[str, Any]) -> str:

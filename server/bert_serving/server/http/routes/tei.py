@@ -68,7 +68,7 @@ def prepare_embed(service: EncodingService, values: dict[str, Any], headers: Hea
         if encoding == "base64":
             array = array.astype(np.float32, copy=False)
         if streaming.is_large(array):
-            return _list_response(array, streaming.base64 if encoding == "base64" else streaming.numbers)
+            return streaming.list_response(array, streaming.base64 if encoding == "base64" else streaming.numbers, JSON)
         body = b'["%b"]' % b'","'.join(vectors.to_base64(array)) if encoding == "base64" else vectors.to_json(array)
         return Response(body, mimetype=JSON)
 
@@ -93,7 +93,7 @@ def prepare_embed_all(service: EncodingService, values: dict[str, Any], headers:
             pairs = zip(rows, lengths[start : start + len(rows)], strict=True)
             return b",".join(vectors.to_json(row[:length]) for row, length in pairs)
 
-        return _list_response(result.vectors, without_padding)
+        return streaming.list_response(result.vectors, without_padding, JSON)
 
     return EncodingCall(texts, respond, not isinstance(texts[0], str), options=options)
 
@@ -153,12 +153,6 @@ def _read(service: EncodingService, values: dict[str, Any], headers: Headers) ->
     if is_ids:
         return service.token_ids.tokens(texts), options
     return texts, {**options, "pairs": False}
-
-
-def _list_response(array: np.ndarray, to_values: streaming.ToValues) -> Response:
-    """Returns a response that is a list with a value for each row."""
-    placeholder = bytes(streaming.placeholder())
-    return streaming.json_response(placeholder, placeholder, array, to_values, JSON)
 
 
 def _model_type(service: EncodingService) -> dict[str, Any]:
