@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import random
 import re
 import resource
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,73 +17,13 @@ import numpy as np
 import pytest
 
 from bert_serving.client import BertClient
+from bert_serving.client._cli import part_encoder
 from bert_serving.client._cli.encode import main
-from servers import DATA, Server, free_ports, serving, wait_until
+from corpus_helpers import at, command, front, num_records, require_vectors, vectors_in, write_inputs
+from servers import Server, free_ports, serving, wait_until
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-WORDS = [word for word in (DATA / "golden" / "models" / "tiny" / "vocab.txt").read_text().split() if word.isalpha()]
-
-
-def some_texts(count: int, seed: int = 1) -> list[str | None]:
-    """Returns texts, and null for every seventh."""
-    chooser = random.Random(seed)
-    return [None if i % 7 == 3 else " ".join(chooser.choices(WORDS, k=chooser.randint(1, 12))) for i in range(count)]
-
-
-def write_inputs(folder: Path, rows: int) -> list[str | None]:
-    """Writes one file of each format, and returns the texts in the order of the names."""
-    folder.mkdir()
-    texts = [some_texts(rows, seed) for seed in range(3)]
-    lines = [json.dumps({"text": text, "id": i, "tags": [i]}) + "\n" for i, text in enumerate(texts[0])]
-    (folder / "a.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
-    pq.write_table(
-        pa.table({"id": range(rows), "text": texts[1], "nested": [{"a": [i]} for i in range(rows)]}),
-        folder / "b.parquet",
-        row_group_size=rows // 3,
-    )
-    (folder / "c.txt").write_bytes("".join(f"{text or ''}\r\n" for text in texts[2]).encode())
-    (folder / "d.txt").write_bytes(b"")
-    return [text for found in texts for text in found]
-
-
-def vectors_in(out: Path) -> list[Any]:
-    """Returns all vectors of a folder, ``None`` for null."""
-    found: list[Any] = []
-    for path in sorted(out.glob("part-*")):
-        if path.suffix == ".npy":
-            array = np.load(path)
-            found += [None if np.isnan(row).all() else row for row in array]
-        else:
-            found += pq.read_table(path)["vector"].to_pylist()
-    return found
-
-
-def require_vectors(out: Path, texts: list[str | None], server: Server) -> None:
-    """Checks that a folder has exactly one row for each text, with its vector."""
-    found = vectors_in(out)
-    assert [vector is None for vector in found] == [text is None for text in texts]
-    with BertClient(port=server.port, port_out=server.port_out, timeout=60_000) as client:
-        wanted = client.encode([text for text in texts if text is not None])
-    np.testing.assert_allclose(np.array([vector for vector in found if vector is not None]), wanted, atol=1e-5)
-
-
-def at(server: Server) -> list[str]:
-    return ["-port", str(server.port), "-port_out", str(server.port_out), "-blank", "null"]
-
-
-def front(server: Server) -> list[str]:
-    return ["-front", f"127.0.0.1:{server.port}:{server.port_out}"]
-
-
-def command(*args: str, **kwargs: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "bert_serving.client._cli.encode", *args], **kwargs)
-
-
-def num_records(out: Path) -> int:
-    path = out / "_parts.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +55,7 @@ def test_one_row_for_each_text(
     if output_format == "npy":
         assert [np.load(path).shape for path in sorted(out.glob("part-*"))] == [(25, 32), (25, 32), (10, 32)] * 3
         return
-    first, second, third = (pq.read_table(out / f"part-0000{number}.parquet") for number in (0, 3, 6))
+    first, second, third = (pq.read_table(out / f"part-00000{number}.parquet") for number in (0, 3, 6))
     assert first.schema.names == ["text", "id", "tags", "vector"]
     assert first["id"].to_pylist() == list(range(25))
     assert first["tags"].to_pylist()[:2] == ["[0]", "[1]"]
@@ -161,12 +98,12 @@ def test_killed_client(server: Server, tmp_path: Path, capfd: pytest.CaptureFixt
     first.wait(60)
     records = (out / "_parts.jsonl").read_bytes().splitlines()
     whole = [json.loads(line)["number"] for line in records if line.endswith(b"}")]
-    parts = {number: out / f"part-{number:05}.{output_format}" for number in whole}
+    parts = {number: out / f"part-{number:06}.{output_format}" for number in whole}
     damaged, missing, *kept = whole
     times = {number: parts[number].stat().st_mtime_ns for number in kept}
     os.truncate(parts[damaged], 50)
     parts[missing].unlink()
-    (out / ".part-00099.parquet.new").write_bytes(b"left by a killed run")
+    (out / ".part-000099.parquet.new").write_bytes(b"left by a killed run")
     assert main([*args, "-resume"]) == 0
     told = capfd.readouterr().err
     assert f"{parts[damaged].name} is damaged, and is computed again" in told
@@ -186,12 +123,26 @@ def test_full_disk(server: Server, tmp_path: Path, output_format: str) -> None:
     run = command(*args, stderr=subprocess.PIPE, preexec_fn=lambda: resource.setrlimit(limit, (7000, 7000)))
     told = run.communicate(timeout=60)[1].decode()
     assert run.returncode == 1
-    assert f"File too large: '{out}/.part-0000" in told
+    assert f"File too large: '{out}/.part-00000" in told
     assert "rows are in" in told
     assert "Traceback" not in told
     assert not list(out.glob(".*"))
     assert main([*args, "-resume"]) == 0
     require_vectors(out, texts, server)
+
+
+def test_input_that_changes_during_the_run(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_inputs(tmp_path / "in", 60)
+    out = tmp_path / "out"
+    args = [str(tmp_path / "in"), "-o", f"{out}/", "-part_rows", "60", *at(server)]
+    state_of = part_encoder.state_of
+    monkeypatch.setattr(part_encoder, "state_of", lambda path: (0, 0) if path.endswith("c.txt") else state_of(path))
+    assert main(args) == 1
+    told = capfd.readouterr().err
+    assert f"{tmp_path}/in/c.txt was changed during the run; start over with -overwrite" in told
+    assert "120 of 180 rows are in" in told
 
 
 def test_second_run_is_refused(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +164,7 @@ def test_changes_are_refused(server: Server, other: Server, tmp_path: Path, capf
     out = tmp_path / "out"
     args = [str(tmp_path / "in"), "-o", f"{out}/", "-part_rows", "10"]
     assert main([*args, *at(server)]) == 0
-    (out / "part-00001.parquet").unlink()  # so that the run is incomplete
+    (out / "part-000001.parquet").unlink()  # so that the run is incomplete
     files = {path.name: path.read_bytes() for path in out.iterdir()}
 
     def refusal(*more: str, code: int = 1) -> str:
@@ -295,7 +246,7 @@ def test_token_vectors(other: Server, tmp_path: Path, capfd: pytest.CaptureFixtu
     assert main([*args, *at(other)]) == 1
     assert "Parquet holds one vector for each text" in capfd.readouterr().err
     assert main([*args, *at(other), "-format", "npy"]) == 0
-    vectors = np.load(tmp_path / "out" / "part-00000.npy")
+    vectors = np.load(tmp_path / "out" / "part-000000.npy")
     assert vectors.shape == (3, 8, 32)
     assert np.isnan(vectors[1]).all()
     assert not np.isnan(vectors[[0, 2]]).any()

@@ -30,6 +30,7 @@ from bert_serving.client import (
     __version__,
 )
 from bert_serving.client import _deadline as _wait_policy
+from bert_serving.client._progress import bar
 from fake_server import CONFIG, DEADLINE, FakeServer, run_fake_server, until, vectors
 
 ORIGINAL = {"server_version": "1.10.0", "max_seq_len": 3, "show_tokens_to_client": True}
@@ -253,6 +254,14 @@ def test_progress_bar(bc: BertClient, capsys: pytest.CaptureFixture[str], monkey
     assert " 50% 5/10 texts" in shown
     assert shown.endswith("\n")
     assert "100% 10/10 texts" in shown.splitlines()[-1]
+
+
+def test_progress_bar_shows_rate_and_time_left() -> None:
+    assert bar(512, 1024, 2.0) == f"encode [{'=' * 15:<30}]  50% 512/1024 texts, 256/s, 0:00:02 left"
+    assert bar(912, 1024, 2.0, before=900).endswith("912/1024 texts, 6/s, 0:00:19 left")
+    assert bar(1024, 1024, 2.0).endswith("1024/1024 texts, 512/s")
+    assert bar(512, None, 2.0, label="read", unit="bytes") == "read 512 bytes, 256/s"
+    assert bar(0, 1024, 2.0).endswith("  0% 0/1024 texts")
 
 
 def test_show_tokens() -> None:

@@ -30,7 +30,7 @@ def test_every_row_is_in_exactly_one_part(rows: list[int], size: int) -> None:
 def test_names_sort_like_parts() -> None:
     names = [part.name("npy") for part in plan([11], 1)]
     assert names == sorted(names)
-    assert names[10] == "part-00010.npy"
+    assert names[10] == "part-000010.npy"
 
 
 @given(
@@ -151,13 +151,13 @@ def test_a_run_that_writes_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "there").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["part-00000.npy", "notes.txt", "_SUCCESS", "part-00000-c000.parquet"])
+@pytest.mark.parametrize("name", ["part-000000.npy", "notes.txt", "_SUCCESS", "part-000000-c000.parquet"])
 @pytest.mark.parametrize("has_run", [False, True])
 def test_files_of_others_are_never_replaced(tmp_path: Path, name: str, has_run: bool) -> None:
     if has_run:
         manifest().save(str(tmp_path))
     (tmp_path / name).write_text("precious")
-    if has_run and name == "part-00000.npy":  # a part of the run
+    if has_run and name == "part-000000.npy":  # a part of the run
         with OutputFolder(str(tmp_path), resume=False, overwrite=True) as folder:
             folder.clear()
         assert list(tmp_path.iterdir()) == []

@@ -256,6 +256,9 @@ def test_which_files_are_read(tmp_path: Path) -> None:
         find_inputs([str(tmp_path / "none.txt")], told.append)
     with pytest.raises(CorpusError, match="is not a regular file"):
         find_inputs(["/dev/null"], told.append)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with pytest.raises(CorpusError, match="loop is a link to a folder; name that folder itself"):
+        find_inputs([str(tmp_path)], told.append)
     (tmp_path / "z.parquet.gz").write_bytes(b"")
     with pytest.raises(CorpusError, match="a compressed Parquet file cannot be read in pieces"):
         find_inputs([str(tmp_path / "z.parquet.gz")], told.append)

@@ -34,9 +34,9 @@ def get_parser() -> argparse.ArgumentParser:
     """Returns the parser of ``bert-serving-encode``."""
     parser = argparse.ArgumentParser(
         prog="bert-serving-encode",
-        description="Encode a text file, one sentence per line, into one vector per line; or files of text, JSON "
-        "lines and Parquet into a folder of parts, with all their columns and one vector per row. From a server with "
-        "-task classify, the vectors are the scores of all labels.",
+        description="Encode a text file, one sentence per line, into one vector per line; or files of text, JSON\n"
+        "lines and Parquet into a folder of parts, with all their columns and one vector per row. From a server\n"
+        "with -task classify, the vectors are the scores of all labels.",
         epilog=_EPILOG,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
     )

@@ -100,8 +100,11 @@ def _files_below(folder: str) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise error
 
-    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        for name in folders:  # links to folders may lead in a circle
+            if os.path.islink(path := os.path.join(parent, name)):
+                raise CorpusError(f"{path} is a link to a folder; name that folder itself")
         yield from (os.path.join(parent, name) for name in names if not name.startswith((".", "_")))
 
 

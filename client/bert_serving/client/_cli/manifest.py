@@ -22,7 +22,7 @@ from .parts import Part
 
 MANIFEST, RECORDS = "_manifest.json", "_parts.jsonl"
 _VERSION = 1
-_PART = re.compile(r"\.?part-\d{5,}\.(parquet|npy)(\.new)?")
+_PART = re.compile(r"\.?part-\d{6,}\.(parquet|npy)(\.new)?")
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ class Part(NamedTuple):
     rows: int
 
     def name(self, output_format: str) -> str:
-        """Returns the name of the file that holds its vectors."""
-        return f"part-{self.number:05}.{output_format}"
+        """Returns the name of the file that holds its vectors; names of up to a million parts sort like parts."""
+        return f"part-{self.number:06}.{output_format}"
 
 
 def plan(rows: Sequence[int], size: int) -> list[Part]:
