@@ -263,6 +263,22 @@ def test_extreme_logits_have_exact_scores(function: str) -> None:
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-38)
 
 
+def test_the_error_function_of_gelu_is_exact() -> None:
+    rows = np.concatenate([np.linspace(-12, 12, 200_001), np.geomspace(1e-30, 1e30, 100)]).astype(np.float32)[:, None]
+    head = SentenceHead(
+        heads.SentencePipeline("", (), (Dense("", 1, 1, False, "GELU"),)), 1, {"0/weight": np.ones((1, 1), np.float32)}
+    )
+    found = head.apply(rows, Batch(*[np.ones(len(rows), np.int32)] * 4))
+    wanted = torch.nn.functional.gelu(torch.tensor(rows))
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_scores_have_full_precision_with_fp16(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    assert served(folder, "-fp16")[0].output_dtype == "float16"
+    assert served(folder, "-fp16", "-task", "rerank")[0].output_dtype == "float32"
+
+
 def test_the_head_is_part_of_the_vector_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BERT_SERVING_CACHE", str(tmp_path / "cache"))
 
@@ -283,6 +299,8 @@ def test_the_head_is_part_of_the_vector_space(tmp_path: Path, monkeypatch: pytes
     ]
     assert len(set(found)) == len(found)
     assert space("-task", "rerank") == space("-task", "classify")  # both are the sigmoid of one score
+    one = {"problem_type": "regression"}
+    assert space("-task", "classify", **one) == space("-task", "classify", **one, raw=True)
     assert space("-task", "classify", **two, raw=True) == space(
         "-task", "classify", **two, raw=True, problem_type="multi_label_classification"
     )

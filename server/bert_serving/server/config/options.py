@@ -290,6 +290,11 @@ class ServerConfig:
         """Port for the results of joined machines."""
         return self.join_port_out or (None if self.join_port is None else self.join_port + 1)
 
+    @property
+    def output_dtype(self) -> str:
+        """The dtype of vectors on the wire. Scores have their full precision, because small ones would be 0."""
+        return "float16" if self.fp16 and self.task == "embed" else "float32"
+
     def vector_size(self, model: ModelConfig) -> int:
         """Returns the number of dimensions of a vector: of a text, or of a token with ``-pooling_strategy NONE``."""
         layers = len(self.pooling_layer)

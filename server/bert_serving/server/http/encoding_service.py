@@ -97,7 +97,11 @@ class EncodingService:
     @property
     def row_bytes(self) -> int:
         """Maximum size (bytes) of the vectors of a text."""
-        return self.dimensions * (2 if self.config.fp16 else 4) * (self.max_length if self.token_level else 1)
+        return self.dimensions * self._number_bytes * (self.max_length if self.token_level else 1)
+
+    @property
+    def _number_bytes(self) -> int:
+        return 2 if self.config.output_dtype == "float16" else 4
 
     def encode(
         self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False, options: dict[str, Any] | None = None
@@ -205,7 +209,7 @@ class EncodingService:
             ):  # vectors are as long as the longest text, which has no more tokens than characters
                 width = min(width, 3 + max((len(text) for text in texts if isinstance(text, (str, list))), default=0))
             rows *= width
-        size = rows * self.dimensions * (2 if self.config.fp16 else 4)
+        size = rows * self.dimensions * self._number_bytes
         if size > self.config.http_max_body:
             raise BodyTooLarge(
                 f"the vectors of {len(texts)} texts have {size} bytes; the limit is {self.config.http_max_body} "

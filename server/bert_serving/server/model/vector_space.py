@@ -38,7 +38,7 @@ class VectorSpaces:
             if isinstance(module, Truncate):
                 width = min(width, module.dimensions)
             elif isinstance(module, ScoreActivation):
-                activations.append(module.function)
+                activations += [] if module.function == "Identity" else [module.function]
             else:
                 norm_width = width
         content = json.dumps([self._digest, width, norm_width, *activations])

@@ -32,7 +32,7 @@ class ResultCheck:
     @classmethod
     def of(cls, config: ServerConfig, model: ModelConfig) -> ResultCheck:
         is_token_level = config.pooling_strategy == PoolingStrategy.NONE
-        return cls(is_token_level, config.vector_size(model), "float16" if config.fp16 else "float32")
+        return cls(is_token_level, config.vector_size(model), config.output_dtype)
 
     def problem(self, result: Result) -> str:
         """Returns what is wrong with a result, or an empty string."""

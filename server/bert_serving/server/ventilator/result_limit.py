@@ -21,7 +21,7 @@ class ResultLimit:
     def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
         self.max_bytes = config.result_memory or default_memory()
         self._row_bytes = config.vector_size(model)
-        self._row_bytes *= 2 if config.fp16 else 4
+        self._row_bytes *= 2 if config.output_dtype == "float16" else 4
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
         self._fixed_width = config.max_seq_len
         self.positions = model.max_tokens

@@ -22,7 +22,7 @@ def engine_spec(config: ServerConfig, model: ModelConfig, options: dict[str, Any
         pooling_strategy="NONE" if config.pipeline and config.pipeline.pooling else config.pooling_strategy.name,
         pooling_layers=config.pooling_layer,
         dtype=options["dtype"],
-        output_dtype="float16" if config.fp16 else "float32",
+        output_dtype=config.output_dtype,
         use_position_embeddings=not config.no_position_embeddings,
         xla=config.xla,
         max_seq_len=config.max_seq_len,

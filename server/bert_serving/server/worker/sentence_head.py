@@ -20,7 +20,8 @@ from .head_weights import HeadWeights
 from .pooling import pool
 
 _LEAST_NORM = 1e-12
-_erf = np.vectorize(math.erf, otypes=[np.float32])
+#: Coefficients of the error function, from the highest power down (Abramowitz and Stegun, 7.1.26).
+_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 
 Step = Callable[[np.ndarray], np.ndarray]
 
@@ -136,6 +137,20 @@ def _layer_norm(gamma: np.ndarray, beta: np.ndarray | None, eps: float, rows: np
     return np.asarray(scaled if beta is None else scaled + beta)
 
 
+def _gelu(rows: np.ndarray) -> np.ndarray:
+    """Returns ``x * P(X <= x)`` for a normal X, with an absolute error below 1e-6.
+
+    ``math.erf`` for each value would take 100 ms for a large batch, more than a GPU takes for the encoder.
+    """
+    size = np.minimum(np.abs(rows), 12) * np.float32(math.sqrt(0.5))
+    inverse = 1 / (1 + np.float32(0.3275911) * size)
+    sums = np.zeros_like(rows)
+    for coefficient in _ERF:
+        sums = (sums + np.float32(coefficient)) * inverse
+    tail = sums * np.exp(-size * size) * np.float32(0.5)
+    return np.asarray(rows * np.where(rows < 0, tail, 1 - tail))
+
+
 def _sigmoid(rows: np.ndarray) -> np.ndarray:
     # Without overflow, and exact near 0 too, so that very unlikely scores keep their order.
     return np.asarray(np.exp(-np.logaddexp(np.float32(0), -rows)))
@@ -150,7 +165,7 @@ _ACTIVATE: dict[str, Step] = {
     "Identity": lambda rows: rows,
     "Tanh": np.tanh,
     "ReLU": lambda rows: np.maximum(rows, 0),
-    "GELU": lambda rows: np.asarray(rows * 0.5 * (1 + _erf(rows / math.sqrt(2))), np.float32),
+    "GELU": _gelu,
     "Sigmoid": _sigmoid,
     "SiLU": lambda rows: rows * _sigmoid(rows),
     "Softmax": _softmax,
