@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from family_models import ARCHITECTURES
 
 from bert_serving.server import engines
+from bert_serving.server.config.options import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.model import relative_positions
 from bert_serving.server.model.architecture import BERT, Disentangled, Feature, Rope
@@ -21,6 +23,7 @@ from bert_serving.server.model.digest import model_digest
 from bert_serving.server.model.errors import ModelConfigError, ModelError, ModelUnsupported
 from bert_serving.server.model.rejections import reject_folder
 from bert_serving.server.model.weights import expected_shapes, load_weights
+from bert_serving.server.supervisor.preflight import read_model
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
 MODERN = SIZES | {"model_type": "modernbert", "hidden_activation": "gelu", "norm_eps": 1e-6}
@@ -149,6 +152,15 @@ def test_known_code_of_a_model_is_computed_and_other_code_refused(tmp_path: Path
     ):
         with pytest.raises(ModelUnsupported, match="auto_map"):
             reject_folder(tmp_path, values | {"auto_map": {"AutoModel": code}}, source)
+
+
+def test_the_log_says_that_the_code_of_a_folder_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    code = "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"
+    (tmp_path / "config.json").write_text(json.dumps(NOMIC | {"auto_map": {"AutoModel": code}}))
+    (tmp_path / "vocab.txt").write_text("\n".join(["[UNK]", "[CLS]", "[SEP]", *map(str, range(57))]))
+    (tmp_path / "model.safetensors").touch()  # no weight is read
+    read_model(ServerConfig(model_dir=str(tmp_path)), logging.getLogger())
+    assert f"the code of the model (auto_map {code}) is not run: this server computes nomic_bert itself" in caplog.text
 
 
 def test_a_configuration_crosses_processes_as_json() -> None:

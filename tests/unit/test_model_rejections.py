@@ -27,9 +27,10 @@ def change_config(folder: Path, **values: Any) -> None:
     ("values", "message"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, r"quantization_config \(gptq\).*-dtype int8"),
+        ({"compression_config": {"format": "int"}}, r"compression_config \(unknown\)"),
         ({"auto_map": {"AutoModel": "modeling.Custom"}}, "auto_map names code of the model's own"),
     ],
-    ids=["quantized", "code"],
+    ids=["quantized", "compressed", "code"],
 )
 def test_configuration_is_rejected(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     write_hf(tmp_path, hf_tensors())
@@ -54,6 +55,9 @@ def test_adapter_is_rejected(tmp_path: Path, has_model: bool) -> None:
         "encoder.layer.1.output.adapter.down.weight",
         "encoder.layer.0.attention.self.query.SCB",
         "encoder.layer.0.attention.self.query.lora_A.default.weight",
+        "encoder.final_norm.weight",
+        "embeddings.projection.weight",
+        "embeddings.word_embeddings.weight_scale",
     ],
 )
 def test_unknown_tensor_inside_a_layer_is_rejected(tmp_path: Path, name: str) -> None:
@@ -63,7 +67,8 @@ def test_unknown_tensor_inside_a_layer_is_rejected(tmp_path: Path, name: str) ->
 
 
 def test_heads_and_other_tensors_outside_the_layers_are_ignored(tmp_path: Path) -> None:
-    extra = {"classifier.weight": np.ones((2, 4), np.float32), "embeddings.position_ids": np.arange(4)[None]}
+    extra = {"classifier.weight": np.ones((2, 4), np.float32), "embeddings.position_ids": np.arange(4)[None],
+             "embeddings.token_type_ids": np.zeros((1, 4), np.int64)}  # fmt: skip
     write_hf(tmp_path, hf_tensors() | extra)
     assert load_weights(load_model_config(tmp_path))
 
@@ -80,12 +85,46 @@ def test_integer_weights_are_rejected(tmp_path: Path, dtype: Any) -> None:
 
 @pytest.mark.parametrize(
     ("architectures", "head"),
-    [(["BertForSequenceClassification"], "BertForSequenceClassification"), (["BertModel"], None), (None, None)],
+    [
+        (["BertForSequenceClassification"], "BertForSequenceClassification"),
+        (["BertLMHeadModel"], "BertLMHeadModel"),
+        (["MyCrossEncoder"], "MyCrossEncoder"),
+        (["BertModel"], None),
+        (None, None),
+    ],
 )
 def test_dropped_head_is_known(tmp_path: Path, architectures: list[str] | None, head: str | None) -> None:
     write_hf(tmp_path, hf_tensors())
     change_config(tmp_path, architectures=architectures)
     assert load_model_config(tmp_path).dropped_head == head
+
+
+@pytest.mark.parametrize("values", [{"architectures": ["RobertaModel"]}, {"type_vocab_size": 1}])
+def test_a_configuration_without_model_type_must_be_that_of_bert(tmp_path: Path, values: dict[str, Any]) -> None:
+    write_hf(tmp_path, hf_tensors())
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model_type"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model_config(tmp_path).family == "bert"
+    (tmp_path / "config.json").write_text(json.dumps(config | values))
+    with pytest.raises(ModelUnsupported, match=r"model_type is missing, and the model .* is not BERT"):
+        load_model_config(tmp_path)
+
+
+def test_the_configuration_is_that_of_the_weights(tmp_path: Path) -> None:
+    write_hf(tmp_path, hf_tensors())
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "bert_config.json").write_text(json.dumps(values | {"hidden_act": "relu"}))
+    assert load_model_config(tmp_path).config_path == str(tmp_path / "config.json")
+    for path in TINY.glob("bert_model.ckpt*"):
+        shutil.copy(path, tmp_path)
+    assert load_model_config(tmp_path).config_path == str(tmp_path / "bert_config.json")
+
+
+def test_an_adapter_as_the_tuned_model_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelUnsupported, match=f"{tmp_path} has an adapter_config.json .* merge"):
+        load_model_config(TINY, tuned_model_dir=tmp_path)
 
 
 def test_hub_name_is_explained() -> None:

@@ -24,7 +24,7 @@ from .files import (
     reject_lfs_pointer,
     require_folder,
 )
-from .rejections import dropped_head, reject_adapter, reject_folder
+from .rejections import dropped_head, own_code, reject_adapter, reject_folder
 from .tokenizer_settings import reject_tokenizer_settings
 
 #: Largest number of layers. The largest BERT has 48; a list of the weights of a million layers would take gigabytes.
@@ -50,6 +50,7 @@ class ModelConfig:
         checkpoint_format: ``tf1``, ``safetensors`` or ``pytorch``.
         is_tuned: the checkpoint is from ``-tuned_model_dir``.
         dropped_head: class name of the model's head, which is not served, such as ``BertForMaskedLM``.
+        own_code: a class of the folder's own code, which is not run, because this server computes the family.
         hidden_act: activation of the feed-forward, a value of ``HIDDEN_ACTS``.
         max_position_embeddings: used rows of the table of positions; without a table, the longest sequence in tokens.
         family: a key of ``FAMILIES``.
@@ -73,6 +74,7 @@ class ModelConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     dropped_head: str | None = None
+    own_code: str | None = None
     family: str = "bert"
     position_offset: int = 0
     architecture: Architecture = BERT
@@ -120,7 +122,8 @@ def load_model_config(
     """
     folder = require_folder(model_dir, "-model_dir")
     reject_adapter(folder)
-    config_path = find_config(folder, config_name)
+    has_tf1 = tuned_model_dir is not None or (folder / f"{ckpt_name}.index").is_file()
+    config_path = find_config(folder, config_name, prefers_hf=not has_tf1)
     values = _read_json(config_path)
     reject_folder(folder, values, config_path)
     sizes = parse_config(values, str(config_path))
@@ -132,6 +135,7 @@ def load_model_config(
         checkpoint, checkpoint_format = find_checkpoint(folder, ckpt_name, "-model_dir")
     else:
         tuned = require_folder(tuned_model_dir, "-tuned_model_dir")
+        reject_adapter(tuned)
         checkpoint, checkpoint_format = find_checkpoint(tuned, ckpt_name, "-tuned_model_dir")
     return ModelConfig(
         model_dir=str(folder),
@@ -141,6 +145,7 @@ def load_model_config(
         checkpoint_format=checkpoint_format,
         is_tuned=tuned_model_dir is not None,
         dropped_head=dropped_head(values),
+        own_code=own_code(values),
         **sizes,
     )
 

@@ -214,12 +214,25 @@ def find_family(values: Mapping[str, Any], source: str) -> str:
     Raises:
         ModelUnsupported: the server does not compute this family.
     """
+    if "model_type" not in values:
+        _require_bert(values, source)
     name = values.get("model_type", "bert")
     if not isinstance(name, str) or name not in FAMILIES:
         raise ModelUnsupported(
             f"{source}: model_type is {name!r}; this server computes {', '.join(FAMILIES)}: serve one of these models"
         )
     return "jina-bert" if name == "bert" and values.get("position_embedding_type") == "alibi" else name
+
+
+def _require_bert(values: Mapping[str, Any], source: str) -> None:
+    """Rejects a configuration without ``model_type`` that is not BERT's, such as RoBERTa's of early versions."""
+    named = values.get("architectures")
+    first = named[0] if isinstance(named, list) and named else "BertModel"
+    if not str(first).startswith("Bert") or values.get("type_vocab_size", 2) == 1:
+        raise ModelUnsupported(
+            f"{source}: model_type is missing, and the model ({first}, type_vocab_size "
+            f"{values.get('type_vocab_size', 2)}) is not BERT; add the model_type, such as roberta"
+        )
 
 
 def as_bert(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -84,15 +84,18 @@ def require_folder(path: str | os.PathLike[str], flag: str) -> Path:
     raise ModelNotFound(f"{flag}: the folder {where} does not exist; the path exists up to {nearest}: check the rest")
 
 
-def find_config(folder: Path, config_name: str) -> Path:
+def find_config(folder: Path, config_name: str, prefers_hf: bool = False) -> Path:
     """Locates ``config_name``, or Hugging Face's ``config.json`` if the option is at its default.
+
+    Args:
+        prefers_hf: of both files, that of Hugging Face counts, because the weights are its own.
 
     Raises:
         ModelNotFound: neither file exists.
     """
     candidates = [config_name]
     if config_name == DEFAULT_CONFIG_NAME:
-        candidates.append(HF_CONFIG_NAME)
+        candidates.insert(0 if prefers_hf else 1, HF_CONFIG_NAME)
     for name in candidates:
         if (folder / name).is_file():
             return folder / name

@@ -12,9 +12,10 @@ from .families import FAMILIES
 
 #: Repositories of the Hugging Face hub are named ``organization/name``.
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_IN_LAYER = re.compile(r"(?:encoder|transformer)\.layer\.\d+\.|encoder/layer_\d+/")
-#: Tables of rotary embeddings that some checkpoints contain; they follow from the configuration.
-_BUFFERS = re.compile(r"\.inv_freq$")
+_IN_ENCODER = re.compile(r"(?:embeddings|encoder|transformer)\.|encoder/layer_\d+/")
+#: Tables that some checkpoints contain: numbers of positions and types, rotary embeddings. They follow from the
+#: configuration.
+_BUFFERS = re.compile(r"\.inv_freq$|(?:^|\.)embeddings\.(?:position_ids|token_type_ids)$")
 #: Weights of Hugging Face folders for other libraries, and the argument of ``from_pretrained`` that reads them.
 _OTHER_WEIGHTS = {"tf_model.h5": "from_tf", "flax_model.msgpack": "from_flax"}
 #: Last bytes of a table of LevelDB, the format of V1 checkpoints.
@@ -35,11 +36,12 @@ def reject_folder(folder: Path, values: Mapping[str, Any], source: Path) -> None
     Raises:
         ModelUnsupported: the weights are quantized, or need code of the model's own.
     """
-    quantization = values.get("quantization_config")
-    if quantization:
+    key = next((key for key in ("quantization_config", "compression_config") if values.get(key)), None)
+    if key is not None:
+        quantization = values[key]
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, Mapping) else quantization
         raise ModelUnsupported(
-            f"{source}: quantization_config ({method}) is not supported; serve the original weights, with -dtype int8 "
+            f"{source}: {key} ({method}) is not supported; serve the original weights, with -dtype int8 "
             "for quantization by the server"
         )
     if (code := values.get("auto_map")) and not _computes(values, code):
@@ -109,7 +111,13 @@ def dropped_head(values: Mapping[str, Any]) -> str | None:
     """Returns the class name of the head that is not served; None if the model is an encoder alone."""
     named = values.get("architectures")
     name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
-    return name if "For" in name else None
+    return name if name and (not name.endswith("Model") or "LMHead" in name) else None
+
+
+def own_code(values: Mapping[str, Any]) -> str | None:
+    """Returns a class of the folder's own code, which is not run; None if ``auto_map`` names none."""
+    code = values.get("auto_map")
+    return str(next(iter(code.values()), None)) if isinstance(code, Mapping) and code else None
 
 
 def reject_missing_folder(path: Path, flag: str) -> None:
@@ -151,7 +159,7 @@ def reject_unused_tensors(
     Raises:
         WeightError: the message names some of the tensors.
     """
-    inside = [name for name in names if name.startswith(scope) and _IN_LAYER.match(bert_name(name)[len(scope) :])]
+    inside = [name for name in names if name.startswith(scope) and _IN_ENCODER.match(bert_name(name)[len(scope) :])]
     ignored = (_OPTIMIZER, _BUFFERS)
     unused = sorted(name for name in inside if name not in used and not any(kind.search(name) for kind in ignored))
     if unused:

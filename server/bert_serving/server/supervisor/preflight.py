@@ -52,6 +52,12 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
         log.warning(
             "the head of %s in %s is not served: vectors come from its encoder", model.dropped_head, model.config_path
         )
+    if model.own_code is not None:
+        log.warning(
+            "the code of the model (auto_map %s) is not run: this server computes %s itself",
+            model.own_code,
+            model.family,
+        )
     check_fit(config, model)
     return config, model
 
