@@ -24,11 +24,13 @@ HERE = Path(__file__).resolve().parent
 _VOCABULARY = {word: index for index, word in enumerate((TINY / "vocab.txt").read_text().split("\n"))}
 
 
-def faulty(*args: str | Path, engine: str = "faulty") -> contextlib.AbstractContextManager[Server]:
+def faulty(
+    *args: str | Path, engine: str = "faulty", env: dict[str, str] | None = None
+) -> contextlib.AbstractContextManager[Server]:
     """Returns a ready server with one of the engines in ``fault_engines``."""
     # A batch's size is given, not measured, so that a test sees the same batches on every machine.
     sizes = [] if "-max_batch_tokens" in args else ["-max_batch_tokens", "4096"]
-    return serving("-engine", f"fault_engines.{engine}", *sizes, *args, env={"PYTHONPATH": str(HERE)})
+    return serving("-engine", f"fault_engines.{engine}", *sizes, *args, env={"PYTHONPATH": str(HERE), **(env or {})})
 
 
 def connect(server: Server, **kwargs: object) -> BertClient:

@@ -3,7 +3,8 @@
     python tests/faults/siege.py 600
 
 A first period without attacks gives the witness's own latency. Then two attacks of ``siege_attacks.py`` run at any
-time, and a process of the server is killed, suspended or deprived of a file each half minute. The run fails when
+time, and a process of the server is killed, suspended or deprived of a file each half minute. A second server has keys;
+an endless file appears among them, and new clients connect to it all the time. The run fails when
 
 - a reply is wrong, or a call of the witness fails;
 - the witness's p99 is above twice its own without attacks, and above 100 ms;
@@ -35,8 +36,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from siege_attacks import ATTACKS, MIB  # noqa: E402
 
+from bert_serving.server.cli.keygen import keygen  # noqa: E402
 from fault_helpers import ThreadGroup, connect, faulty, memory, texts, truth  # noqa: E402
-from servers import TINY, Server, free_ports, wait_until  # noqa: E402
+from servers import TINY, Server, free_ports, serving, wait_until  # noqa: E402
 
 QUEUE_MEMORY = 256 * MIB
 RESULT_MEMORY = 256 * MIB
@@ -65,12 +67,21 @@ class Call(NamedTuple):
 class Siege:
     """The witness, the attacks, the faults, and the measurements."""
 
-    def __init__(self, server: Server, http_port: int, model_dir: Path, seconds: float, seed: int) -> None:
-        self.server, self.http_port, self.model_dir, self.seconds = server, http_port, model_dir, seconds
+    def __init__(
+        self, server: Server, guarded: Server, http_port: int, folder: Path, seconds: float, seed: int
+    ) -> None:
+        self.server, self.guarded, self.http_port, self.folder, self.seconds = (
+            server,
+            guarded,
+            http_port,
+            folder,
+            seconds,
+        )
         self.random = random.Random(seed)
         self.threads = ThreadGroup()
         self.calls: list[Call] = []
         self.health: list[Call] = []
+        self.guarded_calls: list[Call] = []
         self.attacks: list[tuple[str, float, float]] = []
         self.faults: list[tuple[str, float]] = []
         self.peaks: Counter[str] = Counter()
@@ -80,6 +91,7 @@ class Siege:
         with self.threads:
             self.threads.start(self.witness)
             self.threads.start(self.probe)
+            self.threads.start(self.connect_with_key)
             self.threads.start(self.measure)
             self.threads.stopped.wait(max(10.0, self.seconds / 10))
             begun = time.monotonic()
@@ -121,6 +133,16 @@ class Siege:
                     raise
             self.health.append(Call(begun, time.monotonic() - begun))
 
+    def connect_with_key(self) -> None:
+        """Connects new clients to the server with keys, one after the other."""
+        keys = self.folder / "keys"
+        while not self.threads.stopped.wait(1):
+            begun = time.monotonic()
+            secrets = {"server_key": str(keys / "server.key"), "secret_key": str(keys / "alice.key_secret")}
+            with connect(self.guarded, **secrets) as client:
+                assert client.encode(["hello world"]).shape == (1, 32)
+            self.guarded_calls.append(Call(begun, time.monotonic() - begun))
+
     def measure(self) -> None:
         while not self.threads.stopped.wait(0.5):
             for name, size in memory(self.server).items():
@@ -151,6 +173,7 @@ class Siege:
 
     def disturb(self, end: float) -> None:
         choices = self._faults()
+        self.random.shuffle(choices)
         turn = 0
         while not self.threads.stopped.wait(FAULT) and time.monotonic() < end:
             name, inject = choices[turn % len(choices)]
@@ -167,9 +190,18 @@ class Siege:
             return lambda: find(name).kill()
 
         def replace_model() -> None:
-            for path in self.model_dir.iterdir():
+            for path in (self.folder / "model").iterdir():
                 path.write_bytes(b"another model")
             find("worker-0").kill()
+
+        def remove_sockets() -> None:
+            shutil.rmtree(next((self.folder / "sockets").iterdir()))
+            find("worker-1").kill()
+
+        def add_endless_key() -> None:
+            path = self.folder / "keys" / "clients" / "X.key"
+            path.unlink(missing_ok=True)
+            path.symlink_to("/dev/zero" if self.random.random() < 0.5 else path)
 
         return [
             ("worker killed", kill("worker-0")),
@@ -178,6 +210,8 @@ class Siege:
             ("HTTP killed", kill("http")),
             ("worker suspended", lambda: find("worker-1").suspend()),
             ("model folder overwritten, worker killed", replace_model),
+            ("socket folder removed, worker killed", remove_sockets),
+            ("an endless key", add_endless_key),
             ("workers replaced", lambda: self.server.process.send_signal(1)),
         ]
 
@@ -212,8 +246,11 @@ class Siege:
             f"{len(under)} calls under attack, all right; attacks: {dict(Counter(name for name, *_ in self.attacks))}"
         )
         print(f"faults: {dict(Counter(name for name, _ in self.faults))}")
+        slowest = max(call.seconds for call in self.guarded_calls)
+        print(f"{len(self.guarded_calls)} new clients with keys: longest {1000 * slowest:.0f} ms")
         for name, peak in sorted(self.peaks.items()):
             print(f"{name:>12}: at most {peak / MIB:7.1f} MiB, bound {MEMORY[name] / MIB:.0f}")
+        under += [call for call in self.guarded_calls if call.begun >= begun]
         late = [call for call in under if call.seconds > self._limit(call)]
         for call in late:
             names = [
@@ -245,8 +282,17 @@ def main() -> None:
     limits = ["-queue_memory", QUEUE_MEMORY, "-result_memory", RESULT_MEMORY, "-http_max_body", HTTP_BODY]
     options = ["-num_worker", 2, "-http_port", http_port, "-heartbeat_timeout", 5, "-absent_ttl", 5, "-result_ttl", 20]
     try:
-        with faulty(*map(str, [*limits, *options]), "-model_dir", str(model_dir), engine="sound") as server:
-            Siege(server, http_port, model_dir, seconds, seed).run()
+        assert keygen([str(folder / "keys"), "alice"]) == 0
+        (folder / "sockets").mkdir()
+        with (
+            serving("-engine", "zeros", "-auth_keys", str(folder / "keys"), "-num_worker", "1") as guarded,
+            faulty(
+                *map(str, [*limits, *options, "-model_dir", model_dir]),
+                engine="sound",
+                env={"ZEROMQ_SOCK_TMP_DIR": str(folder / "sockets")},
+            ) as server,
+        ):
+            Siege(server, guarded, http_port, folder, seconds, seed).run()
             children = server.children()
             assert server.stop() == 0, server.log[-2000:]
             assert not psutil.wait_procs(children, 10)[1]

@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from fuzz import Fuzzer  # noqa: E402
 from handshake import handshake, subscription  # noqa: E402
 from http_fuzz import HttpFuzzer  # noqa: E402
+from silent_network import silent_network  # noqa: E402
 
 from bert_serving.client import BertClient  # noqa: E402
 from fault_helpers import Raw, texts  # noqa: E402
@@ -239,6 +241,39 @@ def interrupted(target: Target, seconds: float) -> None:
                 client.encode(texts(200), blocking=False)
 
 
+def silent_path(target: Target, seconds: float) -> None:
+    """Clients behind a path that swallows all packets while they send requests and read; it needs root."""
+    with silent_network() as network:
+        ports = [str(target.port), str(target.port_out)]
+        command = [*network.prefix, sys.executable, __file__, "far_clients", network.near, *ports, str(2 * seconds)]
+        with subprocess.Popen(command) as clients:
+            time.sleep(seconds / 3)
+            network.swallow()
+            time.sleep(seconds / 2)
+            clients.kill()  # the server does not learn of it
+
+
+def far_clients(address: str, port: int, port_out: int, seconds: float) -> None:
+    """Twenty clients that send requests; every other one reads the results."""
+    going, context = until(seconds), zmq.Context()
+    clients = []
+    for number in range(20):
+        push, sub = context.socket(zmq.PUSH), context.socket(zmq.SUB)
+        sub.setsockopt(zmq.SUBSCRIBE, b"far %d" % number)
+        push.setsockopt(zmq.SNDTIMEO, 20)
+        push.connect(f"tcp://{address}:{port}")
+        sub.connect(f"tcp://{address}:{port_out}")
+        clients.append((push, sub))
+    message = json.dumps(texts(50)).encode()
+    while going():
+        for number, (push, sub) in enumerate(clients):
+            with contextlib.suppress(zmq.Again):
+                push.send_multipart([b"far %d" % number, message, b"%d" % random.randrange(10**9), b"50"])
+            while number % 2 and sub.poll(0):
+                sub.recv_multipart()
+        time.sleep(0.05)
+
+
 ATTACKS: dict[str, Callable[[Target, float], None]] = {
     attack.__name__: attack
     for attack in (
@@ -255,6 +290,7 @@ ATTACKS: dict[str, Callable[[Target, float], None]] = {
         messages,
         unsubscriptions,
         interrupted,
+        silent_path,
     )
 }
 
@@ -264,6 +300,8 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.nice(10)  # an attacker elsewhere takes none of the server's cores
+    if name == far_clients.__name__:
+        far_clients(ports[0], int(ports[1]), int(ports[2]), float(sys.argv[5]))
     ATTACKS[name](Target(*map(int, ports)), float(sys.argv[5]))
     os._exit(0)
 

@@ -13,6 +13,7 @@ class SilentNetwork:
     """A path from this process through a router to another namespace.
 
     Attributes:
+        near: address of this process for the other namespace.
         address: address of the other namespace.
         prefix: start of a command line that runs a program there.
     """
@@ -21,7 +22,7 @@ class SilentNetwork:
         number = os.getpid() % 2**14
         net = f"198.{18 + number // 8192}.{number // 32 % 256}"  # of 198.18.0.0/15, which is reserved for tests
         first = number % 32 * 8
-        self._near, self._router_near = f"{net}.{first + 1}", f"{net}.{first + 2}"
+        self.near, self._router_near = f"{net}.{first + 1}", f"{net}.{first + 2}"
         self._router_far, self.address = f"{net}.{first + 5}", f"{net}.{first + 6}"
         self._name = f"bs{number}"
         self._router, self._far = f"{self._name}-router", f"{self._name}-far"
@@ -39,7 +40,7 @@ class SilentNetwork:
         _ip("link", "add", self._name, "type", "veth", "peer", "name", "near0", "netns", self._router)
         _ip("link", "add", "far0", "netns", self._router, "type", "veth", "peer", "name", "eth0", "netns", self._far)
         for namespace, device, address in (
-            ("", self._name, self._near),
+            ("", self._name, self.near),
             (self._router, "near0", self._router_near),
             (self._router, "far0", self._router_far),
             (self._far, "eth0", self.address),
