@@ -22,7 +22,7 @@ KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 7, 5, 6
 INFO_BYTES = 60
 
 #: ``tcpi_probes``, ``tcpi_unacked``, ``tcpi_last_data_sent`` and ``tcpi_last_ack_recv``; times in milliseconds.
-_PROBES, _UNACKED, _LAST_SENT, _LAST_ACK = 3, 24, 44, 56
+_FIELDS = struct.Struct("=3xB20xI16xI8xI")
 
 
 class DeadPeerDetector:
@@ -38,12 +38,10 @@ class DeadPeerDetector:
             info: ``TCP_INFO`` of the connection, at least ``INFO_BYTES``.
             now: monotonic seconds.
         """
-        (unacked,), (last_sent,), (last_ack,) = (
-            struct.unpack_from("=I", info, at) for at in (_UNACKED, _LAST_SENT, _LAST_ACK)
-        )
+        probes, unacked, last_sent, last_ack = _FIELDS.unpack_from(info)
         # A peer without a window acknowledges retransmissions, which are up to two minutes apart, without accepting
         # them. So unacknowledged data count only if they were sent after the last acknowledgement.
-        is_unanswered = info[_PROBES] > 0 or (unacked > 0 and last_sent < last_ack)
+        is_unanswered = probes > 0 or (unacked > 0 and last_sent < last_ack)
         if not is_unanswered:
             self._unanswered_since = None
             return False

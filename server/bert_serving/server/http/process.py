@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from bert_serving.client import AsyncBertClient, BertClient
 from ..errors import PortInUse, StartError
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP
 from ..ipc.descriptors import descriptor_limit
+from ..ipc.full_collections import FullCollections
 from ..ipc.process_context import ProcessContext
 from ..tokenization.factory import make_tokenizer
 from .bearer_token import read_token
@@ -97,8 +97,6 @@ def run(process: ProcessContext) -> None:
         server = HttpServer(gateway, host, port, config.http_keep_alive)
     except OSError as error:
         raise PortInUse(f"-http_port {port} cannot be used ({error.strerror}): choose another port") from None
-    gc.collect()
-    gc.freeze()  # collections during requests skip the modules and routes
     server.start()
     process.log.info("HTTP at http://%s:%d, described at /docs", host, port)
     control.send_multipart([READY, b"{}"])
@@ -108,8 +106,10 @@ def run(process: ProcessContext) -> None:
 def _serve(process: ProcessContext, control: zmq.Socket[bytes], service: EncodingService, server: HttpServer) -> None:
     """Handles the supervisor's commands until STOP, then waits for running requests and closes the client."""
     limiter, is_drained = service.limiter, False
+    full_collections = FullCollections()
     while True:
         process.mark_progress()
+        full_collections.run_if_due()
         if limiter.closed and not is_drained and not limiter.running and server.is_idle:
             is_drained = True
             control.send(DRAINED)

@@ -22,6 +22,7 @@ from ..config.options import ServerConfig
 from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
 from ..ipc.descriptors import ConnectionLimit
+from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command, Result, decode_commands, encode_commands
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket, recv_available
@@ -93,7 +94,7 @@ class Sink:
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
         self.log.info("ready")
-        next_expiry, retry_ms = self.clock() + 1, 1
+        next_expiry, retry_ms, full_collections = self.clock() + 1, 1, FullCollections()
         while not self.stopped:
             self.process.mark_progress()
             if not self.has_requested_sync:
@@ -128,6 +129,7 @@ class Sink:
             if self.clock() >= next_expiry:
                 next_expiry = self.clock() + 1
                 self._run_periodic_tasks()
+                full_collections.run_if_due()
             if self.draining and not self._has_reported_drained:
                 self._report_drained()
         self.publisher.close(CLOSE_LINGER_MS)

@@ -30,6 +30,7 @@ from ..ipc.commands import (
     WORKER_LOST,
     from_u64,
 )
+from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import recv_available
@@ -81,6 +82,7 @@ class Ventilator:
         for sock in (self.control, router, self.sink.socket, self.thread.results, *joined):
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
+        full_collections = FullCollections()
         while not self.stopped:
             self.requests.allow_progress()
             self.frontend.register(poller, self._leaves_unread(), self.clock())
@@ -108,6 +110,7 @@ class Ventilator:
             self.frontend.connection_limit.check(now)
             if now >= self.frontend.next_check:
                 self.frontend.check_connections(now, self.requests.limits.max_with_unread)
+                full_collections.run_if_due()
                 if not self.frontend.is_checking:
                     self.dispatcher.announce_waiting()
                     self.dispatcher.probe()
