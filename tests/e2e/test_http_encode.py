@@ -169,6 +169,8 @@ def test_lone_surrogate_is_accepted(http_server: HttpServer) -> None:
         ({"texts": ["a"], "is_tokenized": 2}, "BadRequest", "2"),
         ({"texts": ["a"], "is_tokenized": [True]}, "BadRequest", "[True]"),
         ({"texts": ["a"], "show_tokens": "x"}, "BadRequest", "'x'"),
+        ({"texts": ["a"], "raw_scores": True}, "InvalidRequestError", "raw_scores needs scores"),
+        ({"texts": ["a"], "pairs": True}, "BadRequest", "item 0 of 'texts'"),
         ({"texts": ["a"], "encoding_format": "hex"}, "BadRequest", "float, base64"),
         ({"texts": ["a"], "encoding_format": ["float"]}, "BadRequest", "float, base64"),
     ],

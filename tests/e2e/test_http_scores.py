@@ -152,6 +152,37 @@ def test_predict(classifier: HttpServer) -> None:
         assert classifier.call(path, {"inputs": "hello"}).json == single
 
 
+def test_pairs_and_raw_scores_of_encode(classifier: HttpServer) -> None:
+    def encode(texts: Any, **fields: Any) -> np.ndarray:
+        reply = classifier.call("/encode", {"texts": texts, **fields})
+        assert reply.status == 200, reply.body
+        return np.array(reply.json["results"])
+
+    bars = encode(["hello ||| world"])
+    np.testing.assert_allclose(encode([["hello", "world"]], pairs=True), bars, atol=1e-6)
+    assert np.abs(encode(["hello ||| world"], pairs=False) - bars).max() > 1e-3
+    powers = np.exp(encode([["hello", "world"]], pairs="true", raw_scores=True))
+    np.testing.assert_allclose(powers / powers.sum(), bars, atol=1e-5)
+    reply = classifier.call("/encode", {"texts": [["hello", "a ||| b"]], "pairs": True, "show_tokens": True})
+    assert reply.json["tokens"][0].count("[SEP]") == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"texts": ["a"], "pairs": True}, "item 0 of 'texts'"),
+        ({"texts": [["a", "b"], ["a", "b", "c"]], "pairs": True}, "item 1 of 'texts'"),
+        ({"texts": [], "pairs": True}, "an empty list"),
+        ({"texts": [["a", "b"]], "pairs": True, "is_tokenized": True}, "exclude each other"),
+        ({"texts": [["a", "b"]], "pairs": 3}, "'pairs' must be true or false"),
+        ({"texts": [["a", "b"]]}, "texts[0]"),
+    ],
+)
+def test_invalid_pairs_are_explained(classifier: HttpServer, fields: Any, words: str) -> None:
+    reply = classifier.call("/encode", fields)
+    assert (reply.status, words in reply.json["description"]) == (400, True), reply.body
+
+
 def test_huggingface_hub(classifier: HttpServer) -> None:
     """The package takes the first item of the response, which is the best label in TEI's flat list."""
     client = InferenceClient(classifier.url, timeout=60)

@@ -49,6 +49,23 @@ def read_texts(value: Any, name: str) -> list[str]:
     return value
 
 
+def read_pairs(value: Any, name: str) -> list[tuple[str, str]]:
+    """Returns the pairs of texts in a field.
+
+    Raises:
+        BadRequest: the field is not a list of lists of two texts.
+    """
+    if not isinstance(value, list) or not value:
+        error, received = _received(value)
+        raise error(f"{name!r} must be a list of pairs, each a list of two texts, received {received}", name)
+    for index, item in enumerate(value):
+        if not isinstance(item, list) or [type(text) for text in item] != [str, str]:
+            raise BadRequest(
+                f"item {index} of {name!r} must be a list of two texts, received {truncate_repr(item)}", name
+            )
+    return list(map(tuple, value))
+
+
 def read_id_rows(value: Any, name: str) -> list[list[int]]:
     """Returns the rows of token ids in a field.
 

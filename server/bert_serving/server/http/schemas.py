@@ -38,10 +38,17 @@ class EncodeRequest(Struct):
 
     texts: Annotated[
         list[str | list[str]],
-        Meta(description="texts that are not blank, or token lists with is_tokenized; 'A ||| B' is a pair of texts"),
+        Meta(
+            description="texts that are not blank; token lists with is_tokenized; lists of two texts with pairs. "
+            "'A ||| B' is a pair of texts, unless pairs is false"
+        ),
     ]
     id: Annotated[Any, Meta(description="any JSON value; returned in the response")] = None
     is_tokenized: Annotated[bool, Meta(description="texts are lists of tokens")] = False
+    pairs: Annotated[
+        bool | None, Meta(description="true: texts are pairs, each a list of two texts; false: no text is a pair")
+    ] = None
+    raw_scores: Annotated[bool, Meta(description="return logits in place of scores; with scores only")] = False
     show_tokens: Annotated[bool, Meta(description="return the tokens of each text")] = False
     encoding_format: Annotated[
         EncodingFormat, Meta(description="base64: each row as base64 of its little-endian values")

@@ -22,7 +22,9 @@ from .. import serialization as vectors
 from .. import streaming
 from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
+from ..errors import BadRequest
 from ..fields import check_encode_fields
+from ..inputs import read_pairs
 from ..request_context import BYTES, JSON, read_options, wants_octet_stream
 from ..schemas import EncodeResponse
 from ..validation import parse_bool, parse_choice, require_field
@@ -58,6 +60,14 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
     options = read_options(values, headers, service.dimensions)
     texts = require_field(values, "texts", "a list of texts, or of token lists with is_tokenized")
+    if parse_bool(values, "raw_scores"):
+        options["raw_scores"] = True
+    if values.get("pairs") is not None:
+        options["pairs"] = parse_bool(values, "pairs")
+        if is_tokenized:
+            raise BadRequest("'pairs' and 'is_tokenized' exclude each other: send only one of them", "pairs")
+        if options["pairs"]:
+            texts = read_pairs(texts, "texts")
     respond = partial(_respond, values.get("id"), encoding == "base64")
     return EncodingCall(texts, respond, is_tokenized, show_tokens, options)
 
