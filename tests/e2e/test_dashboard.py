@@ -159,6 +159,19 @@ def fake_server(status: dict[str, Any], exposition: str = "") -> Iterator[FakeSe
         fake.http.server_close()
 
 
+def test_joined_machines_and_their_workers(browser: Browser, http_server: HttpServer) -> None:
+    status = http_server.call("/status/server").json
+    machines = [{"name": "gpu1-ab", "draining": False}, {"name": "gpu2-cd", "draining": True}]
+    status["joined"] = {"machines": machines, "num_joins": 5, "num_losses": 3}
+    status["workers"].append({**status["workers"][0], "name": "gpu1-ab/worker-0.1", "machine": "gpu1-ab"})
+    with fake_server(status) as fake:
+        open_dashboard(browser, http_server, f"/?server={fake.url}")
+        browser.all(".pick")[1].click()
+        browser.wait_text("#workers-note", "2 of 2 running")
+        assert "1 on 2 joined machines, 1 draining (5 joins, 3 losses)" in browser.text("#workers-note")
+        assert "gpu1-ab/worker-0" in browser.text("#workers")
+
+
 def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> None:
     status = http_server.call("/status/server").json
     gib = 2**30

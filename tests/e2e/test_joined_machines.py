@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from bert_serving.client import BertClient
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.ipc import joining
 from bert_serving.server.ipc.joining import FrontTerms, Offer
-from servers import DATA, TINY, TINY_TUNED, wait_until
+from servers import DATA, TINY, TINY_TUNED, free_ports, wait_until
 
 GOLDEN = DATA / "golden" / "tiny"
 
@@ -30,13 +32,28 @@ def client_of(server: Front) -> Iterator[BertClient]:
         yield client
 
 
+def http_status(port: int) -> int:
+    """Returns the status code of ``/readyz``; 0 if nothing listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=30) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
 def test_golden_vectors_come_through_a_joined_worker() -> None:
     golden = json.loads((GOLDEN / "mean_default.json").read_text())
     with np.load(GOLDEN / "mean_default.npz") as file:
         arrays = dict(file)
-    with front(*golden["args"]) as server:
-        machine = server.machine().wait_ready()
+    [http_port] = free_ports(1)
+    with front(*golden["args"], "-http_port", str(http_port)) as server:
+        machine = server.machine()
+        wait_until(lambda: http_status(http_port) == 503)  # HTTP serves, and no worker can compute
+        machine.wait_ready()
         server.wait_ready()
+        wait_until(lambda: http_status(http_port) == 200)
         with client_of(server) as client:
             for part_name, part in golden["parts"].items():
                 vectors = client.encode(part["texts"], is_tokenized=part["is_tokenized"])
@@ -48,6 +65,7 @@ def test_golden_vectors_come_through_a_joined_worker() -> None:
             assert machine.stop() == 0
             wait_until(lambda: not client.server_status["joined"]["machines"])
             assert client.server_status["state"] == "degraded"
+            wait_until(lambda: http_status(http_port) == 503)
         assert server.stop() == 0
 
 

@@ -134,6 +134,7 @@ def test_the_clock_of_a_machine_may_show_any_time() -> None:
         server.wait_ready()
         timings: list[dict[str, float]] = []
         with connect(server) as client:
+            wait_until(lambda: client.server_status["num_ready_worker"] == 2)
             client.encode([f"hello {SLOW}", f"world {SLOW}"], timings=timings)
         assert SLOW_SECONDS <= timings[0]["compute"] < 60
         with Load(server, b"load", 20) as load:

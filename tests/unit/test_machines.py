@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import zmq
 
+from bert_serving.server.http.metrics import families
 from bert_serving.server.ipc import commands, joining
 from bert_serving.server.ipc.joining import FrontReport, FrontTerms, MachineReport, Offer, Terms
 from bert_serving.server.log import get_logger
@@ -138,6 +139,24 @@ def test_a_text_that_kills_workers_gets_an_error_and_each_death_counts_once(fron
     assert len(front.harness.failures) == 1
 
 
+def test_a_successor_shows_that_a_process_died_and_continues_its_counts(front: Front) -> None:
+    front.join()
+    front.harness.ask(2)
+    front.register(b"m/w1", "worker-0.1")
+    front.dispatch()
+    [batch] = front.dispatcher.in_flight
+    front.dispatcher.batch_done(batch, 0.0)
+    front.harness.ask()
+    for number in range(1, DEATHS + 2):
+        front.register(b"m/w%d" % number, f"worker-0.{number}")
+        front.harness.now += 1  # no batch is delayed
+        front.dispatch()
+        [worker] = front.dispatcher.workers.values()
+        assert worker.shown_name == f"m/worker-0.{number}"
+        assert worker.num_sequences == 2
+    assert len(front.harness.failures) == 1
+
+
 def test_a_worker_that_cannot_be_reached_gets_nothing_and_is_lost_later(front: Front) -> None:
     front.join()
     front.register(b"m/w")
@@ -172,6 +191,21 @@ def test_a_machine_that_drains_gets_no_batch_and_knows_when_it_holds_none(front:
     front.machines.on_message(b"link", [joining.LEAVE, b"m"])
     assert front.names == []
     assert front.machines.num_losses == 0
+
+
+def test_metrics_count_machines(front: Front) -> None:
+    front.join("a")
+    front.join("b")
+    front.harness.now += TIMEOUT + 1
+    front.alive("b")
+    front.machines.check(front.harness.now)
+    status = {"joined": front.machines.to_dict(front.harness.now)}
+    samples = {sample.name: sample.value for family in families(status, True) for sample in family.samples}
+    names = ("machines", "machine_joins_total", "machine_losses_total")
+    assert [samples[f"bert_serving_{name}"] for name in names] == [1, 2, 1]
+    assert {sample.value for family in families({}, True) for sample in family.samples if "machine" in sample.name} == {
+        0
+    }
 
 
 def test_a_suspended_front_loses_no_machine(front: Front) -> None:

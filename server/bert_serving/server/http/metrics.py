@@ -120,6 +120,7 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
 
     yield _restarts(status)
     yield from _workers(workers)
+    yield from _machines(status.get("joined", {}))
     yield _engines(status)
     yield _vector_space(status)
     yield _task(status)
@@ -153,6 +154,12 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
             if key in worker:
                 gauge.add_metric([_stable_name(worker), str(worker["device"])], worker[key])
         yield gauge
+
+
+def _machines(joined: dict[str, Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("bert_serving_machines", "Joined machines", len(joined.get("machines", ())))
+    yield CounterMetricFamily("bert_serving_machine_joins", "Machines that joined", joined.get("num_joins", 0))
+    yield CounterMetricFamily("bert_serving_machine_losses", "Joined machines lost", joined.get("num_losses", 0))
 
 
 def _drift(drift: dict[str, Any] | None) -> Iterator[Metric]:

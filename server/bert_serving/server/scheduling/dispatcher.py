@@ -12,9 +12,7 @@ The second batch is sent only when more sequences could not improve it. An idle 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -24,10 +22,10 @@ from ..errors import RequestError
 from ..ipc.commands import BATCHES_SENT, u64
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..monitoring.histogram import SEQUENCES, Histogram
-from .batch_delay import AdaptiveBatchDelay
 from .jobs import Job, JobChunk, pack
 from .scheduler import BatchLimits, BatchSlice, Scheduler
 from .worker_failure import BatchRetry, live_slices
+from .worker_state import InFlightBatch, WorkerState
 
 #: Batches that a worker holds: a running and a queued one.
 CREDITS = 2
@@ -36,60 +34,6 @@ FAILURE_THRESHOLD = 20
 _MIN_TOKENS = 64
 #: Seconds in the queue after which a job is announced to the sink ahead of its batch.
 ANNOUNCE_AFTER = 1.0
-
-
-@dataclass(slots=True)
-class InFlightBatch:
-    """Tracks a batch that was sent to a worker.
-
-    Attributes:
-        padding: number of padding tokens, up to the longest sequence.
-        announcements: announcements of jobs that travel with this batch only.
-    """
-
-    worker: bytes
-    slices: list[BatchSlice[JobChunk]]
-    tokens: int
-    sequences: int
-    padding: int
-    announcements: dict[Job, Command]
-
-
-@dataclass(slots=True)
-class WorkerState:
-    """Tracks a worker.
-
-    Attributes:
-        info: contents of its REGISTER command.
-        full_tokens: token limit of a batch before any out-of-memory error.
-        in_flight: ids of its batches, oldest first.
-        router: socket to the worker.
-        machine: name of its machine; empty for a worker of this server.
-        is_draining: the worker gets no new batches.
-        disconnected_at: since when the worker of a machine is not connected, in monotonic seconds.
-        failures: failed batches in a row.
-    """
-
-    name: bytes
-    info: dict[str, Any]
-    limits: BatchLimits
-    full_tokens: int
-    router: zmq.Socket[bytes]
-    machine: str = ""
-    in_flight: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    is_draining: bool = False
-    disconnected_at: float | None = None
-    num_batches: int = 0
-    num_sequences: int = 0
-    num_tokens: int = 0
-    last_seconds: float = 0.0
-    failures: int = 0
-    batch_delay: AdaptiveBatchDelay = field(default_factory=AdaptiveBatchDelay)
-
-    @property
-    def is_available(self) -> bool:
-        """Whether the worker is connected."""
-        return self.disconnected_at is None
 
 
 class Dispatcher:

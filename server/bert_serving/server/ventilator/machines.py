@@ -14,6 +14,7 @@ from ..ipc import commands, joining
 from ..ipc.commands import from_u64
 from ..ipc.joining import FrontReport, FrontTerms, MachineReport, Offer
 from ..scheduling.dispatcher import Dispatcher
+from ..scheduling.worker_state import WorkerState
 
 
 @dataclass(slots=True)
@@ -160,10 +161,27 @@ class JoinedMachines:
             return  # it registers again each second
         if not sender.startswith(f"{name}/".encode()):
             raise ValueError(f"the worker {sender!r} is not of the machine {name}")
-        if sender not in self._dispatcher.workers:
-            self._remove_workers(name, process)  # its earlier connection was cut
+        is_new = sender not in self._dispatcher.workers
+        earlier = self._remove_earlier(name, process) if is_new else None
         self._dispatcher.register_worker(sender, info, self._router, name)
-        self._dispatcher.workers[sender].is_draining = machine.is_draining
+        worker = self._dispatcher.workers[sender]
+        worker.is_draining = machine.is_draining
+        if earlier is not None:
+            worker.num_batches, worker.last_seconds = earlier.num_batches, earlier.last_seconds
+            worker.num_sequences, worker.num_tokens = earlier.num_sequences, earlier.num_tokens
+
+    def _remove_earlier(self, machine: str, process: str) -> WorkerState | None:
+        """Removes the worker whose place a new one takes. Returns it.
+
+        The same process has connected again: its connection was cut. Another process has replaced one that died.
+        """
+        child = process.rpartition(".")[0]
+        earlier = None
+        for worker in list(self._dispatcher.workers.values()):
+            if worker.machine == machine and worker.info["process"].rpartition(".")[0] == child:
+                earlier = worker
+                self._dispatcher.worker_lost(worker.name, is_death=worker.info["process"] != process)
+        return earlier
 
     def _remove_workers(self, machine: str, process: str | None = None, is_death: bool = False) -> None:
         for worker in list(self._dispatcher.workers.values()):

@@ -107,7 +107,7 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
         status["drift"] = state.drift
     status["workers"] = [
         {
-            "name": worker.name.decode(),
+            "name": worker.shown_name,
             **worker.info,
             **({"machine": worker.machine} if worker.machine else {}),
             "max_batch_tokens": worker.limits.max_tokens,

@@ -90,7 +90,18 @@ function workers({ before, now }) {
   fill($('workers').tBodies[0], rows);
   $('workers').classList.toggle('no-gpu', !hasGpu);
   const devices = new Set(named.map(worker => worker.device));
-  say($('workers-note'), `${named.length} of ${now.status.num_worker ?? '?'} running, on ${[...devices].join(', ') || 'no device'}`);
+  const local = named.filter(worker => !worker.machine).length;
+  const note = `${local} of ${now.status.num_worker ?? '?'} running, on ${[...devices].join(', ') || 'no device'}`;
+  say($('workers-note'), note + machines(now.status.joined, named.length - local));
+}
+
+/** Describes the machines that have joined, or returns an empty string if none can. */
+function machines(joined, workers) {
+  if (!joined) return '';
+  const count = joined.machines.length;
+  const draining = joined.machines.filter(machine => machine.draining).length;
+  return `; ${workers} on ${count} joined ${count === 1 ? 'machine' : 'machines'}` +
+    `${draining ? `, ${draining} draining` : ''} (${joined.num_joins} joins, ${joined.num_losses} losses)`;
 }
 
 /** Splits `worker-0.3`, the third start of worker-0. */

@@ -1,0 +1,73 @@
+"""Holds what the dispatcher knows of a worker and of a batch that was sent to it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from ..ipc.messages import Command
+from .batch_delay import AdaptiveBatchDelay
+from .jobs import Job, JobChunk
+from .scheduler import BatchLimits, BatchSlice
+
+
+@dataclass(slots=True)
+class InFlightBatch:
+    """Tracks a batch that was sent to a worker.
+
+    Attributes:
+        padding: number of padding tokens, up to the longest sequence.
+        announcements: announcements of jobs that travel with this batch only.
+    """
+
+    worker: bytes
+    slices: list[BatchSlice[JobChunk]]
+    tokens: int
+    sequences: int
+    padding: int
+    announcements: dict[Job, Command]
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """Tracks a worker.
+
+    Attributes:
+        info: contents of its REGISTER command.
+        full_tokens: token limit of a batch before any out-of-memory error.
+        in_flight: ids of its batches, oldest first.
+        router: socket to the worker.
+        machine: name of its machine; empty for a worker of this server.
+        is_draining: the worker gets no new batches.
+        disconnected_at: since when the worker of a machine is not connected, in monotonic seconds.
+        failures: failed batches in a row.
+    """
+
+    name: bytes
+    info: dict[str, Any]
+    limits: BatchLimits
+    full_tokens: int
+    router: zmq.Socket[bytes]
+    machine: str = ""
+    in_flight: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    is_draining: bool = False
+    disconnected_at: float | None = None
+    num_batches: int = 0
+    num_sequences: int = 0
+    num_tokens: int = 0
+    last_seconds: float = 0.0
+    failures: int = 0
+    batch_delay: AdaptiveBatchDelay = field(default_factory=AdaptiveBatchDelay)
+
+    @property
+    def shown_name(self) -> str:
+        """Name for the status: of a joined worker the machine and the process, the same on each connection."""
+        return f"{self.machine}/{self.info['process']}" if self.machine else self.name.decode()
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the worker is connected."""
+        return self.disconnected_at is None
