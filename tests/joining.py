@@ -61,10 +61,14 @@ class JoinedMachine(Server):
 
 
 class Front(Server):
-    """A server that machines can join on ``join_port``."""
+    """A server that machines can join on ``join_port``.
 
-    def __init__(self, *args: str | Path, **kwargs: object) -> None:
-        self.join_port, self.join_port_out = free_ports()
+    Args:
+        join_ports: ``-join_port`` and ``-join_port_out``; free ones by default.
+    """
+
+    def __init__(self, *args: str | Path, join_ports: tuple[int, int] | None = None, **kwargs: object) -> None:
+        self.join_port, self.join_port_out = join_ports or free_ports()
         ports = ("-join_port", str(self.join_port), "-join_port_out", str(self.join_port_out))
         super().__init__(*ports, *args, **kwargs)  # type: ignore[arg-type]
 

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from fault_engines.faulty import DIE, SLOW, SLOW_SECONDS
-from joining import Front, JoinedMachine, front
+from joining import FRONT, Front, JoinedMachine, front
 
 from fault_helpers import HERE, FlakyProxy, Raw, ThreadGroup, assert_true, connect, text, texts
 from servers import wait_until
@@ -162,6 +162,25 @@ def test_the_last_machine_leaves_and_the_next_one_goes_on() -> None:
         assert load.status()["num_ready_worker"] == 0
         server.machine(*ENGINE, env=ENV)
         load.finish()
+
+
+def test_a_front_drains_under_load_and_its_machines_join_the_next_one() -> None:
+    with front_and_machines(1) as (server, [machine]):
+        with Load(server, b"load") as load:
+            load.receive(10)
+            server.process.send_signal(signal.SIGTERM)
+            load.receive(len(load.sent))
+        assert server.process.wait(60) == 0
+        successor = Front(
+            *FRONT, *ENGINE, "-max_batch_tokens", "512", env=ENV, join_ports=(server.join_port, server.join_port_out)
+        )
+        try:
+            successor.wait_ready()
+            with Load(successor, b"load", 20) as load:
+                load.finish()
+            assert machine.log.count("joined the front") == 2
+        finally:
+            successor.kill()
 
 
 def test_a_killed_ventilator_and_a_killed_sink_find_their_machines_again() -> None:

@@ -44,7 +44,7 @@ def check(config: ServerConfig) -> int:
     lines = _describe(config, model)
     lines["tokenizer"] = f"{tokenizer.description}, from {model.vocab_path}"
     workers = dict.fromkeys(f"engine {plan.engine}, {plan.dtype}, on {plan.device}" for plan in plans)
-    lines["workers"] = f"{len(plans)}: {'; '.join(workers)}"
+    lines["workers"] = f"{len(plans)}: {'; '.join(workers)}" if plans else "0, machines that join compute"
     for name, text in lines.items():
         print(f"{name:>12}: {text}")
     for message in [*warnings.messages, *tokenizer.warnings]:

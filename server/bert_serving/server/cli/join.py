@@ -6,12 +6,14 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import FrameType
 
 from bert_serving.client.completion import add_completion, suggest
 
-from ..config.option import GIVEN, port_number
+from ..config.command_line import RawFormatter
+from ..config.option import GIVEN, Option, at_least, port_number
 from ..config.options import OPTIONS, ServerConfig
 from ..errors import ConfigError
 from ..security.machine_keys import read_machine_keys
@@ -36,12 +38,12 @@ def get_parser() -> argparse.ArgumentParser:
         prog="bert-serving-join",
         description="Add the workers of this machine to a server on another one, the front.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: RawFormatter(prog, max_help_position=34, width=110),
     )
     parser.add_argument("front", metavar="HOST:PORT", help="address of the front, and its -join_port")
-    group = parser.add_argument_group("options")
-    for name in OWN_OPTIONS:
-        suggest(OPTIONS[name].add_to(group), OPTIONS[name].completions)
+    group = parser.add_argument_group("machine")
+    for each in _options():
+        suggest(each.add_to(group), each.completions)
     group.add_argument(
         "-join_keys",
         "--join-keys",
@@ -54,6 +56,13 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _options() -> Iterator[Option]:
+    help = "number of worker processes; by default one for each GPU, or one on the CPU"
+    for name in OWN_OPTIONS:
+        option = OPTIONS[name]
+        yield replace(option, default=None, parse=at_least(1), help=help) if name == "num_worker" else option
+
+
 def join(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns the exit code, as ``bert-serving-start`` does."""
     parser = get_parser()
@@ -61,8 +70,7 @@ def join(argv: Sequence[str] | None = None) -> int:
     try:
         host, port = _split(args.front)
         own = {name: getattr(args, name) for name in OWN_OPTIONS}
-        if own["num_worker"] < 1:
-            raise ConfigError(f"-num_worker {own['num_worker']} is too small: a machine joins with at least 1 worker")
+        own["num_worker"] = own["num_worker"] or 1
         given = [name for name in getattr(args, GIVEN, ()) if name in OWN_OPTIONS]
         config = ServerConfig(**own, given=frozenset(given))
         keys = None if args.join_keys is None else read_machine_keys(os.path.expanduser(args.join_keys))

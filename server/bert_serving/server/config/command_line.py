@@ -36,7 +36,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         return ", ".join(flags) + str(value)
 
 
-class _RawFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
+class RawFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 
 
@@ -57,7 +57,7 @@ def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser
         prog=prog,
         description="Start a server that encodes sentences as BERT vectors.",
         epilog=_EPILOG,
-        formatter_class=lambda prog: _RawFormatter(prog, max_help_position=34, width=110),
+        formatter_class=lambda prog: RawFormatter(prog, max_help_position=34, width=110),
     )
     for title, options in option_groups().items():
         group = parser.add_argument_group(title)

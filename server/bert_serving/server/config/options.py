@@ -355,14 +355,8 @@ OPTIONS: dict[str, Option] = {
 
 #: Options with paths.
 _PATHS = (
-    "model_dir",
-    "tuned_model_dir",
-    "graph_tmp_dir",
-    "auth_keys",
-    "join_keys",
-    "http_token_file",
-    "drift_reference",
-)
+    "model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "join_keys", "http_token_file", "drift_reference",
+)  # fmt: skip
 
 
 def _changed(values: dict[str, Any]) -> set[str]:

@@ -17,12 +17,10 @@ from ..log import get_logger
 from ..security.machine_keys import MachineKeys
 from .child import Child, describe_exit
 from .front_link import FrontLink
-from .placement import plan_workers
-from .preflight import make_workers, read_model
+from .preflight import make_workers, plan
 from .socket_folder import SocketFolder
 from .supervisor import EXIT_FORCED, EXIT_OK, BertServer
 from .terms import machine_config, make_terms
-from .vector_space import vector_digest
 
 #: Seconds between two looks at the front before it has told its terms.
 _WAIT_SECONDS = 0.1
@@ -61,10 +59,8 @@ class JoinedMachine(BertServer):
         """Reads the model and creates the child processes. Nothing but digests is computed from the weights."""
         front = self._link.terms
         assert front is not None
-        self.config, model = read_model(machine_config(_count_workers(self.config), front), self.log)
-        served = self._prepared.read(self.config, model)
-        self.placements = plan_workers(self.config, self.log)
-        self.config = self.config.with_(vector_digest=vector_digest(self.config, served, self.placements))
+        config = machine_config(_count_workers(self.config), front)
+        self.config, model, self.placements = plan(config, self._prepared, self.log)
         terms = make_terms(self.config, model, self._prepared.sources[0], self.placements)
         local = Addresses.new()
         address = f"tcp://{self._host}"

@@ -22,9 +22,10 @@ from ..model.config import ModelConfig
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
-from .placement import WorkerPlacement
+from .placement import WorkerPlacement, plan_workers
 from .prepared_model import PreparedModel
 from .terms import front_terms
+from .vector_space import vector_digest
 
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
 OWN_DESCRIPTORS, FEW_CLIENTS = 192, 1000
@@ -60,6 +61,25 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
         )
     check_fit(config, model)
     return config, model
+
+
+def plan(
+    config: ServerConfig, prepared: PreparedModel, log: logging.Logger
+) -> tuple[ServerConfig, ModelConfig, list[WorkerPlacement]]:
+    """Reads the model, and decides where the workers run.
+
+    Returns:
+        The configuration with the settings of the model folder and the digest of the vectors, sizes and files of the
+        model, and the placements.
+
+    Raises:
+        ModelError, ConfigError, StartError: as :func:`read_model`.
+        EngineUnavailable: no installed engine supports the model and the options.
+    """
+    config, model = read_model(config, log)
+    served = prepared.read(config, model)
+    placements = plan_workers(config, log, needs=model.features)
+    return config.with_(vector_digest=vector_digest(config, served, placements)), model, placements
 
 
 def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:

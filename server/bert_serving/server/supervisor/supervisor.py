@@ -27,17 +27,16 @@ from ..log import get_logger
 from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .drain import Drain
-from .placement import WorkerPlacement, plan_workers
+from .placement import WorkerPlacement
 from .port_check import check_ports
 from .port_lock import PortLock
-from .preflight import log_descriptor_limit, make_access, make_children, read_drift, read_model
+from .preflight import log_descriptor_limit, make_access, make_children, plan, read_drift
 from .prepared_model import PreparedModel
 from .rolling_restart import RollingRestart
 from .signals import handle_signals, is_program_over, joining
 from .socket_folder import SocketFolder
 from .state import describe_state
 from .suspension import Suspension
-from .vector_space import vector_digest
 
 #: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
 EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
@@ -193,10 +192,8 @@ class BertServer(threading.Thread):
         check_ports(self.config)
         self._port_lock = PortLock(self.config)
         log_descriptor_limit(self.log)
-        self.config, model = read_model(self.config, self.log)
-        served = self._prepared.read(self.config, model)
-        self.placements = placements = plan_workers(self.config, self.log, needs=model.features)
-        self.config = self.config.with_(vector_digest=vector_digest(self.config, served, placements))
+        self.config, model, placements = plan(self.config, self._prepared, self.log)
+        self.placements = placements
         drift = read_drift(self.config, model, self.log.warning)
         access = make_access(self.config, self.log.warning)
         self.addresses = Addresses.new()
