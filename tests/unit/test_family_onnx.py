@@ -14,14 +14,15 @@ from family_models import ARCHITECTURES, LONG, SIZES, batch_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
 from bert_serving.server.engines.base import Device, EngineError, EngineSpec
+from bert_serving.server.engines.layout import make_layout
 from bert_serving.server.engines.onnx import engine as engine_module
 from bert_serving.server.engines.onnx.encoder import build
-from bert_serving.server.model.config import ModelConfig, load_model_config
-from bert_serving.server.model.weights import load_weights
+from bert_serving.server.model.config import ModelConfig, load_model_config, parse_config
+from bert_serving.server.model.weights import expected_shapes, load_weights
 
 
 def load(folder: Path, family: str, **changes: Any) -> ModelConfig:
@@ -59,6 +60,35 @@ def test_tokens_beyond_the_tables_are_refused(tmp_path: Path) -> None:
     engine = make(load(tmp_path, "mpnet"), tmp_path, use_position_embeddings=False)
     with pytest.raises(EngineError, match=f"exceeds the {LONG} positions"):
         engine.encode(batch_of([LONG + 1]))
+
+
+@pytest.mark.parametrize("family", ["modernbert", "gte", "mpnet"])
+@pytest.mark.parametrize("max_scores", [1, 3999])
+def test_blocks_of_queries_give_the_same_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, max_scores: int
+) -> None:
+    model = load(tmp_path, family)
+    batch = batch_of([1, 7, LONG, 23, 90, LONG])
+    expected = make(model, tmp_path / "whole", pooling_strategy="NONE").encode(batch)
+    monkeypatch.setattr(engine_module, "MAX_GRID", max_scores)
+    found = make(model, tmp_path / "blocks", pooling_strategy="NONE").encode(batch)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_blocks_of_a_model_with_biases_by_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = SIZES | {"position_embedding_type": "alibi", "feed_forward_type": "geglu", "max_position_embeddings": LONG}
+    model = ModelConfig("", "", "", "", "safetensors", False, **parse_config(sizes, "config.json"))
+    random = np.random.default_rng(0)
+    shapes = expected_shapes(model, model.num_hidden_layers, need_pooler=False)
+    weights = {name: random.normal(size=shape).astype(np.float32) * 0.15 for name, shape in shapes.items()}
+    spec = EngineSpec(model=model, cache_dir="", pooling_layers=(-1,), pooling_strategy="NONE")
+    layout = make_layout(batch_of([LONG, 23]))
+    found = []
+    for max_scores in (1 << 20, 2 * LONG, 3999):
+        session = onnxruntime.InferenceSession(build(spec, weights, max_scores=max_scores).SerializeToString())
+        found.append(engine_module._compute(session, layout)[0])
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("hidden", "heads"), [(18, 3), (20, 4)])

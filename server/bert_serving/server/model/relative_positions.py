@@ -33,7 +33,7 @@ def relative_bias(config: ModelConfig, weights: Mapping[str, np.ndarray], layer:
         table = weights[RELATIVE_BIAS][buckets].T
     if architecture.alibi:
         slopes = np.array(alibi_slopes(heads), np.float32)
-        table = (0 if table is None else table) - slopes[:, None] * np.abs(offsets).astype(np.float32)
+        table = (0 if table is None else table) + slopes[:, None] * negative_distances(config)
     if window := architecture.window_of(layer):
         outside = np.where(np.abs(offsets) > window, np.float32(OUTSIDE), np.float32(0))[None]
         table = outside if table is None else table + outside
@@ -65,6 +65,12 @@ def alibi_slopes(heads: int) -> list[float]:
     slopes = [2 ** (-8 * (index + 1) / lower) for index in range(lower)]
     between = [2 ** (-4 * (index + 1) / lower) for index in range(0, 2 * lower, 2)]
     return slopes + between[: heads - lower]
+
+
+def negative_distances(config: ModelConfig) -> np.ndarray:
+    """Returns what the slope of a head is multiplied by: float32 ``[1, 2 M - 1]``."""
+    distances: np.ndarray = -np.abs(_offsets(config.max_tokens)).astype(np.float32)[None]
+    return distances
 
 
 def rotations(config: ModelConfig, rope: Rope) -> tuple[np.ndarray, np.ndarray]:

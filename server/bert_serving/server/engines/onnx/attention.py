@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from ...model.architecture import Disentangled, Rope
 from ...model.config import ModelConfig
-from ...model.relative_positions import position_projections, position_rows, relative_bias, rotations
+from ...model.relative_positions import (
+    alibi_slopes,
+    negative_distances,
+    position_projections,
+    position_rows,
+    relative_bias,
+    rotations,
+)
+from .blocks import Blocks, Table, relative_scores
 from .graph import MICROSOFT, Dense, Graph
 from .layers import linear, product
 
@@ -17,8 +26,15 @@ from .layers import linear, product
 class Attention:
     """Adds the attention of each layer. What layers have in common is added once."""
 
-    def __init__(self, graph: Graph, model: ModelConfig, weights: Mapping[str, np.ndarray], dense: Dense) -> None:
+    def __init__(
+        self, graph: Graph, model: ModelConfig, weights: Mapping[str, np.ndarray], dense: Dense, max_scores: int
+    ) -> None:
+        """
+        Args:
+            max_scores: maximum number of scores of one head, ``[n, T, T]``, that are computed at once.
+        """
         self._graph, self._model, self._weights, self._dense = graph, model, weights, dense
+        self._max_scores = max_scores
         self._common: dict[object, str] = {}
 
     def add(self, layer: int, scope: str, x: str) -> str:
@@ -31,30 +47,67 @@ class Attention:
         rope, disentangled = model.architecture.rope_of(layer), model.architecture.disentangled
         names = tuple(f"{scope}/attention/self/{name}" for name in ("query", "key", "value"))
         given = (graph, self._weights, self._dense, x, f"{scope}/attention/self/qkv", names)
-        bias, attributes = "", {}
+        bias = ""
         if rope:
             query, key, value = self._rotate(linear(*given), rope)
         else:
             qkv, bias = (linear(*given), "") if disentangled else product(*given)
             grid = graph.op("Gather", qkv, "unpack")
             query, key, value = graph.op("Split", grid, outputs=3, axis=-1, num_outputs=3)
-        inputs = [query, key, value, bias, "attend"]
         if disentangled:
             terms = 1 + disentangled.content_to_position + disentangled.position_to_content
-            attributes["scale"] = (model.head_size * terms) ** -0.5
-            if added := self._disentangled(layer, query, key, disentangled, attributes["scale"]):
-                inputs.append(added)
-        elif added := self._relative_bias(layer):
-            inputs.append(added)
-        attention = graph.op(
-            "MultiHeadAttention",
-            *inputs,
-            domain=MICROSOFT,
-            num_heads=model.num_attention_heads,
-            mask_filter_value=-10000.0,
-            **attributes,
-        )
+            scale = (model.head_size * terms) ** -0.5
+            added = self._disentangled(layer, query, key, disentangled, scale)
+            attention = self._attend(query, key, value, bias, "attend", added, scale=scale)
+        elif model.max_tokens**2 > self._max_scores:
+            attention = self._attend_any_length(layer, query, key, value, bias)
+        else:
+            attention = self._attend(query, key, value, bias, "attend", self._relative_bias(layer))
         return str(graph.op("Reshape", attention, graph.tensor(np.array([-1, model.hidden_size]))))
+
+    def _attend(self, *inputs: str, **attributes: Any) -> str:
+        """Adds the operator of attention.
+
+        Args:
+            inputs: queries, keys, values, their bias, the keys to use, and what is added to the scores or empty.
+        """
+        return str(
+            self._graph.op(
+                "MultiHeadAttention",
+                *(inputs if inputs[-1] else inputs[:-1]),
+                domain=MICROSOFT,
+                num_heads=self._model.num_attention_heads,
+                mask_filter_value=-10000.0,
+                **attributes,
+            )
+        )
+
+    def _attend_any_length(self, layer: int, query: str, key: str, value: str, bias: str) -> str:
+        """Adds attention of all queries at once, or of blocks of queries if there are too many scores."""
+        graph, window = self._graph, self._model.architecture.window_of(layer)
+        table = self._table(layer)
+        blocks = Blocks(graph, self._model, self._max_scores, window, table)
+        added = self._once(("bias", window), lambda: blocks.whole_bias(self._is_short())) if table.values else ""
+
+        def whole() -> list[tuple[str, int]]:
+            return [(self._attend(query, key, value, bias, "attend", added), TensorProto.FLOAT)]
+
+        def in_blocks() -> list[tuple[str, int]]:
+            return [(blocks.add(self._attend, query, key, value, bias), TensorProto.FLOAT)]
+
+        is_short = self._is_short()
+        return str(graph.op("If", is_short, then_branch=graph.body(whole), else_branch=graph.body(in_blocks)))
+
+    def _is_short(self) -> str:
+        """Adds whether the scores of all queries may be computed at once, a bool."""
+        graph = self._graph
+
+        def add() -> str:
+            size, longest = graph.op("Size", "unpack"), self._longest()
+            limit = self._numbers(self._max_scores)
+            return str(graph.op("LessOrEqual", graph.op("Mul", size, longest), limit))
+
+        return self._once("is short", add)
 
     def _rotate(self, qkv: str, rope: Rope) -> tuple[str, str, str]:
         """Rotates queries and keys, and unpacks them and the values: ``[t, 3 hidden]`` to ``[n, T, hidden]`` each."""
@@ -82,26 +135,30 @@ class Attention:
 
     def _relative_bias(self, layer: int) -> str:
         """Adds what a layer adds to its scores, ``[1, heads, T, T]`` or ``[1, 1, T, T]``; empty for nothing."""
-        graph, window = self._graph, self._model.architecture.window_of(layer)
+        window = self._model.architecture.window_of(layer)
+        table = self._table(layer)
+
+        def add() -> str:
+            positions = self._range()
+            return relative_scores(self._graph, self._model, table, positions, positions)
+
+        return self._once(("bias", window), add) if table.values else ""
+
+    def _table(self, layer: int) -> Table:
+        """Adds the table of what a layer adds to its scores by relative position."""
+        graph, architecture = self._graph, self._model.architecture
+        window = architecture.window_of(layer)
+        if architecture.alibi and not (window or architecture.relative_buckets):
+            # The heads differ by a factor: selecting from one row is faster than from the rows of all heads.
+            values = self._once("distances", lambda: graph.table(negative_distances(self._model), axis=1))
+            slopes = np.array(alibi_slopes(self._model.num_attention_heads), np.float32)
+            return Table(values, graph.tensor(slopes[None, :, None, None], "slopes"))
 
         def add() -> str:
             table = relative_bias(self._model, self._weights, layer)
-            if table is None:
-                return ""
-            columns = self._once("columns", self._columns)
-            found = graph.op("Gather", graph.table(table, axis=1), columns, axis=1)
-            return str(graph.op("Unsqueeze", found, self._numbers(0)))
+            return "" if table is None else graph.table(table, axis=1)
 
-        return self._once(("bias", window), add)
-
-    def _columns(self) -> str:
-        """Adds the column of each query and key in a table by relative position, int64 ``[T, T]``."""
-        graph = self._graph
-        positions = self._once("range", self._range)
-        keys = graph.op("Unsqueeze", positions, self._numbers(0))
-        queries = graph.op("Unsqueeze", positions, self._numbers(1))
-        middle = self._numbers(self._model.max_tokens - 1)
-        return str(graph.op("Add", graph.op("Sub", keys, queries), middle))
+        return Table(self._once(("table", window), add))
 
     def _longest(self) -> str:
         """Adds the length of the longest sequence, int64 ``[1]``."""

@@ -31,13 +31,16 @@ _ONE_TOKEN = {
 }
 
 
-def build(spec: EngineSpec, weights: Mapping[str, np.ndarray], dense: Dense = dense_fp32) -> onnx.ModelProto:
+def build(
+    spec: EngineSpec, weights: Mapping[str, np.ndarray], dense: Dense = dense_fp32, max_scores: int = 1 << 20
+) -> onnx.ModelProto:
     """Returns the graph from token ids to vectors: its first output is ``[n, d]``, or ``[t, d]`` without pooling.
 
     Args:
         spec: what to compute; ``dtype`` is ignored.
         weights: canonical weights, see ``model.weights``, at least of the layers up to the highest pooling layer.
         dense: adds the dense layers of the encoder.
+        max_scores: maximum number of attention scores of one head, ``[n, T, T]``, that are computed at once.
 
     Raises:
         ValueError: the model has no such pooling layer.
@@ -46,7 +49,7 @@ def build(spec: EngineSpec, weights: Mapping[str, np.ndarray], dense: Dense = de
     layers = spec.layers
     strategy = PoolingStrategy.from_string(spec.pooling_strategy)
     selected = _ONE_TOKEN.get(strategy)
-    encoder = _Encoder(graph, spec, weights, dense)
+    encoder = _Encoder(graph, spec, weights, dense, max_scores)
     embeddings = x = encoder.embeddings()
     hidden: dict[int, str] = {}
     for layer in range(max(layers) + 1):
@@ -71,10 +74,12 @@ def build(spec: EngineSpec, weights: Mapping[str, np.ndarray], dense: Dense = de
 class _Encoder:
     """Adds the parts of an encoder to a graph."""
 
-    def __init__(self, graph: Graph, spec: EngineSpec, weights: Mapping[str, np.ndarray], dense: Dense) -> None:
+    def __init__(
+        self, graph: Graph, spec: EngineSpec, weights: Mapping[str, np.ndarray], dense: Dense, max_scores: int
+    ) -> None:
         self._graph, self._spec, self._weights, self._dense = graph, spec, weights, dense
         self._model, self._architecture = spec.model, spec.model.architecture
-        self._attention = Attention(graph, spec.model, weights, dense)
+        self._attention = Attention(graph, spec.model, weights, dense, max_scores)
 
     def embeddings(self) -> str:
         """Adds the sum of the embeddings, normalized and projected to ``[t, hidden]``."""

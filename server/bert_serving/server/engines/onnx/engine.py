@@ -33,10 +33,13 @@ TOKENS_PER_THREAD = 256
 #: Minimum number of tokens per thread at which each thread computes its own sequences. An int8 layer has many small
 #: operators that run in one thread, so its minimum is lower.
 SHARE_TOKENS = {"fp32": 128, "int8": 24}
-#: Maximum number of elements of the attention scores of one head, ``[n, T, T]``, in one run of the graph.
+#: Maximum number of attention scores of one head, ``[n, T, T]``, that are computed at once. A longer sequence is
+#: computed in blocks of queries.
 MAX_GRID = 1 << 20
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
+#: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
+_GRAPH_VERSION = 2
 #: Constants of at least this size are in the file of the weights.
 _EXTERNAL_BYTES = 1024
 
@@ -183,6 +186,7 @@ def _open(path: str, threads: int, rewrite_to: Path | None = None, prepack: bool
 def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> dict[str, object]:
     machine, features = processor(given)
     return {
+        "graph": _GRAPH_VERSION,
         "model": spec.digest(cache),
         "act": spec.model.hidden_act,
         "layer_norm_eps": spec.model.layer_norm_eps,
@@ -210,7 +214,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
     dense = dense_fp32
     if spec.dtype == "int8":
         probe = Probe()
-        session = _open(_save(build(spec, weights, probe), plain), num_cores())
+        session = _open(_save(build(spec, weights, probe, MAX_GRID), plain), num_cores())
         layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_tokens))
         peaks = largest_peaks(probe.scopes, _compute(session, layout)[1:])
         del session
@@ -219,7 +223,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
         dense = Int8(peaks, act, kernel_dtype(*processor(features)))
     # Opening the graph once writes it again with prepacked weights. All workers then share the pages of the file;
     # otherwise each worker would make a private copy.
-    model = build(spec, weights, dense)
+    model = build(spec, weights, dense, MAX_GRID)
     prepack = is_aligned(model, _EXTERNAL_BYTES)
     if not prepack:
         log("weights whose sizes are no multiples of 64 bytes: each worker prepacks its own copy")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class Graph:
         self.tensors: list[onnx.TensorProto] = []
         self.outputs: list[tuple[str, int]] = []
         self._named: dict[str, str] = {}
+        self._prefix = ""
+        self._num_bodies = 0
 
     def tensor(self, values: Any, key: str = "") -> str:
         """Adds a constant and returns its name; equal keys share the constant of the first."""
@@ -64,13 +66,34 @@ class Graph:
 
     def op(self, kind: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> Any:
         """Adds a node and returns the name of its output, or a list of names for several outputs."""
-        names = [f"{kind}_{len(self.nodes)}_{number}" for number in range(outputs)]
+        names = [f"{self._prefix}{kind}_{len(self.nodes)}_{number}" for number in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, domain=domain, **attributes))
         return names[0] if outputs == 1 else names
 
+    def body(self, add: Callable[..., list[tuple[str, int]]], **inputs: int) -> onnx.GraphProto:
+        """Returns the body of a loop or a branch; its nodes may read what the graph has so far.
+
+        Args:
+            add: gets the names of the inputs, adds the nodes, and returns names and element types of the outputs.
+            inputs: element type of each input, which is a scalar.
+        """
+        outer, self.nodes = self.nodes, []
+        prefix, self._prefix = self._prefix, f"body_{self._num_bodies}/"
+        self._num_bodies += 1
+        names = {f"{self._prefix}{name}": kind for name, kind in inputs.items()}
+        outputs = add(*names)
+        body = helper.make_graph(
+            self.nodes,
+            self._prefix.rstrip("/"),
+            [helper.make_tensor_value_info(name, kind, ()) for name, kind in names.items()],
+            [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs],
+        )
+        self.nodes, self._prefix = outer, prefix
+        return body
+
     def model(self) -> onnx.ModelProto:
         """Returns the complete model; its inputs are the names of ``FEEDS`` that the graph reads."""
-        used = {name for node in self.nodes for name in node.input}
+        used = _names(self.nodes)
         inputs = [helper.make_tensor_value_info(name, *FEEDS[name]) for name in FEEDS if name in used]
         outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in self.outputs]
         return helper.make_model(
@@ -78,6 +101,14 @@ class Graph:
             opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
             ir_version=IR_VERSION,
         )
+
+
+def _names(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Returns the names that nodes and their bodies read."""
+    nodes = list(nodes)
+    bodies = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
+    found = {name for node in nodes for name in node.input}
+    return found.union(*(_names(body.node) for body in bodies))
 
 
 #: Adds the product of an input ``[t, in]`` and a kernel ``[in, out]``: (graph, input name, scope, kernel, bias) to
