@@ -61,7 +61,8 @@ test-avx2: setup
 
 # Test files whose coverage is measured: with them, most modules of client and server run in their own processes.
 COVERAGE_TESTS := tests/unit tests/e2e/test_client_with_server.py tests/e2e/test_http_encode.py \
-	tests/e2e/test_http_openai.py tests/e2e/test_http_operations.py tests/e2e/test_lifecycle.py \
+	tests/e2e/test_http_openai.py tests/e2e/test_http_tei.py tests/e2e/test_http_scores.py \
+	tests/e2e/test_http_operations.py tests/e2e/test_lifecycle.py \
 	tests/e2e/test_access.py tests/e2e/test_encode_command.py tests/e2e/test_encode_folder.py tests/faults/test_worker_faults.py
 
 coverage: setup

@@ -49,6 +49,10 @@ _BODIES: tuple[Any, ...] = (
 _REFERENCES, SCHEMAS = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
 _SCHEMAS = dict(zip(_BODIES, _REFERENCES, strict=True))
 
+#: Bodies of the routes whose meaning depends on the task of the server.
+TASK_REQUESTS = (schemas.EmbedRequest, schemas.SimilarityRequest, scores.PredictRequest, scores.TeiRerankRequest)
+TASK_RESPONSES = (schemas.EmbedResponse, schemas.SimilarityResponse, scores.PredictResponse, scores.TeiRerankResponse)
+
 
 def content(*bodies: Any, example: Any = None) -> dict[str, Any]:
     alternatives = [_SCHEMAS[body] for body in bodies]

@@ -6,9 +6,12 @@ from typing import Any
 
 from .. import schemas
 from ..request_context import BYTES, JSON
-from .openapi_parts import content, operation
+from .openapi_parts import TASK_REQUESTS, TASK_RESPONSES, content, operation
 
 _ENCODE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "502", "503", "504")
+#: Of routes that need a server of vectors, or have a meaning for each task.
+_TASK_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "502", "503", "504")
+_TEXTS = {"texts": ["hello world"]}
 _RAW_VECTORS = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 _STATUS = {JSON: {"schema": {"type": "object"}}}
 _MODEL = {"id": "uncased_L-12_H-768_A-12", "object": "model", "created": 1767225600, "owned_by": "bert-serving"}
@@ -32,7 +35,7 @@ PATHS: dict[str, Any] = {
             "The path /embeddings is the same route.",
             "The vectors, in the order of the texts",
             content(schemas.EmbeddingsResponse),
-            _ENCODE_ERRORS,
+            _TASK_ERRORS,
             content(schemas.EmbeddingsRequest, example={"model": "bert", "input": ["hello world", "good day!"]}),
             "Vectors",
         )
@@ -42,9 +45,9 @@ PATHS: dict[str, Any] = {
             "Encode texts for Amazon SageMaker",
             "Accepts the bodies of /encode, of /v1/embeddings and of POST /, and responds in the same format.",
             "The vectors",
-            content(schemas.EncodeResponse, schemas.EmbeddingsResponse) | _RAW_VECTORS,
-            _ENCODE_ERRORS,
-            content(schemas.EncodeRequest, schemas.EmbeddingsRequest, example={"texts": ["hello world"]}),
+            content(schemas.EncodeResponse, schemas.EmbeddingsResponse, *TASK_RESPONSES) | _RAW_VECTORS,
+            _TASK_ERRORS,
+            content(schemas.EncodeRequest, schemas.EmbeddingsRequest, *TASK_REQUESTS, example=_TEXTS),
             "Vectors",
         )
     },
