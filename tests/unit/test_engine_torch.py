@@ -135,6 +135,16 @@ def test_poolings_match_the_token_vectors(make: Make, strategy: str) -> None:
     np.testing.assert_allclose(vectors, np.array(expected), atol=1e-5)
 
 
+#: Equal lengths, and grids as large as the tokens, or as the rows of the dense layers, although sequences are padded.
+@pytest.mark.parametrize("lengths", [[7, 7], [16], [16, 10], [16, 16], [12, 8, 4, 5], [33, 1]])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rows_behind_the_tokens_change_no_vector(make: Make, lengths: list[int], strategy: str) -> None:
+    engine = make(pooling_strategy=strategy)
+    rows = sequences(lengths)
+    alone = np.concatenate([engine.encode(pack([row])) for row in rows])
+    np.testing.assert_allclose(engine.encode(pack(rows)), alone, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_packed_attention_gives_the_same_vectors(
     make: Make, without_padding: Callable[[engine_module.TorchEngine], None], strategy: str

@@ -139,27 +139,14 @@ def split_batch(lengths: np.ndarray, max_grid: int, max_waste: float = 2.0, min_
     return groups
 
 
-def pad_rows(batch: Batch) -> Batch:
-    """Appends dummy sequences to a batch, so that an engine sees few different numbers of tokens.
+def padded_rows(tokens: int) -> int:
+    """Returns the number of rows of the dense layers for a number of tokens: one of few, so that few sizes occur.
 
     oneDNN compiles a kernel for each new number of rows, which can take as long as a small batch. Its tiles have 16
-    rows, so the added rows cost little. No dummy sequence is longer than the longest real one: attention would have to
-    pad all sequences.
+    rows, so the added rows cost little.
     """
-    tokens, longest = batch.num_tokens, int(batch.lengths.max())
     step = 16 if tokens <= 256 else 32 if tokens <= 512 else 64
-    missing = -tokens % step
-    if not missing:
-        return batch
-    lengths = np.full(-(-missing // longest), longest, np.int32)
-    lengths[-1] -= lengths.sum() - missing
-    zeros, ones = np.zeros(missing, np.int32), np.ones(missing, np.int32)
-    return Batch(
-        np.concatenate([batch.input_ids, zeros]),
-        np.concatenate([batch.type_ids, zeros]),
-        np.concatenate([batch.mask, ones]),
-        np.concatenate([batch.lengths, lengths]),
-    )
+    return tokens + -tokens % step
 
 
 def split_groups(groups: list[np.ndarray], lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:

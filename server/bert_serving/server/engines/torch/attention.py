@@ -31,7 +31,7 @@ class Grid:
 
     Attributes:
         unpack: index of the token at each position of the grid, int32 ``[n * T]``; None without padding.
-        pack: position of each token in the grid, int32 ``[t]``; None without padding.
+        pack: position of each row in the grid, int32 ``[rows]``; None without padding.
         attend: positions that attention may use, bool ``[n, 1, 1, T]``; None for all.
         tables: what the layers of one batch share.
     """
@@ -47,8 +47,9 @@ class Feeds:
     """Inputs of the encoder on its device, for ``n`` sequences of at most ``longest`` tokens, ``t`` tokens in total.
 
     Attributes:
-        input_ids, type_ids, positions: int32 ``[t]``.
+        input_ids, type_ids, positions: int32 ``[rows]``. Rows behind the ``t`` tokens are in no sequence.
         ends: 0 and the end of each sequence, int32 ``[n + 1]``.
+        num_tokens: ``t``.
         longest: number of tokens of the longest sequence.
         mask: 1 where pooling uses a token, else 0, int32 ``[t]``; None for all.
         grid: None for attention without padding.
@@ -58,6 +59,7 @@ class Feeds:
     type_ids: Tensor
     positions: Tensor
     ends: Tensor
+    num_tokens: int
     longest: int
     mask: Tensor | None
     grid: Grid | None
@@ -101,15 +103,18 @@ class Attention:
         self._model, self._weights = spec.model, weights
         self._architecture = spec.model.architecture
         self._dtype = getattr(torch, DTYPES[spec.dtype])
+        # float16 has no such number as PADDING.
+        self._excluded = max(PADDING, torch.finfo(self._dtype).min / 4)
+        if self._excluded > PADDING:
+            for name in {bias_name(window) for window in (0, *self._architecture.windows)} & set(weights):
+                weights[name] = weights[name].clamp(min=self._excluded)
         self._scale: float | None = None  # of queries; None: the root of the head size divides them
         if disentangled := self._architecture.disentangled:
             count = 1 + disentangled.content_to_position + disentangled.position_to_content
             self._scale = (spec.model.head_size * count) ** -0.5
-            # The first and last row of a table are read on the host.
-            self._rows: list[int] = weights[POSITION_ROWS].tolist()
 
     def __call__(self, layer: int, qkv: Tensor, feeds: Feeds) -> Tensor:
-        """Computes self-attention, ``[t, 3 * hidden]`` to ``[t, hidden]``; scores and softmax are in float32."""
+        """Computes self-attention, ``[rows, 3 * hidden]`` to ``[rows, hidden]``; scores and softmax are in float32."""
         model, grid, window = self._model, feeds.grid, self._architecture.window_of(layer)
         heads, size = model.num_attention_heads, model.head_size
         if self._architecture.rope:
@@ -182,32 +187,34 @@ class Attention:
     def _disentangled(self, layer: int, query: Tensor, key: Tensor, block: _Block, grid: Grid) -> Tensor:
         """Returns the scores between tokens and positions, ``[n, heads, queries, keys]``.
 
-        Query ``q`` meets the key of the position ``q - k``, and key ``k`` its query.
+        Query ``q`` meets the key of the position ``q - k``, and key ``k`` its query. The products with all offsets of
+        the block are computed; a view of them has those of each query and key.
         """
-        columns = block.columns(len(self._rows))
-        # Rows fall with ``k - q``, so those that the block needs follow one another.
-        low, high = self._rows[columns.stop - 1], self._rows[columns.start]
-        name = (POSITION_ROWS, block.queries.start)
-        if name not in grid.tables:
-            grid.tables[name] = block.by_offset(self._weights[POSITION_ROWS][None])[0].long() - low
-        index = grid.tables[name]
-        shape = (*query.shape[:2], *index.shape)
+        rows = self._weights[POSITION_ROWS]
+        rows = rows[block.columns(len(rows))]
+        queries, keys, columns = query.shape[2], key.shape[2], len(rows)
+        shape = (*query.shape[:2], queries, keys)
         scope = f"encoder/layer_{self._architecture.weights_of(layer)}/attention/self"
-        total = torch.zeros((), dtype=query.dtype, device=query.device)
+        total: Tensor | None = None
         if (table := self._weights.get(f"{scope}/position_key")) is not None:
-            products = query @ table[:, low : high + 1].transpose(-1, -2)
-            total = total + products.gather(-1, index.expand(shape))
+            products = (query * self._scale) @ table.index_select(1, rows).transpose(-1, -2)
+            outer = products.stride()[:2]
+            # Column ``k - q + queries - 1`` of row ``q``.
+            total = products.as_strided(shape, (*outer, columns - 1, 1), queries - 1)
         if (table := self._weights.get(f"{scope}/position_query")) is not None:
-            products = key @ table[:, low : high + 1].transpose(-1, -2)
-            by_key = index.T.expand(*shape[:2], *index.T.shape)
-            total = total + products.gather(-1, by_key).transpose(-1, -2)
-        return self._with_padding(total * self._scale, block, grid)
+            products = (key * self._scale) @ table.index_select(1, rows.flip(0)).transpose(-1, -2)
+            outer = products.stride()[:2]
+            # Column ``q - k + keys - 1`` of row ``k``.
+            scores = products.as_strided(shape, (*outer, 1, columns - 1), keys - 1)
+            total = scores if total is None else total + scores
+        assert total is not None
+        return self._with_padding(total, block, grid)
 
     def _with_padding(self, bias: Tensor, block: _Block, grid: Grid) -> Tensor:
         """Excludes positions that attention may not use, and converts a bias to the dtype of the scores."""
         if grid.attend is not None:
-            bias = torch.where(grid.attend[..., block.keys], bias, PADDING)
-        return bias.clamp(min=torch.finfo(self._dtype).min / 4).to(self._dtype)
+            bias = torch.where(grid.attend[..., block.keys], bias, self._excluded)
+        return bias.to(self._dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,7 @@ class Encoder:
         assert convolution is not None
         reach = convolution.width // 2
         lengths = feeds.ends.diff()
+        embedded = embedded[: feeds.num_tokens]
         rows = embedded.new_zeros(len(embedded) + len(lengths) * reach + reach, embedded.shape[1])
         # Zeros stand between sequences, as many as a token sees on one side.
         places = reach + torch.arange(len(embedded), device=embedded.device)
@@ -200,7 +201,9 @@ class Encoder:
         found = F.conv1d(
             rows.T[None], self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"], groups=convolution.groups
         )
-        return self._norm(scope, hidden + activation(convolution.act)(found[0].T[places - reach]))
+        convolved = torch.zeros_like(hidden)
+        convolved[: feeds.num_tokens] = activation(convolution.act)(found[0].T[places - reach])
+        return self._norm(scope, hidden + convolved)
 
     def _pool(self, tokens: Tensor, feeds: Feeds) -> Tensor:
         """Pools float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
@@ -213,6 +216,7 @@ class Encoder:
             return torch.tanh(F.linear(tokens, weight, bias))
         if strategy in ("CLS_TOKEN", "SEP_TOKEN"):
             return tokens
+        tokens = tokens[: feeds.num_tokens]
         mask = None if feeds.mask is None else feeds.mask[:, None].float()
         if strategy == "NONE":
             return tokens if mask is None else tokens * mask

@@ -19,7 +19,7 @@ from ...model.cache import Cache
 from ..base import Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
 from ..cpu_info import why_no_bf16
-from ..layout import attention_mask, check_batch, encode_in_groups, make_layout, pad_rows, split_batch, split_groups
+from ..layout import attention_mask, check_batch, encode_in_groups, make_layout, padded_rows, split_batch, split_groups
 from ..thread_pool import ThreadPool
 from . import weights as torch_weights
 
@@ -214,8 +214,7 @@ class TorchEngine:
         shape = f"{batch.num_sequences} sequences of up to {batch.lengths.max()} tokens"
         try:
             with torch.inference_mode():
-                filled = pad_rows(batch) if self._encoder.dense.row_step > 1 else batch
-                vectors = self._to_host(self._encoder(self._to_device(filled, is_packed)))
+                vectors = self._to_host(self._encoder(self._to_device(batch, is_packed)))
             return vectors[: batch.num_tokens if self._spec.is_token_level else batch.num_sequences]
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._release_memory()
@@ -234,7 +233,9 @@ class TorchEngine:
 
     def _to_device(self, batch: Batch, is_packed: bool) -> Any:
         """Copies the inputs of the encoder to its device in a single transfer."""
-        arrays, longest = host_arrays(batch, is_packed)
+        is_padded = self._encoder.dense.row_step > 1 and not is_packed
+        rows = padded_rows(batch.num_tokens) if is_padded else batch.num_tokens
+        arrays, longest = host_arrays(batch, is_packed, rows)
         sizes = [array.size for array in arrays.values()]
         on_gpu = self._device.type == "cuda"
         # Pinned memory comes from PyTorch's pool, which waits for pending copies.
@@ -253,6 +254,7 @@ class TorchEngine:
             type_ids=tensors["type_ids"],
             positions=tensors["positions"],
             ends=tensors["ends"],
+            num_tokens=batch.num_tokens,
             longest=longest,
             mask=tensors.get("mask"),
             grid=grid,
@@ -269,24 +271,28 @@ class TorchEngine:
         return np.asarray(result.numpy())
 
 
-def host_arrays(batch: Batch, is_packed: bool) -> tuple[dict[str, np.ndarray], int]:
-    """Returns the integer inputs of the encoder by the names of ``encoder.Feeds``, and the maximum length.
+def host_arrays(batch: Batch, is_packed: bool, rows: int) -> tuple[dict[str, np.ndarray], int]:
+    """Returns the integer inputs of the encoder by the names of ``attention.Feeds``, and the maximum length.
 
     Inputs that have no effect are left out.
+
+    Args:
+        rows: number of rows of the dense layers. Those behind the tokens are zeros, in no sequence.
     """
+    spare = np.zeros(rows - batch.num_tokens, np.int32)
     ends = np.concatenate([[0], np.cumsum(batch.lengths, dtype=np.int64)])
     arrays = {
-        "input_ids": batch.input_ids,
-        "type_ids": batch.type_ids,
-        "positions": np.arange(batch.num_tokens) - np.repeat(ends[:-1], batch.lengths),
+        "input_ids": np.concatenate([batch.input_ids, spare]),
+        "type_ids": np.concatenate([batch.type_ids, spare]),
+        "positions": np.concatenate([np.arange(batch.num_tokens) - np.repeat(ends[:-1], batch.lengths), spare]),
         "ends": ends,
     }
     if not batch.mask.all():
         arrays["mask"] = batch.mask
     if not is_packed:
         layout = make_layout(batch)
-        if layout.unpack.size != batch.num_tokens:
-            arrays |= {"unpack": layout.unpack, "pack": layout.pack}
+        if layout.unpack.size != batch.num_tokens or len(spare):
+            arrays |= {"unpack": layout.unpack, "pack": np.concatenate([layout.pack, spare])}
         attend = attention_mask(layout)
         if not attend.all():
             arrays["attend"] = attend
