@@ -215,8 +215,7 @@ class ServerConfig:
                            parse=None, v1=True)
     # fmt: on
 
-    #: Options that the user gave, even if equal to the default: they win over the model folder. None: those that differ
-    #: from their default.
+    #: Options that the user gave, which win over the model folder; None: those that differ from their default.
     given: frozenset[str] = None  # type: ignore[assignment]
     #: How vectors are computed from pooled ones; None until the model folder is read.
     pipeline: SentencePipeline | None = None
@@ -256,8 +255,7 @@ class ServerConfig:
                 f"the arguments are of the type {type(args).__name__}; pass get_args_parser().parse_args([...]), or a "
                 "dict of options"
             )
-        values = {name: getattr(args, name, each.default) for name, each in OPTIONS.items()}
-        values = check_values(OPTIONS, values)
+        values = check_values(OPTIONS, {name: getattr(args, name, each.default) for name, each in OPTIONS.items()})
         return cls(**values, given=frozenset({*getattr(args, GIVEN, ()), *_changed(values)}))
 
     @classmethod

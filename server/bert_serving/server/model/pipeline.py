@@ -84,6 +84,7 @@ class SentencePipeline(msgspec.Struct, frozen=True):
         similarity: the function that compares vectors, as the folder names it.
         labels: names of the scores of a classifier or cross-encoder; empty for vectors.
         problem_type: how its scores belong together, as the folder names it.
+        has_modules: the folder has a ``modules.json``.
     """
 
     transformer_dir: str
@@ -96,6 +97,7 @@ class SentencePipeline(msgspec.Struct, frozen=True):
     similarity: str | None = None
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
+    has_modules: bool = False
 
     @property
     def activation(self) -> str | None:

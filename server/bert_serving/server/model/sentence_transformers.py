@@ -91,6 +91,7 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
         prompts=prompts,
         default_prompt_name=default,
         similarity=similarity if isinstance(similarity, str) else None,
+        has_modules=True,
     )
 
 
@@ -158,6 +159,7 @@ def read_scorer(model_dir: str | Path, is_tuned: bool = False) -> SentencePipeli
         lower_case=settings.lower_case,
         prompts=prompts,
         default_prompt_name=default,
+        has_modules=source.exists(),
     )
 
 

@@ -81,6 +81,7 @@ def _tokenizer(config: ServerConfig, model: ModelConfig) -> list[Any]:
         vocabulary = read_vocabulary(model.vocab_path)
         assert vocabulary is not None
         settings += [vocabulary.lower_case, vocabulary.strip_accents, vocabulary.split_cjk]
+        settings += ["library"] if pipeline is not None and pipeline.has_modules else []
     return settings
 
 

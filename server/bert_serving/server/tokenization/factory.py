@@ -13,7 +13,7 @@ from .characters import library_rules, python_rules
 from .frame import Frame
 from .library_tokenizer import LibrarySegmenter
 from .tokenizer import Tokenizer
-from .vocabulary import Vocabulary, case_warnings, read_object, read_vocabulary
+from .vocabulary import Vocabulary, case_warnings, read_object, read_vocabulary, with_library_rules
 from .wordpiece import WordPiece
 
 
@@ -39,6 +39,7 @@ def make_tokenizer(config: ServerConfig, model: ModelConfig, prepared: str | Non
             mask_cls_sep=config.mask_cls_sep,
             prompt=pipeline.prompts[config.prompt_name] if pipeline and config.prompt_name is not None else "",
             lower_first=pipeline is not None and pipeline.lower_case,
+            as_library=pipeline is not None and pipeline.has_modules,
         )
     except ModelConfigError as error:
         if prepared is None:
@@ -62,6 +63,7 @@ def load_tokenizer(
     max_seq_len: int | None,
     max_tokens: int,
     lower_first: bool = False,
+    as_library: bool = False,
     **settings: Any,
 ) -> Tokenizer:
     """Creates a tokenizer from ``vocab.txt`` or ``tokenizer.json``.
@@ -73,6 +75,7 @@ def load_tokenizer(
         max_seq_len: None means ``max_tokens``.
         max_tokens: longest sequence that the model supports, in tokens.
         lower_first: texts between added tokens are lower-cased before any other step, which leaves accents.
+        as_library: a ``vocab.txt`` is read as the library transformers does, not as 1.10.0 does.
         settings: further keyword arguments of ``Tokenizer``.
 
     Raises:
@@ -89,6 +92,8 @@ def load_tokenizer(
     parsed = read_object(path) if path.endswith(".json") else {}
     vocabulary = read_vocabulary(path, parsed)
     if vocabulary is not None:
+        if as_library and not path.endswith(".json"):
+            vocabulary = with_library_rules(vocabulary)
         return wordpiece_tokenizer(vocabulary, lower_case=lower_case, lower_first=lower_first, **settings)
     library = LibrarySegmenter(path, parsed, lower_first)
     tokenizer = Tokenizer(library, library.ids, library.frame, library.unknown, **settings)
@@ -133,7 +138,9 @@ def wordpiece_tokenizer(
         added_normalized=vocabulary.added_normalized,
         special=vocabulary.special,
     )
-    frame = frame or Frame(ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"], padding=ids.get("[PAD]"))
+    if frame is None:
+        padding, favors_longer = ids.get("[PAD]"), vocabulary.has_library_rules
+        frame = Frame(ids["[CLS]"], (ids["[SEP]"],), ids["[SEP]"], padding=padding, favors_longer=favors_longer)
     tokenizer = Tokenizer(segmenter, ids, frame, ids["[UNK]"], **settings)
     tokenizer.lower_case = lower_case
     tokenizer.warnings += case_warnings(ids, lower_case)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..model.errors import ModelConfigError
@@ -88,6 +88,11 @@ def read_vocabulary(path: str | os.PathLike[str], parsed: dict[str, Any] | None 
     if not path.endswith(".json"):
         return _read_vocab_txt(path)
     return _from_tokenizer_json(read_object(path) if parsed is None else parsed)
+
+
+def with_library_rules(vocabulary: Vocabulary) -> Vocabulary:
+    """Returns a ``vocab.txt`` as the library transformers reads it: special tokens are found in texts."""
+    return replace(vocabulary, added=BERT_SPECIAL & vocabulary.ids.keys(), has_library_rules=True)
 
 
 def case_warnings(ids: dict[str, int], lower_case: bool) -> list[str]:
