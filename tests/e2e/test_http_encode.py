@@ -275,3 +275,33 @@ def test_chunked_body(limited: HttpServer) -> None:
     connection.request("POST", "/encode", chunks(), encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
     assert connection.getresponse().status == 200
     connection.close()
+
+
+def test_embed_all_of_text_embeddings_inference(limited: HttpServer) -> None:
+    plain = [text.replace("||| ", "|||\n") for text in TEXTS]  # a text of several lines is no pair
+    with limited.zmq_client() as client:
+        vectors = np.asarray(client.encode(plain))
+    reply = limited.call("/embed_all", {"inputs": TEXTS})
+    rows = limited.call("/tokenize", {"inputs": TEXTS}).json
+    assert [len(row) for row in reply.json] == list(map(len, rows))
+    for row, whole in zip(reply.json, vectors, strict=True):
+        np.testing.assert_array_equal(float32(row), whole[: len(row)])
+    ids = [token["id"] for token in rows[0]]
+    assert np.shape(limited.call("/embed_all", {"inputs": ids}).json) == (1, len(ids), 32)
+    for fields in ({"normalize": True}, {"dimensions": 8}):
+        reply = limited.call("/embed_all", {"inputs": TEXTS, **fields})
+        assert (reply.status, reply.json["error_type"]) == (422, "Validation")
+    assert limited.call("/info").json["model_type"] == {"embedding": {"pooling": "none"}}
+
+
+def test_errors_of_text_embeddings_inference(limited: HttpServer) -> None:
+    for path in ("/embed", "/similarity", "/"):
+        inputs: Any = {"source_sentence": "a", "sentences": ["b"]} if path == "/similarity" else "a"
+        reply = limited.call(path, {"inputs": inputs})
+        assert (reply.status, reply.json["error_type"]) == (424, "Backend")
+        assert "/embed_all" in reply.json["error"]
+    reply = limited.call("/embed_all", {"inputs": "a" * 100_000})
+    assert (reply.status, reply.json["error_type"]) == (413, "Validation")
+    reply = limited.call("/tokenize", {"inputs": "a " * 2000})
+    assert (reply.status, reply.json["error_type"]) == (413, "Validation")
+    assert "more than 100000 bytes" in reply.json["error"]

@@ -190,6 +190,20 @@ def test_huggingface_hub(classifier: HttpServer) -> None:
     assert client.text_classification("hello").label == whole[0]["label"]
 
 
+def test_scores_are_those_of_the_zeromq_client(reranker: HttpServer, classifier: HttpServer) -> None:
+    with reranker.zmq_client() as client:
+        ranked = client.rerank(QUERY, DOCUMENTS)
+    ranks = reranker.call("/rerank", {"query": QUERY, "texts": DOCUMENTS}).json
+    assert [rank["index"] for rank in ranks] == [rank.index for rank in ranked]
+    np.testing.assert_allclose([rank["score"] for rank in ranks], [rank.score for rank in ranked], atol=1e-6)
+    with classifier.zmq_client() as client:
+        classified = client.classify(["hello"])
+    predictions = classifier.call("/predict", {"inputs": "hello"}).json
+    assert predictions[0]["label"] == classified[0].label
+    found = {item["label"]: item["score"] for item in predictions}
+    assert found == pytest.approx(classified[0].scores, abs=1e-6)
+
+
 def test_cohere(reranker: HttpServer, relevance: np.ndarray) -> None:
     package, httpx = pytest.importorskip("cohere"), pytest.importorskip("httpx")
     with httpx.Client(timeout=60) as connections:

@@ -29,12 +29,6 @@ def http_server() -> Iterator[HttpServer]:
 
 
 @pytest.fixture(scope="module")
-def token_server() -> Iterator[HttpServer]:
-    with serving_http("-pooling_strategy", "NONE", "-http_max_body", "20000") as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def expected(http_server: HttpServer) -> np.ndarray:
     """The vectors of the texts, with length 1."""
     with http_server.zmq_client() as client:
@@ -115,29 +109,13 @@ def test_tokenize_and_decode(http_server: HttpServer) -> None:
     assert reply.json == ["[CLS] hello world [SEP]", "hello"]
 
 
-def test_info_and_health(http_server: HttpServer, token_server: HttpServer) -> None:
+def test_info_and_health(http_server: HttpServer) -> None:
     info = http_server.call("/info").json
     assert info["model_id"] == "tiny"
     assert info["model_type"] == {"embedding": {"pooling": "mean"}}
     assert (info["max_input_length"], info["model_dtype"]) == (25, "float32")
-    assert token_server.call("/info").json["model_type"] == {"embedding": {"pooling": "none"}}
     wait_until(lambda: http_server.call("/health").status == 200, 60, "/health")
     assert set(http_server.call("/health").json) == {"unix"}
-
-
-def test_embed_all(token_server: HttpServer) -> None:
-    with token_server.zmq_client() as client:
-        vectors = np.asarray(client.encode(PLAIN))
-    reply = token_server.call("/embed_all", {"inputs": TEXTS})
-    lengths = [len(row) for row in token_server.call("/tokenize", {"inputs": TEXTS}).json]
-    assert [len(row) for row in reply.json] == lengths
-    for row, whole, length in zip(reply.json, vectors, lengths, strict=True):
-        np.testing.assert_array_equal(float32(row), whole[:length])
-    one = token_server.call("/embed_all", {"inputs": [CLS, HELLO, SEP]}).json
-    assert np.shape(one) == (1, 3, 32)
-    for fields in ({"normalize": True}, {"dimensions": 8}):
-        reply = token_server.call("/embed_all", {"inputs": TEXTS, **fields})
-        assert (reply.status, reply.json["error_type"]) == (422, "Validation")
 
 
 @pytest.mark.parametrize(
@@ -189,20 +167,10 @@ def test_errors_have_the_format_of_text_embeddings_inference(
     assert words in reply.json["error"]
 
 
-def test_errors_of_paths_and_limits(http_server: HttpServer, token_server: HttpServer) -> None:
+def test_errors_of_methods_and_headers(http_server: HttpServer) -> None:
     assert http_server.call("/embed").json["error_type"] == "Validation"
     assert http_server.call("/embed").status == 405
     assert http_server.call("/embed", {"inputs": "a"}, {"X-Vector-Space": "other"}).status == 409
-    for path in ("/embed", "/similarity", "/"):
-        body = {"inputs": {"source_sentence": "a", "sentences": ["b"]} if path == "/similarity" else "a"}
-        reply = token_server.call(path, body)
-        assert (reply.status, reply.json["error_type"]) == (424, "Backend")
-        assert "/embed_all" in reply.json["error"]
-    reply = token_server.call("/embed", {"inputs": "a" * 20_000})
-    assert (reply.status, reply.json["error_type"]) == (413, "Validation")
-    reply = token_server.call("/tokenize", {"inputs": "a " * 500})
-    assert (reply.status, reply.json["error_type"]) == (413, "Validation")
-    assert "more than 20000 bytes" in reply.json["error"]
 
 
 def test_huggingface_hub(client: InferenceClient, expected: np.ndarray) -> None:
