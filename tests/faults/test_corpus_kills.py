@@ -143,7 +143,7 @@ def test_front_that_ends_and_comes_back(tmp_path: Path, how: signal.Signals) -> 
     """A server that ends leaves its parts to the other, and gets parts again when it is back."""
     texts = write_inputs(tmp_path / "in", ROWS)
     out, log = tmp_path / "out", tmp_path / "log"
-    args = [*arguments(tmp_path, "parquet", batch_size=1), "-connect_timeout", "500"]
+    args = [*arguments(tmp_path, "parquet", batch_size=1), "-connect_timeout", "2000"]
     with serving() as stays:
         with serving() as lost, open(log, "wb") as file:
             run = command(*args, *front(stays), *front(lost), stderr=file)

@@ -134,11 +134,11 @@ class Corpus:
         return ""
 
 
-def decode_line(line: bytes, is_first: bool, where: str) -> str:
+def decode_line(line: bytes, is_first: bool, where: object) -> str:
     """Returns the text of a line, without its end and, in the first line, without a byte order mark.
 
     Args:
-        where: file and line, for messages.
+        where: file and line, for messages; it is formatted only then.
 
     Raises:
         CorpusError: the line is not UTF-8.

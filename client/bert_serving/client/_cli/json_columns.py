@@ -35,10 +35,12 @@ class JsonColumns:
             CorpusError: the line has the column of the vectors, or too many columns.
         """
         for name, value in row.items():
-            before = self.kinds.get(name)
+            before, kind = self.kinds.get(name), kind_of(value)
             if before is None:
                 self._require_name(name, number)
-            self.kinds[name] = merged(before or "null", kind_of(value))
+                self.kinds[name] = kind
+            elif kind != before:
+                self.kinds[name] = merged(before, kind)
 
     def require_text_column(self, rows: int) -> None:
         """Checks that at least one row has a text.
@@ -62,15 +64,15 @@ class JsonColumns:
 
 def kind_of(value: Any) -> str:
     """Returns the kind of a value."""
+    if isinstance(value, str):
+        return "string"
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
         return "int" if abs(value) <= _EXACT else "int64" if -(2**63) <= value < 2**63 else "json"
-    if isinstance(value, float):
-        return "double"
-    return "string" if isinstance(value, str) else "json"
+    return "double" if isinstance(value, float) else "json"
 
 
 def merged(one: str, other: str) -> str:

@@ -26,7 +26,8 @@ class Lines:
         self._stream = stream
         self._path = path
         self._is_json = file_format == "jsonl"
-        self._options = options
+        self._column = options.column
+        self._blank = options.blank
 
     def read(self) -> bytes:
         """Returns the next line with its end, ``b""`` after the last one."""
@@ -34,28 +35,28 @@ class Lines:
         if line:
             self.number += 1
             if len(line) > MAX_LINE_BYTES:
-                raise CorpusError(f"{self._where} has more than {MAX_LINE_BYTES >> 20} MiB; divide the text")
+                raise CorpusError(f"{self} has more than {MAX_LINE_BYTES >> 20} MiB; divide the text")
         return line
 
     def parse(self, line: bytes) -> tuple[str | None, Any]:
         """Returns the text of the line that was read last, and its content: the line, or its JSON object."""
-        text = decode_line(line, self.number == 1, self._where)
+        text = decode_line(line, self.number == 1, self)
         if not self._is_json:
-            return checked_text(text, self._options.blank, self._where), text
+            return checked_text(text, self._blank, self), text
         row = self._object(text)
-        value = row.get(self._options.column)
+        value = row.get(self._column)
         if value is not None and not isinstance(value, str):
             raise CorpusError(
-                f"{self._where}: {self._options.column!r} is {type(value).__name__}, not a string; "
+                f"{self}: {self._column!r} is {type(value).__name__}, not a string; "
                 "name the column of the texts with -column"
             )
-        return checked_text(value, self._options.blank, self._where), row
+        return checked_text(value, self._blank, self), row
 
     def close(self) -> None:
         self._stream.close()
 
-    @property
-    def _where(self) -> str:
+    def __str__(self) -> str:
+        """Names the line that was read last, for messages."""
         return f"{self._path}, line {self.number}"
 
     def _object(self, text: str) -> dict[str, Any]:
@@ -64,14 +65,12 @@ class Lines:
             if "\\u" in text:  # the only way to write half of a surrogate pair
                 json.dumps(row, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise CorpusError(f"{self._where} has half of a surrogate pair, which UTF-8 cannot hold") from error
+            raise CorpusError(f"{self} has half of a surrogate pair, which UTF-8 cannot hold") from error
         except (ValueError, RecursionError) as error:
             shown = "it is blank" if not text.strip() else str(error)
-            raise CorpusError(f"{self._where} is not JSON ({shown}); each line must be one JSON object") from error
+            raise CorpusError(f"{self} is not JSON ({shown}); each line must be one JSON object") from error
         if not isinstance(row, dict):
-            raise CorpusError(
-                f"{self._where} is not a JSON object, but {type(row).__name__}; write one object per line"
-            )
+            raise CorpusError(f"{self} is not a JSON object, but {type(row).__name__}; write one object per line")
         return row
 
 

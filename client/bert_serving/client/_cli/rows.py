@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     content: Any = None
 
 
-def checked_text(text: str | None, blank: str, where: str) -> str | None:
+def checked_text(text: str | None, blank: str, where: object) -> str | None:
     """Returns a text, or what stands for a blank one: ``None`` for null, ``""`` for zeros.
 
     Raises:
