@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{args.file} is not UTF-8: {error}")
     except (BertServingError, ServingError, ModelError, ValueError, OSError) as error:
         return _fail(str(error))
-    print(f"{args.output}: {reference.num_texts:,} texts, {100 * reference.unknown_share:.2f}% of their tokens [UNK]")
+    print(f"{args.output}: {reference.num_texts:,} texts, {100 * reference.unknown_share:.2f}% of their tokens unknown")
     if reference.num_texts < RECOMMENDED_TEXTS:
         print(
             f"bert-serving-drift: warning: the reference is noisy with fewer than {RECOMMENDED_TEXTS:,} texts",

@@ -32,7 +32,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _COUNTERS = [
     ("sequences", "num_total_seq", "Accepted texts"),
     ("tokens", "num_total_token", "Tokens of accepted texts, including special tokens"),
-    ("unknown_tokens", "num_unknown_token", "[UNK] tokens of accepted texts"),
+    ("unknown_tokens", "num_unknown_token", "Tokens for unknown text ([UNK]) of accepted texts"),
     ("truncated_texts", "num_truncated", "Accepted texts truncated to max_seq_len"),
 ]
 #: Name, section and key of the status, help.
@@ -77,7 +77,11 @@ _DRIFT_GAUGES = [
     ("drift_cosine_distance", "cosine_distance", "1 - cosine similarity of the mean vectors of window and reference"),
     ("drift_shift", "shift", "Distance of the mean vectors divided by the spread of the reference vectors"),
     ("drift_length_psi", "length_psi", "Population stability index of text lengths in tokens"),
-    ("drift_unknown_token_difference", "unknown_share_difference", "Share of [UNK] minus its share in the reference"),
+    (
+        "drift_unknown_token_difference",
+        "unknown_share_difference",
+        "Share of tokens for unknown text minus that of the reference",
+    ),
 ]
 
 

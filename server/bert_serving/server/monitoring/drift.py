@@ -1,8 +1,8 @@
 """Measures the drift of texts and vectors from a reference sample.
 
 ``bert-serving-drift`` encodes a sample and saves its statistics as a :class:`Reference`, a small JSON file. The running
-server compares recent texts with it: the sink compares vectors and lengths, the ventilator the share of [UNK]. Both use
-the last ``window`` to ``2 * window`` texts.
+server compares recent texts with it: the sink compares vectors and lengths, the ventilator the share of unknown tokens. Both
+use the last ``window`` to ``2 * window`` texts.
 
 All texts of the window have equal weight. A batch has texts of similar length, so an exponentially weighted mean would
 depend on the order of the batches.
@@ -52,7 +52,7 @@ class Reference:
         spread: root mean square distance of the vectors from the mean.
         length_bounds: maximum length (tokens) of each bin except the last, ascending.
         length_counts: number of texts in each bin; one more than bounds.
-        unknown_share: share of [UNK] in the tokens.
+        unknown_share: share of tokens for unknown text, such as [UNK].
     """
 
     options: dict[str, Any]
@@ -127,7 +127,7 @@ class Sample:
         Args:
             vectors: float ``[n, d]``.
             lengths: int ``[n]``, in tokens.
-            num_unknown: number of [UNK] tokens in all texts.
+            num_unknown: number of tokens for unknown text in all texts.
         """
         float64 = vectors.astype(np.float64)
         self._sum = self._sum + float64.sum(axis=0)
@@ -228,7 +228,7 @@ class VectorDrift:
 
 
 class UnknownDrift:
-    """Compares the share of [UNK] in the tokens of recent texts with the reference."""
+    """Compares the share of tokens for unknown text in recent texts with the reference."""
 
     def __init__(self, reference: Reference, window: int) -> None:
         self._share, self._window = reference.unknown_share, RollingWindow(window, 1, 1)
