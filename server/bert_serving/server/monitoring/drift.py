@@ -1,8 +1,8 @@
 """Measures the drift of texts and vectors from a reference sample.
 
 ``bert-serving-drift`` encodes a sample and saves its statistics as a :class:`Reference`, a small JSON file. The running
-server compares recent texts with it: the sink compares vectors and lengths, the ventilator the share of unknown tokens. Both
-use the last ``window`` to ``2 * window`` texts.
+server compares recent texts with it: the sink compares vectors and lengths, the ventilator the share of unknown
+tokens. Both use the last ``window`` to ``2 * window`` texts.
 
 All texts of the window have equal weight. A batch has texts of similar length, so an exponentially weighted mean would
 depend on the order of the batches.
