@@ -28,6 +28,7 @@ def test_lines_that_users_know() -> None:
         "all set, ready to serve request!",
         "device map",
         "ready",
+        f"{TINY} has no modules.json, so the defaults of 1.10 count: -pooling_layer -2 -max_seq_len 25; a sentence-emb",
     ):
         assert words in log
     for context in ("VENTILATOR", "SINK", "WORKER-0", "GRAPHOPT"):

@@ -19,6 +19,7 @@ from bert_serving.server.config.options import OPTIONS, ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.pooling import PoolingStrategy
+from model_folders import TINY
 
 V1_DEFAULTS = {
     "tuned_model_dir": None, "ckpt_name": "bert_model.ckpt", "config_name": "bert_config.json", "graph_tmp_dir": None,
@@ -127,6 +128,25 @@ def test_a_given_option_wins_over_the_model_folder_however_it_is_given(length: i
         ServerConfig.from_args(get_args_parser().parse_args(["-max_seq_len", str(length)])),
     ):
         assert apply_model_folder(config, logging.Logger("test"))[0].max_seq_len == length
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({}, "-pooling_layer -2 -max_seq_len 25;"),
+        ({"max_seq_len": 25, "pooling_strategy": "CLS_TOKEN"}, "-pooling_layer -2;"),
+        ({"pooling_layer": -1}, "-max_seq_len 25;"),
+        ({"pooling_layer": -2, "max_seq_len": None}, None),
+    ],
+)
+def test_the_log_names_the_defaults_of_a_folder_without_modules(
+    options: dict[str, Any], named: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    apply_model_folder(ServerConfig.from_dict({"model_dir": TINY, **options}), logging.getLogger())
+    expected = f"the defaults of 1.10 count: {named} a sentence-embedding model needs -pooling_layer -1"
+    assert (expected in caplog.text) == (named is not None)
+    assert len(caplog.records) == (named is not None)
 
 
 def test_help_describes_every_option() -> None:

@@ -20,10 +20,10 @@ from ..tokenization.factory import make_tokenizer
 
 
 class _Collector(logging.Handler):
-    """Collects warnings."""
+    """Collects messages."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -31,12 +31,13 @@ class _Collector(logging.Handler):
 
 
 def check(config: ServerConfig) -> int:
-    """Prints model, tokenizer, pooling, vectors and devices, and what is ignored. Returns the exit code: 0 or 3."""
-    log, warnings = logging.Logger("check"), _Collector()
-    log.addHandler(warnings)
+    """Prints what would be served, and what is ignored or a default. Returns the exit code: 0 or 3."""
+    log, notes = logging.Logger("check"), _Collector()
+    log.addHandler(notes)
     try:
         config, model = read_model(config, log)
         tokenizer = make_tokenizer(config, model)
+        notes.setLevel(logging.WARNING)  # the line about the workers has the devices
         plans = plan_workers(config, log, needs=model.features)
     except (ServingError, ModelError, EngineError, ValueError) as error:
         print(f"refused: {error}", file=sys.stderr)
@@ -47,7 +48,7 @@ def check(config: ServerConfig) -> int:
     lines["workers"] = f"{len(plans)}: {'; '.join(workers)}" if plans else "0, machines that join compute"
     for name, text in lines.items():
         print(f"{name:>12}: {text}")
-    for message in [*warnings.messages, *tokenizer.warnings]:
+    for message in [*notes.messages, *tokenizer.warnings]:
         print(f"{'note':>12}: {message}")
     return EXIT_OK
 

@@ -52,17 +52,28 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
         pipeline = SentencePipeline(config.model_dir, pooling=_worker_modes(config.pooling_strategy))
         config = replace(config, pipeline=pipeline)
         model = config.read_model()
-        if not config.given:
-            log.info(
-                "%s has no modules.json: pooling, layer and length are the defaults of 1.10; a sentence-embedding "
-                "model needs -pooling_layer -1 -max_seq_len NONE, and often -normalize on",
-                config.model_dir,
-            )
+        _log_defaults(config, log)
     else:
         config = _take_pooling(config, folder, log)
         model = config.read_model()
         config = _take_settings(config, folder, model.max_tokens, log)
     return _finish(_take_prompt(config)), model
+
+
+def _log_defaults(config: ServerConfig, log: logging.Logger) -> None:
+    """Logs the defaults of 1.10 that count for a folder without ``modules.json``, unless the user gave other values."""
+    defaults = {
+        "pooling_layer": f"-pooling_layer {' '.join(map(str, config.pooling_layer))}",
+        "max_seq_len": f"-max_seq_len {config.max_seq_len}",
+    }
+    kept = [flag for name, flag in defaults.items() if name not in config.given]
+    if kept:
+        log.info(
+            "%s has no modules.json, so the defaults of 1.10 count: %s; a sentence-embedding model needs "
+            "-pooling_layer -1 -max_seq_len NONE, and often -normalize on",
+            config.model_dir,
+            " ".join(kept),
+        )
 
 
 def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.Logger) -> ServerConfig:
