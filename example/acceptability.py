@@ -1,8 +1,8 @@
 """Fine-tunes a classifier of acceptable English with PyTorch and serves it.
 
-The server returns the vectors, and the client multiplies them with the last layer. The task is that of CoLA, the Corpus
-of Linguistic Acceptability, on 160 sentences written for this example. They demonstrate the steps, but do not suffice
-to judge English. For that, use the real corpus (https://nyu-mll.github.io/CoLA/) and fewer epochs:
+The server gives the scores of the labels (-task classify). The task is that of CoLA, the Corpus of Linguistic
+Acceptability, on 160 sentences written for this example. They demonstrate the steps, but do not suffice to judge
+English. For that, use the real corpus (https://nyu-mll.github.io/CoLA/) and fewer epochs:
 
     python example/acceptability.py -data cola_public/raw/in_domain_train.tsv -epochs 1
 
@@ -28,6 +28,9 @@ try:
     from transformers import BertForSequenceClassification, BertTokenizerFast
 except ImportError as error:
     raise SystemExit(f"this example needs PyTorch ({error}): pip install torch transformers") from None
+
+#: Names of the scores.
+LABELS = ["unacceptable", "acceptable"]
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("-model_dir", default=default_model_dir(), help="the pre-trained model (default: %(default)s)")
@@ -57,7 +60,7 @@ train, test = np.split(groups, [len(groups) * 3 // 4])
 
 torch.manual_seed(1)
 tokenizer = BertTokenizerFast(str(Path(args.model_dir) / "vocab.txt"), do_lower_case=True)
-model = BertForSequenceClassification.from_pretrained(args.model_dir, num_labels=2)
+model = BertForSequenceClassification.from_pretrained(args.model_dir, id2label=dict(enumerate(LABELS)))
 model.bert.embeddings.requires_grad_(False)  # not trained
 head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]  # new layers, with a higher learning rate
 parameters = [{"params": model.bert.encoder.parameters()}, {"params": head, "lr": 10 * args.learning_rate}]
@@ -65,7 +68,7 @@ optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate)
 
 
 def logits_of(rows: np.ndarray) -> torch.Tensor:
-    """Returns scores for *unacceptable* and *acceptable*, [n, 2]."""
+    """Returns the logits of the labels, [n, 2]."""
     texts = [sentences[i] for i in rows]
     return model(**tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")).logits
 
@@ -86,27 +89,22 @@ train, test = train.reshape(-1), test.reshape(-1)
 with torch.no_grad():
     wanted = torch.cat([logits_of(rows) for rows in np.array_split(test, len(test) // 40 + 1)]).numpy()
 
-# ---- one folder with all files of the server; the client keeps the head -------------------------------------
+# ---- one folder with all files of the server ---------------------------------------------------------------------
 
 output_dir = Path(args.output_dir)
-model.save_pretrained(output_dir)  # config.json, model.safetensors
+model.save_pretrained(output_dir)  # config.json with the names of the labels, model.safetensors with the head
 shutil.copy(Path(args.model_dir) / "vocab.txt", output_dir)
-np.savez(output_dir / "head.npz", **{name: w.detach().numpy() for name, w in model.classifier.named_parameters()})
 
-# ---- serving: CLS_POOLED is the input of BERT's classifiers -----------------------------------------------------
+# ---- serving -----------------------------------------------------------------------------------------------------
 
-options = ["-model_dir", str(output_dir), "-pooling_strategy", "CLS_POOLED", "-max_seq_len", "64"]
+options = ["-model_dir", str(output_dir), "-task", "classify", "-max_seq_len", "64"]
 with serving(*options) as bc:
-    head = np.load(output_dir / "head.npz")
-
-    def judge(texts: list[str]) -> np.ndarray:
-        """Returns scores [n, 2] from the server's vectors [n, d]."""
-        return bc.encode(texts) @ head["weight"].T + head["bias"]
-
-    logits = judge([sentences[i] for i in test])
+    logits = bc.encode([sentences[i] for i in test], raw_scores=True)
     print(f"\nserved and trained scores differ by at most {np.abs(logits - wanted).max():.1g}")
-    for what, rows, scores in (("unseen", test, logits), ("learnt", train, judge([sentences[i] for i in train]))):
-        print(f"accuracy on {len(rows)} {what} sentences: {np.mean(scores.argmax(1) == labels[rows]):.0%}")
-    unacceptable, acceptable = np.exp(judge([args.query])[0])
-    print(f"{args.query}  →  acceptable: {acceptable / (acceptable + unacceptable):.0%}")
+    for what, rows in (("unseen", test), ("learnt", train)):
+        found = bc.classify([sentences[i] for i in rows])
+        right = [LABELS.index(each.label) == label for each, label in zip(found, labels[rows], strict=True)]
+        print(f"accuracy on {len(rows)} {what} sentences: {np.mean(right):.0%}")
+    answer = bc.classify([args.query])[0]
+    print(f"{args.query}  →  acceptable: {answer.scores['acceptable']:.0%}")
 print("\nserve it:  bert-serving-start", *options)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from servers import CACHE, DATA, TINY, Server, free_ports, serving
@@ -244,7 +243,6 @@ def test_acceptability(run, tmp_path: Path) -> None:
     learnt = re.search(r"accuracy on 120 learnt sentences: (\d+)%", printed)
     assert learnt is not None
     assert int(learnt[1]) >= 65  # chance is 50
-    assert set(np.load(tmp_path / "acceptability" / "head.npz")) == {"weight", "bias"}
 
 
 @pytest.mark.slow
