@@ -26,6 +26,9 @@ from .validation import json_type, truncate_repr
 #: Texts per ZeroMQ request. A large HTTP request becomes several ZeroMQ requests in flight at a time. The timeout
 #: restarts with each reply, so a long list of texts alone does not exceed it.
 CHUNK_SIZE = 1024
+#: Maximum size (characters) of the first texts of all pairs in a ZeroMQ request. A query travels with each of its
+#: documents, and a large message holds the GIL while it is encoded.
+PAIR_CHARACTERS = 2**20
 #: Maximum number of truncated rows listed in a response.
 MAX_TRUNCATED_ROWS = 1000
 
@@ -120,7 +123,7 @@ class EncodingService:
         self._check(texts)
         timings: list[dict[str, float]] = []
         options = options or {}
-        call = self.client._encode_in_detail(texts, is_tokenized, CHUNK_SIZE, timings, **options)
+        call = self.client._encode_in_detail(texts, is_tokenized, _chunk_size(texts, options), timings, **options)
         return self._result(call, timings, texts, show_tokens, options)
 
     async def encode_async(
@@ -130,7 +133,9 @@ class EncodingService:
         self._check(texts)
         timings: list[dict[str, float]] = []
         options = options or {}
-        call = await self._async_client._encode_in_detail(texts, is_tokenized, CHUNK_SIZE, timings, **options)
+        call = await self._async_client._encode_in_detail(
+            texts, is_tokenized, _chunk_size(texts, options), timings, **options
+        )
         return self._result(call, timings, texts, show_tokens, options)
 
     async def close(self) -> None:
@@ -215,6 +220,13 @@ class EncodingService:
                 f"the vectors of {len(texts)} texts have {size} bytes; the limit is {self.config.http_max_body} "
                 "(-http_max_body): send fewer texts per request"
             )
+
+
+def _chunk_size(texts: list[Any], options: dict[str, Any]) -> int:
+    """Returns the number of texts, or pairs of texts, in a ZeroMQ request."""
+    if not options.get("pairs"):
+        return CHUNK_SIZE
+    return max(1, min(CHUNK_SIZE, PAIR_CHARACTERS // max(1, len(texts[0][0]))))
 
 
 def model_name(config: ServerConfig) -> str:
