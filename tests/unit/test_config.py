@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bert_serving.server import BertServer
+from bert_serving.server.cli.check import check
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.model_folder import apply_model_folder
 from bert_serving.server.config.options import OPTIONS, ServerConfig
@@ -147,6 +148,17 @@ def test_the_log_names_the_defaults_of_a_folder_without_modules(
     expected = f"the defaults of 1.10 count: {named} a sentence-embedding model needs -pooling_layer -1"
     assert (expected in caplog.text) == (named is not None)
     assert len(caplog.records) == (named is not None)
+
+
+def test_check_refuses_a_folder_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def deny(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/secret/modules.json")
+
+    monkeypatch.setattr("bert_serving.server.config.model_folder.read_pipeline", deny)
+    assert check(ServerConfig(model_dir="/secret")) == 3
+    assert capsys.readouterr().err == "refused: [Errno 13] Permission denied: '/secret/modules.json'\n"
 
 
 def test_help_describes_every_option() -> None:

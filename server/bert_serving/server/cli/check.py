@@ -39,7 +39,7 @@ def check(config: ServerConfig) -> int:
         tokenizer = make_tokenizer(config, model)
         notes.setLevel(logging.WARNING)  # the line about the workers has the devices
         plans = plan_workers(config, log, needs=model.features)
-    except (ServingError, ModelError, EngineError, ValueError) as error:
+    except (ServingError, ModelError, EngineError, ValueError, OSError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return EXIT_START_FAILED
     lines = _describe(config, model)
