@@ -246,7 +246,7 @@ def _row(option: Option) -> str:
 
 
 def _shown(value: object, nothing: str) -> str:
-    if value is None or value == ():
+    if value is None or value in ((), []):
         return nothing
     if isinstance(value, PoolingStrategy):
         return f"`{value.name}`"

@@ -187,6 +187,7 @@ def test_a_machine_needs_a_key_of_its_own_and_a_client_has_none(tmp_path: Path) 
         (["10.0.0.1"], "is not HOST:PORT"),
         (["fd00::1:5557"], "is not HOST:PORT"),
         (["host:99999"], "is not a port"),
+        (["no host:5557"], "is not HOST:PORT"),
         (["host:5557", "-num_worker", "0"], "must be at least 1"),
         (["host:5557", "-join_keys", "/nowhere"], "needs the secret key of this machine alone, but has none"),
     ],

@@ -145,10 +145,11 @@ def test_the_clock_of_a_machine_may_show_any_time() -> None:
             assert status["joined"]["num_losses"] == 0
 
 
-def test_a_machine_drains_under_load() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_machine_drains_under_load(number: signal.Signals) -> None:
     with front_and_machines() as (server, machines), Load(server, b"load") as load:
         load.receive(10)
-        machines[0].process.send_signal(signal.SIGTERM)
+        machines[0].process.send_signal(number)
         assert machines[0].wait_end() == 0
         assert load.sent
         assert "requeuing" not in server.log

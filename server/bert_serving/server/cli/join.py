@@ -1,9 +1,10 @@
-"""The command ``bert-serving-join``: computes for a server on another machine until SIGINT or SIGTERM."""
+"""The command ``bert-serving-join``: computes for a server on another machine until SIGINT, SIGTERM or SIGHUP."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from ..supervisor.machine import JoinedMachine
 from ..supervisor.supervisor import EXIT_START_FAILED
 from ..supervisor.terms import OWN_OPTIONS
 from ..version import __version__
+from .start import open_standard_streams
 
 _EPILOG = """\
 examples:
@@ -76,13 +78,15 @@ def join(argv: Sequence[str] | None = None) -> int:
         keys = None if args.join_keys is None else read_machine_keys(os.path.expanduser(args.join_keys))
     except (ConfigError, ValueError) as error:
         parser.error(str(error))
+    open_standard_streams()
     machine = JoinedMachine(host, port, config, keys)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         machine.stop()
 
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), on_signal)
     machine.run()
     return EXIT_START_FAILED if machine.exit_code is None else machine.exit_code
 
@@ -94,7 +98,8 @@ def _split(front: str) -> tuple[str, int]:
         ValueError: there is no host or no port.
     """
     host, separator, port = front.rpartition(":")
-    if not separator or not host or (":" in host and not host.startswith("[")):
+    is_ipv6 = re.fullmatch(r"\[[0-9A-Fa-f:.]+(%\w+)?\]", host) is not None
+    if not separator or not (is_ipv6 or re.fullmatch(r"[\w.-]+", host)):
         raise ValueError(f"{front!r} is not HOST:PORT, such as 10.0.0.1:5557 or [fd00::1]:5557")
     return host, port_number(port)
 

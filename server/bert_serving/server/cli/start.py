@@ -22,7 +22,7 @@ def start(argv: Sequence[str] | None = None) -> int:
 
     SIGINT and SIGTERM stop the server. SIGHUP restarts the workers, unless the terminal was closed.
     """
-    _open_standard_streams()
+    open_standard_streams()
     config, only_check = parse(argv)
     if only_check:
         return check(config)
@@ -48,7 +48,7 @@ def start(argv: Sequence[str] | None = None) -> int:
     return EXIT_START_FAILED if server.exit_code is None else server.exit_code
 
 
-def _open_standard_streams() -> None:
+def open_standard_streams() -> None:
     """Opens closed standard streams (``2>&-``), so that no socket gets their numbers and receives output."""
     for fd in range(3):
         try:

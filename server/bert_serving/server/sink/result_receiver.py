@@ -11,7 +11,7 @@ import zmq
 from ..config.memory import default_memory
 from ..config.options import ServerConfig
 from ..ipc.commands import WORKER_IDLE
-from ..ipc.descriptors import ConnectionLimit
+from ..ipc.join_guard import JoinGuard
 from ..ipc.joining import join_socket
 from ..ipc.messages import Command, Result, decode_commands, dtype_name
 from ..ipc.process_context import ProcessContext
@@ -63,7 +63,7 @@ class ResultReceiver:
         self.sockets = [make_socket(process.context, zmq.PULL)]
         process.bind(self.sockets[0], process.addresses.results)
         config = process.config
-        self._limit: ConnectionLimit | None = None
+        self._guard: JoinGuard | None = None
         if config.result_join_port is not None:
             context: zmq.Context[zmq.Socket[bytes]] = (
                 zmq.Context()
@@ -73,16 +73,19 @@ class ResultReceiver:
             CurveAuth(process.options["join_access"], warn=process.log.warning).apply(context, sock)
             bind_tcp(sock, config.join_host, config.result_join_port)
             self.sockets.append(sock)
-            self._limit = ConnectionLimit(config.result_join_port, process.log)
+            is_encrypted = config.join_keys is not None
+            self._guard = JoinGuard(config.result_join_port, is_encrypted, max_bytes, process.log)
 
     def check_connections(self, now: float) -> None:
-        """Closes the newest connections of machines while few descriptors are left."""
-        if self._limit is not None:
-            self._limit.check(now)
+        """Closes connections of machines that are too many, or that send messages without an end."""
+        if self._guard is not None:
+            self._guard.check(now)
 
     def receive(self, sock: zmq.Socket[bytes], limit: int) -> Iterator[Result | list[Command]]:
         """Yields up to ``limit`` results, and commands for the ventilator. Drops results that cannot be read."""
         for frames in recv_available(sock, limit, copy=False):
+            if self._guard is not None and sock is not self.sockets[0]:
+                self._guard.record(frames)
             try:
                 if len(frames[0]):
                     yield Result.from_frames(frames, self._clock())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
-from ..ipc.descriptors import ConnectionLimit
+from ..ipc.join_guard import JoinGuard
 from ..ipc.joining import MAX_COMMAND_BYTES, FrontTerms, join_socket
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import bind_tcp, recv_available
@@ -34,7 +34,8 @@ class JoinPort:
         self.socket = join_socket(context, zmq.ROUTER, config.join_timeout, MAX_COMMAND_BYTES, ROUTER_MANDATORY=1)
         CurveAuth(process.options["join_access"], warn=process.log.warning).apply(context, self.socket)
         bind_tcp(self.socket, config.join_host, config.join_port)
-        self._limit = ConnectionLimit(config.join_port, process.log)
+        is_encrypted = config.join_keys is not None
+        self._guard = JoinGuard(config.join_port, is_encrypted, 4 * MAX_COMMAND_BYTES, process.log)
         terms = msgspec.convert(process.options["join_terms"], FrontTerms)
         process.log.info("machines can join at %s:%d", config.join_host, config.join_port)
         self.machines = JoinedMachines(terms, dispatcher, self.socket, process.log, clock)
@@ -48,16 +49,19 @@ class JoinPort:
         """Reads up to ``limit`` messages. Call it when the socket is readable."""
         assert self.socket is not None
         assert self.machines is not None
-        for sender, *frames in recv_available(self.socket, limit):
-            self.machines.on_message(sender, frames)
+        for sender, *frames in recv_available(self.socket, limit, copy=False):
+            self._guard.record(frames)
+            self.machines.on_message(sender.bytes, [frame.bytes for frame in frames])
 
     def check(self, now: float) -> None:
         """Looks for silent machines, and reports the number of workers to the supervisor."""
-        if self.machines is None or now < self._next_check:
+        if self.machines is None:
+            return
+        self._guard.check(now)
+        if now < self._next_check:
             return
         if now - self._next_check > _SUSPEND_GAP:
             self.machines.reset_liveness(now)
         self._next_check = now + _CHECK_INTERVAL
-        self._limit.check(now)
         self.machines.check(now)
         self._process.info["num_joined_workers"] = self.machines.num_workers
