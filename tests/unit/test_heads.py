@@ -10,6 +10,7 @@ from typing import Any
 import family_models
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from bert_serving.server import engines
 from bert_serving.server.config.command_line import get_args_parser
@@ -18,6 +19,7 @@ from bert_serving.server.engines.base import Device, EngineSpec
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model import heads
+from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.errors import ModelError, WeightError
 from bert_serving.server.model.heads import HeadLayout
@@ -27,9 +29,9 @@ from bert_serving.server.model.weights import load_weights
 from bert_serving.server.supervisor.placement import WorkerPlacement
 from bert_serving.server.supervisor.preflight import read_model
 from bert_serving.server.supervisor.vector_space import vector_digest
-from bert_serving.server.worker.head_weights import read_head_weights
+from bert_serving.server.worker.head_weights import load_head_weights, prepare_head_weights, read_head_weights
 from bert_serving.server.worker.sentence_head import SentenceHead
-from model_folders import TINY, hf_tensors, write_hf
+from model_folders import TINY, hf_tensors, write_hf, write_sharded
 from servers import ENGINE
 
 torch = pytest.importorskip("torch")
@@ -221,6 +223,36 @@ def test_weights_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
     assert config.pipeline is not None
     with pytest.raises(WeightError, match=r"no tensor classifier\.weight, so the model has no head.*-task embed"):
         read_head_weights(config.pipeline, model.hidden_size)
+
+
+def test_the_head_is_found_in_each_kind_of_checkpoint(tmp_path: Path) -> None:
+    """In one file, in several, as a pickle of PyTorch, in bfloat16, and below another prefix."""
+    folder = folder_of(tmp_path)
+    config, model = served(folder, "-task", "rerank")
+    assert config.pipeline is not None
+    wanted = read_head_weights(config.pipeline, model.hidden_size)
+    tensors = {**load_file(folder / "model.safetensors")}
+
+    def found(path: Path) -> dict[str, np.ndarray]:
+        (path / "config.json").write_text((folder / "config.json").read_text())
+        config, model = served(path, "-task", "rerank")
+        assert config.pipeline is not None
+        cache = Cache(tmp_path / "cache")
+        return dict(load_head_weights(str(prepare_head_weights(config.pipeline, model.hidden_size, cache))))
+
+    sharded = write_sharded(tmp_path / "sharded", tensors)
+    pickled, prefixed, short = (write_hf(tmp_path / name) for name in ("pickled", "prefixed", "short"))
+    torch.save({name: torch.tensor(value) for name, value in tensors.items()}, pickled / "pytorch_model.bin")
+    save_file({f"model.{name}": value for name, value in tensors.items()}, prefixed / "model.safetensors")
+    torch.save({name: torch.tensor(value).bfloat16() for name, value in tensors.items()}, short / "pytorch_model.bin")
+    for path, tolerance in ((sharded, 0), (pickled, 0), (prefixed, 0), (short, 0.02)):
+        weights = found(path)
+        assert weights.keys() == wanted.keys()
+        for name, weight in weights.items():
+            np.testing.assert_allclose(weight, wanted[name], rtol=0, atol=tolerance, err_msg=f"{path} {name}")
+    twice = {**tensors, "other.classifier.weight": tensors["classifier.weight"]}
+    with pytest.raises(WeightError, match=r"several tensors classifier.weight \(classifier.weight, other.classifier"):
+        found(write_hf(tmp_path / "twice", twice))
 
 
 def test_a_head_with_a_mean_and_a_norm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
