@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -162,6 +163,23 @@ def test_front_that_ends_and_comes_back(tmp_path: Path, how: signal.Signals) -> 
             assert run.wait(60) == 130, log.read_text()
             assert main([*arguments(tmp_path, "parquet", batch_size=500), *front(stays), *front(back), "-resume"]) == 0
         require_vectors(out, texts, stays)
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, output_format: str) -> None:
+    """Twenty times the rows take little more memory."""
+    peaks = []
+    with serving("-engine", "zeros") as server:
+        for rows in (15_000, 300_000):
+            corpus = tmp_path / f"{rows}.txt"
+            corpus.write_text("".join(f"{i} a sentence of some length, of which there are many\n" for i in range(rows)))
+            args = [str(corpus), "-o", f"{tmp_path / str(rows)}/", "-format", output_format, *at(server)]
+            run = command(*args, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(run.pid, 0)
+            run.returncode = os.waitstatus_to_exitcode(status)
+            assert run.returncode == 0
+            peaks.append(usage.ru_maxrss >> 10)
+    assert peaks[1] < peaks[0] + 60, f"MiB: {peaks}"
 
 
 @contextlib.contextmanager
