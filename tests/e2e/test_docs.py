@@ -25,6 +25,7 @@ from bert_serving.client import BertClient
 from bert_serving.client._base import BaseClient
 from bert_serving.client._cli.encode import get_parser as get_encode_parser
 from bert_serving.server.benchmark.options import get_benchmark_parser
+from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.cli.start import get_args_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
@@ -161,6 +162,7 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "bert-serving-start": get_args_parser,
     "bert-serving-terminate": get_shutdown_parser,
     "bert-serving-encode": get_encode_parser,
+    "bert-serving-join": get_join_parser,
 }
 
 
