@@ -145,6 +145,9 @@ def test_a_request_is_cancelled_by_its_client_only() -> None:
             client.send([f"{SLOW} 1"] * 2)
             client.send(texts(2))
         cancel = json.dumps({"requests": [1, 99]}).encode()
+        with Raw(server, b"stranger") as stranger:
+            stranger.push.send_multipart([b"other", b"CANCEL", b"3", b"0", cancel])
+            stranger.status()  # so the command was read
         mine.push.send_multipart([b"mine", b"CANCEL", b"3", b"0", cancel])
         assert mine.receive()[0] == b"2"
         assert {other.receive()[0], other.receive()[0]} == {b"1", b"2"}
@@ -152,6 +155,21 @@ def test_a_request_is_cancelled_by_its_client_only() -> None:
         mine.push.send_multipart([b"mine", b"CANCEL", b"3", b"0"])  # without options: no effect
         mine.send(texts(1))
         assert mine.receive()[0] == b"3"
+
+
+def test_a_client_cancels_on_a_new_connection() -> None:
+    with faulty("-max_batch_size", "1") as server, connect(server) as observer:
+        with Raw(server, b"same") as before:
+            before.send([f"{SLOW} {number}" for number in range(50)])
+            wait_until(lambda: observer.server_status["queue"]["requests"] == 1, what="the request to be received")
+        with Raw(server, b"same") as after:
+            cancel = json.dumps({"requests": [1]}).encode()
+
+            def is_cancelled() -> bool:
+                after.push.send_multipart([b"same", b"CANCEL", b"2", b"0", cancel])
+                return bool(observer.server_status["queue"]["requests"] == 0)
+
+            wait_until(is_cancelled, 30, "the server to notice the end of the first connection, and to cancel")
 
 
 def test_a_client_that_reconnects_in_time_receives_its_results() -> None:

@@ -17,6 +17,8 @@ from .tcp_guard import close_accepted
 RESERVE = 64
 #: Seconds between two checks, and between two log lines.
 CHECK_INTERVAL, LOG_INTERVAL = 0.1, 60.0
+#: Inode of a connection that is closed.
+CLOSED = -1
 #: Limit where the system names none.
 _UNLIMITED = 2**20
 
@@ -32,6 +34,14 @@ def descriptor_limit(is_hard: bool = False) -> int:
     """Returns the limit of open files of this process."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[is_hard]
     return _UNLIMITED if limit == resource.RLIM_INFINITY else limit
+
+
+def inode(descriptor: int) -> int:
+    """Returns the inode of an open descriptor, or ``CLOSED``."""
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:
+        return CLOSED
 
 
 class ConnectionLimit:

@@ -14,7 +14,6 @@ because libzmq aborts when it closes such a socket during the handshake of a pee
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -23,6 +22,7 @@ import zmq
 
 from bert_serving.client.protocol import MAX_IDENTITY_BYTES
 
+from ..ipc.descriptors import CLOSED, inode
 from ..ipc.sockets import keep_alive
 
 #: Messages that ZeroMQ queues for one subscriber.
@@ -33,8 +33,8 @@ MAX_SUBSCRIPTION_BYTES = 4096
 MAX_SUBSCRIPTIONS, MAX_SUBSCRIBED_BYTES = 500, 64 * 1024
 #: Bytes that ZeroMQ's memory of a subscription is counted with, beside those of its topic.
 _OVERHEAD = 16
-#: Inode of a connection that was closed before its message was read, and descriptor that is not known.
-CLOSED, UNKNOWN = -1, -1
+#: Descriptor that is not known.
+UNKNOWN = -1
 #: Key of the topics. All sockets of a process share it.
 _SECRET = secrets.token_bytes(16)
 
@@ -61,14 +61,6 @@ class Peer(NamedTuple):
 
     def is_closed(self) -> bool:
         return self.is_known and (self.inode == CLOSED or inode(self.descriptor) != self.inode)
-
-
-def inode(descriptor: int) -> int:
-    """Returns the inode of an open descriptor, or ``CLOSED``."""
-    try:
-        return os.fstat(descriptor).st_ino
-    except OSError:
-        return CLOSED
 
 
 class Subscription(NamedTuple):

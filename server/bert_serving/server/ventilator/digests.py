@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Collection
 
+from .request_source import UNKNOWN_SOURCE, RequestSource
 from .requests import Request
 
 #: Bytes of a step: some 20 ms.
@@ -40,9 +41,14 @@ class DigestQueue:
         """Returns whether a request of this client with this id is in the queue."""
         return any((each.identity, each.request_id) == (identity, request_id) for each in self._requests)
 
-    def cancel(self, identity: bytes, request_ids: Collection[bytes]) -> int:
-        """Drops requests of a client by their ids, and returns their number."""
-        kept = [each for each in self._requests if each.identity != identity or each.request_id not in request_ids]
+    def cancel(self, identity: bytes, request_ids: Collection[bytes], source: RequestSource = UNKNOWN_SOURCE) -> int:
+        """Drops requests of a client by their ids, if ``source`` may cancel them, and returns their number."""
+
+        def is_cancelled(each: Request) -> bool:
+            is_named = each.identity == identity and each.request_id in request_ids
+            return is_named and each.source.lets_cancel(source)
+
+        kept = [each for each in self._requests if not is_cancelled(each)]
         num_dropped = len(self._requests) - len(kept)
         if num_dropped and (not kept or kept[0] is not self._requests[0]):
             self._hash, self._offset = hashlib.blake2b(), 0

@@ -25,6 +25,7 @@ from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .digests import STEP_BYTES, DigestQueue, digest
 from .queue_limits import REQUEST_BYTES, QueueLimits, chunk_bytes
 from .request_options import NO_REQUEST_OPTIONS, OptionsResolver
+from .request_source import RequestSource
 from .requests import INLINE_BYTES, Request, RequestLimits, read_texts
 from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
@@ -85,7 +86,8 @@ class RequestTable:
         self.jobs: dict[int, Job] = {}
         self.draining = False
         self._by_key: dict[RequestKey, Job] = {}
-        self._by_id: dict[tuple[bytes, bytes], list[Job]] = {}  # by identity and request id
+        # By identity and request id, with the connection that sent the request last.
+        self._by_id: dict[tuple[bytes, bytes], dict[Job, RequestSource]] = {}
         self._last_local_id, self._last_id = 0, first_id
 
     @property
@@ -165,7 +167,7 @@ class RequestTable:
         self._last_local_id += 1
         job = Job(self._last_local_id, key, size, received_at, options)
         self.jobs[job.local_id] = self._by_key[key] = job
-        self._by_id.setdefault(key[:2], []).append(job)
+        self._by_id.setdefault(key[:2], {})[job] = request.source
         self._count_bytes(job, REQUEST_BYTES)
         if size:
             self._record(job)
@@ -185,7 +187,7 @@ class RequestTable:
 
         The sink may have published the result to the lost connection, and BATCH_DONE may not have recv_available yet.
         """
-        job.last_received_at = self._clock()
+        job.last_received_at, self._by_id[job.key[:2]][job] = self._clock(), request.source
         job.options = self._resolver.resolve(request.options)
         if job.query_outstanding:
             job.retry_requested = True
@@ -361,12 +363,14 @@ class RequestTable:
             self._log.warning("client %r is disconnected; dropping its %d requests", identity, len(jobs))
         self._cancel(jobs)
 
-    def cancel(self, identity: bytes, request_ids: Iterable[int]) -> int:
-        """Cancels requests of a client by their ids, and returns their number. Unknown ids are ignored."""
-        ids = {b"%d" % number for number in request_ids}
-        jobs = [job for request_id in ids for job in self._by_id.get((identity, request_id), ())]
+    def cancel(self, command: Request) -> int:
+        """Cancels requests of a client by their ids, and returns their number. Unknown ids, and those of requests from
+        other open connections, are ignored."""
+        ids, identity, source = {b"%d" % each for each in command.options.requests}, command.identity, command.source
+        found = [each for request_id in ids for each in self._by_id.get((identity, request_id), {}).items()]
+        jobs = [job for job, sender in found if sender.lets_cancel(source)]
         self._cancel(jobs)
-        return len(jobs) + self.digests.cancel(identity, ids)
+        return len(jobs) + self.digests.cancel(identity, ids, source)
 
     def _cancel(self, jobs: Sequence[Job]) -> None:
         """Cancels jobs of one client."""
@@ -386,6 +390,6 @@ class RequestTable:
         self.admission.release(job)
         del self._by_key[job.key]
         same_id = self._by_id[job.key[:2]]
-        same_id.remove(job)
+        del same_id[job]
         if not same_id:
             del self._by_id[job.key[:2]]

@@ -17,6 +17,7 @@ from bert_serving.client.protocol import COMMANDS, MAX_IDENTITY_BYTES, MAX_REQUE
 from .. import json_scan
 from ..errors import InvalidRequest, TooLarge
 from .request_options import MAX_OPTIONS_BYTES, NO_REQUEST_OPTIONS, RequestOptions, decode_options
+from .request_source import UNKNOWN_SOURCE, RequestSource, source_of
 
 _STRINGS = msgspec.json.Decoder(list[str])
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[str]])
@@ -40,12 +41,14 @@ class Request:
     Attributes:
         message: a command, or JSON that is not decoded yet. A large one is the buffer of its frame.
         options: the fifth frame.
+        source: connection of the message.
     """
 
     identity: bytes
     message: bytes | memoryview
     request_id: bytes
     options: RequestOptions = NO_REQUEST_OPTIONS
+    source: RequestSource = UNKNOWN_SOURCE
 
     @property
     def is_command(self) -> bool:
@@ -115,7 +118,7 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
         )
     # The fourth frame, the number of texts, is not trusted: the texts are counted instead.
     if len(frames) == 4:
-        return Request(identity, message, request_id)
+        return Request(identity, message, request_id, source=source_of(frames[-1]))
     if len(frames[4]) > MAX_OPTIONS_BYTES:  # the decoder would create a long list before it checks max_length
         raise BadEnvelope(
             f"the options of a request have at most {MAX_OPTIONS_BYTES} bytes, received {len(frames[4])}",
@@ -125,7 +128,7 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
         options = decode_options(frames[4].bytes)
     except ValueError as error:
         raise BadEnvelope(str(error), reply_to=(identity, request_id)) from None
-    return Request(identity, message, request_id, options)
+    return Request(identity, message, request_id, options, source_of(frames[-1]))
 
 
 def _kind(message: bytes | memoryview, pairs: bool) -> _Kind:

@@ -199,7 +199,7 @@ class Ventilator:
             self.control.send(TERMINATE)
             return
         if request.message == CANCEL:
-            number = self.requests.cancel(request.identity, request.options.requests)
+            number = self.requests.cancel(request)
             self.log.debug("client %r cancelled %d requests", request.identity, number)
             return
         if request.message == SHOW_CONFIG:
