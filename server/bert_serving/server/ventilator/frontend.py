@@ -51,6 +51,10 @@ class Frontend:
         CurveAuth(**context.options["access"], warn=context.log.warning).apply(context.context, *sockets)
         self._port = MovablePort(sockets, config.host, config.port)
 
+    def close(self) -> None:
+        """Releases the port. ZeroMQ closes the sockets with their context."""
+        self._port.close()
+
     @property
     def unread_bytes(self) -> int:
         """Bytes that were unread at the last check, without those that were read since. 0 if they are unknown."""
