@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -12,6 +13,8 @@ import family_models
 import numpy as np
 import pytest
 from family_models import ARCHITECTURES
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bert_serving.server import engines
 from bert_serving.server.config.options import ServerConfig
@@ -117,7 +120,10 @@ def test_layers_share_weights_as_albert_groups_them() -> None:
         (NOMIC | {"rotary_emb_fraction": 0.5}, "rotary_emb_fraction 0.5 is not supported; it must be 1"),
         (NOMIC | {"num_experts": 8}, "num_experts 8"),
         (GTE | {"layer_norm_type": "rms_norm"}, "layer_norm_type 'rms_norm'"),
-        (GTE | {"position_embedding_type": "absolute"}, "position_embedding_type 'absolute'"),
+        (
+            GTE | {"position_embedding_type": "absolute"},
+            "position_embedding_type 'absolute' is not supported; it must be 'rope'",
+        ),
         (GTE | {"rope_scaling": {"type": "ntk", "factor": 8.0, "mixed_b": 0.6}}, "mixed_b 0.6"),
         (GTE | {"rope_scaling": "ntk"}, "rope parameters 'ntk'"),
         (JINA | {"feed_forward_type": "swiglu"}, "feed_forward_type 'swiglu'"),
@@ -135,6 +141,31 @@ def test_layers_share_weights_as_albert_groups_them() -> None:
 def test_other_variants_are_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises((ModelConfigError, ModelUnsupported), match=message):
         parse(values)
+
+
+JUNK = st.none() | st.booleans() | st.integers(-2, 10**12) | st.floats() | st.text(max_size=4)
+JUNK = JUNK | st.lists(JUNK, max_size=2) | st.dictionaries(st.sampled_from(["type", "rope_theta", "factor"]), JUNK)
+KEYS = {
+    "albert": ["embedding_size", "num_hidden_groups", "inner_group_num", "type_vocab_size"],
+    "deberta-v2": ["pos_att_type", "conv_kernel_size", "conv_act", "norm_rel_ebd", "max_relative_positions"],
+    "modernbert": ["layer_types", "rope_parameters", "local_attention", "norm_bias", "global_attn_every_n_layers"],
+    "mpnet": ["relative_attention_num_buckets", "max_position_embeddings", "hidden_act"],
+    "new": ["rope_scaling", "rope_theta", "position_embedding_type", "type_vocab_size", "rope_parameters"],
+    "nomic_bert": ["rotary_emb_base", "rotary_scaling_factor", "max_trained_positions", "activation_function"],
+    "bert": ["position_embedding_type", "feed_forward_type", "layer_norm_eps", "num_attention_heads"],
+}
+
+
+@pytest.mark.parametrize("values", [ALBERT, DEBERTA, MODERN, MPNET, GTE, NOMIC, JINA])
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_value_is_read_or_refused(values: dict[str, Any], data: st.DataObject) -> None:
+    keys = KEYS[values.get("model_type", "bert")]
+    changes = data.draw(st.dictionaries(st.sampled_from([*keys, *values]), JUNK, max_size=3))
+    with contextlib.suppress(ModelError):
+        model = parse(values | changes)
+        assert model.max_tokens <= 1 << 17
+        assert ModelConfig.from_dict(json.loads(json.dumps(dataclasses.asdict(model)))) == model
 
 
 def test_known_code_of_a_model_is_computed_and_other_code_refused(tmp_path: Path) -> None:

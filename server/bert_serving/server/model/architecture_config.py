@@ -11,6 +11,8 @@ from .errors import ModelConfigError, ModelUnsupported
 
 #: Values of ``feed_forward_type`` of JinaBERT with gated units → their activation.
 _JINA_GATED = {"geglu": "gelu", "reglu": "relu"}
+#: Largest number of positions. Tables by relative position are computed for all of them.
+MAX_POSITIONS = 1 << 17
 #: Kinds of rotary embeddings that only divide the frequencies.
 _ROPE_TYPES = ("default", "linear")
 #: Activations of Nomic's gated units with silu.
@@ -61,6 +63,11 @@ def read_positions(values: Values, family: str) -> int:
         ModelConfigError: the value is no integer above 0.
     """
     positions = values.positive("max_position_embeddings", 512)
+    if positions > MAX_POSITIONS:
+        raise ModelConfigError(
+            f"{values.source}: max_position_embeddings is {positions}, more than {MAX_POSITIONS}; copy the "
+            "configuration of the model"
+        )
     if family == "nomic_bert" and values.get("rotary_scaling_factor"):
         # The factor changes the rotations of longer sequences only.
         return min(positions, values.positive("max_trained_positions", 2048))
@@ -107,6 +114,8 @@ def _modernbert(values: Values, sizes: Sizes) -> Architecture:
     full = values.number("global_rope_theta", 160000.0)
     sliding = full if values.get("local_rope_theta", 0) is None else values.number("local_rope_theta", 10000.0)
     given = values.get("rope_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise ModelUnsupported(f"{values.source}: rope_parameters is {given!r}; it must name {' and '.join(known)}")
     ropes = {
         kind: _rope(values, given.get(kind) or {}, theta, sizes)
         for kind, theta in (("full_attention", full), ("sliding_attention", sliding))
@@ -185,7 +194,7 @@ def _gte(values: Values, sizes: Sizes) -> Architecture:
 
 def _jina(values: Values, sizes: Sizes) -> Architecture:
     kind = values.get("feed_forward_type", "original")
-    if kind != "original" and kind not in _JINA_GATED:
+    if kind not in ("original", *_JINA_GATED):
         raise ModelUnsupported(
             f"{values.source}: feed_forward_type {kind!r} is not supported; it must be original, geglu or reglu"
         )

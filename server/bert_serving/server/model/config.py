@@ -284,12 +284,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _reject_other_architectures(values: Values, family: str) -> None:
-    position = values.get("position_embedding_type", "absolute")
-    if position != {"jina-bert": "alibi", "gte": "rope", "new": "rope"}.get(family, "absolute") and (
-        "position_embedding_type" in values
-    ):
+    needed = {"jina-bert": "alibi", "gte": "rope", "new": "rope"}.get(family, "absolute")
+    position = values.get("position_embedding_type", needed)
+    if position != needed:
         raise ModelUnsupported(
-            f"{values.source}: position_embedding_type {position!r} is not supported; it must be 'absolute'"
+            f"{values.source}: position_embedding_type {position!r} is not supported; it must be {needed!r}"
         )
     if values.get("is_decoder", False):
         raise ModelUnsupported(f"{values.source}: is_decoder is true; only encoders are supported")
