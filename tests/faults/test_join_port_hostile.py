@@ -14,6 +14,7 @@ from servers import wait_until
 SIZE, MOST = 60_000, 200_000_000
 
 
+@pytest.mark.minutes
 def test_a_message_without_an_end_is_cut() -> None:
     with front("-engine", "zeros", "-result_memory", "10000000", "-join_timeout", "60") as server:
         frame = b"\x03" + SIZE.to_bytes(8, "big") + b"x" * SIZE
