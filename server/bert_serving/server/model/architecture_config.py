@@ -217,7 +217,8 @@ def _deberta(values: Values, sizes: Sizes) -> Architecture:
             f"{values.source}: pos_att_type {kinds!r} is not supported; it must name c2p, p2c or both"
         )
     positions = values.positive("max_position_embeddings", 512)
-    distance, buckets = values.get("max_relative_positions", -1), values.get("position_buckets", -1)
+    distance = values.count("max_relative_positions", -1, least=-1)
+    buckets = values.count("position_buckets", -1, least=-1)
     norms = [name.strip() for name in str(values.get("norm_rel_ebd", "none")).lower().split("|")]
     size = values.positive("embedding_size", sizes.hidden)
     width = values.count("conv_kernel_size", 0)
@@ -235,8 +236,8 @@ def _deberta(values: Values, sizes: Sizes) -> Architecture:
         disentangled=Disentangled(
             content_to_position="c2p" in kinds,
             position_to_content="p2c" in kinds,
-            buckets=buckets if isinstance(buckets, int) and buckets > 0 else 0,
-            max_distance=distance if isinstance(distance, int) and distance > 0 else positions,
+            buckets=max(buckets, 0),
+            max_distance=distance if distance > 0 else positions,
             shares_projection=values.flag("share_att_key", False),
             has_norm="layer_norm" in norms,
         ),
