@@ -22,9 +22,10 @@ class Node:
 
 @pytest.fixture
 def collections() -> Iterator[FullCollections]:
-    yield FullCollections()
-    gc.callbacks.remove(full_collections._freeze)
-    gc.unfreeze()
+    made = FullCollections()
+    yield made
+    made.close()
+    assert not gc.get_freeze_count()
 
 
 def test_collections_skip_old_objects(collections: FullCollections) -> None:

@@ -26,6 +26,11 @@ class FullCollections:
         gc.freeze()
         gc.callbacks.append(_freeze)
 
+    def close(self) -> None:
+        """Lets Python collect objects as usual, for a program that goes on after the loop."""
+        gc.callbacks.remove(_freeze)
+        gc.unfreeze()
+
     def run_if_due(self) -> None:
         """Collects all objects if it is time. Call it in the loop of the process."""
         started = time.monotonic()

@@ -132,6 +132,7 @@ class Sink:
                 full_collections.run_if_due()
             if self.draining and not self._has_reported_drained:
                 self._report_drained()
+        full_collections.close()
         self.publisher.close(CLOSE_LINGER_MS)
 
     def _poll_timeout(self, retry_ms: int) -> int:

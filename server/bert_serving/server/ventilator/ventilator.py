@@ -119,6 +119,7 @@ class Ventilator:
             self.dispatcher.dispatch()
             self.sink.flush()
             self._report_drained()
+        full_collections.close()
         self.frontend.close()
 
     def _poll_timeout(self) -> int:
