@@ -204,9 +204,9 @@ def test_a_blank_text_is_found_before_the_first_request(
 
 def test_lost_front(server: Server, tmp_path: Path) -> None:
     """Two servers share the parts. Those of a server that is lost go to the other."""
-    texts = write_inputs(tmp_path / "in", 1400)
+    texts = write_inputs(tmp_path / "in", 700)
     out = tmp_path / "out"
-    args = [str(tmp_path / "in"), "-o", f"{out}/", "-part_rows", "10", "-batch_size", "5", "-blank", "null"]
+    args = [str(tmp_path / "in"), "-o", f"{out}/", "-part_rows", "20", "-batch_size", "5", "-blank", "null"]
     with serving() as lost, BertClient(port=lost.port, port_out=lost.port_out, timeout=60_000) as client:
 
         def num_requests() -> int:
