@@ -162,14 +162,16 @@ def test_signals_have_their_default_effect_after_the_end_of_a_server() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("unforeseen"), SystemExit("unforeseen"), RecursionError("unforeseen")])
-@pytest.mark.parametrize("place", ["plan_workers", "make_access", "describe_state", "read_model"])
+@pytest.mark.parametrize(
+    "place", ["preflight.plan_workers", "supervisor.make_access", "supervisor.describe_state", "preflight.read_model"]
+)
 def test_an_unforeseen_error_ends_the_start_with_its_reason(
     place: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr(f"bert_serving.server.supervisor.supervisor.{place}", fail)
+    monkeypatch.setattr(f"bert_serving.server.supervisor.{place}", fail)
     port, port_out = free_ports()
     server = BertServer(
         get_args_parser().parse_args(
