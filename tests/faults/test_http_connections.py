@@ -72,9 +72,17 @@ def healthy_within(server: HttpServer, seconds: float) -> None:
     assert time.monotonic() - started < seconds
 
 
+def open_connections(process: psutil.Process, port: int) -> int:
+    """Returns the number of connections that a process holds on its port."""
+    connections = process.net_connections("tcp")
+    return sum(one.laddr.port == port and one.status != psutil.CONN_LISTEN for one in connections)
+
+
 def test_connections_beyond_the_limit_get_503_at_once_and_idle_ones_no_thread(server: HttpServer) -> None:
     process = server.server.child("http")
     assert server.call("/encode", {"texts": ["a"]}).status == 200
+    # A closed connection counts until the server has read its end.
+    wait_until(lambda: not open_connections(process, server.http_port), 30, "no connection to be open")
     threads = process.num_threads()
     with contextlib.ExitStack() as stack:
         open_ones = [stack.enter_context(dial(server)) for _ in range(MAX_CONNECTIONS)]
