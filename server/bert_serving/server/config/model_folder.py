@@ -18,6 +18,7 @@ from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import read_pipeline
 from ..model.vector_options import VectorOptions, apply_options, split_tail
+from .folder_length import take_length
 from .options import ServerConfig
 from .served_head import apply_head
 
@@ -97,12 +98,8 @@ def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.L
 
 
 def _take_settings(config: ServerConfig, folder: SentencePipeline, positions: int, log: logging.Logger) -> ServerConfig:
-    length = min(folder.max_seq_length or positions, positions)
+    config = take_length(config, folder, positions, log)
     changes: dict[str, Any] = {}
-    if "max_seq_len" not in config.given:
-        changes["max_seq_len"] = length
-    elif (config.max_seq_len or positions) != length:
-        log.warning("-max_seq_len %s is set; the folder wants %d", config.max_seq_len, length)
     if folder.lower_case and not config.do_lower_case:
         log.warning("-cased_tokenization is set; the folder wants lower-cased texts (do_lower_case)")
         changes["pipeline"] = msgspec.structs.replace(_pipeline(config), lower_case=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from ..errors import ConfigError
 from ..model.config import ModelConfig
 from ..model.heads import read_head
 from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import read_scorer
+from .folder_length import take_length
 from .options import ServerConfig
 
 _POOLING = {"cls": PoolingStrategy.CLS_TOKEN, "mean": PoolingStrategy.REDUCE_MEAN}
@@ -34,13 +34,7 @@ def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
     config = config.with_(pipeline=folder)
     model = config.read_model()
     head = read_head(model, config.task, config.model_dir)
-    longest = model.max_tokens
-    length = min(folder.max_seq_length or longest, longest)
-    changes: dict[str, Any] = {}
-    if "max_seq_len" not in config.given:
-        changes["max_seq_len"] = length
-    elif (config.max_seq_len or longest) != length:
-        log.warning("-max_seq_len %s is set; the folder wants %d", config.max_seq_len, length)
+    config = take_length(config, folder, model.max_tokens, log)
     pipeline = head.extend(folder)
     log.info(
         "task %s: labels %s, problem_type %s, activation %s",
@@ -50,6 +44,6 @@ def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
         pipeline.activation,
     )
     config = config.with_(
-        pipeline=pipeline, pooling_strategy=_POOLING[head.pooling], pooling_layer=(-1,), normalize="auto", **changes
+        pipeline=pipeline, pooling_strategy=_POOLING[head.pooling], pooling_layer=(-1,), normalize="auto"
     )
     return config, model
