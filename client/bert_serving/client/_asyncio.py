@@ -144,9 +144,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         self._connection.check_usable()
         await self.connect()
         self._check_timings(timings)
-        values = await self._request_options(is_tokenized, options)
-        validated = self._validated(texts, is_tokenized, stacklevel=2)
-        values = await self._with_pairs(values, validated)
+        validated, values = await self._prepared(texts, is_tokenized, options, stacklevel=2)
         call = EncodeCall(validated, batch_size, timings, options=values, names_space=self._names_space)
         await self._run(call, show_progress_bar)
         return self._finish(call, show_tokens, stacklevel=2)
@@ -162,9 +160,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         """Encodes for a proxy; see `BlockingClient._encode_in_detail`."""
         self._connection.check_usable()
         await self.connect()
-        values = await self._request_options(is_tokenized, options)
-        validated = self._validated(texts, is_tokenized, stacklevel=2)
-        values = await self._with_pairs(values, validated)
+        validated, values = await self._prepared(texts, is_tokenized, options, stacklevel=2)
         call = EncodeCall(validated, batch_size, timings, details=True, options=values)
         await self._run(call, show_progress_bar=False)
         return call
@@ -287,6 +283,14 @@ class AsyncBertClient(AsyncScoringClient[E]):
         if options.get("vector_space") is None:
             options["vector_space"] = self._expected_space
         return await self._supported(request_options(is_tokenized, **options))
+
+    async def _prepared(
+        self, texts: Iterable[Any], is_tokenized: bool, options: EncodeOptions | ProxyOptions, stacklevel: int
+    ) -> tuple[Validated, dict[str, Any]]:
+        """Returns validated texts and the options of their requests, as `BlockingClient._prepared`."""
+        values = await self._request_options(is_tokenized, options)
+        validated = self._validated(texts, is_tokenized, stacklevel=stacklevel + 1)
+        return validated, await self._with_pairs(values, validated)
 
     async def _with_pairs(self, values: dict[str, Any], texts: Validated) -> dict[str, Any]:
         """Adds to the options of a request whether its texts are pairs, and checks that the server knows pairs."""

@@ -64,6 +64,18 @@ class BlockingClient(BaseClient[E]):
             options["vector_space"] = self._expected_space
         return self._supported(request_options(is_tokenized, **options))
 
+    def _prepared(
+        self, texts: Iterable[Any], is_tokenized: bool, options: EncodeOptions | ProxyOptions, stacklevel: int
+    ) -> tuple[Validated, dict[str, Any]]:
+        """Returns validated texts and the options of their requests; the server knows these options.
+
+        Args:
+            stacklevel: for warnings, as of ``warnings.warn`` in the caller.
+        """
+        values = self._request_options(is_tokenized, options)
+        validated = self._validated(texts, is_tokenized, stacklevel=stacklevel + 1)
+        return validated, self._with_pairs(values, validated)
+
     def _with_pairs(self, values: dict[str, Any], texts: Validated) -> dict[str, Any]:
         """Adds to the options of a request whether its texts are pairs, and checks that the server knows pairs."""
         marked = add_pairs(values, texts)
@@ -87,9 +99,7 @@ class BlockingClient(BaseClient[E]):
     ) -> EncodeCall:
         """Encodes for a proxy: without a copy, and with all details of the replies."""
         self._connection.check_usable()
-        values = self._request_options(is_tokenized, options)
-        validated = self._validated(texts, is_tokenized, stacklevel=2)
-        values = self._with_pairs(values, validated)
+        validated, values = self._prepared(texts, is_tokenized, options, stacklevel=2)
         call = EncodeCall(validated, batch_size, timings, details=True, options=values)
         with self._slot():
             self._run(call, show_progress_bar=False)

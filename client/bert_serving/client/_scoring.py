@@ -85,9 +85,7 @@ class ScoringClient(BlockingClient[E]):
         """Returns the scores ``[n, labels]`` and the labels."""
         self._connection.check_usable()
         self._current_task().require(task)
-        values = self._request_options(is_tokenized, options)
-        validated = self._validated(texts, is_tokenized, stacklevel=3)
-        values = self._with_pairs(values, validated)
+        validated, values = self._prepared(texts, is_tokenized, options, stacklevel=3)
         call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
         with self._slot():
             self._run(call, show_progress_bar=False)
@@ -111,8 +109,9 @@ class AsyncScoringClient(BaseClient[E]):
 
         async def connect(self) -> None: ...
         async def _ask(self, command: bytes) -> dict[str, Any]: ...
-        async def _request_options(self, is_tokenized: bool, options: EncodeOptions) -> dict[str, Any]: ...
-        async def _with_pairs(self, values: dict[str, Any], texts: Validated) -> dict[str, Any]: ...
+        async def _prepared(
+            self, texts: Iterable[Any], is_tokenized: bool, options: EncodeOptions, stacklevel: int
+        ) -> tuple[Validated, dict[str, Any]]: ...
         async def _run(self, call: EncodeCall, show_progress_bar: bool) -> None: ...
 
     async def classify(
@@ -151,9 +150,7 @@ class AsyncScoringClient(BaseClient[E]):
         self._connection.check_usable()
         await self.connect()
         (await self._current_task()).require(task)
-        values = await self._request_options(is_tokenized, options)
-        validated = self._validated(texts, is_tokenized, stacklevel=3)
-        values = await self._with_pairs(values, validated)
+        validated, values = await self._prepared(texts, is_tokenized, options, stacklevel=3)
         call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
         await self._run(call, show_progress_bar=False)
         self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=3)
