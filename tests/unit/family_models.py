@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bert_serving.server.engines.batch import Batch
+from bert_serving.server.model.config import ModelConfig, load_model_config
 
 WORDS = 60
 SIZES = {
@@ -75,6 +76,12 @@ def save(folder: Path, family: tuple[str, dict[str, Any]], head: str = "Model", 
     model.save_pretrained(folder)
     write_vocabulary(folder)
     return model
+
+
+def save_and_load(folder: Path, family: str, **changes: Any) -> ModelConfig:
+    """Saves the model of a family, and returns its configuration as the server reads it."""
+    save(folder / "model", ARCHITECTURES[family], **changes)
+    return load_model_config(folder / "model")
 
 
 def write_vocabulary(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import family_models
 import numpy as np
 import pytest
-from family_models import ARCHITECTURES, LONG, SIZES, batch_of
+from family_models import ARCHITECTURES, LONG, SIZES, batch_of, save_and_load
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -25,11 +25,6 @@ from bert_serving.server.model.config import ModelConfig, load_model_config, par
 from bert_serving.server.model.weights import expected_shapes, load_weights
 
 
-def load(folder: Path, family: str, **changes: Any) -> ModelConfig:
-    family_models.save(folder / "model", ARCHITECTURES[family], **changes)
-    return load_model_config(folder / "model")
-
-
 def make(model: ModelConfig, folder: Path, **fields: Any) -> engine_module.OnnxEngine:
     spec = EngineSpec(model=model, cache_dir=str(folder / "cache"), pooling_layers=(-1,), **fields)
     engine_module.prepare(spec, lambda _: None)
@@ -38,7 +33,7 @@ def make(model: ModelConfig, folder: Path, **fields: Any) -> engine_module.OnnxE
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_int8_is_close_to_fp32(tmp_path: Path, family: str) -> None:
-    model = load(tmp_path, family)
+    model = save_and_load(tmp_path, family)
     batch = batch_of([30, 60, 90])
     exact, found = (
         make(model, tmp_path, pooling_strategy="NONE", dtype=dtype).encode(batch) for dtype in ("fp32", "int8")
@@ -48,7 +43,7 @@ def test_int8_is_close_to_fp32(tmp_path: Path, family: str) -> None:
 
 
 def test_layers_with_the_same_weights_share_them_in_the_graph(tmp_path: Path) -> None:
-    model = load(tmp_path, "albert")
+    model = save_and_load(tmp_path, "albert")
     spec = EngineSpec(model=model, cache_dir=str(tmp_path), pooling_layers=(-1,))
     graph = build(spec, load_weights(model, need_pooler=False)).graph
     shapes = [tuple(tensor.dims) for tensor in graph.initializer]
@@ -57,7 +52,7 @@ def test_layers_with_the_same_weights_share_them_in_the_graph(tmp_path: Path) ->
 
 
 def test_tokens_beyond_the_tables_are_refused(tmp_path: Path) -> None:
-    engine = make(load(tmp_path, "mpnet"), tmp_path, use_position_embeddings=False)
+    engine = make(save_and_load(tmp_path, "mpnet"), tmp_path, use_position_embeddings=False)
     with pytest.raises(EngineError, match=f"exceeds the {LONG} positions"):
         engine.encode(batch_of([LONG + 1]))
 
@@ -67,7 +62,7 @@ def test_tokens_beyond_the_tables_are_refused(tmp_path: Path) -> None:
 def test_blocks_of_queries_give_the_same_vectors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, max_scores: int
 ) -> None:
-    model = load(tmp_path, family)
+    model = save_and_load(tmp_path, family)
     batch = batch_of([1, 7, LONG, 23, 90, LONG])
     expected = make(model, tmp_path / "whole", pooling_strategy="NONE").encode(batch)
     monkeypatch.setattr(engine_module, "MAX_GRID", max_scores)

@@ -7,10 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import family_models
 import numpy as np
 import pytest
-from family_models import ARCHITECTURES, LONG, batch_of
+from family_models import ARCHITECTURES, LONG, batch_of, save_and_load
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -19,7 +18,7 @@ from bert_serving.server.engines.base import Device, EngineSpec
 from bert_serving.server.engines.torch import device as torch_device
 from bert_serving.server.engines.torch import engine as engine_module
 from bert_serving.server.engines.torch.attention import needs_bias
-from bert_serving.server.model.config import ModelConfig, load_model_config
+from bert_serving.server.model.config import ModelConfig
 
 CPU = torch.device("cpu")
 LENGTHS = [1, 7, LONG, 23, 90]
@@ -32,11 +31,6 @@ def by_definition(query: Any, key: Any, value: Any, ends: Any, longest: int, win
     return torch.cat([torch_device._plain_attention(part, window) for part in parts])
 
 
-def load(folder: Path, family: str) -> ModelConfig:
-    family_models.save(folder / "model", ARCHITECTURES[family])
-    return load_model_config(folder / "model")
-
-
 def make(model: ModelConfig, folder: Path, **fields: Any) -> engine_module.TorchEngine:
     spec = EngineSpec(model=model, cache_dir=str(folder / "cache"), pooling_layers=(-1,), **fields)
     engine_module.prepare(spec, lambda _: None)
@@ -46,7 +40,7 @@ def make(model: ModelConfig, folder: Path, **fields: Any) -> engine_module.Torch
 
 @pytest.mark.parametrize("family", WITHOUT_BIAS)
 def test_packed_sequences_give_the_same_vectors(tmp_path: Path, family: str) -> None:
-    engine = make(load(tmp_path, family), tmp_path, pooling_strategy="NONE")
+    engine = make(save_and_load(tmp_path, family), tmp_path, pooling_strategy="NONE")
     expected = engine.encode(batch_of(LENGTHS))
     engine._encoder.packed_attention = by_definition
     np.testing.assert_allclose(engine.encode(batch_of(LENGTHS)), expected, rtol=0, atol=1e-5)
@@ -56,7 +50,7 @@ def test_packed_sequences_give_the_same_vectors(tmp_path: Path, family: str) -> 
 def test_attention_without_padding_is_for_scores_without_bias(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    model = load(tmp_path, family)
+    model = save_and_load(tmp_path, family)
     monkeypatch.setattr(torch_device, "varlen_attention", by_definition)
     found, note = torch_device.find_packed_attention(CPU, torch.bfloat16, model)
     assert needs_bias(model.architecture) == (family not in WITHOUT_BIAS)
@@ -74,7 +68,7 @@ def test_attention_without_padding_is_for_scores_without_bias(
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_bf16_is_close(tmp_path: Path, family: str) -> None:
-    model = load(tmp_path, family)
+    model = save_and_load(tmp_path, family)
     exact = make(model, tmp_path).encode(batch_of(LENGTHS))
     found = make(model, tmp_path, dtype="bf16").encode(batch_of(LENGTHS))
     cosines = (exact * found).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(found, axis=1)
@@ -84,7 +78,7 @@ def test_bf16_is_close(tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize("family", ["mpnet", "modernbert", "deberta-v2"])
 @pytest.mark.parametrize("max_scores", [1, 2_000, 60_000])
 def test_blocks_of_queries_give_the_same_vectors(tmp_path: Path, family: str, max_scores: int) -> None:
-    engine = make(load(tmp_path, family), tmp_path, pooling_strategy="NONE")
+    engine = make(save_and_load(tmp_path, family), tmp_path, pooling_strategy="NONE")
     batch = batch_of(LENGTHS)
     expected = engine.encode(batch)
     engine._encoder.attention.max_scores = max_scores
