@@ -213,12 +213,16 @@ def _check_lengths(texts: list[Any], first_row: int, limits: RequestLimits) -> N
     Raises:
         TooLarge: it has more characters, or tokens, than the limit.
     """
-    lengths = [max(map(len, text)) if isinstance(text, tuple) else len(text) for text in texts]
-    longest = max(lengths)
+    length = _length_of_pair if isinstance(texts[0], tuple) else len
+    longest = max(map(length, texts))
     if longest > limits.max_text_length:
-        index = lengths.index(longest)
+        index = next(index for index, text in enumerate(texts) if length(text) == longest)
         unit = "tokens" if isinstance(texts[index], list) else "characters"
         raise _too_long(first_row + index, f"{longest} {unit}", limits)
+
+
+def _length_of_pair(pair: tuple[str, str]) -> int:
+    return max(map(len, pair))
 
 
 def _too_long(row: int, length: str, limits: RequestLimits) -> TooLarge:
