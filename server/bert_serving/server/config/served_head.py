@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from ..errors import ConfigError
 from ..model.config import ModelConfig
@@ -31,7 +32,7 @@ def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
             f"remove -{named}, or set -task embed"
         )
     folder = read_scorer(config.model_dir, is_tuned=config.tuned_model_dir is not None)
-    config = config.with_(pipeline=folder)
+    config = replace(config, pipeline=folder)
     model = config.read_model()
     head = read_head(model, config.task, config.model_dir)
     config = take_length(config, folder, model.max_tokens, log)
@@ -43,7 +44,7 @@ def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
         head.problem_type,
         pipeline.activation,
     )
-    config = config.with_(
-        pipeline=pipeline, pooling_strategy=_POOLING[head.pooling], pooling_layer=(-1,), normalize="auto"
+    config = replace(
+        config, pipeline=pipeline, pooling_strategy=_POOLING[head.pooling], pooling_layer=(-1,), normalize="auto"
     )
     return config, model
