@@ -22,7 +22,7 @@ from .error_format import format_error
 from .errors import ErrorResponse, Unauthorized, to_error_response
 from .metrics import Metrics
 from .paths import is_public
-from .request_context import JSON
+from .request_context import JSON, VECTOR_SPACE
 from .routes import dashboard, encode, openai, openapi, operations, tei, tei_tokens
 from .wsgi import REFUSAL_KEY, STARTED_KEY
 
@@ -62,6 +62,7 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
 
     @app.after_request
     def finish(response: Response) -> Response:
+        response.headers.setdefault(VECTOR_SPACE, service.vector_space)  # vectors may be of another space
         seconds = time.perf_counter() - g.get("started", time.perf_counter())
         path = request.url_rule.rule if request.url_rule else "other"
         metrics.observe_request(path, response.status_code, seconds)

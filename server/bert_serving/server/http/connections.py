@@ -52,6 +52,7 @@ class Connections:
         keep_alive: time (s) that a connection without a request stays open.
         read_timeout: time (s) for the head of a request, and again for its body.
         on_rejected: called with the status of a request that did not reach the application.
+        vector_space: space of the vectors of the server, which each response names.
 
     Attributes:
         num_open: number of open connections within the limit, those that have sent nothing included.
@@ -59,9 +60,16 @@ class Connections:
         refused: connections above the limit.
     """
 
-    def __init__(self, limit: int, keep_alive: float, read_timeout: float, on_rejected: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        keep_alive: float,
+        read_timeout: float,
+        on_rejected: Callable[[int], None],
+        vector_space: str,
+    ) -> None:
         self.limit, self.keep_alive, self.read_timeout = limit, keep_alive, read_timeout
-        self.on_rejected = on_rejected
+        self.on_rejected, self.vector_space = on_rejected, vector_space
         self.num_open = 0
         self.open: set[Connection] = set()
         self.refused: set[Connection] = set()
@@ -277,7 +285,7 @@ class Connection(asyncio.Protocol):
         if self._is_closing:
             return
         self._connections.on_rejected(status)
-        self._transport.write(_response(status, message))
+        self._transport.write(_response(status, message, self._connections.vector_space))
         self._finish()
 
     def abort(self) -> None:
@@ -309,11 +317,11 @@ class _Writer:
         self.pause_reading, self.resume_reading = transport.pause_reading, transport.resume_reading
 
 
-def _response(status: int, message: str) -> bytes:
+def _response(status: int, message: str, vector_space: str) -> bytes:
     _, body = format_error(ErrorResponse(status, _TYPES[status], message), "")
     retry = b"Retry-After: 1\r\n" if status == 503 else b""
     return (
         b"HTTP/1.1 %d %b\r\nServer: bert-serving\r\nContent-Type: application/json\r\n"
-        b"%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
-        % (status, HTTPStatus(status).phrase.encode(), retry, len(body), body)
+        b"X-Vector-Space: %b\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+        % (status, HTTPStatus(status).phrase.encode(), vector_space.encode(), retry, len(body), body)
     )

@@ -78,7 +78,11 @@ def run(process: ProcessContext) -> None:
     host, port = config.host, config.http_port
     assert port is not None
     connections = Connections(
-        _max_connections(process), config.http_keep_alive, config.http_read_timeout, metrics.count_rejected
+        _max_connections(process),
+        config.http_keep_alive,
+        config.http_read_timeout,
+        metrics.count_rejected,
+        service.vector_space,
     )
     gateway = Gateway(
         make_app(service, metrics, token),

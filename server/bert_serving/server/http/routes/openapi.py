@@ -55,7 +55,8 @@ OPENAPI: dict[str, Any] = {
         "version": __version__,
         "description": "Encodes sentences into BERT vectors. With 'Accept: application/octet-stream', /encode returns "
         "the raw little-endian values, with their shape and dtype in the headers X-Shape and X-Dtype. The header "
-        "X-Vector-Space of a response names the space of its vectors; a request with this header accepts no other.",
+        "X-Vector-Space of a response names the space of its vectors, or else that of the server; a request with this "
+        "header accepts no other.",
     },
     "paths": PATHS | TEI_PATHS,
     "components": {
