@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from joining import front
 from test_families_served import POSITIONS, write_roberta
 
 from bert_serving.client import (
@@ -209,6 +210,27 @@ def test_many_documents_of_many_clients_share_batches(reranker: tuple[Server, An
             assert all((one.score, -one.index) > (two.score, -two.index) for one, two in pairwise(found))
 
         list(pool.map(call, range(4)))
+
+
+@pytest.mark.parametrize("task", ["classify", "rerank"])
+def test_a_machine_joins_a_server_of_scores(
+    task: str, classifier: tuple[Server, Any], reranker: tuple[Server, Any]
+) -> None:
+    def call(client: BertClient) -> Any:
+        return client.classify(PAIRS) if task == "classify" else client.rerank(QUERY, DOCUMENTS)
+
+    with connect(classifier[0] if task == "classify" else reranker[0]) as client:
+        folder, scores, found = Path(client.server_config["model_dir"]), client.encode(PAIRS), call(client)
+    with front("-task", task, model_dir=folder) as server:
+        machine = server.machine(model_dir=folder).wait_ready()
+        server.wait_ready()
+        with connect(server) as client:
+            assert client.server_status["workers"][0]["machine"]
+            np.testing.assert_allclose(client.encode(PAIRS), scores, rtol=0, atol=1e-6)
+            labels = [each.label if isinstance(each, Classification) else each.index for each in found]
+            again = call(client)
+            assert [each.label if isinstance(each, Classification) else each.index for each in again] == labels
+        assert machine.stop() == 0
 
 
 def test_what_a_server_does_not_compute_is_refused(
