@@ -49,6 +49,13 @@ def _tables(groups: dict[str, list[Option]]) -> str:
         lines += [f"### {title}", "", "| option | default | |", "|---|---|---|"]
         lines += [_row(option) for option in group]
         if title == "Other":
+            lines.append("| `-check` *new* | | print what would be served, read no weights, and exit |")
+            lines.append(
+                "| `-config_file FILE` *new* | none | [TOML file](#variables-and-files) with values of flags |"
+            )
+            lines.append(
+                "| `-print_config` *new* | | print [value and source](#variables-and-files) of each flag and exit |"
+            )
             lines.append("| `-version` | | show the version and exit |")
             lines.append("| `-completion SHELL` *new* | | print the [completion](#completion) for a shell and exit |")
         lines.append("")

@@ -5,6 +5,7 @@ No image is built here: that needs a container engine.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from bert_serving.client.flag_sources import PREFIX, parse_command
 from bert_serving.client.protocol import ERROR_TYPES
 from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.config.command_line import get_args_parser
@@ -32,6 +34,18 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKER, KUBERNETES = ROOT / "docker", ROOT / "deploy" / "kubernetes"
 PORTS = {"requests": OPTIONS["port"].default, "results": OPTIONS["port_out"].default, "http": 8125}
 DRAIN = OPTIONS["drain_timeout"].default
+
+
+def set_by(variables: dict[str, str], parser: argparse.ArgumentParser, argv: list[str] | None = None) -> dict[str, Any]:
+    """The values of the flags that variables and arguments set, by the name of the variable."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", variables)
+        parsed = parse_command(parser, argv or [])
+    return {PREFIX + name.upper(): getattr(parsed.args, name) for name in parsed.sources}
+
+
+def variables_of(container: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container["env"]}
 
 
 def read(path: Path) -> Any:
@@ -145,7 +159,7 @@ def test_compose_refers_to_what_there_is() -> None:
 
 def test_compose_runs_the_server_as_it_wants_to_be_run() -> None:
     server = read(DOCKER / "compose.yml")["services"]["server"]
-    get_args_parser().parse_args(server["command"])
+    assert set_by(server["environment"], get_args_parser()).keys() == server["environment"].keys()
     assert {int(port.rsplit(":")[-1]) for port in server["ports"]} == set(PORTS.values())
     assert "/readyz" in server["healthcheck"]["test"][-1]
     compile(server["healthcheck"]["test"][-1], "health check", "exec")
@@ -214,7 +228,7 @@ def container(tmp_path: Path) -> Path:
     """A folder with a ``bert-serving-start`` that says how it was called, and a model."""
     command = tmp_path / "bin" / "bert-serving-start"
     command.parent.mkdir()
-    command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    command.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nenv | grep ^BERT_SERVING_ | sort\n')
     command.chmod(0o755)
     (tmp_path / "model").mkdir()
     (tmp_path / "empty").mkdir()
@@ -234,15 +248,25 @@ def enter(container: Path, *args: str, model: str = "empty", **variables: str) -
         check=True,
         timeout=120,
     )
-    return done.stdout.splitlines()
+    return [line for line in done.stdout.splitlines() if line]
+
+
+def options(container: Path, *args: str, model: str = "empty", **variables: str) -> dict[str, Any]:
+    """What the server of ``docker run IMAGE args`` is told, by the name of the variable."""
+    lines = enter(container, *args, model=model, **variables)
+    in_environment = dict(line.split("=", 1) for line in lines if line.startswith(PREFIX))
+    return set_by(in_environment, get_args_parser(), [line for line in lines if not line.startswith(PREFIX)])
 
 
 def test_the_image_takes_a_number_of_workers_as_in_1_10(container: Path) -> None:
     model = str(container / "model")
-    args = enter(container, "4", model="model")
-    assert args == ["-http_port", "8125", "-model_dir", model, "-num_worker", "4"]
-    parsed = get_args_parser().parse_args(enter(container, "4", "-max_seq_len", "64", model="model"))
-    assert (parsed.num_worker, parsed.max_seq_len, parsed.model_dir, parsed.http_port) == (4, 64, model, 8125)
+    found = options(container, "4", "-max_seq_len", "64", model="model")
+    assert found == {
+        "BERT_SERVING_NUM_WORKER": 4,
+        "BERT_SERVING_MAX_SEQ_LEN": 64,
+        "BERT_SERVING_MODEL_DIR": model,
+        "BERT_SERVING_HTTP_PORT": 8125,
+    }
 
 
 def test_the_image_serves_what_is_mounted_at_model(container: Path) -> None:
@@ -252,16 +276,22 @@ def test_the_image_serves_what_is_mounted_at_model(container: Path) -> None:
         "TMPDIR": str(container),
     }  # no MODEL_DIR, as in the image
     done = subprocess.run(["sh", "-c", script, "sh", "1"], env=env, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == f"-http_port 8125 -model_dir {container / 'model'} -num_worker 1".split(), done.stderr
+    expected = ["-num_worker", "1", "BERT_SERVING_HTTP_PORT=8125", f"BERT_SERVING_MODEL_DIR={container / 'model'}"]
+    assert done.stdout.split() == expected, done.stderr
 
 
 def test_the_image_takes_options_and_commands(container: Path) -> None:
-    assert enter(container) == ["-http_port", "8125"], "no model is mounted: the default one"
-    parsed = get_args_parser().parse_args(
-        enter(container, "-num_worker", "2", "-model_dir", "/other", "-http_port", "9000", model="model")
-    )
-    assert (parsed.num_worker, parsed.model_dir, parsed.http_port) == (2, "/other", 9000), "what is given counts"
-    assert enter(container, "-cpu", HTTP_PORT="80") == ["-http_port", "80", "-cpu"]
+    assert options(container) == {"BERT_SERVING_HTTP_PORT": 8125}, "no model is mounted: the default one"
+    found = options(container, "-num_worker", "2", "-model_dir", "/other", "-http_port", "9000", model="model")
+    assert found == {
+        "BERT_SERVING_NUM_WORKER": 2,
+        "BERT_SERVING_MODEL_DIR": "/other",
+        "BERT_SERVING_HTTP_PORT": 9000,
+    }, "what is given counts"
+    assert options(container, "-cpu", HTTP_PORT="80") == {"BERT_SERVING_HTTP_PORT": 80, "BERT_SERVING_CPU": True}
+    given = {"BERT_SERVING_MODEL_DIR": "/other", "BERT_SERVING_HTTP_PORT": "9000"}
+    assert options(container, model="model", **given) == {**given, "BERT_SERVING_HTTP_PORT": 9000}
+    assert options(container, BERT_SERVING_HTTP_PORT="tcp://10.0.0.1:80") == {"BERT_SERVING_HTTP_PORT": 8125}
     assert enter(container, "echo", "hello there") == ["hello there"]
     assert os.access(DOCKER / "entrypoint.sh", os.X_OK)
 
@@ -273,13 +303,9 @@ def test_the_image_serves_as_sagemaker_wants_it(container: Path) -> None:
     done = subprocess.run(
         ["sh", "-c", script, "sh", "serve"], env=env, capture_output=True, text=True, check=True, timeout=120
     )
-    assert done.stdout.splitlines() == ["-http_port", "8080", "-model_dir", model]
-    parsed = get_args_parser().parse_args(enter(container, "serve", "-num_worker", "2", SAGEMAKER_BIND_TO_PORT="8081"))
-    assert (parsed.num_worker, parsed.http_port, parsed.model_dir) == (
-        2,
-        8081,
-        get_args_parser().parse_args([]).model_dir,
-    )
+    assert done.stdout.split() == ["BERT_SERVING_HTTP_PORT=8080", f"BERT_SERVING_MODEL_DIR={model}"]
+    found = options(container, "serve", "-num_worker", "2", SAGEMAKER_BIND_TO_PORT="8081")
+    assert found == {"BERT_SERVING_NUM_WORKER": 2, "BERT_SERVING_HTTP_PORT": 8081}
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
@@ -287,6 +313,7 @@ def test_the_image_serves_as_sagemaker_wants_it(container: Path) -> None:
     ("args", "variables"),
     [
         ((), {"HTTP_PORT": "PORT"}),
+        ((), {"BERT_SERVING_HTTP_PORT": "PORT"}),
         (("serve",), {"SAGEMAKER_BIND_TO_PORT": "PORT"}),
         (("2", "-http_port", "PORT"), {}),
         (("--http-port=PORT", "-max_seq_len", "64"), {}),
@@ -336,7 +363,12 @@ def test_the_deployment_of_machines_that_join() -> None:
     (machine,) = pod["spec"]["containers"]
     assert machine["image"] == front["spec"]["template"]["spec"]["containers"][0]["image"]
     script = machine["args"][0].split("exec bert-serving-join ")[1]
-    args = get_join_parser().parse_args(shlex.split(script))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", variables_of(machine))
+        args, sources, _ = parse_command(get_join_parser(), shlex.split(script))
+    assert sources.keys() == {"join_keys", "threads"}
+    assert args.join_keys == "/tmp/keys"
+    assert pod["spec"]["enableServiceLinks"] is False
     assert args.front == f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
     assert [port["port"] for port in service["spec"]["ports"]] == [5557, 5558]
     assert service["spec"]["selector"] == front["spec"]["selector"]["matchLabels"]
@@ -356,8 +388,10 @@ def test_the_deployment() -> None:
         assert server[probe]["httpGet"] == {"path": path, "port": "http"}
     startup = server["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= OPTIONS["start_timeout"].default
-    args = get_args_parser().parse_args(server["args"])
-    assert pod["spec"]["terminationGracePeriodSeconds"] >= args.drain_timeout + 15
+    found = set_by(variables_of(server), get_args_parser())
+    assert found.keys() == variables_of(server).keys()
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= found["BERT_SERVING_DRAIN_TIMEOUT"] + 15
+    assert pod["spec"]["enableServiceLinks"] is False
     assert pod["spec"]["securityContext"]["runAsUser"] == 10001
     assert server["securityContext"]["readOnlyRootFilesystem"] is True
     mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}

@@ -6,7 +6,9 @@ import argparse
 import os
 
 from .._version import __version__
+from ..command_parser import CommandParser
 from ..completion import add_completion
+from ..flag_sources import add_sources, rank_of
 from .corpus import BLANK
 from .fronts import Front, parse_front
 from .part_files import FOLDER_FORMATS
@@ -14,6 +16,7 @@ from .vector_files import FORMATS
 
 #: Rows of a part: a few seconds of work for a GPU, a minute for a CPU.
 PART_ROWS = 50_000
+_ADDRESS = ("ip", "port", "port_out")
 
 _EPILOG = """\
 one text file into one file of vectors:
@@ -32,7 +35,7 @@ any number of files into a folder of parts (the slash makes it a folder):
 
 def get_parser() -> argparse.ArgumentParser:
     """Returns the parser of ``bert-serving-encode``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bert-serving-encode",
         description="Encode a text file, one sentence per line, into one vector per line; or files of text, JSON\n"
         "lines and Parquet into a folder of parts, with all their columns and one vector per row. From a server\n"
@@ -90,7 +93,12 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="sentences per request (default: %(default)s)",
     )
-    add("-normalize", "--normalize", choices=("on", "off"), help="unit vectors; by default as the server does it")
+    add(
+        "-normalize",
+        "--normalize",
+        choices=("auto", "on", "off"),
+        help="unit vectors; auto, the default, as the server",
+    )
     add("-prompt_name", "--prompt-name", metavar="NAME", help="prompt of the model to put before each sentence")
     add("-prompt", "--prompt", metavar="TEXT", help="text to put before each sentence")
     add("-dimensions", "--dimensions", type=_positive, metavar="N", help="number of leading dimensions to keep")
@@ -146,6 +154,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("-server_key", "--server-key", metavar="KEY", help="the server's public CURVE key, or its file")
     add("-secret_key", "--secret-key", metavar="KEY", help="the client's secret CURVE key, or its file")
     parser.add_argument("-version", "--version", action="version", version=f"bert-serving-client {__version__}")
+    add_sources(parser)
     add_completion(parser)
     return parser
 
@@ -160,8 +169,12 @@ def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     if args.resume and args.overwrite:
         parser.error("-resume and -overwrite exclude each other; give one of them")
     address = (args.ip, args.port, args.port_out)
-    if args.front and address != tuple(map(parser.get_default, ("ip", "port", "port_out"))):
-        parser.error("-front takes the place of -ip, -port and -port_out; give only -front")
+    if args.front and address != tuple(map(parser.get_default, _ADDRESS)):
+        by_front, by_address = rank_of(args, "front"), rank_of(args, *_ADDRESS)
+        if by_front == by_address:
+            parser.error("-front takes the place of -ip, -port and -port_out; give only -front")
+        if by_address < by_front:
+            args.front = None
     if len(set(args.front or ())) != len(args.front or ()):
         parser.error("-front names a server twice; name each once")
     if is_folder(args):

@@ -19,6 +19,7 @@ from .._encoding import Response
 from .._progress import ProgressBar
 from .._scores import ServerTask
 from ..errors import BertServingError
+from ..flag_sources import command_args
 from ..protocol import FloatArray
 from .command_line import checked_format, front_of, get_parser, is_folder
 from .corpus import Chunk, Corpus, CorpusError, count_lines
@@ -31,7 +32,7 @@ from .vector_files import Checkpoint, checkpoint_files, open_vector_file
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Exit code 0: success; 1: failure; 2: invalid command line; 130: interrupted."""
     parser = get_parser()
-    args = parser.parse_args(argv)
+    args = command_args(parser, argv)
     output_format = checked_format(args, parser)
     try:
         with warnings.catch_warnings():

@@ -57,7 +57,7 @@ def connect(args: argparse.Namespace, front: Front) -> BertClient:
 def encode_options(args: argparse.Namespace) -> EncodeOptions:
     """Returns the options of the requests."""
     return {
-        "normalize": None if args.normalize is None else args.normalize == "on",
+        "normalize": {"on": True, "off": False}.get(args.normalize),
         "prompt_name": args.prompt_name,
         "prompt": args.prompt,
         "dimensions": args.dimensions,
@@ -72,7 +72,7 @@ def row_options(args: argparse.Namespace, output_format: str) -> dict[str, Any]:
         "-format": output_format,
         "-blank": args.blank,
         "-is_tokenized": args.is_tokenized,
-        "-normalize": args.normalize,
+        "-normalize": None if args.normalize == "auto" else args.normalize,
         "-prompt_name": args.prompt_name,
         "-prompt": args.prompt,
         "-dimensions": args.dimensions,

@@ -6,6 +6,8 @@ import argparse
 import re
 from collections.abc import Sequence
 
+from bert_serving.client.flag_sources import command_args
+
 from ..config.command_line import get_args_parser
 from ..config.option import Option, at_least, seconds, sequence_length
 
@@ -102,7 +104,7 @@ def read_args(argv: Sequence[str]) -> argparse.Namespace:
     """Parses a command line; selected tests have their default values, the others an empty list."""
     # argparse would read "-1,-2" as a flag; a leading space prevents it.
     arguments = [f" {argument}" if re.fullmatch(r"-\d+(,-?\d+)+", argument) else argument for argument in argv]
-    args = get_benchmark_parser().parse_args(arguments)
+    args = command_args(get_benchmark_parser(), arguments)
     options = {option.name: option for group in GROUPS.values() for option in group}
     any_named = any(getattr(args, name) is not None for name in TESTS)
     for name in TESTS:

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bert_serving.client import BertClient, BertServingError
+from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion
+from bert_serving.client.flag_sources import add_sources, command_args
 
 from ..config.model_folder import apply_model_folder
 from ..config.options import ServerConfig
@@ -39,7 +41,7 @@ examples:
 
 def get_parser() -> argparse.ArgumentParser:
     """Builds the parser of ``bert-serving-drift``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bert-serving-drift",
         description="Encode a sample of texts and save its statistics, for -drift_reference.",
         epilog=_EPILOG,
@@ -68,13 +70,14 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add("-server_key", "--server-key", metavar="KEY", help="public CURVE key of the server, or its file")
     add("-secret_key", "--secret-key", metavar="KEY", help="secret CURVE key of the client, or its file")
+    add_sources(parser)
     add_completion(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns the exit code: 0 on success, 1 on failure; argparse exits with 2 on wrong usage."""
-    args = get_parser().parse_args(argv)
+    args = command_args(get_parser(), argv)
     try:
         reference = _measure(args)
         with open(args.output, "w", encoding="utf-8") as out:

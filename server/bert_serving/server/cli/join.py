@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
+from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion, suggest
+from bert_serving.client.flag_sources import add_sources, describe_flags, parse_command
 
 from ..config.command_line import RawFormatter
 from ..config.option import GIVEN, Option, at_least, port_number
@@ -19,7 +21,7 @@ from ..config.options import OPTIONS, ServerConfig
 from ..errors import ConfigError
 from ..security.machine_keys import read_machine_keys
 from ..supervisor.machine import JoinedMachine
-from ..supervisor.supervisor import EXIT_START_FAILED
+from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
 from ..supervisor.terms import OWN_OPTIONS
 from ..version import __version__
 from .start import open_standard_streams
@@ -36,7 +38,7 @@ each machine; the front compares digests and refuses another model. docs/scale-o
 
 def get_parser() -> argparse.ArgumentParser:
     """Builds the parser of ``bert-serving-join``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bert-serving-join",
         description="Add the workers of this machine to a server on another one, the front.",
         epilog=_EPILOG,
@@ -52,6 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="KEYS",
         help="folder with the front's server.key and the key NAME.key_secret of this machine, from bert-serving-keygen",
     )
+    add_sources(group)
     version = f"bert-serving-server {__version__}"
     group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
     add_completion(group)
@@ -68,7 +71,11 @@ def _options() -> Iterator[Option]:
 def join(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns the exit code, as ``bert-serving-start`` does."""
     parser = get_parser()
-    args = parser.parse_args(argv)
+    parsed = parse_command(parser, argv, is_service=True)
+    args = parsed.args
+    if args.print_config:
+        print(describe_flags(parser, parsed))
+        return EXIT_OK
     try:
         host, port = _split(args.front)
         own = {name: getattr(args, name) for name in OWN_OPTIONS}
@@ -80,6 +87,8 @@ def join(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     open_standard_streams()
     machine = JoinedMachine(host, port, config, keys)
+    for warning in parsed.warnings:
+        machine.log.warning(warning)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         machine.stop()

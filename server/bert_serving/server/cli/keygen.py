@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import zmq
 import zmq.auth
 
+from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion
 
 from ..security.curve import CLIENTS, SERVER
@@ -18,7 +18,7 @@ from ..security.curve import CLIENTS, SERVER
 
 def keygen(argv: Sequence[str] | None = None) -> int:
     """Runs the command: creates missing keys of the server and of the named clients. Returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bert-serving-keygen",
         description="Create the CURVE keys that bert-serving-start -auth_keys KEYS accepts.",
         epilog="A client connects with BertClient(server_key=..., secret_key=...): the public key of the server is in "

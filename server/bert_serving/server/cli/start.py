@@ -10,9 +10,10 @@ from types import FrameType
 
 from ..config.command_line import get_args_parser, parse
 from ..config.options import ServerConfig
-from ..log import write_text
+from ..log import get_logger, write_text
 from ..supervisor.supervisor import EXIT_START_FAILED, BertServer
 from .check import check
+from .print_config import print_config
 
 __all__ = ["get_args_parser", "start"]
 
@@ -23,8 +24,13 @@ def start(argv: Sequence[str] | None = None) -> int:
     SIGINT and SIGTERM stop the server. SIGHUP restarts the workers, unless the terminal was closed.
     """
     open_standard_streams()
-    config, only_check = parse(argv)
-    if only_check:
+    config, parsed, parser = parse(argv)
+    log = get_logger("SUPERVISOR", config.verbose)
+    for warning in parsed.warnings:
+        log.warning(warning)
+    if parsed.args.print_config:
+        return print_config(config, parsed, parser)
+    if parsed.args.check:
         return check(config)
     _print_options(config, sys.argv[1:] if argv is None else list(argv))
     server = BertServer(config)

@@ -6,7 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion
+from bert_serving.client.flag_sources import add_sources, command_args
 
 from ..config.option import at_least, port_number
 from ..errors import ServingError
@@ -15,7 +17,7 @@ from ..supervisor.termination import ServerNotFound, terminate
 
 def get_shutdown_parser() -> argparse.ArgumentParser:
     """Builds the parser of ``bert-serving-terminate``; ``BertServer.shutdown`` accepts its namespace too."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="bert-serving-terminate",
         description="Stop a bert-serving server on this machine. The server drains accepted requests, then exits.",
     )
@@ -39,6 +41,7 @@ def get_shutdown_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-auth_keys", "--auth-keys", metavar="KEYS", help="-auth_keys folder of the server, if it uses CURVE"
     )
+    add_sources(parser)
     add_completion(parser)
     return parser
 
@@ -48,7 +51,7 @@ def stop(argv: Sequence[str] | None = None) -> int:
 
     Returns the exit code: 0 if the server exited, 1 if no server replies, 2 if the server still runs.
     """
-    args = get_shutdown_parser().parse_args(argv)
+    args = command_args(get_shutdown_parser(), argv)
     try:
         terminate(args.ip, args.port, args.timeout, args.auth_keys)
     except ServingError as error:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+from bert_serving.client.command_parser import CommandParser
+from bert_serving.client.completion import add_completion, suggest
+from bert_serving.client.flag_sources import ParsedCommand, add_sources, parse_command
 
 from ..errors import ConfigError
 from ..version import __version__
@@ -40,7 +44,7 @@ class RawFormatter(_HelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(CommandParser):
     """Resolves abbreviated flags as 1.10.0 did: ``-max_batch`` means ``-max_batch_size``, not ``-max_batch_tokens``."""
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
@@ -51,8 +55,6 @@ class _Parser(argparse.ArgumentParser):
 
 def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser:
     """Creates the parser of ``bert-serving-start``. It accepts every flag of 1.10.0, and GNU spellings."""
-    from bert_serving.client.completion import add_completion, suggest  # imported here: workers do not need the client
-
     parser = _Parser(
         prog=prog,
         description="Start a server that encodes sentences as BERT vectors.",
@@ -68,20 +70,31 @@ def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser
             group.add_argument(
                 "-check", "--check", action="store_true", help="print what would be served, read no weights, and exit"
             )
+            add_sources(group)
             group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
             add_completion(group)
     return parser
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[ServerConfig, bool]:
-    """Parses the command line. Exits with code 2 on a usage error.
+class StartCommand(NamedTuple):
+    """A command line of ``bert-serving-start``.
 
-    Returns:
-        The configuration, and whether it is only to be checked (``-check``).
+    Attributes:
+        config: the options.
+        parsed: all arguments with their sources; ``-check`` and ``-print_config`` are among them.
+        parser: the parser of the command.
     """
+
+    config: ServerConfig
+    parsed: ParsedCommand
+    parser: argparse.ArgumentParser
+
+
+def parse(argv: Sequence[str] | None = None) -> StartCommand:
+    """Reads the command line, the environment and the file. Exits with code 2 if one of them is not valid."""
     parser = get_args_parser()
-    args = parser.parse_args(argv)
+    parsed = parse_command(parser, argv, is_service=True)
     try:
-        return ServerConfig.from_args(args), args.check
+        return StartCommand(ServerConfig.from_args(parsed.args), parsed, parser)
     except ConfigError as error:
         parser.error(str(error))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bert_serving.client.command_parser import did_you_mean
+
 #: Attribute of parsed arguments with the names of the options on the command line.
 GIVEN = "_given"
 
@@ -100,6 +102,9 @@ def option(default: Any, help: str, **settings: Any) -> Any:
 
 
 def _argparse_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    if parse is str:  # so that a file must quote a text
+        return str
+
     def convert(text: str) -> Any:
         try:
             return parse(text)
@@ -166,7 +171,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text.lower() not in choices:
-            raise ValueError(f"{text!r} is not one of {', '.join(choices)}")
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}{did_you_mean(text, choices)}")
         return text.lower()
 
     return parse

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bert_serving.client.flag_sources import SOURCES
+
 from ..errors import ConfigError
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy, dimensions
@@ -255,6 +257,8 @@ class ServerConfig:
                 f"the arguments are of the type {type(args).__name__}; pass get_args_parser().parse_args([...]), or a "
                 "dict of options"
             )
+        if getattr(args, "config_file", None) and not hasattr(args, SOURCES):
+            raise ConfigError("-config_file is for the commands: pass its values to BertServer as a dict of options")
         values = check_values(OPTIONS, {name: getattr(args, name, each.default) for name, each in OPTIONS.items()})
         return cls(**values, given=frozenset({*getattr(args, GIVEN, ()), *_changed(values)}))
 

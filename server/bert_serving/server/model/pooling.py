@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from bert_serving.client.command_parser import did_you_mean
+
 
 class PoolingStrategy(IntEnum):
     """Converts token vectors to a sentence vector. ``D`` is the hidden size times the number of pooled layers.
@@ -64,7 +66,9 @@ class PoolingStrategy(IntEnum):
             return known[key]
         if key.isdigit() and int(key) in set(known.values()):
             return PoolingStrategy(int(key))
-        raise ValueError(f"unknown pooling strategy {name!r}; choose one of {', '.join(known)}")
+        raise ValueError(
+            f"unknown pooling strategy {name!r}; choose one of {', '.join(known)}{did_you_mean(name, known)}"
+        )
 
 
 def dimensions(strategy: PoolingStrategy, hidden_size: int, num_layers: int) -> int:

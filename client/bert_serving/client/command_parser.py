@@ -1,0 +1,59 @@
+"""The parser of all commands: an error is the reason, then how to get help. The server imports it too."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+#: ``argument -port/-port_in/--port: ...``, of which the first spelling is shown.
+_SPELLINGS = re.compile(r"argument (-[^\s/:]+)(?:/-[^\s/:]+)*: ")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parses the arguments of a command. An error is two lines, the reason and how to get help, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the reason without the usage, and exits."""
+        reason = _SPELLINGS.sub(r"\1: ", message)
+        self.exit(2, f"{self.prog}: {reason}\n{self.prog} --help describes all flags\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parses arguments. An unknown flag is an error that names similar ones."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = next((text for text in unknown if text.startswith("-")), None)
+            hint = "" if flag is None else did_you_mean(flag.split("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            reason = f"{value!r} is not one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
+            raise argparse.ArgumentError(action, reason)
+
+
+def did_you_mean(text: str, names: Iterable[str]) -> str:
+    """Returns ``; did you mean A or B?`` with up to two names similar to ``text``, or an empty string."""
+    found = similar(text, names)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def similar(text: str, names: Iterable[str]) -> list[str]:
+    """Returns up to two names that are spelled like ``text``, or have it as one of their parts, in any case."""
+    known: dict[str, str] = {}
+    for name in names:
+        known.setdefault(_plain(name), name)
+    word = _plain(text)
+    if word in known:
+        return [known[word]]
+    parts = [name for plain, name in known.items() if word in plain.split("_")]
+    close = [known[plain] for plain in difflib.get_close_matches(word, known, n=2, cutoff=0.7)]
+    return list(dict.fromkeys([*close, *sorted(parts, key=len)]))[:2]
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_").lower()
