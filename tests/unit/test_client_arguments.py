@@ -67,6 +67,24 @@ def test_an_ip_that_is_no_host_is_named(ip: object) -> None:
     assert repr(ip) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("ip", "remedy"),
+    [
+        ("localhost:5555", 'pass ip="localhost", port=5555'),
+        ("tcp://10.0.0.1:5555", 'pass ip="10.0.0.1", port=5555'),
+        ("gpu1:6000:6001", 'pass ip="gpu1", port=6000, port_out=6001'),
+        ("http://localhost/", 'pass ip="localhost"'),
+        ("[::1]:5555", 'pass ip="[::1]", port=5555'),
+        ("localhost/encode", "pass the numbers of the ports as port and port_out"),
+        ("::1::2", "pass the numbers of the ports as port and port_out"),
+    ],
+)
+def test_an_address_with_ports_is_explained(ip: str, remedy: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        BertClient(ip)
+    assert str(caught.value).endswith(f"; {remedy}")
+
+
 @pytest.mark.parametrize("port", [0, -1, 65536, True, 1.5, "0", "5555x", "", b"5555", None])
 @pytest.mark.parametrize("name", ["port", "port_out"])
 def test_a_port_that_is_none_is_named(name: str, port: object) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from bert_serving.server import BertServer
 from bert_serving.server.cli.check import check
+from bert_serving.server.cli.start import start
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.model_folder import apply_model_folder
 from bert_serving.server.config.options import OPTIONS, ServerConfig
@@ -90,6 +91,33 @@ def test_errors_name_the_reason(argv: str, message: str, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         read(*argv.split())
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("-num_workers 4", "bert-serving-start: unrecognized arguments: -num_workers 4; did you mean -num_worker?"),
+        ("--pooling-stratgy=NONE", "; did you mean -pooling_strategy or -pooling_layer?"),
+        ("-pooling_strategy mean", "; did you mean REDUCE_MEAN or WEIGHTED_MEAN?"),
+        ("-pooling_strategy CLS", "; did you mean CLS_TOKEN or CLS_POOLED?"),
+        (
+            "-engine tensorfow",
+            "'tensorfow' is not one of auto, tensorflow, torch, onnx, zeros; did you mean tensorflow?",
+        ),
+        ("-port 0", "bert-serving-start: -port: 0 is too small: must be at least 1"),
+        ("-port", "bert-serving-start: -port: expected one argument"),
+        ("-port_out 5555", "bert-serving-start: -port_out and -port are both 5555: set different ports"),
+    ],
+)
+def test_an_error_is_the_reason_and_how_to_get_help(
+    argv: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        start(["-model_dir", "m", *argv.split()])
+    assert exit.value.code == 2
+    reason, help, end = capsys.readouterr().err.split("\n")
+    assert message in reason
+    assert (help, end) == ("bert-serving-start --help describes all flags", "")
 
 
 def test_contradicting_options_are_rejected() -> None:
@@ -284,7 +312,7 @@ def test_options_that_a_program_names_are_given_even_at_their_default() -> None:
 
 
 def test_unknown_options_and_other_arguments_are_rejected() -> None:
-    with pytest.raises(ConfigError, match="unknown options: num_workers"):
+    with pytest.raises(ConfigError, match=r"unknown options: num_workers; did you mean num_worker\?"):
         BertServer({"model_dir": "m", "num_workers": 2})
     with pytest.raises(ConfigError, match="the arguments are of the type list"):
         BertServer(["-model_dir", "m"])  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import operator
+import re
 import uuid
 from typing import Any
 
@@ -73,9 +74,15 @@ def host_name(ip: Any) -> str:
         try:
             ipaddress.IPv6Address(address)
         except ValueError:
+            named = re.fullmatch(r"(?:\w+://)?(\[[^\]]+\]|[^\s:/\[\]]+)(?::(\d+))?(?::(\d+))?/?", host)
+            remedy = "pass the numbers of the ports as port and port_out"
+            if named is not None:
+                name, *numbers = named.groups()
+                ports = zip(("port", "port_out"), numbers, strict=True)
+                call = ", ".join([f'ip="{name}"', *(f"{key}={number}" for key, number in ports if number)])
+                remedy = f"pass {call}"
             raise OptionError(
-                f"ip must be a host name or an address alone, such as localhost or 10.0.0.1, but is {ip!r}; "
-                f"pass the numbers of the ports as port and port_out"
+                f"ip must be a host name or an address alone, such as localhost or 10.0.0.1, but is {ip!r}; {remedy}"
             ) from None
     return host
 

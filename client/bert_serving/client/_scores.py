@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._arguments import whole_number
-from ._validation import to_list, truncate_repr
+from ._validation import item_remedy, to_list, truncate_repr
 from .errors import InputTypeError, OptionError, ReplyError, TaskError
 from .protocol import FloatArray
 
@@ -116,6 +116,7 @@ def query_pairs(query: Any, documents: Iterable[Any], top_n: int | None) -> list
         if not isinstance(text, str):
             raise InputTypeError(
                 f"all documents must be str, but documents[{index}] is {type(text).__name__} ({truncate_repr(text)})"
+                f"{item_remedy(text, '')}"
             )
     if top_n is not None and whole_number("top_n", top_n, 1) > len(texts):
         raise OptionError(

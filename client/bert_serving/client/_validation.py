@@ -56,7 +56,7 @@ def _validate_pairs(items: list[Any]) -> list[tuple[str, str]]:
             if not isinstance(text, str):
                 raise InputTypeError(
                     f"all texts must be str, but texts[{row}][{position}] is {type(text).__name__} "
-                    f"({truncate_repr(text)}){_item_remedy(text, '')}"
+                    f"({truncate_repr(text)}){item_remedy(text, '')}"
                 )
     return items
 
@@ -75,7 +75,7 @@ def _validate_items(items: list[Any], name: str, what: str) -> list[str]:
         if not isinstance(item, str):
             raise InputTypeError(
                 f"all {what} must be str, but {name}[{index}] is {type(item).__name__} ({truncate_repr(item)})"
-                f"{_item_remedy(item, name)}"
+                f"{item_remedy(item, name)}"
             )
         if not item or item.isspace():
             raise InputValueError(
@@ -85,7 +85,7 @@ def _validate_items(items: list[Any], name: str, what: str) -> list[str]:
     return items
 
 
-def _item_remedy(item: Any, name: str) -> str:
+def item_remedy(item: Any, name: str) -> str:
     """Returns how to correct an item that is not a ``str``."""
     if _is_missing(item):
         return """, a missing value; omit it, for example by df["text"].dropna()"""

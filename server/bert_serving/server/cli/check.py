@@ -13,6 +13,7 @@ from ..model.config import ModelConfig
 from ..model.errors import ModelError
 from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import MODULES_FILE
+from ..supervisor.packages import require_packages
 from ..supervisor.placement import plan_workers
 from ..supervisor.preflight import read_model
 from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
@@ -36,6 +37,7 @@ def check(config: ServerConfig) -> int:
     log.addHandler(notes)
     try:
         config, model = read_model(config, log)
+        require_packages(config, model)
         tokenizer = make_tokenizer(config, model)
         notes.setLevel(logging.WARNING)  # the line about the workers has the devices
         plans = plan_workers(config, log, needs=model.features)

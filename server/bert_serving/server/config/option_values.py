@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bert_serving.client.command_parser import did_you_mean
+
 from ..errors import ConfigError
 from .option import Option
 
@@ -18,7 +20,8 @@ def check_values(options: Mapping[str, Option], values: Mapping[str, Any]) -> di
     """
     unknown = [str(name) for name in values if name not in options]
     if unknown:
-        raise ConfigError(f"unknown options: {', '.join(unknown)}; bert-serving-start --help lists the options")
+        hint = did_you_mean(unknown[0], options)
+        raise ConfigError(f"unknown options: {', '.join(unknown)}{hint or '; bert-serving-start --help lists them'}")
     return {name: _check(options[name], value) for name, value in values.items()}
 
 

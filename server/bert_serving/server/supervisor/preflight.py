@@ -22,6 +22,7 @@ from ..model.config import ModelConfig
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
+from .packages import require_packages
 from .placement import WorkerPlacement, plan_workers
 from .prepared_model import PreparedModel
 from .terms import front_terms
@@ -73,10 +74,11 @@ def plan(
         model, and the placements.
 
     Raises:
-        ModelError, ConfigError, StartError: as :func:`read_model`.
+        ModelError, ConfigError, StartError: as :func:`read_model` and :func:`require_packages`.
         EngineUnavailable: no installed engine supports the model and the options.
     """
     config, model = read_model(config, log)
+    require_packages(config, model)
     served = prepared.read(config, model)
     placements = plan_workers(config, log, needs=model.features)
     return config.with_(vector_digest=vector_digest(config, served, placements)), model, placements
