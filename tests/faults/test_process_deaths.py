@@ -92,6 +92,42 @@ def test_all_processes_are_killed_at_once() -> None:
         assert len(done) == 32
 
 
+@pytest.mark.minutes
+@pytest.mark.timeout(290)
+def test_workers_that_die_while_a_new_ventilator_starts_cost_no_request() -> None:
+    """The report of a death may come before the ventilator is connected, or before the registration of the worker."""
+    sizes, options = (1, 40, 400), ("-num_worker", "2", "-max_batch_size", "16")
+    with (
+        faulty(*options, engine="steady") as server,
+        ThreadGroup() as threads,
+        connect(server, timeout=120_000) as observer,
+    ):
+
+        def load(index: int) -> None:
+            with connect(server, timeout=120_000) as client:
+                while not threads.stopped.is_set():
+                    mine = texts(sizes[index % len(sizes)], 1000 * index)
+                    assert_true(client.encode(mine), mine)
+
+        for index in range(6):
+            threads.start(load, index)
+        for kill in range(20):
+            worker = server.child(f"worker-{kill % 2}")
+            server.child("ventilator").kill()
+            time.sleep(0.08 * kill)  # the new ventilator connects within this range
+            worker.kill()
+            wait_until(lambda kill=kill: is_whole(observer, 2 * kill + 2) or not threads.is_busy(), 60, "all processes")  # type: ignore[misc]
+        threads.stopped.set()
+        threads.join(60)
+
+        def is_idle() -> bool:
+            status = observer.server_status
+            in_flight = [worker["in_flight"] for worker in status["workers"]]
+            return status["queue"]["batches_in_flight"] == status["queue"]["requests"] == 0 and in_flight == [0, 0]
+
+        wait_until(is_idle, 20, "an empty queue and two idle workers")
+
+
 @pytest.mark.parametrize("role", ["sink", "ventilator"])
 def test_a_client_of_version_1_10_works_again_on_its_next_request(role: str) -> None:
     with faulty() as server, Raw(server, b"old client") as client, connect(server) as observer:

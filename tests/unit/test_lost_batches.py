@@ -86,6 +86,8 @@ class Model:
         self.now = 100.0
         self.epochs, self.names = itertools.count(EPOCH + 1000, -1), itertools.count()  # epochs are in no order
         self.workers: dict[bytes, Worker] = {}
+        self.dead: list[bytes] = []
+        self.closing: set[bytes] = set()  # connections of dead workers to which ZeroMQ still accepts messages
         self.jobs: dict[int, Job] = {}
         self.num_jobs = 0
         self.start_sink()
@@ -132,11 +134,20 @@ class Model:
         self.workers[name] = Worker()
         self.dispatcher.register_worker(name, {"max_tokens": 4096})
 
-    def kill_worker(self, index: int) -> None:
+    def kill_worker(self, index: int, is_reported: bool = True) -> None:
+        """Ends a worker and starts its successor; a ventilator that starts may miss the supervisor's report."""
         name = list(self.workers)[index % len(self.workers)]
         del self.workers[name]
-        self.dispatcher.worker_lost(name)
+        self.dead.append(name)
+        self.closing.add(name)
+        if is_reported:
+            self.dispatcher.worker_lost(name)
         self.start_worker()
+
+    def register_late(self) -> None:
+        """Lets the ventilator read the registration of a dead worker after its death was reported."""
+        if self.dead:
+            self.dispatcher.register_worker(self.dead.pop(), {"max_tokens": 4096})
 
     # ------------------------------------------------------------ the ventilator
 
@@ -159,6 +170,10 @@ class Model:
 
     def send_multipart(self, frames: list[bytes], *_: Any, **__: Any) -> None:
         """The dispatcher's socket."""
+        if frames[0] in self.closing:
+            return
+        if frames[0] not in self.workers:
+            raise zmq.ZMQError(zmq.EHOSTUNREACH)
         inbox = self.workers[frames[0]].inbox
         if frames[1] == b"":
             inbox.append(from_u64(decode_commands(frames[2])[0][1]))
@@ -261,11 +276,18 @@ class Model:
             self.start_ventilator()
         elif action == "kill worker":
             self.kill_worker(number)
+        elif action == "kill worker without report":
+            self.kill_worker(number, is_reported=False)
+        elif action == "register late":
+            self.register_late()
+        elif action == "close":
+            self.closing.clear()
         self.now += 0.01
         self.dispatcher.dispatch()
 
     def settle(self) -> None:
         """Lets all processes run undisturbed for a bounded time."""
+        self.closing.clear()
         for _ in range(100):
             self.now += 1.0
             self.sink_reads()
@@ -281,6 +303,7 @@ class Model:
 
 ACTIONS = ["ask", "work", "sink receives", "ventilator reads"] * 3 + ["refuse", "sink reads", "sink reads"]
 ACTIONS += ["probe", "lose batch", "lose result", "kill sink", "kill ventilator", "kill worker"]
+ACTIONS += ["kill worker without report", "register late", "close"]
 
 
 @settings(max_examples=200)
@@ -295,3 +318,4 @@ def test_no_lost_batch_costs_a_credit_or_a_request(steps: list[tuple[str, int]])
     assert not model.dispatcher.in_flight
     assert not any(state.in_flight for state in model.dispatcher.workers.values())
     assert not model.dispatcher.scheduler.num_sequences
+    assert set(model.dispatcher.workers) == set(model.workers)

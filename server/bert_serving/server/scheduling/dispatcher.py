@@ -105,21 +105,24 @@ class Dispatcher:
     def probe(self) -> None:
         """Tells workers which batches were sent to them. Call it once a second.
 
-        A worker that has read this and holds no batch shows that those in flight are lost. A joined worker to which
-        nothing can be sent is lost after ``-join_timeout``.
+        A worker that has read this and holds no batch shows that those in flight are lost. A worker to which nothing
+        can be sent has died; a joined one is lost after ``-join_timeout``.
         """
         sent = encode_commands([[BATCHES_SENT, u64(self.next_batch_id - 1)]])
         for state in list(self.workers.values()):
-            if not state.in_flight and not state.machine:
-                continue
             try:
                 state.router.send_multipart([state.name, b"", sent], zmq.NOBLOCK)
             except zmq.ZMQError:  # the connection is closed
                 self._on_disconnected(state)
 
     def _on_disconnected(self, state: WorkerState) -> None:
-        """Handles a send that failed. The supervisor reports the death of a worker of this server."""
+        """Handles a send that failed, because the connection is closed.
+
+        A worker of this server has died then. The report of the supervisor may be lost while the ventilator starts, or
+        precede the registration of the dead worker. The connection of a joined worker may have been cut.
+        """
         if not state.machine:
+            self.worker_lost(state.name)
             return
         now = self.clock()
         state.disconnected_at = now if state.disconnected_at is None else state.disconnected_at
@@ -234,14 +237,11 @@ class Dispatcher:
         frames = message.frames()
         try:
             state.router.send_multipart([state.name, *frames], zmq.NOBLOCK, copy=not is_large(frames))
-        except zmq.ZMQError as error:  # the connection is closed; a supervisor will report the worker too
+        except zmq.ZMQError as error:
             self.log.warning("cannot send a batch to %s (%s); requeuing it", state.name.decode(), error)
             self._unannounced.update(announcements)
             self.scheduler.requeue(slices)
-            if state.machine:  # perhaps the connection was cut and the worker lives
-                self._on_disconnected(state)
-            else:
-                self.worker_lost(state.name)
+            self._on_disconnected(state)
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
         padding = int(packed.batch.lengths.max()) * sequences - tokens
