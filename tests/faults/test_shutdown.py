@@ -160,6 +160,24 @@ def test_processes_that_die_while_draining_are_replaced(names: list[str]) -> Non
         assert server.process.wait(60) == 0, server.log
 
 
+@pytest.mark.minutes
+@pytest.mark.parametrize("name", ["ventilator", "sink", "worker-0", "http"])
+def test_a_process_that_dies_just_before_the_stop_costs_no_request(name: str) -> None:
+    """Its successor is not connected yet when the drain begins."""
+    http = ("-http_port", str(free_ports(1)[0])) if name == "http" else ()
+    options = ("-max_batch_size", "1", "-heartbeat_timeout", "120", "-drain_timeout", "60", *http)
+    with faulty(*options) as server, ThreadGroup() as threads, connect(server) as observer:
+        with suspended(server.child("worker-0")):
+            for index in range(12):
+                threads.start(encode_once, server, texts(2, 10 * index))
+            wait_until(lambda: observer.server_status["queue"]["requests"] == 12, what="the requests to be accepted")
+            server.child(name).kill()
+            wait_until(lambda: f"{name} ended" in server.log, what=f"the end of {name}")
+            server.process.send_signal(signal.SIGTERM)
+        threads.join(100)
+        assert server.process.wait(60) == 0, server.log
+
+
 def encode_once(server: Server, sentences: list[str]) -> None:
     with connect(server) as client:
         assert_true(client.encode(sentences), sentences)

@@ -29,8 +29,12 @@ class Drain:
         has_http = "http" in children and children["http"].is_ready
         self._waiting = ["http", "ventilator", "sink"] if has_http else ["ventilator", "sink"]
         self._told: bytes = b""
-        self._is_interrupted = False
+        self._is_interrupted = not self._is_serving  # a process has died before the drain
         self._resume_at: float | None = None
+
+    @property
+    def _is_serving(self) -> bool:
+        return all(self._children[name].is_ready for name in ("ventilator", "sink"))
 
     @property
     def is_finished(self) -> bool:
@@ -39,7 +43,7 @@ class Drain:
     def step(self, now: float) -> None:
         """Tells the current process to drain, unless requests are about to be repeated."""
         if self._is_interrupted:
-            if not all(self._children[name].is_ready for name in ("ventilator", "sink")):
+            if not self._is_serving:
                 self._resume_at = None
                 return
             if self._resume_at is None:
