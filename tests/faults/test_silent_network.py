@@ -13,10 +13,12 @@ from collections.abc import Iterator
 import pytest
 from fault_engines.faulty import SLOW
 from silent_network import SilentNetwork, silent_network
+from test_queue_limits import is_full
 
 from bert_serving.client import BertClient, dead_peer
 from bert_serving.client._transport import sockets
-from fault_helpers import HERE, Raw, ThreadGroup, assert_true, connect, text, texts
+from bert_serving.server.config.options import ServerConfig
+from fault_helpers import HERE, Raw, ThreadGroup, assert_true, connect, suspended, text, texts
 from servers import Server, serving, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_INFO") or sys.platform != "linux", reason="needs TCP_INFO")
@@ -155,3 +157,37 @@ def test_a_peer_that_does_not_read_for_minutes_keeps_its_connection() -> None:
     """The probes of a closed window are soon more than a minute apart."""
     with engine_server("-heartbeat_timeout", "600", short=False) as server:
         pause_both_sides(server, 170)
+
+
+@pytest.mark.minutes
+@pytest.mark.timeout(290)
+def test_a_pause_of_minutes_costs_neither_results_nor_the_connections_of_a_full_server() -> None:
+    """Results are kept for longer than ten minutes by default, which is more than this test can take."""
+    assert ServerConfig().result_ttl > 2 * 600
+    memory_limit, count, many = 2**20, 1500, texts(400)
+    with (
+        engine_server("-heartbeat_timeout", "600", "-queue_memory", str(memory_limit), short=False) as server,
+        connect(server, timeout=-1) as client,
+        Raw(server, b"paused", receive_buffer=4096) as reader,
+        Raw(server, b"short") as short,
+        ThreadGroup() as threads,
+    ):
+        for _ in range(120):
+            reader.send(many)
+        wait_until(lambda: client.server_status["queue"]["requests"] == 0, what="the vectors to be computed")
+        with suspended(server.child("worker-0")):
+            for _ in range(count):
+                short.send([""])
+            wait_until(lambda: is_full(server, memory_limit), 60, "a full server")
+            threads.start(lambda: assert_true(client.encode(texts(20)), texts(20)))
+            time.sleep(170)
+            wait_until(lambda: is_full(server, memory_limit), 30, "the server to be full still")
+        for number in range(1, 121):
+            request_id, info, vectors = reader.receive()
+            assert request_id == b"%d" % number
+            assert vectors is not None, info
+            assert_true(vectors, many)
+        assert {int(short.receive()[0]) for _ in range(count)} == set(range(1, count + 1))
+        threads.join(60)
+        assert client._connection.retry.num_connections == 1
+        assert NO_ACK not in server.log

@@ -197,7 +197,7 @@ class ServerConfig:
         None, "largest memory of results in bytes: those under assembly, those that wait for slow clients, and those "
         "that ZeroMQ sends; also the largest size of one result. By default 2 GiB, or a quarter of the memory of the "
         "machine or container if that is less", parse=at_least(1), metavar="BYTES")
-    result_ttl: float = option(600.0, "seconds to keep a result that its client does not read", parse=seconds,
+    result_ttl: float = option(1800.0, "seconds to keep a result that its client does not read", parse=seconds,
                                metavar="S")
     absent_ttl: float = option(60.0, "seconds to keep results and queued requests of a disconnected client",
                                parse=seconds, metavar="S")
