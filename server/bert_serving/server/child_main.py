@@ -68,7 +68,7 @@ def main(arguments: dict[str, Any]) -> None:
     config = ServerConfig.from_json(arguments["config"])
     role, name = arguments["role"], arguments["name"]
     process = ProcessContext(
-        name, config, addresses, arguments["options"], get_logger(arguments["context"], config.verbose)
+        name, config, addresses, arguments["options"], get_logger(arguments["context"], *config.log_settings)
     )
 
     try:

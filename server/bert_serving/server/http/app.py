@@ -14,6 +14,7 @@ from flask_compress import Compress
 from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
 
+from ..log import REQUEST
 from .bearer_token import is_authorized
 from .cors import add_cors
 from .encoding_routes import add_encoding_routes
@@ -66,8 +67,9 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
         seconds = time.perf_counter() - g.get("started", time.perf_counter())
         path = request.url_rule.rule if request.url_rule else "other"
         metrics.observe_request(path, response.status_code, seconds)
-        if service.log.isEnabledFor(logging.DEBUG):
-            service.log.debug(
+        if service.log.isEnabledFor(REQUEST):
+            service.log.log(
+                REQUEST,
                 "%s %s %s %d %d bytes %.1f ms",
                 request.remote_addr,
                 request.method,

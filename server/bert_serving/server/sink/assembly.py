@@ -17,6 +17,7 @@ from bert_serving.client.protocol import EncodeInfo, error_info
 
 from ..ipc.commands import from_u64
 from ..ipc.messages import Command, Result, dtype_name
+from ..log import REQUEST
 from ..monitoring.timing import Timing
 
 #: Ids of ended jobs that are remembered. All workers together hold fewer jobs in flight.
@@ -265,4 +266,4 @@ class ResultAssembler:
             lists = b", ".join(job.tokens[row][1:-1] for row in sorted(job.tokens))
             info = info.replace(b'"tokens": ""', b'"tokens": [' + lists + b"]", 1)
         self._publish(job.identity, [info, np.ascontiguousarray(job.array), job.request_id])
-        self.log.debug("send back\tsize: %d\tjob id: %r#%s", job.size, job.identity, job.request_id.decode())
+        self.log.log(REQUEST, "send back\tsize: %d\tjob id: %r#%s", job.size, job.identity, job.request_id.decode())

@@ -37,7 +37,7 @@ class JoinedMachine(BertServer):
 
     def __init__(self, host: str, port: int, config: ServerConfig, keys: MachineKeys | None) -> None:
         super().__init__(config)
-        self.log = get_logger("MACHINE", config.verbose)
+        self.log = get_logger("MACHINE", *config.log_settings)
         self._host = f"[{host.strip('[]')}]" if ":" in host else host
         self._keys = keys
         self._link = FrontLink(f"tcp://{self._host}:{port}", keys, self.log)

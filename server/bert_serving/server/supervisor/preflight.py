@@ -22,6 +22,7 @@ from ..model.config import ModelConfig
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
+from .description import log_start
 from .packages import require_packages
 from .placement import WorkerPlacement, plan_workers
 from .prepared_model import PreparedModel
@@ -81,6 +82,7 @@ def plan(
     require_packages(config, model)
     served = prepared.read(config, model)
     placements = plan_workers(config, log, needs=model.features)
+    log_start(config, model, placements, log)
     return config.with_(vector_digest=vector_digest(config, served, placements)), model, placements
 
 

@@ -26,6 +26,7 @@ from ..ipc.sockets import make_socket
 from ..log import get_logger
 from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
+from .description import log_ready
 from .drain import Drain
 from .placement import WorkerPlacement
 from .port_check import check_ports
@@ -68,7 +69,7 @@ class BertServer(threading.Thread):
     def __init__(self, args: argparse.Namespace | ServerConfig | dict[str, Any]) -> None:
         super().__init__(name="bert-server")
         self.config = args if isinstance(args, ServerConfig) else ServerConfig.from_args(args)
-        self.log = get_logger("SUPERVISOR", self.config.verbose)
+        self.log = get_logger("SUPERVISOR", *self.config.log_settings)
         self.is_ready = threading.Event()
         self.failure: str | None = None
         self.exit_code: int | None = None
@@ -249,9 +250,7 @@ class BertServer(threading.Thread):
             first = self.state == "starting"
             self.state = "ready"
             self._publish_state()
-            get_logger("VENTILATOR").info(
-                "all set, ready to serve request!" if first else "all processes are back, ready to serve request!"
-            )
+            log_ready(self.config, first)
             self.is_ready.set()
         elif not everything and self.state == "ready":
             self.state = "degraded"

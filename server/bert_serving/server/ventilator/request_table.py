@@ -15,6 +15,7 @@ from ..ipc.commands import u64
 from ..ipc.messages import Command
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket
+from ..log import REQUEST
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..monitoring.drift import Reference, UnknownDrift
@@ -180,7 +181,9 @@ class RequestTable:
     def _record(self, job: Job) -> None:
         """Records a request in the statistics and the log, once its number of texts is known."""
         self._statistics.record_data_request(job.identity, job.size, self._clock())
-        self._log.debug("new encode request\treq id: %s\tsize: %d\tclient: %r", job.request_id, job.size, job.identity)
+        self._log.log(
+            REQUEST, "new encode request\treq id: %s\tsize: %d\tclient: %r", job.request_id, job.size, job.identity
+        )
 
     def _repeat(self, job: Job, request: Request) -> None:
         """Queries the sink about a job whose client sent the request again, after it lost a connection.
@@ -215,7 +218,7 @@ class RequestTable:
             error = Draining("the server is stopping; the result was published before the request was repeated")
             self._sink.publish_error(job.identity, job.request_id, error)
         else:
-            self._log.debug("req id: %s of client %r is encoded again", job.request_id, job.identity)
+            self._log.log(REQUEST, "req id: %s of client %r is encoded again", job.request_id, job.identity)
             self._assign_id(job)
             job.retry_requested, job.is_recomputed = False, True
             job.received_at = job.tokenized_at = job.last_received_at
@@ -270,7 +273,7 @@ class RequestTable:
                 job.truncated += (tokenized.truncated + chunk.first_row).tolist()
         if self.unknown_drift is not None:
             self.unknown_drift.add(len(tokenized.lengths), len(tokenized.input_ids), tokenized.num_unknown)
-        if self._config.verbose:
+        if self._config.log_settings[0] == "debug":
             self._log_tokens(tokenized)
         if self._config.show_tokens_to_client:
             chunk.tokens_json = json.dumps(self._tokenizer.tokens(tokenized)).encode()
@@ -306,18 +309,16 @@ class RequestTable:
         return [commands.JOB_CHUNK, *frames, json.dumps(metadata).encode() if metadata else b"{}"]
 
     def _log_tokens(self, tokenized: Tokenized) -> None:
-        width = self._config.max_seq_len or int(tokenized.lengths.max())
         start = 0
-        for tokens, length in zip(self._tokenizer.tokens(tokenized), tokenized.lengths, strict=True):
-            pad = max(width - int(length), 0)
-            ids = tokenized.input_ids[start : start + length].tolist() + [0] * pad
-            mask = [1] * int(length) if tokenized.mask is None else tokenized.mask[start : start + length].tolist()
-            types = [0] * int(length) if tokenized.type_ids is None else tokenized.type_ids[start : start + length]
+        for tokens, length in zip(self._tokenizer.tokens(tokenized), tokenized.lengths.tolist(), strict=True):
+            rows = slice(start, start + length)
+            mask = [1] * length if tokenized.mask is None else tokenized.mask[rows]
+            types = [0] * length if tokenized.type_ids is None else tokenized.type_ids[rows]
             start += length
             self._log.debug("tokens: %s", " ".join(tokens))
-            self._log.debug("input_ids: %s", " ".join(map(str, ids)))
-            self._log.debug("input_mask: %s", " ".join(map(str, mask + [0] * pad)))
-            self._log.debug("input_type_ids: %s", " ".join(map(str, [*types, *[0] * pad])))
+            self._log.debug("input_ids: %s", " ".join(map(str, tokenized.input_ids[rows])))
+            self._log.debug("input_mask: %s", " ".join(map(str, mask)))
+            self._log.debug("input_type_ids: %s", " ".join(map(str, types)))
 
     # ---------------------------------------------------------------- results and errors
 

@@ -34,6 +34,7 @@ from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import recv_available
+from ..log import REQUEST
 from ..model.config import ModelConfig
 from ..monitoring.statistics import Statistics
 from ..security.curve import is_this_machine, plain_host
@@ -202,10 +203,10 @@ class Ventilator:
             return
         if request.message == CANCEL:
             number = self.requests.cancel(request)
-            self.log.debug("client %r cancelled %d requests", request.identity, number)
+            self.log.log(REQUEST, "client %r cancelled %d requests", request.identity, number)
             return
         if request.message == SHOW_CONFIG:
-            self.log.debug("new config request\treq id: %s\tclient: %r", request.request_id, request.identity)
+            self.log.log(REQUEST, "new config request\treq id: %s\tclient: %r", request.request_id, request.identity)
             reply = config_json(self._state(), request.identity, hides_folders=not self._is_trusted(frame))
             # A client sends this command first, with id 1; clients of this project have it in the low half of the id.
             if int(request.request_id) % 2**32 == 1:
@@ -217,7 +218,7 @@ class Ventilator:
             reply = json.dumps({"unknown": unknown}).encode()
         else:
             assert request.message == SHOW_STATUS
-            self.log.debug("new status request\treq id: %s\tclient: %r", request.request_id, request.identity)
+            self.log.log(REQUEST, "new status request\treq id: %s\tclient: %r", request.request_id, request.identity)
             reply = status_json(self._state(), request.identity, hides_folders=not self._is_trusted(frame))
         self.sink.publish(request.identity, [reply, request.request_id])
 
