@@ -46,8 +46,11 @@ $(DEMO)/.installed: requirements/demo.txt requirements/test.txt client/pyproject
 	$(DEMO)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
 	@touch $@
 
-# Number of test files that run at the same time.
-JOBS ?= 2
+# Number of test files that run at the same time. Tests often wait, so three of them use two cores fully.
+JOBS ?= 3
+
+# Tests start hundreds of processes. Without compiled modules each of them compiles its source again.
+export PYTHONDONTWRITEBYTECODE :=
 
 # The server, oneDNN (in PyTorch and TensorFlow) and PyTorch's own kernels read one each; ONNX Runtime has no such switch.
 # XLA reads none of them and compiles for the processor that it runs on, so its tests run once only.
@@ -56,9 +59,12 @@ AVX2_TESTS := tests/unit/test_engine_*.py tests/unit/test_golden_engine.py tests
 	tests/unit/test_benchmark_scripts.py \
 	--deselect tests/unit/test_engine_tensorflow.py::test_xla
 
-# $(call run-tests,FILES,VARIABLES)
+# The files that take longest come first, so that all processes end at about the same time.
+ALL_TESTS := tests/e2e tests/faults tests/unit
+
+# $(call run-tests,FILES,VARIABLES) runs files in the order of FILES.
 define run-tests
-$(2) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(1) $(ARGS) || { \
+$(2) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(1) $(ARGS) || { \
 	test $$? -eq 1 || exit 1; \
 	echo "Tests that failed or did not run are run again, alone: the tests above shared the machine's cores."; \
 	$(2) $(BIN)/python -m pytest -n 1 --max-worker-restart 0 --last-failed --last-failed-no-failures none --second-run \
@@ -68,7 +74,7 @@ endef
 # ARGS selects tests; each selected test runs once. The full run comes last, so that its summary ends the output.
 test: check $(VENV)/.docs tests/legacy/.installed
 	$(if $(ARGS),,$(call run-tests,$(AVX2_TESTS),$(AVX2)))
-	$(call run-tests,tests)
+	$(call run-tests,$(ALL_TESTS))
 
 test-avx2: setup
 	$(call run-tests,$(AVX2_TESTS),$(AVX2))

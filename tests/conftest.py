@@ -134,7 +134,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     last_failed = session.config.pluginmanager.get_plugin("lfplugin")
     if last_failed is not None:
         last_failed.lastfailed.update(dict.fromkeys(_outstanding, True))
-    shutil.rmtree(CACHE, ignore_errors=True)
+    if not hasattr(session.config, "workerinput"):  # the processes of a parallel run share it
+        shutil.rmtree(CACHE, ignore_errors=True)
     # The controller of a parallel run has no limit: its workers may still run tests.
     if not session.config.pluginmanager.has_plugin("dsession"):
         faulthandler.dump_traceback_later(FORCE_END_AFTER, exit=True, file=_stderr)

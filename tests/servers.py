@@ -20,8 +20,10 @@ import psutil
 DATA = Path(__file__).resolve().parent / "data"
 TINY = DATA / "golden" / "models" / "tiny"
 TINY_TUNED = DATA / "golden" / "models" / "tiny_tuned"
-#: One cache of prepared models for all servers of a test run; not the user's cache.
-CACHE = tempfile.mkdtemp(prefix="bert-serving-tests-")
+#: One cache of prepared models for all servers of a test run; not the user's cache. The processes of a parallel run
+#: inherit it, so that each model is prepared once.
+CACHE = os.environ.get("TESTS_MODEL_CACHE") or tempfile.mkdtemp(prefix="bert-serving-tests-")
+os.environ["TESTS_MODEL_CACHE"] = CACHE
 #: Default engine of test servers: the one that starts fastest. Tests that compare vectors with those of version 1.10
 #: name the reference engine, tensorflow.
 ENGINE = os.environ.get("BERT_SERVING_TEST_ENGINE") or (

@@ -14,6 +14,7 @@ import pytest
 
 from bert_serving.client import BertClient
 from bert_serving.server.model.default import default_model_dir
+from preparation import entries, prepare
 from servers import DATA, ENGINE, TINY, TINY_TUNED, serving
 
 GOLDEN = DATA / "golden"
@@ -45,15 +46,24 @@ def plain_minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of its own: the models of these tests are many, and each is served once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize(("path", "engine"), cases())
-def test_golden(path: Path, engine: str, plain_minilm: Path) -> None:
+def test_golden(path: Path, engine: str, plain_minilm: Path, cache: Path) -> None:
     golden = json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as file:
         arrays = dict(file)
     is_tiny = path.parent.name == "tiny"
     model = TINY if is_tiny else plain_minilm
     args = [str(TINY_TUNED) if arg == "<tuned>" else arg for arg in golden["args"]]
-    with serving(*args, "-show_tokens_to_client", "-engine", engine, model_dir=model) as server:
+    args += ["-show_tokens_to_client", "-engine", engine]
+    prepared = prepare(*args, model_dir=model, cache=cache)
+    with serving(*args, "-graph_tmp_dir", cache, model_dir=model) as server:
+        assert entries(cache) == prepared, "the server prepared the model again"
         client = BertClient(port=server.port, port_out=server.port_out, timeout=60_000, check_length=False)
         for name, part in golden["parts"].items():
             vectors, tokens = client.encode(part["texts"], is_tokenized=part["is_tokenized"], show_tokens=True)

@@ -6,12 +6,14 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zmq
 
-from servers import Server, serving
+from preparation import prepare
+from servers import ENGINE, TINY, Server, serving
 
 LONG = ["a good day"] * 600
 
@@ -177,8 +179,10 @@ def test_long_plain_text_with_no_special_token() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["LAST_TOKEN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "NONE"])
-def test_blank_text_with_everything_masked(strategy: str) -> None:
-    with serving("-mask_cls_sep", "-pooling_strategy", strategy) as server:
+def test_blank_text_with_everything_masked(strategy: str, tmp_path: Path) -> None:
+    args = ["-mask_cls_sep", "-pooling_strategy", strategy, "-engine", ENGINE]
+    prepare(*args, model_dir=TINY, cache=tmp_path)
+    with serving(*args, "-graph_tmp_dir", tmp_path) as server:
         client = Raw(server)
         frames = client.ask(b"masked", json.dumps([" ", "hello world"]).encode())
         assert json.loads(frames[1])["shape"][0] == 2
