@@ -59,8 +59,11 @@ class VentilatorHarness(ProcessHarness):
 
     def batch_with_announcements(self) -> tuple[int, list[Command]]:
         """Returns the id of the next batch for the worker, and its announcements for the sink."""
-        assert self.worker.poll(LIMIT), "no batch"
-        message = BatchMessage.from_frames(self.worker.recv_multipart(copy=False))
+        frames: list[zmq.Frame] = []
+        while not frames or not len(frames[0]):  # commands follow an empty frame, such as BATCHES_SENT each second
+            assert self.worker.poll(LIMIT), "no batch"
+            frames = self.worker.recv_multipart(copy=False)
+        message = BatchMessage.from_frames(frames)
         return message.id, decode_commands(message.announcements) if message.announcements else []
 
     def command(self, kind: bytes) -> Command:
