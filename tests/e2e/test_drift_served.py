@@ -32,8 +32,8 @@ def sentences(genre: str) -> list[str]:
 def make_reference(server: Server, texts: list[str], folder: Path) -> Path:
     sample, reference = folder / "sample.txt", folder / "reference.json"
     sample.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-    ports = ["-port", str(server.port), "-port_out", str(server.port_out)]
-    assert main([str(sample), "-o", str(reference), *ports]) == 0
+    address = f"127.0.0.1:{server.port}:{server.port_out}"
+    assert main([str(sample), "-o", str(reference), "-front", address]) == 0
     return reference
 
 

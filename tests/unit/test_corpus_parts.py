@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import threading
 from pathlib import Path
 
@@ -10,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bert_serving.client import OptionError
 from bert_serving.client._cli.corpus import CorpusError
-from bert_serving.client._cli.fronts import Front, parse_front
 from bert_serving.client._cli.inputs import InputFile
 from bert_serving.client._cli.manifest import MANIFEST, RECORDS, Manifest, OutputFolder
 from bert_serving.client._cli.part_files import PartRecord
 from bert_serving.client._cli.parts import Holder, PartQueue, plan
+from bert_serving.client._fronts import Front, parse_front
 
 
 @given(st.lists(st.integers(0, 30), max_size=8), st.integers(1, 12))
@@ -119,7 +119,7 @@ def test_front(text: str, front: Front) -> None:
     ],
 )
 def test_front_that_is_no_address(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"is not HOST\[:PORT\[:PORT_OUT\]\]"):
+    with pytest.raises(OptionError, match=r"is not HOST\[:PORT\[:PORT_OUT\]\]"):
         parse_front(text)
 
 

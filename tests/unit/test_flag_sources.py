@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.client._cli.command_line import checked_format, front_of
+from bert_serving.client._cli.command_line import checked_format, fronts_of
 from bert_serving.client._cli.command_line import get_parser as get_encode_parser
-from bert_serving.client._cli.fronts import Front
+from bert_serving.client._fronts import Front
 from bert_serving.client.flag_sources import PREFIX, SOURCES, command_args, flags_of, parse_command
 from bert_serving.server import BertServer
 from bert_serving.server.benchmark.options import get_benchmark_parser
@@ -310,7 +310,7 @@ def test_the_better_source_gives_the_address_of_a_server(environ: dict[str, str]
         parser = get_encode_parser()
         args = command_args(parser, ["corpus.txt", *argv])
         checked_format(args, parser)
-        return front_of(args)
+        return fronts_of(args)[0]
 
     environ["BERT_SERVING_PORT"] = "6001"
     assert front() == Front("localhost", 6001, 5556)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, Generic, Literal, overload
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import protocol
 from ._arguments import whole_number
-from ._base import TruncationWarner, command_info, raise_if_error, warn_dropped
-from ._deadline import WaitPolicy, seconds
+from ._async_iterators import AsyncResultSubscription, async_iterator
+from ._base import TruncationWarner, command_info, raise_if_error
+from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room
 from ._progress import ProgressBar
 from ._reply_queue import LoopCalls, ReplyQueue
 from ._request_options import add_pairs, request_options, require_support, version_of
 from ._scoring import AsyncScoringClient
+from ._transport.connection_group import ConnectionGroup
+from ._transport.front_link import FrontLink
 from ._transport.request_table import ReplyOrError
 from ._validation import Validated
-from .errors import BertServingError
+from .errors import BertServingError, RequestTimeoutError, ServerUnreachableError
 from .protocol import FloatArray
 
 if TYPE_CHECKING:
@@ -40,7 +45,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         @overload
         def __init__(
             self: AsyncBertClient[FloatArray],
-            ip: str = "localhost",
+            ip: str | Sequence[str] = "localhost",
             port: int = 5555,
             port_out: int = 5556,
             output_fmt: Literal["ndarray"] = "ndarray",
@@ -61,7 +66,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         @overload
         def __init__(
             self: AsyncBertClient[NestedList],
-            ip: str = ...,
+            ip: str | Sequence[str] = ...,
             port: int = ...,
             port_out: int = ...,
             *,
@@ -71,7 +76,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         @overload
         def __init__(
             self: AsyncBertClient[NestedList],
-            ip: str,
+            ip: str | Sequence[str],
             port: int,
             port_out: int,
             output_fmt: Literal["list"],
@@ -94,16 +99,34 @@ class AsyncBertClient(AsyncScoringClient[E]):
             return
         async with self._handshake:
             if not self._is_configured:
-                self._apply_server_config(await self._ask(protocol.SHOW_CONFIG))
+                config = await self._ask(protocol.SHOW_CONFIG)
+                if isinstance(self._connection, ConnectionGroup):
+                    await self._wait_for_models(self._connection)
+                self._apply_server_config(config)
                 self._is_configured = True
 
+    async def _wait_for_models(self, connection: ConnectionGroup) -> None:
+        """Waits until the model of each server is known, or an attempt to connect has failed."""
+        deadline = time.monotonic() + GRACE
+        while not connection.is_settled and time.monotonic() < deadline:
+            await asyncio.sleep(SETTLE_INTERVAL)
+        self._require_one_model()
+
     async def server_config(self) -> dict[str, Any]:
-        """Configuration of the server."""
+        """Configuration of the server; of several, that of one of them."""
         return await self._ask(protocol.SHOW_CONFIG)
 
     async def server_status(self) -> dict[str, Any]:
-        """Configuration of the server, with its statistics under ``statistic``."""
-        return await self._ask(protocol.SHOW_STATUS)
+        """Configuration of the server, with its statistics under ``statistic``; see `BertClient.server_status`."""
+        if not isinstance(self._connection, ConnectionGroup):
+            return await self._ask(protocol.SHOW_STATUS)
+        replies: dict[str, dict[str, Any] | None] = {}
+        for link in self._connection.links:
+            replies[str(link.front)] = None
+            with suppress(ServerUnreachableError, RequestTimeoutError):
+                if link.config is not None:
+                    replies[str(link.front)] = await self._ask(protocol.SHOW_STATUS, link)
+        return {"fronts": replies}
 
     async def vector_space(self) -> str | None:
         """Space of the server's vectors; ``None`` from a server that does not name it."""
@@ -169,6 +192,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         """Sends the requests of a call and collects their replies."""
         replies = self._reply_queue()
         policy = self._wait_policy(self.timeout)
+        call.num_fronts = self._connection.num_fronts
         progress = ProgressBar(call.num_texts, show_progress_bar)
         try:
             while not call.done:
@@ -177,7 +201,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
                     call.sent(number, chunk)
                     message = protocol.texts_to_json(chunk.texts)
                     self._connection.submit(number, message, len(chunk.texts), replies.put, call.options)
-                number, reply = await self._next_reply(replies, policy)
+                number, reply = await self._next_reply(replies, policy, call.in_flight)
                 if isinstance(reply, BertServingError):
                     raise call.locate(number, reply)
                 progress.update(call.add_reply(number, reply))
@@ -220,10 +244,10 @@ class AsyncBertClient(AsyncScoringClient[E]):
         taken = asyncio.Event()
 
         async def feed() -> None:
-            source = _async_iterator(batches)
+            source = async_iterator(batches)
             sent = 0
             while not max_num_batch or sent < max_num_batch:
-                while not has_room(len(in_flight), sum(in_flight.values())):
+                while not has_room(len(in_flight), sum(in_flight.values()), self._connection.num_fronts):
                     taken.clear()
                     await taken.wait()
                 try:
@@ -245,7 +269,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
                     await replies.wait(None)  # for the first batch, or the end of the batches
                     if not replies.queue:
                         continue
-                number, reply = await self._next_reply(replies, self._wait_policy(self.timeout))
+                number, reply = await self._next_reply(replies, self._wait_policy(self.timeout), in_flight)
                 rows = in_flight.pop(number)
                 taken.set()
                 result = raise_if_error(reply)
@@ -259,7 +283,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
 
     def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> AsyncResultSubscription[E]:
         """Returns an iterator of all results that are published to this identity; see `BertClient.listen`."""
-        subscription = AsyncResultSubscription(self, timeout, max_queued)
+        subscription = AsyncResultSubscription(self._response, self._reply_queue(max_queued), timeout)
         self._connection.listen(subscription)
         return subscription
 
@@ -304,12 +328,16 @@ class AsyncBertClient(AsyncScoringClient[E]):
             require_support(values, self._protocol_version)
         return values
 
-    async def _ask(self, command: bytes) -> dict[str, Any]:
+    async def _ask(self, command: bytes, link: FrontLink | None = None) -> dict[str, Any]:
+        """Sends a command and waits for its reply; ``link`` is one of several servers."""
         replies = self._reply_queue()
         number = self._connection.new_number()
-        self._connection.submit(number, command, 0, replies.put)
+        submit: Callable[..., None] = self._connection.submit
+        if link is not None:
+            submit = partial(submit, link=link)
+        submit(number, command, 0, replies.put)
         try:
-            _, reply = await self._next_reply(replies, self._wait_policy(self.timeout))
+            _, reply = await self._next_reply(replies, self._wait_policy(self.timeout), [number])
         finally:
             self._connection.forget(number)
         return command_info(raise_if_error(reply))
@@ -321,8 +349,10 @@ class AsyncBertClient(AsyncScoringClient[E]):
             self._loop_calls = LoopCalls(loop)
         return ReplyQueue(self._loop_calls, max_queued)
 
-    async def _next_reply(self, replies: ReplyQueue, policy: WaitPolicy) -> tuple[int, ReplyOrError]:
-        """Waits for the next reply.
+    async def _next_reply(
+        self, replies: ReplyQueue, policy: WaitPolicy, numbers: Iterable[int]
+    ) -> tuple[int, ReplyOrError]:
+        """Waits for the next reply to one of these requests.
 
         Raises:
             RequestTimeoutError, ServerUnreachableError: the wait is over.
@@ -334,46 +364,9 @@ class AsyncBertClient(AsyncScoringClient[E]):
                 break
             self._connection.check_usable()
             expiry = policy.expiry(time.monotonic(), state.down_since)
+            if self._leaves_silent(numbers, policy, expiry):
+                continue
             if expiry is not None:
                 raise await asyncio.to_thread(self._timeout_error, expiry, policy)
             self._warn_long_wait(policy)
         return replies.queue.popleft()
-
-
-class AsyncResultSubscription(AsyncIterator[Response[E]], Generic[E]):
-    """Asynchronous iterator over all results that are published to an identity."""
-
-    def __init__(self, client: AsyncBertClient[E], timeout: float | None, max_queued: int) -> None:
-        self._client = client
-        self._timeout = seconds(timeout)
-        self._replies = client._reply_queue(max_queued)
-        self._ended = False
-
-    def put(self, request_id: int, reply: protocol.Reply) -> None:
-        """Adds a result. Called by the I/O thread."""
-        self._replies.put(request_id, reply)
-
-    def end(self) -> None:
-        """Ends the iteration after the queued results."""
-        self._ended = True
-        self._replies.notify_threadsafe()
-
-    async def __anext__(self) -> Response[E]:
-        if not self._replies.queue and not self._ended:
-            await self._replies.wait(self._timeout)
-        if not self._replies.queue:
-            raise StopAsyncIteration
-        dropped, self._replies.dropped = self._replies.dropped, 0
-        if dropped:
-            warn_dropped(dropped, stacklevel=2)
-        request_id, reply = self._replies.queue.popleft()
-        return self._client._response(request_id, raise_if_error(reply))
-
-
-async def _async_iterator(batches: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
-    if isinstance(batches, AsyncIterable):
-        async for batch in batches:
-            yield batch
-    else:
-        for batch in batches:
-            yield batch

@@ -6,15 +6,18 @@ import logging
 import time
 import warnings
 import weakref
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from . import protocol
-from ._arguments import host_name, port_number, validate_identity
+from ._arguments import validate_identity
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
-from ._request_options import to_json, validate_space, version_of
+from ._fronts import fronts_of
+from ._request_options import check_version, to_json, validate_space, version_of
 from ._scores import ServerTask
 from ._transport.connection import Connection
+from ._transport.connection_group import ConnectionGroup
 from ._transport.curve import curve_keys
 from ._transport.request_table import ReplyOrError
 from ._validation import Validated, too_long, validate_texts
@@ -25,7 +28,6 @@ from .errors import (
     ReplyError,
     RequestTimeoutError,
     ServerUnreachableError,
-    VersionMismatchError,
 )
 
 logger = logging.getLogger("bert_serving.client")
@@ -56,7 +58,7 @@ class BaseClient(Generic[E]):
 
     def __init__(
         self,
-        ip: str = "localhost",
+        ip: str | Sequence[str] = "localhost",
         port: int = 5555,
         port_out: int = 5556,
         output_fmt: str = "ndarray",
@@ -78,9 +80,11 @@ class BaseClient(Generic[E]):
             raise OptionError(f'"output_fmt" must be "ndarray" or "list", but is {output_fmt!r}')
         seconds(timeout)
         self._expected_space = None if vector_space is None else validate_space(vector_space)
-        self.ip = host_name(ip)
-        self.port = port_number("port", port)
-        self.port_out = port_number("port_out", port_out)
+        fronts = fronts_of(ip, port, port_out)
+        is_one = len(fronts) == 1
+        self.ip = fronts[0].host if is_one else [str(front) for front in fronts]
+        self.port = fronts[0].port if is_one else None
+        self.port_out = fronts[0].port_out if is_one else None
         self.output_fmt = output_fmt
         self.timeout = timeout
         self.connect_timeout = connect_timeout
@@ -98,17 +102,21 @@ class BaseClient(Generic[E]):
         self._any_check = not ignore_all_checks and (
             check_version or show_server_config or check_length or check_token_info
         )
-        self._connection = Connection(
-            self.ip,
-            self.port,
-            self.port_out,
-            self._identity,
-            curve_keys(server_key, public_key, secret_key),
-            drain_grace=seconds(connect_timeout, "connect_timeout"),
+        keys = curve_keys(server_key, public_key, secret_key)
+        drain_grace = seconds(connect_timeout, "connect_timeout")
+        if not is_one and identity:
+            raise OptionError(
+                f"identity={identity!r} is for clients that share the results of one server, but ip names several; "
+                "omit identity, or pass one address as ip"
+            )
+        self._connection: Connection | ConnectionGroup = (
+            Connection(*fronts[0], self._identity, keys, drain_grace=drain_grace)
+            if is_one
+            else ConnectionGroup(fronts, self._identity, keys)
         )
         self._connection.is_identity_shared = bool(identity)
         # Closes the connection when the client is garbage-collected, and at interpreter exit; at most once.
-        self._finalizer = weakref.finalize(self, Connection.close, self._connection)
+        self._finalizer = weakref.finalize(self, _close, self._connection)
         self._start()
 
     def _start(self) -> None:
@@ -116,14 +124,21 @@ class BaseClient(Generic[E]):
 
     def __repr__(self) -> str:
         state = "closed" if self._connection.closed else "connected" if self._connection.state.up else "not connected"
-        return f"<{type(self).__name__} of {self.ip}:{self.port}/{self.port_out}, {state}>"
+        ports = "" if self.port is None else f":{self.port}/{self.port_out}"
+        return f"<{type(self).__name__} of {self._where}{ports}, {state}>"
 
     def __reduce__(self) -> Any:
         raise TypeError(f"a {type(self).__name__} cannot be pickled; create one in the other process")
 
     @property
     def identity(self) -> bytes:
-        """Topic of the results. A program that reads it may give it to another client."""
+        """Topic of the results. A program that reads it may give it to another client.
+
+        Raises:
+            OptionError: the client has several servers, each of which publishes its own results only.
+        """
+        if isinstance(self._connection, ConnectionGroup):
+            raise OptionError("a client of several servers has no identity to share; pass one address as ip")
         self._connection.is_identity_shared = True
         return self._identity
 
@@ -141,8 +156,10 @@ class BaseClient(Generic[E]):
     def status(self) -> dict[str, Any]:
         """State of this client."""
         pending = self.pending_request
+        connection = self._connection
+        is_group = isinstance(connection, ConnectionGroup)
         return {
-            "identity": self.identity,
+            "identity": self._identity if is_group else self.identity,
             "num_request": self.request_id,
             "num_pending_request": len(pending),
             "pending_request": pending,
@@ -152,13 +169,21 @@ class BaseClient(Generic[E]):
             "server_ip": self.ip,
             "client_version": __version__,
             "timeout": self.timeout,
-            "connected": self._connection.state.up,
+            "connected": connection.state.up,
+            **({"fronts": connection.to_list()} if isinstance(connection, ConnectionGroup) else {}),
         }
+
+    @property
+    def _where(self) -> str:
+        """Address of the server for messages, or the addresses of all."""
+        return self.ip if isinstance(self.ip, str) else ", ".join(self.ip)
 
     # ---- checks --------------------------------------------------------------------------------------------------
 
     def _apply_server_config(self, config: dict[str, Any]) -> None:
         """Checks the server's configuration, and adopts its limits."""
+        if isinstance(self._connection, ConnectionGroup):
+            config = self._connection.merged_config(config)
         if self._check_version:
             check_version(config)
         self._adopt_limits(config)
@@ -168,7 +193,19 @@ class BaseClient(Generic[E]):
                 print(f"{key!s:>30}\t=\t{value!s:<30}")
         # The connection must not keep the client alive, which is closed when it is garbage-collected.
         client = weakref.ref(self)
-        self._connection.retry.start_config(config, lambda new: _adopt_limits(client, new))
+        self._connection.start_config(config, lambda new: _adopt_limits(client, new))
+
+    def _require_one_model(self) -> None:
+        """Checks that all servers which are connected have one model, and names those that are not connected.
+
+        Raises:
+            OptionError: the models differ.
+        """
+        connection = self._connection
+        assert isinstance(connection, ConnectionGroup)
+        for problem in connection.problems:
+            raise OptionError(f"the servers of ip must have the same model and options: {problem}")
+        connection.warn_missing()
 
     def _adopt_limits(self, config: dict[str, Any]) -> None:
         """Adopts the limits of the server. After a reconnect, the thread that reads calls this again."""
@@ -180,8 +217,6 @@ class BaseClient(Generic[E]):
         self._server_counts_truncation = "protocol_version" in config
         self._protocol_version = version_of(config)
         self._server_task = ServerTask.of(config)
-        limit = config.get("max_message_bytes")
-        self._connection.max_message_bytes = limit if isinstance(limit, int) else None
 
     def _validated(self, texts: Any, is_tokenized: bool, stacklevel: int) -> Validated:
         """Validates the texts, and returns them as a list.
@@ -232,14 +267,31 @@ class BaseClient(Generic[E]):
     def _wait_policy(self, timeout: float | None) -> WaitPolicy:
         return WaitPolicy(seconds(timeout), seconds(self.connect_timeout, "connect_timeout"), time.monotonic())
 
+    def _leaves_silent(self, numbers: Iterable[int], policy: WaitPolicy, expiry: Expiry | None) -> bool:
+        """Sends requests of a call that servers do not answer to other servers.
+
+        Args:
+            numbers: the requests of the call, which has no reply now.
+            policy, expiry: its wait, and why it is over.
+
+        Returns:
+            True if the wait starts again.
+        """
+        limit = seconds(self.timeout)
+        is_own_limit = policy.timeout == limit
+        is_over = is_own_limit and expiry is Expiry.TIMED_OUT
+        if not self._connection.leave_silent(numbers, limit, is_over) or not is_own_limit:
+            return False
+        policy.restart(time.monotonic())
+        return True
+
     def _warn_long_wait(self, policy: WaitPolicy) -> None:
         """Logs a warning, once per wait, if the wait is long although the server is connected."""
         if policy.should_warn(time.monotonic()) and self._connection.state.up:
             logger.warning(
-                "still waiting for a reply from %s:%d after %.0f s; the server is connected and may be busy. "
+                "still waiting for a reply from %s after %.0f s; the server is connected and may be busy. "
                 "See BertClient(...).server_status for its load; set a limit with BertClient(timeout=...)",
-                self.ip,
-                self.port,
+                self._where if self.port is None else f"{self.ip}:{self.port}",
                 WARN_AFTER,
             )
 
@@ -252,13 +304,13 @@ class BaseClient(Generic[E]):
             state = "connected" if down_since is None else "not connected"
             waited = f"{(policy.timeout or 0) * 1000:.0f}"
             return RequestTimeoutError(
-                f'no response from the server at {self.ip} within "timeout"={waited} ms; it is {state}.{ports}\n'
+                f'no response from the server at {self._where} within "timeout"={waited} ms; it is {state}.{ports}\n'
                 "check: is the timeout long enough for this number of texts? is the server busy (see server_status)? "
                 "do port and port_out belong to the same server?"
             )
         away = time.monotonic() - (down_since if down_since is not None else policy.started)
         return ServerUnreachableError(
-            f"no server connected at {self.ip} for {away:.1f} s.{ports}\n"
+            f"no server connected at {self._where} for {away:.1f} s.{ports}\n"
             "check: is the server started, and ready? are ip, port and port_out those of the server? does a firewall "
             "block the ports? to wait longer for a server that starts later, raise connect_timeout "
             f"(milliseconds, now {self.connect_timeout}; -1 for no limit)"
@@ -281,6 +333,10 @@ class BaseClient(Generic[E]):
             return embedding, call.tokens
         self._warn_no_tokens(stacklevel + 1)
         return embedding
+
+
+def _close(connection: Connection | ConnectionGroup) -> None:
+    connection.close()
 
 
 def _adopt_limits(client: weakref.ref[BaseClient[Any]], config: dict[str, Any]) -> None:
@@ -309,23 +365,6 @@ def warn_dropped(number: int, stacklevel: int) -> None:
     warnings.warn(
         f"the consumer of listen() is too slow: {number} results were dropped; read faster, or raise max_queued",
         stacklevel=stacklevel + 1,
-    )
-
-
-def check_version(config: dict[str, Any]) -> None:
-    """Accepts a server of this project, or an original one of version 1.10.0.
-
-    Raises:
-        VersionMismatchError: the server is neither.
-    """
-    known = config.get("protocol_version")
-    if (isinstance(known, int) and known >= 1) or config.get("server_version") == protocol.COMPATIBLE_VERSION:
-        return
-    raise VersionMismatchError(
-        f"version mismatch! server version is {config.get('server_version')!r}, and this client ({__version__}) speaks "
-        f"the protocol of {protocol.COMPATIBLE_VERSION}. Update with "
-        '"pip install -U bert-serving-server bert-serving-client", or skip this check with '
-        '"BertClient(check_version=False)"'
     )
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import protocol
 from ._base import BaseClient, command_info, raise_if_error
-from ._deadline import WaitPolicy
+from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
 from ._encoding import E, EncodeCall, SpaceCheck
 from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import ProgressBar
 from ._request_options import add_pairs, request_options, require_support, version_of
+from ._transport.connection_group import ConnectionGroup
+from ._transport.front_link import FrontLink
 from ._transport.request_table import ReplyOrError
 from ._validation import Validated
-from .errors import BertServingError
+from .errors import BertServingError, RequestTimeoutError, ServerUnreachableError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,10 +31,13 @@ class BlockingClient(BaseClient[E]):
     """Implements the public methods of `BertClient`."""
 
     def _start(self) -> None:
-        self._pending = PendingReplies()  # of requests that were sent with blocking=False
+        self._pending = PendingReplies(self._connection.num_fronts)  # of requests that were sent with blocking=False
         if self._any_check:
             try:
-                self._apply_server_config(self._ask(protocol.SHOW_CONFIG))
+                config = self._ask(protocol.SHOW_CONFIG)
+                if isinstance(self._connection, ConnectionGroup):
+                    self._wait_for_models(self._connection)
+                self._apply_server_config(config)
             except BaseException:
                 self.close()
                 raise
@@ -41,16 +47,35 @@ class BlockingClient(BaseClient[E]):
         self._finalizer()
         self._pending.close()
 
+    def _wait_for_models(self, connection: ConnectionGroup) -> None:
+        """Waits until the model of each server is known, or an attempt to connect has failed."""
+        deadline = time.monotonic() + GRACE
+        while not connection.is_settled and time.monotonic() < deadline:
+            time.sleep(SETTLE_INTERVAL)
+        self._require_one_model()
+
     # ---- blocking requests ---------------------------------------------------------------------------------------
 
     def _slot(self) -> AbstractContextManager[None]:
         """Returns a context that is held while a blocking request runs."""
         return nullcontext()
 
-    def _ask(self, command: bytes) -> dict[str, Any]:
-        """Sends a command and waits for its reply."""
+    def _ask_status(self) -> dict[str, Any]:
+        """Asks for the status; of several servers under ``fronts``, by address, ``None`` of those without a reply."""
+        if not isinstance(self._connection, ConnectionGroup):
+            return self._ask(protocol.SHOW_STATUS)
+        replies: dict[str, dict[str, Any] | None] = {}
+        for link in self._connection.links:
+            replies[str(link.front)] = None
+            with suppress(ServerUnreachableError, RequestTimeoutError):
+                if link.config is not None:
+                    replies[str(link.front)] = self._ask(protocol.SHOW_STATUS, link)
+        return {"fronts": replies}
+
+    def _ask(self, command: bytes, link: FrontLink | None = None) -> dict[str, Any]:
+        """Sends a command and waits for its reply; ``link`` is one of several servers."""
         pending = PendingReplies()
-        number = self._submit(pending, command, 0)
+        number = self._submit(pending, command, 0, link=link)
         try:
             _, reply = self._expect_reply(pending, self._wait_policy(self.timeout))
         finally:
@@ -109,6 +134,7 @@ class BlockingClient(BaseClient[E]):
         """Sends the requests of a call and collects their replies."""
         pending = PendingReplies()
         policy = self._wait_policy(self.timeout)
+        call.num_fronts = self._connection.num_fronts
         progress = ProgressBar(call.num_texts, show_progress_bar)
         try:
             while not call.done:
@@ -201,12 +227,16 @@ class BlockingClient(BaseClient[E]):
         stream: ReplyStream | None = None,
         number: int | None = None,
         options: bytes = b"",
+        link: FrontLink | None = None,
     ) -> int:
         """Sends a request, and returns its number."""
         number = number if number is not None else self._connection.new_number()
         pending.expect(number, num_texts, stream)
+        submit: Callable[..., None] = self._connection.submit
         try:
-            self._connection.submit(
+            if link is not None:
+                submit = partial(submit, link=link)
+            submit(
                 number,
                 message,
                 num_texts,
@@ -245,6 +275,8 @@ class BlockingClient(BaseClient[E]):
                 policy.restart(time.monotonic())
                 continue
             expiry = policy.expiry(time.monotonic(), state.down_since)
+            if self._leaves_silent(pending.numbers(), policy, expiry):
+                continue
             if expiry is not None:
                 raise self._timeout_error(expiry, policy)
             self._warn_long_wait(policy)

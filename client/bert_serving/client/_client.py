@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -33,9 +33,10 @@ class BertClient(ScoringClient[E]):
     A forked process needs a client of its own.
 
     Args:
-        ip: host name or address of the server.
-        port: the server's ``-port``, which receives requests.
-        port_out: the server's ``-port_out``, which publishes results.
+        ip: host name or address of the server. A list of ``HOST[:PORT[:PORT_OUT]]`` names several servers of one
+            model, which share the requests.
+        port: the server's ``-port``, which receives requests. Not with a list as ``ip``.
+        port_out: the server's ``-port_out``, which publishes results. Not with a list as ``ip``.
         output_fmt: ``"ndarray"`` for arrays, ``"list"`` for nested lists of floats.
         show_server_config: print the server's configuration once connected.
         identity: topic of the results, ``str`` or ``bytes``; random by default. Clients with the same identity all
@@ -65,7 +66,7 @@ class BertClient(ScoringClient[E]):
         @overload
         def __init__(
             self: BertClient[FloatArray],
-            ip: str = "localhost",
+            ip: str | Sequence[str] = "localhost",
             port: int = 5555,
             port_out: int = 5556,
             output_fmt: Literal["ndarray"] = "ndarray",
@@ -86,7 +87,7 @@ class BertClient(ScoringClient[E]):
         @overload
         def __init__(
             self: BertClient[NestedList],
-            ip: str = ...,
+            ip: str | Sequence[str] = ...,
             port: int = ...,
             port_out: int = ...,
             *,
@@ -96,7 +97,7 @@ class BertClient(ScoringClient[E]):
         @overload
         def __init__(
             self: BertClient[NestedList],
-            ip: str,
+            ip: str | Sequence[str],
             port: int,
             port_out: int,
             output_fmt: Literal["list"],
@@ -108,15 +109,18 @@ class BertClient(ScoringClient[E]):
 
     @property
     def server_config(self) -> dict[str, Any]:
-        """Configuration of the server."""
+        """Configuration of the server; of several, that of one of them."""
         with self._slot():
             return self._ask(protocol.SHOW_CONFIG)
 
     @property
     def server_status(self) -> dict[str, Any]:
-        """Configuration of the server, with its statistics under ``statistic``."""
+        """Configuration of the server, with its statistics under ``statistic``.
+
+        Of several servers: these under ``fronts``, by address; ``None`` of those that are not connected.
+        """
         with self._slot():
-            return self._ask(protocol.SHOW_STATUS)
+            return self._ask_status()
 
     @property
     def vector_space(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -38,7 +38,7 @@ class ConcurrentBertClient(BertClient[E]):
             self: ConcurrentBertClient[FloatArray],
             max_concurrency: int = ...,
             *,
-            ip: str = ...,
+            ip: str | Sequence[str] = ...,
             port: int = ...,
             port_out: int = ...,
             output_fmt: Literal["ndarray"] = ...,
@@ -49,7 +49,7 @@ class ConcurrentBertClient(BertClient[E]):
             self: ConcurrentBertClient[NestedList],
             max_concurrency: int = ...,
             *,
-            ip: str = ...,
+            ip: str | Sequence[str] = ...,
             port: int = ...,
             port_out: int = ...,
             output_fmt: Literal["list"],

@@ -13,6 +13,8 @@ from .errors import OptionError
 GRACE = 1.5
 #: A blocked call checks the state of the connection at least this often (s).
 POLL_INTERVAL = 1.0
+#: A client of several servers looks at their first connections at this interval (s).
+SETTLE_INTERVAL = 0.01
 #: After this long (s) with a connected server and no reply, a warning is logged, once per wait.
 WARN_AFTER = 30.0
 

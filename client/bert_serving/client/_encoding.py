@@ -77,9 +77,15 @@ class Chunk(NamedTuple):
     texts: Texts
 
 
-def has_room(requests: int, texts: int) -> bool:
-    """Returns whether one more request may be sent while this many requests and texts are in flight."""
-    return requests < 2 or (requests < MAX_REQUESTS_IN_FLIGHT and texts < MAX_TEXTS_IN_FLIGHT)
+def has_room(requests: int, texts: int, num_fronts: int = 1) -> bool:
+    """Returns whether one more request may be sent while this many requests and texts are in flight.
+
+    Args:
+        num_fronts: number of servers that share them.
+    """
+    if requests < 2 * num_fronts:
+        return True
+    return requests < MAX_REQUESTS_IN_FLIGHT * num_fronts and texts < MAX_TEXTS_IN_FLIGHT * num_fronts
 
 
 def reply_array(reply: Reply, copy: bool = True) -> FloatArray:
@@ -134,6 +140,7 @@ class EncodeCall:
         names_space: whether the server names the space of the vectors, for a call of several requests.
 
     Attributes:
+        num_fronts: number of servers that share the requests.
         num_tokens: number of tokens of the texts, 0 if the server did not report it.
         truncated: rows whose text was truncated; of each request the first 1,000.
     """
@@ -149,6 +156,7 @@ class EncodeCall:
     ) -> None:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
+        self.num_fronts = 1
         self.num_texts = len(texts)
         self.num_done = 0
         self.num_truncated = 0
@@ -188,7 +196,7 @@ class EncodeCall:
 
     def next_chunk(self) -> Chunk | None:
         """Returns the next request to send, or ``None`` if all are sent or enough are in flight."""
-        if not self._waiting or not has_room(len(self._sent), self._texts_in_flight):
+        if not self._waiting or not has_room(len(self._sent), self._texts_in_flight, self.num_fronts):
             return None
         start = self._waiting.popleft()
         return Chunk(start, min(start + self._size, self.num_texts), self._texts[start : start + self._size])

@@ -39,9 +39,14 @@ NO_MORE = NoMore()
 
 
 class PendingReplies:
-    """Replies in order of arrival. The reading thread adds them, any number of threads take them."""
+    """Replies in order of arrival. The reading thread adds them, any number of threads take them.
 
-    def __init__(self) -> None:
+    Args:
+        num_fronts: number of servers that share the requests.
+    """
+
+    def __init__(self, num_fronts: int = 1) -> None:
+        self._num_fronts = num_fronts
         self._changed = threading.Condition()
         self._expected: dict[int, _Entry] = {}
         self._arrived: dict[int, tuple[_Entry, ReplyOrError]] = {}
@@ -147,7 +152,9 @@ class PendingReplies:
         """Waits until one more request of the stream may be sent; returns False if the stream has ended."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or not stream.producing or has_room(stream.requests, stream.texts)
+                lambda: (
+                    self._closed or not stream.producing or has_room(stream.requests, stream.texts, self._num_fronts)
+                )
             )
             return stream.producing and not self._closed
 

@@ -1,4 +1,4 @@
-"""Options of one request: normalization, prompt, dimensions, truncation, scores, expected vector space. Pure."""
+"""Options of one request, and the versions of servers that know them. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arguments import whole_number
-from .errors import OptionError
-from .protocol import MAX_PROMPT_LENGTH, OPTIONS_VERSION, SCORES_VERSION, Texts
+from ._version import __version__
+from .errors import OptionError, VersionMismatchError
+from .protocol import COMPATIBLE_VERSION, MAX_PROMPT_LENGTH, OPTIONS_VERSION, SCORES_VERSION, Texts
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -109,6 +110,23 @@ def require_support(options: dict[str, Any], protocol_version: int) -> None:
             f"{', '.join(options)}: such options need a server with protocol_version {needed}, but this "
             f"server {found}; update the server, or omit them"
         )
+
+
+def check_version(config: dict[str, Any]) -> None:
+    """Accepts a server of this project, or an original one of version 1.10.0.
+
+    Raises:
+        VersionMismatchError: the server is neither.
+    """
+    known = config.get("protocol_version")
+    if (isinstance(known, int) and known >= 1) or config.get("server_version") == COMPATIBLE_VERSION:
+        return
+    raise VersionMismatchError(
+        f"version mismatch! server version is {config.get('server_version')!r}, and this client ({__version__}) speaks "
+        f"the protocol of {COMPATIBLE_VERSION}. Update with "
+        '"pip install -U bert-serving-server bert-serving-client", or skip this check with '
+        '"BertClient(check_version=False)"'
+    )
 
 
 def version_of(config: dict[str, Any]) -> int:

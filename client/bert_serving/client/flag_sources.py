@@ -182,6 +182,17 @@ def rank_of(args: argparse.Namespace, *names: str) -> int:
     return min(found, default=3)
 
 
+def choose_address(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Keeps -front, or -ip, -port and -port_out: those from the better source. Exits if both are from the same one."""
+    names = ("ip", "port", "port_out")
+    if args.front and [getattr(args, name) for name in names] != [parser.get_default(name) for name in names]:
+        by_front, by_address = rank_of(args, "front"), rank_of(args, *names)
+        if by_front == by_address:
+            parser.error("-front takes the place of -ip, -port and -port_out; give only -front")
+        if by_address < by_front:
+            args.front = None
+
+
 # ---- the environment -------------------------------------------------------------------------------------------------
 
 

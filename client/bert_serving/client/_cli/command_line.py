@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 
+from .._fronts import Front, parse_front
 from .._version import __version__
 from ..command_parser import CommandParser
 from ..completion import add_completion
-from ..flag_sources import add_sources, rank_of
+from ..errors import OptionError
+from ..flag_sources import add_sources, choose_address
 from .corpus import BLANK
-from .fronts import Front, parse_front
 from .part_files import FOLDER_FORMATS
 from .vector_files import FORMATS
 
 #: Rows of a part: a few seconds of work for a GPU, a minute for a CPU.
 PART_ROWS = 50_000
-_ADDRESS = ("ip", "port", "port_out")
 
 _EPILOG = """\
 one text file into one file of vectors:
@@ -138,10 +138,10 @@ def get_parser() -> argparse.ArgumentParser:
         "-front",
         "--front",
         action="append",
-        type=parse_front,
+        type=_front,
         metavar="HOST",
         help="a server HOST[:PORT[:PORT_OUT]] in place of the three above; PORT is 5555 and PORT_OUT is PORT + 1 if "
-        "omitted. If repeated, servers of one model share the parts of a folder",
+        "omitted. If repeated, servers of one model share the requests, or the parts of a folder",
     )
     add(
         "-connect_timeout",
@@ -168,13 +168,7 @@ def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     """Returns the format of the output, from the option or the file name; exits if the command line is invalid."""
     if args.resume and args.overwrite:
         parser.error("-resume and -overwrite exclude each other; give one of them")
-    address = (args.ip, args.port, args.port_out)
-    if args.front and address != tuple(map(parser.get_default, _ADDRESS)):
-        by_front, by_address = rank_of(args, "front"), rank_of(args, *_ADDRESS)
-        if by_front == by_address:
-            parser.error("-front takes the place of -ip, -port and -port_out; give only -front")
-        if by_address < by_front:
-            args.front = None
+    choose_address(parser, args)
     if len(set(args.front or ())) != len(args.front or ()):
         parser.error("-front names a server twice; name each once")
     if is_folder(args):
@@ -197,8 +191,6 @@ def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     for name in ("column", "vector_column", "part_rows"):
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"-{name} is for a folder of parts: name it with a slash, -o OUT/")
-    if len(args.front or ()) > 1:
-        parser.error("several servers share the parts of a folder: name it with a slash, -o OUT/")
     return output_format
 
 
@@ -213,9 +205,16 @@ def _folder_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     return output_format
 
 
-def front_of(args: argparse.Namespace) -> Front:
-    """Returns the address of the only server."""
-    return args.front[0] if args.front else Front(args.ip, args.port, args.port_out)
+def fronts_of(args: argparse.Namespace) -> list[Front]:
+    """Returns the addresses of the servers."""
+    return args.front or [Front(args.ip, args.port, args.port_out)]
+
+
+def _front(text: str) -> Front:
+    try:
+        return parse_front(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

@@ -21,7 +21,7 @@ from .._scores import ServerTask
 from ..errors import BertServingError
 from ..flag_sources import command_args
 from ..protocol import FloatArray
-from .command_line import checked_format, front_of, get_parser, is_folder
+from .command_line import checked_format, fronts_of, get_parser, is_folder
 from .corpus import Chunk, Corpus, CorpusError, count_lines
 from .encode_folder import run_folder
 from .inputs import format_of
@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
     before, is_complete = _load_checkpoint(args, sidecar)
     if is_complete:
         return
-    with _input(args.file) as stream, connect(args, front_of(args)) as client:
+    with _input(args.file) as stream, connect(args, *fronts_of(args)) as client:
         corpus = Corpus(stream, args.file, args.blank)
         options = encode_options(args)
         probe, space = probe_server(client, args.is_tokenized, options)

@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._client import BertClient
+from .._fronts import Front
 from .._progress import ProgressBar
 from .._scores import ServerTask
 from ..protocol import FloatArray
-from .command_line import front_of
+from .command_line import fronts_of
 from .corpus import CorpusError
-from .fronts import Front
 from .inputs import InputFile, find_inputs, require_pyarrow, shortened
 from .json_columns import merged, merged_columns
 from .manifest import Manifest, OutputFolder
@@ -197,7 +197,7 @@ def _connect_all(
     """
     clients: list[tuple[Front, BertClient]] = []
     server: _Server | None = None
-    for front in args.front or [front_of(args)]:
+    for front in fronts_of(args):
         client = stack.enter_context(connect(args, front))
         clients.append((front, client))
         found = _Server(front, client, args.is_tokenized, options)

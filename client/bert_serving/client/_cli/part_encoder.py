@@ -8,10 +8,10 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._client import BertClient
+from .._fronts import Front
 from .._progress import ProgressBar
 from ..errors import DrainingError, ServerUnreachableError
 from .corpus import CorpusError
-from .fronts import Front
 from .inputs import InputFile
 from .manifest import OutputFolder
 from .part_files import Layout, PartWriter

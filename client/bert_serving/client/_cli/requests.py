@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,16 +14,20 @@ import numpy as np
 
 from .._client import BertClient
 from .._encoding import Response
+from .._fronts import Front
 from ..errors import ServerError
 from ..protocol import FloatArray
 from .corpus import CorpusError
-from .fronts import Front
 
 if TYPE_CHECKING:
     from .._request_options import EncodeOptions
 
 #: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
 PROBE = "the quick brown fox jumps over the lazy dog"
+
+
+#: Most requests that are sent and whose results were not written.
+_MAX_WINDOW = 64
 
 
 class TextChunk(Protocol):
@@ -42,16 +47,16 @@ class TextChunk(Protocol):
 C = TypeVar("C", bound=TextChunk)
 
 
-def connect(args: argparse.Namespace, front: Front) -> BertClient:
-    """Returns a client of a server."""
-    return BertClient(
-        ip=front.host,
-        port=front.port,
-        port_out=front.port_out,
-        connect_timeout=args.connect_timeout,
-        server_key=args.server_key,
-        secret_key=args.secret_key,
-    )
+def connect(args: argparse.Namespace, *fronts: Front) -> BertClient:
+    """Returns a client of one server, or of several that share its requests."""
+    options = {
+        "connect_timeout": args.connect_timeout,
+        "server_key": args.server_key,
+        "secret_key": args.secret_key,
+    }
+    if len(fronts) == 1:
+        return BertClient(*fronts[0], **options)
+    return BertClient([str(front) for front in fronts], **options)
 
 
 def encode_options(args: argparse.Namespace) -> EncodeOptions:
@@ -118,6 +123,9 @@ def encoded(
         CorpusError: the server refused a request; the message names the chunk.
     """
     sent: deque[tuple[int, C]] = deque()  # the number of its request; 0 of a chunk without texts
+    # One of several servers may be late, so the results of the others are limited, which wait for an earlier one.
+    window = threading.Semaphore(_MAX_WINDOW)
+    is_closed = False
     numbers = itertools.count(client.request_id + 1)
     early: dict[int, Response | ServerError] = {}
 
@@ -126,6 +134,9 @@ def encoded(
             found = [text.split() if is_tokenized else text for text in chunk.texts if text]
             sent.append((next(numbers) if found else 0, chunk))
             if found:
+                window.acquire()
+                if is_closed:
+                    return
                 yield found
 
     results = client.encode_async(texts(), is_tokenized=is_tokenized, **options)
@@ -142,6 +153,8 @@ def encoded(
             while sent and (not sent[0][0] or sent[0][0] in early):
                 number, chunk = sent.popleft()
                 reply = early.pop(number) if number else None
+                if number:
+                    window.release()
                 if isinstance(reply, ServerError):
                     raise RefusedError(
                         f"{chunk.where}: the server replied with {reply.type!r}: {reply.message}"
@@ -150,6 +163,8 @@ def encoded(
         if sent:
             raise RuntimeError(f"{sent[0][1].where}: no reply")
     finally:
+        is_closed = True
+        window.release()
         results.close()
 
 

@@ -15,7 +15,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -28,7 +29,7 @@ from .cooperative import Poll, cooperative_poll
 from .reader_lease import MAX_CALLER_READ, ReaderLease
 from .receiver import Caller, Receiver, Subscription
 from .request_table import OnReply, Request, RequestTable
-from .retry_policy import RetryPolicy
+from .retry_policy import OnConfig, RetryPolicy
 from .send_queue import SendQueue
 from .sockets import Channel, Curve, Sockets
 
@@ -50,8 +51,11 @@ class Connection:
         curve: keys for encryption and authentication.
         id_base: high half of the request ids; random if not given.
         drain_grace: seconds to hold a request that a stopping server refused; ``None`` for no limit.
+        on_config: receives the server's configuration each time that it is connected, if given. Runs in the I/O thread.
+        on_down: called after the connection was lost. Runs in the I/O thread.
 
     Attributes:
+        num_fronts: number of servers that share the requests.
         state: state of both ports.
         max_message_bytes: size limit of a request, ``None`` if the server did not report one. The server closes the
             connection of a client that sends a larger one.
@@ -72,11 +76,15 @@ class Connection:
         curve: Curve | None = None,
         id_base: int | None = None,
         drain_grace: float | None = 0.0,
+        on_config: OnConfig | None = None,
+        on_down: Callable[[], None] = lambda: None,
     ) -> None:
+        self.num_fronts = 1
         self.identity = identity
         self.state = ConnectionState(ip, port, port_out, time.monotonic())
         self.max_message_bytes: int | None = None
         self.is_identity_shared = False
+        self._on_down = on_down
         self._pid = os.getpid()
         self._table = RequestTable(id_base)
         self._calls: deque[Callable[[], object]] = deque()
@@ -88,6 +96,7 @@ class Connection:
             self._next_peer_check = 0.0
             self._queue = SendQueue(self._requests.socket, identity, self._table)
             self.retry = RetryPolicy(identity, self._table, self._queue, self.state, drain_grace, self._sockets.wake)
+            self.retry.on_config = on_config
             cooperative = cooperative_poll()
             self._poll: Poll = cooperative or zmq.Poller.poll
             self._receiver = Receiver(
@@ -162,6 +171,25 @@ class Connection:
             # The calling thread sends if it can, which saves a change of threads.
             if self.state.up and not self._queue.send(request):
                 self._sockets.wake()
+
+    def start_config(self, config: dict[str, Any], on_config: OnConfig) -> None:
+        """Takes over the configuration that the client received first; ``on_config`` receives it after reconnects."""
+
+        def adopt(new: dict[str, Any]) -> None:
+            self.adopt_limits(new)
+            on_config(new)
+
+        self.adopt_limits(config)
+        self.retry.start_config(config, adopt)
+
+    def adopt_limits(self, config: dict[str, Any]) -> None:
+        """Takes over the limits of a server from its configuration."""
+        limit = config.get("max_message_bytes")
+        self.max_message_bytes = limit if isinstance(limit, int) else None
+
+    def leave_silent(self, numbers: Iterable[int], limit: float | None, is_over: bool) -> bool:
+        """Returns False: there is no other server to send requests to."""
+        return False
 
     def read(self, caller: Caller, seconds: float) -> bool:
         """Reads replies in this thread until ``caller`` has one; see `Receiver.read`."""
@@ -295,6 +323,7 @@ class Connection:
                 logger.debug("connected to %s", self.state.ip)
             elif went_down:
                 logger.info("lost the connection to %s (%s %d); reconnecting", self.state.ip, port.name, port.number)
+                self._on_down()
 
     def _close_dead_peer(self) -> None:
         """Closes the connections to a server that does not acknowledge what was sent to one of its ports.

@@ -24,6 +24,10 @@ logger = logging.getLogger("bert_serving.client")
 
 #: The server is queried about a request that waits longer than this (s), repeatedly at this interval.
 STALE_AFTER = 20.0
+#: A configuration without a reply is requested again at this interval (s).
+CONFIG_INTERVAL = 5.0
+#: Receives the configuration of a server.
+OnConfig = Callable[[dict[str, Any]], None]
 #: Number of such a query; those of requests begin with 1.
 QUERY_NUMBER = 0
 
@@ -58,7 +62,8 @@ class RetryPolicy:
     ) -> None:
         self.supports_query: bool | None = None
         self.num_connections = 0
-        self.on_config: Callable[[dict[str, Any]], None] | None = None
+        self.on_config: OnConfig | None = None
+        self._config_at = float("inf")  # when the configuration is requested again
         self._identity = identity
         self._table = table
         self._queue = queue
@@ -71,13 +76,22 @@ class RetryPolicy:
     def next_check_at(self) -> float:
         """Returns the monotonic time (s) when `run` has something to do."""
         # The list is a snapshot: callers change the dictionary meanwhile.
-        return min([self._query_at, *(until for until, _ in list(self._refused.values()))])
+        return min([self._query_at, self._config_at, *(until for until, _ in list(self._refused.values()))])
 
     def run(self) -> None:
         """Does what is due now. Called by the I/O thread."""
         self._expire_refused()
         if time.monotonic() >= self._query_at:
             self._query_stale()
+        if time.monotonic() >= self._config_at:
+            self.ask_config_in(CONFIG_INTERVAL)
+            with self._table.lock:
+                if self._state.up:
+                    self._send_query(SHOW_CONFIG)
+
+    def ask_config_in(self, seconds: float) -> None:
+        """Requests the configuration after some time, if no reply with it arrives before. Called in the I/O thread."""
+        self._config_at = time.monotonic() + seconds
 
     def on_connected_locked(self) -> None:
         """Sends all pending requests again, because the connection came up."""
@@ -88,6 +102,7 @@ class RetryPolicy:
             self.supports_query = None
             # Before the requests, so that its reply comes before theirs.
             first = request_frames(self._identity, SHOW_CONFIG, self._table.wire_id(QUERY_NUMBER))
+            self.ask_config_in(CONFIG_INTERVAL)
         self._queue.replace(self._table.pending.values(), first)
         self._refused.clear()
 
@@ -183,7 +198,7 @@ class RetryPolicy:
 
     # ---- the server's configuration ------------------------------------------------------------------------------
 
-    def start_config(self, config: dict[str, Any], on_config: Callable[[dict[str, Any]], None]) -> None:
+    def start_config(self, config: dict[str, Any], on_config: OnConfig) -> None:
         """Takes over the configuration that the client received first, and asks for it after each reconnect."""
         with self._table.lock:
             self.on_config = on_config
@@ -193,6 +208,7 @@ class RetryPolicy:
                 self._send_query(SHOW_CONFIG)
 
     def _on_config_reply(self, config: dict[str, Any]) -> None:
+        self._config_at = float("inf")
         with self._table.lock:
             if self.supports_query is None:
                 self._query_at = 0.0

@@ -13,7 +13,7 @@ from typing import Any
 from bert_serving.client import BertClient, BertServingError
 from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion
-from bert_serving.client.flag_sources import add_sources, command_args
+from bert_serving.client.flag_sources import add_sources, choose_address, command_args
 
 from ..config.model_folder import apply_model_folder
 from ..config.options import ServerConfig
@@ -68,6 +68,14 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="PORT",
         help="-port_out of the server (default: %(default)s)",
     )
+    add(
+        "-front",
+        "--front",
+        action="append",
+        metavar="HOST",
+        help="a server HOST[:PORT[:PORT_OUT]] in place of the three above. If repeated, servers of one model share the "
+        "texts",
+    )
     add("-server_key", "--server-key", metavar="KEY", help="public CURVE key of the server, or its file")
     add("-secret_key", "--secret-key", metavar="KEY", help="secret CURVE key of the client, or its file")
     add_sources(parser)
@@ -77,7 +85,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns the exit code: 0 on success, 1 on failure; argparse exits with 2 on wrong usage."""
-    args = command_args(get_parser(), argv)
+    parser = get_parser()
+    args = command_args(parser, argv)
+    choose_address(parser, args)
     try:
         reference = _measure(args)
         with open(args.output, "w", encoding="utf-8") as out:
@@ -100,9 +110,8 @@ def _measure(args: argparse.Namespace) -> Reference:
     with (
         open(args.file, encoding="utf-8") as lines,
         BertClient(
-            args.ip,
-            args.port,
-            args.port_out,
+            ip=args.front or args.ip,
+            **({} if args.front else {"port": args.port, "port_out": args.port_out}),
             check_length=False,
             server_key=args.server_key,
             secret_key=args.secret_key,
