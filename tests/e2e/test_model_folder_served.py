@@ -118,7 +118,7 @@ def test_the_length_of_the_folder_counts(build: Build) -> None:
 
 
 def test_the_default_prompt_is_put_before_each_text(build: Build) -> None:
-    prompts = {"query": "query: ", "passage": "passage: "}
+    prompts = {"query": "query ||| text: ", "passage": "passage: "}
     folder = build(prompts=prompts, default_prompt_name="query")
     assert_same(vectors_of(folder)[0], expected(folder))
     assert_same(vectors_of(folder, "-prompt_name", "passage")[0], expected(folder, prompt_name="passage"))

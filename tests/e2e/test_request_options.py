@@ -126,6 +126,10 @@ def test_each_way_to_encode_has_the_options(
     wanted = client.encode([f"good {text}" for text in TEXTS])
     np.testing.assert_allclose(encode(TEXTS, prompt="good "), wanted, atol=1e-6)
     np.testing.assert_allclose(encode(TEXTS, truncate=False), plain, atol=1e-6)
+    # A prompt is plain text.
+    single = {"texts": [f"a ||| b: {text}" for text in TEXTS], "pairs": False}
+    wanted = np.array(http_server.call("/encode", single).json["results"])
+    np.testing.assert_allclose(encode(TEXTS, prompt="a ||| b: "), wanted, atol=1e-6)
 
 
 def test_requests_with_different_options_share_batches(http_server: HttpServer, plain: np.ndarray) -> None:

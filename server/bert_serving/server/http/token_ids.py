@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..tokenization.frame import Frame
-from ..tokenization.tokenizer import PAIR_SEPARATOR
+from ..tokenization.segments import PAIR_SEPARATOR
 from .errors import BadRequest
 
 

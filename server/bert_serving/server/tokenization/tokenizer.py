@@ -11,13 +11,10 @@ import numpy as np
 from ..model.errors import ModelConfigError
 from .frame import Frame
 from .segmenter import Segmenter
+from .segments import PAIR_SEPARATOR, Segments, encode_pairs, encode_texts, may_be_pair
 from .truncation import positions, truncate
 from .wordpiece import LONG_TEXT
 
-#: Separates the two texts of a pair.
-PAIR_SEPARATOR = "|||"
-#: Number of texts normalized as one string. Bounds the word list, and the time that one C call holds the GIL.
-TEXTS_PER_BLOCK = 256
 _NONE, _ZERO = np.zeros(0, np.int32), np.zeros(1, np.int32)
 
 
@@ -40,21 +37,6 @@ class Tokenized:
     lengths: np.ndarray
     truncated: np.ndarray
     num_unknown: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Segments:
-    """Holds token ids without special tokens.
-
-    Sequence ``i`` has ``first[i]`` ids of its first text, followed by ``second[i]`` ids of its second text.
-
-    ``has_longer_first`` is that of :func:`truncate`: not None if all items are pairs, also of empty texts.
-    """
-
-    ids: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    has_longer_first: np.ndarray | None = None
 
 
 class Tokenizer:
@@ -136,18 +118,19 @@ class Tokenizer:
             ValueError: the vocabulary lacks a token of a list, and has no unknown token; or an item is a pair, and the
                 model computes none.
         """
+        prompt = self._prompt if prompt is None else prompt
         if pairs:
             return self._assemble(self._encode_pairs(texts, prompt), omit_special=False)
         is_tokenized = len(texts) > 0 and not isinstance(texts[0], str)
-        prompt = self._prompt if prompt is None else prompt
-        if not is_tokenized and prompt:
-            texts = [prompt + text if isinstance(text, str) else text for text in texts]
-        if len(texts) == 1 and isinstance(text := texts[0], str) and self._is_short(text, pairs is False):
-            return self._encode_one(text)
-        segments = (
-            self._encode_token_lists(texts) if is_tokenized else self._encode_texts(texts, pairs is False)  # type: ignore[arg-type]
-        )
-        return self._assemble(segments, omit_special=is_tokenized and self._no_special_token)
+        if is_tokenized:
+            return self._assemble(self._encode_token_lists(texts), omit_special=self._no_special_token)
+        if len(texts) == 1 and isinstance(text := texts[0], str) and (pairs is False or not may_be_pair(text)):
+            whole = prompt + text
+            if len(whole) <= LONG_TEXT:
+                return self._encode_one(whole)
+        _require_texts(texts)
+        segments = encode_texts(self._segmenter, texts, prompt, pairs is False, self.max_seq_len)  # type: ignore[arg-type]
+        return self._assemble(segments, omit_special=False)
 
     def prompt_length(self, prompt: str | None = None) -> int:
         """Returns the number of characters before every text; None is the prompt of this tokenizer."""
@@ -155,7 +138,8 @@ class Tokenizer:
 
     def count_pair(self, pair: Sequence[str], prompt: str | None = None) -> tuple[int, int]:
         """Returns the number of tokens of each text of a pair, without truncation and without special tokens."""
-        found = self._encode_pairs([pair], prompt, max_words=max(map(len, pair)) + self.prompt_length(prompt))
+        prompt = self._prompt if prompt is None else prompt
+        found = self._encode_pairs([pair], prompt, max_words=max(map(len, pair)) + len(prompt))
         return int(found.first[0]), int(found.second[0])
 
     def count(self, text: str | Sequence[str], prompt: str | None = None, pairs: bool | None = None) -> int:
@@ -165,8 +149,9 @@ class Tokenizer:
             pairs: as for ``encode``, but not true.
         """
         if isinstance(text, str):
-            text = (self._prompt if prompt is None else prompt) + text
-            segments = self._encode_block([text], pairs is False, max_words=len(text))
+            prompt = self._prompt if prompt is None else prompt
+            max_words = max(1, len(prompt) + len(text))
+            segments = encode_texts(self._segmenter, [text], prompt, pairs is False, max_words)
         else:
             segments = self._encode_token_lists([text])
         first, second = int(segments.first[0]), int(segments.second[0])
@@ -217,70 +202,11 @@ class Tokenizer:
                 rows[row] = []
         return rows
 
-    def _encode_texts(self, texts: Sequence[str], are_single: bool) -> _Segments:
-        if not {str}.issuperset(map(type, texts)):
-            for index, text in enumerate(texts):
-                if not isinstance(text, str):
-                    raise TypeError(f"item {index} is {_json_type(text)}, but item 0 is a string; send texts only")
-        blocks = [
-            self._encode_block(texts[i : i + TEXTS_PER_BLOCK], are_single)
-            for i in range(0, len(texts), TEXTS_PER_BLOCK)
-        ]
-        if len(blocks) == 1:
-            return blocks[0]
-        return _Segments(
-            np.concatenate([_NONE, *(block.ids for block in blocks)]),
-            np.concatenate([_NONE, *(block.first for block in blocks)]),
-            np.concatenate([_NONE, *(block.second for block in blocks)]),
-        )
+    def _encode_pairs(self, pairs: Sequence[Sequence[str]], prompt: str, max_words: int | None = None) -> Segments:
+        room = self.max_seq_len - self.frame.num_of_pair
+        return encode_pairs(self._segmenter, pairs, prompt, room, max_words or self.max_seq_len)
 
-    def _encode_block(self, texts: Sequence[str], are_single: bool, max_words: int | None = None) -> _Segments:
-        max_words = max_words or self.max_seq_len
-        separator = f" {PAIR_SEPARATOR} "
-        # Common case: one search in C finds no separator.
-        if are_single or separator not in "\n".join(texts):
-            ids, lengths = self._segmenter.encode(list(texts), max_words)
-            return _Segments(ids, lengths, np.zeros_like(lengths))
-        segments: list[str] = []
-        is_second: list[bool] = []
-        for text in texts:
-            line = text.strip()
-            head, found, tail = line.rpartition(separator)
-            if found and "\n" not in line:
-                segments += (head, tail)
-                is_second += (False, True)
-            else:
-                segments.append(text)
-                is_second.append(False)
-        ids, lengths = self._segmenter.encode(segments, max_words)
-        second_mask = np.array(is_second)
-        second = np.zeros(len(texts), np.int32)
-        second[np.cumsum(~second_mask)[second_mask] - 1] = lengths[second_mask]
-        return _Segments(ids, lengths[~second_mask], second)
-
-    def _encode_pairs(
-        self, pairs: Sequence[Sequence[str]], prompt: str | None, max_words: int | None = None
-    ) -> _Segments:
-        prompt, max_words = self._prompt if prompt is None else prompt, max_words or self.max_seq_len
-        segments: list[str] = []
-        for one, other in pairs:
-            segments += (prompt + one, other)
-        blocks = [
-            self._segmenter.encode(segments[i : i + TEXTS_PER_BLOCK], max_words)
-            for i in range(0, len(segments), TEXTS_PER_BLOCK)
-        ]
-        ids, lengths = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
-        first, second = lengths[::2], lengths[1::2]
-        has_longer_first = first > second
-        if (self.max_seq_len - self.frame.num_of_pair) % 2:
-            # Long texts are not read to their end, so which text of a pair is longer is not known yet.
-            for row in np.flatnonzero(np.minimum(first, second) >= max_words):
-                both = segments[2 * row : 2 * row + 2]
-                whole = self._segmenter.encode(both, max(map(len, both)))[1]
-                has_longer_first[row] = whole[0] > whole[1]
-        return _Segments(ids, first, second, has_longer_first)
-
-    def _encode_token_lists(self, rows: Sequence[Sequence[str]]) -> _Segments:
+    def _encode_token_lists(self, rows: Sequence[Sequence[str]]) -> Segments:
         for index, row in enumerate(rows):
             if not isinstance(row, (list, tuple)):
                 but = f", but item 0 is {_json_type(rows[0])}" if index else ""
@@ -306,9 +232,9 @@ class Tokenizer:
                 f"the vocabulary of this model lacks the token {lacking[:100]!r}, and has no token for unknown text: "
                 "send tokens of its vocabulary, or texts"
             )
-        return _Segments(np.fromiter(map(self.ids.get, items, repeat(self._unknown)), np.int32), first, second)
+        return Segments(np.fromiter(map(self.ids.get, items, repeat(self._unknown)), np.int32), first, second)
 
-    def _assemble(self, segments: _Segments, omit_special: bool) -> Tokenized:
+    def _assemble(self, segments: Segments, omit_special: bool) -> Tokenized:
         """Truncates the segments and adds the special tokens; with ``omit_special`` only to pairs.
 
         A sequence without tokens gets one masked padding token as a placeholder, so that it has a row.
@@ -357,10 +283,6 @@ class Tokenizer:
         num_unknown = int(np.count_nonzero(input_ids == self._unknown))
         return Tokenized(input_ids, type_ids, mask, lengths, truncated, num_unknown)
 
-    @staticmethod
-    def _is_short(text: str, is_single: bool) -> bool:
-        return len(text) <= LONG_TEXT and (is_single or f" {PAIR_SEPARATOR} " not in text)
-
     def _encode_one(self, text: str) -> Tokenized:
         """Encodes a single text that is not a pair: the fast path of ``encode``, in a fifth of its time."""
         ids = self._segmenter.encode_one(text)
@@ -374,6 +296,14 @@ class Tokenizer:
         return Tokenized(
             np.array(ids, np.int32), None, mask, np.array([len(ids)], np.int32), truncated, ids.count(self._unknown)
         )
+
+
+def _require_texts(texts: Sequence[object]) -> None:
+    """Raises ``TypeError`` if an item is no text."""
+    if not {str}.issuperset(map(type, texts)):
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"item {index} is {_json_type(text)}, but item 0 is a string; send texts only")
 
 
 def _json_type(value: object) -> str:
