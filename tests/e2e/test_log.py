@@ -42,6 +42,9 @@ def test_lines_that_users_know() -> None:
         assert words in log
     for context in ("VENTILATOR", "SINK", "WORKER-0", "GRAPHOPT"):
         assert re.search(rf" I:{context}:\[", log)
+    assert re.search(
+        r" W:[A-Z]+:\[.*\]:.*/model.ckpt-343: the tensors output_bias, output_weights are not served: vec", log
+    )
     assert log.startswith("usage: bert-serving-start")
     assert re.search(r"^ *ARG   VALUE$", log, re.M)
     settings = re.findall(r"^ *(\w+) = (.*)$", log.split("\n\n")[0], re.M)

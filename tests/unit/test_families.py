@@ -94,8 +94,8 @@ def test_the_second_text_of_a_pair_has_no_type_of_its_own(tmp_path: Path, family
 def test_a_classifier_is_served_without_its_head(tmp_path: Path, family: str) -> None:
     reference = save(tmp_path / "model", family, "ForSequenceClassification").base_model
     model = load_model_config(tmp_path / "model")
-    assert model.dropped_head is not None
-    assert model.dropped_head.endswith("ForSequenceClassification")
+    assert model.head_class is not None
+    assert model.head_class.endswith("ForSequenceClassification")
     batch = batch_of([9, 3])
     found = encoded(model, tmp_path / "cache", ENGINES[0], -1, "NONE", batch)
     np.testing.assert_allclose(found, np.concatenate(hidden_states(reference, batch, -1)), rtol=0, atol=1e-5)

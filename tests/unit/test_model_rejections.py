@@ -93,10 +93,10 @@ def test_integer_weights_are_rejected(tmp_path: Path, dtype: Any) -> None:
         (None, None),
     ],
 )
-def test_dropped_head_is_known(tmp_path: Path, architectures: list[str] | None, head: str | None) -> None:
+def test_head_class_is_known(tmp_path: Path, architectures: list[str] | None, head: str | None) -> None:
     write_hf(tmp_path, hf_tensors())
     change_config(tmp_path, architectures=architectures)
-    assert load_model_config(tmp_path).dropped_head == head
+    assert load_model_config(tmp_path).head_class == head
 
 
 @pytest.mark.parametrize("values", [{"architectures": ["RobertaModel"]}, {"type_vocab_size": 1}])

@@ -8,7 +8,9 @@ import sys
 from ..config.options import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError
+from ..model.config import ModelConfig
 from ..model.errors import ModelError
+from ..model.unserved import describe_unserved, quick_tensor_names, unserved_tensors
 from ..supervisor.description import describe_model
 from ..supervisor.packages import require_packages
 from ..supervisor.placement import plan_workers
@@ -38,6 +40,7 @@ def check(config: ServerConfig) -> int:
         tokenizer = make_tokenizer(config, model)
         notes.setLevel(logging.WARNING)  # the line about the workers has the devices
         plans = plan_workers(config, log, needs=model.features)
+        _note_unserved(config, model, log)
     except (ServingError, ModelError, EngineError, ValueError, OSError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return EXIT_START_FAILED
@@ -50,3 +53,13 @@ def check(config: ServerConfig) -> int:
     for message in [*notes.messages, *tokenizer.warnings]:
         print(f"{'note':>12}: {message}")
     return EXIT_OK
+
+
+def _note_unserved(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:
+    """Logs which tensors are not served; of a format that needs a large library, the class that the folder names."""
+    names = quick_tensor_names(model)
+    if names is None:
+        if model.head_class is not None and config.task == "embed":
+            log.warning("%s names %s: a head in the weights is not served", model.config_path, model.head_class)
+    elif unserved := unserved_tensors(names, model, config.pipeline):
+        log.warning("%s", describe_unserved(unserved, model, config.task))

@@ -24,7 +24,7 @@ from .files import (
     reject_lfs_pointer,
     require_folder,
 )
-from .rejections import dropped_head, own_code, reject_adapter, reject_folder
+from .rejections import head_class, own_code, reject_adapter, reject_folder
 from .tokenizer_settings import reject_tokenizer_settings
 
 #: Largest number of layers. The largest BERT has 48; a list of the weights of a million layers would take gigabytes.
@@ -49,7 +49,8 @@ class ModelConfig:
             sharded checkpoint.
         checkpoint_format: ``tf1``, ``safetensors`` or ``pytorch``.
         is_tuned: the checkpoint is from ``-tuned_model_dir``.
-        dropped_head: class name of the model's head, which is not served, such as ``BertForMaskedLM``.
+        head_class: class of the model with its head that the configuration names, such as ``BertForMaskedLM``; the
+            weights may lack the head.
         own_code: a class of the folder's own code, which is not run, because this server computes the family.
         hidden_act: activation of the feed-forward, a value of ``HIDDEN_ACTS``.
         max_position_embeddings: used rows of the table of positions; without a table, the longest sequence in tokens.
@@ -73,7 +74,7 @@ class ModelConfig:
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
-    dropped_head: str | None = None
+    head_class: str | None = None
     own_code: str | None = None
     family: str = "bert"
     position_offset: int = 0
@@ -144,7 +145,7 @@ def load_model_config(
         checkpoint=checkpoint,
         checkpoint_format=checkpoint_format,
         is_tuned=tuned_model_dir is not None,
-        dropped_head=dropped_head(values),
+        head_class=head_class(values),
         own_code=own_code(values),
         **sizes,
     )

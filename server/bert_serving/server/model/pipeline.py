@@ -129,6 +129,12 @@ class SentencePipeline(msgspec.Struct, frozen=True):
                 files |= dict.fromkeys(checkpoint_files(module.weights, kind) if kind else [Path(module.weights)])
         return list(files)
 
+    @property
+    def checkpoint_tensors(self) -> list[str]:
+        """Names of the tensors that the modules read from the checkpoint of the whole model, without its prefix."""
+        modules = [module for module in self.modules if isinstance(module, Dense | LayerNorm)]
+        return [name for module in modules if module.checkpoint_format for name in module.names]
+
     def describe(self) -> list[str]:
         """Names of the modules after the encoder, for the status: ``["Pooling mean", "Normalize"]``."""
         pooling = [f"Pooling {', '.join(self.pooling)}"] if self.pooling else []

@@ -107,8 +107,8 @@ def reject_object_checkpoint(names: Collection[str], checkpoint: str) -> None:
         )
 
 
-def dropped_head(values: Mapping[str, Any]) -> str | None:
-    """Returns the class name of the head that is not served; None if the model is an encoder alone."""
+def head_class(values: Mapping[str, Any]) -> str | None:
+    """Returns the class of a model with a head that a configuration names; None if it names an encoder alone."""
     named = values.get("architectures")
     name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
     return name if name and (not name.endswith("Model") or "LMHead" in name) else None
@@ -145,6 +145,11 @@ def reject_hub_cache(folder: Path, flag: str) -> None:
         raise ModelNotFound(f"{flag} {folder} is a cache of the Hugging Face hub; use {flag} {named}")
 
 
+def is_no_weight(name: str) -> bool:
+    """Returns whether a tensor follows from the configuration, or is of the training alone."""
+    return any(kind.search(name) for kind in (_OPTIMIZER, _BUFFERS))
+
+
 def reject_unused_tensors(
     names: Iterable[str], scope: str, used: set[str], checkpoint: str, bert_name: Callable[[str], str]
 ) -> None:
@@ -160,8 +165,7 @@ def reject_unused_tensors(
         WeightError: the message names some of the tensors.
     """
     inside = [name for name in names if name.startswith(scope) and _IN_ENCODER.match(bert_name(name)[len(scope) :])]
-    ignored = (_OPTIMIZER, _BUFFERS)
-    unused = sorted(name for name in inside if name not in used and not any(kind.search(name) for kind in ignored))
+    unused = sorted(name for name in inside if name not in used and not is_no_weight(name))
     if unused:
         raise WeightError(
             f"{checkpoint} has {len(unused)} tensors in its layers that the server does not know, such as "

@@ -51,10 +51,6 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
         StartError: an option exceeds a limit of the model.
     """
     config, model = apply_model_folder(config, log)
-    if model.dropped_head is not None and config.task == "embed":
-        log.warning(
-            "the head of %s in %s is not served: vectors come from its encoder", model.dropped_head, model.config_path
-        )
     if model.own_code is not None:
         log.warning(
             "the code of the model (auto_map %s) is not run: this server computes %s itself",

@@ -20,6 +20,7 @@ from ..config.options import ServerConfig
 from ..model.cache import LIST, Cache, manifest
 from ..model.config import ModelConfig
 from ..model.digest import file_stamp
+from ..model.unserved import describe_unserved
 from ..tokenization.vocabulary import vocabulary_files
 from .child import Child
 
@@ -55,7 +56,7 @@ class PreparedModel:
         self._log = log
         self._files: dict[str, _HeldFile] = {}
         self._next_check = 0.0
-        self._problem = ""
+        self._problem, self._names_unserved = "", False
         self.sources: list[str] = []
         self.tokenizer = self.damage = ""
 
@@ -91,12 +92,16 @@ class PreparedModel:
         return replace(model, vocab_path=str(entry / Path(model.vocab_path).name))
 
     def take(self, prepare: Child, children: Iterable[Child]) -> None:
-        """Holds what a preparation process reported, and passes it on to its workers."""
+        """Holds what a preparation process reported, passes it on to its workers, and names what is not served."""
         try:
             for entry, files in prepare.info["entries"].items():
                 self.hold(entry, files)
         except OSError as error:
             self.damage = f"the prepared model was removed during the start ({error}); start the server again"
+        if (names := prepare.info["unserved"]) and not self._names_unserved:
+            self._names_unserved = True
+            model = ModelConfig.from_dict(prepare.options["model"])
+            self._log.warning("%s", describe_unserved(names, model, prepare.config.task))
         prepared = {"model_digest": self.sources[0], "head": prepare.info["head"]}
         for child in children:
             if child.role == "worker" and _engine_and_dtype(child) == _engine_and_dtype(prepare):

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from ..engines import load
 from ..ipc.commands import READY
 from ..ipc.process_context import ProcessContext
 from ..model.cache import Cache, manifest
 from ..model.config import ModelConfig
-from ..model.errors import WeightError
+from ..model.errors import ReaderMissing, WeightError
 from ..model.pipeline import SentencePipeline
+from ..model.unserved import tensor_names, unserved_tensors
 from .engine_spec import engine_spec
 from .head_weights import prepare_head_weights
+
+_KIND, _FILE = "tensor-names", "names.json"
 
 
 def run(process: ProcessContext) -> None:
     """Runs the preparation process. The supervisor reports its errors as the reason of a failed start.
 
-    The process reports the path ``head`` of the weights of the modules after the pooling, and ``entries``: path →
-    ``cache.manifest`` of each entry of the cache that workers open. It ends at the next command.
+    The process reports the path ``head`` of the weights of the modules after the pooling, ``entries``: path →
+    ``cache.manifest`` of each entry of the cache that workers open, and the names of tensors that are not served. It
+    ends at the next command.
 
     Raises:
         WeightError: a file of the model has changed since the supervisor computed ``sources``.
@@ -35,14 +40,34 @@ def run(process: ProcessContext) -> None:
     cache = spec.cache()
     _require_unchanged(cache, model, pipeline, sources)
     load(process.options["engine"]).prepare(spec, process.log.info)
+    names = _tensor_names(cache, model, sources[0]) if spec.opened else []  # else the engine reads no weights
     head = prepare_head_weights(pipeline, process.config.pooled_size(model), cache) if pipeline else None
     _require_unchanged(cache, model, pipeline, sources)
     report = {
         "head": None if head is None else str(head),
+        "unserved": unserved_tensors(names, model, pipeline) if names else [],
         "entries": {path: manifest(path) for path in dict.fromkeys(spec.opened)},
     }
     control.send_multipart([READY, json.dumps(report).encode()])
     control.recv_multipart()
+
+
+def _tensor_names(cache: Cache, model: ModelConfig, digest: str) -> list[str]:
+    """Returns ``tensor_names`` of a model. The cache has them, because some formats need a large library.
+
+    Args:
+        digest: that of the model.
+    """
+
+    def write(folder: Path) -> None:
+        (folder / _FILE).write_text(json.dumps(tensor_names(model)), "utf-8")
+
+    try:
+        entry = cache.entry(_KIND, {"model": digest}, write)
+    except ReaderMissing:
+        return []  # it was installed when the engine read the weights
+    names: list[str] = json.loads((entry / _FILE).read_text("utf-8"))
+    return names
 
 
 def _require_unchanged(cache: Cache, model: ModelConfig, pipeline: SentencePipeline | None, sources: list[str]) -> None:
