@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.model.errors import ModelConfigError, ModelUnsupported, WeightError
-from bert_serving.server.model.pipeline import Dense, Normalize, SentencePipeline, Truncate
+from bert_serving.server.model.pipeline import Dense, LayerNorm, Normalize, SentencePipeline, Truncate
 from bert_serving.server.model.sentence_transformers import POOLING_MODES, read_pipeline
 from bert_serving.server.worker.head_weights import read_head_weights
 from bert_serving.server.worker.pooling import pool
@@ -137,6 +138,7 @@ def test_prompts_and_dimensions(write: Write) -> None:
     assert (pipeline.dimensions(384), pipeline.similarity) == (16, "dot")
 
 
+NORM = "sentence_transformers.models.LayerNorm"
 NORMALIZE = "sentence_transformers.base.modules.normalize.Normalize"
 #: Settings of the module Transformer that are refused.
 OF_TRANSFORMER: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -186,6 +188,12 @@ DENSE = [("sentence_transformers.models.Dense", "2_Dense")]
         ([], {"config_sentence_transformers.json": {"default_prompt_name": ["q"]}}, ModelConfigError, "prompt_name"),
         ([], {"config_sentence_transformers.json": {"prompts": {"q": 5}}}, ModelConfigError, "'q' must be a text"),
         ([], {"config_sentence_transformers.json": {"prompts": {"q": "\ud800"}}}, ModelConfigError, r"'q'.*ud800"),
+        ([], {"1_Pooling/config.json": {"pooling_mode_sum_tokens": True}}, ModelUnsupported, "sum_tokens True"),
+        ([], {"1_Pooling/model.safetensors": "weights"}, ModelUnsupported, "safetensors: .* Pooling with"),
+        ([(NORMALIZE, "2")], {"2/pytorch_model.bin": "weights"}, ModelUnsupported, "Normalize with weights"),
+        ([("sentence_transformers.models.Dropout", "2")], {"2/a.pt": "w"}, ModelUnsupported, "Dropout with weights"),
+        (DENSE, {"2_Dense/config.json": {"scale": 2}}, ModelUnsupported, "scale 2 is not honoured"),
+        ([(NORM, "2")], {"2/config.json": {"dimension": 8, "eps": 1e-3}}, ModelUnsupported, "eps 0.001"),
         (DENSE, {"2_Dense/config.json": {"use_residual": True}}, ModelUnsupported, "use_residual"),
         (DENSE, {"2_Dense/config.json": {"module_input_name": "token_embeddings"}}, ModelUnsupported, "input_name"),
         (DENSE, {"2_Dense/config.json": {"activation_function": "os.system"}}, ModelUnsupported, "os.system"),
@@ -282,3 +290,30 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         read_head_weights(pipeline_with(dense), 2)
     with pytest.raises(WeightError, match="takes 2 dimensions, its input has 4"):
         read_head_weights(pipeline_with(dense), 4)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("module", [Dense("", 2, 2, True, "Tanh"), Dense("", 2, 2, False, "Tanh"), LayerNorm("", 2)])
+def test_surplus_tensors_of_a_module_are_refused_by_name(tmp_path: Path, module: Any, suffix: str) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / f"model.{suffix}"
+    names = module.names if module.has_bias else module.names[:1]
+    tensors = {name: np.ones((2, 2) if name == "linear.weight" else 2, np.float32) for name in names}
+
+    def read(**surplus: np.ndarray) -> Any:
+        saved = tensors | {name.replace("__", "."): value for name, value in surplus.items()}
+        if suffix == "bin":
+            torch.save({name: torch.tensor(value) for name, value in saved.items()}, path)
+        else:
+            save_file(saved, path)
+        return read_head_weights(pipeline_with(msgspec.structs.replace(module, weights=str(path))), 2)
+
+    assert len(read()) == len(names)
+    for name in ("residual__weight", *(() if module.has_bias else ("linear__bias",))):
+        with pytest.raises(WeightError, match=rf"the tensor {name.replace('__', '.')}, which {type(module).__name__}"):
+            read(**{name: np.ones(2, np.float32)})
+
+
+def test_a_module_in_the_folder_of_the_encoder_has_no_weights_of_its_own(write: Write) -> None:
+    modules = [(CLASSES["Transformer"], ""), (CLASSES["Pooling"], "1_Pooling"), (NORMALIZE, "")]
+    assert pipeline_of(write(modules, {"model.safetensors": "weights"})).module_names == ["Normalize"]

@@ -35,6 +35,22 @@ _OLD_SWITCHES = {
         strict=True,
     )
 }
+#: Keys of the configurations of modules that this server honours or that have no influence on vectors.
+_POOLING_KEYS = {"embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *_OLD_SWITCHES}
+_DENSE_KEYS = {
+    "in_features",
+    "out_features",
+    "bias",
+    "activation_function",
+    "module_input_name",
+    "module_output_name",
+    "use_residual",
+}
+_LAYER_NORM_KEYS = {"dimension"}
+#: Modules without weights.
+_WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout")
+#: Suffixes of files with weights.
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 #: Packages of the library whose models give other results than one vector for each text.
 _OTHER_MODELS = frozenset({"sparse_encoder", "multi_vector_encoder"})
 
@@ -67,6 +83,9 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
     extra = read_optional(folder / "config_sentence_transformers.json")
     pooling = _read_pooling(folder / entries[1][1] / "config.json")
     modules: list[Module] = []
+    for kind, path in entries[1:]:
+        if kind in _WITHOUT_WEIGHTS:
+            _reject_weights(folder / path, kind, {folder.resolve(), transformer.resolve()})
     for kind, path in entries[2:]:
         if kind == "Dense":
             modules.append(_read_dense(folder / path))
@@ -165,6 +184,7 @@ def read_scorer(model_dir: str | Path, is_tuned: bool = False) -> SentencePipeli
 
 def _read_pooling(path: Path) -> tuple[str, ...]:
     values = read_object(path)
+    _reject_unknown_keys(path, values, _POOLING_KEYS)
     if not switch(values, "include_prompt", True, path):
         raise ModelUnsupported(f"{path}: include_prompt false (pooling without the prompt) is not computed")
     modes = values.get("pooling_mode")
@@ -182,6 +202,7 @@ def _read_pooling(path: Path) -> tuple[str, ...]:
 def _read_dense(folder: Path) -> Dense:
     path = folder / "config.json"
     values = read_object(path)
+    _reject_unknown_keys(path, values, _DENSE_KEYS)
     _reject_other_features(path, values)
     if switch(values, "use_residual", False, path):
         raise ModelUnsupported(f"{path}: use_residual is not computed")
@@ -201,6 +222,26 @@ def _read_dense(folder: Path) -> Dense:
     )
 
 
+def _reject_unknown_keys(path: Path, values: dict[str, Any], known: set[str]) -> None:
+    """Rejects a setting that this server does not honour, unless it is off."""
+    others = sorted(key for key, value in values.items() if key not in known and value not in (None, False, "", [], {}))
+    if others:
+        raise ModelUnsupported(f"{path}: {others[0]} {str(values[others[0]])[:100]} is not honoured by this server")
+
+
+def _reject_weights(folder: Path, kind: str, shared: set[Path]) -> None:
+    """Rejects weights of a module that has none.
+
+    Args:
+        shared: folders with the weights of the encoder, which may be the folder of this module too.
+    """
+    if not folder.is_dir() or folder.resolve() in shared:
+        return
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES)
+    if names:
+        raise ModelUnsupported(f"{folder / names[0]}: a module {kind} with weights is not computed by this server")
+
+
 def _reject_other_features(path: Path, values: dict[str, Any]) -> None:
     """Rejects a module that reads or writes something else than the vector of the text, such as token vectors."""
     for key in ("module_input_name", "module_output_name"):
@@ -210,9 +251,10 @@ def _reject_other_features(path: Path, values: dict[str, Any]) -> None:
 
 
 def _read_layer_norm(folder: Path) -> LayerNorm:
-    return LayerNorm(
-        _weights(folder), integer(read_object(folder / "config.json"), "dimension", folder / "config.json")
-    )
+    path = folder / "config.json"
+    values = read_object(path)
+    _reject_unknown_keys(path, values, _LAYER_NORM_KEYS)
+    return LayerNorm(_weights(folder), integer(values, "dimension", path))
 
 
 def _weights(folder: Path) -> str:

@@ -33,7 +33,8 @@ def prepare_head_weights(pipeline: SentencePipeline, width: int, cache: Cache) -
     if not files:
         return None
     modules = [msgspec.to_builtins(module) | {"weights": ""} for module in pipeline.modules]
-    key = {"files": cache.file_digests(files), "modules": modules, "width": width}
+    # An entry without "surplus" is of a version that ignored surplus tensors.
+    key = {"files": cache.file_digests(files), "modules": modules, "width": width, "surplus": "refused"}
 
     def write(folder: Path) -> None:
         weights: dict[str, np.ndarray] = dict(read_head_weights(pipeline, width))
@@ -57,7 +58,7 @@ def read_head_weights(pipeline: SentencePipeline, width: int) -> HeadWeights:
         width: dimensions of a pooled vector.
 
     Raises:
-        WeightError: a tensor is missing, not finite or of the wrong shape; the message names it.
+        WeightError: a tensor is missing, not finite, of the wrong shape, or surplus; the message names it.
     """
     weights: dict[str, np.ndarray] = {}
     readers: dict[str, Reader] = {}
@@ -75,10 +76,23 @@ def read_head_weights(pipeline: SentencePipeline, width: int) -> HeadWeights:
         if path not in readers:
             own = "safetensors" if path.endswith(".safetensors") else "pytorch"
             readers[path] = open_reader(path, module.checkpoint_format or own)
+        if not module.checkpoint_format:
+            _reject_surplus(readers[path], module, path)
         for kind, name, shape in zip(("weight", "bias"), module.names, shapes, strict=True):
             if kind == "weight" or module.has_bias:
                 weights[f"{index}/{kind}"] = _read(readers[path], name, shape, path, bool(module.checkpoint_format))
     return weights
+
+
+def _reject_surplus(reader: Reader, module: Dense | LayerNorm, source: str) -> None:
+    """Raises ``WeightError`` if the file of a module has tensors that the module does not use."""
+    used = module.names if module.has_bias else module.names[:1]
+    surplus = sorted(set(reader.names()) - set(used))
+    if surplus:
+        raise WeightError(
+            f"{source} has the tensor {surplus[0]}, which {type(module).__name__} does not use: the module has another "
+            "architecture, which this server does not compute, or its config.json is of another module"
+        )
 
 
 def _require_width(source: str, kind: str, expected: int, width: int) -> None:
