@@ -6,14 +6,15 @@
 
 A server encodes the sentences for each engine and dtype that this machine supports. Arguments after ``--`` are flags of
 ``bert-serving-start``; the default model is served without any. The score of a pair is the cosine of its vectors. It is
-correlated with the human scores. The table also has the worst cosine of a vector to that of the first row. Prints
-Markdown.
+correlated with the human scores. The table also has the worst cosine of a vector to that of the first row. A row of an
+engine that does not compute the family of the model is skipped. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 import sys
 import urllib.request
@@ -29,6 +30,9 @@ from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.errors import ServingError, StartError
+from bert_serving.server.model.architecture import Feature
+from bert_serving.server.model.errors import ModelError
+from bert_serving.server.supervisor.preflight import read_model
 from bert_serving.server.supervisor.supervisor import BertServer
 from heading import print_heading
 from texts import sts_rows
@@ -60,16 +64,26 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return products
 
 
-def usable(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Yields the engine and dtype of each row."""
+def usable(words: list[str], needs: frozenset[Feature]) -> Iterator[tuple[str, str, str]]:
+    """Yields the engine and dtype of each row that this machine computes, and why the engine refuses the model.
+
+    Args:
+        needs: what the engine must compute beyond BERT.
+    """
     for engine in ENGINES:
         for dtype in DTYPES:
+            if words and not any(word in f"{engine} {dtype}" for word in words):
+                continue
             try:
                 engines.choose(engine, "cpu", dtype)
             except EngineUnavailable:
                 continue
-            if not words or any(word in f"{engine} {dtype}" for word in words):
-                yield engine, dtype
+            try:
+                engines.choose(engine, "cpu", dtype, needs=needs)
+            except EngineUnavailable as error:
+                yield engine, dtype, str(error)
+            else:
+                yield engine, dtype, ""
 
 
 @contextmanager
@@ -119,6 +133,12 @@ def main() -> int:
     parser.add_argument("flags", nargs="*", help="flags of bert-serving-start, after --")
     args = parser.parse_args()
 
+    try:
+        config = ServerConfig.from_args(get_args_parser().parse_args(["-cpu", *args.flags]))
+        needs = read_model(config, logging.Logger("quality"))[1].features
+    except (ServingError, ModelError) as error:
+        print(f"benchmark/quality.py: {error}", file=sys.stderr)
+        return 1
     rows = sts_rows()
     sentences = [row[key] for key in ("sentence1", "sentence2") for row in rows]
     gold = np.array([float(row["score"]) for row in rows])
@@ -128,7 +148,11 @@ def main() -> int:
     )
     first: np.ndarray | None = None
     code = 0
-    for engine, dtype in usable(args.only):
+    for engine, dtype, refusal in usable(args.only, needs):
+        if refusal:
+            print(f"| {engine} | {dtype} | skipped | | |", flush=True)
+            print(f"benchmark/quality.py: {refusal}", file=sys.stderr)
+            continue
         try:
             with served(["-cpu", "-engine", engine, "-dtype", dtype, *args.flags]) as config:
                 for through in args.through:

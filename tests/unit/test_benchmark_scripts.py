@@ -7,11 +7,14 @@ import json
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from bert_serving.server.model.architecture import Feature
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmark"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "peers")]
@@ -210,6 +213,15 @@ def test_spearman() -> None:
     np.testing.assert_array_equal(quality.ranks(values), [3, 0, 1.5, 1.5])
     assert quality.spearman(values, np.exp(values)) == pytest.approx(1)
     assert quality.spearman(values, -values) == pytest.approx(-1)
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed")
+def test_rows_of_engines_that_refuse_the_family_are_skipped() -> None:
+    rows = list(quality.usable(["fp32"], frozenset({Feature.ROPE})))
+    assert ("onnx", "fp32", "") in rows
+    (reason,) = [reason for engine, _, reason in rows if engine == "tensorflow"]
+    assert "tensorflow cannot run on cpu" in reason
+    assert [reason for *_, reason in quality.usable(["fp32"], frozenset())] == [""] * len(rows)
 
 
 def test_blocks_of_4_bits_are_read() -> None:
