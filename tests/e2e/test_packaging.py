@@ -130,7 +130,13 @@ def test_commands_are_installed(built: Path) -> None:
     with zipfile.ZipFile(wheel(built, "server")) as archive:
         name = next(n for n in archive.namelist() if n.endswith("entry_points.txt"))
         text = archive.read(name).decode()
-    for command in ("bert-serving-start", "bert-serving-terminate", "bert-serving-join", "bert-serving-keygen"):
+    for command in (
+        "bert-serving-start",
+        "bert-serving-terminate",
+        "bert-serving-join",
+        "bert-serving-ray",
+        "bert-serving-keygen",
+    ):
         assert command in text
 
 

@@ -44,9 +44,18 @@ def get_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=lambda prog: RawFormatter(prog, max_help_position=34, width=110),
     )
+    group = add_machine_options(parser)
+    version = f"bert-serving-server {__version__}"
+    group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
+    add_completion(group)
+    return parser
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds the address of the front and the options of a machine to a parser. Returns the group of the options."""
     parser.add_argument("front", metavar="HOST:PORT", help="address of the front, and its -join_port")
     group = parser.add_argument_group("machine")
-    for each in _options():
+    for each in machine_options():
         suggest(each.add_to(group), each.completions)
     group.add_argument(
         "-join_keys",
@@ -55,13 +64,11 @@ def get_parser() -> argparse.ArgumentParser:
         help="folder with the front's server.key and the key NAME.key_secret of this machine, from bert-serving-keygen",
     )
     add_sources(group)
-    version = f"bert-serving-server {__version__}"
-    group.add_argument("-version", "--version", action="version", version=version, help="print it and exit")
-    add_completion(group)
-    return parser
+    return group
 
 
-def _options() -> Iterator[Option]:
+def machine_options() -> Iterator[Option]:
+    """Yields the options of a machine that ``bert-serving-start`` has too."""
     help = "number of worker processes; by default one for each GPU, or one on the CPU"
     for name in OWN_OPTIONS:
         option = OPTIONS[name]
@@ -76,17 +83,11 @@ def join(argv: Sequence[str] | None = None) -> int:
     if args.print_config:
         print(describe_flags(parser, parsed))
         return EXIT_OK
+    open_standard_streams()
     try:
-        host, port = _split(args.front)
-        own = {name: getattr(args, name) for name in OWN_OPTIONS}
-        own["num_worker"] = own["num_worker"] or 1
-        given = [name for name in getattr(args, GIVEN, ()) if name in OWN_OPTIONS]
-        config = ServerConfig(**own, given=frozenset(given))
-        keys = None if args.join_keys is None else read_machine_keys(os.path.expanduser(args.join_keys))
+        machine = make_machine(args)
     except (ConfigError, ValueError) as error:
         parser.error(str(error))
-    open_standard_streams()
-    machine = JoinedMachine(host, port, config, keys)
     for warning in parsed.warnings:
         machine.log.warning(warning)
 
@@ -100,7 +101,22 @@ def join(argv: Sequence[str] | None = None) -> int:
     return EXIT_START_FAILED if machine.exit_code is None else machine.exit_code
 
 
-def _split(front: str) -> tuple[str, int]:
+def make_machine(args: argparse.Namespace) -> JoinedMachine:
+    """Returns the machine that the arguments describe. It is not started.
+
+    Raises:
+        ConfigError, ValueError: an argument is not valid, or the keys cannot be read.
+    """
+    host, port = split_address(args.front)
+    own = {name: getattr(args, name) for name in OWN_OPTIONS}
+    own["num_worker"] = own["num_worker"] or 1
+    given = [name for name in getattr(args, GIVEN, ()) if name in OWN_OPTIONS]
+    config = ServerConfig(**own, given=frozenset(given))
+    keys = None if args.join_keys is None else read_machine_keys(os.path.expanduser(args.join_keys))
+    return JoinedMachine(host, port, config, keys)
+
+
+def split_address(front: str) -> tuple[str, int]:
     """Returns host and port of ``HOST:PORT``; an IPv6 address has brackets.
 
     Raises:

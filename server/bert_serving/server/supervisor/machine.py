@@ -43,6 +43,11 @@ class JoinedMachine(BertServer):
         self._link = FrontLink(f"tcp://{self._host}:{port}", keys, self.log)
         self._drain_deadline = 0.0
 
+    @property
+    def machine_name(self) -> str:
+        """Name of this machine at the front."""
+        return self._link.machine
+
     def _serve(self) -> None:
         self.log.info("asking the front at %s for its terms", self._link.address)
         while self._link.terms is None and not self._link.refusal and not self._stops_asked:
