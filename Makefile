@@ -12,6 +12,7 @@
 #   make docs       the site, in build/site: open build/site/index.html
 #   make dist       wheels and source distributions, in dist, checked
 #   make faults     fault tests: processes are killed, suspended and sent invalid messages, under load
+#   make cluster    tests with several machines and several fronts, also those that take minutes, and cluster-ray
 #   make cluster-ray       machines and corpora on Ray clusters of three nodes, on this machine; in a separate environment
 #   make dashboard  download the dashboard's libraries from npm again; needs Node.js
 #   make screenshots       take the screenshots of the dashboard and of the API page again; needs Chromium
@@ -30,7 +31,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 require-python = @test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
 
-.PHONY: demo test test-avx2 coverage faults check check-types check-text smoke docs dist format setup soak siege fuzz dashboard clean
+.PHONY: demo test test-avx2 coverage faults cluster check check-types check-text smoke docs dist format setup soak siege fuzz dashboard clean
 
 # The demo needs no TensorFlow, no PyTorch and no test tools, so it has a small environment.
 DEMO := .venv-demo
@@ -97,6 +98,10 @@ coverage: setup
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults -m "" $(ARGS)
+
+# Some of these tests also run with make test, others with make faults.
+cluster: setup cluster-ray
+	$(BIN)/python -m pytest tests/e2e tests/faults -m cluster $(ARGS)
 
 # These frameworks depend on about 150 packages, so they have a separate environment.
 FRAMEWORKS := build/frameworks

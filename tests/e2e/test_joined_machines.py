@@ -23,6 +23,8 @@ from bert_serving.server.ipc import joining
 from bert_serving.server.ipc.joining import FrontTerms, Offer
 from servers import DATA, TINY, TINY_TUNED, free_ports, wait_until
 
+pytestmark = pytest.mark.cluster
+
 GOLDEN = DATA / "golden" / "tiny"
 
 

@@ -212,6 +212,7 @@ def test_many_documents_of_many_clients_share_batches(reranker: tuple[Server, An
         list(pool.map(call, range(4)))
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("task", ["classify", "rerank"])
 def test_a_machine_joins_a_server_of_scores(
     task: str, classifier: tuple[Server, Any], reranker: tuple[Server, Any]
@@ -219,7 +220,8 @@ def test_a_machine_joins_a_server_of_scores(
     def call(client: BertClient) -> Any:
         return client.classify(PAIRS) if task == "classify" else client.rerank(QUERY, DOCUMENTS)
 
-    with connect(classifier[0] if task == "classify" else reranker[0]) as client:
+    alone = classifier[0] if task == "classify" else reranker[0]
+    with connect(alone) as client:
         folder, scores, found = Path(client.server_config["model_dir"]), client.encode(PAIRS), call(client)
     with front("-task", task, model_dir=folder) as server:
         machine = server.machine(model_dir=folder).wait_ready()
@@ -230,6 +232,12 @@ def test_a_machine_joins_a_server_of_scores(
             labels = [each.label if isinstance(each, Classification) else each.index for each in found]
             again = call(client)
             assert [each.label if isinstance(each, Classification) else each.index for each in again] == labels
+        both = [f"127.0.0.1:{each.port}:{each.port_out}" for each in (alone, server)]
+        with BertClient(both, timeout=60_000, check_length=False) as client:
+            np.testing.assert_allclose(client.encode(PAIRS, batch_size=2), scores, rtol=0, atol=1e-6)
+            again = call(client)
+            assert [each.label if isinstance(each, Classification) else each.index for each in again] == labels
+            assert "statistic" in client.server_status["fronts"][both[1]]
         assert machine.stop() == 0
 
 

@@ -21,7 +21,7 @@ from bert_serving.client._cli.inputs import digest_of
 from corpus_helpers import at, command, front, num_records, require_vectors, write_inputs
 from servers import Server, serving, wait_until
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.cluster]
 
 ROWS = 8000
 FORMATS = ["parquet", "npy"]

@@ -16,6 +16,8 @@ from bert_serving.client._cli.encode import main as encode
 from fault_helpers import HERE, ThreadGroup, assert_true, connect, texts
 from servers import TINY_TUNED, Server, wait_until
 
+pytestmark = pytest.mark.cluster
+
 #: Twenty texts take about 10 ms, so requests are in flight at all times.
 ARGS = ("-engine", "fault_engines.steady", "-max_batch_tokens", "512")
 ENV = {"PYTHONPATH": str(HERE)}

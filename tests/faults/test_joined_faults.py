@@ -17,7 +17,7 @@ from joining import FRONT, Front, JoinedMachine, front
 from fault_helpers import HERE, FlakyProxy, Raw, ThreadGroup, assert_true, connect, text, texts
 from servers import wait_until
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.cluster]
 
 #: Twenty texts take about 10 ms, so requests are in flight for seconds.
 ENGINE = ("-engine", "fault_engines.steady")
