@@ -1,9 +1,10 @@
-"""Reads sentences of real length for the benchmarks."""
+"""Reads sentences of real length for the benchmarks, and joins them to longer texts."""
 
 from __future__ import annotations
 
 import csv
 import gzip
+import random
 from pathlib import Path
 
 STS = Path(__file__).resolve().parent / "data" / "stsbenchmark.tsv.gz"
@@ -19,3 +20,16 @@ def sts_rows(split: str = "test") -> list[dict[str, str]]:
 def sts_sentences(split: str = "test") -> list[str]:
     """Returns the sentences of a split without duplicates, in their order."""
     return list(dict.fromkeys(s for row in sts_rows(split) for s in (row["sentence1"], row["sentence2"])))
+
+
+def shuffled_sentences() -> list[str]:
+    """Returns the sentences of the test split in a fixed random order; the first ones in the file are short."""
+    sentences = sts_sentences()
+    random.Random(0).shuffle(sentences)
+    return sentences
+
+
+def joined_sentences(least: int, most: int, number: int) -> list[str]:
+    """Returns texts of ``least`` to ``most`` sentences of the test split; the result is the same in each call."""
+    source, sentences = random.Random(0), sts_sentences()
+    return [" ".join(source.sample(sentences, source.randint(least, most))) for _ in range(number)]

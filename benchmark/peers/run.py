@@ -5,8 +5,9 @@
 The first run creates an environment for each peer (a few minutes, some gigabytes) under ~/.cache/bert-serving-benchmark
 and writes the models there; ``--setup`` does only this. All systems are started. Before a system is timed, its vectors
 must match those of the first: cosine at least 0.999 in fp32, 0.99 in bf16, 0.95 in int8. The systems are then measured
-alternately, so that a drift of the machine affects all. Loads: one request of 512 sentences; one sentence at a time; 32
-clients with one sentence at a time each. The slowest systems get fewer sentences, and the table reports the numbers.
+alternately, so that a drift of the machine affects all. Loads: one request of all texts; one text at a time; 32 clients
+with one text at a time each; requests of 16 texts. The slowest systems get fewer texts, and the table reports the
+numbers. Scores of cross-encoders are compared by their correlation.
 Writes a Markdown table, and JSON with every round. The table gives the reason if a peer cannot be installed or started,
 fails, or computes different vectors. No further round starts after ``--minutes``.
 """
@@ -17,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -35,19 +35,17 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import report
-from install import InstallError, interpreter, versions
-from models import base_model, mini_model, onnx_model, optimum_model
-from peers import NOT_MEASURED, Peer, of_model
+from exports import export
+from install import PIP_ARGS, InstallError, interpreter, versions
+from peers import NOT_MEASURED, Peer, exports_of
 from report import LOADS, Result
 from running_peer import PeerError, RunningPeer
+from workloads import WORKLOADS, Workload
 
 from bert_serving.server.benchmark.machine import machine
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.tokenization.factory import load_tokenizer
-from texts import sts_sentences
 
-NUMBERS = {"bulk": 512, "single": 40, "many": 256}
-QUICK = {"bulk": 32, "single": 4, "many": 32}
 #: Numbers of compared sentences: the first ones, and some long ones of at least ``LONG_TOKENS`` tokens. Each system
 #: gets those that it does not truncate.
 CHECKED, CHECKED_LONG, LONG_TOKENS = 40, 8, 35
@@ -55,16 +53,18 @@ CHECKED, CHECKED_LONG, LONG_TOKENS = 40, 8, 35
 MIN_COSINE = {"fp32": 0.999, "bf16": 0.99, "int8": 0.95}
 #: Minutes of ``--minutes`` that are reserved for each following model.
 RESERVED_MINUTES = 4
-MODELS = {"base": "BERT-base shape, random weights", "minilm": "all-MiniLM-L6-v2"}
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python3.7", dest="python37", default=shutil.which("python3.7"), help="for the original")
-    parser.add_argument("--model", choices=MODELS, nargs="+", default=list(MODELS))
+    parser.add_argument("--model", choices=WORKLOADS, nargs="+", default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=3, help="maximum number of rounds")
     parser.add_argument(
         "--minutes", type=float, default=16, help="start no further round after this time; one round always runs"
+    )
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="fraction of the texts of each load, at least those of --quick"
     )
     parser.add_argument("--setup", action="store_true", help="only install the systems and write the models")
     parser.add_argument(
@@ -76,15 +76,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def shuffled_sentences() -> list[str]:
-    """Returns the sentences of the STS benchmark in a fixed random order; the first ones in the file are short."""
-    sentences = sts_sentences()
-    random.Random(0).shuffle(sentences)
-    return sentences
-
-
-def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
-    """Returns the sentences whose vectors are compared: number of tokens by index."""
+def to_compare(hf: str, items: list[str] | list[list[str]]) -> dict[int, int]:
+    """Returns the items whose vectors or scores are compared: number of tokens by index."""
+    sentences = [" ".join(item) if isinstance(item, list) else item for item in items]
     model = load_model_config(hf)
     tokenizer = load_tokenizer(model.vocab_path, lower_case=None, max_seq_len=512, max_tokens=512)
     lengths = tokenizer.encode(sentences).lengths.tolist()
@@ -93,18 +87,20 @@ def to_compare(hf: str, sentences: list[str]) -> dict[int, int]:
 
 
 def start(
-    args: argparse.Namespace, hf: str, tf1: str | None, model: str, texts: Path
+    args: argparse.Namespace, workload: Workload, hf: str, tf1: str | None, texts: Path
 ) -> Iterator[tuple[Result, RunningPeer | None]]:
     """Yields a result for each peer, with the running peer if it started."""
-    for peer in (peer for peer in of_model(hf, tf1) if is_selected(peer, args.only)):
-        numbers = {load: int(number * peer.share) for load, number in (QUICK if args.quick else NUMBERS).items()}
+    share = 0 if args.quick else args.share
+    usual = {load: max(number, int(workload.numbers[load] * share)) for load, number in workload.quick.items()}
+    for peer in (peer for peer in workload.peers(hf, tf1) if is_selected(peer, args.only)):
+        numbers = {load: int(number * peer.share) for load, number in usual.items()}
         result, running_peer = Result(peer, numbers), None
         log(f"starting {peer.label}, {peer.how}, {peer.dtype}")
         try:
-            python = interpreter(peer.environment, args.python37, shlex.split(args.pip))
-            running_peer = RunningPeer(peer, python, hf, model, texts)
+            python = interpreter(peer.environment, args.python37)
+            running_peer = RunningPeer(peer, python, hf, texts)
         except (InstallError, PeerError, OSError, subprocess.CalledProcessError) as error:
-            result.failure = str(error)
+            result.failure = str(getattr(error, "stderr", None) or error)
             log(result.failure)
         yield result, running_peer
 
@@ -151,13 +147,20 @@ def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int
 
 
 def worst_cosine(own: dict[int, np.ndarray], reference: dict[int, np.ndarray]) -> float:
-    """Returns the minimum cosine to the reference, with its mean subtracted; NaN for different shapes."""
+    """Returns the minimum cosine to the reference, with its mean subtracted; NaN for different shapes.
+
+    For scores, which are rows of one value, returns their correlation.
+    """
     mine, theirs = np.stack(list(own.values())), np.stack([reference[index] for index in own])
     if mine.shape != theirs.shape:
         return float("nan")
-    mine, theirs = (array / np.linalg.norm(array, axis=1, keepdims=True) for array in (mine, theirs))
-    mean = theirs.mean(0)
-    a, b = mine - mean, theirs - mean
+    if theirs.shape[1] == 1:  # scores: the correlation over all items
+        mine, theirs = mine.T - mine.mean(), theirs.T - theirs.mean()
+    else:
+        mine, theirs = (array / np.linalg.norm(array, axis=1, keepdims=True) for array in (mine, theirs))
+        mean = theirs.mean(0)
+        mine, theirs = mine - mean, theirs - mean
+    a, b = mine, theirs
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
 
 
@@ -187,30 +190,37 @@ def measure(running: list[tuple[Result, RunningPeer]], rounds: int, deadline: fl
                 if number >= 0:
                     result.seconds.setdefault(load, []).append(statistics.median(seconds))
         took = time.monotonic() - started
+    for result, running_peer in running:
+        if not result.failure:
+            try:
+                result.memory_mib = running_peer.memory_mib()
+            except PeerError as error:
+                mark_failed(result, running_peer, str(error))
 
 
 def compare(args: argparse.Namespace, model: str, deadline: float) -> tuple[str, dict[str, object]]:
     """Compares the peers on one model; returns its tables as Markdown, and everything as a dictionary."""
-    hf, tf1 = base_model() if model == "base" else mini_model()
-    sentences = shuffled_sentences()
+    workload = WORKLOADS[model]
+    hf, tf1 = workload.folders()
+    texts = workload.texts()
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
-        json.dump(sentences, file)
+        json.dump(texts, file)
         file.flush()
         results: list[Result] = []
         running: list[tuple[Result, RunningPeer]] = []
         try:
-            for result, running_peer in start(args, hf, tf1, model, Path(file.name)):
+            for result, running_peer in start(args, workload, hf, tf1, Path(file.name)):
                 results.append(result)
                 if running_peer is not None:
                     running.append((result, running_peer))
             if running:
-                compare_vectors(running, to_compare(hf, sentences))
+                compare_vectors(running, to_compare(hf, texts))
                 measure(running, 1 if args.quick else args.rounds, deadline)
         finally:
             for _, running_peer in running:
                 running_peer.close()
-    markdown = f"### {MODELS[model]}\n\n{report.table(results)}\n{report.summary(results)}"
-    return markdown, {"model": MODELS[model], "systems": [report.to_dict(result) for result in results]}
+    markdown = f"### {workload.title}\n\n{report.table(results, workload.unit)}\n{report.summary(results)}"
+    return markdown, {"model": workload.title, "systems": [report.to_dict(result) for result in results]}
 
 
 def is_selected(peer: Peer, words: list[str]) -> bool:
@@ -218,14 +228,20 @@ def is_selected(peer: Peer, words: list[str]) -> bool:
     return not words or any(word in name for word in words)
 
 
+def selected_peers(args: argparse.Namespace) -> list[Peer]:
+    """Returns the selected systems of all selected models, without their paths."""
+    peers = [peer for model in args.model for peer in WORKLOADS[model].peers("-", "-")]
+    return [peer for peer in peers if is_selected(peer, args.only)]
+
+
 def facts(args: argparse.Namespace) -> dict[str, object]:
     """Returns the machine, and the versions of each selected environment that can be created."""
     words = ["python3.7" if word == args.python37 else word for word in sys.argv[1:]]
     found = {}
-    peers = [peer for peer in of_model("-", "-") if is_selected(peer, args.only)]
+    peers = selected_peers(args)
     for environment in dict.fromkeys(peer.environment for peer in peers):
         with contextlib.suppress(InstallError):
-            found[environment] = versions(interpreter(environment, args.python37, shlex.split(args.pip)))
+            found[environment] = versions(interpreter(environment, args.python37))
     return {
         "command": shlex.join(["python", "benchmark/peers/run.py", *words]),
         "date": time.strftime("%Y-%m-%d %H:%M"),
@@ -260,27 +276,27 @@ def log(text: str) -> None:
 def setup(args: argparse.Namespace) -> int:
     """Installs the selected systems and writes the models, so that the comparison does neither."""
     code = 0
-    models = {"base": base_model, "minilm": mini_model}
-    folders = {model: models[model]() for model in args.model}
-    peers = [peer for peer in of_model("-", "-") if is_selected(peer, args.only)]
-    for environment in dict.fromkeys(peer.environment for peer in peers):
-        try:
-            python = interpreter(environment, args.python37, shlex.split(args.pip))
-            log(f"{environment}: {', '.join(f'{k} {v}' for k, v in versions(python).items())}")
-            for model, (hf, _) in folders.items():
-                if environment == "sentence-transformers":
-                    onnx_model(python, hf, model)
-                elif environment in ("sentence-transformers-onnx", "infinity"):
-                    optimum_model(python, hf, model)
-        except (InstallError, OSError, subprocess.CalledProcessError) as error:
-            log(f"{environment}: {getattr(error, 'stderr', None) or error}")
-            code = 1
+    for model in args.model:
+        workload = WORKLOADS[model]
+        hf, tf1 = workload.folders()
+        for peer in workload.peers(hf, tf1):
+            if not is_selected(peer, args.only):
+                continue
+            log(f"{workload.title}: {peer.label}, {peer.dtype}")
+            try:
+                interpreter(peer.environment, args.python37)
+                for kind in exports_of((*peer.driver, *(peer.server or ()))):
+                    export(kind, hf)
+            except (InstallError, OSError, subprocess.CalledProcessError) as error:
+                log(f"{peer.label}: {getattr(error, 'stderr', None) or error}")
+                code = 1
     return code
 
 
 def main() -> int:
     args = parse()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # also stops the peers
+    PIP_ARGS.extend(shlex.split(args.pip))
     if args.setup:
         return setup(args)
     began = time.monotonic()

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+from exports import DRIVERS
 from install import OFFLINE
-from models import DRIVERS
 from peers import Peer, filled
 
 READY_SECONDS = 180.0
@@ -36,7 +37,7 @@ class RunningPeer:
         PeerError: it did not start.
     """
 
-    def __init__(self, peer: Peer, python: str, hf: str, model: str, texts: Path) -> None:
+    def __init__(self, peer: Peer, python: str, hf: str, texts: Path) -> None:
         self.peer = peer
         port = _free_port()
         env = {**os.environ, **OFFLINE, "PATH": f"{Path(python).parent}:{os.environ['PATH']}"}
@@ -47,9 +48,9 @@ class RunningPeer:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # output of the driver; None when it ends
         try:
             if peer.server is not None:
-                server = self._start(filled(peer.server, python, port, hf, model), env)
+                server = self._start(filled(peer.server, python, port, hf), env)
                 self._wait_for(server, peer.ready)
-            script, *words = filled(peer.driver, python, port, hf, model)
+            script, *words = filled(peer.driver, python, port, hf)
             command = [python, str(DRIVERS / script), *words, str(texts)]
             self._driver = self._start(command, env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             threading.Thread(target=self._read_lines, daemon=True).start()
@@ -69,6 +70,21 @@ class RunningPeer:
             self._driver.stdin.write(json.dumps([kind, number]) + "\n")
             self._driver.stdin.flush()
         return self._answer(seconds)
+
+    def memory_mib(self) -> float:
+        """Returns the memory of the server, or of the driver if that computes, with all descendants: PSS in MiB.
+
+        PSS counts a page that processes share once.
+
+        Raises:
+            PeerError: the process ended.
+        """
+        computing = self._processes[0]
+        try:
+            family = [psutil.Process(computing.pid), *psutil.Process(computing.pid).children(recursive=True)]
+            return sum(process.memory_full_info().pss for process in family) / (1 << 20)
+        except psutil.NoSuchProcess as error:
+            raise PeerError(f"{self.peer.label} {self.peer.dtype} ended:\n{self._log_tail()}") from error
 
     def _read_lines(self) -> None:
         assert self._driver.stdout is not None
@@ -126,10 +142,10 @@ class RunningPeer:
 
 
 def _free_port() -> int:
-    """Returns a free port whose successor is free as well."""
+    """Returns a free port whose two successors are free as well."""
     while True:
         port = random.randint(10_000, 32_000)
-        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + 1))
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for number in range(3):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
             return port

@@ -51,7 +51,7 @@ def spawn(folder: Path, command: list[str | Path]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         list(map(str, command)),
         cwd=folder,
-        env={**os.environ, "BERT_SERVING_CACHE": CACHE},
+        env={**os.environ, "BERT_SERVING_CACHE": CACHE, "XDG_CACHE_HOME": CACHE},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -195,18 +195,32 @@ def script(folder: Path, name: str, *flags: str) -> str:
 def test_the_comparison_with_peers_runs(tmp_path: Path) -> None:
     """Runs only the peers that need no installation: the server of this project and its engine."""
     words = ["this served fp32", "this, engine alone loop fp32"]
-    out = script(tmp_path, "peers/run.py", "--quick", "--model", "minilm", "--only", *words, "--out", "peers")
-    systems = json.loads((tmp_path / "peers" / "peers.json").read_text("utf-8"))["models"][0]["systems"]
-    assert [(one["system"], one["how"], one["dtype"]) for one in systems] == [
-        ("this, engine alone", "loop", "fp32"), ("this", "served", "fp32"),
-    ]  # fmt: skip
-    for one in systems:
-        assert one["worst_cosine"] > 0.999
-        assert one["bulk"] > 0
-        assert one["single"] > 0
-    assert systems[1]["many"] > 0
+    out, systems = compare_peers(tmp_path, "minilm", words)
+    assert [(one["system"], one["how"]) for one in systems] == [("this, engine alone", "loop"), ("this", "served")]
     assert "- fp32, bulk: this / its engine alone: " in out
-    assert (tmp_path / "peers" / "peers.md").read_text("utf-8") in out
+
+
+@pytest.mark.slow
+def test_the_comparison_of_rerankers_runs(tmp_path: Path) -> None:
+    _, systems = compare_peers(tmp_path, "reranker", ["this served fp32", "this, HTTP"])
+    assert [(one["system"], one["how"]) for one in systems] == [("this", "served"), ("this, HTTP", "served")]
+
+
+def compare_peers(folder: Path, model: str, words: list[str]) -> tuple[str, list[dict[str, Any]]]:
+    """Returns the output of the comparison of these systems in fp32, and their figures."""
+    out = script(folder, "peers/run.py", "--quick", "--model", model, "--only", *words, "--out", "peers")
+    systems: list[dict[str, Any]] = json.loads((folder / "peers" / "peers.json").read_text("utf-8"))["models"][0][
+        "systems"
+    ]
+    for one in systems:
+        assert one["dtype"] == "fp32"
+        assert one["worst_cosine"] > 0.999
+        loads = ("bulk", "single", "groups") + (("many",) if one["how"] == "served" else ())
+        assert min(one[load] for load in loads) > 0
+        assert one["memory_mib"] > 50
+    assert "- Where this is not ahead: nowhere." in out
+    assert (folder / "peers" / "peers.md").read_text("utf-8") in out
+    return out, systems
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "benchmark"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "peers")]
 
 import e5_folder  # noqa: E402
+import exports  # noqa: E402
 import gpu  # noqa: E402
 import host_path  # noqa: E402
 import install  # noqa: E402
@@ -28,12 +29,16 @@ import peers  # noqa: E402
 import picture  # noqa: E402
 import quality  # noqa: E402
 import report  # noqa: E402
+import rerankers  # noqa: E402
 import run  # noqa: E402
+import workloads  # noqa: E402
 from peers import Peer  # noqa: E402
 from report import Result  # noqa: E402
 from running_peer import PeerError, RunningPeer  # noqa: E402
 
-NUMBERS = {"bulk": 512, "single": 40, "many": 256}
+from bert_serving.server.tokenization.factory import load_tokenizer  # noqa: E402
+
+NUMBERS = {"bulk": 512, "single": 40, "many": 256, "groups": 160}
 
 DRIVER = """
 import sys, time
@@ -62,7 +67,7 @@ def running_peer(tmp_path: Path) -> Any:
     driver, texts = tmp_path / "driver.py", tmp_path / "texts.json"
     driver.write_text(DRIVER.format(drivers=str(SCRIPTS / "peers" / "drivers")), "utf-8")
     texts.write_text(json.dumps(["good", "fine", "bad", "slow"]), "utf-8")
-    found = RunningPeer(Peer("one", "original", "served", "fp32", (str(driver),)), sys.executable, "", "", texts)
+    found = RunningPeer(Peer("one", "original", "served", "fp32", (str(driver),)), sys.executable, "", texts)
     yield found
     found.close()
 
@@ -73,6 +78,13 @@ def test_failed_caller_fails_the_measurement(running_peer: RunningPeer) -> None:
         with pytest.raises(PeerError, match="one fp32: ValueError: no such text"):
             running_peer.request(kind, 3)
     assert running_peer.request("vectors", [1, 0]) == [[4.0], [4.0]]  # the driver still works
+
+
+def test_each_request_of_a_group_is_timed(running_peer: RunningPeer) -> None:
+    assert len(running_peer.request("single", 2)) == 2
+    assert len(running_peer.request("groups", 2)) == 1
+    assert running_peer.memory_mib() > 1
+    running_peer.close()
 
 
 def test_hanging_peer_times_out(running_peer: RunningPeer) -> None:
@@ -137,14 +149,37 @@ def test_peer_with_different_vectors_is_not_timed(
     assert "| one | served | " + dtype + " | failed |" in report.table([wrong, right])
 
 
+def test_scores_are_compared_by_their_correlation() -> None:
+    scores = np.random.default_rng(0).standard_normal((20, 1))
+    reference = dict(enumerate(scores))
+    assert run.worst_cosine(dict(enumerate(scores * 2 + 5)), reference) == pytest.approx(1)
+    assert run.worst_cosine(dict(enumerate(scores[::-1])), reference) < 0.9
+    assert np.isnan(run.worst_cosine(dict(enumerate(scores * np.nan)), reference))
+
+
 def test_truncated_sentences_are_not_compared() -> None:
     (result,) = compared((peer(max_seq_len=25), FakePeer(lambda rows: rows[:10] if len(rows) == 10 else rows * 0)))
     assert result.cosine == pytest.approx(1)
 
 
+def test_texts_have_the_described_lengths() -> None:
+    tokenizer = load_tokenizer(
+        f"{workloads.mini_model()[0]}/vocab.txt", lower_case=True, max_seq_len=512, max_tokens=512
+    )
+    paragraphs = workloads.WORKLOADS["paragraphs"].texts()
+    documents = [document for _, document in workloads.WORKLOADS["reranker"].texts()]
+    for texts, mean, shortest, longest in ((paragraphs, 250, 80, 460), (documents, 63, 10, 170)):
+        lengths = tokenizer.encode(texts).lengths
+        assert lengths.mean() == pytest.approx(mean, rel=0.1)
+        assert shortest <= lengths.min()
+        assert lengths.max() <= longest
+    for name, workload in workloads.WORKLOADS.items():
+        assert len(workload.texts()) >= max(workload.numbers.values()), name
+
+
 def test_compared_sentences_include_long_ones() -> None:
-    hf, _ = run.mini_model()
-    lengths = run.to_compare(hf, run.shuffled_sentences())
+    hf, _ = workloads.mini_model()
+    lengths = run.to_compare(hf, workloads.shuffled_sentences())
     assert sum(length >= run.LONG_TOKENS for length in lengths.values()) >= run.CHECKED_LONG
     assert sum(length <= 25 for length in lengths.values()) >= 30
 
@@ -153,13 +188,29 @@ def test_compared_sentences_include_long_ones() -> None:
 
 
 def test_table_reports_the_load() -> None:
-    few = {"bulk": 64, "single": 5, "many": 32}
+    few = {"bulk": 64, "single": 5, "many": 32, "groups": 16}
     results = [Result(peer(), NUMBERS, seconds={"bulk": [1.0, 2.0]}), Result(peer(name="slow"), few)]
     text = report.table(results)
     assert "bulk: one request of 512 sentences; single: 40 sentences, one at a time, p50; " in text
-    assert "256 in all; 2 rounds. slow: 64, 5 and 32." in text
+    assert "one request at a time; 2 rounds. slow: 64, 5, 32, 16." in text
     page = f"### BERT-base shape\n\n{text}\n<!-- end -->\n"
     assert picture.rows(page, "BERT-base shape")[0] == ("one, fp32", {3: 384.0, 7: 0.0})
+
+
+def test_faster_systems_are_named() -> None:
+    def result(name: str, dtype: str, how: str, environment: str, seconds: float) -> Result:
+        measured = {"bulk": [seconds, seconds], "groups": [seconds]}
+        return Result(Peer(name, environment, how, dtype, ()), NUMBERS, seconds=measured)
+
+    ours = [result("this", "fp32", "served", "this", 2), result("this", "int8", "served", "this", 1)]
+    alone, slow = result("this, engine alone", "fp32", "loop", "this", 1), result("slow", "fp32", "served", "x", 3)
+    assert report.not_ahead([*ours, alone, slow]) == []
+    assert "- Where this is not ahead: nowhere." in report.summary([*ours, alone, slow])
+    fast = result("fast", "fp32", "loop", "x", 1.6)
+    assert report.not_ahead([*ours, slow, fast]) == [
+        "bulk, fast loop in fp32 (0.80)",
+        "requests of 16, fast loop in fp32 (0.80)",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -173,15 +224,48 @@ def test_every_row_names_its_backend(features: str, for_bf16: str) -> None:
     rows = [row for row in rows if row[0] not in ours or for_bf16 != "auto"]
     assert len(set(rows)) == len(rows)
     for label, _, _ in rows:
-        assert label == "ONNX Runtime" or label.endswith(("(tensorflow)", "(torch)", "(onnx)", "(onnx O2)")), label
+        ends = ("(tensorflow)", "(torch)", "(onnx)", "(onnx O2)", "(openvino)")
+        assert label.startswith(("ONNX Runtime", "CTranslate2", "llama.cpp")) or label.endswith(ends), label
     for system in ("sentence-transformers", "infinity-emb"):
         assert {label.rpartition(" (")[2] for label, _, _ in rows if label.startswith(system)} >= {"torch)", "onnx)"}
 
 
+def test_exports_of_bert_only_have_no_rows_for_other_families(tmp_path: Path) -> None:
+    found = {}
+    for family in ("bert", "mpnet"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": family}), "utf-8")
+        found[family] = {one.environment for one in peers._others(str(tmp_path), 128)}
+    assert found["bert"] == {"openvino", "fastembed", "ctranslate2", "llama.cpp"}
+    assert found["mpnet"] == {"openvino", "fastembed"}
+
+
+def test_exports_are_known() -> None:
+    everything = [one for workload in workloads.WORKLOADS.values() for one in workload.peers("-", "-")]
+    kinds = {kind for one in everything for kind in peers.exports_of((*one.driver, *(one.server or ())))}
+    assert kinds == set(exports.EXPORTERS)
+    for environment, script in exports.EXPORTERS.values():
+        assert environment in install.PACKAGES
+        assert (exports.DRIVERS / script).is_file()
+
+
+def test_rows_of_rerankers_differ() -> None:
+    rows = [(one.label, one.how, one.dtype) for one in rerankers.of_reranker("-", frozenset({"avx2"}))]
+    assert len(set(rows)) == len(rows)
+    assert ("this, HTTP (onnx)", "served", "fp32") in rows
+    assert {label.partition(" ")[0] for label, _, _ in rows} == {
+        "sentence-transformers",
+        "infinity-emb",
+        "this",
+        "this,",
+    }
+
+
 def test_environments_have_pinned_packages() -> None:
-    environments = {one.environment for one in peers.of_model("-", "-")}
+    everything = (one for workload in workloads.WORKLOADS.values() for one in workload.peers("-", "-"))
+    environments = {one.environment for one in everything}
     assert environments == {"this", "original", *install.PACKAGES}
-    assert all("==" in package for packages in install.PACKAGES.values() for package in packages)
+    packages = [*install.PACKAGES.values(), *install.WITHOUT_REQUIREMENTS.values()]
+    assert all("==" in package for names in packages for package in names)
 
 
 def test_result_lists_systems_not_measured() -> None:

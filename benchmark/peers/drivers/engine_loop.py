@@ -1,4 +1,7 @@
-"""Drives an engine of this project without a server, with texts tokenized in advance: MODEL ENGINE DTYPE TEXTS."""
+"""Drives an engine of this project without a server, with texts tokenized in advance.
+
+MODEL ENGINE DTYPE MAX_SEQ_LEN TEXTS
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from bert_serving.server.model.cache import default_cache_dir
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.tokenization.factory import load_tokenizer
 
-folder, name, dtype, texts_path = sys.argv[1:]
+folder, name, dtype, length, texts_path = sys.argv[1:]
 model = load_model_config(folder)
-module = engines.load(engines.choose(name, "cpu", dtype))
+module = engines.load(engines.choose(name, "cpu", dtype, needs=model.features))
 spec = EngineSpec(model=model, cache_dir=default_cache_dir(), pooling_layers=(-1,), dtype=dtype)
 module.prepare(spec, lambda line: print(line, file=sys.stderr))
 engine = module.create(spec, Device("cpu", threads=num_cores()))
 texts = read_texts(texts_path)
-tokenizer = load_tokenizer(model.vocab_path, lower_case=None, max_seq_len=128, max_tokens=model.max_tokens)
+tokenizer = load_tokenizer(model.vocab_path, lower_case=None, max_seq_len=int(length), max_tokens=model.max_tokens)
 tokenized = tokenizer.encode(texts)
 ends = np.cumsum(tokenized.lengths)
 ids = {
@@ -38,4 +41,4 @@ def encode_some(some):
     return engine.encode(Batch(packed, np.zeros_like(packed), np.ones_like(packed), lengths))
 
 
-run(lambda some: in_order(some, 128, ids, encode_some), texts)
+run(lambda some: in_order(some, 16384 // int(length), ids, encode_some), texts)

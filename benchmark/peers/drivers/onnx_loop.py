@@ -1,4 +1,7 @@
-"""Drives ONNX Runtime with texts tokenized in advance, batches of 32 sorted by length: MODEL.onnx TOKENIZER TEXTS."""
+"""Drives ONNX Runtime with texts tokenized in advance, batches sorted by length.
+
+MODEL.onnx TOKENIZER MAX_SEQ_LEN TEXTS
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ import onnxruntime
 from loop import in_order, read_texts, run
 from tokenizers import Tokenizer
 
-graph, tokenizer_path, texts_path = sys.argv[1:]
+graph, tokenizer_path, length, texts_path = sys.argv[1:]
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 texts = read_texts(texts_path)
 tokenizer = Tokenizer.from_file(tokenizer_path)
 tokenizer.no_padding()
-tokenizer.enable_truncation(128)
+tokenizer.enable_truncation(int(length))
 ids = {text: encoding.ids for text, encoding in zip(texts, tokenizer.encode_batch(texts))}  # noqa: B905
 
 
@@ -31,4 +34,4 @@ def encode_some(some):
     return session.run(None, {"input_ids": input_ids, "attention_mask": mask})[0]
 
 
-run(lambda some: in_order(some, 32, ids, encode_some), texts)
+run(lambda some: in_order(some, 4096 // int(length), ids, encode_some), texts)
