@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bert_serving.server import json_scan
 from bert_serving.server.errors import InvalidRequest, RequestError, TooLarge
-from bert_serving.server.ventilator.requests import RequestLimits, read_pieces, read_texts
+from bert_serving.server.tokenization.request_texts import RequestLimits, read_pieces, read_texts
 
 LIMITS = RequestLimits(max_request_size=4, max_text_length=100, max_tokens=6)
 TEXT = st.text(st.sampled_from('\\"[]{},: a1é\n'), max_size=8)

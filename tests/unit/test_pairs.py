@@ -19,10 +19,10 @@ from bert_serving.server.model.errors import ModelError
 from bert_serving.server.scheduling.jobs import JobOptions
 from bert_serving.server.supervisor.preflight import read_model
 from bert_serving.server.tokenization.factory import load_tokenizer, make_tokenizer
+from bert_serving.server.tokenization.request_texts import RequestLimits, read_pieces, read_texts, tokenize
 from bert_serving.server.tokenization.tokenizer import Tokenizer
 from bert_serving.server.tokenization.wordpiece import LONG_TEXT
-from bert_serving.server.ventilator.requests import INLINE_BYTES, RequestLimits, read_pieces, read_texts
-from bert_serving.server.ventilator.tokenizer_thread import tokenize
+from bert_serving.server.ventilator.requests import INLINE_BYTES
 from model_folders import hf_tensors, write_hf
 
 library = pytest.importorskip("tokenizers")

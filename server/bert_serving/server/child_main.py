@@ -108,6 +108,10 @@ def _load_role(role: str) -> Callable[[ProcessContext], None]:
         from .sink import sink
 
         return sink.run
+    if role == "tokenizer":
+        from .tokenizer import process as tokenizer_process
+
+        return tokenizer_process.run
     if role == "worker":
         from .worker import worker
 

@@ -31,6 +31,7 @@ class JsonCounts:
         first_invalid_offset: offset of the first byte outside of strings that cannot occur in a list of strings or in
             a list of lists of strings; None if there is none.
         cuts: offsets of commas between values of the outer list, at which the message is divided into pieces.
+        rows: number of values of the outer list before each cut.
     """
 
     strings: int = 0
@@ -39,6 +40,7 @@ class JsonCounts:
     commas: int = 0
     first_invalid_offset: int | None = None
     cuts: list[int] = field(default_factory=list, compare=False)
+    rows: list[int] = field(default_factory=list, compare=False)
 
 
 def scan(message: bytes | memoryview) -> JsonCounts:
@@ -76,13 +78,14 @@ def scan_blocks(message: bytes | memoryview, found: JsonCounts) -> Iterator[None
         depth = int(depths[-1]) if len(depths) else depth
         commas = np.concatenate([commas, start + outside[(kinds == _COMMA) & (depths == 1)]])
         start += len(block)
-        commas = _cut(found.cuts, commas, start)
+        commas = _cut(found, commas, start)
         found.strings = quotes // 2
         yield
 
 
-def _cut(cuts: list[int], commas: np.ndarray, end: int) -> np.ndarray:
+def _cut(found: JsonCounts, commas: np.ndarray, end: int) -> np.ndarray:
     """Appends the cuts that the text up to ``end`` allows, and returns the commas behind the last one."""
+    cuts, rows = found.cuts, found.rows
     while len(commas):
         last = cuts[-1] if cuts else 0
         index = min(PIECE_VALUES, int(np.searchsorted(commas, last + PIECE_BYTES, "right"))) - 1
@@ -90,6 +93,7 @@ def _cut(cuts: list[int], commas: np.ndarray, end: int) -> np.ndarray:
             break  # the piece may go on in the next block
         index = max(index, 0)
         cuts.append(int(commas[index]))
+        rows.append((rows[-1] if rows else 0) + index + 1)
         commas = commas[index + 1 :]
     return commas
 

@@ -129,6 +129,16 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def count_or_auto(text: str) -> int | str:
+    """Parses a number of processes, or auto."""
+    if text.lower() == "auto":
+        return "auto"
+    try:
+        return at_least(0)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
 def port_number(text: str) -> int:
     """Parses a port number."""
     value = at_least(1)(text)

@@ -34,6 +34,7 @@ from .option import (
     TOKEN_IDS,
     Option,
     at_least,
+    count_or_auto,
     engine_name,
     fraction,
     one_of,
@@ -111,8 +112,7 @@ class ServerConfig:
         v1=True)
     http_max_connect: int = option(
         10, "concurrent HTTP requests; for small requests at least 64", parse=at_least(1), metavar="N", v1=True)
-    http_max_connections: int = option(10_000, "largest number of open HTTP connections", parse=at_least(1),
-                                       metavar="N")
+    http_max_connections: int = option(10000, "largest number of open HTTP connections", parse=at_least(1), metavar="N")
     http_keep_alive: float = option(120.0, "seconds to keep an HTTP connection without a request", parse=seconds,
                                     metavar="S")
     http_read_timeout: float = option(
@@ -130,6 +130,9 @@ class ServerConfig:
     num_worker: int = option(
         1, "number of worker processes; each runs the model on one device. With -join_port also 0: machines compute",
         parse=at_least(0), metavar="N", v1=True)
+    num_tokenizer: int | str = option(
+        0, "processes that tokenize; 0: the ventilator does. auto: 0 below 8 cores, else one more while the ventilator "
+        "is over 70 % busy, up to a quarter of the cores", parse=count_or_auto, metavar="N")
     max_batch_size: int = option(256, "largest number of sequences in a batch; larger requests are split, small ones "
                                  "joined", parse=at_least(1), metavar="N", v1=True)
     max_batch_tokens: int | None = option(
@@ -372,7 +375,6 @@ OPTIONS: dict[str, Option] = {
     each.name: Option(each.name, each.default, **each.metadata) for each in fields(ServerConfig) if each.metadata
 }
 
-
 #: Options with paths.
 _PATHS = (
     "model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "join_keys", "http_token_file", "drift_reference",
@@ -381,12 +383,9 @@ _PATHS = (
 
 def _changed(values: dict[str, Any]) -> set[str]:
     """Returns the names of options whose value is not the default."""
-    changed = set()
-    for name, each in OPTIONS.items():
-        value = values.get(name, each.default)
-        if (tuple(value) if isinstance(value, list) else value) != each.default:
-            changed.add(name)
-    return changed
+    found = {name: values.get(name, each.default) for name, each in OPTIONS.items()}
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return {name for name, value in plain.items() if value != OPTIONS[name].default}
 
 
 def option_groups() -> dict[str, list[Option]]:

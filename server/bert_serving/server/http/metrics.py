@@ -55,8 +55,13 @@ _WORKER_COUNTERS = [
     ("worker_tokens", "tokens", "Tokens computed by the worker"),
 ]
 
+_TOKENIZER_COUNTERS = [
+    ("tokenizer_texts", "texts", "Texts tokenized by the process"),
+    ("tokenizer_busy_seconds", "busy_seconds", "Time in which the process tokenized; its rate is the busy share"),
+]
+
 #: Roles of the child processes that the supervisor restarts.
-_ROLES = ("worker", "ventilator", "sink", "http")
+_ROLES = ("worker", "ventilator", "sink", "http", "tokenizer")
 #: Stages of a request, in order.
 _STAGES = ("tokenize", "queue", "compute")
 #: Name, key of a worker's status, help.
@@ -124,6 +129,7 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
 
     yield _restarts(status)
     yield from _workers(workers)
+    yield from _tokenizers(status)
     yield from _machines(status.get("joined", {}))
     yield _engines(status)
     yield _vector_space(status)
@@ -158,6 +164,20 @@ def _workers(workers: list[dict[str, Any]]) -> Iterator[Metric]:
             if key in worker:
                 gauge.add_metric([_stable_name(worker), str(worker["device"])], worker[key])
         yield gauge
+
+
+def _tokenizers(status: dict[str, Any]) -> Iterator[Metric]:
+    share = status.get("ventilator", {}).get("busy_share", 0)
+    yield GaugeMetricFamily(
+        "bert_serving_ventilator_busy_ratio", "Share of time in which the ventilator is busy, over a second", share
+    )
+    tokenizers: list[dict[str, Any]] = status.get("tokenizers", [])
+    yield GaugeMetricFamily("bert_serving_tokenizers", "Tokenizer processes that accept texts", len(tokenizers))
+    for name, key, text in _TOKENIZER_COUNTERS:
+        family = CounterMetricFamily(f"bert_serving_{name}", text, labels=["tokenizer"])
+        for tokenizer in tokenizers:
+            family.add_metric([_stable_name(tokenizer)], tokenizer.get(key, 0))
+        yield family
 
 
 def _machines(joined: dict[str, Any]) -> Iterator[Metric]:

@@ -5,6 +5,9 @@ socket        from -> to               commands
 ============  =======================  ==================================================================
 dispatch      worker -> ventilator     REGISTER json                 the worker's device and batch limits
               worker -> ventilator     BATCH_FAILED id kind text     the engine refused this batch
+              tokenizer -> ventilator  REGISTER_TOKENIZER            the process takes texts
+              tokenizer -> ventilator  TOKENIZED results             see :class:`.tokenization.messages.ResultMessage`
+              ventilator -> tokenizer  texts                         see :class:`.tokenization.messages.TaskMessage`
               ventilator -> worker     a batch                       see :class:`.messages.BatchMessage`
               ventilator -> worker     an empty frame, and BATCHES_SENT id: all batches up to this one were sent before
 results       worker -> sink           its vectors                   see :class:`.messages.Result`
@@ -48,6 +51,7 @@ from typing import Any
 
 # dispatch
 REGISTER, BATCH_FAILED, BATCHES_SENT = b"REGISTER", b"BATCH_FAILED", b"BATCHES_SENT"
+REGISTER_TOKENIZER, TOKENIZED = b"REGISTER_TOKENIZER", b"TOKENIZED"
 # channel, ventilator -> sink
 JOB_CHUNK, CANCEL_JOB, QUERY_JOB = b"JOB_CHUNK", b"CANCEL_JOB", b"QUERY_JOB"
 PUBLISH, PUBLISH_ON_SUBSCRIBE, SYNC = b"PUBLISH", b"PUBLISH_ON_SUBSCRIBE", b"SYNC"

@@ -27,6 +27,7 @@ from .packages import require_packages
 from .placement import WorkerPlacement, plan_workers
 from .prepared_model import PreparedModel
 from .terms import front_terms
+from .tokenizers import count, resolve
 from .vector_space import vector_digest
 
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
@@ -74,7 +75,7 @@ def plan(
         ModelError, ConfigError, StartError: as :func:`read_model` and :func:`require_packages`.
         EngineUnavailable: no installed engine supports the model and the options.
     """
-    config, model = read_model(config, log)
+    config, model = read_model(resolve(config), log)
     require_packages(config, model)
     served = prepared.read(config, model)
     placements = plan_workers(config, log, needs=model.features)
@@ -149,6 +150,8 @@ def make_children(
     shared = {"access": access, "drift": drift} | join_options(config, model, prepared, placements)
     add("ventilator", "ventilator", shared, _NO_GPU)
     add("sink", "sink", shared, _NO_GPU)
+    for index in range(count(config)):
+        add("tokenizer", f"tokenizer-{index}", {}, _NO_GPU)
     children |= make_workers(config, addresses, placements, model, prepared, {})
     if config.http_port:
         add("http", "http", {"keys": http_keys}, _NO_GPU)

@@ -33,11 +33,12 @@ from .port_check import check_ports
 from .port_lock import PortLock
 from .preflight import log_descriptor_limit, make_access, make_children, plan, read_drift
 from .prepared_model import PreparedModel
-from .rolling_restart import RollingRestart
+from .routines import Routines
 from .signals import handle_signals, is_program_over, joining
 from .socket_folder import SocketFolder
 from .state import describe_state
 from .suspension import Suspension
+from .tokenizers import required
 
 #: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
 EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
@@ -78,9 +79,9 @@ class BertServer(threading.Thread):
         self._prepared = PreparedModel(self.log)
         self.placements: list[WorkerPlacement] = []
         self._stops_asked = 0
-        self._rolling_restart = RollingRestart(self.log)
+        self._routines = Routines(self.log)
         self._suspension = Suspension(self.config.heartbeat_timeout)
-        self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http"), 0)
+        self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http", "tokenizer"), 0)
         self._published_state = (b"", 0)
 
     # ---------------------------------------------------------------- public interface
@@ -132,7 +133,7 @@ class BertServer(threading.Thread):
 
     def reload(self) -> None:
         """Requests a rolling restart of the workers; no request fails. Safe in a signal handler."""
-        self._rolling_restart.request()
+        self._routines.rolling_restart.request()
 
     @staticmethod
     def shutdown(
@@ -183,7 +184,7 @@ class BertServer(threading.Thread):
             self._fail(str(error))
             return
         for child in self.children.values():
-            if child.role in ("ventilator", "sink", "prepare"):
+            if child.role in ("ventilator", "sink", "prepare") or child.name in required(self.children):
                 child.start()
         while self.exit_code is None:
             self._step()
@@ -239,13 +240,14 @@ class BertServer(threading.Thread):
             self._drain(now)
             return
         waiting = [name for name in self.children if name.startswith(("worker-", "http"))]
+        others = ["ventilator", "sink", *required(self.children)]
         is_prepared = all(child.is_finished for child in self.children.values() if child.role == "prepare")
-        if self.state == "starting" and self._is_up(["ventilator", "sink"]) and is_prepared:
+        if self.state == "starting" and self._is_up(others) and is_prepared:
             for name in waiting:
                 if self.children[name].process is None and not self.children[name].incarnation:
                     self._start(self.children[name], now)
         has_workers = self.config.num_worker or self.children["ventilator"].info.get("num_joined_workers")
-        everything = bool(has_workers) and self._is_up(["ventilator", "sink", *waiting])
+        everything = bool(has_workers) and self._is_up([*others, *waiting])
         if everything and self.state in ("starting", "degraded"):
             first = self.state == "starting"
             self.state = "ready"
@@ -255,7 +257,8 @@ class BertServer(threading.Thread):
         elif not everything and self.state == "ready":
             self.state = "degraded"
         if self.is_ready.is_set():
-            self._rolling_restart.step(self.children, self.state == "ready", now, self._tell)
+            self._routines.rolling_restart.step(self.children, self.state == "ready", now, self._tell)
+            self._routines.tokenizer_scale.step(self.children, now, self._start)
 
     def _is_up(self, names: list[str]) -> bool:
         return all(self.children[name].is_up(time.monotonic()) for name in names)
@@ -345,10 +348,10 @@ class BertServer(threading.Thread):
         if self.state == "starting" and (child.reason or child.role == "prepare" or child.failed_starts >= 2):
             self._fail(f"{child.name} could not start: {why}")
             return
-        if child.role == "worker":
+        if child.role in ("worker", "tokenizer"):
             self._tell("ventilator", commands.WORKER_LOST, child.identity)
         if child.is_draining:
-            self._rolling_restart.on_exit(child)
+            self._routines.rolling_restart.on_exit(child)
             self._start(child, now)
             return
         child.schedule_restart(now, was_ready)

@@ -22,16 +22,18 @@ from ..monitoring.drift import Reference, UnknownDrift
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..scheduling.jobs import Job, JobChunk, JobOptions, RequestKey, token_width
+from ..tokenization.request_texts import RequestLimits, read_texts, tokenize
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .digests import STEP_BYTES, DigestQueue, digest
 from .queue_limits import REQUEST_BYTES, QueueLimits, chunk_bytes
 from .request_options import NO_REQUEST_OPTIONS, OptionsResolver
 from .request_source import RequestSource
-from .requests import INLINE_BYTES, Request, RequestLimits, read_texts
+from .requests import INLINE_BYTES, Request
 from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
 from .sink_channel import SinkChannel
-from .tokenizer_thread import TokenizerThread, tokenize
+from .tokenizer_pool import TokenizerPool
+from .tokenizer_thread import TokenizerThread
 
 #: Largest number of truncated texts that a reply lists.
 MAX_TRUNCATED = 1000
@@ -79,10 +81,11 @@ class RequestTable:
         self._statistics, self._sink = statistics, sink
         reference = context.options["drift"]
         self.unknown_drift = UnknownDrift(Reference.from_dict(reference), config.drift_window) if reference else None
-        self.thread = TokenizerThread(context.context, tokenizer, self._limits)
         router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
         context.bind(router, context.addresses.dispatch)
         self.dispatcher = Dispatcher(config, router, self.fail, sink.send, context.log, clock, first_id)
+        thread = TokenizerThread(context.context, tokenizer, self._limits)
+        self.thread = TokenizerPool.wrap(thread, config.num_tokenizer, router, first_id)
         self.admission = ResultAdmission(ResultLimit(config, model), self._dispatch_all, sink.free_results, clock)
         self.jobs: dict[int, Job] = {}
         self.draining = False
@@ -102,8 +105,9 @@ class RequestTable:
         return self.limits.tokenized_bytes + self.thread.held_bytes + self.digests.held_bytes
 
     def allow_progress(self) -> None:
-        """Lets the tokenizer thread work on as many messages as the limits allow."""
-        self.thread.allow(self.limits.progress(self.dispatcher.scheduler.num_tokens))
+        """Lets as many messages be tokenized as the limits allow."""
+        tokens = self.dispatcher.scheduler.num_tokens
+        self.thread.allow(self.limits.progress(tokens), tokens < self.limits.max_tokens)
 
     def unknown_ids(self, identity: bytes, request_ids: Iterable[int]) -> list[int]:
         """Returns the request ids of a client that are not in progress."""
@@ -152,7 +156,7 @@ class RequestTable:
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
         # Above -max_queue_tokens short requests wait as messages, too.
-        is_short = isinstance(request.message, bytes)
+        is_short = isinstance(request.message, bytes) and not self.thread.has_processes
         if is_short and self.dispatcher.scheduler.num_tokens < self.limits.max_tokens:
             received_at = self._clock()
             texts = read_texts(bytes(request.message), self._limits, options.pairs is True)
@@ -162,7 +166,7 @@ class RequestTable:
                 self._add_chunk(JobChunk(job, 0, tokenized), is_last=True)
                 return
         job = self._open(request, key, 0, options, self._clock())  # the thread counts the texts when it decodes them
-        self.thread.submit(job.local_id, request.message, options)
+        self.thread.submit(job.local_id, request.message, options, job.identity)
 
     def _open(self, request: Request, key: RequestKey, size: int, options: JobOptions, received_at: float) -> Job:
         self._last_local_id += 1
@@ -239,7 +243,7 @@ class RequestTable:
     # ---------------------------------------------------------------- tokens
 
     def on_tokenized(self, limit: int) -> None:
-        """Handles up to ``limit`` chunks from the tokenizer thread."""
+        """Handles finished chunks; up to ``limit`` of those from the tokenizer thread."""
         for result in self.thread.receive(limit):
             job = self.jobs.get(result.local_id)
             if job is None or job.failed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -27,6 +27,7 @@ from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
 from .join_port import JoinPort
 from .result_admission import ResultAdmission
+from .tokenizer_pool import TokenizerState
 
 STARTED = datetime.now()
 
@@ -45,6 +46,8 @@ class ServerState:
 
     Attributes:
         supervisor: contents of the supervisor's last STATE command; empty before the first.
+        tokenizers: the tokenizer processes.
+        busy_share: share of time in which the ventilator was busy, in the last measured second.
         num_requests: number of requests in progress.
         held_bytes, unread_bytes: memory of these requests, and of messages that are not read yet.
         max_bytes: limit of both.
@@ -60,6 +63,8 @@ class ServerState:
     supervisor: Mapping[str, Any]
     dispatcher: Dispatcher
     join_port: JoinPort
+    tokenizers: Collection[TokenizerState]
+    busy_share: float
     statistics: Statistics
     num_requests: int
     held_bytes: int
@@ -119,6 +124,8 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
         }
         for worker in dispatcher.workers.values()
     ]
+    status["ventilator"] = {"busy_share": round(state.busy_share, 4)}
+    status["tokenizers"] = [each.to_dict() for each in state.tokenizers]
     if state.join_port.machines is not None:
         status["joined"] = state.join_port.machines.to_dict(state.now)
     return _to_json(status, hides_folders)

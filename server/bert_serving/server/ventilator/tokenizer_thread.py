@@ -8,15 +8,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import zmq
 
-from ..errors import InternalError, InvalidRequest, RequestError, TooLarge
+from ..errors import InternalError, RequestError
 from ..ipc.sockets import make_socket
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
+from ..tokenization.request_texts import RequestLimits, ScannedMessage, read_pieces, scan_message, tokenize
 from ..tokenization.tokenizer import Tokenized, Tokenizer
-from .requests import RequestLimits, read_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,7 @@ class TokenizedChunk:
         local_id: the job's ``local_id``.
         size: number of texts in the job.
         tokenized: None if the job failed or was cancelled.
+        scanned: the message of the job, if only its values were counted.
     """
 
     local_id: int
@@ -35,42 +35,12 @@ class TokenizedChunk:
     tokenized: Tokenized | None = None
     is_last: bool = False
     error: RequestError | None = None
+    scanned: ScannedMessage | None = None
 
     @property
     def is_end(self) -> bool:
         """Whether no chunk follows: this is the last one, or the job failed or was cancelled."""
         return self.is_last or self.tokenized is None
-
-
-def tokenize(tokenizer: Tokenizer, texts: list[Any], options: JobOptions = NO_OPTIONS, first_row: int = 0) -> Tokenized:
-    """Tokenizes texts, token lists or pairs; ``first_row`` is the row of the first one in its request.
-
-    Raises:
-        InvalidRequest: the tokenizer rejects an item, or the request has a prompt for token lists.
-        TooLarge: a text is too long, and the request forbids truncation.
-    """
-    if options.prompt is not None and texts and not isinstance(texts[0], str) and not options.pairs:
-        raise InvalidRequest(
-            "a prompt is put before texts, but the request has token lists: omit prompt and prompt_name"
-        )
-    try:
-        tokenized = tokenizer.encode(texts, options.prompt, options.pairs)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(str(error)[:500]) from error
-    if not options.truncate and len(tokenized.truncated):
-        row = int(tokenized.truncated[0])
-        if options.pairs:
-            one, other = tokenizer.count_pair(texts[row], options.prompt)
-            number = one + other + tokenizer.frame.num_of_pair
-            counted = f"pair {first_row + row} has {one} and {other} tokens, {number} with special ones"
-        else:
-            number = tokenizer.count(texts[row], options.prompt, options.pairs)
-            counted = f"text {first_row + row} has {number} tokens, special ones included"
-        raise TooLarge(
-            f"{counted}; the longest sequence of this server is {tokenizer.max_seq_len} (-max_seq_len): shorten the "
-            "text, or allow truncation"
-        )
-    return tokenized
 
 
 class Progress(IntEnum):
@@ -90,11 +60,14 @@ class TokenizerThread:
     Attributes:
         results: socket to poll for chunks; its messages are empty.
         held_bytes: size of the messages that are not tokenized to their end.
+        has_processes, has_ready: those of :class:`TokenizerPool`.
     """
+
+    has_processes = has_ready = False
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], tokenizer: Tokenizer, limits: RequestLimits) -> None:
         self._tokenizer, self._limits = tokenizer, limits
-        self._incoming: queue.SimpleQueue[tuple[int, bytes | memoryview, JobOptions]] = queue.SimpleQueue()
+        self._incoming: queue.SimpleQueue[tuple[int, bytes | memoryview, JobOptions, bool]] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[tuple[TokenizedChunk, int]] = queue.SimpleQueue()
         self.held_bytes = 0
         self._cancelled: set[int] = set()  # the loop adds, the thread reads
@@ -105,21 +78,37 @@ class TokenizerThread:
         self._wake.connect("inproc://tokenized")
         threading.Thread(target=self._run, name="tokenizer", daemon=True).start()
 
-    def submit(self, local_id: int, message: bytes | memoryview, options: JobOptions = NO_OPTIONS) -> None:
-        """Queues the JSON message of a job."""
+    def submit(
+        self,
+        local_id: int,
+        message: bytes | memoryview,
+        options: JobOptions = NO_OPTIONS,
+        identity: bytes = b"",
+        *,
+        scans_only: bool = False,
+    ) -> None:
+        """Queues the JSON message of a job.
+
+        Args:
+            identity: the client; the thread does not use it.
+            scans_only: the values of the message are counted, and no text is tokenized.
+        """
         self.held_bytes += len(message)
-        self._incoming.put((local_id, message, options))
+        self._incoming.put((local_id, message, options, scans_only))
 
     def cancel(self, local_id: int) -> None:
         """Stops tokenizing a job."""
         self._cancelled.add(local_id)
 
-    def allow(self, progress: Progress) -> None:
-        """Sets which messages the thread works on."""
+    def allow(self, progress: Progress, takes_short: bool = True) -> None:
+        """Sets which messages the thread works on. For the thread, ``takes_short`` has no effect."""
         if progress != self._progress:
             with self._condition:
                 self._progress = progress
                 self._condition.notify()
+
+    def flush(self) -> None:
+        """Does nothing: a queued message needs no second step."""
 
     def receive(self, limit: int) -> Iterator[TokenizedChunk]:
         """Yields up to ``limit`` finished chunks without waiting."""
@@ -149,8 +138,9 @@ class TokenizerThread:
             if active and progress == Progress.OLDEST:
                 local_id = min(active)
             elif not active or (is_turn_of_new and not self._incoming.empty()):
-                local_id, message, options = self._incoming.get()
-                active[local_id] = self._chunks(local_id, message, options)
+                local_id, message, options, scans_only = self._incoming.get()
+                steps = self._scan if scans_only else self._chunks
+                active[local_id] = self._steps(local_id, len(message), steps(local_id, message, options))
                 del message
             else:
                 local_id = next(iter(active))
@@ -159,19 +149,14 @@ class TokenizerThread:
             if next(active[local_id], True):
                 del active[local_id]
 
-    def _chunks(self, local_id: int, message: bytes | memoryview, options: JobOptions) -> Iterator[None]:
-        """Tokenizes a message, one chunk per ``next``."""
-        size = len(message)
+    def _steps(self, local_id: int, size: int, chunks: Iterator[TokenizedChunk | None]) -> Iterator[None]:
+        """Emits the chunks of a message of ``size`` bytes, one per ``next``."""
         try:
-            for piece in read_pieces(message, self._limits, options.pairs is True):
-                if local_id in self._cancelled:
-                    break
-                if piece is not None:
-                    tokenized = tokenize(self._tokenizer, piece.texts, options, piece.first_row)
-                    chunk = TokenizedChunk(local_id, piece.size, piece.first_row, tokenized, piece.is_last)
-                    del piece
-                    self._emit(chunk, size if chunk.is_last else 0)
-                    if chunk.is_last:
+            while local_id not in self._cancelled:
+                chunk = next(chunks)
+                if chunk is not None:
+                    self._emit(chunk, size if chunk.is_end else 0)
+                    if chunk.is_end:
                         return
                 yield
             self._emit(TokenizedChunk(local_id), size)
@@ -179,3 +164,19 @@ class TokenizerThread:
             self._emit(TokenizedChunk(local_id, error=error), size)
         except Exception as error:  # an error in one request does not end the thread, which serves all of them
             self._emit(TokenizedChunk(local_id, error=InternalError(f"tokenizing failed: {error!r}"[:500])), size)
+
+    def _chunks(
+        self, local_id: int, message: bytes | memoryview, options: JobOptions
+    ) -> Iterator[TokenizedChunk | None]:
+        for piece in read_pieces(message, self._limits, options.pairs is True):
+            if piece is None:
+                yield None
+                continue
+            tokenized = tokenize(self._tokenizer, piece.texts, options, piece.first_row)
+            size, first_row, is_last = piece.size, piece.first_row, piece.is_last
+            del piece
+            yield TokenizedChunk(local_id, size, first_row, tokenized, is_last)
+
+    def _scan(self, local_id: int, message: bytes | memoryview, options: JobOptions) -> Iterator[TokenizedChunk | None]:
+        for scanned in scan_message(message, self._limits, options.pairs is True):
+            yield None if scanned is None else TokenizedChunk(local_id, scanned.size, scanned=scanned)

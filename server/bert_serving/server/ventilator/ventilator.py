@@ -40,6 +40,7 @@ from ..monitoring.statistics import Statistics
 from ..security.curve import is_this_machine, plain_host
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
+from .busy_meter import BusyMeter
 from .frontend import Frontend
 from .join_port import JoinPort
 from .request_socket import RequestSocket
@@ -47,6 +48,7 @@ from .request_table import RequestTable
 from .requests import BadEnvelope, Request, read_envelope
 from .sink_channel import SinkChannel
 from .status import ResultMemory, ServerState, config_json, status_json
+from .tokenizer_pool import TokenizerPool
 
 #: Messages read from one socket before the loop reads the next one.
 BURST = 64
@@ -73,6 +75,7 @@ class Ventilator:
         self.frontend = Frontend(context, self.requests.limits.max_bytes)
         self.dispatcher, self.thread = self.requests.dispatcher, self.requests.thread
         self.join_port = JoinPort(context, self.dispatcher, self.clock)
+        self._busy_meter = BusyMeter(self.clock())
 
     def run(self) -> None:
         """Serves until the supervisor sends STOP."""
@@ -101,7 +104,7 @@ class Ventilator:
             if self.sink.socket in events:
                 for command in self.sink.receive(BURST):
                     self._on_sink(command)
-            if self.thread.results in events:
+            if self.thread.results in events or self.thread.has_ready:
                 self.requests.on_tokenized(BURST)
             for request_socket in self.frontend.readable(events):
                 self._on_requests(request_socket)
@@ -112,16 +115,26 @@ class Ventilator:
             if now >= self.frontend.next_check:
                 self.frontend.check_connections(now, self.requests.limits.max_with_unread)
                 full_collections.run_if_due()
+                self._measure_busy_share(now)
                 if not self.frontend.is_checking:
                     self.dispatcher.announce_waiting()
                     self.dispatcher.probe()
             self.join_port.check(now)
+            self.thread.flush()
             self.requests.admission.advance()
             self.dispatcher.dispatch()
             self.sink.flush()
             self._report_drained()
         full_collections.close()
         self.frontend.close()
+
+    def _measure_busy_share(self, now: float) -> None:
+        """Measures how busy this process and the tokenizers are. The heartbeat reports it to the supervisor."""
+        seconds = self._busy_meter.step(now)
+        if seconds:
+            self.context.info["busy_share"] = self._busy_meter.share
+            if isinstance(self.thread, TokenizerPool):
+                self.thread.measure(seconds)
 
     def _poll_timeout(self) -> int:
         """Returns milliseconds until the next timer."""
@@ -242,6 +255,8 @@ class Ventilator:
             supervisor=self.context.info.get("supervisor", {}),
             dispatcher=self.dispatcher,
             join_port=self.join_port,
+            tokenizers=self.thread.states.values() if isinstance(self.thread, TokenizerPool) else (),
+            busy_share=self._busy_meter.share,
             statistics=self.statistics,
             num_requests=len(self.requests.jobs),
             held_bytes=self.requests.held_bytes,
@@ -260,6 +275,9 @@ class Ventilator:
         name, kind = frames[0], frames[1]
         if kind == commands.REGISTER:
             self.dispatcher.register_worker(name, json.loads(frames[2]))
+        elif kind in (commands.TOKENIZED, commands.REGISTER_TOKENIZER):
+            assert isinstance(self.thread, TokenizerPool)
+            self.thread.on_message(name, frames[1:])
         elif kind == commands.BATCH_FAILED:
             self.dispatcher.batch_failed(from_u64(frames[2]), frames[3].decode(), frames[4].decode())
 
@@ -289,6 +307,8 @@ class Ventilator:
         kind = frames[0]
         if kind == WORKER_LOST:
             self.dispatcher.worker_lost(frames[1])
+            if isinstance(self.thread, TokenizerPool) and frames[1].startswith(b"tokenizer-"):
+                self.thread.lost(frames[1])
         elif kind == DRAIN_WORKER:
             self._draining_worker = frames[1]
         elif kind == STATE:

@@ -140,7 +140,7 @@ def server_info(service: EncodingService) -> schemas.Info:
         max_batch_tokens=max((worker["max_batch_tokens"] for worker in workers), default=config.max_batch_tokens),
         max_concurrent_requests=config.http_max_connect,
         auto_truncate=True,
-        tokenization_workers=1,
+        tokenization_workers=max(1, len(status.get("tokenizers", ()))),
         version=__version__,
         vector_space=service.vector_space,
     )

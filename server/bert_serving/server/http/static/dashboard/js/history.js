@@ -35,6 +35,7 @@ export function sample(t, status, exposition) {
     times: status.times ?? {},
     batches: status.batches ?? {},
     workers: new Map((status.workers ?? []).map(worker => [worker.name, worker])),
+    tokenizers: new Map((status.tokenizers ?? []).map(tokenizer => [tokenizer.name, tokenizer])),
     ...fromMetrics(parse(exposition)),
   };
 }

@@ -35,6 +35,7 @@ export function show(watch) {
   if (!watch.now) return;
   tiles(watch);
   workers(watch);
+  tokenizers(watch);
   drift(watch.now.status.drift);
   http(watch.now.http);
   clients(watch.now.status.statistic ?? {});
@@ -93,6 +94,27 @@ function workers({ before, now }) {
   const local = named.filter(worker => !worker.machine).length;
   const note = `${local} of ${now.status.num_worker ?? '?'} running, on ${[...devices].join(', ') || 'no device'}`;
   say($('workers-note'), note + machines(now.status.joined, named.length - local));
+}
+
+/** Shows the tokenizer processes, if the server has any. */
+function tokenizers({ before, now }) {
+  const wanted = now.status.num_tokenizer ?? 0;
+  $('tokenizers-panel').hidden = !wanted && now.tokenizers.size === 0;
+  const rows = [...now.tokenizers.values()].map(tokenizer => {
+    const earlier = before?.tokenizers.get(tokenizer.name);
+    const passed = earlier ? now.t - before.t : 0;
+    const rate = passed > 0 ? (tokenizer.texts - earlier.texts) / passed : null;
+    const [name, starts] = splitName(tokenizer.name);
+    return [name, share(tokenizer.busy_share), amount(rate), amount(tokenizer.texts), starts];
+  }).sort(([a], [b]) => a.localeCompare(b, 'en', { numeric: true }));
+  const present = new Set(rows.map(([name]) => name));
+  for (let number = 0; number < Math.min(Number(wanted) || 0, 1024); number++) {
+    if (!present.has(`tokenizer-${number}`)) {
+      rows.push([`tokenizer-${number}`, { text: 'not running', state: 'failed' }, '', '', '']);
+    }
+  }
+  fill($('tokenizers').tBodies[0], rows);
+  say($('tokenizers-note'), `the ventilator is busy for ${share(now.status.ventilator?.busy_share)} of the time`);
 }
 
 /** Describes the machines that have joined, or returns an empty string if none can. */
