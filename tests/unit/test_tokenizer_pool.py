@@ -30,7 +30,7 @@ from bert_serving.server.tokenization.request_texts import (
 )
 from bert_serving.server.tokenization.tokenizer import Tokenized
 from bert_serving.server.tokenizer.process import perform
-from bert_serving.server.ventilator.tokenizer_pool import CREDITS, MAX_TASKS, TokenizerPool
+from bert_serving.server.ventilator.tokenizer_pool import CREDITS, MAX_SILENCE, MAX_TASKS, TokenizerPool
 from bert_serving.server.ventilator.tokenizer_thread import Progress, TokenizedChunk
 from servers import TINY
 
@@ -246,7 +246,7 @@ def test_pieces_return_in_order_also_those_before_an_error(message: bytes) -> No
     processes.check()
 
 
-KINDS = ["short", "large", "work", "work", "kill", "vanish", "cancel", "collect"]
+KINDS = ["short", "large", "work", "work", "kill", "vanish", "cancel", "collect", "silence"]
 OPERATIONS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 99)), max_size=60)
 
 
@@ -279,6 +279,8 @@ def test_nothing_is_lost_or_doubled(operations: list[tuple[str, int]], number: i
                     processes.start(int(name.split(b"-")[1].split(b".")[0]))
             elif operation == "cancel" and processes.requests:
                 processes.cancel(sorted(processes.requests)[value % len(processes.requests)])
+            elif operation == "silence":
+                processes.pool.measure(1.0)
             elif operation == "collect":
                 processes.collect()
         processes.finish()
@@ -328,7 +330,8 @@ def test_large_requests_alternate(small_pieces: None) -> None:
     processes.check()
 
 
-def test_a_process_that_does_not_answer_delays_only_what_it_holds() -> None:
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_process_that_does_not_answer_delays_only_what_it_holds(is_killed: bool) -> None:
     processes = Processes(2)
     held = processes.request(["hello"], b"held")
     processes.pool.flush()
@@ -340,9 +343,21 @@ def test_a_process_that_does_not_answer_delays_only_what_it_holds() -> None:
     processes.work(other)
     processes.collect()
     assert set(processes.ended) == set(free)
-    processes.kill(stuck)
-    processes.finish()
+    if is_killed:
+        processes.kill(stuck)
+    else:
+        for _ in range(MAX_SILENCE):
+            processes.pool.measure(1.0)
+    processes.pool.flush()
+    assert not is_killed or stuck not in processes.queues
+    while processes.queues[other]:
+        processes.work(other)
+        processes.collect()
     assert processes.ended[-2:] == [held, behind]
+    later = processes.request(["hello"])
+    processes.pool.flush()
+    assert [task.texts for message in processes.queues[other] for task in message.tasks] == [b'["hello"]'], later
+    processes.finish()  # the other process answers late
     processes.check()
 
 

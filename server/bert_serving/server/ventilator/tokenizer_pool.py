@@ -28,6 +28,8 @@ MAX_TASKS, MAX_TASK_BYTES = 64, 2**18
 MIN_QUEUED = 16
 #: Number of processes that may die on the same texts before their request is rejected.
 MAX_CRASHES = 2
+#: Measurements without an answer from a process that holds texts, after which others get these texts too.
+MAX_SILENCE = 3
 #: Memory of a task besides its texts: its objects, and its places in the queues.
 TASK_BYTES = 800
 
@@ -77,7 +79,8 @@ class TokenizerState:
     Attributes:
         in_flight: its tasks by the number of their message.
         num_pieces: number of these messages that are pieces.
-        is_isolated: it has one task only, which was in flight at a process that died.
+        is_isolated: it has one task only, which was in flight at a process that died or does not answer.
+        silence: number of measurements since its last answer, if it holds texts.
         busy_seconds: time for which it has tokenized.
         busy_share: share of busy time in the last measured second.
     """
@@ -86,6 +89,7 @@ class TokenizerState:
     in_flight: dict[int, list[_Task]] = field(default_factory=dict)
     num_pieces: int = 0
     is_isolated: bool = False
+    silence: int = 0
     num_texts: int = 0
     busy_seconds: float = 0.0
     busy_share: float = 0.0
@@ -128,7 +132,7 @@ class TokenizerPool:
         self._large: dict[int, _LargeMessage] = {}
         self._new: OrderedDict[int, _LargeMessage] = OrderedDict()  # no piece is sent
         self._active: OrderedDict[int, _LargeMessage] = OrderedDict()  # the next turn first
-        self._suspects: deque[_Task] = deque()  # in flight at a process that died
+        self._suspects: deque[_Task] = deque()  # in flight at a process that died or does not answer
         self._ready: deque[TokenizedChunk] = deque()
         self._progress, self._takes_short, self._is_turn_of_new = Progress.ALL, True, True
 
@@ -205,7 +209,7 @@ class TokenizerPool:
         if state is None or tasks is None:
             return  # of an earlier ventilator
         state.busy_seconds += duration / 1e9
-        state.is_isolated = False
+        state.is_isolated, state.silence = False, 0
         state.num_pieces -= tasks[0].large is not None
         for task, result in zip(tasks, results, strict=True):
             state.num_texts += len(result.lengths) // 4
@@ -243,8 +247,14 @@ class TokenizerPool:
             self._release(task.stream)
 
     def measure(self, seconds: float) -> None:
-        """Computes the share of busy time in the last ``seconds``."""
+        """Computes the share of busy time in the last ``seconds``, a second or more.
+
+        The texts of a process that does not answer go to others too. The first answer counts.
+        """
         for state in self.states.values():
+            state.silence = state.silence + 1 if state.in_flight else 0
+            if state.silence == MAX_SILENCE:
+                self._suspects.extend(each for tasks in state.in_flight.values() for each in tasks if not each.is_done)
             state.busy_share = min(1.0, (state.busy_seconds - state.measured_seconds) / seconds)
             state.measured_seconds = state.busy_seconds
 
@@ -252,7 +262,7 @@ class TokenizerPool:
         """Sends waiting texts to the processes that have credits."""
         if not self._by_job and not self._large:
             return
-        states = [state for state in self.states.values() if not state.is_isolated]
+        states = [each for each in self.states.values() if not each.is_isolated and each.silence < MAX_SILENCE]
         while self._suspects and states:
             state = min(states, key=lambda each: len(each.in_flight))
             states.remove(state)  # it gets no other task meanwhile
