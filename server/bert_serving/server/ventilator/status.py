@@ -27,7 +27,7 @@ from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
 from .join_port import JoinPort
 from .result_admission import ResultAdmission
-from .tokenizer_pool import TokenizerState
+from .tokenizer_state import TokenizerState
 
 STARTED = datetime.now()
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import zmq
 
@@ -18,6 +16,7 @@ from ..ipc.commands import REGISTER_TOKENIZER
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
 from ..tokenization.messages import TaskMessage, TextTask, decode_results, encode
 from ..tokenization.request_texts import ScannedMessage
+from .tokenizer_state import TASK_BYTES, LargeMessage, Task, TokenizerState
 from .tokenizer_thread import Progress, TokenizedChunk, TokenizerThread
 
 #: Short messages in flight at a tokenizer process, and pieces of large messages: one in work and one queued.
@@ -30,80 +29,6 @@ MIN_QUEUED = 16
 MAX_CRASHES = 2
 #: Measurements without an answer from a process that holds texts, after which others get these texts too.
 MAX_SILENCE = 3
-#: Memory of a task besides its texts: its objects, and its places in the queues.
-TASK_BYTES = 800
-
-
-@dataclass(eq=False, slots=True)
-class _Task:
-    """Texts of a request, from their arrival until their tokens are returned in order.
-
-    Attributes:
-        stream: tasks that return in order, this one included.
-        identity: client of a short message.
-        large: the message of a piece; None for a short message.
-        texts: the short message.
-        crashes: number of processes that died with this task alone.
-        chunk: the result. A cancelled task has none.
-    """
-
-    id: int
-    local_id: int
-    options: JobOptions
-    stream: deque[_Task]
-    identity: bytes = b""
-    texts: bytes = b""
-    large: _LargeMessage | None = None
-    index: int = 0
-    held_bytes: int = TASK_BYTES
-    crashes: int = 0
-    is_done: bool = False
-    chunk: TokenizedChunk | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _LargeMessage:
-    """A message of several pieces. ``next_index`` is the next one to send."""
-
-    local_id: int
-    options: JobOptions
-    scanned: ScannedMessage
-    next_index: int = 0
-    stream: deque[_Task] = field(default_factory=deque)
-
-
-@dataclass(eq=False, slots=True)
-class TokenizerState:
-    """What is known of a tokenizer process.
-
-    Attributes:
-        in_flight: its tasks by the number of their message.
-        num_pieces: number of these messages that are pieces.
-        is_isolated: it has one task only, which was in flight at a process that died or does not answer.
-        silence: number of measurements since its last answer, if it holds texts.
-        busy_seconds: time for which it has tokenized.
-        busy_share: share of busy time in the last measured second.
-    """
-
-    name: bytes
-    in_flight: dict[int, list[_Task]] = field(default_factory=dict)
-    num_pieces: int = 0
-    is_isolated: bool = False
-    silence: int = 0
-    num_texts: int = 0
-    busy_seconds: float = 0.0
-    busy_share: float = 0.0
-    measured_seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the values for the status."""
-        return {
-            "name": self.name.decode(),
-            "texts": self.num_texts,
-            "in_flight": sum(map(len, self.in_flight.values())),
-            "busy_seconds": round(self.busy_seconds, 6),
-            "busy_share": round(self.busy_share, 4),
-        }
 
 
 class TokenizerPool:
@@ -126,13 +51,13 @@ class TokenizerPool:
         self._dead: dict[bytes, int] = {}  # last start that ended, by process
         self._held_bytes = 0
         self._in_thread: dict[int, JobOptions] = {}  # large messages that the thread counts, by local_id
-        self._short: OrderedDict[int, _Task] = OrderedDict()  # not sent, by local_id
-        self._by_job: dict[int, _Task] = {}  # short ones that are not done, by local_id
-        self._streams: dict[bytes, deque[_Task]] = {}  # of short messages, by client
-        self._large: dict[int, _LargeMessage] = {}
-        self._new: OrderedDict[int, _LargeMessage] = OrderedDict()  # no piece is sent
-        self._active: OrderedDict[int, _LargeMessage] = OrderedDict()  # the next turn first
-        self._suspects: deque[_Task] = deque()  # in flight at a process that died or does not answer
+        self._short: OrderedDict[int, Task] = OrderedDict()  # not sent, by local_id
+        self._by_job: dict[int, Task] = {}  # short ones that are not done, by local_id
+        self._streams: dict[bytes, deque[Task]] = {}  # of short messages, by client
+        self._large: dict[int, LargeMessage] = {}
+        self._new: OrderedDict[int, LargeMessage] = OrderedDict()  # no piece is sent
+        self._active: OrderedDict[int, LargeMessage] = OrderedDict()  # the next turn first
+        self._suspects: deque[Task] = deque()  # in flight at a process that died or does not answer
         self._ready: deque[TokenizedChunk] = deque()
         self._progress, self._takes_short, self._is_turn_of_new = Progress.ALL, True, True
 
@@ -159,7 +84,7 @@ class TokenizerPool:
         """Queues the JSON message of a job."""
         if self.has_processes and isinstance(message, bytes):
             stream = self._streams.setdefault(identity, deque())
-            task = self._add(_Task(self._next_id(), local_id, options, stream, identity, message))
+            task = self._add(Task(self._next_id(), local_id, options, stream, identity, message))
             self._hold(task, len(message))
             self._short[local_id] = self._by_job[local_id] = task
         else:
@@ -288,7 +213,7 @@ class TokenizerPool:
             state = min(free, key=lambda each: (queued[each.name], each.num_pieces))
             idle = sum(queued[each.name] == queued[state.name] for each in free)
             count, size = min(MAX_TASKS, -(-len(self._short) // idle)), 0
-            tasks: list[_Task] = []
+            tasks: list[Task] = []
             while self._short and len(tasks) < count and size < MAX_TASK_BYTES:
                 task = self._short.popitem(last=False)[1]
                 tasks.append(task)
@@ -302,7 +227,7 @@ class TokenizerPool:
             large = self._next_large(window)
             if large is None:
                 return
-            task = self._add(_Task(self._next_id(), large.local_id, large.options, large.stream))
+            task = self._add(Task(self._next_id(), large.local_id, large.options, large.stream))
             task.large, task.index = large, large.next_index
             large.next_index += 1
             if large.next_index == large.scanned.num_pieces:
@@ -311,7 +236,7 @@ class TokenizerPool:
             if not self._send(state, [task]):
                 states.remove(state)
 
-    def _next_large(self, window: int) -> _LargeMessage | None:
+    def _next_large(self, window: int) -> LargeMessage | None:
         """Returns the message whose piece is sent next; None if none has one that may be sent.
 
         Every second turn is that of a new message, if there is one. A message with ``window`` pieces that are not
@@ -335,7 +260,7 @@ class TokenizerPool:
                 return large
         return None
 
-    def _send(self, state: TokenizerState, tasks: list[_Task]) -> bool:
+    def _send(self, state: TokenizerState, tasks: list[Task]) -> bool:
         """Sends tasks. Returns whether the process is connected; if not, they wait for another one."""
         number, encoded = self._next_id(), []
         for task in tasks:
@@ -365,13 +290,13 @@ class TokenizerPool:
         self._last_id += 1
         return self._last_id
 
-    def _add(self, task: _Task) -> _Task:
+    def _add(self, task: Task) -> Task:
         task.stream.append(task)
         self._held_bytes += task.held_bytes
         return task
 
     def _add_large(self, local_id: int, scanned: ScannedMessage, options: JobOptions) -> None:
-        self._large[local_id] = self._new[local_id] = _LargeMessage(local_id, options, scanned)
+        self._large[local_id] = self._new[local_id] = LargeMessage(local_id, options, scanned)
         self._held_bytes += len(scanned.message)
 
     def _drop_large(self, local_id: int) -> None:
@@ -385,12 +310,12 @@ class TokenizerPool:
             self._finish(task, None)
             self._held_bytes -= task.held_bytes
 
-    def _hold(self, task: _Task, size: int) -> None:
+    def _hold(self, task: Task, size: int) -> None:
         """Sets the bytes of texts or tokens that a task holds."""
         self._held_bytes += TASK_BYTES + size - task.held_bytes
         task.held_bytes = TASK_BYTES + size
 
-    def _finish(self, task: _Task, chunk: TokenizedChunk | None, nbytes: int = 0) -> None:
+    def _finish(self, task: Task, chunk: TokenizedChunk | None, nbytes: int = 0) -> None:
         """Sets the result of a task; None if it was cancelled."""
         task.is_done, task.chunk, task.texts = True, chunk, b""
         self._hold(task, nbytes)
@@ -398,7 +323,7 @@ class TokenizerPool:
             self._short.pop(task.local_id, None)
             self._by_job.pop(task.local_id, None)
 
-    def _release(self, stream: deque[_Task]) -> None:
+    def _release(self, stream: deque[Task]) -> None:
         """Returns the results at the head of a stream."""
         while stream and stream[0].is_done:
             task = stream.popleft()
