@@ -145,6 +145,7 @@ MAIN_OPTIONS += ["port", "port_out", "http_port", "auth_keys"]
 CLIENT = [
     "encode",
     "encode_async",
+    "similarity",
     "classify",
     "rerank",
     "fetch",

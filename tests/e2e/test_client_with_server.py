@@ -138,3 +138,19 @@ def test_invalid_input_is_not_sent(bc: BertClient) -> None:
     with pytest.raises(InputValueError, match="non-empty"):
         bc.encode(["hello", " "])
     assert len(bc.encode(["hello"])) == 1
+
+
+def test_the_status_has_values_to_read_beside_those_of_1_10(bc: BertClient) -> None:
+    config = bc.server_config
+    assert (config["pooling_strategy"], config["pooling_strategy_name"]) == (2, "REDUCE_MEAN")
+    assert config["server_version"] == "1.10.0"
+    assert config["versions"]["bert-serving-server"] == config["bert_serving_version"] != "1.10.0"
+    assert {"python", "numpy", "pyzmq"} <= config["versions"].keys()
+
+
+def test_similarities_of_a_real_server(bc: BertClient) -> None:
+    texts = ["hello world", "good day", "hello you"]
+    vectors = bc.encode(texts)
+    found = bc.similarity(texts, texts[:2])
+    norms = np.linalg.norm(vectors, axis=1)
+    np.testing.assert_allclose(found, (vectors @ vectors[:2].T) / np.outer(norms, norms[:2]), atol=1e-5)

@@ -169,7 +169,7 @@ def test_output_fmt_list(fake_server: FakeServer) -> None:
 
 
 def test_unknown_output_fmt() -> None:
-    with pytest.raises(AttributeError, match='"output_fmt" must be "ndarray" or "list"'):
+    with pytest.raises(AttributeError, match='"output_fmt" must be "ndarray", "list" or "torch"'):
         BertClient(output_fmt="tensor")
 
 

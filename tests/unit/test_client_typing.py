@@ -43,6 +43,8 @@ EXPRESSIONS = {
     'BertClient(output_fmt="list", timeout=1).encode(["a"])': "nested",
     'BertClient("localhost", 5555, 5556, "list").fetch_all()': "list[nested] | None",
     'BertClient(output_fmt="list").fetch_all(concat=True)': "nested | None",
+    'bc.similarity(["a"], ["b"])': "array",
+    'await AsyncBertClient(output_fmt="list").similarity(["a"], [[1.0]])': "nested",
     'ConcurrentBertClient(2).encode(["a"])': "array",
     'ConcurrentBertClient(2, output_fmt="list").encode(["a"])': "nested",
     'await AsyncBertClient().encode(["a"])': "array",

@@ -9,11 +9,14 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, cast
 
+import numpy as np
+
 from . import protocol
 from ._arguments import validate_identity
 from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
 from ._fronts import fronts_of
+from ._output_format import convert
 from ._request_options import check_version, to_json, validate_space, version_of
 from ._scores import ServerTask
 from ._transport.connection import Connection
@@ -76,8 +79,7 @@ class BaseClient(Generic[E]):
         secret_key: str | None = None,
         vector_space: str | None = None,
     ) -> None:
-        if output_fmt not in ("ndarray", "list"):
-            raise OptionError(f'"output_fmt" must be "ndarray" or "list", but is {output_fmt!r}')
+        convert(np.zeros((1, 1), np.float32), output_fmt)  # a format that is not available is an error here
         seconds(timeout)
         self._expected_space = None if vector_space is None else validate_space(vector_space)
         fronts = fronts_of(ip, port, port_out)
@@ -160,6 +162,7 @@ class BaseClient(Generic[E]):
         is_group = isinstance(connection, ConnectionGroup)
         return {
             "identity": self._identity if is_group else self.identity,
+            "identity_text": self._identity.decode("utf-8", "backslashreplace"),
             "num_request": self.request_id,
             "num_pending_request": len(pending),
             "pending_request": pending,
@@ -318,7 +321,7 @@ class BaseClient(Generic[E]):
 
     def _embedding(self, array: protocol.FloatArray) -> E:
         """Returns an array in the format of ``output_fmt``."""
-        return cast("E", array if self.output_fmt == "ndarray" else array.tolist())
+        return cast("E", convert(array, self.output_fmt))
 
     def _response(self, number: int, reply: protocol.Reply) -> Response[E]:
         return Response(number, self._embedding(reply_array(reply)), reply.info.get("tokens", ""))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+import numpy as np
+
 from . import protocol
 from ._arguments import whole_number
 from ._base import TruncationWarner
@@ -37,7 +39,7 @@ class BertClient(ScoringClient[E]):
             model, which share the requests.
         port: the server's ``-port``, which receives requests. Not with a list as ``ip``.
         port_out: the server's ``-port_out``, which publishes results. Not with a list as ``ip``.
-        output_fmt: ``"ndarray"`` for arrays, ``"list"`` for nested lists of floats.
+        output_fmt: ``"ndarray"`` for arrays, ``"list"`` for nested lists of floats, ``"torch"`` for tensors.
         show_server_config: print the server's configuration once connected.
         identity: topic of the results, ``str`` or ``bytes``; random by default. Clients with the same identity all
             receive each result.
@@ -103,6 +105,8 @@ class BertClient(ScoringClient[E]):
             output_fmt: Literal["list"],
             **options: Unpack[Options],
         ) -> None: ...
+        @overload
+        def __init__(self: BertClient[Any], *args: Any, output_fmt: Literal["torch"], **options: Any) -> None: ...
         def __init__(self, *args: Any, **options: Any) -> None: ...
 
     # ---- the server ----------------------------------------------------------------------------------------------
@@ -198,8 +202,8 @@ class BertClient(ScoringClient[E]):
 
         Returns:
             A writable float array ``[n, d]``, ``[n, t, d]`` from a server without pooling, or ``[n, labels]`` from one
-            of scores, rows in the order of the texts (nested lists with ``output_fmt="list"``). With ``show_tokens``
-            and a server that shows them: ``(array, tokens)``, one list of tokens per text.
+            of scores, rows in the order of the texts; nested lists or a tensor as ``output_fmt`` says. With
+            ``show_tokens`` and a server that shows them: ``(array, tokens)``, one list of tokens per text.
 
         Raises:
             InputTypeError, InputValueError: the texts cannot be encoded; the message names the first invalid text.
@@ -335,9 +339,9 @@ class BertClient(ScoringClient[E]):
             embeddings.append(response.embedding)
         if not concat:
             return embeddings
-        if self.output_fmt == "ndarray":
-            return cast("E", concatenate(cast("list[FloatArray]", embeddings)))
-        return cast("E", [row for embedding in cast("list[NestedList]", embeddings) for row in embedding])
+        if self.output_fmt == "list":
+            return cast("E", [row for embedding in cast("list[NestedList]", embeddings) for row in embedding])
+        return self._embedding(concatenate([np.asarray(embedding) for embedding in embeddings]))
 
     def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> ResultSubscription[E]:
         """Returns an iterator of all results that are published to this identity, of clones and of this client.

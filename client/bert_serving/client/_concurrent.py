@@ -55,11 +55,19 @@ class ConcurrentBertClient(BertClient[E]):
             output_fmt: Literal["list"],
             **kwargs: Unpack[Options],
         ) -> None: ...
+        @overload
+        def __init__(
+            self: ConcurrentBertClient[Any],
+            max_concurrency: int = ...,
+            *,
+            output_fmt: Literal["torch"],
+            **kwargs: Any,
+        ) -> None: ...
 
     def __init__(self, max_concurrency: int = 10, **kwargs: Any) -> None:
         self.max_concurrency = whole_number("max_concurrency", max_concurrency, 1)
         self._slots = threading.BoundedSemaphore(self.max_concurrency)
-        super().__init__(**kwargs)  # type: ignore[misc]
+        super().__init__(**kwargs)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:

@@ -57,11 +57,14 @@ class Response(_ResponseFields[E]):
     Attributes:
         id: number of the request in this client, from 1. From ``listen()``, for the request of a clone: the request id
             on the wire.
-        embedding: array ``[n, d]``, or ``[n, t, d]`` without pooling; nested lists with ``output_fmt="list"``.
+        embedding: array ``[n, d]``, or ``[n, t, d]`` without pooling; nested lists or a tensor as ``output_fmt`` says.
         tokens: the tokens of each text; ``""`` if the server does not show them.
     """
 
     __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Response(id={self.id}, shape={self.shape})"
 
     @property
     def shape(self) -> tuple[int, ...]:

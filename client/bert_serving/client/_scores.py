@@ -58,6 +58,18 @@ class ServerTask(NamedTuple):
         """Reads the configuration of a server."""
         return cls(config.get("task"), tuple(map(str, config.get("labels") or ())))
 
+    def require_vectors(self) -> None:
+        """Checks that a server computes vectors.
+
+        Raises:
+            TaskError: it computes scores.
+        """
+        if self.task not in (None, "embed"):
+            raise TaskError(
+                f"similarity() of texts needs vectors, but this server has -task {self.task}; use a server without "
+                "-task"
+            )
+
     def require(self, task: str) -> None:
         """Checks that a server computes what a method needs.
 

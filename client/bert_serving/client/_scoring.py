@@ -10,6 +10,7 @@ from ._base import BaseClient
 from ._blocking import BlockingClient
 from ._encoding import BATCH_SIZE, E, EncodeCall
 from ._scores import Classification, Ranked, ServerTask, classifications, query_pairs, ranking
+from ._similarity import compare, joined, split, texts_of
 from .protocol import FloatArray
 
 if TYPE_CHECKING:
@@ -79,6 +80,33 @@ class ScoringClient(BlockingClient[E]):
         options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
         return ranking(self._score("rerank", pairs, False, batch_size, options)[0], top_n)
 
+    def similarity(self, a: Any, b: Any) -> E:
+        """Computes the cosine similarity of each text or vector of ``a`` with each of ``b``.
+
+        Args:
+            a, b: texts as for `encode`, which are encoded, or vectors: an array ``[n, d]``, one vector ``[d]``, nested
+                lists or a tensor.
+
+        Returns:
+            An array ``[n, m]`` of numbers from -1 to 1, in the format of ``output_fmt``; 0 for a vector of zeros.
+
+        Raises:
+            InputTypeError, InputValueError: an argument is neither, or the vectors do not fit to each other.
+            TaskError: texts, and a server that computes scores.
+            BertServingError: as `encode`.
+        """
+        arguments = {"a": a, "b": b}
+        if texts := texts_of(arguments):
+            self._connection.check_usable()
+            self._current_task().require_vectors()
+            validated, values = self._prepared(joined(texts), False, {}, stacklevel=2)
+            call = EncodeCall(validated, BATCH_SIZE, options=values, names_space=self._names_space)
+            with self._slot():
+                self._run(call, show_progress_bar=False)
+            self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=2)
+            arguments |= split(call.embedding, texts)
+        return self._embedding(compare(arguments))
+
     def _score(
         self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: EncodeOptions
     ) -> tuple[FloatArray, tuple[str, ...]]:
@@ -142,6 +170,20 @@ class AsyncScoringClient(BaseClient[E]):
         pairs = query_pairs(query, documents, top_n)
         options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
         return ranking((await self._score("rerank", pairs, False, batch_size, options))[0], top_n)
+
+    async def similarity(self, a: Any, b: Any) -> E:
+        """Computes cosine similarities; arguments, result and errors are those of `BertClient.similarity`."""
+        arguments = {"a": a, "b": b}
+        if texts := texts_of(arguments):
+            self._connection.check_usable()
+            await self.connect()
+            (await self._current_task()).require_vectors()
+            validated, values = await self._prepared(joined(texts), False, {}, stacklevel=2)
+            call = EncodeCall(validated, BATCH_SIZE, options=values, names_space=self._names_space)
+            await self._run(call, show_progress_bar=False)
+            self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=2)
+            arguments |= split(call.embedding, texts)
+        return self._embedding(compare(arguments))
 
     async def _score(
         self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: EncodeOptions

@@ -6,7 +6,6 @@ for the ``status`` key in JSON responses, as in 1.10.0.
 
 from __future__ import annotations
 
-import logging
 import time
 
 from flask import Flask, Response, g, request
@@ -102,7 +101,7 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
         response = to_error_response(error)
         if response.status == 500:
             service.log.exception("unexpected error in HTTP request %s %s", request.method, _printable(request.path))
-        elif response.status > 500 or service.log.isEnabledFor(logging.DEBUG):
+        elif response.status > 500 or service.log.isEnabledFor(REQUEST):
             message = _printable(str(error).replace("\n", " "))
             service.log.warning(
                 "%s %s answered with %d: %s", request.method, _printable(request.path), response.status, message

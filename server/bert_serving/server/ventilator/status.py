@@ -149,6 +149,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "server_current_time": str(datetime.now()),
         "num_concurrent_socket": len(state.dispatcher.workers),
         **config.public(),
+        "pooling_strategy_name": config.pooling_strategy.name,
         **_static(),
         "bert_serving_version": __version__,
         "protocol_version": PROTOCOL_VERSION,
@@ -172,7 +173,15 @@ def _static() -> dict[str, Any]:
         "pyzmq_version": zmq.pyzmq_version(),
         "zmq_version": zmq.zmq_version(),
         "server_start_time": str(STARTED),
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions of the server, of Python and of the installed packages that compute."""
+    packages = ("numpy", "pyzmq", "onnxruntime", "tensorflow", "tensorflow-cpu", "torch", "tokenizers")
+    installed = {name: version for name in packages if (version := _version(name))}
+    return {"bert-serving-server": __version__, "python": sys.version.split()[0], **installed}
 
 
 def _version(*distributions: str) -> str:
