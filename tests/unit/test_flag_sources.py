@@ -25,6 +25,8 @@ from bert_serving.server.cli.drift import get_parser as get_drift_parser
 from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.cli.start import start
 from bert_serving.server.cli.terminate import get_shutdown_parser, stop
+from bert_serving.server.cluster.cli import get_parser as get_ray_parser
+from bert_serving.server.cluster.cli import machine_arguments
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import ServerConfig
 from bert_serving.server.errors import ConfigError
@@ -39,6 +41,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
     "encode": (get_encode_parser, ["corpus.txt"]),
     "drift": (get_drift_parser, ["sample.txt"]),
     "terminate": (get_shutdown_parser, []),
+    "ray": (get_ray_parser, ["localhost:5557"]),
     "benchmark": (get_benchmark_parser, []),
 }
 PARSERS = {name: make() for name, (make, _) in COMMANDS.items()}
@@ -94,6 +97,18 @@ def parsed(command: str, *argv: str) -> dict[str, Any]:
     arguments = [*required, *argv, *(["--"] if argv and positional else []), *positional]
     args = vars(parse_command(make(), arguments).args)
     return {name: value for name, value in args.items() if name not in (SOURCES, "config_file")}
+
+
+def test_every_command_with_flags_is_tried() -> None:
+    text = "".join((ROOT / name / "pyproject.toml").read_text() for name in ("client", "server"))
+    scripts = set(re.findall(r"^bert-serving-(\w+) = ", text, re.M))
+    assert scripts - {"keygen"} == COMMANDS.keys(), "keygen has no flags"
+
+
+def test_a_switch_that_a_variable_turns_off_is_not_passed_to_machines(environ: dict[str, str]) -> None:
+    environ |= {"BERT_SERVING_CPU": "false", "BERT_SERVING_VERBOSE": "true", "BERT_SERVING_NUM_GPUS": "1"}
+    args = parse_command(get_ray_parser(), ["localhost:5557"]).args
+    assert machine_arguments(args) == ["localhost:5557", "-verbose"]
 
 
 def test_every_flag_has_a_value_to_try() -> None:

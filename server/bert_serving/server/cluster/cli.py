@@ -262,6 +262,8 @@ def machine_arguments(args: argparse.Namespace) -> list[str]:
         if option.name not in given:
             continue
         value = getattr(args, option.name)
+        if option.parse is None and value != option.switch_to:
+            continue  # a variable or a file has set the switch to false
         if option.metavar == "DIR":
             value = _absolute(value)
         values = [] if option.parse is None else value if option.many else [value]
