@@ -18,7 +18,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -36,6 +36,10 @@ _OF_ALL = 8
 _SLICE, SLICE_INTERVAL = 256, 0.02
 #: Bytes per second that are not counted, such as ZeroMQ's heartbeats.
 _IDLE_RATE = 1024
+#: Bytes that wait in a connection and are looked at, and the least number of them that shows what it sends.
+_SAMPLE, _MIN_SAMPLE = 4096, 512
+#: Values of the first byte of a frame are below 4; in a text, and in JSON, no byte is.
+_NOT_FLAGS = bytes(range(4, 256))
 
 
 @dataclass(slots=True)
@@ -49,6 +53,15 @@ class _Peer:
     detector: DeadPeerDetector = field(default_factory=DeadPeerDetector)
 
 
+class _Held(NamedTuple):
+    """What a connection held at a check: bytes without an idle rate, its descriptor and host, and all bytes."""
+
+    size: int
+    number: int
+    host: str
+    total: int
+
+
 class ConnectionMonitor:
     """Finds connections that have received many more bytes than were read as messages; on Linux only.
 
@@ -60,6 +73,7 @@ class ConnectionMonitor:
 
     Attributes:
         unread_bytes: bytes that all connections held at the last check, without those that were read since.
+        total_bytes: the same, with those that the idle rate leaves out, and those that were read since.
     """
 
     def __init__(self, port: int, is_encrypted: bool, times: int = 2) -> None:
@@ -70,9 +84,9 @@ class ConnectionMonitor:
         self._taken_before: dict[int, int] = {}  # when the descriptor was last examined
         self._unseen: Iterator[int] | None = None
         self._seen: dict[int, _Peer] = {}
-        self._held: list[tuple[int, int, str]] = []
+        self._held: list[_Held] = []
         self._is_able = hasattr(socket, "TCP_INFO")
-        self.unread_bytes = 0
+        self.unread_bytes = self.total_bytes = 0
         self._dead_peers: list[str] = []
 
     @property
@@ -144,12 +158,14 @@ class ConnectionMonitor:
             self._seen[number] = peer
             taken = self._taken_before[number] = self._taken.get(number, 0)
             received: int = struct.unpack_from("<Q", info, _BYTES_RECEIVED)[0]
-            size = received - (taken - peer.taken) - int((now - peer.since) * _IDLE_RATE)
-            self._held.append((size, number, plain_host(address[0])))
+            total = received - (taken - peer.taken)
+            size = total - int((now - peer.since) * _IDLE_RATE)
+            self._held.append(_Held(size, number, plain_host(address[0]), total))
         if len(numbers) == _SLICE:
             return []
         self._unseen, self._peers = None, self._seen
-        self.unread_bytes = sum(size for size, _, _ in self._held if size > 0)
+        self.unread_bytes = sum(each.size for each in self._held if each.size > 0)
+        self.total_bytes = sum(each.total for each in self._held if each.total > 0)
         return self._close(self._held, limit, _OF_ALL * limit if total_limit is None else total_limit)
 
     def log_dead_peers(self, log: logging.Logger) -> None:
@@ -158,10 +174,30 @@ class ConnectionMonitor:
             log.warning("closed the connection from %s: it acknowledged nothing for %g s", host, NO_ACK_SECONDS)
         self._dead_peers.clear()
 
-    def _close(self, held: list[tuple[int, int, str]], limit: int, total_limit: int) -> list[tuple[str, int]]:
+    def close_framed(self, excess: int, cost: int) -> list[tuple[str, int]]:
+        """Closes the connections whose unread frames may take ``excess`` bytes more than those on the wire.
+
+        A connection whose next bytes are text is spared: it sends a large frame.
+
+        Args:
+            cost: most memory of a byte on the wire.
+
+        Returns:
+            Host and unread bytes of each closed connection.
+        """
+        least = excess // (2 * cost * max(1, len(self._held)))
+        holders = {each.number: each for each in self._held if each.total > least}
+        closed = []
+        for number, sock, address in _accepted(self._port, holders):
+            if self._peers[number].address == address and not _sends_text(sock):
+                closed.append((holders[number].host, holders[number].total))
+                _reset(sock)
+        return closed
+
+    def _close(self, held: list[_Held], limit: int, total_limit: int) -> list[tuple[str, int]]:
         closed = []
         total = self.unread_bytes
-        for size, number, host in sorted(held, reverse=True):
+        for size, number, host, _ in sorted(held, reverse=True):
             peer = self._peers[number]
             if size <= limit and total <= total_limit:
                 peer.times = 0
@@ -192,6 +228,16 @@ def close_accepted(port: int, numbers: Iterable[int] | None = None, address: Any
                 sock.shutdown(socket.SHUT_RDWR)
                 count += 1
     return count
+
+
+def _sends_text(sock: socket.socket) -> bool:
+    """Returns whether enough bytes wait in a connection to see that few of them can begin a frame."""
+    try:
+        sample = sock.recv(_SAMPLE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    # Encrypted bytes are of any value: one in 64 is below 4.
+    return len(sample) >= _MIN_SAMPLE and 16 * len(sample.translate(None, _NOT_FLAGS)) < len(sample)
 
 
 def _reset(sock: socket.socket) -> None:

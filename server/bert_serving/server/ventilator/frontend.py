@@ -16,6 +16,7 @@ from ..ipc.process_context import ProcessContext
 from ..ipc.shared_port import MovablePort
 from ..ipc.tcp_guard import SLICE_INTERVAL, ConnectionMonitor
 from ..security.curve import CurveAuth
+from .frame_memory import BYTES_PER_WIRE_BYTE, FrameMemory, small_block_meter
 from .request_socket import TOO_LARGE_BYTES, UNREAD_MESSAGES, RequestSocket
 
 #: Seconds between two checks of the connections, also while messages are unread.
@@ -24,6 +25,8 @@ CHECK_INTERVAL, UNREAD_CHECK_INTERVAL = 1.0, 0.2
 NUM_SPARES = 7
 #: Part of ``-queue_memory`` that requests from one spare socket may take while the server is full.
 SPARE_SHARE = 1 / 64
+#: Part of ``-queue_memory`` that the frames of unread messages may take beside their bytes.
+FRAMES_SHARE = 1 / 4
 #: Seconds for which the server must be full until the port moves, and not full until it moves back.
 MOVE_AFTER, RETURN_AFTER = 0.2, 1.0
 
@@ -41,6 +44,7 @@ class Frontend:
         self._log = context.log
         self._max_message_bytes, self._share = config.max_message_bytes, SPARE_SHARE * max_bytes
         self._connections = ConnectionMonitor(config.port, is_encrypted=config.auth_keys is not None)
+        self._frame_memory = FrameMemory(small_block_meter(), int(FRAMES_SHARE * max_bytes))
         self.connection_limit = ConnectionLimit(config.port, context.log)
         self.next_check = 0.0
         self._is_full = False
@@ -114,13 +118,14 @@ class Frontend:
                 for each in self._used:
                     each.late_bytes = 0
 
-    def check_connections(self, now: float, max_bytes: int) -> None:
+    def check_connections(self, now: float, held_bytes: int, max_bytes: int) -> None:
         """Closes connections that send messages without an end, and those whose peer is unreachable.
 
         If all messages were read, a connection holds a part of one message. If the server is full, complete messages
         stay unread too, so the limit is ``UNREAD_MESSAGES`` times as high.
 
         Args:
+            held_bytes: memory of the requests in progress.
             max_bytes: limit of all connections together, if it is above that of one connection.
         """
         limit = self._max_message_bytes + 2 * TOO_LARGE_BYTES
@@ -132,7 +137,24 @@ class Frontend:
                 "closed the connection from %s: %d bytes without a complete message (limit %d)", host, size, limit
             )
         self._connections.log_dead_peers(self._log)
-        interval = CHECK_INTERVAL if has_read_all else UNREAD_CHECK_INTERVAL
+        is_growing = not self.is_checking and self._check_frames(held_bytes, now)
+        interval = UNREAD_CHECK_INTERVAL if is_growing or not has_read_all else CHECK_INTERVAL
         self.next_check = now + (SLICE_INTERVAL if self.is_checking else interval)
         for each in self._used:
             each.has_read_all = False
+
+    def _check_frames(self, held_bytes: int, now: float) -> bool:
+        """Closes connections whose unread messages take too much memory. Returns whether this memory is large."""
+        connections, allowance = self._connections, self._frame_memory.allowance
+        excess = self._frame_memory.excess(held_bytes, connections.total_bytes, now)
+        if excess > allowance:
+            for host, size in connections.close_framed(excess, BYTES_PER_WIRE_BYTE):
+                self._log.warning(
+                    "closed the connection from %s: %d bytes of an unfinished message, while frames of such messages "
+                    "take %d bytes (limit %d, a quarter of -queue_memory)",
+                    host,
+                    size,
+                    excess,
+                    allowance,
+                )
+        return 4 * excess > allowance

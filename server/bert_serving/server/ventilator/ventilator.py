@@ -113,7 +113,8 @@ class Ventilator:
             now = self.clock()
             self.frontend.connection_limit.check(now)
             if now >= self.frontend.next_check:
-                self.frontend.check_connections(now, self.requests.limits.max_with_unread)
+                requests = self.requests
+                self.frontend.check_connections(now, requests.held_bytes, requests.limits.max_with_unread)
                 full_collections.run_if_due()
                 self._measure_busy_share(now)
                 if not self.frontend.is_checking:

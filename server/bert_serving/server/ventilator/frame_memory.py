@@ -1,0 +1,77 @@
+"""Measures the memory of unread messages that the number of their bytes does not show.
+
+A frame takes 2 bytes on the wire and 64 bytes in ZeroMQ. ZeroMQ shows no frame before the last one of its message. So
+an endless message of tiny frames takes up to 32 times the memory that its bytes suggest. The C library knows how much
+memory is allocated in small blocks; large frames are in blocks of their own, which are not counted here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+#: Largest memory of a byte on the wire: that of an empty frame.
+BYTES_PER_WIRE_BYTE = 32
+#: Least memory that frames may take beside the bytes of their messages.
+MIN_ALLOWANCE = 64 * 2**20
+#: Seconds between two measurements while few bytes are unread. One may take 10 ms if the memory is fragmented.
+QUIET_INTERVAL = 30.0
+#: Blocks of at least this size (bytes) are mapped one by one, and not counted.
+_LARGE_BLOCK = 2**20
+#: Option of ``mallopt`` (malloc.h).
+_M_MMAP_THRESHOLD = -3
+
+
+class _Mallinfo2(ctypes.Structure):
+    """``struct mallinfo2`` (malloc.h)."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
+
+
+def small_block_meter() -> Callable[[], int] | None:
+    """Returns a function that returns the bytes allocated in small blocks; None if the C library has none.
+
+    From now on, blocks of 1 MiB and more are not small, whatever was allocated before.
+    """
+    library = ctypes.CDLL(None)
+    try:
+        mallinfo2, mallopt = library.mallinfo2, library.mallopt
+    except AttributeError:  # glibc before 2.33, or another library
+        return None
+    mallinfo2.restype = _Mallinfo2
+    mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    return lambda: int(mallinfo2().uordblks)
+
+
+class FrameMemory:
+    """Compares the allocated memory with the memory that is accounted for. Pure, apart from ``allocated``.
+
+    Args:
+        allocated: returns the bytes allocated in small blocks; None if they are unknown.
+        allowance: bytes that unread messages may take beside those on the wire.
+    """
+
+    def __init__(self, allocated: Callable[[], int] | None, allowance: int) -> None:
+        self._allocated, self.allowance = allocated, max(MIN_ALLOWANCE, allowance)
+        self._start = self._baseline = allocated() if allocated else 0
+        self._next_quiet = 0.0
+
+    def excess(self, held: int, unread: int, now: float) -> int:
+        """Returns the memory of unread messages beside their bytes.
+
+        Other memory grows too, as with the number of connections. Unread bytes explain at most
+        ``BYTES_PER_WIRE_BYTE`` times their number, so growth beyond that is other memory.
+
+        Args:
+            held: bytes of the requests in progress.
+            unread: bytes on the wire of all unread and unfinished messages.
+            now: monotonic seconds.
+        """
+        is_quiet = 4 * BYTES_PER_WIRE_BYTE * unread < self.allowance
+        if self._allocated is None or (is_quiet and now < self._next_quiet):
+            return 0
+        self._next_quiet = now + QUIET_INTERVAL
+        rest = self._allocated() - held - unread
+        self._baseline = max(self._start, min(self._baseline, rest), rest - BYTES_PER_WIRE_BYTE * unread)
+        return max(0, rest - self._baseline)
