@@ -34,8 +34,13 @@ class RollingRestart:
         """
         if self._requests:
             self._requests = 0
-            self._log.info("restarting the workers one after the other")
             self._names = [name for name, child in children.items() if child.role == "worker"]
+            if not self._names:
+                self._log.warning(
+                    "this server has no workers to restart (-num_worker 0); stop each machine, and start it again"
+                )
+            else:
+                self._log.info("restarting the workers one after the other")
         if not self._names:
             return
         child = children[self._names[0]]
