@@ -87,6 +87,7 @@ def test_page_shows_the_state_of_the_server(browser: Browser, http_server: HttpS
     cells = [cell.text for cell in browser.all("#http tbody tr:first-child > *")]
     assert (cells[0], cells[4], cells[5]) == ("/encode", "1", "0")
     assert tile(browser, "cut") != "0 %"
+    assert browser.text("#tile-cut small").endswith(" % [UNK]")
     facts = browser.text("#model-facts")
     assert "zeros, fp32" in facts
     assert "REDUCE_MEAN of layer -2" in facts
@@ -185,6 +186,7 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
     }  # an instance of a partitioned GPU has no utilization
     status["drift"] = {"seen": 5000, "texts": 2000, "cosine_distance": 0.98, "shift": 0.35, "length_psi": 0.04}
     status["drift"]["unknown_share_difference"] = 0.021
+    status["unknown_token"] = "<unk>"
     engine = 'bert_serving_engine_info{dtype="bf16",engine="torch",library="torch",library_version="2.13.0"} 1.0\n'
     with fake_server(status, engine) as fake:
         browser.emulate(height=1400)
@@ -206,7 +208,8 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
 
         rows = rows_of(browser, "drift")
         assert rows["Shift"].startswith("Shift 0.35 0.2 distance")
-        assert rows["[UNK]"].startswith("[UNK] +2.1 % +5 % ")
+        assert browser.text("#tile-cut small").endswith(" % <unk>")
+        assert rows["Unknown"].startswith("Unknown tokens +2.1 % +5 % ")
         assert [badge.text for badge in browser.all("#drift [data-state=high]")] == ["0.35"]
         assert "the last 2,000 texts" in browser.text("#drift-note")
 

@@ -79,6 +79,7 @@ def test_unknown_parts_are_counted(written: tuple[Any, Path]) -> None:
     expected = sum(row.count(auto.unk_token_id) for row in auto(texts)["input_ids"])
     assert read(path).encode(texts).num_unknown == expected
     assert read(path).encode(["hello"]).num_unknown == 0
+    assert read(path).unknown_token == auto.unk_token
 
 
 def test_listed_tokens_have_the_ids_of_transformers(written: tuple[Any, Path]) -> None:
@@ -154,6 +155,7 @@ def test_a_vocabulary_without_unknown_token_refuses_tokens_that_it_lacks(tmp_pat
     with pytest.raises(ValueError, match="lacks the token 'z', and has no token for unknown text"):
         tokenizer.encode([["a"], ["a", "z"]])
     assert tokenizer.frame.padding is None
+    assert tokenizer.unknown_token is None
 
 
 def test_an_id_of_the_separator_of_pairs_is_refused(tmp_path: Path) -> None:

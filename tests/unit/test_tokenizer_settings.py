@@ -169,3 +169,17 @@ def test_any_change_of_one_value_gives_the_ids_of_the_library_or_is_refused(tmp_
             served += 1
     assert served > 50
     assert refused > 500
+
+
+def test_the_tokenizer_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_with(tmp_path, {"added_tokens.json": {}})
+    read: list[str] = []
+    read_text = Path.read_text
+
+    def counted(path: Path, *args: Any, **kwargs: Any) -> str:
+        read.append(path.name)
+        return read_text(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    assert load_model_config(folder).vocab_path == str(folder / "tokenizer.json")
+    assert read.count("tokenizer.json") == 1

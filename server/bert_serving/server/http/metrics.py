@@ -32,7 +32,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _COUNTERS = [
     ("sequences", "num_total_seq", "Accepted texts"),
     ("tokens", "num_total_token", "Tokens of accepted texts, including special tokens"),
-    ("unknown_tokens", "num_unknown_token", "Tokens for unknown text ([UNK]) of accepted texts"),
+    ("unknown_tokens", "num_unknown_token", "Tokens for unknown text, such as [UNK], of accepted texts"),
     ("truncated_texts", "num_truncated", "Accepted texts truncated to max_seq_len"),
 ]
 #: Name, section and key of the status, help.

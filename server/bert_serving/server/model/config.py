@@ -130,8 +130,9 @@ def load_model_config(
     sizes = parse_config(values, str(config_path))
     vocab_path = find_vocab(folder)
     _reject_other_tokenizers(folder, vocab_path, sizes["family"], values)
-    check_vocab_size(count_vocab(vocab_path), sizes["vocab_size"], vocab_path, config_path)
-    reject_tokenizer_settings(vocab_path)
+    tokenizer = _read_tokenizer(vocab_path)  # parsed once, because it may be large
+    check_vocab_size(count_vocab(vocab_path, tokenizer), sizes["vocab_size"], vocab_path, config_path)
+    reject_tokenizer_settings(vocab_path, tokenizer)
     if tuned_model_dir is None:
         checkpoint, checkpoint_format = find_checkpoint(folder, ckpt_name, "-model_dir")
     else:
@@ -231,15 +232,22 @@ def _reject_other_tokenizers(folder: Path, vocab_path: Path, family: str, values
     )
 
 
-def count_vocab(path: Path) -> int:
+def _read_tokenizer(path: Path) -> dict[str, Any] | None:
+    """Returns the content of a ``tokenizer.json``; None for a ``vocab.txt``."""
+    reject_lfs_pointer(path)
+    return _read_json(path) if path.suffix == ".json" else None
+
+
+def count_vocab(path: Path, tokenizer: dict[str, Any] | None) -> int:
     """Returns the number of ids in a ``vocab.txt`` (one token per line) or a ``tokenizer.json``.
+
+    Args:
+        tokenizer: content of the ``tokenizer.json``; None for a ``vocab.txt``.
 
     Raises:
         ModelConfigError: the file is empty, is not UTF-8 text, or has no vocabulary.
     """
-    reject_lfs_pointer(path)
-    if path.suffix == ".json":
-        tokenizer = _read_json(path)
+    if tokenizer is not None:
         try:
             vocab = tokenizer["model"]["vocab"]
             # Unigram lists its pieces, the other kinds map them to ids.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelConfigError, ModelUnsupported
-from .json_files import read_object, read_optional
+from .json_files import read_optional
 
 #: Settings of BERT's tokenizers, and their names in a ``tokenizer.json``.
 _NORMALIZER = {
@@ -29,11 +29,12 @@ _REMEDY = (
 )
 
 
-def reject_tokenizer_settings(vocab_path: Path) -> None:
+def reject_tokenizer_settings(vocab_path: Path, content: dict[str, Any] | None) -> None:
     """Rejects settings that contradict the vocabulary, or that the server does not honour.
 
     Args:
         vocab_path: ``vocab.txt`` or ``tokenizer.json``.
+        content: that of the ``tokenizer.json``; None for a ``vocab.txt``.
 
     Raises:
         ModelUnsupported: the message names the file and the setting.
@@ -42,8 +43,7 @@ def reject_tokenizer_settings(vocab_path: Path) -> None:
     folder = vocab_path.parent
     source = folder / "tokenizer_config.json"
     settings = read_optional(source)
-    if vocab_path.suffix == ".json":
-        content = read_object(vocab_path)
+    if content is not None:
         ids = _ids(content)
         side = _part(content, "truncation", vocab_path).get("direction", "Right")
         if settings.get("tokenizer_class") not in _PLAIN_CLASSES:

@@ -52,7 +52,7 @@ class Reference:
         spread: root mean square distance of the vectors from the mean.
         length_bounds: maximum length (tokens) of each bin except the last, ascending.
         length_counts: number of texts in each bin; one more than bounds.
-        unknown_share: share of tokens for unknown text, such as [UNK].
+        unknown_share: share of tokens for unknown text, such as ``[UNK]``.
     """
 
     options: dict[str, Any]

@@ -46,6 +46,7 @@ class Tokenizer:
         ids: token -> id.
         frame: the special tokens of a sequence.
         vocab_size: largest id plus one.
+        unknown_token: the token for unknown text, such as ``[UNK]``; None if the vocabulary has none.
         lower_case: texts are lower-cased; None if the library decides about it.
         max_seq_len: longest sequence in tokens, including special tokens.
         description: the kind of the tokenizer and what computes it.
@@ -95,6 +96,7 @@ class Tokenizer:
         for token, index in ids.items():
             self._tokens[index] = token
         self._unknown = -1 if unknown is None else unknown
+        self.unknown_token = None if unknown is None else self._tokens[unknown]
         self._no_special_token = no_special_token
         self._mask_cls_sep = mask_cls_sep
         self._prompt = prompt

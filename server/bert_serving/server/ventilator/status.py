@@ -52,6 +52,7 @@ class ServerState:
         held_bytes, unread_bytes: memory of these requests, and of messages that are not read yet.
         max_bytes: limit of both.
         vector_space: space of the vectors of requests without options.
+        unknown_token: the token for unknown text; None if the vocabulary has none.
         result_memory: memory of the results in the sink.
         admission: reservations of memory for results, and requests that wait for it.
         drift: drift of texts and vectors; None without ``-drift_reference``.
@@ -71,6 +72,7 @@ class ServerState:
     unread_bytes: int
     max_bytes: int
     vector_space: str
+    unknown_token: str | None
     result_memory: ResultMemory
     admission: ResultAdmission
     drift: Mapping[str, Any] | None
@@ -161,6 +163,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "engine_in_use": supervisor.get("engine") or config.engine,
         "dtype_in_use": supervisor.get("dtype") or config.dtype,
         "vector_space": state.vector_space,
+        "unknown_token": state.unknown_token,
     }
 
 

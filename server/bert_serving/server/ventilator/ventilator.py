@@ -64,6 +64,7 @@ class Ventilator:
         self.stopped = self._drained_sent = False
         self._draining_worker: bytes | None = None
         self._vector_drift: dict[str, Any] = {"seen": 0, "texts": 0}  # last report of the sink
+        self._unknown_token = tokenizer.unknown_token
         self._vector_space = self.config.vector_spaces(model).default
         self._result_memory = ResultMemory(0, 0, 0)
         epoch = secrets.randbits(22)
@@ -264,6 +265,7 @@ class Ventilator:
             unread_bytes=self.frontend.unread_bytes,
             max_bytes=self.requests.limits.max_bytes,
             vector_space=self._vector_space,
+            unknown_token=self._unknown_token,
             result_memory=self._result_memory,
             admission=self.requests.admission,
             drift=None if unknown_drift is None else {**self._vector_drift, **unknown_drift.to_dict()},

@@ -35,7 +35,7 @@ export const CHARTS = [
   { title: 'Padding', show: share, floor: 0.01, lines: [['padding', 'share of batch tokens', 1]] },
   {
     title: 'Truncated texts, unknown tokens', show: share, floor: 0.01,
-    lines: [['cut', 'truncated texts', 1], ['unknown', '[UNK]', 2]],
+    lines: [['cut', 'truncated texts', 1], ['unknown', 'unknown tokens', 2]],
   },
 ];
 

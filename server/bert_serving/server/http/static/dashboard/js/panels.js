@@ -26,7 +26,7 @@ const DRIFT = [
   ['shift', 'Shift', amount, 0.2, 'distance of the mean vectors of window and reference, divided by the spread of the reference'],
   ['cosine_distance', 'Cosine distance', amount, null, '1 - cosine similarity of the mean vectors of window and reference'],
   ['length_psi', 'Length index', amount, 0.25, 'population stability index of text lengths in tokens'],
-  ['unknown_share_difference', '[UNK]', shareDifference, 0.05, 'share of [UNK] minus its share in the reference'],
+  ['unknown_share_difference', 'Unknown tokens', shareDifference, 0.05, 'share of unknown tokens minus their share in the reference'],
 ];
 /** Number of texts below which these values are noise. */
 const MIN_TEXTS = 1000;
@@ -58,7 +58,7 @@ function tiles({ history, now }) {
     waiting: [count(now.queue.sequences), `${amount(waiting)} tokens${work}`],
     clients: [count(statistic.num_active_client), `${count(statistic.num_total_client)} in all`],
     errors: [count(now.errors), now.errors ? `${share(failed)} of all` : 'since the start'],
-    cut: [share(now.cut / Math.max(1, now.texts)), `${share(now.unknown / Math.max(1, now.tokens))} [UNK]`],
+    cut: [share(now.cut / Math.max(1, now.texts)), `${share(now.unknown / Math.max(1, now.tokens))} ${now.status.unknown_token || 'unknown'}`],
   };
   for (const [name, [value, more]] of Object.entries(texts)) {
     const tile = $(`tile-${name}`);
