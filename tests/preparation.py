@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import ServerConfig
-from bert_serving.server.engines import load
 from bert_serving.server.supervisor.preflight import plan
 from bert_serving.server.supervisor.prepared_model import PreparedModel
 from bert_serving.server.worker.engine_spec import engine_spec
+from bert_serving.server.worker.prepare import prepare_model
 
 
 def prepare(*args: str, model_dir: Path, cache: Path) -> set[str]:
@@ -25,8 +25,8 @@ def prepare(*args: str, model_dir: Path, cache: Path) -> set[str]:
         ServerConfig.from_args(get_args_parser().parse_args(argv)), prepared, logging.getLogger(__name__)
     )
     prepared.close()
-    options = {"cache_dir": str(cache), "dtype": placements[0].dtype}
-    load(placements[0].engine).prepare(engine_spec(config, model, options), lambda _: None)
+    spec = engine_spec(config, model, {"cache_dir": str(cache), "dtype": placements[0].dtype})
+    prepare_model(spec, placements[0].engine, config, prepared.sources, lambda _: None)
     return entries(cache)
 
 

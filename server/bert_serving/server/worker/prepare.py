@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from ..config.options import ServerConfig
 from ..engines import load
+from ..engines.base import EngineSpec
 from ..ipc.commands import READY
 from ..ipc.process_context import ProcessContext
 from ..model.cache import Cache, manifest
@@ -33,23 +37,42 @@ def run(process: ProcessContext) -> None:
     process.start_heartbeat()
     process.mark_progress(busy=True)
     spec = engine_spec(process.config, process.model, process.options)
-    model, pipeline, sources = spec.model, process.config.pipeline, process.options["sources"]
-    process.log.info("model config: %s", model.config_path)
-    tuned = " (override by the fine-tuned model)" if model.is_tuned else ""
-    process.log.info("checkpoint%s: %s", tuned, model.checkpoint)
-    cache = spec.cache()
+    process.log.info("model config: %s", spec.model.config_path)
+    tuned = " (override by the fine-tuned model)" if spec.model.is_tuned else ""
+    process.log.info("checkpoint%s: %s", tuned, spec.model.checkpoint)
+    report = prepare_model(
+        spec, process.options["engine"], process.config, process.options["sources"], process.log.info
+    )
+    control.send_multipart([READY, json.dumps(report).encode()])
+    control.recv_multipart()
+
+
+def prepare_model(
+    spec: EngineSpec, engine: str, config: ServerConfig, sources: list[str], log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Writes all entries of the cache that a server needs.
+
+    Args:
+        engine: name of the engine.
+        sources: ``Cache.source_digests`` of the model.
+
+    Returns:
+        The report of the preparation process, see :func:`run`.
+
+    Raises:
+        WeightError: a file of the model has changed since ``sources`` were computed.
+    """
+    model, pipeline, cache = spec.model, config.pipeline, spec.cache()
     _require_unchanged(cache, model, pipeline, sources)
-    load(process.options["engine"]).prepare(spec, process.log.info)
+    load(engine).prepare(spec, log)
     names = _tensor_names(cache, model, sources[0]) if spec.opened else []  # else the engine reads no weights
-    head = prepare_head_weights(pipeline, process.config.pooled_size(model), cache) if pipeline else None
+    head = prepare_head_weights(pipeline, config.pooled_size(model), cache) if pipeline else None
     _require_unchanged(cache, model, pipeline, sources)
-    report = {
+    return {
         "head": None if head is None else str(head),
         "unserved": unserved_tensors(names, model, pipeline) if names else [],
         "entries": {path: manifest(path) for path in dict.fromkeys(spec.opened)},
     }
-    control.send_multipart([READY, json.dumps(report).encode()])
-    control.recv_multipart()
 
 
 def _tensor_names(cache: Cache, model: ModelConfig, digest: str) -> list[str]:
