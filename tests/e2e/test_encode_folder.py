@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bert_serving.client import BertClient
-from bert_serving.client._cli import part_encoder
+from bert_serving.client._cli import part_pipeline
 from bert_serving.client._cli.encode import main
 from corpus_helpers import at, command, front, num_records, require_vectors, vectors_in, write_inputs
 from servers import Server, free_ports, serving, wait_until
@@ -131,8 +131,8 @@ def test_input_that_changes_during_the_run(
     write_inputs(tmp_path / "in", 60)
     out = tmp_path / "out"
     args = [str(tmp_path / "in"), "-o", f"{out}/", "-part_rows", "60", *at(server)]
-    state_of = part_encoder.state_of
-    monkeypatch.setattr(part_encoder, "state_of", lambda path: (0, 0) if path.endswith("c.txt") else state_of(path))
+    state_of = part_pipeline.state_of
+    monkeypatch.setattr(part_pipeline, "state_of", lambda path: (0, 0) if path.endswith("c.txt") else state_of(path))
     assert main(args) == 1
     told = capfd.readouterr().err
     assert f"{tmp_path}/in/c.txt was changed during the run; start over with -overwrite" in told

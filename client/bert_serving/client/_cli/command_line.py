@@ -11,6 +11,7 @@ from ..command_parser import CommandParser
 from ..completion import add_completion
 from ..errors import OptionError
 from ..flag_sources import add_sources, choose_address
+from ..ray_cluster import check_address
 from .corpus import BLANK
 from .part_files import FOLDER_FORMATS
 from .vector_files import FORMATS
@@ -30,6 +31,7 @@ any number of files into a folder of parts (the slash makes it a folder):
   bert-serving-encode a.jsonl.gz b.parquet -column body -o vectors/
   bert-serving-encode corpus/ -o vectors/ -resume           continues, or checks a complete folder
   bert-serving-encode corpus/ -o vectors/ -front gpu1 -front gpu2:5555
+  bert-serving-encode /nfs/corpus/ -o /nfs/vectors/ -front 10.0.0.1 -ray_address auto
 """
 
 
@@ -129,6 +131,22 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="rows of a part; a run that is killed loses the parts under way (default: %(default)s)",
     )
+    cluster = parser.add_argument_group("folder of parts, on a Ray cluster")
+    add = cluster.add_argument
+    add(
+        "-ray_address",
+        "--ray-address",
+        metavar="ADDRESS",
+        help="read the inputs and write the parts on the nodes of this cluster, HOST:PORT of its head or auto. All "
+        "nodes see inputs and OUT under the same paths",
+    )
+    add(
+        "-ray_actors",
+        "--ray-actors",
+        type=_positive,
+        metavar="N",
+        help="parts that are encoded at once, each on one CPU; by default two for each server",
+    )
     server = parser.add_argument_group("server")
     add = server.add_argument
     add("-ip", "--ip", default="localhost", help="address of the server (default: %(default)s)")
@@ -171,6 +189,8 @@ def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     choose_address(parser, args)
     if len(set(args.front or ())) != len(args.front or ()):
         parser.error("-front names a server twice; name each once")
+    if args.ray_actors and not args.ray_address:
+        parser.error("-ray_actors needs -ray_address, the cluster")
     if is_folder(args):
         return _folder_format(args, parser)
     ending = os.path.splitext(args.output)[1].lstrip(".")
@@ -188,13 +208,18 @@ def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
         parser.error("the standard output supports JSON lines only, and no -resume; name a file with -o")
     if args.blank == "null":
         parser.error("-blank null is for a folder of parts, -o OUT/; use -blank skip or -blank zeros")
-    for name in ("column", "vector_column", "part_rows"):
+    for name in ("column", "vector_column", "part_rows", "ray_address"):
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"-{name} is for a folder of parts: name it with a slash, -o OUT/")
     return output_format
 
 
 def _folder_format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    if args.ray_address is not None:
+        try:
+            check_address(args.ray_address)
+        except ValueError as error:
+            parser.error(str(error))
     output_format = str(args.format or "parquet")
     if output_format not in FOLDER_FORMATS:
         parser.error(f"the parts of a folder are {' or '.join(FOLDER_FORMATS)}, not {output_format}")

@@ -8,70 +8,25 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from .._client import BertClient
-from .._fronts import Front
 from .._progress import ProgressBar
-from .._scores import ServerTask
-from ..protocol import FloatArray
-from .command_line import fronts_of
 from .corpus import CorpusError
 from .inputs import InputFile, find_inputs, require_pyarrow, shortened
 from .json_columns import merged, merged_columns
 from .manifest import Manifest, OutputFolder
-from .part_encoder import Job, PartRun
+from .part_encoder import PartRun
 from .part_files import Layout
+from .part_pipeline import Job
 from .parts import Part, PartQueue, plan
-from .readers import state_of, survey
-from .requests import connect, encode_options, mean_of, probe_server, row_options, server_options
+from .ray_run import RayReading, RayRun, absolute, ray_cluster
+from .readers import Reading, state_of
+from .requests import encode_options, mean_of, row_options
 from .rows import ReadOptions, vector_column_error
-from .vector_files import is_same_probe, other_vectors, require_options
-
-if TYPE_CHECKING:
-    from .._request_options import EncodeOptions
+from .server_models import connect_all, reconnect
+from .vector_files import require_options
 
 Report = Callable[[str], None]
-
-
-class _Server:
-    """What the model of a server is, to compare it with those of other servers and of the interrupted run."""
-
-    def __init__(self, front: Front, client: BertClient, is_tokenized: bool, options: EncodeOptions) -> None:
-        self.front = front
-        self.probe: FloatArray
-        self.probe, self.space = probe_server(client, is_tokenized, options)
-        self.labels = ServerTask.of(client.server_config).labels
-        self.options = server_options(client, self.space)
-        self.options |= {"the shape of a vector": list(self.probe.shape), "the dtype": str(self.probe.dtype)}
-
-    def require_same(self, other: _Server) -> None:
-        """Checks that another server has the same model.
-
-        Raises:
-            CorpusError: it has not.
-        """
-        for name, value in self.options.items():
-            if other.options[name] != value:
-                raise CorpusError(
-                    f"all servers must have the same model and options: {name} of {self.front} is {value}, and of "
-                    f"{other.front} {other.options[name]}"
-                )
-        if not is_same_probe(mean_of(self.probe), mean_of(other.probe)):
-            raise CorpusError(
-                f"all servers must have the same model and options: {self.front} and {other.front} return different "
-                "vectors for the same text"
-            )
-
-    def require_resumable(self, before: Manifest) -> None:
-        """Checks that this server continues what an interrupted run has begun.
-
-        Raises:
-            CorpusError: it has another model.
-        """
-        require_options({name: before.options.get(name) for name in self.options}, self.options)
-        if not is_same_probe(before.probe, mean_of(self.probe)):
-            raise other_vectors()
 
 
 class _Corpus(NamedTuple):
@@ -112,15 +67,17 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
         "-part_rows": args.part_rows,
     }
     with OutputFolder(args.output, args.resume, args.overwrite) as folder, ExitStack() as stack:
+        ray = stack.enter_context(ray_cluster(args.ray_address)) if args.ray_address else None
+        reading = Reading() if ray is None else RayReading(ray)
         corpus: _Corpus | None = None
         before = folder.manifest
         if before is not None:
-            corpus = _verified(args, folder, before, options, paths, report)
+            corpus = _verified(args, folder, before, options, paths, report, reading)
             if len(corpus.done) == len(corpus.parts):
                 report(f"{args.output} is complete: {_counts(corpus)}, each as it was written")
                 return
         request_options = encode_options(args)
-        clients, server = _connect_all(args, stack, request_options)
+        clients, server = connect_all(args, stack, request_options)
         options |= server.options
         if before is not None:
             server.require_resumable(before)
@@ -131,7 +88,7 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
             )
         if corpus is None:
             inputs = _with_bar(
-                args, "read", "bytes", _size(paths), lambda show: [survey(path, read_options, show) for path in paths]
+                args, "read", "bytes", _size(paths), lambda show: reading.survey(paths, read_options, show)
             )
             corpus = _Corpus(inputs, plan([one.rows for one in inputs], args.part_rows), set())
             if empty := [one.path for one in inputs if not one.rows]:
@@ -142,10 +99,16 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
         Manifest(options, before.probe if before else mean_of(server.probe), corpus.inputs).save(folder.path)
         request_options["vector_space"] = server.space
         layout = Layout(output_format, server.probe, args.column, args.vector_column, columns, server.space)
-        job = Job(paths, corpus.inputs, states, read_options, layout, args.is_tokenized, request_options)
+        place, seen = (folder.path, paths) if ray is None else absolute(folder.path, paths)
+        job = Job(place, seen, corpus.inputs, states, read_options, layout, args.is_tokenized, request_options)
         bar = ProgressBar(corpus.rows, _is_shown(args), done=corpus.rows_done)
-        queue = PartQueue(corpus.parts, corpus.done)
-        run = PartRun(job, queue, folder, bar, lambda front: _reconnect(args, front, server), report)
+        run: PartRun | RayRun
+        if ray is None:
+            queue = PartQueue(corpus.parts, corpus.done)
+            run = PartRun(job, queue, folder, bar, lambda front: reconnect(args, front, server), report)
+        else:
+            left = [part for part in corpus.parts if part.number not in corpus.done]
+            run = RayRun(ray, args, job, server, left, folder, bar, report)
         try:
             run.run(clients)
         except BaseException:
@@ -169,6 +132,7 @@ def _verified(
     options: dict[str, Any],
     paths: list[str],
     report: Report,
+    reading: Reading,
 ) -> _Corpus:
     """Returns the corpus of an interrupted run, after a check of its inputs and outputs.
 
@@ -178,48 +142,19 @@ def _verified(
     # With -blank error no part that is written has a blank text, so another value may follow.
     kept = [name for name in options if name != "-blank" or before.options.get(name) != "error"]
     require_options({name: before.options.get(name) for name in kept}, options)
-    _with_bar(args, "read", "bytes", _size(paths), lambda show: before.require_inputs(paths, show))
+    _with_bar(
+        args,
+        "read",
+        "bytes",
+        _size(paths),
+        lambda show: before.require_inputs(paths, lambda each: reading.digests(each, show)),
+    )
     parts = plan([one.rows for one in before.inputs], args.part_rows)
     total = sum(part.rows for part in parts)
     done = _with_bar(
         args, "check", "rows", total, lambda show: folder.verified(parts, options["-format"], report, show)
     )
     return _Corpus(before.inputs, parts, done)
-
-
-def _connect_all(
-    args: argparse.Namespace, stack: ExitStack, options: EncodeOptions
-) -> tuple[list[tuple[Front, BertClient]], _Server]:
-    """Returns a client of each server, which the stack closes, and what the first one is.
-
-    Raises:
-        CorpusError: the servers have different models.
-    """
-    clients: list[tuple[Front, BertClient]] = []
-    server: _Server | None = None
-    for front in fronts_of(args):
-        client = stack.enter_context(connect(args, front))
-        clients.append((front, client))
-        found = _Server(front, client, args.is_tokenized, options)
-        server = server or found
-        server.require_same(found)
-    assert server is not None
-    return clients, server
-
-
-def _reconnect(args: argparse.Namespace, front: Front, server: _Server) -> BertClient:
-    """Returns a new client of a server that was lost.
-
-    Raises:
-        CorpusError: it has another model now.
-    """
-    client = connect(args, front)
-    try:
-        server.require_same(_Server(front, client, args.is_tokenized, encode_options(args)))
-    except BaseException:
-        client.close()
-        raise
-    return client
 
 
 def _columns(inputs: list[InputFile], args: argparse.Namespace, output_format: str) -> dict[str, str]:

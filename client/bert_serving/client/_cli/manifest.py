@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -22,7 +22,7 @@ from .parts import Part
 
 MANIFEST, RECORDS = "_manifest.json", "_parts.jsonl"
 _VERSION = 1
-_PART = re.compile(r"\.?part-\d{6,}\.(parquet|npy)(\.new)?")
+_PART = re.compile(r"\.?part-\d{6,}\.(parquet|npy)((\.[0-9a-f]+)?\.new)?")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,13 @@ class Manifest:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorpusError(f"{path} cannot be read ({error!r}); start over with -overwrite") from error
 
-    def require_inputs(self, paths: Sequence[str], progress: Callable[[int], None]) -> None:
+    def require_inputs(
+        self, paths: Sequence[str], digests: Callable[[Sequence[str]], Iterable[tuple[int, str]]]
+    ) -> None:
         """Checks that inputs are those of the interrupted run. Their names may differ, their contents may not.
+
+        Args:
+            digests: returns size and digest of each file.
 
         Raises:
             CorpusError: an input has changed, or their number has.
@@ -79,8 +84,7 @@ class Manifest:
                 f"cannot resume: the run began with {len(self.inputs):,} inputs ({before}), and there are now "
                 f"{len(paths):,} ({shortened(paths)}); name the same, or start over with -overwrite"
             )
-        for known, path in zip(self.inputs, paths, strict=True):
-            size, digest = digest_of(path, progress)
+        for known, path, (size, digest) in zip(self.inputs, paths, digests(paths), strict=True):
             if (size, digest) != (known.bytes, known.digest):
                 raise CorpusError(
                     f"cannot resume: {path} has changed: {known.path} had {known.bytes:,} bytes with the digest "

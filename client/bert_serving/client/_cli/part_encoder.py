@@ -3,77 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
 
 from .._client import BertClient
 from .._fronts import Front
 from .._progress import ProgressBar
 from ..errors import DrainingError, ServerUnreachableError
-from .corpus import CorpusError
-from .inputs import InputFile
 from .manifest import OutputFolder
-from .part_files import Layout, PartWriter
-from .parts import Holder, Part, PartQueue
-from .readers import Reader, open_reader, state_of
-from .requests import RefusedError, encoded
-from .rows import ReadOptions, Rows
-
-if TYPE_CHECKING:
-    from .._request_options import EncodeOptions
+from .part_files import PartWriter
+from .part_pipeline import Job, encode_parts
+from .parts import Holder, PartQueue
+from .requests import RefusedError
 
 #: Seconds between a lost connection and the next attempt.
 _RETRY_SECONDS = 1.0
 #: Longest wait for the threads that write parts when a run ends. A thread that tries to connect ends later by itself.
 _JOIN_SECONDS = 30.0
-
-
-class Job(NamedTuple):
-    """What is encoded, and how.
-
-    Attributes:
-        paths: the inputs.
-        inputs: what is known of them, in the same order.
-        states: size and time of modification of each, from before it was read first.
-        read_options: how rows become texts.
-        layout: the content of the output.
-        is_tokenized: texts are tokens, separated by spaces.
-        options: options of the requests.
-    """
-
-    paths: Sequence[str]
-    inputs: Sequence[InputFile]
-    states: Sequence[tuple[int, int]]
-    read_options: ReadOptions
-    layout: Layout
-    is_tokenized: bool
-    options: EncodeOptions
-
-
-class PartRows(NamedTuple):
-    """Rows of a part that are encoded in one request."""
-
-    part: Part
-    rows: Rows
-    path: str
-
-    @property
-    def texts(self) -> list[str | None]:
-        return self.rows.texts
-
-    @property
-    def where(self) -> str:
-        return f"{self.path}, rows {self.rows.first + 1:,} to {self.end:,}"
-
-    @property
-    def end(self) -> int:
-        """Number of rows of the input up to the last of these."""
-        return self.rows.first + len(self.rows.texts)
-
-    @property
-    def is_last(self) -> bool:
-        return self.end == self.part.first + self.part.rows
 
 
 class PartRun:
@@ -219,47 +164,5 @@ class _PartEncoder(threading.Thread):
 
     def _encode_parts(self, client: BertClient) -> None:
         """Encodes parts until all are done, or the run is over."""
-        job, holder = self._run.job, Holder()
-        writer: PartWriter | None = None
-        rows = 0
-        try:
-            chunks = encoded(client, self._chunks(holder), job.is_tokenized, job.options)
-            with closing(chunks):  # type: ignore[type-var]
-                for chunk, response in chunks:
-                    if writer is None:
-                        name = self._run.folder.path
-                        writer = PartWriter(name, chunk.part, job.inputs[chunk.part.file].format, job.layout)
-                    writer.append(chunk.rows, None if response is None else response.embedding)
-                    rows += len(chunk.texts)
-                    self._run.encoded(len(chunk.texts))
-                    if chunk.is_last:
-                        self._run.written(holder, writer)
-                        writer, rows = None, 0
-        finally:
-            if writer is not None:
-                with suppress(OSError):
-                    writer.discard()
-                self._run.encoded(-rows)
-            self._run.queue.release(holder)
-
-    def _chunks(self, holder: Holder) -> Iterator[PartRows]:
-        """Yields the rows of parts, until no part is left."""
-        job = self._run.job
-        reader: Reader | None = None
-        file = -1
-        try:
-            while (part := self._run.queue.take(holder)) is not None:
-                path = job.paths[part.file]
-                if reader is None or part.file != file:
-                    if reader is not None:
-                        reader.close()
-                    file = part.file
-                    reader = open_reader(path, job.inputs[file], job.read_options)
-                for rows in reader.rows(part.first, part.rows):
-                    chunk = PartRows(part, rows, path)
-                    if chunk.is_last and state_of(path) != job.states[file]:
-                        raise CorpusError(f"{path} was changed during the run; start over with -overwrite")
-                    yield chunk
-        finally:
-            if reader is not None:
-                reader.close()
+        run, holder = self._run, Holder()
+        encode_parts(client, run.job, run.queue, holder, run.encoded, lambda writer: run.written(holder, writer))

@@ -80,18 +80,19 @@ class PartWriter:
         part: the part.
         input_format: format of its input.
         layout: what the file holds.
+        tag: distinguishes the temporary file from those of other processes.
     """
 
-    def __init__(self, folder: str, part: Part, input_format: str, layout: Layout) -> None:
+    def __init__(self, folder: str, part: Part, input_format: str, layout: Layout, tag: str = "") -> None:
         self.part = part
         name = part.name(layout.format)
         self._folder = folder
-        self._path = os.path.join(folder, name)
-        self._temporary = os.path.join(folder, temporary_name(name))
+        self.temporary = os.path.join(folder, temporary_name(name, tag))
+        self._name = name
         self._row = layout.row
         self._is_npy = layout.format == "npy"
         self._rows = 0
-        self._file = _DigestWriter(self._temporary)
+        self._file = _DigestWriter(self.temporary)
         self._part_file: PartFile = (
             _NpyPart(self._file, part.rows, layout.row)
             if self._is_npy
@@ -122,13 +123,17 @@ class PartWriter:
 
     def finish(self) -> PartRecord:
         """Completes the file, and gives it its name."""
+        record = self.complete()
+        rename_part(self.temporary, self._folder, self._name)
+        return record
+
+    def complete(self) -> PartRecord:
+        """Completes the file under its temporary name."""
         if self._rows != self.part.rows:
             raise RuntimeError(f"part {self.part.number} has {self._rows} of {self.part.rows} rows")
         self._part_file.close()
         self._file.sync()
         self._file.close()
-        os.replace(self._temporary, self._path)
-        sync_folder(self._folder)
         return PartRecord(self.part.number, self._file.bytes, self._file.digest)
 
     def discard(self) -> None:
@@ -136,7 +141,7 @@ class PartWriter:
         self._file.is_discarded = True
         self._part_file.discard()
         self._file.close()
-        os.remove(self._temporary)
+        os.remove(self.temporary)
 
     def _require_shape(self, vectors: FloatArray) -> None:
         if (vectors.shape[1:], vectors.dtype) != (self._row.shape, self._row.dtype):
@@ -279,9 +284,15 @@ class _ParquetPart:
         return pa.RecordBatch.from_arrays(arrays, list(kinds))
 
 
-def temporary_name(name: str) -> str:
+def temporary_name(name: str, tag: str = "") -> str:
     """Returns the name under which a file is written first; readers of folders ignore names that begin with a dot."""
-    return f".{name}.new"
+    return f".{name}.{tag}.new" if tag else f".{name}.new"
+
+
+def rename_part(temporary: str, folder: str, name: str) -> None:
+    """Gives a complete file its name."""
+    os.replace(temporary, os.path.join(folder, name))
+    sync_folder(folder)
 
 
 def sync_folder(path: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Protocol, cast
 
 from .inputs import DigestReader, InputFile, decompressed, digest_of, format_of, named
@@ -70,6 +70,22 @@ def survey(path: str, options: ReadOptions, progress: Callable[[int], None]) -> 
             columns.require_text_column(lines.number)
         digest = source.drain()
     return InputFile(path, file_format or "text", source.bytes, digest, lines.number, offsets, columns.kinds)
+
+
+class Reading:
+    """Reads whole inputs, one after the other."""
+
+    def survey(self, paths: Sequence[str], options: ReadOptions, show: Callable[[int], None]) -> list[InputFile]:
+        """Validates all inputs, as `survey` does.
+
+        Raises:
+            CorpusError: one is not valid.
+        """
+        return [survey(path, options, show) for path in paths]
+
+    def digests(self, paths: Sequence[str], show: Callable[[int], None]) -> Iterable[tuple[int, str]]:
+        """Yields size and digest of each input."""
+        return (digest_of(path, show) for path in paths)
 
 
 def state_of(path: str) -> tuple[int, int]:
