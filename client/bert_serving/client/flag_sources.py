@@ -62,8 +62,8 @@ def add_sources(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         "-config_file",
         "--config-file",
         metavar="FILE",
-        help="TOML file with values of flags, as max_seq_len = 40; the command line and variables such as "
-        f"{PREFIX}MAX_SEQ_LEN win over it",
+        help="TOML file with values of flags, a line name = value for each; the command line and variables such as "
+        f"{PREFIX}NAME win over it",
     )
     parser.add_argument(
         "-print_config",
@@ -151,7 +151,12 @@ def _shown(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return one_line(" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+
+
+def one_line(text: str) -> str:
+    """Returns a text, quoted if it has line breaks or other characters that are not printable."""
+    return text if text.isprintable() else repr(text)
 
 
 def _names(action: argparse.Action) -> list[str]:
@@ -206,7 +211,7 @@ def _from_environment(flags: Mapping[str, argparse.Action], warnings: list[str])
                 continue
             if variable.endswith("PORT") and _SERVICE_LINK.match(text):
                 warnings.append(
-                    f"{variable}={text} is ignored: Kubernetes sets it for a Service with this name; set "
+                    f"{variable}={one_line(text)} is ignored: Kubernetes sets it for a Service with this name; set "
                     "enableServiceLinks: false in the pod"
                 )
                 continue
@@ -216,7 +221,7 @@ def _from_environment(flags: Mapping[str, argparse.Action], warnings: list[str])
                 raise InvalidSource(f"{variable} is set, but empty: unset it, or set it to a value of -{name}")
             value = text.split() if action.nargs == "+" or isinstance(action, argparse._AppendAction) else text
             remedy = f"set a value of -{name}, or unset the variable"
-            found[name] = _Found(value, f"{variable}={text}", f"variable {variable}", remedy)
+            found[name] = _Found(value, f"{variable}={one_line(text)}", f"variable {variable}", remedy)
     return found
 
 

@@ -12,6 +12,7 @@ from bert_serving.client.flag_sources import ParsedCommand, describe_flags
 from ..config.model_folder import apply_model_folder
 from ..config.options import OPTIONS, ServerConfig
 from ..errors import ServingError
+from ..log import printable
 from ..model.errors import ModelError
 from ..supervisor.supervisor import EXIT_OK
 
@@ -32,5 +33,5 @@ def print_config(config: ServerConfig, parsed: ParsedCommand, parser: argparse.A
             others[name] = value, "default model" if name == "model_dir" else "model folder"
     print(describe_flags(parser, parsed, others))
     if reason:
-        print(f"bert-serving-start: the settings of the model folder are missing: {reason}", file=sys.stderr)
+        print(f"bert-serving-start: the settings of the model folder are missing: {printable(reason)}", file=sys.stderr)
     return EXIT_OK
