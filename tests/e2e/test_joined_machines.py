@@ -95,7 +95,7 @@ class Stranger:
         return self.socket.recv_multipart()
 
     def offer(self, **changes: Any) -> list[bytes]:
-        kind, content = self.ask(joining.HELLO, b"stranger")
+        kind, content = self.ask(joining.QUERY_TERMS, b"stranger")
         assert kind == joining.TERMS
         terms = joining.decode(content, type=FrontTerms).terms
         offer = Offer(msgspec.structs.replace(terms, **changes), "here", ["cpu"], "zeros", "fp32")
@@ -121,7 +121,7 @@ def test_other_terms_are_refused_with_both_values(strict: Front, what: str) -> N
         kind, reason = stranger.offer(**changes)
         assert kind == joining.REFUSED
         assert not [word for word in words if word not in reason.decode()], reason
-        kind, _ = stranger.ask(joining.MACHINE_ALIVE, b"stranger", joining.encode(joining.MachineReport([], False)))
+        kind, _ = stranger.ask(joining.MACHINE_HEARTBEAT, b"stranger", joining.encode(joining.MachineReport([], False)))
         assert kind == joining.UNKNOWN_MACHINE
     finally:
         stranger.close()

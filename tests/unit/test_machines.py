@@ -51,12 +51,12 @@ class Front:
 
     def join(self, name: str = "m") -> None:
         offer = Offer(TERMS, "host", ["cpu"], "zeros", "fp32")
-        assert self.ask(joining.JOIN, name.encode(), joining.encode(offer))[1] == joining.WELCOME
+        assert self.ask(joining.JOIN, name.encode(), joining.encode(offer))[1] == joining.ACCEPTED
 
     def alive(self, name: str = "m", *died: str, is_draining: bool = False) -> FrontReport | None:
         report = MachineReport(list(died), is_draining)
-        _, kind, content = self.ask(joining.MACHINE_ALIVE, name.encode(), joining.encode(report))
-        return joining.decode(content, type=FrontReport) if kind == joining.FRONT_ALIVE else None
+        _, kind, content = self.ask(joining.MACHINE_HEARTBEAT, name.encode(), joining.encode(report))
+        return joining.decode(content, type=FrontReport) if kind == joining.FRONT_HEARTBEAT else None
 
     def register(self, identity: bytes, process: str = "worker-0.1", machine: str = "m") -> None:
         info = {"machine": machine, "process": process, "max_tokens": 4096}

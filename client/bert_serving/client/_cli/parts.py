@@ -86,7 +86,7 @@ class PartQueue:
         """Makes the parts of a holder available to others."""
         with self._changed:
             holder.is_released = True
-            self._put_back(holder.parts)
+            self._requeue(holder.parts)
             holder.parts = set()
             self._changed.notify_all()
 
@@ -102,6 +102,6 @@ class PartQueue:
         with self._changed:
             return not self._parts
 
-    def _put_back(self, numbers: Iterable[int]) -> None:
+    def _requeue(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             heapq.heappush(self._waiting, number)

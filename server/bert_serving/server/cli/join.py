@@ -20,7 +20,7 @@ from ..config.option import GIVEN, Option, at_least, port_number
 from ..config.options import OPTIONS, ServerConfig
 from ..errors import ConfigError
 from ..security.machine_keys import read_machine_keys
-from ..supervisor.machine import JoinedMachine
+from ..supervisor.machine import MachineSupervisor
 from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
 from ..supervisor.terms import OWN_OPTIONS
 from ..version import __version__
@@ -101,7 +101,7 @@ def join(argv: Sequence[str] | None = None) -> int:
     return EXIT_START_FAILED if machine.exit_code is None else machine.exit_code
 
 
-def make_machine(args: argparse.Namespace) -> JoinedMachine:
+def make_machine(args: argparse.Namespace) -> MachineSupervisor:
     """Returns the machine that the arguments describe. It is not started.
 
     Raises:
@@ -113,7 +113,7 @@ def make_machine(args: argparse.Namespace) -> JoinedMachine:
     given = [name for name in getattr(args, GIVEN, ()) if name in OWN_OPTIONS]
     config = ServerConfig(**own, given=frozenset(given))
     keys = None if args.join_keys is None else read_machine_keys(os.path.expanduser(args.join_keys))
-    return JoinedMachine(host, port, config, keys)
+    return MachineSupervisor(host, port, config, keys)
 
 
 def split_address(front: str) -> tuple[str, int]:

@@ -20,7 +20,7 @@ from typing import Any
 from ..cli import join
 from ..errors import ConfigError
 from ..log import flush_log
-from ..supervisor.machine import JoinedMachine
+from ..supervisor.machine import MachineSupervisor
 from ..supervisor.supervisor import EXIT_START_FAILED, STOP_SECONDS
 
 _EXIT_USAGE, _EXIT_ORPHANED = 2, 9
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os._exit(code)  # threads may still hold sockets
 
 
-def _stop_when_orphaned(machine: JoinedMachine) -> None:
+def _stop_when_orphaned(machine: MachineSupervisor) -> None:
     """Drains the machine when the standard input closes. Ends this process if the machine does not end in time."""
 
     def watch() -> None:

@@ -59,8 +59,8 @@ def read_call(service: EncodingService, prepare: Prepare, body: bytes, headers: 
     return prepare(service, parse_object(body), headers)
 
 
-def answer(service: EncodingService, prepare: Prepare) -> Response:
-    """Answers the Flask request. It encodes the texts unless the event loop has done so."""
+def handle(service: EncodingService, prepare: Prepare) -> Response:
+    """Handles the Flask request. It encodes the texts unless the event loop has done so."""
     encoded: tuple[EncodingCall, EncodingResult] | None = request.environ.get(ENCODED_KEY)
     if encoded is None:
         call = read_call(service, prepare, request.get_data(cache=False), request.headers)

@@ -6,7 +6,7 @@ from functools import partial
 
 from flask import Flask
 
-from .encoding_call import Prepare, answer
+from .encoding_call import Prepare, handle
 from .encoding_service import EncodingService
 from .routes import by_task, classify, encode, openai, rerank, tei
 
@@ -30,4 +30,4 @@ ENCODING_ROUTES: dict[str, Prepare] = {
 def add_encoding_routes(app: Flask, service: EncodingService) -> None:
     """Adds the routes to the Flask application."""
     for path, prepare in ENCODING_ROUTES.items():
-        app.add_url_rule(path, path, partial(answer, service, prepare), methods=["POST"])
+        app.add_url_rule(path, path, partial(handle, service, prepare), methods=["POST"])

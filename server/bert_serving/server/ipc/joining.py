@@ -3,14 +3,14 @@
 ============================  ========================  =====================================================
 from -> to (``-join_port``)  commands
 ============================  ========================  =====================================================
-machine -> ventilator         HELLO                     asks for the terms
+machine -> ventilator         QUERY_TERMS               asks for the terms
                               JOIN offer                asks to join; the offer is compared with the terms
-                              MACHINE_ALIVE json        once a second: that it lives, and which workers died
+                              MACHINE_HEARTBEAT json    once a second; names the workers that died
                               LEAVE                     it has drained and ends
 ventilator -> machine         TERMS terms
-                              WELCOME, REFUSED reason   the answers to JOIN
-                              FRONT_ALIVE json          the answer to MACHINE_ALIVE
-                              UNKNOWN_MACHINE           the answer to one that has not joined, or was lost
+                              ACCEPTED, REFUSED reason  the replies to JOIN
+                              FRONT_HEARTBEAT json      the reply to MACHINE_HEARTBEAT
+                              UNKNOWN_MACHINE           the reply to one that has not joined, or was lost
 ============================  ========================  =====================================================
 
 Each command of a machine is followed by its name, which stays the same on every connection. Workers send and receive on
@@ -29,12 +29,12 @@ from .sockets import keep_alive, make_socket
 
 #: Version of the commands, of batches and of results between machines.
 JOIN_PROTOCOL = 1
-HELLO, JOIN, MACHINE_ALIVE, LEAVE = b"HELLO", b"JOIN", b"MACHINE_ALIVE", b"LEAVE"
-TERMS, WELCOME, REFUSED, FRONT_ALIVE = b"TERMS", b"WELCOME", b"REFUSED", b"FRONT_ALIVE"
+QUERY_TERMS, JOIN, MACHINE_HEARTBEAT, LEAVE = b"QUERY_TERMS", b"JOIN", b"MACHINE_HEARTBEAT", b"LEAVE"
+TERMS, ACCEPTED, REFUSED, FRONT_HEARTBEAT = b"TERMS", b"ACCEPTED", b"REFUSED", b"FRONT_HEARTBEAT"
 UNKNOWN_MACHINE = b"UNKNOWN_MACHINE"
 
-#: Seconds between two messages of a machine to the front.
-ALIVE_INTERVAL = 1.0
+#: Seconds between two heartbeats of a machine.
+HEARTBEAT_INTERVAL = 1.0
 #: Largest frame in bytes of a command of a machine or worker, and of a batch.
 MAX_COMMAND_BYTES, MAX_BATCH_BYTES = 2**20, 2**30
 #: ZeroMQ sends this many heartbeats before a silent connection is closed.
@@ -84,7 +84,7 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class MachineReport(msgspec.Struct, frozen=True):
-    """The content of MACHINE_ALIVE.
+    """The content of MACHINE_HEARTBEAT.
 
     Attributes:
         died: worker processes that died, the last ones.
@@ -96,7 +96,7 @@ class MachineReport(msgspec.Struct, frozen=True):
 
 
 class FrontReport(msgspec.Struct, frozen=True):
-    """The content of FRONT_ALIVE: the batches that the machine holds, and whether it gets no new ones."""
+    """The content of FRONT_HEARTBEAT: the batches that the machine holds, and whether it gets no new ones."""
 
     in_flight: int
     is_draining: bool

@@ -16,7 +16,7 @@ from ..ipc.sockets import make_socket
 from ..log import get_logger
 from ..security.machine_keys import MachineKeys
 from .child import Child, describe_exit
-from .front_link import FrontLink
+from .front_connection import FrontConnection
 from .preflight import make_workers, plan
 from .socket_folder import SocketFolder
 from .supervisor import EXIT_FORCED, EXIT_OK, BertServer
@@ -26,7 +26,7 @@ from .terms import machine_config, make_terms
 _WAIT_SECONDS = 0.1
 
 
-class JoinedMachine(BertServer):
+class MachineSupervisor(BertServer):
     """Joins a server with the workers of this machine. Starts and replaces them as a server does.
 
     Args:
@@ -40,21 +40,21 @@ class JoinedMachine(BertServer):
         self.log = get_logger("MACHINE", *config.log_settings)
         self._host = f"[{host.strip('[]')}]" if ":" in host else host
         self._keys = keys
-        self._link = FrontLink(f"tcp://{self._host}:{port}", keys, self.log)
+        self._connection = FrontConnection(f"tcp://{self._host}:{port}", keys, self.log)
         self._drain_deadline = 0.0
 
     @property
     def machine_name(self) -> str:
         """Name of this machine at the front."""
-        return self._link.machine
+        return self._connection.machine
 
     def _serve(self) -> None:
-        self.log.info("asking the front at %s for its terms", self._link.address)
-        while self._link.terms is None and not self._link.refusal and not self._stops_asked:
-            self._link.step(time.monotonic())
+        self.log.info("asking the front at %s for its terms", self._connection.address)
+        while self._connection.terms is None and not self._connection.refusal and not self._stops_asked:
+            self._connection.step(time.monotonic())
             time.sleep(_WAIT_SECONDS)
-        if self._link.refusal:
-            self._fail(self._link.refusal)
+        if self._connection.refusal:
+            self._fail(self._connection.refusal)
         elif self._stops_asked:
             self.exit_code = EXIT_OK
         else:
@@ -62,23 +62,23 @@ class JoinedMachine(BertServer):
 
     def _prepare(self) -> None:
         """Reads the model and creates the child processes. Nothing but digests is computed from the weights."""
-        front = self._link.terms
+        front = self._connection.terms
         assert front is not None
         config = machine_config(_count_workers(self.config), front)
         self.config, model, self.placements = plan(config, self._prepared, self.log)
         terms = make_terms(self.config, model, self._prepared.sources[0], self.placements)
         local = Addresses.new()
         address = f"tcp://{self._host}"
-        self.addresses = replace(local, dispatch=self._link.address, results=f"{address}:{front.port_out}")
+        self.addresses = replace(local, dispatch=self._connection.address, results=f"{address}:{front.port_out}")
         self.context = zmq.Context()
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
         self._socket_folder = SocketFolder(self.addresses, self.control, self.log)
-        join = {"machine": self._link.machine, "keys": self._keys, "timeout": front.timeout}
+        join = {"machine": self._connection.machine, "keys": self._keys, "timeout": front.timeout}
         self._waiting = make_workers(
             self.config, self.addresses, self.placements, model, self._prepared, {"join": join}
         )
-        self._link.offer = Offer(
+        self._connection.offer = Offer(
             terms,
             socket.gethostname(),
             [str(each.device) for each in self.placements],
@@ -87,12 +87,12 @@ class JoinedMachine(BertServer):
         )
 
     def _advance(self, now: float) -> None:
-        self._link.step(now)
-        if self._link.refusal:
-            self._fail(self._link.refusal)
+        self._connection.step(now)
+        if self._connection.refusal:
+            self._fail(self._connection.refusal)
         elif self._stops_asked:
             self._drain_step(now)
-        elif self._link.is_joined or self.children:
+        elif self._connection.is_joined or self.children:
             self._start_new(now)
 
     def _start_new(self, now: float) -> None:
@@ -117,18 +117,18 @@ class JoinedMachine(BertServer):
         if self.state != "draining":
             self.state = "draining"
             self._drain_deadline = now + self.config.drain_timeout
-            self._link.is_draining = True
-        is_idle = not self._link.is_joined or not any(child.is_running for child in self.children.values())
+            self._connection.is_draining = True
+        is_idle = not self._connection.is_joined or not any(child.is_running for child in self.children.values())
         if self._stops_asked > 1:
             self._fail("stopped at once after a second request; other machines compute its batches", EXIT_FORCED)
-        elif is_idle or (self._link.report is not None and not self._link.report.in_flight):
+        elif is_idle or (self._connection.report is not None and not self._connection.report.in_flight):
             self.exit_code = EXIT_OK
         elif now > self._drain_deadline:
             self._fail(f"batches were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)", EXIT_FORCED)
 
     def _on_death(self, child: Child, code: int, now: float) -> None:
         if child.role == "worker":
-            self._link.on_death(child.identity.decode())
+            self._connection.on_death(child.identity.decode())
         if self.state == "draining":  # other machines compute its batches
             child.on_exit()
             self.log.warning("%s ended (%s) while the machine drained", child.name, describe_exit(code))
@@ -139,7 +139,7 @@ class JoinedMachine(BertServer):
         """The front reports the state of its machines."""
 
     def _finish(self) -> None:
-        self._link.leave()
+        self._connection.leave()
         super()._finish()
 
 

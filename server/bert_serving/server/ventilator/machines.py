@@ -71,12 +71,12 @@ class JoinedMachines:
             self._register(sender, joining.decode(frames[1], type=dict[str, Any]))
         elif kind == commands.BATCH_FAILED:
             self._dispatcher.batch_failed(from_u64(frames[1]), frames[2].decode(), frames[3].decode())
-        elif kind == joining.HELLO:
+        elif kind == joining.QUERY_TERMS:
             self._reply(sender, joining.TERMS, joining.encode(self._terms))
         elif kind == joining.JOIN:
             self._join(sender, frames[1].decode(), frames[2])
-        elif kind == joining.MACHINE_ALIVE:
-            self._on_alive(sender, frames[1].decode(), joining.decode(frames[2], type=MachineReport))
+        elif kind == joining.MACHINE_HEARTBEAT:
+            self._on_heartbeat(sender, frames[1].decode(), joining.decode(frames[2], type=MachineReport))
         elif kind == joining.LEAVE and (machine := self.machines.pop(frames[1].decode(), None)):
             self._log.info("machine %s leaves", machine.name)
             self._remove_workers(machine.name)
@@ -135,9 +135,9 @@ class JoinedMachines:
             self.num_joins += 1
             self._log.info("machine %s joins from %s: %s", name, offer.host, ", ".join(offer.devices))
             self.machines[name] = Machine(name, offer, now, now)
-        self._reply(sender, joining.WELCOME, b"")
+        self._reply(sender, joining.ACCEPTED, b"")
 
-    def _on_alive(self, sender: bytes, name: str, report: MachineReport) -> None:
+    def _on_heartbeat(self, sender: bytes, name: str, report: MachineReport) -> None:
         machine = self.machines.get(name)
         if machine is None:
             self._reply(sender, joining.UNKNOWN_MACHINE, b"")
@@ -151,8 +151,8 @@ class JoinedMachines:
             if worker.machine == name:
                 worker.is_draining = report.is_draining
                 in_flight += len(worker.in_flight)
-        answer = FrontReport(in_flight, machine.is_draining)
-        self._reply(sender, joining.FRONT_ALIVE, joining.encode(answer))
+        reply = FrontReport(in_flight, machine.is_draining)
+        self._reply(sender, joining.FRONT_HEARTBEAT, joining.encode(reply))
 
     def _register(self, sender: bytes, info: dict[str, Any]) -> None:
         name, process = str(info.pop("machine")), str(info["process"])
@@ -192,7 +192,7 @@ class JoinedMachines:
         try:
             self._router.send_multipart([sender, kind, content], zmq.NOBLOCK)
         except zmq.ZMQError as error:  # the connection is closed; the machine asks again
-            self._log.debug("cannot answer %r: %s", sender, error)
+            self._log.debug("cannot reply to %r: %s", sender, error)
 
 
 class _AnyTerms(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Connects a machine to the server that it joins: asks for the terms, joins, and reports that it lives."""
+"""Connects a machine to the server that it joins: asks for the terms, joins, and sends heartbeats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from ..ipc import joining
-from ..ipc.joining import ALIVE_INTERVAL, MAX_COMMAND_BYTES, FrontReport, FrontTerms, MachineReport, Offer
+from ..ipc.joining import HEARTBEAT_INTERVAL, MAX_COMMAND_BYTES, FrontReport, FrontTerms, MachineReport, Offer
 from ..security.machine_keys import MachineKeys
 
 #: Seconds without a reply after which the connection is opened again, until the front tells its ``-join_timeout``.
@@ -27,7 +27,7 @@ _FAILED_HANDSHAKES = (
 )
 
 
-class FrontLink:
+class FrontConnection:
     """The connection of a machine to ``-join_port``.
 
     Args:
@@ -39,7 +39,7 @@ class FrontLink:
         terms: what the front told; None before.
         offer: what this machine offers; None until the model is read.
         refusal: the reason why the front refused the offer, or an empty string.
-        is_joined: whether the front counts this machine in.
+        is_joined: whether the front has accepted this machine.
         report: last report of the front since it heard that this machine drains; None before.
         died: worker processes that died.
         is_draining: the machine ends.
@@ -75,7 +75,7 @@ class FrontLink:
             self._close()
             self._open(now)
         if now >= self._next_send:
-            self._next_send = now + (ALIVE_INTERVAL if self.is_joined and not self.is_draining else _ASK_INTERVAL)
+            self._next_send = now + (HEARTBEAT_INTERVAL if self.is_joined and not self.is_draining else _ASK_INTERVAL)
             self._send(self._message())
 
     def leave(self) -> None:
@@ -92,9 +92,9 @@ class FrontLink:
         name = self.machine.encode()
         if self.is_joined:
             report = MachineReport(self.died, self.is_draining)
-            return [joining.MACHINE_ALIVE, name, joining.encode(report)]
+            return [joining.MACHINE_HEARTBEAT, name, joining.encode(report)]
         if self.offer is None:
-            return [joining.HELLO, name]
+            return [joining.QUERY_TERMS, name]
         return [joining.JOIN, name, joining.encode(self.offer)]
 
     def _on_reply(self, frames: list[bytes]) -> None:
@@ -104,16 +104,16 @@ class FrontLink:
                 self.terms = joining.decode(content, type=FrontTerms)
             except msgspec.MsgspecError as error:
                 self.refusal = f"the terms of the front cannot be read ({error}): install the same version on both"
-        elif kind == joining.WELCOME and not self.is_joined:
+        elif kind == joining.ACCEPTED and not self.is_joined:
             self.is_joined = True
             self._next_log = 0.0
             self._log.info("joined the front at %s as %s", self.address.removeprefix("tcp://"), self.machine)
         elif kind == joining.REFUSED:
             self.refusal = f"the front refuses this machine: {content.decode()}"
         elif kind == joining.UNKNOWN_MACHINE and self.is_joined:
-            self._log.warning("the front does not count this machine in any more; joining again")
+            self._log.warning("the front does not know this machine any more; joining again")
             self.is_joined, self._next_send = False, 0.0
-        elif kind == joining.FRONT_ALIVE:
+        elif kind == joining.FRONT_HEARTBEAT:
             report = joining.decode(content, type=FrontReport)
             self.report = report if report.is_draining else None
 
@@ -155,4 +155,4 @@ class FrontLink:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             if time.monotonic() - self._opened_at > _RECONNECT_SECONDS:
-                self._log_problem(time.monotonic(), "no front answers yet; trying again")
+                self._log_problem(time.monotonic(), "no front replies yet; trying again")
