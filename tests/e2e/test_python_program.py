@@ -101,10 +101,12 @@ def test_a_signal_interrupts_the_code_of_the_program_and_then_ends_its_server(
     start: str, number: int, exit_codes: tuple[int, ...]
 ) -> None:
     body = (
-        f"{start}\nserver.is_ready.wait()\ntry:\n    time.sleep(120)\nfinally:\n    print('cleaned up', flush=True)\n"
+        f"{start}\nserver.is_ready.wait()\n"
+        "try:\n    print('it runs', flush=True)\n    time.sleep(120)\nfinally:\n    print('cleaned up', flush=True)\n"
     )
     with program(body) as running:
         running.encode()
+        running.wait_for("it runs")
         running.process.send_signal(number)
         assert running.process.wait(60) in exit_codes, running.log
         assert "cleaned up" in running.log
