@@ -125,6 +125,7 @@ def test_each_way_to_encode_has_the_options(
     np.testing.assert_allclose(encode(TEXTS, dimensions=5, normalize=True), unit(plain[:, :5]), atol=1e-6)
     wanted = client.encode([f"good {text}" for text in TEXTS])
     np.testing.assert_allclose(encode(TEXTS, prompt="good "), wanted, atol=1e-6)
+    np.testing.assert_allclose(encode(TEXTS, prompt="go\ud800od "), wanted, atol=1e-6)
     np.testing.assert_allclose(encode(TEXTS, truncate=False), plain, atol=1e-6)
     # A prompt is plain text.
     single = {"texts": [f"a ||| b: {text}" for text in TEXTS], "pairs": False}

@@ -11,6 +11,7 @@ import family_models
 import numpy as np
 import pytest
 from family_models import ARCHITECTURES
+from safetensors.numpy import load_file, save_file
 
 from bert_serving.server.cli.check import check
 from bert_serving.server.config.command_line import get_args_parser
@@ -101,6 +102,29 @@ def test_check_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
     assert "the tensors classifier.bias, classifier.weight are not served: vectors" in checked("embed")
     assert "are not served" not in checked("classify")
+
+
+def test_check_refuses_the_tensors_that_the_start_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = hf_tensors("bert.")
+    scale = "bert.encoder.layer.0.attention.self.query.SCB"
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+
+    def refusal(changed: dict[str, np.ndarray], *flags: str) -> str:
+        folder = write_classifier(tmp_path)
+        save_file({**load_file(folder / "model.safetensors"), **changed}, folder / "model.safetensors")
+        args = get_args_parser().parse_args(["-model_dir", str(folder), "-cpu", *flags])
+        code = check(ServerConfig.from_args(args))
+        found = capsys.readouterr().err
+        assert code == (3 if found else 0)
+        return found
+
+    assert refusal({}) == refusal({}, "-task", "classify") == ""
+    assert scale in refusal({scale: np.ones(4, np.float32)})
+    assert "quantized" in refusal({query: tensors[query].astype(np.int8)})
+    assert "has shape" in refusal({query: tensors[query][:4]})
+    three = {"classifier.weight": np.ones((3, 4), np.float32)}
+    assert "classifier.weight has shape" in refusal(three, "-task", "classify")
+    assert refusal({query: tensors[query][:4]}, "-engine", "zeros") == ""  # which reads no weights
 
 
 def test_the_names_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

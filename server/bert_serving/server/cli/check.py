@@ -9,14 +9,20 @@ from ..config.options import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError
 from ..model.config import ModelConfig
-from ..model.errors import ModelError
+from ..model.errors import ModelError, ReaderMissing
+from ..model.pooling import PoolingStrategy
 from ..model.unserved import describe_unserved, quick_tensor_names, unserved_tensors
+from ..model.weights import check_weights
 from ..supervisor.description import describe_model
 from ..supervisor.packages import require_packages
 from ..supervisor.placement import plan_workers
 from ..supervisor.preflight import read_model
 from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
 from ..tokenization.factory import make_tokenizer
+from ..worker.head_weights import check_head_weights
+
+#: Engines that read the weights of the encoder.
+_READ_WEIGHTS = {"onnx", "tensorflow", "torch"}
 
 
 class _Collector(logging.Handler):
@@ -40,6 +46,8 @@ def check(config: ServerConfig) -> int:
         tokenizer = make_tokenizer(config, model)
         notes.setLevel(logging.WARNING)  # the line about the workers has the devices
         plans = plan_workers(config, log, needs=model.features)
+        if {plan.engine for plan in plans} & _READ_WEIGHTS:
+            _check_tensors(config, model)
         _note_unserved(config, model, log)
     except (ServingError, ModelError, EngineError, ValueError, OSError) as error:
         print(f"refused: {error}", file=sys.stderr)
@@ -53,6 +61,25 @@ def check(config: ServerConfig) -> int:
     for message in [*notes.messages, *tokenizer.warnings]:
         print(f"{'note':>12}: {message}")
     return EXIT_OK
+
+
+def _check_tensors(config: ServerConfig, model: ModelConfig) -> None:
+    """Checks names, shapes and types of the tensors in files of safetensors, which takes milliseconds.
+
+    Raises:
+        WeightError: the start would refuse the weights.
+    """
+    pipeline = config.pipeline
+    assert pipeline is not None
+    needs_pooler, layers = config.pooling_strategy == PoolingStrategy.CLS_POOLED, model.num_hidden_layers
+    try:
+        if model.checkpoint_format == "safetensors":
+            needed = layers if needs_pooler else 1 + max(layer % layers for layer in config.pooling_layer)
+            check_weights(model, needed, needs_pooler)
+        if all(".safetensors" in path.name for path in pipeline.weight_files):
+            check_head_weights(pipeline, config.pooled_size(model))
+    except ReaderMissing:
+        return  # a prepared model in the cache needs no reader
 
 
 def _note_unserved(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:

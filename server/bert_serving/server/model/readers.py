@@ -27,8 +27,16 @@ class Reader(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
+    def require_float(self, name: str) -> None:
+        """Raises ``WeightError`` if a tensor is quantized."""
+        ...
+
     def read(self, name: str) -> np.ndarray:
-        """Reads a tensor, converted to float32."""
+        """Reads a tensor, converted to float32.
+
+        Raises:
+            WeightError: the tensor is quantized, or the file is damaged.
+        """
         ...
 
 
@@ -65,6 +73,9 @@ class Tf1Reader:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._shapes[name])
 
+    def require_float(self, name: str) -> None:
+        return  # the types of BERT's checkpoints are floats
+
     def read(self, name: str) -> np.ndarray:
         try:
             return np.asarray(self._reader.get_tensor(name), dtype=np.float32)
@@ -98,13 +109,17 @@ class SafetensorsReader:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._locations[name][1].get_slice(name).get_shape())
 
-    def read(self, name: str) -> np.ndarray:
+    def require_float(self, name: str) -> None:
         file, tensors = self._locations[name]
         dtype = tensors.get_slice(name).get_dtype()
         if dtype not in _SAFETENSORS_FLOATS:
             raise _quantized(name, dtype, str(file))
+
+    def read(self, name: str) -> np.ndarray:
+        self.require_float(name)
+        file, tensors = self._locations[name]
         try:
-            if dtype == "BF16":  # numpy has no such dtype
+            if tensors.get_slice(name).get_dtype() == "BF16":  # numpy has no such dtype
                 return read_bf16(file, name)
             return np.asarray(tensors.get_tensor(name), dtype=np.float32)
         except (self._error, OSError, TypeError) as error:
@@ -148,11 +163,14 @@ class PytorchReader:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensors[name].shape)
 
+    def require_float(self, name: str) -> None:
+        dtype = str(self._tensors[name].dtype)
+        if dtype not in _TORCH_FLOATS:
+            raise _quantized(name, dtype, self._path)
+
     def read(self, name: str) -> np.ndarray:
-        tensor = self._tensors[name].detach()
-        if str(tensor.dtype) not in _TORCH_FLOATS:
-            raise _quantized(name, str(tensor.dtype), self._path)
-        return np.asarray(tensor.float().numpy(), dtype=np.float32)
+        self.require_float(name)
+        return np.asarray(self._tensors[name].detach().float().numpy(), dtype=np.float32)
 
 
 def _load_tensors(torch: Any, file: Path) -> dict[str, Any]:

@@ -43,6 +43,32 @@ def load_weights(
         ReaderMissing: the library that reads this format is not installed.
     """
     layers = config.num_hidden_layers if need_layers is None else need_layers
+    reader, sources = _open_encoder(config)
+    return {
+        name: _read(reader, sources, name, shape, config)
+        for name, shape in expected_shapes(config, layers, need_pooler).items()
+    }
+
+
+def check_weights(config: ModelConfig, need_layers: int, need_pooler: bool) -> None:
+    """Checks names, shapes and types of the tensors that ``load_weights`` reads, without reading them.
+
+    Raises:
+        WeightError, ReaderMissing: as ``load_weights``, but for values that are not finite.
+    """
+    reader, sources = _open_encoder(config)
+    for name, shape in expected_shapes(config, need_layers, need_pooler).items():
+        if (source := _find(reader, sources, name, shape, config)) is not None:
+            reader.require_float(source.name)
+
+
+def _open_encoder(config: ModelConfig) -> tuple[Reader, dict[str, Source]]:
+    """Opens a checkpoint, and returns the places of the weights of its encoder.
+
+    Raises:
+        WeightError: the encoder has more layers or other tensors than its architecture.
+        ReaderMissing: the library that reads this format is not installed.
+    """
     reader = open_reader(config.checkpoint, config.checkpoint_format)
     all_names = list(reader.names())
     sources = find_sources(all_names, config)
@@ -51,10 +77,7 @@ def load_weights(
     scope = sources[WORD_EMBEDDINGS].name.partition("embeddings")[0]
     used = {sources[name].name for name in known if name in sources}
     reject_unused_tensors(all_names, scope, used, config.checkpoint, lambda name: bert_name(name, config.family))
-    return {
-        name: _read(reader, sources, name, shape, config)
-        for name, shape in expected_shapes(config, layers, need_pooler).items()
-    }
+    return reader, sources
 
 
 def expected_shapes(config: ModelConfig, need_layers: int, need_pooler: bool) -> dict[str, tuple[int, ...]]:
@@ -228,13 +251,18 @@ def reject_extra_layers(names: Iterable[str], config: ModelConfig) -> None:
         )
 
 
-def _read(
+def _find(
     reader: Reader, sources: dict[str, Source], name: str, shape: tuple[int, ...], config: ModelConfig
-) -> np.ndarray:
+) -> Source | None:
+    """Returns the place of a weight; None for types of tokens that the family lacks, which are zeros.
+
+    Raises:
+        WeightError: the weight is missing, or has another shape.
+    """
     source = sources.get(name)
     family = FAMILIES[config.family]
     if name == TYPE_EMBEDDINGS and not family.has_types:
-        return np.zeros(shape, np.float32)
+        return None
     if source is None:
         remedy = (
             "this model has no pooler: set another pooling strategy than CLS_POOLED"
@@ -242,12 +270,10 @@ def _read(
             else f"check that the checkpoint belongs to {config.config_path}"
         )
         raise WeightError(f"{config.checkpoint} has no weight {name}, expected with shape {list(shape)}; {remedy}")
-    is_transposed = config.checkpoint_format != "tf1" and name.endswith("/kernel")
-    expected = shape[::-1] if is_transposed else shape
+    expected = shape[::-1] if _is_transposed(name, config) else shape
     expected = (source.parts * expected[0], *expected[1:])  # the outputs come first
     found = reader.shape(source.name)
-    has_one_type = name == TYPE_EMBEDDINGS and family.repeats_type and found[:1] == (1,)
-    if has_one_type:
+    if _has_one_type(name, found, config):
         expected = (1, *shape[1:])
     elif name == POSITION_EMBEDDINGS:
         expected = (shape[0] + config.position_offset, *shape[1:])
@@ -256,15 +282,32 @@ def _read(
             f"weight {source.name} of {config.checkpoint} has shape {list(found)}, but {config.config_path} requires "
             f"{list(expected)}; the two belong to different models"
         )
+    return source
+
+
+def _is_transposed(name: str, config: ModelConfig) -> bool:
+    return config.checkpoint_format != "tf1" and name.endswith("/kernel")
+
+
+def _has_one_type(name: str, found: tuple[int, ...], config: ModelConfig) -> bool:
+    return name == TYPE_EMBEDDINGS and FAMILIES[config.family].repeats_type and found[:1] == (1,)
+
+
+def _read(
+    reader: Reader, sources: dict[str, Source], name: str, shape: tuple[int, ...], config: ModelConfig
+) -> np.ndarray:
+    source = _find(reader, sources, name, shape, config)
+    if source is None:
+        return np.zeros(shape, np.float32)
     weight = reader.read(source.name)
     if not np.isfinite(weight).all():
         raise WeightError(
             f"weight {source.name} of {config.checkpoint} contains NaN or infinity; the file is damaged: copy it again"
         )
-    if has_one_type:
+    if _has_one_type(name, weight.shape, config):
         weight = np.repeat(weight, shape[0], 0)
     elif name == POSITION_EMBEDDINGS:
         weight = weight[config.position_offset :]
     elif source.parts > 1:
         weight = np.split(weight, source.parts)[source.part]
-    return np.ascontiguousarray(weight.T if is_transposed else weight)
+    return np.ascontiguousarray(weight.T if _is_transposed(name, config) else weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import msgspec
@@ -53,13 +54,28 @@ def decode_options(frame: bytes) -> RequestOptions:
         ValueError: not a JSON object, an unknown option, or a value of the wrong type.
     """
     try:
-        options = _DECODER.decode(frame)
+        options = _decode(frame)
         return NO_REQUEST_OPTIONS if options == NO_REQUEST_OPTIONS else options
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise ValueError(
             f"the fifth frame, the options of a request, cannot be decoded ({str(error)[:200]}); known options: "
             f"{', '.join(RequestOptions.__struct_fields__)}"
         ) from None
+
+
+def _decode(frame: bytes) -> RequestOptions:
+    try:
+        return _DECODER.decode(frame)
+    except (msgspec.DecodeError, ValueError):
+        # Rare: invalid, or a lone surrogate, which msgspec rejects. It is removed, as those of texts are.
+        values = json.loads(frame)
+        if not isinstance(values, dict):
+            raise
+        cleaned = {
+            key: value.encode("utf-8", "ignore").decode() if isinstance(value, str) else value
+            for key, value in values.items()
+        }
+        return msgspec.convert(cleaned, RequestOptions)
 
 
 class OptionsResolver:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -61,6 +61,30 @@ def read_head_weights(pipeline: SentencePipeline, width: int) -> HeadWeights:
         WeightError: a tensor is missing, not finite, of the wrong shape, or surplus; the message names it.
     """
     weights: dict[str, np.ndarray] = {}
+    for place, reader, tensor, source in _tensors(pipeline, width):
+        weight = reader.read(tensor)
+        if not np.isfinite(weight).all():
+            raise WeightError(f"{source}: {tensor} holds a value that is not finite")
+        weights[place] = np.ascontiguousarray(weight.T if tensor.endswith("kernel") else weight)
+    return weights
+
+
+def check_head_weights(pipeline: SentencePipeline, width: int) -> None:
+    """Checks the tensors that :func:`read_head_weights` reads, without reading them.
+
+    Raises:
+        WeightError: as :func:`read_head_weights`, but for values that are not finite.
+    """
+    for _, reader, tensor, _ in _tensors(pipeline, width):
+        reader.require_float(tensor)
+
+
+def _tensors(pipeline: SentencePipeline, width: int) -> Iterator[tuple[str, Reader, str, str]]:
+    """Yields the key in ``HeadWeights``, the reader, the name and the file of each tensor, which has the right shape.
+
+    Raises:
+        WeightError: see :func:`read_head_weights`.
+    """
     readers: dict[str, Reader] = {}
     for index, module in enumerate(pipeline.modules):
         if isinstance(module, Dense):
@@ -80,8 +104,8 @@ def read_head_weights(pipeline: SentencePipeline, width: int) -> HeadWeights:
             _reject_surplus(readers[path], module, path)
         for kind, name, shape in zip(("weight", "bias"), module.names, shapes, strict=True):
             if kind == "weight" or module.has_bias:
-                weights[f"{index}/{kind}"] = _read(readers[path], name, shape, path, bool(module.checkpoint_format))
-    return weights
+                tensor = _find(readers[path], name, shape, path, bool(module.checkpoint_format))
+                yield f"{index}/{kind}", readers[path], tensor, path
 
 
 def _reject_surplus(reader: Reader, module: Dense | LayerNorm, source: str) -> None:
@@ -100,18 +124,15 @@ def _require_width(source: str, kind: str, expected: int, width: int) -> None:
         raise WeightError(f"{source}: {kind} takes {expected} dimensions, its input has {width}")
 
 
-def _read(reader: Reader, name: str, shape: tuple[int, ...], source: str, is_prefixed: bool) -> np.ndarray:
+def _find(reader: Reader, name: str, shape: tuple[int, ...], source: str, is_prefixed: bool) -> str:
+    """Returns the name of a tensor in its file. A ``kernel`` is transposed."""
     tensor = _full_name(reader, name, source) if is_prefixed else name
     if tensor not in set(reader.names()):
         raise WeightError(f"{source} has no tensor {name}; copy the folder again")
-    is_transposed = name.endswith("kernel")
-    expected = shape[::-1] if is_transposed else shape
+    expected = shape[::-1] if name.endswith("kernel") else shape
     if reader.shape(tensor) != expected:
         raise WeightError(f"{source}: {tensor} has shape {reader.shape(tensor)}, expected {expected}")
-    weight = reader.read(tensor)
-    if not np.isfinite(weight).all():
-        raise WeightError(f"{source}: {tensor} holds a value that is not finite")
-    return np.ascontiguousarray(weight.T if is_transposed else weight)
+    return tensor
 
 
 def _full_name(reader: Reader, name: str, source: str) -> str:
