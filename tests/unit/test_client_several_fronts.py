@@ -28,7 +28,7 @@ from bert_serving.client import (
     TaskError,
     TooLargeError,
 )
-from bert_serving.client._transport import retry_policy
+from bert_serving.client._transport import connection_group, retry_policy
 from fake_server import CONFIG, FakeServer, until, vectors
 from servers import free_ports
 
@@ -293,11 +293,28 @@ def test_a_server_that_is_starting_gets_texts_when_it_has_a_worker(start: Start)
     with client_of(one, two) as client:
         client.encode(TEXTS, batch_size=5)
         assert not two.received
-        assert client.status["fronts"][1]["state"] == "starting"
+        assert client.status["fronts"][1]["state"] == "without a worker"
         two.config = SPACE
         until(lambda: client.status["fronts"][1]["state"] == "connected")
         client.encode(TEXTS, batch_size=5)
         assert two.received
+
+
+def test_requests_of_a_server_without_workers_go_to_the_other_one(
+    start: Start, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_group, "_ASK_INTERVAL", 0.1)
+    one, two = start(), start()
+    with client_of(one, two, timeout=-1) as client:
+        call = pool.submit(client.encode, TEXTS, batch_size=10)
+        until(lambda: one.held.qsize() == two.held.qsize() == 2)
+        one.config = {**SPACE, "num_ready_worker": 0, "state": "degraded"}
+        until(lambda: two.held.qsize() == 4)
+        assert client.status["fronts"][0]["state"] == "without a worker"
+        for _ in range(4):
+            two.reply(two.next(), vector_space="a1")
+        np.testing.assert_array_equal(call.result(30), vectors(TEXTS))
+        until(lambda: len(one.cancelled) == 2)
 
 
 def test_no_server_is_there() -> None:

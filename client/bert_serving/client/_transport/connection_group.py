@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from .._fronts import Front, difference, lowest_version
@@ -24,7 +23,7 @@ from ..errors import (
     ServerUnreachableError,
     server_error,
 )
-from .front_link import FrontLink, SharedRequest
+from .front_link import FrontLink, GroupState, SharedRequest
 from .receiver import Caller, Subscription
 from .request_table import OnReply, ReplyOrError
 from .retry_policy import OnConfig
@@ -32,31 +31,10 @@ from .sockets import Curve
 
 logger = logging.getLogger("bert_serving.client")
 
-#: Seconds between two looks at a server that is starting.
-_STARTING_INTERVAL = 1.0
-
-
-class GroupState:
-    """Whether any of several servers is connected; see `ConnectionState`."""
-
-    def __init__(self, links: Sequence[FrontLink]) -> None:
-        self._links = links
-        self.down_since: float | None = time.monotonic()
-
-    @property
-    def up(self) -> bool:
-        return self.down_since is None
-
-    def update(self) -> None:
-        """Takes over the states of the servers. Called with the lock of the group held, after each change of them."""
-        if any(link.is_alive for link in self._links):
-            self.down_since = None
-        elif self.down_since is None:
-            self.down_since = time.monotonic()
-
-    def describe(self) -> str:
-        """Describes each server. Opens TCP connections, which takes up to 1 s for each server."""
-        return "\n".join(link.describe() for link in self._links)
+#: Seconds between two looks at a server without a worker.
+_WORKER_INTERVAL = 1.0
+#: A server that has a request and sent no reply for this time (s) is asked whether it has a worker, at this interval.
+_ASK_INTERVAL = 5.0
 
 
 class ConnectionGroup:
@@ -229,20 +207,25 @@ class ConnectionGroup:
         Returns:
             True if a request was sent again. Each is sent to each server at most once.
         """
-        if limit is None:
-            return False
-        then = time.monotonic() - limit
+        now = time.monotonic()
         with self._lock:
-            late = [
+            sent = [
                 (request, request.link)
                 for request in (self._pending[number] for number in list(numbers) if number in self._pending)
-                if request.link is not None and request.sent_at <= then and not request.is_pinned
+                if request.link is not None and not request.is_pinned
             ]
+            for request, link in sent:
+                if now - max(request.sent_at, link.last_reply, link.asked_at) >= _ASK_INTERVAL:
+                    link.ask_config(now)
+            if limit is None:
+                return False
+            then = now - limit
+            late = [(request, link) for request, link in sent if request.sent_at <= then]
             silent = {link for _, link in late if link.last_reply <= then}
             for link in silent:
                 if not link.is_silent:
                     link.is_silent = True
-                    link.connection.call_soon(partial(link.connection.retry.ask_config_in, 0.0))  # until it replies
+                    link.ask_config(now)
             moved = []
             left = set()
             for request, link in late:
@@ -341,7 +324,7 @@ class ConnectionGroup:
         with self._lock:
             is_new, link.was_lost = link.config is not None and not link.was_lost, True
             link.config = link.problem = None
-            link.is_draining = link.is_starting = link.is_silent = False
+            link.is_draining = link.lacks_worker = link.is_silent = False
             moved = list(link.requests.values())
             self._withdraw(moved)
             failed = self._send_again(moved)
@@ -359,13 +342,15 @@ class ConnectionGroup:
             link.problem = self._problem_of(link.front, config)
             link.config = config if link.problem is None else None
             link.is_draining = config.get("state") == "draining"
-            link.is_starting = config.get("state") == "starting" or not config.get("num_ready_worker", 1)
-            if link.is_starting:
-                link.connection.retry.ask_config_in(_STARTING_INTERVAL)
+            link.lacks_worker = config.get("state") == "starting" or not config.get("num_ready_worker", 1)
+            if link.lacks_worker:
+                link.connection.retry.ask_config_in(_WORKER_INTERVAL)
             link.is_silent = False
             link.connection.adopt_limits(config)
             is_back = link.was_lost and link.takes_texts
             link.was_lost = link.was_lost and not is_back
+            if link.lacks_worker and any(other.takes_texts for other in self.links):  # it has lost its workers
+                self._withdraw([request for request in link.requests.values() if not request.is_command])
             failed = self._send_again([request for request in self._pending.values() if request.link is None])
             self.state.update()
             on_config = self._on_client_config

@@ -1,10 +1,11 @@
-"""What a client knows of one of several servers."""
+"""What a client knows of several servers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .._fronts import Front
@@ -57,11 +58,12 @@ class FrontLink:
         config: configuration of the connected server; ``None`` before it is known, and if the server is not used.
         problem: why the connected server is not used; ``None`` if it is.
         is_draining: whether it refused a request because it is stopping.
-        is_starting: whether it has no worker yet.
+        lacks_worker: whether no worker of it can compute: it loads its model, or has lost its workers.
         is_silent: whether a request waited too long for it, and it has answered none since.
         requests: requests that were sent to it, by attempt.
         num_texts: number of their texts; a request without texts counts as one.
         last_reply: monotonic time (s) of its last reply.
+        asked_at: monotonic time (s) when it was asked last for its configuration because it did not reply.
         last_used: rises with each request, to use servers with equal load in turn.
         was_lost: whether its loss was logged, and its return was not.
     """
@@ -78,11 +80,12 @@ class FrontLink:
         self.config: Mapping[str, Any] | None = None
         self.problem: str | None = None
         self.is_draining = False
-        self.is_starting = False
+        self.lacks_worker = False
         self.is_silent = False
         self.requests: dict[int, SharedRequest] = {}
         self.num_texts = 0
         self.last_reply = 0.0
+        self.asked_at = 0.0
         self.last_used = 0
         self.was_lost = False
         self.connection = Connection(
@@ -96,7 +99,7 @@ class FrontLink:
     @property
     def takes_texts(self) -> bool:
         """Whether new texts may be sent to it."""
-        return self.config is not None and not self.is_draining and not self.is_starting
+        return self.config is not None and not self.is_draining and not self.lacks_worker
 
     @property
     def is_alive(self) -> bool:
@@ -119,13 +122,18 @@ class FrontLink:
             return "not used"
         if self.config is None:
             return "not connected"
-        return "stopping" if self.is_draining else "starting" if self.is_starting else "connected"
+        return "stopping" if self.is_draining else "without a worker" if self.lacks_worker else "connected"
 
     def describe(self) -> str:
         """Describes its state for an error message. Opens TCP connections, which takes up to 1 s."""
         if self.problem is not None or self.config is not None:
             return f"  {self.front}: {self.problem or self.state}"
         return f"  {self.front}: {self.state}\n{self.connection.state.describe()}".replace("\n", "\n  ")
+
+    def ask_config(self, now: float) -> None:
+        """Asks for its configuration, and again until it replies."""
+        self.asked_at = now
+        self.connection.call_soon(partial(self.connection.retry.ask_config_in, 0.0))
 
     def send(self, request: SharedRequest, on_reply: Callable[[FrontLink, int, Any], None]) -> None:
         """Sends a request to this server.
@@ -155,3 +163,26 @@ class FrontLink:
         if self.requests.pop(request.attempt, None) is not None:
             self.num_texts -= max(1, request.num_texts)
         request.link = None
+
+
+class GroupState:
+    """Whether any of several servers is connected; see `ConnectionState`."""
+
+    def __init__(self, links: Sequence[FrontLink]) -> None:
+        self._links = links
+        self.down_since: float | None = time.monotonic()
+
+    @property
+    def up(self) -> bool:
+        return self.down_since is None
+
+    def update(self) -> None:
+        """Takes over the states of the servers. Called with the lock of the group held, after each change of them."""
+        if any(link.is_alive for link in self._links):
+            self.down_since = None
+        elif self.down_since is None:
+            self.down_since = time.monotonic()
+
+    def describe(self) -> str:
+        """Describes each server. Opens TCP connections, which takes up to 1 s for each server."""
+        return "\n".join(link.describe() for link in self._links)
