@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -51,6 +52,8 @@ from bert_serving.server.tokenization.factory import load_tokenizer
 CHECKED, CHECKED_LONG, LONG_TOKENS = 40, 8, 35
 #: Minimum cosine to the fp32 vectors, with the mean vector subtracted.
 MIN_COSINE = {"fp32": 0.999, "bf16": 0.99, "int8": 0.95}
+#: Bytes of memory that must be available before a system is started; the largest takes about this much.
+MIN_AVAILABLE = 2 << 30
 #: Minutes of ``--minutes`` that are reserved for each following model.
 RESERVED_MINUTES = 4
 
@@ -89,14 +92,17 @@ def to_compare(hf: str, items: list[str] | list[list[str]]) -> dict[int, int]:
 def start(
     args: argparse.Namespace, workload: Workload, hf: str, tf1: str | None, texts: Path
 ) -> Iterator[tuple[Result, RunningPeer | None]]:
-    """Yields a result for each peer, with the running peer if it started."""
+    """Yields a result for each peer, those of this project first, with the running peer if it started."""
     share = 0 if args.quick else args.share
     usual = {load: max(number, int(workload.numbers[load] * share)) for load, number in workload.quick.items()}
-    for peer in (peer for peer in workload.peers(hf, tf1) if is_selected(peer, args.only)):
+    peers = [peer for peer in workload.peers(hf, tf1) if is_selected(peer, args.only)]
+    for peer in sorted(peers, key=lambda peer: not peer.is_ours):
         numbers = {load: int(number * peer.share) for load, number in usual.items()}
         result, running_peer = Result(peer, numbers), None
         log(f"starting {peer.label}, {peer.how}, {peer.dtype}")
         try:
+            if (available := psutil.virtual_memory().available) < MIN_AVAILABLE:
+                raise PeerError(f"only {available >> 20} MiB of memory are available: select fewer systems by --only")
             python = interpreter(peer.environment, args.python37)
             running_peer = RunningPeer(peer, python, hf, texts)
         except (InstallError, PeerError, OSError, subprocess.CalledProcessError) as error:
@@ -113,8 +119,9 @@ def mark_failed(result: Result, running_peer: RunningPeer, why: str) -> None:
 
 
 def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int, int]) -> None:
-    """Stores the worst cosine of each peer to the first in fp32; stops peers with different vectors.
+    """Stores the worst cosine of each peer to a reference in fp32; stops peers with different vectors.
 
+    The reference is sentence-transformers with PyTorch; without it, another system; without others, this project.
     The mean vector is subtracted first: the vectors of a random model are similar, which would hide a mix-up.
 
     Args:
@@ -137,7 +144,8 @@ def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int
     full = [result for result, _ in answered if result.peer.is_full_precision and result.peer.max_seq_len >= 128]
     if not full:
         return
-    reference = vectors[id(min(full, key=lambda result: result.peer.environment != "sentence-transformers"))]
+    preferred = min(full, key=lambda one: (one.peer.environment != "sentence-transformers", one.peer.is_ours))
+    reference = vectors[id(preferred)]
     for result, running_peer in answered:
         result.cosine = worst_cosine(vectors[id(result)], reference)
         least = MIN_COSINE[result.peer.dtype]
@@ -219,6 +227,8 @@ def compare(args: argparse.Namespace, model: str, deadline: float) -> tuple[str,
         finally:
             for _, running_peer in running:
                 running_peer.close()
+    rows = list(workload.peers(hf, tf1))
+    results.sort(key=lambda result: rows.index(result.peer))
     markdown = f"### {workload.title}\n\n{report.table(results, workload.unit)}\n{report.summary(results)}"
     return markdown, {"model": workload.title, "systems": [report.to_dict(result) for result in results]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import sys
@@ -147,6 +148,28 @@ def test_peer_with_different_vectors_is_not_timed(
     assert "so it is not timed" in wrong.failure
     assert not right.failure
     assert "| one | served | " + dtype + " | failed |" in report.table([wrong, right])
+
+
+def test_vectors_are_compared_with_those_of_another_system() -> None:
+    wrong = Peer("this", "this", "served", "fp32", ("driver.py",))
+    running = [(Result(wrong, NUMBERS), FakePeer(lambda rows: rows[::-1])), (Result(peer(), NUMBERS), FakePeer())]
+    run.compare_vectors(running, LENGTHS)  # type: ignore[arg-type]
+    assert [bool(result.failure) for result, _ in running] == [True, False]
+
+
+def test_systems_of_this_project_start_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise PeerError("it does not start")
+
+    monkeypatch.setattr(run, "RunningPeer", fail)
+    monkeypatch.setattr(run, "interpreter", lambda *_: "python")
+    args = argparse.Namespace(only=[], quick=True, python37=None)
+    started = [result for result, _ in run.start(args, workloads.WORKLOADS["minilm"], "-", None, Path("texts"))]
+    assert [result.peer.is_ours for result in started] == sorted((one.peer.is_ours for one in started), reverse=True)
+    assert {result.failure for result in started} == {"it does not start"}
+    monkeypatch.setattr(run, "MIN_AVAILABLE", 1 << 60)
+    (first, *_) = [result for result, _ in run.start(args, workloads.WORKLOADS["minilm"], "-", None, Path("texts"))]
+    assert "MiB of memory are available: select fewer systems by --only" in first.failure
 
 
 def test_scores_are_compared_by_their_correlation() -> None:
