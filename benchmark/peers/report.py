@@ -20,6 +20,7 @@ class Result:
     """Measurements of one peer.
 
     ``seconds[load]`` has one entry per round: of a call; for ``single`` and ``groups`` the median of the calls.
+    ``processor_ms[load]`` has the processor time of each text: of the server, or of the process that computes.
     """
 
     peer: Peer
@@ -27,6 +28,7 @@ class Result:
     cosine: float | None = None
     memory_mib: float | None = None
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    processor_ms: dict[str, list[float]] = field(default_factory=dict)
     failure: str = ""
 
     def speeds(self, load: str) -> list[float]:
@@ -59,6 +61,18 @@ def fastest(results: list[Result], load: str, **wanted: Any) -> Result | None:
     return max(able, key=lambda result: statistics.median(result.speeds(load)), default=None)
 
 
+def least_processor_time(results: list[Result], load: str, full: bool, is_ours: bool) -> Result | None:
+    """Returns the result with the least processor time for each text, of systems that are no bare loops."""
+    able = [
+        result
+        for result in results
+        if result.processor_ms.get(load)
+        and (result.peer.is_ours, result.peer.is_full_precision) == (is_ours, full)
+        and result.peer.how != "loop"
+    ]
+    return min(able, key=lambda result: statistics.median(result.processor_ms[load]), default=None)
+
+
 def table(results: list[Result], unit: str = "sentences") -> str:
     """Returns one row per peer, and a description with the ``unit`` of the texts.
 
@@ -67,14 +81,14 @@ def table(results: list[Result], unit: str = "sentences") -> str:
     """
     lines = [
         "| system | how | dtype | bulk seq/s | | single p50 ms | | 32 clients seq/s | | requests of 16 seq/s | "
-        "| memory MiB | worst cosine |",
-        f"|---|---|---{'|---:' * 10}|",
+        "| bulk CPU ms/seq | 32 clients CPU ms/seq | memory MiB | worst cosine |",
+        f"|---|---|---{'|---:' * 12}|",
     ]
     for result in results:
         peer = result.peer
         cells = [peer.label, peer.how, peer.dtype]
         if result.failure:
-            lines.append("| " + " | ".join([*cells, "failed", *[""] * 9]) + " |")
+            lines.append("| " + " | ".join([*cells, "failed", *[""] * 11]) + " |")
             continue
         for load in LOADS:
             value = result.value(load)
@@ -82,6 +96,9 @@ def table(results: list[Result], unit: str = "sentences") -> str:
             ratio = times_faster(ours, result, load) if ours and value is not None else None
             cells.append("" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}")
             cells.append("" if ratio is None else f"{ratio:.2f} ×")  # noqa: RUF001, the sign of multiplication
+        for load in ("bulk", "many"):
+            spent = result.processor_ms.get(load)
+            cells.append(f"{statistics.median(spent):.2f}" if spent else "")
         cells.append("" if result.memory_mib is None else f"{result.memory_mib:,.0f}")
         cells.append("" if result.cosine is None else f"{result.cosine:.4f}")
         lines.append("| " + " | ".join(cells) + " |")
@@ -128,6 +145,12 @@ def summary(results: list[Result]) -> str:
                 add(f"{text}, {name}: this / fastest other ({others.peer.label})", times_faster(own, others, load))
             if own and served and served is not others:
                 add(f"{text}, {name}: this / fastest other served", times_faster(own, served, load))
+        for load in ("bulk", "many"):
+            best = [least_processor_time(results, load, full, is_ours) for is_ours in (True, False)]
+            if all(best):
+                mine, other = ((one, statistics.median(one.processor_ms[load])) for one in best if one)
+                label = f"processor time of {other[0].peer.label} / this"
+                add(f"{text}, {NAMES[load]}: {label}", other[1] / max(mine[1], 1e-9))
         own = ours["bulk"]
         if own and own.seconds.get("many"):
             add(f"{text}: this, 32 clients / bulk", times_faster(own, own, "many", "bulk"))
@@ -168,6 +191,7 @@ def to_dict(result: Result) -> dict[str, Any]:
         "texts": result.numbers,
         "worst_cosine": result.cosine,
         "memory_mib": result.memory_mib,
+        "processor_ms": result.processor_ms,
         "seconds": result.seconds,
         **{load: result.value(load) for load in LOADS},
         **({"failure": result.failure} if result.failure else {}),

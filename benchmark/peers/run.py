@@ -191,12 +191,15 @@ def measure(running: list[tuple[Result, RunningPeer]], rounds: int, deadline: fl
                     continue
                 count = result.numbers[load]
                 try:
+                    before = running_peer.processor_seconds()
                     seconds = running_peer.request(load, count if number >= 0 else max(1, count // 4))
+                    used = running_peer.processor_seconds() - before
                 except PeerError as error:
                     mark_failed(result, running_peer, str(error))
                     break
                 if number >= 0:
                     result.seconds.setdefault(load, []).append(statistics.median(seconds))
+                    result.processor_ms.setdefault(load, []).append(1e3 * used / count)
         took = time.monotonic() - started
     for result, running_peer in running:
         if not result.failure:

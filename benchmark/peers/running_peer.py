@@ -79,10 +79,21 @@ class RunningPeer:
         Raises:
             PeerError: the process ended.
         """
-        computing = self._processes[0]
+        return sum(process.memory_full_info().pss for process in self._family()) / (1 << 20)
+
+    def processor_seconds(self) -> float:
+        """Returns the processor time that the same processes have used.
+
+        Raises:
+            PeerError: the process ended.
+        """
+        times = [process.cpu_times() for process in self._family()]
+        return sum(time.user + time.system for time in times)
+
+    def _family(self) -> list[psutil.Process]:
         try:
-            family = [psutil.Process(computing.pid), *psutil.Process(computing.pid).children(recursive=True)]
-            return sum(process.memory_full_info().pss for process in family) / (1 << 20)
+            computing = psutil.Process(self._processes[0].pid)
+            return [computing, *computing.children(recursive=True)]
         except psutil.NoSuchProcess as error:
             raise PeerError(f"{self.peer.label} {self.peer.dtype} ended:\n{self._log_tail()}") from error
 

@@ -218,6 +218,7 @@ def compare_peers(folder: Path, model: str, words: list[str]) -> tuple[str, list
         loads = ("bulk", "single", "groups") + (("many",) if one["how"] == "served" else ())
         assert min(one[load] for load in loads) > 0
         assert one["memory_mib"] > 50
+        assert set(one["processor_ms"]) == set(loads)
     assert "- Where this is not ahead: nowhere." in out
     assert (folder / "peers" / "peers.md").read_text("utf-8") in out
     return out, systems

@@ -85,7 +85,7 @@ def test_each_request_of_a_group_is_timed(running_peer: RunningPeer) -> None:
     assert len(running_peer.request("single", 2)) == 2
     assert len(running_peer.request("groups", 2)) == 1
     assert running_peer.memory_mib() > 1
-    running_peer.close()
+    assert running_peer.processor_seconds() > 0
 
 
 def test_hanging_peer_times_out(running_peer: RunningPeer) -> None:
@@ -218,6 +218,17 @@ def test_table_reports_the_load() -> None:
     assert "one request at a time; 2 rounds. slow: 64, 5, 32, 16." in text
     page = f"### BERT-base shape\n\n{text}\n<!-- end -->\n"
     assert picture.rows(page, "BERT-base shape")[0] == ("one, fp32", {3: 384.0, 7: 0.0})
+
+
+def test_processor_times_are_compared() -> None:
+    def result(environment: str, how: str, *ms: float) -> Result:
+        one = Peer(environment, environment, how, "fp32", ())
+        return Result(one, NUMBERS, seconds={"bulk": [1.0]}, processor_ms={"bulk": list(ms), "many": []})
+
+    text = report.summary([result("x", "served", 3, 4, 5), result("y", "loop", 1), result("this", "served", 2, 2)])
+    assert "- fp32, bulk: processor time of x / this: 2.00\n" in text
+    assert "32 clients: processor" not in text
+    assert "| 4.00 |  |  |  |" in report.table([result("x", "served", 3, 4, 5)])
 
 
 def test_faster_systems_are_named() -> None:
