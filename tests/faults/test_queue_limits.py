@@ -13,7 +13,7 @@ from test_hostile import handshake
 from test_limits import peak_memory
 
 from bert_serving.client import BertClient, BertServingError
-from bert_serving.server.ventilator.frame_memory import small_block_meter
+from bert_serving.server.ventilator.frame_memory import small_blocks
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, memory, suspended, text, texts
 from servers import Server, wait_until
 
@@ -239,7 +239,7 @@ def test_ten_million_frames_end_no_process(server: Server, other: BertClient) ->
     assert peak_memory(server.child("ventilator").pid) < before + 2048 * MIB
 
 
-@pytest.mark.skipif(sys.platform != "linux" or small_block_meter() is None, reason="needs glibc 2.33")
+@pytest.mark.skipif(sys.platform != "linux" or small_blocks() is None, reason="needs glibc 2.33")
 def test_unfinished_messages_of_tiny_frames_take_limited_memory() -> None:
     """An empty frame takes 2 bytes on the wire and 64 in memory; all of them would take 2.8 GiB."""
     num_attackers, size = 3, 30 * MIB

@@ -14,24 +14,28 @@ from bert_serving.server.ventilator.frame_memory import (
     MIN_ALLOWANCE,
     QUIET_INTERVAL,
     FrameMemory,
-    small_block_meter,
+    SmallBlocks,
+    small_blocks,
 )
 
 MIB = 2**20
 
 
-class Process:
+class Process(SmallBlocks):
     """Counts what a process has allocated."""
 
     def __init__(self, start: int = 50 * MIB, allowance: int = 0) -> None:
-        self.allocated = start
-        self.now, self.num_measured = 0.0, 0
-        self._memory = FrameMemory(self._measure, allowance)
+        self.size = start
+        self.now, self.num_measured, self.num_released = 0.0, 0, 0
+        self._memory = FrameMemory(self, allowance)
         self.allowance = self._memory.allowance
 
-    def _measure(self) -> int:
+    def allocated(self) -> int:
         self.num_measured += 1
-        return self.allocated
+        return self.size
+
+    def release(self) -> None:
+        self.num_released += 1
 
     def excess(self, held: int, unread: int, seconds: float = QUIET_INTERVAL) -> int:
         self.now += seconds
@@ -41,24 +45,27 @@ class Process:
 def test_frames_are_the_memory_that_neither_requests_nor_wire_bytes_explain() -> None:
     process = Process()
     assert process.allowance == MIN_ALLOWANCE
-    process.allocated += 64 * 3 * MIB
+    process.size += 64 * 3 * MIB
     assert process.excess(0, unread=6 * MIB) == (64 * 3 - 6) * MIB
-    process.allocated -= 64 * 3 * MIB  # their connection is closed
-    assert process.excess(0, unread=0) == 0
+    assert process.num_released == 0
+    process.size -= 64 * 3 * MIB  # their connection is closed
+    for _ in range(3):
+        assert process.excess(0, unread=0, seconds=1.0) == 0
+    assert process.num_released == 1
 
 
 def test_a_large_message_that_is_being_received_is_no_excess() -> None:
     process = Process()
     for unread in range(0, 400, 10):
-        process.allocated = 50 * MIB + unread * MIB
+        process.size = 50 * MIB + unread * MIB
         assert process.excess(0, unread * MIB) == 0
 
 
 def test_memory_that_unread_bytes_cannot_explain_is_of_another_kind() -> None:
     process = Process()
-    process.allocated += 640 * MIB  # ten thousand clients connect
+    process.size += 640 * MIB  # ten thousand clients connect
     assert process.excess(0, unread=MIB) == BYTES_PER_WIRE_BYTE * MIB
-    process.allocated += 30 * MIB
+    process.size += 30 * MIB
     assert process.excess(0, unread=2 * MIB) <= 2 * BYTES_PER_WIRE_BYTE * MIB
 
 
@@ -70,11 +77,11 @@ def test_an_attack_is_seen_whatever_happened_before(steps: list[tuple[int, int, 
     """After a moment without unread bytes, empty frames show with their whole memory."""
     process = Process()
     for others, held, unread in steps:
-        process.allocated = (50 + others + held) * MIB
+        process.size = (50 + others + held) * MIB
         process.excess(held * MIB, unread * MIB)
     process.excess(0, 0)
-    before = max(process.allocated, 50 * MIB)
-    process.allocated = before + BYTES_PER_WIRE_BYTE * wire * MIB
+    before = max(process.size, 50 * MIB)
+    process.size = before + BYTES_PER_WIRE_BYTE * wire * MIB
     assert process.excess(0, wire * MIB) >= (BYTES_PER_WIRE_BYTE - 1) * wire * MIB
 
 
@@ -83,7 +90,7 @@ def test_few_unread_bytes_are_measured_rarely() -> None:
     for _ in range(100):
         process.excess(0, unread=1000, seconds=QUIET_INTERVAL / 10)
     assert process.num_measured <= 12
-    process.allocated += 100 * MIB
+    process.size += 100 * MIB
     assert process.excess(0, unread=4 * MIB, seconds=1.0) > 64 * MIB
 
 
@@ -93,11 +100,12 @@ def test_without_a_meter_nothing_is_in_excess() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
 def test_small_blocks_are_measured_and_large_ones_are_not() -> None:
-    meter = small_block_meter()
-    assert meter is not None
-    before = meter()
+    blocks = small_blocks()
+    assert blocks is not None
+    before = blocks.allocated()
     large = ctypes.create_string_buffer(8 * MIB)
-    assert meter() - before < MIB
+    assert blocks.allocated() - before < MIB
     small = [ctypes.create_string_buffer(16 * 1024) for _ in range(1000)]
-    assert 15 * MIB < meter() - before < 30 * MIB
+    assert 15 * MIB < blocks.allocated() - before < 30 * MIB
     del large, small
+    blocks.release()

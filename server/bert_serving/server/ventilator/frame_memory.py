@@ -8,7 +8,6 @@ memory is allocated in small blocks; large frames are in blocks of their own, wh
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 
 #: Largest memory of a byte on the wire: that of an empty frame.
 BYTES_PER_WIRE_BYTE = 32
@@ -29,33 +28,47 @@ class _Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
 
 
-def small_block_meter() -> Callable[[], int] | None:
-    """Returns a function that returns the bytes allocated in small blocks; None if the C library has none.
+class SmallBlocks:
+    """Memory of the C library. From now on, blocks of 1 MiB and more are not small, whatever was allocated before.
 
-    From now on, blocks of 1 MiB and more are not small, whatever was allocated before.
+    Raises:
+        AttributeError: the library is glibc before 2.33, or another one.
     """
-    library = ctypes.CDLL(None)
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(None)
+        self._library.mallinfo2.restype = _Mallinfo2
+        self._library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+    def allocated(self) -> int:
+        """Returns the bytes in small blocks."""
+        return int(self._library.mallinfo2().uordblks)
+
+    def release(self) -> None:
+        """Returns freed memory to the system."""
+        self._library.malloc_trim(ctypes.c_size_t(0))
+
+
+def small_blocks() -> SmallBlocks | None:
+    """Returns the small blocks of this process; None where they cannot be measured."""
     try:
-        mallinfo2, mallopt = library.mallinfo2, library.mallopt
-    except AttributeError:  # glibc before 2.33, or another library
+        return SmallBlocks()
+    except AttributeError:
         return None
-    mallinfo2.restype = _Mallinfo2
-    mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
-    return lambda: int(mallinfo2().uordblks)
 
 
 class FrameMemory:
-    """Compares the allocated memory with the memory that is accounted for. Pure, apart from ``allocated``.
+    """Compares the allocated memory with the memory that is accounted for. Pure, apart from ``blocks``.
 
     Args:
-        allocated: returns the bytes allocated in small blocks; None if they are unknown.
+        blocks: the small blocks; None if they cannot be measured.
         allowance: bytes that unread messages may take beside those on the wire.
     """
 
-    def __init__(self, allocated: Callable[[], int] | None, allowance: int) -> None:
-        self._allocated, self.allowance = allocated, max(MIN_ALLOWANCE, allowance)
-        self._start = self._baseline = allocated() if allocated else 0
-        self._next_quiet = 0.0
+    def __init__(self, blocks: SmallBlocks | None, allowance: int) -> None:
+        self._blocks, self.allowance = blocks, max(MIN_ALLOWANCE, allowance)
+        self._start = self._baseline = blocks.allocated() if blocks else 0
+        self._next_quiet, self._was_exceeded = 0.0, False
 
     def excess(self, held: int, unread: int, now: float) -> int:
         """Returns the memory of unread messages beside their bytes.
@@ -69,9 +82,13 @@ class FrameMemory:
             now: monotonic seconds.
         """
         is_quiet = 4 * BYTES_PER_WIRE_BYTE * unread < self.allowance
-        if self._allocated is None or (is_quiet and now < self._next_quiet):
+        if self._blocks is None or (is_quiet and now < self._next_quiet and not self._was_exceeded):
             return 0
         self._next_quiet = now + QUIET_INTERVAL
-        rest = self._allocated() - held - unread
+        rest = self._blocks.allocated() - held - unread
         self._baseline = max(self._start, min(self._baseline, rest), rest - BYTES_PER_WIRE_BYTE * unread)
-        return max(0, rest - self._baseline)
+        excess = max(0, rest - self._baseline)
+        if self._was_exceeded and is_quiet:
+            self._blocks.release()
+        self._was_exceeded = excess > self.allowance or (self._was_exceeded and not is_quiet)
+        return excess

@@ -16,7 +16,7 @@ from ..ipc.process_context import ProcessContext
 from ..ipc.shared_port import MovablePort
 from ..ipc.tcp_guard import SLICE_INTERVAL, ConnectionMonitor
 from ..security.curve import CurveAuth
-from .frame_memory import BYTES_PER_WIRE_BYTE, FrameMemory, small_block_meter
+from .frame_memory import BYTES_PER_WIRE_BYTE, FrameMemory, small_blocks
 from .request_socket import TOO_LARGE_BYTES, UNREAD_MESSAGES, RequestSocket
 
 #: Seconds between two checks of the connections, also while messages are unread.
@@ -44,7 +44,7 @@ class Frontend:
         self._log = context.log
         self._max_message_bytes, self._share = config.max_message_bytes, SPARE_SHARE * max_bytes
         self._connections = ConnectionMonitor(config.port, is_encrypted=config.auth_keys is not None)
-        self._frame_memory = FrameMemory(small_block_meter(), int(FRAMES_SHARE * max_bytes))
+        self._frame_memory = FrameMemory(small_blocks(), int(FRAMES_SHARE * max_bytes))
         self.connection_limit = ConnectionLimit(config.port, context.log)
         self.next_check = 0.0
         self._is_full = False
