@@ -40,6 +40,7 @@ class Child:
         role: the code that it runs: ventilator, sink, prepare, worker, http.
         context: its name in the log.
         incarnation: number of starts; part of its identity, so that messages of a predecessor are recognised.
+        ready_at: monotonic seconds at which it became ready, or None.
         reason: the reason that it reported before it ended.
         failed_starts: number of ends in a row before it was ready.
         crashes: number of ends in a row after it was ready, each within ``CRASH_LOOP_WINDOW``.
@@ -56,7 +57,7 @@ class Child:
     env: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     incarnation: int = 0
-    is_ready: bool = False
+    ready_at: float | None = None
     reason: str = ""
     failed_starts: int = 0
     crashes: int = 0
@@ -73,13 +74,17 @@ class Child:
         return f"{self.name}.{self.incarnation}".encode()
 
     @property
+    def is_ready(self) -> bool:
+        return self.ready_at is not None
+
+    @property
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
         """Starts the process. It ends when its standard input closes, so it cannot outlive this process."""
         self.incarnation += 1
-        self.is_ready, self.reason, self.restart_at, self.last_heartbeat = False, "", None, None
+        self.ready_at, self.reason, self.restart_at, self.last_heartbeat = None, "", None, None
         self.is_draining = False
         self.info = {}
         self.started_at = time.monotonic()
@@ -112,8 +117,8 @@ class Child:
         self.last_heartbeat = now
         self.info.update(heartbeat)
 
-    def on_ready(self, info: dict[str, Any]) -> None:
-        self.is_ready, self.failed_starts = True, 0
+    def on_ready(self, info: dict[str, Any], now: float) -> None:
+        self.ready_at, self.failed_starts = now, 0
         self.info.update(info)
 
     def schedule_restart(self, now: float, was_ready: bool) -> None:
@@ -142,8 +147,8 @@ class Child:
             return f"not ready after {config.start_timeout:g} s (-start_timeout)"
         if self.last_heartbeat is not None and now - self.last_heartbeat > config.heartbeat_timeout:
             return f"no heartbeat for {config.heartbeat_timeout:g} s (-heartbeat_timeout)"
-        if self.is_ready and self.role != "prepare":
-            age = self.info.get("age", 0.0)
+        if self.ready_at is not None and self.role != "prepare":
+            age = min(self.info.get("age", 0.0), now - self.ready_at)  # a slow start is no hang
             if self.info.get("busy"):
                 if age > config.worker_timeout:
                     return f"one batch took more than {config.worker_timeout:g} s (-worker_timeout)"
@@ -169,7 +174,7 @@ class Child:
         """Releases what belonged to the ended process."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
-        self.process, self.is_ready = None, False
+        self.process, self.ready_at = None, None
 
 
 def describe_exit(code: int) -> str:

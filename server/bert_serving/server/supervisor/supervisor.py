@@ -274,7 +274,7 @@ class BertServer(threading.Thread):
         if kind == commands.HEARTBEAT:
             child.on_heartbeat(json.loads(frames[2]), time.monotonic())
         elif kind == commands.READY:
-            child.on_ready(json.loads(frames[2]))
+            child.on_ready(json.loads(frames[2]), time.monotonic())
             if child.role == "prepare":
                 self._prepared.take(child, self.children.values())
                 self._tell(name, commands.STOP)

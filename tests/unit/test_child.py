@@ -1,0 +1,52 @@
+"""Tests when a child process counts as hung."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bert_serving.server.ipc.endpoints import Addresses
+from bert_serving.server.supervisor.child import Child
+from process_harness import tiny_config
+
+LIMIT = 4.0
+
+
+@pytest.fixture
+def child() -> Child:
+    config = tiny_config("-heartbeat_timeout", str(LIMIT), "-worker_timeout", "30", "-start_timeout", "100")
+    child = Child("http", "http", "HTTP", config, Addresses("", "", "", "", ""), {}, {})
+    child.started_at = time.monotonic()
+    return child
+
+
+def test_a_start_that_takes_longer_than_a_heartbeat_may_is_no_hang(child: Child) -> None:
+    """Heartbeats of the start tell of no progress, and one of them may arrive behind READY."""
+    now = child.started_at
+    for _ in range(50):
+        now += 1
+        child.on_heartbeat({"age": now - child.started_at, "busy": False}, now)
+        assert not child.hang_reason(now)
+    child.on_ready({}, now)
+    assert not child.hang_reason(now)
+    child.on_heartbeat({"age": 51.0, "busy": False}, now + 0.5)
+    assert not child.hang_reason(now + 1)
+    child.on_heartbeat({"age": 0.5, "busy": False}, now + 1.5)
+    assert not child.hang_reason(now + 2)
+
+
+@pytest.mark.parametrize(("is_busy", "limit"), [(False, LIMIT), (True, 30.0)])
+def test_a_main_loop_that_stands_still_is_a_hang(child: Child, is_busy: bool, limit: float) -> None:
+    ready_at = child.started_at + 50
+    child.on_ready({}, ready_at)
+    for second in range(1, 60):
+        child.on_heartbeat({"age": float(second), "busy": is_busy}, ready_at + second)
+        assert bool(child.hang_reason(ready_at + second)) == (second > limit)
+
+
+def test_a_process_without_heartbeats_hangs(child: Child) -> None:
+    child.on_ready({}, child.started_at)
+    child.on_heartbeat({"age": 0.0, "busy": False}, child.started_at)
+    assert not child.hang_reason(child.started_at + LIMIT)
+    assert "no heartbeat" in child.hang_reason(child.started_at + LIMIT + 0.1)
