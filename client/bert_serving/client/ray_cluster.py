@@ -76,7 +76,8 @@ def connect(ray: Any, address: str, shows_logs: bool) -> None:
         python = ".".join(map(str, sys.version_info[:2]))
         raise ClusterError(
             f"no Ray cluster at -ray_address {address}: {first_line(error).rstrip('.')}. This command needs a node of "
-            f"the cluster (ray start), with Python {python} and Ray {ray.__version__} on all nodes"
+            f"the cluster (ray start), Python {python} and Ray {ray.__version__} on all nodes, and the token of "
+            "the cluster if it uses RAY_AUTH_MODE=token"
         ) from None
 
 
