@@ -213,7 +213,7 @@ def test_many_documents_of_many_clients_share_batches(reranker: tuple[Server, An
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("task", ["classify", "rerank"])
+@pytest.mark.parametrize("task", [pytest.param("classify", marks=pytest.mark.minutes), "rerank"])
 def test_a_machine_joins_a_server_of_scores(
     task: str, classifier: tuple[Server, Any], reranker: tuple[Server, Any]
 ) -> None:
