@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -30,6 +31,10 @@ IDS = load_tokenizer(VOCAB, lower_case=True, max_seq_len=25, max_tokens=512).ids
 def tokenizer(**settings: Any) -> Tokenizer:
     settings = {"lower_case": True, "max_seq_len": 25, "max_tokens": 512} | settings
     return load_tokenizer(VOCAB, **settings)
+
+
+#: The tokenizer with these settings, made once: reading the vocabulary takes longer than most examples.
+shared_tokenizer = functools.cache(tokenizer)
 
 
 # -- the oracle -------------------------------------------------------------------------------------------------------
@@ -117,7 +122,7 @@ TEXTS = st.one_of(
 @example(["\u302f\u302e\u3099", "\u0344", "각"], True, 25)
 @example(["a ||| b ||| c", "a\n ||| b", "\0 ||| b", "a ||| \0", "||| b", "a |||"], True, 4)
 def test_equals_the_oracle(texts: list[str], lower_case: bool, max_seq_len: int) -> None:
-    subject = tokenizer(lower_case=lower_case, max_seq_len=max_seq_len)
+    subject = shared_tokenizer(lower_case=lower_case, max_seq_len=max_seq_len)
     tokenized = subject.encode(texts)
     check_shape(tokenized, len(texts))
     ends = np.cumsum(tokenized.lengths)
@@ -141,7 +146,7 @@ MARKS = st.sampled_from(
 @example([("é\U0001d16d", 1), ("\u0323\u0301", 60), ("\U0001d165", 1)])
 def test_long_runs_of_marks_equal_the_oracle(runs: list[tuple[str, int]]) -> None:
     text = "".join(marks * count for marks, count in runs)
-    subject = tokenizer(max_seq_len=512)
+    subject = shared_tokenizer(max_seq_len=512)
     for texts in ([text], ["hello", text, text * 2]):
         rows = subject.tokens(subject.encode(texts))
         assert rows[-1] == oracle(texts[-1], True, 512)[0]
