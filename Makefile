@@ -54,6 +54,9 @@ JOBS ?= 3
 # Tests start hundreds of processes. Without compiled modules each of them compiles its source again.
 export PYTHONDONTWRITEBYTECODE :=
 
+# By default, threads of OpenMP (in PyTorch) wait in a loop that uses a core. Tests share the cores.
+test test-avx2 coverage faults: export OMP_WAIT_POLICY := PASSIVE
+
 # The server, oneDNN (in PyTorch and TensorFlow) and PyTorch's own kernels read one each; ONNX Runtime has no such switch.
 # XLA reads none of them and compiles for the processor that it runs on, so its tests run once only. So does a test of
 # a missing GPU.
