@@ -18,10 +18,11 @@ from bert_serving.client import BertClient
 from bert_serving.server import BertServer
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.errors import StartError
-from servers import CACHE, TINY, free_ports, is_free, wait_until
+from servers import CACHE, ENGINE, TINY, free_ports, is_free, wait_until
 
 HEAD = """
-import sys, time
+import pathlib, sys, time
+sys.path.append(pathlib.Path("/nowhere"))  # Python ignores what is no string
 from bert_serving.server import BertServer
 from bert_serving.server.helper import get_args_parser
 server = BertServer(get_args_parser().parse_args(sys.argv[1:]))
@@ -29,11 +30,11 @@ server = BertServer(get_args_parser().parse_args(sys.argv[1:]))
 
 
 class Program:
-    """A Python program that runs a server with engine zeros."""
+    """A Python program that runs a server."""
 
-    def __init__(self, body: str) -> None:
+    def __init__(self, body: str, engine: str) -> None:
         self.port, self.port_out = free_ports()
-        arguments = ["-model_dir", str(TINY), "-engine", "zeros", "-cpu", "-host", "127.0.0.1"]
+        arguments = ["-model_dir", str(TINY), "-engine", engine, "-cpu", "-host", "127.0.0.1"]
         arguments += ["-port", str(self.port), "-port_out", str(self.port_out)]
         self.log_path = Path(tempfile.mkstemp(prefix="bert-serving-log-", dir=CACHE)[1])
         with open(self.log_path, "w") as log:
@@ -59,9 +60,9 @@ class Program:
 
 
 @contextlib.contextmanager
-def program(body: str) -> Iterator[Program]:
+def program(body: str, engine: str = "zeros") -> Iterator[Program]:
     """Yields a running program. Its server must end when it ends."""
-    running = Program(body)
+    running = Program(body, engine)
     try:
         yield running
     finally:
@@ -70,9 +71,10 @@ def program(body: str) -> Iterator[Program]:
     wait_until(lambda: is_free(running.port) and is_free(running.port_out), what="the ports to be free")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_server_serves_on_after_the_last_line_until_a_signal(number: int) -> None:
-    with program("server.start()\nprint('last line', flush=True)\n") as running:
+@pytest.mark.parametrize(("number", "engine"), [(signal.SIGINT, "zeros"), (signal.SIGTERM, ENGINE)])
+def test_a_server_serves_on_after_the_last_line_until_a_signal(number: int, engine: str) -> None:
+    """The server imports its engine after the last line."""
+    with program("server.start()\nprint('last line', flush=True)\n", engine) as running:
         running.wait_for("last line")
         running.encode()
         children = psutil.Process(running.process.pid).children()

@@ -89,7 +89,7 @@ class Child:
         self.info = {}
         self.started_at = time.monotonic()
         arguments = {
-            "path": sys.path,
+            "path": [entry for entry in sys.path if isinstance(entry, str)],  # Python ignores others
             "role": self.role,
             "name": self.identity.decode(),
             "context": self.context,

@@ -6,6 +6,8 @@ handler decides: it interrupts the program's own code, or stops the servers if t
 
 from __future__ import annotations
 
+# Engines use this module, but Python does not import it any more when the main thread has ended.
+import concurrent.futures.thread  # noqa: F401
 import contextlib
 import os
 import signal
