@@ -54,8 +54,8 @@ CHECKED, CHECKED_LONG, LONG_TOKENS = 40, 8, 35
 MIN_COSINE = {"fp32": 0.999, "bf16": 0.99, "int8": 0.95}
 #: Bytes of memory that must be available before a system is started; the largest takes about this much.
 MIN_AVAILABLE = 2 << 30
-#: Minutes of ``--minutes`` that are reserved for each following model.
-RESERVED_MINUTES = 4
+#: Default of ``--minutes`` for each model.
+MINUTES = 16
 
 
 def parse() -> argparse.Namespace:
@@ -64,7 +64,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=WORKLOADS, nargs="+", default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=3, help="maximum number of rounds")
     parser.add_argument(
-        "--minutes", type=float, default=16, help="start no further round after this time; one round always runs"
+        "--minutes",
+        type=float,
+        help="start no further round after this time, by default 16 for each model; one always runs",
     )
     parser.add_argument(
         "--share", type=float, default=1.0, help="fraction of the texts of each load, at least those of --quick"
@@ -76,7 +78,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few sentences and one round, to test the script")
     parser.add_argument("--pip", default="", help="additional arguments of pip, such as '--extra-index-url URL'")
     parser.add_argument("--out", type=Path, default=Path("bert-serving-peers"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.minutes is None:
+        args.minutes = MINUTES * len(args.model)
+    return args
 
 
 def to_compare(hf: str, items: list[str] | list[list[str]]) -> dict[int, int]:
@@ -317,8 +322,8 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     parts, models = [head(about)], []
     for index, model in enumerate(args.model, 1):
-        reserved = RESERVED_MINUTES * (len(args.model) - index)
-        markdown, found = compare(args, model, began + 60 * (args.minutes - reserved))
+        deadline = began + 60 * args.minutes * index / len(args.model)
+        markdown, found = compare(args, model, deadline)
         parts.append(markdown)
         models.append(found)
         text = "\n\n".join(parts)
