@@ -411,6 +411,13 @@ def test_table_has_a_column_per_number_of_workers() -> None:
     ]
 
 
+def test_table_of_tokenizers_and_workers() -> None:
+    args = read_args(["-model_dir", str(TINY), "-test_num_tokenizer", "0", "2", "-test_num_worker", "1", "2"])
+    (found,) = experiments.from_args(args, ServerConfig.from_args(args), load_model_config(TINY))
+    settings = [(each.value, each.config.num_tokenizer, each.config.num_worker) for each in found.settings]
+    assert settings == [("0", 0, 1), ("2", 2, 1), ("0", 0, 2), ("2", 2, 2)]
+
+
 def test_workers_share_a_table(tmp_path: Path) -> None:
     code, out, err = benchmark(tmp_path, "-test_num_client", "1", "3", "-test_num_worker", "1", "2")
     assert code == 0, err

@@ -29,7 +29,7 @@ NOTHING = "\N{EN DASH}"
 
 @pytest.fixture(scope="module")
 def http_server() -> Iterator[HttpServer]:
-    with serving_http("-engine", "zeros", "-num_worker", "2") as server:
+    with serving_http("-engine", "zeros", "-num_worker", "2", "-num_tokenizer", "1") as server:
         yield server
 
 
@@ -84,6 +84,11 @@ def test_page_shows_the_state_of_the_server(browser: Browser, http_server: HttpS
     browser.wait_text("#http", "/encode")
     assert "2 of 2 running, on cpu" in browser.text("#workers-note")
     assert [row.text.split()[0] for row in browser.all("#workers tbody tr")] == ["worker-0", "worker-1"]
+    name, share, *_, texts, starts = rows_of(browser, "tokenizers")["tokenizer-0"].split()
+    assert (name, starts) == ("tokenizer-0", "1")
+    assert "%" in share or share.isdigit()
+    assert int(texts) >= 52
+    assert "the ventilator is busy" in browser.text("#tokenizers-note")
     cells = [cell.text for cell in browser.all("#http tbody tr:first-child > *")]
     assert (cells[0], cells[4], cells[5]) == ("/encode", "1", "0")
     assert tile(browser, "cut") != "0 %"

@@ -89,6 +89,7 @@ class Model:
         self.dead: list[bytes] = []
         self.closing: set[bytes] = set()  # connections of dead workers to which ZeroMQ still accepts messages
         self.jobs: dict[int, Job] = {}
+        self.frames: list[bytes] = []  # of a message that is not complete
         self.num_jobs = 0
         self.start_sink()
         self.start_ventilator()
@@ -167,6 +168,13 @@ class Model:
         job.failed = True
         self.dispatcher.drop([job])
         del self.jobs[job.id]
+
+    def send(self, frame: bytes, flags: int, copy: bool) -> None:
+        """Collects the frames of a message."""
+        self.frames.append(frame)
+        if not flags & zmq.SNDMORE:
+            frames, self.frames = self.frames, []
+            self.send_multipart(frames)
 
     def send_multipart(self, frames: list[bytes], *_: Any, **__: Any) -> None:
         """The dispatcher's socket."""

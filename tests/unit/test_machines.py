@@ -25,7 +25,15 @@ class Router:
 
     def __init__(self) -> None:
         self.sent: list[list[bytes]] = []
+        self.frames: list[bytes] = []  # of a message that is not complete
         self.closed: set[bytes] = set()
+
+    def send(self, frame: bytes, flags: int, copy: bool) -> None:
+        """Collects the frames of a message."""
+        self.frames.append(frame)
+        if not flags & zmq.SNDMORE:
+            frames, self.frames = self.frames, []
+            self.send_multipart(frames)
 
     def send_multipart(self, frames: list[bytes], *_: Any, **__: Any) -> None:
         if frames[0] in self.closed:

@@ -84,6 +84,12 @@ def from_args(args: argparse.Namespace, base: ServerConfig, model: ModelConfig) 
             logarithmic=False,
         ),
         Experiment(
+            "num_tokenizer",
+            "Processes that tokenize; 0 is the ventilator. With -engine zeros they limit the rate.",
+            [Setting(str(n), base.with_(num_tokenizer=n), load) for n in args.test_num_tokenizer],
+            logarithmic=False,
+        ),
+        Experiment(
             "open_loop",
             "Single-sentence requests per second with Poisson arrivals; latency counts from the due time.",
             [Setting(f"{rate:g}", base, Load(1, 1, rate)) for rate in args.open_loop],

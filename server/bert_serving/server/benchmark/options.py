@@ -19,6 +19,7 @@ examples:
   bert-serving-benchmark -texts corpus.txt -test_num_client 1 8 64 -client_batch_size 1
   bert-serving-benchmark -texts corpus.txt -open_loop 50 100 200     single sentences at random times
   bert-serving-benchmark -test_client_batch_size 16 256 4096 -test_num_worker 1 2 4
+  bert-serving-benchmark -engine zeros -test_num_tokenizer 0 1 2 -test_num_worker 1 2
   bert-serving-benchmark -engine zeros                               everything except the model
 """
 
@@ -40,7 +41,7 @@ def rate(text: str) -> float:
 
 # fmt: off
 GROUPS: dict[str, list[Option]] = {
-    "Tests (only the named ones run; by default all except -open_loop)": [
+    "Tests (only the named ones run; by default all except -test_num_tokenizer and -open_loop)": [
         Option("test_max_seq_len", (32, 64, 128, 256), "values of -max_seq_len, also the length of the sentences",
                parse=sequence_length, many=True, metavar="N", v1=True),
         Option("test_client_batch_size", (1, 16, 256, 4096), "sentences per request", parse=at_least(1), many=True,
@@ -51,6 +52,7 @@ GROUPS: dict[str, list[Option]] = {
                metavar="N", v1=True),
         Option("test_pooling_layer", (), "values of -pooling_layer; commas join several layers of one value; "
                "default: each layer of the model", parse=layers, many=True, metavar="L[,L]", v1=True),
+        Option("test_num_tokenizer", (), "values of -num_tokenizer", parse=at_least(0), many=True, metavar="N"),
         Option("open_loop", (), "mean number of single-sentence requests per second, at random times; "
                "a request does not wait for earlier responses", parse=rate, many=True, metavar="RATE"),
     ],
@@ -109,7 +111,7 @@ def read_args(argv: Sequence[str]) -> argparse.Namespace:
     any_named = any(getattr(args, name) is not None for name in TESTS)
     for name in TESTS:
         if getattr(args, name) is None:
-            run_it = not any_named and name != "open_loop"
+            run_it = not any_named and name != "open_loop"  # the default of -test_num_tokenizer is empty
             setattr(args, name, list(options[name].default) if run_it else [])
     args.all_layers = not any_named
     return args

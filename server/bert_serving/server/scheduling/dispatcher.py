@@ -21,6 +21,7 @@ from ..config.options import ServerConfig
 from ..errors import RequestError
 from ..ipc.commands import BATCHES_SENT, u64
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
+from ..ipc.sockets import send_at_once
 from ..monitoring.histogram import SEQUENCES, Histogram
 from .jobs import Job, JobChunk, pack
 from .scheduler import BatchLimits, BatchSlice, Scheduler
@@ -236,7 +237,7 @@ class Dispatcher:
         )
         frames = message.frames()
         try:
-            state.router.send_multipart([state.name, *frames], zmq.NOBLOCK, copy=not is_large(frames))
+            send_at_once(state.router, [state.name, *frames], copy=not is_large(frames))
         except zmq.ZMQError as error:
             self.log.warning("cannot send a batch to %s (%s); requeuing it", state.name.decode(), error)
             self._unannounced.update(announcements)

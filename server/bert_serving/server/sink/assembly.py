@@ -8,6 +8,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -60,6 +61,12 @@ def scatter_tokens(out: np.ndarray, rows: np.ndarray, lengths: np.ndarray, packe
     ends = np.cumsum(lengths, dtype=np.int64)
     positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     out[np.repeat(rows, lengths), positions] = packed
+
+
+@lru_cache(maxsize=256)
+def _plain_info(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Returns the JSON frame of a reply without metadata: of most short requests it is the same."""
+    return EncodeInfo(dtype, shape, "").to_json()
 
 
 class ResultAssembler:
@@ -140,7 +147,8 @@ class ResultAssembler:
         if tokens:
             job.tokens[from_u64(first_row)] = tokens
         if metadata:
-            job.metadata, job.is_complete = json.loads(metadata[0]), True
+            job.metadata = json.loads(metadata[0]) if metadata[0] != b"{}" else {}
+            job.is_complete = True
             try:
                 self._publish_if_complete(job)
             except MemoryError:
@@ -260,7 +268,8 @@ class ResultAssembler:
             job.array = job.array[:, :dimensions]
         if times is not None:
             job.metadata["timing"] = Timing.of(times[0], times[1], job.began_at, self.clock()).to_dict()
-        info = EncodeInfo(dtype_name(job.array.dtype), job.array.shape, "", **job.metadata).to_json()
+        dtype, shape = dtype_name(job.array.dtype), job.array.shape
+        info = EncodeInfo(dtype, shape, "", **job.metadata).to_json() if job.metadata else _plain_info(dtype, shape)
         if job.tokens:
             # Each value is a JSON list; they are joined as text, which saves decoding and encoding them.
             lists = b", ".join(job.tokens[row][1:-1] for row in sorted(job.tokens))

@@ -15,7 +15,7 @@ import zmq
 
 from ..ipc.descriptors import descriptor_limit
 from ..ipc.shared_port import IS_SUPPORTED, bind_shared
-from ..ipc.sockets import is_readable
+from ..ipc.sockets import is_readable, send_at_once
 from ..ipc.tcp_guard import close_accepted
 from ..security.curve import CurveAuth
 from .exact_xpub import ExactXpub, Peer, Subscription
@@ -87,7 +87,7 @@ class ShardedXpub:
         """Sends a message to the subscribers of one shard. Returns whether all of them had room."""
         self._sent.add(number)
         try:
-            self._shards[number].socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+            send_at_once(self._shards[number].socket, frames, copy)
         except zmq.Again:
             return False
         return True
