@@ -87,7 +87,7 @@ def test_page_shows_the_state_of_the_server(browser: Browser, http_server: HttpS
     name, share, *_, texts, starts = rows_of(browser, "tokenizers")["tokenizer-0"].split()
     assert (name, starts) == ("tokenizer-0", "1")
     assert "%" in share or share.isdigit()
-    assert int(texts) >= 52
+    assert int(texts) > 0
     assert "the ventilator is busy" in browser.text("#tokenizers-note")
     cells = [cell.text for cell in browser.all("#http tbody tr:first-child > *")]
     assert (cells[0], cells[4], cells[5]) == ("/encode", "1", "0")

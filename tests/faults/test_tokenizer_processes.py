@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,6 +211,20 @@ def test_requests_that_tokenizers_hold_can_be_cancelled(parallel: tuple[Server, 
     with connect(server) as observer:
         assert_true(observer.encode(texts(2)), texts(2))
         wait_until(lambda: queue(observer)["bytes"] == 0, what="free memory")
+
+
+def test_cost_of_the_front_is_measured(parallel: tuple[Server, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmark"))
+    import front_cost
+
+    server, _ = parallel
+    connection = {"port": server.port, "port_out": server.port_out, "check_length": False}
+    found = front_cost.measure(server.process.pid, connection, clients=2, size=1, seconds=0.3)
+    assert found["rate"] > 0
+    assert all(found[name] > 0 for name in ("ventilator", "clients"))
+    cells = front_cost.row("two clients", [found, {**found, "rate": 2 * found["rate"]}]).split("|")[1:-1]
+    assert cells[0].strip() == "two clients"
+    assert len(cells) == 2 + len(front_cost.ROLES) + 2
 
 
 @pytest.mark.minutes
