@@ -186,6 +186,8 @@ DENSE = [("sentence_transformers.models.Dense", "2_Dense")]
         *((([], {"tokenizer_config.json": {key: value}}, ModelConfigError, key)) for key, value in LENGTHS),
         ([], {"config_sentence_transformers.json": {"default_prompt_name": "q"}}, ModelConfigError, "prompt_name 'q'"),
         ([], {"config_sentence_transformers.json": {"default_prompt_name": ["q"]}}, ModelConfigError, "prompt_name"),
+        ([], {"config_sentence_transformers.json": {"model_type": "SparseEncoder"}}, ModelUnsupported, "model_type"),
+        ([], {"config_sentence_transformers.json": {"model_type": None}}, ModelUnsupported, "model_type None"),
         ([], {"config_sentence_transformers.json": {"prompts": {"q": 5}}}, ModelConfigError, "'q' must be a text"),
         ([], {"config_sentence_transformers.json": {"prompts": {"q": "\ud800"}}}, ModelConfigError, r"'q'.*ud800"),
         ([], {"1_Pooling/config.json": {"pooling_mode_sum_tokens": True}}, ModelUnsupported, "sum_tokens True"),

@@ -59,6 +59,13 @@ SETTINGS = "tokenizer_config.json"
          "strip_accents True"),
         ({SETTINGS: {"tokenizer_class": "BertTokenizer", "tokenize_chinese_chars": False}}, True, ModelUnsupported,
          "tokenize_chinese_chars False"),
+        ({SETTINGS: {"do_lower_case": False}}, True, ModelUnsupported, "do_lower_case False, but tokenizer.json has"),
+        *(
+            ({SETTINGS: named | {key: token}}, True, ModelUnsupported, f"{key} 'hello', but .* has '.{word}")
+            for named in ({}, {"tokenizer_class": "BertTokenizer"}, {"tokenizer_class": "DistilBertTokenizerFast"})
+            for key, word in (("cls_token", "CLS"), ("sep_token", "SEP"), ("unk_token", "UNK"))
+            for token in ("hello", {"content": "hello"})
+        ),
         ({"added_tokens.json": {"new": 99}}, True, ModelUnsupported, "added_tokens.json has the token 'new'"),
         ({"added_tokens.json": {"[MASK]": 99}}, True, ModelUnsupported, "'.MASK.' with the id 99, .* another id"),
         ({"added_tokens.json": {"new": 99}}, False, ModelUnsupported, "vocab.txt has no such token; save the fast"),
@@ -74,6 +81,11 @@ def test_settings_that_are_not_honoured_are_refused(
 ) -> None:
     with pytest.raises(error, match=reason):
         load_model_config(folder_with(tmp_path, files, has_json))
+
+
+def test_a_class_without_a_family_takes_the_tokenizer_as_it_is(tmp_path: Path) -> None:
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "hello", "do_lower_case": False}
+    load_model_config(folder_with(tmp_path, {SETTINGS: settings}))
 
 
 def test_truncation_on_the_left_in_the_tokenizer_is_refused_unless_the_settings_say_otherwise(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ _DENSE_KEYS = {
 _LAYER_NORM_KEYS = {"dimension"}
 #: Modules without weights.
 _WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout")
+#: Value of ``model_type`` of a model that gives one vector for each text.
+_MODEL_TYPE = "SentenceTransformer"
 #: Suffixes of files with weights.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 #: Packages of the library whose models give other results than one vector for each text.
@@ -81,6 +83,11 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
     transformer = folder / entries[0][1]
     settings = read_transformer(transformer)
     extra = read_optional(folder / "config_sentence_transformers.json")
+    if extra.get("model_type", _MODEL_TYPE) != _MODEL_TYPE:
+        raise ModelUnsupported(
+            f"{folder / 'config_sentence_transformers.json'}: model_type {extra['model_type']!r} gives no vector of a "
+            f"text; it must be {_MODEL_TYPE!r}"
+        )
     pooling = _read_pooling(folder / entries[1][1] / "config.json")
     modules: list[Module] = []
     for kind, path in entries[1:]:

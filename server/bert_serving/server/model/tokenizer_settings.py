@@ -21,8 +21,9 @@ _NORMALIZER = {
 }
 #: Special tokens of a ``vocab.txt``.
 _SPECIAL = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-#: Values of ``tokenizer_class`` for which transformers takes the normalizer of ``tokenizer.json`` as it is.
-_PLAIN_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
+#: Values of ``tokenizer_class`` for which transformers takes ``tokenizer.json`` as it is. Without a value, it takes the
+#: class of the family, which sets normalizer and special tokens again.
+_PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _REMEDY = (
     "save the fast tokenizer, which writes a complete tokenizer.json: "
     "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
@@ -48,6 +49,7 @@ def reject_tokenizer_settings(vocab_path: Path, content: dict[str, Any] | None) 
         side = _part(content, "truncation", vocab_path).get("direction", "Right")
         if settings.get("tokenizer_class") not in _PLAIN_CLASSES:
             _reject_contradictions(_part(content, "normalizer", vocab_path), settings, vocab_path, source)
+            _reject_other_special_tokens(content, settings, vocab_path, source)
     else:
         ids = {token.strip(): index for index, token in enumerate(vocab_path.read_text("utf-8-sig").split("\n"))}
         side = "Right"
@@ -97,6 +99,33 @@ def _reject_contradictions(
                 f"{source} has {key} {settings[key]!r}, but {vocab_path.name} has {name} {normalizer.get(name)!r}; "
                 f"{_REMEDY}"
             )
+
+
+def _reject_other_special_tokens(
+    content: dict[str, Any], settings: Mapping[str, Any], vocab_path: Path, source: Path
+) -> None:
+    for key, expected in _special_tokens(content).items():
+        token = _content(settings.get(key))
+        if token not in (None, expected):
+            raise ModelUnsupported(f"{source} has {key} {token!r}, but {vocab_path.name} has {expected!r}; {_REMEDY}")
+
+
+def _special_tokens(content: dict[str, Any]) -> dict[str, str]:
+    """Returns the tokens of a ``tokenizer.json`` for unknown text and around a text, by their keys in the settings."""
+    model: Any = content["model"]
+    processor: Any = content.get("post_processor")
+    found: dict[str, Any] = {"unk_token": model.get("unk_token")}
+    try:
+        if model.get("type") == "Unigram" and model.get("unk_id") is not None:
+            found["unk_token"] = model["vocab"][model["unk_id"]][0]
+        if processor["type"] in ("BertProcessing", "RobertaProcessing"):
+            found |= {"cls_token": processor["cls"][0], "sep_token": processor["sep"][0]}
+        elif processor["type"] == "TemplateProcessing":
+            first, last = processor["single"][0], processor["single"][-1]
+            found |= {"cls_token": first["SpecialToken"]["id"], "sep_token": last["SpecialToken"]["id"]}
+    except (KeyError, IndexError, TypeError):
+        pass  # of another form, which the tokenizer refuses or the library computes
+    return {key: token for key, token in found.items() if isinstance(token, str)}
 
 
 def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> list[tuple[Path, str, Any]]:
