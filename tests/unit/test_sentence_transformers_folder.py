@@ -19,8 +19,8 @@ from bert_serving.server.model.errors import ModelConfigError, ModelUnsupported,
 from bert_serving.server.model.pipeline import Dense, LayerNorm, Normalize, SentencePipeline, Truncate
 from bert_serving.server.model.sentence_transformers import POOLING_MODES, read_pipeline
 from bert_serving.server.worker.head_weights import read_head_weights
-from bert_serving.server.worker.pooling import pool
 from bert_serving.server.worker.sentence_head import SentenceHead, normalize
+from bert_serving.server.worker.token_pooling import pool
 
 Write = Callable[..., Path]
 CLASSES = {

@@ -16,13 +16,13 @@ from werkzeug.exceptions import HTTPException
 from ..log import REQUEST
 from .bearer_token import is_authorized
 from .cors import add_cors
-from .encoding_routes import add_encoding_routes
 from .encoding_service import EncodingService
 from .error_format import format_error
 from .errors import ErrorResponse, Unauthorized, to_error_response
 from .metrics import Metrics
 from .paths import is_public
 from .request_context import JSON, VECTOR_SPACE
+from .route_table import add_encoding_routes
 from .routes import dashboard, encode, openai, openapi, operations, tei, tei_tokens
 from .wsgi import REFUSAL_KEY, STARTED_KEY
 

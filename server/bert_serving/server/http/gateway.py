@@ -21,11 +21,11 @@ from . import wsgi
 from .bearer_token import is_authorized
 from .connections import STATE_KEY, Connection, Connections
 from .encoding_call import ENCODED_KEY, read_call
-from .encoding_routes import ENCODING_ROUTES
 from .encoding_service import EncodingService
 from .errors import BodyTooLarge, ClientDisconnected, HttpError
 from .memory_limit import SMALL_BODY, Charge, MemoryLimiter
 from .paths import canonical_path
+from .route_table import ENCODING_ROUTES
 
 #: Paths that answer without the service, whatever the load.
 LIVENESS_PATHS = frozenset(("/healthz",))

@@ -11,7 +11,7 @@ import logging
 import os
 import resource
 
-from .tcp_guard import close_accepted
+from .connection_monitor import close_accepted
 
 #: Descriptors that are left for connections between the server's processes, files and new connections until a check.
 RESERVE = 64

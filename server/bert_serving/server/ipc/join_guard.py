@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import zmq
 
+from .connection_monitor import SLICE_INTERVAL, ConnectionMonitor
 from .descriptors import ConnectionLimit
-from .tcp_guard import SLICE_INTERVAL, ConnectionMonitor
 
 #: Seconds between two checks of the connections.
 _CHECK_INTERVAL = 1.0

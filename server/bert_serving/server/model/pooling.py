@@ -1,6 +1,6 @@
 """Pooling strategies, with the names and numbers of bert-as-service 1.10.0.
 
-The graph or encoder of each engine computes the strategies of 1.10.0. ``worker/pooling.py`` computes the others.
+The graph or encoder of each engine computes the strategies of 1.10.0. ``worker/token_pooling.py`` computes the others.
 """
 
 from __future__ import annotations

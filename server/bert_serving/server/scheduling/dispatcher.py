@@ -4,7 +4,7 @@ Dispatch is by credit. A worker holds up to two batches, a running and a queued 
 The second batch is sent only when more sequences could not improve it. An idle worker may delay a small batch, see
 ``batch_delay``. A batch stays in flight until the sink has its rows.
 
-- If the engine fails or a worker dies, ``retry`` splits the batch.
+- If the engine fails or a worker dies, ``worker_failure`` splits the batch.
 - If a batch is lost, it is requeued and its credit returns. The results of a worker arrive in the order of its batches.
   So the result of a later batch shows that an earlier one is lost, and so does an idle worker with batches in flight.
 """

@@ -13,10 +13,10 @@ from typing import Any
 
 import zmq
 
+from ..ipc.connection_monitor import close_accepted
 from ..ipc.descriptors import descriptor_limit
 from ..ipc.shared_port import IS_SUPPORTED, bind_shared
 from ..ipc.sockets import is_readable, send_at_once
-from ..ipc.tcp_guard import close_accepted
 from ..security.curve import CurveAuth
 from .exact_xpub import ExactXpub, Peer, Subscription
 

@@ -21,12 +21,12 @@ from ..config.memory import default_memory
 from ..config.options import ServerConfig
 from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
+from ..ipc.connection_monitor import SLICE_INTERVAL, ConnectionMonitor
 from ..ipc.descriptors import ConnectionLimit
 from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command, Result, decode_commands, encode_commands
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket, recv_available
-from ..ipc.tcp_guard import SLICE_INTERVAL, ConnectionMonitor
 from ..monitoring.drift import Reference, VectorDrift
 from ..security.curve import CurveAuth
 from .assembly import ResultAssembler

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from ..ipc.tcp_guard import acked_bytes
+from ..ipc.connection_monitor import acked_bytes
 from .exact_xpub import Peer
 
 #: Bytes of large messages that ZeroMQ holds for one subscriber, or one larger message. Others stay in the queue.

@@ -11,10 +11,10 @@ from math import inf
 
 import zmq
 
+from ..ipc.connection_monitor import SLICE_INTERVAL, ConnectionMonitor
 from ..ipc.descriptors import ConnectionLimit
 from ..ipc.process_context import ProcessContext
 from ..ipc.shared_port import MovablePort
-from ..ipc.tcp_guard import SLICE_INTERVAL, ConnectionMonitor
 from ..security.curve import CurveAuth
 from .frame_memory import BYTES_PER_WIRE_BYTE, FrameMemory, small_blocks
 from .request_socket import TOO_LARGE_BYTES, UNREAD_MESSAGES, RequestSocket

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import zmq
 
+from ..ipc.connection_monitor import ConnectionMonitor
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import is_readable, keep_alive
-from ..ipc.tcp_guard import ConnectionMonitor
 
 #: Bytes above ``-max_message_bytes`` up to which a message gets an error reply. ZeroMQ rejects a larger message unread.
 TOO_LARGE_BYTES = 64 * 2**20

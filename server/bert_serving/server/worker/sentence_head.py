@@ -17,7 +17,7 @@ from ..engines.batch import Batch
 from ..model.pipeline import Dense, LayerNorm, Module, ScoreActivation, SentencePipeline, Truncate
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .head_weights import HeadWeights
-from .pooling import pool
+from .token_pooling import pool
 
 _LEAST_NORM = 1e-12
 #: Coefficients of the error function, from the highest power down (Abramowitz and Stegun, 7.1.26).

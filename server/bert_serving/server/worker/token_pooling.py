@@ -1,4 +1,7 @@
-"""Pooling of packed token vectors, for the modes that no engine computes itself."""
+"""Pools packed token vectors, for the modes that no engine computes itself.
+
+``model/pooling.py`` lists all strategies; a new one starts there.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Serves the API of text-embeddings-inference, for its client libraries.
 
+``tei_tokens`` has ``/tokenize`` and ``/decode``, ``classify`` has ``/predict``, ``rerank`` has ``/rerank``.
+
 https://huggingface.github.io/text-embeddings-inference
 """
 
