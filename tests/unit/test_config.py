@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
@@ -17,6 +18,7 @@ from bert_serving.server.cli.check import check
 from bert_serving.server.cli.start import start
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.model_folder import apply_model_folder
+from bert_serving.server.config.option import Option, seconds
 from bert_serving.server.config.options import OPTIONS, ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model.default import default_model_dir
@@ -106,6 +108,10 @@ def test_errors_name_the_reason(argv: str, message: str, capsys: pytest.CaptureF
         ),
         ("-port 0", "bert-serving-start: -port: 0 is too small: must be at least 1"),
         ("-port", "bert-serving-start: -port: expected one argument"),
+        ("-num_worker 1025", "-num_worker: 1025 is too large: must be at most 1024"),
+        ("-num_tokenizer 1025", "-num_tokenizer: 1025 is too large: must be at most 1024, or auto"),
+        ("-device_map 0,1", "-device_map: '0,1' is not an integer"),
+        ("-drain_timeout soon", "-drain_timeout: 'soon' is not a number"),
         ("-port_out 5555", "bert-serving-start: -port_out and -port are both 5555: set different ports"),
     ],
 )
@@ -238,6 +244,23 @@ def test_values_of_a_program_become_those_of_the_command_line(
     config = BertServer(kind(**{"model_dir": "m", **values})).config
     assert {name: getattr(config, name) for name in expected} == expected
     assert ServerConfig.from_json(config.to_json()) == config
+
+
+HUGE = "1" + "0" * 39
+
+
+def is_number(option: Option) -> bool:
+    for text in ("2000", "0.5"):
+        with contextlib.suppress(TypeError, ValueError):
+            return isinstance(option.parse(text), int | float)  # type: ignore[misc]
+    return False
+
+
+@pytest.mark.parametrize("option", [each for each in OPTIONS.values() if is_number(each)], ids=lambda each: each.name)
+def test_a_number_that_the_server_cannot_compute_with_is_refused(option: Option) -> None:
+    for text in ("inf", "-inf", "nan", "1" * 5000, *((HUGE,) if option.parse is not seconds else ())):
+        with pytest.raises(ConfigError, match=f"{option.name}=.* is not valid"):
+            ServerConfig.from_dict({"model_dir": "m", option.name: text})
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,11 @@ def test_a_variable_without_a_usable_value_is_refused(
         ("config_file = 'x'", "config_file is not a flag of bert-serving-start that a file can set"),
         ("port = 5556", "-port_out and -port are both 5556"),
         (f"a = {'[' * 5000}", "is not TOML: "),
+        (f"port = {'1' * 5000}", "is not TOML: "),
+        (f"port = 0x{'1' * 5000}", "port = (too long): a number has at most 64 bits"),
+        ("num_worker = 0x10000000000000000", "num_worker = 18446744073709551616: a number has at most 64 bits"),
+        ("drain_timeout = nan", "nan is not a duration: must be a finite number"),
+        ("pooling_layer = '-1 -2'", "'-1 -2' is not an integer"),
     ],
 )
 def test_a_file_without_usable_values_is_refused(
@@ -266,6 +271,12 @@ def test_a_file_that_is_no_text_is_refused(file: Path, capsys: pytest.CaptureFix
     file.write_bytes(b"model_dir = '\xff'")
     refused(lambda: start(["-config_file", str(file)]), "is not UTF-8", capsys)
     refused(lambda: start(["-config_file", str(file.parent)]), "cannot be read (Is a directory)", capsys)
+    refused(lambda: start(["-config_file", "/dev/zero"]), "/dev/zero has more than 1,048,576 bytes", capsys)
+
+
+def test_a_file_of_an_editor_on_windows_is_read(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfnum_worker = 2\r\nmodel_dir = 'm'\r\n")
+    assert parsed("start", "-config_file", str(file))["num_worker"] == 2
 
 
 def refused(run: Callable[[], object], reason: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from .command_parser import did_you_mean
@@ -27,6 +26,8 @@ _SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", 
 #: What Kubernetes sets as ``BERT_SERVING_PORT`` for a Service with the name bert-serving.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 _MISSING = object()
+#: Largest size of a file in bytes, so that a device such as /dev/zero fills no memory.
+_MAX_FILE_BYTES = 2**20
 
 
 class InvalidSource(Exception):
@@ -268,13 +269,17 @@ def _read(path: str) -> tuple[str, dict[str, Any]]:
     except ModuleNotFoundError:
         raise InvalidSource("-config_file needs the package tomli on Python 3.10: pip install tomli") from None
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise InvalidSource(f"-config_file {path} has more than {_MAX_FILE_BYTES:,} bytes; name a file of flags")
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")  # editors on Windows write a byte order mark
         return text, toml.loads(text)
     except OSError as error:
         raise InvalidSource(f"-config_file {path} cannot be read ({error.strerror}); name an existing file") from None
     except UnicodeDecodeError:
         raise InvalidSource(f"-config_file {path} is not UTF-8; save it as UTF-8") from None
-    except (toml.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # errors of TOML, and of numbers with thousands of digits
         raise InvalidSource(f"-config_file {path} is not TOML: {error}; write lines such as num_worker = 2") from None
 
 
@@ -284,7 +289,10 @@ def _line_of(key: str, text: str) -> int:
 
 
 def _toml(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    try:
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = "(too long)"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -332,6 +340,8 @@ def _parse(parser: argparse.ArgumentParser, action: argparse.Action, value: Any)
         raise ValueError(f"a value of this flag is no {type(value).__name__}")
     if not isinstance(value, str) and action.type in (None, str):
         raise ValueError("a text must have quotes")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a number has at most 64 bits")
     parsed = parser._get_value(action, str(value))
     parser._check_value(action, parsed)
     return parsed

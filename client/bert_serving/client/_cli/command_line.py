@@ -243,6 +243,6 @@ def _front(text: str) -> Front:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, but is {text!r}")
+    if not text.isdecimal() or len(text) > 18 or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, of at most 18 digits, but is {text!r}")
     return int(text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 
 from bert_serving.client.flag_sources import command_args
 
 from ..config.command_line import get_args_parser
-from ..config.option import Option, at_least, seconds, sequence_length
+from ..config.option import Option, at_least, integer, number, seconds, sequence_length
 
 _EPILOG = """\
 examples:
@@ -33,8 +34,8 @@ def layers(text: str) -> tuple[int, ...]:
 
 
 def rate(text: str) -> float:
-    value = float(text)
-    if value <= 0:
+    value = number(text)
+    if not 0 < value < math.inf:
         raise ValueError(f"rate {value} must be above 0 sentences per second")
     return value
 
@@ -73,7 +74,7 @@ GROUPS: dict[str, list[Option]] = {
                metavar="FILE"),
         Option("client_vocab_file", None, "text file with the words of the random sentences; default: common "
                "English words", metavar="FILE", v1=True),
-        Option("seed", 0, "seed of the random words and arrivals", parse=int, metavar="N"),
+        Option("seed", 0, "seed of the random words and arrivals", parse=integer, metavar="N"),
         Option("wait_till_ready", 300.0, "maximum seconds until a server is ready", parse=seconds, metavar="S",
                v1=True),
         Option("out", "bert-serving-benchmark", "folder for result.md, result.json, the plots and the server log",

@@ -16,7 +16,7 @@ from bert_serving.client.completion import add_completion, suggest
 from bert_serving.client.flag_sources import add_sources, describe_flags, parse_command
 
 from ..config.command_line import RawFormatter
-from ..config.option import GIVEN, Option, at_least, port_number
+from ..config.option import GIVEN, MAX_PROCESSES, Option, at_least, port_number
 from ..config.options import OPTIONS, ServerConfig
 from ..errors import ConfigError
 from ..security.machine_keys import read_machine_keys
@@ -72,7 +72,8 @@ def machine_options() -> Iterator[Option]:
     help = "number of worker processes; by default one for each GPU, or one on the CPU"
     for name in OWN_OPTIONS:
         option = OPTIONS[name]
-        yield replace(option, default=None, parse=at_least(1), help=help) if name == "num_worker" else option
+        is_own = name == "num_worker"
+        yield replace(option, default=None, parse=at_least(1, MAX_PROCESSES), help=help) if is_own else option
 
 
 def join(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,10 @@ from bert_serving.client.command_parser import did_you_mean
 
 #: Attribute of parsed arguments with the names of the options on the command line.
 GIVEN = "_given"
+#: Largest integer. JSON keeps it exact, and sums of a few have less than 64 bits, as ZeroMQ needs it.
+MAX_INTEGER = 2**53
+#: Most processes of one kind. More exceed any machine, and starting them would use up its memory.
+MAX_PROCESSES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +119,26 @@ def _argparse_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Returns a parser for integers of at least ``least``."""
+def integer(text: str) -> int:
+    """Parses an integer from -MAX_INTEGER to MAX_INTEGER."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an integer") from None
+    if not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise ValueError(f"{value} is too large: must be between -2**53 and 2**53")
+    return value
+
+
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Returns a parser for integers of at least ``least`` and at most ``most``."""
 
     def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not an integer") from None
+        value = integer(text)
         if value < least:
             raise ValueError(f"{value} is too small: must be at least {least}")
+        if most is not None and value > most:
+            raise ValueError(f"{value} is too large: must be at most {most}")
         return value
 
     return parse
@@ -134,7 +149,7 @@ def count_or_auto(text: str) -> int | str:
     if text.lower() == "auto":
         return "auto"
     try:
-        return at_least(0)(text)
+        return at_least(0, MAX_PROCESSES)(text)
     except ValueError as error:
         raise ValueError(f"{error}, or auto") from None
 
@@ -147,9 +162,17 @@ def port_number(text: str) -> int:
     return value
 
 
+def number(text: str) -> float:
+    """Parses a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+
+
 def fraction(text: str) -> float:
     """Parses a number above 0 and up to 1."""
-    value = float(text)
+    value = number(text)
     if not 0 < value <= 1:
         raise ValueError(f"{value} is not a fraction: must be above 0 and at most 1")
     return value
@@ -157,9 +180,9 @@ def fraction(text: str) -> float:
 
 def seconds(text: str) -> float:
     """Parses a duration in seconds."""
-    value = float(text)
-    if value < 0:
-        raise ValueError(f"{value} is negative: must be a number of seconds")
+    value = number(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{value} is not a duration: must be a finite number of seconds, at least 0")
     return value
 
 
@@ -168,7 +191,7 @@ def sequence_length(text: str) -> int | None:
     if text.upper() in ("NONE", "NULL"):
         return None
     try:
-        value = int(text)
+        value = integer(text)
     except ValueError:
         raise ValueError(f"{text!r} is neither an integer nor NONE") from None
     if value <= 3:

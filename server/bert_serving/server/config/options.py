@@ -30,6 +30,7 @@ from .option import (
     DTYPES,
     ENGINES,
     GIVEN,
+    MAX_PROCESSES,
     TASKS,
     TOKEN_IDS,
     Option,
@@ -37,6 +38,7 @@ from .option import (
     count_or_auto,
     engine_name,
     fraction,
+    integer,
     one_of,
     option,
     port_number,
@@ -81,7 +83,7 @@ class ServerConfig:
         True, "do not lower-case texts or strip accents: for cased models", parse=None, switch_to=False,
         flag="cased_tokenization", v1=True)
     pooling_layer: tuple[int, ...] = option(
-        (-2,), "encoder layers to pool: -1 is the last; several layers are concatenated", parse=int, many=True,
+        (-2,), "encoder layers to pool: -1 is the last; several layers are concatenated", parse=integer, many=True,
         metavar="L", v1=True)
     pooling_strategy: PoolingStrategy = option(  # noqa: RUF009 (option() declares a field)
         PoolingStrategy.REDUCE_MEAN, f"conversion of token vectors to a sentence vector: {', '.join(_STRATEGIES)}",
@@ -129,7 +131,7 @@ class ServerConfig:
         "any accepts every row, off accepts none", parse=one_of(*TOKEN_IDS), metavar="WHICH", completions=TOKEN_IDS)
     num_worker: int = option(
         1, "number of worker processes; each runs the model on one device. With -join_port also 0: machines compute",
-        parse=at_least(0), metavar="N", v1=True)
+        parse=at_least(0, MAX_PROCESSES), metavar="N", v1=True)
     num_tokenizer: int | str = option(
         0, "processes that tokenize; 0: the ventilator does. auto: 0 below 8 cores, else one more while the ventilator "
         "is over 70 % busy, up to a quarter of the cores", parse=count_or_auto, metavar="N")
@@ -156,7 +158,7 @@ class ServerConfig:
     gpu_memory_fraction: float = option(0.5, "fraction of GPU memory for each worker", parse=fraction, metavar="F",
                                         v1=True)
     device_map: tuple[int, ...] = option(
-        (), "numbers of the GPUs to use, assigned to workers in round-robin order; -1 is the CPU", parse=int,
+        (), "numbers of the GPUs to use, assigned to workers in round-robin order; -1 is the CPU", parse=integer,
         many=True, metavar="GPU", v1=True)
     threads: int | None = option(
         None, "CPU threads per worker; by default the number of cores divided by the number of workers",
