@@ -167,7 +167,8 @@ def fake_server(status: dict[str, Any], exposition: str = "") -> Iterator[FakeSe
 
 def test_joined_machines_and_their_workers(browser: Browser, http_server: HttpServer) -> None:
     status = http_server.call("/status/server").json
-    machines = [{"name": "gpu1-ab", "draining": False}, {"name": "gpu2-cd", "draining": True}]
+    joined = {"host": "10.0.0.7", "workers": 1, "sequences": 1234, "joined_seconds": 4215.5}
+    machines = [{"name": "gpu1-ab", "draining": False} | joined, {"name": "gpu2-cd", "draining": True}]
     status["joined"] = {"machines": machines, "num_joins": 5, "num_losses": 3}
     status["workers"].append({**status["workers"][0], "name": "gpu1-ab/worker-0.1", "machine": "gpu1-ab"})
     with fake_server(status) as fake:
@@ -176,6 +177,15 @@ def test_joined_machines_and_their_workers(browser: Browser, http_server: HttpSe
         browser.wait_text("#workers-note", "2 of 2 running")
         assert "1 on 2 joined machines, 1 draining (5 joins, 3 losses)" in browser.text("#workers-note")
         assert "gpu1-ab/worker-0" in browser.text("#workers")
+        rows = rows_of(browser, "machines")
+        assert rows.keys() == {"gpu1-ab", "gpu2-cd"}, browser.find("#machines-panel").get_attribute("outerHTML")
+        assert rows["gpu1-ab"].startswith("gpu1-ab joined 10.0.0.7 cpu 1 ")
+        assert rows["gpu1-ab"].endswith(" 1,234 1 h 10 min")
+        assert rows["gpu2-cd"].startswith("gpu2-cd draining 0 ")
+        assert browser.find("#api").get_attribute("href") == f"{fake.url}/docs", "the page of the selected server"
+        browser.all(".pick")[0].click()
+        browser.wait(lambda: not browser.find("#machines-panel").is_displayed(), "no machines")
+        assert browser.find("#api").get_attribute("href") == f"{http_server.url}/docs"
 
 
 def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> None:
@@ -236,6 +246,60 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         browser.wait_fitting()
         fake.status["workers"].remove(idle)
         browser.wait_text("#workers", "not running")
+
+
+def test_tiles_are_complete_with_the_second_poll(browser: Browser, http_server: HttpServer) -> None:
+    """The second poll does not wait for the interval, and tiles without a recent request show those since the start."""
+    http_server.call("/encode", {"texts": ["over HTTP"]})
+    open_dashboard(browser, http_server, seconds=60)
+    browser.wait(lambda: tile(browser, "requests") != NOTHING, "a rate")
+    assert num_polls(browser) == 2
+    assert NOTHING not in [tile(browser, name) for name in ("texts", "http", "batch", "waiting", "clients", "cut")]
+    assert browser.text("#tile-http small") == "since the start"
+
+
+def test_wide_windows_are_filled_with_rows_of_equal_height(browser: Browser, http_server: HttpServer) -> None:
+    boxes = (
+        "return [...document.querySelectorAll(`${arguments[0]} > .card`)].map(e => e.getBoundingClientRect())"
+        ".map(r => [r.top, r.height, r.right].map(Math.round))"
+    )
+    open_dashboard(browser, http_server)
+    browser.wait_text("#workers", "worker-0")
+    for width in (2200, 1280, 390):
+        browser.emulate(width, mobile=width == 390)
+        browser.wait_fitting()
+        for part in ("#tiles", "#charts"):
+            cards = browser.js(boxes, part)
+            assert max(right for _, _, right in cards) > width - 40, f"{part} at {width} px"
+            rows = {top: {height for other, height, _ in cards if other == top} for top, _, _ in cards}
+            assert all(max(heights) - min(heights) <= 1 for heights in rows.values()), f"{part} at {width} px: {rows}"
+
+
+def test_crosshair_snaps_to_samples(browser: Browser, http_server: HttpServer) -> None:
+    open_dashboard(browser, http_server)
+    browser.wait(lambda: len(saved_history(browser, f"{http_server.url}/")["t"]) >= 3, "some points")
+    browser.find("#pause").click()
+    code = (
+        "const over = document.querySelector('#charts .u-over'), box = over.getBoundingClientRect();"
+        "const send = (type, x) => over.dispatchEvent("
+        "  new MouseEvent(type, {clientX: box.left + x, clientY: box.top + 9}));"
+        "const drawn = () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));"
+        "const shift = line => new DOMMatrix(getComputedStyle(line).transform).e;"
+        "const lines = () => [...document.querySelectorAll('.u-cursor-x')].map(shift);"
+        "send('mouseenter', 0); send('mousemove', 5);"
+        "return drawn().then(() => { const far = lines(); send('mousemove', box.width - 1);"
+        "  return drawn().then(() => [far, lines(), box.width]) })"
+    )
+    far, near, width = browser.js_module("js/dom.js", code)
+    assert len(set(map(round, far))) == 1, "one position in all charts"
+    assert far[0] > width / 2, "the first sample is near the right end"
+    assert far[0] < near[0] <= width
+    assert " at " in browser.text("#charts h3")
+    code = (
+        "const h = new m.History(); h.push({t: 1, texts: 0}); h.gap(5); h.push({t: 9, texts: 2});"
+        "return [h.nearest(0), h.nearest(4), h.nearest(5.1), h.nearest(99), new m.History().nearest(1)]"
+    )
+    assert browser.js_module("js/history.js", code) == [0, 0, 2, 2, None]
 
 
 @contextlib.contextmanager
@@ -476,7 +540,7 @@ def test_layout_fits_a_phone(browser: Browser, http_server: HttpServer) -> None:
 def test_controls_have_names_and_keyboard_access(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     browser.wait_text("#servers .badge", "ready")
-    controls = [e for e in browser.all("button, select, input, summary") if e.is_displayed()]
+    controls = [e for e in browser.all("a, button, select, input, summary") if e.is_displayed()]
     assert all(control.accessible_name for control in controls)
     assert {"Refresh every", "Show the last", "Pause"} <= {control.accessible_name for control in controls}
     reached = set()
@@ -531,8 +595,8 @@ def test_http_latency_is_computed_from_its_histogram(browser: Browser, http_serv
         return "# HELP x\n" + "\n".join(lines)
 
     _, second = points(browser, (1, status(), exposition(5, 5, 5)), (2, status(), exposition(15, 25, 25)))
-    assert second["median"] == pytest.approx(0.1)
-    assert second["p95"] == pytest.approx(0.19)
+    assert second["httpP50"] == pytest.approx(0.1)
+    assert second["httpP95"] == pytest.approx(0.19)
 
 
 def test_request_durations_are_computed_from_the_status(browser: Browser, http_server: HttpServer) -> None:
@@ -548,10 +612,11 @@ def test_request_durations_are_computed_from_the_status(browser: Browser, http_s
         (2, status() | {"times": times([5, 20, 0], 3.0)}, ""),
         (3, status() | {"times": times([5, 20, 0], 3.0)}, ""),
     )
-    assert [first[name] for name in ("within", "queued", "computing")] == [None] * 3
-    assert second["within"] == pytest.approx(0.195)
+    assert [first[name] for name in ("p50", "p95", "queued", "computing")] == [None] * 4
+    assert second["p50"] == pytest.approx(0.15)
+    assert second["p95"] == pytest.approx(0.195)
     assert (second["queued"], second["computing"]) == (pytest.approx(0.1), 0)
-    assert [third[name] for name in ("within", "queued", "computing")] == [None] * 3, "no request completed"
+    assert [third[name] for name in ("p50", "p95", "queued", "computing")] == [None] * 4, "no request completed"
 
 
 def test_batch_sizes_are_computed_from_the_status(browser: Browser, http_server: HttpServer) -> None:

@@ -4,7 +4,6 @@ import { amount, count, seconds, share, time } from './format.js';
 import { el, say } from './dom.js';
 
 const { uPlot } = globalThis;
-const HEIGHT = 150;
 /** Minimum span (s) of the time axis, so that the first points do not fill the whole width. */
 const MIN_SPAN = 120;
 
@@ -24,7 +23,7 @@ export const CHARTS = [
   { title: 'Tokens per second', show: amount, floor: 10, lines: [['tokens', 'tokens', 1]] },
   {
     title: 'Request duration', show: seconds, floor: 0.001,
-    lines: [['within', 'p95', 1], ['queued', 'mean in queue', 2], ['computing', 'mean compute', 3]],
+    lines: [['p95', 'p95', 1], ['p50', 'p50', 4], ['queued', 'mean queue', 2], ['computing', 'mean compute', 3]],
   },
   {
     title: 'Queue', show: count, floor: 4, steps: WHOLE,
@@ -39,7 +38,7 @@ export const CHARTS = [
   },
 ];
 
-const DASHES = [[], [], [6, 4], [2, 3]];
+const DASHES = [[], [], [6, 4], [2, 3], []];
 
 export class Chart {
   constructor(parent, { title, show, floor, lines, steps }, group) {
@@ -63,8 +62,11 @@ export class Chart {
       ticks: { show: false },
     };
     this.plot = new uPlot({
-      width: 320, height: HEIGHT, legend: { show: false }, padding: [8, 22, 0, 0], // right: half a label of the time axis
-      cursor: { y: false, drag: { x: false, y: false }, sync: { key: group }, points: { size: 6 } },
+      width: 320, height: 150, legend: { show: false }, padding: [8, 22, 0, 0], // right: half a label of the time axis
+      cursor: {
+        y: false, drag: { x: false, y: false }, sync: { key: group }, points: { size: 6 },
+        move: (plot, left, top) => [this.#snap(plot, left), top],
+      },
       scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(floor, (high ?? 0) * 1.1)] } },
       axes: [
         { ...axis, size: 24, space: 60, incrs: TIMES, values: (_, ticks, __, ___, step) => ticks.map(tick => clock(tick, step)) },
@@ -77,8 +79,8 @@ export class Chart {
       hooks: { setCursor: [plot => this.#point(plot.cursor.idx ?? null)] },
     }, [[], ...lines.map(() => [])], this.plotted);
     new ResizeObserver(([entry]) => {
-      const width = Math.floor(entry.contentRect.width);
-      if (width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
+      const [width, height] = [entry.contentRect.width, entry.contentRect.height].map(Math.floor);
+      if (width > 0 && (width !== this.plot.width || height !== this.plot.height)) this.plot.setSize({ width, height });
     }).observe(this.plotted);
   }
 
@@ -96,6 +98,12 @@ export class Chart {
   /** Redraws after a change of colours. */
   repaint() {
     this.plot.redraw(true);
+  }
+
+  /** Returns the position of the sample nearest to the pointer. A negative position means that there is no pointer. */
+  #snap(plot, left) {
+    const index = left < 0 || !this.history ? null : this.history.nearest(plot.posToVal(left, 'x'));
+    return index === null ? left : Math.max(0, plot.valToPos(this.history.t[index], 'x'));
   }
 
   #point(index) {

@@ -5,10 +5,13 @@ import { addUp, parse, quantile, since } from './prometheus.js';
 
 /** Maximum number of points per server: one hour at one point every five seconds. */
 export const LIMIT = 720;
-/** Routes that compute vectors; the latency charts use these only. */
-export const ENCODING_PATHS = new Set(['/encode', '/v1/embeddings', '/invocations']);
+/** Routes that compute vectors or scores; the latency of HTTP is that of these routes only. */
+export const ENCODING_PATHS = new Set([
+  '/encode', '/v1/embeddings', '/invocations', '/', '/embed', '/embed_all', '/similarity', '/predict', '/classify', '/rerank',
+  '/v1/rerank', '/v2/rerank',
+]);
 const FIELDS = [
-  't', 'requests', 'errors', 'texts', 'tokens', 'median', 'p95', 'within', 'queued', 'computing', 'batch',
+  't', 'requests', 'errors', 'texts', 'tokens', 'httpP50', 'httpP95', 'p50', 'p95', 'queued', 'computing', 'batch',
   'waiting', 'open', 'inFlight', 'clients', 'size', 'padding', 'cut', 'unknown',
 ];
 
@@ -89,9 +92,10 @@ export function point(before, now) {
     errors: rate('errors'),
     texts: rate('texts'),
     tokens: rate('tokens'),
-    median: quantile(0.5, times),
-    p95: quantile(0.95, times),
-    within: quantile(0.95, total),
+    httpP50: quantile(0.5, times),
+    httpP95: quantile(0.95, times),
+    p50: quantile(0.5, total),
+    p95: quantile(0.95, total),
     queued: known ? meanSeconds(before, now, 'queue') : null,
     computing: known ? meanSeconds(before, now, 'compute') : null,
     batch: known ? batchSeconds(before, now) : null,
@@ -106,7 +110,8 @@ export function point(before, now) {
   };
 }
 
-function encodingBuckets(now) {
+/** Adds the histograms of the routes that compute, from the start of the server to a sample. */
+export function encodingBuckets(now) {
   return addUp([...now.http.paths].filter(([path]) => ENCODING_PATHS.has(path)).map(([, counts]) => counts.buckets));
 }
 
@@ -139,11 +144,11 @@ function paddingShare(before, now) {
   return all > 0 ? padding / all : null;
 }
 
-/** Computes the mean duration of the last batch, over workers that completed one since `before`. */
-function batchSeconds(before, now) {
+/** Computes the mean duration of the last batch, over workers that completed one since `before`, or ever if it is null. */
+export function batchSeconds(before, now) {
   const times = [];
   for (const [name, worker] of now.workers) {
-    if (worker.batches > (before.workers.get(name)?.batches ?? 0)) times.push(worker.last_batch_seconds);
+    if (worker.batches > (before?.workers.get(name)?.batches ?? 0)) times.push(worker.last_batch_seconds);
   }
   return times.length ? sum(times) / times.length : null;
 }
@@ -175,9 +180,22 @@ export class History {
 
   /** Adds a gap to the lines: there is no sample at this time. */
   gap(t) {
-    const last = this.length - 1;
-    const isGap = last >= 0 && FIELDS.every(field => field === 't' || this[field][last] === null);
-    if (last >= 0 && !isGap) this.push({ t });
+    if (this.length && this.isSample(this.length - 1)) this.push({ t });
+  }
+
+  /** Returns whether a point is a sample; else it is a gap. */
+  isSample(index) {
+    return FIELDS.some(field => field !== 't' && this[field][index] !== null);
+  }
+
+  /** Returns the index of the sample nearest to the time `t`; null if there is none. */
+  nearest(t) {
+    let found = null;
+    for (let index = 0; index < this.length; index++) {
+      if (!this.isSample(index)) continue;
+      if (found === null || Math.abs(this.t[index] - t) < Math.abs(this.t[found] - t)) found = index;
+    }
+    return found;
   }
 
   last(field) {

@@ -9,8 +9,8 @@ import { time } from './format.js';
 import { $, say } from './dom.js';
 
 const SETTINGS = 'bert-serving:settings';
-/** Delay (ms) of the second poll. A rate needs two samples, so this delay is short. */
-const SECOND_POLL_DELAY = 1500;
+/** Delay (ms) of the second poll of a server. A rate needs two samples, so this delay is short. */
+const SECOND_POLL_DELAY = 600;
 
 const own = ownUrl(location);
 const settings = { interval: '5', span: '900', ...lasting.get(SETTINGS) };
@@ -43,9 +43,16 @@ async function pollAll() {
   clearTimeout(timer);
   if (paused || document.hidden) return;
   const round = ++rounds;
-  await Promise.all(watches.map(watch => watch.poll().then(render)));
+  await Promise.all(watches.map(poll));
   if (round !== rounds || paused || document.hidden) return;
-  timer = setTimeout(pollAll, round === 1 ? SECOND_POLL_DELAY : settings.interval * 1000);
+  timer = setTimeout(pollAll, settings.interval * 1000);
+}
+
+/** Polls a server, and once more soon if its rates are unknown. */
+async function poll(watch) {
+  await watch.poll();
+  render();
+  if (watch.needsSample && !document.hidden) setTimeout(poll, SECOND_POLL_DELAY, watch);
 }
 
 function save() {
@@ -69,7 +76,9 @@ function render() {
   $('no-server').hidden = picked !== null;
   $('details').hidden = !picked?.now && !picked?.history.length;
   renderProblem();
+  $('api').hidden = !picked;
   if (!picked) return;
+  $('api').href = `${picked.url}docs`;
   $('details').classList.toggle('old', picked.phase !== 'up');
   show(picked);
   const now = Date.now() / 1000;
@@ -125,7 +134,7 @@ $('token-form').addEventListener('submit', event => {
   event.preventDefault();
   token.set(picked.url, $('token').value.trim());
   $('token').value = '';
-  picked.poll().then(render);
+  poll(picked);
 });
 
 $('add-form').addEventListener('submit', event => {
@@ -150,7 +159,7 @@ $('add-form').addEventListener('submit', event => {
   }
   picked = watch;
   render();
-  watch.poll().then(render);
+  poll(watch);
 });
 
 render();

@@ -1,6 +1,6 @@
 // Renders the selected server: tiles, tables and facts.
 
-import { ENCODING_PATHS, workerRates } from './history.js';
+import { ENCODING_PATHS, batchSeconds, encodingBuckets, workerRates } from './history.js';
 import { addUp, quantile } from './prometheus.js';
 import {
   amount, count, duration, folder, memory, moment, poolingName, seconds, share, shareDifference,
@@ -35,6 +35,7 @@ export function show(watch) {
   if (!watch.now) return;
   tiles(watch);
   workers(watch);
+  machines(watch);
   tokenizers(watch);
   drift(watch.now.status.drift);
   http(watch.now.http);
@@ -48,13 +49,12 @@ function tiles({ history, now }) {
   const tokens = history.last('tokens');
   const waiting = now.queue.tokens ?? 0;
   const work = waiting && tokens ? `, ${seconds(waiting / tokens)} of work` : '';
-  const [p95, median] = [history.last('p95'), history.last('median')];
   const failed = now.errors / Math.max(1, now.errors + now.requests);
   const texts = {
     requests: [amount(history.last('requests')), `${amount(now.requests)} in all`],
     texts: [amount(history.last('texts')), `${amount(tokens)} tokens/s`],
-    answer: [seconds(p95), p95 === null ? 'no requests' : `median ${seconds(median)}`],
-    batch: [seconds(history.last('batch')), `${count(now.queue.batches_in_flight)} running`],
+    http: httpTile(history, now),
+    batch: [seconds(history.last('batch') ?? batchSeconds(null, now)), `${count(now.queue.batches_in_flight)} running`],
     waiting: [count(now.queue.sequences), `${amount(waiting)} tokens${work}`],
     clients: [count(statistic.num_active_client), `${count(statistic.num_total_client)} in all`],
     errors: [count(now.errors), now.errors ? `${share(failed)} of all` : 'since the start'],
@@ -66,6 +66,14 @@ function tiles({ history, now }) {
     say(tile.querySelector('small'), more);
   }
   $('tile-errors').dataset.alarm = String((history.last('errors') ?? 0) > 0);
+}
+
+/** Returns the durations of HTTP requests since the previous sample, or since the start if there was no request. */
+function httpTile(history, now) {
+  const p95 = history.last('httpP95');
+  if (p95 !== null) return [seconds(p95), `p50 ${seconds(history.last('httpP50'))}`];
+  const sinceStart = quantile(0.95, encodingBuckets(now));
+  return [seconds(sinceStart), sinceStart === null ? 'no requests' : 'since the start'];
 }
 
 function workers({ before, now }) {
@@ -93,7 +101,24 @@ function workers({ before, now }) {
   const devices = new Set(named.map(worker => worker.device));
   const local = named.filter(worker => !worker.machine).length;
   const note = `${local} of ${now.status.num_worker ?? '?'} running, on ${[...devices].join(', ') || 'no device'}`;
-  say($('workers-note'), note + machines(now.status.joined, named.length - local));
+  say($('workers-note'), note + machinesNote(now.status.joined, named.length - local));
+}
+
+/** Shows the machines that have joined, if there are any. */
+function machines({ before, now }) {
+  const joined = now.status.joined?.machines ?? [];
+  $('machines-panel').hidden = joined.length === 0;
+  fill($('machines').tBodies[0], joined.map(machine => {
+    const own = [...now.workers.values()].filter(worker => worker.machine === machine.name);
+    const rates = own.map(worker => workerRates(before, now, worker.name));
+    const total = name => (rates.some(rate => rate[name] === null) ? null : rates.reduce((sum, rate) => sum + rate[name], 0));
+    const state = machine.draining ? { text: 'draining', state: 'high' } : { text: 'joined', state: 'busy' };
+    return [
+      machine.name, state, String(machine.host ?? ''), [...new Set(own.map(worker => worker.device))].join(', '),
+      count(machine.workers ?? own.length), amount(total('texts')), amount(total('tokens')), amount(machine.sequences),
+      duration(machine.joined_seconds),
+    ];
+  }));
 }
 
 /** Shows the tokenizer processes, if the server has any. */
@@ -118,7 +143,7 @@ function tokenizers({ before, now }) {
 }
 
 /** Describes the machines that have joined, or returns an empty string if none can. */
-function machines(joined, workers) {
+function machinesNote(joined, workers) {
   if (!joined) return '';
   const count = joined.machines.length;
   const draining = joined.machines.filter(machine => machine.draining).length;
@@ -176,6 +201,7 @@ function errors(counted) {
   fill($('errors').tBodies[0], rows.map(([kind, number]) => [kind, ERRORS[kind] ?? '', count(number)]));
   $('errors').hidden = rows.length === 0;
   $('no-errors').hidden = rows.length > 0;
+  $('errors-panel').classList.toggle('line', rows.length === 0);
 }
 
 function facts({ model, now }) {
@@ -193,6 +219,7 @@ function facts({ model, now }) {
     ['Engine', `${status.engine_in_use ?? status.engine ?? '–'}, ${status.dtype_in_use ?? status.dtype ?? '–'}`],
     ['Pooling', `${poolingName(status.pooling_strategy)} of layer ${list(status.pooling_layer)}`],
     ['Longest text', status.max_seq_len === null ? 'limit of the model' : `${status.max_seq_len} tokens`],
+    ['Vector space', status.vector_space ?? '–', 'vectors of one space are comparable'],
     ['Casing', status.do_lower_case ? 'uncased' : 'cased'],
     ['Batch', `at most ${count(status.max_batch_size)} texts, ${limits.map(count).join(' or ') || '–'} tokens`],
   ]);
@@ -211,7 +238,7 @@ function facts({ model, now }) {
 /** Creates the tiles. */
 export function makeTiles(parent) {
   const titles = {
-    requests: 'Requests/s', texts: 'Texts/s', answer: 'HTTP, p95', batch: 'Batch time',
+    requests: 'Requests/s', texts: 'Texts/s', http: 'HTTP p95', batch: 'Batch time',
     waiting: 'Queued texts', clients: 'Active clients', errors: 'Errors', cut: 'Truncated texts',
   };
   for (const [name, title] of Object.entries(titles)) {

@@ -34,6 +34,11 @@ export class Watch {
     return this.phase === 'up' ? String(this.now.status.state ?? 'ready') : this.phase;
   }
 
+  /** Whether a rate is unknown, because it needs a second sample. */
+  get needsSample() {
+    return this.phase === 'up' && this.before === null;
+  }
+
   /** Requests the status once. Concurrent calls share one request. */
   poll() {
     this.pending ??= this.#poll().finally(() => { this.pending = null; });
