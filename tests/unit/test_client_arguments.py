@@ -25,6 +25,10 @@ from fake_server import FakeServer
         ({"port": "http"}, r"port must be a port number, but is str \('http'\)"),
         ({"port_out": None}, r"port_out must be a port number, but is NoneType"),
         ({"ip": 127}, r"ip must be a str, a host name or an address, but is int \(127\)"),
+        ({"ip": iter(["a"])}, "but is list_iterator .*; several addresses are a list"),
+        ({"ip": "a" * 64}, "ip must be a host name with 1 to 63 characters between two dots, but is 'aaa"),
+        ({"ip": "a..b"}, "ip must be a host name with 1 to 63 characters between two dots, but is 'a..b'"),
+        ({"ip": ["localhost", f"{'a' * 64}:5555"]}, "is not HOST.* a host name with 1 to 63 characters between two"),
         ({"server_key": b"x" * 40}, "server_key must be a str, .* but is bytes; decode a key in bytes"),
     ],
 )

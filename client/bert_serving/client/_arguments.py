@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from . import protocol
+from ._validation import truncate_repr
 from .errors import InputValueError, OptionError
 
 
@@ -65,7 +66,10 @@ def host_name(ip: Any) -> str:
         OptionError: it is neither.
     """
     if not isinstance(ip, str):
-        raise OptionError(f"ip must be a str, a host name or an address, but is {type(ip).__name__} ({ip!r})")
+        raise OptionError(
+            f"ip must be a str, a host name or an address, but is {type(ip).__name__} ({truncate_repr(ip)}); several "
+            "addresses are a list"
+        )
     host = ip.strip()
     if not host or any(character.isspace() for character in host):
         raise OptionError(f"ip must be a host name or an address, such as localhost or 10.0.0.1, but is {ip!r}")
@@ -84,6 +88,10 @@ def host_name(ip: Any) -> str:
             raise OptionError(
                 f"ip must be a host name or an address alone, such as localhost or 10.0.0.1, but is {ip!r}; {remedy}"
             ) from None
+    if not all(0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
+        raise OptionError(
+            f"ip must be a host name with 1 to 63 characters between two dots, but is {truncate_repr(host)}; correct it"
+        )
     return host
 
 
