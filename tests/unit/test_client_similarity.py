@@ -20,6 +20,13 @@ from fake_server import CONFIG, FakeServer, run_fake_server, vectors
 A, B = ["a", "bcd"], ["four", "seven..", "x"]
 
 
+def column(rows: np.ndarray) -> np.ndarray:
+    """Returns rows as an array of arrays, as a column of a table has them."""
+    found = np.empty(len(rows), object)
+    found[:] = list(rows)
+    return found
+
+
 def expected(a: Any, b: Any) -> np.ndarray:
     one, other = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return (one @ other.T) / np.outer(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
@@ -34,7 +41,7 @@ def test_texts_and_vectors_are_compared() -> None:
             assert (found.shape, found.dtype) == ((2, 3), np.float32)
             np.testing.assert_allclose(found, wanted, rtol=1e-6)
         assert bc.request_id == before + 2, "one request encodes both"
-        for b in (vectors(B), vectors(B).tolist(), vectors(B).astype(np.float16), list(vectors(B))):
+        for b in (vectors(B), vectors(B).tolist(), vectors(B).astype(np.float16), list(vectors(B)), column(vectors(B))):
             np.testing.assert_allclose(bc.similarity(A, b), wanted, rtol=1e-3)
         np.testing.assert_allclose(bc.similarity(vectors(A)[0], B), wanted[:1], rtol=1e-6)
         assert bc.similarity([1, 0], [[0, 2], [3, 0], [0, 0]]).tolist() == [[0, 1, 0]]
@@ -66,6 +73,13 @@ def test_the_asyncio_client_compares_too() -> None:
         (A, None, InputTypeError, "b must be a list"),
         (A, 7, InputTypeError, "b must be a list"),
         (A, [None], InputTypeError, "dropna"),
+        (A, [["a", "token"]], InputTypeError, r"b must be texts or vectors, but its first item is list .*token"),
+        (np.array([[True]]), B, InputTypeError, "a must be texts or vectors, but its first item is ndarray"),
+        (np.array([[1j]]), B, InputTypeError, "a must be texts or vectors, but its first item is ndarray"),
+        (memoryview(np.ones((2, 2))), B, InputTypeError, "a must be a list of texts, but received memoryview"),
+        (A, [("one", "pair")], InputTypeError, "only b has pairs; pass texts as a and b, or pairs as both"),
+        (np.ma.array([[1.0, 2.0]], mask=[[True, False]]), B, InputValueError, "a has masked numbers"),
+        (np.array([[1, None]]), B, InputTypeError, "a must be texts or vectors"),
     ],
 )
 def test_arguments_that_cannot_be_compared(a: Any, b: Any, kind: type[Exception], reason: str) -> None:

@@ -12,14 +12,20 @@ from .protocol import FloatArray
 
 
 def is_vectors(values: Any) -> bool:
-    """Returns whether an argument is numbers: an array, a tensor or nested lists. Anything else counts as texts."""
+    """Returns whether an argument is numbers; anything else counts as texts.
+
+    Numbers are an array, a tensor, nested lists, or an array or a Series of arrays.
+    """
     if isinstance(values, list | tuple):
         if not values or any(isinstance(each, str) for each in values):
             return False
         return isinstance(values[0], int | float | np.number) or is_vectors(values[0])
     if hasattr(values, "detach"):  # a tensor of PyTorch, perhaps on a GPU
         return True
-    return hasattr(values, "__array__") and np.asarray(values).dtype.kind in "fiu"
+    if not hasattr(values, "__array__"):
+        return False
+    array = np.asarray(values)
+    return array.dtype.kind in "fiu" or (array.dtype.kind == "O" and array.ndim > 0 and is_vectors(list(array)))
 
 
 def as_vectors(values: Any, name: str) -> FloatArray:
@@ -31,11 +37,15 @@ def as_vectors(values: Any, name: str) -> FloatArray:
     """
     try:
         array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+        if array.dtype.kind == "O" and array.ndim == 1:  # a Series of arrays, such as a column of a table
+            array = np.asarray(list(array))
         if array.dtype.kind not in "fiu":
             raise TypeError(f"numbers of the dtype {array.dtype}")
         array = array.astype(np.result_type(array.dtype, np.float32), copy=False)
     except (TypeError, ValueError) as error:
         raise InputTypeError(f"{name} must be texts or vectors, but is {truncate_repr(values)} ({error})") from None
+    if np.ma.is_masked(values):
+        raise InputValueError(f"{name} has masked numbers; omit these vectors")
     if array.ndim == 3:
         raise InputValueError(
             f"{name} has the shape {array.shape}, a vector for each token; similarity() needs one for each text: start "
@@ -78,10 +88,18 @@ def texts_of(arguments: dict[str, Any]) -> dict[str, list[Any]]:
     """
     texts = {name: to_list(value, name, "texts") for name, value in arguments.items() if not is_vectors(value)}
     for name, each in texts.items():
+        if isinstance(each[0], list | np.ndarray):
+            raise InputTypeError(
+                f"{name} must be texts or vectors, but its first item is {type(each[0]).__name__} "
+                f"({truncate_repr(each[0])})"
+            )
         try:
             validate_texts(each)
         except (InputTypeError, InputValueError) as error:
             raise type(error)(f"{name}: {error}") from None
+    pairs = [name for name, each in texts.items() if isinstance(each[0], tuple)]
+    if len(pairs) == 1 and len(texts) == 2:
+        raise InputTypeError(f"only {pairs[0]} has pairs; pass texts as a and b, or pairs as both")
     return texts
 
 

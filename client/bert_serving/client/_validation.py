@@ -119,7 +119,7 @@ def to_list(values: Any, name: str, what: str) -> list[Any]:
         )
     try:
         items = list(values)
-    except TypeError as error:  # for example an array without dimensions
+    except (TypeError, NotImplementedError) as error:  # an array without dimensions, a memoryview of two
         raise InputTypeError(
             f"{name} must be a list of {what}, but received {type(values).__name__}: {error}"
         ) from error
