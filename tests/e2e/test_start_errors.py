@@ -88,11 +88,25 @@ def test_space_around_a_token_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) 
     config = ServerConfig.from_dict({"model_dir": str(TINY)})
     monkeypatch.setenv(TOKEN_VARIABLE, "secret\n")
     assert read_token(config) == "secret"
-    monkeypatch.setenv(TOKEN_VARIABLE, "two\nlines")
-    with pytest.raises(ConfigError, match=TOKEN_VARIABLE):
-        read_token(config)
+    for token in ("two\nlines", "a\rb", "a\x7fb", "\udcff", " "):
+        monkeypatch.setenv(TOKEN_VARIABLE, token)
+        with pytest.raises(ConfigError, match=f"{TOKEN_VARIABLE} is set, but is not one line .* printable"):
+            read_token(config)
     monkeypatch.delenv(TOKEN_VARIABLE)
     assert read_token(config) is None
+
+
+def test_a_token_in_a_file_can_be_sent(tmp_path: Path) -> None:
+    from bert_serving.server.config.options import ServerConfig
+
+    file = tmp_path / "token"
+    config = ServerConfig.from_dict({"model_dir": str(TINY), "http_token_file": str(file)})
+    file.write_bytes(b"\xef\xbb\xbfsecret\r\n")  # of an editor on Windows
+    assert read_token(config) == "secret"
+    for content in (b"two\nlines", b"a\x00b", b" \n"):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match="must contain exactly one line with the token, of printable"):
+            read_token(config)
 
 
 def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

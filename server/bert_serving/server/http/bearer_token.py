@@ -17,26 +17,35 @@ def read_token(config: ServerConfig) -> str | None:
     """Returns the token in ``-http_token_file``, else in ``BERT_SERVING_HTTP_TOKEN``, else None.
 
     Raises:
-        ConfigError: the file cannot be read; the file or the variable is empty, or has several lines.
+        ConfigError: the file cannot be read; the file or the variable is empty, has several lines or characters that
+            are not printable.
     """
     if config.http_token_file is None:
         if TOKEN_VARIABLE not in os.environ:
             return None
         token = os.environ[TOKEN_VARIABLE].strip()
-        if not token or "\n" in token:
+        if not _can_be_sent(token):
             raise ConfigError(
-                f"the variable {TOKEN_VARIABLE} is set, but is not one line with the token: set the token, or unset "
-                f"the variable for an HTTP server that is open to all"
+                f"the variable {TOKEN_VARIABLE} is set, but is not one line with the token, of printable characters "
+                "in UTF-8: set the token, or unset the variable for an HTTP server that is open to all"
             )
         return token
     try:
         check_small_file(config.http_token_file)
-        token = Path(config.http_token_file).read_text(encoding="utf-8").strip()
+        token = Path(config.http_token_file).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"-http_token_file {config.http_token_file} cannot be read: {error}") from None
-    if not token or "\n" in token:
-        raise ConfigError(f"-http_token_file {config.http_token_file} must contain exactly one line with the token")
+    if not _can_be_sent(token):
+        raise ConfigError(
+            f"-http_token_file {config.http_token_file} must contain exactly one line with the token, of printable "
+            "characters"
+        )
     return token
+
+
+def _can_be_sent(token: str) -> bool:
+    """Returns whether a header can have the token. Bytes of the environment that are not UTF-8 are not printable."""
+    return bool(token) and token.isprintable()
 
 
 def is_authorized(header: str, token: str) -> bool:
