@@ -7,56 +7,12 @@ from __future__ import annotations
 
 import json
 from html import escape
+from importlib import resources
 from typing import Any
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: light-dark(#0550ae, #79b8ff); }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-code, pre, textarea { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-a { color: var(--accent); }
-details { border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0; }
-summary { padding: .6rem .9rem; cursor: pointer; display: flex; gap: .8rem; align-items: baseline; flex-wrap: wrap; }
-summary:hover { background: var(--soft); }
-.verb { font-weight: 700; color: var(--accent); min-width: 3rem; }
-.body { padding: 0 .9rem .9rem; }
-table { border-collapse: collapse; width: 100%; margin: .4rem 0 1rem; }
-td { border-top: 1px solid var(--line); padding: .3rem .6rem .3rem 0; vertical-align: top; }
-td:first-child { white-space: nowrap; width: 1%; padding-right: 1.2rem; }
-textarea, input { width: 100%; padding: .5rem; border: 1px solid var(--line); border-radius: 4px;
-  background: var(--soft); color: inherit; }
-button { padding: .4rem 1.1rem; margin: .5rem 0; border: 1px solid var(--accent); border-radius: 4px; cursor: pointer;
-  background: var(--accent); color: light-dark(#fff, #10151c); font: inherit; }
-pre { background: var(--soft); padding: .7rem; border-radius: 4px; overflow: auto; max-height: 20rem; margin: 0;
-  white-space: pre-wrap; overflow-wrap: anywhere; }
-.quiet { opacity: .7; }
-@media (prefers-reduced-motion: no-preference) { summary { transition: background .15s; } }
-"""
-
-_SCRIPT = """
-const token = document.getElementById('token');
-token.form.addEventListener('submit', event => event.preventDefault());
-for (const form of document.querySelectorAll('form[data-path]')) {
-  form.addEventListener('submit', async event => {
-    event.preventDefault();
-    const out = form.querySelector('pre'), text = form.querySelector('textarea'), headers = {};
-    if (token.value) headers.Authorization = 'Bearer ' + token.value;
-    if (text) headers['Content-Type'] = 'application/json';
-    out.hidden = false; out.textContent = '...';
-    const started = performance.now();
-    try {
-      const response = await fetch('.' + form.dataset.path, {
-        method: form.dataset.verb, headers, body: text ? text.value : undefined });
-      let body = await response.text();
-      try { body = JSON.stringify(JSON.parse(body), null, 1); } catch { }
-      if (body.length > 4000) body = body.slice(0, 4000) + '\\n... ' + (body.length - 4000) + ' more characters';
-      out.textContent = response.status + ' ' + response.statusText + ', ' + Math.round(performance.now() - started) +
-        ' ms\\n\\n' + body;
-    } catch (error) { out.textContent = 'no response: ' + error.message; }
-  });
-}
-"""
+_FILES = resources.files("bert_serving.server.http") / "static" / "docs_page"
+#: The section at the end of the page; the others keep the order of the description.
+_LAST = "Operations"
 
 
 def render(openapi: dict[str, Any]) -> str:
@@ -67,41 +23,53 @@ def render(openapi: dict[str, Any]) -> str:
         for verb in ("get", "post"):
             if verb in item:
                 sections.setdefault(item[verb]["tags"][0], []).append(_route(openapi, path, verb, item[verb]))
-    parts = [f"<h2>{escape(tag)}</h2>{''.join(routes)}" for tag, routes in sections.items()]
+    ordered = sorted(sections.items(), key=lambda section: section[0] == _LAST)
+    parts = [f'<h2>{escape(tag)}</h2><div class="routes">{"".join(routes)}</div>' for tag, routes in ordered]
+    routes = "".join(parts).replace("<details ", "<details open ", 1)  # the first route shows how the page works
+    style, script = ((_FILES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{escape(info['title'])}</title><style>{style}</style></head><body>"
         f'<h1>{escape(info["title"])}</h1><p class="quiet">version {escape(info["version"])} · '
         '<a href="openapi.json">openapi.json</a> · <a href="dashboard/">dashboard</a></p>'
         f"<p>{escape(info['description'])}</p>"
         "<form><label>Bearer token, if the server requires one"
         '<input id="token" type="password" autocomplete="off"></label></form>'
-        f"{''.join(parts)}<script>{_SCRIPT}</script></body></html>"
+        f'{routes}<script type="module">{script}</script></body></html>'
     )
 
 
 def _route(openapi: dict[str, Any], path: str, verb: str, operation: dict[str, Any]) -> str:
     request = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    parts = [f"<p>{escape(operation['description'])}</p>"] if operation["description"] else []
+    notes = []
     if request is not None:
-        for schema in _alternatives(request["schema"]):
-            name = schema["$ref"].rpartition("/")[2]
-            parts.append(_fields(openapi["components"]["schemas"][name]))
-    parts.append(_responses(openapi, operation))
-    if "{" not in path:
-        example = ""
-        if request is not None:
-            text = json.dumps(request["example"], indent=2)
-            rows = text.count("\n") + 1
-            example = f'<textarea rows="{rows}" aria-label="body">{escape(text)}</textarea>'
-        parts.append(
-            f'<form data-path="{escape(path)}" data-verb="{verb.upper()}">{example}'
-            f"<button>Send</button><pre hidden></pre></form>"
-        )
+        names = [schema["$ref"].rpartition("/")[2] for schema in _alternatives(request["schema"])]
+        for name in names:
+            title = "Fields" if len(names) == 1 else f"Fields of <code>{escape(name)}</code>"
+            notes.append(f"<h3>{title}</h3>{_fields(openapi['components']['schemas'][name])}")
+    notes.append(f"<details><summary>Responses</summary>{_responses(openapi, operation)}</details>")
+    description = f"<p>{escape(operation['description'])}</p>" if operation["description"] else ""
     return (
-        f'<details><summary><span class="verb">{verb.upper()}</span><code>{escape(path)}</code>'
-        f'<span>{escape(operation["summary"])}</span></summary><div class="body">{"".join(parts)}</div></details>'
+        f'<details class="route"><summary><span class="verb {verb}">{verb.upper()}</span><code>{escape(path)}</code>'
+        f'<span>{escape(operation["summary"])}</span></summary><div class="body"><div>{description}'
+        f"{_form(path, verb, request)}</div><div>{''.join(notes)}</div></div></details>"
+    )
+
+
+def _form(path: str, verb: str, request: dict[str, Any] | None) -> str:
+    """Returns the form of a route: its example as the body, or a field for the name in its path."""
+    field = ""
+    if request is not None:
+        text = json.dumps(request["example"], indent=2)
+        rows = text.count("\n") + 1
+        field = f'<textarea rows="{rows}" aria-label="body" spellcheck="false">{escape(text)}</textarea>'
+    elif "{name}" in path:
+        field = '<label>Name of the model<input required autocomplete="off" spellcheck="false"></label>'
+    return (
+        f'<form data-path="{escape(path)}" data-verb="{verb.upper()}">{field}<div class="buttons">'
+        '<button class="send">Send</button><button type="button" class="curl">Copy as curl</button>'
+        '<span class="note quiet" role="status"></span></div><pre hidden></pre></form>'
     )
 
 
