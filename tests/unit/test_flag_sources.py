@@ -27,7 +27,7 @@ from bert_serving.server.cli.start import start
 from bert_serving.server.cli.terminate import get_shutdown_parser, stop
 from bert_serving.server.cluster.cli import get_parser as get_ray_parser
 from bert_serving.server.cluster.cli import machine_arguments
-from bert_serving.server.config.command_line import get_args_parser
+from bert_serving.server.config.command_line import get_args_parser, parse
 from bert_serving.server.config.options import ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.http.bearer_token import TOKEN_VARIABLE
@@ -277,6 +277,39 @@ def test_a_file_that_is_no_text_is_refused(file: Path, capsys: pytest.CaptureFix
 def test_a_file_of_an_editor_on_windows_is_read(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfnum_worker = 2\r\nmodel_dir = 'm'\r\n")
     assert parsed("start", "-config_file", str(file))["num_worker"] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "variables", "file_text", "level"),
+    [
+        (["-log_level", "quiet"], {"VERBOSE": "1"}, "", "quiet"),
+        (["-log_level", "info"], {"VERBOSE": "1"}, "", "info"),
+        (["-verbose"], {"LOG_LEVEL": "quiet"}, "", "debug"),
+        ([], {"VERBOSE": "1"}, "log_level = 'quiet'", "debug"),
+        ([], {"VERBOSE": "0"}, "log_level = 'quiet'", "quiet"),
+        ([], {"LOG_LEVEL": "request"}, "verbose = true", "request"),
+        ([], {}, "verbose = true", "debug"),
+    ],
+)
+def test_the_better_source_of_verbose_and_log_level_wins(
+    argv: list[str], variables: dict[str, str], file_text: str, level: str, file: Path, environ: dict[str, str]
+) -> None:
+    file.write_text(file_text)
+    environ |= {PREFIX + name: value for name, value in variables.items()}
+    config, command, _ = parse(["-model_dir", "m", "-config_file", str(file), *argv])
+    assert config.log_settings == (level, "text")
+    shown = {"verbose"} if config.verbose else {"log_level"}
+    assert {"verbose", "log_level"} & command.sources.keys() >= shown
+
+
+def test_a_contradiction_names_the_variable_and_the_file(
+    file: Path, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("port_out = 6000")
+    environ[PREFIX + "FP16"] = "1"
+    command = ["-model_dir", "m", "-config_file", str(file)]
+    refused(lambda: start([*command, "-dtype", "int8"]), "only one of them (-fp16: variable BERT_SERVING_FP16)", capsys)
+    refused(lambda: start([*command, "-port", "6000"]), f"set different ports (-port_out: file {file})", capsys)
 
 
 def refused(run: Callable[[], object], reason: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,6 +188,24 @@ def rank_of(args: argparse.Namespace, *names: str) -> int:
     return min(found, default=3)
 
 
+def with_sources(message: str, sources: Mapping[str, str]) -> str:
+    """Returns an error with the sources of the flags that it names, except the command line."""
+    named = [f"-{name}: {source}" for name, source in sources.items() if re.search(rf"-{name}\b", message)]
+    found = [text for text in named if not text.endswith(": command line")]
+    return f"{message} ({', '.join(found)})" if found else message
+
+
+def choose_log_level(args: argparse.Namespace) -> None:
+    """Keeps -verbose or -log_level, the one from the better source. If both are from the same one, keeps both."""
+    by_verbose, by_level = rank_of(args, "verbose"), rank_of(args, "log_level")
+    if by_verbose == by_level:
+        return
+    name, default = ("verbose", False) if by_level < by_verbose else ("log_level", "info")
+    if name == "verbose" or args.verbose:
+        setattr(args, name, default)
+        getattr(args, SOURCES).pop(name, None)
+
+
 def choose_address(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Keeps -front, or -ip, -port and -port_out: those from the better source. Exits if both are from the same one."""
     names = ("ip", "port", "port_out")

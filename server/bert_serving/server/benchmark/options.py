@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from bert_serving.client.flag_sources import command_args
+from bert_serving.client.flag_sources import choose_log_level, command_args
 
 from ..config.command_line import get_args_parser
 from ..config.option import Option, at_least, integer, number, seconds, sequence_length
@@ -108,6 +108,7 @@ def read_args(argv: Sequence[str]) -> argparse.Namespace:
     # argparse would read "-1,-2" as a flag; a leading space prevents it.
     arguments = [f" {argument}" if re.fullmatch(r"-\d+(,-?\d+)+", argument) else argument for argument in argv]
     args = command_args(get_benchmark_parser(), arguments)
+    choose_log_level(args)
     options = {option.name: option for group in GROUPS.values() for option in group}
     any_named = any(getattr(args, name) is not None for name in TESTS)
     for name in TESTS:

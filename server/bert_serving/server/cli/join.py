@@ -13,7 +13,7 @@ from types import FrameType
 
 from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion, suggest
-from bert_serving.client.flag_sources import add_sources, describe_flags, parse_command
+from bert_serving.client.flag_sources import add_sources, choose_log_level, describe_flags, parse_command, with_sources
 
 from ..config.command_line import RawFormatter
 from ..config.option import GIVEN, MAX_PROCESSES, Option, at_least, port_number
@@ -81,6 +81,7 @@ def join(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     parsed = parse_command(parser, argv, is_service=True)
     args = parsed.args
+    choose_log_level(args)
     if args.print_config:
         print(describe_flags(parser, parsed))
         return EXIT_OK
@@ -88,7 +89,7 @@ def join(argv: Sequence[str] | None = None) -> int:
     try:
         machine = make_machine(args)
     except (ConfigError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(with_sources(str(error), parsed.sources))
     for warning in parsed.warnings:
         machine.log.warning(warning)
 

@@ -16,7 +16,7 @@ from typing import Any
 from bert_serving.client import BertServingError
 from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion
-from bert_serving.client.flag_sources import describe_flags, parse_command
+from bert_serving.client.flag_sources import choose_log_level, describe_flags, parse_command
 from bert_serving.client.ray_cluster import (
     ClusterError,
     check_address,
@@ -148,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     parsed = parse_command(parser, argv, is_service=True)
     args = parsed.args
+    choose_log_level(args)
     if args.print_config:
         print(describe_flags(parser, parsed))
         return EXIT_OK

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion, suggest
-from bert_serving.client.flag_sources import ParsedCommand, add_sources, parse_command
+from bert_serving.client.flag_sources import ParsedCommand, add_sources, choose_log_level, parse_command, with_sources
 
 from ..errors import ConfigError
 from ..version import __version__
@@ -94,7 +94,8 @@ def parse(argv: Sequence[str] | None = None) -> StartCommand:
     """Reads the command line, the environment and the file. Exits with code 2 if one of them is not valid."""
     parser = get_args_parser()
     parsed = parse_command(parser, argv, is_service=True)
+    choose_log_level(parsed.args)
     try:
         return StartCommand(ServerConfig.from_args(parsed.args), parsed, parser)
     except ConfigError as error:
-        parser.error(str(error))
+        parser.error(with_sources(str(error), parsed.sources))
