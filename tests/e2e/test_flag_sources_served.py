@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from bert_serving.client import BertClient
 from servers import TINY, free_ports, serving
@@ -44,6 +47,27 @@ def test_a_server_and_a_client_take_variables_and_a_file(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert '"text": "hello"' in done.stdout
     assert "BERT_SERVING_VERSION" not in log
+
+
+@pytest.mark.parametrize("flag", ["-print_config", "-check"])
+def test_output_that_cannot_be_written_is_no_traceback(flag: str) -> None:
+    command = [sys.executable, "-m", "bert_serving.server", "-model_dir", str(TINY), "-engine", "zeros", "-cpu", flag]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe, open("/dev/full", "w") as full:
+        runs = [subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True) for out in (pipe, full)]
+        closed, no_space = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [1, 1]
+    assert closed == ""
+    assert no_space == "stdout does not take the output (No space left on device); free space, or redirect it\n"
+
+
+def test_a_terminal_without_a_character_shows_its_escape() -> None:
+    command = [sys.executable, "-m", "bert_serving.server", "-model_dir", "/tmp/\u00fc", "-print_config"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "/tmp/\\xfc " in done.stdout
 
 
 def paths() -> dict[str, str]:

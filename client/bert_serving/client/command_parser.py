@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -34,6 +36,26 @@ class CommandParser(argparse.ArgumentParser):
             choices = [str(choice) for choice in action.choices]
             reason = f"{value!r} is not one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
             raise argparse.ArgumentError(action, reason)
+
+
+def print_output(text: str) -> None:
+    """Prints a text to stdout. Escapes characters that its encoding lacks.
+
+    Raises:
+        SystemExit: stdout does not take the text; the code is 1. A closed pipe, such as that of ``head``, is no error
+            message.
+    """
+    if sys.stdout is None:
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
+        if not isinstance(error, BrokenPipeError):
+            print(f"stdout does not take the output ({error.strerror}); free space, or redirect it", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def did_you_mean(text: str, names: Iterable[str]) -> str:

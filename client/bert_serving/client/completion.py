@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from .command_parser import print_output
+
 #: Shells that shtab supports.
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
@@ -44,5 +46,5 @@ class _PrintCompletion(argparse.Action):
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
             elif action.metavar in _FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-        print(shtab.complete(parser, shell))
+        print_output(shtab.complete(parser, shell))
         parser.exit()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .command_parser import did_you_mean
+from .command_parser import did_you_mean, print_output
 
 PREFIX = "BERT_SERVING_"
 #: Attribute of parsed arguments with the source of each flag that is set, by the name of the flag.
@@ -80,7 +80,7 @@ def command_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None = N
     for warning in parsed.warnings:
         print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     if parsed.args.print_config:
-        print(describe_flags(parser, parsed))
+        print_output(describe_flags(parser, parsed))
         parser.exit()
     return parsed.args
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from bert_serving.client.command_parser import print_output
+
 from ..config.options import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError
@@ -56,10 +58,8 @@ def check(config: ServerConfig) -> int:
     lines["tokenizer"] = f"{tokenizer.description}, from {model.vocab_path}"
     workers = dict.fromkeys(f"engine {plan.engine}, {plan.dtype}, on {plan.device}" for plan in plans)
     lines["workers"] = f"{len(plans)}: {'; '.join(workers)}" if plans else "0, machines that join compute"
-    for name, text in lines.items():
-        print(f"{name:>12}: {text}")
-    for message in [*notes.messages, *tokenizer.warnings]:
-        print(f"{'note':>12}: {message}")
+    rows = [*lines.items(), *(("note", message) for message in [*notes.messages, *tokenizer.warnings])]
+    print_output("\n".join(f"{name:>12}: {text}" for name, text in rows))
     return EXIT_OK
 
 

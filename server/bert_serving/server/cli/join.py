@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import FrameType
 
-from bert_serving.client.command_parser import CommandParser
+from bert_serving.client.command_parser import CommandParser, print_output
 from bert_serving.client.completion import add_completion, suggest
 from bert_serving.client.flag_sources import add_sources, choose_log_level, describe_flags, parse_command, with_sources
 
@@ -83,7 +83,7 @@ def join(argv: Sequence[str] | None = None) -> int:
     args = parsed.args
     choose_log_level(args)
     if args.print_config:
-        print(describe_flags(parser, parsed))
+        print_output(describe_flags(parser, parsed))
         return EXIT_OK
     open_standard_streams()
     try:

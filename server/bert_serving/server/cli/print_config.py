@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Any
 
+from bert_serving.client.command_parser import print_output
 from bert_serving.client.flag_sources import ParsedCommand, describe_flags
 
 from ..config.model_folder import apply_model_folder
@@ -31,7 +32,7 @@ def print_config(config: ServerConfig, parsed: ParsedCommand, parser: argparse.A
         value = getattr(config, name)
         if name not in config.given and value != option.default:
             others[name] = value, "default model" if name == "model_dir" else "model folder"
-    print(describe_flags(parser, parsed, others))
+    print_output(describe_flags(parser, parsed, others))
     if reason:
         print(f"bert-serving-start: the settings of the model folder are missing: {printable(reason)}", file=sys.stderr)
     return EXIT_OK

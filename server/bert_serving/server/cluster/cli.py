@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from bert_serving.client import BertServingError
-from bert_serving.client.command_parser import CommandParser
+from bert_serving.client.command_parser import CommandParser, print_output
 from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import choose_log_level, describe_flags, parse_command
 from bert_serving.client.ray_cluster import (
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parsed.args
     choose_log_level(args)
     if args.print_config:
-        print(describe_flags(parser, parsed))
+        print_output(describe_flags(parser, parsed))
         return EXIT_OK
     open_standard_streams()
     try:
