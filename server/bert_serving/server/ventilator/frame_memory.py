@@ -29,7 +29,10 @@ class _Mallinfo2(ctypes.Structure):
 
 
 class SmallBlocks:
-    """Memory of the C library. From now on, blocks of 1 MiB and more are not small, whatever was allocated before.
+    """Memory of the C library. From now on, new memory for blocks of 1 MiB and more is not small.
+
+    A process that has freed large blocks before may take small ones from them, and large ones too. The ventilator makes
+    this object at its start.
 
     Raises:
         AttributeError: the library is glibc before 2.33, or another one.
