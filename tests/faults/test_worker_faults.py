@@ -52,7 +52,8 @@ def check_answers(client: Raw, sent: dict[bytes, list[str]], bad: str, *words: s
 @pytest.mark.parametrize(("word", "reason"), [(RAISE, "cannot stand"), (NOT_FINITE, "finite number")])
 @pytest.mark.parametrize("where", [0, 63, 99])
 def test_a_bad_sequence_costs_its_own_request_only(server: Server, word: str, reason: str, where: int) -> None:
-    with Raw(server, b"mixed company") as client:
+    # An identity of its own: a reply to one that another connection had could go to that connection, which ends.
+    with Raw(server, f"mixed company {where} {word}".encode()) as client:
         restarts = client.status()["num_restarts"]
         bad = f"hello {word}"
         check_answers(client, send_around(client, bad, where), bad, "text 0", reason)
