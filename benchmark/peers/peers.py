@@ -75,17 +75,12 @@ def of_model(
         yield peer if peer.max_seq_len == 25 else replace(peer, max_seq_len=max_seq_len)
 
 
-def _of_model(hf: str, tf1: str | None, features: frozenset[str] | None, max_seq_len: int) -> Iterator[Peer]:
-    if tf1:
-        for length, share in ((25, 1.0), (128, 0.125)):
-            yield bert_server(
-                f"bert-serving-server 1.10.0, max_seq_len {length}", "original", "fp32", length,
-                ("{bin}/bert-serving-start", "-model_dir", tf1, *VECTORS), share, "tensorflow",
-            )  # fmt: skip
+def sentence_transformers(driver: str, hf: str) -> Iterator[Peer]:
+    """Yields sentence-transformers with PyTorch and with ONNX Runtime, in a process of its own that runs ``driver``."""
     for dtype, word in (("fp32", "float32"), ("bf16", "bfloat16")):
         yield Peer(
             f"sentence-transformers {SENTENCE_TRANSFORMERS['torch']}", "sentence-transformers", "in process", dtype,
-            ("sentence_transformer.py", hf, word), backend="torch",
+            (driver, hf, word), backend="torch",
         )  # fmt: skip
     for dtype, file, backend in (
         ("fp32", "model.onnx", "onnx"),
@@ -94,8 +89,18 @@ def _of_model(hf: str, tf1: str | None, features: frozenset[str] | None, max_seq
     ):
         yield Peer(
             f"sentence-transformers {SENTENCE_TRANSFORMERS['onnx']}", "sentence-transformers-onnx", "in process", dtype,
-            ("sentence_transformer.py", f"{{optimum}}/{dtype}", file), backend=backend,
+            (driver, f"{{optimum}}/{dtype}", file), backend=backend,
         )  # fmt: skip
+
+
+def _of_model(hf: str, tf1: str | None, features: frozenset[str] | None, max_seq_len: int) -> Iterator[Peer]:
+    if tf1:
+        for length, share in ((25, 1.0), (128, 0.125)):
+            yield bert_server(
+                f"bert-serving-server 1.10.0, max_seq_len {length}", "original", "fp32", length,
+                ("{bin}/bert-serving-start", "-model_dir", tf1, *VECTORS), share, "tensorflow",
+            )  # fmt: skip
+    yield from sentence_transformers("sentence_transformer.py", hf)
     for dtype, word in (("fp32", "float32"), ("bf16", "bfloat16")):
         yield infinity(hf, dtype, "torch", "--dtype", word)
     for dtype in ("fp32", "int8"):

@@ -6,26 +6,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from install import SENTENCE_TRANSFORMERS
-from peers import OURS, Peer, bert_server, engine_name, infinity
+from peers import OURS, Peer, bert_server, engine_name, infinity, sentence_transformers
 
 
 def of_reranker(hf: str, features: frozenset[str] | None = None) -> Iterator[Peer]:
     """Yields all systems for one cross-encoder; their environments may not exist yet."""
-    for dtype, word in (("fp32", "float32"), ("bf16", "bfloat16")):
-        yield Peer(
-            f"sentence-transformers {SENTENCE_TRANSFORMERS['torch']}", "sentence-transformers", "in process", dtype,
-            ("cross_encoder.py", hf, word), backend="torch", max_seq_len=512,
-        )  # fmt: skip
-    for dtype, file, backend in (
-        ("fp32", "model.onnx", "onnx"),
-        ("fp32", "model_optimized.onnx", "onnx O2"),
-        ("int8", "model_quantized_optimized.onnx", "onnx"),
-    ):
-        yield Peer(
-            f"sentence-transformers {SENTENCE_TRANSFORMERS['onnx']}", "sentence-transformers-onnx", "in process", dtype,
-            ("cross_encoder.py", f"{{optimum}}/{dtype}", file), backend=backend, max_seq_len=512,
-        )  # fmt: skip
+    for peer in sentence_transformers("cross_encoder.py", hf):
+        yield replace(peer, max_seq_len=512)
     ranks = {"driver": ("rerank_http.py", "{port}"), "max_seq_len": 512}
     for dtype, word in (("fp32", "float32"), ("bf16", "bfloat16")):
         yield replace(infinity(hf, dtype, "torch", "--dtype", word), **ranks)

@@ -13,7 +13,14 @@ from types import FrameType
 
 from bert_serving.client.command_parser import CommandParser, print_output
 from bert_serving.client.completion import add_completion, suggest
-from bert_serving.client.flag_sources import add_sources, choose_log_level, describe_flags, parse_command, with_sources
+from bert_serving.client.flag_sources import (
+    ParsedCommand,
+    add_sources,
+    choose_log_level,
+    describe_flags,
+    parse_command,
+    with_sources,
+)
 
 from ..config.command_line import RawFormatter
 from ..config.option import GIVEN, MAX_PROCESSES, Option, at_least, port_number
@@ -79,15 +86,11 @@ def machine_options() -> Iterator[Option]:
 def join(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns the exit code, as ``bert-serving-start`` does."""
     parser = get_parser()
-    parsed = parse_command(parser, argv, is_service=True)
-    args = parsed.args
-    choose_log_level(args)
-    if args.print_config:
-        print_output(describe_flags(parser, parsed))
+    parsed = parse_machine_command(parser, argv)
+    if parsed is None:
         return EXIT_OK
-    open_standard_streams()
     try:
-        machine = make_machine(args)
+        machine = make_machine(parsed.args)
     except (ConfigError, ValueError) as error:
         parser.error(with_sources(str(error), parsed.sources))
     for warning in parsed.warnings:
@@ -101,6 +104,20 @@ def join(argv: Sequence[str] | None = None) -> int:
             signal.signal(getattr(signal, name), on_signal)
     machine.run()
     return EXIT_START_FAILED if machine.exit_code is None else machine.exit_code
+
+
+def parse_machine_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> ParsedCommand | None:
+    """Returns the arguments of a command that runs machines, and opens the standard streams.
+
+    With ``-print_config``, prints the flags instead, and returns None.
+    """
+    parsed = parse_command(parser, argv, is_service=True)
+    choose_log_level(parsed.args)
+    if parsed.args.print_config:
+        print_output(describe_flags(parser, parsed))
+        return None
+    open_standard_streams()
+    return parsed
 
 
 def make_machine(args: argparse.Namespace) -> MachineSupervisor:

@@ -14,9 +14,8 @@ from types import FrameType
 from typing import Any
 
 from bert_serving.client import BertServingError
-from bert_serving.client.command_parser import CommandParser, print_output
+from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion
-from bert_serving.client.flag_sources import choose_log_level, describe_flags, parse_command
 from bert_serving.client.ray_cluster import (
     ClusterError,
     check_address,
@@ -26,8 +25,7 @@ from bert_serving.client.ray_cluster import (
     require_reachable,
 )
 
-from ..cli.join import add_machine_options, machine_options, split_address
-from ..cli.start import open_standard_streams
+from ..cli.join import add_machine_options, machine_options, parse_machine_command, split_address
 from ..config.command_line import RawFormatter
 from ..config.option import GIVEN, at_least, port_number
 from ..errors import ServingError
@@ -146,13 +144,10 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command. Returns the exit code: 0, 2, 3 if no machine can start, or 5 if the end was forced."""
     parser = get_parser()
-    parsed = parse_command(parser, argv, is_service=True)
-    args = parsed.args
-    choose_log_level(args)
-    if args.print_config:
-        print_output(describe_flags(parser, parsed))
+    parsed = parse_machine_command(parser, argv)
+    if parsed is None:
         return EXIT_OK
-    open_standard_streams()
+    args = parsed.args
     try:
         host, _ = split_address(args.front)
         check_address(args.ray_address)
