@@ -19,7 +19,7 @@ from bert_serving.server.benchmark.cli import make_plan, run_until_interrupted
 from bert_serving.server.benchmark.corpus import COMMON, SentenceSource
 from bert_serving.server.benchmark.experiments import Experiment, Load, Setting
 from bert_serving.server.benchmark.options import get_benchmark_parser, read_args
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import ServingError
 from bert_serving.server.model.errors import ModelError
 from texts import sts_sentences

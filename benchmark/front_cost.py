@@ -27,7 +27,7 @@ from host_path import sentences
 from bert_serving.client import BertClient
 from bert_serving.server.benchmark.managed_server import ServerManager
 from bert_serving.server.benchmark.options import read_args
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from heading import print_heading
 
 #: Client processes of single requests.

@@ -35,7 +35,7 @@ from bert_serving.server.benchmark.machine import machine, versions
 from bert_serving.server.benchmark.managed_server import ServerManager
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.benchmark.runner import Plan, measure
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import Device, Engine, EngineError, EngineSpec
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.torch import engine as engine_module

@@ -27,7 +27,7 @@ from bert_serving.client import BertClient
 from bert_serving.server.benchmark.corpus import COMMON
 from bert_serving.server.benchmark.managed_server import ServerManager, free_ports
 from bert_serving.server.benchmark.options import read_args
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from heading import print_heading
 
 #: Frames of the message of the floor, and bytes of the largest frame: about the size of a vector of 768 values.

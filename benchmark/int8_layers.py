@@ -23,7 +23,7 @@ import numpy as np
 from quality import cosines, spearman
 
 from bert_serving.server.benchmark.options import read_args
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import Device, EngineSpec
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.onnx import engine as onnx

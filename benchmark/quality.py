@@ -27,7 +27,7 @@ from bert_serving.client import BertClient
 from bert_serving.server import engines
 from bert_serving.server.benchmark.managed_server import HOST, free_ports
 from bert_serving.server.config.command_line import get_args_parser
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.errors import ServingError, StartError
 from bert_serving.server.model.architecture import Feature

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from bert_serving.server.config.command_line import get_args_parser
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.supervisor.preflight import plan
 from bert_serving.server.supervisor.prepared_model import PreparedModel
 from bert_serving.server.worker.engine_spec import engine_spec

@@ -23,7 +23,7 @@ import zmq.auth
 from bert_serving.client import BertClient, ServerUnreachableError
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.config.folders import PATH_KEYS
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.http.bearer_token import read_token
 from bert_serving.server.security.curve import AllowedKeys, is_loopback, read_server_keys

@@ -33,7 +33,7 @@ from bert_serving.server.benchmark.managed_server import free_ports
 from bert_serving.server.benchmark.options import read_args
 from bert_serving.server.benchmark.report import Row, Table, format_number
 from bert_serving.server.benchmark.runner import make_requests
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.tokenization.factory import make_tokenizer
 from servers import CACHE, READY_LINE, TINY, serving, wait_until

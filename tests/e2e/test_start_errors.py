@@ -83,7 +83,7 @@ def test_an_empty_token_is_refused(token: str) -> None:
 
 
 def test_space_around_a_token_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bert_serving.server.config.options import ServerConfig
+    from bert_serving.server.config.server_config import ServerConfig
 
     config = ServerConfig.from_dict({"model_dir": str(TINY)})
     monkeypatch.setenv(TOKEN_VARIABLE, "secret\n")
@@ -97,7 +97,7 @@ def test_space_around_a_token_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_token_in_a_file_can_be_sent(tmp_path: Path) -> None:
-    from bert_serving.server.config.options import ServerConfig
+    from bert_serving.server.config.server_config import ServerConfig
 
     file = tmp_path / "token"
     config = ServerConfig.from_dict({"model_dir": str(TINY), "http_token_file": str(file)})

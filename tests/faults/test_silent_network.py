@@ -17,7 +17,7 @@ from test_queue_limits import is_full
 
 from bert_serving.client import BertClient, dead_peer
 from bert_serving.client._transport import sockets
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from fault_helpers import HERE, Raw, ThreadGroup, assert_true, connect, suspended, text, texts
 from servers import Server, serving, wait_until
 

@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from bert_serving.server.config.command_line import get_args_parser
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.endpoints import Addresses
 from bert_serving.server.ipc.process_context import ProcessContext

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_serving.server import engines
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.model import relative_positions
 from bert_serving.server.model.architecture import BERT, Disentangled, Feature, Rope

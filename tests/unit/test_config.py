@@ -19,7 +19,8 @@ from bert_serving.server.cli.start import start
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.model_folder import apply_model_folder
 from bert_serving.server.config.option import Option, seconds
-from bert_serving.server.config.options import OPTIONS, ServerConfig
+from bert_serving.server.config.options import OPTIONS
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.pooling import PoolingStrategy

@@ -28,7 +28,7 @@ from bert_serving.server.cli.terminate import get_shutdown_parser, stop
 from bert_serving.server.cluster.cli import get_parser as get_ray_parser
 from bert_serving.server.cluster.cli import machine_arguments
 from bert_serving.server.config.command_line import get_args_parser, parse
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.http.bearer_token import TOKEN_VARIABLE
 from model_folders import TINY

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from bert_serving.server import engines
 from bert_serving.server.config.command_line import get_args_parser
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import Device, EngineSpec
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.errors import ConfigError

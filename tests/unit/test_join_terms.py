@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import Device
 from bert_serving.server.ipc import joining
 from bert_serving.server.ipc.joining import FrontTerms, Terms

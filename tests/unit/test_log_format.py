@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.log import _Formatter, make_formatter
 from bert_serving.server.supervisor.description import _call, _host

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bert_serving.server import engines
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import Device
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.model.cache import Cache

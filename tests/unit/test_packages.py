@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bert_serving.server.cli.check import check
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import StartError
 from bert_serving.server.supervisor.packages import _ENGINES, _HTTP, require_packages
 from model_folders import TINY

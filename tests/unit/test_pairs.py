@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import InvalidRequest, RequestError, TooLarge
 from bert_serving.server.model.errors import ModelError
 from bert_serving.server.scheduling.jobs import JobOptions

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import PortInUse, StartError
 from bert_serving.server.supervisor.port_check import check_ports
 from bert_serving.server.supervisor.port_lock import PortLock

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.log import get_logger
 from bert_serving.server.supervisor.tokenizers import BUSY_SECONDS, TokenizerScale, count, required, resolve

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from bert_serving.server.cli.check import check
 from bert_serving.server.config.command_line import get_args_parser
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.errors import ReaderMissing

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bert_serving.server.config.command_line import get_args_parser
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import Device
 from bert_serving.server.model.pipeline import Normalize, Truncate
 from bert_serving.server.model.vector_options import VectorOptions

@@ -11,7 +11,7 @@ import types
 import pytest
 
 from bert_serving.server import engines
-from bert_serving.server.config.options import ServerConfig
+from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines import cpu_info
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.engines.nvml import Gpu

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import ServingError
 from ..model.config import ModelConfig
 from ..model.errors import ModelError

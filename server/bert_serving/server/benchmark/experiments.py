@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field, replace
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from .corpus import SentenceSource
 

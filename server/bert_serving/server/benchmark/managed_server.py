@@ -9,7 +9,7 @@ from typing import Any
 
 from bert_serving.client import BertClient
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import StartError
 from ..security.curve import read_server_keys
 from ..supervisor.supervisor import BertServer

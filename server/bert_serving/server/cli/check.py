@@ -7,7 +7,7 @@ import sys
 
 from bert_serving.client.command_parser import print_output
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError
 from ..model.config import ModelConfig

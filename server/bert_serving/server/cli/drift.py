@@ -16,7 +16,7 @@ from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import add_sources, choose_address, command_args
 
 from ..config.model_folder import apply_model_folder
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import ServingError
 from ..model.errors import ModelError
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference, Sample

@@ -24,7 +24,8 @@ from bert_serving.client.flag_sources import (
 
 from ..config.command_line import RawFormatter
 from ..config.option import GIVEN, MAX_PROCESSES, Option, at_least, port_number
-from ..config.options import OPTIONS, ServerConfig
+from ..config.options import OPTIONS
+from ..config.server_config import ServerConfig
 from ..errors import ConfigError
 from ..security.machine_keys import read_machine_keys
 from ..supervisor.machine import MachineSupervisor

@@ -11,7 +11,8 @@ from bert_serving.client.command_parser import print_output
 from bert_serving.client.flag_sources import ParsedCommand, describe_flags
 
 from ..config.model_folder import apply_model_folder
-from ..config.options import OPTIONS, ServerConfig
+from ..config.options import OPTIONS
+from ..config.server_config import ServerConfig
 from ..errors import ServingError
 from ..log import printable
 from ..model.errors import ModelError

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ..config.command_line import get_args_parser, parse
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..log import get_logger, printable, write_text
 from ..supervisor.supervisor import EXIT_START_FAILED, BertServer
 from .check import check

@@ -12,7 +12,8 @@ from bert_serving.client.flag_sources import ParsedCommand, add_sources, choose_
 
 from ..errors import ConfigError
 from ..version import __version__
-from .options import OPTIONS, ServerConfig, option_groups
+from .options import OPTIONS, option_groups
+from .server_config import ServerConfig
 
 _EPILOG = """\
 examples:

@@ -10,7 +10,7 @@ from ..model.pooling import PoolingStrategy
 from ..security.curve import is_loopback
 
 if TYPE_CHECKING:
-    from .options import ServerConfig
+    from .server_config import ServerConfig
 
 
 def named_ports(config: ServerConfig) -> dict[str, tuple[str, int]]:

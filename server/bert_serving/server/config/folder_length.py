@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from ..model.pipeline import SentencePipeline
-from .options import ServerConfig
+from .server_config import ServerConfig
 
 
 def take_length(config: ServerConfig, folder: SentencePipeline, max_tokens: int, log: logging.Logger) -> ServerConfig:

@@ -19,8 +19,8 @@ from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import read_pipeline
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .folder_length import take_length
-from .options import ServerConfig
 from .served_head import apply_head
+from .server_config import ServerConfig
 
 #: Pooling modes that every engine computes.
 _ENGINE_MODES = {

@@ -11,7 +11,7 @@ from ..model.heads import read_head
 from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import read_scorer
 from .folder_length import take_length
-from .options import ServerConfig
+from .server_config import ServerConfig
 
 _POOLING = {"cls": PoolingStrategy.CLS_TOKEN, "mean": PoolingStrategy.REDUCE_MEAN}
 #: Options that change vectors and would change scores, or would have no effect on them.

@@ -6,7 +6,7 @@ import hmac
 import os
 from pathlib import Path
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import ConfigError
 from ..security.key_file import check_small_file
 

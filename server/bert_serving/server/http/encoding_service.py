@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_serving.client import AsyncBertClient, BertClient
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from ..model.default import default_model_dir
 from ..model.pooling import PoolingStrategy

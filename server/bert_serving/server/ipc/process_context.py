@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from .endpoints import Addresses
 from .heartbeat import Heartbeat

@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import RequestError
 from ..ipc.commands import BATCHES_SENT, u64
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large

@@ -9,7 +9,7 @@ import msgspec
 import zmq
 
 from ..config.memory import default_memory
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..ipc.commands import WORKER_IDLE
 from ..ipc.join_guard import JoinGuard
 from ..ipc.joining import join_socket

@@ -18,7 +18,7 @@ import numpy as np
 import zmq
 
 from ..config.memory import default_memory
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..ipc import commands
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
 from ..ipc.connection_monitor import SLICE_INTERVAL, ConnectionMonitor

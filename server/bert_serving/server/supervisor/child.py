@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..ipc.heartbeat import LIVENESS_TIMEOUT
 from . import fork

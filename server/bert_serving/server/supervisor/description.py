@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..config.memory import default_memory
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..log import get_logger
 from ..model.config import ModelConfig
 from ..model.files import checkpoint_files

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import zmq
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines.nvml import list_gpus
 from ..ipc.endpoints import Addresses
 from ..ipc.joining import Offer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines import load
 from ..errors import StartError
 from ..model.config import ModelConfig

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import engines
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines.base import Device, EngineUnavailable
 from ..engines.cpu_info import has_amx, has_fast_bf16, num_cores
 from ..engines.nvml import Gpu, list_gpus

@@ -8,7 +8,7 @@ import os
 import socket
 
 from ..config.contradictions import named_ports
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import PortInUse, StartError
 
 _HOSTS = "use an address of one of its interfaces, 127.0.0.1, or * for all"

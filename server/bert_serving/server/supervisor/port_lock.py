@@ -11,7 +11,7 @@ import socket
 import sys
 
 from ..config.contradictions import named_ports
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import PortInUse
 from . import fork
 

@@ -13,7 +13,7 @@ import msgspec
 import zmq
 
 from ..config.model_folder import apply_model_folder
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import ConfigError, StartError
 from ..ipc.descriptors import RESERVE, descriptor_limit
 from ..ipc.endpoints import Addresses

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..model.cache import LIST, Cache, manifest
 from ..model.config import ModelConfig
 from ..model.digest import file_stamp

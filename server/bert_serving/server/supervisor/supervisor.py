@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError, StartError
 from ..ipc import commands

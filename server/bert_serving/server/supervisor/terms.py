@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..ipc.joining import JOIN_PROTOCOL, FrontTerms, Terms
 from ..model.config import ModelConfig
 from ..version import __version__

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines.cpu_info import num_cores
 from .child import Child
 

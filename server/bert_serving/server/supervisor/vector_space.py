@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines import NAMES
 from ..engines.base import Device
 from ..model.cache import Cache, CacheError

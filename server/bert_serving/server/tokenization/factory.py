@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from ..model.errors import ModelConfigError
 from .characters import library_rules, python_rules

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config.memory import default_memory
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import Overloaded
 from ..scheduling.jobs import JobChunk
 from .tokenizer_thread import Progress

@@ -9,7 +9,7 @@ import msgspec
 
 from bert_serving.client.protocol import MAX_PROMPT_LENGTH, MAX_QUERIED
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import InvalidRequest, TooLarge, VectorSpaceMismatch
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..config.memory import default_memory
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..errors import TooLarge
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy

@@ -20,7 +20,7 @@ import zmq
 from bert_serving.client.protocol import COMPATIBLE_VERSION, PROTOCOL_VERSION
 
 from ..config.folders import hide_folders
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines.base import EngineSpec
 from ..model.config import ModelConfig
 

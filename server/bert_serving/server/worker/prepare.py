@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..config.options import ServerConfig
+from ..config.server_config import ServerConfig
 from ..engines import load
 from ..engines.base import EngineSpec
 from ..ipc.commands import READY

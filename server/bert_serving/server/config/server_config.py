@@ -1,0 +1,182 @@
+"""The validated options of one server, and what follows from them and the model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bert_serving.client.flag_sources import SOURCES
+
+from ..errors import ConfigError
+from ..model.pipeline import SentencePipeline
+from ..model.pooling import PoolingStrategy, dimensions
+from ..model.vector_options import split_tail
+from ..model.vector_space import VectorSpaces
+from .contradictions import reject_contradictions
+from .default_model import use_default_model
+from .option import GIVEN
+from .option_values import check_values
+from .options import OPTIONS, PATHS, Options
+
+if TYPE_CHECKING:
+    from ..model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig(Options):
+    """Holds the validated options. Every child process receives a copy."""
+
+    #: Options that the user gave, which win over the model folder; None: those that differ from their default.
+    given: frozenset[str] = None  # type: ignore[assignment]
+    #: How vectors are computed from pooled ones; None until the model folder is read.
+    pipeline: SentencePipeline | None = None
+    #: Digest of all that shapes a vector before the last modules of the pipeline; empty until the model is read.
+    vector_digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Validates the options, and fills in those that depend on others.
+
+        Raises:
+            ConfigError: a value is not valid, options contradict each other, or there is no model to serve.
+        """
+        values = {name: getattr(self, name) for name in OPTIONS}
+        if self.pipeline is None:  # else the model folder has set options, also to values that no user can choose
+            values = check_values(OPTIONS, values)
+        given = _changed(values) if self.given is None else self.given
+        for name in PATHS:
+            if isinstance(values[name], str):  # a shell leaves the ~ of -name=~/path
+                values[name] = os.path.expanduser(values[name])
+        if values["model_dir"] is None:
+            use_default_model(values, given)
+        for name, value in (values | {"given": frozenset(given)}).items():
+            object.__setattr__(self, name, value)
+        reject_contradictions(self)
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace | Mapping[str, Any]) -> ServerConfig:
+        """Creates the configuration from parsed arguments, or from option values by name.
+
+        Raises:
+            ConfigError: a value is not valid, options contradict each other, or there is no model to serve.
+        """
+        if isinstance(args, Mapping):
+            return cls.from_dict(args)
+        if not hasattr(args, "__dict__"):
+            raise ConfigError(
+                f"the arguments are of the type {type(args).__name__}; pass get_args_parser().parse_args([...]), or a "
+                "dict of options"
+            )
+        if getattr(args, "config_file", None) and not hasattr(args, SOURCES):
+            raise ConfigError("-config_file is for the commands: pass its values to BertServer as a dict of options")
+        values = check_values(OPTIONS, {name: getattr(args, name, each.default) for name, each in OPTIONS.items()})
+        return cls(**values, given=frozenset({*getattr(args, GIVEN, ()), *_changed(values)}))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ServerConfig:
+        """Creates the configuration from option values, which count as given; absent options have their defaults.
+
+        Raises:
+            ConfigError: a value is not valid, options contradict each other, or there is no model to serve.
+        """
+        values = check_values(OPTIONS, values)
+        return cls(**values, given=frozenset(values))
+
+    def read_model(self) -> ModelConfig:
+        """Reads the sizes and the file names of the model, without its weights.
+
+        Raises:
+            ModelError: the folder does not contain a supported model.
+        """
+        from ..model.config import load_model_config
+
+        return load_model_config(
+            self.model_dir if self.pipeline is None else self.pipeline.transformer_dir,
+            config_name=self.config_name,
+            ckpt_name=self.ckpt_name,
+            tuned_model_dir=self.tuned_model_dir,
+        )
+
+    @property
+    def changed(self) -> set[str]:
+        """Names of the options whose value is not the default."""
+        return _changed({name: getattr(self, name) for name in OPTIONS})
+
+    @property
+    def log_settings(self) -> tuple[str, str]:
+        """Level and format of the log."""
+        return "debug" if self.verbose else self.log_level, self.log_format
+
+    @property
+    def result_join_port(self) -> int | None:
+        """Port for the results of joined machines."""
+        return self.join_port_out or (None if self.join_port is None else self.join_port + 1)
+
+    @property
+    def output_dtype(self) -> str:
+        """The dtype of vectors on the wire. Scores have their full precision, because small ones would be 0."""
+        return "float16" if self.fp16 and self.task == "embed" else "float32"
+
+    def vector_size(self, model: ModelConfig) -> int:
+        """Returns the number of dimensions of a vector: of a text, or of a token with ``-pooling_strategy NONE``."""
+        layers = len(self.pooling_layer)
+        if self.pipeline is None:
+            return dimensions(self.pooling_strategy, model.hidden_size, layers)
+        return self.pipeline.dimensions(self.pooled_size(model))
+
+    def pooled_size(self, model: ModelConfig) -> int:
+        """Returns the number of dimensions of a pooled vector, before the modules of the pipeline."""
+        layers = len(self.pooling_layer)
+        if self.pipeline is not None and self.pipeline.pooling:
+            return model.hidden_size * layers * len(self.pipeline.pooling)
+        return dimensions(self.pooling_strategy, model.hidden_size, layers)
+
+    def vector_spaces(self, model: ModelConfig) -> VectorSpaces:
+        """Returns the spaces of the vectors of this server."""
+        width = self.pooled_size(model)
+        if self.pipeline is None:
+            return VectorSpaces(self.vector_digest, (), width)
+        return VectorSpaces(self.vector_digest, split_tail(self.pipeline.modules)[1], self.pipeline.widest(width))
+
+    def to_json(self) -> str:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["given"] = sorted(self.given)
+        values["pipeline"] = msgspec.to_builtins(self.pipeline)
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> ServerConfig:
+        values = json.loads(text)
+        values["given"] = frozenset(values["given"])
+        values["pipeline"] = msgspec.convert(values["pipeline"], SentencePipeline | None)
+        values["pooling_strategy"] = PoolingStrategy(values["pooling_strategy"])
+        for name in ("pooling_layer", "device_map"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+    def with_(self, **changes: Any) -> ServerConfig:
+        """Returns a copy with some values changed. Changed options count as given."""
+        return replace(self, **changes, given=self.given | (changes.keys() & OPTIONS.keys()))
+
+    def public(self) -> dict[str, Any]:
+        """Returns the options for the status JSON: sorted by name, with the pooling strategy as a number."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["pooling_strategy"] = int(self.pooling_strategy)
+        values["pooling_layer"] = list(self.pooling_layer)
+        values["device_map"] = list(self.device_map)
+        pipeline = SentencePipeline("", ()) if self.pipeline is None else self.pipeline
+        values |= {"pipeline": None if self.pipeline is None else pipeline.describe(), **pipeline.scores}
+        del values["given"], values["vector_digest"]
+        return dict(sorted(values.items()))
+
+
+def _changed(values: dict[str, Any]) -> set[str]:
+    """Returns the names of options whose value is not the default."""
+    found = {name: values.get(name, each.default) for name, each in OPTIONS.items()}
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    return {name for name, value in plain.items() if value != OPTIONS[name].default}
