@@ -112,7 +112,7 @@ FRAMEWORKS := build/frameworks
 
 test-frameworks: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m pytest tests/e2e/test_http_frameworks.py tests/e2e/test_examples.py \
-		-k "frameworks or vector_index" $(ARGS)
+		tests/e2e/test_recipes.py -k "frameworks or vector_index or recipes" $(ARGS)
 
 $(FRAMEWORKS)/.installed: requirements/frameworks.txt requirements/test.txt client/pyproject.toml server/pyproject.toml
 	$(PYTHON) -m venv $(FRAMEWORKS)

@@ -35,9 +35,10 @@ from model_folders import write_classifier
 from servers import CACHE, TINY, Server, free_ports, serving
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Pages whose examples have tests of their own.
+#: Pages whose examples have tests of their own, as those in docs/recipes.
 TESTED_ELSEWHERE = {"client.md", "corpora.md"}
-PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")})
+RECIPES = ROOT / "docs" / "recipes"
+PAGES = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *RECIPES.glob("*.md"), *ROOT.glob("*.md")})
 ALL_MARKDOWN = sorted(
     {*PAGES, *ROOT.glob("*/README.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "tests" / "data").rglob("*.md")}
 )
@@ -65,7 +66,9 @@ def blocks(page: Path, language: str) -> Iterator[tuple[int, str, str]]:
 WITH_PYTHON = [
     page
     for page in PAGES
-    if page.name not in TESTED_ELSEWHERE and any("not run" not in above for _, above, _ in blocks(page, "python"))
+    if page.name not in TESTED_ELSEWHERE
+    and page.parent != RECIPES
+    and any("not run" not in above for _, above, _ in blocks(page, "python"))
 ]
 
 

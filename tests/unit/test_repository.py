@@ -48,6 +48,14 @@ def test_only_publishing_gets_a_token() -> None:
     assert "password" not in str(release)
 
 
+def test_the_site_of_a_release_has_its_version_as_name() -> None:
+    docs = load(ROOT / ".github" / "workflows" / "docs.yml")
+    assert docs["permissions"] == {"contents": "read"}
+    steps = "".join(step.get("run", "") for step in docs["jobs"]["site"]["steps"])
+    assert 'docs/site/publish.py build/site build/pages "${GITHUB_REF_NAME#v}"' in steps
+    assert (ROOT / "docs" / "site" / "publish.py").is_file()
+
+
 def test_dependabot_watches_folders_that_exist() -> None:
     for update in load(ROOT / ".github" / "dependabot.yml")["updates"]:
         assert (ROOT / update["directory"].lstrip("/")).is_dir()
@@ -71,7 +79,7 @@ def test_tests_quoted_in_the_docs_exist() -> None:
     }
     quoted: list[str] = []
     unknown: list[str] = []
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         text = page.read_text(encoding="utf-8")
         names = re.findall(r"`(test_\w+)`", text)
         files = re.findall(r"\btests/[\w/]+\.py", text)
