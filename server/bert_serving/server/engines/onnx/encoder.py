@@ -174,8 +174,11 @@ def _pool(graph: Graph, strategy: PoolingStrategy, weights: Mapping[str, np.ndar
     if strategy is PoolingStrategy.NONE:
         of_token = graph.op("Gather", graph.op("Reshape", "mask", last), "pack")
         return str(graph.op("Mul", x, graph.op("Unsqueeze", of_token, last)))
-    time = graph.tensor(np.array([1]))
-    grid, mask = graph.op("Gather", x, "unpack"), graph.op("Unsqueeze", "mask", last)
+    # The time is the first axis, so that the reduction adds the tokens of each sequence one after the other. With time
+    # in the middle, ONNX Runtime has several orders, and the number of sequences selects one.
+    time = graph.tensor(np.array([0]))
+    grid = graph.op("Gather", x, graph.op("Transpose", "unpack", perm=[1, 0]))
+    mask = graph.op("Unsqueeze", graph.op("Transpose", "mask", perm=[1, 0]), last)
     pooled = []
     if strategy in (PoolingStrategy.REDUCE_MEAN, PoolingStrategy.REDUCE_MEAN_MAX):
         count = graph.op("Add", graph.op("ReduceSum", mask, time, keepdims=0), graph.tensor(np.float32(1e-10)))

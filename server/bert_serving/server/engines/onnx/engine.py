@@ -39,7 +39,7 @@ MAX_GRID = 1 << 20
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
-_GRAPH_VERSION = 2
+_GRAPH_VERSION = 3
 #: Constants of at least this size are in the file of the weights.
 _EXTERNAL_BYTES = 1024
 
