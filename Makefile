@@ -138,6 +138,17 @@ $(CLUSTER)/.installed: requirements/cluster.txt requirements/test.txt client/pyp
 	$(CLUSTER)/bin/python -m bert_serving.server.model.default
 	@touch $@
 
+# Images of docker/: full, small (without TensorFlow) and gpu. The tag of the full one is latest.
+IMAGE ?= full
+IMAGE_full := -t bert-as-service -f docker/Dockerfile
+IMAGE_small := -t bert-as-service:small -f docker/Dockerfile --build-arg EXTRAS=onnx,http
+IMAGE_gpu := -t bert-as-service:gpu -f docker/Dockerfile.gpu
+.PHONY: image
+
+image:
+	@test -n "$(IMAGE_$(IMAGE))" || { echo "IMAGE=$(IMAGE) is none of full, small, gpu"; exit 1; }
+	docker build $(IMAGE_$(IMAGE)) .
+
 # Environments for GPUs are gigabytes, so only this target creates one; GPU_PYTHON selects an existing one.
 GPU_PYTHON ?= build/gpu/bin/python
 .PHONY: gpu

@@ -58,11 +58,13 @@ def test_lines_that_users_know() -> None:
         "encoder: BERT, ",
         "pooling: maximum of the tokens, REDUCE_MAX of layer -2",
         "vectors: 32 dimensions per text",
-        "longest text: 25 tokens; prompt: none",
+        "longest text: 25 tokens, longer ones are truncated; prompt: none",
+        "drift: not observed (-drift_reference)",
         f"workers: 1, engine {ENGINE}, fp32, on cpu",
         "memory: weights of ",
     ):
         assert f"]:{words}" in log
+    assert re.search(r"\]:vector space: [0-9a-f]{16}; vectors of other spaces are not comparable$", log, re.M)
     (call,) = re.findall(r'try: python -c "(.*)"$', log, re.M)
     assert f"BertClient(port={port}, port_out={port_out}).encode(['hello world'])" in call
     assert log.index("try: python") < log.index(READY_LINE)

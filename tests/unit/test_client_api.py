@@ -305,6 +305,35 @@ def test_truncation_warning_once_per_call() -> None:
         done.result(DEADLINE)
 
 
+def test_a_client_shows_the_vector_space_and_the_truncated_texts() -> None:
+    config = {**CONFIG, "vector_space": "8d95d1001f19a6a5"}
+    with (
+        ThreadPoolExecutor() as pool,
+        run_fake_server(config=config, hold=True) as fake_server,
+        BertClient(**fake_server.ports, check_length=False) as bc,
+    ):
+        where = f"<BertClient of localhost:{bc.port}/{bc.port_out}, connected, vector space 8d95d1001f19a6a5"
+
+        def reply_to(number: int) -> None:
+            for index in range(number):
+                cut = {"num_truncated": 1, "truncated": [0]} if index % 2 else {}
+                fake_server.reply(fake_server.next(), **cut)
+
+        assert repr(bc) == f"{where}>"
+        done = pool.submit(reply_to, 2)
+        bc.encode(["x"] * 4, batch_size=2)
+        done.result(DEADLINE)
+        assert repr(bc) == f"{where}, 1 of 4 texts truncated>"
+        for _ in range(2):
+            bc.encode(["x", "x"], blocking=False)
+        done = pool.submit(reply_to, 2)
+        assert len(bc.fetch_all()) == 2
+        done.result(DEADLINE)
+        assert repr(bc) == f"{where}, 2 of 8 texts truncated>"
+        found = {name: bc.status[name] for name in ("vector_space", "num_text", "num_truncated")}
+        assert found == {"vector_space": "8d95d1001f19a6a5", "num_text": 8, "num_truncated": 2}
+
+
 @pytest.mark.parametrize("config", [ORIGINAL, CONFIG])
 def test_no_truncation_warning_without_check_length(config: dict[str, object]) -> None:
     with (
@@ -323,6 +352,7 @@ def test_truncation_warning_before_sending_to_an_original_server() -> None:
         assert caught[0].filename == __file__
         with pytest.warns(UserWarning, match="1 of 1"):
             bc.encode([list("abcd")], is_tokenized=True)
+        assert repr(bc).endswith(", connected, 2 of 3 texts truncated>")
 
 
 def test_no_warning_if_the_server_has_no_limit() -> None:

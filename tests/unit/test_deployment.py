@@ -191,19 +191,113 @@ def test_an_image_is_made_of_what_there_is(name: str) -> None:
     check = json.loads(re.search(r"HEALTHCHECK.*?CMD (\[.*?\])$", re.sub(r"\\\n\s*", " ", text), re.M)[1])  # type: ignore[index]
     compile(check[-1], "health check", "exec")
     assert "/readyz" in check[-1]
-    extras = re.search(r"server\[([\w,-]+)\]", text)[1].split(",")  # type: ignore[index]
-    pyproject = (ROOT / "server" / "pyproject.toml").read_text()
-    assert all(re.search(rf"^{extra} = \[", pyproject, re.M) for extra in extras)
-    pinned = (ROOT / "requirements" / "test.txt").read_text()
-    for version in re.findall(r" tensorflow==([\d.]+)", text):
-        assert f"tensorflow-cpu=={version}\n" in pinned, "both images compute with one version"
+    assert '"./server[$EXTRAS]"' in text
+    extras = re.search(r'^ARG EXTRAS="([\w,-]+)"$', text, re.M)[1].split(",")  # type: ignore[index]
+    assert set(extras) <= extras_of_the_server()
+    makefile = (ROOT / "Makefile").read_text()
+    model = re.search(r"^MODEL := (\S+)$", makefile, re.M)[1]  # type: ignore[index]
+    assert f'ARG DEFAULT_MODEL="{model}"' in text
+    (entry,) = re.findall(r'^ENTRYPOINT \["(.*)"\]$', text, re.M)
+    assert f"docker/entrypoint.sh /usr/local/bin/{entry}" in text
+
+
+def extras_of_the_server() -> set[str]:
+    return set(re.findall(r"^([\w-]+) = \[", (ROOT / "server" / "pyproject.toml").read_text(), re.M))
+
+
+def test_tensorflow_is_pinned_for_both_processors() -> None:
+    """tensorflow-cpu has no wheels for Linux on ARM."""
+    pins = re.findall(
+        r"^(tensorflow(?:-cpu)?)==([\d.]+); platform_machine ([!=]= 'aarch64')$",
+        (ROOT / "requirements" / "test.txt").read_text(),
+        re.M,
+    )
+    assert {(name, marker) for name, _, marker in pins} == {
+        ("tensorflow-cpu", "!= 'aarch64'"),
+        ("tensorflow", "== 'aarch64'"),
+    }
+    assert len({version for _, version, _ in pins}) == 1
+
+
+def test_the_workflow_builds_and_checks_each_image() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    commands = dict(re.findall(r"^IMAGE_(\w+) := (.*)$", makefile, re.M))
+    tags = {"full": "bert-as-service", "small": "bert-as-service:small", "gpu": "bert-as-service:gpu"}
+    assert commands.keys() == tags.keys()
+    for image, command in commands.items():
+        words = command.split()
+        assert words[words.index("-t") + 1] == tags[image]
+        assert (ROOT / words[words.index("-f") + 1]).is_file()
+        extras = re.search(r"EXTRAS=(\S+)", command)
+        assert extras is None or set(extras[1].split(",")) <= extras_of_the_server()
+    workflow = read(ROOT / ".github" / "workflows" / "images.yml")
+    image = workflow["jobs"]["image"]
+    assert image["strategy"]["matrix"]["image"] == list(tags)
+    assert image["strategy"]["matrix"]["processor"] == ["amd64", "arm64"]
+    steps = [step.get("run", "") for step in image["steps"]]
+    assert "make image IMAGE=${{ matrix.image }}" in steps
+    assert 'docker/check.sh "bert-as-service:$TAG"' in steps
+    pushes = [step for step in image["steps"] if "docker push" in step.get("run", "")]
+    assert [step["if"] for step in pushes] == ["startsWith(github.ref, 'refs/tags/')"]
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+#: Stands for ``docker``: one container, whose HTTP port is that of the test.
+FAKE_DOCKER = """#!/bin/sh
+echo "$*" >>"$CALLS"
+case "$*" in
+"run "*) echo container ;;
+*Health*) echo "$HEALTH" ;;
+*ExitCode*) echo "$EXIT_CODE" ;;
+port*) echo "127.0.0.1:$PORT" ;;
+esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize(
+    ("health", "reply", "exit_code", "found"),
+    [
+        ("healthy", '{"id":"","status":200}', "0", "bert-as-service serves, and stops with exit code 0"),
+        ("starting", "", "0", "bert-as-service did not become healthy"),
+        ("healthy", '{"status":500}', "0", 'bert-as-service replied {"status":500}'),
+        ("healthy", '{"status":200}', "137", "bert-as-service ended with exit code 137"),
+    ],
+)
+def test_an_image_is_checked(tmp_path: Path, health: str, reply: str, exit_code: str, found: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(reply.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    command = tmp_path / "docker"
+    command.write_text(FAKE_DOCKER)
+    command.chmod(0o755)
+    calls = tmp_path / "calls"
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.timeout = 30
+        thread = threading.Thread(target=server.handle_request, daemon=True)
+        thread.start()
+        values = {"CALLS": str(calls), "HEALTH": health, "EXIT_CODE": exit_code, "PORT": str(server.server_port)}
+        env = {**os.environ, **values, "CHECK_TRIES": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        script = [str(DOCKER / "check.sh"), "bert-as-service"]
+        done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=60)
+        assert found in done.stdout + done.stderr
+        assert (done.returncode == 0) == (found.endswith("exit code 0"))
+        assert calls.read_text().splitlines()[-1] == "rm --force container"
+        if health == "healthy":
+            thread.join(30)
 
 
 def test_the_two_images_differ_in_what_computes_only() -> None:
     def instructions(name: str) -> set[str]:
         return {line for line in (DOCKER / name).read_text().splitlines() if not line.startswith("#")}
 
-    expected = ("tensorflow", "image.description", "HTTP_PORT=8125", "NVIDIA_", "gcc")
+    expected = ("ARG EXTRAS", "image.description", "HTTP_PORT=8125", "NVIDIA_", "gcc")
     for line in instructions("Dockerfile") ^ instructions("Dockerfile.gpu"):
         assert any(word in line for word in expected), line
 
@@ -212,7 +306,7 @@ def test_the_two_images_differ_in_what_computes_only() -> None:
     ("linter", "files"),
     [
         ("hadolint", ["docker/Dockerfile", "docker/Dockerfile.gpu"]),
-        ("shellcheck", ["docker/entrypoint.sh", "example/http_call.sh", ".ci/run"]),
+        ("shellcheck", ["docker/entrypoint.sh", "docker/check.sh", "example/http_call.sh", ".ci/run"]),
     ],
 )
 def test_linters_find_nothing(linter: str, files: list[str]) -> None:

@@ -23,6 +23,7 @@ from ._transport.connection import Connection
 from ._transport.connection_group import ConnectionGroup
 from ._transport.curve import curve_keys
 from ._transport.request_table import ReplyOrError
+from ._truncation import Truncation
 from ._validation import Validated, too_long, validate_texts
 from ._version import __version__
 from .errors import (
@@ -93,13 +94,12 @@ class BaseClient(Generic[E]):
         self._identity = validate_identity(identity)
         self.length_limit: int | None = 0
         self.token_info_available = False
-        # A server of this project counts truncated texts. For an original one the client counts words before it sends.
-        self._server_counts_truncation = False
+        self._truncation = Truncation(warns=check_length and not ignore_all_checks)
+        self._server_space: str | None = None  # None until the server's configuration is known
         self._protocol_version: int | None = None  # None until the server's configuration is known
         self._server_task: ServerTask | None = None  # as above
         self._show_server_config = show_server_config
         self._check_version = check_version and not ignore_all_checks
-        self._check_length = check_length and not ignore_all_checks
         self._check_token_info = check_token_info and not ignore_all_checks
         self._any_check = not ignore_all_checks and (
             check_version or show_server_config or check_length or check_token_info
@@ -127,7 +127,8 @@ class BaseClient(Generic[E]):
     def __repr__(self) -> str:
         state = "closed" if self._connection.closed else "connected" if self._connection.state.up else "not connected"
         ports = "" if self.port is None else f":{self.port}/{self.port_out}"
-        return f"<{type(self).__name__} of {self._where}{ports}, {state}>"
+        space = f", vector space {self._server_space}" if self._server_space else ""
+        return f"<{type(self).__name__} of {self._where}{ports}, {state}{space}{self._truncation.describe()}>"
 
     def __reduce__(self) -> Any:
         raise TypeError(f"a {type(self).__name__} cannot be pickled; create one in the other process")
@@ -173,6 +174,9 @@ class BaseClient(Generic[E]):
             "client_version": __version__,
             "timeout": self.timeout,
             "connected": connection.state.up,
+            "vector_space": self._server_space,
+            "num_text": self._truncation.num_texts,
+            "num_truncated": self._truncation.num_truncated,
             **({"fronts": connection.to_list()} if isinstance(connection, ConnectionGroup) else {}),
         }
 
@@ -212,12 +216,13 @@ class BaseClient(Generic[E]):
 
     def _adopt_limits(self, config: dict[str, Any]) -> None:
         """Adopts the limits of the server. After a reconnect, the thread that reads calls this again."""
-        if self._check_length:
+        if self._truncation.warns:
             limit = config.get("max_seq_len", 0)
             self.length_limit = None if limit is None else int(limit)
         if self._check_token_info:
             self.token_info_available = bool(config.get("show_tokens_to_client"))
-        self._server_counts_truncation = "protocol_version" in config
+        self._truncation.server_counts = "protocol_version" in config
+        self._server_space = config.get("vector_space")
         self._protocol_version = version_of(config)
         self._server_task = ServerTask.of(config)
 
@@ -227,10 +232,10 @@ class BaseClient(Generic[E]):
         Warns of texts that have more words than an original server accepts, because it does not report them.
         """
         validated = validate_texts(texts, is_tokenized)
-        if self.length_limit and not self._server_counts_truncation:
+        if self.length_limit and not self._truncation.server_counts:
             number = too_long(validated, self.length_limit)
-            if number:
-                self._warn_truncated(number, len(validated), stacklevel + 1)
+            self._truncation.count(number, 0)
+            self._truncation.warn(number, len(validated), self.length_limit, stacklevel + 1)
         return validated
 
     @property
@@ -250,14 +255,10 @@ class BaseClient(Generic[E]):
                 "this server is an original one of version 1.10.0, which reports no timings; omit timings"
             )
 
-    def _warn_truncated(self, number: int, total: int, stacklevel: int) -> None:
-        if number and self._check_length:
-            warnings.warn(
-                f"{number} of {total} texts are longer than the server's max_seq_len={self.length_limit} and were "
-                "truncated; start the server with a larger -max_seq_len, or silence this with "
-                "BertClient(check_length=False)",
-                stacklevel=stacklevel + 1,
-            )
+    def _count_truncated(self, number: int, total: int, stacklevel: int) -> None:
+        """Counts the texts of a finished call, and warns if some were truncated."""
+        self._truncation.count(number, total)
+        self._truncation.warn(number, total, self.length_limit, stacklevel + 1)
 
     def _warn_no_tokens(self, stacklevel: int) -> None:
         warnings.warn(
@@ -328,7 +329,7 @@ class BaseClient(Generic[E]):
 
     def _finish(self, call: EncodeCall, show_tokens: bool, stacklevel: int) -> E | tuple[E, Tokens]:
         """Returns the result of ``encode()``."""
-        self._warn_truncated(call.num_truncated, call.num_texts, stacklevel + 1)
+        self._count_truncated(call.num_truncated, call.num_texts, stacklevel + 1)
         embedding = self._embedding(call.embedding)
         if not show_tokens:
             return embedding
@@ -356,11 +357,12 @@ class TruncationWarner:
         self._given = False
 
     def check(self, reply: protocol.Reply, rows: int, stacklevel: int) -> None:
-        """Warns if texts of this reply were truncated, and no warning was given yet."""
-        number = num_truncated(reply)
+        """Counts the texts of this reply, and warns if some were truncated and no warning was given yet."""
+        truncation, number = self._client._truncation, num_truncated(reply)
+        truncation.count(number, rows)
         if number and not self._given:
             self._given = True
-            self._client._warn_truncated(number, rows, stacklevel + 1)
+            truncation.warn(number, rows, self._client.length_limit, stacklevel + 1)
 
 
 def warn_dropped(number: int, stacklevel: int) -> None:

@@ -103,7 +103,7 @@ class ScoringClient(BlockingClient[E]):
             call = EncodeCall(validated, BATCH_SIZE, options=values, names_space=self._names_space)
             with self._slot():
                 self._run(call, show_progress_bar=False)
-            self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=2)
+            self._count_truncated(call.num_truncated, call.num_texts, stacklevel=2)
             arguments |= split(call.embedding, texts)
         return self._embedding(compare(arguments))
 
@@ -117,7 +117,7 @@ class ScoringClient(BlockingClient[E]):
         call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
         with self._slot():
             self._run(call, show_progress_bar=False)
-        self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=3)
+        self._count_truncated(call.num_truncated, call.num_texts, stacklevel=3)
         found = self._current_task()  # again, because the server may have been replaced meanwhile
         found.require(task)
         found.check(call.embedding)
@@ -181,7 +181,7 @@ class AsyncScoringClient(BaseClient[E]):
             validated, values = await self._prepared(joined(texts), False, {}, stacklevel=2)
             call = EncodeCall(validated, BATCH_SIZE, options=values, names_space=self._names_space)
             await self._run(call, show_progress_bar=False)
-            self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=2)
+            self._count_truncated(call.num_truncated, call.num_texts, stacklevel=2)
             arguments |= split(call.embedding, texts)
         return self._embedding(compare(arguments))
 
@@ -195,7 +195,7 @@ class AsyncScoringClient(BaseClient[E]):
         validated, values = await self._prepared(texts, is_tokenized, options, stacklevel=3)
         call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
         await self._run(call, show_progress_bar=False)
-        self._warn_truncated(call.num_truncated, call.num_texts, stacklevel=3)
+        self._count_truncated(call.num_truncated, call.num_texts, stacklevel=3)
         found = await self._current_task()
         found.require(task)
         found.check(call.embedding)

@@ -74,12 +74,20 @@ def log_start(
     for subject in ("model", "encoder", "pooling", "vectors", "labels"):
         if subject in described:
             log.info("%s: %s", subject, described[subject])
-    log.info("longest text: %s; prompt: %s", described["longest text"], described["prompt"])
+    log.info("longest text: %s, longer ones are truncated; prompt: %s", described["longest text"], described["prompt"])
     workers = list(dict.fromkeys(f"engine {each.engine}, {each.dtype}, on {each.device}" for each in placements))
     log.info("workers: %d, %s", config.num_worker, "; ".join(workers) or "machines that join compute")
     weights = sum(os.path.getsize(path) for path in checkpoint_files(model.checkpoint, model.checkpoint_format))
     limits = [config.queue_memory or default_memory(), config.result_memory or default_memory()]
     log.info("memory: weights of %s, at most %s of requests and %s of results", *map(_size, [weights, *limits]))
+
+
+def log_comparable(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:
+    """Logs with what vectors and texts of this server may be compared."""
+    log.info("vector space: %s; vectors of other spaces are not comparable", config.vector_spaces(model).default)
+    if config.task == "embed" and config.pooling_strategy != PoolingStrategy.NONE:
+        drift = f"texts are compared with {config.drift_reference}" if config.drift_reference else "not observed"
+        log.info("drift: %s", f"{drift} (-drift_reference)")
 
 
 def log_ready(config: ServerConfig, is_first: bool) -> None:

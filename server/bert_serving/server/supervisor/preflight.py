@@ -22,7 +22,7 @@ from ..model.config import ModelConfig
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
-from .description import log_start
+from .description import log_comparable, log_start
 from .packages import require_packages
 from .placement import WorkerPlacement, plan_workers
 from .prepared_model import PreparedModel
@@ -80,7 +80,9 @@ def plan(
     served = prepared.read(config, model)
     placements = plan_workers(config, log, needs=model.features)
     log_start(config, model, placements, log)
-    return config.with_(vector_digest=vector_digest(config, served, placements)), model, placements
+    config = config.with_(vector_digest=vector_digest(config, served, placements))
+    log_comparable(config, model, log)
+    return config, model, placements
 
 
 def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:
