@@ -73,7 +73,7 @@ def cross_encoder(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def reranker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Any]]:
     folder = cross_encoder(tmp_path_factory.mktemp("reranker"))
-    with serving("-task", "rerank", model_dir=folder) as server:
+    with serving("-task", "rerank", "-num_tokenizer", "2", model_dir=folder) as server:
         yield server, sentence_transformers.CrossEncoder(str(folder), device="cpu")
 
 
