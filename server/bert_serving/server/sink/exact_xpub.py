@@ -6,9 +6,10 @@ topic is no prefix of another topic, and clients cannot compute it.
 
 libzmq 4.3.5 pairs pending subscriptions with the wrong connections after a message that is no subscription: its
 ``xpub_t`` stores no connection for such a message, but takes one from the list when the message is read. Clients of
-this project never send such a message. After one, subscriptions that are read are not applied until the socket is
-empty, and the publisher closes all connections. Clients then connect and subscribe again. The socket stays open,
-because libzmq aborts when it closes such a socket during the handshake of a peer of protocol version 1.
+this project never send such a message. After one, subscriptions that are read cannot be applied until the socket is
+empty. libzmq names the connection of each message correctly (SRCFD), so these connections are closed and no others.
+Their clients connect and subscribe again. The socket stays open, because libzmq aborts when it closes such a socket
+during the handshake of a peer of protocol version 1.
 """
 
 from __future__ import annotations
@@ -64,15 +65,10 @@ class Peer(NamedTuple):
 
 
 class Subscription(NamedTuple):
-    """A subscription or unsubscription.
-
-    Attributes:
-        is_resolved: whether libzmq pairs it with the right connection, so that it can be applied.
-    """
+    """A subscription or unsubscription."""
 
     identity: bytes
     is_subscribe: bool
-    is_resolved: bool
     peer: Peer
 
 
@@ -99,7 +95,7 @@ class ExactXpub:
         self._is_misaligned = self._are_peers_named = False
         #: Inode, number of subscriptions and their bytes by descriptor. A new connection replaces the entry.
         self._held: dict[int, tuple[int, int, int]] = {}
-        #: Inodes of closed connections by descriptor. Their unread subscriptions are dropped.
+        #: Inodes of connections that this server closed, by descriptor. Their unread subscriptions are dropped.
         self._rejected: dict[int, int] = {}
         self.has_unread = False
         self.socket = context.socket(zmq.XPUB)
@@ -116,14 +112,29 @@ class ExactXpub:
         Call :meth:`accept` before the next message is read: libzmq applies it to the connection of the last message.
         """
         self.has_unread = True
+        ended: list[tuple[int, int]] = []
         for _ in range(limit):
             try:
                 frame = self.socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                self._is_misaligned = self.has_unread = False
-                self._rejected.clear()
-                return
-            yield self._read(frame)
+                self._is_misaligned = False
+                self._forget(ended)
+                ended = [(number, known) for number, known in self._rejected.items() if _has_ended(number, known)]
+                if not ended:
+                    self.has_unread = False
+                    return
+            else:
+                yield self._read(frame)
+
+    def _forget(self, ended: list[tuple[int, int]]) -> None:
+        """Forgets rejected connections whose messages have all been read.
+
+        libzmq hands over the last messages of a connection before it closes the descriptor. So they are read when the
+        socket is empty after the descriptor was seen closed.
+        """
+        for number, known in ended:
+            if self._rejected.get(number) == known:
+                del self._rejected[number]
 
     def _read(self, frame: zmq.Frame) -> Subscription | None:
         message = frame.bytes
@@ -136,16 +147,22 @@ class ExactXpub:
             return None
         if kind not in (b"\x00", b"\x01"):
             self._is_misaligned = True
+            self.reject(peer, "it sent a message that is no subscription")
             return None
         is_subscribe = kind == b"\x01"
+        if self._is_misaligned and (peer.is_known or is_subscribe):
+            self.reject(peer, "it subscribed behind an invalid message of another client, and can subscribe again")
+            return None
+        if is_subscribe and peer.is_known and peer.inode == CLOSED:
+            return None  # results sent to it would be lost
         if peer.is_known and not self._count(peer, len(identity), is_subscribe):
             return None
         if len(identity) > MAX_IDENTITY_BYTES:
             return None  # no request can carry it
         # Without a connection, libzmq has applied it.
-        if not is_subscribe and not self._is_misaligned and (peer.is_known or not self._are_peers_named):
+        if not is_subscribe and (peer.is_known or not self._are_peers_named):
             self.socket.setsockopt(zmq.UNSUBSCRIBE, topic(identity))
-        return Subscription(identity, is_subscribe, not self._is_misaligned, peer)
+        return Subscription(identity, is_subscribe, peer)
 
     def _peer(self, frame: zmq.Frame) -> Peer:
         """Returns the connection that sent a message."""
@@ -170,9 +187,13 @@ class ExactXpub:
         return False
 
     def reject(self, peer: Peer, reason: str) -> None:
-        """Closes a connection, and drops the subscriptions of it that are not read yet."""
-        self._rejected[peer.descriptor] = peer.inode
-        if peer.inode != CLOSED:
+        """Closes a connection, and drops the subscriptions of it that are not read yet.
+
+        If the connection is not known, all connections are closed.
+        """
+        if peer.is_known:
+            self._rejected[peer.descriptor] = peer.inode
+        if peer.inode != CLOSED or not peer.is_known:
             self._close(peer.descriptor, reason)
 
     def _reject_again(self, peer: Peer) -> None:
@@ -187,3 +208,11 @@ class ExactXpub:
     def accept(self, identity: bytes) -> None:
         """Applies the subscription that was read last."""
         self.socket.setsockopt(zmq.SUBSCRIBE, topic(identity))
+
+
+def _has_ended(descriptor: int, known: int) -> bool:
+    """Returns whether the connection with the inode ``known`` has closed its descriptor.
+
+    Where sockets have no inodes (0), this is unknown, and it counts as closed.
+    """
+    return known in (CLOSED, 0) or inode(descriptor) != known

@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from ..security.curve import CurveAuth
-from .exact_xpub import Peer, topic
+from .exact_xpub import topic
 from .sharded_xpub import ShardedXpub
 from .slow_readers import SlowReaders, frame_size
 from .subscribers import PIPE_BYTES, InPipe, Subscriber, SubscriberTable
@@ -27,10 +27,8 @@ MAX_NEVER_SUBSCRIBED = 10_000
 #: Seconds that a first reply waits for one more subscription, and how many first replies may wait.
 FIRST_REPLY_SECONDS = 2.0
 MAX_FIRST_REPLIES = 1000
-#: Seconds within which the unsubscriptions of closed connections arrive.
-DISCONNECT_SECONDS = 5.0
-#: Messages of subscribers read at a time, and how many such bursts are read before all connections are closed.
-BURST, MAX_FINAL_BURSTS = 1024, 64
+#: Messages of subscribers read at a time.
+BURST = 1024
 
 
 class ResultPublisher:
@@ -63,12 +61,10 @@ class ResultPublisher:
         self.slow_readers = SlowReaders(
             self.subscribers, self._xpub.close_peer, log, max_bytes, ttl, min(ttl, absent_ttl)
         )
-        self.num_sent = self.num_resets = 0
+        self.num_sent = 0
         self._blocked: dict[bytes, None] = {}  # open subscribers with pending messages
         self._first_replies: deque[tuple[bytes, Sequence[Any], float]] = deque()
         self._in_pipes: list[InPipe] = []
-        self._reset_reason = ""
-        self._reset_at = -DISCONNECT_SECONDS
 
     @property
     def endpoint(self) -> str:
@@ -244,60 +240,36 @@ class ResultPublisher:
             Whether all were read.
         """
         for subscription in self._xpub.subscriptions(BURST):
-            identity, is_subscribe, is_resolved, peer = subscription
+            identity, is_subscribe, peer = subscription
             if not is_subscribe:
                 subscriber = self.subscribers.unsubscribe(identity, peer, now)
             else:
-                subscriber = self.subscribers.subscribe(identity, is_resolved, peer)
+                subscriber = self.subscribers.subscribe(identity, peer)
                 if subscriber is None:
-                    self._refuse(peer)
-                elif is_resolved:
-                    self._xpub.accept(subscription)
+                    limit = self.subscribers.num_identities
+                    self._xpub.reject(
+                        peer, f"there are subscriptions to {limit} identities, which is the limit of this server"
+                    )
                 else:
-                    self._reset_reason = "a peer sent an invalid message to the result port"
+                    self._xpub.accept(subscription)
             if subscriber is not None:
                 self._set_blocked(identity, subscriber)
         return not self._xpub.has_unread
 
-    def _refuse(self, peer: Peer) -> None:
-        """Closes the connection of a subscription beyond the limit of all connections."""
-        limit = self.subscribers.num_identities
-        if peer.is_known:
-            self._xpub.reject(peer, f"there are subscriptions to {limit} identities, which is the limit of this server")
-        else:  # the connection is unknown; after a reset, clients subscribe again
-            self._reset_reason = f"there are subscriptions to more than {limit} identities"
-
-    def _reset_connections(self, now: float) -> None:
-        """Closes all connections, because subscriptions cannot be told apart; clients connect and subscribe again."""
-        for _ in range(MAX_FINAL_BURSTS):
-            if self.on_subscription(now):
-                break
-        self.log.warning("%s; all connections are closed, and clients connect again", self._reset_reason)
-        self.num_resets += 1
-        self._reset_reason = ""
-        self._xpub.close_connections()
-        self._reset_at = now
-        self.subscribers.disconnect_all(now)
-        self._blocked.clear()
-
     # ---------------------------------------------------------------- limits
 
     def expire(self, now: float) -> None:
-        """Drops expired results and resets connections if necessary. Call it once a second."""
-        if self._reset_reason and now - self._reset_at >= DISCONNECT_SECONDS:
-            self._reset_connections(now)
-        is_settled = now - self._reset_at >= DISCONNECT_SECONDS
+        """Drops expired results. Call it once a second."""
         for identity, subscriber in self.subscribers.items():
             if subscriber.is_quiet:
                 continue
             if subscriber.in_pipe or subscriber.unconfirmed or subscriber.has_pending:
                 subscriber.check_progress(now)
-            subscriber.disconnecting = 0 if is_settled else subscriber.disconnecting
             if subscriber.has_closed_peers:
                 self.subscribers.end_closed(identity, subscriber, now)
             self.slow_readers.expire(identity, subscriber, now)
             self._set_blocked(identity, subscriber)
-            if not subscriber.has_pending and not subscriber.is_subscribed and not subscriber.disconnecting:
+            if not subscriber.has_pending and not subscriber.is_subscribed:
                 self._drop_subscriber(identity)
 
     def free(self, size: int, now: float) -> None:

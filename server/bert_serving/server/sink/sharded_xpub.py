@@ -18,7 +18,7 @@ from ..ipc.descriptors import descriptor_limit
 from ..ipc.shared_port import IS_SUPPORTED, bind_shared
 from ..ipc.sockets import is_readable, send_at_once
 from ..security.curve import CurveAuth
-from .exact_xpub import ExactXpub, Peer, Subscription
+from .exact_xpub import UNKNOWN, ExactXpub, Peer, Subscription
 
 #: Largest number of sockets where they can share a port, and the number of open files for each, which bounds clients.
 NUM_SHARDS, FILES_PER_SHARD = 64, 64
@@ -126,10 +126,6 @@ class ShardedXpub:
         if peer.is_known and not peer.is_closed():
             close_accepted(self._port, [peer.descriptor])
 
-    def close_connections(self) -> None:
-        """Closes all connections; the sockets stay bound."""
-        close_accepted(self._port)
-
     def _close(self, descriptor: int, reason: str) -> None:
-        if close_accepted(self._port, [descriptor]):
+        if close_accepted(self._port, None if descriptor == UNKNOWN else [descriptor]):
             self._log.warning("closed a connection to the result port: %s", reason)

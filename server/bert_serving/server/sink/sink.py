@@ -265,7 +265,6 @@ class Sink:
             "dropped": self.publisher.num_dropped,
             "subscribers": len(self.publisher.subscribers),
             "jobs": len(self.assembler.jobs),
-            "resets": self.publisher.num_resets,
         }
 
     def _close_abusive(self, now: float) -> None:

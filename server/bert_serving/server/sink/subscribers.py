@@ -52,11 +52,9 @@ class Subscriber:
 
     Attributes:
         peers: connections that subscribe to it.
-        unresolved_peers: those whose subscription could not be applied, or that are being closed. Nothing is sent until
-            they are closed.
+        closing_peers: those that are being closed. Nothing is sent until they are closed.
         has_closed_peers: whether an unsubscription had no matching connection, which may be closed by now.
         first_replies: number of connections that have received the reply to their first request.
-        disconnecting: subscriptions of closed connections whose unsubscriptions have not been read.
         unsubscribed_at: monotonic seconds of the last unsubscription.
         size: bytes of ``queue``.
         dropped_requests: ids of requests whose results were dropped, until an error was sent for them.
@@ -67,10 +65,9 @@ class Subscriber:
     """
 
     peers: list[Peer] = field(default_factory=list)
-    unresolved_peers: list[Peer] = field(default_factory=list)
+    closing_peers: list[Peer] = field(default_factory=list)
     has_closed_peers: bool = False
     first_replies: int = 0
-    disconnecting: int = 0
     unsubscribed_at: float = 0.0
     size: int = 0
     queue: deque[QueuedResult] = field(default_factory=deque)
@@ -86,12 +83,12 @@ class Subscriber:
 
     @property
     def is_subscribed(self) -> bool:
-        return bool(self.peers or self.unresolved_peers)
+        return bool(self.peers or self.closing_peers)
 
     @property
     def is_open(self) -> bool:
         """Whether results can be sent."""
-        return bool(self.peers) and not self.unresolved_peers
+        return bool(self.peers) and not self.closing_peers
 
     @property
     def has_pending(self) -> bool:
@@ -103,7 +100,7 @@ class Subscriber:
         return bool(
             self.peers
             and not (self.queue or self.in_pipe or self.unconfirmed or self.dropped_requests)
-            and not (self.has_closed_peers or self.unresolved_peers or self.disconnecting)
+            and not (self.has_closed_peers or self.closing_peers)
         )
 
     @property
@@ -116,7 +113,7 @@ class Subscriber:
 
         Without a descriptor, it is a closed connection of the same shard; None is a closed connection of any shard.
         """
-        for peers in (self.unresolved_peers, self.peers):
+        for peers in (self.closing_peers, self.peers):
             found = peer if peer in peers else None
             if found is None and (peer is None or not peer.is_known):
                 ended = (one for one in peers if one.is_closed() and (peer is None or one.shard == peer.shard))
@@ -143,7 +140,7 @@ class Subscriber:
         """Returns the connections to close. Nothing is sent until their subscriptions have ended."""
         closing = [peer for peer in self.peers if peer.is_known]
         self.peers = [peer for peer in self.peers if not peer.is_known]
-        self.unresolved_peers += closing
+        self.closing_peers += closing
         return closing
 
     def add_large(self, message: InPipe, request_id: bytes) -> None:
@@ -211,7 +208,7 @@ class SubscriberTable:
         self.never_subscribed.pop(identity, None)
         return self._by_identity.pop(identity)
 
-    def subscribe(self, identity: bytes, is_resolved: bool, peer: Peer) -> Subscriber | None:
+    def subscribe(self, identity: bytes, peer: Peer) -> Subscriber | None:
         """Adds the subscription of a connection. Returns None if it would exceed a limit.
 
         The limits are those of identities and of their bytes.
@@ -225,9 +222,8 @@ class SubscriberTable:
             self.num_identity_bytes = size
         self.never_subscribed.pop(identity, None)
         subscriber = self._by_identity.setdefault(identity, Subscriber())
-        peers = subscriber.peers if is_resolved else subscriber.unresolved_peers
-        if not peer.is_known or peer not in peers:  # libzmq stores the same subscription of a connection once
-            peers.append(peer)
+        if not peer.is_known or peer not in subscriber.peers:  # libzmq stores each subscription of a connection once
+            subscriber.peers.append(peer)
         return subscriber
 
     def unsubscribe(self, identity: bytes, peer: Peer, now: float) -> Subscriber | None:
@@ -238,14 +234,11 @@ class SubscriberTable:
         subscriber = self._by_identity.get(identity)
         if subscriber is None:
             return None
-        if not peer.is_known and subscriber.disconnecting:
-            subscriber.disconnecting -= 1
-            return None
         if not subscriber.end_subscription(peer):
             subscriber.has_closed_peers = True
             return None
         self._count_end(identity, subscriber, now)
-        if not subscriber.is_subscribed and not subscriber.has_pending and not subscriber.disconnecting:
+        if not subscriber.is_subscribed and not subscriber.has_pending:
             del self._by_identity[identity]
         return subscriber
 
@@ -261,12 +254,3 @@ class SubscriberTable:
             self.num_identity_bytes -= len(identity)
             subscriber.unsubscribed_at = now
             subscriber.unconfirmed.clear()
-
-    def disconnect_all(self, now: float) -> None:
-        """Counts all subscriptions as ended; their unsubscriptions are still to be read."""
-        self.num_identities = self.num_identity_bytes = 0
-        for subscriber in self._by_identity.values():
-            if subscriber.is_subscribed:
-                subscriber.disconnecting = len(subscriber.peers) + len(subscriber.unresolved_peers)
-                subscriber.unsubscribed_at = now
-                subscriber.peers, subscriber.unresolved_peers, subscriber.first_replies = [], [], 0
