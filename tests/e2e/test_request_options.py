@@ -276,7 +276,7 @@ def test_token_vectors_have_no_length_and_no_dimensions() -> None:
         serving("-pooling_strategy", "NONE", "-engine", "zeros") as server,
         BertClient(port=server.port, port_out=server.port_out, timeout=60_000) as client,
     ):
-        for options in ({"normalize": True}, {"dimensions": 3}):
+        for options in ({"normalize": True}, {"dimensions": 3}, {"long": "mean"}, {"long": "chunks"}):
             with pytest.raises(InvalidRequestError, match="-pooling_strategy NONE"):
                 client.encode(["a"], **options)
         assert client.encode(["a"], prompt="b ").shape == (1, 25, 32)

@@ -30,6 +30,7 @@ def announcement(job: int, size: int = 1, metadata: bytes | None = b"{}", identi
         b"7",
         u64(0),
         b"",
+        b"",
         *([] if metadata is None else [metadata]),
     ]
 

@@ -13,8 +13,8 @@ import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client._request_options import request_options, to_json
-from bert_serving.client.errors import OptionError, VectorSpaceError
-from bert_serving.client.protocol import OPTIONS_VERSION
+from bert_serving.client.errors import OptionError, ReplyError, VectorSpaceError
+from bert_serving.client.protocol import OPTIONS_VERSION, PARTS_VERSION
 from fake_server import CONFIG, FakeServer, run_fake_server
 
 ALL: dict[str, Any] = {"normalize": False, "prompt": "é ", "dimensions": 3, "truncate": False}
@@ -36,7 +36,11 @@ def test_only_options_that_differ_from_the_server_are_sent() -> None:
     ("options", "message"),
     [
         ({"normalize": "yes"}, "normalize must be True or False or None, but is str"),
-        ({"truncate": None}, "truncate must be True or False, but is NoneType"),
+        ({"truncate": "no"}, "truncate must be True or False or None, but is str"),
+        ({"truncate": True, "long": "error"}, "truncate=True is long='cut', but long is 'error'"),
+        ({"truncate": False, "long": "mean"}, "truncate=False is long='error', but long is 'mean'"),
+        ({"long": "middle"}, "long must be one of 'cut', 'error', 'mean', 'chunks', or None, but is str"),
+        ({"long": ["mean"]}, "long must be one of .* but is list"),
         ({"prompt": 3}, "prompt must be str, but is int"),
         ({"prompt": "a", "prompt_name": "b"}, "exclude each other"),
         ({"prompt": "a" * 5000}, "5000 characters; the limit is 4096"),
@@ -53,6 +57,31 @@ def test_invalid_values(options: dict[str, Any], message: str) -> None:
 def test_a_prompt_is_not_for_token_lists(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="is_tokenized"):
         request_options(True, **options)
+
+
+def test_values_of_long_that_older_servers_know() -> None:
+    assert request_options(False, long="cut") == request_options(False, long="cut", truncate=True) == {}
+    assert request_options(False, long="error") == {"truncate": False}
+    assert request_options(False, long="mean") == {"long": "mean"}
+
+
+def test_parts_are_asked_of_a_server_that_knows_them() -> None:
+    with run_fake_server(config={**CONFIG, "protocol_version": PARTS_VERSION - 1}) as server:
+        with BertClient(**server.ports, timeout=60_000) as client:
+            with pytest.raises(OptionError, match=f"long: such options need .* {PARTS_VERSION}, but this server has"):
+                client.encode(["a"], long="chunks", dimensions=3)
+            client.encode(["a"], long="error")
+        assert [json.loads(request.options) for request in server.received] == [{"truncate": False}]
+
+
+def test_a_reply_without_parts_of_all_texts_is_an_error() -> None:
+    replies: list[Any] = [None, [[0, 0, 1]], [[1, 0, 1], [0, 0, 1]], [[0, 0, 1], [1, 0]], [[0, 0, 1], [0, 0, 1]]]
+    with run_fake_server(hold=True) as server, ThreadPoolExecutor(1) as pool, BertClient(**server.ports) as client:
+        for parts in replies:
+            call = pool.submit(client.encode, ["a", "b"], long="chunks", timings=[])
+            server.reply(server.next(), **({} if parts is None else {"parts": parts}))
+            with pytest.raises(ReplyError, match="parts"):
+                call.result(60)
 
 
 def test_the_frames_of_each_call() -> None:

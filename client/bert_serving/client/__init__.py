@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ._client import BertClient
     from ._concurrent import ConcurrentBertClient
     from ._encoding import Response
+    from ._parts import EncodedParts, TextPart
     from ._scores import Classification, Ranked
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "ClientStateError",
     "ConcurrentBertClient",
     "DrainingError",
+    "EncodedParts",
     "EncodingFailedError",
     "ForbiddenError",
     "InputTypeError",
@@ -69,6 +71,7 @@ __all__ = [
     "ServerError",
     "ServerUnreachableError",
     "TaskError",
+    "TextPart",
     "TooLargeError",
     "VectorSpaceError",
     "VersionMismatchError",
@@ -81,8 +84,10 @@ _MODULES = {
     "BertClient": "_client",
     "Classification": "_scores",
     "ConcurrentBertClient": "_concurrent",
+    "EncodedParts": "_parts",
     "Ranked": "_scores",
     "Response": "_encoding",
+    "TextPart": "_parts",
 }
 
 

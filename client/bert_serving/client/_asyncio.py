@@ -15,6 +15,7 @@ from ._async_iterators import AsyncResultSubscription, async_iterator
 from ._base import TruncationWarner, command_info, raise_if_error
 from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room
+from ._parts import EncodedParts
 from ._progress import ProgressBar
 from ._reply_queue import LoopCalls, ReplyQueue
 from ._request_options import add_pairs, request_options, require_support, version_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._base import Options
-    from ._request_options import EncodeOptions, ProxyOptions
+    from ._request_options import AllOptions, EncodeOptions, ProxyOptions, VectorOptions
 
 
 class AsyncBertClient(AsyncScoringClient[E]):
@@ -137,6 +138,12 @@ class AsyncBertClient(AsyncScoringClient[E]):
     # fmt: off
     @overload
     async def encode(
+        self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: bool = ..., *, long: Literal["chunks"],
+        show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
+        **options: Unpack[VectorOptions],
+    ) -> EncodedParts[E]: ...
+    @overload
+    async def encode(
         self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: Literal[False] = ..., *,
         show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
         **options: Unpack[EncodeOptions],
@@ -163,8 +170,8 @@ class AsyncBertClient(AsyncScoringClient[E]):
         show_progress_bar: bool = False,
         batch_size: int | None = BATCH_SIZE,
         timings: list[dict[str, float]] | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> E | tuple[E, Tokens]:
+        **options: Unpack[AllOptions],
+    ) -> E | tuple[E, Tokens] | EncodedParts[E]:
         """Encodes texts; arguments, result and errors are those of `BertClient.encode`."""
         self._connection.check_usable()
         await self.connect()
@@ -218,7 +225,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         max_num_batch: int | None = None,
         *,
         is_tokenized: bool = False,
-        **options: Unpack[EncodeOptions],
+        **options: Unpack[AllOptions],
     ) -> AsyncGenerator[Response[E], None]:
         """Encodes batches from an iterable, and yields results while later batches are in flight.
 
@@ -227,8 +234,8 @@ class AsyncBertClient(AsyncScoringClient[E]):
                 flight as a server needs to be busy.
             max_num_batch: stop after this many batches; ``None`` for all.
             is_tokenized: the texts are lists of tokens.
-            options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate``, ``vector_space`` and
-                ``raw_scores``, as for `encode`.
+            options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate``, ``vector_space``,
+                ``raw_scores`` and ``long``, as for `encode`.
 
         Yields:
             `Response` in order of arrival; its ``id`` increases in the order of sending.
@@ -304,14 +311,14 @@ class AsyncBertClient(AsyncScoringClient[E]):
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    async def _request_options(self, is_tokenized: bool, options: EncodeOptions | ProxyOptions) -> dict[str, Any]:
+    async def _request_options(self, is_tokenized: bool, options: AllOptions | ProxyOptions) -> dict[str, Any]:
         """Validates the options of a request, and checks that the server knows them."""
         if options.get("vector_space") is None:
             options["vector_space"] = self._expected_space
         return await self._supported(request_options(is_tokenized, **options))
 
     async def _prepared(
-        self, texts: Iterable[Any], is_tokenized: bool, options: EncodeOptions | ProxyOptions, stacklevel: int
+        self, texts: Iterable[Any], is_tokenized: bool, options: AllOptions | ProxyOptions, stacklevel: int
     ) -> tuple[Validated, dict[str, Any]]:
         """Returns validated texts and the options of their requests, as `BlockingClient._prepared`."""
         values = await self._request_options(is_tokenized, options)

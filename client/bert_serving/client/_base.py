@@ -17,6 +17,7 @@ from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
 from ._fronts import fronts_of
 from ._output_format import convert
+from ._parts import EncodedParts, parts_of
 from ._request_options import check_version, to_json, validate_space, version_of
 from ._scores import ServerTask
 from ._transport.connection import Connection
@@ -325,12 +326,19 @@ class BaseClient(Generic[E]):
         return cast("E", convert(array, self.output_fmt))
 
     def _response(self, number: int, reply: protocol.Reply) -> Response[E]:
-        return Response(number, self._embedding(reply_array(reply)), reply.info.get("tokens", ""))
+        array = reply_array(reply)
+        response = Response(number, self._embedding(array), reply.info.get("tokens", ""))
+        response.parts = parts_of(reply, len(array)) if array.ndim else None
+        return response
 
-    def _finish(self, call: EncodeCall, show_tokens: bool, stacklevel: int) -> E | tuple[E, Tokens]:
+    def _finish(self, call: EncodeCall, show_tokens: bool, stacklevel: int) -> E | tuple[E, Tokens] | EncodedParts[E]:
         """Returns the result of ``encode()``."""
         self._count_truncated(call.num_truncated, call.num_texts, stacklevel + 1)
         embedding = self._embedding(call.embedding)
+        if call.parts is not None:
+            if show_tokens and call.tokens is None:
+                self._warn_no_tokens(stacklevel + 1)
+            return EncodedParts(embedding, call.parts, (show_tokens and call.tokens) or "")
         if not show_tokens:
             return embedding
         if call.tokens is not None:

@@ -24,7 +24,7 @@ from .errors import BertServingError, RequestTimeoutError, ServerUnreachableErro
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._request_options import EncodeOptions, ProxyOptions
+    from ._request_options import AllOptions, ProxyOptions
 
 
 class BlockingClient(BaseClient[E]):
@@ -83,14 +83,14 @@ class BlockingClient(BaseClient[E]):
             self._connection.forget(number)
         return command_info(reply)
 
-    def _request_options(self, is_tokenized: bool, options: EncodeOptions | ProxyOptions) -> dict[str, Any]:
+    def _request_options(self, is_tokenized: bool, options: AllOptions | ProxyOptions) -> dict[str, Any]:
         """Validates the options of a request, and checks that the server knows them."""
         if options.get("vector_space") is None:
             options["vector_space"] = self._expected_space
         return self._supported(request_options(is_tokenized, **options))
 
     def _prepared(
-        self, texts: Iterable[Any], is_tokenized: bool, options: EncodeOptions | ProxyOptions, stacklevel: int
+        self, texts: Iterable[Any], is_tokenized: bool, options: AllOptions | ProxyOptions, stacklevel: int
     ) -> tuple[Validated, dict[str, Any]]:
         """Returns validated texts and the options of their requests; the server knows these options.
 

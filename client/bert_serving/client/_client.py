@@ -14,7 +14,9 @@ from ._arguments import whole_number
 from ._base import TruncationWarner
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens, concatenate
 from ._iterators import ResultIterator, ResultSubscription
+from ._parts import EncodedParts
 from ._pending import ReplyStream
+from ._request_options import given_options
 from ._scoring import ScoringClient
 from ._transport.request_table import ReplyOrError
 from .protocol import FloatArray
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._base import Options
-    from ._request_options import EncodeOptions
+    from ._request_options import EncodeOptions, LongMode, VectorOptions
 
 Timings = list[dict[str, float]]
 
@@ -136,6 +138,12 @@ class BertClient(ScoringClient[E]):
     # fmt: off
     @overload
     def encode(
+        self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ..., show_tokens: bool = ..., *,
+        long: Literal["chunks"], show_progress_bar: bool = ..., batch_size: int | None = ...,
+        timings: Timings | None = ..., **options: Unpack[VectorOptions],
+    ) -> EncodedParts[E]: ...
+    @overload
+    def encode(
         self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ...,
         show_tokens: Literal[False] = ..., *, show_progress_bar: bool = ..., batch_size: int | None = ...,
         timings: Timings | None = ..., **options: Unpack[EncodeOptions],
@@ -173,10 +181,11 @@ class BertClient(ScoringClient[E]):
         prompt_name: str | None = None,
         prompt: str | None = None,
         dimensions: int | None = None,
-        truncate: bool = True,
+        truncate: bool | None = None,
         vector_space: str | None = None,
         raw_scores: bool = False,
-    ) -> E | tuple[E, Tokens] | None:
+        long: LongMode | None = None,
+    ) -> E | tuple[E, Tokens] | EncodedParts[E] | None:
         """Encodes texts into vectors, one row per text.
 
         Args:
@@ -195,15 +204,18 @@ class BertClient(ScoringClient[E]):
             prompt_name: name of a prompt of the model to put before each text; ``None`` for the server's.
             prompt: text to put before each text, in place of a named prompt; ``""`` for none.
             dimensions: number of leading dimensions to keep. Vectors of length 1 are scaled to it again.
-            truncate: truncate a text that is longer than the server's ``max_seq_len``. If False, such a text is an
-                error that names both lengths.
+            truncate: True is ``long="cut"``, and False is ``long="error"``; ``None`` as ``long`` says.
             vector_space: the space that the vectors must be of; another one is an error. ``None`` as the client.
             raw_scores: logits in place of scores, from a server with ``-task classify`` or ``rerank``.
+            long: what happens to a text longer than the server's ``max_seq_len``. ``"cut"``, the default, truncates it,
+                ``"error"`` is an error that names both lengths, ``"mean"`` averages its parts, and ``"chunks"`` returns
+                a vector for each part.
 
         Returns:
             A writable float array ``[n, d]``, ``[n, t, d]`` from a server without pooling, or ``[n, labels]`` from one
             of scores, rows in the order of the texts; nested lists or a tensor as ``output_fmt`` says. With
-            ``show_tokens`` and a server that shows them: ``(array, tokens)``, one list of tokens per text.
+            ``show_tokens`` and a server that shows them: ``(array, tokens)``, one list of tokens per text. With
+            ``long="chunks"``: `EncodedParts`.
 
         Raises:
             InputTypeError, InputValueError: the texts cannot be encoded; the message names the first invalid text.
@@ -212,16 +224,8 @@ class BertClient(ScoringClient[E]):
             ClientClosedError, ClientForkedError: the client cannot be used.
         """
         self._connection.check_usable()
-        options: EncodeOptions = {
-            "normalize": normalize,
-            "prompt_name": prompt_name,
-            "prompt": prompt,
-            "dimensions": dimensions,
-            "truncate": truncate,
-            "vector_space": vector_space,
-            "raw_scores": raw_scores,
-        }
-        values = self._request_options(is_tokenized, options)
+        about_vectors = normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long
+        values = self._request_options(is_tokenized, given_options(*about_vectors))
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
         if not blocking:
@@ -245,9 +249,10 @@ class BertClient(ScoringClient[E]):
         prompt_name: str | None = None,
         prompt: str | None = None,
         dimensions: int | None = None,
-        truncate: bool = True,
+        truncate: bool | None = None,
         vector_space: str | None = None,
         raw_scores: bool = False,
+        long: LongMode | None = None,
     ) -> ResultIterator[E]:
         """Encodes batches from a generator, and returns results while later batches are in flight.
 
@@ -260,7 +265,8 @@ class BertClient(ScoringClient[E]):
             delay: ignored; 1.10 had it. Results are returned as soon as they arrive.
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
-            normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores: as for `encode`.
+            normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long: as for `encode`. With
+                ``long="chunks"``, ``Response.parts`` has the part of each row.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
@@ -269,16 +275,8 @@ class BertClient(ScoringClient[E]):
         self._connection.check_usable()
         if max_num_batch is not None:
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
-        options: EncodeOptions = {
-            "normalize": normalize,
-            "prompt_name": prompt_name,
-            "prompt": prompt,
-            "dimensions": dimensions,
-            "truncate": truncate,
-            "vector_space": vector_space,
-            "raw_scores": raw_scores,
-        }
-        values = self._request_options(is_tokenized, options)
+        about_vectors = normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long
+        values = self._request_options(is_tokenized, given_options(*about_vectors))
         batches = iter(batch_generator)
         stream = self._pending.open()
         thread = threading.Thread(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections import deque
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
 
 from ._arguments import whole_number
+from ._encoding_types import E as E
+from ._encoding_types import NestedList as NestedList
+from ._encoding_types import Tokens as Tokens
+from ._parts import PartRows, TextPart
 from ._request_options import to_json
 from .errors import BertServingError, ReplyError, ServerError, server_error
 from .protocol import WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply, Texts
@@ -22,16 +26,7 @@ MAX_REQUESTS_IN_FLIGHT = 64
 MAX_TEXTS_IN_FLIGHT = 2 * BATCH_SIZE
 
 
-#: Vectors with ``output_fmt="list"``: ``[n][d]``, or ``[n][t][d]`` without pooling.
-NestedList: TypeAlias = list[list[float]] | list[list[list[float]]]
-#: The tokens of each text, or ``""`` from a server that does not show them.
-Tokens: TypeAlias = list[list[str]] | str
-
 if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    #: Type of an embedding; depends on ``output_fmt``.
-    E = TypeVar("E", bound=FloatArray | NestedList, default=FloatArray)
 
     class _ResponseFields(NamedTuple, Generic[E]):
         id: int
@@ -39,9 +34,6 @@ if TYPE_CHECKING:
         tokens: Tokens
 
 else:
-    from typing import TypeVar
-
-    E = TypeVar("E")
 
     class _ResponseFields(NamedTuple):  # a NamedTuple can be generic at runtime from Python 3.11 on
         id: int
@@ -59,9 +51,10 @@ class Response(_ResponseFields[E]):
             on the wire.
         embedding: array ``[n, d]``, or ``[n, t, d]`` without pooling; nested lists or a tensor as ``output_fmt`` says.
         tokens: the tokens of each text; ``""`` if the server does not show them.
+        parts: the `TextPart` of each row, of a request with ``long="chunks"``; else ``None``.
     """
 
-    __slots__ = ()
+    parts: list[TextPart] | None = None
 
     def __repr__(self) -> str:
         return f"Response(id={self.id}, shape={self.shape})"
@@ -169,6 +162,7 @@ class EncodeCall:
         self.options = WITH_DETAILS if details else b"" if timings is None else WITH_TIMING
         if options:
             self.options = to_json(options | (json.loads(self.options) if self.options else {}))
+        self._part_rows = PartRows() if options and options.get("long") == "chunks" else None
         self._details = details
         self._timings = timings
         self._texts = texts
@@ -228,10 +222,12 @@ class EncodeCall:
         self._texts_in_flight -= rows
         whole = rows == self.num_texts
         vectors = reply_array(reply, copy=whole and not self._details)
-        if vectors.ndim < 1 or len(vectors) != rows:
+        if self._part_rows is None and (vectors.ndim < 1 or len(vectors) != rows):
             raise ReplyError(f"request {number} has {rows} texts, but its reply has the shape {vectors.shape}")
         self._space_check.add(number, reply)
-        if whole:
+        if self._part_rows is not None:
+            self._part_rows.add(reply, vectors, chunk.start, rows)
+        elif whole:
             self._array = vectors
         else:
             self._write_rows(chunk, vectors)
@@ -251,15 +247,24 @@ class EncodeCall:
 
     @property
     def embedding(self) -> FloatArray:
-        """The vectors of all texts, in order: a writable array."""
+        """The vectors of all texts, or of all parts, in order: a writable array."""
+        if self._part_rows is not None and self._array is None and self.done:
+            self._array = self._part_rows.embedding
         if self._array is None or not self.done:
             raise RuntimeError("the call is not complete")
         return self._array
 
     @property
     def tokens(self) -> list[list[str]] | None:
-        """The tokens of all texts, in order; ``None`` if the server does not show them."""
+        """The tokens of all texts, or of all parts, in order; ``None`` if the server does not show them."""
+        if self._part_rows is not None:
+            return self._part_rows.tokens
         return self._tokens if self._has_tokens else None
+
+    @property
+    def parts(self) -> list[TextPart] | None:
+        """The part of each row of the result; ``None`` if the rows are whole texts."""
+        return None if self._part_rows is None else self._part_rows.parts
 
     def _write_rows(self, chunk: Chunk, vectors: FloatArray) -> None:
         if self._array is None:

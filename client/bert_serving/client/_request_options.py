@@ -3,33 +3,82 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from ._arguments import whole_number
 from ._version import __version__
 from .errors import OptionError, VersionMismatchError
-from .protocol import COMPATIBLE_VERSION, MAX_PROMPT_LENGTH, OPTIONS_VERSION, SCORES_VERSION, Texts
+from .protocol import (
+    COMPATIBLE_VERSION,
+    LONG_OF_TRUNCATE,
+    MAX_PROMPT_LENGTH,
+    OPTIONS_VERSION,
+    PART_MODES,
+    PARTS_VERSION,
+    SCORES_VERSION,
+    Texts,
+)
+
+#: Values of the option ``long``: what happens to texts longer than the server's ``max_seq_len``.
+LongMode: TypeAlias = Literal["cut", "error", "mean", "chunks"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
 
-    class EncodeOptions(TypedDict, total=False):
-        """Options of `BertClient.encode` that a request carries."""
+    class VectorOptions(TypedDict, total=False):
+        """Options of `BertClient.encode` that a request carries, but for ``long``."""
 
         normalize: bool | None
         prompt_name: str | None
         prompt: str | None
         dimensions: int | None
-        truncate: bool
+        truncate: bool | None
         vector_space: str | None
         raw_scores: bool
 
-    class ProxyOptions(EncodeOptions, total=False):
+    class EncodeOptions(VectorOptions, total=False):
+        """The same with ``long``, for one vector per text."""
+
+        long: Literal["cut", "error", "mean"] | None
+
+    class AllOptions(VectorOptions, total=False):
+        """The same with every value of ``long``."""
+
+        long: LongMode | None
+
+    class ProxyOptions(AllOptions, total=False):
         """Options of `_encode_in_detail`: ``pairs`` of the options frame too."""
 
         pairs: bool | None
+
+
+#: Options that a server knows from another version on than ``OPTIONS_VERSION``.
+_VERSIONS = {"pairs": SCORES_VERSION, "raw_scores": SCORES_VERSION, "long": PARTS_VERSION}
+
+
+def given_options(
+    normalize: bool | None,
+    prompt_name: str | None,
+    prompt: str | None,
+    dimensions: int | None,
+    truncate: bool | None,
+    vector_space: str | None,
+    raw_scores: bool,
+    long: LongMode | None,
+) -> AllOptions:
+    """Returns the arguments of a call as the options of its requests."""
+    return {
+        "normalize": normalize,
+        "prompt_name": prompt_name,
+        "prompt": prompt,
+        "dimensions": dimensions,
+        "truncate": truncate,
+        "vector_space": vector_space,
+        "raw_scores": raw_scores,
+        "long": long,
+    }
 
 
 def request_options(
@@ -38,10 +87,11 @@ def request_options(
     prompt_name: str | None = None,
     prompt: str | None = None,
     dimensions: int | None = None,
-    truncate: bool = True,
+    truncate: bool | None = None,
     vector_space: str | None = None,
     pairs: bool | None = None,
     raw_scores: bool = False,
+    long: str | None = None,
 ) -> dict[str, Any]:
     """Returns the options that differ from those of the server, ready for JSON.
 
@@ -65,8 +115,7 @@ def request_options(
         raise OptionError(f"prompt has {len(prompt)} characters; the limit is {MAX_PROMPT_LENGTH}; shorten it")
     if dimensions is not None:
         options["dimensions"] = whole_number("dimensions", dimensions, 1)
-    if not _switch("truncate", truncate):
-        options["truncate"] = False
+    options |= _about_long(truncate, long)
     if vector_space is not None:
         options["vector_space"] = validate_space(vector_space)
     if pairs is not None:
@@ -74,6 +123,23 @@ def request_options(
     if _switch("raw_scores", raw_scores):
         options["raw_scores"] = True
     return options
+
+
+def _about_long(truncate: bool | None, long: str | None) -> dict[str, Any]:
+    """Returns the options for texts that are too long."""
+    if truncate is not None:
+        same = LONG_OF_TRUNCATE[_switch("truncate", truncate, " or None")]
+        if long is not None and long != same:
+            raise OptionError(f"truncate={truncate} is long={same!r}, but long is {long!r}; pass only one of them")
+        long = same
+    if long in (None, "cut"):
+        return {}
+    if long == "error":
+        return {"truncate": False}
+    if long not in PART_MODES:
+        names = ", ".join(map(repr, ("cut", "error", *PART_MODES)))
+        raise OptionError(f"long must be one of {names}, or None, but is {type(long).__name__} ({long!r})")
+    return {"long": long}
 
 
 def add_pairs(options: dict[str, Any], texts: Texts) -> dict[str, Any]:
@@ -103,11 +169,12 @@ def require_support(options: dict[str, Any], protocol_version: int) -> None:
     Raises:
         OptionError: the server is older.
     """
-    needed = SCORES_VERSION if {"pairs", "raw_scores"} & set(options) else OPTIONS_VERSION
-    if options and protocol_version < needed:
+    unknown = [name for name in options if _VERSIONS.get(name, OPTIONS_VERSION) > protocol_version]
+    if unknown:
+        needed = max(_VERSIONS.get(name, OPTIONS_VERSION) for name in unknown)
         found = f"has {protocol_version}" if protocol_version else "is an original one of version 1.10.0"
         raise OptionError(
-            f"{', '.join(options)}: such options need a server with protocol_version {needed}, but this "
+            f"{', '.join(unknown)}: such options need a server with protocol_version {needed}, but this "
             f"server {found}; update the server, or omit them"
         )
 

@@ -14,7 +14,7 @@ from ._similarity import compare, joined, split, texts_of
 from .protocol import FloatArray
 
 if TYPE_CHECKING:
-    from ._request_options import EncodeOptions
+    from ._request_options import AllOptions
     from ._validation import Validated
 
 
@@ -44,7 +44,7 @@ class ScoringClient(BlockingClient[E]):
             TaskError: the server has another ``-task``.
             BertServingError: as `encode`.
         """
-        options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
+        options: AllOptions = {"raw_scores": raw_scores, "truncate": truncate}
         scores, labels = self._score("classify", texts, is_tokenized, batch_size, options)
         return classifications(scores, labels)
 
@@ -77,7 +77,7 @@ class ScoringClient(BlockingClient[E]):
             BertServingError: as `encode`.
         """
         pairs = query_pairs(query, documents, top_n)
-        options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
+        options: AllOptions = {"raw_scores": raw_scores, "truncate": truncate}
         return ranking(self._score("rerank", pairs, False, batch_size, options)[0], top_n)
 
     def similarity(self, a: Any, b: Any) -> E:
@@ -108,7 +108,7 @@ class ScoringClient(BlockingClient[E]):
         return self._embedding(compare(arguments))
 
     def _score(
-        self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: EncodeOptions
+        self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: AllOptions
     ) -> tuple[FloatArray, tuple[str, ...]]:
         """Returns the scores ``[n, labels]`` and the labels."""
         self._connection.check_usable()
@@ -138,7 +138,7 @@ class AsyncScoringClient(BaseClient[E]):
         async def connect(self) -> None: ...
         async def _ask(self, command: bytes) -> dict[str, Any]: ...
         async def _prepared(
-            self, texts: Iterable[Any], is_tokenized: bool, options: EncodeOptions, stacklevel: int
+            self, texts: Iterable[Any], is_tokenized: bool, options: AllOptions, stacklevel: int
         ) -> tuple[Validated, dict[str, Any]]: ...
         async def _run(self, call: EncodeCall, show_progress_bar: bool) -> None: ...
 
@@ -152,7 +152,7 @@ class AsyncScoringClient(BaseClient[E]):
         truncate: bool = True,
     ) -> list[Classification]:
         """Classifies texts; arguments, result and errors are those of `BertClient.classify`."""
-        options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
+        options: AllOptions = {"raw_scores": raw_scores, "truncate": truncate}
         scores, labels = await self._score("classify", texts, is_tokenized, batch_size, options)
         return classifications(scores, labels)
 
@@ -168,7 +168,7 @@ class AsyncScoringClient(BaseClient[E]):
     ) -> list[Ranked]:
         """Sorts documents; arguments, result and errors are those of `BertClient.rerank`."""
         pairs = query_pairs(query, documents, top_n)
-        options: EncodeOptions = {"raw_scores": raw_scores, "truncate": truncate}
+        options: AllOptions = {"raw_scores": raw_scores, "truncate": truncate}
         return ranking((await self._score("rerank", pairs, False, batch_size, options))[0], top_n)
 
     async def similarity(self, a: Any, b: Any) -> E:
@@ -186,7 +186,7 @@ class AsyncScoringClient(BaseClient[E]):
         return self._embedding(compare(arguments))
 
     async def _score(
-        self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: EncodeOptions
+        self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: AllOptions
     ) -> tuple[FloatArray, tuple[str, ...]]:
         """Returns the scores ``[n, labels]`` and the labels, as ``ScoringClient._score``."""
         self._connection.check_usable()

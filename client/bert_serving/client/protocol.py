@@ -28,9 +28,10 @@ import numpy as np
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
-PROTOCOL_VERSION = 5
-#: Versions from which on a server understands ``CANCEL``, options that change vectors, and pairs and scores.
-CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION = 3, 4, 5
+PROTOCOL_VERSION = 6
+#: Versions from which on a server understands ``CANCEL``, options that change vectors, pairs and scores, and parts of
+#: long texts.
+CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION, PARTS_VERSION = 3, 4, 5, 6
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
@@ -50,6 +51,11 @@ MAX_REQUEST_ID_DIGITS = 20
 MAX_PROMPT_LENGTH = 4096
 #: Most request ids in one SHOW_PENDING or CANCEL command.
 MAX_QUERIED = 1000
+
+#: Values of the option ``long`` with which a text that is too long becomes several parts.
+PART_MODES = ("mean", "chunks")
+#: Values of the option ``long`` that say the same as the option ``truncate``.
+LONG_OF_TRUNCATE = {True: "cut", False: "error"}
 
 #: Prefix of a ``dtype`` that makes a 1.10.0 client raise a readable ``TypeError``.
 ERROR_DTYPE_PREFIX = "SERVER_ERROR "
@@ -134,6 +140,7 @@ class EncodeInfo:
         timing: seconds of ``tokenize``, ``queue``, ``compute`` and ``total``, if requested.
         num_tokens: number of tokens of all texts in the input of the model, special tokens included, if requested.
         vector_space: space of the vectors, in the reply to a request with options.
+        parts: row of the text, and offsets from and to in characters, of each row of the array, int32 ``[n, 3]``.
     """
 
     dtype: str
@@ -144,6 +151,7 @@ class EncodeInfo:
     timing: dict[str, float] | None = None
     num_tokens: int | None = None
     vector_space: str | None = None
+    parts: np.ndarray | None = None
 
     def to_json(self) -> bytes:
         info: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "tokens": self.tokens}
@@ -156,6 +164,8 @@ class EncodeInfo:
             info["num_tokens"] = self.num_tokens
         if self.vector_space is not None:
             info["vector_space"] = self.vector_space
+        if self.parts is not None:
+            info["parts"] = self.parts.tolist()
         return json.dumps(info).encode()
 
 

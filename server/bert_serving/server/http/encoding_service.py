@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from bert_serving.client import AsyncBertClient, BertClient
+from bert_serving.client.protocol import PART_MODES
 
 from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from ..model.default import default_model_dir
 from ..model.pooling import PoolingStrategy
+from ..tokenization.long_texts import tokenize_parts, tokens_by_text
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .concurrency_limit import ConcurrencyLimiter
 from .errors import BadRequest, BodyTooLarge
@@ -45,6 +47,7 @@ class EncodingResult:
         tokens: tokens of each text, if requested.
         timing: duration (s) of each stage in the service; of several ZeroMQ requests, those of the longest.
         vector_space: space of the vectors.
+        parts: of each vector that is of a part of a text: row of the text, and offsets from and to in characters.
     """
 
     vectors: np.ndarray
@@ -54,6 +57,7 @@ class EncodingResult:
     tokens: list[list[str]] | None = None
     timing: dict[str, float] | None = None
     vector_space: str | None = None
+    parts: list[tuple[int, int, int]] | None = None
 
 
 class EncodingService:
@@ -113,7 +117,7 @@ class EncodingService:
 
         Args:
             options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate,
-                vector_space.
+                vector_space, long.
 
         Raises:
             BadRequest: ``texts`` is not a list.
@@ -159,14 +163,20 @@ class EncodingService:
         options: dict[str, Any],
     ) -> EncodingResult:
         self.health.record_success()
+        if call.parts is not None and call.embedding.nbytes > self.config.http_max_body:
+            raise BodyTooLarge(
+                f"the vectors of {len(call.parts)} parts of texts have {call.embedding.nbytes} bytes; the limit is "
+                f"{self.config.http_max_body} (-http_max_body): send fewer or shorter texts per request"
+            )
         return EncodingResult(
             call.embedding,
             call.num_tokens,
             sorted(call.truncated)[:MAX_TRUNCATED_ROWS],
             call.num_truncated,
-            self.tokenizer.tokens(self._tokenize(texts, options)) if show_tokens else None,
+            self._tokens(texts, options) if show_tokens else None,
             max(timings, key=lambda timing: timing["total"], default=None),
             call.vector_space,
+            call.parts,
         )
 
     def num_tokens(self, texts: list[Any], options: dict[str, Any]) -> np.ndarray:
@@ -175,6 +185,15 @@ class EncodingService:
 
     def _tokenize(self, texts: list[Any], options: dict[str, Any]) -> Tokenized:
         return self.tokenizer.encode(texts, self.find_prompt(options), options.get("pairs"))
+
+    def _tokens(self, texts: list[Any], options: dict[str, Any]) -> list[list[str]]:
+        """Returns the tokens of each row of the response."""
+        if (long := options.get("long")) not in PART_MODES:
+            return self.tokenizer.tokens(self._tokenize(texts, options))
+        prompt, is_mean = self.find_prompt(options), long == "mean"
+        tokenized = tokenize_parts(self.tokenizer, texts, prompt, options.get("pairs") is None, is_mean)
+        tokens = self.tokenizer.tokens(tokenized)
+        return tokens_by_text(tokens, tokenized) if is_mean else tokens
 
     def find_prompt(self, options: dict[str, Any]) -> str | None:
         """Returns the text that ``options`` put before each text; None for that of the server.

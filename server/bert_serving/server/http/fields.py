@@ -47,7 +47,7 @@ MEANINGFUL = frozenset(
     )
 )
 #: Fields of some routes of text-embeddings-inference, without influence on its others.
-_OPTIONS = MEANINGFUL | {"dimensions", "encoding_format", "normalize", "prompt", "prompt_name"}
+_OPTIONS = MEANINGFUL | {"dimensions", "encoding_format", "long", "normalize", "prompt", "prompt_name"}
 #: Fields of APIs for scores that change them.
 _OF_SCORES = _OPTIONS | {"max_chunks_per_doc", "max_tokens_per_doc", "rank_fields", "top_k", "function_to_apply"}
 _ENCODE_FIELDS = EncodeRequest.__struct_fields__

@@ -6,6 +6,8 @@ responses, never keep them waiting.
 
 from __future__ import annotations
 
+import re
+
 from .concurrency_limit import UnitLimiter
 from .errors import Overloaded
 
@@ -15,6 +17,10 @@ SMALL_BODY = 65_536
 MIN_MEMORY, MAX_BODIES = 256 * 2**20, 8
 #: Memory (bytes) of a parsed value beside its text.
 _VALUE_BYTES = 64
+#: Memory (bytes) of the offsets of a part of a text.
+PART_BYTES = 256
+#: A letter that no encoder of JSON escapes.
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 #: Size (bytes) of a token in the response of /tokenize.
 TOKEN_BYTES = 80
 #: Vectors of at most this size (bytes) are converted to JSON at once, which takes `_JSON_FACTOR` times their size.
@@ -33,12 +39,20 @@ class MemoryLimiter:
         limit: maximum memory (bytes).
         max_vectors: maximum size (bytes) of the vectors of a response.
         row_bytes: maximum size (bytes) of the vectors of a text.
+        max_length: longest sequence in tokens.
         pair_paths: paths whose requests compare a text with others, and send it to the service with each of them.
     """
 
-    def __init__(self, limit: int, max_vectors: int, row_bytes: int, pair_paths: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        limit: int,
+        max_vectors: int,
+        row_bytes: int,
+        pair_paths: frozenset[str] = frozenset(),
+        max_length: int = 512,
+    ) -> None:
         self.limit, self.max_vectors, self.row_bytes = limit, max_vectors, row_bytes
-        self.pair_paths = pair_paths
+        self.pair_paths, self._room = pair_paths, max(1, max_length - 2)
         self.small_limit = limit // 4
         self.large_limit = limit - self.small_limit
         self._small, self._large = UnitLimiter(self.small_limit), UnitLimiter(self.large_limit)
@@ -54,7 +68,8 @@ class MemoryLimiter:
     def needed(self, body: bytes, path: str = "") -> int:
         """Returns the memory (bytes) that a request needs at most beside its body. Takes 2 ms for 1 MiB."""
         num_values = body.count(b",") + body.count(b"[") + 1
-        vectors = min(num_values * self.row_bytes, self.max_vectors)
+        num_parts = self._num_parts(body)
+        vectors = min((num_values + num_parts) * self.row_bytes, self.max_vectors)
         # The text of each value is held twice: parsed, and in the message to the service.
         texts = len(body) * (2 if body.isascii() else 5)
         if path in self.pair_paths:
@@ -62,7 +77,16 @@ class MemoryLimiter:
         if path == "/tokenize":
             vectors = min(len(body) * TOKEN_BYTES, self.max_vectors) * 2  # pieces of the response, then all of it
             return num_values * _VALUE_BYTES + texts + vectors
-        return num_values * _VALUE_BYTES + texts + vectors + min(vectors, STREAM_ABOVE) * _JSON_FACTOR
+        values = num_values * _VALUE_BYTES + num_parts * PART_BYTES
+        return values + texts + vectors + min(vectors, STREAM_ABOVE) * _JSON_FACTOR
+
+    def _num_parts(self, body: bytes) -> int:
+        """Returns how many parts the texts of a body have at most beside the first of each, if it may ask for parts.
+
+        Two consecutive parts and a prompt fill a sequence at least, and a token has one byte or more.
+        """
+        may_ask = b"chunks" in body or _ESCAPED_LETTER.search(body) is not None
+        return 4 * len(body) // self._room if may_ask else 0
 
 
 class Charge:

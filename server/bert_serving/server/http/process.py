@@ -93,6 +93,7 @@ def run(process: ProcessContext) -> None:
             config.http_max_body,
             service.row_bytes,
             RERANK_PATHS if config.task == "rerank" else frozenset(),
+            service.max_length,
         ),
         config.http_max_body,
         token,

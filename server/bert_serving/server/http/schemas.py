@@ -33,6 +33,16 @@ Truncate = Annotated[
 ]
 
 
+_ABOUT_LONG = (
+    "what happens to a text longer than max_seq_len: cut truncates it, error refuses it, mean averages the vectors of "
+    "its parts"
+)
+Long = Annotated[
+    Literal["cut", "error", "mean", "chunks"] | None, Meta(description=f"{_ABOUT_LONG}, chunks returns them")
+]
+LongOfOneVector = Annotated[Literal["cut", "error", "mean"] | None, Meta(description=_ABOUT_LONG)]
+
+
 class EncodeRequest(Struct):
     """Body of /encode."""
 
@@ -58,6 +68,7 @@ class EncodeRequest(Struct):
     prompt_name: PromptName = None
     prompt: Prompt = None
     truncate: Truncate = True
+    long: Long = None
 
 
 class EncodeResponse(Struct, kw_only=True):
@@ -80,6 +91,13 @@ class EncodeResponse(Struct, kw_only=True):
         list[int], Meta(description="indices of texts truncated to max_seq_len; at most the first 1,000")
     ]
     tokens: Annotated[list[list[str]], Meta(description="tokens of each text, with show_tokens")] | UnsetType = UNSET
+    parts: (
+        Annotated[
+            list[tuple[int, int, int]],
+            Meta(description="of each vector, with chunks: index of the text, offsets from and to in characters"),
+        ]
+        | UnsetType
+    ) = UNSET
     dtype: Annotated[str, Meta(description="float32 or float16, with base64")] | UnsetType = UNSET
     shape: Annotated[list[int], Meta(description="shape of the array, with base64")] | UnsetType = UNSET
     status: int = 200
@@ -105,6 +123,7 @@ class EmbeddingsRequest(Struct):
     prompt_name: PromptName = None
     prompt: Prompt = None
     truncate: Truncate = True
+    long: Long = None
     user: Annotated[str, Meta(description="ignored")] = ""
 
 
@@ -114,6 +133,13 @@ class Embedding(Struct):
     object: Literal["embedding"]
     index: int
     embedding: Annotated[Raw, Meta(extra_json_schema={"anyOf": [_NUMBERS, {"type": "string"}]})]
+    part: (
+        Annotated[
+            tuple[int, int, int],
+            Meta(description="with chunks: index of the text, offsets from and to in characters"),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Usage(Struct):
@@ -188,6 +214,7 @@ class EmbedRequest(Struct):
     prompt: Prompt = None
     dimensions: Dimensions = None
     encoding_format: Annotated[EncodingFormat, Meta(description="base64: of little-endian float32 values")] = "float"
+    long: LongOfOneVector = None
 
 
 class EmbedAllRequest(Struct):
@@ -214,6 +241,7 @@ class SimilarityParameters(Struct):
     truncation_direction: TruncationDirection = "right"
     prompt_name: PromptName = None
     prompt: Prompt = None
+    long: LongOfOneVector = None
 
 
 class SimilarityRequest(Struct):

@@ -72,12 +72,17 @@ def base64(rows: np.ndarray, _: int) -> bytes:
     return b",".join(b'"%b"' % row for row in serialization.to_base64(rows))
 
 
-def embeddings(to_values: ToValues) -> ToValues:
-    """Returns the conversion to the list ``data`` of OpenAI's API."""
+def embeddings(to_values: ToValues, parts: list[tuple[int, int, int]] | None = None) -> ToValues:
+    """Returns the conversion to the list ``data`` of OpenAI's API; ``parts`` are those of `EncodingResult`."""
 
     def convert(rows: np.ndarray, start: int) -> bytes:
         items: list[Any] = [
-            Embedding("embedding", start + index, msgspec.Raw(to_values(rows[index : index + 1], 0)))
+            Embedding(
+                "embedding",
+                start + index,
+                msgspec.Raw(to_values(rows[index : index + 1], 0)),
+                msgspec.UNSET if parts is None else parts[start + index],
+            )
             for index in range(len(rows))
         ]
         return msgspec.json.encode(items)[1:-1]

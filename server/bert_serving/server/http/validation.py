@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from bert_serving.client.protocol import LONG_OF_TRUNCATE, PART_MODES
+
 from .. import json_scan
 from .errors import BadRequest, BodyTooLarge, MissingField
 
@@ -84,9 +86,19 @@ def parse_options(values: dict[str, Any], width: int) -> dict[str, Any]:
         BadRequest: a field has an invalid value.
     """
     options = parse_prompt(values)
+    if values.get("long") is not None:
+        options["long"] = parse_choice(values, "long", ("cut", "error", *PART_MODES))
     for name in ("normalize", "truncate"):
         if values.get(name) is not None:
             options[name] = parse_bool(values, name)
+    if "long" in options and "truncate" in options:
+        same = LONG_OF_TRUNCATE[options["truncate"]]
+        if options["long"] != same:
+            raise BadRequest(
+                f"'truncate' {str(options['truncate']).lower()} means 'long' {same!r}, but 'long' is "
+                f"{options['long']!r}: send only one of them",
+                "long",
+            )
     if (value := parse_count(values, "dimensions")) is not None:
         if value > width:
             raise BadRequest(

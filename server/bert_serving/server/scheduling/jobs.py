@@ -37,6 +37,8 @@ class JobOptions:
         dimensions: number of leading dimensions in the reply; None for all.
         vector_space: space of the vectors, which the reply names; empty for a request without options.
         pairs: true: each item of the request is a list of two texts; false: no text is a pair; None: as in 1.10.
+        long: ``mean`` or ``chunks`` if texts that are too long become parts; else empty.
+        makes_unit: the sink normalizes the means of parts.
     """
 
     wants_timing: bool = False
@@ -47,6 +49,8 @@ class JobOptions:
     dimensions: int | None = None
     vector_space: str = ""
     pairs: bool | None = None
+    long: str = ""
+    makes_unit: bool = False
 
 
 #: Options of a request without options.
@@ -65,7 +69,7 @@ class Job:
         query_outstanding: the sink has not answered ``QUERY_JOB`` yet.
         retry_requested: the request was received again after this query was sent.
         is_recomputed: the sink published the result before, and the job runs again.
-        size: number of texts.
+        size: number of sequences: the texts, or their parts.
         missing: number of rows that the sink does not have.
         is_complete: all texts are tokenized, since ``tokenized_at``.
         started_at: earliest start of a finished batch.
@@ -113,7 +117,7 @@ class Job:
 
 @dataclass(eq=False, slots=True)
 class JobChunk:
-    """Holds consecutive tokenized texts of a job. ``first_row`` is the row of the first one in the job."""
+    """Holds consecutive tokenized sequences of a job. ``first_row`` is the row of the first one in the job."""
 
     job: Job
     first_row: int
@@ -126,6 +130,20 @@ class JobChunk:
         self.offsets = np.zeros(len(lengths), np.int64)
         if len(lengths) > 1:
             np.cumsum(lengths[:-1], out=self.offsets[1:])
+
+    @property
+    def parts_bytes(self) -> bytes:
+        """The parts of texts that the sequences are, as the sink receives them; empty if they are whole texts."""
+        parts = self.tokenized.parts
+        return b"" if parts is None else parts.tobytes()
+
+    def describe(self, index: int) -> str:
+        """Names a sequence, for an error message."""
+        parts = self.tokenized.parts
+        if parts is None:
+            return f"text {self.first_row + index}"
+        text, start, stop, _ = parts[index].tolist()
+        return f"the part of text {text} from character {start} to {stop}"
 
 
 def token_width(chunks: list[JobChunk], max_positions: int) -> int:

@@ -72,8 +72,8 @@ class BatchRetry:
         return []
 
     def _reject(self, slices: Slices, reason: str) -> None:
-        row = _job_row(slices)[1]
-        self._fail_job(slices[0].key.job, EncodingFailed(f"text {row} could not be encoded: {reason}"))
+        name = slices[0].key.describe(int(slices[0].rows[0]))
+        self._fail_job(slices[0].key.job, EncodingFailed(f"{name} could not be encoded: {reason}"))
 
 
 def live_slices(slices: Slices) -> Slices:

@@ -20,6 +20,7 @@ from ..ipc.commands import from_u64
 from ..ipc.messages import Command, Result, dtype_name
 from ..log import REQUEST
 from ..monitoring.timing import Timing
+from .text_parts import combine_parts
 
 #: Ids of ended jobs that are remembered. All workers together hold fewer jobs in flight.
 MAX_FINISHED = 65536
@@ -35,6 +36,7 @@ class SinkJob:
         array: ``[size, d]``, or ``[size, T, d]`` for token-level output; None while ``T`` is unknown.
         pieces: row numbers, lengths and packed rows that wait until ``T`` is known.
         tokens: JSON lists of tokens by their first row.
+        parts: parts of texts that the rows are, by the first row; bytes of int32 ``[n, 4]``, see ``Tokenized``.
         metadata: fields of the reply; they arrive with the last chunk.
         is_complete: whether all chunks were announced.
         held_bytes: memory of ``array`` and ``pieces``.
@@ -50,6 +52,7 @@ class SinkJob:
     array: np.ndarray | None = None
     pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
     tokens: dict[int, bytes] = field(default_factory=dict)
+    parts: dict[int, bytes] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     is_complete: bool = False
     began_at: float = inf
@@ -139,13 +142,16 @@ class ResultAssembler:
 
         A batch that is computed twice announces its jobs twice.
         """
-        _, job_number, size, identity, request_id, first_row, tokens, *metadata = command
+        _, job_number, size, identity, request_id, first_row, tokens, parts, *metadata = command
         job_id = from_u64(job_number)
         if job_id >> 40 != self.epoch or job_id in self.finished:
             return
         job = self._open(job_id, from_u64(size), identity, request_id)
         if tokens:
             job.tokens[from_u64(first_row)] = tokens
+        if parts and (row := from_u64(first_row)) not in job.parts:
+            job.parts[row] = parts
+            self._hold(job, len(parts))
         if metadata:
             job.metadata = json.loads(metadata[0]) if metadata[0] != b"{}" else {}
             job.is_complete = True
@@ -266,6 +272,8 @@ class ResultAssembler:
                 scatter_tokens(job.array, *job.pieces.pop())
         if dimensions is not None:
             job.array = job.array[:, :dimensions]
+        if job.parts:
+            job.array, job.metadata = combine_parts(job.array, job.parts, job.metadata)
         if times is not None:
             job.metadata["timing"] = Timing.of(times[0], times[1], job.began_at, self.clock()).to_dict()
         dtype, shape = dtype_name(job.array.dtype), job.array.shape

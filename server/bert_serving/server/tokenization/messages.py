@@ -25,7 +25,7 @@ class TextTask(msgspec.Struct, array_like=True):
 
     Attributes:
         texts: the JSON message, unless it is a piece.
-        prompt, truncate, pairs: those of ``JobOptions``.
+        prompt, truncate, pairs, long: those of ``JobOptions``.
     """
 
     id: int
@@ -34,6 +34,7 @@ class TextTask(msgspec.Struct, array_like=True):
     prompt: str | None
     truncate: bool
     pairs: bool | None
+    long: str = ""
 
 
 class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -48,6 +49,7 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
     mask: bytes | None = None
     error_kind: str = ""
     error: str = ""
+    parts: bytes | None = None
 
     @classmethod
     def of(cls, task_id: int, tokenized: Tokenized) -> TaskResult:
@@ -60,6 +62,7 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
             tokenized.num_unknown,
             None if types is None else types.tobytes(),
             None if mask is None else mask.tobytes(),
+            parts=None if tokenized.parts is None else tokenized.parts.tobytes(),
         )
 
     def to_error(self) -> RequestError | None:
@@ -75,13 +78,14 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
             np.frombuffer(self.lengths, np.int32),
             np.frombuffer(self.truncated, np.int32) if self.truncated else _EMPTY,
             self.num_unknown,
+            None if self.parts is None else np.frombuffer(self.parts, np.int32).reshape(-1, 4),
         )
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         size = len(self.lengths) + len(self.input_ids) + len(self.truncated)
-        return size + len(self.type_ids or b"") + len(self.mask or b"")
+        return size + len(self.type_ids or b"") + len(self.mask or b"") + len(self.parts or b"")
 
 
 class TaskMessage(NamedTuple):

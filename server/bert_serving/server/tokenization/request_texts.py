@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
 from .. import json_scan
 from ..errors import InvalidRequest, TooLarge
+from .long_texts import tokenize_long
+from .text_options import TextOptions
 from .tokenizer import Tokenized, Tokenizer
 
 _STRINGS = msgspec.json.Decoder(list[str])
@@ -41,19 +43,6 @@ class RequestLimits:
     max_request_size: int
     max_text_length: int
     max_tokens: int = 20_000_000
-
-
-class TextOptions(Protocol):
-    """How the texts of a request are tokenized; see ``JobOptions``."""
-
-    @property
-    def prompt(self) -> str | None: ...
-
-    @property
-    def truncate(self) -> bool: ...
-
-    @property
-    def pairs(self) -> bool | None: ...
 
 
 class _Kind(Enum):
@@ -251,6 +240,8 @@ def tokenize(tokenizer: Tokenizer, texts: list[Any], options: TextOptions, first
             "a prompt is put before texts, but the request has token lists: omit prompt and prompt_name"
         )
     try:
+        if options.long:
+            return tokenize_long(tokenizer, texts, options, first_row)
         tokenized = tokenizer.encode(texts, options.prompt, options.pairs)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(str(error)[:500]) from error

@@ -38,6 +38,11 @@ def may_be_pair(text: str) -> bool:
     return _SEPARATOR_IN_TEXT in text
 
 
+def is_pair(text: str) -> bool:
+    """Returns whether a text has the form ``A ||| B`` on one line."""
+    return may_be_pair(text) and "\n" not in (line := text.strip()) and _SEPARATOR_IN_TEXT in line
+
+
 def encode_texts(segmenter: Segmenter, texts: Sequence[str], prompt: str, are_single: bool, max_words: int) -> Segments:
     """Tokenizes texts. A text ``A ||| B`` on one line is a pair, split at the last separator.
 

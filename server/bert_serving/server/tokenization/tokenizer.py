@@ -29,6 +29,8 @@ class Tokenized:
         lengths: number of tokens in each sequence, int32 ``[n]``, each >= 1.
         truncated: indexes of the sequences truncated to ``max_seq_len``, int32.
         num_unknown: number of tokens for unknown text, such as ``[UNK]``.
+        parts: for each sequence that is a part of a text, the row of the text in its request, the offsets from and to
+            of the part in characters, and its weight in an average, int32 ``[n, 4]``; None if each is a whole text.
     """
 
     input_ids: np.ndarray
@@ -37,6 +39,18 @@ class Tokenized:
     lengths: np.ndarray
     truncated: np.ndarray
     num_unknown: int
+    parts: np.ndarray | None = None
+
+    @property
+    def num_texts(self) -> int:
+        return len(self.lengths) if self.parts is None else int(self.parts[-1, 0] - self.parts[0, 0]) + 1
+
+    @property
+    def truncated_texts(self) -> np.ndarray:
+        """Indexes of the truncated texts."""
+        if self.parts is None or not len(self.truncated):
+            return self.truncated
+        return np.unique(self.parts[self.truncated, 0] - self.parts[0, 0])
 
 
 class Tokenizer:
@@ -132,6 +146,19 @@ class Tokenizer:
                 return self._encode_one(whole)
         _require_texts(texts)
         segments = encode_texts(self._segmenter, texts, prompt, pairs is False, self.max_seq_len)  # type: ignore[arg-type]
+        return self._assemble(segments, omit_special=False)
+
+    @property
+    def prompt(self) -> str:
+        """The text before every text of a request without a prompt."""
+        return self._prompt
+
+    def segment_all(self, texts: list[str], max_words: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids without special tokens and truncation; see ``Segmenter.encode``."""
+        return self._segmenter.encode(texts, max_words)
+
+    def assemble(self, segments: Segments) -> Tokenized:
+        """Truncates token ids and adds the special tokens."""
         return self._assemble(segments, omit_special=False)
 
     def prompt_length(self, prompt: str | None = None) -> int:

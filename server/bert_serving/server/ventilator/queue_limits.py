@@ -68,6 +68,13 @@ class QueueLimits:
 def chunk_bytes(chunk: JobChunk) -> int:
     """Returns the memory of a chunk in the ventilator."""
     tokenized = chunk.tokenized
-    arrays = (tokenized.input_ids, tokenized.lengths, tokenized.type_ids, tokenized.mask, tokenized.truncated)
+    arrays = (
+        tokenized.input_ids,
+        tokenized.lengths,
+        tokenized.type_ids,
+        tokenized.mask,
+        tokenized.truncated,
+        tokenized.parts,
+    )
     size = sum(array.nbytes for array in arrays if array is not None) + len(chunk.tokens_json)
     return size + CHUNK_BYTES + SEQUENCE_BYTES * len(tokenized.lengths)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import msgspec
 
-from bert_serving.client.protocol import MAX_PROMPT_LENGTH, MAX_QUERIED
+from bert_serving.client.protocol import LONG_OF_TRUNCATE, MAX_PROMPT_LENGTH, MAX_QUERIED, PART_MODES
 
 from ..config.server_config import ServerConfig
 from ..errors import InvalidRequest, TooLarge, VectorSpaceMismatch
 from ..model.config import ModelConfig
+from ..model.pipeline import Normalize
 from ..model.pooling import PoolingStrategy
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
@@ -30,10 +31,11 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt_name: str | None = None
     prompt: str | None = None
     dimensions: int | None = None
-    truncate: bool = True
+    truncate: bool | None = None
     vector_space: str | None = None
     pairs: bool | None = None
     raw_scores: bool = False
+    long: str | None = None
 
     @property
     def key(self) -> bytes:
@@ -78,6 +80,20 @@ def _decode(frame: bytes) -> RequestOptions:
         return msgspec.convert(cleaned, RequestOptions)
 
 
+def truncates(truncate: bool | None, long: str | None) -> bool:
+    """Returns whether texts that are too long are truncated.
+
+    Raises:
+        InvalidRequest: the two options contradict each other.
+    """
+    if truncate is not None and long is not None and LONG_OF_TRUNCATE[truncate] != long:
+        raise InvalidRequest(
+            f"truncate {str(truncate).lower()} means long {LONG_OF_TRUNCATE[truncate]!r}, but long is "
+            f"{long[:100]!r}: set only one of them"
+        )
+    return truncate is not False and long != "error"
+
+
 class OptionsResolver:
     """Applies the options of requests to the model that is served."""
 
@@ -100,6 +116,7 @@ class OptionsResolver:
         """
         if options is NO_REQUEST_OPTIONS:
             return NO_OPTIONS
+        long = self._long(options)
         vector = self._vector_options(options.normalize, options.dimensions, options.raw_scores)
         space = self._spaces.of(vector)
         if options.vector_space not in (None, space):
@@ -107,16 +124,50 @@ class OptionsResolver:
                 f"the request expects vectors of the space {options.vector_space[:100]!r}, but those of this server "
                 f"are of {space!r}: encode the other texts again too, or use the server with their model and options"
             )
+        # Parts are averaged before their mean is normalized.
+        makes_unit = long == "mean" and self._makes_unit(vector)
         return JobOptions(
             options.timing,
             options.num_tokens,
             self._prompt(options.prompt_name, options.prompt),
-            options.truncate,
-            vector.code,
+            truncates(options.truncate, options.long),
+            vector.code if not makes_unit else self._code(VectorOptions(False, vector.dimensions)),
             vector.dimensions,
             space,
             options.pairs,
+            long,
+            makes_unit,
         )
+
+    def _long(self, options: RequestOptions) -> str:
+        """Returns the value of ``long`` if texts that are too long become parts; else an empty text.
+
+        Raises:
+            InvalidRequest: the value is unknown, or parts are not possible.
+        """
+        long = options.long
+        if long in (None, "cut", "error"):
+            return ""
+        if long not in PART_MODES:
+            raise InvalidRequest(f"long is {long[:100]!r}: set one of cut, error, {', '.join(PART_MODES)}")
+        reason = ""
+        if self._task != "embed":
+            reason = f"this server gives scores (-task {self._task})"
+        elif self._token_level:
+            reason = "this server returns one vector per token (-pooling_strategy NONE)"
+        elif options.pairs:
+            reason = "a pair has no parts"
+        if reason:
+            raise InvalidRequest(f"long is {long!r}, but {reason}: set long to cut or error")
+        return long
+
+    def _makes_unit(self, vector: VectorOptions) -> bool:
+        """Returns whether vectors with these options have length 1."""
+        modules = apply_options(self._tail, vector)
+        return bool(modules) and isinstance(modules[-1], Normalize)
+
+    def _code(self, vector: VectorOptions) -> int:
+        return 0 if apply_options(self._tail, vector) == self._tail else vector.code
 
     def _vector_options(self, normalize: bool | None, dimensions: int | None, raw_scores: bool) -> VectorOptions:
         if raw_scores and self._task == "embed":

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import Any
 
 import zmq
 
 from ..errors import Draining, RequestError, TooLarge
 from ..ipc import commands
 from ..ipc.commands import u64
-from ..ipc.messages import Command
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket
 from ..log import REQUEST
 from ..model.config import ModelConfig
-from ..model.pooling import PoolingStrategy
 from ..monitoring.drift import Reference, UnknownDrift
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
-from ..scheduling.jobs import Job, JobChunk, JobOptions, RequestKey, token_width
+from ..scheduling.jobs import Job, JobChunk, JobOptions, RequestKey
 from ..tokenization.request_texts import RequestLimits, read_texts, tokenize
-from ..tokenization.tokenizer import Tokenized, Tokenizer
+from ..tokenization.tokenizer import Tokenizer
+from .announcements import MAX_TRUNCATED, Announcer
 from .digests import STEP_BYTES, DigestQueue, digest
 from .queue_limits import REQUEST_BYTES, QueueLimits, chunk_bytes
 from .request_options import NO_REQUEST_OPTIONS, OptionsResolver
@@ -32,11 +29,9 @@ from .requests import INLINE_BYTES, Request
 from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
 from .sink_channel import SinkChannel
+from .text_parts import can_start, place_parts
 from .tokenizer_pool import TokenizerPool
 from .tokenizer_thread import TokenizerThread
-
-#: Largest number of truncated texts that a reply lists.
-MAX_TRUNCATED = 1000
 
 
 def _key(request: Request, message_digest: bytes) -> RequestKey:
@@ -87,12 +82,13 @@ class RequestTable:
         thread = TokenizerThread(context.context, tokenizer, self._limits)
         self.thread = TokenizerPool.wrap(thread, config.num_tokenizer, router, first_id)
         self.admission = ResultAdmission(ResultLimit(config, model), self._dispatch_all, sink.free_results, clock)
+        self._announce = Announcer(config, tokenizer, self.admission.limit.positions, first_id, context.log)
         self.jobs: dict[int, Job] = {}
         self.draining = False
         self._by_key: dict[RequestKey, Job] = {}
         # By identity and request id, with the connection that sent the request last.
         self._by_id: dict[tuple[bytes, bytes], dict[Job, RequestSource]] = {}
-        self._last_local_id, self._last_id = 0, first_id
+        self._last_local_id = 0
 
     @property
     def is_full(self) -> bool:
@@ -223,7 +219,7 @@ class RequestTable:
             self._sink.publish_error(job.identity, job.request_id, error)
         else:
             self._log.log(REQUEST, "req id: %s of client %r is encoded again", job.request_id, job.identity)
-            self._assign_id(job)
+            self._announce.assign_id(job)
             job.retry_requested, job.is_recomputed = False, True
             job.received_at = job.tokenized_at = job.last_received_at
             job.started_at = inf
@@ -234,11 +230,7 @@ class RequestTable:
         job.missing = job.size
         for chunk in job.chunks:
             is_last = job.is_complete and chunk is job.chunks[-1]
-            self.dispatcher.add(chunk, self._announcement(chunk, is_last))
-
-    def _assign_id(self, job: Job) -> None:
-        self._last_id += 1
-        job.id = self._last_id
+            self.dispatcher.add(chunk, self._announce.command(chunk, is_last))
 
     # ---------------------------------------------------------------- tokens
 
@@ -260,8 +252,9 @@ class RequestTable:
 
     def _add_chunk(self, chunk: JobChunk, is_last: bool) -> None:
         """Adds tokenized texts to their job and queues them."""
-        job, tokenized = chunk.job, chunk.tokenized
+        job, tokenized, first_text = chunk.job, chunk.tokenized, chunk.first_row
         try:
+            place_parts(chunk, self._config.max_request_size, self.limits.max_tokens)
             result_bytes = self.admission.limit.check(chunk)
         except TooLarge as error:
             job.is_complete = job.is_complete or is_last
@@ -270,59 +263,28 @@ class RequestTable:
         statistics = self._statistics
         statistics.num_tokens += len(tokenized.input_ids)
         statistics.num_unknown_tokens += tokenized.num_unknown
-        if len(tokenized.truncated):
-            statistics.num_truncated += len(tokenized.truncated)
-            job.num_truncated += len(tokenized.truncated)
+        if len(truncated := tokenized.truncated_texts):
+            statistics.num_truncated += len(truncated)
+            job.num_truncated += len(truncated)
             if len(job.truncated) < MAX_TRUNCATED:
-                job.truncated += (tokenized.truncated + chunk.first_row).tolist()
+                job.truncated += (truncated + first_text).tolist()
         if self.unknown_drift is not None:
             self.unknown_drift.add(len(tokenized.lengths), len(tokenized.input_ids), tokenized.num_unknown)
-        if self._config.log_settings[0] == "debug":
-            self._log_tokens(tokenized)
-        if self._config.show_tokens_to_client:
-            chunk.tokens_json = json.dumps(self._tokenizer.tokens(tokenized)).encode()
+        self._announce.add_tokens(chunk)
         if not job.chunks:
-            self._assign_id(job)
+            self._announce.assign_id(job)
         job.chunks.append(chunk)
         self._count_bytes(job, chunk_bytes(chunk))
         job.is_complete = is_last
         if is_last:
             job.tokenized_at = self._clock()
+        if not can_start(job):
+            return
         if self.admission.admit(job, result_bytes):
-            self.dispatcher.add(chunk, self._announcement(chunk, is_last))
-
-    def _announcement(self, chunk: JobChunk, is_last: bool) -> Command:
-        """Returns the JOB_CHUNK command of a chunk. That of the last chunk has metadata, and completes the job."""
-        job, config = chunk.job, self._config
-        frames = [u64(job.id), u64(job.size), job.identity, job.request_id, u64(chunk.first_row), chunk.tokens_json]
-        if not is_last:
-            return [commands.JOB_CHUNK, *frames]
-        metadata: dict[str, Any] = {}
-        if job.num_truncated:
-            metadata = {"num_truncated": job.num_truncated, "truncated": job.truncated[:MAX_TRUNCATED]}
-        if config.max_seq_len is None and config.pooling_strategy == PoolingStrategy.NONE:
-            metadata["width"] = token_width(job.chunks, self.admission.limit.positions)
-        if job.options.dimensions is not None:
-            metadata["dimensions"] = job.options.dimensions
-        if job.options.vector_space:
-            metadata["vector_space"] = job.options.vector_space
-        if job.options.wants_timing:
-            metadata["times"] = [job.received_at, job.tokenized_at]
-        if job.options.wants_num_tokens:
-            metadata["num_tokens"] = sum(len(each.tokenized.input_ids) for each in job.chunks)
-        return [commands.JOB_CHUNK, *frames, json.dumps(metadata).encode() if metadata else b"{}"]
-
-    def _log_tokens(self, tokenized: Tokenized) -> None:
-        start = 0
-        for tokens, length in zip(self._tokenizer.tokens(tokenized), tokenized.lengths.tolist(), strict=True):
-            rows = slice(start, start + length)
-            mask = [1] * length if tokenized.mask is None else tokenized.mask[rows]
-            types = [0] * length if tokenized.type_ids is None else tokenized.type_ids[rows]
-            start += length
-            self._log.debug("tokens: %s", " ".join(tokens))
-            self._log.debug("input_ids: %s", " ".join(map(str, tokenized.input_ids[rows])))
-            self._log.debug("input_mask: %s", " ".join(map(str, mask)))
-            self._log.debug("input_type_ids: %s", " ".join(map(str, types)))
+            if job.options.long:
+                self._dispatch_all(job)
+                return
+            self.dispatcher.add(chunk, self._announce.command(chunk, is_last))
 
     # ---------------------------------------------------------------- results and errors
 
@@ -341,7 +303,7 @@ class RequestTable:
     def on_sink_restart(self, nonce: bytes) -> None:
         """Announces and queues all unfinished jobs again, because a new sink has none of their rows."""
         self._sink.sync(self.dispatcher.next_batch_id, nonce)
-        unfinished = sorted((job for job in self.jobs.values() if job.chunks), key=lambda job: job.id)
+        unfinished = sorted((job for job in self.jobs.values() if can_start(job)), key=lambda job: job.id)
         if unfinished:
             self._log.warning("the sink was restarted; computing %d requests again", len(unfinished))
         self.dispatcher.reset()

@@ -9,6 +9,9 @@ from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..scheduling.jobs import JobChunk, token_width
 
+#: Memory of the offsets and the weight of a part of a text in the sink.
+PART_BYTES = 16
+
 
 class ResultLimit:
     """Rejects requests whose vectors would exceed ``-result_memory``: the sink holds a result as one array.
@@ -37,13 +40,18 @@ class ResultLimit:
             TooLarge: the vectors of the whole request would exceed the limit.
         """
         size, width = chunk.job.size, 1
+        row_bytes = self._row_bytes + (0 if chunk.tokenized.parts is None else PART_BYTES)
         if self._token_level:
             width = self._fixed_width or token_width([chunk], self.positions)
-        needed = size * width * self._row_bytes
+        rows = size
+        if chunk.tokenized.parts is not None and chunk.job.options.long == "mean":
+            rows += int(chunk.tokenized.parts[-1, 0]) + 1  # the means are beside the vectors of the parts
+        needed = rows * width * row_bytes
         if needed > self.max_bytes:
+            kind = "texts" if chunk.tokenized.parts is None else "parts of texts"
             tokens = f" of {width} tokens each" if self._token_level else ""
             raise TooLarge(
-                f"the vectors of {size} texts{tokens} would take {needed} bytes; the limit is {self.max_bytes} "
+                f"the vectors of {size} {kind}{tokens} would take {needed} bytes; the limit is {self.max_bytes} "
                 f"(-result_memory): send fewer texts at a time"
             )
         return needed

@@ -137,7 +137,6 @@ class TokenizerPool:
         state.is_isolated, state.silence = False, 0
         state.num_pieces -= tasks[0].large is not None
         for task, result in zip(tasks, results, strict=True):
-            state.num_texts += len(result.lengths) // 4
             if task.is_done:
                 continue
             error = result.to_error()
@@ -145,7 +144,8 @@ class TokenizerPool:
                 chunk = TokenizedChunk(task.local_id, error=error)
             else:
                 tokenized, large = result.to_tokenized(), task.large
-                size = len(tokenized.lengths) if large is None else large.scanned.size
+                state.num_texts += tokenized.num_texts
+                size = tokenized.num_texts if large is None else large.scanned.size
                 row = 0 if large is None else large.scanned.first_row(task.index)
                 is_last = large is None or task.index == large.scanned.num_pieces - 1
                 chunk = TokenizedChunk(task.local_id, size, row, tokenized, is_last)
@@ -274,7 +274,9 @@ class TokenizerPool:
                     return True
                 self._hold(task, len(piece.message))
             options = task.options
-            encoded.append(TextTask(task.id, texts, piece, options.prompt, options.truncate, options.pairs))
+            encoded.append(
+                TextTask(task.id, texts, piece, options.prompt, options.truncate, options.pairs, options.long)
+            )
         state.in_flight[number] = tasks
         state.num_pieces += tasks[0].large is not None
         try:

@@ -81,6 +81,7 @@ def _respond(request_id: Any, is_base64: bool, result: EncodingResult) -> Respon
         num_tokens=result.num_tokens,
         truncated=result.truncated,
         tokens=msgspec.UNSET if result.tokens is None else result.tokens,
+        parts=msgspec.UNSET if result.parts is None else result.parts,
     )
     if is_base64:
         body.dtype, body.shape = result.vectors.dtype.name, list(result.vectors.shape)
@@ -99,7 +100,17 @@ def _respond(request_id: Any, is_base64: bool, result: EncodingResult) -> Respon
 
 
 def _as_bytes(result: EncodingResult) -> Response:
-    """Returns the raw little-endian values, with their shape and dtype in headers."""
+    """Returns the raw little-endian values, with their shape and dtype in headers.
+
+    Raises:
+        BadRequest: the vectors are of parts of texts, whose offsets are in JSON only.
+    """
+    if result.parts is not None:
+        raise BadRequest(
+            f"'long' is 'chunks', but {BYTES} has no offsets of the parts: send Accept: {JSON}, with "
+            "'encoding_format': 'base64' for fewer bytes",
+            "long",
+        )
     if streaming.is_large(result.vectors):
         response = streaming.bytes_response(result.vectors, BYTES)
     else:

@@ -77,7 +77,7 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
 
 
 def _respond(model: str, is_base64: bool, result: EncodingResult) -> Response:
-    array = result.vectors
+    array, parts = result.vectors, result.parts
     usage = Usage(result.num_tokens, result.num_tokens)
     # Client libraries decode base64 as float32, independent of the dtype of the server.
     if is_base64:
@@ -85,8 +85,11 @@ def _respond(model: str, is_base64: bool, result: EncodingResult) -> Response:
     if streaming.is_large(array):
         data = streaming.placeholder()
         encoded = msgspec.json.encode(EmbeddingsResponse("list", data, model, usage))  # type: ignore[arg-type]
-        to_values = streaming.embeddings(streaming.base64 if is_base64 else streaming.numbers)
+        to_values = streaming.embeddings(streaming.base64 if is_base64 else streaming.numbers, parts)
         return streaming.json_response(encoded, bytes(data), array, to_values, JSON)
     rows = [b'"%b"' % row for row in vectors.to_base64(array)] if is_base64 else map(vectors.to_json, array)
-    embeddings = [Embedding("embedding", index, msgspec.Raw(row)) for index, row in enumerate(rows)]
+    embeddings = [
+        Embedding("embedding", index, msgspec.Raw(row), msgspec.UNSET if parts is None else parts[index])
+        for index, row in enumerate(rows)
+    ]
     return json_response(EmbeddingsResponse("list", embeddings, model, usage))

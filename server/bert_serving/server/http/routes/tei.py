@@ -64,6 +64,7 @@ def prepare_embed(service: EncodingService, values: dict[str, Any], headers: Hea
     values = read_tei_fields(values, schemas.EmbedRequest)
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
     texts, options = _read(service, values, headers)
+    _require_one_vector(options)
 
     def respond(result: EncodingResult) -> Response:
         array = result.vectors
@@ -114,6 +115,7 @@ def prepare_similarity(service: EncodingService, values: dict[str, Any], headers
     sentences = read_texts(require_field(inputs, "sentences", "a list of texts"), "sentences")
     values = read_tei_fields(values, schemas.SimilarityParameters)
     options = {**read_options(values, headers, service.dimensions), "normalize": True, "pairs": False}
+    _require_one_vector(options)
     # In this order, errors name indices of sentences.
     return EncodingCall([*sentences, source], _similarities, options=options)
 
@@ -155,6 +157,15 @@ def _read(service: EncodingService, values: dict[str, Any], headers: Headers) ->
     if is_ids:
         return service.token_ids.tokens(texts), options
     return texts, {**options, "pairs": False}
+
+
+def _require_one_vector(options: dict[str, Any]) -> None:
+    if options.get("long") == "chunks":
+        raise BadRequest(
+            "'long' is 'chunks', but this route returns one vector per text, without offsets: use POST /encode or "
+            "/v1/embeddings, or set 'long' to mean",
+            "long",
+        )
 
 
 def _model_type(service: EncodingService) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Combines the vectors of the parts of long texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_LEAST_NORM = 1e-12
+
+
+def combine_parts(
+    array: np.ndarray, parts: dict[int, bytes], metadata: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns the array and the metadata of a reply.
+
+    Args:
+        array: vectors of all parts, ``[n, d]``.
+        parts: as those of ``SinkJob``.
+        metadata: ``long`` and ``makes_unit`` of the announcement are removed.
+    """
+    metadata = dict(metadata)
+    long, makes_unit = metadata.pop("long"), metadata.pop("makes_unit", False)
+    rows = np.frombuffer(b"".join(parts[row] for row in sorted(parts)), np.int32).reshape(-1, 4)
+    if long == "mean":
+        return average(array, rows, makes_unit), metadata
+    return array, metadata | {"parts": rows[:, :3]}
+
+
+def average(array: np.ndarray, parts: np.ndarray, makes_unit: bool) -> np.ndarray:
+    """Returns the mean of the vectors of each text, weighted by tokens, ``[m, d]`` of the same dtype.
+
+    A text of one part keeps its vector. The sums run in the order of the parts, in float32, so equal vectors give equal
+    means.
+
+    Args:
+        parts: row of the text, offsets and weight of each part, int32 ``[n, 4]``.
+        makes_unit: the means are divided by their Euclidean norm; a norm below 1e-12 counts as 1e-12.
+    """
+    starts = np.flatnonzero(np.diff(parts[:, 0], prepend=-1))
+    counts = np.diff(starts, append=len(parts))
+    result = np.array(array[starts])
+    for row in np.flatnonzero(counts > 1).tolist():
+        own = slice(int(starts[row]), int(starts[row] + counts[row]))
+        weights = parts[own, 3].astype(np.float32)[:, None]
+        result[row] = (array[own] * weights).sum(0, dtype=np.float32) / weights.sum(dtype=np.float32)
+    if makes_unit:
+        for start in range(0, len(result), 1024):  # a block at a time needs little memory
+            rows = result[start : start + 1024].astype(np.float32)
+            norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+            result[start : start + 1024] = rows / np.maximum(norms, _LEAST_NORM)
+    return result
