@@ -99,6 +99,8 @@ def test_page_shows_the_state_of_the_server(browser: Browser, http_server: HttpS
     assert "25 tokens" in facts
     assert "uncased" in facts
     assert "tiny" in facts
+    assert "not observed" in facts, "there is no drift reference"
+    assert re.search(r"Truncated texts\s+\d+", facts)
     assert __version__ in browser.text("#server-facts")
     assert re.fullmatch(r"as of ([01]\d|2[0-3]):\d\d:\d\d", browser.text("#updated")), "24-hour format"
     assert browser.driver.title == "bert-serving"
@@ -221,6 +223,7 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         assert [row[9:11] for row in cells[1:]] == [["87 %", "61.3 of 140 GiB"], [NOTHING, "0.5 of 20 GiB"]]
         assert "PyTorch 2.13.0" in browser.text("#server-facts")
 
+        assert "shift 0.35" in browser.text("#model-facts")
         rows = rows_of(browser, "drift")
         assert rows["Shift"].startswith("Shift 0.35 0.2 distance")
         assert browser.text("#tile-cut small").endswith(" % <unk>")

@@ -204,6 +204,10 @@ function errors(counted) {
   $('errors-panel').classList.toggle('line', rows.length === 0);
 }
 
+function truncated({ cut, texts }) {
+  return texts ? `${count(cut)} of ${count(texts)} (${share(cut / texts)})` : count(cut);
+}
+
 function facts({ model, now }) {
   const status = now.status;
   const list = value => (Array.isArray(value) ? value.join(', ') : String(value ?? ''));
@@ -219,7 +223,9 @@ function facts({ model, now }) {
     ['Engine', `${status.engine_in_use ?? status.engine ?? '–'}, ${status.dtype_in_use ?? status.dtype ?? '–'}`],
     ['Pooling', `${poolingName(status.pooling_strategy)} of layer ${list(status.pooling_layer)}`],
     ['Longest text', status.max_seq_len === null ? 'limit of the model' : `${status.max_seq_len} tokens`],
+    ['Truncated texts', truncated(now), 'since the start; longer than the longest text'],
     ['Vector space', status.vector_space ?? '–', 'vectors of one space are comparable'],
+    ['Drift', status.drift ? `shift ${amount(status.drift.shift)}` : 'not observed', 'texts compared with -drift_reference'],
     ['Casing', status.do_lower_case ? 'uncased' : 'cased'],
     ['Batch', `at most ${count(status.max_batch_size)} texts, ${limits.map(count).join(' or ') || '–'} tokens`],
   ]);
