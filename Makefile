@@ -15,7 +15,7 @@
 #   make cluster    tests with several machines and several fronts, also those that take minutes, and cluster-ray
 #   make cluster-ray       machines and corpora on Ray clusters of three nodes, on this machine; in a separate environment
 #   make dashboard  download the dashboard's libraries from npm again; needs Node.js
-#   make screenshots       take the screenshots of the dashboard and of the API page again; needs Chromium
+#   make screenshots       take the screenshots of the docs again: dashboard, API page, start log; needs Chromium
 #   make soak       mixed load with faults, for 30 minutes (SOAK_SECONDS=1800)
 #   make siege      attacks on both ports and on HTTP, with faults, for 10 minutes (SIEGE_SECONDS=600)
 #   make fuzz       a million random messages at the ports, 100,000 HTTP requests (FUZZ_MESSAGES=, FUZZ_REQUESTS=)
@@ -167,7 +167,7 @@ build/gpu/.installed: requirements/test.txt client/pyproject.toml server/pyproje
 
 # Takes screenshots of a browser, of servers under load; this takes some minutes.
 screenshots: setup
-	PYTHONPATH=tests:tests/e2e $(BIN)/python plugin/dashboard/screenshots.py
+	PYTHONPATH=tests:tests/e2e $(BIN)/python plugin/dashboard/screenshots.py $(ARGS)
 
 SOAK_SECONDS ?= 1800
 FUZZ_MESSAGES ?= 1000000

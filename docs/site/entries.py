@@ -52,6 +52,7 @@ def add_entries(app: Sphinx, doctree: nodes.document) -> None:
     standard = app.env.get_domain("std")
     assert isinstance(standard, StandardDomain)
     for subject, table in generated_tables(doctree):
+        table["classes"].append("entries")
         for body in table.findall(nodes.tbody):
             for row in body.findall(nodes.row):
                 cell = next(row.findall(nodes.entry))

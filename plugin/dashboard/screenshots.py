@@ -1,19 +1,23 @@
-"""Takes the screenshots of the docs: the dashboard and the API page, in Chromium, of servers under load.
+"""Takes the screenshots of the docs, in Chromium: the dashboard and the API page of servers under load, the start log.
 
     make screenshots
+    make screenshots ARGS=start-log
 
-It takes about four minutes, because the charts show at least the last two minutes of load.
+It takes about four minutes, because the charts show at least the last two minutes of load. The start log needs the
+default ports.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+import start_log
 from PIL import Image
 
 from browser import Browser, browsing
@@ -49,14 +53,14 @@ def load(server: HttpServer, over_http: bool, pause: float, done: threading.Even
             done.wait(rng.expovariate(rate / pause))
 
 
-def keep(picture: Path) -> None:
-    """Saves a screenshot to the docs, reduced to 256 colours if it exceeds `MAX_SIZE`."""
+def keep(picture: Path, method: Image.Quantize = Image.Quantize.MEDIANCUT) -> None:
+    """Saves a screenshot to the docs, reduced to 256 colours by ``method`` if it exceeds `MAX_SIZE`."""
     path = OUT / picture.name
     with Image.open(picture) as image:
         full = image.convert("RGB")
     full.save(path, optimize=True)
     if path.stat().st_size >= MAX_SIZE:
-        full.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+        full.quantize(256, method, dither=Image.Dither.NONE).save(path, optimize=True)
     assert path.stat().st_size < MAX_SIZE, f"{path} has {path.stat().st_size} bytes"
     print(path, path.stat().st_size)
 
@@ -89,7 +93,13 @@ def api(browser: Browser, folder: Path, server: HttpServer) -> None:
     keep(browser.shot("api", folder))
 
 
-def main() -> None:
+def of_the_start() -> None:
+    with tempfile.TemporaryDirectory() as folder, browsing(Path(folder) / "profile") as browser:
+        for picture in start_log.take(browser, Path(folder)):
+            keep(picture, Image.Quantize.MAXCOVERAGE)  # keeps the colours of single words
+
+
+def of_servers() -> None:
     done = threading.Event()
     with (
         serving_http("-num_worker", "2", "-max_seq_len", "40", model_dir=None) as server,
@@ -111,4 +121,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    of_the_start()
+    if sys.argv[1:] != ["start-log"]:
+        of_servers()
