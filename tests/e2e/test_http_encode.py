@@ -226,6 +226,34 @@ def test_response_is_compressed_on_request(http_server: HttpServer) -> None:
     assert "content-encoding" not in raw.headers
 
 
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("/encode", {"id": 1, "texts": TEXTS * 3}),
+        ("/encode", {"texts": TEXTS * 3, "encoding_format": "base64", "show_tokens": True}),
+        ("/encode", {"texts": ["a"], "dimensions": 33}),
+        ("/v1/embeddings", {"input": TEXTS * 3}),
+        ("/embed", {"inputs": "hello", "truncate": False}),
+    ],
+)
+def test_small_and_large_requests_get_equal_responses(http_server: HttpServer, path: str, values: Any) -> None:
+    """Flask handles the large request. The small ones are answered without it."""
+    small = json.dumps(values).encode()
+    for headers in (
+        {"Accept-Encoding": "identity"},
+        {"Accept-Encoding": "gzip", "Origin": "https://a.example"},
+        {"Accept": "application/octet-stream;q=0.9, application/json;q=0.5", "Origin": "https://a.example"},
+        {"Accept": "application/octet-stream", "Access-Control-Request-Private-Network": "true"},
+        {"Host": "a b", "X-Vector-Space": "another"},
+    ):
+        replies = [http_server.call(path, body, headers) for body in (small.ljust(2000), small, small)]
+        statuses, bodies = {each.status for each in replies}, {each.body for each in replies}
+        kept = [{**each.headers, "server-timing": "server-timing" in each.headers} for each in replies]
+        assert len(statuses) == 1, (headers, statuses)
+        assert len(bodies) == 1, (headers, bodies)
+        assert kept[0] == kept[1] == kept[2], headers
+
+
 def test_token_vectors(limited: HttpServer) -> None:
     texts = ["hello world", "the quick brown fox"]
     body = limited.call("/encode", {"texts": texts}).json

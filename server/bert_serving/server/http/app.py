@@ -6,9 +6,7 @@ for the ``status`` key in JSON responses, as in 1.10.0.
 
 from __future__ import annotations
 
-import time
-
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from flask_compress import Compress
 from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
@@ -22,12 +20,13 @@ from .errors import ErrorResponse, Unauthorized, to_error_response
 from .metrics import Metrics
 from .paths import is_public
 from .request_context import JSON, VECTOR_SPACE
+from .request_record import RequestRecorder, escape_untrusted
 from .route_table import add_encoding_routes
 from .routes import dashboard, encode, openai, openapi, operations, tei, tei_tokens
-from .wsgi import REFUSAL_KEY, STARTED_KEY
+from .wsgi import REFUSAL_KEY
 
 
-def make_app(service: EncodingService, metrics: Metrics, token: str | None = None) -> Flask:
+def make_app(service: EncodingService, metrics: Metrics, recorder: RequestRecorder, token: str | None = None) -> Flask:
     """Builds the WSGI application.
 
     Args:
@@ -53,7 +52,6 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
 
     @app.before_request
     def begin() -> None:
-        g.started = request.environ.get(STARTED_KEY) or time.perf_counter()
         if token and not is_public(request.method, request.path):
             _check_token(token)
         refusal = request.environ.get(REFUSAL_KEY)
@@ -63,20 +61,8 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers.setdefault(VECTOR_SPACE, service.vector_space)  # vectors may be of another space
-        seconds = time.perf_counter() - g.get("started", time.perf_counter())
-        path = request.url_rule.rule if request.url_rule else "other"
-        metrics.observe_request(path, response.status_code, seconds)
-        if service.log.isEnabledFor(REQUEST):
-            service.log.log(
-                REQUEST,
-                "%s %s %s %d %d bytes %.1f ms",
-                request.remote_addr,
-                request.method,
-                _printable(request.path),
-                response.status_code,
-                response.content_length or 0,
-                seconds * 1000,
-            )
+        route = request.url_rule.rule if request.url_rule else "other"
+        recorder.record(request.environ, request.path, route, response)
         return response
 
     @app.errorhandler(HTTPException)
@@ -100,20 +86,17 @@ def make_app(service: EncodingService, metrics: Metrics, token: str | None = Non
     def on_error(error: Exception) -> Response:
         response = to_error_response(error)
         if response.status == 500:
-            service.log.exception("unexpected error in HTTP request %s %s", request.method, _printable(request.path))
+            service.log.exception(
+                "unexpected error in HTTP request %s %s", request.method, escape_untrusted(request.path)
+            )
         elif response.status > 500 or service.log.isEnabledFor(REQUEST):
-            message = _printable(str(error).replace("\n", " "))
+            message = escape_untrusted(str(error).replace("\n", " "))
             service.log.warning(
-                "%s %s answered with %d: %s", request.method, _printable(request.path), response.status, message
+                "%s %s answered with %d: %s", request.method, escape_untrusted(request.path), response.status, message
             )
         return _respond(response)
 
     return app
-
-
-def _printable(text: str) -> str:
-    """Escapes untrusted text for the log: no line breaks, no control codes."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _respond(error: ErrorResponse) -> Response:

@@ -2,7 +2,8 @@
 
 A request is checked in this order: path, method, token, declared length, body, memory, slot. A small request waits for
 its vectors in the event loop, without a thread; a large one takes a thread when it is complete and admitted. The WSGI
-application makes all responses, those of refused requests too, so that all have the same form.
+application makes all responses, those of refused requests too, so that all have the same form. `direct_response` makes
+the responses of small encoded requests.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from werkzeug.datastructures import EnvironHeaders
 from . import wsgi
 from .bearer_token import is_authorized
 from .connections import STATE_KEY, Connection, Connections
+from .direct_response import DirectResponses
 from .encoding_call import ENCODED_KEY, read_call
 from .encoding_service import EncodingService
 from .errors import BodyTooLarge, ClientDisconnected, HttpError
@@ -57,6 +59,7 @@ class Gateway:
 
     Args:
         app: the WSGI application. POST requests to its routes take a slot.
+        direct: makes the responses of small requests.
         service: encodes the texts of small requests.
         max_body: maximum body size (bytes).
         token: bearer token of these requests; None disables the check.
@@ -68,6 +71,7 @@ class Gateway:
     def __init__(
         self,
         app: Flask,
+        direct: DirectResponses,
         service: EncodingService,
         connections: Connections,
         memory: MemoryLimiter,
@@ -75,6 +79,7 @@ class Gateway:
         token: str | None,
     ) -> None:
         self.app, self.service, self.connections, self.memory = app, service, connections, memory
+        self._direct = direct
         self.limiter = service.limiter
         self.max_body, self.token = max_body, token
         self.num_active = 0
@@ -87,17 +92,18 @@ class Gateway:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         connection: Connection = scope["state"][STATE_KEY]
         connection.begin_request()
+        started = time.perf_counter()
         scope["path"] = canonical_path(scope["path"])
         charge = Charge(self.memory, _length(scope))
         try:
             if scope["method"] == "POST" and scope["path"] in self._post_paths:
-                await self._encode(scope, receive, send, connection, charge)
+                await self._encode(scope, receive, send, connection, charge, started)
             else:
                 must_close = await self._discard(scope, receive, connection)
                 executor = self._liveness if scope["path"] in LIVENESS_PATHS else self._others
                 self.num_active += 1
                 try:
-                    response = await self._call(executor, wsgi.environ_of(scope, b""))
+                    response = await self._call(executor, wsgi.environ_of(scope, b"", started))
                     await self._respond(send, connection, response, must_close)
                 finally:
                     self.num_active -= 1
@@ -111,10 +117,15 @@ class Gateway:
             connection.end_request()
 
     async def _encode(
-        self, scope: dict[str, Any], receive: Receive, send: Send, connection: Connection, charge: Charge
+        self,
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        connection: Connection,
+        charge: Charge,
+        started: float,
     ) -> None:
         """Reads the body of a request that takes a slot, and sends its response."""
-        started = time.perf_counter()
         body: bytes | None = None
         refusal: HttpError | None = None
         must_close = False
@@ -138,8 +149,8 @@ class Gateway:
                 refusal = error
             if body is None or refusal is not None:
                 body = b""
-            environ = wsgi.environ_of(scope, body)
-            environ[wsgi.STARTED_KEY], environ[wsgi.REFUSAL_KEY] = started, refusal
+            environ = wsgi.environ_of(scope, body, started)
+            environ[wsgi.REFUSAL_KEY] = refusal
             if refusal is None and len(body) <= SMALL_REQUEST and scope["path"] in ENCODING_ROUTES:
                 response = await self._encode_small(environ, scope["path"], body)
             else:
@@ -155,15 +166,16 @@ class Gateway:
 
     async def _encode_small(self, environ: dict[str, Any], path: str, body: bytes) -> wsgi.WsgiResponse:
         """Encodes the texts of a small request without a thread, and makes the response."""
-        is_small = True
         try:
             call = read_call(self.service, ENCODING_ROUTES[path], body, EnvironHeaders(environ))
             result = await call.encode_async(self.service)
-            environ[ENCODED_KEY] = call, result
-            is_small = result.vectors.nbytes <= SMALL_RESULT
+            if result.vectors.nbytes <= SMALL_RESULT:
+                return self._direct.make(environ, path, call, result)
         except Exception as error:  # the application answers with it
             environ[wsgi.REFUSAL_KEY] = error
-        return wsgi.call(self.app, environ) if is_small else await self._call(self._workers, environ)
+            return wsgi.call(self.app, environ)
+        environ[ENCODED_KEY] = call, result
+        return await self._call(self._workers, environ)
 
     async def _admit(self, body: bytes, path: str, charge: Charge) -> int:
         """Waits for memory and a slot. Returns the units of the slot.

@@ -60,8 +60,10 @@ def run(process: ProcessContext) -> None:
     try:
         from .app import make_app
         from .connections import Connections
+        from .direct_response import DirectResponses
         from .gateway import Gateway
         from .metrics import Metrics
+        from .request_record import RequestRecorder
         from .server import HttpServer, redirect_log
     except ModuleNotFoundError as error:
         raise StartError(
@@ -84,8 +86,11 @@ def run(process: ProcessContext) -> None:
         metrics.count_rejected,
         service.vector_space,
     )
+    recorder = RequestRecorder(metrics, process.log)
+    app = make_app(service, metrics, recorder, token)
     gateway = Gateway(
-        make_app(service, metrics, token),
+        app,
+        DirectResponses(app, recorder, service.vector_space),
         service,
         connections,
         MemoryLimiter(

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 from flask import Response, request
-from werkzeug.datastructures import Headers
+from werkzeug.datastructures import Headers, MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from .encoding_service import EncodingResult
 from .errors import BadRequest, UnsupportedBody
@@ -38,12 +39,12 @@ def read_body() -> bytes:
     return request.get_data(cache=False)
 
 
-def wants_octet_stream() -> bool:
+def wants_octet_stream(headers: Headers) -> bool:
     """Returns whether ``Accept`` prefers raw bytes to JSON."""
-    accept = request.headers.get("Accept", "")
+    accept = headers.get("Accept", "")
     if accept in ("", "*/*", JSON, BYTES):  # the usual values; parsing the others is slow
         return accept == BYTES
-    return request.accept_mimetypes.best_match([JSON, BYTES], JSON) == BYTES
+    return parse_accept_header(accept, MIMEAccept).best_match([JSON, BYTES], JSON) == BYTES
 
 
 def json_response(body: msgspec.Struct, status: int = 200) -> Response:

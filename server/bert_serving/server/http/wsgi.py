@@ -84,8 +84,8 @@ def _start(app: Any, environ: dict[str, Any]) -> tuple[int, list[tuple[bytes, by
     return status, headers, result
 
 
-def environ_of(scope: dict[str, Any], body: bytes) -> dict[str, Any]:
-    """Returns the WSGI environment of an ASGI request.
+def environ_of(scope: dict[str, Any], body: bytes, started: float) -> dict[str, Any]:
+    """Returns the WSGI environment of an ASGI request that arrived at the time ``started``.
 
     Headers with an underscore are dropped, because the environment cannot tell them from those with a hyphen.
     """
@@ -108,6 +108,7 @@ def environ_of(scope: dict[str, Any], body: bytes) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
+        STARTED_KEY: started,
     }
     is_http_1_0 = scope["http_version"] == "1.0"
     for name, value in scope["headers"]:

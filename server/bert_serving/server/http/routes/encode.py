@@ -68,13 +68,13 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
             raise BadRequest("'pairs' and 'is_tokenized' exclude each other: send only one of them", "pairs")
         if options["pairs"]:
             texts = read_pairs(texts, "texts")
+    if wants_octet_stream(headers):
+        return EncodingCall(texts, _as_bytes, is_tokenized, show_tokens, options)
     respond = partial(_respond, values.get("id"), encoding == "base64")
     return EncodingCall(texts, respond, is_tokenized, show_tokens, options)
 
 
 def _respond(request_id: Any, is_base64: bool, result: EncodingResult) -> Response:
-    if wants_octet_stream():
-        return _as_bytes(result)
     body = EncodeResponse(
         id=msgspec.Raw(json.dumps(request_id).encode()),
         results=msgspec.Raw(),
