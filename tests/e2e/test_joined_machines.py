@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shutil
 import urllib.error
 import urllib.request
@@ -86,7 +87,9 @@ class Stranger:
 
     def __init__(self, port: int) -> None:
         self.context = zmq.Context()
-        self.socket = joining.join_socket(self.context, zmq.DEALER, 10, 2**20, IDENTITY=b"stranger~1")
+        # ZeroMQ ignores a connection with the identity of one whose end it has not noticed.
+        identity = b"stranger~" + secrets.token_hex(2).encode()
+        self.socket = joining.join_socket(self.context, zmq.DEALER, 10, 2**20, IDENTITY=identity)
         self.socket.connect(f"tcp://127.0.0.1:{port}")
 
     def ask(self, *frames: bytes) -> list[bytes]:

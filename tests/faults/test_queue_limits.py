@@ -13,7 +13,7 @@ from test_hostile import handshake
 from test_limits import peak_memory
 
 from bert_serving.client import BertClient, BertServingError
-from bert_serving.server.ventilator.frame_memory import small_blocks
+from bert_serving.server.ipc.frame_memory import small_blocks
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, memory, suspended, text, texts
 from servers import Server, wait_until
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.server.ventilator.frame_memory import (
+from bert_serving.server.ipc.frame_memory import (
     BYTES_PER_WIRE_BYTE,
     MIN_ALLOWANCE,
     QUIET_INTERVAL,
@@ -100,7 +100,7 @@ def test_without_a_meter_nothing_is_in_excess() -> None:
 
 _BLOCKS = """
 import ctypes
-from bert_serving.server.ventilator.frame_memory import small_blocks
+from bert_serving.server.ipc.frame_memory import small_blocks
 
 MIB = 2**20
 blocks = small_blocks()

@@ -66,7 +66,7 @@ class ConnectionMonitor:
     """Finds connections that have received many more bytes than were read as messages; on Linux only.
 
     Args:
-        port: port of this process.
+        port: port of this process; also an attribute.
         is_encrypted: whether frames are encrypted.
         times: number of checks in a row that must exceed the limit before a connection is closed. A single excess may
             be a burst of messages that are about to be read.
@@ -77,7 +77,7 @@ class ConnectionMonitor:
     """
 
     def __init__(self, port: int, is_encrypted: bool, times: int = 2) -> None:
-        self._port, self._times = port, times
+        self.port, self._times = port, times
         self._overhead = _ENCRYPTED if is_encrypted else 0
         self._peers: dict[int, _Peer] = {}
         self._taken: dict[int, int] = {}  # by descriptor
@@ -88,6 +88,11 @@ class ConnectionMonitor:
         self._is_able = hasattr(socket, "TCP_INFO")
         self.unread_bytes = self.total_bytes = 0
         self._dead_peers: list[str] = []
+
+    @property
+    def num_connections(self) -> int:
+        """Number of connections at the last check."""
+        return len(self._held)
 
     @property
     def is_checking(self) -> bool:
@@ -119,7 +124,7 @@ class ConnectionMonitor:
         host = plain_host(str(frame.get("Peer-Address")))
         with contextlib.suppress(zmq.ZMQError, OSError):
             source = int(frame.get(zmq.SRCFD))
-            for number, sock, address in _accepted(self._port, [source]):
+            for number, sock, address in _accepted(self.port, [source]):
                 # A new connection may have the descriptor of one that is gone.
                 if number == source and plain_host(address[0]) == host:
                     sock.shutdown(socket.SHUT_RDWR)
@@ -141,7 +146,7 @@ class ConnectionMonitor:
         if self._unseen is None:
             self._unseen, self._seen, self._held = _descriptors(), {}, []
         numbers = list(itertools.islice(self._unseen, _SLICE))
-        for number, sock, address in _accepted(self._port, numbers):
+        for number, sock, address in _accepted(self.port, numbers):
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
             if len(info) < _BYTES_RECEIVED + 8:
                 self._is_able = False
@@ -174,21 +179,17 @@ class ConnectionMonitor:
             log.warning("closed the connection from %s: it acknowledged nothing for %g s", host, NO_ACK_SECONDS)
         self._dead_peers.clear()
 
-    def close_framed(self, excess: int, cost: int) -> list[tuple[str, int]]:
-        """Closes the connections whose unread frames may take ``excess`` bytes more than those on the wire.
+    def close_framed(self, least: int) -> list[tuple[str, int]]:
+        """Closes the connections that hold more than ``least`` unread bytes.
 
         A connection whose next bytes are text is spared: it sends a large frame.
-
-        Args:
-            cost: most memory of a byte on the wire.
 
         Returns:
             Host and unread bytes of each closed connection.
         """
-        least = excess // (2 * cost * max(1, len(self._held)))
         holders = {each.number: each for each in self._held if each.total > least}
         closed = []
-        for number, sock, address in _accepted(self._port, holders):
+        for number, sock, address in _accepted(self.port, holders):
             if self._peers[number].address == address and not _sends_text(sock):
                 closed.append((holders[number].host, holders[number].total))
                 _reset(sock)
@@ -207,7 +208,7 @@ class ConnectionMonitor:
             if peer.times >= self._times:
                 closed.append((host, size))
                 peer.times = 0
-                close_accepted(self._port, [number], peer.address)
+                close_accepted(self.port, [number], peer.address)
         return closed
 
 

@@ -1,43 +1,77 @@
-"""Limits the connections of a join port, and the bytes that each holds in messages without an end."""
+"""Reads a join port; limits its connections, and what each holds in messages without an end."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import zmq
 
 from .connection_monitor import SLICE_INTERVAL, ConnectionMonitor
 from .descriptors import ConnectionLimit
+from .frame_guard import FrameGuard
+from .frame_reader import FRAMES_PER_STEP, FrameReader
+from .sockets import is_readable
 
-#: Seconds between two checks of the connections.
-_CHECK_INTERVAL = 1.0
+#: Seconds between two checks of the connections, also while unread frames take much memory.
+_CHECK_INTERVAL, _GROWING_INTERVAL = 1.0, 0.2
 
 
 class JoinGuard:
-    """Watches the connections of one port.
+    """Reads the socket of one port, and watches its connections.
 
     Args:
+        sock: the socket of the port.
         max_bytes: bytes that one connection may hold unread.
+        frames: guard of the memory of unread frames of this process.
     """
 
-    def __init__(self, port: int, is_encrypted: bool, max_bytes: int, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        sock: zmq.Socket[bytes],
+        port: int,
+        is_encrypted: bool,
+        max_bytes: int,
+        frames: FrameGuard,
+        log: logging.Logger,
+    ) -> None:
         self._limit = ConnectionLimit(port, log)
         self._connections = ConnectionMonitor(port, is_encrypted)
+        self._socket, self._reader = sock, FrameReader(sock, self._on_too_many)
+        self._num_own = int(sock.type == zmq.ROUTER)  # frames that ZeroMQ puts in front
         self._port, self._max_bytes, self._log = port, max_bytes, log
         self._next_check = 0.0
+        self._frames = frames
+        frames.watch(self._connections)
 
-    def record(self, frames: Iterable[zmq.Frame]) -> None:
-        """Counts the bytes of a message that was read."""
-        self._connections.record(frames)
+    def receive(self, limit: int) -> Iterator[list[zmq.Frame]]:
+        """Yields the available messages of the readable socket, at most ``limit``."""
+        for _ in range(limit):
+            frames = self._reader.read()
+            if frames is None:
+                return
+            self._connections.record(frames[self._num_own :])
+            yield frames
+            if not is_readable(self._socket):
+                return
 
-    def check(self, now: float) -> None:
-        """Closes connections beyond the limits. Call it often."""
+    def _on_too_many(self, frame: zmq.Frame) -> None:
+        host = self._connections.close_source(frame)
+        self._log.warning(
+            "closed the connection from %s to port %d: a message of more than %d frames",
+            host,
+            self._port,
+            FRAMES_PER_STEP,
+        )
+
+    def check(self, now: float) -> bool:
+        """Closes connections beyond the limits. Call it often. Returns whether it has examined all connections."""
         self._limit.check(now)
         if now < self._next_check:
-            return
+            return False
         closed = self._connections.close_abusive(self._max_bytes, now)
-        self._next_check = now + (SLICE_INTERVAL if self._connections.is_checking else _CHECK_INTERVAL)
+        interval = _GROWING_INTERVAL if self._frames.is_growing else _CHECK_INTERVAL
+        self._next_check = now + (SLICE_INTERVAL if self._connections.is_checking else interval)
         self._connections.log_dead_peers(self._log)
         for host, size in closed:
             self._log.warning(
@@ -47,3 +81,4 @@ class JoinGuard:
                 size,
                 self._max_bytes,
             )
+        return not self._connections.is_checking

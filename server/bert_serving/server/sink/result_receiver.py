@@ -11,6 +11,7 @@ import zmq
 from ..config.memory import default_memory
 from ..config.server_config import ServerConfig
 from ..ipc.commands import WORKER_IDLE
+from ..ipc.frame_guard import FrameGuard
 from ..ipc.join_guard import JoinGuard
 from ..ipc.joining import join_socket
 from ..ipc.messages import Command, Result, decode_commands, dtype_name
@@ -74,18 +75,22 @@ class ResultReceiver:
             bind_tcp(sock, config.join_host, config.result_join_port)
             self.sockets.append(sock)
             is_encrypted = config.join_keys is not None
-            self._guard = JoinGuard(config.result_join_port, is_encrypted, max_bytes, process.log)
+            self._frames = FrameGuard(max_bytes, "-result_memory", process.log)
+            self._guard = JoinGuard(sock, config.result_join_port, is_encrypted, max_bytes, self._frames, process.log)
 
-    def check_connections(self, now: float) -> None:
-        """Closes connections of machines that are too many, or that send messages without an end."""
-        if self._guard is not None:
-            self._guard.check(now)
+    def check_connections(self, held_bytes: Callable[[], int], now: float) -> None:
+        """Closes connections of machines that are too many, or that send messages without an end.
+
+        Args:
+            held_bytes: returns the bytes of all results of this process.
+        """
+        if self._guard is not None and self._guard.check(now):
+            self._frames.check(held_bytes(), now)
 
     def receive(self, sock: zmq.Socket[bytes], limit: int) -> Iterator[Result | list[Command]]:
         """Yields up to ``limit`` results, and commands for the ventilator. Drops results that cannot be read."""
-        for frames in recv_available(sock, limit, copy=False):
-            if self._guard is not None and sock is not self.sockets[0]:
-                self._guard.record(frames)
+        guard = None if sock is self.sockets[0] else self._guard
+        for frames in recv_available(sock, limit, copy=False) if guard is None else guard.receive(limit):
             try:
                 if len(frames[0]):
                     yield Result.from_frames(frames, self._clock())

@@ -106,7 +106,7 @@ class Sink:
             if has_unread or self.connections.is_checking:
                 self._close_abusive(self.clock())
             connection_limit.check(self.clock())
-            self.receiver.check_connections(self.clock())
+            self.receiver.check_connections(self._held_bytes, self.clock())
             if self.publisher.has_first_replies:
                 self.publisher.deliver_first_replies(self.clock())
             if self.control in events:
@@ -134,6 +134,11 @@ class Sink:
                 self._report_drained()
         full_collections.close()
         self.publisher.close(CLOSE_LINGER_MS)
+
+    def _held_bytes(self) -> int:
+        """Returns the bytes of results in this process."""
+        publisher = self.publisher
+        return self.assembler.num_bytes + self.barrier.num_bytes + publisher.num_bytes + publisher.pipe_bytes
 
     def _poll_timeout(self, retry_ms: int) -> int:
         """Returns milliseconds until the loop has work without a message."""

@@ -13,10 +13,10 @@ import zmq
 
 from ..ipc.connection_monitor import SLICE_INTERVAL, ConnectionMonitor
 from ..ipc.descriptors import ConnectionLimit
+from ..ipc.frame_guard import FrameGuard
 from ..ipc.process_context import ProcessContext
 from ..ipc.shared_port import MovablePort
 from ..security.curve import CurveAuth
-from .frame_memory import BYTES_PER_WIRE_BYTE, FrameMemory, small_blocks
 from .request_socket import TOO_LARGE_BYTES, UNREAD_MESSAGES, RequestSocket
 
 #: Seconds between two checks of the connections, also while messages are unread.
@@ -25,8 +25,6 @@ CHECK_INTERVAL, UNREAD_CHECK_INTERVAL = 1.0, 0.2
 NUM_SPARES = 7
 #: Part of ``-queue_memory`` that requests from one spare socket may take while the server is full.
 SPARE_SHARE = 1 / 64
-#: Part of ``-queue_memory`` that the frames of unread messages may take beside their bytes.
-FRAMES_SHARE = 1 / 4
 #: Seconds for which the server must be full until the port moves, and not full until it moves back.
 MOVE_AFTER, RETURN_AFTER = 0.2, 1.0
 
@@ -39,12 +37,13 @@ class Frontend:
         next_check: time of the next ``check_connections``, in monotonic seconds.
     """
 
-    def __init__(self, context: ProcessContext, max_bytes: int) -> None:
+    def __init__(self, context: ProcessContext, max_bytes: int, frames: FrameGuard) -> None:
         config = context.config
         self._log = context.log
         self._max_message_bytes, self._share = config.max_message_bytes, SPARE_SHARE * max_bytes
         self._connections = ConnectionMonitor(config.port, is_encrypted=config.auth_keys is not None)
-        self._frame_memory = FrameMemory(small_blocks(), int(FRAMES_SHARE * max_bytes))
+        self._frames = frames
+        frames.watch(self._connections)
         self.connection_limit = ConnectionLimit(config.port, context.log)
         self.next_check = 0.0
         self._is_full = False
@@ -137,24 +136,9 @@ class Frontend:
                 "closed the connection from %s: %d bytes without a complete message (limit %d)", host, size, limit
             )
         self._connections.log_dead_peers(self._log)
-        is_growing = not self.is_checking and self._check_frames(held_bytes, now)
-        interval = UNREAD_CHECK_INTERVAL if is_growing or not has_read_all else CHECK_INTERVAL
+        if not self.is_checking:
+            self._frames.check(held_bytes, now)
+        interval = UNREAD_CHECK_INTERVAL if self._frames.is_growing or not has_read_all else CHECK_INTERVAL
         self.next_check = now + (SLICE_INTERVAL if self.is_checking else interval)
         for each in self._used:
             each.has_read_all = False
-
-    def _check_frames(self, held_bytes: int, now: float) -> bool:
-        """Closes connections whose unread messages take too much memory. Returns whether this memory is large."""
-        connections, allowance = self._connections, self._frame_memory.allowance
-        excess = self._frame_memory.excess(held_bytes, connections.total_bytes, now)
-        if excess > allowance:
-            for host, size in connections.close_framed(excess, BYTES_PER_WIRE_BYTE):
-                self._log.warning(
-                    "closed the connection from %s: %d bytes of an unfinished message, while frames of such messages "
-                    "take %d bytes (limit %d, a quarter of -queue_memory)",
-                    host,
-                    size,
-                    excess,
-                    allowance,
-                )
-        return 4 * excess > allowance

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
+from ..ipc.frame_guard import FrameGuard
 from ..ipc.join_guard import JoinGuard
 from ..ipc.joining import MAX_COMMAND_BYTES, FrontTerms, join_socket
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import bind_tcp, recv_available
+from ..ipc.sockets import bind_tcp
 from ..scheduling.dispatcher import Dispatcher
 from ..security.curve import CurveAuth
 from .machines import JoinedMachines
@@ -22,7 +23,9 @@ _CHECK_INTERVAL, _SUSPEND_GAP = 0.5, 3.0
 class JoinPort:
     """The socket, and the machines behind it. Without ``-join_port`` there is no socket and no machine."""
 
-    def __init__(self, process: ProcessContext, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, process: ProcessContext, dispatcher: Dispatcher, clock: Callable[[], float], frames: FrameGuard
+    ) -> None:
         config = process.config
         self._process = process
         self.socket: zmq.Socket[bytes] | None = None
@@ -35,7 +38,7 @@ class JoinPort:
         CurveAuth(process.options["join_access"], warn=process.log.warning).apply(context, self.socket)
         bind_tcp(self.socket, config.join_host, config.join_port)
         is_encrypted = config.join_keys is not None
-        self._guard = JoinGuard(config.join_port, is_encrypted, 4 * MAX_COMMAND_BYTES, process.log)
+        self._guard = JoinGuard(self.socket, config.join_port, is_encrypted, 4 * MAX_COMMAND_BYTES, frames, process.log)
         terms = msgspec.convert(process.options["join_terms"], FrontTerms)
         process.log.info("machines can join at %s:%d", config.join_host, config.join_port)
         self.machines = JoinedMachines(terms, dispatcher, self.socket, process.log, clock)
@@ -47,10 +50,8 @@ class JoinPort:
 
     def receive(self, limit: int) -> None:
         """Reads up to ``limit`` messages. Call it when the socket is readable."""
-        assert self.socket is not None
         assert self.machines is not None
-        for sender, *frames in recv_available(self.socket, limit, copy=False):
-            self._guard.record(frames)
+        for sender, *frames in self._guard.receive(limit):
             self.machines.on_message(sender.bytes, [frame.bytes for frame in frames])
 
     def check(self, now: float) -> None:

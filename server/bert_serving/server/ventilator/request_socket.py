@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import zmq
 
 from ..ipc.connection_monitor import ConnectionMonitor
+from ..ipc.frame_reader import FRAMES_PER_STEP, FrameReader
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import is_readable, keep_alive
 
@@ -17,8 +18,6 @@ TOO_LARGE_BYTES = 64 * 2**20
 UNREAD_MESSAGES = 4
 #: Bytes of messages that are read before the loop serves the other sockets.
 BURST_BYTES = 2**22
-#: Frames that are read before the loop serves the other sockets. A message of as many frames is dropped.
-FRAMES_PER_STEP = 4096
 
 
 class RequestSocket:
@@ -32,9 +31,9 @@ class RequestSocket:
     def __init__(self, context: ProcessContext, connections: ConnectionMonitor) -> None:
         self._log: logging.Logger = context.log
         self._connections = connections
-        self._is_dropping = False  # the rest of a message of too many frames
         self.late_bytes, self.has_read_all = 0, False
         self.socket = context.context.socket(zmq.PULL)
+        self._reader = FrameReader(self.socket, self._on_too_many)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.RCVHWM, UNREAD_MESSAGES)
         # ZeroMQ closes the connection of a larger message. Slightly above the limit, an error reply is still possible.
@@ -48,7 +47,7 @@ class RequestSocket:
         self.has_read_all = False
         size = 0
         for _ in range(limit):
-            frames = self._read_step()
+            frames = self._reader.read()
             if frames is None:
                 break
             self._connections.record(frames)
@@ -58,27 +57,6 @@ class RequestSocket:
                 break
         self.has_read_all = not is_readable(self.socket)
 
-    def _read_step(self) -> list[zmq.Frame] | None:
-        """Reads the frames of a message; None if there is no message, or none that is read to its end.
-
-        ZeroMQ reads no other connection before the last frame of a message. So the frames of an endless message are
-        read step by step and dropped.
-        """
-        frames: list[zmq.Frame] = []
-        for _ in range(FRAMES_PER_STEP):
-            try:
-                frame = self.socket.recv(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return None
-            if not frame.more:
-                if not self._is_dropping:
-                    return [*frames, frame]
-                self._is_dropping = False
-                return None
-            if not self._is_dropping:
-                frames.append(frame)
-        if not self._is_dropping:
-            self._is_dropping = True
-            host = self._connections.close_source(frames[0])
-            self._log.warning("closed the connection from %s: a message of more than %d frames", host, FRAMES_PER_STEP)
-        return None
+    def _on_too_many(self, frame: zmq.Frame) -> None:
+        host = self._connections.close_source(frame)
+        self._log.warning("closed the connection from %s: a message of more than %d frames", host, FRAMES_PER_STEP)

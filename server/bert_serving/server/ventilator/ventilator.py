@@ -30,6 +30,7 @@ from ..ipc.commands import (
     WORKER_LOST,
     from_u64,
 )
+from ..ipc.frame_guard import FrameGuard
 from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command
 from ..ipc.process_context import ProcessContext
@@ -73,9 +74,10 @@ class Ventilator:
         self.requests = RequestTable(
             context, tokenizer, model, self.sink, self.statistics, self.clock, first_id=epoch << 40
         )
-        self.frontend = Frontend(context, self.requests.limits.max_bytes)
+        frames = FrameGuard(self.requests.limits.max_bytes, "-queue_memory", self.log)
+        self.frontend = Frontend(context, self.requests.limits.max_bytes, frames)
         self.dispatcher, self.thread = self.requests.dispatcher, self.requests.thread
-        self.join_port = JoinPort(context, self.dispatcher, self.clock)
+        self.join_port = JoinPort(context, self.dispatcher, self.clock, frames)
         self._busy_meter = BusyMeter(self.clock())
 
     def run(self) -> None:
