@@ -11,6 +11,7 @@ from ..command_parser import CommandParser
 from ..completion import add_completion
 from ..errors import OptionError
 from ..flag_sources import add_sources, choose_address
+from ..protocol import PART_MODES
 from ..ray_cluster import check_address
 from .corpus import BLANK
 from .part_files import FOLDER_FORMATS
@@ -105,6 +106,13 @@ def get_parser() -> argparse.ArgumentParser:
     add("-prompt", "--prompt", metavar="TEXT", help="text to put before each sentence")
     add("-dimensions", "--dimensions", type=_positive, metavar="N", help="number of leading dimensions to keep")
     add("-no_truncate", "--no-truncate", action="store_true", help="report an error if a sentence is too long")
+    add(
+        "-long",
+        "--long",
+        choices=("cut", "error", *PART_MODES),
+        help="what to do with a text that is too long: cut it, the default, report an error, average the vectors of "
+        "its parts (mean), or write a row for each part with its offsets (chunks; Parquet and JSON lines only)",
+    )
     add("-vector_space", "--vector-space", metavar="SPACE", help="accept vectors of this space only")
     add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")
     folder = parser.add_argument_group("folder of parts")
@@ -191,6 +199,7 @@ def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
         parser.error("-front names a server twice; name each once")
     if args.ray_actors and not args.ray_address:
         parser.error("-ray_actors needs -ray_address, the cluster")
+    _check_long(args, parser)
     if is_folder(args):
         return _folder_format(args, parser)
     ending = os.path.splitext(args.output)[1].lstrip(".")
@@ -211,7 +220,20 @@ def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     for name in ("column", "vector_column", "part_rows", "ray_address"):
         if getattr(args, name) != parser.get_default(name):
             parser.error(f"-{name} is for a folder of parts: name it with a slash, -o OUT/")
+    _check_parts(args, parser, output_format)
     return output_format
+
+
+def _check_long(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if args.no_truncate and args.long not in (None, "error"):
+        parser.error(f"-no_truncate is -long error, but -long is {args.long}; give one of them")
+    if args.is_tokenized and args.long in PART_MODES:
+        parser.error(f"-long {args.long} divides texts into parts, but -is_tokenized sends tokens; omit one of them")
+
+
+def _check_parts(args: argparse.Namespace, parser: argparse.ArgumentParser, output_format: str) -> None:
+    if args.long == "chunks" and output_format == "npy":
+        parser.error("-long chunks writes offsets, which npy cannot hold: use Parquet in a folder, or JSON lines")
 
 
 def _folder_format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
@@ -227,6 +249,7 @@ def _folder_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
         parser.error("a folder of parts needs files, which can be read again; the standard input cannot")
     if args.blank == "skip":
         parser.error("a folder of parts has a row for each text; use -blank null or -blank zeros in place of skip")
+    _check_parts(args, parser, output_format)
     return output_format
 
 

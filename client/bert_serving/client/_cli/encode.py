@@ -26,6 +26,7 @@ from .corpus import Chunk, Corpus, CorpusError, count_lines
 from .encode_folder import run_folder
 from .inputs import format_of
 from .requests import connect, encode_options, encoded, mean_of, probe_server, row_options, server_options
+from .text_parts import PartRows, part_rows
 from .vector_files import Checkpoint, checkpoint_files, open_vector_file
 
 
@@ -82,7 +83,10 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
         is_done = False
         try:
             for chunk, response in encoded(client, corpus.chunks(args.batch_size), args.is_tokenized, options):
-                output.append(chunk, *_aligned(chunk, response, probe))
+                if args.long == "chunks":
+                    output.append(*_parts(chunk, response, probe))
+                else:
+                    output.append(chunk, *_aligned(chunk, response, probe))
                 lines = chunk.end.lines - checkpoint.input.lines
                 checkpoint = replace(checkpoint, input=chunk.end, rows=output.rows, output_bytes=output.sync())
                 if sidecar:
@@ -116,6 +120,18 @@ def _aligned(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[
     vectors[filled] = response.embedding
     tokens = iter(response.tokens)
     return vectors, [next(tokens) if text else [] for text in chunk.texts] if response.tokens else ""
+
+
+def _parts(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[Chunk, FloatArray, Any, PartRows]:
+    """Returns the lines, vectors, tokens and offsets of all parts of the texts of a chunk."""
+    vectors, parts = (None, None) if response is None else (response.embedding, response.parts)
+    rows = part_rows(chunk.texts, vectors, parts, row)
+    tokens: Any = ""
+    if response is not None and response.tokens:
+        following = iter(response.tokens)
+        tokens = [next(following) if text else [] for text in rows.texts]
+    texts = [text or "" for text in rows.texts]
+    return Chunk(texts, [chunk.numbers[source] for source in rows.sources], chunk.end), rows.vectors, tokens, rows
 
 
 def _require_other_file(args: argparse.Namespace) -> None:

@@ -59,7 +59,13 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
     _require_outside([*args.files, *paths], args.output)
     states = [state_of(path) for path in paths]
     read_options = ReadOptions(
-        args.column, args.vector_column, args.blank, args.batch_size, args.part_rows, output_format == "parquet"
+        args.column,
+        args.vector_column,
+        args.blank,
+        args.batch_size,
+        args.part_rows,
+        output_format == "parquet",
+        args.long == "chunks",
     )
     options = row_options(args, output_format) | {
         "-column": args.column,
@@ -93,12 +99,13 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
             corpus = _Corpus(inputs, plan([one.rows for one in inputs], args.part_rows), set())
             if empty := [one.path for one in inputs if not one.rows]:
                 report(f"inputs without rows: {shortened(empty)}")
-        columns = _columns(corpus.inputs, args, output_format)
+        columns = _columns(corpus.inputs, args, read_options)
         if before is None:
             folder.clear()
         Manifest(options, before.probe if before else mean_of(server.probe), corpus.inputs).save(folder.path)
         request_options["vector_space"] = server.space
-        layout = Layout(output_format, server.probe, args.column, args.vector_column, columns, server.space)
+        names = args.column, args.vector_column
+        layout = Layout(output_format, server.probe, *names, columns, server.space, read_options.has_parts)
         place, seen = (folder.path, paths) if ray is None else absolute(folder.path, paths)
         job = Job(place, seen, corpus.inputs, states, read_options, layout, args.is_tokenized, request_options)
         bar = ProgressBar(corpus.rows, _is_shown(args), done=corpus.rows_done)
@@ -157,11 +164,11 @@ def _verified(
     return _Corpus(before.inputs, parts, done)
 
 
-def _columns(inputs: list[InputFile], args: argparse.Namespace, output_format: str) -> dict[str, str]:
+def _columns(inputs: list[InputFile], args: argparse.Namespace, options: ReadOptions) -> dict[str, str]:
     """Returns the columns of all JSON lines."""
-    if output_format != "parquet":
+    if not options.has_columns:
         return {}
-    if args.column == args.vector_column:
+    if args.column in options.added_columns:
         raise vector_column_error("the output", args.column)
     columns = merged_columns(one.columns for one in inputs)
     columns[args.column] = merged(columns.get(args.column, "null"), "string")

@@ -56,7 +56,7 @@ class JsonColumns:
 
     def _require_name(self, name: str, number: int) -> None:
         where = f"{self._path}, line {number}"
-        if name == self._options.vector_column and self._options.has_columns:
+        if name in self._options.added_columns:
             raise vector_column_error(where, name)
         if len(self.kinds) == MAX_COLUMNS:
             raise CorpusError(f"{where} has the column {name!r} after {MAX_COLUMNS} others; write fewer columns")

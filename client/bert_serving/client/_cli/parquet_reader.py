@@ -65,8 +65,9 @@ class ParquetReader:
             raise CorpusError(
                 f"{self._path}: the column {column!r} is {found}, not a string; name another with -column"
             )
-        if self._options.has_columns and self._options.vector_column in names:
-            raise vector_column_error(self._path, self._options.vector_column)
+        for name in self._options.added_columns:
+            if name in names:
+                raise vector_column_error(self._path, name)
 
     def _read(self, first: int, count: int, columns: list[str] | None) -> Iterator[Rows]:
         with named(self._path):

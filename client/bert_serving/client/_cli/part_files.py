@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .._parts import TextPart
 from ..protocol import FloatArray
 from .corpus import CorpusError
 from .inputs import require_pyarrow
 from .json_columns import values_of
 from .parts import Part
-from .rows import Rows
+from .rows import Rows, part_columns
+from .text_parts import PartRows, part_content, part_rows
 from .vector_files import NpyFile
 
 FOLDER_FORMATS = ("parquet", "npy")
@@ -48,6 +50,7 @@ class Layout(NamedTuple):
         vector_column: the column of the vectors.
         columns: the columns of JSON lines and their kinds.
         vector_space: space of the vectors; ``None`` if it is not known.
+        has_parts: a row for each part of a text.
     """
 
     format: str
@@ -56,12 +59,13 @@ class Layout(NamedTuple):
     vector_column: str
     columns: dict[str, str]
     vector_space: str | None
+    has_parts: bool = False
 
 
 class PartFile(Protocol):
     """The rows of a part, on their way into a file."""
 
-    def append(self, rows: Rows, vectors: FloatArray) -> None: ...
+    def append(self, rows: Rows, vectors: FloatArray, parts: PartRows | None) -> None: ...
 
     def close(self) -> None:
         """Writes the rows that are in memory, and the end of the file."""
@@ -90,6 +94,7 @@ class PartWriter:
         self.temporary = os.path.join(folder, temporary_name(name, tag))
         self._name = name
         self._row = layout.row
+        self._input_format, self._layout = input_format, layout
         self._is_npy = layout.format == "npy"
         self._rows = 0
         self._file = _DigestWriter(self.temporary)
@@ -99,15 +104,24 @@ class PartWriter:
             else _ParquetPart(self._file, input_format, layout)
         )
 
-    def append(self, rows: Rows, vectors: FloatArray | None) -> None:
+    def append(self, rows: Rows, vectors: FloatArray | None, text_parts: Sequence[TextPart] | None = None) -> None:
         """Appends rows.
 
         Args:
-            vectors: array ``[n, ...]``, one for each text that is neither null nor blank; ``None`` if there is none.
+            vectors: array ``[n, ...]``, one for each text that is neither null nor blank, or one for each part of
+                such a text; ``None`` if there is none.
+            text_parts: the part of each vector.
 
         Raises:
             CorpusError: the vectors have another shape or dtype than those of other parts.
         """
+        if self._layout.has_parts:
+            found = part_rows(rows.texts, vectors, text_parts, self._row)
+            self._require_shape(found.vectors)
+            self._rows += len(rows.texts)
+            content = part_content(rows.content, found, self._input_format, self._layout.column)
+            self._part_file.append(Rows(rows.first, found.texts, content), found.vectors, found)
+            return
         filled = np.array([bool(text) for text in rows.texts])
         if vectors is None or not filled.all():
             array = np.zeros((len(filled), *self._row.shape), self._row.dtype)
@@ -118,7 +132,7 @@ class PartWriter:
                 array[[text is None for text in rows.texts]] = np.nan
             vectors = array
         self._require_shape(vectors)
-        self._part_file.append(rows, vectors)
+        self._part_file.append(rows, vectors, None)
         self._rows += len(vectors)
 
     def finish(self) -> PartRecord:
@@ -204,7 +218,7 @@ class _NpyPart:
         self._file = file
         file.write(NpyFile.header(rows, row))
 
-    def append(self, rows: Rows, vectors: FloatArray) -> None:
+    def append(self, rows: Rows, vectors: FloatArray, parts: PartRows | None) -> None:
         self._file.write(np.ascontiguousarray(vectors).data.cast("B"))
 
     def close(self) -> None:
@@ -227,17 +241,25 @@ class _ParquetPart:
         self._bytes = 0
         self._vectors = self._pa.list_(self._pa.from_numpy_dtype(layout.row.dtype), layout.row.shape[0])
 
-    def append(self, rows: Rows, vectors: FloatArray) -> None:
+    def append(self, rows: Rows, vectors: FloatArray, parts: PartRows | None) -> None:
         pa = self._pa
         mask = pa.array([text is None for text in rows.texts], pa.bool_())
         array = pa.FixedSizeListArray.from_arrays(
             pa.array(np.ascontiguousarray(vectors).ravel()), type=self._vectors, mask=mask
         )
         columns = self._columns(rows)
-        schema = columns.schema.append(pa.field(self._layout.vector_column, self._vectors))
+        added = [(self._layout.vector_column, array)]
+        if parts is not None:
+            numbers = [rows.first + source for source in parts.sources]
+            values = (numbers, parts.starts, parts.stops)
+            columns_of_part = part_columns(self._layout.vector_column)
+            added += [(name, pa.array(value, pa.int64())) for name, value in zip(columns_of_part, values, strict=True)]
+        schema = columns.schema
+        for name, value in added:
+            schema = schema.append(pa.field(name, value.type))
         if self._layout.vector_space:
             schema = schema.with_metadata((schema.metadata or {}) | {b"vector_space": self._layout.vector_space})
-        batch = pa.RecordBatch.from_arrays([*columns.columns, array], schema=schema)
+        batch = pa.RecordBatch.from_arrays([*columns.columns, *(value for _, value in added)], schema=schema)
         if self._writer is None:
             names = [name for name in schema.names if name != self._layout.vector_column]
             self._writer = pa.parquet.ParquetWriter(self._file, schema, use_dictionary=names)

@@ -16,7 +16,7 @@ from .requests import encoded
 from .rows import ReadOptions, Rows
 
 if TYPE_CHECKING:
-    from .._request_options import EncodeOptions
+    from .._request_options import AllOptions
 
 
 class Job(NamedTuple):
@@ -40,7 +40,7 @@ class Job(NamedTuple):
     read_options: ReadOptions
     layout: Layout
     is_tokenized: bool
-    options: EncodeOptions
+    options: AllOptions
 
 
 class PartRows(NamedTuple):
@@ -98,7 +98,10 @@ def encode_parts(
                 if writer is None:
                     input_format = job.inputs[chunk.part.file].format
                     writer = PartWriter(job.folder, chunk.part, input_format, job.layout, tag)
-                writer.append(chunk.rows, None if response is None else response.embedding)
+                if response is None:
+                    writer.append(chunk.rows, None)
+                else:
+                    writer.append(chunk.rows, response.embedding, response.parts)
                 rows += len(chunk.texts)
                 show(len(chunk.texts))
                 if chunk.is_last:

@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from .._client import BertClient
 from .._encoding import Response
 from .._fronts import Front
 from ..errors import ServerError
-from ..protocol import FloatArray
+from ..protocol import PART_MODES, FloatArray
 from .corpus import CorpusError
 
 if TYPE_CHECKING:
-    from .._request_options import EncodeOptions
+    from .._request_options import AllOptions, EncodeOptions
 
 #: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
 PROBE = "the quick brown fox jumps over the lazy dog"
@@ -59,14 +59,14 @@ def connect(args: argparse.Namespace, *fronts: Front) -> BertClient:
     return BertClient([str(front) for front in fronts], **options)
 
 
-def encode_options(args: argparse.Namespace) -> EncodeOptions:
+def encode_options(args: argparse.Namespace) -> AllOptions:
     """Returns the options of the requests."""
     return {
         "normalize": {"on": True, "off": False}.get(args.normalize),
         "prompt_name": args.prompt_name,
         "prompt": args.prompt,
         "dimensions": args.dimensions,
-        "truncate": not args.no_truncate,
+        "long": "error" if args.no_truncate else args.long,
         "vector_space": args.vector_space,
     }
 
@@ -81,6 +81,7 @@ def row_options(args: argparse.Namespace, output_format: str) -> dict[str, Any]:
         "-prompt_name": args.prompt_name,
         "-prompt": args.prompt,
         "-dimensions": args.dimensions,
+        "-long": args.long if args.long in PART_MODES else None,
     }
 
 
@@ -89,19 +90,20 @@ def server_options(client: BertClient, space: str | None) -> dict[str, Any]:
     return {"the server's -max_seq_len": client.length_limit, "the vector space": space}
 
 
-def probe_server(client: BertClient, is_tokenized: bool, options: EncodeOptions) -> tuple[FloatArray, str | None]:
+def probe_server(client: BertClient, is_tokenized: bool, options: AllOptions) -> tuple[FloatArray, str | None]:
     """Returns the vector of ``PROBE`` and its space; ``None`` from a server that does not name it.
 
-    It does not matter whether the server truncates this text.
+    It does not matter whether the server truncates this text, or averages its parts.
     """
     texts = [PROBE.split()] if is_tokenized else [PROBE]
-    options = {**options, "truncate": True}
+    long: Literal["mean"] | None = "mean" if options.get("long") in PART_MODES else None
+    about_vectors: EncodeOptions = {**options, "long": long}
     if client.vector_space is None:  # a server that does not know the options of the other call
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            vectors: FloatArray = client.encode(texts, is_tokenized=is_tokenized, **options)
+            vectors: FloatArray = client.encode(texts, is_tokenized=is_tokenized, **about_vectors)
         return vectors[0], None
-    call = client._encode_in_detail(texts, is_tokenized, 1, [], **options)  # it gives no warning
+    call = client._encode_in_detail(texts, is_tokenized, 1, [], **about_vectors)  # it gives no warning
     return call.embedding[0], call.vector_space
 
 
@@ -112,7 +114,7 @@ def mean_of(probe: FloatArray) -> list[float]:
 
 
 def encoded(
-    client: BertClient, chunks: Iterator[C], is_tokenized: bool, options: EncodeOptions
+    client: BertClient, chunks: Iterator[C], is_tokenized: bool, options: AllOptions
 ) -> Iterator[tuple[C, Response | None]]:
     """Yields chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text.
 

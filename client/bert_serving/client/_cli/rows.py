@@ -21,6 +21,7 @@ class ReadOptions(NamedTuple):
         batch_size: most rows of a batch.
         part_rows: rows of a part.
         has_columns: whether the output keeps the columns of the input.
+        has_parts: whether the output has a row for each part of a text.
     """
 
     column: str
@@ -29,6 +30,14 @@ class ReadOptions(NamedTuple):
     batch_size: int
     part_rows: int
     has_columns: bool
+    has_parts: bool = False
+
+    @property
+    def added_columns(self) -> tuple[str, ...]:
+        """The columns that the output adds to those of the input."""
+        if not self.has_columns:
+            return ()
+        return (self.vector_column, *(part_columns(self.vector_column) if self.has_parts else ()))
 
 
 class Rows(NamedTuple):
@@ -59,6 +68,11 @@ def checked_text(text: str | None, blank: str, where: object) -> str | None:
             "use -blank null to write null for such texts, or -blank zeros to write zeros"
         )
     return None if blank == "null" else ""
+
+
+def part_columns(vector_column: str) -> tuple[str, str, str]:
+    """Returns the columns of a part of a text: the row of the text in its input, and the offsets from and to."""
+    return f"{vector_column}_row", f"{vector_column}_start", f"{vector_column}_stop"
 
 
 def vector_column_error(where: str, column: str) -> CorpusError:

@@ -17,13 +17,13 @@ from .requests import connect, encode_options, mean_of, probe_server, server_opt
 from .vector_files import is_same_probe, other_vectors, require_options
 
 if TYPE_CHECKING:
-    from .._request_options import EncodeOptions
+    from .._request_options import AllOptions
 
 
 class ServerModel:
     """What the model of a server is, to compare it with those of other servers and of the interrupted run."""
 
-    def __init__(self, front: Front, client: BertClient, is_tokenized: bool, options: EncodeOptions) -> None:
+    def __init__(self, front: Front, client: BertClient, is_tokenized: bool, options: AllOptions) -> None:
         self.front = front
         self.probe: FloatArray
         self.probe, self.space = probe_server(client, is_tokenized, options)
@@ -61,7 +61,7 @@ class ServerModel:
 
 
 def connect_all(
-    args: argparse.Namespace, stack: ExitStack, options: EncodeOptions
+    args: argparse.Namespace, stack: ExitStack, options: AllOptions
 ) -> tuple[list[tuple[Front, BertClient]], ServerModel]:
     """Returns a client of each server, which the stack closes, and what the first one is.
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..protocol import FloatArray
 from .corpus import Chunk, CorpusError, Position
+from .text_parts import PartRows
 
 FORMATS = ("npy", "jsonl")
 #: Large enough for any shape: the header keeps its length while the number of rows grows.
@@ -117,7 +118,7 @@ class VectorFile(Protocol):
 
     rows: int
 
-    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any) -> None: ...
+    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any, parts: PartRows | None = None) -> None: ...
 
     def sync(self) -> int:
         """Writes the appended rows to disk, and returns the size of the file in bytes."""
@@ -143,7 +144,7 @@ class NpyFile:
         if not rows:
             self._write_header()
 
-    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any) -> None:
+    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any, parts: PartRows | None = None) -> None:
         if (vectors.shape[1:], vectors.dtype) != (self._row.shape, self._row.dtype):
             raise CorpusError(
                 f"lines {chunk.numbers[0]:,} to {chunk.numbers[-1]:,} have vectors of shape {list(vectors.shape[1:])} "
@@ -176,16 +177,22 @@ class NpyFile:
 
 
 class JsonlFile:
-    """One JSON object per row: ``line``, ``text``, ``vector``, and ``tokens`` and ``vector_space`` if known."""
+    """One JSON object per row: ``line``, ``text``, ``vector``, and ``tokens`` and ``vector_space`` if known.
+
+    Of a part of a text also ``start`` and ``stop``, its offsets in characters.
+    """
 
     def __init__(self, file: BinaryIO, rows: int, vector_space: str | None) -> None:
         self.rows = rows
         self._space = f', "vector_space": {json.dumps(vector_space)}' if vector_space else ""
         self._file = file
 
-    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any) -> None:
+    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any, parts: PartRows | None = None) -> None:
         for row, (number, text, vector) in enumerate(zip(chunk.numbers, chunk.texts, vectors, strict=True)):
-            start = json.dumps({"line": number, "text": text}, ensure_ascii=False)[:-1]
+            head: dict[str, Any] = {"line": number, "text": text}
+            if parts is not None:
+                head |= {"start": parts.starts[row], "stop": parts.stops[row]}
+            start = json.dumps(head, ensure_ascii=False)[:-1]
             shown = f', "tokens": {json.dumps(tokens[row], ensure_ascii=False)}' if tokens else ""
             self._file.write(
                 f'{start}{shown}{self._space}, "vector": {"".join(_numbers(vector.tolist()))}}}\n'.encode()
