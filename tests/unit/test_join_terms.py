@@ -13,6 +13,7 @@ from bert_serving.server.ipc.joining import FrontTerms, Terms
 from bert_serving.server.log import get_logger
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.default import default_model_dir
+from bert_serving.server.supervisor import terms
 from bert_serving.server.supervisor.placement import WorkerPlacement
 from bert_serving.server.supervisor.preflight import read_model
 from bert_serving.server.supervisor.terms import front_terms, machine_config, make_terms
@@ -84,3 +85,20 @@ def test_other_precisions_are_named() -> None:
     machine = machine_config(ServerConfig.from_dict({"model_dir": str(TINY), "graph_tmp_dir": CACHE}), front)
     _, offered, _ = terms_of(machine, placement(dtype="int8"))
     assert "this machine computes in int8, the front in fp32" in joining.refusal(wanted, offered)
+
+
+def test_with_deterministic_another_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own: dict[str, Any] = {"model_dir": str(TINY), "graph_tmp_dir": CACHE}
+    _, wanted, front = terms_of(ServerConfig.from_dict({**own, "join_port": 6000, "deterministic": True}), placement())
+    assert front is not None
+    machine = machine_config(ServerConfig.from_dict(own), front)
+    assert machine.deterministic
+    assert joining.refusal(wanted, terms_of(machine, placement())[1]) == ""
+    monkeypatch.setattr(terms, "describe_processor", lambda: "Other Processor")
+    refusal = joining.refusal(wanted, terms_of(machine, placement())[1])
+    assert "it has Other Processor" in refusal
+    assert f"the front {wanted.bits}" in refusal
+    assert "numpy" in wanted.bits
+    _, without, _ = terms_of(ServerConfig.from_dict(own), placement())
+    assert without.bits == ""
+    assert without.vector_space == wanted.vector_space

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+from importlib.util import find_spec
 
 import pytest
 
@@ -182,3 +183,29 @@ def test_numbers_of_cuda_visible_devices_are_respected(monkeypatch: pytest.Monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1,-1,0")
     assert devices.list_gpus() == [Gpu(0, 0.5, 0.3), Gpu(1, 0.5, 0.1)]
     assert seen == [3, 1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": "torch"},
+        {"engine": "tensorflow"},
+        {"engine": "auto", "xla": True},
+        {"engine": "auto", "dtype": "bf16"},
+        {"engine": "torch", "dtype": "fp16"},
+    ],
+)
+@pytest.mark.parametrize("gpus", [[], FREE])
+def test_deterministic_refuses_engines_and_dtypes_that_are_not(options: dict[str, object], gpus: list[Gpu]) -> None:
+    with pytest.raises(EngineUnavailable):
+        plan(gpus, deterministic=True, **options)
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="the extra `onnx` is not installed")
+@pytest.mark.parametrize("dtype", ["fp32", "int8", "auto"])
+def test_deterministic_selects_onnx_on_the_cpu(dtype: str) -> None:
+    config = ServerConfig.from_dict({"model_dir": str(TINY), "dtype": dtype, "deterministic": True})
+    features = frozenset({"avx512_bf16", "amx_bf16", "avx512_vnni"})
+    [found] = plan_workers(config, logging.getLogger("test"), lambda: FREE, features)
+    assert (str(found.device), found.engine) == ("cpu", "onnx")
+    assert found.dtype == ("int8" if dtype == "auto" else dtype)

@@ -130,6 +130,9 @@ class Options:
         "fp32", "arithmetic precision: fp32, bf16, fp16, int8, or auto for the fastest one that suits the device. "
         "Pooling is always in fp32", parse=one_of(*DTYPES), metavar="NAME", completions=DTYPES)
     cpu: bool = option(False, "run on the CPU even if there is a GPU", parse=None, v1=True)
+    deterministic: bool = option(
+        False, "a text has the same vector to the bit, whatever shares its batch, at each start of one version on one "
+        "machine: engine onnx in fp32 or int8; others are refused", parse=None)
     xla: bool = option(
         False, "compile with XLA at startup for a few shapes, to which batches are padded (engine tensorflow); "
         "faster for short sequences in fp32 on a CPU", parse=None, v1=True)

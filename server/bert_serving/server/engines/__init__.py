@@ -57,18 +57,27 @@ def preference(device_kind: str, dtype: str, features: frozenset[str] | None = N
 
 
 def available(
-    device_kind: str, dtype: str, features: frozenset[str] | None = None, needs: frozenset[Feature] = frozenset()
+    device_kind: str,
+    dtype: str,
+    features: frozenset[str] | None = None,
+    needs: frozenset[Feature] = frozenset(),
+    deterministic: bool = False,
 ) -> list[EngineInfo]:
     """Returns the engines that can compute in ``dtype`` on ``device_kind`` (cpu or gpu), the preferred one first.
 
     No library is imported. A GPU may therefore still fail when an engine opens it.
     """
-    names = preference(device_kind, dtype, features)
-    return [load(name).INFO for name in names if _why_not(name, device_kind, dtype, features, needs) is None]
+    wanted = (device_kind, dtype, features, needs, deterministic)
+    return [load(name).INFO for name in preference(device_kind, dtype, features) if _why_not(name, *wanted) is None]
 
 
 def _why_not(
-    name: str, device_kind: str, dtype: str, features: frozenset[str] | None, needs: frozenset[Feature]
+    name: str,
+    device_kind: str,
+    dtype: str,
+    features: frozenset[str] | None,
+    needs: frozenset[Feature],
+    deterministic: bool,
 ) -> str | None:
     """Returns the reason why an engine cannot run the model here; an external engine takes no features."""
     module = load(name)
@@ -76,6 +85,11 @@ def _why_not(
         others = [other for other in PREFERENCE["cpu"] if needs <= load(other).INFO.features]
         remedy = f"use -engine {' or '.join(others)}" if others else "serve the model with its own library"
         return f"it does not compute {', '.join(missing)}, which the model has; {remedy}"
+    if deterministic and dtype not in module.INFO.deterministic:
+        return (
+            f"the bits of its vectors in {dtype} may depend on the batch, which -deterministic rules out; use -engine "
+            "onnx -dtype fp32 or int8 on the CPU, or remove -deterministic"
+        )
     given = () if features is None or "." in name else (features,)
     reason: str | None = module.unavailable(device_kind, dtype, *given)
     return reason
@@ -87,6 +101,7 @@ def choose(
     dtype: str,
     features: frozenset[str] | None = None,
     needs: frozenset[Feature] = frozenset(),
+    deterministic: bool = False,
 ) -> str:
     """Returns the name of the engine to use.
 
@@ -96,20 +111,20 @@ def choose(
         dtype: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
         features: features of the processor as in ``/proc/cpuinfo``; None for those of this machine.
         needs: ``ModelConfig.features`` of the model.
+        deterministic: the bits of a vector must not depend on the batch.
 
     Raises:
         EngineUnavailable: the engine cannot run here, or with ``auto`` no engine can. The message lists the reasons and
             the packages to install.
     """
+    wanted = (device_kind, dtype, features, needs, deterministic)
     if name != "auto":
-        reason = _why_not(name, device_kind, dtype, features, needs)
+        reason = _why_not(name, *wanted)
         if reason is not None:
             raise EngineUnavailable(f"engine {name} cannot run on {device_kind} with dtype {dtype}: {reason}")
         return name
-    if usable := available(device_kind, dtype, features, needs):
+    if usable := available(*wanted):
         return usable[0].name
-    reasons = [
-        f"{candidate}: {_why_not(candidate, device_kind, dtype, features, needs)}"
-        for candidate in preference(device_kind, dtype, features)
-    ]
+    candidates = preference(device_kind, dtype, features)
+    reasons = [f"{candidate}: {_why_not(candidate, *wanted)}" for candidate in candidates]
     raise EngineUnavailable(f"no engine can run on {device_kind} with dtype {dtype}; {'; '.join(reasons)}")

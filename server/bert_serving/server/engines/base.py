@@ -44,6 +44,8 @@ class EngineSpec:
         dtype: precision of the arithmetic: ``fp32``, ``bf16``, ``fp16`` or ``int8``. Pooling is always fp32.
         output_dtype: numpy name of the dtype of the vectors, ``float32`` or ``float16``.
         use_position_embeddings: False leaves out the position table (``-no_position_embeddings``).
+        deterministic: the bits of a vector must depend on the tokens of its sequence alone. Otherwise an engine may
+            choose the fastest kernel for each batch.
         xla: compile with XLA.
         max_seq_len: maximum number of tokens in a sequence; None is the number of positions of the model. It selects
             the shapes that XLA compiles and does not change a vector.
@@ -59,6 +61,7 @@ class EngineSpec:
     dtype: str = "fp32"
     output_dtype: str = "float32"
     use_position_embeddings: bool = True
+    deterministic: bool = False
     xla: bool = False
     max_seq_len: int | None = None
     model_digest: str = ""
@@ -171,6 +174,8 @@ class EngineInfo:
     dtypes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     #: What the engine computes beyond BERT.
     features: frozenset[Feature] = frozenset()
+    #: Dtypes in which it computes ``EngineSpec.deterministic``, with the same bits on every number of threads.
+    deterministic: frozenset[str] = frozenset()
 
 
 # Every engine module (onnx/engine.py, tensorflow/engine.py, torch/engine.py, zeros.py) provides these four names;

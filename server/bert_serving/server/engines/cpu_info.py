@@ -5,6 +5,7 @@ A function that depends on a feature takes the features as an argument; None sta
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from functools import lru_cache
@@ -44,6 +45,22 @@ def restrict(features: frozenset[str], named: str) -> frozenset[str]:
     """
     kept = named.lower().replace(",", " ").split()
     return features - (DECIDING_FEATURES - set(kept)) if kept else features
+
+
+def describe_processor() -> str:
+    """Returns the name of the processor and a digest of its features: equal descriptions choose equal kernels."""
+    machine, features = processor()
+    digest = hashlib.sha256(" ".join(sorted(features)).encode()).hexdigest()[:8]
+    return f"{_name() or machine} ({machine}, features {digest})"
+
+
+def _name() -> str:
+    """Returns the model name of the processor; empty without one in ``/proc/cpuinfo``."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return ""
 
 
 def num_cores() -> int:

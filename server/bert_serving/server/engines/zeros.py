@@ -9,7 +9,13 @@ from .base import Device, EngineInfo, EngineSpec, Log
 from .batch import Batch
 
 _ALL = ("fp32", "bf16", "fp16", "int8")
-INFO = EngineInfo("zeros", padding_free=True, dtypes={"cpu": _ALL, "gpu": _ALL}, features=frozenset(Feature))
+INFO = EngineInfo(
+    "zeros",
+    padding_free=True,
+    dtypes={"cpu": _ALL, "gpu": _ALL},
+    features=frozenset(Feature),
+    deterministic=frozenset(_ALL),
+)
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:

@@ -49,6 +49,7 @@ class Terms(msgspec.Struct, frozen=True):
         model: digest of the weights.
         vector_space: space of the vectors of requests without options.
         precision: ``fp32``, ``16 bit`` or ``int8``; several if workers differ.
+        bits: processor and versions that the last bits of vectors depend on; empty without ``-deterministic``.
     """
 
     protocol: int
@@ -56,6 +57,7 @@ class Terms(msgspec.Struct, frozen=True):
     model: str
     vector_space: str
     precision: list[str]
+    bits: str = ""
 
 
 class FrontTerms(msgspec.Struct, frozen=True):
@@ -128,6 +130,12 @@ def refusal(front: Terms, machine: Terms) -> str:
         return (
             f"vectors of this machine are of the space {machine.vector_space}, those of the front of "
             f"{front.vector_space}: copy the folder of the front's -model_dir to this machine, and use the same -engine"
+        )
+    if machine.bits != front.bits:
+        return (
+            f"the front has -deterministic, and this machine may compute other last bits: it has {machine.bits}, the "
+            f"front {front.bits}: use machines with the front's processor, install the front's versions, or start the "
+            "front without -deterministic"
         )
     return ""
 

@@ -57,7 +57,7 @@ def plan_workers(
     if indexes:
         try:
             name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
-            engine = engines.choose(name, "gpu", wanted, None, needs)
+            engine = engines.choose(name, "gpu", wanted, None, needs, config.deterministic)
         except EngineUnavailable as error:
             log.warning("no installed engine can use the GPU: %s", error)
             log.warning("fall back to CPU")
@@ -119,27 +119,33 @@ def _cpu_placement(
         log.warning("-xla: some shapes are compiled before the server is ready, so the start takes longer, and batches "
                     "are padded to them; on a CPU XLA gains on short sequences in fp32 only")  # fmt: skip
     if dtype == "auto":
-        faster = _fastest_dtypes(name, features, needs)
-        dtype = next((each for each in faster if _can(name, each, features, needs)), "fp32")
-    engine = engines.choose(name, "cpu", dtype, features, needs)
+        wanted = (features, needs, config.deterministic)
+        dtype = next((each for each in _fastest_dtypes(name, *wanted) if _can(name, each, *wanted)), "fp32")
+    engine = engines.choose(name, "cpu", dtype, features, needs, config.deterministic)
     if "auto" in (config.engine, config.dtype):
         log.info("engine %s, dtype %s: the fastest here of what is installed", engine, dtype)
     threads = config.threads or max(1, num_cores() // num_workers)
     return WorkerPlacement(Device("cpu", 0, threads), engine, dtype)
 
 
-def _fastest_dtypes(engine: str, features: frozenset[str] | None, needs: frozenset[Feature]) -> tuple[str, ...]:
+def _fastest_dtypes(
+    engine: str, features: frozenset[str] | None, needs: frozenset[Feature], deterministic: bool
+) -> tuple[str, ...]:
     """Returns dtypes that are faster than fp32 on this CPU with the installed engines, the fastest first."""
     if not has_fast_bf16(features):
         return ("int8",)
     # With AMX, bf16 in PyTorch is faster than int8 for large batches; bf16 in TensorFlow is not.
-    is_ahead = has_amx(features) and engine in ("auto", "torch") and _can("torch", "bf16", features, needs)
+    is_ahead = (
+        has_amx(features) and engine in ("auto", "torch") and _can("torch", "bf16", features, needs, deterministic)
+    )
     return ("bf16", "int8") if is_ahead else ("int8", "bf16")
 
 
-def _can(engine: str, dtype: str, features: frozenset[str] | None, needs: frozenset[Feature]) -> bool:
+def _can(
+    engine: str, dtype: str, features: frozenset[str] | None, needs: frozenset[Feature], deterministic: bool
+) -> bool:
     try:
-        engines.choose(engine, "cpu", dtype, features, needs)
+        engines.choose(engine, "cpu", dtype, features, needs, deterministic)
     except EngineUnavailable:
         return False
     return True

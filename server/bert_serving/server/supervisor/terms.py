@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..config.server_config import ServerConfig
+from ..engines.cpu_info import describe_processor
 from ..ipc.joining import JOIN_PROTOCOL, FrontTerms, Terms
 from ..model.config import ModelConfig
 from ..version import __version__
@@ -16,7 +18,7 @@ from .vector_space import EQUAL_ENGINES, assumed_placements, precision_of
 SHARED_OPTIONS = (
     "ckpt_name", "config_name", "task", "max_seq_len", "do_lower_case", "pooling_layer",
     "pooling_strategy", "normalize", "dimensions",
-    "mask_cls_sep", "no_special_token", "no_position_embeddings", "fp16", "xla", "fixed_embed_length",
+    "mask_cls_sep", "no_special_token", "no_position_embeddings", "fp16", "deterministic", "xla", "fixed_embed_length",
 )  # fmt: skip
 
 #: Options of ``bert-serving-join``.
@@ -32,7 +34,22 @@ def make_terms(
 ) -> Terms:
     """Returns the terms of a server or of a machine."""
     precision = sorted({precision_of(config, each.dtype) for each in assumed_placements(config, placements)})
-    return Terms(JOIN_PROTOCOL, __version__, model_digest, config.vector_spaces(model).default, precision)
+    space = config.vector_spaces(model).default
+    bits = _describe_bits() if config.deterministic else ""
+    return Terms(JOIN_PROTOCOL, __version__, model_digest, space, precision, bits)
+
+
+def _describe_bits() -> str:
+    """Returns what the last bits of vectors depend on: the processor, and the versions of what computes."""
+    libraries = ", ".join(f"{name} {_version(name)}" for name in ("onnxruntime", "numpy"))
+    return f"{describe_processor()}, bert-serving-server {__version__}, {libraries}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
 
 
 def front_terms(

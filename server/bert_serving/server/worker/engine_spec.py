@@ -24,6 +24,7 @@ def engine_spec(config: ServerConfig, model: ModelConfig, options: dict[str, Any
         dtype=options["dtype"],
         output_dtype=config.output_dtype,
         use_position_embeddings=not config.no_position_embeddings,
+        deterministic=config.deterministic,
         xla=config.xla,
         max_seq_len=config.max_seq_len,
         model_digest=options.get("prepared", {}).get("model_digest", ""),

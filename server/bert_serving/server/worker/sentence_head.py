@@ -33,16 +33,20 @@ class SentenceHead:
         pipeline: the modules.
         width: dimensions of a pooled vector.
         weights: the weights of these modules.
+        deterministic: the bits of a vector do not depend on the other vectors of its batch.
     """
 
-    def __init__(self, pipeline: SentencePipeline, width: int, weights: HeadWeights) -> None:
+    def __init__(
+        self, pipeline: SentencePipeline, width: int, weights: HeadWeights, deterministic: bool = False
+    ) -> None:
         self._pooling = pipeline.pooling
         self._dimensions = pipeline.dimensions(width)
         body, self._tail = split_tail(pipeline.modules)
         self._body: list[Step] = []
         for index, module in enumerate(body):
             if isinstance(module, Dense):
-                self._body.append(_dense(module.activation, weights[f"{index}/weight"], weights.get(f"{index}/bias")))
+                given = weights[f"{index}/weight"], weights.get(f"{index}/bias")
+                self._body.append(_dense(rows_alone if deterministic else rows_at_once, module.activation, *given))
             elif isinstance(module, LayerNorm):
                 gamma, beta = weights[f"{index}/weight"], weights.get(f"{index}/bias")
                 self._body.append(partial(_layer_norm, gamma, beta, module.eps))
@@ -121,14 +125,29 @@ def _truncate(dimensions: int, rows: np.ndarray) -> np.ndarray:
     return rows[:, :dimensions]
 
 
-def _dense(activation: str, weight: np.ndarray, bias: np.ndarray | None) -> Step:
-    kernel, activate = weight.T, _ACTIVATE[activation]
+def _dense(
+    multiply: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    activation: str,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+) -> Step:
+    activate = _ACTIVATE[activation]
 
     def step(rows: np.ndarray) -> np.ndarray:
-        product = rows @ kernel
+        product = multiply(rows, weight)
         return activate(product if bias is None else product + bias)
 
     return step
+
+
+def rows_at_once(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns the products of rows ``[n, in]`` and a weight ``[out, in]``."""
+    return np.asarray(rows @ weight.T)
+
+
+def rows_alone(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns the same, with the same sums for each row: those of BLAS depend on the number of rows and of threads."""
+    return np.stack([np.einsum("oi,i->o", weight, row) for row in rows])
 
 
 def _layer_norm(gamma: np.ndarray, beta: np.ndarray | None, eps: float, rows: np.ndarray) -> np.ndarray:

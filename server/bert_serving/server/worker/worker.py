@@ -18,6 +18,7 @@ from ..ipc.messages import BatchMessage, Result, decode_commands
 from ..ipc.process_context import ProcessContext
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
+from .bit_check import require_equal_bits
 from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
 from .front_connection import FrontConnection
@@ -45,7 +46,10 @@ def run(process: ProcessContext) -> None:
     head = None
     if not token_level:
         weights = load_head_weights(process.options["prepared"]["head"])
-        head = SentenceHead(pipeline, process.config.pooled_size(spec.model), weights)
+        head = SentenceHead(pipeline, process.config.pooled_size(spec.model), weights, process.config.deterministic)
+    if process.config.deterministic:
+        longest = min(spec.model.max_tokens, process.config.max_seq_len or spec.model.max_tokens)
+        require_equal_bits(engine, head, spec.model.vocab_size, longest, device.threads)
     max_tokens = warm_up(engine, device, spec.model.max_tokens, process.config.max_seq_len)
     process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):

@@ -26,7 +26,14 @@ from ..cpu_info import num_cores, processor
 from ..layout import Layout, attention_mask, check_batch, encode_in_groups, make_layout, split_batch, split_groups
 from ..thread_pool import ThreadPool
 
-INFO = EngineInfo(name="onnx", padding_free=True, dtypes={"cpu": ("fp32", "int8")}, features=frozenset(Feature))
+_DTYPES = ("fp32", "int8")
+INFO = EngineInfo(
+    "onnx",
+    padding_free=True,
+    dtypes={"cpu": _DTYPES},
+    features=frozenset(Feature),
+    deterministic=frozenset(_DTYPES),
+)
 
 #: Number of tokens computed at once, per thread: the activations fit in the CPU caches.
 TOKENS_PER_THREAD = 256
