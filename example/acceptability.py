@@ -19,15 +19,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from common import read_pairs, serving
+from common import needed, read_pairs, serving
 
 from bert_serving.server.model.default import default_model_dir
 
-try:
+with needed("pip install torch transformers"):
     import torch
     from transformers import BertForSequenceClassification, BertTokenizerFast
-except ImportError as error:
-    raise SystemExit(f"this example needs PyTorch ({error}): pip install torch transformers") from None
 
 #: Names of the scores.
 LABELS = ["unacceptable", "acceptable"]

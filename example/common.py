@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
-from bert_serving.client import BertClient
+from bert_serving.client import BertClient, BertServingError
 
 DATA = Path(__file__).parent / "data"
 
@@ -22,6 +24,26 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("-port", type=int, default=5555, help="the server's -port (default: %(default)s)")
     parser.add_argument("-port_out", type=int, default=5556, help="the server's -port_out (default: %(default)s)")
     return parser
+
+
+@contextlib.contextmanager
+def needed(command: str) -> Iterator[None]:
+    """Ends the example with a message if an import in the ``with`` block fails; ``command`` installs the packages."""
+    try:
+        yield
+    except ImportError as error:
+        raise SystemExit(f"this example needs more packages ({error}): {command}") from None
+
+
+def _print_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints an error of the client, for example that no server is there, without the lines of the program."""
+    if isinstance(error, BertServingError):
+        print(f"{kind.__name__}: {error}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _print_error
 
 
 def address(args: argparse.Namespace) -> dict[str, str | int]:

@@ -7,10 +7,12 @@ Needs TensorFlow:      pip install tensorflow
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
-from common import DATA, address, arguments
+from common import DATA, address, arguments, needed
 
 from bert_serving.client import BertClient
+
+with needed("pip install tensorflow"):
+    import tensorflow as tf
 
 parser = arguments(__doc__)
 parser.add_argument("-batch_size", type=int, default=32, help="lines encoded at a time (default: %(default)s)")

@@ -8,11 +8,13 @@ Needs TensorFlow:      pip install tensorflow
 
 from __future__ import annotations
 
-import keras
 import numpy as np
-from common import address, arguments, read_pairs
+from common import address, arguments, needed, read_pairs
 
 from bert_serving.client import BertClient
+
+with needed("pip install tensorflow"):
+    import keras
 
 parser = arguments(__doc__)
 parser.add_argument("-epochs", type=int, default=40, help="passes over the headlines (default: %(default)s)")

@@ -7,10 +7,12 @@ Needs TensorFlow:      pip install tensorflow
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
-from common import address, arguments, read_pairs
+from common import address, arguments, needed, read_pairs
 
 from bert_serving.client import BertClient
+
+with needed("pip install tensorflow"):
+    import tensorflow as tf
 
 parser = arguments(__doc__)
 parser.add_argument("-o", dest="output", default="headlines.tfrecord", help="file to write (default: %(default)s)")

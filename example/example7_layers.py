@@ -61,7 +61,8 @@ for strategy, by_layer in results.items():
 try:
     from matplotlib.figure import Figure
 except ImportError:
-    raise SystemExit("for the picture: pip install matplotlib") from None
+    print("for the picture: pip install matplotlib")
+    raise SystemExit(0) from None
 
 figure = Figure(figsize=(2.2 * len(layers), 2.2 * len(results) + 0.4))
 grid = figure.subplots(len(results), len(layers), squeeze=False)

@@ -3,7 +3,6 @@
 A pre-trained model places "The soup was wonderful" next to "The soup was awful", since both are about soup. Here it
 learns opinions from sixty reviews. The weights are saved as by Google's run_classifier.py, and served twice with
 -tuned_model_dir and -ckpt_name: as vectors, and as a classifier with -task classify. Starts its own servers.
-
 Needs TensorFlow:  pip install tensorflow
 """
 
@@ -14,13 +13,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-from common import read_pairs, serving
+from common import needed, read_pairs, serving
 
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights
 from bert_serving.server.tokenization.factory import load_tokenizer
+
+with needed("pip install tensorflow"):
+    import tensorflow as tf
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("-model_dir", default=default_model_dir(), help="the pre-trained model (default: %(default)s)")

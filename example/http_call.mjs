@@ -5,6 +5,11 @@
 
 const url = globalThis.process?.argv[2] ?? "http://localhost:8125";
 
+await fetch(`${url}/healthz`).catch((error) => {
+  console.error(`${url}: ${error.cause?.message ?? error.message}; start a server with -http_port 8125`);
+  globalThis.process?.exit(1);
+});
+
 /** Return the vectors of texts as an array of Float32Array. Throws an Error with the message of the server. */
 async function encode(texts) {
   const reply = await fetch(`${url}/encode`, {

@@ -21,7 +21,13 @@ TEXTS = ["hello world", "good day!"]
 
 def post(path: str, payload: dict, accept: str = "application/json") -> urllib.request.addinfourl:
     headers = {"Content-Type": "application/json", "Accept": accept}
-    return urllib.request.urlopen(urllib.request.Request(args.url + path, json.dumps(payload).encode(), headers))
+    request = urllib.request.Request(args.url + path, json.dumps(payload).encode(), headers)
+    try:
+        return urllib.request.urlopen(request)
+    except urllib.error.HTTPError:
+        raise
+    except urllib.error.URLError as error:
+        raise SystemExit(f"{args.url}: {error.reason}; start a server with -http_port 8125") from None
 
 
 # JSON, as in 1.10. The response contains the id of the request, of any type.

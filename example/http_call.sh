@@ -5,6 +5,8 @@
 set -eu
 url=${1:-http://localhost:8125}
 
+curl -sS -o /dev/null "$url/healthz" || { echo "start a server with -http_port 8125" >&2; exit 1; }
+
 echo "--- texts in, vectors out (the first 200 characters of them)"
 curl -sS -X POST "$url/encode" \
   -H 'Content-Type: application/json' \

@@ -7,14 +7,12 @@ Needs pandas:          pip install pandas
 from __future__ import annotations
 
 import numpy as np
-from common import DATA, address, arguments
+from common import DATA, address, arguments, needed
 
 from bert_serving.client import BertClient
 
-try:
+with needed("pip install pandas"):
     import pandas as pd
-except ImportError as error:
-    raise SystemExit(f"this example needs pandas ({error}): pip install pandas") from None
 
 args = arguments(__doc__).parse_args()
 

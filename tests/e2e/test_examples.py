@@ -303,12 +303,52 @@ def test_help(run, name: str) -> None:
     assert "(default: " in printed
 
 
-@pytest.mark.parametrize(("name", "package"), [("with_pandas.py", "pandas"), ("acceptability.py", "torch")])
+NEEDED = {"TensorFlow": ("tensorflow", "keras"), "PyTorch": ("torch",), "pandas": ("pandas",)}
+
+
+def needing_packages() -> Iterator[tuple[str, str]]:
+    """Yields each example that names a package, with the module that it imports."""
+    for path in sorted(EXAMPLES.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for title in re.findall(r"^Needs (\w+): +pip install \w+", text, re.M):
+            yield path.name, next(name for name in NEEDED[title] if re.search(rf"^ *import {name}\b", text, re.M))
+
+
+@pytest.mark.parametrize(("name", "package"), list(needing_packages()))
 def test_missing_package_is_reported(name: str, package: str, tmp_path: Path) -> None:
     (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\")")
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, str(EXAMPLES / name)], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert f"No module named '{package}'" in done.stderr
     assert "pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "program"), [("http_call.py", sys.executable), ("http_call.sh", "sh"), ("http_call.mjs", "node")]
+)
+def test_a_missing_http_server_is_reported(name: str, program: str) -> None:
+    if shutil.which(program) is None or (program == "sh" and shutil.which("curl") is None):
+        pytest.skip(f"{program} is not installed")
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    options = ["-url", url] if name.endswith(".py") else [url]
+    command = [program, str(EXAMPLES / name), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "start a server with -http_port 8125" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_server_is_reported_without_the_lines_of_the_program(tmp_path: Path) -> None:
+    program = (
+        "import common\n"
+        "from bert_serving.client import BertClient\n"
+        f"BertClient(port={free_ports(1)[0]}, connect_timeout=500)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ServerUnreachableError: no server connected at localhost")
+    assert "connection refused" in done.stderr
     assert "Traceback" not in done.stderr
