@@ -21,6 +21,7 @@ from bert_serving.client._cli.encode import get_parser as get_encode_parser
 from bert_serving.client.protocol import ERROR_TYPES
 from bert_serving.server import engines
 from bert_serving.server.benchmark.options import GROUPS as BENCHMARK_GROUPS
+from bert_serving.server.cli.calibrate import get_parser as get_calibrate_parser
 from bert_serving.server.cli.drift import get_parser as get_drift_parser
 from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.cli.terminate import get_shutdown_parser
@@ -95,6 +96,11 @@ def _command(parser: argparse.ArgumentParser) -> str:
 def drift_options() -> str:
     """Returns the flags of ``bert-serving-drift``."""
     return _command(get_drift_parser())
+
+
+def calibrate_options() -> str:
+    """Returns the flags of ``bert-serving-calibrate``."""
+    return _command(get_calibrate_parser())
 
 
 def join_options() -> str:
@@ -238,6 +244,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "client_arguments": client_arguments,
     "encode_arguments": encode_arguments,
     "encode_command_options": encode_command_options,
+    "calibrate_options": calibrate_options,
     "drift_options": drift_options,
     "join_options": join_options,
     "ray_options": ray_options,

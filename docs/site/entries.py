@@ -20,6 +20,7 @@ SUBJECTS = {
     "benchmark_options": "bert-serving-benchmark",
     "terminate_options": "bert-serving-terminate",
     "encode_command_options": "bert-serving-encode",
+    "calibrate_options": "bert-serving-calibrate",
     "drift_options": "bert-serving-drift",
     "join_options": "bert-serving-join",
     "ray_options": "bert-serving-ray",

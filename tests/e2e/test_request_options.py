@@ -17,6 +17,7 @@ from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClien
 from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.client.errors import InvalidRequestError, TooLargeError
 from bert_serving.server.model.default import default_model_dir
+from bert_serving.server.model.quantization import quantize
 from http_calls import HttpServer, serving_http
 from servers import TINY, Server, serving
 
@@ -314,6 +315,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         default_prompt_name="query",
     ).save(str(path))
     return path
+
+
+def test_the_bytes_of_embedding_types_are_those_of_sentence_transformers() -> None:
+    library = pytest.importorskip("sentence_transformers.util.quantization")
+    random = np.random.default_rng(5)
+    sample, rows = random.normal(size=(50, 37)).astype(np.float32), random.normal(size=(20, 37)).astype(np.float32)
+    ranges = np.stack([sample.min(0), sample.max(0)])
+    ranges[:, 3] = 0.5  # a dimension with one value
+    rows[0, :5] = 0.0
+    for embedding_type in ("int8", "uint8", "binary", "ubinary"):
+        wanted = library.quantize_embeddings(rows, embedding_type, ranges=ranges)
+        found = quantize(rows, embedding_type, ranges)
+        assert (found.dtype, found.tobytes()) == (wanted.dtype, wanted.tobytes())
 
 
 @pytest.mark.parametrize(

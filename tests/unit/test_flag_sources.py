@@ -21,6 +21,7 @@ from bert_serving.client._fronts import Front
 from bert_serving.client.flag_sources import PREFIX, SOURCES, command_args, flags_of, parse_command
 from bert_serving.server import BertServer
 from bert_serving.server.benchmark.options import get_benchmark_parser
+from bert_serving.server.cli.calibrate import get_parser as get_calibrate_parser
 from bert_serving.server.cli.drift import get_parser as get_drift_parser
 from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.cli.start import start
@@ -39,6 +40,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
     "start": (get_args_parser, []),
     "join": (get_join_parser, ["localhost:5557"]),
     "encode": (get_encode_parser, ["corpus.txt"]),
+    "calibrate": (get_calibrate_parser, ["sample.txt"]),
     "drift": (get_drift_parser, ["sample.txt"]),
     "terminate": (get_shutdown_parser, []),
     "ray": (get_ray_parser, ["localhost:5557"]),
@@ -93,7 +95,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parsed(command: str, *argv: str) -> dict[str, Any]:
     make, positional = COMMANDS[command]
-    required = ["-port", "5555"] if command == "terminate" else ["-o", "out"] if command == "drift" else []
+    required = (
+        ["-port", "5555"] if command == "terminate" else ["-o", "out"] if command in ("calibrate", "drift") else []
+    )
     arguments = [*required, *argv, *(["--"] if argv and positional else []), *positional]
     args = vars(parse_command(make(), arguments).args)
     return {name: value for name, value in args.items() if name not in (SOURCES, "config_file")}
@@ -129,7 +133,7 @@ def test_each_flag_has_all_sources(command: str, flag: str, file: Path) -> None:
 
 
 def same_from_each_source(command: str, flag: str, texts: list[str], file: Path) -> None:
-    if (command, flag) in (("terminate", "port"), ("drift", "output")):
+    if (command, flag) in (("terminate", "port"), ("calibrate", "output"), ("drift", "output")):
         return  # required, and tried by another test
     action = flags_of(PARSERS[command])[flag]
     spelled = next(text for text in action.option_strings if text.strip("-").replace("-", "_") == flag)

@@ -71,7 +71,7 @@ def test_the_reply_does_not_depend_on_the_order_of_rows(pieces: list[list[int]],
     """Rows arrive in any order, also before their announcement, and some twice, as after the death of a worker."""
     published: list[Any] = []
     assembler = ResultAssembler(
-        None, lambda _, frames: published.append(frames), logging.getLogger("test"), lambda: 0.0
+        None, lambda _, frames: published.append(frames), logging.getLogger("test"), lambda: 0.0, lambda _, rows: rows
     )
     first_texts = np.cumsum([0, *map(len, pieces)]).tolist()
     parts = [parts_of(counts, first) for counts, first in zip(pieces, first_texts, strict=False)]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert_serving.client.protocol import EMBEDDING_TYPES
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.ipc.messages import Result
 from bert_serving.server.model.pipeline import Module, Normalize, SentencePipeline, Truncate
@@ -16,7 +17,13 @@ from bert_serving.server.worker.deduplicate import deduplicate, expand
 from bert_serving.server.worker.sentence_head import SentenceHead, normalize
 
 WIDTH = 6
-options = st.builds(VectorOptions, st.sampled_from([None, True, False]), st.none() | st.integers(1, WIDTH))
+options = st.builds(
+    VectorOptions,
+    st.sampled_from([None, True, False]),
+    st.none() | st.integers(1, WIDTH),
+    st.booleans(),
+    st.none() | st.sampled_from(EMBEDDING_TYPES),
+)
 tails = st.lists(st.builds(Normalize) | st.builds(Truncate, st.integers(1, WIDTH)), max_size=4).map(tuple)
 
 
@@ -79,7 +86,9 @@ def test_vectors_with_options_of_their_own_do_not_count_as_drift() -> None:
     array, lengths = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([4, 5, 6], np.int32)
     plain = Result(1, array, lengths, b"", False)
     assert comparable(plain) == (array, lengths)
-    codes = np.array([0, VectorOptions(True, 1).code, 0], np.int32).tobytes()
+    # Vectors that the sink converts to an embedding type arrive as all others do.
+    typed = VectorOptions(embedding_type="int8").code
+    codes = np.array([0, VectorOptions(True, 1).code, typed], np.int32).tobytes()
     vectors, found = comparable(Result(1, array, lengths, b"", False, vector_codes=codes))
     np.testing.assert_array_equal(vectors, array[[0, 2]])
     np.testing.assert_array_equal(found, [4, 6])

@@ -185,6 +185,7 @@ class BertClient(ScoringClient[E]):
         vector_space: str | None = None,
         raw_scores: bool = False,
         long: LongMode | None = None,
+        embedding_type: str | None = None,
     ) -> E | tuple[E, Tokens] | EncodedParts[E] | None:
         """Encodes texts into vectors, one row per text.
 
@@ -210,6 +211,8 @@ class BertClient(ScoringClient[E]):
             long: what happens to a text longer than the server's ``max_seq_len``. ``"cut"``, the default, truncates it,
                 ``"error"`` is an error that names both lengths, ``"mean"`` averages its parts, and ``"chunks"`` returns
                 a vector for each part.
+            embedding_type: type of the numbers: ``float``, ``float16``, ``int8``, ``uint8``, or bits as ``binary`` and
+                ``ubinary``: int8 and uint8 with the signs of eight numbers. ``None`` as the server does it.
 
         Returns:
             A writable float array ``[n, d]``, ``[n, t, d]`` from a server without pooling, or ``[n, labels]`` from one
@@ -225,7 +228,7 @@ class BertClient(ScoringClient[E]):
         """
         self._connection.check_usable()
         about_vectors = normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long
-        values = self._request_options(is_tokenized, given_options(*about_vectors))
+        values = self._request_options(is_tokenized, given_options(*about_vectors, embedding_type))
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
         if not blocking:
@@ -253,6 +256,7 @@ class BertClient(ScoringClient[E]):
         vector_space: str | None = None,
         raw_scores: bool = False,
         long: LongMode | None = None,
+        embedding_type: str | None = None,
     ) -> ResultIterator[E]:
         """Encodes batches from a generator, and returns results while later batches are in flight.
 
@@ -265,8 +269,8 @@ class BertClient(ScoringClient[E]):
             delay: ignored; 1.10 had it. Results are returned as soon as they arrive.
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
-            normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long: as for `encode`. With
-                ``long="chunks"``, ``Response.parts`` has the part of each row.
+            normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long, embedding_type: as for
+                `encode`. With ``long="chunks"``, ``Response.parts`` has the part of each row.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
@@ -276,7 +280,7 @@ class BertClient(ScoringClient[E]):
         if max_num_batch is not None:
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         about_vectors = normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long
-        values = self._request_options(is_tokenized, given_options(*about_vectors))
+        values = self._request_options(is_tokenized, given_options(*about_vectors, embedding_type))
         batches = iter(batch_generator)
         stream = self._pending.open()
         thread = threading.Thread(

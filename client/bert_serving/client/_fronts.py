@@ -19,7 +19,10 @@ _MODEL_KEYS = {
     "prompt_name": "-prompt_name",
     "fixed_embed_length": "-fixed_embed_length",
     "show_tokens_to_client": "-show_tokens_to_client",
+    "embedding_types": "the vector space by embedding type",
 }
+#: Those that a server of an earlier version does not name.
+_LATER_KEYS = ("embedding_types",)
 
 
 class Front(NamedTuple):
@@ -87,7 +90,7 @@ def difference(front: Front, config: Mapping[str, Any], other: Front, other_conf
     """
     for key, name in _MODEL_KEYS.items():
         one, two = config.get(key), other_config.get(key)
-        if one != two:
+        if one != two and not (key in _LATER_KEYS and None in (one, two)):
             return f"{name} of {front} is {one}, and of {other} {two}"
     return None
 

@@ -12,12 +12,14 @@ from ._version import __version__
 from .errors import OptionError, VersionMismatchError
 from .protocol import (
     COMPATIBLE_VERSION,
+    EMBEDDING_TYPES,
     LONG_OF_TRUNCATE,
     MAX_PROMPT_LENGTH,
     OPTIONS_VERSION,
     PART_MODES,
     PARTS_VERSION,
     SCORES_VERSION,
+    TYPES_VERSION,
     Texts,
 )
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         truncate: bool | None
         vector_space: str | None
         raw_scores: bool
+        embedding_type: str | None
 
     class EncodeOptions(VectorOptions, total=False):
         """The same with ``long``, for one vector per text."""
@@ -55,7 +58,12 @@ if TYPE_CHECKING:
 
 
 #: Options that a server knows from another version on than ``OPTIONS_VERSION``.
-_VERSIONS = {"pairs": SCORES_VERSION, "raw_scores": SCORES_VERSION, "long": PARTS_VERSION}
+_VERSIONS = {
+    "pairs": SCORES_VERSION,
+    "raw_scores": SCORES_VERSION,
+    "long": PARTS_VERSION,
+    "embedding_type": TYPES_VERSION,
+}
 
 
 def given_options(
@@ -67,6 +75,7 @@ def given_options(
     vector_space: str | None,
     raw_scores: bool,
     long: LongMode | None,
+    embedding_type: str | None,
 ) -> AllOptions:
     """Returns the arguments of a call as the options of its requests."""
     return {
@@ -78,6 +87,7 @@ def given_options(
         "vector_space": vector_space,
         "raw_scores": raw_scores,
         "long": long,
+        "embedding_type": embedding_type,
     }
 
 
@@ -92,6 +102,7 @@ def request_options(
     pairs: bool | None = None,
     raw_scores: bool = False,
     long: str | None = None,
+    embedding_type: str | None = None,
 ) -> dict[str, Any]:
     """Returns the options that differ from those of the server, ready for JSON.
 
@@ -122,6 +133,10 @@ def request_options(
         options["pairs"] = pairs
     if _switch("raw_scores", raw_scores):
         options["raw_scores"] = True
+    if embedding_type is not None:
+        if embedding_type not in EMBEDDING_TYPES:
+            raise OptionError(f"embedding_type must be one of {', '.join(EMBEDDING_TYPES)}, but is {embedding_type!r}")
+        options["embedding_type"] = embedding_type
     return options
 
 

@@ -28,10 +28,10 @@ import numpy as np
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
-PROTOCOL_VERSION = 6
-#: Versions from which on a server understands ``CANCEL``, options that change vectors, pairs and scores, and parts of
-#: long texts.
-CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION, PARTS_VERSION = 3, 4, 5, 6
+PROTOCOL_VERSION = 7
+#: Versions from which on a server understands ``CANCEL``, options that change vectors, pairs and scores, parts of long
+#: texts, and embedding types.
+CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION, PARTS_VERSION, TYPES_VERSION = 3, 4, 5, 6, 7
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
@@ -49,6 +49,8 @@ MAX_IDENTITY_BYTES = 255
 MAX_REQUEST_ID_DIGITS = 20
 #: Most characters of the option ``prompt``.
 MAX_PROMPT_LENGTH = 4096
+#: Values of the option ``embedding_type``. Their order is part of the messages between processes of the server.
+EMBEDDING_TYPES = ("float", "float16", "int8", "uint8", "binary", "ubinary")
 #: Most request ids in one SHOW_PENDING or CANCEL command.
 MAX_QUERIED = 1000
 
@@ -79,7 +81,7 @@ WITH_SPACE = b'{"num_tokens":true}'
 #: The same, with the number of tokens.
 WITH_DETAILS = b'{"timing":true,"num_tokens":true}'
 
-#: Vectors of type float32, or float16 from a server with ``-fp16``.
+#: Vectors of type float32; float16 from a server with ``-fp16``; with ``embedding_type``, of another one.
 FloatArray: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Texts = Sequence[str] | Sequence[Sequence[str]]
 

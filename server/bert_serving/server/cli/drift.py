@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bert_serving.client import BertClient, BertServingError
@@ -21,9 +20,8 @@ from ..errors import ServingError
 from ..model.errors import ModelError
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference, Sample
 from ..tokenization.factory import make_tokenizer
+from .text_sample import add_server, text_chunks
 
-#: Number of texts per call of the client.
-CHUNK_SIZE = 4096
 #: Number of texts below which the drift of a healthy server is large by chance.
 RECOMMENDED_TEXTS = 1000
 #: Options of the server that determine the tokens of a text.
@@ -50,34 +48,7 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("file", metavar="FILE", help="sample in UTF-8, one text per line; blank lines are skipped")
     add("-o", "--output", required=True, metavar="OUT", help="JSON file to write")
-    add("-ip", "--ip", default="localhost", help="address of the server (default: %(default)s)")
-    add(
-        "-port",
-        "-port_in",
-        "--port",
-        type=int,
-        default=5555,
-        metavar="PORT",
-        help="-port of the server (default: %(default)s)",
-    )
-    add(
-        "-port_out",
-        "--port-out",
-        type=int,
-        default=5556,
-        metavar="PORT",
-        help="-port_out of the server (default: %(default)s)",
-    )
-    add(
-        "-front",
-        "--front",
-        action="append",
-        metavar="HOST",
-        help="a server HOST[:PORT[:PORT_OUT]] in place of the three above. If repeated, servers of one model share the "
-        "texts",
-    )
-    add("-server_key", "--server-key", metavar="KEY", help="public CURVE key of the server, or its file")
-    add("-secret_key", "--secret-key", metavar="KEY", help="secret CURVE key of the client, or its file")
+    add_server(parser)
     add_sources(parser)
     add_completion(parser)
     return parser
@@ -119,7 +90,7 @@ def _measure(args: argparse.Namespace) -> Reference:
     ):
         options = client.server_config
         tokenizer = make_tokenizer(*apply_model_folder(_token_options(options), logging.getLogger(__name__)))
-        for texts in _chunks(lines):
+        for texts in text_chunks(lines):
             vectors = client.encode(texts)
             if vectors.ndim != 2:
                 raise ValueError(
@@ -145,13 +116,6 @@ def _token_options(options: dict[str, Any]) -> ServerConfig:
             "vocabulary is needed to count tokens: run this command on the machine of the server"
         )
     return ServerConfig.from_dict({name: options[name] for name in _TOKEN_OPTIONS})
-
-
-def _chunks(lines: Iterator[str]) -> Iterator[list[str]]:
-    texts = (line.strip() for line in lines)
-    full = (text for text in texts if text)
-    while chunk := list(itertools.islice(full, CHUNK_SIZE)):
-        yield chunk
 
 
 def _fail(reason: str) -> int:

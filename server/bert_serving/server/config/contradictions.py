@@ -35,6 +35,15 @@ def reject_contradictions(config: ServerConfig) -> None:
         raise ConfigError(f"-fp16 and -dtype {config.dtype} contradict each other: set only one of them")
     if config.verbose and config.log_level not in ("info", "debug"):
         raise ConfigError(f"-verbose is -log_level debug, but -log_level is {config.log_level}: set only one of them")
+    if config.quantization_ranges and config.task != "embed":
+        raise ConfigError(
+            f"-quantization_ranges is for vectors, but -task {config.task} gives scores: set only one of them"
+        )
+    if config.quantization_ranges and config.pooling_strategy == PoolingStrategy.NONE:
+        raise ConfigError(
+            "-quantization_ranges needs one vector per text, but -pooling_strategy NONE computes one per token: set "
+            "only one of them"
+        )
     if config.drift_reference and config.pooling_strategy == PoolingStrategy.NONE:
         raise ConfigError(
             "-drift_reference needs one vector per text, but -pooling_strategy NONE computes one per token: set only "

@@ -198,9 +198,12 @@ class Options:
     start_timeout: float = option(600.0, "longest time to load the model, in seconds", parse=seconds, metavar="S")
     drain_timeout: float = option(60.0, "seconds to finish accepted requests at shutdown", parse=seconds, metavar="S")
 
+    quantization_ranges: str | None = option(
+        None, "file from bert-serving-calibrate: the ranges of the embedding types int8 and uint8. By default "
+        "quantization_ranges.json in the model folder, if it exists", metavar="FILE", group="Other")
     drift_reference: str | None = option(
         None, "file from bert-serving-drift for a sample of texts: /metrics and the status report the drift of texts "
-        "and vectors from it", metavar="FILE", group="Other")
+        "and vectors from it", metavar="FILE")
     drift_window: int = option(10_000, "size of the drift window: the last N to 2 N texts", parse=at_least(1),
                                metavar="N")
     verbose: bool = option(False, "the same as -log_level debug", parse=None, v1=True)
@@ -221,6 +224,7 @@ OPTIONS: dict[str, Option] = {
 #: Options with paths.
 PATHS = (
     "model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "join_keys", "http_token_file", "drift_reference",
+    "quantization_ranges",
 )  # fmt: skip
 
 

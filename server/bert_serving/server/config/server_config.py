@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,6 +38,8 @@ class ServerConfig(Options):
     pipeline: SentencePipeline | None = None
     #: Digest of all that shapes a vector before the last modules of the pipeline; empty until the model is read.
     vector_digest: str = ""
+    #: Content of ``-quantization_ranges``: least and greatest number of each dimension, by vector space.
+    ranges: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Validates the options, and fills in those that depend on others.
@@ -140,8 +142,9 @@ class ServerConfig(Options):
         """Returns the spaces of the vectors of this server."""
         width = self.pooled_size(model)
         if self.pipeline is None:
-            return VectorSpaces(self.vector_digest, (), width)
-        return VectorSpaces(self.vector_digest, split_tail(self.pipeline.modules)[1], self.pipeline.widest(width))
+            return VectorSpaces(self.vector_digest, (), width, self.ranges)
+        tail = split_tail(self.pipeline.modules)[1]
+        return VectorSpaces(self.vector_digest, tail, self.pipeline.widest(width), self.ranges)
 
     def to_json(self) -> str:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -165,13 +168,13 @@ class ServerConfig(Options):
 
     def public(self) -> dict[str, Any]:
         """Returns the options for the status JSON: sorted by name, with the pooling strategy as a number."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         values["pooling_strategy"] = int(self.pooling_strategy)
         values["pooling_layer"] = list(self.pooling_layer)
         values["device_map"] = list(self.device_map)
         pipeline = SentencePipeline("", ()) if self.pipeline is None else self.pipeline
         values |= {"pipeline": None if self.pipeline is None else pipeline.describe(), **pipeline.scores}
-        del values["given"], values["vector_digest"]
+        del values["given"], values["vector_digest"], values["ranges"]
         return dict(sorted(values.items()))
 
 

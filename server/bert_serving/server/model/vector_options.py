@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bert_serving.client.protocol import EMBEDDING_TYPES
+
 from .pipeline import Module, Normalize, ScoreActivation, Truncate
 
 
@@ -15,23 +17,31 @@ class VectorOptions(NamedTuple):
         normalize: whether vectors have length 1; None as the pipeline says.
         dimensions: number of leading dimensions to keep; None for all.
         raw_scores: whether scores are logits, without the activation.
+        embedding_type: one of ``EMBEDDING_TYPES``; None for the dtype of the server. The sink converts vectors to it.
     """
 
     normalize: bool | None = None
     dimensions: int | None = None
     raw_scores: bool = False
+    embedding_type: str | None = None
 
     @property
     def code(self) -> int:
         """The options as one number, as batches carry them; 0 for no change."""
         switch = 0 if self.normalize is None else 1 + self.normalize
-        return (self.dimensions or 0) << 3 | self.raw_scores << 2 | switch
+        kind = 0 if self.embedding_type is None else 1 + EMBEDDING_TYPES.index(self.embedding_type)
+        return (self.dimensions or 0) << 6 | kind << 3 | self.raw_scores << 2 | switch
 
     @classmethod
     def from_code(cls, code: int) -> VectorOptions:
         """Restores options from their code."""
-        switch = code & 3
-        return cls(None if switch == 0 else switch == 2, code >> 3 or None, bool(code & 4))
+        switch, kind = code & 3, code >> 3 & 7
+        embedding_type = EMBEDDING_TYPES[kind - 1] if kind else None
+        return cls(None if switch == 0 else switch == 2, code >> 6 or None, bool(code & 4), embedding_type)
+
+
+#: The bits of an embedding type in the code of options.
+TYPE_BITS = 7 << 3
 
 
 def split_tail(modules: Sequence[Module]) -> tuple[tuple[Module, ...], tuple[Module, ...]]:
@@ -48,7 +58,7 @@ def apply_options(tail: Sequence[Module], options: VectorOptions) -> tuple[Modul
     Args:
         tail: modules of the kinds Normalize, Truncate and ScoreActivation.
     """
-    normalize, dimensions, raw_scores = options
+    normalize, dimensions, raw_scores, _ = options
     modules = [module for module in tail if not (raw_scores and isinstance(module, ScoreActivation))]
     makes_unit = bool(modules) and isinstance(modules[-1], Normalize) if normalize is None else normalize
     if normalize is not None:

@@ -33,12 +33,14 @@ class JobOptions:
         wants_timing, wants_num_tokens: whether the reply includes the timing, and the number of tokens.
         prompt: text before each text; None for that of the server.
         truncate: whether a text that is too long is truncated; it is refused if not.
-        vector_code: ``VectorOptions.code`` of normalization and dimensions; 0 for those of the server.
+        vector_code: ``VectorOptions.code`` of normalization, dimensions and embedding type; 0 for those of the server.
         dimensions: number of leading dimensions in the reply; None for all.
         vector_space: space of the vectors, which the reply names; empty for a request without options.
         pairs: true: each item of the request is a list of two texts; false: no text is a pair; None: as in 1.10.
         long: ``mean`` or ``chunks`` if texts that are too long become parts; else empty.
         makes_unit: the sink normalizes the means of parts.
+        row_bytes: size of a vector of an embedding type; 0 for that of the server.
+        type_code: ``VectorOptions.code`` with the embedding type of means, which the sink converts; else 0.
     """
 
     wants_timing: bool = False
@@ -51,6 +53,8 @@ class JobOptions:
     pairs: bool | None = None
     long: str = ""
     makes_unit: bool = False
+    row_bytes: int = 0
+    type_code: int = 0
 
 
 #: Options of a request without options.

@@ -19,6 +19,7 @@ from bert_serving.client.protocol import EncodeInfo, error_info
 from ..ipc.commands import from_u64
 from ..ipc.messages import Command, Result, dtype_name
 from ..log import REQUEST
+from ..model.vector_options import TYPE_BITS
 from ..monitoring.timing import Timing
 from .text_parts import combine_parts
 
@@ -33,7 +34,8 @@ class SinkJob:
     Attributes:
         missing: number of rows that have not arrived.
         filled: which rows have arrived, bool ``[size]``.
-        array: ``[size, d]``, or ``[size, T, d]`` for token-level output; None while ``T`` is unknown.
+        array: ``[size, d]``, with an embedding type as that type; or ``[size, T, d]`` for token-level output; None
+            while ``T`` is unknown.
         pieces: row numbers, lengths and packed rows that wait until ``T`` is known.
         tokens: JSON lists of tokens by their first row.
         parts: parts of texts that the rows are, by the first row; bytes of int32 ``[n, 4]``, see ``Tokenized``.
@@ -81,6 +83,7 @@ class ResultAssembler:
         width: tokens per sequence in token-level output; None if it is that of the longest sequence of a request.
         publish: called with an identity and the frames of its reply.
         clock: monotonic seconds.
+        quantize: returns vectors ``[n, d]`` as the embedding type in the code of their request.
 
     Attributes:
         epoch: the ventilator's, in the upper bits of its job ids.
@@ -97,8 +100,10 @@ class ResultAssembler:
         publish: Callable[[bytes, list[Any]], None],
         log: logging.Logger,
         clock: Callable[[], float],
+        quantize: Callable[[int, np.ndarray], np.ndarray],
     ) -> None:
         self.width, self._publish, self.log, self.clock = width, publish, log, clock
+        self._quantize = quantize
         self.epoch = 0
         self.jobs: dict[int, SinkJob] = {}
         self.finished: OrderedDict[int, None] = OrderedDict()
@@ -157,8 +162,8 @@ class ResultAssembler:
             job.is_complete = True
             try:
                 self._publish_if_complete(job)
-            except MemoryError:
-                self._fail(job)
+            except (MemoryError, OverflowError) as error:
+                self._fail(job, error)
 
     def _open(self, job_id: int, size: int, identity: bytes, request_id: bytes) -> SinkJob:
         job = self.jobs.get(job_id)
@@ -178,6 +183,7 @@ class ResultAssembler:
         changes = (np.flatnonzero(np.diff(job_ids)) + 1).tolist() if len(job_ids) > 1 else []
         cuts = [0, *changes, len(job_ids)]
         ends = np.cumsum(result.lengths, dtype=np.int64) if result.token_level else None
+        codes = np.frombuffer(result.vector_codes, np.int32) if result.vector_codes else None
         for start, stop in itertools.pairwise(cuts):
             job_id = int(job_ids[start])
             where = slice(start, stop)
@@ -188,10 +194,13 @@ class ResultAssembler:
                     self._keep_unannounced(result, where, values)
                 continue  # finished, cancelled, computed twice, or of another ventilator
             job.began_at = min(job.began_at, result.began_at)
+            array = result.array[values]
             try:
-                self._fill(job, rows[where], result.lengths[where], result.array[values], result.token_level)
-            except MemoryError:
-                self._fail(job)
+                if codes is not None and codes[start] & TYPE_BITS:  # all rows of a job have one code
+                    array = self._quantize(int(codes[start]), array)
+                self._fill(job, rows[where], result.lengths[where], array, result.token_level)
+            except (MemoryError, OverflowError) as error:
+                self._fail(job, error)
 
     def _keep_unannounced(self, result: Result, where: slice, values: slice) -> None:
         rows = Result(
@@ -200,6 +209,7 @@ class ResultAssembler:
             result.lengths[where],
             result.manifest[where],
             result.token_level,
+            vector_codes=result.vector_codes[4 * where.start : 4 * where.stop],
             began_at=result.began_at,
         )
         self.num_bytes += rows.array.nbytes
@@ -250,13 +260,16 @@ class ResultAssembler:
         if len(self.finished) > MAX_FINISHED:
             self.finished.popitem(last=False)
 
-    def _fail(self, job: SinkJob) -> None:
-        """Answers a job with an error because its array does not fit into memory."""
+    def _fail(self, job: SinkJob, error: Exception) -> None:
+        """Answers a job with an error: its array does not fit into memory, or its vectors into their type."""
         self.close(job.id)
         job.array, job.pieces, job.missing = None, [], -1  # never complete
-        self.log.error("no memory for the vectors of %d texts of client %r; the request fails", job.size, job.identity)
-        reason = f"the server has no memory for the vectors of {job.size} texts: send fewer texts at a time"
-        self._publish(job.identity, [error_info("too_large", reason), b"", job.request_id])
+        error_type, reason = "encoding_failed", str(error)
+        if isinstance(error, MemoryError):
+            error_type = "too_large"
+            reason = f"the server has no memory for the vectors of {job.size} texts: send fewer texts at a time"
+        self.log.error("the request of %d texts of client %r fails: %s", job.size, job.identity, reason)
+        self._publish(job.identity, [error_info(error_type, reason), b"", job.request_id])
 
     def _publish_if_complete(self, job: SinkJob) -> None:
         if job.missing or not job.is_complete:
@@ -265,6 +278,7 @@ class ResultAssembler:
         width = job.metadata.pop("width", 0)
         times = job.metadata.pop("times", None)
         dimensions = job.metadata.pop("dimensions", None)
+        type_code = job.metadata.pop("type_code", 0)
         if job.array is None:
             _, _, sample = job.pieces[0]
             job.array = np.zeros((job.size, width, sample.shape[1]), sample.dtype)
@@ -274,6 +288,8 @@ class ResultAssembler:
             job.array = job.array[:, :dimensions]
         if job.parts:
             job.array, job.metadata = combine_parts(job.array, job.parts, job.metadata)
+        if type_code:
+            job.array = self._quantize(type_code, job.array)
         if times is not None:
             job.metadata["timing"] = Timing.of(times[0], times[1], job.began_at, self.clock()).to_dict()
         dtype, shape = dtype_name(job.array.dtype), job.array.shape

@@ -27,6 +27,8 @@ from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command, Result, decode_commands, encode_commands
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket, recv_available
+from ..model.quantization import Quantizer
+from ..model.vector_options import TYPE_BITS
 from ..monitoring.drift import Reference, VectorDrift
 from ..security.curve import CurveAuth
 from .assembly import ResultAssembler
@@ -57,7 +59,8 @@ class Sink:
         self.has_requested_sync = False
         self.barrier = SyncBarrier()
         width = output_width(self.config, process.model.max_tokens)
-        self.assembler = ResultAssembler(width, self._publish, self.log, self.clock)
+        quantizer = Quantizer(self.config.vector_spaces(process.model), self.config.ranges)
+        self.assembler = ResultAssembler(width, self._publish, self.log, self.clock, quantizer.apply)
         self.receiver = ResultReceiver(process, self.clock)
         #: Identities that have jobs here and no subscription, and since when.
         self.unsubscribed_since: dict[bytes, float] = {}
@@ -313,7 +316,7 @@ def comparable(result: Result) -> tuple[np.ndarray, np.ndarray]:
     """Returns the vectors and lengths of texts whose request has no normalization and dimensions of its own."""
     if not result.vector_codes:
         return result.array, result.lengths
-    chosen = np.frombuffer(result.vector_codes, np.int32) == 0
+    chosen = np.frombuffer(result.vector_codes, np.int32) & ~TYPE_BITS == 0
     return result.array[chosen], result.lengths[chosen]
 
 

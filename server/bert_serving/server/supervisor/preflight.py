@@ -19,6 +19,8 @@ from ..ipc.descriptors import RESERVE, descriptor_limit
 from ..ipc.endpoints import Addresses
 from ..model.cache import default_cache_dir
 from ..model.config import ModelConfig
+from ..model.pooling import PoolingStrategy
+from ..model.ranges import FILE_NAME, read_ranges
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
@@ -81,8 +83,39 @@ def plan(
     placements = plan_workers(config, log, needs=model.features)
     log_start(config, model, placements, log)
     config = config.with_(vector_digest=vector_digest(config, served, placements))
+    config = config.with_(ranges=find_ranges(config, model, log.warning))
     log_comparable(config, model, log)
     return config, model, placements
+
+
+def find_ranges(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, list[list[float]]]:
+    """Returns the ranges in the file of ``-quantization_ranges``, or of the model folder; empty without a file.
+
+    Args:
+        config: has the digest of its vectors.
+
+    Raises:
+        ConfigError: the file cannot be read, or its ranges have another size than the vectors.
+    """
+    path = config.quantization_ranges
+    if path is None:
+        path = os.path.join(config.model_dir, FILE_NAME)
+        has_vectors = config.task == "embed" and config.pooling_strategy != PoolingStrategy.NONE
+        if not has_vectors or not os.path.lexists(path):
+            return {}
+    ranges = read_ranges(path)
+    space, size = config.vector_spaces(model).default, config.vector_size(model)
+    if space not in ranges:
+        warn(
+            f"the ranges of {path} are those of the vector spaces {', '.join(ranges) or 'none'}, but this server has "
+            f"{space}: requests for int8 and uint8 are refused; run bert-serving-calibrate again with this server"
+        )
+    elif len(ranges[space][0]) != size:
+        raise ConfigError(
+            f"the ranges of {path} have {len(ranges[space][0])} numbers, but the vectors have {size}: run "
+            "bert-serving-calibrate again with this server"
+        )
+    return ranges
 
 
 def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:

@@ -75,6 +75,8 @@ class Announcer:
             metadata["long"] = options.long
         if options.makes_unit:
             metadata["makes_unit"] = True
+        if options.type_code:
+            metadata["type_code"] = options.type_code
         return [commands.JOB_CHUNK, *frames, json.dumps(metadata).encode() if metadata else b"{}"]
 
     def _log_tokens(self, tokenized: Tokenized) -> None:

@@ -7,14 +7,22 @@ from typing import Annotated
 
 import msgspec
 
-from bert_serving.client.protocol import LONG_OF_TRUNCATE, MAX_PROMPT_LENGTH, MAX_QUERIED, PART_MODES
+from bert_serving.client.protocol import (
+    EMBEDDING_TYPES,
+    LONG_OF_TRUNCATE,
+    MAX_PROMPT_LENGTH,
+    MAX_QUERIED,
+    PART_MODES,
+)
 
 from ..config.server_config import ServerConfig
 from ..errors import InvalidRequest, TooLarge, VectorSpaceMismatch
 from ..model.config import ModelConfig
 from ..model.pipeline import Normalize
 from ..model.pooling import PoolingStrategy
+from ..model.quantization import row_bytes
 from ..model.vector_options import VectorOptions, apply_options, split_tail
+from ..model.vector_space import RANGED_TYPES
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
 
 #: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
@@ -36,6 +44,7 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pairs: bool | None = None
     raw_scores: bool = False
     long: str | None = None
+    embedding_type: str | None = None
 
     @property
     def key(self) -> bytes:
@@ -105,6 +114,7 @@ class OptionsResolver:
         self._spaces = config.vector_spaces(model)
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
         self._task = config.task
+        self._output_type = "float16" if config.output_dtype == "float16" else "float"
 
     def resolve(self, options: RequestOptions) -> JobOptions:
         """Returns the options of a job.
@@ -118,25 +128,29 @@ class OptionsResolver:
             return NO_OPTIONS
         long = self._long(options)
         vector = self._vector_options(options.normalize, options.dimensions, options.raw_scores)
-        space = self._spaces.of(vector)
-        if options.vector_space not in (None, space):
+        typed = self._with_type(vector, options.embedding_type)
+        space = self._spaces.of(typed)
+        if options.vector_space not in (None, space, self._spaces.of_floats(vector)):
             raise VectorSpaceMismatch(
                 f"the request expects vectors of the space {options.vector_space[:100]!r}, but those of this server "
                 f"are of {space!r}: encode the other texts again too, or use the server with their model and options"
             )
-        # Parts are averaged before their mean is normalized.
+        # Parts are averaged before their mean is normalized, and converted to the embedding type.
         makes_unit = long == "mean" and self._makes_unit(vector)
+        code = (vector if long == "mean" else typed).code
         return JobOptions(
             options.timing,
             options.num_tokens,
             self._prompt(options.prompt_name, options.prompt),
             truncates(options.truncate, options.long),
-            vector.code if not makes_unit else self._code(VectorOptions(False, vector.dimensions)),
+            code if not makes_unit else self._code(VectorOptions(False, vector.dimensions)),
             vector.dimensions,
             space,
             options.pairs,
             long,
             makes_unit,
+            0 if typed.embedding_type is None else row_bytes(typed.embedding_type, typed.dimensions or self._width),
+            typed.code if long == "mean" and typed.embedding_type is not None else 0,
         )
 
     def _long(self, options: RequestOptions) -> str:
@@ -169,6 +183,38 @@ class OptionsResolver:
     def _code(self, vector: VectorOptions) -> int:
         return 0 if apply_options(self._tail, vector) == self._tail else vector.code
 
+    def _with_type(self, vector: VectorOptions, embedding_type: str | None) -> VectorOptions:
+        """Adds the embedding type, unless vectors have it anyway."""
+        if embedding_type is None:
+            return vector
+        if embedding_type not in EMBEDDING_TYPES:
+            raise InvalidRequest(
+                f"embedding_type {embedding_type[:100]!r} is unknown: set one of {', '.join(EMBEDDING_TYPES)}"
+            )
+        self._require_vectors("embedding_type")
+        typed = vector._replace(embedding_type=embedding_type)
+        if embedding_type in RANGED_TYPES and not self._spaces.has_ranges(typed):
+            dimensions = vector.dimensions or self._width
+            raise InvalidRequest(
+                f"embedding_type {embedding_type} needs the ranges of the model's numbers, and this server has none "
+                f"for {dimensions} dimensions (vector space {self._spaces.of_floats(typed)}): run "
+                f"bert-serving-calibrate -dimensions {dimensions} with this server, and start the server with "
+                "-quantization_ranges; or set float16, binary or ubinary"
+            )
+        return vector if embedding_type == self._output_type else typed
+
+    def _require_vectors(self, name: str) -> None:
+        """Checks that the server gives one vector per text, which an option needs."""
+        if self._task != "embed":
+            raise InvalidRequest(
+                f"{name} is for vectors, but this server gives scores (-task {self._task}): omit {name}"
+            )
+        if self._token_level:
+            raise InvalidRequest(
+                f"{name} needs one vector per text, but this server returns one per token (-pooling_strategy NONE): "
+                f"omit {name}"
+            )
+
     def _vector_options(self, normalize: bool | None, dimensions: int | None, raw_scores: bool) -> VectorOptions:
         if raw_scores and self._task == "embed":
             raise InvalidRequest(
@@ -178,17 +224,7 @@ class OptionsResolver:
         if normalize is None and dimensions is None:
             options = VectorOptions(raw_scores=raw_scores)
             return VectorOptions() if apply_options(self._tail, options) == self._tail else options
-        if self._task != "embed":
-            name = "dimensions" if normalize is None else "normalize"
-            raise InvalidRequest(
-                f"{name} is for vectors, but this server gives scores (-task {self._task}): omit {name}"
-            )
-        if self._token_level:
-            name = "dimensions" if normalize is None else "normalize"
-            raise InvalidRequest(
-                f"{name} needs one vector per text, but this server returns one per token (-pooling_strategy NONE): "
-                f"omit {name}"
-            )
+        self._require_vectors("dimensions" if normalize is None else "normalize")
         if dimensions is not None and not 1 <= dimensions <= self._width:
             raise InvalidRequest(
                 f"dimensions is {dimensions}; the vectors of this server have {self._width} dimensions: set 1 to "

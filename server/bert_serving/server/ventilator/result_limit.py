@@ -40,15 +40,18 @@ class ResultLimit:
             TooLarge: the vectors of the whole request would exceed the limit.
         """
         size, width = chunk.job.size, 1
-        row_bytes = self._row_bytes + (0 if chunk.tokenized.parts is None else PART_BYTES)
+        options, parts = chunk.job.options, chunk.tokenized.parts
+        # The sink converts the rows of a request with an embedding type as they arrive, but means at the end.
+        row_bytes = options.row_bytes if options.row_bytes and not options.type_code else self._row_bytes
+        row_bytes += 0 if parts is None else PART_BYTES
         if self._token_level:
             width = self._fixed_width or token_width([chunk], self.positions)
-        rows = size
-        if chunk.tokenized.parts is not None and chunk.job.options.long == "mean":
-            rows += int(chunk.tokenized.parts[-1, 0]) + 1  # the means are beside the vectors of the parts
-        needed = rows * width * row_bytes
+        needed = size * width * row_bytes
+        if parts is not None and options.long == "mean":
+            num_texts = int(parts[-1, 0]) + 1  # the means are beside the vectors of the parts
+            needed += num_texts * (row_bytes + (options.row_bytes if options.type_code else 0))
         if needed > self.max_bytes:
-            kind = "texts" if chunk.tokenized.parts is None else "parts of texts"
+            kind = "texts" if parts is None else "parts of texts"
             tokens = f" of {width} tokens each" if self._token_level else ""
             raise TooLarge(
                 f"the vectors of {size} {kind}{tokens} would take {needed} bytes; the limit is {self.max_bytes} "

@@ -22,6 +22,8 @@ from bert_serving.client.protocol import COMPATIBLE_VERSION, PROTOCOL_VERSION
 from ..config.folders import hide_folders
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
+from ..model.config import ModelConfig
+from ..model.pooling import PoolingStrategy
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
@@ -40,6 +42,23 @@ class ResultMemory(NamedTuple):
     in_pipes: int
 
 
+class ServedSpaces(NamedTuple):
+    """Spaces of the vectors of requests without options: by default, and by embedding type.
+
+    ``by_type`` is empty if the server has no embedding types.
+    """
+
+    default: str
+    by_type: dict[str, str]
+
+    @classmethod
+    def of(cls, config: ServerConfig, model: ModelConfig) -> ServedSpaces:
+        """Returns the spaces of a server."""
+        spaces = config.vector_spaces(model)
+        has_types = config.task == "embed" and config.pooling_strategy != PoolingStrategy.NONE
+        return cls(spaces.default, spaces.by_type() if has_types else {})
+
+
 @dataclass(frozen=True, slots=True)
 class ServerState:
     """Holds the values that the replies report.
@@ -51,7 +70,7 @@ class ServerState:
         num_requests: number of requests in progress.
         held_bytes, unread_bytes: memory of these requests, and of messages that are not read yet.
         max_bytes: limit of both.
-        vector_space: space of the vectors of requests without options.
+        spaces: the spaces of vectors.
         unknown_token: the token for unknown text; None if the vocabulary has none.
         result_memory: memory of the results in the sink.
         admission: reservations of memory for results, and requests that wait for it.
@@ -71,7 +90,7 @@ class ServerState:
     held_bytes: int
     unread_bytes: int
     max_bytes: int
-    vector_space: str
+    spaces: ServedSpaces
     unknown_token: str | None
     result_memory: ResultMemory
     admission: ResultAdmission
@@ -162,7 +181,8 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "devices": supervisor.get("devices", []),
         "engine_in_use": supervisor.get("engine") or config.engine,
         "dtype_in_use": supervisor.get("dtype") or config.dtype,
-        "vector_space": state.vector_space,
+        "vector_space": state.spaces.default,
+        "embedding_types": state.spaces.by_type,
         "unknown_token": state.unknown_token,
     }
 

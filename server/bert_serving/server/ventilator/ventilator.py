@@ -48,7 +48,7 @@ from .request_socket import RequestSocket
 from .request_table import RequestTable
 from .requests import BadEnvelope, Request, read_envelope
 from .sink_channel import SinkChannel
-from .status import ResultMemory, ServerState, config_json, status_json
+from .status import ResultMemory, ServedSpaces, ServerState, config_json, status_json
 from .tokenizer_pool import TokenizerPool
 
 #: Messages read from one socket before the loop reads the next one.
@@ -66,7 +66,7 @@ class Ventilator:
         self._draining_worker: bytes | None = None
         self._vector_drift: dict[str, Any] = {"seen": 0, "texts": 0}  # last report of the sink
         self._unknown_token = tokenizer.unknown_token
-        self._vector_space = self.config.vector_spaces(model).default
+        self._served_spaces = ServedSpaces.of(self.config, model)
         self._result_memory = ResultMemory(0, 0, 0)
         epoch = secrets.randbits(22)
         self.control = context.connect_control()
@@ -266,7 +266,7 @@ class Ventilator:
             held_bytes=self.requests.held_bytes,
             unread_bytes=self.frontend.unread_bytes,
             max_bytes=self.requests.limits.max_bytes,
-            vector_space=self._vector_space,
+            spaces=self._served_spaces,
             unknown_token=self._unknown_token,
             result_memory=self._result_memory,
             admission=self.requests.admission,

@@ -1,0 +1,134 @@
+"""The command ``bert-serving-calibrate``: saves the ranges of a model's vectors, for ``-quantization_ranges``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bert_serving.client import BertClient, BertServingError
+from bert_serving.client.command_parser import CommandParser
+from bert_serving.client.completion import add_completion
+from bert_serving.client.flag_sources import add_sources, choose_address, command_args
+
+from ..config.option import at_least
+from ..model.ranges import RangeSample, to_json
+from .text_sample import add_server, text_chunks
+
+#: Number of texts below which texts that follow often have numbers beyond the ranges.
+RECOMMENDED_TEXTS = 1000
+#: Smallest number of texts: a range has two ends.
+MIN_TEXTS = 2
+
+_EPILOG = """\
+examples:
+  bert-serving-calibrate texts.txt -o quantization_ranges.json
+  bert-serving-calibrate texts.txt -o quantization_ranges.json -dimensions 256 -dimensions 128
+  bert-serving-start ... -quantization_ranges quantization_ranges.json
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Builds the parser of ``bert-serving-calibrate``."""
+    parser = CommandParser(
+        prog="bert-serving-calibrate",
+        description="Encode texts and save the least and the greatest number of each dimension of their vectors. The "
+        "embedding types int8 and uint8 need these ranges.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", help="texts in UTF-8, one per line; blank lines are skipped")
+    add("-o", "--output", required=True, metavar="OUT", help="JSON file to write")
+    add(
+        "-dimensions",
+        "--dimensions",
+        type=at_least(1),
+        action="append",
+        default=[],
+        metavar="N",
+        help="also save the ranges of vectors with N dimensions, for requests with that option; may be repeated",
+    )
+    add("-prompt_name", "--prompt-name", metavar="NAME", help="prompt of the model to put before each text")
+    add_server(parser)
+    add_sources(parser)
+    add_completion(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command. Returns the exit code: 0 on success, 1 on failure; argparse exits with 2 on wrong usage."""
+    parser = get_parser()
+    args = command_args(parser, argv)
+    choose_address(parser, args)
+    try:
+        num_texts, samples = _measure(args)
+        with open(args.output, "w", encoding="utf-8") as out:
+            out.write(to_json(samples, num_texts) + "\n")
+    except UnicodeDecodeError as error:
+        return _fail(f"{args.file} is not UTF-8: {error}; convert it to UTF-8")
+    except (BertServingError, ValueError, OSError) as error:
+        return _fail(str(error))
+    for space, sample in samples.items():
+        print(f"{args.output}: vector space {space}, {len(sample.ranges[0])} dimensions, {num_texts:,} texts")
+    if num_texts < RECOMMENDED_TEXTS:
+        print(
+            f"bert-serving-calibrate: warning: with fewer than {RECOMMENDED_TEXTS:,} texts, other texts often have "
+            "numbers beyond the ranges, which become the nearest end; use more texts",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _measure(args: argparse.Namespace) -> tuple[int, dict[str, RangeSample]]:
+    """Returns the number of texts, and their ranges by vector space: of all dimensions, and of fewer ones.
+
+    Raises:
+        ValueError: the server has no vectors of texts, or there are too few texts.
+    """
+    num_texts = 0
+    samples: dict[str, RangeSample] = {}
+    spaces: dict[int | None, str | None] = dict.fromkeys([None, *args.dimensions])
+    with (
+        open(args.file, encoding="utf-8") as lines,
+        BertClient(
+            ip=args.front or args.ip,
+            **({} if args.front else {"port": args.port, "port_out": args.port_out}),
+            check_length=False,
+            server_key=args.server_key,
+            secret_key=args.secret_key,
+        ) as client,
+    ):
+        if not client.server_config.get("embedding_types"):
+            raise ValueError(
+                "the server has no embedding types: it is of an earlier version, gives scores (-task), or returns a "
+                "vector per token (-pooling_strategy NONE); use another server"
+            )
+        for texts in text_chunks(lines):
+            num_texts += len(texts)
+            for dimensions, space in spaces.items():
+                call = client._encode_in_detail(
+                    texts,
+                    False,
+                    len(texts),
+                    [],
+                    dimensions=dimensions,
+                    prompt_name=args.prompt_name,
+                    vector_space=space,  # of the first texts: the server may be restarted with another model
+                    pairs=False,
+                )
+                assert call.vector_space is not None
+                spaces[dimensions] = call.vector_space
+                samples.setdefault(call.vector_space, RangeSample()).add(call.embedding)
+    if num_texts < MIN_TEXTS:
+        raise ValueError(f"{args.file} has {num_texts} texts; ranges need at least {MIN_TEXTS}, better some thousand")
+    return num_texts, samples
+
+
+def _fail(reason: str) -> int:
+    print(f"bert-serving-calibrate: {reason}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
