@@ -6,7 +6,12 @@
 Arguments after ``--`` are flags of ``bert-serving-start``. Two loads: 64 keep-alive connections with one sentence per
 request, against 64 ZeroMQ clients; and a few connections with many sentences per request, whose vectors arrive as JSON,
 base64 or raw bytes. Each round measures every transport once, in alternating order. Ratios are those of one round.
-Senders run in separate processes and decode every response to a numpy array.
+Senders run in separate processes and decode every response to a numpy array. Both transports have the same number of
+sender processes and threads.
+
+Other work on the machine changes rates more than processor time. So the tables also have the processor time of a
+sentence in the HTTP process, in the other processes of the server, and in the senders: the least of the rounds. Its sum
+for ZeroMQ, divided by that of a transport, is the ratio of the rates on a machine whose cores are busy all the time.
 
 With ``-engine zeros``, the result is the cost and the maximum throughput of the interfaces.
 """
@@ -28,10 +33,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
+import psutil
 
 from bert_serving.client import BertClient, BertServingError
 from bert_serving.server.benchmark.machine import machine, versions
@@ -122,13 +128,14 @@ def run_senders() -> None:
         except (BertServingError, OSError, RuntimeError, ValueError) as error:
             failures.append(f"{type(error).__name__}: {error}")
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(senders))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    _write_message({"requests": sum(counts), "seconds": time.perf_counter() - began, "failures": failures})
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    _write_message({"requests": sum(counts), "seconds": seconds, "cpu": cpu, "failures": failures})
     for _, close in senders:
         close()
 
@@ -164,7 +171,7 @@ def serving(flags: list[str], seconds: float) -> Iterator[dict[str, Any]]:
                     log.seek(0)
                     sys.exit(f"the server did not start:\n{log.read().decode(errors='replace')}")
                 time.sleep(0.2)
-            yield {"ports": {"port": port, "port_out": port_out}, "http_port": http_port}
+            yield {"ports": {"port": port, "port_out": port_out}, "http_port": http_port, "pid": process.pid}
         finally:
             process.terminate()
             process.wait()
@@ -183,8 +190,34 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path[1:]))}
 
 
-def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
-    """Returns the sentences per second of senders that repeat the same texts."""
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """Returns the processor seconds of the HTTP process of a server, and of all its other processes."""
+    supervisor = psutil.Process(pid)
+    http = rest = 0.0
+    for process in (supervisor, *supervisor.children(recursive=True)):
+        seconds = sum(process.cpu_times()[:2])
+        if "bert-serving-http" in process.cmdline():
+            http += seconds
+        else:
+            rest += seconds
+    return http, rest
+
+
+class Measurement(NamedTuple):
+    """Sentences per second, and processor seconds of a sentence in each component."""
+
+    rate: float
+    http: float
+    server: float
+    senders: float
+
+    @property
+    def cpu(self) -> float:
+        return self.http + self.server + self.senders
+
+
+def measure(job: dict[str, Any], texts: list[list[str]]) -> Measurement:
+    """Measures senders that repeat the same texts."""
     shares = [texts[start : start + SENDERS_PER_PROCESS] for start in range(0, len(texts), SENDERS_PER_PROCESS)]
     command = [sys.executable, str(Path(__file__).resolve()), "--senders"]
     processes = [
@@ -196,9 +229,11 @@ def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
             _write_line(process, json.dumps({**job, "texts": share}))
         for process in processes:
             _read_message(process)
+        http, server = cpu_seconds(job["pid"])
         for process in processes:
             _write_line(process, "go")
         done = [_read_message(process) for process in processes]
+        http_after, server_after = cpu_seconds(job["pid"])
     finally:
         for process in processes:
             process.kill()
@@ -207,7 +242,13 @@ def measure(job: dict[str, Any], texts: list[list[str]]) -> float:
     if failures:
         sys.exit(f"{len(failures)} senders failed over {job['transport']}; the first: {failures[0]}")
     size = len(texts[0])
-    return sum(one["requests"] * size / one["seconds"] for one in done)
+    sentences = sum(one["requests"] for one in done) * size
+    return Measurement(
+        rate=sum(one["requests"] * size / one["seconds"] for one in done),
+        http=(http_after - http) / sentences,
+        server=(server_after - server) / sentences,
+        senders=sum(one["cpu"] for one in done) / sentences,
+    )
 
 
 def _write_line(process: subprocess.Popen[str], line: str) -> None:
@@ -227,24 +268,30 @@ def _read_message(process: subprocess.Popen[str]) -> Any:
 def compare(
     facts: dict[str, Any], texts: list[list[str]], transports: tuple[str, ...], args: argparse.Namespace
 ) -> str:
-    """Returns a table of the transports: sentences per second, and the ratio to ZeroMQ."""
-    rates: dict[str, list[float]] = {transport: [] for transport in transports}
+    """Returns a table of the transports: sentences per second, processor time, and the ratios to ZeroMQ."""
+    found: dict[str, list[Measurement]] = {transport: [] for transport in transports}
     for number in range(args.rounds):
         for transport in transports if number % 2 == 0 else transports[::-1]:
-            rates[transport].append(measure({**facts, "transport": transport, "seconds": args.seconds}, texts))
-            print(
-                f"round {number + 1}, {transport}: {rates[transport][-1]:.0f} sentences/s", file=sys.stderr, flush=True
-            )
+            found[transport].append(measure({**facts, "transport": transport, "seconds": args.seconds}, texts))
+            rate = found[transport][-1].rate
+            print(f"round {number + 1}, {transport}: {rate:.0f} sentences/s", file=sys.stderr, flush=True)
     rows = [
-        "| transport | sentences/s, median | least, most | of ZeroMQ, median | least, most |",
-        "|---|---|---|---|---|",
+        "| transport | sentences/s, median | least, most | of ZeroMQ, median | least, most "
+        "| by processor time | ms: HTTP process | server | senders |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for transport in transports:
-        ratios = [one / other for one, other in zip(rates[transport], rates[ZEROMQ], strict=True)]
-        ours = rates[transport]
+        pairs = list(zip(found[transport], found[ZEROMQ], strict=True))
+        ratios = [one.rate / other.rate for one, other in pairs]
+        by_time = statistics.median(other.cpu / one.cpu for one, other in pairs)
+        rates = [one.rate for one in found[transport]]
+        times = " | ".join(
+            f"{1000 * min(getattr(one, name) for one in found[transport]):.2f}"
+            for name in ("http", "server", "senders")
+        )
         rows.append(
-            f"| {transport} | {statistics.median(ours):,.0f} | {min(ours):,.0f}, {max(ours):,.0f} "
-            f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} |"
+            f"| {transport} | {statistics.median(rates):,.0f} | {min(rates):,.0f}, {max(rates):,.0f} "
+            f"| {statistics.median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} | {by_time:.2f} | {times} |"
         )
     return "\n".join(rows)
 

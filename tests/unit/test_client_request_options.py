@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient
-from bert_serving.client._request_options import request_options, to_json
+from bert_serving.client._request_options import options_frame, request_options, to_json
 from bert_serving.client.errors import OptionError, ReplyError, VectorSpaceError
-from bert_serving.client.protocol import OPTIONS_VERSION, PARTS_VERSION
+from bert_serving.client.protocol import OPTIONS_VERSION, PARTS_VERSION, WITH_DETAILS
 from fake_server import CONFIG, FakeServer, run_fake_server
 
 ALL: dict[str, Any] = {"normalize": False, "prompt": "é ", "dimensions": 3, "truncate": False}
@@ -30,6 +30,16 @@ def test_only_options_that_differ_from_the_server_are_sent() -> None:
         "normalize": True,
         "dimensions": 3,
     }
+
+
+def test_the_options_frame_has_the_options_of_its_request() -> None:
+    for number in range(200):  # more than are kept
+        for dimensions in (1, number + 1):
+            options = {"dimensions": dimensions, "normalize": number % 2 == 0, "prompt": str(number)}
+            assert json.loads(options_frame(b"", **options)) == options
+            assert json.loads(options_frame(WITH_DETAILS, **options)) == {**json.loads(WITH_DETAILS), **options}
+    assert options_frame(b"", value=1) != options_frame(b"", value=True)
+    assert options_frame(b"") == b""
 
 
 @pytest.mark.parametrize(

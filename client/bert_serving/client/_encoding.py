@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
@@ -14,7 +13,7 @@ from ._encoding_types import E as E
 from ._encoding_types import NestedList as NestedList
 from ._encoding_types import Tokens as Tokens
 from ._parts import PartRows, TextPart
-from ._request_options import to_json
+from ._request_options import options_frame
 from .errors import BertServingError, ReplyError, ServerError, server_error
 from .protocol import WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply, Texts
 
@@ -161,7 +160,7 @@ class EncodeCall:
         self._space_check = SpaceCheck()
         self.options = WITH_DETAILS if details else b"" if timings is None else WITH_TIMING
         if options:
-            self.options = to_json(options | (json.loads(self.options) if self.options else {}))
+            self.options = options_frame(self.options, **options)
         self._part_rows = PartRows() if options and options.get("long") == "chunks" else None
         self._details = details
         self._timings = timings

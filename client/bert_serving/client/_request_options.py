@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -220,6 +221,16 @@ def version_of(config: dict[str, Any]) -> int:
 def to_json(options: dict[str, Any]) -> bytes:
     """Returns the options frame; empty without options."""
     return json.dumps(options, separators=(",", ":")).encode("ascii") if options else b""
+
+
+@lru_cache(64, typed=True)
+def options_frame(requested: bytes, /, **options: Any) -> bytes:
+    """Returns the options frame of a request. Programs repeat a few of them.
+
+    Args:
+        requested: options frame that requests values of the reply; may be empty.
+    """
+    return to_json(options | (json.loads(requested) if requested else {}))
 
 
 def _switch(name: str, value: Any, more: str = "") -> bool:

@@ -85,6 +85,9 @@ WITH_DETAILS = b'{"timing":true,"num_tokens":true}'
 FloatArray: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Texts = Sequence[str] | Sequence[Sequence[str]]
 
+# `json.dumps` makes an encoder in each call with such arguments.
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -120,7 +123,7 @@ class Reply:
         if self.content is None:
             raise ValueError(f"the reply to request {self.request_id} holds no array")
         vectors: FloatArray = np.frombuffer(self.content, dtype=np.dtype(str(self.info["dtype"])))
-        return np.reshape(vectors, tuple(self.info["shape"]))
+        return vectors.reshape(tuple(self.info["shape"]))
 
     def array(self) -> FloatArray:
         """Returns the vectors as a new, writable array of the shape and dtype in ``info``.
@@ -204,7 +207,7 @@ def texts_to_json(texts: Texts) -> bytes:
     A lone surrogate has no UTF-8 form. Such texts are sent in ASCII escapes, as in the original client.
     """
     try:
-        return json.dumps(texts, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        return _encode_json(texts).encode("utf-8")
     except UnicodeEncodeError:
         return json.dumps(texts, separators=(",", ":")).encode("ascii")
 

@@ -12,6 +12,8 @@ import zmq
 from ..protocol import CANCEL, MAX_QUERIED, request_frames
 from .request_table import Request, RequestTable
 
+# Plain numbers: an operation on a flag of an enumeration takes longer than the call that it is for.
+_NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 #: Messages of at least this many bytes are sent without a copy.
 _ZERO_COPY_BYTES = 65536
 
@@ -59,7 +61,10 @@ class SendQueue:
     def try_to_send(self, frames: list[bytes]) -> bool:
         """Sends a message, and returns False if the socket does not accept it now."""
         try:
-            self._push.send_multipart(frames, zmq.NOBLOCK, copy=len(frames[1]) < _ZERO_COPY_BYTES)
+            copy = len(frames[1]) < _ZERO_COPY_BYTES
+            for frame in frames[:-1]:
+                self._push.send(frame, _MORE, copy=copy)
+            self._push.send(frames[-1], _NOBLOCK, copy=copy)
         except zmq.Again:
             return False
         except BaseException:  # KeyboardInterrupt may arrive between two frames

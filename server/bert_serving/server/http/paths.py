@@ -22,7 +22,8 @@ def canonical_path(path: str) -> str:
 
     Every check uses this path, so that no spelling of a path avoids a check.
     """
-    path = _SLASHES.sub("/", path)
+    if "//" in path:
+        path = _SLASHES.sub("/", path)
     if not path.startswith(_PAGES):
         path = path.rstrip("/") or "/"
     return ALIASES.get(path, path)
