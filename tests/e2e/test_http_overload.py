@@ -163,6 +163,18 @@ def test_small_requests_that_wait_for_vectors_take_no_thread() -> None:
     assert replies[2].json["error"]["param"] == "dimensions"
 
 
+def test_small_requests_pass_large_ones() -> None:
+    with stuck(60) as (server, worker):
+        large, large_replies = start_at_once(10, lambda _: server.call("/encode", {"texts": [LONG]}))
+        wait_gauge(server, b"bert_serving_http_requests_queued 8.0", "large requests to be queued")
+        small, small_replies = start_at_once(20, lambda _: server.call("/encode", {"texts": ["a"]}))
+        wait_gauge(server, b"bert_serving_http_requests_in_progress 22.0", "all small requests to be in progress")
+        worker.resume()
+        large.join(120)
+        small.join(120)
+    assert [reply.status for reply in (*large_replies, *small_replies)] == [200] * 30
+
+
 def test_request_of_a_disconnected_client_is_not_encoded() -> None:
     with stuck(60) as (server, worker):
         thread, running = start_at_once(2, lambda index: server.call("/encode", {"texts": [LONG]}))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bert_serving.server.http.concurrency_limit import SMALL_REQUEST_SLOTS, ConcurrencyLimiter
+from bert_serving.server.http.concurrency_limit import SMALL_REQUEST_SLOTS, ConcurrencyLimiter, UnitLimiter
 from bert_serving.server.http.errors import Overloaded, Stopping
 
 #: Timeout (s) of a wait that normally takes milliseconds; long, because the machine may be busy.
@@ -133,43 +133,38 @@ async def test_close_rejects_queued_requests_and_running_ones_finish() -> None:
 
 
 @in_loop
-async def test_small_requests_share_a_slot() -> None:
+async def test_small_requests_never_wait_for_large_ones() -> None:
     limiter = ConcurrencyLimiter(limit=2, max_queued=5, queue_timeout=LIMIT)
-    assert limiter.max_running == SMALL_REQUEST_SLOTS
-    (large,) = await start_running(limiter, 1)
-    small = await start_running(limiter, SMALL_REQUEST_SLOTS // 2, is_small=True)
-    (next_large,) = await start_queued(limiter, 1)
-    (next_small,) = await start_queued(limiter, 1, is_small=True)
-    await small[0].finish()
+    large = [*await start_running(limiter, 2), *await start_queued(limiter, 5)]
+    small = await start_running(limiter, SMALL_REQUEST_SLOTS, is_small=True)
+    small += await start_queued(limiter, 5, is_small=True)
+    for is_small in (False, True):
+        with pytest.raises(Overloaded):
+            await limiter.acquire(is_small)
+    await large[0].finish()
     await steps()
-    # The free units suffice for the small request, but not for the large one at the head of the queue.
-    assert not next_small.has_slot.is_set()
-    await large.finish()
-    for request in (next_large, next_small):
+    assert large[2].has_slot.is_set()
+    assert not small[-1].has_slot.is_set()
+    for request in (*large[1:], *small):
         await request.has_slot.wait()
         await request.finish()
-    for request in small[1:]:
-        await request.finish()
     assert (limiter.running, limiter.queued) == (0, 0)
 
 
 @in_loop
-async def test_small_requests_are_admitted_when_a_queued_large_request_times_out() -> None:
-    limiter = ConcurrencyLimiter(limit=1, max_queued=5, queue_timeout=0.1)
-    (small,) = await start_running(limiter, 1, is_small=True)
-    (large,) = await start_queued(limiter, 1)
-    limiter.queue_timeout = LIMIT
-    (behind,) = await start_queued(limiter, 1, is_small=True)
-    await large.task
-    assert isinstance(large.error, Overloaded)
-    await behind.has_slot.wait()
-    for request in (small, behind):
-        await request.finish()
-    assert (limiter.running, limiter.queued) == (0, 0)
+async def test_fewer_units_are_granted_when_the_request_before_times_out() -> None:
+    units = UnitLimiter(2)
+    assert await units.acquire(1, LIMIT)
+    first, behind = asyncio.create_task(units.acquire(2, 0.1)), asyncio.create_task(units.acquire(1, LIMIT))
+    await steps()
+    assert units.queued == 2
+    assert not await first
+    assert await behind
+    assert (units.free, units.running, units.queued) == (0, 2, 0)
 
 
 @in_loop
-async def test_small_requests_need_a_whole_slot_if_there_are_many_slots() -> None:
+async def test_as_many_small_requests_as_large_ones_run_if_there_are_many_slots() -> None:
     limiter = ConcurrencyLimiter(limit=SMALL_REQUEST_SLOTS + 1, max_queued=0, queue_timeout=1)
     requests = await start_running(limiter, SMALL_REQUEST_SLOTS + 1, is_small=True)
     with pytest.raises(Overloaded):
@@ -198,7 +193,7 @@ async def test_limits_hold_whatever_is_cancelled_or_times_out() -> None:
     while any(not task.done() for task in tasks):
         chance.choice(tasks).cancel()
         await asyncio.sleep(0.002)
-    assert 1 < most <= limiter.max_running
+    assert 1 < most <= limiter.limit + SMALL_REQUEST_SLOTS
     assert (limiter.running, limiter.queued) == (0, 0)
     async with limiter.slot(), limiter.slot(), limiter.slot():
         assert limiter.running == 3

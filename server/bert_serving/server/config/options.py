@@ -93,7 +93,8 @@ class Options:
         None, "port of the HTTP server, disabled by default; needs bert-serving-server[http]", parse=port_number,
         v1=True)
     http_max_connect: int = option(
-        10, "concurrent HTTP requests; for small requests at least 64", parse=at_least(1), metavar="N", v1=True)
+        10, "concurrent HTTP requests; beside them as many small ones, at least 64", parse=at_least(1), metavar="N",
+        v1=True)
     http_max_connections: int = option(10000, "largest number of open HTTP connections", parse=at_least(1), metavar="N")
     http_keep_alive: float = option(120.0, "seconds to keep an HTTP connection without a request", parse=seconds,
                                     metavar="S")

@@ -1,8 +1,8 @@
 """Limits how many HTTP requests run at a time, and their memory: slots, bounded queues, and a closed state.
 
-Slots bound the threads. Small requests need little memory, and larger batches form when many of them run at a time.
-Several small requests therefore share one slot. The limiters run in the thread of the event loop; a queued request
-holds no thread.
+Slots bound the threads. Small requests wait for their vectors without a thread and need little memory, and larger
+batches form when many of them run at a time. They have slots of their own, so they never queue behind large ones, as in
+the scheduler of the service. The limiters run in the thread of the event loop; a queued request holds no thread.
 """
 
 from __future__ import annotations
@@ -93,60 +93,54 @@ class UnitLimiter:
 
 
 class ConcurrencyLimiter:
-    """Grants slots in order of arrival: ``limit`` large requests or `SMALL_REQUEST_SLOTS` small ones at a time.
+    """Grants slots in order of arrival. Small requests have slots and a queue of their own.
 
     Args:
         limit: maximum number of running requests that are not small.
-        max_queued: maximum queue length; further requests are rejected immediately.
+        max_queued: maximum length of each queue; further requests are rejected immediately.
         queue_timeout: maximum time (s) in the queue.
     """
 
     def __init__(self, limit: int, max_queued: int, queue_timeout: float) -> None:
         self.limit, self.max_queued, self.queue_timeout = limit, max_queued, queue_timeout
-        # A large request needs ``max_running`` units, a small one ``limit``.
-        self._units = UnitLimiter(limit * self.max_running)
-
-    @property
-    def max_running(self) -> int:
-        """Maximum number of running requests if all of them are small."""
-        return max(self.limit, SMALL_REQUEST_SLOTS)
+        self._large, self._small = UnitLimiter(limit), UnitLimiter(max(limit, SMALL_REQUEST_SLOTS))
 
     @property
     def running(self) -> int:
-        return self._units.running
+        return self._large.running + self._small.running
 
     @property
     def queued(self) -> int:
-        return self._units.queued
+        return self._large.queued + self._small.queued
 
     @property
     def closed(self) -> bool:
-        return self._units.closed
+        return self._large.closed
 
     @asynccontextmanager
     async def slot(self, is_small: bool = False) -> AsyncIterator[None]:
-        """Holds a slot, or a small request's share of one, while the block runs.
+        """Holds a slot while the block runs.
 
         Raises:
             Overloaded: the queue is full, or no slot became free within the queue timeout.
             Stopping: the limiter is closed.
         """
-        units = await self.acquire(is_small)
+        slots = await self.acquire(is_small)
         try:
             yield
         finally:
-            self.release(units)
+            self.release(slots)
 
-    async def acquire(self, is_small: bool = False) -> int:
-        """Takes a slot, or a small request's share of one. Returns the units to release.
+    async def acquire(self, is_small: bool = False) -> UnitLimiter:
+        """Takes a slot. Returns the slots to which it belongs, for `release`.
 
         Raises:
             Overloaded, Stopping: see `slot`.
         """
         self.raise_if_refused(is_small)
-        units = self._needed(is_small)
-        if await self._units.acquire(units, self.queue_timeout):
-            return units
+        slots = self._slots(is_small)
+        if await slots.acquire(1, self.queue_timeout):
+            return slots
         self._raise_if_closed()
         raise Overloaded(
             f"the server is overloaded: no slot became free within {self.queue_timeout:g} s "
@@ -160,24 +154,26 @@ class ConcurrencyLimiter:
             Overloaded, Stopping: see `slot`.
         """
         self._raise_if_closed()
-        is_free = self._needed(is_small) <= self._units.free and not self.queued
-        if not is_free and self.queued >= self.max_queued:
+        slots = self._slots(is_small)
+        is_free = slots.free and not slots.queued
+        if not is_free and slots.queued >= self.max_queued:
             raise Overloaded(
-                f"the server is overloaded: {self.running} requests run and {self.queued} are queued "
+                f"the server is overloaded: {slots.running} requests run and {slots.queued} are queued "
                 f"(-http_max_connect {self.limit}); retry later, with more texts per request"
             )
 
-    def release(self, units: int) -> None:
-        """Releases what `acquire` returned; 0 is nothing."""
-        if units:
-            self._units.release(units)
+    def release(self, slots: UnitLimiter | None) -> None:
+        """Releases a slot that `acquire` took; None is no slot."""
+        if slots is not None:
+            slots.release(1)
 
     def close(self) -> None:
         """Rejects new and queued requests; running ones finish."""
-        self._units.close()
+        self._large.close()
+        self._small.close()
 
-    def _needed(self, is_small: bool) -> int:
-        return self.limit if is_small else self.max_running
+    def _slots(self, is_small: bool) -> UnitLimiter:
+        return self._small if is_small else self._large
 
     def _raise_if_closed(self) -> None:
         if self.closed:

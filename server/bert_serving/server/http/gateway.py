@@ -20,6 +20,7 @@ from werkzeug.datastructures import EnvironHeaders
 
 from . import wsgi
 from .bearer_token import is_authorized
+from .concurrency_limit import UnitLimiter
 from .connections import STATE_KEY, Connection, Connections
 from .direct_response import DirectResponses
 from .encoding_call import ENCODED_KEY, read_call
@@ -31,7 +32,7 @@ from .route_table import ENCODING_ROUTES
 
 #: Paths that answer without the service, whatever the load.
 LIVENESS_PATHS = frozenset(("/healthz",))
-#: Maximum body size (bytes) of a request that shares a slot with others.
+#: Maximum body size (bytes) of a request that takes a slot of small ones.
 SMALL_REQUEST = 1024
 #: Maximum size (bytes) of vectors whose response is made in the event loop.
 SMALL_RESULT = 8192
@@ -42,6 +43,8 @@ MAX_DISCARD = 2**30
 MIN_READ_RATE = 2**20
 #: Threads of other requests: liveness, refused requests, and status, metrics and pages.
 _LIVENESS_THREADS, _REFUSAL_THREADS, _OTHER_THREADS = 1, 1, 4
+#: Threads beside those of large requests: for responses that are streamed, and for the work of small requests.
+_RESPONSE_THREADS = 4
 
 _log = logging.getLogger("uvicorn.error")
 
@@ -84,7 +87,7 @@ class Gateway:
         self.max_body, self.token = max_body, token
         self.num_active = 0
         self._post_paths = {rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
-        self._workers = ThreadPoolExecutor(self.limiter.max_running, "request")
+        self._workers = ThreadPoolExecutor(self.limiter.limit + _RESPONSE_THREADS, "request")
         self._liveness = ThreadPoolExecutor(_LIVENESS_THREADS, "liveness")
         self._refusals = ThreadPoolExecutor(_REFUSAL_THREADS, "refusal")
         self._others = ThreadPoolExecutor(_OTHER_THREADS, "other")
@@ -138,11 +141,11 @@ class Gateway:
             charge.release()
             must_close = await self._discard(scope, receive, connection)
         self.num_active += 1
-        units = 0
+        slots: UnitLimiter | None = None
         try:
             try:
                 if body is not None:
-                    units = await self._admit(body, scope["path"], charge)
+                    slots = await self._admit(body, scope["path"], charge)
                     if connection.is_lost:
                         raise ClientDisconnected("the client closed the connection")
             except HttpError as error:
@@ -155,13 +158,13 @@ class Gateway:
                 response = await self._encode_small(environ, scope["path"], body)
             else:
                 del body
-                response = await self._call(self._workers if units else self._refusals, environ)
+                response = await self._call(self._refusals if slots is None else self._workers, environ)
             del environ
-            self.limiter.release(units)
-            units = 0
+            self.limiter.release(slots)
+            slots = None
             await self._respond(send, connection, response, must_close)
         finally:
-            self.limiter.release(units)
+            self.limiter.release(slots)
             self.num_active -= 1
 
     async def _encode_small(self, environ: dict[str, Any], path: str, body: bytes) -> wsgi.WsgiResponse:
@@ -177,8 +180,8 @@ class Gateway:
         environ[ENCODED_KEY] = call, result
         return await self._call(self._workers, environ)
 
-    async def _admit(self, body: bytes, path: str, charge: Charge) -> int:
-        """Waits for memory and a slot. Returns the units of the slot.
+    async def _admit(self, body: bytes, path: str, charge: Charge) -> UnitLimiter:
+        """Waits for memory and a slot. Returns the slots to which it belongs.
 
         Raises:
             Overloaded, Stopping: the request is refused.
