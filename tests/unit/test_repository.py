@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +55,39 @@ def test_the_site_of_a_release_has_its_version_as_name() -> None:
     docs = load(ROOT / ".github" / "workflows" / "docs.yml")
     assert docs["permissions"] == {"contents": "read"}
     steps = "".join(step.get("run", "") for step in docs["jobs"]["site"]["steps"])
-    assert 'docs/site/publish.py build/site build/pages "${GITHUB_REF_NAME#v}"' in steps
-    assert (ROOT / "docs" / "site" / "publish.py").is_file()
+    assert 'docs/site/push.sh "${GITHUB_REF_NAME#v}"' in steps
+    assert (ROOT / "docs" / "site" / "push.sh").is_file()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_site_is_pushed_beside_other_versions(tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"] if command[0] == "git" else []
+        full = [command[0], *identity, *command[1:]]
+        return subprocess.run(full, cwd=work, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    work, remote = tmp_path / "work", tmp_path / "remote.git"
+    shutil.copytree(ROOT / "docs" / "site", work / "docs" / "site")
+    (work / ".gitignore").write_text("build/\n")
+    run("git", "init", "--quiet", "--initial-branch=main")
+    run("git", "init", "--quiet", "--bare", str(remote))
+    run("git", "remote", "add", "origin", str(remote))
+    run("git", "add", "--all")
+    run("git", "commit", "--quiet", "--message", "The sources")
+    for text, name in (("new", "main"), ("released", "2.0.0"), ("newer", "main"), ("newer", "main")):
+        shutil.rmtree(work / "build", ignore_errors=True)
+        run("git", "worktree", "prune")
+        site = work / "build" / "site"
+        site.mkdir(parents=True)
+        (site / "index.html").write_text(text)
+        run("docs/site/push.sh", name)
+    assert run("git", "--git-dir", str(remote), "show", "gh-pages:main/index.html") == "newer"
+    assert run("git", "--git-dir", str(remote), "show", "gh-pages:2.0.0/index.html") == "released"
+    listed = json.loads(run("git", "--git-dir", str(remote), "show", "gh-pages:versions.json"))
+    assert listed == {"versions": ["main", "2.0.0"], "latest": "2.0.0"}
+    files = run("git", "--git-dir", str(remote), "ls-tree", "--name-only", "gh-pages").split()
+    assert files == [".nojekyll", "2.0.0", "index.html", "main", "versions.json"]
+    assert run("git", "--git-dir", str(remote), "rev-list", "--count", "gh-pages").strip() == "3"
 
 
 def test_dependabot_watches_folders_that_exist() -> None:
