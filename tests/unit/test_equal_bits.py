@@ -107,13 +107,13 @@ def test_the_limit_without_deterministic(tmp_path: Path, dtype: str) -> None:
 def test_modules_after_the_pooling(width: int) -> None:
     random = np.random.default_rng(width)
     rows = random.standard_normal((40, width), dtype=np.float32)
-    dense = Dense("", width, 48, True, "GELU")
-    pipeline = SentencePipeline("", (Normalize(), dense, LayerNorm("", 48), Normalize()))
+    dense = Dense("", width, 400, True, "GELU")
+    pipeline = SentencePipeline("", (), (Normalize(), dense, LayerNorm("", 400), Normalize()))
     weights = {
-        "1/weight": random.standard_normal((48, width), dtype=np.float32),
-        "1/bias": random.standard_normal(48, dtype=np.float32),
-        "2/weight": random.standard_normal(48, dtype=np.float32),
-        "2/bias": random.standard_normal(48, dtype=np.float32),
+        "1/weight": random.standard_normal((400, width), dtype=np.float32),
+        "1/bias": random.standard_normal(400, dtype=np.float32),
+        "2/weight": random.standard_normal(400, dtype=np.float32),
+        "2/bias": random.standard_normal(400, dtype=np.float32),
     }
     head = SentenceHead(pipeline, width, weights, deterministic=True)
 
