@@ -44,6 +44,14 @@ defaults = dict(zip(spec.args[1:], BaseClient.__init__.__defaults__)) | {"port":
 BaseClient.__init__.__defaults__ = tuple(defaults.values())
 """
 
+#: The tests send nothing to the makers of the frameworks.
+NO_TELEMETRY = {
+    "DO_NOT_TRACK": "1",
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "LANGSMITH_TRACING": "false",
+}
+
 pytestmark = pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
 
 
@@ -108,7 +116,7 @@ def env(http_server: HttpServer, tmp_path: Path) -> dict[str, str]:
     (site / "sitecustomize.py").write_text(ports, encoding="utf-8")
     paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PATH": path, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **NO_TELEMETRY, "PYTHONPATH": os.pathsep.join(paths), "PATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def programs() -> Iterator[Any]:
