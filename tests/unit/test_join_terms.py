@@ -8,6 +8,7 @@ import pytest
 
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import Device
+from bert_serving.server.errors import ConfigError
 from bert_serving.server.ipc import joining
 from bert_serving.server.ipc.joining import FrontTerms, Terms
 from bert_serving.server.log import get_logger
@@ -102,3 +103,10 @@ def test_with_deterministic_another_processor_is_refused(monkeypatch: pytest.Mon
     _, without, _ = terms_of(ServerConfig.from_dict(own), placement())
     assert without.bits == ""
     assert without.vector_space == wanted.vector_space
+
+
+@pytest.mark.parametrize("option", ["new_option", "model_dir", "worker_timeout"])
+def test_a_front_sets_no_options_that_are_of_the_machine_or_unknown(option: str) -> None:
+    front = FrontTerms(Terms(1, "9.9.9", "model", "space", ["fp32"]), {option: "x"}, 5558, 10.0)
+    with pytest.raises(ConfigError, match=f"(?s)version 9.9.9.*{option}"):
+        machine_config(ServerConfig(model_dir="mine"), front)

@@ -19,7 +19,7 @@ the same port what :mod:`.commands` lists for the dispatch socket, and their res
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import zmq
@@ -71,8 +71,8 @@ class FrontTerms(msgspec.Struct, frozen=True):
 
     terms: Terms
     options: dict[str, Any]
-    port_out: int
-    timeout: float
+    port_out: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    timeout: Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Offer(msgspec.Struct, frozen=True):

@@ -20,8 +20,8 @@ _FIRST_TIMEOUT = 10.0
 #: Seconds between two messages until the machine has joined, and while it drains; between two connections, and
 #: between two log lines about an unreachable front.
 _ASK_INTERVAL, _RECONNECT_SECONDS, _LOG_SECONDS = 0.3, 0.5, 30.0
-#: Worker processes that died, in each report.
-_MAX_DIED = 64
+#: Worker processes that died, in each report; replies that are read in one step.
+_MAX_DIED, _MAX_REPLIES = 64, 100
 _FAILED_HANDSHAKES = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
@@ -65,9 +65,11 @@ class FrontConnection:
 
     def step(self, now: float) -> None:
         """Reads the replies of the front, and sends the message that is due."""
-        while self._socket.poll(0):
+        for _ in range(_MAX_REPLIES):
+            if not self._socket.poll(0):
+                break
             self._heard_at = now
-            self._on_reply(self._socket.recv_multipart())
+            self._read_reply(now)
         self._read_monitor(now)
         can_open = now - self._opened_at > _RECONNECT_SECONDS
         if (self._was_cut and can_open) or now - self._heard_at > self._timeout:
@@ -97,8 +99,19 @@ class FrontConnection:
             return [joining.QUERY_TERMS, name]
         return [joining.JOIN, name, joining.encode(self.offer)]
 
-    def _on_reply(self, frames: list[bytes]) -> None:
-        kind, content = frames[0], frames[1]
+    def _read_reply(self, now: float) -> None:
+        """Reads a reply. One that cannot be read ends neither this machine nor the work of its workers."""
+        frames = self._socket.recv_multipart()
+        try:
+            self._on_reply(*frames)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            self._log_problem(
+                now,
+                f"dropped a reply of {len(frames)} frames that cannot be read ({type(error).__name__}: {error}); "
+                "check that this is -join_port of a server of the same version",
+            )
+
+    def _on_reply(self, kind: bytes, content: bytes) -> None:
         if kind == joining.TERMS and self.terms is None:
             try:
                 self.terms = joining.decode(content, type=FrontTerms)

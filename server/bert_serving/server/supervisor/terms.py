@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config.server_config import ServerConfig
 from ..engines.cpu_info import describe_processor
+from ..errors import ConfigError
 from ..ipc.joining import JOIN_PROTOCOL, FrontTerms, Terms
 from ..model.config import ModelConfig
 from ..version import __version__
@@ -69,7 +70,17 @@ def front_terms(
 
 
 def machine_config(own: ServerConfig, front: FrontTerms) -> ServerConfig:
-    """Returns the configuration of a machine: its own options, and those of the front that shape vectors."""
+    """Returns the configuration of a machine: its own options, and those of the front that shape vectors.
+
+    Raises:
+        ConfigError: the front names other options.
+    """
+    unknown = sorted(front.options.keys() - {*SHARED_OPTIONS, "dtype", "engine"})
+    if unknown:
+        raise ConfigError(
+            f"the front (version {front.terms.version}) has options that machines of version {__version__} do not "
+            f"take from it: {', '.join(unknown)}; install the same version of bert-serving-server on both"
+        )
     options: dict[str, Any] = dict(front.options)
     if "engine" in own.given:
         options.pop("engine", None)
