@@ -14,6 +14,8 @@ from sphinx.application import Sphinx
 from sphinx.domains import ObjType
 from sphinx.domains.std import StandardDomain
 
+from bert_serving.server.config.options import OPTIONS
+
 #: Subject of each generated table: its options are found by their names.
 SUBJECTS = {
     "options": "bert-serving-start",
@@ -27,6 +29,9 @@ SUBJECTS = {
     "client_arguments": "BertClient",
     "encode_arguments": "BertClient.encode",
 }
+#: The variables of `bert-serving-start`, such as BERT_SERVING_MAX_SEQ_LEN, are found too. They lead to their options.
+VARIABLE = "variable"
+WITH_VARIABLE = {option.flag or name for name, option in OPTIONS.items()}
 #: Subjects that the search shows before the others. Of equal names it shows that of `bert-serving-start` first.
 MAIN = ("bert-serving-start", "BertClient", "BertClient.encode")
 
@@ -68,6 +73,8 @@ def add_entries(app: Sphinx, doctree: nodes.document) -> None:
                 link += literal
                 for name in names:
                     standard.note_object(subject, name, anchor, location=row)
+                if subject == "bert-serving-start" and names[0] in WITH_VARIABLE:
+                    standard.note_object(VARIABLE, f"bert_serving_{names[0]}", anchor, location=row)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -75,5 +82,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
         kind = "option" if subject.startswith("bert-serving") else "argument"
         priority = 0 if subject in MAIN else 1
         StandardDomain.object_types[subject] = ObjType(f"{kind} of {subject}", searchprio=priority)
+    StandardDomain.object_types[VARIABLE] = ObjType("variable of bert-serving-start", searchprio=1)
     app.connect("doctree-read", add_entries)
     return {"parallel_read_safe": True}

@@ -130,6 +130,7 @@ def test_the_search_finds_the_entry_of_each_option_first(site: Path, browser: Br
     queries = {**names, **aliases}
     queries |= {f"-{name}": target for name, target in names.items()}
     queries |= {f"--{name.replace('_', '-')}": target for name, target in names.items()}
+    queries |= {f"BERT_SERVING_{name.upper()}": target for name, target in names.items()}
     queries["connect_timeout"] = "docs/client#BertClient-connect_timeout"
     queries["show_tokens"] = "docs/client#BertClient.encode-show_tokens"
     page = (site / "docs" / "server.html").read_text(encoding="utf-8")
