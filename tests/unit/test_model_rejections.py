@@ -83,6 +83,25 @@ def test_integer_weights_are_rejected(tmp_path: Path, dtype: Any) -> None:
         load_weights(load_model_config(tmp_path))
 
 
+def test_integer_weights_of_a_tf1_checkpoint_are_rejected(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
+    reader = tf.train.load_checkpoint(str(TINY / "bert_model.ckpt"))
+    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    name = "bert/encoder/layer_0/output/dense/kernel"
+    tensors[name] = (20 * tensors[name]).astype(np.int8)
+    for file in tmp_path.glob("bert_model.ckpt*"):
+        file.unlink()
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "bert_model.ckpt"),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
+    with pytest.raises(WeightError, match=rf"{name} of .* is stored as int8: quantized weights are not supported"):
+        load_weights(load_model_config(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("architectures", "head"),
     [

@@ -42,6 +42,7 @@ class Reader(Protocol):
 
 #: Types of weights that are not quantized.
 _SAFETENSORS_FLOATS = ("F16", "BF16", "F32", "F64")
+_TF_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _TORCH_FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 
 
@@ -60,6 +61,7 @@ class Tf1Reader:
         try:
             self._reader = tensorflow.train.load_checkpoint(prefix)
             self._shapes = self._reader.get_variable_to_shape_map()
+            self._types = self._reader.get_variable_to_dtype_map()
         except (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError) as error:
             raise WeightError(f"cannot read the checkpoint {prefix} ({error}); copy its files again") from error
         reject_object_checkpoint(self._shapes, prefix)
@@ -74,9 +76,12 @@ class Tf1Reader:
         return tuple(self._shapes[name])
 
     def require_float(self, name: str) -> None:
-        return  # the types of BERT's checkpoints are floats
+        dtype = self._types[name].name
+        if dtype not in _TF_FLOATS:
+            raise _quantized(name, dtype, f"checkpoint {self._prefix}")
 
     def read(self, name: str) -> np.ndarray:
+        self.require_float(name)
         try:
             return np.asarray(self._reader.get_tensor(name), dtype=np.float32)
         except self._errors as error:
