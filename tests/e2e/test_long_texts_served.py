@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ import zmq
 
 from bert_serving.client import AsyncBertClient, BertClient, EncodedParts, TextPart
 from bert_serving.client.errors import InvalidRequestError, OptionError, TooLargeError
+from bert_serving.server.engines.base import Device, EngineSpec
+from bert_serving.server.engines.batch import Batch
+from bert_serving.server.engines.onnx import engine as onnx_engine
+from bert_serving.server.model.config import load_model_config
+from bert_serving.server.tokenization.factory import load_tokenizer
 from http_calls import HttpServer, serving_http
+from servers import CACHE, TINY
 
 SENTENCES = [
     "the cat sat on a mat.",
@@ -124,7 +131,7 @@ def test_error_is_truncate_false_and_cut_is_the_default(client: BertClient) -> N
 
 
 def test_what_has_no_parts_is_refused_by_name(client: BertClient) -> None:
-    for long in ("mean", "chunks"):
+    for long in ("mean", "chunks", "late"):
         with pytest.raises(InvalidRequestError, match="token lists have no parts"):
             client.encode([["a"]], is_tokenized=True, long=long)
         with pytest.raises(InvalidRequestError, match="a pair has no parts"):
@@ -164,6 +171,62 @@ def test_every_client_has_parts(server: HttpServer, client: BertClient) -> None:
     asyncio.run(call())
 
 
+def late_reference(texts: list[str], parts: list[TextPart]) -> np.ndarray:
+    """Returns the mean of the token vectors of each part; each text of several parts fits in one window."""
+    spec = EngineSpec(load_model_config(TINY), CACHE, pooling_strategy="NONE")
+    engine = onnx_engine.create(spec, Device(threads=1))
+    tokenizer = load_tokenizer(TINY / "vocab.txt", lower_case=True, max_seq_len=64, max_tokens=64)
+    found = []
+    for index, text in enumerate(texts):
+        own = [text[part.start : part.stop] for part in parts if part.text == index]
+        ids = [tokenizer.segment(part, "") for part in own]
+        frame = tokenizer.frame
+        row = np.array([frame.start, *(each for part in ids for each in part), frame.end], np.int32)
+        vectors = engine.encode(Batch(row, row * 0, row * 0 + 1, np.array([len(row)], np.int32)))
+        ends = np.cumsum([1, *map(len, ids)])
+        several = [vectors[start:stop].mean(0) for start, stop in pairwise(ends)]
+        found += several if len(ids) > 1 else [vectors.mean(0)]
+    return np.array(found)
+
+
+def test_late_parts_are_means_of_tokens_in_their_window(server: HttpServer, client: BertClient) -> None:
+    texts = ["Hello world. " * 18, SHORT, "Hello world, hello. " * 9]
+    result = client.encode(texts, long="late")
+    assert result.parts == client.encode(texts, long="chunks").parts
+    assert len(result.parts) > 5
+    np.testing.assert_allclose(result.embedding, late_reference(texts, result.parts), atol=1e-5)
+    np.testing.assert_allclose(
+        client.encode([SHORT]), result.embedding[[part.text == 1 for part in result.parts]], atol=1e-6
+    )
+    assert abs(result.embedding - client.encode(texts, long="chunks").embedding).max() > 1e-3
+    found = client.encode(texts, long="late", normalize=True, dimensions=6)
+    np.testing.assert_allclose(found.embedding, unit(result.embedding[:, :6]), atol=1e-5)
+    reply = server.call("/encode", {"texts": texts, "long": "late", "show_tokens": True}).json
+    assert reply["parts"] == [list(part) for part in result.parts]
+    assert reply["tokens"] == client.encode(texts, long="late", show_tokens=True).tokens
+    assert all(len(row) <= 24 for row in reply["tokens"])
+    np.testing.assert_allclose(reply["results"], result.embedding, atol=1e-6)
+
+
+def test_late_parts_share_batches_with_other_requests(client: BertClient) -> None:
+    """Texts of many windows, in pieces, beside requests of every other kind."""
+    texts = usable(TEXTS)
+    wanted = {long: client.encode(texts, long=long) for long in ("chunks", "late")}  # type: ignore[call-overload]
+    mean = client.encode(texts, long="mean", normalize=True)
+
+    def call(number: int) -> None:
+        if number % 3 == 0:
+            np.testing.assert_allclose(client.encode(texts, long="mean", normalize=True), mean, atol=1e-6)
+            return
+        long = "late" if number % 3 == 1 else "chunks"
+        found = client.encode(texts * 6, long=long, batch_size=None if number % 2 else 7)  # type: ignore[call-overload]
+        assert [part._replace(text=part.text % len(texts)) for part in found.parts] == wanted[long].parts * 6
+        np.testing.assert_allclose(found.embedding, np.tile(wanted[long].embedding, (6, 1)), atol=1e-5)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(call, range(18)))
+
+
 def test_http_has_parts(server: HttpServer, client: BertClient) -> None:
     texts = usable(TEXTS)
     wanted, mean = client.encode(texts, long="chunks"), client.encode(texts, long="mean")
@@ -186,7 +249,7 @@ def test_http_has_parts(server: HttpServer, client: BertClient) -> None:
         refused = server.call(path, {**body, "long": "mean", "truncate": True})
         assert refused.status in (400, 422)
         assert b"send only one of them" in refused.body
-        assert b"must be one of cut, error, mean, chunks" in server.call(path, {**body, "long": "late "}).body
+        assert b"must be one of cut, error, mean, chunks, late" in server.call(path, {**body, "long": "later"}).body
     sentences = {"source_sentence": texts[0], "sentences": texts[1:]}
     (first, *_) = server.call("/similarity", {"inputs": sentences, "parameters": {"long": "mean"}}).json
     assert abs(first - unit(mean)[1] @ unit(mean)[0]) < 1e-5
@@ -222,7 +285,7 @@ def test_the_reply_on_the_wire(server: HttpServer) -> None:
         assert (info["shape"], len(info["tokens"]), "parts" in info) == ([2, 32], 2, False)
         assert info["num_tokens"] == sum(map(len, info["tokens"]))
         assert "long 'cut', but long is 'error'" in ask(["a"], long="error", truncate=True)["error"]["message"]
-        assert "set one of cut, error, mean, chunks" in ask(["a"], long="middle")["error"]["message"]
+        assert "set one of cut, error, mean, chunks, late" in ask(["a"], long="middle")["error"]["message"]
     finally:
         context.destroy(linger=0)
 

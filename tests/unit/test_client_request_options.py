@@ -49,7 +49,7 @@ def test_the_options_frame_has_the_options_of_its_request() -> None:
         ({"truncate": "no"}, "truncate must be True or False or None, but is str"),
         ({"truncate": True, "long": "error"}, "truncate=True is long='cut', but long is 'error'"),
         ({"truncate": False, "long": "mean"}, "truncate=False is long='error', but long is 'mean'"),
-        ({"long": "middle"}, "long must be one of 'cut', 'error', 'mean', 'chunks', or None, but is str"),
+        ({"long": "middle"}, "long must be one of 'cut', 'error', 'mean', 'chunks', 'late', or None, but is str"),
         ({"long": ["mean"]}, "long must be one of .* but is list"),
         ({"prompt": 3}, "prompt must be str, but is int"),
         ({"prompt": "a", "prompt_name": "b"}, "exclude each other"),

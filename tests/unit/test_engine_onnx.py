@@ -71,6 +71,17 @@ def split(batch: Batch) -> list[Batch]:
     return [Batch(*part, np.array([len(part[0])], np.int32)) for part in parts]
 
 
+@pytest.mark.parametrize("options", [{}, {"dtype": "int8"}, {"output_dtype": "float16"}], ids=str)
+def test_vectors_of_tokens_are_beside_their_means(cache: str, options: dict[str, Any]) -> None:
+    """``encode_tokens`` gives the token vectors whose mean ``encode`` gives, in one group and in several."""
+    engine, batch = make_engine(cache, threads=2, **options), random_batch([3, 30, 7, 64, 1] * 8)
+    tokens = engine.encode_tokens(batch)  # type: ignore[attr-defined]
+    assert len(tokens) == batch.num_tokens
+    means = np.add.reduceat(tokens, np.cumsum(batch.lengths) - batch.lengths) / batch.lengths[:, None]
+    np.testing.assert_allclose(engine.encode(batch), means, atol=1e-5 if options == {} else 2e-2)
+    assert not hasattr(make_engine(cache, pooling_strategy="CLS_TOKEN"), "encode_tokens")
+
+
 # -- reference in numpy -----------------------------------------------------------------------------------------------
 
 ACTS = {

@@ -68,6 +68,17 @@ def make(cache_dir: str) -> Make:
     return of
 
 
+def test_vectors_of_tokens_are_beside_their_means(make: Make) -> None:
+    """``encode_tokens`` gives the token vectors whose mean ``encode`` gives."""
+    lengths = np.array([3, 30, 7, MODEL.max_tokens, 1] * 4, np.int32)
+    ids = np.random.default_rng(0).integers(0, MODEL.vocab_size, int(lengths.sum()), np.int32)
+    batch = Batch(ids, ids * 0, ids * 0 + 1, lengths)
+    engine = make()
+    tokens = engine.encode_tokens(batch)
+    means = np.add.reduceat(tokens, np.cumsum(lengths) - lengths) / lengths[:, None]
+    np.testing.assert_allclose(engine.encode(batch), means, atol=1e-5)
+
+
 def by_definition(query: Any, key: Any, value: Any, ends: Any, longest: int, window: int = 0) -> Any:
     """Computes the result of the kernel for packed sequences."""
     lengths = ends.diff().tolist()
@@ -397,7 +408,7 @@ def test_out_of_memory_is_distinguished_from_other_errors(make: Make, monkeypatc
     engine = make()
     raised: list[Exception] = []
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise raised[-1]
 
     fail.packed_attention = None  # type: ignore[attr-defined]

@@ -138,8 +138,9 @@ class AsyncBertClient(AsyncScoringClient[E]):
     # fmt: off
     @overload
     async def encode(
-        self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: bool = ..., *, long: Literal["chunks"],
-        show_progress_bar: bool = ..., batch_size: int | None = ..., timings: list[dict[str, float]] | None = ...,
+        self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: bool = ..., *,
+        long: Literal["chunks", "late"], show_progress_bar: bool = ..., batch_size: int | None = ...,
+        timings: list[dict[str, float]] | None = ...,
         **options: Unpack[VectorOptions],
     ) -> EncodedParts[E]: ...
     @overload

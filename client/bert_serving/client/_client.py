@@ -139,7 +139,7 @@ class BertClient(ScoringClient[E]):
     @overload
     def encode(
         self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ..., show_tokens: bool = ..., *,
-        long: Literal["chunks"], show_progress_bar: bool = ..., batch_size: int | None = ...,
+        long: Literal["chunks", "late"], show_progress_bar: bool = ..., batch_size: int | None = ...,
         timings: Timings | None = ..., **options: Unpack[VectorOptions],
     ) -> EncodedParts[E]: ...
     @overload
@@ -209,8 +209,8 @@ class BertClient(ScoringClient[E]):
             vector_space: the space that the vectors must be of; another one is an error. ``None`` as the client.
             raw_scores: logits in place of scores, from a server with ``-task classify`` or ``rerank``.
             long: what happens to a text longer than the server's ``max_seq_len``. ``"cut"``, the default, truncates it,
-                ``"error"`` is an error that names both lengths, ``"mean"`` averages its parts, and ``"chunks"`` returns
-                a vector for each part.
+                ``"error"`` is an error that names both lengths, ``"mean"`` averages its parts, ``"chunks"`` returns a
+                vector for each part, and ``"late"`` does so with the context of the parts around it.
             embedding_type: type of the numbers: ``float``, ``float16``, ``int8``, ``uint8``, or bits as ``binary`` and
                 ``ubinary``: int8 and uint8 with the signs of eight numbers. ``None`` as the server does it.
 
@@ -218,7 +218,7 @@ class BertClient(ScoringClient[E]):
             A writable float array ``[n, d]``, ``[n, t, d]`` from a server without pooling, or ``[n, labels]`` from one
             of scores, rows in the order of the texts; nested lists or a tensor as ``output_fmt`` says. With
             ``show_tokens`` and a server that shows them: ``(array, tokens)``, one list of tokens per text. With
-            ``long="chunks"``: `EncodedParts`.
+            ``long="chunks"`` or ``"late"``: `EncodedParts`.
 
         Raises:
             InputTypeError, InputValueError: the texts cannot be encoded; the message names the first invalid text.
@@ -270,7 +270,7 @@ class BertClient(ScoringClient[E]):
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
             normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long, embedding_type: as for
-                `encode`. With ``long="chunks"``, ``Response.parts`` has the part of each row.
+                `encode`. With ``long="chunks"`` or ``"late"``, ``Response.parts`` has the part of each row.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It

@@ -15,7 +15,7 @@ from ._encoding_types import Tokens as Tokens
 from ._parts import PartRows, TextPart
 from ._request_options import options_frame
 from .errors import BertServingError, ReplyError, ServerError, server_error
-from .protocol import WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply, Texts
+from .protocol import ROW_MODES, WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply, Texts
 
 #: Default number of texts in one request.
 BATCH_SIZE = 4096
@@ -50,7 +50,7 @@ class Response(_ResponseFields[E]):
             on the wire.
         embedding: array ``[n, d]``, or ``[n, t, d]`` without pooling; nested lists or a tensor as ``output_fmt`` says.
         tokens: the tokens of each text; ``""`` if the server does not show them.
-        parts: the `TextPart` of each row, of a request with ``long="chunks"``; else ``None``.
+        parts: the `TextPart` of each row, of a request with ``long="chunks"`` or ``"late"``; else ``None``.
     """
 
     parts: list[TextPart] | None = None
@@ -161,7 +161,7 @@ class EncodeCall:
         self.options = WITH_DETAILS if details else b"" if timings is None else WITH_TIMING
         if options:
             self.options = options_frame(self.options, **options)
-        self._part_rows = PartRows() if options and options.get("long") == "chunks" else None
+        self._part_rows = PartRows() if options and options.get("long") in ROW_MODES else None
         self._details = details
         self._timings = timings
         self._texts = texts

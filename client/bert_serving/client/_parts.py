@@ -27,7 +27,7 @@ class TextPart(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodedParts(Generic[E]):
-    """The result of ``encode(texts, long="chunks")``.
+    """The result of ``encode(texts, long="chunks")``, or ``"late"``.
 
     Attributes:
         embedding: array ``[n, d]``, one row per part; nested lists or a tensor as ``output_fmt`` says.

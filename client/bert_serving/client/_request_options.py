@@ -25,7 +25,7 @@ from .protocol import (
 )
 
 #: Values of the option ``long``: what happens to texts longer than the server's ``max_seq_len``.
-LongMode: TypeAlias = Literal["cut", "error", "mean", "chunks"]
+LongMode: TypeAlias = Literal["cut", "error", "mean", "chunks", "late"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict

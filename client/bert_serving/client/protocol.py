@@ -55,7 +55,9 @@ EMBEDDING_TYPES = ("float", "float16", "int8", "uint8", "binary", "ubinary")
 MAX_QUERIED = 1000
 
 #: Values of the option ``long`` with which a text that is too long becomes several parts.
-PART_MODES = ("mean", "chunks")
+PART_MODES = ("mean", "chunks", "late")
+#: Those of them with which the reply has a row for each part.
+ROW_MODES = ("chunks", "late")
 #: Values of the option ``long`` that say the same as the option ``truncate``.
 LONG_OF_TRUNCATE = {True: "cut", False: "error"}
 

@@ -11,7 +11,7 @@ from ..command_parser import CommandParser
 from ..completion import add_completion
 from ..errors import OptionError
 from ..flag_sources import add_sources, choose_address
-from ..protocol import PART_MODES
+from ..protocol import PART_MODES, ROW_MODES
 from ..ray_cluster import check_address
 from .corpus import BLANK
 from .part_files import FOLDER_FORMATS
@@ -111,7 +111,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--long",
         choices=("cut", "error", *PART_MODES),
         help="what to do with a text that is too long: cut it, the default, report an error, average the vectors of "
-        "its parts (mean), or write a row for each part with its offsets (chunks; Parquet and JSON lines only)",
+        "its parts (mean), or write a row for each part with its offsets (chunks, or late for parts in their context; "
+        "Parquet and JSON lines only)",
     )
     add("-vector_space", "--vector-space", metavar="SPACE", help="accept vectors of this space only")
     add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")
@@ -232,8 +233,8 @@ def _check_long(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
 
 
 def _check_parts(args: argparse.Namespace, parser: argparse.ArgumentParser, output_format: str) -> None:
-    if args.long == "chunks" and output_format == "npy":
-        parser.error("-long chunks writes offsets, which npy cannot hold: use Parquet in a folder, or JSON lines")
+    if args.long in ROW_MODES and output_format == "npy":
+        parser.error(f"-long {args.long} writes offsets, which npy cannot hold: use Parquet in a folder, or JSON lines")
 
 
 def _folder_format(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:

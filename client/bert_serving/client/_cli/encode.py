@@ -20,7 +20,7 @@ from .._progress import ProgressBar
 from .._scores import ServerTask
 from ..errors import BertServingError
 from ..flag_sources import command_args
-from ..protocol import FloatArray
+from ..protocol import ROW_MODES, FloatArray
 from .command_line import checked_format, fronts_of, get_parser, is_folder
 from .corpus import Chunk, Corpus, CorpusError, count_lines
 from .encode_folder import run_folder
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
         is_done = False
         try:
             for chunk, response in encoded(client, corpus.chunks(args.batch_size), args.is_tokenized, options):
-                if args.long == "chunks":
+                if args.long in ROW_MODES:
                     output.append(*_parts(chunk, response, probe))
                 else:
                     output.append(chunk, *_aligned(chunk, response, probe))

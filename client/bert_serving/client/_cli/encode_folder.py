@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from .._progress import ProgressBar
+from ..protocol import ROW_MODES
 from .corpus import CorpusError
 from .inputs import InputFile, find_inputs, require_pyarrow, shortened
 from .json_columns import merged, merged_columns
@@ -65,7 +66,7 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
         args.batch_size,
         args.part_rows,
         output_format == "parquet",
-        args.long == "chunks",
+        args.long in ROW_MODES,
     )
     options = row_options(args, output_format) | {
         "-column": args.column,

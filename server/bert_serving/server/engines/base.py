@@ -123,7 +123,8 @@ class EngineSpec:
 class Engine(Protocol):
     """Encodes batches in a worker.
 
-    An engine may have ``startup_notes``, a list of lines that the worker logs: how the engine uses its device.
+    An engine may have ``startup_notes``, a list of lines that the worker logs: how the engine uses its device. One that
+    pools the mean of tokens may have ``encode_tokens``, which returns what ``encode`` returns with pooling ``NONE``.
     """
 
     def encode(self, batch: Batch) -> np.ndarray:

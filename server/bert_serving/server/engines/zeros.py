@@ -45,5 +45,8 @@ class ZerosEngine:
         rows = batch.num_tokens if self._token_level else batch.num_sequences
         return np.zeros((rows, self._width), self._dtype)
 
+    def encode_tokens(self, batch: Batch) -> np.ndarray:
+        return np.zeros((batch.num_tokens, self._width), self._dtype)
+
     def close(self) -> None:
         """Does nothing: the engine holds no memory."""

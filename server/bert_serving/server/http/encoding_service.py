@@ -17,7 +17,7 @@ from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from ..model.default import default_model_dir
 from ..model.pooling import PoolingStrategy
-from ..tokenization.long_texts import tokenize_parts, tokens_by_text
+from ..tokenization.part_modes import shown_tokens, tokenize_mode
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .concurrency_limit import ConcurrencyLimiter
 from .errors import BadRequest, BodyTooLarge
@@ -188,12 +188,12 @@ class EncodingService:
 
     def _tokens(self, texts: list[Any], options: dict[str, Any]) -> list[list[str]]:
         """Returns the tokens of each row of the response."""
-        if (long := options.get("long")) not in PART_MODES:
+        long = str(options.get("long"))
+        if long not in PART_MODES:
             return self.tokenizer.tokens(self._tokenize(texts, options))
-        prompt, is_mean = self.find_prompt(options), long == "mean"
-        tokenized = tokenize_parts(self.tokenizer, texts, prompt, options.get("pairs") is None, is_mean)
-        tokens = self.tokenizer.tokens(tokenized)
-        return tokens_by_text(tokens, tokenized) if is_mean else tokens
+        prompt = self.find_prompt(options)
+        tokenized = tokenize_mode(self.tokenizer, texts, long, prompt, options.get("pairs") is None)
+        return shown_tokens(self.tokenizer, tokenized, long)
 
     def find_prompt(self, options: dict[str, Any]) -> str | None:
         """Returns the text that ``options`` put before each text; None for that of the server.

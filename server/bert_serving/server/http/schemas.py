@@ -38,7 +38,8 @@ _ABOUT_LONG = (
     "its parts"
 )
 Long = Annotated[
-    Literal["cut", "error", "mean", "chunks"] | None, Meta(description=f"{_ABOUT_LONG}, chunks returns them")
+    Literal["cut", "error", "mean", "chunks", "late"] | None,
+    Meta(description=f"{_ABOUT_LONG}, chunks returns them, and late does so in their context"),
 ]
 LongOfOneVector = Annotated[Literal["cut", "error", "mean"] | None, Meta(description=_ABOUT_LONG)]
 
@@ -94,7 +95,9 @@ class EncodeResponse(Struct, kw_only=True):
     parts: (
         Annotated[
             list[tuple[int, int, int]],
-            Meta(description="of each vector, with chunks: index of the text, offsets from and to in characters"),
+            Meta(
+                description="of each vector, with chunks and late: index of the text, offsets from and to in characters"
+            ),
         ]
         | UnsetType
     ) = UNSET

@@ -45,6 +45,7 @@ class _BatchHead(msgspec.Struct, array_like=True):
     announcements: bytes
     small: list[bytes] | None = None
     vector_codes: bytes = b""
+    segments: bytes = b""
 
 
 class _ResultHead(msgspec.Struct, array_like=True):
@@ -84,6 +85,8 @@ class BatchMessage:
         announcements: encoded commands for the sink, which travel with the batch and its result.
         has_types, has_mask: whether they are sent. Type ids that are all 0 and masks that are all 1 are not.
         vector_codes: ``VectorOptions.code`` of each sequence, int32 ``[n]``; empty if all are 0.
+        segments: of each row of the result, its sequence and its tokens from and to, int32 ``[p, 3]``, see
+            ``Tokenized``; empty if each sequence is a row. Manifest and codes have then an item for each segment.
     """
 
     id: int
@@ -93,13 +96,14 @@ class BatchMessage:
     has_types: bool = True
     has_mask: bool = True
     vector_codes: bytes = b""
+    segments: bytes = b""
 
     def frames(self) -> list[Any]:
         none = memoryview(b"")
         batch = self.batch
         types, mask = batch.type_ids if self.has_types else none, batch.mask if self.has_mask else none
         return _frames(
-            _BatchHead(self.id, self.announcements, None, self.vector_codes),
+            _BatchHead(self.id, self.announcements, None, self.vector_codes, self.segments),
             [batch.lengths, batch.input_ids, types, mask, self.manifest],
         )
 
@@ -113,7 +117,8 @@ class BatchMessage:
         types = np.frombuffer(type_ids, np.int32) if has_types else np.zeros(len(ids), np.int32)
         attend = np.frombuffer(mask, np.int32) if has_mask else np.ones(len(ids), np.int32)
         batch = Batch(ids, types, attend, np.frombuffer(lengths, np.int32))
-        return cls(head.id, batch, memoryview(manifest), head.announcements, has_types, has_mask, head.vector_codes)
+        more = head.vector_codes, head.segments
+        return cls(head.id, batch, memoryview(manifest), head.announcements, has_types, has_mask, *more)
 
 
 @lru_cache(maxsize=16)

@@ -233,7 +233,14 @@ class Dispatcher:
         announcements = self._announcements_for(slices)
         encoded = encode_commands(list(announcements.values())) if announcements else b""
         message = BatchMessage(
-            batch_id, packed.batch, packed.manifest, encoded, packed.has_types, packed.has_mask, packed.vector_codes
+            batch_id,
+            packed.batch,
+            packed.manifest,
+            encoded,
+            packed.has_types,
+            packed.has_mask,
+            packed.vector_codes,
+            packed.segments,
         )
         frames = message.frames()
         try:

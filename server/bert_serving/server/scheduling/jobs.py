@@ -12,6 +12,7 @@ import numpy as np
 from ..engines.batch import Batch
 from ..monitoring.timing import Timing
 from ..tokenization.tokenizer import Tokenized
+from ..tokenization.windows import WHOLE
 from .scheduler import BatchSlice
 
 _NONE = np.zeros(0, np.int32)
@@ -37,7 +38,7 @@ class JobOptions:
         dimensions: number of leading dimensions in the reply; None for all.
         vector_space: space of the vectors, which the reply names; empty for a request without options.
         pairs: true: each item of the request is a list of two texts; false: no text is a pair; None: as in 1.10.
-        long: ``mean`` or ``chunks`` if texts that are too long become parts; else empty.
+        long: ``mean``, ``chunks`` or ``late`` if texts that are too long become parts; else empty.
         makes_unit: the sink normalizes the means of parts.
         row_bytes: size of a vector of an embedding type; 0 for that of the server.
         type_code: ``VectorOptions.code`` with the embedding type of means, which the sink converts; else 0.
@@ -73,8 +74,8 @@ class Job:
         query_outstanding: the sink has not answered ``QUERY_JOB`` yet.
         retry_requested: the request was received again after this query was sent.
         is_recomputed: the sink published the result before, and the job runs again.
-        size: number of sequences: the texts, or their parts.
-        missing: number of rows that the sink does not have.
+        size: number of rows: of the texts, or of their parts.
+        missing: number of sequences whose rows the sink does not have.
         is_complete: all texts are tokenized, since ``tokenized_at``.
         started_at: earliest start of a finished batch.
         held_bytes: memory of the job and its chunks.
@@ -105,6 +106,11 @@ class Job:
     def __post_init__(self) -> None:
         self.missing = self.size
         self.last_received_at = self.received_at
+
+    @property
+    def num_sequences(self) -> int:
+        """Number of sequences of the texts that are tokenized; less than the rows if windows have several parts."""
+        return sum(len(chunk.tokenized.lengths) for chunk in self.chunks)
 
     @property
     def identity(self) -> bytes:
@@ -141,12 +147,35 @@ class JobChunk:
         parts = self.tokenized.parts
         return b"" if parts is None else parts.tobytes()
 
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of the sequences in the reply, or in the mean."""
+        parts = self.tokenized.parts
+        return len(self.tokenized.lengths) if parts is None else len(parts)
+
+    def segments_of(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the segments of some sequences, int32 ``[p, 3]``, and the rows of their parts, ``[p]``.
+
+        The first column is the place of the sequence in ``sequences``.
+        """
+        segments = self.tokenized.segments
+        if segments is None:
+            whole = np.full((len(sequences), 3), (0, 0, WHOLE), np.int32)
+            whole[:, 0] = np.arange(len(sequences))
+            return whole, sequences
+        first, last = np.searchsorted(segments[:, 0], sequences), np.searchsorted(segments[:, 0], sequences, "right")
+        parts = _ranges(first, last - first)
+        found = segments[parts]
+        found[:, 0] = np.repeat(np.arange(len(sequences)), last - first)
+        return found, parts
+
     def describe(self, index: int) -> str:
         """Names a sequence, for an error message."""
         parts = self.tokenized.parts
         if parts is None:
             return f"text {self.first_row + index}"
-        text, start, stop, _ = parts[index].tolist()
+        own = self.segments_of(np.array([index]))[1]
+        text, start, stop = int(parts[own[0], 0]), int(parts[own[0], 1]), int(parts[own[-1], 2])
         return f"the part of text {text} from character {start} to {stop}"
 
 
@@ -169,7 +198,8 @@ def token_width(chunks: list[JobChunk], max_positions: int) -> int:
 class PackedBatch:
     """Holds the arrays of a batch.
 
-    ``manifest`` is int64 ``[n, 2]``: job id and row of each sequence. ``vector_codes`` is that of ``BatchMessage``.
+    ``manifest`` is int64 ``[n, 2]``: job id and row of each sequence. ``vector_codes`` and ``segments`` are those of
+    ``BatchMessage``; with segments, manifest and codes have an item for each of them.
     """
 
     batch: Batch
@@ -177,10 +207,36 @@ class PackedBatch:
     has_mask: bool
     manifest: np.ndarray
     vector_codes: bytes = b""
+    segments: bytes = b""
 
 
 def pack(slices: list[BatchSlice[JobChunk]]) -> PackedBatch:
     """Gathers the tokens of a batch in the order of its slices."""
+    packed = _pack_sequences(slices)
+    if any(each.key.tokenized.segments is not None for each in slices):
+        _add_segments(packed, slices)
+    return packed
+
+
+def _add_segments(packed: PackedBatch, slices: list[BatchSlice[JobChunk]]) -> None:
+    """Adds the parts of windows to a batch."""
+    segments, manifests, codes, num_sequences = [], [], [], 0
+    for each in slices:
+        found, rows = each.key.segments_of(each.rows)
+        found[:, 0] += num_sequences
+        num_sequences += len(each.rows)
+        manifest = np.empty((len(rows), 2), np.int64)
+        manifest[:, 0] = each.key.job.id
+        manifest[:, 1] = rows + each.key.first_row
+        segments.append(found)
+        manifests.append(manifest)
+        codes.append(np.full(len(rows), each.key.job.options.vector_code, np.int32))
+    packed.segments = _concatenate(segments).tobytes()
+    packed.manifest = _concatenate(manifests)
+    packed.vector_codes = _concatenate(codes).tobytes()
+
+
+def _pack_sequences(slices: list[BatchSlice[JobChunk]]) -> PackedBatch:
     chunks = [each.key for each in slices]
     if len(chunks) == 1 and len(chunks[0].tokenized.lengths) == 1:
         return _pack_one(chunks[0])

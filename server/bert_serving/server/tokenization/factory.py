@@ -94,9 +94,12 @@ def load_tokenizer(
     if vocabulary is not None:
         if as_library and not path.endswith(".json"):
             vocabulary = with_library_rules(vocabulary)
-        return wordpiece_tokenizer(vocabulary, lower_case=lower_case, lower_first=lower_first, **settings)
+        made = wordpiece_tokenizer(vocabulary, lower_case=lower_case, lower_first=lower_first, **settings)
+        made.max_positions = max_tokens
+        return made
     library = LibrarySegmenter(path, parsed, lower_first)
     tokenizer = Tokenizer(library, library.ids, library.frame, library.unknown, **settings)
+    tokenizer.max_positions = max_tokens
     if lower_case is False:
         tokenizer.warnings.append(f"-cased_tokenization has no effect: {path} decides about case")
     return tokenizer

@@ -10,13 +10,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .boundaries import cuts, sentence_spans, trim
 from .segments import TEXTS_PER_BLOCK, Segments, is_pair
-from .text_options import TextOptions
 from .tokenizer import Tokenized, Tokenizer
 from .wordpiece import LONG_TEXT
 
@@ -41,7 +40,7 @@ class _Unit(NamedTuple):
     is_piece: bool = False
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Holds a part of a text.
 
     Attributes:
@@ -53,20 +52,6 @@ class _Part(NamedTuple):
     stop: int
     ids: np.ndarray
     weight: int
-
-
-def tokenize_long(tokenizer: Tokenizer, texts: Sequence[Any], options: TextOptions, first_row: int) -> Tokenized:
-    """Tokenizes the texts of a request whose option ``long`` asks for parts; see :func:`tokenize_parts`.
-
-    Raises:
-        ValueError: the request has token lists; or as ``tokenize_parts``.
-    """
-    if not isinstance(texts[0], str):
-        raise ValueError(
-            f"long is {options.long!r}, but token lists have no parts: send texts, or set long to cut or error"
-        )
-    has_overlap = options.long == "mean"
-    return tokenize_parts(tokenizer, texts, options.prompt, options.pairs is None, has_overlap, first_row)
 
 
 def tokenize_parts(
@@ -91,7 +76,27 @@ def tokenize_parts(
     Raises:
         ValueError: a text is a pair, or has half of a surrogate pair; or the prompt leaves too little room.
     """
-    splitter = _Splitter(tokenizer, tokenizer.prompt if prompt is None else prompt, has_overlap)
+    check_texts(texts, may_be_pairs, first_row)
+    splitter = Splitter(tokenizer, tokenizer.prompt if prompt is None else prompt, has_overlap)
+    rows: list[tuple[int, int, int, int]] = []
+    ids: list[np.ndarray] = []
+    for start in range(0, len(texts), TEXTS_PER_BLOCK):
+        block = list(texts[start : start + TEXTS_PER_BLOCK])
+        for row, (text, whole) in enumerate(zip(block, splitter.measure_all(block), strict=True), first_row + start):
+            parts = [Part(0, len(text), whole, 2)] if len(whole) <= splitter.room else splitter.split(text)
+            rows += [(row, part.start, part.stop, part.weight) for part in parts]
+            ids += [part.ids for part in parts]
+    lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+    tokenized = tokenizer.assemble(Segments(np.concatenate(ids), lengths, np.zeros_like(lengths)))
+    return replace(tokenized, parts=np.array(rows, np.int32))
+
+
+def check_texts(texts: Sequence[str], may_be_pairs: bool, first_row: int) -> None:
+    """Rejects texts that have no parts.
+
+    Raises:
+        ValueError: a text is a pair, or has half of a surrogate pair.
+    """
     for row, text in enumerate(texts, first_row):
         if may_be_pairs and is_pair(text):
             raise ValueError(
@@ -102,17 +107,6 @@ def tokenize_parts(
                 f"text {row} has half of a surrogate pair ({text[found]!a}) at character {found}, so offsets would "
                 "be of another text: remove it"
             )
-    rows: list[tuple[int, int, int, int]] = []
-    ids: list[np.ndarray] = []
-    for start in range(0, len(texts), TEXTS_PER_BLOCK):
-        block = list(texts[start : start + TEXTS_PER_BLOCK])
-        for row, (text, whole) in enumerate(zip(block, splitter.measure_all(block), strict=True), first_row + start):
-            parts = [_Part(0, len(text), whole, 2)] if len(whole) <= splitter.room else splitter.split(text)
-            rows += [(row, part.start, part.stop, part.weight) for part in parts]
-            ids += [part.ids for part in parts]
-    lengths = np.fromiter(map(len, ids), np.int32, len(ids))
-    tokenized = tokenizer.assemble(Segments(np.concatenate(ids), lengths, np.zeros_like(lengths)))
-    return replace(tokenized, parts=np.array(rows, np.int32))
 
 
 def _surrogate(text: str) -> int | None:
@@ -123,7 +117,7 @@ def _surrogate(text: str) -> int | None:
     return None
 
 
-class _Splitter:
+class Splitter:
     """Splits the texts of one request.
 
     Attributes:
@@ -151,6 +145,14 @@ class _Splitter:
             )
         return self.room - self._prompt_tokens
 
+    def require_room(self) -> None:
+        """Checks that the prompt leaves room for a part.
+
+        Raises:
+            ValueError: it does not.
+        """
+        _ = self._limit
+
     @property
     def _target(self) -> int:
         """Tokens of a span of a sentence that is too long."""
@@ -170,7 +172,7 @@ class _Splitter:
     def _count(self, segments: list[str]) -> list[int]:
         return list(map(len, self._segment(segments, self.room + 1)))
 
-    def split(self, text: str) -> list[_Part]:
+    def split(self, text: str) -> list[Part]:
         """Splits a text that is too long for one sequence.
 
         A part ends at the end of a sentence if a sentence fits. A longer sentence is cut at white space, and a longer
@@ -180,7 +182,7 @@ class _Splitter:
         spans = sentence_spans(text) or [(0, len(text))]
         counts = self._count([text[start:stop] for start, stop in spans])
         pending = deque(_Unit(*span, count, True) for span, count in zip(spans, counts, strict=True))
-        parts: list[_Part] = []
+        parts: list[Part] = []
         shared: list[_Unit] = []  # units at the end of the last part, with which the next one begins
         while pending:
             self._refine(text, pending, limit)
@@ -210,7 +212,7 @@ class _Splitter:
             shared = self._shared(units[len(shared) :], limit) if self._has_overlap and pending else []
             after = sum(unit.size for unit in shared)
             weight = max(1, 2 * total - before - after)
-            parts.append(_Part(units[0].start, units[-1].stop, ids, weight))
+            parts.append(Part(units[0].start, units[-1].stop, ids, weight))
         return parts
 
     def _shared(self, new: list[_Unit], limit: int) -> list[_Unit]:

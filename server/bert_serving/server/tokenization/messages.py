@@ -50,6 +50,7 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
     error_kind: str = ""
     error: str = ""
     parts: bytes | None = None
+    segments: bytes | None = None
 
     @classmethod
     def of(cls, task_id: int, tokenized: Tokenized) -> TaskResult:
@@ -63,6 +64,7 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
             None if types is None else types.tobytes(),
             None if mask is None else mask.tobytes(),
             parts=None if tokenized.parts is None else tokenized.parts.tobytes(),
+            segments=None if tokenized.segments is None else tokenized.segments.tobytes(),
         )
 
     def to_error(self) -> RequestError | None:
@@ -79,13 +81,20 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
             np.frombuffer(self.truncated, np.int32) if self.truncated else _EMPTY,
             self.num_unknown,
             None if self.parts is None else np.frombuffer(self.parts, np.int32).reshape(-1, 4),
+            None if self.segments is None else np.frombuffer(self.segments, np.int32).reshape(-1, 3),
         )
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         size = len(self.lengths) + len(self.input_ids) + len(self.truncated)
-        return size + len(self.type_ids or b"") + len(self.mask or b"") + len(self.parts or b"")
+        return (
+            size
+            + len(self.type_ids or b"")
+            + len(self.mask or b"")
+            + len(self.parts or b"")
+            + len(self.segments or b"")
+        )
 
 
 class TaskMessage(NamedTuple):

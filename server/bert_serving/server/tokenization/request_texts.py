@@ -13,7 +13,7 @@ import msgspec
 
 from .. import json_scan
 from ..errors import InvalidRequest, TooLarge
-from .long_texts import tokenize_long
+from .part_modes import tokenize_long
 from .text_options import TextOptions
 from .tokenizer import Tokenized, Tokenizer
 

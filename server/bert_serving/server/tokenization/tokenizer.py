@@ -31,6 +31,9 @@ class Tokenized:
         num_unknown: number of tokens for unknown text, such as ``[UNK]``.
         parts: for each sequence that is a part of a text, the row of the text in its request, the offsets from and to
             of the part in characters, and its weight in an average, int32 ``[n, 4]``; None if each is a whole text.
+        segments: of each part, its sequence and its tokens from and to in it, int32 ``[p, 3]``; to is -1 if the part is
+            the whole sequence. Then ``parts`` has ``p`` rows, and ``truncated`` holds indexes of parts. None if each
+            sequence is a part.
     """
 
     input_ids: np.ndarray
@@ -40,6 +43,7 @@ class Tokenized:
     truncated: np.ndarray
     num_unknown: int
     parts: np.ndarray | None = None
+    segments: np.ndarray | None = None
 
     @property
     def num_texts(self) -> int:
@@ -63,6 +67,7 @@ class Tokenizer:
         unknown_token: the token for unknown text, such as ``[UNK]``; None if the vocabulary has none.
         lower_case: texts are lower-cased; None if the library decides about it.
         max_seq_len: longest sequence in tokens, including special tokens.
+        max_positions: longest sequence that the model holds.
         description: the kind of the tokenizer and what computes it.
         warnings: messages about settings that are probably wrong.
     """
@@ -102,7 +107,7 @@ class Tokenizer:
             raise ModelConfigError(
                 f"the special tokens {special} are not in the vocabulary of {self.vocab_size} tokens; copy it again"
             )
-        self.max_seq_len = max_seq_len
+        self.max_seq_len = self.max_positions = max_seq_len
         self.warnings: list[str] = []
         self._segmenter = segmenter
         self.description = segmenter.description
@@ -157,9 +162,9 @@ class Tokenizer:
         """Returns ids without special tokens and truncation; see ``Segmenter.encode``."""
         return self._segmenter.encode(texts, max_words)
 
-    def assemble(self, segments: Segments) -> Tokenized:
-        """Truncates token ids and adds the special tokens."""
-        return self._assemble(segments, omit_special=False)
+    def assemble(self, segments: Segments, max_seq_len: int | None = None) -> Tokenized:
+        """Truncates token ids, to ``max_seq_len`` in place of that of the tokenizer, and adds the special tokens."""
+        return self._assemble(segments, omit_special=False, max_seq_len=max_seq_len)
 
     def prompt_length(self, prompt: str | None = None) -> int:
         """Returns the number of characters before every text; None is the prompt of this tokenizer."""
@@ -263,14 +268,14 @@ class Tokenizer:
             )
         return Segments(np.fromiter(map(self.ids.get, items, repeat(self._unknown)), np.int32), first, second)
 
-    def _assemble(self, segments: Segments, omit_special: bool) -> Tokenized:
+    def _assemble(self, segments: Segments, omit_special: bool, max_seq_len: int | None = None) -> Tokenized:
         """Truncates the segments and adds the special tokens; with ``omit_special`` only to pairs.
 
         A sequence without tokens gets one masked padding token as a placeholder, so that it has a row.
         """
         has_longer_first = segments.has_longer_first
         first, second = truncate(
-            segments.first, segments.second, self.max_seq_len, self.frame, omit_special, has_longer_first
+            segments.first, segments.second, max_seq_len or self.max_seq_len, self.frame, omit_special, has_longer_first
         )
         truncated = np.flatnonzero((first < segments.first) | (second < segments.second)).astype(np.int32)
         ids = segments.ids

@@ -12,7 +12,7 @@ from ..ipc.commands import u64
 from ..ipc.messages import Command
 from ..model.pooling import PoolingStrategy
 from ..scheduling.jobs import Job, JobChunk, token_width
-from ..tokenization.long_texts import tokens_by_text
+from ..tokenization.part_modes import shown_tokens
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 
 #: Largest number of truncated texts that a reply lists.
@@ -46,9 +46,7 @@ class Announcer:
         if self._logs_tokens:
             self._log_tokens(chunk.tokenized)
         if self._shows_tokens:
-            tokens = self._tokenizer.tokens(chunk.tokenized)
-            if chunk.job.options.long == "mean":
-                tokens = tokens_by_text(tokens, chunk.tokenized)
+            tokens = shown_tokens(self._tokenizer, chunk.tokenized, chunk.job.options.long)
             chunk.tokens_json = json.dumps(tokens).encode()
 
     def command(self, chunk: JobChunk, is_last: bool) -> Command:

@@ -75,6 +75,7 @@ def chunk_bytes(chunk: JobChunk) -> int:
         tokenized.mask,
         tokenized.truncated,
         tokenized.parts,
+        tokenized.segments,
     )
     size = sum(array.nbytes for array in arrays if array is not None) + len(chunk.tokens_json)
     return size + CHUNK_BYTES + SEQUENCE_BYTES * len(tokenized.lengths)

@@ -115,6 +115,9 @@ class OptionsResolver:
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
         self._task = config.task
         self._output_type = "float16" if config.output_dtype == "float16" else "float"
+        modes = () if pipeline is None else pipeline.pooling
+        self._is_mean = config.pooling_strategy == PoolingStrategy.REDUCE_MEAN and modes in ((), ("mean",))
+        self._is_deterministic = config.deterministic
 
     def resolve(self, options: RequestOptions) -> JobOptions:
         """Returns the options of a job.
@@ -171,6 +174,10 @@ class OptionsResolver:
             reason = "this server returns one vector per token (-pooling_strategy NONE)"
         elif options.pairs:
             reason = "a pair has no parts"
+        elif long == "late" and not self._is_mean:
+            reason = "this server does not pool the mean of the tokens (-pooling_strategy REDUCE_MEAN)"
+        elif long == "late" and self._is_deterministic:
+            reason = "-deterministic does not cover it"
         if reason:
             raise InvalidRequest(f"long is {long!r}, but {reason}: set long to cut or error")
         return long

@@ -29,7 +29,7 @@ from .requests import INLINE_BYTES, Request
 from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
 from .sink_channel import SinkChannel
-from .text_parts import can_start, place_parts
+from .text_parts import can_start, place_parts, require_token_vectors
 from .tokenizer_pool import TokenizerPool
 from .tokenizer_thread import TokenizerThread
 
@@ -149,6 +149,8 @@ class RequestTable:
             self._repeat(job, request)
             return
         options = self._resolver.resolve(request.options)
+        if options.long == "late":
+            require_token_vectors(state.info for state in self.dispatcher.workers.values())
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
         # Above -max_queue_tokens short requests wait as messages, too.
@@ -227,7 +229,7 @@ class RequestTable:
 
     def _dispatch_all(self, job: Job) -> None:
         """Announces all chunks of a job again and queues them."""
-        job.missing = job.size
+        job.missing = job.num_sequences if job.options.long else job.size
         for chunk in job.chunks:
             is_last = job.is_complete and chunk is job.chunks[-1]
             self.dispatcher.add(chunk, self._announce.command(chunk, is_last))

@@ -6,13 +6,33 @@ complete. Its tokens count for ``-queue_memory`` until then.
 
 from __future__ import annotations
 
-from ..errors import TooLarge
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import InvalidRequest, TooLarge
 from ..scheduling.jobs import Job, JobChunk
 
 
 def can_start(job: Job) -> bool:
     """Returns whether the sequences of a job may be computed: any are there, and their final number is known."""
     return bool(job.chunks) and (job.is_complete or not job.options.long)
+
+
+def require_token_vectors(workers: Iterable[dict[str, Any]]) -> None:
+    """Checks that the engines of all workers give vectors of tokens beside those of texts.
+
+    Args:
+        workers: what they registered.
+
+    Raises:
+        InvalidRequest: one does not.
+    """
+    for worker in workers:
+        if not worker.get("has_token_vectors"):
+            raise InvalidRequest(
+                f"long is 'late', but the engine {worker.get('engine')} of a worker gives no vectors of tokens beside "
+                "those of texts: set long to mean or chunks, or use -engine onnx or torch"
+            )
 
 
 def place_parts(chunk: JobChunk, max_parts: int, max_tokens: int) -> None:
@@ -25,8 +45,9 @@ def place_parts(chunk: JobChunk, max_parts: int, max_tokens: int) -> None:
         return
     job = chunk.job
     last = job.chunks[-1] if job.chunks else None
-    chunk.first_row = 0 if last is None else last.first_row + len(last.tokenized.lengths)
-    job.size = job.missing = chunk.first_row + len(chunk.tokenized.lengths)
+    chunk.first_row = 0 if last is None else last.first_row + last.num_rows
+    job.size = chunk.first_row + chunk.num_rows
+    job.missing = job.num_sequences + len(chunk.tokenized.lengths)
     if job.size > max_parts:
         raise TooLarge(
             f"the texts of one request have {job.size} parts or more; the limit is {max_parts} (-max_request_size): "

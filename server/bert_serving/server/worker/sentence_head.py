@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -87,9 +88,20 @@ class SentenceHead:
             cuts off.
         """
         rows = self._compute(array, few)
-        if where is not None:
-            rows = rows[where]
-        result = np.zeros((len(codes), self._dimensions), array.dtype)
+        return self._with_options(rows if where is None else rows[where], codes, array.dtype)
+
+    def apply_to_means(self, rows: np.ndarray, codes: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+        """Vectors of means of token vectors, float32 ``[n, d]``, which take the place of pooled vectors.
+
+        Returns:
+            ``[n, dimensions]`` as :meth:`apply_with_options`.
+        """
+        for step in self._body:
+            rows = step(rows)
+        return self._with_options(rows, codes, dtype)
+
+    def _with_options(self, rows: np.ndarray, codes: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+        result = np.zeros((len(codes), self._dimensions), dtype)
         for code in np.unique(codes).tolist():
             chosen = codes == code
             vectors = rows[chosen]

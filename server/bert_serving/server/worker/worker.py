@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..engines import load
-from ..engines.base import Device, DeviceLost, Engine, EngineError, OutOfMemory
+from ..engines.base import Device, DeviceLost, Engine, OutOfMemory
 from ..engines.batch import Batch
 from ..engines.nvml import GpuMeter
 from ..ipc.commands import READY, STOP, from_u64
@@ -18,8 +18,8 @@ from ..ipc.messages import BatchMessage, Result, decode_commands
 from ..ipc.process_context import ProcessContext
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
+from .batch_encoder import BatchEncoder
 from .bit_check import require_equal_bits
-from .deduplicate import deduplicate, expand
 from .engine_spec import engine_spec
 from .front_connection import FrontConnection
 from .head_weights import load_head_weights
@@ -50,6 +50,7 @@ def run(process: ProcessContext) -> None:
     if process.config.deterministic:
         longest = min(spec.model.max_tokens, process.config.max_seq_len or spec.model.max_tokens)
         require_equal_bits(engine, head, spec.model.vocab_size, longest, device.threads)
+    encoder = BatchEncoder(engine, head, spec)
     max_tokens = warm_up(engine, device, spec.model.max_tokens, process.config.max_seq_len)
     process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):
@@ -58,6 +59,7 @@ def run(process: ProcessContext) -> None:
     control = process.connect_control()
     front = FrontConnection(process)
     info = {"device": str(device), "max_tokens": max_tokens, "engine": process.options["engine"]}
+    info["has_token_vectors"] = encoder.has_token_vectors
     if "join" in process.options:
         info |= {"machine": process.options["join"]["machine"], "process": process.name}
     registration = json.dumps(info).encode()
@@ -87,16 +89,7 @@ def run(process: ProcessContext) -> None:
             message = BatchMessage.from_frames(frames)
             batch = message.batch
             try:
-                few, where = deduplicate(batch)
-                array = engine.encode(few)
-                if head is not None and message.vector_codes:
-                    codes = np.frombuffer(message.vector_codes, np.int32)
-                    array, few, where = head.apply_with_options(array, few, where, codes), batch, None
-                elif head is not None:
-                    array = head.apply(array, few)
-                _check(array, few, token_level)
-                if where is not None:
-                    array = expand(array, few, where, token_level)
+                array, lengths = encoder.encode(message)
             except DeviceLost:  # ends this process; another worker computes the batch
                 raise
             except Exception as error:  # any other error fails the batch only
@@ -108,7 +101,7 @@ def run(process: ProcessContext) -> None:
                 result = Result(
                     message.id,
                     array,
-                    batch.lengths,
+                    lengths,
                     message.manifest,
                     token_level,
                     time.monotonic_ns() - began,
@@ -137,21 +130,6 @@ def _kind(error: Exception) -> bytes:
     if isinstance(error, OutOfMemory | MemoryError):
         return b"oom"
     return b"nonfinite" if isinstance(error, FloatingPointError) else b"error"
-
-
-def _check(array: np.ndarray, batch: Batch, token_level: bool) -> None:
-    """Checks the array that an engine returned.
-
-    Raises:
-        EngineError: the shape is wrong.
-        FloatingPointError: a value is not finite.
-    """
-    rows = batch.num_tokens if token_level else batch.num_sequences
-    if array.ndim != 2 or len(array) != rows:
-        raise EngineError(f"the engine returned an array of shape {array.shape} for {rows} rows")
-    # The sum is not finite if a value is not: one pass, no temporary array.
-    if not np.isfinite(np.sum(array, dtype=np.float64)):
-        raise FloatingPointError("the model gave a value that is not a finite number")
 
 
 def warm_up(engine: Engine, device: Device, max_positions: int, max_seq_len: int | None) -> int:

@@ -32,7 +32,11 @@ _ONE_TOKEN = {
 
 
 def build(
-    spec: EngineSpec, weights: Mapping[str, np.ndarray], dense: Dense = dense_fp32, max_scores: int = 1 << 20
+    spec: EngineSpec,
+    weights: Mapping[str, np.ndarray],
+    dense: Dense = dense_fp32,
+    max_scores: int = 1 << 20,
+    has_tokens: bool = False,
 ) -> onnx.ModelProto:
     """Returns the graph from token ids to vectors: its first output is ``[n, d]``, or ``[t, d]`` without pooling.
 
@@ -41,6 +45,7 @@ def build(
         weights: canonical weights, see ``model.weights``, at least of the layers up to the highest pooling layer.
         dense: adds the dense layers of the encoder.
         max_scores: maximum number of attention scores of one head, ``[n, T, T]``, that are computed at once.
+        has_tokens: adds the vectors of tokens, ``[t, d]``, as the last output if the strategy is REDUCE_MEAN.
 
     Raises:
         ValueError: the model has no such pooling layer.
@@ -63,11 +68,14 @@ def build(
             hidden[layer] = graph.op("Gather", output, selected) if selected and not is_top else output
     vectors = [hidden[layer] for layer in layers]
     x = vectors[0] if len(vectors) == 1 else graph.op("Concat", *vectors, axis=-1)
+    tokens = x
     x = _pool(graph, strategy, weights, x)
     kind = TensorProto.FLOAT16 if spec.output_dtype == "float16" else TensorProto.FLOAT
     if kind != TensorProto.FLOAT:
         x = graph.op("Cast", x, to=kind)
     graph.outputs.insert(0, (x, kind))
+    if has_tokens and strategy is PoolingStrategy.REDUCE_MEAN:
+        graph.outputs.append((tokens, TensorProto.FLOAT))
     return graph.model()
 
 

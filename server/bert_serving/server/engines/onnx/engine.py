@@ -44,9 +44,11 @@ SHARE_TOKENS = {"fp32": 128, "int8": 24}
 #: computed in blocks of queries.
 MAX_GRID = 1 << 20
 
+#: Outputs of the graph.
+_VECTORS, _TOKENS = 0, -1
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
-_GRAPH_VERSION = 3
+_GRAPH_VERSION = 4
 #: Constants of at least this size are in the file of the weights.
 _EXTERNAL_BYTES = 1024
 
@@ -103,6 +105,8 @@ class OnnxEngine:
             folder = cache.find("onnx", cache_key)
         threads = device.threads or num_cores()
         self._spec = spec
+        if spec.pooling_strategy == "REDUCE_MEAN":
+            self.encode_tokens = self._encode_tokens
         self._threads = threads
         self._all_threads_session: Any = _open(f"{folder}/{_MODEL}", threads)
         self._single_thread_session: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # same pages
@@ -112,17 +116,23 @@ class OnnxEngine:
 
     def encode(self, batch: Batch) -> np.ndarray:
         """See ``base.Engine.encode``."""
+        return self._encode_all(batch, self._spec.is_token_level, _VECTORS)
+
+    def _encode_tokens(self, batch: Batch) -> np.ndarray:
+        return self._encode_all(batch, True, _TOKENS)
+
+    def _encode_all(self, batch: Batch, gives_tokens: bool, output: int) -> np.ndarray:
         if self._all_threads_session is None:
             raise EngineError("the engine is closed")
         check_batch(batch, self._spec)
-        single_thread = partial(self._encode, self._single_thread_session, 1)
-        all_threads = partial(self._encode, self._all_threads_session, self._threads)
-        return self._thread_pool.encode(batch, self._spec.is_token_level, single_thread, all_threads)
+        single_thread = partial(self._encode, gives_tokens, output, self._single_thread_session, 1)
+        all_threads = partial(self._encode, gives_tokens, output, self._all_threads_session, self._threads)
+        return self._thread_pool.encode(batch, gives_tokens, single_thread, all_threads)
 
-    def _encode(self, session: Any, threads: int, batch: Batch) -> np.ndarray:
+    def _encode(self, gives_tokens: bool, output: int, session: Any, threads: int, batch: Batch) -> np.ndarray:
         groups = split_batch(batch.lengths, MAX_GRID, max_waste=1.5, min_tokens=128)
         groups = split_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
-        return encode_in_groups(batch, groups, self._spec.is_token_level, partial(_run, session))
+        return encode_in_groups(batch, groups, gives_tokens, partial(_run, session, output))
 
     def close(self) -> None:
         """Releases the graph and the weights."""
@@ -130,8 +140,8 @@ class OnnxEngine:
         self._thread_pool.close()
 
 
-def _run(session: Any, batch: Batch) -> np.ndarray:
-    """Returns the vectors of a batch.
+def _run(session: Any, output: int, batch: Batch) -> np.ndarray:
+    """Returns one output of the graph for a batch.
 
     Raises:
         OutOfMemory: the batch does not fit in memory.
@@ -139,7 +149,7 @@ def _run(session: Any, batch: Batch) -> np.ndarray:
     """
     layout = make_layout(batch)
     try:
-        return np.asarray(_compute(session, layout)[0])
+        return np.asarray(_compute(session, layout, output)[0])
     except Exception as error:  # the errors of ONNX Runtime have no common class
         sizes = f"{batch.num_sequences} sequences of at most {layout.unpack.shape[1]} tokens"
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "bad_alloc" in str(error):
@@ -147,14 +157,15 @@ def _run(session: Any, batch: Batch) -> np.ndarray:
         raise EngineError(f"ONNX Runtime cannot compute {sizes}: {error}") from error
 
 
-def _compute(session: Any, layout: Layout) -> list[np.ndarray]:
-    """Returns all outputs of a graph for a layout."""
+def _compute(session: Any, layout: Layout, output: int | None = None) -> list[np.ndarray]:
+    """Returns all outputs of a graph for a layout, or a single one."""
     feeds = {}
     for feed in session.get_inputs():
         feeds[feed.name] = (
             attention_mask(layout).astype(np.int32) if feed.name == "attend" else getattr(layout, feed.name)
         )
-    outputs: list[np.ndarray] = session.run(None, feeds)
+    names = None if output is None else [session.get_outputs()[output].name]
+    outputs: list[np.ndarray] = session.run(names, feeds)
     return outputs
 
 
@@ -230,7 +241,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
         dense = Int8(peaks, act, kernel_dtype(*processor(features)))
     # Opening the graph once writes it again with prepacked weights. All workers then share the pages of the file;
     # otherwise each worker would make a private copy.
-    model = build(spec, weights, dense, MAX_GRID)
+    model = build(spec, weights, dense, MAX_GRID, has_tokens=True)
     prepack = is_aligned(model, _EXTERNAL_BYTES)
     if not prepack:
         log("weights whose sizes are no multiples of 64 bytes: each worker prepacks its own copy")

@@ -95,8 +95,10 @@ class Encoder:
     def packed_attention(self, packed: PackedAttention | None) -> None:
         self.attention.packed = packed
 
-    def __call__(self, feeds: Feeds) -> Tensor:
+    def __call__(self, feeds: Feeds, gives_tokens: bool = False) -> Tensor:
         """Returns vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
+
+        With ``gives_tokens``, those of tokens, ``[t, d]``, for pooling NONE and REDUCE_MEAN.
 
         Rows after these are undefined.
         """
@@ -117,7 +119,8 @@ class Encoder:
                 outputs[layer] = hidden if select is None or is_last else hidden.index_select(0, select)
         selected = [outputs[layer] for layer in self._wanted]
         tokens = torch.cat(selected, -1) if len(selected) > 1 else selected[0]
-        return self._pool(tokens.float(), feeds).to(getattr(torch, self._spec.output_dtype)).contiguous()
+        pooled = self._pool(tokens.float(), feeds, "NONE" if gives_tokens else self._spec.pooling_strategy)
+        return pooled.to(getattr(torch, self._spec.output_dtype)).contiguous()
 
     def _select(self, feeds: Feeds) -> Tensor | None:
         """Returns the indexes of the tokens that the strategy needs, int32 ``[n]`` or longer; None for all."""
@@ -205,12 +208,11 @@ class Encoder:
         convolved[: feeds.num_tokens] = activation(convolution.act)(found[0].T[places - reach])
         return self._norm(scope, hidden + convolved)
 
-    def _pool(self, tokens: Tensor, feeds: Feeds) -> Tensor:
+    def _pool(self, tokens: Tensor, feeds: Feeds, strategy: str) -> Tensor:
         """Pools float32 ``tokens`` to ``[t, d]``, or to ``[n, d]`` with one selected token per sequence.
 
         A sequence whose mask is all 0 has mean and maximum 0.
         """
-        strategy = self._spec.pooling_strategy
         if strategy == "CLS_POOLED":
             weight, bias = self._weights["pooler/dense/weight"], self._weights["pooler/dense/bias"]
             return torch.tanh(F.linear(tokens, weight, bias))

@@ -110,6 +110,8 @@ class TorchEngine:
 
         self._torch = torch
         self._spec = spec
+        if spec.pooling_strategy == "REDUCE_MEAN":
+            self.encode_tokens = self._encode_tokens
         self._is_lost = torch_device.is_lost
         self._feeds = torch_attention.Feeds
         self._grid = torch_attention.Grid
@@ -189,19 +191,26 @@ class TorchEngine:
 
     def encode(self, batch: Batch) -> np.ndarray:
         """See ``base.Engine.encode``."""
+        return self._encode_all(batch, self._spec.is_token_level)
+
+    def _encode_tokens(self, batch: Batch) -> np.ndarray:
+        return self._encode_all(batch, True)
+
+    def _encode_all(self, batch: Batch, gives_tokens: bool) -> np.ndarray:
         if self._encoder is None:
             raise EngineError("the engine is closed")
         check_batch(batch, self._spec)
         if self._encoder.packed_attention is not None and batch.mask.all():
-            return self._run(batch, is_packed=True)
-        single_thread, all_threads = partial(self._encode, 1), partial(self._encode, self._num_threads)
-        return self._thread_pool.encode(batch, self._spec.is_token_level, single_thread, all_threads)
+            return self._run(gives_tokens, batch, is_packed=True)
+        single_thread = partial(self._encode, gives_tokens, 1)
+        all_threads = partial(self._encode, gives_tokens, self._num_threads)
+        return self._thread_pool.encode(batch, gives_tokens, single_thread, all_threads)
 
-    def _encode(self, threads: int, batch: Batch) -> np.ndarray:
+    def _encode(self, gives_tokens: bool, threads: int, batch: Batch) -> np.ndarray:
         groups = split_batch(batch.lengths, self._max_grid)
         if self._device.type == "cpu":
             groups = split_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
-        return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
+        return encode_in_groups(batch, groups, gives_tokens, partial(self._run, gives_tokens))
 
     def close(self) -> None:
         """Releases the weights and the memory of a GPU."""
@@ -209,13 +218,13 @@ class TorchEngine:
         self._thread_pool.close()
         self._release_memory()
 
-    def _run(self, batch: Batch, is_packed: bool = False) -> np.ndarray:
+    def _run(self, gives_tokens: bool, batch: Batch, is_packed: bool = False) -> np.ndarray:
         torch = self._torch
         shape = f"{batch.num_sequences} sequences of up to {batch.lengths.max()} tokens"
         try:
             with torch.inference_mode():
-                vectors = self._to_host(self._encoder(self._to_device(batch, is_packed)))
-            return vectors[: batch.num_tokens if self._spec.is_token_level else batch.num_sequences]
+                vectors = self._to_host(self._encoder(self._to_device(batch, is_packed), gives_tokens))
+            return vectors[: batch.num_tokens if gives_tokens else batch.num_sequences]
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._release_memory()
             raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error

@@ -107,7 +107,7 @@ def _as_bytes(result: EncodingResult) -> Response:
     """
     if result.parts is not None:
         raise BadRequest(
-            f"'long' is 'chunks', but {BYTES} has no offsets of the parts: send Accept: {JSON}, with "
+            f"'long' is 'chunks' or 'late', but {BYTES} has no offsets of the parts: send Accept: {JSON}, with "
             "'encoding_format': 'base64' for fewer bytes",
             "long",
         )

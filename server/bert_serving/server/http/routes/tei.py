@@ -15,6 +15,8 @@ import numpy as np
 from flask import Blueprint, Response
 from werkzeug.datastructures import Headers
 
+from bert_serving.client.protocol import ROW_MODES
+
 from ...version import __version__
 from .. import schemas, streaming
 from .. import serialization as vectors
@@ -160,10 +162,10 @@ def _read(service: EncodingService, values: dict[str, Any], headers: Headers) ->
 
 
 def _require_one_vector(options: dict[str, Any]) -> None:
-    if options.get("long") == "chunks":
+    if options.get("long") in ROW_MODES:
         raise BadRequest(
-            "'long' is 'chunks', but this route returns one vector per text, without offsets: use POST /encode or "
-            "/v1/embeddings, or set 'long' to mean",
+            f"'long' is {options['long']!r}, but this route returns one vector per text, without offsets: use POST "
+            "/encode or /v1/embeddings, or set 'long' to mean",
             "long",
         )
 

@@ -1,0 +1,100 @@
+"""Encodes batches: distinct sequences with the engine, then the modules after it, and the parts of windows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..engines.base import Engine, EngineError, EngineSpec
+from ..engines.batch import Batch
+from ..engines.layout import select_sequences
+from ..ipc.messages import BatchMessage
+from ..tokenization.windows import WHOLE
+from .deduplicate import deduplicate, expand
+from .sentence_head import SentenceHead
+
+
+class BatchEncoder:
+    """Encodes the batches of a worker.
+
+    Args:
+        engine: the engine.
+        head: the modules after it; None with one vector per token.
+        spec: that of the engine.
+    """
+
+    def __init__(self, engine: Engine, head: SentenceHead | None, spec: EngineSpec) -> None:
+        self._engine, self._head, self._gives_tokens = engine, head, spec.is_token_level
+        self._dtype = np.dtype(spec.output_dtype)
+
+    @property
+    def has_token_vectors(self) -> bool:
+        """Whether vectors of tokens can be had for single sequences of a batch."""
+        return self._head is not None and (self._gives_tokens or hasattr(self._engine, "encode_tokens"))
+
+    def encode(self, message: BatchMessage) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the array of a result, and the number of tokens of each of its rows or, without head, sequences.
+
+        Raises:
+            EngineError, FloatingPointError: the engine failed, or returned what is no vector.
+        """
+        codes = np.frombuffer(message.vector_codes, np.int32)
+        if message.segments:
+            return self._encode_segments(message.batch, np.frombuffer(message.segments, np.int32).reshape(-1, 3), codes)
+        return self._encode(message.batch, codes), message.batch.lengths
+
+    def _encode(self, batch: Batch, codes: np.ndarray) -> np.ndarray:
+        """Returns a row for each sequence, or without head for each token."""
+        few, where = deduplicate(batch)
+        array = self._engine.encode(few)
+        head = self._head
+        if head is not None and len(codes):
+            array, few, where = head.apply_with_options(array, few, where, codes), batch, None
+        elif head is not None:
+            array = head.apply(array, few)
+        check(array, few.num_tokens if head is None else few.num_sequences)
+        return array if where is None else expand(array, few, where, head is None)
+
+    def _encode_segments(self, batch: Batch, segments: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Encodes a batch with windows, whose parts are the means of their tokens."""
+        head = self._head
+        if head is None or not self.has_token_vectors:
+            raise EngineError(
+                "the engine gives no vectors of tokens beside those of texts, which parts of windows need"
+            )
+        sequences, starts, stops = segments.T
+        is_part = stops != WHOLE
+        if not is_part.any():  # texts that fit, beside windows that are in other batches
+            return self._encode(batch, codes), batch.lengths
+        windows = np.unique(sequences[is_part])
+        chosen, _ = select_sequences(batch, windows)
+        tokens = self._engine.encode(chosen) if self._gives_tokens else self._engine.encode_tokens(chosen)  # type: ignore[attr-defined]
+        check(tokens, chosen.num_tokens)
+        offsets = np.cumsum(chosen.lengths, dtype=np.int64) - chosen.lengths
+        firsts = offsets[np.searchsorted(windows, sequences[is_part])] + starts[is_part]
+        lasts = firsts + stops[is_part] - starts[is_part]
+        means = [
+            tokens[first:last].mean(0, dtype=np.float32)
+            for first, last in zip(firsts.tolist(), np.maximum(lasts, firsts + 1).tolist(), strict=True)
+        ]
+        vectors = head.apply_to_means(np.array(means, np.float32), codes[is_part], self._dtype)
+        check(vectors, len(means))
+        array = np.empty((len(segments), vectors.shape[1]), vectors.dtype)
+        array[is_part] = vectors
+        if not is_part.all():
+            others, _ = select_sequences(batch, sequences[~is_part])
+            array[~is_part] = self._encode(others, codes[~is_part])
+        return array, np.where(is_part, stops - starts, batch.lengths[sequences]).astype(np.int32)
+
+
+def check(array: np.ndarray, rows: int) -> None:
+    """Checks the array that an engine returned.
+
+    Raises:
+        EngineError: the shape is wrong.
+        FloatingPointError: a value is not finite.
+    """
+    if array.ndim != 2 or len(array) != rows:
+        raise EngineError(f"the engine returned an array of shape {array.shape} for {rows} rows")
+    # The sum is not finite if a value is not: one pass, no temporary array.
+    if not np.isfinite(np.sum(array, dtype=np.float64)):
+        raise FloatingPointError("the model gave a value that is not a finite number")
