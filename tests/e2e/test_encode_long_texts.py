@@ -109,6 +109,13 @@ def test_json_lines_of_parts(server: Server, inputs: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(row["vector"], np.zeros(32) if vector is None else vector, atol=1e-5)
 
 
+def test_late_parts_need_an_engine_that_gives_tokens(
+    server: Server, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(inputs / "c.txt"), "-o", f"{tmp_path / 'out'}/", "-long", "late", *at(server)]) == 1
+    assert "the engine tensorflow of a worker gives no vectors of tokens" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -11,6 +11,7 @@ from test_long_texts import tokenizer as tokenizer_of
 
 from bert_serving.server.scheduling.jobs import Job, JobChunk, JobOptions, RequestKey, pack
 from bert_serving.server.scheduling.scheduler import BatchSlice
+from bert_serving.server.tokenization.messages import TaskResult
 from bert_serving.server.tokenization.tokenizer import Tokenized, Tokenizer
 from bert_serving.server.tokenization.windows import WHOLE, tokenize_windows
 
@@ -98,3 +99,10 @@ def test_rows_of_windows_share_batches_with_whole_texts() -> None:
     assert packed.manifest.tolist() == [[7, 16], *([7, 10 + row] for row in range(len(segments) - 2)), [8, 1]]
     assert np.frombuffer(packed.vector_codes, np.int32).tolist() == [5] * (len(segments) - 1) + [0]
     assert first.describe(0).startswith("the part of text 0 from character 0 to ")
+
+
+def test_windows_return_from_tokenizer_processes_unchanged() -> None:
+    made = tokenize_windows(tokenizer("wordpiece", 9, 32), [SENTENCE * 6, SENTENCE], "", False)
+    found = TaskResult.of(3, made).to_tokenized()
+    for name in ("input_ids", "lengths", "truncated", "parts", "segments"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(made, name))
