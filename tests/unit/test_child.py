@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
 from bert_serving.server.ipc.endpoints import Addresses
+from bert_serving.server.supervisor import child as module
 from bert_serving.server.supervisor.child import Child
 from process_harness import tiny_config
 
@@ -50,3 +52,42 @@ def test_a_process_without_heartbeats_hangs(child: Child) -> None:
     child.on_heartbeat({"age": 0.0, "busy": False}, child.started_at)
     assert not child.hang_reason(child.started_at + LIMIT)
     assert "no heartbeat" in child.hang_reason(child.started_at + LIMIT + 0.1)
+
+
+LARGE = {"options": ["of more bytes than a pipe holds"] * 100_000}
+
+
+def test_a_process_that_does_not_read_its_arguments_does_not_stop_the_supervisor(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that hangs while Python starts: it is killed as any other."""
+    monkeypatch.setattr(module, "BOOTSTRAP", "import time; time.sleep(100)")
+    child.options = LARGE
+    for _ in range(2):
+        started = time.monotonic()
+        child.start()
+        assert time.monotonic() - started < 50
+        sender = child.sender
+        assert sender is not None
+        assert sender.is_alive()
+        assert child.hang_reason(time.monotonic() + 101)
+        child.kill()
+        child.end(time.monotonic() + 50)
+        assert not sender.is_alive()
+
+
+def test_arguments_of_any_size_arrive(child: Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "options"
+    monkeypatch.setattr(
+        module,
+        "BOOTSTRAP",
+        "import json, sys; options = json.loads(sys.stdin.readline())['options']; "
+        f"open({str(path)!r}, 'w').write(str(len(options.get('options', ''))))",
+    )
+    for options, expected in ((LARGE, "100000"), ({}, "0")):
+        child.options = options
+        child.start()
+        assert child.process is not None
+        assert child.process.wait(60) == 0
+        assert path.read_text() == expected
+        child.end(time.monotonic() + 10)
