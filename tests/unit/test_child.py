@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from bert_serving.server.ipc.endpoints import Addresses
 from bert_serving.server.supervisor import child as module
+from bert_serving.server.supervisor.arguments import THREAD_NAME
 from bert_serving.server.supervisor.child import Child
 from process_harness import tiny_config
 
@@ -67,12 +69,11 @@ def test_a_process_that_does_not_read_its_arguments_does_not_stop_the_supervisor
         started = time.monotonic()
         child.start()
         assert time.monotonic() - started < 50
-        sender = child.sender
-        assert sender is not None
-        assert sender.is_alive()
+        [sender] = [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
         assert child.hang_reason(time.monotonic() + 101)
         child.kill()
         child.end(time.monotonic() + 50)
+        sender.join(50)
         assert not sender.is_alive()
 
 

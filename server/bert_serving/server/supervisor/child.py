@@ -7,15 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..ipc.heartbeat import LIVENESS_TIMEOUT
 from . import fork
+from .arguments import send_arguments
 
 #: Program text of every child process. It removes the current folder from the import path, so that a file there does
 #: not shadow a library, and then adopts the parent's path.
@@ -31,8 +31,6 @@ MAX_FAILED_STARTS = 8
 #: After this many crashes in a row, each within the window after the start, restarts are delayed by the backoff. Both
 #: are in seconds.
 CRASH_LOOP_THRESHOLD, CRASH_LOOP_WINDOW, CRASH_LOOP_BACKOFF = 8, 30.0, 1.0
-#: Seconds to wait for the thread that sends arguments, after the process has ended.
-_SENDER_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -49,7 +47,6 @@ class Child:
         crashes: number of ends in a row after it was ready, each within ``CRASH_LOOP_WINDOW``.
         is_draining: it gets no more work and is about to be replaced.
         is_finished: its work is done; for the role prepare.
-        sender: sends arguments for which the pipe had no room.
     """
 
     role: str
@@ -72,7 +69,6 @@ class Child:
     restart_at: float | None = None
     last_heartbeat: float | None = None
     info: dict[str, Any] = field(default_factory=dict)
-    sender: threading.Thread | None = None
 
     @property
     def identity(self) -> bytes:
@@ -111,19 +107,7 @@ class Child:
             )
             assert self.process.stdin is not None
             fork.close_on_fork(self.process.stdin)
-        self._send(self.process.stdin, json.dumps(arguments).encode() + b"\n")
-
-    def _send(self, stdin: IO[bytes], data: bytes) -> None:
-        """Sends the arguments. If the pipe has no room for all of them, a thread waits until the process reads.
-
-        The supervisor must not wait: it kills a process that hangs, also before it has read its arguments.
-        """
-        os.set_blocking(stdin.fileno(), False)
-        rest = _write(stdin, data)
-        os.set_blocking(stdin.fileno(), True)
-        if rest:
-            self.sender = threading.Thread(target=_write, args=(stdin, rest), name="arguments", daemon=True)
-            self.sender.start()
+        send_arguments(self.process.stdin, json.dumps(arguments).encode() + b"\n")
 
     def on_heartbeat(self, heartbeat: dict[str, Any], now: float) -> None:
         self.last_heartbeat = now
@@ -185,23 +169,8 @@ class Child:
     def on_exit(self) -> None:
         """Releases what belonged to the ended process."""
         if self.process is not None and self.process.stdin is not None:
-            if self.sender is not None and self.sender.is_alive():
-                self.sender.join(_SENDER_SECONDS)  # the process has ended, so the thread ends too
             self.process.stdin.close()
         self.process, self.ready_at = None, None
-
-
-def _write(file: IO[bytes], data: bytes) -> bytes:
-    """Writes to a file without a buffer. Returns what a pipe that does not block has no room for."""
-    try:
-        while data:
-            written: int | None = file.write(data)
-            if written is None:
-                return data
-            data = data[written:]
-    except (BrokenPipeError, ValueError):  # the process ended at once; the supervisor polls its exit code
-        pass
-    return b""
 
 
 def describe_exit(code: int) -> str:
