@@ -22,6 +22,7 @@ pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
 from bert_serving.server.engines.base import Device, EngineSpec
 from bert_serving.server.engines.batch import Batch
+from bert_serving.server.engines.layout import Layout
 from bert_serving.server.engines.onnx import engine as engine_module
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.pipeline import Dense, LayerNorm, Normalize, SentencePipeline
@@ -124,6 +125,21 @@ def test_modules_after_the_pooling(width: int) -> None:
     together = apply(rows)
     for start, stop in [(0, 1), (39, 40), (3, 5), (7, 24), (20, 40)]:
         assert apply(rows[start:stop].copy()).tobytes() == together[start:stop].tobytes()
+
+
+def test_the_grid_has_no_rest_of_a_vector_register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only ARM needs it: there, the softmax adds the rest of a row in another order."""
+    widths = []
+    compute = engine_module._compute
+
+    def record(session: Any, layout: Layout, *output: int) -> list[np.ndarray]:
+        widths.append(layout.unpack.shape[1])
+        return compute(session, layout, *output)
+
+    monkeypatch.setattr(engine_module, "_compute", record)
+    check(TINY, tmp_path, pooling_strategy="NONE")
+    assert len(widths) > 20
+    assert all(width % engine_module.GRID_MULTIPLE == 0 for width in widths)
 
 
 def test_blocks_of_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,14 +45,14 @@ class Layout:
     last: np.ndarray
 
 
-def make_layout(batch: Batch) -> Layout:
-    """Returns the layout of a batch with packed tokens.
+def make_layout(batch: Batch, multiple: int = 1) -> Layout:
+    """Returns the layout of a batch with packed tokens, whose ``T`` is a multiple of ``multiple``.
 
     If all tokens of a sequence are masked, they attend to each other. Google's BERT adds the same bias to all their
     scores. Here the bias is 0, since the sum would round the scores to a thousandth.
     """
     lengths = batch.lengths.astype(np.int64)
-    count, longest, tokens = len(lengths), int(lengths.max()), batch.num_tokens
+    count, longest, tokens = len(lengths), int(round_up(lengths.max(), multiple)), batch.num_tokens
     starts = np.cumsum(lengths) - lengths
     rows = np.repeat(np.arange(count), lengths)
     positions = np.arange(tokens) - starts[rows]
@@ -75,6 +76,11 @@ def make_layout(batch: Batch) -> Layout:
         first=starts.astype(np.int32),
         last=(starts + lengths - 1).astype(np.int32),
     )
+
+
+def round_up(lengths: Any, multiple: int) -> Any:
+    """Returns the least multiples of ``multiple`` that are not below ``lengths``."""
+    return lengths + -lengths % multiple
 
 
 def make_padded_layout(batch: Batch, count: int, longest: int) -> Layout:

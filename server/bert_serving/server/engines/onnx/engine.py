@@ -23,7 +23,16 @@ from ...model.weights import load_weights
 from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
 from ..cpu_info import num_cores, processor
-from ..layout import Layout, attention_mask, check_batch, encode_in_groups, make_layout, split_batch, split_groups
+from ..layout import (
+    Layout,
+    attention_mask,
+    check_batch,
+    encode_in_groups,
+    make_layout,
+    round_up,
+    split_batch,
+    split_groups,
+)
 from ..thread_pool import ThreadPool
 
 _DTYPES = ("fp32", "int8")
@@ -46,6 +55,10 @@ MAX_GRID = 1 << 20
 
 #: Outputs of the graph.
 _VECTORS, _TOKENS = 0, -1
+#: With ``deterministic``, the width of the padded grid of attention is a multiple of this. On ARM, the softmax adds
+#: the numbers after the last whole vector register, of 4 numbers, in another order than those before.
+GRID_MULTIPLE = 4
+
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
 _GRAPH_VERSION = 4
@@ -130,9 +143,10 @@ class OnnxEngine:
         return self._thread_pool.encode(batch, gives_tokens, single_thread, all_threads)
 
     def _encode(self, gives_tokens: bool, output: int, session: Any, threads: int, batch: Batch) -> np.ndarray:
-        groups = split_batch(batch.lengths, MAX_GRID, max_waste=1.5, min_tokens=128)
+        multiple = GRID_MULTIPLE if self._spec.deterministic else 1
+        groups = split_batch(round_up(batch.lengths, multiple), MAX_GRID, max_waste=1.5, min_tokens=128)
         groups = split_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
-        return encode_in_groups(batch, groups, gives_tokens, partial(_run, session, output))
+        return encode_in_groups(batch, groups, gives_tokens, partial(_run, session, output, multiple))
 
     def close(self) -> None:
         """Releases the graph and the weights."""
@@ -140,14 +154,14 @@ class OnnxEngine:
         self._thread_pool.close()
 
 
-def _run(session: Any, output: int, batch: Batch) -> np.ndarray:
-    """Returns one output of the graph for a batch.
+def _run(session: Any, output: int, multiple: int, batch: Batch) -> np.ndarray:
+    """Returns one output of the graph for a batch; ``multiple`` as that of ``make_layout``.
 
     Raises:
         OutOfMemory: the batch does not fit in memory.
         EngineError: ONNX Runtime cannot compute it.
     """
-    layout = make_layout(batch)
+    layout = make_layout(batch, multiple)
     try:
         return np.asarray(_compute(session, layout, output)[0])
     except Exception as error:  # the errors of ONNX Runtime have no common class
