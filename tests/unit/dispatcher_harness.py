@@ -76,7 +76,7 @@ class DispatcherHarness:
         if job is None:
             job = Job(self.count, RequestKey(b"client", b"1", b""), size, self.now, id=self.count)
         job.is_complete = is_last
-        ids = np.arange(3 * size, dtype=np.int32)
+        ids = np.arange(3 * size, dtype=np.int32) + 1000 * self.count  # no two requests have equal texts
         tokenized = Tokenized(ids, None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0)
         chunk = JobChunk(job, 0, tokenized)
         job.chunks.append(chunk)

@@ -16,6 +16,8 @@ GIVEN = "_given"
 MAX_INTEGER = 2**53
 #: Most processes of one kind. More exceed any machine, and starting them would use up its memory.
 MAX_PROCESSES = 1024
+#: Largest cache in MiB: 16 TiB. The memory of the machine is compared at the start.
+MAX_CACHE_MB = 2**24
 
 
 @dataclass(frozen=True, slots=True)

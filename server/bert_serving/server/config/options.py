@@ -14,6 +14,7 @@ from .cors import origins
 from .option import (
     DTYPES,
     ENGINES,
+    MAX_CACHE_MB,
     MAX_PROCESSES,
     TASKS,
     TOKEN_IDS,
@@ -188,6 +189,9 @@ class Options:
         None, "largest memory of results in bytes: those under assembly, those that wait for slow clients, and those "
         "that ZeroMQ sends; also the largest size of one result. By default 2 GiB, or a quarter of the memory of the "
         "machine or container if that is less", parse=at_least(1), metavar="BYTES")
+    cache_mb: int = option(
+        0, "memory in MiB for vectors of earlier texts: a repeated text is answered without the model. 0: no cache",
+        parse=at_least(0, MAX_CACHE_MB), metavar="N")
     result_ttl: float = option(1800.0, "seconds to keep a result that its client does not read", parse=seconds,
                                metavar="S")
     absent_ttl: float = option(60.0, "seconds to keep results and queued requests of a disconnected client",

@@ -33,6 +33,11 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
               sink -> ventilator       RESULT_MEMORY assembling queued in_pipes
                                                                      bytes of results in the sink
               ventilator -> sink       FREE_RESULTS bytes            drop results of clients that do not read
+              ventilator -> sink       CACHED_ROWS id rows           add vectors that the sink has to a job, see
+                                                                      :class:`.cached_rows.CachedRows`. The reply is
+                                                                      BATCH_DONE or CACHE_MISS
+              sink -> ventilator       CACHE_MISS id entries         these vectors were dropped
+              sink -> ventilator       CACHE_UPDATE bytes entries    memory of the cache, and the dropped entries
               sink -> ventilator       CANCEL_CLIENT identity        the client has disconnected: drop its requests
 control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker
               supervisor -> child      DRAIN, RESUME, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker,
@@ -59,6 +64,7 @@ PUBLISH, PUBLISH_ON_SUBSCRIBE, SYNC = b"PUBLISH", b"PUBLISH_ON_SUBSCRIBE", b"SYN
 SYNC_REQUEST, BATCH_DONE, CANCEL_CLIENT, DRIFT = b"SYNC_REQUEST", b"BATCH_DONE", b"CANCEL_CLIENT", b"DRIFT"
 RESULT_MEMORY, FREE_RESULTS = b"RESULT_MEMORY", b"FREE_RESULTS"
 JOB_PENDING, JOB_PUBLISHED, WORKER_IDLE = b"JOB_PENDING", b"JOB_PUBLISHED", b"WORKER_IDLE"
+CACHED_ROWS, CACHE_MISS, CACHE_UPDATE = b"CACHED_ROWS", b"CACHE_MISS", b"CACHE_UPDATE"
 # control
 READY, HEARTBEAT, DRAINED, FATAL, TERMINATE = b"READY", b"HEARTBEAT", b"DRAINED", b"FATAL", b"TERMINATE"
 DRAIN, STOP, STATE = b"DRAIN", b"STOP", b"STATE"

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import zmq
 
 from ..config.server_config import ServerConfig
@@ -23,8 +24,9 @@ from ..ipc.commands import BATCHES_SENT, u64
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..ipc.sockets import send_at_once
 from ..monitoring.histogram import SEQUENCES, Histogram
+from .cache_index import CacheIndex, KnownRows, Slices
 from .jobs import Job, JobChunk, pack
-from .scheduler import BatchLimits, BatchSlice, Scheduler
+from .scheduler import BatchLimits, Scheduler
 from .worker_failure import BatchRetry, live_slices
 from .worker_state import InFlightBatch, WorkerState
 
@@ -50,6 +52,7 @@ class Dispatcher:
 
     Attributes:
         in_flight: batches by id.
+        cache: finds sequences that need no worker.
         next_wakeup: time of the next call of ``dispatch`` if no event occurs before; None if there is none.
         num_tokens, num_padding: tokens, and padding tokens, of finished batches.
     """
@@ -78,6 +81,7 @@ class Dispatcher:
         self.in_flight: dict[int, InFlightBatch] = {}
         self._unannounced: dict[Job, Command] = {}  # complete jobs of one chunk, oldest first
         self.next_batch_id = first_batch
+        self.cache = CacheIndex(config, send_to_sink, self._new_batch_id)
         self._epoch = first_batch >> 40
         self.next_wakeup: float | None = None
         self.batch_sizes = Histogram(SEQUENCES)
@@ -135,13 +139,15 @@ class Dispatcher:
         state = self.workers.pop(name, None)
         if state is None:
             return
-        held = [self.in_flight.pop(batch_id) for batch_id in state.in_flight]
-        for batch in held:
+        held = {batch_id: self.in_flight.pop(batch_id) for batch_id in state.in_flight}
+        crashed = next(iter(held), None) if is_death else None
+        for batch_id, batch in held.items():
             self._restore_announcements(batch)
-        for batch in held[1:] if is_death else held:  # batches that did not cause the crash
-            self.scheduler.requeue(live_slices(batch.slices))
-        if held and is_death:
-            self._retry.worker_died(held[0].slices)
+            if batch_id != crashed:
+                self.scheduler.requeue(live_slices(batch.slices))
+        reason = self._retry.worker_died(held[crashed].slices) if crashed is not None else ""
+        for batch_id in held:
+            self._queue_waiting(batch_id, reason if batch_id == crashed else "")
         if held:
             reason = "died" if is_death else "is lost"
             self.log.warning("%s %s; requeuing its %d batches", name.decode(), reason, len(held))
@@ -157,6 +163,7 @@ class Dispatcher:
         """Clears the queue and the batches in flight. The caller adds every unfinished job again."""
         self.scheduler = Scheduler(self.config.priority_batch_size)
         self._retry = BatchRetry(self.scheduler, self.fail_job)
+        self.cache.reset()
         self.in_flight.clear()
         self._unannounced.clear()
         for state in self.workers.values():
@@ -180,7 +187,41 @@ class Dispatcher:
             self._unannounced[job] = announcement
         else:
             self.send_to_sink(announcement)
-        self.scheduler.add(chunk, job.identity, chunk.tokenized.lengths, job.size)
+        if self.cache.may_know(job):
+            self._queue(chunk, np.arange(len(chunk.tokenized.lengths)))
+        else:
+            self.scheduler.add(chunk, job.identity, chunk.tokenized.lengths, job.size)
+
+    def _queue(self, chunk: JobChunk, rows: np.ndarray) -> None:
+        """Queues rows of a chunk, except those that need no worker."""
+        known, others = self.cache.find(chunk, rows)
+        self._serve(known)
+        if len(others):
+            job = chunk.job
+            self.scheduler.add(chunk, job.identity, chunk.tokenized.lengths[others], job.size, others)
+
+    def _serve(self, known: KnownRows) -> None:
+        """Announces the jobs of rows that need no worker, and asks the sink for the rows."""
+        if known:
+            for job in known.jobs():
+                if job in self._unannounced:
+                    self.send_to_sink(self._unannounced.pop(job))
+            self.cache.serve(known)
+
+    def _queue_waiting(self, batch_id: int, reason: str) -> None:
+        """Queues the sequences that waited for a batch without vectors, or fails them if ``reason`` is not empty."""
+        for chunk, row in self.cache.batch_failed(batch_id):
+            if chunk.job.failed:  # by an earlier row
+                continue
+            if reason:
+                self._retry.reject(chunk, row, reason)
+            else:
+                self._queue(chunk, np.array([row]))
+
+    def cache_missed(self, batch_id: int, missing: bytes) -> None:
+        """Queues the rows of CACHED_ROWS again: the sink has dropped the entries ``missing``, int64 ``[n]``."""
+        for each in self.cache.fetch_missed(batch_id, missing):
+            self._queue(each.key, each.rows)
 
     def drop(self, jobs: Sequence[Job]) -> None:
         """Removes the queued sequences of jobs, all of them of one client."""
@@ -213,8 +254,11 @@ class Dispatcher:
             if self._should_delay(state, free):
                 self.next_wakeup = state.batch_delay.deadline
                 return
-            slices = self.scheduler.next_batch(state.limits)
-            self._send(state, slices)
+            batch_id = self._new_batch_id()
+            known, slices = self.cache.take_known(self.scheduler.next_batch(state.limits), batch_id)
+            self._serve(known)
+            if slices:
+                self._send(state, batch_id, slices)
 
     def _should_delay(self, state: WorkerState, free: list[WorkerState]) -> bool:
         """Returns whether an idle worker waits for more sequences. It does not if another worker is idle too."""
@@ -226,10 +270,12 @@ class Dispatcher:
             and state.batch_delay.should_wait(queue.num_sequences, queue.num_tokens, self.clock())
         )
 
-    def _send(self, state: WorkerState, slices: list[BatchSlice[JobChunk]]) -> None:
-        packed = pack(slices)
-        batch_id = self.next_batch_id
+    def _new_batch_id(self) -> int:
         self.next_batch_id += 1
+        return self.next_batch_id - 1
+
+    def _send(self, state: WorkerState, batch_id: int, slices: Slices) -> None:
+        packed = pack(slices)
         announcements = self._announcements_for(slices)
         encoded = encode_commands(list(announcements.values())) if announcements else b""
         message = BatchMessage(
@@ -249,6 +295,7 @@ class Dispatcher:
             self.log.warning("cannot send a batch to %s (%s); requeuing it", state.name.decode(), error)
             self._unannounced.update(announcements)
             self.scheduler.requeue(slices)
+            self._queue_waiting(batch_id, "")
             self._on_disconnected(state)
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
@@ -256,7 +303,7 @@ class Dispatcher:
         self.in_flight[batch_id] = InFlightBatch(state.name, slices, tokens, sequences, padding, announcements)
         state.in_flight[batch_id] = None
 
-    def _announcements_for(self, slices: list[BatchSlice[JobChunk]]) -> dict[Job, Command]:
+    def _announcements_for(self, slices: Slices) -> dict[Job, Command]:
         """Returns the announcements of jobs that the batch contains entirely, and sends the others to the sink."""
         announcements: dict[Job, Command] = {}
         for each in slices:
@@ -274,14 +321,15 @@ class Dispatcher:
         """Takes back the announcements that travelled with a failed batch."""
         self._unannounced.update({job: each for job, each in batch.announcements.items() if not job.failed})
 
-    def batch_done(self, batch_id: int, started_at: float) -> list[BatchSlice[JobChunk]]:
+    def batch_done(self, batch_id: int, started_at: float) -> Slices:
         """Records that the sink has the rows of a batch, which its worker started at ``started_at`` (seconds).
 
-        Returns its slices; an empty list if the batch is not in flight any more.
+        Returns its slices, or those of CACHED_ROWS; an empty list if the batch is not in flight any more.
         """
         batch = self._pop_in_flight(batch_id)
         if batch is None:
-            return []
+            return self.cache.fetch_done(batch_id)
+        self.cache.batch_done(batch_id)
         self.batch_sizes.observe(batch.sequences)
         self.num_tokens += batch.tokens
         self.num_padding += batch.padding
@@ -320,7 +368,7 @@ class Dispatcher:
             state.limits = BatchLimits(state.limits.max_sequences, tokens)
             self.log.warning("%s is out of memory; reducing its batches to %d tokens", name, tokens)
         self._restore_announcements(batch)
-        self._retry.engine_failed(batch.slices, message)
+        self._queue_waiting(batch_id, self._retry.engine_failed(batch.slices, message))
 
     def worker_idle(self, name: bytes, last_batch: int) -> None:
         """Requeues batches in flight, up to ``last_batch``, of a worker that held none when it sent this report.
@@ -339,6 +387,7 @@ class Dispatcher:
             batch = self.in_flight.pop(batch_id)
             self._restore_announcements(batch)
             self.scheduler.requeue(live_slices(batch.slices))
+            self._queue_waiting(batch_id, "")
         self.log.warning("%d batches of %s are lost; requeuing them", len(batch_ids), state.name.decode())
 
     def _pop_in_flight(self, batch_id: int) -> InFlightBatch | None:

@@ -127,12 +127,19 @@ class Job:
 
 @dataclass(eq=False, slots=True)
 class JobChunk:
-    """Holds consecutive tokenized sequences of a job. ``first_row`` is the row of the first one in the job."""
+    """Holds consecutive tokenized sequences of a job.
+
+    Attributes:
+        first_row: row of the first sequence in the job.
+        tokens_json: tokens of the sequences, for ``-show_tokens_to_client``.
+        waits_for_equals: whether its sequences wait for equal ones that a worker computes.
+    """
 
     job: Job
     first_row: int
     tokenized: Tokenized
     tokens_json: bytes = b""
+    waits_for_equals: bool = True
     offsets: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:

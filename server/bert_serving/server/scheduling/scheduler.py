@@ -54,10 +54,11 @@ class _QueuedChunk(Generic[Key]):
 
     __slots__ = ("client", "key", "lengths", "rows", "start")
 
-    def __init__(self, key: Key, client: bytes, lengths: np.ndarray) -> None:
+    def __init__(self, key: Key, client: bytes, lengths: np.ndarray, rows: np.ndarray | None) -> None:
         self.key, self.client, self.start = key, client, 0
-        self.rows = np.argsort(-lengths, kind="stable") if len(lengths) > 1 else np.zeros(1, np.int64)
-        self.lengths = lengths[self.rows]
+        order = np.argsort(-lengths, kind="stable") if len(lengths) > 1 else np.zeros(1, np.int64)
+        self.rows = order if rows is None else rows[order]
+        self.lengths = lengths[order]
 
     @property
     def remaining(self) -> int:
@@ -168,10 +169,12 @@ class Scheduler(Generic[Key]):
         """Returns the number of queued sequences."""
         return self.num_sequences
 
-    def add(self, key: Key, client: bytes, lengths: np.ndarray, request_size: int) -> None:
-        """Queues the sequences 0..n-1 of chunk ``key``. ``lengths`` is int32 ``[n]``, n >= 1."""
+    def add(
+        self, key: Key, client: bytes, lengths: np.ndarray, request_size: int, rows: np.ndarray | None = None
+    ) -> None:
+        """Queues sequences of chunk ``key``: ``rows``, or all. ``lengths`` is int32 ``[n]``, ``rows`` int64 ``[n]``."""
         lane = self._small if request_size <= self.priority_batch_size else self._bulk
-        lane.add(_QueuedChunk(key, client, lengths))
+        lane.add(_QueuedChunk(key, client, lengths, rows))
         self.num_sequences += len(lengths)
         self.num_tokens += _sum(lengths)
 

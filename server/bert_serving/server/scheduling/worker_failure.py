@@ -35,24 +35,30 @@ class BatchRetry:
         self._scheduler, self._fail_job = scheduler, fail_job
         self._crashes: dict[tuple[int, int], int] = {}  # (job id, row) -> crashes with this sequence alone
 
-    def engine_failed(self, slices: Slices, reason: str) -> None:
-        """Bisects a batch, or rejects an isolated sequence."""
+    def engine_failed(self, slices: Slices, reason: str) -> str:
+        """Bisects a batch, or rejects an isolated sequence. Returns the reason if it was rejected, else ``""``."""
         isolated = self._requeue_split(slices, 2)
         if isolated:
-            self._reject(isolated, reason)
+            self.reject(isolated[0].key, int(isolated[0].rows[0]), reason)
+        return reason if isolated else ""
 
-    def worker_died(self, slices: Slices) -> None:
-        """Splits the batch that a dead worker computed, or rejects an isolated sequence after its second crash."""
+    def worker_died(self, slices: Slices) -> str:
+        """Splits the batch that a dead worker computed, or rejects an isolated sequence after its second crash.
+
+        Returns the reason if it was rejected, else ``""``.
+        """
         isolated = self._requeue_split(slices, CRASH_SPLIT)
         if not isolated:
-            return
+            return ""
         row = _job_row(isolated)
         self._crashes[row] = self._crashes.get(row, 0) + 1
         if self._crashes[row] < MAX_CRASHES:
             self._scheduler.requeue(isolated)
-            return
+            return ""
         del self._crashes[row]
-        self._reject(isolated, f"{MAX_CRASHES} workers died while encoding it")
+        reason = f"{MAX_CRASHES} workers died while encoding it"
+        self.reject(isolated[0].key, int(isolated[0].rows[0]), reason)
+        return reason
 
     def succeeded(self, slices: Slices) -> None:
         """Forgets the crashes of an isolated sequence that is encoded now."""
@@ -71,9 +77,9 @@ class BatchRetry:
             self._scheduler.requeue(head)
         return []
 
-    def _reject(self, slices: Slices, reason: str) -> None:
-        name = slices[0].key.describe(int(slices[0].rows[0]))
-        self._fail_job(slices[0].key.job, EncodingFailed(f"{name} could not be encoded: {reason}"))
+    def reject(self, chunk: JobChunk, index: int, reason: str) -> None:
+        """Ends the job of a sequence with an error. ``index`` counts from the first sequence of the chunk."""
+        self._fail_job(chunk.job, EncodingFailed(f"{chunk.describe(index)} could not be encoded: {reason}"))
 
 
 def live_slices(slices: Slices) -> Slices:

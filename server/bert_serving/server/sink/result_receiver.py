@@ -59,7 +59,8 @@ class ResultReceiver:
     """
 
     def __init__(self, process: ProcessContext, clock: Callable[[], float]) -> None:
-        self.problem = ResultCheck.of(process.config, process.model).problem
+        self.check = ResultCheck.of(process.config, process.model)
+        self.problem = self.check.problem
         self._log, self._clock = process.log, clock
         self.sockets = [make_socket(process.context, zmq.PULL)]
         process.bind(self.sockets[0], process.addresses.results)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import secrets
 import time
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -20,6 +21,7 @@ import zmq
 from ..config.memory import default_memory
 from ..config.server_config import ServerConfig
 from ..ipc import commands
+from ..ipc.cached_rows import CachedRows
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
 from ..ipc.connection_monitor import SLICE_INTERVAL, ConnectionMonitor
 from ..ipc.descriptors import ConnectionLimit
@@ -36,6 +38,7 @@ from .memory_report import MemoryReport
 from .publisher import ResultPublisher
 from .result_receiver import ResultReceiver
 from .sync_barrier import SyncBarrier
+from .vector_cache import VectorCache
 
 #: Messages read from one socket before the next socket is read.
 BURST = 64
@@ -55,13 +58,14 @@ class Sink:
     def __init__(self, process: ProcessContext) -> None:
         self.process, self.config, self.log = process, process.config, process.log
         self.clock = time.monotonic
-        self.nonce = secrets.token_bytes(8)
         self.has_requested_sync = False
-        self.barrier = SyncBarrier()
+        self.barrier = SyncBarrier(nonce=secrets.token_bytes(8))
         width = output_width(self.config, process.model.max_tokens)
         quantizer = Quantizer(self.config.vector_spaces(process.model), self.config.ranges)
         self.assembler = ResultAssembler(width, self._publish, self.log, self.clock, quantizer.apply)
         self.receiver = ResultReceiver(process, self.clock)
+        vectors = self.receiver.check
+        self.cache = VectorCache(self.config.cache_mb * 2**20, vectors.dims, vectors.dtype, vectors.is_token_level)
         #: Identities that have jobs here and no subscription, and since when.
         self.unsubscribed_since: dict[bytes, float] = {}
         #: Commands for the ventilator, in this order.
@@ -180,6 +184,8 @@ class Sink:
             self._on_sync(from_u64(command[1]), from_u64(command[2]), command[3] if len(command) > 3 else b"")
         elif kind == commands.CANCEL_JOB:
             self.assembler.close(from_u64(command[1]))
+        elif kind == commands.CACHED_ROWS:
+            self._on_cached_rows(CachedRows.from_command(command))
         elif kind == commands.FREE_RESULTS:
             self.publisher.free(from_u64(command[1]), self.clock())
         elif kind == commands.QUERY_JOB and self.barrier.is_synced:
@@ -189,15 +195,16 @@ class Sink:
 
     def _request_sync(self) -> None:
         try:
-            self.ventilator.send(encode_commands([[commands.SYNC_REQUEST, self.nonce]]), zmq.NOBLOCK)
+            self.ventilator.send(encode_commands([[commands.SYNC_REQUEST, self.barrier.nonce]]), zmq.NOBLOCK)
         except zmq.Again:
             return  # not connected yet
         self.has_requested_sync = True
 
     def _on_sync(self, epoch: int, first_batch: int, nonce: bytes) -> None:
-        if nonce == self.nonce or (self.barrier.is_synced and not nonce):
+        if nonce == self.barrier.nonce or (self.barrier.is_synced and not nonce):
             if self.barrier.is_synced and epoch != self.barrier.epoch:
                 self.acks.clear()  # the previous ventilator asked for them
+                self.cache.clear()
             num_forgotten = self.assembler.start_epoch(epoch)
             if num_forgotten:
                 self.log.warning("the ventilator was restarted; %d unfinished requests are forgotten", num_forgotten)
@@ -241,11 +248,27 @@ class Sink:
             self.log.error("dropped the result of a batch: %s", problem)
             self.acks.append([commands.BATCH_FAILED, u64(result.batch_id), b"error", problem.encode()])
             return
-        if self.drift is not None:
-            self.drift.add(*comparable(result))
         if result.announcements:
             for command in decode_commands(result.announcements):
                 self.assembler.announce(command)
+        self._add_rows(result)
+        dropped = self.cache.add(result)
+        if self.cache.max_bytes:  # behind BATCH_DONE: the batch may be among the dropped entries
+            entries = np.array(dropped, np.int64).tobytes()
+            self.acks.append([commands.CACHE_UPDATE, u64(self.cache.num_bytes), entries])
+
+    def _on_cached_rows(self, wanted: CachedRows) -> None:
+        if not self.barrier.is_synced or wanted.batch_id >> 40 != self.barrier.epoch:
+            return  # of an earlier ventilator
+        missing = self.cache.missing(wanted)
+        if missing:
+            self.acks.append([commands.CACHE_MISS, u64(wanted.batch_id), np.array(missing, np.int64).tobytes()])
+        else:
+            self._add_rows(replace(self.cache.result(wanted), began_at=self.clock()))
+
+    def _add_rows(self, result: Result) -> None:
+        if self.drift is not None:
+            self.drift.add(*comparable(result))
         self.assembler.add(result)
         self.acks.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.duration)])
 

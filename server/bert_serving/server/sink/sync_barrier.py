@@ -25,12 +25,17 @@ class SyncBarrier:
     Batch ids carry the ventilator's epoch in their upper bits and increase. SYNC names the epoch and the first batch
     that the ventilator expects from this sink; results of earlier batches are stale.
 
+    Args:
+        max_bytes: memory of held results.
+        nonce: random bytes that this sink puts into SYNC_REQUEST.
+
     Attributes:
         epoch: epoch of the ventilator; meaningless before the first SYNC.
         is_synced: whether a SYNC that answers this sink's request has arrived.
     """
 
-    def __init__(self, max_bytes: int = MAX_HELD_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_HELD_BYTES, nonce: bytes = b"") -> None:
+        self.nonce = nonce
         self.epoch = 0
         self.is_synced = False
         self._max_bytes, self._num_bytes = max_bytes, 0

@@ -79,7 +79,10 @@ def log_start(
     log.info("workers: %d, %s", config.num_worker, "; ".join(workers) or "machines that join compute")
     weights = sum(os.path.getsize(path) for path in checkpoint_files(model.checkpoint, model.checkpoint_format))
     limits = [config.queue_memory or default_memory(), config.result_memory or default_memory()]
-    log.info("memory: weights of %s, at most %s of requests and %s of results", *map(_size, [weights, *limits]))
+    cache = f", and {_size(config.cache_mb * 2**20)} of vectors of earlier texts" if config.cache_mb else ""
+    log.info(
+        "memory: weights of %s, at most %s of requests and %s of results%s", *map(_size, [weights, *limits]), cache
+    )
 
 
 def log_comparable(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from ..config.memory import available_memory
 from ..config.model_folder import apply_model_folder
 from ..config.server_config import ServerConfig
 from ..errors import ConfigError, StartError
@@ -253,6 +254,11 @@ def check_fit(config: ServerConfig, model: ModelConfig) -> None:
     if config.no_position_embeddings and not model.architecture.has_positions:
         raise StartError(
             f"-no_position_embeddings: the model in {model.model_dir} has no table of positions; remove the option"
+        )
+    if config.cache_mb * 2**20 > available_memory():
+        raise StartError(
+            f"-cache_mb {config.cache_mb} is more than the {available_memory() // 2**20} MiB of this machine or "
+            "container: set less"
         )
     pooled = config.pooled_size(model)
     whole = pooled if config.pipeline is None else config.pipeline.widest(pooled)

@@ -14,6 +14,8 @@ REQUEST_BYTES = 1200
 CHUNK_BYTES = 1000
 #: Bytes for each sequence in the scheduler: row, length and offset.
 SEQUENCE_BYTES = 20
+#: The same for a sequence that may wait for an equal one that a worker computes.
+COALESCED_BYTES = 160
 #: Part of each limit at which large messages wait before they are tokenized.
 FIRST_MARK = 0.75
 #: Part of ``-queue_memory`` above the limit at which unread messages are refused.
@@ -32,6 +34,7 @@ class QueueLimits:
         self.max_tokens = config.max_queue_tokens
         self.max_bytes = config.queue_memory or default_memory()
         self.tokenized_bytes = 0
+        self._sequence_bytes = SEQUENCE_BYTES + COALESCED_BYTES * (config.cache_mb > 0)
 
     def progress(self, tokens: int) -> Progress:
         """Returns which messages the tokenizer thread may work on.
@@ -64,18 +67,17 @@ class QueueLimits:
         """Limit of the requests and the unread messages together."""
         return int((1 + UNREAD_SHARE) * self.max_bytes)
 
-
-def chunk_bytes(chunk: JobChunk) -> int:
-    """Returns the memory of a chunk in the ventilator."""
-    tokenized = chunk.tokenized
-    arrays = (
-        tokenized.input_ids,
-        tokenized.lengths,
-        tokenized.type_ids,
-        tokenized.mask,
-        tokenized.truncated,
-        tokenized.parts,
-        tokenized.segments,
-    )
-    size = sum(array.nbytes for array in arrays if array is not None) + len(chunk.tokens_json)
-    return size + CHUNK_BYTES + SEQUENCE_BYTES * len(tokenized.lengths)
+    def chunk_bytes(self, chunk: JobChunk) -> int:
+        """Returns the memory of a chunk in the ventilator."""
+        tokenized = chunk.tokenized
+        arrays = (
+            tokenized.input_ids,
+            tokenized.lengths,
+            tokenized.type_ids,
+            tokenized.mask,
+            tokenized.truncated,
+            tokenized.parts,
+            tokenized.segments,
+        )
+        size = sum(array.nbytes for array in arrays if array is not None) + len(chunk.tokens_json)
+        return size + CHUNK_BYTES + self._sequence_bytes * len(tokenized.lengths)

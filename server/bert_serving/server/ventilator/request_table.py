@@ -22,7 +22,7 @@ from ..tokenization.request_texts import RequestLimits, read_texts, tokenize
 from ..tokenization.tokenizer import Tokenizer
 from .announcements import MAX_TRUNCATED, Announcer
 from .digests import STEP_BYTES, DigestQueue, digest
-from .queue_limits import REQUEST_BYTES, QueueLimits, chunk_bytes
+from .queue_limits import REQUEST_BYTES, QueueLimits
 from .request_options import NO_REQUEST_OPTIONS, OptionsResolver
 from .request_source import RequestSource
 from .requests import INLINE_BYTES, Request
@@ -276,7 +276,7 @@ class RequestTable:
         if not job.chunks:
             self._announce.assign_id(job)
         job.chunks.append(chunk)
-        self._count_bytes(job, chunk_bytes(chunk))
+        self._count_bytes(job, self.limits.chunk_bytes(chunk))
         job.is_complete = is_last
         if is_last:
             job.tokenized_at = self._clock()

@@ -129,6 +129,7 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
         "tokens": dispatcher.num_tokens,
         "padding": dispatcher.num_padding,
     }
+    status["cache"] = dispatcher.cache.to_dict()
     if state.drift is not None:
         status["drift"] = state.drift
     status["workers"] = [

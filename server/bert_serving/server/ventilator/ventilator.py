@@ -303,6 +303,10 @@ class Ventilator:
         elif kind == commands.RESULT_MEMORY:
             self._result_memory = ResultMemory(*map(from_u64, command[1:]))
             self.requests.admission.held_bytes = self._result_memory.queued + self._result_memory.in_pipes
+        elif kind == commands.CACHE_UPDATE:
+            self.dispatcher.cache.on_update(from_u64(command[1]), command[2])
+        elif kind == commands.CACHE_MISS:
+            self.dispatcher.cache_missed(from_u64(command[1]), command[2])
         elif kind == commands.DRIFT:
             self._vector_drift = json.loads(command[1])
         elif kind == commands.CANCEL_CLIENT:
