@@ -278,6 +278,27 @@ def test_wide_windows_are_filled_with_rows_of_equal_height(browser: Browser, htt
             assert all(max(heights) - min(heights) <= 1 for heights in rows.values()), f"{part} at {width} px: {rows}"
 
 
+def test_cache(browser: Browser, http_server: HttpServer) -> None:
+    """The tile is there if the server has a cache, and fills the row that it adds to."""
+    status = http_server.call("/status/server").json
+    status["cache"] = {"max_bytes": 2**20, "bytes": 2**19, "entries": 1234, "hits": 70, "misses": 25, "coalesced": 5}
+    with fake_server(status) as fake:
+        open_dashboard(browser, http_server, f"/?server={fake.url}")
+        browser.wait_text("#workers", "worker-0")
+        assert not browser.find("#tile-cache").is_displayed(), "this server has no cache"
+        browser.all(".pick")[1].click()
+        browser.wait(lambda: browser.find("#tile-cache").is_displayed(), "the tile")
+        assert tile(browser, "cache") == "75 %"
+        assert browser.text("#tile-cache small") == "1,234 vectors, 50 % full"
+        for width in (2200, 1280, 1000, 390):
+            browser.emulate(width, mobile=width == 390)
+            browser.wait_fitting()
+            code = "return [...document.querySelectorAll('#tiles > .card')].map(e => e.getBoundingClientRect().right)"
+            rights = browser.js(code)
+            assert rights[-1] == pytest.approx(max(rights), abs=1), f"the last row is full at {width} px"
+            assert max(rights) > width - 40
+
+
 def test_crosshair_snaps_to_samples(browser: Browser, http_server: HttpServer) -> None:
     open_dashboard(browser, http_server)
     browser.wait(lambda: len(saved_history(browser, f"{http_server.url}/")["t"]) >= 3, "some points")

@@ -49,6 +49,18 @@ _GAUGES = [
     ("batches_in_flight", "queue", "batches_in_flight", "Batches that workers are computing or have queued"),
     ("active_clients", "statistic", "num_active_client", "Clients with a data request within the last 180 seconds"),
 ]
+#: Name, key of the status' ``cache``, help.
+_CACHE_COUNTERS = [
+    ("cache_hits", "hits", "Texts whose vector the cache had"),
+    ("cache_misses", "misses", "Texts computed for the cache; 0 without a cache"),
+    ("cache_evictions", "evictions", "Vectors that the cache dropped for others"),
+    ("coalesced_texts", "coalesced", "Texts that got the vector of an equal text in computation"),
+]
+_CACHE_GAUGES = [
+    ("cache_entries", "entries", "Vectors in the cache"),
+    ("cache_bytes", "bytes", "Memory of the cache, with its tables"),
+    ("cache_max_bytes", "max_bytes", "Limit of the memory of the cache; 0 without a cache"),
+]
 _WORKER_COUNTERS = [
     ("worker_batches", "batches", "Batches computed by the worker"),
     ("worker_sequences", "sequences", "Texts computed by the worker"),
@@ -127,6 +139,7 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     for name, section, key, text in _GAUGES:
         yield GaugeMetricFamily(f"bert_serving_{name}", text, status.get(section, {}).get(key, 0))
 
+    yield from _cache(status.get("cache", {}))
     yield _restarts(status)
     yield from _workers(workers)
     yield from _tokenizers(status)
@@ -135,6 +148,13 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     yield _vector_space(status)
     yield _task(status)
     yield from _drift(status.get("drift"))
+
+
+def _cache(figures: dict[str, Any]) -> Iterator[Metric]:
+    for name, key, text in _CACHE_COUNTERS:
+        yield CounterMetricFamily(f"bert_serving_{name}", text, figures.get(key, 0))
+    for name, key, text in _CACHE_GAUGES:
+        yield GaugeMetricFamily(f"bert_serving_{name}", text, figures.get(key, 0))
 
 
 def _restarts(status: dict[str, Any]) -> Metric:

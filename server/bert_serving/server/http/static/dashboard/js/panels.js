@@ -58,6 +58,7 @@ function tiles({ history, now }) {
     waiting: [count(now.queue.sequences), `${amount(waiting)} tokens${work}`],
     clients: [count(statistic.num_active_client), `${count(statistic.num_total_client)} in all`],
     errors: [count(now.errors), now.errors ? `${share(failed)} of all` : 'since the start'],
+    cache: cacheTile(now.status.cache),
     cut: [share(now.cut / Math.max(1, now.texts)), `${share(now.unknown / Math.max(1, now.tokens))} ${now.status.unknown_token || 'unknown'}`],
   };
   for (const [name, [value, more]] of Object.entries(texts)) {
@@ -65,7 +66,17 @@ function tiles({ history, now }) {
     say(tile.querySelector('dd'), value);
     say(tile.querySelector('small'), more);
   }
+  const hasCache = Boolean(now.status.cache?.max_bytes);
+  $('tile-cache').hidden = !hasCache;
+  $('tiles').classList.toggle('nine', hasCache);
   $('tile-errors').dataset.alarm = String((history.last('errors') ?? 0) > 0);
+}
+
+/** Returns the share of texts that no worker computed, and how full the cache is. */
+function cacheTile(cache) {
+  if (!cache?.max_bytes) return [share(null), ''];
+  const saved = cache.hits + cache.coalesced;
+  return [share(saved / Math.max(1, saved + cache.misses)), `${amount(cache.entries)} vectors, ${share(cache.bytes / cache.max_bytes)} full`];
 }
 
 /** Returns the durations of HTTP requests since the previous sample, or since the start if there was no request. */
@@ -245,10 +256,10 @@ function facts({ model, now }) {
 export function makeTiles(parent) {
   const titles = {
     requests: 'Requests/s', texts: 'Texts/s', http: 'HTTP p95', batch: 'Batch time',
-    waiting: 'Queued texts', clients: 'Active clients', errors: 'Errors', cut: 'Truncated texts',
+    waiting: 'Queued texts', clients: 'Active clients', errors: 'Errors', cut: 'Truncated texts', cache: 'Cache hits',
   };
   for (const [name, title] of Object.entries(titles)) {
-    parent.append(el('div', { className: 'card tile', id: `tile-${name}` },
+    parent.append(el('div', { className: 'card tile', id: `tile-${name}`, hidden: name === 'cache' },
       el('dt', {}, title), el('dd', {}, '–'), el('small', {}, '')));
   }
 }
