@@ -109,7 +109,10 @@ class Stranger:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "protocol": ({"protocol": 99, "version": "9.9.9"}, ("version 99", "front version 1", "9.9.9")),
+    "protocol": (
+        {"protocol": 99, "version": "9.9.9"},
+        ("version 99", f"front version {joining.JOIN_PROTOCOL}", "9.9.9"),
+    ),
     "model": ({"model": "0f0f"}, ("digest 0f0f", "the front one with", "copy the front")),
     "precision": ({"precision": ["int8"]}, ("computes in int8", "the front in fp32", "-dtype")),
     "space": ({"vector_space": "abc"}, ("space abc", "those of the front of", "-engine")),
