@@ -247,7 +247,12 @@ def test_small_and_large_requests_get_equal_responses(http_server: HttpServer, p
         {"Host": "a b", "X-Vector-Space": "another"},
     ):
         replies = [http_server.call(path, body, headers) for body in (small.ljust(2000), small, small)]
-        statuses, bodies = {each.status for each in replies}, {each.body for each in replies}
+        statuses = {each.status for each in replies}
+        # The compressed data have a time.
+        bodies = {
+            gzip.decompress(each.body) if each.headers.get("content-encoding") == "gzip" else each.body
+            for each in replies
+        }
         varying = {"date", "server-timing"}
         kept = [{key: key in varying or value for key, value in each.headers.items()} for each in replies]
         assert len(statuses) == 1, (headers, statuses)
