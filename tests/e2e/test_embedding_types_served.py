@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +19,9 @@ from bert_serving.client.errors import InvalidRequestError, OptionError, TooLarg
 from bert_serving.client.protocol import EMBEDDING_TYPES
 from bert_serving.server.cli.calibrate import main as calibrate
 from bert_serving.server.model.quantization import quantize
-from bert_serving.server.model.ranges import read_ranges
+from bert_serving.server.model.ranges import FORMAT, read_ranges
 from http_calls import HttpServer, serving_http
-from servers import Server, serving
+from servers import TINY, Server, serving
 
 TEXTS = ["hello world", "a b c", "good morning", "hello"]
 SAMPLE = ["hello", "a b c d", "good day", "the world of hello", "b", "morning world a", "d good a"]
@@ -197,31 +199,198 @@ def test_other_formats_of_the_client(http_server: HttpServer, wanted: Callable[.
         assert client.encode(TEXTS, embedding_type="int8") == wanted(TEXTS, "int8").tolist()
 
 
-def test_what_has_no_type_is_refused(client: BertClient, tmp_path: Path) -> None:
+def test_what_has_no_type_is_refused(client: BertClient) -> None:
     with pytest.raises(OptionError, match=r"embedding_type must be one of float, .*, but is 'int4'"):
         client.encode(TEXTS, embedding_type="int4")
     with pytest.raises(InvalidRequestError, match=r"none for 5 dimensions .*-dimensions 5 "):
         client.encode(TEXTS, embedding_type="int8", dimensions=5)
     with pytest.raises(InvalidRequestError, match="needs the ranges"):
         client.encode(TEXTS, embedding_type="int8", normalize=True)
-    with serving("-pooling_strategy", "NONE", "-engine", "zeros", "-result_memory", "200000") as server:
-        with connect(server) as tokens:
-            assert tokens.server_config["embedding_types"] == {}
-            with pytest.raises(InvalidRequestError, match="embedding_type needs one vector per text"):
-                tokens.encode(["a"], embedding_type="binary")
-        sample = tmp_path / "sample"
-        sample.write_text("a\nb\n")
-        assert calibrate([str(sample), "-o", str(tmp_path / "out"), *address(server)]) == 1
-        assert not (tmp_path / "out").exists()
 
 
-def test_the_limit_of_results_counts_the_bytes_of_the_type(tmp_path: Path) -> None:
-    folder_ranges = tmp_path / "quantization_ranges.json"
-    folder_ranges.write_text(json.dumps({"format": "bert-serving quantization ranges 1", "spaces": {}}))
-    flags = ("-engine", "zeros", "-result_memory", "100000", "-quantization_ranges", folder_ranges)
-    with serving(*flags) as server, connect(server) as client:
-        assert "int8 and uint8 are refused" in server.log
+# ---- HTTP ----------------------------------------------------------------------------------------------------------
+
+
+def test_encode_over_http_has_the_types(http_server: HttpServer, wanted: Callable[..., np.ndarray]) -> None:
+    spaces = http_server.call("/status/server").json["embedding_types"]
+    for name in EMBEDDING_TYPES:
+        rows = wanted(TEXTS, name, dimensions=CUT)
+        body = {"texts": TEXTS, "embedding_type": name, "dimensions": CUT}
+        reply = http_server.call("/encode", body)
+        np.testing.assert_array_equal(np.array(reply.json["results"], rows.dtype), rows)
+        plain = http_server.call("/encode", {"texts": TEXTS, "embedding_type": name})
+        assert plain.headers["x-vector-space"] == spaces[name]
+        packed = http_server.call("/encode", {**body, "encoding_format": "base64"}).json
+        assert (packed["dtype"], packed["shape"]) == (rows.dtype.name, list(rows.shape))
+        assert [base64.b64decode(row) for row in packed["results"]] == [row.tobytes() for row in rows]
+        raw = http_server.call("/encode", body, {"Accept": "application/octet-stream"})
+        assert (raw.headers["x-dtype"], raw.body) == (rows.dtype.name, rows.tobytes())
+    reply = http_server.call("/encode", {"texts": TEXTS, "embedding_type": "int4"})
+    assert reply.status == 400
+    assert "'embedding_type' must be one of float, " in reply.json["description"]
+    reply = http_server.call("/encode", {"texts": TEXTS, "embedding_type": "int8", "dimensions": 5})
+    assert reply.status == 400
+    assert "bert-serving-calibrate" in reply.json["description"]
+
+
+def test_embeddings_of_openai_are_unchanged_without_a_type(
+    http_server: HttpServer, wanted: Callable[..., np.ndarray]
+) -> None:
+    for name in ("int8", "ubinary"):
+        rows = wanted(TEXTS, name)
+        body = {"input": TEXTS, "embedding_type": name}
+        found = [item["embedding"] for item in http_server.call("/v1/embeddings", body).json["data"]]
+        assert found == rows.tolist()
+        packed = http_server.call("/v1/embeddings", {**body, "encoding_format": "base64"}).json["data"]
+        assert [base64.b64decode(item["embedding"]) for item in packed] == [row.tobytes() for row in rows]
+    plain = http_server.call("/v1/embeddings", {"input": TEXTS, "encoding_format": "base64"}).json["data"]
+    assert base64.b64decode(plain[0]["embedding"]) == wanted(TEXTS, "float")[0].tobytes()
+
+
+def test_a_large_response_has_all_types(http_server: HttpServer, wanted: Callable[..., np.ndarray]) -> None:
+    texts = TEXTS * 6000  # streamed, because the floats have more than 2 MiB
+    body = {"texts": texts, "embedding_types": ["ubinary", "float", "int8", "base64"]}
+    found = http_server.call("/v2/embed", body).json["embeddings"]
+    assert list(found) == ["float", "int8", "ubinary", "base64"]
+    for name in ("float", "int8", "ubinary"):
+        rows = wanted(TEXTS, name)
+        np.testing.assert_array_equal(np.array(found[name], rows.dtype), np.tile(rows, (6000, 1)))
+    assert base64.b64decode(found["base64"][-1]) == wanted(TEXTS, "float")[-1].tobytes()
+
+
+@pytest.mark.parametrize("path", ["/v1/embed", "/v2/embed"])
+def test_embed_with_the_fields_of_cohere(http_server: HttpServer, wanted: Callable[..., np.ndarray], path: str) -> None:
+    types = ["float", "float16", "int8", "uint8", "binary", "ubinary"]
+    for chosen in (*([name] for name in types), types):
+        body = {"model": "any", "texts": TEXTS, "input_type": "search_query", "embedding_types": chosen}
+        reply = http_server.call(path, {**body, "output_dimension": CUT, "truncate": "END", "priority": 3})
+        assert reply.status == 200, reply.body
+        assert reply.json["response_type"] == "embeddings_by_type"
+        assert reply.json["texts"] == TEXTS
+        assert reply.json["meta"]["billed_units"]["input_tokens"] > 0
+        found = reply.json["embeddings"]
+        assert sorted(found) == sorted(chosen)
+        for name in chosen:
+            rows = wanted(TEXTS, name, dimensions=CUT)
+            np.testing.assert_array_equal(np.array(found[name], rows.dtype), rows)
+    plain = http_server.call(path, {"texts": TEXTS}).json
+    floats = plain["embeddings"] if path == "/v1/embed" else plain["embeddings"]["float"]
+    np.testing.assert_array_equal(np.array(floats, np.float32), wanted(TEXTS, "float"))
+    warned = http_server.call(path, {"texts": ["a", "hello " * 40]}).json["meta"]["warnings"]
+    assert "1 texts are longer than 25 tokens and were truncated: 1" in warned[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "message"),
+    [
+        ({"texts": None}, 400, "'texts'"),
+        ({"texts": []}, 400, "received an empty list"),
+        ({"texts": "a"}, 400, "'texts' must be a list of texts"),
+        ({"texts": ["a", 3]}, 400, "item 1 of 'texts'"),
+        ({"images": ["data:"]}, 400, "'images' is not supported"),
+        ({"inputs": [{"content": []}]}, 400, "inputs"),
+        ({"embedding_types": []}, 400, "'embedding_types' is an empty list"),
+        ({"embedding_types": "int8"}, 400, "'embedding_types' must be a list"),
+        ({"embedding_types": ["int4"]}, 400, "'int4'"),
+        ({"embedding_types": [["int8"]]}, 400, "the types are float, "),
+        ({"embedding_types": ["int8", "float"], "output_dimension": 5}, 400, "bert-serving-calibrate -dimensions 5"),
+        ({"embedding_types": ["int8"], "output_dimension": 5}, 400, "bert-serving-calibrate -dimensions 5"),
+        ({"output_dimension": 33}, 400, "'output_dimension' is 33"),
+        ({"output_dimension": 0}, 400, "'output_dimension'"),
+        ({"truncate": "START"}, 400, "'truncate' is START"),
+        ({"truncate": True}, 400, "'truncate' must be one of END"),
+        ({"truncate": "NONE", "texts": ["hello " * 40]}, 413, "42 tokens"),
+        ({"input_type": "image"}, 400, "'input_type' must be one of search_query"),
+        ({"max_tokens": 7}, 400, "'max_tokens'"),
+        ({"normalize": True}, 400, "'normalize'"),
+        ({"model": 3}, 400, "'model'"),
+    ],
+)
+def test_invalid_fields_of_cohere(http_server: HttpServer, fields: dict[str, Any], status: int, message: str) -> None:
+    for path in ("/v1/embed", "/v2/embed"):
+        reply = http_server.call(path, {"texts": ["a"], **fields})
+        assert (reply.status, list(reply.json)) == (status, ["message"])
+        assert message in reply.json["message"]
+    missing = http_server.call("/v2/embed", {"model": "a"})
+    assert (missing.status, missing.json) == (400, {"message": "the field 'texts' is missing: a list of texts"})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pydantic, about the package
+def test_the_client_of_cohere(http_server: HttpServer, wanted: Callable[..., np.ndarray]) -> None:
+    package, httpx = pytest.importorskip("cohere"), pytest.importorskip("httpx")
+    types = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
+    with httpx.Client(timeout=60) as connections:
+        settings = {"api_key": "anything", "base_url": http_server.url, "httpx_client": connections}
+        second, first = package.ClientV2(**settings), package.Client(**settings)
+        common = {"model": "any", "input_type": "search_document"}
+        content = [{"content": [{"type": "text", "text": text}]} for text in TEXTS]
+        for answer in (
+            second.embed(texts=TEXTS, embedding_types=types, **common),
+            second.embed(inputs=content, embedding_types=types, **common),
+            first.embed(texts=TEXTS, embedding_types=types, **common),
+        ):
+            for name in types[:-1]:
+                rows = wanted(TEXTS, name)
+                found = getattr(answer.embeddings, "float_" if name == "float" else name)
+                np.testing.assert_array_equal(np.array(found, rows.dtype), rows)
+            assert base64.b64decode(answer.embeddings.base64[1]) == wanted(TEXTS, "float")[1].tobytes()
+        rows = wanted(TEXTS, "int8", dimensions=CUT)
+        cut = second.embed(texts=TEXTS, embedding_types=["int8"], output_dimension=CUT, **common)
+        assert cut.embeddings.int8 == rows.tolist()
+        floats = first.embed(texts=TEXTS * 30, **common).embeddings  # two requests, which the package joins
+        np.testing.assert_array_equal(np.array(floats, np.float32), np.tile(wanted(TEXTS, "float"), (30, 1)))
+        with pytest.raises(package.errors.BadRequestError, match="bert-serving-calibrate"):
+            second.embed(texts=TEXTS, embedding_types=["int8"], output_dimension=5, **common)
+
+
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
+    """A server with little memory for results, a folder with prompts, and ranges of another model in it."""
+    folder = tmp_path_factory.mktemp("folder") / "model"
+    shutil.copytree(TINY, folder)
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    prompts = {"query": "good ", "passage": "a b "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    ranges = {"0123456789abcdef": {"minimum": [0.0] * 32, "maximum": [1.0] * 32}}
+    (folder / "quantization_ranges.json").write_text(json.dumps({"format": FORMAT, "spaces": ranges}))
+    flags = ("-engine", "zeros", "-result_memory", "100000", "-max_seq_len", "25")
+    with serving_http(*flags, model_dir=folder) as server:
+        yield server
+
+
+def test_input_type_selects_the_prompt_of_the_folder(small_server: HttpServer) -> None:
+    with small_server.zmq_client() as client:
+        for input_type, prompt in (
+            ("search_query", "good "),
+            ("search_document", "a b "),
+            ("classification", ""),
+            ("clustering", ""),
+            (None, ""),
+        ):
+            reply = small_server.call("/v2/embed", {"texts": TEXTS, "input_type": input_type})
+            num_tokens = client._encode_in_detail(TEXTS, False, 9, [], prompt=prompt).num_tokens
+            assert reply.json["meta"]["billed_units"]["input_tokens"] == num_tokens
+
+
+def test_ranges_of_another_model_are_not_used(small_server: HttpServer) -> None:
+    assert "are those of the vector spaces 0123456789abcdef" in small_server.server.log
+    assert small_server.call("/encode", {"texts": ["a"], "embedding_type": "uint8"}).status == 400
+
+
+def test_the_limit_of_results_counts_the_bytes_of_the_type(small_server: HttpServer) -> None:
+    with small_server.zmq_client() as client:
         with pytest.raises(TooLargeError, match="would take 128000 bytes"):
             client.encode(["a"] * 1000, batch_size=None)
         assert client.encode(["a"] * 1000, batch_size=None, embedding_type="float16").nbytes == 64_000
         assert client.encode(["a"] * 20_000, batch_size=None, embedding_type="ubinary").nbytes == 80_000
+        long = ["hello world " * 40] * 100
+        with pytest.raises(TooLargeError, match="parts of texts would take"):
+            client.encode(long * 2, long="mean", embedding_type="ubinary", batch_size=None)
+        assert client.encode(long, long="mean", embedding_type="ubinary", batch_size=None).shape == (100, 4)

@@ -16,6 +16,7 @@ import zmq
 from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClient
 from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.client.errors import InvalidRequestError, TooLargeError
+from bert_serving.server.cli.calibrate import main as calibrate
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.quantization import quantize
 from http_calls import HttpServer, serving_http
@@ -272,15 +273,26 @@ def test_token_ids_without_special_tokens_are_accepted_with_any(http_server: Htt
     np.testing.assert_allclose(reply.json["data"][0]["embedding"], client.encode(["hello world"])[0], atol=1e-6)
 
 
-def test_token_vectors_have_no_length_and_no_dimensions() -> None:
+def test_token_vectors_have_no_length_no_dimensions_and_no_type(tmp_path: Path) -> None:
+    sample, output = tmp_path / "sample", tmp_path / "ranges"
+    sample.write_text("a\nb\n")
     with (
         serving("-pooling_strategy", "NONE", "-engine", "zeros") as server,
         BertClient(port=server.port, port_out=server.port_out, timeout=60_000) as client,
     ):
-        for options in ({"normalize": True}, {"dimensions": 3}, {"long": "mean"}, {"long": "chunks"}):
+        for options in (
+            {"normalize": True},
+            {"dimensions": 3},
+            {"long": "mean"},
+            {"long": "chunks"},
+            {"embedding_type": "binary"},
+        ):
             with pytest.raises(InvalidRequestError, match="-pooling_strategy NONE"):
                 client.encode(["a"], **options)
         assert client.encode(["a"], prompt="b ").shape == (1, 25, 32)
+        assert client.server_config["embedding_types"] == {}
+        assert calibrate([str(sample), "-o", str(output), "-front", f"127.0.0.1:{server.port}:{server.port_out}"]) == 1
+        assert not output.exists()
 
 
 def test_bert_serving_encode_has_the_options(server: Server, tmp_path: Path) -> None:

@@ -27,12 +27,13 @@ EXCUSES = {501, 503, 505}
 _PATHS = [
     *("/encode", "/v1/embeddings", "/invocations", "/v1/models", "/status/server", "/status/client", "/ping"),
     *("/", "/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/rerank", "/predict", "/classify"),
-    *("/v2/rerank", "/info", "/health", "//embed//", "/embeddings"),
+    *("/v2/rerank", "/v1/embed", "/v2/embed", "/info", "/health", "//embed//", "/embeddings"),
     *("/healthz", "/metrics", "/openapi.json", "/docs", "/dashboard/", "/dashboard/../../../etc/passwd", "/%ff%00"),
 ]
 _KEYS = ["id", "texts", "is_tokenized", "input", "model", "encoding_format", "dimensions", "user", "pairs"]
 _KEYS += ["normalize", "prompt", "prompt_name", "truncate", "task"]
 _KEYS += ["inputs", "ids", "query", "documents", "parameters", "source_sentence", "top_n", "raw_scores", "modality"]
+_KEYS += ["embedding_type", "embedding_types", "input_type", "output_dimension", "content"]
 
 
 class HttpFuzzer(Fuzzer):

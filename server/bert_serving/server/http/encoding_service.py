@@ -17,6 +17,8 @@ from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from ..model.default import default_model_dir
 from ..model.pooling import PoolingStrategy
+from ..model.quantization import Quantizer, missing_ranges, row_bytes
+from ..model.vector_options import VectorOptions
 from ..tokenization.part_modes import shown_tokens, tokenize_mode
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .concurrency_limit import ConcurrencyLimiter
@@ -92,7 +94,9 @@ class EncodingService:
         self.model_name = model_name(config)
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
         self.dimensions = config.vector_size(model)
-        self.vector_space = config.vector_spaces(model).default
+        self._spaces = config.vector_spaces(model)
+        self.vector_space = self._spaces.default
+        self.quantizer = Quantizer(self._spaces, config.ranges)
         self.max_length = config.max_seq_len or model.max_tokens
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
@@ -117,16 +121,16 @@ class EncodingService:
 
         Args:
             options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate,
-                vector_space, long.
+                vector_space, long, embedding_type.
 
         Raises:
             BadRequest: ``texts`` is not a list.
             BodyTooLarge: the request exceeds a limit of the configuration.
             BertServingError: the client failed.
         """
-        self._check(texts)
-        timings: list[dict[str, float]] = []
         options = options or {}
+        self._check(texts, options)
+        timings: list[dict[str, float]] = []
         call = self.client._encode_in_detail(texts, is_tokenized, _chunk_size(texts, options), timings, **options)
         return self._result(call, timings, texts, show_tokens, options)
 
@@ -134,9 +138,9 @@ class EncodingService:
         self, texts: Any, is_tokenized: bool = False, show_tokens: bool = False, options: dict[str, Any] | None = None
     ) -> EncodingResult:
         """Encodes a few texts, as `encode` does, in the event loop."""
-        self._check(texts)
-        timings: list[dict[str, float]] = []
         options = options or {}
+        self._check(texts, options)
+        timings: list[dict[str, float]] = []
         call = await self._async_client._encode_in_detail(
             texts, is_tokenized, _chunk_size(texts, options), timings, **options
         )
@@ -146,13 +150,22 @@ class EncodingService:
         """Closes the clients. Calls that still wait raise `ClientClosedError`."""
         await asyncio.gather(asyncio.to_thread(self.client.close), self._async_client.close())
 
-    def _check(self, texts: Any) -> None:
+    def require_ranges(self, options: VectorOptions) -> None:
+        """Checks that the embedding type of vectors with these options has its ranges.
+
+        Raises:
+            BadRequest: it needs ranges that the server does not have.
+        """
+        if problem := missing_ranges(self._spaces, options, self.dimensions):
+            raise BadRequest(problem, "embedding_types")
+
+    def _check(self, texts: Any, options: dict[str, Any]) -> None:
         if not isinstance(texts, list):
             hint = "; wrap it in a list" if isinstance(texts, str) else ""
             raise BadRequest(
                 f"'texts' must be a list, received {json_type(texts)} ({truncate_repr(texts)}){hint}", "texts"
             )
-        self._check_size(texts)
+        self._check_size(texts, options)
 
     def _result(
         self,
@@ -219,7 +232,7 @@ class EncodingService:
         """Returns why requests would fail, or an empty string."""
         return "the server is stopping" if self.limiter.closed else self.health.not_ready_reason()
 
-    def _check_size(self, texts: list[Any]) -> None:
+    def _check_size(self, texts: list[Any], options: dict[str, Any]) -> None:
         if len(texts) > self.config.max_request_size:
             raise BodyTooLarge(
                 f"the request has {len(texts)} texts; the limit is {self.config.max_request_size} "
@@ -234,6 +247,8 @@ class EncodingService:
                 width = min(width, 3 + max((len(text) for text in texts if isinstance(text, (str, list))), default=0))
             rows *= width
         size = rows * self.dimensions * self._number_bytes
+        if (embedding_type := options.get("embedding_type")) is not None:
+            size = rows * row_bytes(embedding_type, self.dimensions)
         if size > self.config.http_max_body:
             raise BodyTooLarge(
                 f"the vectors of {len(texts)} texts have {size} bytes; the limit is {self.config.http_max_body} "

@@ -3,7 +3,7 @@
 ===========================================  ======================================================================
 routes of text-embeddings-inference          ``{"error", "error_type"}``, with the statuses of that server
 below ``/v1``, and ``/classify``             ``{"error": {"message", "type", "param", "code"}}`` of OpenAI
-below ``/v2``                                ``{"message"}`` of Cohere
+below ``/v2``, and ``/v1/embed``             ``{"message"}`` of Cohere
 all others                                   ``{"description", "status", "type"}`` of 1.10.0
 ===========================================  ======================================================================
 """
@@ -30,7 +30,7 @@ def format_error(error: ErrorResponse, path: str) -> tuple[int, bytes]:
     if path in TEI_PATHS:
         status, type_ = _tei_status(error)
         return status, msgspec.json.encode(TeiError(error.message, type_))
-    if path.startswith("/v2/"):
+    if path.startswith("/v2/") or path == "/v1/embed":
         return error.status, msgspec.json.encode(CohereError(error.message))
     if not path.startswith("/v1/") and path != "/classify":
         return error.status, msgspec.json.encode(Error(error.message, error.status, error.type))

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from .cohere_schemas import CohereEmbedRequest
 from .errors import BadRequest
 from .schemas import EmbeddingsRequest, EncodeRequest
 from .validation import json_type, truncate_repr
@@ -50,6 +51,7 @@ MEANINGFUL = frozenset(
 _OPTIONS = MEANINGFUL | {"dimensions", "encoding_format", "long", "normalize", "prompt", "prompt_name"}
 #: Fields of APIs for scores that change them.
 _OF_SCORES = _OPTIONS | {"max_chunks_per_doc", "max_tokens_per_doc", "rank_fields", "top_k", "function_to_apply"}
+_OF_COHERE = _OPTIONS | {"max_tokens"}
 _ENCODE_FIELDS = EncodeRequest.__struct_fields__
 _EMBEDDINGS_FIELDS = (*EmbeddingsRequest.__struct_fields__, "id")
 
@@ -60,7 +62,7 @@ def check_encode_fields(values: dict[str, Any]) -> None:
     Raises:
         BadRequest: a field would change the vectors, and this server does not know it.
     """
-    _refuse([name for name in values if name in MEANINGFUL], values, _ENCODE_FIELDS)
+    _refuse([name for name in values if name in MEANINGFUL and name not in _ENCODE_FIELDS], values, _ENCODE_FIELDS)
 
 
 def read_embeddings_fields(values: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +110,16 @@ def read_tei_fields(values: dict[str, Any], struct: type[msgspec.Struct]) -> dic
     known = struct.__struct_fields__
     _refuse([name for name in values if name in _OPTIONS and name not in known], values, known)
     return values
+
+
+def check_cohere_fields(values: dict[str, Any]) -> None:
+    """Checks the fields of an ``/v1/embed`` or ``/v2/embed`` body.
+
+    Raises:
+        BadRequest: a field would change the vectors, and the routes do not know it.
+    """
+    known = CohereEmbedRequest.__struct_fields__
+    _refuse([name for name in values if name in _OF_COHERE and name not in known], values, known)
 
 
 def check_score_fields(values: dict[str, Any], struct: type[msgspec.Struct]) -> None:

@@ -8,7 +8,7 @@ from flask import Flask
 
 from .encoding_call import Prepare, handle
 from .encoding_service import EncodingService
-from .routes import by_task, classify, encode, openai, rerank, tei
+from .routes import by_task, classify, cohere, encode, openai, rerank, tei
 
 #: How each path reads its requests.
 ENCODING_ROUTES: dict[str, Prepare] = {
@@ -19,6 +19,8 @@ ENCODING_ROUTES: dict[str, Prepare] = {
     "/embed": tei.prepare_embed,
     "/embed_all": tei.prepare_embed_all,
     "/similarity": tei.prepare_similarity,
+    "/v1/embed": cohere.prepare_v1,
+    "/v2/embed": cohere.prepare_v2,
     "/predict": classify.prepare_predict,
     "/classify": classify.prepare_classify,
     "/rerank": rerank.prepare_rerank,

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
-_VECTORS = {"type": "array", "items": _NUMBERS}
-_TOKEN_VECTORS = {"type": "array", "items": _VECTORS}
-_BASE64 = {"type": "array", "items": {"type": "string"}}
+VECTORS = {"type": "array", "items": _NUMBERS}
+_TOKEN_VECTORS = {"type": "array", "items": VECTORS}
+BASE64_LIST = {"type": "array", "items": {"type": "string"}}
 
 EncodingFormat = Literal["float", "base64"]
 
@@ -44,6 +44,15 @@ Long = Annotated[
 LongOfOneVector = Annotated[Literal["cut", "error", "mean"] | None, Meta(description=_ABOUT_LONG)]
 
 
+EmbeddingType = Annotated[
+    Literal["float", "float16", "int8", "uint8", "binary", "ubinary"] | None,
+    Meta(
+        description="type of the numbers; binary and ubinary have the signs of eight numbers in each. By default that "
+        "of the server"
+    ),
+]
+
+
 class EncodeRequest(Struct):
     """Body of /encode."""
 
@@ -70,6 +79,7 @@ class EncodeRequest(Struct):
     prompt: Prompt = None
     truncate: Truncate = True
     long: Long = None
+    embedding_type: EmbeddingType = None
 
 
 class EncodeResponse(Struct, kw_only=True):
@@ -77,14 +87,14 @@ class EncodeResponse(Struct, kw_only=True):
 
     id: Annotated[Raw, Meta(description="id of the request")]
     result: (
-        Annotated[Raw, Meta(description="same as results, for programs written for 1.10", extra_json_schema=_VECTORS)]
+        Annotated[Raw, Meta(description="same as results, for programs written for 1.10", extra_json_schema=VECTORS)]
         | UnsetType
     ) = UNSET
     results: Annotated[
         Raw,
         Meta(
             description="one vector per text; without pooling, one vector per token of each text",
-            extra_json_schema={"anyOf": [_VECTORS, _TOKEN_VECTORS, _BASE64]},
+            extra_json_schema={"anyOf": [VECTORS, _TOKEN_VECTORS, BASE64_LIST]},
         ),
     ]
     num_tokens: Annotated[int, Meta(description="number of tokens of all texts, including [CLS] and [SEP]")]
@@ -101,7 +111,7 @@ class EncodeResponse(Struct, kw_only=True):
         ]
         | UnsetType
     ) = UNSET
-    dtype: Annotated[str, Meta(description="float32 or float16, with base64")] | UnsetType = UNSET
+    dtype: Annotated[str, Meta(description="float32, float16, int8 or uint8, with base64")] | UnsetType = UNSET
     shape: Annotated[list[int], Meta(description="shape of the array, with base64")] | UnsetType = UNSET
     status: int = 200
 
@@ -120,13 +130,16 @@ class EmbeddingsRequest(Struct):
             "of an OpenAI model (text-embedding-...)"
         ),
     ] = ""
-    encoding_format: Annotated[EncodingFormat, Meta(description="base64: of little-endian float32 values")] = "float"
+    encoding_format: Annotated[
+        EncodingFormat, Meta(description="base64: of little-endian float32 values, or of those of embedding_type")
+    ] = "float"
     dimensions: Dimensions = None
     normalize: Normalize = None
     prompt_name: PromptName = None
     prompt: Prompt = None
     truncate: Truncate = True
     long: Long = None
+    embedding_type: EmbeddingType = None
     user: Annotated[str, Meta(description="ignored")] = ""
 
 

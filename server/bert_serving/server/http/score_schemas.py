@@ -119,7 +119,7 @@ class ClassifyResponse(Struct):
 
 
 class CohereError(Struct):
-    """Error response below /v2."""
+    """Error response below /v2, and of /v1/embed."""
 
     message: str
 

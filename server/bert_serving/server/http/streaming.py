@@ -7,7 +7,8 @@ the header ``Content-Length`` like one that is not streamed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -36,20 +37,33 @@ def placeholder() -> msgspec.Raw:
 
 def json_response(encoded: bytes, replaced: bytes, array: np.ndarray, to_values: ToValues, mimetype: str) -> Response:
     """Returns a response that has a list of all vectors at each place of ``replaced`` in ``encoded``."""
-    parts = encoded.split(replaced)
+    return json_lists_response(encoded, {replaced: to_values}, array, mimetype)
 
-    def values() -> Iterator[bytes]:
+
+def json_lists_response(encoded: bytes, lists: Mapping[bytes, ToValues], array: np.ndarray, mimetype: str) -> Response:
+    """Returns a response that has lists of all vectors in place of the keys of ``lists`` in ``encoded``.
+
+    Args:
+        lists: the conversion to the values of the list, by the place of the list.
+    """
+    # Each odd item is a place.
+    parts = re.split(b"(%b)" % b"|".join(map(re.escape, lists)), encoded)
+
+    def values(place: bytes) -> Iterator[bytes]:
         for start, rows in _blocks(array):
-            yield b"%b%b" % (b"," if start else b"", to_values(rows, start))
+            yield b"%b%b" % (b"," if start else b"", lists[place](rows, start))
 
     def body() -> Iterator[bytes]:
-        for part in parts[:-1]:
-            yield part + b"["
-            yield from values()
-            yield b"]"
-        yield parts[-1]
+        for index, part in enumerate(parts):
+            if index % 2:
+                yield b"["
+                yield from values(part)
+                yield b"]"
+            else:
+                yield part
 
-    length = sum(map(len, parts)) + (len(parts) - 1) * (2 + sum(map(len, values())))
+    lengths = {place: 2 + sum(map(len, values(place))) for place in lists}
+    length = sum(lengths[part] if index % 2 else len(part) for index, part in enumerate(parts))
     return _response(body(), length, mimetype)
 
 

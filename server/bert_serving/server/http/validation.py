@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bert_serving.client.protocol import LONG_OF_TRUNCATE, PART_MODES
+from bert_serving.client.protocol import EMBEDDING_TYPES, LONG_OF_TRUNCATE, PART_MODES
 
 from .. import json_scan
 from .errors import BadRequest, BodyTooLarge, MissingField
@@ -91,6 +91,8 @@ def parse_options(values: dict[str, Any], width: int) -> dict[str, Any]:
     for name in ("normalize", "truncate"):
         if values.get(name) is not None:
             options[name] = parse_bool(values, name)
+    if values.get("embedding_type") is not None:
+        options["embedding_type"] = parse_choice(values, "embedding_type", EMBEDDING_TYPES)
     if "long" in options and "truncate" in options:
         same = LONG_OF_TRUNCATE[options["truncate"]]
         if options["long"] != same:

@@ -58,6 +58,23 @@ def quantize(rows: np.ndarray, embedding_type: str, ranges: Ranges | np.ndarray 
     return places.astype(np.uint8) if embedding_type == "uint8" else (places - 128).astype(np.int8)
 
 
+def missing_ranges(spaces: VectorSpaces, options: VectorOptions, width: int) -> str:
+    """Returns an error message if vectors with these options need ranges that the server lacks; else an empty text.
+
+    Args:
+        width: dimensions of a vector without options.
+    """
+    if options.embedding_type not in RANGED_TYPES or spaces.has_ranges(options):
+        return ""
+    dimensions = options.dimensions or width
+    return (
+        f"embedding type {options.embedding_type} needs the ranges of the model's numbers, and this server has none "
+        f"for {dimensions} dimensions (vector space {spaces.of_floats(options)}): run bert-serving-calibrate "
+        f"-dimensions {dimensions} with this server, and start the server with -quantization_ranges; or use float16, "
+        "binary or ubinary"
+    )
+
+
 class Quantizer:
     """Converts vectors whose requests have an embedding type.
 

@@ -20,9 +20,8 @@ from ..errors import InvalidRequest, TooLarge, VectorSpaceMismatch
 from ..model.config import ModelConfig
 from ..model.pipeline import Normalize
 from ..model.pooling import PoolingStrategy
-from ..model.quantization import row_bytes
+from ..model.quantization import missing_ranges, row_bytes
 from ..model.vector_options import VectorOptions, apply_options, split_tail
-from ..model.vector_space import RANGED_TYPES
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
 
 #: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
@@ -200,14 +199,8 @@ class OptionsResolver:
             )
         self._require_vectors("embedding_type")
         typed = vector._replace(embedding_type=embedding_type)
-        if embedding_type in RANGED_TYPES and not self._spaces.has_ranges(typed):
-            dimensions = vector.dimensions or self._width
-            raise InvalidRequest(
-                f"embedding_type {embedding_type} needs the ranges of the model's numbers, and this server has none "
-                f"for {dimensions} dimensions (vector space {self._spaces.of_floats(typed)}): run "
-                f"bert-serving-calibrate -dimensions {dimensions} with this server, and start the server with "
-                "-quantization_ranges; or set float16, binary or ubinary"
-            )
+        if problem := missing_ranges(self._spaces, typed, self._width):
+            raise InvalidRequest(problem)
         return vector if embedding_type == self._output_type else typed
 
     def _require_vectors(self, name: str) -> None:

@@ -70,17 +70,17 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
             "this model's name",
             "input",
         )
-    respond = partial(_respond, model, encoding == "base64")
+    respond = partial(_respond, model, encoding == "base64", "embedding_type" in options)
     if is_ids:
         return EncodingCall(service.token_ids.tokens(texts), respond, is_tokenized=True, options=options)
     return EncodingCall(texts, respond, options={**options, "pairs": False})
 
 
-def _respond(model: str, is_base64: bool, result: EncodingResult) -> Response:
+def _respond(model: str, is_base64: bool, is_typed: bool, result: EncodingResult) -> Response:
     array, parts = result.vectors, result.parts
     usage = Usage(result.num_tokens, result.num_tokens)
     # Client libraries decode base64 as float32, independent of the dtype of the server.
-    if is_base64:
+    if is_base64 and not is_typed:
         array = array.astype(np.float32, copy=False)
     if streaming.is_large(array):
         data = streaming.placeholder()

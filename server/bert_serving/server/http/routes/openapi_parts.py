@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from .. import cohere_schemas as cohere
 from .. import schemas
 from .. import score_schemas as scores
 from ..request_context import JSON
@@ -45,6 +46,9 @@ _BODIES: tuple[Any, ...] = (
     scores.ClassifyRequest,
     scores.ClassifyResponse,
     scores.CohereError,
+    cohere.CohereEmbedRequest,
+    cohere.CohereEmbedResponse,
+    cohere.CohereEmbedFloatsResponse,
 )
 _REFERENCES, SCHEMAS = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
 _SCHEMAS = dict(zip(_BODIES, _REFERENCES, strict=True))

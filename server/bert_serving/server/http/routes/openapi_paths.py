@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import cohere_schemas as cohere
 from .. import schemas
 from ..request_context import BYTES, JSON
 from .openapi_parts import TASK_REQUESTS, TASK_RESPONSES, content, operation
@@ -37,6 +38,32 @@ PATHS: dict[str, Any] = {
             content(schemas.EmbeddingsResponse),
             _TASK_ERRORS,
             content(schemas.EmbeddingsRequest, example={"model": "bert", "input": ["hello world", "good day!"]}),
+            "Vectors",
+        )
+    },
+    "/v1/embed": {
+        "post": operation(
+            "Encode texts with the API of Cohere",
+            "Without embedding_types, embeddings is one list of vectors.",
+            "The vectors, in the order of the texts",
+            content(cohere.CohereEmbedFloatsResponse, cohere.CohereEmbedResponse),
+            _TASK_ERRORS,
+            content(cohere.CohereEmbedRequest, example=_TEXTS | {"input_type": "search_document"}),
+            "Vectors",
+        )
+    },
+    "/v2/embed": {
+        "post": operation(
+            "Encode texts with the second API of Cohere",
+            "embedding_types names the types of the vectors: float by default, float16, int8, uint8, binary, "
+            "ubinary and base64. int8 and uint8 need -quantization_ranges.",
+            "The vectors by type, in the order of the texts",
+            content(cohere.CohereEmbedResponse),
+            _TASK_ERRORS,
+            content(
+                cohere.CohereEmbedRequest,
+                example=_TEXTS | {"input_type": "search_document", "embedding_types": ["float", "ubinary"]},
+            ),
             "Vectors",
         )
     },

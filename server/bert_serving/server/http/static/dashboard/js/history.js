@@ -8,7 +8,7 @@ export const LIMIT = 720;
 /** Routes that compute vectors or scores; the latency of HTTP is that of these routes only. */
 export const ENCODING_PATHS = new Set([
   '/encode', '/v1/embeddings', '/invocations', '/', '/embed', '/embed_all', '/similarity', '/predict', '/classify', '/rerank',
-  '/v1/rerank', '/v2/rerank',
+  '/v1/rerank', '/v2/rerank', '/v1/embed', '/v2/embed',
 ]);
 const FIELDS = [
   't', 'requests', 'errors', 'texts', 'tokens', 'httpP50', 'httpP95', 'p50', 'p95', 'queued', 'computing', 'batch',
