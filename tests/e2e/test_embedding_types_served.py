@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient
+from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.client.errors import InvalidRequestError, OptionError, TooLargeError, VectorSpaceError
 from bert_serving.client.protocol import EMBEDDING_TYPES
 from bert_serving.server.cli.calibrate import main as calibrate
@@ -341,6 +342,70 @@ def test_the_client_of_cohere(http_server: HttpServer, wanted: Callable[..., np.
         np.testing.assert_array_equal(np.array(floats, np.float32), np.tile(wanted(TEXTS, "float"), (30, 1)))
         with pytest.raises(package.errors.BadRequestError, match="bert-serving-calibrate"):
             second.embed(texts=TEXTS, embedding_types=["int8"], output_dimension=5, **common)
+
+
+# ---- bert-serving-encode -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EMBEDDING_TYPES)
+def test_a_folder_of_vectors_has_the_type(
+    http_server: HttpServer,
+    wanted: Callable[..., np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in (*TEXTS, None)))
+    common = [str(source), *address(http_server.server), "-quiet"]
+    folder, rows = tmp_path / "vectors", wanted(TEXTS, name)
+    assert encode_command([*common, "-o", f"{folder}/", "-embedding_type", name]) == 0
+    column = parquet.read_table(folder / "part-000000.parquet")["vector"]
+    assert column.type.list_size == rows.shape[1]
+    assert column.type.value_type.to_pandas_dtype() == rows.dtype
+    np.testing.assert_array_equal(np.array(column.to_pylist()[:4], rows.dtype), rows)
+    assert column.to_pylist()[4] is None
+    manifest = json.loads((folder / "_manifest.json").read_text())["options"]
+    assert (manifest["-embedding_type"], manifest["the dtype"]) == (name, rows.dtype.name)
+    assert manifest["the vector space"] == http_server.call("/status/server").json["embedding_types"][name]
+    (folder / "part-000000.parquet").unlink()
+    other = "uint8" if name == "int8" else "int8"
+    assert encode_command([*common, "-o", f"{folder}/", "-resume", "-embedding_type", other]) == 1
+    assert f"-embedding_type was {name} and is now {other}" in capsys.readouterr().err
+    assert encode_command([*common, "-o", f"{folder}/", "-resume", "-embedding_type", name]) == 0
+    found = parquet.read_table(folder / "part-000000.parquet")["vector"].to_pylist()
+    np.testing.assert_array_equal(np.array(found[:4], rows.dtype), rows)
+    # An array of integers has no NaN for a null text.
+    code = encode_command([*common, "-o", f"{tmp_path}/npy/", "-format", "npy", "-embedding_type", name])
+    if name.startswith("float"):
+        array = np.load(tmp_path / "npy" / "part-000000.npy")
+        assert array.dtype == rows.dtype
+        assert np.isnan(array[4]).all()
+    else:
+        assert code == 1
+        assert f"row 4 has a null text, and .npy of {rows.dtype} has no null" in capsys.readouterr().err
+
+
+def test_one_file_of_vectors_has_the_type(
+    http_server: HttpServer, wanted: Callable[..., np.ndarray], tmp_path: Path
+) -> None:
+    source = tmp_path / "texts"
+    source.write_text("\n".join(TEXTS) + "\n")
+    for name in ("int8", "ubinary"):
+        for ending in ("npy", "jsonl"):
+            output = tmp_path / f"{name}.{ending}"
+            arguments = [str(source), "-o", str(output), *address(http_server.server), "-quiet"]
+            assert encode_command([*arguments, "-embedding_type", name]) == 0
+            if ending == "npy":
+                found = np.load(output)
+                assert found.dtype == wanted(TEXTS, name).dtype
+            else:
+                found = np.array([json.loads(line)["vector"] for line in output.read_text().splitlines()])
+            np.testing.assert_array_equal(found, wanted(TEXTS, name))
+
+
+# ---- limits --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

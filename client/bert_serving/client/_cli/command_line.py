@@ -11,7 +11,7 @@ from ..command_parser import CommandParser
 from ..completion import add_completion
 from ..errors import OptionError
 from ..flag_sources import add_sources, choose_address
-from ..protocol import PART_MODES, ROW_MODES
+from ..protocol import EMBEDDING_TYPES, PART_MODES, ROW_MODES
 from ..ray_cluster import check_address
 from .corpus import BLANK
 from .part_files import FOLDER_FORMATS
@@ -113,6 +113,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="what to do with a text that is too long: cut it, the default, report an error, average the vectors of "
         "its parts (mean), or write a row for each part with its offsets (chunks, or late for parts in their context; "
         "Parquet and JSON lines only)",
+    )
+    add(
+        "-embedding_type",
+        "--embedding-type",
+        choices=EMBEDDING_TYPES,
+        help="type of the numbers; binary and ubinary have the signs of eight numbers; by default as the server",
     )
     add("-vector_space", "--vector-space", metavar="SPACE", help="accept vectors of this space only")
     add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")

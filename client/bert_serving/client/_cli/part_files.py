@@ -129,7 +129,7 @@ class PartWriter:
                 self._require_shape(vectors)
                 array[filled] = vectors
             if self._is_npy:
-                array[[text is None for text in rows.texts]] = np.nan
+                self._write_nulls(array, rows)
             vectors = array
         self._require_shape(vectors)
         self._part_file.append(rows, vectors, None)
@@ -156,6 +156,21 @@ class PartWriter:
         self._part_file.discard()
         self._file.close()
         os.remove(self.temporary)
+
+    def _write_nulls(self, array: FloatArray, rows: Rows) -> None:
+        """Writes the rows of null texts.
+
+        Raises:
+            CorpusError: the array has integers, which have no NaN.
+        """
+        nulls = [text is None for text in rows.texts]
+        if any(nulls) and not np.issubdtype(array.dtype, np.floating):
+            raise CorpusError(
+                f"row {rows.first + nulls.index(True):,} has a null text, and .npy of {array.dtype} has no null: use "
+                "-format parquet, or -blank zeros if the text is blank, or omit -embedding_type"
+            )
+        if any(nulls):
+            array[nulls] = np.nan
 
     def _require_shape(self, vectors: FloatArray) -> None:
         if (vectors.shape[1:], vectors.dtype) != (self._row.shape, self._row.dtype):

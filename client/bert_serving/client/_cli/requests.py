@@ -68,6 +68,7 @@ def encode_options(args: argparse.Namespace) -> AllOptions:
         "dimensions": args.dimensions,
         "long": "error" if args.no_truncate else args.long,
         "vector_space": args.vector_space,
+        "embedding_type": args.embedding_type,
     }
 
 
@@ -82,6 +83,7 @@ def row_options(args: argparse.Namespace, output_format: str) -> dict[str, Any]:
         "-prompt": args.prompt,
         "-dimensions": args.dimensions,
         "-long": args.long if args.long in PART_MODES else None,
+        "-embedding_type": args.embedding_type,
     }
 
 
@@ -108,7 +110,12 @@ def probe_server(client: BertClient, is_tokenized: bool, options: AllOptions) ->
 
 
 def mean_of(probe: FloatArray) -> list[float]:
-    """Returns a vector as plain numbers; the mean of token vectors."""
+    """Returns a vector as plain numbers; the mean of token vectors.
+
+    Integers give no numbers: one that rounds the other way is far from the first. The vector space names their model.
+    """
+    if not np.issubdtype(probe.dtype, np.floating):
+        return []
     mean: list[float] = probe.astype(np.float64).reshape(-1, probe.shape[-1]).mean(0).tolist()
     return mean
 
