@@ -2,7 +2,12 @@
 
     python benchmark/quality.py
     python benchmark/quality.py --only "onnx fp32" --through zeromq /encode /v1/embeddings
+    python benchmark/quality.py --only "onnx fp32" --types float float16 int8 uint8 binary ubinary
     python benchmark/quality.py --only onnx -- -model_dir /models/bert -pooling_layer -2 -max_seq_len 128
+
+With ``--types``, there is a row for each embedding type, with the bytes of a vector. The ranges of int8 and uint8 are
+those of the train split. The score of integers is the cosine of the int8 numbers. That of bits is the number of equal
+bits.
 
 A server encodes the sentences for each engine and dtype that this machine supports. Arguments after ``--`` are flags of
 ``bert-serving-start``; the default model is served without any. The score of a pair is the cosine of its vectors. It is
@@ -15,17 +20,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shlex
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from bert_serving.client import BertClient
+from bert_serving.client.protocol import EMBEDDING_TYPES
 from bert_serving.server import engines
 from bert_serving.server.benchmark.managed_server import HOST, free_ports
+from bert_serving.server.cli.calibrate import main as calibrate
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
@@ -107,6 +117,42 @@ def served(flags: list[str]) -> Iterator[ServerConfig]:
         server.close()
 
 
+def scores(found: np.ndarray, embedding_type: str) -> np.ndarray:
+    """Returns the similarity of each sentence of the first half with that of the second half, ``[n / 2]``."""
+    if embedding_type in ("binary", "ubinary"):
+        bits = np.unpackbits(found.view(np.uint8), axis=1)
+        one, two = np.split(bits, 2)
+        equal: np.ndarray = (one == two).sum(1)
+        return equal
+    rows = found.astype(np.float32)
+    return cosines(*np.split(rows - 128 if embedding_type == "uint8" else rows, 2))
+
+
+def print_types(flags: list[str], types: list[str], sentences: list[str], gold: np.ndarray) -> None:
+    """Prints a row for each embedding type of a server.
+
+    Raises:
+        ServingError: a server did not start.
+    """
+    train = list(dict.fromkeys(row[key] for row in sts_rows("train") for key in ("sentence1", "sentence2")))
+    with tempfile.TemporaryDirectory() as folder:
+        texts, ranges = os.path.join(folder, "texts"), os.path.join(folder, "ranges.json")
+        Path(texts).write_text("\n".join(train), encoding="utf-8")
+        with served(flags) as config:
+            if calibrate([texts, "-o", ranges, "-front", f"{HOST}:{config.port}:{config.port_out}"]):
+                raise StartError("the ranges of the model were not measured")
+        print(f"\nRanges of {len(train):,} sentences of the train split.\n")
+        print("| type | bytes of a vector | Spearman |\n|---|---:|---:|", flush=True)
+        with (
+            served([*flags, "-quantization_ranges", ranges]) as config,
+            BertClient(HOST, config.port, config.port_out, check_length=False) as client,
+        ):
+            for embedding_type in types:
+                found = client.encode(sentences, embedding_type=embedding_type)
+                correlation = spearman(scores(found, embedding_type), gold)
+                print(f"| {embedding_type} | {found[0].nbytes:,} | {correlation:.4f} |", flush=True)
+
+
 def vectors(config: ServerConfig, through: str, sentences: list[str]) -> np.ndarray:
     """Returns the vectors of all sentences, float32 ``[n, d]``."""
     if through == ZEROMQ:
@@ -130,6 +176,7 @@ def main() -> int:
         "--only", nargs="+", default=[], help="only rows whose engine and dtype contain one of these words"
     )
     parser.add_argument("--through", nargs="+", default=[ZEROMQ], choices=[ZEROMQ, *HTTP], help="ways to the server")
+    parser.add_argument("--types", nargs="+", default=[], choices=EMBEDDING_TYPES, help="rows for embedding types")
     parser.add_argument("flags", nargs="*", help="flags of bert-serving-start, after --")
     args = parser.parse_args()
 
@@ -143,6 +190,12 @@ def main() -> int:
     sentences = [row[key] for key in ("sentence1", "sentence2") for row in rows]
     gold = np.array([float(row["score"]) for row in rows])
     print_heading(f"{shlex.join(args.flags) or 'all-MiniLM-L6-v2, without a flag'}; {len(rows)} pairs.")
+    if args.types:
+        for engine, dtype, refusal in usable(args.only, needs):
+            if not refusal:
+                print(f"\nEngine {engine}, {dtype}.")
+                print_types(["-cpu", "-engine", engine, "-dtype", dtype, *args.flags], args.types, sentences, gold)
+        return 0
     print(
         "| engine | dtype | through | Spearman | worst cosine to the first row |\n|---|---|---|---:|---:|", flush=True
     )

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -174,10 +174,12 @@ def test_means_of_parts_are_computed_from_floats(client: BertClient, wanted: Cal
             rows = client.encode(texts, **options)
             expected = wanted(texts, name, **options) if name == "uint8" else quantize(rows, name)
             np.testing.assert_array_equal(client.encode(texts, embedding_type=name, **options), expected)
-    floats = client.encode(texts, long="chunks")
-    parts = client.encode(texts, long="chunks", embedding_type="binary")
-    assert parts.parts == floats.parts
-    np.testing.assert_array_equal(parts.embedding, quantize(floats.embedding, "binary"))
+    modes: tuple[Literal["chunks", "late"], ...] = ("chunks", "late")
+    for long in modes:
+        floats = client.encode(texts, long=long)
+        parts = client.encode(texts, long=long, embedding_type="float16")
+        assert parts.parts == floats.parts
+        np.testing.assert_allclose(parts.embedding, floats.embedding, rtol=1e-3, atol=1e-3)
 
 
 def test_integers_have_a_vector_space_of_their_own(client: BertClient) -> None:

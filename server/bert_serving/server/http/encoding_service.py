@@ -108,7 +108,9 @@ class EncodingService:
     @property
     def row_bytes(self) -> int:
         """Maximum size (bytes) of the vectors of a text."""
-        return self.dimensions * self._number_bytes * (self.max_length if self.token_level else 1)
+        if self.token_level:
+            return self.dimensions * self._number_bytes * self.max_length
+        return self.dimensions * 4  # a request may ask for float32
 
     @property
     def _number_bytes(self) -> int:
