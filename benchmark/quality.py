@@ -6,8 +6,8 @@
     python benchmark/quality.py --only onnx -- -model_dir /models/bert -pooling_layer -2 -max_seq_len 128
 
 With ``--types``, there is a row for each embedding type, with the bytes of a vector. The ranges of int8 and uint8 are
-those of the train split. The score of integers is the cosine of the int8 numbers. That of bits is the number of equal
-bits.
+those of sentences of the train split. The score of integers is the cosine of the int8 numbers, that of bits the
+number of equal bits.
 
 A server encodes the sentences for each engine and dtype that this machine supports. Arguments after ``--`` are flags of
 ``bert-serving-start``; the default model is served without any. The score of a pair is the cosine of its vectors. It is
@@ -20,14 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import shlex
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
@@ -35,13 +32,13 @@ from bert_serving.client import BertClient
 from bert_serving.client.protocol import EMBEDDING_TYPES
 from bert_serving.server import engines
 from bert_serving.server.benchmark.managed_server import HOST, free_ports
-from bert_serving.server.cli.calibrate import main as calibrate
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.errors import ServingError, StartError
 from bert_serving.server.model.architecture import Feature
 from bert_serving.server.model.errors import ModelError
+from bert_serving.server.model.quantization import quantize
 from bert_serving.server.supervisor.preflight import read_model
 from bert_serving.server.supervisor.supervisor import BertServer
 from heading import print_heading
@@ -53,6 +50,8 @@ DTYPES = ("fp32", "bf16", "int8")
 ZEROMQ = "zeromq"
 HTTP = {"/encode": ("texts", "result"), "/v1/embeddings": ("input", "data")}
 TEXTS_PER_REQUEST = 256
+#: Of the sentences of the train split, every N-th gives ranges.
+TRAIN_STEP = 3
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -131,26 +130,22 @@ def scores(found: np.ndarray, embedding_type: str) -> np.ndarray:
 def print_types(flags: list[str], types: list[str], sentences: list[str], gold: np.ndarray) -> None:
     """Prints a row for each embedding type of a server.
 
+    The float vectors are converted here, to the bytes that the server returns.
+
     Raises:
-        ServingError: a server did not start.
+        ServingError: the server did not start.
     """
-    train = list(dict.fromkeys(row[key] for row in sts_rows("train") for key in ("sentence1", "sentence2")))
-    with tempfile.TemporaryDirectory() as folder:
-        texts, ranges = os.path.join(folder, "texts"), os.path.join(folder, "ranges.json")
-        Path(texts).write_text("\n".join(train), encoding="utf-8")
-        with served(flags) as config:
-            if calibrate([texts, "-o", ranges, "-front", f"{HOST}:{config.port}:{config.port_out}"]):
-                raise StartError("the ranges of the model were not measured")
-        print(f"\nRanges of {len(train):,} sentences of the train split.\n")
-        print("| type | bytes of a vector | Spearman |\n|---|---:|---:|", flush=True)
-        with (
-            served([*flags, "-quantization_ranges", ranges]) as config,
-            BertClient(HOST, config.port, config.port_out, check_length=False) as client,
-        ):
-            for embedding_type in types:
-                found = client.encode(sentences, embedding_type=embedding_type)
-                correlation = spearman(scores(found, embedding_type), gold)
-                print(f"| {embedding_type} | {found[0].nbytes:,} | {correlation:.4f} |", flush=True)
+    train = list(dict.fromkeys(row["sentence1"] for row in sts_rows("train")))[::TRAIN_STEP]
+    with served(flags) as config:
+        sample = vectors(config, ZEROMQ, train)
+        floats = vectors(config, ZEROMQ, sentences)
+    ranges = np.stack([sample.min(0), sample.max(0)])
+    print(f"\nRanges of {len(train):,} sentences of the train split.\n")
+    print("| type | bytes of a vector | Spearman |\n|---|---:|---:|", flush=True)
+    for embedding_type in types:
+        found = quantize(floats, embedding_type, ranges)
+        correlation = spearman(scores(found, embedding_type), gold)
+        print(f"| {embedding_type} | {found[0].nbytes:,} | {correlation:.4f} |", flush=True)
 
 
 def vectors(config: ServerConfig, through: str, sentences: list[str]) -> np.ndarray:
