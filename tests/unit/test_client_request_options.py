@@ -14,7 +14,7 @@ import pytest
 from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client._request_options import options_frame, request_options, to_json
 from bert_serving.client.errors import OptionError, ReplyError, VectorSpaceError
-from bert_serving.client.protocol import OPTIONS_VERSION, PARTS_VERSION, WITH_DETAILS
+from bert_serving.client.protocol import OPTIONS_VERSION, PARTS_VERSION, TYPES_VERSION, WITH_DETAILS
 from fake_server import CONFIG, FakeServer, run_fake_server
 
 ALL: dict[str, Any] = {"normalize": False, "prompt": "é ", "dimensions": 3, "truncate": False}
@@ -126,6 +126,15 @@ def test_an_older_server_gets_no_options(config: dict[str, Any], checks: bool) -
 
         asyncio.run(with_asyncio())
         assert [request.options for request in server.received] == [b""]
+
+
+def test_an_embedding_type_is_sent_to_servers_that_know_it_only() -> None:
+    with run_fake_server(config={**CONFIG, "protocol_version": TYPES_VERSION - 1}) as server:
+        with BertClient(**server.ports, timeout=60_000) as client:
+            with pytest.raises(OptionError, match="embedding_type: such options need a server with protocol_version 7"):
+                client.encode(["a"], embedding_type="int8", dimensions=1)
+            client.encode(["a"], dimensions=1)
+        assert [json.loads(request.options) for request in server.received] == [{"dimensions": 1}]
 
 
 def test_a_client_without_checks_asks_once() -> None:
