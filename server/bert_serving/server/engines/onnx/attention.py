@@ -20,6 +20,7 @@ from ...model.relative_positions import (
 )
 from .blocks import Blocks, Table, relative_scores
 from .graph import MICROSOFT, Dense, Graph
+from .grid import Grid
 from .layers import linear, product
 
 
@@ -27,14 +28,20 @@ class Attention:
     """Adds the attention of each layer. What layers have in common is added once."""
 
     def __init__(
-        self, graph: Graph, model: ModelConfig, weights: Mapping[str, np.ndarray], dense: Dense, max_scores: int
+        self,
+        graph: Graph,
+        model: ModelConfig,
+        weights: Mapping[str, np.ndarray],
+        dense: Dense,
+        max_scores: int,
+        grid: Grid,
     ) -> None:
         """
         Args:
             max_scores: maximum number of scores of one head, ``[n, T, T]``, that are computed at once.
         """
         self._graph, self._model, self._weights, self._dense = graph, model, weights, dense
-        self._max_scores = max_scores
+        self._max_scores, self._grid = max_scores, grid
         self._common: dict[object, str] = {}
 
     def add(self, layer: int, scope: str, x: str) -> str:
@@ -52,29 +59,31 @@ class Attention:
             query, key, value = self._rotate(linear(*given), rope)
         else:
             qkv, bias = (linear(*given), "") if disentangled else product(*given)
-            grid = graph.op("Gather", qkv, "unpack")
+            grid = self._grid.unpack(qkv)
             query, key, value = graph.op("Split", grid, outputs=3, axis=-1, num_outputs=3)
         if disentangled:
             terms = 1 + disentangled.content_to_position + disentangled.position_to_content
             scale = (model.head_size * terms) ** -0.5
             added = self._disentangled(layer, query, key, disentangled, scale)
-            attention = self._attend(query, key, value, bias, "attend", added, scale=scale)
+            attention = self._attend(query, key, value, bias, self._grid.attend, added, scale=scale)
         elif model.max_tokens**2 > self._max_scores:
             attention = self._attend_any_length(layer, query, key, value, bias)
         else:
-            attention = self._attend(query, key, value, bias, "attend", self._relative_bias(layer))
+            attention = self._attend(query, key, value, bias, self._grid.attend, self._relative_bias(layer))
         return str(graph.op("Reshape", attention, graph.tensor(np.array([-1, model.hidden_size]))))
 
     def _attend(self, *inputs: str, **attributes: Any) -> str:
         """Adds the operator of attention.
 
         Args:
-            inputs: queries, keys, values, their bias, the keys to use, and what is added to the scores or empty.
+            inputs: queries, keys, values, their bias, the keys to use, and what is added to the scores; the last three
+                may be empty.
         """
+        count = max(number for number, name in enumerate(inputs, 1) if name)
         return str(
             self._graph.op(
                 "MultiHeadAttention",
-                *(inputs if inputs[-1] else inputs[:-1]),
+                *inputs[:count],
                 domain=MICROSOFT,
                 num_heads=self._model.num_attention_heads,
                 mask_filter_value=-10000.0,
@@ -86,11 +95,11 @@ class Attention:
         """Adds attention of all queries at once, or of blocks of queries if there are too many scores."""
         graph, window = self._graph, self._model.architecture.window_of(layer)
         table = self._table(layer)
-        blocks = Blocks(graph, self._model, self._max_scores, window, table)
+        blocks = Blocks(graph, self._model, self._max_scores, window, table, self._grid.attend)
         added = self._once(("bias", window), lambda: blocks.whole_bias(self._is_short())) if table.values else ""
 
         def whole() -> list[tuple[str, int]]:
-            return [(self._attend(query, key, value, bias, "attend", added), TensorProto.FLOAT)]
+            return [(self._attend(query, key, value, bias, self._grid.attend, added), TensorProto.FLOAT)]
 
         def in_blocks() -> list[tuple[str, int]]:
             return [(blocks.add(self._attend, query, key, value, bias), TensorProto.FLOAT)]
@@ -119,7 +128,7 @@ class Attention:
             return str(graph.op("Unsqueeze", graph.op("Cast", "positions", to=TensorProto.INT64), self._numbers(1)))
 
         def table(number: int) -> Callable[[], str]:
-            return lambda: graph.table(rotations(self._model, rope)[number])
+            return lambda: graph.table(rotations(self._model, rope)[number], f"rotations {rope} {number}")
 
         rotated = graph.op(
             "RotaryEmbedding",
@@ -129,9 +138,9 @@ class Attention:
             self._once(("sine", rope), table(1)),
             domain=MICROSOFT,
         )
-        grid = graph.op("Gather", graph.op("Squeeze", rotated, self._numbers(1)), "unpack")
+        grid = self._grid.unpack(graph.op("Squeeze", rotated, self._numbers(1)))
         query, key = graph.op("Split", grid, outputs=2, axis=-1, num_outputs=2)
-        return query, key, graph.op("Gather", value, "unpack")
+        return query, key, self._grid.unpack(value)
 
     def _relative_bias(self, layer: int) -> str:
         """Adds what a layer adds to its scores, ``[1, heads, T, T]`` or ``[1, 1, T, T]``; empty for nothing."""
@@ -150,13 +159,13 @@ class Attention:
         window = architecture.window_of(layer)
         if architecture.alibi and not (window or architecture.relative_buckets):
             # The heads differ by a factor: selecting from one row is faster than from the rows of all heads.
-            values = self._once("distances", lambda: graph.table(negative_distances(self._model), axis=1))
+            values = self._once("distances", lambda: graph.table(negative_distances(self._model), "distances", axis=1))
             slopes = np.array(alibi_slopes(self._model.num_attention_heads), np.float32)
             return Table(values, graph.tensor(slopes[None, :, None, None], "slopes"))
 
         def add() -> str:
             table = relative_bias(self._model, self._weights, layer)
-            return "" if table is None else graph.table(table, axis=1)
+            return "" if table is None else graph.table(table, f"relative bias {window}", axis=1)
 
         return Table(self._once(("table", window), add))
 
@@ -203,9 +212,11 @@ class Attention:
             # Rows of the distances from 1 - T to T - 1, int64 [2 T - 1].
             middle, longest = self._numbers(self._model.max_tokens), self._longest()
             start, end = graph.op("Sub", middle, longest), graph.op("Add", middle, self._last())
-            return str(graph.op("Slice", graph.table(rows.astype(np.int64)), start, end, self._numbers(0)))
+            return str(
+                graph.op("Slice", graph.table(rows.astype(np.int64), f"rows {direction}"), start, end, self._numbers(0))
+            )
 
-        table = self._once(scope, lambda: graph.table(projected))
+        table = self._once(scope, lambda: graph.table(projected, scope))
         near = graph.op("Gather", table, self._once(("rows", direction), nearest))
         near = graph.op("Reshape", near, self._numbers(-1, heads, size))
         near = graph.op("Unsqueeze", graph.op("Transpose", near, perm=[1, 2, 0]), self._numbers(0))

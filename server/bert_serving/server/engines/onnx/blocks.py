@@ -42,15 +42,18 @@ def relative_scores(graph: Graph, model: ModelConfig, table: Table, queries: str
 class Blocks:
     """Attention of one layer in blocks of queries."""
 
-    def __init__(self, graph: Graph, model: ModelConfig, max_scores: int, window: int, table: Table) -> None:
+    def __init__(
+        self, graph: Graph, model: ModelConfig, max_scores: int, window: int, table: Table, attend: str
+    ) -> None:
         """
         Args:
             max_scores: maximum number of scores of one head that are computed at once; at least one query is.
             window: greatest distance of queries and keys; 0 for any.
             table: what is added to the scores.
+            attend: the keys to use, ``[n, T]``; empty for all.
         """
         self._graph, self._model, self._max_scores = graph, model, max_scores
-        self._window, self._table = window, table
+        self._window, self._table, self._attend = window, table, attend
 
     def whole_bias(self, is_short: str) -> str:
         """Adds what is added to the scores of all queries, if they are computed at once; else a single zero."""
@@ -86,12 +89,14 @@ class Blocks:
             start = graph.op("Mul", graph.op("Unsqueeze", number, zero), size)
             end = graph.op("Add", start, size)
             part = graph.op("Slice", queries, start, end, one)
-            first, last, keys, values, used = zero, longest, key, value, "attend"
+            first, last, keys, values, used = zero, longest, key, value, self._attend
             if self._window:
                 distance = self._numbers(self._window)
                 first = graph.op("Max", graph.op("Sub", start, distance), zero)
                 last = graph.op("Min", graph.op("Add", end, distance), longest)
-                keys, values, used = (graph.op("Slice", each, first, last, one) for each in (key, value, "attend"))
+                keys, values, used = (
+                    graph.op("Slice", each, first, last, one) if each else "" for each in (key, value, self._attend)
+                )
             added = ""
             if self._table.values:
                 positions = [graph.op("Range", *bounds, one) for bounds in ((start, end), (first, last))]

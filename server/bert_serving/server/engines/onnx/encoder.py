@@ -12,6 +12,7 @@ The optimizer of ONNX Runtime is off: on the CPU its ``SkipLayerNormalization`` 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from ...model.pooling import PoolingStrategy
 from ..base import EngineSpec
 from .attention import Attention
 from .graph import Dense, Graph, dense_fp32
+from .grid import Grid
 from .layers import activate, linear, product
 
 #: The input of ``FEEDS`` that selects the token of a strategy.
@@ -37,8 +39,12 @@ def build(
     dense: Dense = dense_fp32,
     max_scores: int = 1 << 20,
     has_tokens: bool = False,
+    any_batch: bool = False,
 ) -> onnx.ModelProto:
     """Returns the graph from token ids to vectors: its first output is ``[n, d]``, or ``[t, d]`` without pooling.
+
+    The graph has a body for long sequences of one length and one for all other batches, with common weights. The input
+    ``is_long`` selects one. ONNX Runtime prepacks no weights for a body within these.
 
     Args:
         spec: what to compute; ``dtype`` is ignored.
@@ -46,15 +52,34 @@ def build(
         dense: adds the dense layers of the encoder.
         max_scores: maximum number of attention scores of one head, ``[n, T, T]``, that are computed at once.
         has_tokens: adds the vectors of tokens, ``[t, d]``, as the last output if the strategy is REDUCE_MEAN.
+        any_batch: one graph for all batches, without bodies. A ``dense`` that adds outputs requires it.
 
     Raises:
         ValueError: the model has no such pooling layer.
     """
     graph = Graph()
+
+    def vectors(is_long: bool) -> list[tuple[str, int]]:
+        encoder = _Encoder(graph, spec, weights, dense, max_scores, Grid(graph, is_long))
+        return _vectors(graph, spec, encoder, weights, has_tokens)
+
+    if any_batch:
+        graph.outputs[:0] = vectors(False)
+        return graph.model()
+    long, others = (graph.body(partial(vectors, is_long)) for is_long in (True, False))
+    kinds = [output.type.tensor_type.elem_type for output in long.output]
+    found = graph.op("If", "is_long", outputs=len(kinds), then_branch=long, else_branch=others)
+    graph.outputs += zip([found] if len(kinds) == 1 else found, kinds, strict=True)
+    return graph.model()
+
+
+def _vectors(
+    graph: Graph, spec: EngineSpec, encoder: _Encoder, weights: Mapping[str, np.ndarray], has_tokens: bool
+) -> list[tuple[str, int]]:
+    """Adds everything from token ids to vectors, and returns names and element types of the outputs."""
     layers = spec.layers
     strategy = PoolingStrategy.from_string(spec.pooling_strategy)
     selected = _ONE_TOKEN.get(strategy)
-    encoder = _Encoder(graph, spec, weights, dense, max_scores)
     embeddings = x = encoder.embeddings()
     hidden: dict[int, str] = {}
     for layer in range(max(layers) + 1):
@@ -73,31 +98,38 @@ def build(
     kind = TensorProto.FLOAT16 if spec.output_dtype == "float16" else TensorProto.FLOAT
     if kind != TensorProto.FLOAT:
         x = graph.op("Cast", x, to=kind)
-    graph.outputs.insert(0, (x, kind))
+    outputs: list[tuple[str, int]] = [(x, kind)]
     if has_tokens and strategy is PoolingStrategy.REDUCE_MEAN:
-        graph.outputs.append((tokens, TensorProto.FLOAT))
-    return graph.model()
+        outputs.append((tokens, TensorProto.FLOAT))
+    return outputs
 
 
 class _Encoder:
     """Adds the parts of an encoder to a graph."""
 
     def __init__(
-        self, graph: Graph, spec: EngineSpec, weights: Mapping[str, np.ndarray], dense: Dense, max_scores: int
+        self,
+        graph: Graph,
+        spec: EngineSpec,
+        weights: Mapping[str, np.ndarray],
+        dense: Dense,
+        max_scores: int,
+        grid: Grid,
     ) -> None:
         self._graph, self._spec, self._weights, self._dense = graph, spec, weights, dense
         self._model, self._architecture = spec.model, spec.model.architecture
-        self._attention = Attention(graph, spec.model, weights, dense, max_scores)
+        self._attention = Attention(graph, spec.model, weights, dense, max_scores, grid)
+        self._grid = grid
 
     def embeddings(self) -> str:
         """Adds the sum of the embeddings, normalized and projected to ``[t, hidden]``."""
         graph, weights = self._graph, self._weights
-        x = graph.op("Gather", graph.table(weights["embeddings/word_embeddings"]), "input_ids")
+        x = graph.op("Gather", graph.table(weights["embeddings/word_embeddings"], "words"), "input_ids")
         if self._architecture.has_types:
-            types = graph.table(weights["embeddings/token_type_embeddings"])
+            types = graph.table(weights["embeddings/token_type_embeddings"], "types")
             x = graph.op("Add", x, graph.op("Gather", types, "type_ids"))
         if self._architecture.has_positions and self._spec.use_position_embeddings:
-            table = graph.table(weights["embeddings/position_embeddings"])
+            table = graph.table(weights["embeddings/position_embeddings"], "positions")
             x = graph.op("Add", x, graph.op("Gather", table, "positions"))
         is_projected = self._architecture.embedding_size > 0
         if is_projected and not self._architecture.norm_before_projection:
@@ -113,10 +145,9 @@ class _Encoder:
         if pre_norm and (layer > 0 or self._architecture.first_norm):
             normed = self._norm(f"{scope}/attention/LayerNorm", x)
         flat = self._attention.add(layer, scope, normed)
-        index = "pack"
+        attention = self._grid.pack(flat, selected)
         if selected:
-            index, x = graph.op("Gather", "pack", selected), graph.op("Gather", x, selected)
-        attention = graph.op("Gather", flat, index)
+            x = graph.op("Gather", x, selected)
         x = graph.op("Add", self._linear(attention, f"{scope}/attention/output/dense", self._dense), x)
         if not pre_norm:
             x = self._norm(f"{scope}/attention/output/LayerNorm", x)
@@ -133,21 +164,22 @@ class _Encoder:
         """Adds the convolution of the embeddings to the output of the first layer, and normalizes the sum."""
         graph, convolution = self._graph, self._architecture.convolution
         assert convolution is not None
-        last = graph.tensor(np.array([-1]))
-        used = graph.op("Unsqueeze", graph.op("Cast", "attend", to=TensorProto.FLOAT), last)
-        grid = graph.op("Mul", graph.op("Gather", embeddings, "unpack"), used)
+        grid = self._grid.unpack(embeddings)
+        if self._grid.has_padding:
+            last = graph.tensor(np.array([-1]))
+            grid = graph.op("Mul", grid, graph.op("Unsqueeze", graph.op("Cast", "attend", to=TensorProto.FLOAT), last))
         kernel = self._weights["encoder/convolution/kernel"].transpose(2, 1, 0)
         found = graph.op(
             "Conv",
             graph.op("Transpose", grid, perm=[0, 2, 1]),
-            graph.tensor(kernel),
-            graph.tensor(self._weights["encoder/convolution/bias"]),
+            graph.tensor(kernel, "encoder/convolution/kernel"),
+            graph.tensor(self._weights["encoder/convolution/bias"], "encoder/convolution/bias"),
             group=convolution.groups,
             pads=[convolution.width // 2] * 2,
         )
         flat = graph.op("Transpose", found, perm=[0, 2, 1])
         flat = graph.op("Reshape", flat, graph.tensor(np.array([-1, self._model.hidden_size])))
-        found = graph.op("Gather", flat, graph.op("Gather", "pack", selected) if selected else "pack")
+        found = self._grid.pack(flat, selected)
         total = graph.op("Add", x, activate(graph, convolution.act, found))
         return self._norm("encoder/convolution/LayerNorm", total)
 
@@ -174,7 +206,7 @@ class _Encoder:
 def _pool(graph: Graph, strategy: PoolingStrategy, weights: Mapping[str, np.ndarray], x: str) -> str:
     """Adds pooling of ``[t, d]``, or of ``[n, d]`` with one selected token per sequence; 0 if all tokens are masked."""
     if strategy is PoolingStrategy.CLS_POOLED:
-        kernel, bias = graph.tensor(weights["pooler/dense/kernel"]), graph.tensor(weights["pooler/dense/bias"])
+        kernel, bias = (graph.tensor(weights[name], name) for name in ("pooler/dense/kernel", "pooler/dense/bias"))
         return str(graph.op("Tanh", graph.op("Gemm", x, kernel, bias)))
     if strategy in _ONE_TOKEN:
         return x

@@ -34,6 +34,7 @@ from ..layout import (
     split_groups,
 )
 from ..thread_pool import ThreadPool
+from .grid import is_long, split_long
 
 _DTYPES = ("fp32", "int8")
 INFO = EngineInfo(
@@ -61,7 +62,7 @@ GRID_MULTIPLE = 4
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
-_GRAPH_VERSION = 4
+_GRAPH_VERSION = 5
 #: Constants of at least this size are in the file of the weights.
 _EXTERNAL_BYTES = 1024
 
@@ -144,7 +145,10 @@ class OnnxEngine:
 
     def _encode(self, gives_tokens: bool, output: int, session: Any, threads: int, batch: Batch) -> np.ndarray:
         multiple = GRID_MULTIPLE if self._spec.deterministic else 1
-        groups = split_batch(round_up(batch.lengths, multiple), MAX_GRID, max_waste=1.5, min_tokens=128)
+        groups, others = split_long(batch)
+        if len(others):
+            widths = round_up(batch.lengths[others], multiple)
+            groups += [others[group] for group in split_batch(widths, MAX_GRID, max_waste=1.5, min_tokens=128)]
         groups = split_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
         return encode_in_groups(batch, groups, gives_tokens, partial(_run, session, output, multiple))
 
@@ -175,9 +179,12 @@ def _compute(session: Any, layout: Layout, output: int | None = None) -> list[np
     """Returns all outputs of a graph for a layout, or a single one."""
     feeds = {}
     for feed in session.get_inputs():
-        feeds[feed.name] = (
-            attention_mask(layout).astype(np.int32) if feed.name == "attend" else getattr(layout, feed.name)
-        )
+        if feed.name == "attend":
+            feeds[feed.name] = attention_mask(layout).astype(np.int32)
+        elif feed.name == "is_long":
+            feeds[feed.name] = np.array(is_long(layout))
+        else:
+            feeds[feed.name] = getattr(layout, feed.name)
     names = None if output is None else [session.get_outputs()[output].name]
     outputs: list[np.ndarray] = session.run(names, feeds)
     return outputs
@@ -246,7 +253,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
     dense = dense_fp32
     if spec.dtype == "int8":
         probe = Probe()
-        session = _open(_save(build(spec, weights, probe, MAX_GRID), plain), num_cores())
+        session = _open(_save(build(spec, weights, probe, MAX_GRID, any_batch=True), plain), num_cores())
         layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_tokens))
         peaks = largest_peaks(probe.scopes, _compute(session, layout)[1:])
         del session

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 #: Inputs of the graph, fields of ``layout.Layout``: name to (element type, axes). ``attend`` is 1 where attention may
-#: use a token. A graph declares only the inputs that it reads.
+#: use a token. ``is_long`` is that of ``grid``. A graph declares only the inputs that it reads.
 FEEDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "input_ids": (TensorProto.INT32, ("t",)),
     "type_ids": (TensorProto.INT32, ("t",)),
@@ -24,6 +24,7 @@ FEEDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "mask": (TensorProto.FLOAT, ("n", "T")),
     "first": (TensorProto.INT32, ("n",)),
     "last": (TensorProto.INT32, ("n",)),
+    "is_long": (TensorProto.BOOL, ()),
 }
 
 #: Opset and IR version that ONNX 1.16 and later read and write.
@@ -56,13 +57,16 @@ class Graph:
             self._named[key] = name
         return name
 
-    def table(self, values: np.ndarray, axis: int = 0) -> str:
-        """Adds a constant whose rows are selected, and returns its name; zeros after the last row align its size."""
+    def table(self, values: np.ndarray, key: str = "", axis: int = 0) -> str:
+        """Adds a constant whose rows are selected, and returns its name; zeros after the last row align its size.
+
+        Equal keys share the constant of the first.
+        """
         row = values.nbytes // values.shape[axis]
         missing = next(rows for rows in range(ALIGNMENT) if (values.nbytes + rows * row) % ALIGNMENT == 0)
         if missing:
             values = np.pad(values, [(0, missing if each == axis else 0) for each in range(values.ndim)])
-        return self.tensor(values)
+        return self.tensor(values, key)
 
     def op(self, kind: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: Any) -> Any:
         """Adds a node and returns the name of its output, or a list of names for several outputs."""

@@ -106,7 +106,7 @@ class Int8:
             graph.tensor(step),
             graph.tensor(scales, f"{scope}/scales"),
             graph.tensor(np.uint8(zero)),
-            graph.tensor(np.full(len(scales), self._zero, self._kernel_dtype)),
+            graph.tensor(np.full(len(scales), self._zero, self._kernel_dtype), f"{scope}/zeros"),
             domain=MICROSOFT,
         )
         return graph.op("Mul", product, peak), bias
