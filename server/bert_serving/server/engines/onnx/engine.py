@@ -145,7 +145,8 @@ class OnnxEngine:
 
     def _encode(self, gives_tokens: bool, output: int, session: Any, threads: int, batch: Batch) -> np.ndarray:
         multiple = GRID_MULTIPLE if self._spec.deterministic else 1
-        groups, others = split_long(batch)
+        long, others = split_long(batch)
+        groups = [group[part] for group in long for part in split_batch(batch.lengths[group], MAX_GRID)]
         if len(others):
             widths = round_up(batch.lengths[others], multiple)
             groups += [others[group] for group in split_batch(widths, MAX_GRID, max_waste=1.5, min_tokens=128)]
