@@ -159,7 +159,8 @@ def test_queued_time_is_counted_as_queue(server: HttpServer) -> None:
         clients = [open_clients.enter_context(server.zmq_client()) for _ in range(3)]
         worker.suspend()
         try:
-            runs = [pool.submit(client.encode, [SLOW], timings=timings) for client in clients]
+            # Equal texts would be computed once.
+            runs = [pool.submit(each.encode, [f"{SLOW} {n}"], timings=timings) for n, each in enumerate(clients)]
             wait_until(all_wait, 60, "all three requests to wait")
             time.sleep(0.1)
         finally:
