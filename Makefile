@@ -102,6 +102,7 @@ coverage: setup
 
 faults: setup
 	$(BIN)/python -m pytest tests/faults -m "" $(ARGS)
+	$(BIN)/python -m pytest tests/e2e -m "minutes and not cluster" $(ARGS)
 
 # Some of these tests also run with make test, others with make faults.
 cluster: setup cluster-ray

@@ -200,7 +200,7 @@ def test_the_comparison_with_peers_runs(tmp_path: Path) -> None:
     assert "- fp32, bulk: this / its engine alone: " in out
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_the_comparison_of_rerankers_runs(tmp_path: Path) -> None:
     _, systems = compare_peers(tmp_path, "reranker", ["this served fp32", "this, HTTP"])
     assert [(one["system"], one["how"]) for one in systems] == [("this", "served"), ("this, HTTP", "served")]

@@ -267,7 +267,7 @@ def test_a_hung_worker_is_replaced() -> None:
         client.encode(["hello world"])
         worker = server.child("worker-0")
         worker.suspend()
-        assert client.encode(["hello world"]).shape == (1, 32)
+        assert client.encode(["another text"]).shape == (1, 32)  # the same one may still be at hand
         assert "no heartbeat for" in server.log
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.wait(60)

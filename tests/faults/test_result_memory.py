@@ -40,6 +40,7 @@ def results(client: BertClient) -> dict[str, int]:
     return client.server_status["results"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.minutes
 def test_clients_that_do_not_read_take_limited_memory_and_stop_no_other(server: Server) -> None:
     """Each of them is cut after some seconds without a read byte, when others need the memory."""
     sink, before = server.child("sink").pid, memory(server)["sink"]
