@@ -91,9 +91,8 @@ def test_machines_come_and_go_with_the_load(cluster: RayCluster) -> None:
                 wait_until(lambda: "drains" in command.log or less.receive(1), 60)  # type: ignore[func-returns-value]
                 less.finish()
             wait_until(lambda: "0 of 0 machines" in command.log.split("2 of 2 machines")[-1], 120)
-            status = load.status()
-            assert status["joined"]["num_losses"] == 0
-            assert status["joined"]["machines"] == []
+            wait_until(lambda: load.status()["joined"]["machines"] == [], 60, "the last machine to leave")
+            assert load.status()["joined"]["num_losses"] == 0
         assert "requeuing" not in server.log
         assert command.stop() == 0
 
