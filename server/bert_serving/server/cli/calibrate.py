@@ -6,14 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bert_serving.client import BertClient, BertServingError
-from bert_serving.client.command_parser import CommandParser
+from bert_serving.client import BertServingError
 from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import add_sources, choose_address, command_args
 
 from ..config.option import at_least
 from ..model.ranges import RangeSample, to_json
-from .text_sample import add_server, text_chunks
+from .text_sample import add_server, connect, sample_parser, text_chunks
 
 #: Number of texts below which texts that follow often have numbers beyond the ranges.
 RECOMMENDED_TEXTS = 1000
@@ -30,16 +29,14 @@ examples:
 
 def get_parser() -> argparse.ArgumentParser:
     """Builds the parser of ``bert-serving-calibrate``."""
-    parser = CommandParser(
-        prog="bert-serving-calibrate",
-        description="Encode texts and save the least and the greatest number of each dimension of their vectors. The "
-        "embedding types int8 and uint8 need these ranges.",
-        epilog=_EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
+    parser = sample_parser(
+        "bert-serving-calibrate",
+        "Encode texts and save the least and the greatest number of each dimension of their vectors. The embedding "
+        "types int8 and uint8 need these ranges.",
+        _EPILOG,
+        "texts in UTF-8, one per line; blank lines are skipped",
     )
     add = parser.add_argument
-    add("file", metavar="FILE", help="texts in UTF-8, one per line; blank lines are skipped")
-    add("-o", "--output", required=True, metavar="OUT", help="JSON file to write")
     add(
         "-dimensions",
         "--dimensions",
@@ -91,13 +88,7 @@ def _measure(args: argparse.Namespace) -> tuple[int, dict[str, RangeSample]]:
     spaces: dict[int | None, str | None] = dict.fromkeys([None, *args.dimensions])
     with (
         open(args.file, encoding="utf-8") as lines,
-        BertClient(
-            ip=args.front or args.ip,
-            **({} if args.front else {"port": args.port, "port_out": args.port_out}),
-            check_length=False,
-            server_key=args.server_key,
-            secret_key=args.secret_key,
-        ) as client,
+        connect(args) as client,
     ):
         if not client.server_config.get("embedding_types"):
             raise ValueError(

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bert_serving.client import BertClient, BertServingError
-from bert_serving.client.command_parser import CommandParser
+from bert_serving.client import BertServingError
 from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import add_sources, choose_address, command_args
 
@@ -20,7 +19,7 @@ from ..errors import ServingError
 from ..model.errors import ModelError
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference, Sample
 from ..tokenization.factory import make_tokenizer
-from .text_sample import add_server, text_chunks
+from .text_sample import add_server, connect, sample_parser, text_chunks
 
 #: Number of texts below which the drift of a healthy server is large by chance.
 RECOMMENDED_TEXTS = 1000
@@ -39,15 +38,12 @@ examples:
 
 def get_parser() -> argparse.ArgumentParser:
     """Builds the parser of ``bert-serving-drift``."""
-    parser = CommandParser(
-        prog="bert-serving-drift",
-        description="Encode a sample of texts and save its statistics, for -drift_reference.",
-        epilog=_EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
+    parser = sample_parser(
+        "bert-serving-drift",
+        "Encode a sample of texts and save its statistics, for -drift_reference.",
+        _EPILOG,
+        "sample in UTF-8, one text per line; blank lines are skipped",
     )
-    add = parser.add_argument
-    add("file", metavar="FILE", help="sample in UTF-8, one text per line; blank lines are skipped")
-    add("-o", "--output", required=True, metavar="OUT", help="JSON file to write")
     add_server(parser)
     add_sources(parser)
     add_completion(parser)
@@ -80,13 +76,7 @@ def _measure(args: argparse.Namespace) -> Reference:
     sample = Sample()
     with (
         open(args.file, encoding="utf-8") as lines,
-        BertClient(
-            ip=args.front or args.ip,
-            **({} if args.front else {"port": args.port, "port_out": args.port_out}),
-            check_length=False,
-            server_key=args.server_key,
-            secret_key=args.secret_key,
-        ) as client,
+        connect(args) as client,
     ):
         options = client.server_config
         tokenizer = make_tokenizer(*apply_model_folder(_token_options(options), logging.getLogger(__name__)))

@@ -6,8 +6,39 @@ import argparse
 import itertools
 from collections.abc import Iterator
 
+from bert_serving.client import BertClient
+from bert_serving.client.command_parser import CommandParser
+
 #: Number of texts per call of the client.
 CHUNK_SIZE = 4096
+
+
+def sample_parser(prog: str, description: str, epilog: str, texts: str) -> CommandParser:
+    """Returns the parser of a command, with the file of texts and the file to write.
+
+    Args:
+        texts: help of the first file.
+    """
+    parser = CommandParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
+    )
+    parser.add_argument("file", metavar="FILE", help=texts)
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="JSON file to write")
+    return parser
+
+
+def connect(args: argparse.Namespace) -> BertClient:
+    """Returns a client of the server that the flags of :func:`add_server` name."""
+    return BertClient(
+        ip=args.front or args.ip,
+        **({} if args.front else {"port": args.port, "port_out": args.port_out}),
+        check_length=False,
+        server_key=args.server_key,
+        secret_key=args.secret_key,
+    )
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:

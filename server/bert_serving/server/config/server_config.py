@@ -120,6 +120,11 @@ class ServerConfig(Options):
         return self.join_port_out or (None if self.join_port is None else self.join_port + 1)
 
     @property
+    def has_text_vectors(self) -> bool:
+        """Whether results are one vector per text: neither scores nor vectors of tokens."""
+        return self.task == "embed" and self.pooling_strategy != PoolingStrategy.NONE
+
+    @property
     def output_dtype(self) -> str:
         """The dtype of vectors on the wire. Scores have their full precision, because small ones would be 0."""
         return "float16" if self.fp16 and self.task == "embed" else "float32"

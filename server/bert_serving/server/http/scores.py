@@ -10,7 +10,7 @@ import numpy as np
 
 from .encoding_call import EncodingCall
 from .encoding_service import EncodingResult, EncodingService
-from .errors import BodyTooLarge, WrongTask
+from .errors import BadRequest, BodyTooLarge, WrongTask
 
 #: A text, or a pair of texts.
 Item = str | tuple[str, str]
@@ -65,6 +65,18 @@ def require_task(service: EncodingService, task: str) -> None:
             f"this server has -task {found}, and this route needs a server with -task {task}: use {_ROUTES[found]}, or "
             "another server"
         )
+
+
+def require_text_vectors(service: EncodingService) -> None:
+    """Checks that the server returns one vector per text.
+
+    Raises:
+        BadRequest: it returns a vector per token.
+        WrongTask: it returns scores.
+    """
+    require_task(service, "embed")
+    if service.token_level:
+        raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

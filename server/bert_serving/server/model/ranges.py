@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..option_file import read_option_file
 
 FORMAT = "bert-serving quantization ranges 1"
 #: Name of the file in a model folder.
 FILE_NAME = "quantization_ranges.json"
-#: Largest size of the file.
-MAX_FILE_BYTES = 2**24
 #: The difference of two smaller numbers is one of float32.
 _LARGEST = 1e38
 
@@ -61,20 +56,14 @@ def read_ranges(path: str) -> dict[str, list[list[float]]]:
     Raises:
         ConfigError: the file cannot be read, or has no ranges.
     """
-    try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode) or not 0 < found.st_size <= MAX_FILE_BYTES:  # others may have no end
-            raise ValueError(f"no regular file of 1 to {MAX_FILE_BYTES} bytes")
-        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        if values["format"] != FORMAT:
-            raise ValueError(f"the format is {values['format']!r}, not {FORMAT!r}")
-        return {str(space): _ends(space, entry) for space, entry in values["spaces"].items()}
-    except OSError as error:
-        raise ConfigError(f"-quantization_ranges {path} cannot be read: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(
-            f"-quantization_ranges {path} has no ranges ({error}): create the file with bert-serving-calibrate"
-        ) from None
+    remedy = "create the file with bert-serving-calibrate"
+    return read_option_file("-quantization_ranges", path, _from_dict, "has no ranges", remedy)
+
+
+def _from_dict(values: dict[str, Any]) -> dict[str, list[list[float]]]:
+    if values["format"] != FORMAT:
+        raise ValueError(f"the format is {values['format']!r}, not {FORMAT!r}")
+    return {str(space): _ends(space, entry) for space, entry in values["spaces"].items()}
 
 
 def _ends(space: str, entry: dict[str, Any]) -> list[list[float]]:

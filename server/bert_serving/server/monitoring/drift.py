@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import stat
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..option_file import read_option_file
 
 FORMAT = "bert-serving drift reference 1"
 #: Keys of the status that concern vectors or lengths; reference and server must agree on them.
@@ -35,8 +32,6 @@ RELEVANT_OPTIONS = (
 )
 #: Maximum number of length bins; each has an equal share of the sample.
 LENGTH_BINS = 10
-#: Largest size of a file with a reference.
-MAX_FILE_BYTES = 2**24
 #: Minimum number of texts in a sample.
 MIN_TEXTS = 2
 
@@ -99,17 +94,8 @@ class Reference:
         Raises:
             ConfigError: the file cannot be read, or is not a reference.
         """
-        try:
-            found = os.stat(path)
-            if not stat.S_ISREG(found.st_mode) or not 0 < found.st_size <= MAX_FILE_BYTES:  # others may have no end
-                raise ValueError(f"no regular file of 1 to {MAX_FILE_BYTES} bytes")
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8-sig")))
-        except OSError as error:
-            raise ConfigError(f"-drift_reference {path} cannot be read: {error.strerror}") from None
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise ConfigError(
-                f"-drift_reference {path} is not a drift reference ({error}): create one with bert-serving-drift"
-            ) from None
+        problem, remedy = "is not a drift reference", "create one with bert-serving-drift"
+        return read_option_file("-drift_reference", path, cls.from_dict, problem, remedy)
 
 
 class Sample:

@@ -33,9 +33,7 @@ class SequenceKeys:
     def of(self, chunk: JobChunk, rows: Sequence[int]) -> list[bytes]:
         """Returns the keys of some sequences of a chunk. ``rows`` counts from the first sequence of the chunk."""
         tokenized = chunk.tokenized
-        code = (
-            chunk.job.options.vector_code & ~TYPE_BITS
-        )  # the sink converts vectors to their embedding type afterwards
+        code = chunk.job.options.vector_code & ~TYPE_BITS  # the sink converts vectors to their type afterwards
         ids = tokenized.input_ids.astype("<i4", copy=False).tobytes()
         types, mask = _as_bytes(tokenized.type_ids), _as_bytes(tokenized.mask)
         starts, lengths = chunk.offsets.tolist(), tokenized.lengths.tolist()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-_LEAST_NORM = 1e-12
+from ..model.unit_vectors import normalize
 
 
 def combine_parts(
@@ -46,7 +46,5 @@ def average(array: np.ndarray, parts: np.ndarray, makes_unit: bool) -> np.ndarra
         result[row] = (array[own] * weights).sum(0, dtype=np.float32) / weights.sum(dtype=np.float32)
     if makes_unit:
         for start in range(0, len(result), 1024):  # a block at a time needs little memory
-            rows = result[start : start + 1024].astype(np.float32)
-            norms = np.sqrt(np.add.reduce(rows * rows, axis=1, keepdims=True))  # not einsum: see sentence_head
-            result[start : start + 1024] = rows / np.maximum(norms, _LEAST_NORM)
+            result[start : start + 1024] = normalize(result[start : start + 1024].astype(np.float32))
     return result

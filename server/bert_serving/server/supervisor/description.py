@@ -88,7 +88,7 @@ def log_start(
 def log_comparable(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:
     """Logs with what vectors and texts of this server may be compared."""
     log.info("vector space: %s; vectors of other spaces are not comparable", config.vector_spaces(model).default)
-    if config.task == "embed" and config.pooling_strategy != PoolingStrategy.NONE:
+    if config.has_text_vectors:
         drift = f"texts are compared with {config.drift_reference}" if config.drift_reference else "not observed"
         log.info("drift: %s", f"{drift} (-drift_reference)")
 

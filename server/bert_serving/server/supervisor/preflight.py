@@ -20,7 +20,6 @@ from ..ipc.descriptors import RESERVE, descriptor_limit
 from ..ipc.endpoints import Addresses
 from ..model.cache import default_cache_dir
 from ..model.config import ModelConfig
-from ..model.pooling import PoolingStrategy
 from ..model.ranges import FILE_NAME, read_ranges
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
@@ -101,8 +100,7 @@ def find_ranges(config: ServerConfig, model: ModelConfig, warn: Callable[[str], 
     path = config.quantization_ranges
     if path is None:
         path = os.path.join(config.model_dir, FILE_NAME)
-        has_vectors = config.task == "embed" and config.pooling_strategy != PoolingStrategy.NONE
-        if not has_vectors or not os.path.lexists(path):
+        if not config.has_text_vectors or not os.path.lexists(path):
             return {}
     ranges = read_ranges(path)
     space, size = config.vector_spaces(model).default, config.vector_size(model)
@@ -255,10 +253,9 @@ def check_fit(config: ServerConfig, model: ModelConfig) -> None:
         raise StartError(
             f"-no_position_embeddings: the model in {model.model_dir} has no table of positions; remove the option"
         )
-    if config.cache_mb * 2**20 > available_memory():
+    if config.cache_mb * 2**20 > (memory := available_memory()):
         raise StartError(
-            f"-cache_mb {config.cache_mb} is more than the {available_memory() // 2**20} MiB of this machine or "
-            "container: set less"
+            f"-cache_mb {config.cache_mb} is more than the {memory // 2**20} MiB of this machine or container: set less"
         )
     pooled = config.pooled_size(model)
     whole = pooled if config.pipeline is None else config.pipeline.widest(pooled)

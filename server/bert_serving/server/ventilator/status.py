@@ -23,7 +23,6 @@ from ..config.folders import hide_folders
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..model.config import ModelConfig
-from ..model.pooling import PoolingStrategy
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
@@ -55,8 +54,7 @@ class ServedSpaces(NamedTuple):
     def of(cls, config: ServerConfig, model: ModelConfig) -> ServedSpaces:
         """Returns the spaces of a server."""
         spaces = config.vector_spaces(model)
-        has_types = config.task == "embed" and config.pooling_strategy != PoolingStrategy.NONE
-        return cls(spaces.default, spaces.by_type() if has_types else {})
+        return cls(spaces.default, spaces.by_type() if config.has_text_vectors else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ import numpy as np
 
 from ..engines.batch import Batch
 from ..model.pipeline import Dense, LayerNorm, Module, ScoreActivation, SentencePipeline, Truncate
+from ..model.unit_vectors import normalize
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .head_weights import HeadWeights
 from .token_pooling import pool
 
-_LEAST_NORM = 1e-12
 #: Coefficients of the error function, from the highest power down (Abramowitz and Stegun, 7.1.26).
 _ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 
@@ -118,13 +118,6 @@ class SentenceHead:
         for step in self._body:
             rows = step(rows)
         return rows
-
-
-def normalize(rows: np.ndarray) -> np.ndarray:
-    """Returns unit vectors ``[n, d]``; a norm below 1e-12 counts as 1e-12."""
-    # The sum of a row does not depend on its place, unlike that of einsum in rows of more than 8,192 numbers.
-    norms = np.sqrt(np.add.reduce(rows * rows, axis=1, keepdims=True))
-    return np.asarray(rows / np.maximum(norms, _LEAST_NORM))
 
 
 def _tail_step(module: Module) -> Step:

@@ -26,7 +26,7 @@ from ..errors import BadRequest, EmptyInput
 from ..fields import check_cohere_fields
 from ..inputs import read_texts
 from ..request_context import JSON, read_model, read_options
-from ..scores import require_task
+from ..scores import require_text_vectors
 from ..validation import json_type, parse_choice, parse_count, printable, require_field, truncate_repr
 
 _BASE64 = "base64"
@@ -51,9 +51,7 @@ def _prepare(version: str, service: EncodingService, values: dict[str, Any], hea
         BadRequest: a field has an invalid value, or the server returns a vector per token.
         WrongTask: the server returns scores.
     """
-    require_task(service, "embed")
-    if service.token_level:
-        raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
+    require_text_vectors(service)
     check_cohere_fields(values)
     read_model(values)
     texts = _read_texts(version, values)

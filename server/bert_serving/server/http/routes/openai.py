@@ -23,7 +23,7 @@ from ..fields import read_embeddings_fields
 from ..inputs import read_input
 from ..request_context import JSON, json_response, read_model, read_options
 from ..schemas import Embedding, EmbeddingsResponse, Model, ModelList, Usage
-from ..scores import require_task
+from ..scores import require_text_vectors
 from ..validation import parse_choice, require_field, truncate_repr
 
 #: Prefix of OpenAI's model names. Token ids sent for such a model come from OpenAI's vocabulary.
@@ -54,9 +54,7 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
         BadRequest: a field has an invalid value, or the server returns a vector per token.
         WrongTask: the server returns scores.
     """
-    require_task(service, "embed")
-    if service.token_level:
-        raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
+    require_text_vectors(service)
     values = read_embeddings_fields(values)
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
     options = read_options(values, headers, service.dimensions)
