@@ -182,6 +182,9 @@ class Raw:
         self.sub.setsockopt(zmq.SUBSCRIBE, b"raw")
         self.sub.connect(f"tcp://127.0.0.1:{server.server.port_out}")
         self.push.connect(f"tcp://127.0.0.1:{server.server.port}")
+        # The reply to the first request waits for the subscription; other replies before it would be lost.
+        self.push.send_multipart([b"raw", b"SHOW_CONFIG", b"1", b"1"])
+        self.sub.recv_multipart()
 
     def info(self, *options: bytes) -> dict[str, Any]:
         self.push.send_multipart([b"raw", b'["hello"]', b"7", b"1", *options])

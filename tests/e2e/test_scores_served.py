@@ -143,8 +143,8 @@ def test_scores_of_pairs_are_those_of_the_cross_encoder(reranker: tuple[Server, 
         np.testing.assert_allclose(batched, found, rtol=0, atol=1e-6)
         client.encode(PAIRS, blocking=False)
         np.testing.assert_array_equal((client.fetch_all() or [])[0], found)
-        streamed = [each.embedding for each in client.encode_async(iter([PAIRS, ["me"], PAIRS]))]
-        np.testing.assert_allclose(streamed[2], found, rtol=0, atol=1e-6)
+        arrived = sorted(client.encode_async(iter([PAIRS, ["me"], PAIRS])), key=lambda each: each.id)
+        np.testing.assert_allclose(arrived[2].embedding, found, rtol=0, atol=1e-6)
         with_prompt = client.encode(PAIRS, prompt="it ")
         np.testing.assert_allclose(with_prompt[:, 0], library.predict(PAIRS, prompt="it "), rtol=0, atol=1e-5)
         as_text = client.encode(["who is it ? ||| hello world"])

@@ -6,10 +6,12 @@ import asyncio
 import gc
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from bert_serving.client import (
     TaskError,
     TooLargeError,
 )
-from bert_serving.client._transport import connection_group, retry_policy
+from bert_serving.client._transport import connection_group, front_link, retry_policy
 from fake_server import CONFIG, FakeServer, until, vectors
 from servers import free_ports
 
@@ -198,7 +200,13 @@ def test_requests_of_a_silent_server_go_to_the_other_one(
         until(lambda: client.encode(["d"]).shape == (1, 4) and "d" in texts_of(one), "it is asked again")
 
 
-def test_a_request_that_no_server_answers_is_a_timeout(start: Start) -> None:
+@pytest.mark.parametrize("late", [0.0, 0.1])
+def test_a_request_that_no_server_answers_is_a_timeout(
+    start: Start, late: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both servers get it, even if the thread of the caller was held up between the start of its wait and sending."""
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late)
+    monkeypatch.setattr(front_link, "time", clock)
     one, two = start(), start()
     with client_of(one, two) as client:
         client.timeout = 1500  # long enough for a request to arrive on a busy machine

@@ -221,6 +221,8 @@ class ConnectionGroup:
                 return False
             then = now - limit
             late = [(request, link) for request, link in sent if request.sent_at <= then]
+            if is_over and not late:  # the call waited for this time, and sent them just after it began to wait
+                late = sent
             silent = {link for _, link in late if link.last_reply <= then}
             for link in silent:
                 if not link.is_silent:
