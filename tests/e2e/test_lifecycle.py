@@ -79,6 +79,30 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_at_once() -> None:
     assert "Traceback" not in server.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_while_they_start_is_no_failed_start(number: int) -> None:
+    """A terminal and a service manager signal the child processes too."""
+    server = Server()
+    wait_until(lambda: len(server.children()) >= 2, what="the first processes")
+    children = server.children()
+    os.killpg(server.process.pid, number)
+    assert server.process.wait(60) == 0, server.log
+    is_gone(server, children)
+    assert "Traceback" not in server.log
+    assert " E:" not in server.log
+
+
+def test_a_hangup_while_processes_start_ends_none_of_them() -> None:
+    server = Server("-engine", "zeros")
+    wait_until(lambda: len(server.children()) >= 2, what="the first processes")
+    os.killpg(server.process.pid, signal.SIGHUP)
+    server.wait_ready()
+    os.killpg(server.process.pid, signal.SIGHUP)
+    wait_until(lambda: "worker-0.2 joined" in server.log, what="the end of the rolling restart")
+    assert " E:" not in server.log
+    assert server.stop() == 0
+
+
 def test_sigkill_of_the_supervisor_ends_all_processes(tmp_path: Path) -> None:
     server = Server(env={"ZEROMQ_SOCK_TMP_DIR": str(tmp_path)}).wait_ready()
     children = server.children()

@@ -25,6 +25,7 @@ from .errors import ServingError
 from .ipc.commands import FATAL
 from .ipc.descriptors import raise_descriptor_limit
 from .ipc.endpoints import Addresses
+from .ipc.group_signals import ignore_group_signals
 from .ipc.process_context import ProcessContext
 from .ipc.sockets import make_socket
 from .log import flush_log, get_logger
@@ -60,9 +61,7 @@ def main(arguments: dict[str, Any]) -> None:
     """Runs the role that ``arguments`` name in this process, and ends the process."""
     # ONNX Runtime collects and sends telemetry unless this is set before its first import.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    # Ctrl-C reaches the whole process group; the supervisor decides when child processes end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_group_signals()
     addresses = Addresses(**arguments["addresses"])
     _exit_when_orphaned(addresses)
     config = ServerConfig.from_json(arguments["config"])

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
+from ..ipc.group_signals import group_signals_blocked
 from ..ipc.heartbeat import LIVENESS_TIMEOUT
 from . import fork
 from .arguments import send_arguments
@@ -98,7 +99,7 @@ class Child:
             "addresses": self.addresses.to_dict(),
             "options": self.options,
         }
-        with fork.fork_lock:
+        with fork.fork_lock, group_signals_blocked():
             self.process = subprocess.Popen(
                 [sys.executable, "-c", BOOTSTRAP, f"bert-serving-{self.name}"],
                 stdin=subprocess.PIPE,

@@ -383,7 +383,8 @@ class BertServer(threading.Thread):
         running = [child for child in self.children.values() if child.is_running]
         for child in running:
             self._tell(child.name, commands.STOP)
-        deadline = time.monotonic() + (STOP_SECONDS if self.exit_code == EXIT_OK else 1.0)
+        is_orderly = self.exit_code == EXIT_OK and self.is_ready.is_set()  # a process that starts may not hear STOP
+        deadline = time.monotonic() + (STOP_SECONDS if is_orderly else 1.0)
         for child in running:
             child.end(deadline)
         self._prepared.close()
