@@ -93,7 +93,7 @@ def need(code: str) -> None:
             for end in range(1, name.count(".") + 2):
                 package = ".".join(name.split(".")[:end])
                 if find_spec(package) is None:
-                    pytest.skip(f"{package} is not installed; make test-frameworks has it")
+                    pytest.skip(f"{package} is not installed; make test or make test-frameworks has it")
 
 
 def need_command(name: str) -> None:

@@ -127,6 +127,14 @@ def test_an_error_is_the_reason_and_how_to_get_help(
     assert (help, end) == ("bert-serving-start --help describes all flags", "")
 
 
+@pytest.mark.parametrize("flag", ["-h", "-help", "--help"])
+def test_help_is_a_flag_with_one_dash_too(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        start([flag])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: bert-serving-start")
+
+
 def test_contradicting_options_are_rejected() -> None:
     with pytest.raises(ConfigError, match="both 5555"):
         read("-port_out", "5555")

@@ -17,6 +17,11 @@ _SPELLINGS = re.compile(r"argument (-[^\s/:]+)(?:/-[^\s/:]+)*: ")
 class CommandParser(argparse.ArgumentParser):
     """Parses the arguments of a command. An error is two lines, the reason and how to get help, and exit code 2."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, add_help=False)
+        # Flags of these commands have one dash, so -help is a flag too.
+        self.add_argument("-h", "-help", "--help", action="help", help="show this help message and exit")
+
     def error(self, message: str) -> NoReturn:
         """Prints the reason without the usage, and exits."""
         reason = _SPELLINGS.sub(r"\1: ", message)
