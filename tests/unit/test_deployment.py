@@ -29,8 +29,10 @@ from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.options import OPTIONS
 from bert_serving.server.http import metrics
 from bert_serving.server.http.concurrency_limit import ConcurrencyLimiter
+from bert_serving.server.http.route_table import ENCODING_ROUTES
 
 ROOT = Path(__file__).resolve().parents[2]
+HISTORY = Path(metrics.__file__).parent / "static" / "dashboard" / "js" / "history.js"
 DOCKER, KUBERNETES = ROOT / "docker", ROOT / "deploy" / "kubernetes"
 PORTS = {"requests": OPTIONS["port"].default, "results": OPTIONS["port_out"].default, "http": 8125}
 DRAIN = OPTIONS["drain_timeout"].default
@@ -88,6 +90,17 @@ def test_the_board_asks_for_metrics_that_there_are() -> None:
     in_no_panel = metric_names() - used
     derived = {name for name in in_no_panel if name.endswith(("_created", "_count", "_sum"))}
     assert in_no_panel - derived == set(), "metrics that no panel shows"
+
+
+def test_the_board_and_the_dashboard_have_the_routes_that_encode() -> None:
+    """Both show the latency of these routes alone, so a new route must be added to both."""
+    queries = [target["expr"] for panel in BOARD["panels"] for target in panel.get("targets", [])]
+    lists = re.findall(r'path=~"([^"]*)"', " ".join(queries))
+    assert lists
+    for paths in lists:
+        assert set(paths.split("|")) == set(ENCODING_ROUTES), BOARD["title"]
+    (script,) = re.findall(r"ENCODING_PATHS = new Set\(\[(.*?)\]\)", HISTORY.read_text(), re.DOTALL)
+    assert set(re.findall(r"'([^']*)'", script)) == set(ENCODING_ROUTES), HISTORY
 
 
 def test_the_board_is_well_formed() -> None:

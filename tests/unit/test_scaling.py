@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.server.cluster.front_monitor import FrontReport, read_report
+from bert_serving.server.cluster.front_monitor import FrontLoad, read_load
 from bert_serving.server.cluster.scaling import RISE_SECONDS, Load, Scaling
 
 #: Tokens that a machine computes in a second, in the simulation.
@@ -131,4 +131,4 @@ def test_a_status_becomes_a_report() -> None:
         "workers": [{"in_flight": 2}, {"in_flight": 0}],
         "joined": {"machines": [machine("a", 1, False), machine("b", 0, False), machine("c", 1, True)]},
     }
-    assert read_report(status, 3.0) == FrontReport(3.0, 7, 50, 1, 2, frozenset("a"))
+    assert read_load(status, 3.0) == FrontLoad(3.0, 7, 50, 1, 2, frozenset("a"))

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from bert_serving.client import BertClient, BertServingError
 
-#: Seconds between two reports, and the longest wait for one.
+#: Seconds between two statuses, and the longest wait for one.
 INTERVAL, TIMEOUT = 1.0, 5.0
 
 
-class FrontReport(NamedTuple):
-    """What the front reports at one time.
+class FrontLoad(NamedTuple):
+    """The load of the front at one time.
 
     Attributes:
         at: monotonic seconds.
@@ -32,10 +32,10 @@ class FrontReport(NamedTuple):
     machines: frozenset[str]
 
 
-def read_report(status: dict[str, Any], at: float) -> FrontReport:
-    """Returns what a status says about the load."""
+def read_load(status: dict[str, Any], at: float) -> FrontLoad:
+    """Returns the load that a status reports."""
     joined = status["joined"]["machines"] if "joined" in status else []
-    return FrontReport(
+    return FrontLoad(
         at,
         status["queue"]["tokens"],
         status["batches"]["tokens"],
@@ -53,12 +53,12 @@ class FrontMonitor:
         report: is called from the thread with the reason when the front is lost, and with None when it is back.
 
     Attributes:
-        last: the last report; None before the first.
+        last: the last load that was read; None before the first.
     """
 
     def __init__(self, options: dict[str, Any], report: Callable[[BertServingError | None], None]) -> None:
         self._options, self._report = options, report
-        self.last: FrontReport | None = None
+        self.last: FrontLoad | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="front-monitor", daemon=True)
 
@@ -84,7 +84,7 @@ class FrontMonitor:
         is_lost = False
         while not self._over.wait(INTERVAL):
             try:
-                self.last = read_report(self._client.server_status, time.monotonic())
+                self.last = read_load(self._client.server_status, time.monotonic())
                 error: BertServingError | None = None
             except BertServingError as caught:
                 error = caught
