@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import struct
 import zipfile
@@ -32,7 +33,7 @@ class Reader(Protocol):
         ...
 
     def read(self, name: str) -> np.ndarray:
-        """Reads a tensor, converted to float32.
+        """Reads a tensor, converted to float32. It may be a view of the file.
 
         Raises:
             WeightError: the tensor is quantized, or the file is damaged.
@@ -41,7 +42,7 @@ class Reader(Protocol):
 
 
 #: Types of weights that are not quantized.
-_SAFETENSORS_FLOATS = ("F16", "BF16", "F32", "F64")
+_SAFETENSORS_FLOATS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _TF_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _TORCH_FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 
@@ -89,7 +90,7 @@ class Tf1Reader:
 
 
 class SafetensorsReader:
-    """Reads ``model.safetensors``, or a sharded checkpoint by its index."""
+    """Maps ``model.safetensors``, or a sharded checkpoint by its index."""
 
     def __init__(self, path: str):
         try:
@@ -99,13 +100,14 @@ class SafetensorsReader:
         index = Path(path)
         shards = set(shard_index(index).values()) if index.suffix == ".json" else {index.name}
         self._locations: dict[str, tuple[Path, Any]] = {}
-        self._error = SafetensorError
+        self._mapped: dict[Path, _MappedFile] = {}
         for shard in sorted(shards):
             file = index.parent / shard
             try:
                 tensors: Any = safe_open(str(file), framework="np")
                 self._locations.update(dict.fromkeys(tensors.keys(), (file, tensors)))
-            except (SafetensorError, OSError) as error:
+                self._mapped[file] = _MappedFile(file)
+            except (SafetensorError, OSError, ValueError) as error:
                 raise WeightError(f"cannot read {file} ({error}); copy or download it again") from error
 
     def names(self) -> Iterable[str]:
@@ -122,27 +124,31 @@ class SafetensorsReader:
 
     def read(self, name: str) -> np.ndarray:
         self.require_float(name)
-        file, tensors = self._locations[name]
-        try:
-            if tensors.get_slice(name).get_dtype() == "BF16":  # numpy has no such dtype
-                return read_bf16(file, name)
-            return np.asarray(tensors.get_tensor(name), dtype=np.float32)
-        except (self._error, OSError, TypeError) as error:
-            raise WeightError(f"cannot read {name} of {file} ({error}); copy or download it again") from error
+        return self._mapped[self._locations[name][0]].read(name)
 
 
-def read_bf16(path: Path, name: str) -> np.ndarray:
-    """Reads a bfloat16 tensor of a safetensors file as float32. A bfloat16 is the upper half of a float32.
+class _MappedFile:
+    """A safetensors file that ``safe_open`` has validated, mapped into memory.
 
     The format (https://huggingface.co/docs/safetensors#format) is a 64-bit length, a JSON header of this length, data.
     """
-    with open(path, "rb") as file:
-        (header_size,) = struct.unpack("<Q", file.read(8))
-        entry = json.loads(file.read(header_size))[name]
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            (header_size,) = struct.unpack("<Q", file.read(8))
+            self._entries: dict[str, Any] = json.loads(file.read(header_size))
+            self._data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)[
+                8 + header_size :
+            ]
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns a tensor as float32: a view of the file if it has this type."""
+        entry = self._entries[name]
         begin, end = entry["data_offsets"]
-        file.seek(8 + header_size + begin)
-        halves = np.frombuffer(file.read(end - begin), dtype="<u2")
-    return np.asarray((halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"]))
+        values = self._data[begin:end].view(_SAFETENSORS_FLOATS[entry["dtype"]]).reshape(entry["shape"])
+        if entry["dtype"] == "BF16":  # the upper half of a float32; numpy has no such dtype
+            return np.asarray((values.astype(np.uint32) << 16).view(np.float32))
+        return np.asarray(values, np.float32)
 
 
 class PytorchReader:

@@ -6,8 +6,10 @@ of PyTorch's ``weight``.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,8 @@ from .rejections import reject_unused_tensors
 WORD_EMBEDDINGS = "embeddings/word_embeddings"
 POSITION_EMBEDDINGS = "embeddings/position_embeddings"
 TYPE_EMBEDDINGS = "embeddings/token_type_embeddings"
+#: Maximum number of threads that convert weights.
+_MAX_THREADS = 4
 
 
 def load_weights(
@@ -44,10 +48,12 @@ def load_weights(
     """
     layers = config.num_hidden_layers if need_layers is None else need_layers
     reader, sources = _open_encoder(config)
-    return {
-        name: _read(reader, sources, name, shape, config)
-        for name, shape in expected_shapes(config, layers, need_pooler).items()
-    }
+    shapes = expected_shapes(config, layers, need_pooler)
+    # The reader of TensorFlow is not thread-safe.
+    threads = 1 if config.checkpoint_format == "tf1" else min(_MAX_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        weights = pool.map(lambda name: _read(reader, sources, name, shapes[name], config), shapes)
+        return dict(zip(shapes, weights, strict=True))
 
 
 def check_weights(config: ModelConfig, need_layers: int, need_pooler: bool) -> None:
@@ -310,4 +316,5 @@ def _read(
         weight = weight[config.position_offset :]
     elif source.parts > 1:
         weight = np.split(weight, source.parts)[source.part]
-    return np.ascontiguousarray(weight.T if _is_transposed(name, config) else weight)
+    # A copy, because the file may change later.
+    return np.array(weight.T if _is_transposed(name, config) else weight, order="C")

@@ -7,11 +7,8 @@ import json
 import time
 from typing import Any
 
-import numpy as np
-
 from ..engines import load
-from ..engines.base import Device, DeviceLost, Engine, OutOfMemory
-from ..engines.batch import Batch
+from ..engines.base import Device, DeviceLost, OutOfMemory
 from ..engines.nvml import GpuMeter
 from ..ipc.commands import READY, STOP, from_u64
 from ..ipc.messages import BatchMessage, Result, decode_commands
@@ -24,9 +21,7 @@ from .engine_spec import engine_spec
 from .front_connection import FrontConnection
 from .head_weights import load_head_weights
 from .sentence_head import SentenceHead
-
-#: Seconds that a full batch takes on a CPU; a small request waits behind it at most so long.
-CPU_BATCH_SECONDS = 0.25
+from .warm_up import warm_up
 
 
 def run(process: ProcessContext) -> None:
@@ -130,25 +125,3 @@ def _kind(error: Exception) -> bytes:
     if isinstance(error, OutOfMemory | MemoryError):
         return b"oom"
     return b"nonfinite" if isinstance(error, FloatingPointError) else b"error"
-
-
-def warm_up(engine: Engine, device: Device, max_positions: int, max_seq_len: int | None) -> int:
-    """Runs first batches, which are slower than later ones. Returns the maximum number of tokens of a batch."""
-
-    def batch(sequences: int, length: int) -> Batch:
-        tokens = sequences * length
-        ones, zeros = np.ones(tokens, np.int32), np.zeros(tokens, np.int32)
-        return Batch(zeros, zeros, ones, np.full(sequences, length, np.int32))
-
-    length = max(2, min(max_seq_len or 64, max_positions, 64))
-    engine.encode(batch(1, length))
-    if device.kind != "cpu":
-        engine.encode(batch(64, length))
-        return 65536
-    sequences = max(16, 4 * device.threads)
-    engine.encode(batch(sequences, length))
-    start = time.perf_counter()
-    engine.encode(batch(sequences, length))
-    rate = sequences * length / (time.perf_counter() - start)
-    # At least one sequence of full length, or a few dozen short ones, fit into a batch.
-    return int(min(65536, max(rate * CPU_BATCH_SECONDS, 512, max_seq_len or max_positions)))

@@ -40,6 +40,7 @@ def build(
     max_scores: int = 1 << 20,
     has_tokens: bool = False,
     any_batch: bool = False,
+    constants: dict[str, np.ndarray] | None = None,
 ) -> onnx.ModelProto:
     """Returns the graph from token ids to vectors: its first output is ``[n, d]``, or ``[t, d]`` without pooling.
 
@@ -53,11 +54,12 @@ def build(
         max_scores: maximum number of attention scores of one head, ``[n, T, T]``, that are computed at once.
         has_tokens: adds the vectors of tokens, ``[t, d]``, as the last output if the strategy is REDUCE_MEAN.
         any_batch: one graph for all batches, without bodies. A ``dense`` that adds outputs requires it.
+        constants: as that of ``Graph``.
 
     Raises:
         ValueError: the model has no such pooling layer.
     """
-    graph = Graph()
+    graph = Graph(constants)
 
     def vectors(is_long: bool) -> list[tuple[str, int]]:
         encoder = _Encoder(graph, spec, weights, dense, max_scores, Grid(graph, is_long))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import shutil
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -63,8 +63,6 @@ GRID_MULTIPLE = 4
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
 _GRAPH_VERSION = 5
-#: Constants of at least this size are in the file of the weights.
-_EXTERNAL_BYTES = 1024
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
@@ -191,11 +189,19 @@ def _compute(session: Any, layout: Layout, output: int | None = None) -> list[np
     return outputs
 
 
-def _open(path: str, threads: int, rewrite_to: Path | None = None, prepack: bool = True) -> Any:
-    """Opens a session for the graph at ``path``.
+def _open(
+    graph: str | bytes,
+    threads: int,
+    constants: Mapping[str, np.ndarray] | None = None,
+    write_to: Path | None = None,
+    prepack: bool = True,
+) -> Any:
+    """Opens a session.
 
     Args:
-        rewrite_to: folder to write the graph to again, see ``_write``.
+        graph: path of a file with the graph, or its bytes.
+        constants: large constants that the graph lacks. The session uses their memory, so they must outlive it.
+        write_to: folder to which the session writes graph and weights, see ``_write``.
         prepack: write weights as the operators want them.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by the import
@@ -213,14 +219,19 @@ def _open(path: str, threads: int, rewrite_to: Path | None = None, prepack: bool
     # and a third slower on a busy one.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "10")
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if rewrite_to is not None:
-        options.optimized_model_filepath = str(rewrite_to / _MODEL)
+    if constants:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
+        options.add_external_initializers(list(constants), values)
+    if write_to is not None:
+        from .graph import EXTERNAL_BYTES
+
+        options.optimized_model_filepath = str(write_to / _MODEL)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
         options.add_session_config_entry(
-            "session.optimized_model_external_initializers_min_size_in_bytes", str(_EXTERNAL_BYTES)
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(EXTERNAL_BYTES)
         )
         options.add_session_config_entry("session.save_external_prepacked_constant_initializers", str(int(prepack)))
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> dict[str, object]:
@@ -250,33 +261,22 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
     layers = spec.layers
     weights = load_weights(spec.model, max(layers) + 1, spec.needs_pooler)
     log(f"build graph, {spec.pooling_strategy} of layers {', '.join(map(str, layers))}, {spec.dtype}")
-    plain = folder / "plain"
     dense = dense_fp32
     if spec.dtype == "int8":
-        probe = Probe()
-        session = _open(_save(build(spec, weights, probe, MAX_GRID, any_batch=True), plain), num_cores())
+        probe, constants = Probe(), dict[str, np.ndarray]()
+        model = build(spec, weights, probe, MAX_GRID, any_batch=True, constants=constants)
+        session = _open(model.SerializeToString(), num_cores(), constants)
         layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_tokens))
         peaks = largest_peaks(probe.scopes, _compute(session, layout)[1:])
-        del session
+        del session, constants
         # The product of gated units has no minimum.
         act = "" if spec.model.architecture.gated else spec.model.hidden_act
         dense = Int8(peaks, act, kernel_dtype(*processor(features)))
-    # Opening the graph once writes it again with prepacked weights. All workers then share the pages of the file;
-    # otherwise each worker would make a private copy.
-    model = build(spec, weights, dense, MAX_GRID, has_tokens=True)
-    prepack = is_aligned(model, _EXTERNAL_BYTES)
+    # Opening the graph writes it with prepacked weights. All workers then share the pages of the file; otherwise each
+    # worker would make a private copy.
+    constants = {}
+    model = build(spec, weights, dense, MAX_GRID, has_tokens=True, constants=constants)
+    prepack = is_aligned(constants)
     if not prepack:
         log("weights whose sizes are no multiples of 64 bytes: each worker prepacks its own copy")
-    _open(_save(model, plain), num_cores(), folder, prepack)
-    shutil.rmtree(plain)
-
-
-def _save(model: Any, folder: Path) -> str:
-    """Empties ``folder``, writes a model and its weights to it, and returns the path of the model."""
-    import onnx
-
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    path = f"{folder}/{_MODEL}"
-    onnx.save_model(model, path, save_as_external_data=True, location=_WEIGHTS, size_threshold=_EXTERNAL_BYTES)
-    return path
+    _open(model.SerializeToString(), num_cores(), constants, folder, prepack)

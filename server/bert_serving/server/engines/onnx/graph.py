@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,20 @@ MICROSOFT = "com.microsoft"
 #: ONNX Runtime reads prepacked weights with instructions that need addresses of this multiple. In the file, they follow
 #: other constants without padding.
 ALIGNMENT = 64
+#: Constants of at least this size are in the file of the weights.
+EXTERNAL_BYTES = 1024
 
 
 class Graph:
-    """Collects the nodes of a graph. Names are numbered in order, so equal calls make equal graphs."""
+    """Collects the nodes of a graph. Names are numbered in order, so equal calls make equal graphs.
 
-    def __init__(self) -> None:
+    Args:
+        constants: receives the constants of at least ``EXTERNAL_BYTES`` by name; the graph has their types and shapes
+            alone. None: the graph has a copy of them.
+    """
+
+    def __init__(self, constants: dict[str, np.ndarray] | None = None) -> None:
+        self._constants = constants
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
         self.outputs: list[tuple[str, int]] = []
@@ -52,7 +60,12 @@ class Graph:
         if key in self._named:
             return self._named[key]
         name = f"constant_{len(self.tensors)}"
-        self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        array = np.ascontiguousarray(values)
+        if self._constants is None or array.nbytes < EXTERNAL_BYTES:
+            self.tensors.append(numpy_helper.from_array(array, name))
+        else:
+            self._constants[name] = array
+            self.tensors.append(_without_values(array, name))
         if key:
             self._named[key] = name
         return name
@@ -125,7 +138,14 @@ def dense_fp32(graph: Graph, x: str, scope: str, kernel: np.ndarray, bias: np.nd
     return graph.op("MatMul", x, graph.tensor(kernel, f"{scope}/kernel")), bias
 
 
-def is_aligned(model: onnx.ModelProto, min_bytes: int) -> bool:
-    """Returns whether prepacked weights may follow each constant of at least ``min_bytes`` in the file."""
-    sizes = (len(tensor.raw_data) for tensor in model.graph.initializer)
-    return all(size < min_bytes or size % ALIGNMENT == 0 for size in sizes)
+def _without_values(array: np.ndarray, name: str) -> onnx.TensorProto:
+    """Returns the type and the shape of a constant that the session receives beside the graph."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="none")
+    return tensor
+
+
+def is_aligned(constants: Mapping[str, np.ndarray]) -> bool:
+    """Returns whether prepacked weights may follow each of the large constants in the file."""
+    return all(array.nbytes % ALIGNMENT == 0 for array in constants.values())

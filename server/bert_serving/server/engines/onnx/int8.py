@@ -74,23 +74,19 @@ class Int8:
         self._activation_min = ACTIVATION_MIN.get(act)
         self._zero = 128 if kernel_dtype == "uint8" else 0
         self._kernel_dtype = np.dtype(kernel_dtype)
+        self._rounded: dict[str, tuple[np.ndarray, ...]] = {}
 
     def __call__(
         self, graph: Graph, x: str, scope: str, kernel: np.ndarray, bias: np.ndarray
     ) -> tuple[str, np.ndarray]:
-        if scope in self._peaks:
-            factors = smoothing_factors(self._peaks[scope], kernel)
-            x = graph.op("Mul", x, graph.tensor(1 / factors, f"{scope}/factors"))
-            kernel = kernel * factors[:, None]
-        rounded, scales = round_kernel(kernel)
+        if scope not in self._rounded:  # the bodies of a graph share the constants
+            self._rounded[scope] = self._round(scope, kernel, bias)
+        kernel, scales, bias, *factors = self._rounded[scope]
+        if factors:
+            x = graph.op("Mul", x, graph.tensor(1 / factors[0], f"{scope}/factors"))
         last = graph.tensor(np.array([-1]))
-        is_activation = scope.endswith("/output/dense") and "/attention/" not in scope
-        if is_activation and self._activation_min is not None:
-            # The minimum of the activation becomes 0, so values use the full range of uint8. The bias compensates the
-            # shift.
-            shift = np.float32(-self._activation_min)
+        if (shift := self._shift(scope)) is not None:
             x = graph.op("Add", x, graph.tensor(shift))
-            bias = bias - shift * (rounded * scales).sum(axis=0, dtype=np.float32)
             peak, steps, zero = graph.op("ReduceMax", x, last, keepdims=1), 255, 0
         else:
             peak, steps, zero = graph.op("ReduceMax", graph.op("Abs", x), last, keepdims=1), 127, 128
@@ -102,7 +98,7 @@ class Int8:
         product = graph.op(
             "MatMulIntegerToFloat",
             graph.op("QuantizeLinear", x, token_steps, zeros, axis=0),
-            graph.tensor((rounded + self._zero).astype(self._kernel_dtype), f"{scope}/kernel"),
+            graph.tensor(kernel, f"{scope}/kernel"),
             graph.tensor(step),
             graph.tensor(scales, f"{scope}/scales"),
             graph.tensor(np.uint8(zero)),
@@ -110,6 +106,27 @@ class Int8:
             domain=MICROSOFT,
         )
         return graph.op("Mul", product, peak), bias
+
+    def _shift(self, scope: str) -> np.float32 | None:
+        """Returns what is added to the input of a layer after an activation with a minimum; None for other layers.
+
+        The minimum of the activation becomes 0, so values use the full range of uint8. The bias compensates the shift.
+        """
+        if self._activation_min is None or not scope.endswith("/output/dense") or "/attention/" in scope:
+            return None
+        shift: np.float32 = np.float32(-self._activation_min)
+        return shift
+
+    def _round(self, scope: str, kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Returns integers of ``kernel_dtype``, their scales, the bias, and the factors of a layer that has peaks."""
+        factors = []
+        if scope in self._peaks:
+            factors.append(smoothing_factors(self._peaks[scope], kernel))
+            kernel = kernel * factors[0][:, None]
+        rounded, scales = round_kernel(kernel)
+        if (shift := self._shift(scope)) is not None:
+            bias = bias - shift * (rounded * scales).sum(axis=0, dtype=np.float32)
+        return (rounded + self._zero).astype(self._kernel_dtype), scales, bias, *factors
 
 
 def largest_peaks(scopes: list[str], peaks: list[np.ndarray]) -> dict[str, np.ndarray]:
