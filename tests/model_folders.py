@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from bert_serving.server.model.config import load_model_config
-from bert_serving.server.model.weights import load_weights
+from bert_serving.server.model.weights import expected_shapes, load_weights
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 TINY = GOLDEN / "models" / "tiny"
@@ -22,10 +22,19 @@ def copy_tiny(folder: Path) -> Path:
     return Path(shutil.copytree(TINY, folder / "tiny"))
 
 
-def hf_tensors(prefix: str = "", old_names: bool = False) -> dict[str, np.ndarray]:
-    """Returns the weights of the tiny model with the names and the layout of Hugging Face."""
+def random_weights() -> dict[str, np.ndarray]:
+    """Returns random weights of the shapes of the tiny model. Unlike those of the model, they need no TensorFlow."""
+    model, random = load_model_config(TINY), np.random.default_rng(0)
+    shapes = expected_shapes(model, model.num_hidden_layers, True)
+    return {name: random.normal(scale=0.2, size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def hf_tensors(
+    prefix: str = "", old_names: bool = False, weights: dict[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the weights of the tiny model, or others, with the names and the layout of Hugging Face."""
     tensors = {}
-    for name, weight in load_weights(load_model_config(TINY)).items():
+    for name, weight in (load_weights(load_model_config(TINY)) if weights is None else weights).items():
         scope, _, kind = name.rpartition("/")
         stem = prefix + scope.replace("layer_", "layer.").replace("/", ".")
         if kind == "kernel":

@@ -84,7 +84,7 @@ def test_spellings(argv: str, name: str, value: object) -> None:
         ("-port 0", "too small"),
         ("-port 65536", "not a port"),
         ("-max_batch_size 0", "at least 1"),
-        ("-engine caffe", "one of auto, tensorflow"),
+        ("-engine caffe", "one of auto, measure, tensorflow"),
         ("-dtype fp8", "one of auto, fp32"),
         ("-pooling_strategy MEDIAN", "unknown pooling strategy 'MEDIAN'"),
         ("-gpu_memory_fraction 0", "above 0"),
@@ -105,7 +105,7 @@ def test_errors_name_the_reason(argv: str, message: str, capsys: pytest.CaptureF
         ("-pooling_strategy CLS", "; did you mean CLS_TOKEN or CLS_POOLED?"),
         (
             "-engine tensorfow",
-            "'tensorfow' is not one of auto, tensorflow, torch, onnx, zeros; did you mean tensorflow?",
+            "'tensorfow' is not one of auto, measure, tensorflow, torch, onnx, zeros; did you mean tensorflow?",
         ),
         ("-port 0", "bert-serving-start: -port: 0 is too small: must be at least 1"),
         ("-port", "bert-serving-start: -port: expected one argument"),

@@ -119,6 +119,10 @@ def _load_role(role: str) -> Callable[[ProcessContext], None]:
         from .worker import prepare
 
         return prepare.run
+    if role == "measure":
+        from .worker import measure
+
+        return measure.run
     if role == "http":
         from .http import process
 

@@ -16,6 +16,7 @@ from ..model.pooling import PoolingStrategy
 from ..model.unserved import describe_unserved, quick_tensor_names, unserved_tensors
 from ..model.weights import check_weights
 from ..supervisor.description import describe_model
+from ..supervisor.engine_choice import stored_choice
 from ..supervisor.packages import require_packages
 from ..supervisor.placement import plan_workers
 from ..supervisor.preflight import read_model
@@ -47,7 +48,7 @@ def check(config: ServerConfig) -> int:
         require_packages(config, model)
         tokenizer = make_tokenizer(config, model)
         notes.setLevel(logging.WARNING)  # the line about the workers has the devices
-        plans = plan_workers(config, log, needs=model.features)
+        plans = plan_workers(config, log, needs=model.features, choose=stored_choice(config, model, log))
         if {plan.engine for plan in plans} & _READ_WEIGHTS:
             _check_tensors(config, model)
         _note_unserved(config, model, log)

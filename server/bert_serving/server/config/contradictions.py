@@ -80,6 +80,11 @@ def _check_joining(config: ServerConfig) -> None:
             "-dtype auto depends on the devices of this server, which has none with -num_worker 0: set -dtype to the "
             "precision in which all machines compute"
         )
+    if config.num_worker == 0 and config.engine == "measure":
+        raise ConfigError(
+            "-engine measure times engines for the workers of this server, which has none with -num_worker 0: give it "
+            "to bert-serving-join"
+        )
     if not is_loopback(config.join_host) and config.join_keys is None:
         raise ConfigError(
             f"-join_host {config.join_host} is open to other machines, so it needs -join_keys: make keys with "

@@ -217,7 +217,7 @@ TASKS = ("embed", "classify", "rerank")
 #: Values of ``-http_token_ids``.
 TOKEN_IDS = ("framed", "any", "off")
 #: Values of ``-engine`` and ``-dtype``.
-ENGINES = ("auto", "tensorflow", "torch", "onnx", "zeros")
+ENGINES = ("auto", "measure", "tensorflow", "torch", "onnx", "zeros")
 DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")
 
 

@@ -68,10 +68,10 @@ def available(
     No library is imported. A GPU may therefore still fail when an engine opens it.
     """
     wanted = (device_kind, dtype, features, needs, deterministic)
-    return [load(name).INFO for name in preference(device_kind, dtype, features) if _why_not(name, *wanted) is None]
+    return [load(name).INFO for name in preference(device_kind, dtype, features) if why_not(name, *wanted) is None]
 
 
-def _why_not(
+def why_not(
     name: str,
     device_kind: str,
     dtype: str,
@@ -119,12 +119,12 @@ def choose(
     """
     wanted = (device_kind, dtype, features, needs, deterministic)
     if name != "auto":
-        reason = _why_not(name, *wanted)
+        reason = why_not(name, *wanted)
         if reason is not None:
             raise EngineUnavailable(f"engine {name} cannot run on {device_kind} with dtype {dtype}: {reason}")
         return name
     if usable := available(*wanted):
         return usable[0].name
     candidates = preference(device_kind, dtype, features)
-    reasons = [f"{candidate}: {_why_not(candidate, *wanted)}" for candidate in candidates]
+    reasons = [f"{candidate}: {why_not(candidate, *wanted)}" for candidate in candidates]
     raise EngineUnavailable(f"no engine can run on {device_kind} with dtype {dtype}; {'; '.join(reasons)}")

@@ -65,7 +65,7 @@ class MachineSupervisor(BertServer):
         front = self._connection.terms
         assert front is not None
         config = machine_config(_count_workers(self.config), front)
-        self.config, model, self.placements = plan(config, self._prepared, self.log)
+        self.config, model, self.placements = plan(config, self._prepared, self.log, lambda: self._stops_asked > 0)
         terms = make_terms(self.config, model, self._prepared.sources[0], self.placements)
         local = Addresses.new()
         address = f"tcp://{self._host}"

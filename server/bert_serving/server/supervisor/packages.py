@@ -60,7 +60,7 @@ def _engines(config: ServerConfig, model: ModelConfig) -> list[str]:
     """Returns the engines with a library of which one must be installed: those that compute the model."""
     if config.engine in _ENGINES:
         return [config.engine]
-    if config.engine != "auto":
+    if config.engine not in ("auto", "measure"):
         return []
     kinds = ("cpu",) if config.cpu else ("cpu", "gpu")
     info = {name: load(name).INFO for name in _ENGINES}

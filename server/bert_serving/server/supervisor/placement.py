@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +12,12 @@ from .. import engines
 from ..config.server_config import ServerConfig
 from ..engines.base import Device, EngineUnavailable
 from ..engines.cpu_info import has_amx, has_fast_bf16, num_cores
+from ..engines.measurement import Candidate, find_candidates
 from ..engines.nvml import Gpu, list_gpus
 from ..model.architecture import Feature
 
+#: Dtypes that ``-dtype auto`` may select on the CPU.
+_CPU_DTYPES = ("fp32", "bf16", "int8")
 #: A GPU counts as free below this share of busy time and of used memory, as in 1.10.0.
 FREE_BELOW = 0.9
 
@@ -30,6 +33,17 @@ class WorkerPlacement:
     def options(self) -> dict[str, Any]:
         return {"device": asdict(self.device), "engine": self.engine, "dtype": self.dtype}
 
+    def environment(self) -> dict[str, str]:
+        """Returns environment variables that libraries read at their first use."""
+        env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        if self.device.kind == "cpu":  # on a GPU, the engine selects the device
+            env |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": str(self.device.threads)}
+        return env
+
+
+#: Selects among candidates on a device; None stands for the first one, that of ``-engine auto``.
+ChooseEngine = Callable[[Sequence[Candidate], Device], Candidate | None]
+
 
 def plan_workers(
     config: ServerConfig,
@@ -37,6 +51,7 @@ def plan_workers(
     find_gpus: Callable[[], list[Gpu]] = list_gpus,
     features: frozenset[str] | None = None,
     needs: frozenset[Feature] = frozenset(),
+    choose: ChooseEngine | None = None,
 ) -> list[WorkerPlacement]:
     """Returns device, engine and dtype of each worker.
 
@@ -46,6 +61,7 @@ def plan_workers(
         find_gpus: lists the GPUs.
         features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
         needs: what the engine must compute, ``ModelConfig.features``.
+        choose: selects the engine of workers on the CPU by measurement.
 
     Raises:
         EngineUnavailable: no installed engine supports the options; the message names what to install.
@@ -56,15 +72,16 @@ def plan_workers(
     indexes = [] if config.cpu else _gpu_indexes(config, find_gpus(), log)
     if indexes:
         try:
-            name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
-            engine = engines.choose(name, "gpu", wanted, None, needs, config.deterministic)
+            engine = engines.choose(_engine_name(config), "gpu", wanted, None, needs, config.deterministic)
+            if config.engine == "measure":
+                log.info("-engine measure: nothing is measured on GPUs, which use engine %s", engine)
         except EngineUnavailable as error:
             log.warning("no installed engine can use the GPU: %s", error)
             log.warning("fall back to CPU")
             indexes = []
     numbers = [indexes[i % len(indexes)] if indexes else -1 for i in range(config.num_worker)]
     num_cpu = numbers.count(-1)
-    cpu_placement = _cpu_placement(config, num_cpu, log, features, needs) if num_cpu else None
+    cpu_placement = _cpu_placement(config, num_cpu, log, features, needs, choose) if num_cpu else None
     placements = []
     for number in numbers:
         if number < 0:
@@ -98,6 +115,13 @@ def _gpu_indexes(config: ServerConfig, gpus: list[Gpu], log: logging.Logger) -> 
     return [gpu.index for gpu in free[: config.num_worker]]
 
 
+def _engine_name(config: ServerConfig) -> str:
+    """Returns the name of the only engine that may compute, or auto."""
+    if config.engine in ("auto", "measure"):
+        return "tensorflow" if config.xla else "auto"
+    return config.engine
+
+
 def _gpu_dtype(config: ServerConfig) -> str:
     if config.fp16:
         return "fp16"
@@ -110,22 +134,30 @@ def _cpu_placement(
     log: logging.Logger,
     features: frozenset[str] | None,
     needs: frozenset[Feature],
+    choose: ChooseEngine | None,
 ) -> WorkerPlacement:
-    name = "tensorflow" if config.xla and config.engine == "auto" else config.engine
+    name = _engine_name(config)
     dtype = "fp32" if config.fp16 else config.dtype
     if config.fp16:
         log.warning("-fp16: CPUs compute faster in fp32, so this one does; the vectors are sent as float16")
     if config.xla:
         log.warning("-xla: some shapes are compiled before the server is ready, so the start takes longer, and batches "
                     "are padded to them; on a CPU XLA gains on short sequences in fp32 only")  # fmt: skip
-    if dtype == "auto":
-        wanted = (features, needs, config.deterministic)
+    wanted = (features, needs, config.deterministic)
+    is_any_dtype = dtype == "auto"
+    if is_any_dtype:
         dtype = next((each for each in _fastest_dtypes(name, *wanted) if _can(name, each, *wanted)), "fp32")
-    engine = engines.choose(name, "cpu", dtype, features, needs, config.deterministic)
-    if "auto" in (config.engine, config.dtype):
+    engine = engines.choose(name, "cpu", dtype, *wanted)
+    device = Device("cpu", 0, config.threads or max(1, num_cores() // num_workers))
+    if choose is not None:
+        # With -deterministic, a vector must be the same after each start, so timing does not select the dtype.
+        dtypes = _CPU_DTYPES if is_any_dtype and not config.deterministic else (dtype,)
+        candidates = sorted(find_candidates(name, dtypes, *wanted), key=lambda each: each != Candidate(engine, dtype))
+        if (chosen := choose(candidates, device)) is not None:
+            return WorkerPlacement(device, chosen.engine, chosen.dtype)
+    if config.engine in ("auto", "measure") or is_any_dtype:
         log.info("engine %s, dtype %s: the fastest here of what is installed", engine, dtype)
-    threads = config.threads or max(1, num_cores() // num_workers)
-    return WorkerPlacement(Device("cpu", 0, threads), engine, dtype)
+    return WorkerPlacement(device, engine, dtype)
 
 
 def _fastest_dtypes(

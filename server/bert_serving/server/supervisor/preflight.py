@@ -25,6 +25,7 @@ from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
 from .description import log_comparable, log_start
+from .engine_choice import make_choice
 from .packages import require_packages
 from .placement import WorkerPlacement, plan_workers
 from .prepared_model import PreparedModel
@@ -65,9 +66,15 @@ def read_model(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
 
 
 def plan(
-    config: ServerConfig, prepared: PreparedModel, log: logging.Logger
+    config: ServerConfig,
+    prepared: PreparedModel,
+    log: logging.Logger,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[ServerConfig, ModelConfig, list[WorkerPlacement]]:
     """Reads the model, and decides where the workers run.
+
+    Args:
+        is_stopping: returns whether the server is asked to stop, so that nothing more is measured.
 
     Returns:
         The configuration with the settings of the model folder and the digest of the vectors, sizes and files of the
@@ -76,11 +83,13 @@ def plan(
     Raises:
         ModelError, ConfigError, StartError: as :func:`read_model` and :func:`require_packages`.
         EngineUnavailable: no installed engine supports the model and the options.
+        StartError: also if all engines fail while they are measured.
     """
     config, model = read_model(resolve(config), log)
     require_packages(config, model)
     served = prepared.read(config, model)
-    placements = plan_workers(config, log, needs=model.features)
+    choose = make_choice(config, model, prepared.sources[0], log, is_stopping)
+    placements = plan_workers(config, log, needs=model.features, choose=choose)
     log_start(config, model, placements, log)
     config = config.with_(vector_digest=vector_digest(config, served, placements))
     config = config.with_(ranges=find_ranges(config, model, log.warning))
@@ -216,7 +225,7 @@ def make_workers(
         options = {"engine": engine, "dtype": dtype, "sources": prepared.sources}
         add("prepare", f"prepare-{engine}-{dtype}", options, {**_NO_GPU, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT")
     for index, placement in enumerate(placements):
-        add("worker", f"worker-{index}", {**placement.options(), **extra}, _worker_env(placement), f"WORKER-{index}")
+        add("worker", f"worker-{index}", {**placement.options(), **extra}, placement.environment(), f"WORKER-{index}")
     return children
 
 
@@ -265,11 +274,3 @@ def check_fit(config: ServerConfig, model: ModelConfig) -> None:
     for layer in config.pooling_layer:
         if not -layers <= layer < layers:
             raise StartError(f"-pooling_layer {layer}: the model has {layers} layers, so it goes from -{layers} to -1")
-
-
-def _worker_env(placement: WorkerPlacement) -> dict[str, str]:
-    """Returns environment variables that libraries read at their first use."""
-    env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    if placement.device.kind == "cpu":  # on a GPU, the engine selects the device
-        env |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": str(placement.device.threads)}
-    return env

@@ -183,7 +183,7 @@ class BertServer(threading.Thread):
         except (ServingError, ModelError, EngineError, OSError) as error:
             self._fail(str(error))
             return
-        for child in self.children.values():
+        for child in () if self._stops_asked else self.children.values():
             if child.role in ("ventilator", "sink", "prepare") or child.name in required(self.children):
                 child.start()
         while self.exit_code is None:
@@ -194,7 +194,7 @@ class BertServer(threading.Thread):
         check_ports(self.config)
         self._port_lock = PortLock(self.config)
         log_descriptor_limit(self.log)
-        self.config, model, placements = plan(self.config, self._prepared, self.log)
+        self.config, model, placements = plan(self.config, self._prepared, self.log, lambda: self._stops_asked > 0)
         self.placements = placements
         drift = read_drift(self.config, model, self.log.warning)
         access = make_access(self.config, self.log.warning)
