@@ -45,6 +45,7 @@ def load(server: HttpServer, over_http: bool, pause: float, done: threading.Even
     with server.zmq_client() as client:
         while not done.is_set():
             texts = rng.choices(SENTENCES, k=rng.choice((1, 1, 1, 2, 4, 8, 32)))
+            texts = [text if rng.random() < 0.4 else f"{text} {rng.randrange(10_000)}" for text in texts]  # 40 % repeat
             if over_http:
                 server.call("/encode", {"texts": texts if rng.random() > 0.02 else [""]})
             else:
@@ -102,7 +103,7 @@ def of_the_start() -> None:
 def of_servers() -> None:
     done = threading.Event()
     with (
-        serving_http("-num_worker", "2", "-max_seq_len", "40", model_dir=None) as server,
+        serving_http("-num_worker", "2", "-max_seq_len", "40", "-cache_mb", "8", model_dir=None) as server,
         serving_http(model_dir=None) as other,
         tempfile.TemporaryDirectory() as folder,
         browsing(Path(folder) / "profile") as browser,

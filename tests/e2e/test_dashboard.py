@@ -23,6 +23,12 @@ from servers import ENGINE, TINY, Server, free_ports
 
 pytestmark = needs_chromium
 HOSTILE = "<img src=x onerror=document.title='taken'>"
+#: Names and values of tiles that take two lines or exceed their tile.
+OVERLONG = (
+    "return [...document.querySelectorAll('#tiles > .card:not([hidden]) :is(dt, dd)')]"
+    ".filter(e => e.scrollWidth > e.clientWidth || e.clientHeight > 1.9 * parseFloat(getComputedStyle(e).fontSize))"
+    ".map(e => e.textContent)"
+)
 #: The page shows an en dash for a missing value.
 NOTHING = "\N{EN DASH}"
 
@@ -290,9 +296,10 @@ def test_cache(browser: Browser, http_server: HttpServer) -> None:
         browser.wait(lambda: browser.find("#tile-cache").is_displayed(), "the tile")
         assert tile(browser, "cache") == "75 %"
         assert browser.text("#tile-cache small") == "1,234 vectors, 50 % full"
-        for width in (2200, 1280, 1000, 390):
+        for width in (2200, 1280, 1200, 1000, 390):
             browser.emulate(width, mobile=width == 390)
             browser.wait_fitting()
+            assert browser.js(OVERLONG) == [], f"texts of tiles at {width} px"
             code = "return [...document.querySelectorAll('#tiles > .card')].map(e => e.getBoundingClientRect().right)"
             rights = browser.js(code)
             assert rights[-1] == pytest.approx(max(rights), abs=1), f"the last row is full at {width} px"
