@@ -17,7 +17,7 @@ from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.client.errors import VectorSpaceError
 from http_calls import HttpServer, serving_http
-from servers import Server, serving
+from servers import Server, free_ports, serving
 
 TEXTS = ["hello world", "good morning"]
 HEADER = "X-Vector-Space"
@@ -158,13 +158,15 @@ def test_a_server_with_flags_has_the_space_of_a_request_with_options(
 def test_a_call_that_spans_a_restart_with_another_model_raises() -> None:
     server = Server("-engine", "zeros").wait_ready()
     ports = ["-port", str(server.port), "-port_out", str(server.port_out)]
+    (http_port,) = free_ports(1)
 
     def batches() -> Iterator[list[str]]:
         nonlocal server
         yield TEXTS
         is_received.wait(60)
         assert server.stop() == 0
-        server = Server("-engine", "zeros", "-pooling_layer", "-1", *ports).wait_ready()
+        other = ("-pooling_layer", "-1", "-max_seq_len", "4", "-http_port", str(http_port))
+        server = Server("-engine", "zeros", *other, *ports).wait_ready()
         yield TEXTS
 
     is_received = threading.Event()
@@ -175,6 +177,10 @@ def test_a_call_that_spans_a_restart_with_another_model_raises() -> None:
             is_received.set()
             with pytest.raises(VectorSpaceError, match="the vector space changed within one call"):
                 next(results)
-            assert len(client.encode(TEXTS)) == 2  # the next call may use the other model
+            assert len(client.encode(["hello"])) == 1  # the next call may use the other model
+            with pytest.warns(UserWarning, match="1 of 2 texts are longer than the server's max_seq_len=4"):
+                client.encode(["hello", "hello hello hello"])
+        assert HttpServer(server, http_port).call("/readyz").status == 200
+        assert "are longer than" not in server.log, "the text of the health check may be truncated without a warning"
     finally:
         server.kill()
