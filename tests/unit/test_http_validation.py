@@ -116,7 +116,7 @@ def test_every_error_of_the_client_has_a_status() -> None:
         response = to_error_response(error)
         if issubclass(error_type, client_errors.InvalidInputError):
             assert response.status == 400
-        assert (response.retry_after is not None) == (response.status == 503)
+        assert (response.retry_after is not None) == (response.status in (429, 503))
         assert response.message
 
 

@@ -207,8 +207,7 @@ class EncodeCall:
         start = self._sent[number].start
         if not isinstance(error, ServerError) or not start:
             return error
-        message = f"{error.message} (text 0 of this request is text {start} of the call)"
-        return server_error(error.type, message, error.request_id)
+        return error.renumbered(error.request_id, f" (text 0 of this request is text {start} of the call)")
 
     def add_reply(self, number: int, reply: Reply) -> int:
         """Adds the reply to a request, and returns the number of its texts.

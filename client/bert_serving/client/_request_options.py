@@ -53,9 +53,10 @@ if TYPE_CHECKING:
         long: LongMode | None
 
     class ProxyOptions(AllOptions, total=False):
-        """Options of `_encode_in_detail`: ``pairs`` of the options frame too."""
+        """Options of `_encode_in_detail`: ``pairs`` and ``share`` of the options frame too."""
 
         pairs: bool | None
+        share: str | None
 
 
 #: Options that a server knows from another version on than ``OPTIONS_VERSION``.
@@ -104,8 +105,12 @@ def request_options(
     raw_scores: bool = False,
     long: str | None = None,
     embedding_type: str | None = None,
+    share: str | None = None,
 ) -> dict[str, Any]:
     """Returns the options that differ from those of the server, ready for JSON.
+
+    Args:
+        share: name of the sender, with the proof of the HTTP server.
 
     Raises:
         OptionError: a value is not valid, or two options contradict each other.
@@ -138,6 +143,8 @@ def request_options(
         if embedding_type not in EMBEDDING_TYPES:
             raise OptionError(f"embedding_type must be one of {', '.join(EMBEDDING_TYPES)}, but is {embedding_type!r}")
         options["embedding_type"] = embedding_type
+    if share is not None:
+        options["share"] = share
     return options
 
 

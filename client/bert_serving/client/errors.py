@@ -22,6 +22,7 @@ or ``AttributeError`` from the client of bert-as-service 1.10 keeps working::
         ├── VectorSpaceError (ValueError)           the vectors are of another space than expected
         ├── EncodingFailedError (RuntimeError)
         ├── OverloadedError (RuntimeError)          try again after a while
+        ├── RateLimitedError (RuntimeError)         a limit of the key is used up; try again after ``retry_after``
         ├── DrainingError (ConnectionError)         the server is stopping
         ├── ForbiddenError (PermissionError)
         └── InternalServerError (RuntimeError)
@@ -46,6 +47,7 @@ __all__ = [
     "InvalidRequestError",
     "OptionError",
     "OverloadedError",
+    "RateLimitedError",
     "ReplyError",
     "RequestTimeoutError",
     "ServerError",
@@ -130,6 +132,10 @@ class ServerError(BertServingError):
     def __reduce__(self) -> tuple[object, ...]:
         return self.__class__, (self.type, self.message, self.request_id)
 
+    def renumbered(self, request_id: int, addition: str = "") -> ServerError:
+        """Returns the error with another number, and with ``addition`` behind its message."""
+        return server_error(self.type, self.message + addition, request_id, getattr(self, "retry_after", None))
+
 
 class InvalidRequestError(ServerError, ValueError):
     """The message or a value in it is not valid. The same request always fails."""
@@ -153,6 +159,23 @@ class OverloadedError(ServerError, RuntimeError):
     """The server dropped the result because too many results were unread."""
 
     remedy = "the request is valid: send it again, and read results faster"
+
+
+class RateLimitedError(ServerError, RuntimeError):
+    """A limit of the client's key is used up. The message names the limit.
+
+    Attributes:
+        retry_after: seconds after which the request may be sent again; ``None`` if the server did not say.
+    """
+
+    remedy = "send it again after the attribute retry_after, in seconds"
+
+    def __init__(self, type: str, message: str, request_id: int, retry_after: float | None = None) -> None:
+        super().__init__(type, message, request_id)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.__class__, (self.type, self.message, self.request_id, self.retry_after)
 
 
 class DrainingError(ServerError, ConnectionError):
@@ -181,6 +204,8 @@ _BY_TYPE: dict[str, type[ServerError]] = {
 }
 
 
-def server_error(type: str, message: str, request_id: int) -> ServerError:
+def server_error(type: str, message: str, request_id: int, retry_after: float | None = None) -> ServerError:
     """Returns the exception for an ``error`` object of a reply; a plain `ServerError` for an unknown type."""
+    if type == "rate_limited":
+        return RateLimitedError(type, message, request_id, retry_after)
     return _BY_TYPE.get(type, ServerError)(type, message, request_id)

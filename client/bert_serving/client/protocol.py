@@ -71,6 +71,7 @@ ERROR_TYPES = {
     "vector_space_mismatch": "the vectors of the server are of another vector space than the request expects",
     "encoding_failed": "the engine could not encode one of the sequences; the others were not affected",
     "overloaded": "too much was unread, and the server dropped this request or its result; send it again later",
+    "rate_limited": "a limit of the client's key is used up; send it again after ``retry_after`` seconds",
     "draining": "the server is stopping and accepts no new requests",
     "forbidden": "the client has no permission for this request",
     "internal": "the server failed unexpectedly",
@@ -104,6 +105,13 @@ class Reply:
     request_id: int
     info: dict[str, Any]
     content: memoryview | None = None
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which a request of the error ``rate_limited`` may be sent again, else ``None``."""
+        error = self.info.get("error")
+        value = error.get("retry_after") if isinstance(error, dict) else None
+        return float(value) if isinstance(value, (int, float)) else None
 
     @property
     def error(self) -> dict[str, str] | None:
@@ -176,10 +184,10 @@ class EncodeInfo:
         return json.dumps(info).encode()
 
 
-def error_info(error_type: str, message: str) -> bytes:
+def error_info(error_type: str, message: str, retry_after: float | None = None) -> bytes:
     """Returns the JSON frame of a reply to an encode request that failed.
 
-    ``error_type`` is a key of ``ERROR_TYPES``.
+    ``error_type`` is a key of ``ERROR_TYPES``. ``retry_after`` is in seconds.
 
     A 1.10.0 client passes the ``dtype`` to numpy, which raises ``TypeError: data type 'SERVER_ERROR ...' not
     understood``. In this copy of the message, commas are replaced because numpy parses them as a list of types, and
@@ -192,6 +200,8 @@ def error_info(error_type: str, message: str) -> bytes:
         "tokens": "",
         "error": {"type": error_type, "message": message},
     }
+    if retry_after is not None:
+        info["error"] |= {"retry_after": retry_after}  # type: ignore[operator]
     return json.dumps(info).encode()
 
 

@@ -12,6 +12,7 @@
         ├── VectorSpaceMismatch           the vectors are of another space than the request expects
         ├── EncodingFailed                the engine failed on a sequence
         ├── Overloaded                    the queue is full
+        ├── RateLimited                   a limit of the sender's key is used up
         ├── Draining                      the server is stopping
         ├── Forbidden (PermissionError)   the sender has no permission
         └── InternalError                 an unexpected error
@@ -72,6 +73,20 @@ class Overloaded(RequestError):
     """Waiting requests take all the memory that they may take."""
 
     kind = "overloaded"
+
+
+class RateLimited(RequestError):
+    """A limit of the sender's key is used up.
+
+    Attributes:
+        retry_after: seconds until the request may be sent again.
+    """
+
+    kind = "rate_limited"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Draining(RequestError):

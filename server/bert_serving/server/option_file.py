@@ -1,4 +1,4 @@
-"""Reads the JSON file that an option names."""
+"""Reads the JSON or TOML file that an option names."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ MAX_FILE_BYTES = 2**24
 T = TypeVar("T")
 
 
-def read_option_file(option: str, path: str, convert: Callable[[Any], T], problem: str, remedy: str) -> T:
+def read_option_file(
+    option: str,
+    path: str,
+    convert: Callable[[Any], T],
+    problem: str,
+    remedy: str,
+    decode: Callable[[str], Any] = json.loads,
+) -> T:
     """Returns the converted content of a file.
 
     Args:
         option: name of the option, for messages.
         convert: called with the content; may raise KeyError, TypeError, ValueError or AttributeError if it is invalid.
         problem, remedy: what a message says of an invalid file.
+        decode: decodes the text of the file; raises ValueError if it is invalid.
 
     Raises:
         ConfigError: the file cannot be read, or is invalid.
@@ -32,7 +40,7 @@ def read_option_file(option: str, path: str, convert: Callable[[Any], T], proble
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode) or not 0 < found.st_size <= MAX_FILE_BYTES:  # others may have no end
             raise ValueError(f"no regular file of 1 to {MAX_FILE_BYTES} bytes")
-        return convert(json.loads(Path(path).read_text(encoding="utf-8-sig")))
+        return convert(decode(Path(path).read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

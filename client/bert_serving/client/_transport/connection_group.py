@@ -21,7 +21,6 @@ from ..errors import (
     OptionError,
     ServerError,
     ServerUnreachableError,
-    server_error,
 )
 from .front_link import FrontLink, GroupState, SharedRequest
 from .receiver import Caller, Subscription
@@ -380,7 +379,7 @@ def _deliver(failed: Iterable[tuple[SharedRequest, BertServingError]]) -> None:
 
 def _renumbered(reply: Any, number: int) -> Any:
     """Returns a reply; an error of a server with the number that the request has in the client."""
-    return server_error(reply.type, reply.message, number) if isinstance(reply, ServerError) else reply
+    return reply.renumbered(number) if isinstance(reply, ServerError) else reply
 
 
 def _closed() -> ClientClosedError:

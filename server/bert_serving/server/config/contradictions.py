@@ -49,6 +49,12 @@ def reject_contradictions(config: ServerConfig) -> None:
             "-drift_reference needs one vector per text, but -pooling_strategy NONE computes one per token: set only "
             "one of them"
         )
+    if config.http_keys and config.http_token_file:
+        raise ConfigError("-http_keys and -http_token_file exclude each other: write the token into the file of keys")
+    if config.http_keys and config.http_port is None and config.auth_keys is None:
+        raise ConfigError(
+            "-http_keys needs -http_port, whose requests have keys, or -auth_keys for the keys of clients"
+        )
     _check_ports(config)
     if config.join_port is None:
         _reject_join_options(config)

@@ -9,7 +9,7 @@ from typing import Any
 #: Keys of the status whose values are paths or addresses of socket files, or lists of them.
 PATH_KEYS = (
     "model_dir", "tuned_model_dir", "graph_tmp_dir", "ckpt_name", "config_name", "auth_keys", "http_token_file",
-    "drift_reference", "quantization_ranges", "join_keys",
+    "http_keys", "drift_reference", "quantization_ranges", "join_keys",
     "ventilator -> worker", "worker -> sink", "ventilator <-> sink",
 )  # fmt: skip
 

@@ -108,6 +108,9 @@ class Options:
     http_token_file: str | None = option(
         None, "file with the bearer token that HTTP requests must send; by default the variable "
         "BERT_SERVING_HTTP_TOKEN", metavar="FILE")
+    http_keys: str | None = option(
+        None, "file of names with their bearer tokens, weights and limits, in place of -http_token_file; the weights "
+        "and limits also apply to clients whose key of -auth_keys has such a name", metavar="FILE")
     http_token_ids: str = option(
         "framed", "token ids on /v1: framed accepts rows that begin and end with the special tokens of this model, "
         "any accepts every row, off accepts none", parse=one_of(*TOKEN_IDS), metavar="WHICH", completions=TOKEN_IDS)
@@ -229,8 +232,8 @@ OPTIONS: dict[str, Option] = {
 
 #: Options with paths.
 PATHS = (
-    "model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "join_keys", "http_token_file", "drift_reference",
-    "quantization_ranges",
+    "model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "join_keys", "http_token_file", "http_keys",
+    "drift_reference", "quantization_ranges",
 )  # fmt: skip
 
 

@@ -12,11 +12,11 @@ from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
 
 from ..log import REQUEST
-from .bearer_token import is_authorized
 from .cors import add_cors
 from .encoding_service import EncodingService
 from .error_format import format_error
 from .errors import ErrorResponse, Unauthorized, to_error_response
+from .http_access import HttpAccess
 from .metrics import Metrics
 from .paths import is_public
 from .request_context import JSON, VECTOR_SPACE
@@ -26,12 +26,15 @@ from .routes import dashboard, encode, openai, openapi, operations, tei, tei_tok
 from .wsgi import REFUSAL_KEY
 
 
-def make_app(service: EncodingService, metrics: Metrics, recorder: RequestRecorder, token: str | None = None) -> Flask:
+def make_app(
+    service: EncodingService, metrics: Metrics, recorder: RequestRecorder, access: HttpAccess | None = None
+) -> Flask:
     """Builds the WSGI application.
 
     Args:
-        token: bearer token that requests must send, except public ones; None disables the check.
+        access: checks the token or the key of requests, except public ones; None accepts all.
     """
+    access = access or HttpAccess()
     app = Flask(__name__, static_folder=None)
     FlaskJSON(app)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -52,8 +55,8 @@ def make_app(service: EncodingService, metrics: Metrics, recorder: RequestRecord
 
     @app.before_request
     def begin() -> None:
-        if token and not is_public(request.method, request.path):
-            _check_token(token)
+        if not access.is_open and not is_public(request.method, request.path):
+            _check_token(access)
         refusal = request.environ.get(REFUSAL_KEY)
         if refusal is not None:
             raise refusal
@@ -109,11 +112,11 @@ def _respond(error: ErrorResponse) -> Response:
     return response
 
 
-def _check_token(token: str) -> None:
+def _check_token(access: HttpAccess) -> None:
     """Checks the header ``Authorization``.
 
     Raises:
         Unauthorized: the token is missing or wrong.
     """
-    if not is_authorized(request.headers.get("Authorization", ""), token):
+    if not access.allows(request.headers.get("Authorization", "")):
         raise Unauthorized("the bearer token is missing or wrong: send the header 'Authorization: Bearer <token>'")

@@ -6,18 +6,21 @@ Between them the texts are encoded, in a thread that waits or in the event loop.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flask import Response, request
 from werkzeug.datastructures import Headers
 
 from .encoding_service import EncodingResult, EncodingService
+from .http_access import RequestShare
 from .request_context import add_headers, check_coding
 from .validation import parse_object
 
 #: Key of the environment with an `EncodingCall` and its `EncodingResult`, if the texts are encoded already.
 ENCODED_KEY = "bert_serving.encoded"
+#: Key of the environment with the `RequestShare` of the request, if its key has one.
+SHARE_KEY = "bert_serving.share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ class EncodingCall:
 Prepare = Callable[[EncodingService, dict[str, Any], Headers], EncodingCall]
 
 
-def read_call(service: EncodingService, prepare: Prepare, body: bytes, headers: Headers) -> EncodingCall:
+def read_call(
+    service: EncodingService, prepare: Prepare, body: bytes, headers: Headers, share: RequestShare | None = None
+) -> EncodingCall:
     """Reads a request, of any content type.
 
     Raises:
@@ -56,14 +61,16 @@ def read_call(service: EncodingService, prepare: Prepare, body: bytes, headers: 
         HttpError: the request is invalid.
     """
     check_coding(headers)
-    return prepare(service, parse_object(body), headers)
+    call = prepare(service, parse_object(body), headers)
+    return call if share is None else replace(call, options={**call.options, "share": share})
 
 
 def handle(service: EncodingService, prepare: Prepare) -> Response:
     """Handles the Flask request. It encodes the texts unless the event loop has done so."""
     encoded: tuple[EncodingCall, EncodingResult] | None = request.environ.get(ENCODED_KEY)
     if encoded is None:
-        call = read_call(service, prepare, request.get_data(cache=False), request.headers)
+        share = request.environ.get(SHARE_KEY)
+        call = read_call(service, prepare, request.get_data(cache=False), request.headers, share)
         encoded = call, call.encode(service)
     call, result = encoded
     return add_headers(call.respond(result), result)

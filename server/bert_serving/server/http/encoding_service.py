@@ -24,6 +24,7 @@ from ..tokenization.tokenizer import Tokenized, Tokenizer
 from .concurrency_limit import ConcurrencyLimiter
 from .errors import BadRequest, BodyTooLarge
 from .health import HealthChecker
+from .http_access import RequestShare
 from .token_ids import TokenIds
 from .validation import json_type, truncate_repr
 
@@ -123,7 +124,7 @@ class EncodingService:
 
         Args:
             options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate,
-                vector_space, long, embedding_type.
+                vector_space, long, embedding_type; and the `RequestShare` share.
 
         Raises:
             BadRequest: ``texts`` is not a list.
@@ -133,7 +134,8 @@ class EncodingService:
         options = options or {}
         self._check(texts, options)
         timings: list[dict[str, float]] = []
-        call = self.client._encode_in_detail(texts, is_tokenized, _chunk_size(texts, options), timings, **options)
+        size, options = _chunk_size(texts, options), _for_service(options)
+        call = self.client._encode_in_detail(texts, is_tokenized, size, timings, **options)
         return self._result(call, timings, texts, show_tokens, options)
 
     async def encode_async(
@@ -143,9 +145,8 @@ class EncodingService:
         options = options or {}
         self._check(texts, options)
         timings: list[dict[str, float]] = []
-        call = await self._async_client._encode_in_detail(
-            texts, is_tokenized, _chunk_size(texts, options), timings, **options
-        )
+        size, options = _chunk_size(texts, options), _for_service(options)
+        call = await self._async_client._encode_in_detail(texts, is_tokenized, size, timings, **options)
         return self._result(call, timings, texts, show_tokens, options)
 
     async def close(self) -> None:
@@ -259,10 +260,22 @@ class EncodingService:
 
 
 def _chunk_size(texts: list[Any], options: dict[str, Any]) -> int:
-    """Returns the number of texts, or pairs of texts, in a ZeroMQ request."""
+    """Returns the number of texts, or pairs of texts, in a ZeroMQ request.
+
+    If the sender has limits, the texts are one request, which is accepted or refused as a whole.
+    """
+    share: RequestShare | None = options.get("share")
+    if share is not None and share.is_limited:
+        return len(texts) or 1
     if not options.get("pairs"):
         return CHUNK_SIZE
     return max(1, min(CHUNK_SIZE, PAIR_CHARACTERS // max(1, len(texts[0][0]))))
+
+
+def _for_service(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options as the client takes them."""
+    share: RequestShare | None = options.get("share")
+    return options if share is None else {**options, "share": share.option}
 
 
 def model_name(config: ServerConfig) -> str:

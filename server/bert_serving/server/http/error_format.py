@@ -22,7 +22,11 @@ from .score_schemas import CohereError
 TEI_PATHS = frozenset(
     ("/", "/embed", "/embed_all", "/similarity", "/rerank", "/predict", "/tokenize", "/decode", "/info", "/health")
 )
-_OVERLOADED = (Overloaded.__name__, client_errors.OverloadedError.__name__)
+_OVERLOADED = (
+    Overloaded.__name__,
+    client_errors.OverloadedError.__name__,
+    client_errors.RateLimitedError.__name__,
+)
 
 
 def format_error(error: ErrorResponse, path: str) -> tuple[int, bytes]:
@@ -34,7 +38,13 @@ def format_error(error: ErrorResponse, path: str) -> tuple[int, bytes]:
         return error.status, msgspec.json.encode(CohereError(error.message))
     if not path.startswith("/v1/") and path != "/classify":
         return error.status, msgspec.json.encode(Error(error.message, error.status, error.type))
-    codes = {401: "invalid_api_key", 404: "not_found", 409: "vector_space_mismatch", 413: "too_large"}
+    codes = {
+        401: "invalid_api_key",
+        404: "not_found",
+        409: "vector_space_mismatch",
+        413: "too_large",
+        429: "rate_limit_exceeded",
+    }
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
     detail = OpenAIErrorDetail(error.message, kind, error.param, codes.get(error.status))
     return error.status, msgspec.json.encode(OpenAIError(detail))

@@ -10,6 +10,7 @@
 415  the body has an unsupported content encoding
 422  the engine cannot encode one of the texts
 424  the model of this server is of another kind than the route needs
+429  a limit of the key is used up; ``Retry-After`` gives the delay (s)
 499  the client disconnected; the response is not sent, but counted in the metrics
 500  unexpected error in the server; never caused by the content of a request
 502  the reply of the service cannot be decoded
@@ -20,6 +21,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple
 
 from bert_serving.client import errors as client_errors
@@ -132,6 +134,7 @@ _CLIENT_ERRORS: list[tuple[type[Exception], int, int | None, str]] = [
     (client_errors.EncodingFailedError, 422, None, ""),
     (client_errors.ForbiddenError, 403, None, ""),
     (client_errors.OverloadedError, 503, 1, ""),
+    (client_errors.RateLimitedError, 429, 1, ""),
     (client_errors.DrainingError, 503, 5, ""),
     (client_errors.ServerUnreachableError, 503, 2, "the service behind this HTTP server is unreachable"),
     (client_errors.ClientStateError, 503, 5, "the server is stopping"),
@@ -148,5 +151,7 @@ def to_error_response(error: Exception) -> ErrorResponse:
     for error_type, status, retry_after, replacement in _CLIENT_ERRORS:
         if isinstance(error, error_type):
             message = error.message if isinstance(error, client_errors.ServerError) else str(error)
+            if isinstance(error, client_errors.RateLimitedError):
+                retry_after = max(1, ceil(error.retry_after or 1))
             return ErrorResponse(status, name, replacement or message, retry_after)
     return ErrorResponse(500, "InternalServerError", "unexpected error in the server; see its log")

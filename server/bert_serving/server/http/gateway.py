@@ -19,13 +19,13 @@ from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
 from . import wsgi
-from .bearer_token import is_authorized
 from .concurrency_limit import UnitLimiter
 from .connections import STATE_KEY, Connection, Connections
 from .direct_response import DirectResponses
-from .encoding_call import ENCODED_KEY, read_call
+from .encoding_call import ENCODED_KEY, SHARE_KEY, read_call
 from .encoding_service import EncodingService
 from .errors import BodyTooLarge, ClientDisconnected, HttpError
+from .http_access import HttpAccess
 from .memory_limit import SMALL_BODY, Charge, MemoryLimiter
 from .paths import canonical_path
 from .route_table import ENCODING_ROUTES
@@ -65,7 +65,7 @@ class Gateway:
         direct: makes the responses of small requests.
         service: encodes the texts of small requests.
         max_body: maximum body size (bytes).
-        token: bearer token of these requests; None disables the check.
+        access: checks the token or the key of these requests.
 
     Attributes:
         num_active: number of complete requests whose responses are not completely sent.
@@ -79,12 +79,12 @@ class Gateway:
         connections: Connections,
         memory: MemoryLimiter,
         max_body: int,
-        token: str | None,
+        access: HttpAccess,
     ) -> None:
         self.app, self.service, self.connections, self.memory = app, service, connections, memory
         self._direct = direct
         self.limiter = service.limiter
-        self.max_body, self.token = max_body, token
+        self.max_body, self.access = max_body, access
         self.num_active = 0
         self._post_paths = {rule.rule for rule in app.url_map.iter_rules() if "POST" in (rule.methods or ())}
         self._workers = ThreadPoolExecutor(self.limiter.limit + _RESPONSE_THREADS, "request")
@@ -154,6 +154,8 @@ class Gateway:
                 body = b""
             environ = wsgi.environ_of(scope, body, started)
             environ[wsgi.REFUSAL_KEY] = refusal
+            if self.access.has_keys:
+                environ[SHARE_KEY] = self.access.share_of(_authorization(scope))
             if refusal is None and len(body) <= SMALL_REQUEST and scope["path"] in ENCODING_ROUTES:
                 response = await self._encode_small(environ, scope["path"], body)
             else:
@@ -170,7 +172,8 @@ class Gateway:
     async def _encode_small(self, environ: dict[str, Any], path: str, body: bytes) -> wsgi.WsgiResponse:
         """Encodes the texts of a small request without a thread, and makes the response."""
         try:
-            call = read_call(self.service, ENCODING_ROUTES[path], body, EnvironHeaders(environ))
+            headers, share = EnvironHeaders(environ), environ.get(SHARE_KEY)
+            call = read_call(self.service, ENCODING_ROUTES[path], body, headers, share)
             result = await call.encode_async(self.service)
             if result.vectors.nbytes <= SMALL_RESULT:
                 return self._direct.make(environ, path, call, result)
@@ -191,10 +194,7 @@ class Gateway:
         return await self.limiter.acquire(is_small=len(body) <= SMALL_REQUEST)
 
     def _is_authorized(self, scope: dict[str, Any]) -> bool:
-        if self.token is None:
-            return True
-        sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return is_authorized(sent.decode("latin-1"), self.token)
+        return self.access.is_open or self.access.allows(_authorization(scope))
 
     async def _read_body(
         self, scope: dict[str, Any], receive: Receive, connection: Connection, charge: Charge
@@ -302,6 +302,10 @@ async def _receive(receive: Receive) -> Message:
     if message["type"] != "http.request":
         raise _Disconnected
     return message
+
+
+def _authorization(scope: dict[str, Any]) -> str:
+    return (_header(scope, b"authorization") or b"").decode("latin-1")
 
 
 def _header(scope: dict[str, Any], name: bytes) -> bytes | None:

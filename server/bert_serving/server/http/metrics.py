@@ -1,8 +1,8 @@
 """Exports Prometheus metrics: those of the service, read from its status, and those of the HTTP server.
 
 Every metric is exported from the start with the value 0. Exceptions: GPU metrics need a GPU, drift metrics a drift
-reference, and the metrics that end in ``_info`` a first status. While the service does not reply, ``bert_serving_up``
-is 0 and the other metrics keep their last values.
+reference, metrics of names ``-http_keys``, and the metrics that end in ``_info`` a first status. While the service does
+not reply, ``bert_serving_up`` is 0 and the other metrics keep their last values.
 """
 
 from __future__ import annotations
@@ -100,6 +100,13 @@ _DRIFT_GAUGES = [
         "Share of tokens for unknown text minus that of the reference",
     ),
 ]
+#: Name, key of a share in the status, help.
+_SHARE_COUNTERS = [
+    ("share_requests", "requests", "Accepted requests of the name"),
+    ("share_texts", "texts", "Accepted texts of the name"),
+    ("share_tokens", "tokens", "Tokens of accepted texts of the name, including special tokens"),
+    ("share_refused", "refused", "Requests of the name over one of its limits"),
+]
 
 
 class StatusCollector:
@@ -148,6 +155,8 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     yield _vector_space(status)
     yield _task(status)
     yield from _drift(status.get("drift"))
+    if "shares" in status:
+        yield from _shares(status["shares"])
 
 
 def _cache(figures: dict[str, Any]) -> Iterator[Metric]:
@@ -213,6 +222,19 @@ def _drift(drift: dict[str, Any] | None) -> Iterator[Metric]:
             value = drift.get(key)
             gauge.add_metric([], nan if value is None else value)
         yield gauge
+
+
+def _shares(shares: dict[str, dict[str, Any]]) -> Iterator[Metric]:
+    for name, key, text in _SHARE_COUNTERS:
+        counter = CounterMetricFamily(f"bert_serving_{name}", text, labels=["name"])
+        for owner, share in shares.items():
+            counter.add_metric([owner], share.get(key, 0))
+        yield counter
+    text = "Tokens of requests of the name without a reply"
+    gauge = GaugeMetricFamily("bert_serving_share_waiting_tokens", text, labels=["name"])
+    for owner, share in shares.items():
+        gauge.add_metric([owner], share.get("waiting_tokens", 0))
+    yield gauge
 
 
 def _requests_and_batches(status: dict[str, Any]) -> Iterator[Metric]:

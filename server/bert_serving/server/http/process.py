@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import zmq
 from bert_serving.client import AsyncBertClient, BertClient
 
 from ..errors import PortInUse, StartError
-from ..ipc.commands import DRAIN, DRAINED, READY, STOP
+from ..ipc.commands import DRAIN, DRAINED, READY, SHARES, STOP
 from ..ipc.descriptors import descriptor_limit
 from ..ipc.full_collections import FullCollections
 from ..ipc.process_context import ProcessContext
@@ -26,6 +27,7 @@ from .bearer_token import read_token
 from .concurrency_limit import ConcurrencyLimiter
 from .encoding_service import EncodingService
 from .health import HealthChecker
+from .http_access import HttpAccess
 from .memory_limit import MemoryLimiter, memory_limit
 from .paths import RERANK_PATHS
 from .token_ids import TokenIds
@@ -74,7 +76,7 @@ def run(process: ProcessContext) -> None:
     control = process.connect_control()
     process.start_heartbeat()
     redirect_log(process.log)
-    token = read_token(config)
+    access = HttpAccess(None if config.http_keys else read_token(config), process.options.get("shares"))
     service = make_service(process)
     metrics = Metrics(service.health, service.limiter)
     host, port = config.host, config.http_port
@@ -87,7 +89,7 @@ def run(process: ProcessContext) -> None:
         service.vector_space,
     )
     recorder = RequestRecorder(metrics, process.log)
-    app = make_app(service, metrics, recorder, token)
+    app = make_app(service, metrics, recorder, access)
     gateway = Gateway(
         app,
         DirectResponses(app, recorder, service.vector_space),
@@ -101,7 +103,7 @@ def run(process: ProcessContext) -> None:
             service.max_length,
         ),
         config.http_max_body,
-        token,
+        access,
     )
     try:
         server = HttpServer(gateway, host, port, config.http_keep_alive)
@@ -110,10 +112,16 @@ def run(process: ProcessContext) -> None:
     server.start()
     process.log.info("HTTP at http://%s:%d, described at /docs", host, port)
     control.send_multipart([READY, b"{}"])
-    _serve(process, control, service, server)
+    _serve(process, control, service, server, access)
 
 
-def _serve(process: ProcessContext, control: zmq.Socket[bytes], service: EncodingService, server: HttpServer) -> None:
+def _serve(
+    process: ProcessContext,
+    control: zmq.Socket[bytes],
+    service: EncodingService,
+    server: HttpServer,
+    access: HttpAccess,
+) -> None:
     """Handles the supervisor's commands until STOP, then waits for running requests and closes the client."""
     limiter, is_drained = service.limiter, False
     full_collections = FullCollections()
@@ -126,9 +134,11 @@ def _serve(process: ProcessContext, control: zmq.Socket[bytes], service: Encodin
         if not server.is_alive:
             raise StartError("the thread of the HTTP server ended unexpectedly; see the log above")
         if control.poll(50 if limiter.closed else 500):
-            command = control.recv_multipart()[0]
+            command, *arguments = control.recv_multipart()
             if command == DRAIN:
                 server.call(limiter.close)
+            elif command == SHARES:
+                access.update(json.loads(arguments[0]))
             elif command == STOP:
                 break
 

@@ -41,7 +41,7 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
               sink -> ventilator       CANCEL_CLIENT identity        the client has disconnected: drop its requests
 control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker
               supervisor -> child      DRAIN, RESUME, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker,
-                                                                     BIND_AGAIN
+                                                                     BIND_AGAIN, SHARES json
 ============  =======================  ==================================================================
 
 A message on the channel holds all commands that are ready when it is sent, encoded by ``messages.encode_commands``.
@@ -70,6 +70,7 @@ READY, HEARTBEAT, DRAINED, FATAL, TERMINATE = b"READY", b"HEARTBEAT", b"DRAINED"
 DRAIN, STOP, STATE = b"DRAIN", b"STOP", b"STATE"
 RESUME = b"RESUME"  # the drain is interrupted: requests are accepted again
 BIND_AGAIN = b"BIND_AGAIN"  # the files of the process's sockets were removed
+SHARES = b"SHARES"  # the file of -http_keys was read again
 WORKER_LOST, DRAIN_WORKER, WORKER_DRAINED = b"WORKER_LOST", b"DRAIN_WORKER", b"WORKER_DRAINED"
 
 _U64 = struct.Struct("<Q")

@@ -26,7 +26,7 @@ from ..ipc.sockets import send_at_once
 from ..monitoring.histogram import SEQUENCES, Histogram
 from .cache_index import CacheIndex, KnownRows, Slices
 from .jobs import Job, JobChunk, pack
-from .scheduler import BatchLimits, Scheduler
+from .scheduler import BatchLimits, Scheduler, make_scheduler
 from .worker_failure import BatchRetry, live_slices
 from .worker_state import InFlightBatch, WorkerState
 
@@ -75,7 +75,7 @@ class Dispatcher:
             log,
         )
         self.clock = clock
-        self.scheduler: Scheduler[JobChunk] = Scheduler(config.priority_batch_size)
+        self.scheduler: Scheduler[JobChunk] = make_scheduler(config)
         self._retry = BatchRetry(self.scheduler, fail_job)
         self.workers: dict[bytes, WorkerState] = {}
         self.in_flight: dict[int, InFlightBatch] = {}
@@ -161,7 +161,7 @@ class Dispatcher:
 
     def reset(self) -> None:
         """Clears the queue and the batches in flight. The caller adds every unfinished job again."""
-        self.scheduler = Scheduler(self.config.priority_batch_size)
+        self.scheduler = make_scheduler(self.config)
         self._retry = BatchRetry(self.scheduler, self.fail_job)
         self.cache.reset()
         self.in_flight.clear()
@@ -190,7 +190,7 @@ class Dispatcher:
         if self.cache.may_know(job):
             self._queue(chunk, np.arange(len(chunk.tokenized.lengths)))
         else:
-            self.scheduler.add(chunk, job.identity, chunk.tokenized.lengths, job.size)
+            self.scheduler.add(chunk, job.flow, chunk.tokenized.lengths, job.size, share=job.share)
 
     def _queue(self, chunk: JobChunk, rows: np.ndarray) -> None:
         """Queues rows of a chunk, except those that need no worker."""
@@ -198,7 +198,7 @@ class Dispatcher:
         self._serve(known)
         if len(others):
             job = chunk.job
-            self.scheduler.add(chunk, job.identity, chunk.tokenized.lengths[others], job.size, others)
+            self.scheduler.add(chunk, job.flow, chunk.tokenized.lengths[others], job.size, others, job.share)
 
     def _serve(self, known: KnownRows) -> None:
         """Announces the jobs of rows that need no worker, and asks the sink for the rows."""
@@ -224,12 +224,13 @@ class Dispatcher:
             self._queue(each.key, each.rows)
 
     def drop(self, jobs: Sequence[Job]) -> None:
-        """Removes the queued sequences of jobs, all of them of one client."""
+        """Removes the queued sequences of jobs."""
         for job in jobs:
             self._unannounced.pop(job, None)
         chunks = {chunk for job in jobs for chunk in job.chunks}
         if chunks:
-            self.scheduler.drop(jobs[0].identity, chunks)
+            for flow in {job.flow for job in jobs}:
+                self.scheduler.drop(flow, chunks)
 
     def announce_waiting(self) -> None:
         """Announces jobs that have been queued long, so that the sink checks whether their clients are connected."""

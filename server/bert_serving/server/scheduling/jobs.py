@@ -11,6 +11,8 @@ import numpy as np
 
 from ..engines.batch import Batch
 from ..monitoring.timing import Timing
+from ..shares.job_usage import JobUsage
+from ..shares.share import Share
 from ..tokenization.tokenizer import Tokenized
 from ..tokenization.windows import WHOLE
 from .scheduler import BatchSlice
@@ -80,6 +82,7 @@ class Job:
         started_at: earliest start of a finished batch.
         held_bytes: memory of the job and its chunks.
         result_bytes: memory of its vectors.
+        usage: counts it against the limits of its name; None without ``-http_keys``.
     """
 
     local_id: int
@@ -101,7 +104,7 @@ class Job:
     is_complete: bool = False
     failed: bool = False
     truncated: list[int] = field(default_factory=list)
-    num_truncated: int = 0
+    usage: JobUsage | None = None
 
     def __post_init__(self) -> None:
         self.missing = self.size
@@ -119,6 +122,25 @@ class Job:
     @property
     def request_id(self) -> bytes:
         return self.key.request_id
+
+    @property
+    def num_truncated(self) -> int:
+        """Number of texts that were truncated."""
+        return sum(len(chunk.tokenized.truncated_texts) for chunk in self.chunks)
+
+    @property
+    def share(self) -> Share | None:
+        return None if self.usage is None else self.usage.usage.share
+
+    @property
+    def flow(self) -> bytes:
+        """Identifies the client in the scheduler. The HTTP server is one client of each of its names."""
+        return self.identity if self.usage is None else self.usage.name + b"\0" + self.identity
+
+    @property
+    def starts_complete(self) -> bool:
+        """Whether the job starts when all its texts are tokenized."""
+        return bool(self.options.long) or (self.usage is not None and self.usage.waits_for_end)
 
     def timing(self, done_at: float) -> Timing:
         """Returns the durations of the stages of a job whose last row arrived at ``done_at``."""

@@ -16,15 +16,17 @@ Requeued batches (a worker died, or an engine failed) stay together and go out b
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
-from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 
-Key = TypeVar("Key", bound=Hashable)
+from ..config.server_config import ServerConfig
+from ..shares.share import QUERY, Share
+from .lane import BatchSlice as BatchSlice
+from .lane import Key, Lane, QueuedChunk
+from .share_lane import ShareLane
 
 #: Largest ratio of longest to shortest sequence in a batch, if more sequences wait than one batch can hold: later
 #: batches suit the short ones better.
@@ -40,128 +42,23 @@ class BatchLimits:
     max_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class BatchSlice(Generic[Key]):
-    """Holds the rows of one chunk that go into a batch. ``rows`` is int64 ``[k]``, ``lengths`` int32 ``[k]``."""
-
-    key: Key
-    rows: np.ndarray
-    lengths: np.ndarray
-
-
-class _QueuedChunk(Generic[Key]):
-    """Holds the rows of a queued chunk, longest first. Rows before ``start`` have left the queue."""
-
-    __slots__ = ("client", "key", "lengths", "rows", "start")
-
-    def __init__(self, key: Key, client: bytes, lengths: np.ndarray, rows: np.ndarray | None) -> None:
-        self.key, self.client, self.start = key, client, 0
-        order = np.argsort(-lengths, kind="stable") if len(lengths) > 1 else np.zeros(1, np.int64)
-        self.rows = order if rows is None else rows[order]
-        self.lengths = lengths[order]
-
-    @property
-    def remaining(self) -> int:
-        return len(self.rows) - self.start
-
-    def take(self, chosen: np.ndarray) -> BatchSlice[Key]:
-        """Removes the rows at ``chosen``, ascending offsets from ``start``. Rows between them move up."""
-        first, last = self.start, self.start + int(chosen[-1]) + 1
-        count = len(chosen)
-        if last - first == count:
-            taken = BatchSlice(self.key, self.rows[first:last], self.lengths[first:last])
-        else:
-            at = first + chosen
-            taken = BatchSlice(self.key, self.rows[at], self.lengths[at])
-            kept = np.ones(last - first, bool)
-            kept[chosen] = False
-            self.rows[first + count : last] = self.rows[first:last][kept]
-            self.lengths[first + count : last] = self.lengths[first:last][kept]
-        self.start += count
-        return taken
-
-
-class _Lane(Generic[Key]):
-    """Queues chunks by client, in start-time fair queueing.
-
-    Attributes:
-        clients: queued chunks of each client, oldest first.
-        start_tags: virtual start time of the next chunk of each client: tokens served, plus the virtual time at which
-            the client became active.
-        virtual_time: smallest start tag of a waiting client; a client that becomes active starts here.
-    """
-
-    def __init__(self) -> None:
-        self.clients: dict[bytes, deque[_QueuedChunk[Key]]] = {}
-        self.start_tags: dict[bytes, float] = {}
-        self.virtual_time = 0.0
-
-    def __bool__(self) -> bool:
-        return bool(self.clients)
-
-    def add(self, chunk: _QueuedChunk[Key]) -> None:
-        queue = self.clients.get(chunk.client)
-        if queue is None:
-            queue = self.clients[chunk.client] = deque()
-            self.start_tags[chunk.client] = max(self.start_tags.get(chunk.client, 0.0), self.virtual_time)
-        queue.append(chunk)
-
-    def round_robin(self, limit: int) -> Iterator[_QueuedChunk[Key]]:
-        """Yields at least ``limit`` chunks, if so many wait: the first of each client, then the second of each, ...
-
-        Clients with smaller start tags come first.
-        """
-        order = list(self.clients)
-        if len(order) > 1:
-            order = heapq.nsmallest(limit, order, key=self.start_tags.__getitem__)
-        queues = [iter(self.clients[client]) for client in order]
-        while queues:
-            unfinished = []
-            for queue in queues:
-                chunk = next(queue, None)
-                if chunk is not None:
-                    unfinished.append(queue)
-                    yield chunk
-            queues = unfinished
-
-    def advance(self, chunk: _QueuedChunk[Key], tokens: int) -> None:
-        """Adds served tokens to the start tag of the client, and removes the chunk if it is empty."""
-        self.start_tags[chunk.client] += tokens
-        if not chunk.remaining:
-            queue = self.clients[chunk.client]
-            if queue[0] is chunk:
-                queue.popleft()
-            else:
-                queue.remove(chunk)
-            if not queue:
-                del self.clients[chunk.client]
-
-    def update_virtual_time(self) -> None:
-        """Advances the virtual time. Takes O(clients), so call it once per batch."""
-        if self.clients:
-            self.virtual_time = max(self.virtual_time, min(self.start_tags[client] for client in self.clients))
-        if len(self.start_tags) > 1000 + 2 * len(self.clients):  # drop tags that no longer matter
-            self.start_tags = {
-                client: tag
-                for client, tag in self.start_tags.items()
-                if client in self.clients or tag > self.virtual_time
-            }
-
-
 class Scheduler(Generic[Key]):
     """Queues sequences and selects the next batch.
 
     Args:
         priority_batch_size: largest number of sequences in a request that uses the small lane.
         max_consecutive_small: number of small batches in a row after which a waiting bulk batch is due.
+        has_shares: every chunk has a share; see ``share_lane``.
     """
 
-    def __init__(self, priority_batch_size: int = 16, max_consecutive_small: int = 4) -> None:
+    def __init__(self, priority_batch_size: int = 16, max_consecutive_small: int = 4, has_shares: bool = False) -> None:
         self.priority_batch_size = priority_batch_size
         self.max_consecutive_small = max_consecutive_small
         self.num_sequences = 0
         self.num_tokens = 0
-        self._small, self._bulk = _Lane[Key](), _Lane[Key]()
+        make_lane = ShareLane[Key] if has_shares else Lane[Key]
+        self._small: Lane[Key] | ShareLane[Key] = make_lane()
+        self._bulk: Lane[Key] | ShareLane[Key] = make_lane()
         self._requeued: deque[list[BatchSlice[Key]]] = deque()
         self._consecutive_small = 0
 
@@ -170,11 +67,24 @@ class Scheduler(Generic[Key]):
         return self.num_sequences
 
     def add(
-        self, key: Key, client: bytes, lengths: np.ndarray, request_size: int, rows: np.ndarray | None = None
+        self,
+        key: Key,
+        client: bytes,
+        lengths: np.ndarray,
+        request_size: int,
+        rows: np.ndarray | None = None,
+        share: Share | None = None,
     ) -> None:
-        """Queues sequences of chunk ``key``: ``rows``, or all. ``lengths`` is int32 ``[n]``, ``rows`` int64 ``[n]``."""
-        lane = self._small if request_size <= self.priority_batch_size else self._bulk
-        lane.add(_QueuedChunk(key, client, lengths, rows))
+        """Queues sequences of chunk ``key``: ``rows``, or all. ``lengths`` is int32 ``[n]``, ``rows`` int64 ``[n]``.
+
+        Args:
+            share: that of the client; its class, if it has one, selects the lane.
+        """
+        is_small = request_size <= self.priority_batch_size
+        if share is not None and share.request_class is not None:
+            is_small = share.request_class == QUERY
+        lane = self._small if is_small else self._bulk
+        lane.add(QueuedChunk(key, client, lengths, rows, share))
         self.num_sequences += len(lengths)
         self.num_tokens += _sum(lengths)
 
@@ -205,17 +115,9 @@ class Scheduler(Generic[Key]):
     def drop(self, client: bytes, dropped: set[Key]) -> None:
         """Removes the queued sequences of the chunks ``dropped``, all of them of ``client``."""
         for lane in (self._small, self._bulk):
-            queue = lane.clients.get(client)
-            if queue is None:
-                continue
-            for chunk in [chunk for chunk in queue if chunk.key in dropped]:
+            for chunk in lane.drop(client, dropped):
                 self.num_sequences -= chunk.remaining
-                self.num_tokens -= int(chunk.lengths[chunk.start :].sum())
-            kept = deque(chunk for chunk in queue if chunk.key not in dropped)
-            if kept:
-                lane.clients[client] = kept
-            else:
-                del lane.clients[client]
+                self.num_tokens -= chunk.num_tokens
         if not self._requeued:
             return
         batches, self._requeued = list(self._requeued), deque()
@@ -237,19 +139,20 @@ class Scheduler(Generic[Key]):
             self.num_tokens += sign * _sum(each.lengths)
 
     @staticmethod
-    def _take_only(lane: _Lane[Key]) -> list[BatchSlice[Key]]:
+    def _take_only(lane: Lane[Key] | ShareLane[Key]) -> list[BatchSlice[Key]]:
         """Takes the only queued sequence: the fast path of ``_fill_batch`` for a single short request."""
-        (queue,) = lane.clients.values()
-        (chunk,) = queue
+        chunk = lane.only_chunk()
         taken = chunk.take(_FIRST)
         lane.advance(chunk, int(taken.lengths[0]))
         lane.update_virtual_time()
         return [taken]
 
-    def _fill_batch(self, first: _Lane[Key], second: _Lane[Key], limits: BatchLimits) -> list[BatchSlice[Key]]:
+    def _fill_batch(
+        self, first: Lane[Key] | ShareLane[Key], second: Lane[Key] | ShareLane[Key], limits: BatchLimits
+    ) -> list[BatchSlice[Key]]:
         """Cuts a batch from both lanes; ``first`` provides the anchor."""
         window = 2 * limits.max_sequences
-        candidates: list[tuple[_Lane[Key], _QueuedChunk[Key], int]] = []
+        candidates: list[tuple[Lane[Key] | ShareLane[Key], QueuedChunk[Key], int]] = []
         seen = 0
         for lane in (first, second):
             for chunk in lane.round_robin(window - seen):
@@ -274,6 +177,11 @@ class Scheduler(Generic[Key]):
         for lane in (first, second):
             lane.update_virtual_time()
         return slices
+
+
+def make_scheduler(config: ServerConfig) -> Scheduler[Any]:
+    """Returns the scheduler of a server."""
+    return Scheduler(config.priority_batch_size, has_shares=config.http_keys is not None)
 
 
 def _sum(lengths: np.ndarray) -> int:

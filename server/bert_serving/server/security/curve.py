@@ -70,7 +70,7 @@ class AllowedKeys:
         self._extra = {key.encode() for key in extra}
         self._lock = threading.Lock()
         self._seen: tuple[tuple[str, int, int], ...] | None = None
-        self._keys: set[bytes] = set()
+        self._names: dict[bytes, str] = {}
         self._warn = warn
         self._problems: set[str] = set()
 
@@ -81,15 +81,18 @@ class AllowedKeys:
         except OSError:  # an unreadable folder allows no client
             return False
 
-    def read(self) -> set[bytes]:
-        """Returns the keys that are in the folder now. The log names a file without a key, once."""
+    def read(self) -> dict[bytes, str]:
+        """Returns the keys that are in the folder now, with the names of their files.
+
+        The log names a file without a key, once.
+        """
         with self._lock:
             files = sorted(self._folder.glob("*.key")) if self._folder.is_dir() else []
             state = tuple((path.name, *_version(path)) for path in files)
             if state != self._seen:
-                self._keys = {key for path in files if (key := self._load(path))}
+                self._names = {key: path.stem for path in files if (key := self._load(path))}
                 self._seen = state
-            return self._keys
+            return self._names
 
     def _load(self, path: Path) -> bytes | None:
         try:

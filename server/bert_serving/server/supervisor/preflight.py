@@ -29,6 +29,7 @@ from .engine_choice import make_choice
 from .packages import require_packages
 from .placement import WorkerPlacement, plan_workers
 from .prepared_model import PreparedModel
+from .share_options import share_options
 from .terms import front_terms
 from .tokenizers import count, resolve
 from .vector_space import vector_digest
@@ -157,10 +158,11 @@ def make_access(config: ServerConfig, warn: Callable[[str], None]) -> tuple[dict
     Raises:
         ConfigError: ``-auth_keys`` has no usable server key, or HTTP would be open to clients without a key.
     """
-    if config.auth_keys and config.http_port and not config.http_token_file and not is_loopback(config.host):
+    has_token = config.http_token_file or config.http_keys
+    if config.auth_keys and config.http_port and not has_token and not is_loopback(config.host):
         raise ConfigError(
             f"-auth_keys allows known clients only, but -http_port with -host {config.host} is open to all without a "
-            f"token: add -http_token_file, or -host 127.0.0.1"
+            f"token: add -http_token_file or -http_keys, or -host 127.0.0.1"
         )
     warn_if_open(config.host, config.auth_keys, warn)
     if config.auth_keys is None:
@@ -191,13 +193,14 @@ def make_children(
         children[name] = Child(role, name, name.upper(), config, addresses, options, env)
 
     shared = {"access": access, "drift": drift} | join_options(config, model, prepared, placements)
-    add("ventilator", "ventilator", shared, _NO_GPU)
+    for_ventilator, for_http = share_options(config)
+    add("ventilator", "ventilator", shared | for_ventilator, _NO_GPU)
     add("sink", "sink", shared, _NO_GPU)
     for index in range(count(config)):
         add("tokenizer", f"tokenizer-{index}", {}, _NO_GPU)
     children |= make_workers(config, addresses, placements, model, prepared, {})
     if config.http_port:
-        add("http", "http", {"keys": http_keys}, _NO_GPU)
+        add("http", "http", {"keys": http_keys} | for_http, _NO_GPU)
     return children
 
 

@@ -132,8 +132,8 @@ class BertServer(threading.Thread):
         self._stops_asked += 1
 
     def reload(self) -> None:
-        """Requests a rolling restart of the workers; no request fails. Safe in a signal handler."""
-        self._routines.rolling_restart.request()
+        """Requests a rolling restart, and new keys of ``-http_keys``; no request fails. Safe in a signal handler."""
+        self._routines.reload()
 
     @staticmethod
     def shutdown(
@@ -257,8 +257,7 @@ class BertServer(threading.Thread):
         elif not everything and self.state == "ready":
             self.state = "degraded"
         if self.is_ready.is_set():
-            self._routines.rolling_restart.step(self.children, self.state == "ready", now, self._tell)
-            self._routines.tokenizer_scale.step(self.children, now, self._start)
+            self._routines.step(self.children, self.state == "ready", now, self._tell, self._start)
 
     def _is_up(self, names: list[str]) -> bool:
         return all(self.children[name].is_up(time.monotonic()) for name in names)

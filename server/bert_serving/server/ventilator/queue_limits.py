@@ -6,6 +6,7 @@ from ..config.memory import default_memory
 from ..config.server_config import ServerConfig
 from ..errors import Overloaded
 from ..scheduling.jobs import JobChunk
+from ..tokenization.request_texts import RequestLimits
 from .tokenizer_thread import Progress
 
 #: Memory of a request besides its message and its arrays: the job, its keys, and its place in the tables and queues.
@@ -26,11 +27,13 @@ class QueueLimits:
     """Counts the memory of requests, and compares it and the queued tokens with the limits.
 
     Attributes:
+        of_request: limits of one request.
         max_bytes: value of ``-queue_memory``.
         tokenized_bytes: memory of the requests, without messages that are not tokenized to their end.
     """
 
     def __init__(self, config: ServerConfig) -> None:
+        self.of_request = RequestLimits(config.max_request_size, config.max_text_length, config.max_queue_tokens)
         self.max_tokens = config.max_queue_tokens
         self.max_bytes = config.queue_memory or default_memory()
         self.tokenized_bytes = 0

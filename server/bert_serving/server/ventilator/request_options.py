@@ -16,7 +16,7 @@ from bert_serving.client.protocol import (
 )
 
 from ..config.server_config import ServerConfig
-from ..errors import InvalidRequest, TooLarge, VectorSpaceMismatch
+from ..errors import Forbidden, InvalidRequest, TooLarge, VectorSpaceMismatch
 from ..model.config import ModelConfig
 from ..model.pipeline import Normalize
 from ..model.pooling import PoolingStrategy
@@ -29,7 +29,10 @@ MAX_OPTIONS_BYTES = 65536
 
 
 class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Fifth frame of a request. ``requests`` holds the ids of ``SHOW_PENDING`` and ``CANCEL``."""
+    """Fifth frame of a request. ``requests`` holds the ids of ``SHOW_PENDING`` and ``CANCEL``.
+
+    ``share`` is for the HTTP server only: it proves that a request has the name of an HTTP key, see ``ShareTable``.
+    """
 
     timing: bool = False
     num_tokens: bool = False
@@ -44,6 +47,7 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     raw_scores: bool = False
     long: str | None = None
     embedding_type: str | None = None
+    share: str | None = None
 
     @property
     def key(self) -> bytes:
@@ -117,6 +121,7 @@ class OptionsResolver:
         modes = () if pipeline is None else pipeline.pooling
         self._is_mean = config.pooling_strategy == PoolingStrategy.REDUCE_MEAN and modes in ((), ("mean",))
         self._is_deterministic = config.deterministic
+        self._has_shares = config.http_keys is not None
 
     def resolve(self, options: RequestOptions) -> JobOptions:
         """Returns the options of a job.
@@ -124,10 +129,13 @@ class OptionsResolver:
         Raises:
             InvalidRequest: the server cannot compute what the options ask for.
             VectorSpaceMismatch: the vectors are of another space than the request expects.
+            Forbidden: the request names a share, and the server has none.
             TooLarge: the prompt is too long.
         """
         if options is NO_REQUEST_OPTIONS:
             return NO_OPTIONS
+        if options.share is not None and not self._has_shares:
+            raise Forbidden("the option share is for the HTTP server of a server with -http_keys only: omit it")
         long = self._long(options)
         vector = self._vector_options(options.normalize, options.dimensions, options.raw_scores)
         typed = self._with_type(vector, options.embedding_type)

@@ -7,7 +7,7 @@ from math import inf
 
 import zmq
 
-from ..errors import Draining, RequestError, TooLarge
+from ..errors import Draining, RateLimited, RequestError, TooLarge
 from ..ipc import commands
 from ..ipc.commands import u64
 from ..ipc.process_context import ProcessContext
@@ -18,7 +18,8 @@ from ..monitoring.drift import Reference, UnknownDrift
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..scheduling.jobs import Job, JobChunk, JobOptions, RequestKey
-from ..tokenization.request_texts import RequestLimits, read_texts, tokenize
+from ..shares.job_usage import JobUsage
+from ..tokenization.request_texts import read_texts, tokenize
 from ..tokenization.tokenizer import Tokenizer
 from .announcements import MAX_TRUNCATED, Announcer
 from .digests import STEP_BYTES, DigestQueue, digest
@@ -28,6 +29,7 @@ from .request_source import RequestSource
 from .requests import INLINE_BYTES, Request
 from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
+from .share_table import ShareTable
 from .sink_channel import SinkChannel
 from .text_parts import can_start, place_parts, require_token_vectors
 from .tokenizer_pool import TokenizerPool
@@ -54,6 +56,7 @@ class RequestTable:
         limits: limits of the queue.
         admission: starts jobs while there is memory for their results.
         digests: large requests before their start.
+        shares: what each name uses; None without ``-http_keys``.
         draining: new requests are rejected.
     """
 
@@ -70,7 +73,6 @@ class RequestTable:
         config = context.config
         self._config, self._log, self._clock = config, context.log, clock
         self._tokenizer = tokenizer
-        self._limits = RequestLimits(config.max_request_size, config.max_text_length, config.max_queue_tokens)
         self.limits, self.digests = QueueLimits(config), DigestQueue()
         self._resolver = OptionsResolver(config, model)
         self._statistics, self._sink = statistics, sink
@@ -79,11 +81,12 @@ class RequestTable:
         router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
         context.bind(router, context.addresses.dispatch)
         self.dispatcher = Dispatcher(config, router, self.fail, sink.send, context.log, clock, first_id)
-        thread = TokenizerThread(context.context, tokenizer, self._limits)
+        thread = TokenizerThread(context.context, tokenizer, self.limits.of_request)
         self.thread = TokenizerPool.wrap(thread, config.num_tokenizer, router, first_id)
         self.admission = ResultAdmission(ResultLimit(config, model), self._dispatch_all, sink.free_results, clock)
         self._announce = Announcer(config, tokenizer, self.admission.limit.positions, first_id, context.log)
         self.jobs: dict[int, Job] = {}
+        self.shares = ShareTable.of(context, clock)
         self.draining = False
         self._by_key: dict[RequestKey, Job] = {}
         # By identity and request id, with the connection that sent the request last.
@@ -94,6 +97,11 @@ class RequestTable:
     def is_full(self) -> bool:
         """Whether requests take ``-queue_memory`` bytes, so that further requests stay unread."""
         return self.held_bytes >= self.limits.max_bytes
+
+    @property
+    def reads_users(self) -> bool:
+        """Whether the CURVE key of a request decides about it."""
+        return self.shares is not None and self.shares.reads_users
 
     @property
     def held_bytes(self) -> int:
@@ -153,22 +161,32 @@ class RequestTable:
             require_token_vectors(state.info for state in self.dispatcher.workers.values())
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
+        usage = None if self.shares is None else self.shares.begin(request)
         # Above -max_queue_tokens short requests wait as messages, too.
         is_short = isinstance(request.message, bytes) and not self.thread.has_processes
         if is_short and self.dispatcher.scheduler.num_tokens < self.limits.max_tokens:
             received_at = self._clock()
-            texts = read_texts(bytes(request.message), self._limits, options.pairs is True)
+            texts = read_texts(bytes(request.message), self.limits.of_request, options.pairs is True)
             if len(texts) * self._tokenizer.prompt_length(options.prompt) <= INLINE_BYTES:
                 tokenized = tokenize(self._tokenizer, texts, options)
-                job = self._open(request, key, len(texts), options, received_at)
+                job = self._open(request, key, len(texts), options, received_at, usage)
                 self._add_chunk(JobChunk(job, 0, tokenized), is_last=True)
                 return
-        job = self._open(request, key, 0, options, self._clock())  # the thread counts the texts when it decodes them
+        # The thread counts the texts when it decodes them.
+        job = self._open(request, key, 0, options, self._clock(), usage)
         self.thread.submit(job.local_id, request.message, options, job.identity)
 
-    def _open(self, request: Request, key: RequestKey, size: int, options: JobOptions, received_at: float) -> Job:
+    def _open(
+        self,
+        request: Request,
+        key: RequestKey,
+        size: int,
+        options: JobOptions,
+        received_at: float,
+        usage: JobUsage | None,
+    ) -> Job:
         self._last_local_id += 1
-        job = Job(self._last_local_id, key, size, received_at, options)
+        job = Job(self._last_local_id, key, size, received_at, options, usage=usage)
         self.jobs[job.local_id] = self._by_key[key] = job
         self._by_id.setdefault(key[:2], {})[job] = request.source
         self._count_bytes(job, REQUEST_BYTES)
@@ -182,6 +200,8 @@ class RequestTable:
 
     def _record(self, job: Job) -> None:
         """Records a request in the statistics and the log, once its number of texts is known."""
+        if job.usage is not None:
+            job.usage.num_texts = job.size
         self._statistics.record_data_request(job.identity, job.size, self._clock())
         self._log.log(
             REQUEST, "new encode request\treq id: %s\tsize: %d\tclient: %r", job.request_id, job.size, job.identity
@@ -258,7 +278,9 @@ class RequestTable:
         try:
             place_parts(chunk, self._config.max_request_size, self.limits.max_tokens)
             result_bytes = self.admission.limit.check(chunk)
-        except TooLarge as error:
+            if job.usage is not None:
+                job.usage.add(len(tokenized.input_ids), is_last, self._clock())
+        except (TooLarge, RateLimited) as error:
             job.is_complete = job.is_complete or is_last
             self.fail(job, error)
             return
@@ -267,7 +289,6 @@ class RequestTable:
         statistics.num_unknown_tokens += tokenized.num_unknown
         if len(truncated := tokenized.truncated_texts):
             statistics.num_truncated += len(truncated)
-            job.num_truncated += len(truncated)
             if len(job.truncated) < MAX_TRUNCATED:
                 job.truncated += (truncated + first_text).tolist()
         if self.unknown_drift is not None:
@@ -283,7 +304,7 @@ class RequestTable:
         if not can_start(job):
             return
         if self.admission.admit(job, result_bytes):
-            if job.options.long:
+            if job.starts_complete:
                 self._dispatch_all(job)
                 return
             self.dispatcher.add(chunk, self._announce.command(chunk, is_last))
@@ -357,6 +378,8 @@ class RequestTable:
             return
         self._count_bytes(job, -job.held_bytes)
         self.admission.release(job)
+        if job.usage is not None:
+            job.usage.end()
         del self._by_key[job.key]
         same_id = self._by_id[job.key[:2]]
         del same_id[job]

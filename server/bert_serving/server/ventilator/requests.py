@@ -25,6 +25,7 @@ class Request:
         message: a command, or JSON that is not decoded yet. A large one is the buffer of its frame.
         options: the fifth frame.
         source: connection of the message.
+        user_id: CURVE key of the connection in Z85, if it was asked for.
     """
 
     identity: bytes
@@ -32,6 +33,7 @@ class Request:
     request_id: bytes
     options: RequestOptions = NO_REQUEST_OPTIONS
     source: RequestSource = UNKNOWN_SOURCE
+    user_id: str = ""
 
     @property
     def is_command(self) -> bool:
@@ -49,8 +51,11 @@ class BadEnvelope(InvalidRequest):
         self.reply_to = reply_to
 
 
-def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
+def read_envelope(frames: Sequence[zmq.Frame], reads_user: bool = False) -> Request:
     """Checks the number and the format of the frames, not the texts.
+
+    Args:
+        reads_user: reads the CURVE key of the connection.
 
     Raises:
         BadEnvelope: wrong number of frames, an oversized identity, a request id that is not a number, unknown options.
@@ -69,8 +74,9 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
             reply_to=(identity, shown),
         )
     # The fourth frame, the number of texts, is not trusted: the texts are counted instead.
+    user_id = str(frames[-1].get("User-Id")) if reads_user else ""
     if len(frames) == 4:
-        return Request(identity, message, request_id, source=source_of(frames[-1]))
+        return Request(identity, message, request_id, source=source_of(frames[-1]), user_id=user_id)
     if len(frames[4]) > MAX_OPTIONS_BYTES:  # the decoder would create a long list before it checks max_length
         raise BadEnvelope(
             f"the options of a request have at most {MAX_OPTIONS_BYTES} bytes, received {len(frames[4])}",
@@ -80,4 +86,4 @@ def read_envelope(frames: Sequence[zmq.Frame]) -> Request:
         options = decode_options(frames[4].bytes)
     except ValueError as error:
         raise BadEnvelope(str(error), reply_to=(identity, request_id)) from None
-    return Request(identity, message, request_id, options, source_of(frames[-1]))
+    return Request(identity, message, request_id, options, source_of(frames[-1]), user_id)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
 import zmq
 
 from bert_serving.client.protocol import error_info
 
-from ..errors import RequestError
+from ..errors import RateLimited, RequestError
 from ..ipc import commands
 from ..ipc.commands import u64
 from ..ipc.messages import Command, decode_commands, encode_commands
@@ -52,7 +53,8 @@ class SinkChannel:
 
     def publish_error(self, identity: bytes, request_id: bytes, error: RequestError) -> None:
         """Queues an error reply in place of vectors."""
-        self.publish(identity, [error_info(error.kind, str(error)), b"", request_id])
+        retry_after = ceil(error.retry_after) if isinstance(error, RateLimited) else None
+        self.publish(identity, [error_info(error.kind, str(error), retry_after), b"", request_id])
 
     def flush(self) -> None:
         """Sends the queued commands."""

@@ -28,6 +28,7 @@ from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
 from .join_port import JoinPort
 from .result_admission import ResultAdmission
+from .share_table import ShareTable
 from .tokenizer_state import TokenizerState
 
 STARTED = datetime.now()
@@ -72,6 +73,7 @@ class ServerState:
         unknown_token: the token for unknown text; None if the vocabulary has none.
         result_memory: memory of the results in the sink.
         admission: reservations of memory for results, and requests that wait for it.
+        shares: usage of each name; None without ``-http_keys``.
         drift: drift of texts and vectors; None without ``-drift_reference``.
         now: monotonic seconds.
     """
@@ -92,6 +94,7 @@ class ServerState:
     unknown_token: str | None
     result_memory: ResultMemory
     admission: ResultAdmission
+    shares: ShareTable | None
     drift: Mapping[str, Any] | None
     now: float
 
@@ -128,6 +131,8 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
         "padding": dispatcher.num_padding,
     }
     status["cache"] = dispatcher.cache.to_dict()
+    if state.shares is not None:
+        status["shares"] = state.shares.to_dict()
     if state.drift is not None:
         status["drift"] = state.drift
     status["workers"] = [

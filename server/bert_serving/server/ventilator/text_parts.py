@@ -15,7 +15,7 @@ from ..scheduling.jobs import Job, JobChunk
 
 def can_start(job: Job) -> bool:
     """Returns whether the sequences of a job may be computed: any are there, and their final number is known."""
-    return bool(job.chunks) and (job.is_complete or not job.options.long)
+    return bool(job.chunks) and (job.is_complete or not job.starts_complete)
 
 
 def require_token_vectors(workers: Iterable[dict[str, Any]]) -> None:

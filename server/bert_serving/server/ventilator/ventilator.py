@@ -177,7 +177,7 @@ class Ventilator:
 
     def _on_message(self, frames: list[zmq.Frame], may_exceed: bool) -> None:
         try:
-            request = read_envelope(frames)
+            request = read_envelope(frames, self.requests.reads_users)
         except BadEnvelope as error:
             self.statistics.record_error(error.kind)
             self.log.warning("received a wrongly-formatted request: %s", error)
@@ -270,6 +270,7 @@ class Ventilator:
             unknown_token=self._unknown_token,
             result_memory=self._result_memory,
             admission=self.requests.admission,
+            shares=self.requests.shares,
             drift=None if unknown_drift is None else {**self._vector_drift, **unknown_drift.to_dict()},
             now=self.clock(),
         )
@@ -328,6 +329,8 @@ class Ventilator:
             self.requests.draining = self._drained_sent = False
         elif kind == commands.BIND_AGAIN:
             self.context.bind_again()
+        elif kind == commands.SHARES and self.requests.shares is not None:
+            self.requests.shares.update(json.loads(frames[1]))
         elif kind == STOP:
             self.stopped = True
 

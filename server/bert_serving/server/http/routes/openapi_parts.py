@@ -96,7 +96,7 @@ _ERRORS = {
     "415": "The body is compressed",
     "422": "The engine cannot encode one of the texts; on routes of text-embeddings-inference, a value is invalid",
     "424": "The model is of another kind than the route needs, or the engine cannot encode one of the texts",
-    "429": "The server is overloaded",
+    "429": "The server is overloaded, or a limit of the key is used up",
     "502": "The reply of the service cannot be decoded",
     "503": "The server is overloaded or stopping, or the service is unreachable",
     "504": "The service does not reply in time",

@@ -9,9 +9,9 @@ from .. import schemas
 from ..request_context import BYTES, JSON
 from .openapi_parts import TASK_REQUESTS, TASK_RESPONSES, content, operation
 
-_ENCODE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "502", "503", "504")
+_ENCODE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "429", "502", "503", "504")
 #: Of routes that need a server of vectors, or have a meaning for each task.
-_TASK_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "502", "503", "504")
+_TASK_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "429", "502", "503", "504")
 _TEXTS = {"texts": ["hello world"]}
 _RAW_VECTORS = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 _STATUS = {JSON: {"schema": {"type": "object"}}}

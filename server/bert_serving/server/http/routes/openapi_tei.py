@@ -10,7 +10,7 @@ from .openapi_parts import content, operation
 
 _TAG = "text-embeddings-inference"
 _ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "429", "502", "503", "504")
-_SCORE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "502", "503", "504")
+_SCORE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "429", "502", "503", "504")
 _EMBED = {"inputs": ["hello world", "good day!"]}
 _RERANK = {"query": "hello", "texts": ["hello world", "good day!"]}
 _DOCUMENTS = {"model": "bert", "query": "hello", "documents": ["hello world", "good day!"], "top_n": 1}

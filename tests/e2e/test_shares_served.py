@@ -1,0 +1,205 @@
+"""Names of HTTP keys and CURVE keys: limits, usage, and new files while the server runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bert_serving.client import BertClient, ForbiddenError, RateLimitedError, TooLargeError
+from bert_serving.server.cli.keygen import keygen
+from bert_serving.server.http.route_table import ENCODING_ROUTES
+from http_calls import HttpServer, Reply, serving_http
+from servers import Server, wait_until
+
+FILE = """
+[search]
+keys = ["key-of-search", "new-key-of-search"]
+weight = 4
+class = "query"
+
+[archive]
+keys = ["key-of-archive"]
+class = "bulk"
+tokens_per_minute = 100
+
+[few]
+keys = ["key-of-few"]
+texts_per_minute = 3
+
+[waits]
+keys = ["key-of-waits"]
+waiting_tokens = 20
+
+[alice]
+tokens_per_minute = 40
+"""
+SEARCH, ARCHIVE, FEW = "key-of-search", "key-of-archive", "key-of-few"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shares")
+    assert keygen([str(folder / "KEYS"), "alice", "bob"]) == 0
+    (folder / "keys.toml").write_text(FILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def http(folder: Path) -> Iterator[HttpServer]:
+    options = ("-engine", "zeros", "-http_keys", folder / "keys.toml", "-auth_keys", folder / "KEYS")
+    with serving_http(*options) as server:
+        yield server
+
+
+def post(http: HttpServer, key: str, texts: list[str], path: str = "/encode") -> Reply:
+    return http.call(path, {"texts": texts}, {"Authorization": f"Bearer {key}"})
+
+
+def usage(http: HttpServer, name: str) -> dict[str, Any]:
+    status = http.call("/status/server", headers={"Authorization": f"Bearer {SEARCH}"}).json
+    found: dict[str, Any] = status["shares"][name]
+    return found
+
+
+def connect(http: HttpServer, folder: Path, name: str) -> BertClient:
+    return BertClient(
+        port=http.server.port, port_out=http.server.port_out, timeout=60_000, check_length=False,
+        server_key=str(folder / "KEYS" / "server.key"), secret_key=str(folder / "KEYS" / f"{name}.key_secret"),
+    )  # fmt: skip
+
+
+def test_each_key_has_its_name_and_others_are_refused(http: HttpServer) -> None:
+    before = usage(http, "search")
+    for key in (SEARCH, "new-key-of-search"):
+        assert post(http, key, ["the the", "the the"]).status == 200
+    after = usage(http, "search")
+    assert after["texts"] - before["texts"] == 4
+    assert after["requests"] - before["requests"] == 2
+    assert after["tokens"] - before["tokens"] == 2 * (4 + 4)
+    assert after["waiting_tokens"] == 0
+    assert after["weight"] == 4
+    for key in ("", "key-of-searc", "key-of-search2", "KEY-OF-SEARCH", "search"):
+        assert post(http, key, ["text"]).status == 401
+    assert "key-of" not in http.server.log
+
+
+def test_a_limit_of_tokens_is_exact_and_the_refusal_says_when_to_retry(http: HttpServer) -> None:
+    text = " ".join(["the"] * 8)  # 10 tokens
+    assert post(http, ARCHIVE, [text] * 11).status == 413  # more than a minute allows
+    assert post(http, ARCHIVE, [text] * 7).status == 200
+    refused = post(http, ARCHIVE, [text] * 4)
+    assert refused.status == 429
+    assert 1 <= int(refused.headers["retry-after"]) <= 61
+    assert "70 of 100 tokens" in refused.json["description"]
+    assert post(http, ARCHIVE, [text] * 3).status == 200  # what is left
+    assert usage(http, "archive")["tokens"] == 100
+    assert usage(http, "archive")["refused"] >= 2
+    assert post(http, SEARCH, [text] * 20).status == 200  # others have their own limits
+
+
+#: Routes that need a model of another kind.
+OTHER_MODELS = {"/embed_all", "/predict", "/classify", "/rerank", "/v1/rerank", "/v2/rerank"}
+BODIES: dict[str, Any] = {
+    "/encode": {"texts": ["a"]},
+    "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
+    "/v1/embed": {"model": "m", "texts": ["a"]},
+    "/v2/embed": {"model": "m", "texts": ["a"], "input_type": "search_query", "embedding_types": ["float"]},
+    "/v1/embeddings": {"input": ["a"], "model": "m"},
+}
+
+
+def test_a_used_up_limit_gives_429_on_every_route(http: HttpServer) -> None:
+    for _ in range(3):
+        post(http, FEW, ["text"])
+    for path in sorted(ENCODING_ROUTES.keys() - OTHER_MODELS):
+        body = json.dumps(BODIES.get(path, {"inputs": ["a"]}))
+        for size in (1, 400):  # in the event loop, and in a thread
+            text = json.dumps("text " * size)
+            reply = http.call(path, body.replace('"a"', text).encode(), {"Authorization": f"Bearer {FEW}"})
+            assert reply.status == 429, (path, reply.body)
+            assert 1 <= int(reply.headers["retry-after"]) <= 61
+            assert b"few" in reply.body
+
+
+def test_a_large_request_is_accepted_or_refused_as_a_whole(http: HttpServer) -> None:
+    """3,000 texts are several requests to the service without a limit."""
+    before = usage(http, "waits")
+    assert post(http, "key-of-waits", ["the the the"] * 3000).status == 413
+    assert usage(http, "waits")["tokens"] == before["tokens"]
+    assert post(http, "key-of-waits", ["the the the"] * 4).status == 200
+    assert usage(http, "waits")["waiting_tokens"] == 0
+    assert post(http, SEARCH, ["the the the"] * 3000).status == 200
+
+
+def test_a_curve_key_has_the_share_of_its_name(http: HttpServer, folder: Path) -> None:
+    with connect(http, folder, "alice") as alice, connect(http, folder, "bob") as bob:
+        alice.encode(["the the the"] * 7)  # 35 of 40 tokens
+        with pytest.raises(RateLimitedError, match="35 of 40 tokens") as caught:
+            alice.encode(["the the the"] * 2)
+        assert caught.value.retry_after is not None
+        assert 1 <= caught.value.retry_after <= 61
+        with pytest.raises(TooLargeError, match="40 in a minute"):
+            alice.encode(["the the the"] * 9000, batch_size=9000)
+        alice.encode(["the the the"])  # what is left
+        bob.encode(["the the the"] * 5000)
+    assert usage(http, "alice")["tokens"] == 40
+    assert usage(http, "bob")["texts"] == 5000
+
+
+def test_a_client_cannot_take_the_name_of_an_http_key(http: HttpServer, folder: Path) -> None:
+    with connect(http, folder, "bob") as bob:
+        for share in ("search", ":search", "0" * 32 + ":search"):
+            with pytest.raises(ForbiddenError):
+                bob._encode_in_detail(["text"], False, 1, [], share=share)
+
+
+def test_metrics_have_the_usage_of_each_name(http: HttpServer) -> None:
+    post(http, SEARCH, ["text"])
+    lines = http.call("/metrics", headers={"Authorization": f"Bearer {SEARCH}"}).body.decode().splitlines()
+    found = dict(line.rsplit(" ", 1) for line in lines if line.startswith("bert_serving_share_"))
+    assert float(found['bert_serving_share_texts_total{name="search"}']) >= 1
+    assert float(found['bert_serving_share_tokens_total{name="search"}']) >= 3
+    assert found['bert_serving_share_waiting_tokens{name="archive"}'] == "0.0"
+    assert 'bert_serving_share_refused_total{name="(none)"}' in found
+    assert not any("key-of" in line for line in lines)
+
+
+def test_sighup_reads_the_file_again(http: HttpServer, folder: Path) -> None:
+    path = folder / "keys.toml"
+
+    def reload(text: str, line: str) -> None:
+        count = http.server.log.count(line)
+        path.write_text(text)
+        http.server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: http.server.log.count(line) > count, what=line)
+
+    reload("[broken", "the earlier keys and limits stay")
+    assert post(http, SEARCH, ["text"]).status == 200
+    used = usage(http, "archive")["tokens"]
+    reload(FILE.replace(SEARCH, "rotated").replace("= 100", "= 500"), "names")
+    wait_until(lambda: post(http, SEARCH, ["text"]).status == 401, what="the old key")
+    assert post(http, "rotated", ["text"]).status == 200
+    status = http.call("/status/server", headers={"Authorization": "Bearer rotated"}).json["shares"]["archive"]
+    assert status["tokens_per_minute"] == 500
+    assert status["tokens"] == used  # what was used still counts
+    reload(FILE, "names")
+    wait_until(lambda: post(http, SEARCH, ["text"]).status == 200, what="the earlier key")
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "part"),
+    [
+        (("-http_token_file", "keys.toml"), {}, "-http_keys and -http_token_file exclude each other"),
+        ((), {"BERT_SERVING_HTTP_TOKEN": "t"}, "BERT_SERVING_HTTP_TOKEN exclude each other"),
+    ],
+)
+def test_contradictions_end_the_start(folder: Path, options: tuple[str, ...], env: dict[str, str], part: str) -> None:
+    server = Server("-engine", "zeros", "-http_port", "19998", "-http_keys", folder / "keys.toml", *options, env=env)
+    assert server.process.wait(60)
+    assert part in server.log
+    assert "key-of" not in server.log
