@@ -20,6 +20,7 @@ from ..supervisor.engine_choice import stored_choice
 from ..supervisor.packages import require_packages
 from ..supervisor.placement import plan_workers
 from ..supervisor.preflight import read_model
+from ..supervisor.share_options import share_options
 from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
 from ..tokenization.factory import make_tokenizer
 from ..worker.head_weights import check_head_weights
@@ -44,6 +45,7 @@ def check(config: ServerConfig) -> int:
     log, notes = logging.Logger("check"), _Collector()
     log.addHandler(notes)
     try:
+        share_options(config)
         config, model = read_model(config, log)
         require_packages(config, model)
         tokenizer = make_tokenizer(config, model)

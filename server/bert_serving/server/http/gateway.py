@@ -24,7 +24,7 @@ from .connections import STATE_KEY, Connection, Connections
 from .direct_response import DirectResponses
 from .encoding_call import ENCODED_KEY, SHARE_KEY, read_call
 from .encoding_service import EncodingService
-from .errors import BodyTooLarge, ClientDisconnected, HttpError
+from .errors import BodyTooLarge, ClientDisconnected, HttpError, Unauthorized
 from .http_access import HttpAccess
 from .memory_limit import SMALL_BODY, Charge, MemoryLimiter
 from .paths import canonical_path
@@ -153,9 +153,11 @@ class Gateway:
             if body is None or refusal is not None:
                 body = b""
             environ = wsgi.environ_of(scope, body, started)
-            environ[wsgi.REFUSAL_KEY] = refusal
             if self.access.has_keys:
                 environ[SHARE_KEY] = self.access.share_of(_authorization(scope))
+                if environ[SHARE_KEY] is None:  # the key was removed while the body arrived
+                    refusal = refusal or Unauthorized("the bearer token is not valid any more: send another one")
+            environ[wsgi.REFUSAL_KEY] = refusal
             if refusal is None and len(body) <= SMALL_REQUEST and scope["path"] in ENCODING_ROUTES:
                 response = await self._encode_small(environ, scope["path"], body)
             else:
