@@ -196,6 +196,21 @@ def test_joined_machines_and_their_workers(browser: Browser, http_server: HttpSe
         assert browser.find("#api").get_attribute("href") == f"{http_server.url}/docs"
 
 
+def test_the_usage_of_each_name(browser: Browser, http_server: HttpServer) -> None:
+    status = http_server.call("/status/server").json
+    share = {"weight": 4, "class": "query", "texts": 1234, "tokens": 56_789, "waiting_tokens": 1_500, "refused": 7}
+    status["shares"] = {"search": share, HOSTILE: {**share, "class": None}}
+    with fake_server(status) as fake:
+        open_dashboard(browser, http_server, f"/?server={fake.url}")
+        assert not browser.find("#names-panel").is_displayed(), "this server has no names"
+        browser.all(".pick")[1].click()
+        browser.wait(lambda: browser.find("#names-panel").is_displayed(), "the names")
+        rows = rows_of(browser, "names")
+        assert rows["search"].startswith("search query 4 ")
+        assert rows["search"].endswith(" 1,234 56.8K 1,500 7"), rows["search"]
+        assert " by size 4 " in rows["<img"]
+
+
 def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> None:
     status = http_server.call("/status/server").json
     gib = 2**30

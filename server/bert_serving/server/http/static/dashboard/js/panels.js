@@ -13,6 +13,7 @@ const ERRORS = {
   too_large: 'the request exceeds a limit of the server',
   encoding_failed: 'the engine cannot encode a text',
   overloaded: 'the queue of the server is full',
+  rate_limited: 'a limit of the key is used up',
   draining: 'the server is stopping',
   forbidden: 'the client is not allowed to send this request',
   internal: 'unexpected error in the server; see its log',
@@ -37,6 +38,7 @@ export function show(watch) {
   workers(watch);
   machines(watch);
   tokenizers(watch);
+  names(watch);
   drift(watch.now.status.drift);
   http(watch.now.http);
   clients(watch.now.status.statistic ?? {});
@@ -151,6 +153,21 @@ function tokenizers({ before, now }) {
   }
   fill($('tokenizers').tBodies[0], rows);
   say($('tokenizers-note'), `the ventilator is busy for ${share(now.status.ventilator?.busy_share)} of the time`);
+}
+
+/** Shows what each name uses, on a server with -http_keys. */
+function names({ before, now }) {
+  const shares = now.status.shares ?? {};
+  $('names-panel').hidden = !now.status.shares;
+  const passed = before ? now.t - before.t : 0;
+  fill($('names').tBodies[0], Object.entries(shares).map(([name, own]) => {
+    const earlier = before?.status.shares?.[name];
+    const rate = key => (earlier && passed > 0 ? Math.max(0, own[key] - earlier[key]) / passed : null);
+    return [
+      name, String(own.class ?? 'by size'), amount(own.weight), amount(rate('texts')), amount(rate('tokens')),
+      amount(own.texts), amount(own.tokens), count(own.waiting_tokens), count(own.refused),
+    ];
+  }).sort(([a], [b]) => a.localeCompare(b, 'en', { numeric: true })));
 }
 
 /** Describes the machines that have joined, or returns an empty string if none can. */
