@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 
 from bert_serving.client import BertClient
 from model_folders import hf_tensors, write_hf
+from preparation import prepare
 from servers import Server, free_ports, wait_until
 
 TEXTS = ["hello world", "a longer text than the first one", "x"]
@@ -118,3 +120,33 @@ def test_only_what_the_start_prepared_is_served(engine: str, tmp_path: Path) -> 
         assert f"{weights} of the prepared model was overwritten" in server.log.splitlines()[-1]
     finally:
         server.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems verify the cache at each start")
+def test_a_start_prepares_only_what_the_cache_lacks(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    folder, cache = make_folder(tmp_path / "model"), tmp_path / "cache"
+    prepare("-engine", "onnx", model_dir=folder, cache=cache)
+
+    def start() -> tuple[str, np.ndarray]:
+        server = Server("-engine", "onnx", model_dir=folder, env={"BERT_SERVING_CACHE": str(cache)}).wait_ready()
+        try:
+            with BertClient(port=server.port, port_out=server.port_out, timeout=60_000) as client:
+                return server.log, client.encode(TEXTS)
+        finally:
+            server.kill()
+
+    log, vectors = start()
+    assert "the cache has the prepared model: onnx, fp32" in log
+    assert "load parameters" not in log
+
+    weights = max(cache.glob("*-*/*"), key=lambda path: path.stat().st_size)
+    before = weights.stat()
+    with open(weights, "r+b") as file:
+        file.seek(before.st_size // 2)
+        file.write(bytes(64))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    log, again = start()
+    assert "the cache has the prepared model" not in log
+    assert "load parameters" in log
+    np.testing.assert_array_equal(again, vectors)

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from bert_serving.server.model import cache as cache_module
 from bert_serving.server.model import digest as digest_module
-from bert_serving.server.model.cache import KEEP, Cache, CacheError, default_cache_dir
+from bert_serving.server.model import verified
+from bert_serving.server.model.cache import KEEP, Cache, CacheError, NotVerified, default_cache_dir
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.digest import DigestMemo, sha256_of
 from bert_serving.server.model.errors import WeightError
 from model_folders import TINY, TINY_TUNED, copy_tiny
 
 RECIPE = {"model": "abc", "dtype": "fp32"}
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no number of the boot")
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="permissions and owners are those of POSIX")
 
 
@@ -245,3 +248,98 @@ def test_an_emptied_cache_is_rebuilt(tmp_path: Path, build: Builder) -> None:
     place = Cache(tmp_path).entry("engine", RECIPE, build)
     shutil.rmtree(place)
     assert Cache(tmp_path).entry("engine", RECIPE, build) == place
+
+
+# -- entries that were verified since the machine was started ----------------------------------------------------------
+
+
+@pytest.fixture
+def num_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files whose content was read for a digest."""
+    names: list[str] = []
+
+    def read(path: Path) -> str:
+        names.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(cache_module, "sha256_of", read)
+    return names
+
+
+@linux_only
+def test_a_verified_entry_is_not_read_again(tmp_path: Path, build: Builder, num_read: list[str]) -> None:
+    entry = Cache(tmp_path).entry("engine", RECIPE, build)
+    num_read.clear()
+    assert Cache(tmp_path, only_verified=True).entry("engine", RECIPE, build) == entry
+    assert Cache(tmp_path).entry("engine", RECIPE, build) == entry
+    assert not num_read
+    os.utime(entry / "weights.bin")
+    with pytest.raises(NotVerified):
+        Cache(tmp_path, only_verified=True).entry("engine", RECIPE, build)
+    assert Cache(tmp_path).entry("engine", RECIPE, build) == entry
+    assert num_read == ["weights.bin"]
+    Cache(tmp_path, only_verified=True).entry("engine", RECIPE, build)
+    assert (build.calls, num_read) == (1, ["weights.bin"])
+
+
+@linux_only
+def test_an_entry_of_an_earlier_boot_is_read_again(
+    tmp_path: Path, build: Builder, num_read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = Cache(tmp_path).entry("engine", RECIPE, build)
+    monkeypatch.setattr(verified, "boot_id", lambda: "another")
+    with pytest.raises(NotVerified):
+        Cache(tmp_path, only_verified=True).entry("engine", RECIPE, build)
+    num_read.clear()
+    assert Cache(tmp_path).entry("engine", RECIPE, build) == entry
+    assert num_read == ["weights.bin"]
+    monkeypatch.setattr(verified, "boot_id", lambda: "")  # a system without a number: each start reads
+    for _ in range(2):
+        Cache(tmp_path).entry("engine", RECIPE, build)
+    assert num_read == 3 * ["weights.bin"]
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "replaced", "truncated", "removed", "no list"])
+def test_a_verified_entry_that_is_damaged_is_built_again(tmp_path: Path, build: Builder, damage: str) -> None:
+    entry = Cache(tmp_path).entry("engine", RECIPE, build)
+    file = entry / "weights.bin"
+    times = file.stat()
+    if damage == "overwritten":
+        with open(file, "r+b") as opened:
+            opened.write(b"x")
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif damage == "replaced":
+        (tmp_path / "other").write_bytes(b"012345678x")
+        os.utime(tmp_path / "other", ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.replace(tmp_path / "other", file)
+    elif damage == "truncated":
+        os.truncate(file, 3)
+    else:
+        (file if damage == "removed" else entry / "files.json").unlink()
+    with pytest.raises(NotVerified):
+        Cache(tmp_path, only_verified=True).entry("engine", RECIPE, build)
+    Cache(tmp_path).entry("engine", RECIPE, build)
+    assert build.calls == 2
+    assert file.read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"boot_id": 3, "files": 4}', '{"files": {}}'])
+def test_a_damaged_list_of_verified_files_is_ignored(tmp_path: Path, build: Builder, content: str) -> None:
+    Cache(tmp_path).entry("engine", RECIPE, build)
+    boot = verified.boot_id()
+    (tmp_path / "verified.json").write_text(content.replace("3", f'"{boot}"'))
+    with pytest.raises(NotVerified):
+        Cache(tmp_path, only_verified=True).entry("engine", RECIPE, build)
+    (tmp_path / "verified.json").unlink()
+    (tmp_path / "verified.json").mkdir()  # cannot be written
+    Cache(tmp_path).entry("engine", RECIPE, build)
+    assert build.calls == 1
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("verified.json.")]
+
+
+@linux_only
+def test_removed_entries_leave_the_list_of_verified_files(tmp_path: Path, build: Builder) -> None:
+    entry = Cache(tmp_path).entry("engine", RECIPE, build)
+    shutil.rmtree(entry)
+    Cache(tmp_path).entry("other", RECIPE, build)
+    assert entry.name not in (tmp_path / "verified.json").read_text()

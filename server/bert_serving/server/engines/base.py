@@ -52,6 +52,7 @@ class EngineSpec:
         model_digest: digest of the model that the server prepared at its start; engines then open its entries in the
             cache, and read no file of ``model``. Empty: the digest of the files of ``model``.
         opened: receives the paths of the entries that an engine opens.
+        only_verified: the cache reads and builds no entry, see ``Cache``.
     """
 
     model: ModelConfig
@@ -66,10 +67,11 @@ class EngineSpec:
     max_seq_len: int | None = None
     model_digest: str = ""
     opened: list[str] = field(default_factory=list, compare=False, repr=False)
+    only_verified: bool = field(default=False, compare=False, repr=False)
 
     def cache(self) -> Cache:
         """Opens the cache; the entries that it finds or builds are recorded in ``opened``."""
-        return Cache(self.cache_dir, self.opened)
+        return Cache(self.cache_dir, self.opened, self.only_verified)
 
     def digest(self, cache: Cache) -> str:
         """Returns the digest of the model: the given one, or that of its files."""

@@ -27,6 +27,7 @@ from .digest import DigestMemo, file_stamp, model_digest, sha256_of
 from .errors import ModelError, WeightError
 from .files import checkpoint_files, expand_user
 from .pipeline import SentencePipeline
+from .verified import CLOCK_TICK, VerifiedFiles, stamp_of
 
 #: Part of every key. Increment it when the layout of an entry changes.
 FORMAT = 3
@@ -42,6 +43,10 @@ _ADDING, _LEFTOVER_SECONDS = ".adding-", 3600
 
 class CacheError(ModelError, OSError):
     """The cache folder is not usable; the message names the remedy."""
+
+
+class NotVerified(CacheError):
+    """The cache lacks an entry, or has not verified it since the machine was started."""
 
 
 def default_cache_dir() -> str:
@@ -73,19 +78,23 @@ def _default_cache_dir() -> str:
 class Cache:
     """Manages the entries in one folder, which is private to the user."""
 
-    def __init__(self, root: str | os.PathLike[str] = "", opened: list[str] | None = None):
+    def __init__(
+        self, root: str | os.PathLike[str] = "", opened: list[str] | None = None, only_verified: bool = False
+    ) -> None:
         """Opens or creates the folder (mode 0700).
 
         Args:
             root: the folder, empty for ``default_cache_dir()``. If other users may write to it, it stays unchanged and
                 the entries go to a private subfolder.
             opened: receives the path of each entry that ``find`` or ``entry`` returns.
+            only_verified: ``entry`` reads and writes no large file: it raises ``NotVerified`` instead.
 
         Raises:
             CacheError: the folder is not writable, or belongs to another user.
         """
         self._opened = [] if opened is None else opened
         self._sources: dict[Path, list[int]] = {}
+        self._only_verified = only_verified
         folder = expand_user(root or default_cache_dir(), "cache folder").absolute()
         try:
             self.root = _private_folder(folder)
@@ -94,6 +103,7 @@ class Cache:
                 f"cannot use the cache folder {folder} ({error}); set -graph_tmp_dir or BERT_SERVING_CACHE to another "
                 "folder"
             ) from error
+        self._verified = VerifiedFiles(self.root)
 
     def model_digest(self, config: ModelConfig) -> str:
         """Returns ``digest.model_digest`` of a model; the digests of its files are cached here.
@@ -177,12 +187,18 @@ class Cache:
 
         Raises:
             CacheError: the folder is not writable, or the disk is full.
+            NotVerified: the entry must be read or built, which ``only_verified`` excludes.
         """
+        if self._only_verified:
+            path = self.find(kind, cache_key)
+            if path is None or not self._is_verified(path):
+                raise NotVerified(f"{self._path(kind, cache_key)} is missing or not verified")
+            return path
         with self._lock():
             for leftover in self.root.glob(f"{_BUILDING}*"):  # its process is dead: every builder holds the lock
                 shutil.rmtree(leftover, ignore_errors=True)
             path = self.find(kind, cache_key)
-            if path is None or not _is_intact(path):
+            if path is None or not (self._is_verified(path) or self._verify(path)):
                 path = self._build(kind, cache_key, build)
                 self._opened.append(str(path))
             self._prune(kind, keep=path)
@@ -195,16 +211,40 @@ class Cache:
             with self._explain_write_errors():
                 temporary = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.root))
                 build(temporary)
-                digests = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
+                time.sleep(CLOCK_TICK)  # a later write then gives a file another time
+                stamps = {file: stamp_of(file) for file in sorted(temporary.iterdir())}
+                digests = {file.name: sha256_of(file) for file in stamps}
                 _write_list(temporary, cache_key, digests)
                 self._reject_changed_sources()
                 if path.exists():
                     shutil.rmtree(path)
                 os.replace(temporary, path)
+            # The stamps are older than the digests: a file that was written meanwhile does not count as verified.
+            self._verified.add({path / file.name: (stamp, digests[file.name]) for file, stamp in stamps.items()})
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
         return path
+
+    def _is_verified(self, path: Path) -> bool:
+        """Returns whether every file of an entry was verified since the machine was started."""
+        files = _read_list(path)
+        return files is not None and all(
+            self._verified.contains(path / name, digest) for name, (_, digest) in files.items()
+        )
+
+    def _verify(self, path: Path) -> bool:
+        """Returns whether every file of an entry has its digest, and remembers it; reads all of them."""
+        try:
+            stamps = {file: stamp_of(file) for file in path.iterdir() if file.name != LIST}
+        except OSError:
+            return False
+        if not _is_intact(path):
+            return False
+        listed = _read_list(path) or {}
+        files = {file: (stamp, listed[file.name][1]) for file, stamp in stamps.items() if file.name in listed}
+        self._verified.add(files)
+        return True
 
     def _reject_changed_sources(self) -> None:
         for file, stamp in self._sources.items():

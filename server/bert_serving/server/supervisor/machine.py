@@ -19,6 +19,7 @@ from .child import Child, describe_exit
 from .front_connection import FrontConnection
 from .preflight import make_workers, plan
 from .socket_folder import SocketFolder
+from .start_order import due
 from .supervisor import EXIT_FORCED, EXIT_OK, BertServer
 from .terms import machine_config, make_terms
 
@@ -99,12 +100,10 @@ class MachineSupervisor(BertServer):
         """Starts the processes that prepare the model after the front has accepted this machine, then the workers."""
         if not self.children:
             self.children = self._waiting
-        is_prepared = all(child.is_finished for child in self.children.values() if child.role == "prepare")
-        for child in self.children.values():
-            is_new = child.process is None and not child.incarnation
-            if is_new and (child.role == "prepare" or is_prepared):
-                self._start(child, now)
-        is_up = is_prepared and self._is_up([name for name in self.children if name.startswith("worker-")])
+            self._prepared.skip(self.children.values())
+        for child in due(self.children):
+            self._start(child, now)
+        is_up = self._is_up([name for name in self.children if name.startswith("worker-")])
         if is_up and self.state != "ready":
             self.log.info("all %d workers are ready", len(self.placements))
             self.state = "ready"

@@ -23,6 +23,7 @@ from ..model.digest import file_stamp
 from ..model.unserved import describe_unserved
 from ..tokenization.vocabulary import vocabulary_files
 from .child import Child
+from .verified_model import find_verified
 
 #: Seconds between two checks, and the age in seconds at which the last use of an entry is recorded.
 _CHECK_SECONDS, _TOUCH_SECONDS = 1.0, 3600.0
@@ -106,6 +107,15 @@ class PreparedModel:
         for child in children:
             if child.role == "worker" and _engine_and_dtype(child) == _engine_and_dtype(prepare):
                 child.options["prepared"] = prepared
+
+    def skip(self, children: Iterable[Child]) -> None:
+        """Finishes the preparation processes whose work the cache has."""
+        everyone = list(children)
+        for child in everyone:
+            if child.role == "prepare" and (report := find_verified(child)) is not None:
+                child.info = report
+                child.is_finished = True
+                self.take(child, everyone)
 
     def check(self, now: float) -> str:
         """Checks the files once a second. Writes those that are missing again; an error is logged once.

@@ -36,6 +36,7 @@ from .prepared_model import PreparedModel
 from .routines import Routines
 from .signals import handle_signals, is_program_over, joining
 from .socket_folder import SocketFolder
+from .start_order import due
 from .state import describe_state
 from .suspension import Suspension
 from .tokenizers import required
@@ -183,9 +184,9 @@ class BertServer(threading.Thread):
         except (ServingError, ModelError, EngineError, OSError) as error:
             self._fail(str(error))
             return
-        for child in () if self._stops_asked else self.children.values():
-            if child.role in ("ventilator", "sink", "prepare") or child.name in required(self.children):
-                child.start()
+        self._prepared.skip(self.children.values())
+        for child in () if self._stops_asked else due(self.children):
+            child.start()
         while self.exit_code is None:
             self._step()
 
@@ -241,11 +242,8 @@ class BertServer(threading.Thread):
             return
         waiting = [name for name in self.children if name.startswith(("worker-", "http"))]
         others = ["ventilator", "sink", *required(self.children)]
-        is_prepared = all(child.is_finished for child in self.children.values() if child.role == "prepare")
-        if self.state == "starting" and self._is_up(others) and is_prepared:
-            for name in waiting:
-                if self.children[name].process is None and not self.children[name].incarnation:
-                    self._start(self.children[name], now)
+        for child in due(self.children) if self.state == "starting" else ():
+            self._start(child, now)
         has_workers = self.config.num_worker or self.children["ventilator"].info.get("num_joined_workers")
         everything = bool(has_workers) and self._is_up([*others, *waiting])
         if everything and self.state in ("starting", "degraded"):
@@ -276,6 +274,7 @@ class BertServer(threading.Thread):
             child.on_ready(json.loads(frames[2]), time.monotonic())
             if child.role == "prepare":
                 self._prepared.take(child, self.children.values())
+                child.is_finished = True
                 self._tell(name, commands.STOP)
         elif kind == commands.FATAL:
             child.reason = frames[2].decode()
@@ -337,8 +336,7 @@ class BertServer(threading.Thread):
     def _on_death(self, child: Child, code: int, now: float) -> None:
         was_ready = child.is_ready
         child.on_exit()
-        if child.role == "prepare" and code == 0 and was_ready:
-            child.is_finished = True
+        if child.is_finished:
             return
         why = child.reason or describe_exit(code)
         if self.state == "draining" and not self._draining.on_death(child):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,18 @@ def run(process: ProcessContext) -> None:
     process.start_heartbeat()
     process.mark_progress(busy=True)
     spec = engine_spec(process.config, process.model, process.options)
-    process.log.info("model config: %s", spec.model.config_path)
-    tuned = " (override by the fine-tuned model)" if spec.model.is_tuned else ""
-    process.log.info("checkpoint%s: %s", tuned, spec.model.checkpoint)
+    log_files(spec.model, process.log)
     report = prepare_model(
         spec, process.options["engine"], process.config, process.options["sources"], process.log.info
     )
     control.send_multipart([READY, json.dumps(report).encode()])
     control.recv_multipart()
+
+
+def log_files(model: ModelConfig, log: logging.Logger) -> None:
+    """Logs the files of the model."""
+    log.info("model config: %s", model.config_path)
+    log.info("checkpoint%s: %s", " (override by the fine-tuned model)" if model.is_tuned else "", model.checkpoint)
 
 
 def prepare_model(
