@@ -81,8 +81,8 @@ def tab(scripts: Path, *words: str, cwd: Path | None = None) -> set[str]:
 @pytest.mark.parametrize(
     ("command", "start", "flags"),
     [
-        ("bert-serving-start", "-model", {"-model_dir"}),
-        ("bert-serving-start", "--model", {"--model-dir"}),
+        ("bert-serving-start", "-model", {"-model", "-model_dir"}),
+        ("bert-serving-start", "--model", {"--model", "--model-dir"}),
         ("bert-serving-start", "-pool", {"-pooling_layer", "-pooling_strategy"}),
         ("bert-serving-start", "-port_", {"-port_in", "-port_data", "-port_out", "-port_result"}),
         ("bert-serving-benchmark", "-test_max", {"-test_max_seq_len", "-test_max_batch_size"}),

@@ -9,6 +9,7 @@ from bert_serving.server.errors import RequestError
 from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
 from bert_serving.server.ipc.messages import BatchMessage, Command, decode_commands
+from bert_serving.server.ipc.model_numbers import BatchNumbers
 from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import Dispatcher
@@ -52,7 +53,7 @@ class DispatcherHarness:
             self.told.append,
             get_logger("D"),
             lambda: self.now,
-            EPOCH << 40,
+            BatchNumbers(EPOCH << 40),
         )
         self.workers: dict[bytes, zmq.Socket[bytes]] = {}
         self.count = 0

@@ -208,7 +208,7 @@ def test_a_batch_that_was_computed_twice_is_published_once(sink_harness: SinkHar
     sink_harness.tell(announcement(job(1)))  # after a split, the announcement arrives without a batch
     sink_harness.give(3, [job(1)], [], value=3.0)
     assert sink_harness.answers() == [1.0]
-    assert not sink_harness.sink.assembler.jobs
+    assert not sink_harness.sink.models[0].assembler.jobs
 
 
 WRONG_RESULTS = {
@@ -251,7 +251,12 @@ def test_later_jobs_do_not_make_earlier_ones_finished(sink_harness: SinkHarness)
     sink_harness.give(1, [job(1)], [], value=1.0)
     sink_harness.give(2, [job(2)], [announcement(job(2))], value=2.0)
     sink_harness.tell(announcement(job(1)))
-    wait_until(lambda: not sink_harness.sink.assembler.jobs and not sink_harness.sink.assembler.unannounced_rows)
+    wait_until(
+        lambda: (
+            not sink_harness.sink.models[0].assembler.jobs
+            and not sink_harness.sink.models[0].assembler.unannounced_rows
+        )
+    )
     assert sink_harness.answers() == [2.0, 1.0]
 
 
@@ -261,7 +266,7 @@ def test_rows_may_overtake_their_announcement_although_later_jobs_are_announced(
     sink_harness.give(1, [job(1)], [], value=1.0)
     assert sink_harness.answers() == []
     sink_harness.tell(announcement(job(1)))
-    wait_until(lambda: not sink_harness.sink.assembler.unannounced_rows)
+    wait_until(lambda: not sink_harness.sink.models[0].assembler.unannounced_rows)
     assert sink_harness.answers() == [1.0]
 
 
@@ -270,7 +275,7 @@ def test_rows_of_a_failed_job_are_dropped(sink_harness: SinkHarness) -> None:
     sink_harness.answers()  # so it has been read
     sink_harness.give(1, [job(1)], [announcement(job(1))])
     assert sink_harness.answers() == []
-    assert not sink_harness.sink.assembler.unannounced_rows
+    assert not sink_harness.sink.models[0].assembler.unannounced_rows
 
 
 def test_announcements_of_another_ventilator_are_ignored(sink_harness: SinkHarness) -> None:

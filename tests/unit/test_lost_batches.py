@@ -21,6 +21,7 @@ from bert_serving.server.errors import RequestError
 from bert_serving.server.ipc.cached_rows import CachedRows
 from bert_serving.server.ipc.commands import CACHED_ROWS, from_u64
 from bert_serving.server.ipc.messages import BatchMessage, Result, decode_commands
+from bert_serving.server.ipc.model_numbers import BatchNumbers
 from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import CREDITS, Dispatcher
 from bert_serving.server.scheduling.jobs import NO_OPTIONS, Job, JobChunk, RequestKey
@@ -136,7 +137,7 @@ class Model:
             lambda command: self.to_sink.append(("command", command)),
             get_logger("D"),
             lambda: self.now,
-            first,
+            BatchNumbers(first),
         )
         self.dispatcher.log.disabled = True
         for name in self.workers:

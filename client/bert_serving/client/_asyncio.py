@@ -18,7 +18,7 @@ from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceChe
 from ._parts import EncodedParts
 from ._progress import ProgressBar
 from ._reply_queue import LoopCalls, ReplyQueue
-from ._request_options import add_pairs, request_options, require_support, version_of
+from ._request_options import add_pairs, request_options, require_support, to_json, version_of
 from ._scoring import AsyncScoringClient
 from ._transport.connection_group import ConnectionGroup
 from ._transport.front_link import FrontLink
@@ -30,7 +30,7 @@ from .protocol import FloatArray
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ._base import Options
+    from ._options import Options
     from ._request_options import AllOptions, EncodeOptions, ProxyOptions, VectorOptions
 
 
@@ -63,6 +63,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
             public_key: str | None = None,
             secret_key: str | None = None,
             vector_space: str | None = None,
+            model: str | None = None,
         ) -> None: ...
         @overload
         def __init__(
@@ -315,8 +316,8 @@ class AsyncBertClient(AsyncScoringClient[E]):
     async def _request_options(self, is_tokenized: bool, options: AllOptions | ProxyOptions) -> dict[str, Any]:
         """Validates the options of a request, and checks that the server knows them."""
         if options.get("vector_space") is None:
-            options["vector_space"] = self._expected_space
-        return await self._supported(request_options(is_tokenized, **options))
+            options["vector_space"] = self._defaults.vector_space
+        return await self._supported(request_options(is_tokenized, **options) | self._defaults.model)
 
     async def _prepared(
         self, texts: Iterable[Any], is_tokenized: bool, options: AllOptions | ProxyOptions, stacklevel: int
@@ -339,13 +340,20 @@ class AsyncBertClient(AsyncScoringClient[E]):
         return values
 
     async def _ask(self, command: bytes, link: FrontLink | None = None) -> dict[str, Any]:
-        """Sends a command and waits for its reply; ``link`` is one of several servers."""
+        """Sends a command about the model and waits for its reply; ``link`` is one of several servers."""
+        if self._defaults.model:
+            if self._protocol_version is None:  # an earlier server must not get the option
+                self._protocol_version = version_of(await self._exchange(protocol.SHOW_CONFIG, link))
+            require_support(self._defaults.model, self._protocol_version)
+        return await self._exchange(command, link, to_json(self._defaults.model))
+
+    async def _exchange(self, command: bytes, link: FrontLink | None, options: bytes = b"") -> dict[str, Any]:
         replies = self._reply_queue()
         number = self._connection.new_number()
         submit: Callable[..., None] = self._connection.submit
         if link is not None:
             submit = partial(submit, link=link)
-        submit(number, command, 0, replies.put)
+        submit(number, command, 0, replies.put, options)
         try:
             _, reply = await self._next_reply(replies, self._wait_policy(self.timeout), [number])
         finally:

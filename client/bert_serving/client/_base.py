@@ -7,7 +7,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import Any, Generic, cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_arr
 from ._fronts import fronts_of
 from ._output_format import convert
 from ._parts import EncodedParts, parts_of
-from ._request_options import check_version, to_json, validate_space, version_of
+from ._request_options import check_version, request_defaults, to_json, version_of
 from ._scores import ServerTask
 from ._transport.connection import Connection
 from ._transport.connection_group import ConnectionGroup
@@ -36,26 +36,6 @@ from .errors import (
 )
 
 logger = logging.getLogger("bert_serving.client")
-
-
-if TYPE_CHECKING:
-    from typing_extensions import TypedDict
-
-    class Options(TypedDict, total=False):
-        """Options of a client behind ``output_fmt``, for the signatures of the constructors."""
-
-        show_server_config: bool
-        identity: str | bytes | None
-        check_version: bool
-        check_length: bool
-        check_token_info: bool
-        ignore_all_checks: bool
-        timeout: float
-        connect_timeout: float
-        server_key: str | None
-        public_key: str | None
-        secret_key: str | None
-        vector_space: str | None
 
 
 class BaseClient(Generic[E]):
@@ -80,10 +60,11 @@ class BaseClient(Generic[E]):
         public_key: str | None = None,
         secret_key: str | None = None,
         vector_space: str | None = None,
+        model: str | None = None,
     ) -> None:
         convert(np.zeros((1, 1), np.float32), output_fmt)  # a format that is not available is an error here
         seconds(timeout)
-        self._expected_space = None if vector_space is None else validate_space(vector_space)
+        self._defaults = request_defaults(vector_space, model)
         fronts = fronts_of(ip, port, port_out)
         is_one = len(fronts) == 1
         self.ip = fronts[0].host if is_one else [str(front) for front in fronts]
@@ -112,10 +93,11 @@ class BaseClient(Generic[E]):
                 f"identity={identity!r} is for clients that share the results of one server, but ip names several; "
                 "omit identity, or pass one address as ip"
             )
+        asks = to_json(self._defaults.model)
         self._connection: Connection | ConnectionGroup = (
-            Connection(*fronts[0], self._identity, keys, drain_grace=drain_grace)
+            Connection(*fronts[0], self._identity, keys, drain_grace=drain_grace, config_options=asks)
             if is_one
-            else ConnectionGroup(fronts, self._identity, keys)
+            else ConnectionGroup(fronts, self._identity, keys, asks)
         )
         self._connection.is_identity_shared = bool(identity)
         # Closes the connection when the client is garbage-collected, and at interpreter exit; at most once.

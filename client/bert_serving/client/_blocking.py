@@ -14,7 +14,7 @@ from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
 from ._encoding import E, EncodeCall, SpaceCheck
 from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import ProgressBar
-from ._request_options import add_pairs, request_options, require_support, version_of
+from ._request_options import add_pairs, request_options, require_support, to_json, version_of
 from ._transport.connection_group import ConnectionGroup
 from ._transport.front_link import FrontLink
 from ._transport.request_table import ReplyOrError
@@ -73,9 +73,16 @@ class BlockingClient(BaseClient[E]):
         return {"fronts": replies}
 
     def _ask(self, command: bytes, link: FrontLink | None = None) -> dict[str, Any]:
-        """Sends a command and waits for its reply; ``link`` is one of several servers."""
+        """Sends a command about the model and waits for its reply; ``link`` is one of several servers."""
+        if self._defaults.model:
+            if self._protocol_version is None:  # an earlier server must not get the option
+                self._protocol_version = version_of(self._exchange(protocol.SHOW_CONFIG, link))
+            require_support(self._defaults.model, self._protocol_version)
+        return self._exchange(command, link, to_json(self._defaults.model))
+
+    def _exchange(self, command: bytes, link: FrontLink | None, options: bytes = b"") -> dict[str, Any]:
         pending = PendingReplies()
-        number = self._submit(pending, command, 0, link=link)
+        number = self._submit(pending, command, 0, link=link, options=options)
         try:
             _, reply = self._expect_reply(pending, self._wait_policy(self.timeout))
         finally:
@@ -86,8 +93,8 @@ class BlockingClient(BaseClient[E]):
     def _request_options(self, is_tokenized: bool, options: AllOptions | ProxyOptions) -> dict[str, Any]:
         """Validates the options of a request, and checks that the server knows them."""
         if options.get("vector_space") is None:
-            options["vector_space"] = self._expected_space
-        return self._supported(request_options(is_tokenized, **options))
+            options["vector_space"] = self._defaults.vector_space
+        return self._supported(request_options(is_tokenized, **options) | self._defaults.model)
 
     def _prepared(
         self, texts: Iterable[Any], is_tokenized: bool, options: AllOptions | ProxyOptions, stacklevel: int

@@ -24,7 +24,7 @@ from .protocol import FloatArray
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ._base import Options
+    from ._options import Options
     from ._request_options import EncodeOptions, LongMode, VectorOptions
 
 Timings = list[dict[str, float]]
@@ -57,6 +57,7 @@ class BertClient(ScoringClient[E]):
         public_key: this client's public CURVE key; that of ``secret_key`` by default.
         secret_key: this client's secret CURVE key; a new one by default.
         vector_space: the space that all vectors must be of; vectors of another one are an error. Any by default.
+        model: name of a model of the server, which gets all requests of this client; the first one by default.
 
     Raises:
         ServerUnreachableError: no server was connected for ``connect_timeout``.
@@ -87,6 +88,7 @@ class BertClient(ScoringClient[E]):
             public_key: str | None = None,
             secret_key: str | None = None,
             vector_space: str | None = None,
+            model: str | None = None,
         ) -> None: ...
         @overload
         def __init__(

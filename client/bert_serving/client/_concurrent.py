@@ -17,7 +17,7 @@ from .protocol import FloatArray
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._base import Options
+    from ._options import Options
 
 
 class ConcurrentBertClient(BertClient[E]):

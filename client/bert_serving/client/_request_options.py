@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from .protocol import (
     COMPATIBLE_VERSION,
     EMBEDDING_TYPES,
     LONG_OF_TRUNCATE,
+    MAX_MODEL_NAME,
     MAX_PROMPT_LENGTH,
+    MODELS_VERSION,
     OPTIONS_VERSION,
     PART_MODES,
     PARTS_VERSION,
@@ -65,6 +67,7 @@ _VERSIONS = {
     "raw_scores": SCORES_VERSION,
     "long": PARTS_VERSION,
     "embedding_type": TYPES_VERSION,
+    "model": MODELS_VERSION,
 }
 
 
@@ -181,6 +184,44 @@ def validate_space(value: Any) -> str:
             f"vector_space must be a str as the property vector_space, but is {type(value).__name__} ({value!r})"
         )
     return value
+
+
+def validate_model(value: Any) -> str:
+    """Returns the name of a model.
+
+    Raises:
+        OptionError: it is not a ``str``, empty or too long.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_MODEL_NAME:
+        raise OptionError(
+            f"model must be a str of 1 to {MAX_MODEL_NAME} characters, the name of a model of the server, but is "
+            f"{type(value).__name__} ({str(value)[:200]!r})"
+        )
+    return value
+
+
+class RequestDefaults(NamedTuple):
+    """What all requests of a client ask for.
+
+    Attributes:
+        vector_space: the space that vectors must be of, unless a request names another one; ``None`` for any.
+        model: the option ``model``; empty for the first model of the server.
+    """
+
+    vector_space: str | None
+    model: dict[str, str]
+
+
+def request_defaults(vector_space: Any, model: Any) -> RequestDefaults:
+    """Checks two arguments of a client.
+
+    Raises:
+        OptionError: a value is not valid.
+    """
+    return RequestDefaults(
+        None if vector_space is None else validate_space(vector_space),
+        {} if model is None else {"model": validate_model(model)},
+    )
 
 
 def require_support(options: dict[str, Any], protocol_version: int) -> None:

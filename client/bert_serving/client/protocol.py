@@ -28,10 +28,10 @@ import numpy as np
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 #: Versions from which on a server understands ``CANCEL``, options that change vectors, pairs and scores, parts of long
-#: texts, and embedding types.
-CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION, PARTS_VERSION, TYPES_VERSION = 3, 4, 5, 6, 7
+#: texts, embedding types, and several models.
+CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION, PARTS_VERSION, TYPES_VERSION, MODELS_VERSION = 3, 4, 5, 6, 7, 8
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
@@ -47,6 +47,8 @@ COMMANDS = frozenset((SHOW_CONFIG, SHOW_STATUS, SHOW_PENDING, CANCEL, TERMINATIO
 MAX_IDENTITY_BYTES = 255
 #: Most decimal digits of a request id, a number of at most 64 bits.
 MAX_REQUEST_ID_DIGITS = 20
+#: Most characters of the option ``model``.
+MAX_MODEL_NAME = 128
 #: Most characters of the option ``prompt``.
 MAX_PROMPT_LENGTH = 4096
 #: Values of the option ``embedding_type``. Their order is part of the messages between processes of the server.

@@ -53,6 +53,7 @@ class Connection:
         drain_grace: seconds to hold a request that a stopping server refused; ``None`` for no limit.
         on_config: receives the server's configuration each time that it is connected, if given. Runs in the I/O thread.
         on_down: called after the connection was lost. Runs in the I/O thread.
+        config_options: options of a request for the configuration.
 
     Attributes:
         num_fronts: number of servers that share the requests.
@@ -78,6 +79,7 @@ class Connection:
         drain_grace: float | None = 0.0,
         on_config: OnConfig | None = None,
         on_down: Callable[[], None] = lambda: None,
+        config_options: bytes = b"",
     ) -> None:
         self.num_fronts = 1
         self.identity = identity
@@ -95,7 +97,8 @@ class Connection:
             self._channels = (self._requests, self._results)
             self._next_peer_check = 0.0
             self._queue = SendQueue(self._requests.socket, identity, self._table)
-            self.retry = RetryPolicy(identity, self._table, self._queue, self.state, drain_grace, self._sockets.wake)
+            waking = self._sockets.wake, config_options
+            self.retry = RetryPolicy(identity, self._table, self._queue, self.state, drain_grace, *waking)
             self.retry.on_config = on_config
             cooperative = cooperative_poll()
             self._poll: Poll = cooperative or zmq.Poller.poll
@@ -176,8 +179,9 @@ class Connection:
         """Takes over the configuration that the client received first; ``on_config`` receives it after reconnects."""
 
         def adopt(new: dict[str, Any]) -> None:
-            self.adopt_limits(new)
-            on_config(new)
+            if "error" not in new:
+                self.adopt_limits(new)
+                on_config(new)
 
         self.adopt_limits(config)
         self.retry.start_config(config, adopt)

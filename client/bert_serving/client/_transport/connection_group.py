@@ -45,6 +45,7 @@ class ConnectionGroup:
         fronts: addresses of the servers.
         identity: topic of the results.
         curve: keys for encryption and authentication, the same for all servers.
+        config_options: as for `Connection`.
 
     Attributes:
         num_fronts: number of servers.
@@ -55,7 +56,9 @@ class ConnectionGroup:
         OptionError: ZeroMQ does not accept an address or a key.
     """
 
-    def __init__(self, fronts: Sequence[Front], identity: bytes, curve: Curve | None = None) -> None:
+    def __init__(
+        self, fronts: Sequence[Front], identity: bytes, curve: Curve | None = None, config_options: bytes = b""
+    ) -> None:
         self.num_fronts = len(fronts)
         self.is_identity_shared = False
         self.last_number = 0
@@ -70,7 +73,7 @@ class ConnectionGroup:
         try:
             with self._lock:  # no connection calls back before all are there
                 for front in fronts:
-                    self.links.append(FrontLink(front, identity, curve, self._on_config, self._on_down))
+                    self.links.append(FrontLink(front, identity, curve, self._on_config, self._on_down, config_options))
         except BaseException:
             self.close()
             raise
@@ -365,6 +368,8 @@ class ConnectionGroup:
 
     def _problem_of(self, front: Front, config: dict[str, Any]) -> str | None:
         """Returns why a server cannot be used with the others; ``None`` if it can."""
+        if isinstance(error := config.get("error"), dict):
+            return f"{front}: {error.get('message')}"
         if not isinstance(config.get("vector_space"), str) or not isinstance(config.get("protocol_version"), int):
             return f"{front} does not name the vector space of its model, which servers of protocol_version 4 do"
         if self._reference is None:

@@ -53,6 +53,7 @@ class FrontLink:
         front: address of the server.
         identity, curve: as for `Connection`.
         on_config, on_down: as for `Connection`, with this object in front.
+        config_options: as for `Connection`.
 
     Attributes:
         config: configuration of the connected server; ``None`` before it is known, and if the server is not used.
@@ -75,6 +76,7 @@ class FrontLink:
         curve: Curve | None,
         on_config: Callable[[FrontLink, dict[str, Any]], None],
         on_down: Callable[[FrontLink], None],
+        config_options: bytes = b"",
     ) -> None:
         self.front = front
         self.config: Mapping[str, Any] | None = None
@@ -94,6 +96,7 @@ class FrontLink:
             curve,
             on_config=lambda config: on_config(self, config),
             on_down=lambda: on_down(self),
+            config_options=config_options,
         )
 
     @property

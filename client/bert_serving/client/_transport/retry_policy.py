@@ -42,6 +42,7 @@ class RetryPolicy:
         state: state of both ports.
         drain_grace: seconds to hold a request that a stopping server refused; ``None`` for no limit.
         wake: wakes the I/O thread; called with the lock of the table held.
+        config_options: options of a request for the configuration.
 
     Attributes:
         supports_query: whether the server understands ``SHOW_PENDING``, which an original one does not; ``None`` if
@@ -59,6 +60,7 @@ class RetryPolicy:
         state: ConnectionState,
         drain_grace: float | None,
         wake: Callable[[], None],
+        config_options: bytes = b"",
     ) -> None:
         self.supports_query: bool | None = None
         self.num_connections = 0
@@ -69,7 +71,7 @@ class RetryPolicy:
         self._queue = queue
         self._state = state
         self._drain_grace = drain_grace
-        self._wake = wake
+        self._wake, self._config_options = wake, config_options
         self._refused: dict[int, tuple[float, DrainingError]] = {}  # by request id; the time when the hold ends
         self._query_at = time.monotonic() + STALE_AFTER
 
@@ -87,7 +89,7 @@ class RetryPolicy:
             self.ask_config_in(CONFIG_INTERVAL)
             with self._table.lock:
                 if self._state.up:
-                    self._send_query(SHOW_CONFIG)
+                    self._send_query(SHOW_CONFIG, self._config_options)
 
     def ask_config_in(self, seconds: float) -> None:
         """Requests the configuration after some time, if no reply with it arrives before. Called in the I/O thread."""
@@ -101,7 +103,8 @@ class RetryPolicy:
         if self.on_config is not None:
             self.supports_query = None
             # Before the requests, so that its reply comes before theirs.
-            first = request_frames(self._identity, SHOW_CONFIG, self._table.wire_id(QUERY_NUMBER))
+            wire_id = self._table.wire_id(QUERY_NUMBER)
+            first = request_frames(self._identity, SHOW_CONFIG, wire_id, options=self._config_options)
             self.ask_config_in(CONFIG_INTERVAL)
         self._queue.replace(self._table.pending.values(), first)
         self._refused.clear()
@@ -171,7 +174,9 @@ class RetryPolicy:
                 if self.supports_query:
                     self._send_query(SHOW_PENDING, json.dumps({"requests": ids[:MAX_QUERIED]}).encode())
                 else:
-                    self._send_query(SHOW_CONFIG)  # the reply tells whether the server supports queries
+                    self._send_query(
+                        SHOW_CONFIG, self._config_options
+                    )  # the reply tells whether the server supports queries
 
     def _send_query(self, query: bytes, options: bytes = b"") -> None:
         """Sends a query. If the socket does not accept it, the server is busy; the next query follows."""
@@ -205,10 +210,14 @@ class RetryPolicy:
             if self.num_connections <= 1:
                 self._set_version(config)
             elif self._state.up:  # the configuration may be that of an earlier server
-                self._send_query(SHOW_CONFIG)
+                self._send_query(SHOW_CONFIG, self._config_options)
 
     def _on_config_reply(self, config: dict[str, Any]) -> None:
         self._config_at = float("inf")
+        if "error" in config:  # the server has no such model; requests get the same error
+            if self.on_config is not None:
+                self.on_config(config)
+            return
         with self._table.lock:
             if self.supports_query is None:
                 self._query_at = 0.0

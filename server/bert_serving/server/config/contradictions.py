@@ -55,11 +55,25 @@ def reject_contradictions(config: ServerConfig) -> None:
         raise ConfigError(
             "-http_keys needs -http_port, whose requests have keys, or -auth_keys for the keys of clients"
         )
+    if config.model:
+        _check_models(config)
     _check_ports(config)
     if config.join_port is None:
         _reject_join_options(config)
     else:
         _check_joining(config)
+
+
+def _check_models(config: ServerConfig) -> None:
+    if config.http_port is not None:
+        raise ConfigError("-http_port is for servers of one model, but -model names further ones: omit one of them")
+    if config.join_port is not None:
+        raise ConfigError("-join_port is for servers of one model, but -model names further ones: omit one of them")
+    if config.num_tokenizer != 0:
+        raise ConfigError(
+            f"-num_tokenizer {config.num_tokenizer} is for servers of one model, but -model names further ones: omit "
+            "one of them"
+        )
 
 
 def _check_ports(config: ServerConfig) -> None:

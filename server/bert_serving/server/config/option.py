@@ -27,6 +27,7 @@ class Option:
     Attributes:
         parse: converts a command-line value, or raises ``ValueError``; None for a switch.
         many: the option takes one or more values.
+        repeated: each of these values follows a flag of its own.
         switch_to: value that a switch sets.
         flag: name of the flag, if it differs from ``name``.
         completions: values that a shell suggests.
@@ -40,6 +41,7 @@ class Option:
     parse: Callable[[str], Any] | None = str
     aliases: tuple[str, ...] = ()
     many: bool = False
+    repeated: bool = False
     switch_to: bool = True
     flag: str = ""
     metavar: str = ""
@@ -67,10 +69,10 @@ class Option:
             text += f" (default: {shown})"
         return group.add_argument(
             *self.flags,
-            action=_Store,
+            action=_Append if self.repeated else _Store,
             dest=self.name,
             type=_argparse_type(self.parse),
-            nargs="+" if self.many else None,
+            nargs="+" if self.many and not self.repeated else None,
             default=list(self.default) if self.many else self.default,
             metavar=self.metavar or ("PORT" if "port" in self.name else self.name.upper()),
             help=text,
@@ -92,6 +94,10 @@ class _Recording(argparse.Action):
 
 
 class _Store(_Recording, argparse._StoreAction):
+    pass
+
+
+class _Append(_Recording, argparse._AppendAction):
     pass
 
 

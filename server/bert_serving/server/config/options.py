@@ -43,6 +43,10 @@ class Options:
         None, "folder of the BERT model: a Google checkpoint (bert_config.json, vocab.txt, bert_model.ckpt.*) or a "
         "Hugging Face folder (config.json, vocab.txt or tokenizer.json, model.safetensors). Default: the embedded "
         "model, if it is installed", metavar="DIR", v1=True, group="File Paths")
+    model: tuple[str, ...] = option(
+        (), "a further model with a name of its own, which requests choose, and with its options, as in "
+        "rerank=/models/reranker,task=rerank,max_seq_len=512; may be repeated. Without NAME= the same as -model_dir",
+        many=True, repeated=True, metavar="NAME=DIR[,OPTION=VALUE]")
     tuned_model_dir: str | None = option(
         None, "folder of a fine-tuned checkpoint; its weights replace those of -model_dir", metavar="DIR", v1=True)
     ckpt_name: str = option("bert_model.ckpt", "name of the checkpoint, as model.ckpt-343", metavar="NAME", v1=True)

@@ -20,6 +20,7 @@ from ..model.vector_options import split_tail
 from ..model.vector_space import VectorSpaces
 from .contradictions import reject_contradictions
 from .default_model import use_default_model
+from .models import further_models, take_models
 from .option import GIVEN
 from .option_values import check_values
 from .options import OPTIONS, PATHS, Options
@@ -38,6 +39,8 @@ class ServerConfig(Options):
     pipeline: SentencePipeline | None = None
     #: Digest of all that shapes a vector before the last modules of the pipeline; empty until the model is read.
     vector_digest: str = ""
+    #: Name of the model that ``-model`` gives it; empty for that of its folder.
+    name: str = ""
     #: Content of ``-quantization_ranges``: least and greatest number of each dimension, by vector space.
     ranges: dict[str, list[list[float]]] = field(default_factory=dict)
 
@@ -50,15 +53,19 @@ class ServerConfig(Options):
         values = {name: getattr(self, name) for name in OPTIONS}
         if self.pipeline is None:  # else the model folder has set options, also to values that no user can choose
             values = check_values(OPTIONS, values)
-        given = _changed(values) if self.given is None else self.given
+        given, model_name = _changed(values) if self.given is None else self.given, self.name
+        if values["model"]:
+            given, model_name = take_models(values, given, model_name)
         for name in PATHS:
             if isinstance(values[name], str):  # a shell leaves the ~ of -name=~/path
                 values[name] = os.path.expanduser(values[name])
         if values["model_dir"] is None:
             use_default_model(values, given)
-        for name, value in (values | {"given": frozenset(given)}).items():
+        for name, value in (values | {"given": frozenset(given), "name": model_name}).items():
             object.__setattr__(self, name, value)
         reject_contradictions(self)
+        if self.pipeline is None:
+            further_models(self)  # so that an invalid one ends the start before anything else
 
     @classmethod
     def from_args(cls, args: argparse.Namespace | Mapping[str, Any]) -> ServerConfig:
@@ -163,7 +170,7 @@ class ServerConfig(Options):
         values["given"] = frozenset(values["given"])
         values["pipeline"] = msgspec.convert(values["pipeline"], SentencePipeline | None)
         values["pooling_strategy"] = PoolingStrategy(values["pooling_strategy"])
-        for name in ("pooling_layer", "device_map"):
+        for name in ("pooling_layer", "device_map", "model"):
             values[name] = tuple(values[name])
         return cls(**values)
 
@@ -179,7 +186,8 @@ class ServerConfig(Options):
         values["device_map"] = list(self.device_map)
         pipeline = SentencePipeline("", ()) if self.pipeline is None else self.pipeline
         values |= {"pipeline": None if self.pipeline is None else pipeline.describe(), **pipeline.scores}
-        del values["given"], values["vector_digest"], values["ranges"]
+        for name in ("given", "vector_digest", "ranges", "model", "name"):
+            del values[name]
         return dict(sorted(values.items()))
 
 

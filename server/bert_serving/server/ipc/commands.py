@@ -3,7 +3,7 @@
 ============  =======================  ==================================================================
 socket        from -> to               commands
 ============  =======================  ==================================================================
-dispatch      worker -> ventilator     REGISTER json                 the worker's device and batch limits
+dispatch      worker -> ventilator     REGISTER json                 the worker's model, device and batch limits
               worker -> ventilator     BATCH_FAILED id kind text     the engine refused this batch
               tokenizer -> ventilator  REGISTER_TOKENIZER            the process takes texts
               tokenizer -> ventilator  TOKENIZED results             see :class:`.tokenization.messages.ResultMessage`
@@ -37,7 +37,9 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
                                                                       :class:`.cached_rows.CachedRows`. The reply is
                                                                       BATCH_DONE or CACHE_MISS
               sink -> ventilator       CACHE_MISS id entries         these vectors were dropped
-              sink -> ventilator       CACHE_UPDATE bytes entries    memory of the cache, and the dropped entries
+              sink -> ventilator       CACHE_UPDATE bytes entries model
+                                                                      memory of the cache of a model, and the dropped
+                                                                      entries
               sink -> ventilator       CANCEL_CLIENT identity        the client has disconnected: drop its requests
 control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker
               supervisor -> child      DRAIN, RESUME, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import zmq
@@ -39,6 +39,21 @@ class ProcessContext:
     def model(self) -> ModelConfig:
         """Sizes and file names of the model at the start of the server. The files may have changed since then."""
         return ModelConfig.from_dict(self.options["model"])
+
+    def of_models(self) -> list[ProcessContext]:
+        """Returns a context for each model of the server, this one first; they share all but config and options.
+
+        The models have equal parts of ``-cache_mb``.
+        """
+        further: list[dict[str, Any]] = self.options.get("models", [])
+        if not further:
+            return [self]
+        found = [self]
+        for each in further:
+            config, options = ServerConfig.from_json(each["config"]), {**self.options, **each["options"]}
+            found.append(replace(self, config=config, options=options))
+        cache_mb = -(-self.config.cache_mb // len(found))
+        return [replace(each, config=each.config.with_(cache_mb=cache_mb)) for each in found]
 
     def connect_control(self) -> zmq.Socket[bytes]:
         """Returns the control socket of the main thread."""

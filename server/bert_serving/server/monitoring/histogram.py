@@ -26,6 +26,14 @@ class Histogram:
         self._counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    @classmethod
+    def sum_of(cls, histograms: Sequence[Histogram]) -> Histogram:
+        """Returns the histogram of all values of histograms with the same bounds."""
+        result = cls(histograms[0].bounds)
+        result.sum = sum(each.sum for each in histograms)
+        result._counts = [sum(counts) for counts in zip(*(each._counts for each in histograms), strict=True)]
+        return result
+
     def to_dict(self) -> dict[str, Any]:
         """Returns ``bounds``, ``counts`` per bucket (not cumulative), and ``sum``.
 

@@ -22,6 +22,7 @@ from ..config.server_config import ServerConfig
 from ..errors import RequestError
 from ..ipc.commands import BATCHES_SENT, u64
 from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
+from ..ipc.model_numbers import BatchNumbers
 from ..ipc.sockets import send_at_once
 from ..monitoring.histogram import SEQUENCES, Histogram
 from .cache_index import CacheIndex, KnownRows, Slices
@@ -47,8 +48,9 @@ class Dispatcher:
         fail_job: called with a job and the error that ends it.
         send_to_sink: called with a command for the sink.
         clock: returns monotonic seconds.
-        first_batch: id of the first batch. Ids are unique across restarts of the ventilator, because a worker or the
-            sink may report batches of an earlier one.
+        numbers: ids of batches, which the dispatchers of all models share. Ids are unique across restarts of the
+            ventilator, because a worker or the sink may report batches of an earlier one.
+        model: index of the model.
 
     Attributes:
         in_flight: batches by id.
@@ -65,24 +67,19 @@ class Dispatcher:
         send_to_sink: Callable[[Command], None],
         log: logging.Logger,
         clock: Callable[[], float],
-        first_batch: int = 1,
+        numbers: BatchNumbers | None = None,
+        model: int = 0,
     ) -> None:
-        self.config, self.router, self.fail_job, self.send_to_sink, self.log = (
-            config,
-            router,
-            fail_job,
-            send_to_sink,
-            log,
-        )
-        self.clock = clock
+        self.config, self.router, self.fail_job = config, router, fail_job
+        self.send_to_sink, self.log, self.clock = send_to_sink, log, clock
         self.scheduler: Scheduler[JobChunk] = make_scheduler(config)
         self._retry = BatchRetry(self.scheduler, fail_job)
         self.workers: dict[bytes, WorkerState] = {}
         self.in_flight: dict[int, InFlightBatch] = {}
         self._unannounced: dict[Job, Command] = {}  # complete jobs of one chunk, oldest first
-        self.next_batch_id = first_batch
+        self._numbers, self._model = numbers or BatchNumbers(1), model
         self.cache = CacheIndex(config, send_to_sink, self._new_batch_id)
-        self._epoch = first_batch >> 40
+        self._epoch = self.next_batch_id >> 40
         self.next_wakeup: float | None = None
         self.batch_sizes = Histogram(SEQUENCES)
         self.num_tokens = self.num_padding = 0
@@ -271,9 +268,13 @@ class Dispatcher:
             and state.batch_delay.should_wait(queue.num_sequences, queue.num_tokens, self.clock())
         )
 
+    @property
+    def next_batch_id(self) -> int:
+        """Lower bound of the id of the next batch."""
+        return self._numbers.next
+
     def _new_batch_id(self) -> int:
-        self.next_batch_id += 1
-        return self.next_batch_id - 1
+        return self._numbers.take(self._model)
 
     def _send(self, state: WorkerState, batch_id: int, slices: Slices) -> None:
         packed = pack(slices)

@@ -59,8 +59,6 @@ class ResultReceiver:
     """
 
     def __init__(self, process: ProcessContext, clock: Callable[[], float]) -> None:
-        self.check = ResultCheck.of(process.config, process.model)
-        self.problem = self.check.problem
         self._log, self._clock = process.log, clock
         self.sockets = [make_socket(process.context, zmq.PULL)]
         process.bind(self.sockets[0], process.addresses.results)

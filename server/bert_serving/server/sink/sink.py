@@ -19,7 +19,6 @@ import numpy as np
 import zmq
 
 from ..config.memory import default_memory
-from ..config.server_config import ServerConfig
 from ..ipc import commands
 from ..ipc.cached_rows import CachedRows
 from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
@@ -27,18 +26,16 @@ from ..ipc.connection_monitor import SLICE_INTERVAL, ConnectionMonitor
 from ..ipc.descriptors import ConnectionLimit
 from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command, Result, decode_commands, encode_commands
+from ..ipc.model_numbers import model_of
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket, recv_available
-from ..model.quantization import Quantizer
 from ..model.vector_options import TYPE_BITS
-from ..monitoring.drift import Reference, VectorDrift
 from ..security.curve import CurveAuth
-from .assembly import ResultAssembler
 from .memory_report import MemoryReport
+from .model_results import ModelResults
 from .publisher import ResultPublisher
 from .result_receiver import ResultReceiver
 from .sync_barrier import SyncBarrier
-from .vector_cache import VectorCache
 
 #: Messages read from one socket before the next socket is read.
 BURST = 64
@@ -60,19 +57,13 @@ class Sink:
         self.clock = time.monotonic
         self.has_requested_sync = False
         self.barrier = SyncBarrier(nonce=secrets.token_bytes(8))
-        width = output_width(self.config, process.model.max_tokens)
-        quantizer = Quantizer(self.config.vector_spaces(process.model), self.config.ranges)
-        self.assembler = ResultAssembler(width, self._publish, self.log, self.clock, quantizer.apply)
+        self.models = [ModelResults(each, self._publish, self.log, self.clock) for each in process.of_models()]
         self.receiver = ResultReceiver(process, self.clock)
-        vectors = self.receiver.check
-        self.cache = VectorCache(self.config.cache_mb * 2**20, vectors.dims, vectors.dtype, vectors.is_token_level)
         #: Identities that have jobs here and no subscription, and since when.
         self.unsubscribed_since: dict[bytes, float] = {}
         #: Commands for the ventilator, in this order.
         self.acks: list[Command] = []
         self.draining = self.stopped = self._has_reported_drained = False
-        reference = process.options["drift"]
-        self.drift = VectorDrift(Reference.from_dict(reference), self.config.drift_window) if reference else None
         config = self.config
         self.connections = ConnectionMonitor(config.port_out, is_encrypted=config.auth_keys is not None, times=1)
         self._next_connection_check = 0.0
@@ -144,8 +135,15 @@ class Sink:
 
     def _held_bytes(self) -> int:
         """Returns the bytes of results in this process."""
-        publisher = self.publisher
-        return self.assembler.num_bytes + self.barrier.num_bytes + publisher.num_bytes + publisher.pipe_bytes
+        return self._assembling_bytes + self.publisher.num_bytes + self.publisher.pipe_bytes
+
+    @property
+    def _assembling_bytes(self) -> int:
+        return sum(model.assembler.num_bytes for model in self.models) + self.barrier.num_bytes
+
+    def _model_of(self, number: int) -> ModelResults:
+        """Returns the model of a batch or job by its number."""
+        return self.models[model_of(number, len(self.models))]
 
     def _poll_timeout(self, retry_ms: int) -> int:
         """Returns milliseconds until the loop has work without a message."""
@@ -175,7 +173,7 @@ class Sink:
         kind = command[0]
         if kind == commands.JOB_CHUNK:
             if self.barrier.is_synced:
-                self.assembler.announce(command)
+                self._model_of(from_u64(command[1])).assembler.announce(command)
         elif kind == commands.PUBLISH:
             self._publish(command[1], command[2:])
         elif kind == commands.PUBLISH_ON_SUBSCRIBE:
@@ -183,14 +181,16 @@ class Sink:
         elif kind == commands.SYNC:
             self._on_sync(from_u64(command[1]), from_u64(command[2]), command[3] if len(command) > 3 else b"")
         elif kind == commands.CANCEL_JOB:
-            self.assembler.close(from_u64(command[1]))
+            job_id = from_u64(command[1])
+            self._model_of(job_id).assembler.close(job_id)
         elif kind == commands.CACHED_ROWS:
             self._on_cached_rows(CachedRows.from_command(command))
         elif kind == commands.FREE_RESULTS:
             self.publisher.free(from_u64(command[1]), self.clock())
         elif kind == commands.QUERY_JOB and self.barrier.is_synced:
             # The reply follows the acknowledgements of the job's batches.
-            is_pending = from_u64(command[2]) in self.assembler.jobs
+            job_id = from_u64(command[2])
+            is_pending = job_id in self._model_of(job_id).assembler.jobs
             self.acks.append([commands.JOB_PENDING if is_pending else commands.JOB_PUBLISHED, *command[1:]])
 
     def _request_sync(self) -> None:
@@ -204,8 +204,9 @@ class Sink:
         if nonce == self.barrier.nonce or (self.barrier.is_synced and not nonce):
             if self.barrier.is_synced and epoch != self.barrier.epoch:
                 self.acks.clear()  # the previous ventilator asked for them
-                self.cache.clear()
-            num_forgotten = self.assembler.start_epoch(epoch)
+                for model in self.models:
+                    model.cache.clear()
+            num_forgotten = sum(model.assembler.start_epoch(epoch) for model in self.models)
             if num_forgotten:
                 self.log.warning("the ventilator was restarted; %d unfinished requests are forgotten", num_forgotten)
             for result in self.barrier.sync(epoch, first_batch):
@@ -221,9 +222,8 @@ class Sink:
         is_idle = not (self.acks or publisher.has_large_messages or publisher.num_bytes) and memory_report.is_empty
         if is_idle or not self.barrier.is_synced:
             return
-        assembling = self.assembler.num_bytes + self.barrier.num_bytes
         held = publisher.num_bytes, publisher.pipe_bytes
-        report = memory_report.command(assembling, *held, self.barrier.epoch, self.clock())
+        report = memory_report.command(self._assembling_bytes, *held, self.barrier.epoch, self.clock())
         if report is not None:
             self.acks.insert(0, report)
 
@@ -244,32 +244,35 @@ class Sink:
                 self._on_result(result)
 
     def _on_result(self, result: Result) -> None:
-        if problem := self.receiver.problem(result):
+        model = self._model_of(result.batch_id)
+        if problem := model.check.problem(result):
             self.log.error("dropped the result of a batch: %s", problem)
             self.acks.append([commands.BATCH_FAILED, u64(result.batch_id), b"error", problem.encode()])
             return
         if result.announcements:
             for command in decode_commands(result.announcements):
-                self.assembler.announce(command)
-        self._add_rows(result)
-        dropped = self.cache.add(result)
-        if self.cache.max_bytes:  # behind BATCH_DONE: the batch may be among the dropped entries
+                model.assembler.announce(command)
+        self._add_rows(model, result)
+        dropped = model.cache.add(result)
+        if model.cache.max_bytes:  # behind BATCH_DONE: the batch may be among the dropped entries
             entries = np.array(dropped, np.int64).tobytes()
-            self.acks.append([commands.CACHE_UPDATE, u64(self.cache.num_bytes), entries])
+            number = u64(self.models.index(model))
+            self.acks.append([commands.CACHE_UPDATE, u64(model.cache.num_bytes), entries, number])
 
     def _on_cached_rows(self, wanted: CachedRows) -> None:
         if not self.barrier.is_synced or wanted.batch_id >> 40 != self.barrier.epoch:
             return  # of an earlier ventilator
-        missing = self.cache.missing(wanted)
+        model = self._model_of(wanted.batch_id)
+        missing = model.cache.missing(wanted)
         if missing:
             self.acks.append([commands.CACHE_MISS, u64(wanted.batch_id), np.array(missing, np.int64).tobytes()])
         else:
-            self._add_rows(replace(self.cache.result(wanted), began_at=self.clock()))
+            self._add_rows(model, replace(model.cache.result(wanted), began_at=self.clock()))
 
-    def _add_rows(self, result: Result) -> None:
-        if self.drift is not None:
-            self.drift.add(*comparable(result))
-        self.assembler.add(result)
+    def _add_rows(self, model: ModelResults, result: Result) -> None:
+        if model.drift is not None:
+            model.drift.add(*comparable(result))
+        model.assembler.add(result)
         self.acks.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.duration)])
 
     # ---------------------------------------------------------------- clients
@@ -284,18 +287,19 @@ class Sink:
         self._close_abusive(now)
         self.barrier.expire()
         # A ventilator that has not sent its announcements until then counts as hung and is replaced.
-        self.assembler.expire(2 * ceil(self.config.heartbeat_timeout))
+        for model in self.models:
+            model.assembler.expire(2 * ceil(self.config.heartbeat_timeout))
         self._cancel_unsubscribed(now)
-        if self.drift is not None:
+        if (drift := self.models[0].drift) is not None:
             with contextlib.suppress(zmq.Again):  # not connected; repeated a second later
-                command = [commands.DRIFT, json.dumps(self.drift.to_dict()).encode()]
+                command = [commands.DRIFT, json.dumps(drift.to_dict()).encode()]
                 self.ventilator.send(encode_commands([command]), zmq.NOBLOCK)
         self.process.info["publisher"] = {
             "bytes": self.publisher.num_bytes,
             "sent": self.publisher.num_sent,
             "dropped": self.publisher.num_dropped,
             "subscribers": len(self.publisher.subscribers),
-            "jobs": len(self.assembler.jobs),
+            "jobs": sum(len(model.assembler.jobs) for model in self.models),
         }
 
     def _close_abusive(self, now: float) -> None:
@@ -317,7 +321,7 @@ class Sink:
 
     def _cancel_unsubscribed(self, now: float) -> None:
         """Cancels requests of identities without a subscription after ``-absent_ttl``."""
-        identities = {job.identity for job in self.assembler.jobs.values()}
+        identities = {job.identity for model in self.models for job in model.assembler.jobs.values()}
         unsubscribed = {identity for identity in identities if not self.publisher.is_subscribed(identity)}
         self.unsubscribed_since = {identity: self.unsubscribed_since.get(identity, now) for identity in unsubscribed}
         for identity, since in self.unsubscribed_since.items():
@@ -341,13 +345,6 @@ def comparable(result: Result) -> tuple[np.ndarray, np.ndarray]:
         return result.array, result.lengths
     chosen = np.frombuffer(result.vector_codes, np.int32) & ~TYPE_BITS == 0
     return result.array[chosen], result.lengths[chosen]
-
-
-def output_width(config: ServerConfig, max_positions: int) -> int | None:
-    """Returns the tokens per sequence in token-level output, or None for the length of a request's longest sequence."""
-    if config.fixed_embed_length and config.max_seq_len is None:
-        return max_positions
-    return config.max_seq_len
 
 
 def run(process: ProcessContext) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -184,15 +184,21 @@ def make_children(
     access: dict[str, Any],
     http_keys: dict[str, str],
     drift: dict[str, Any] | None,
+    further: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Child]:
-    """Returns all child processes by name; none is started."""
+    """Returns the child processes by name, without the workers of further models; none is started.
+
+    Args:
+        further: what ventilator, sink and HTTP server need to know of further models.
+    """
     children: dict[str, Child] = {}
 
     def add(role: str, name: str, options: dict[str, Any], env: dict[str, str]) -> None:
         options = {**options, "model": asdict(model), "tokenizer": prepared.tokenizer}
         children[name] = Child(role, name, name.upper(), config, addresses, options, env)
 
-    shared = {"access": access, "drift": drift} | join_options(config, model, prepared, placements)
+    models = {"models": list(further)} if further else {}
+    shared = {"access": access, "drift": drift} | models | join_options(config, model, prepared, placements)
     for_ventilator, for_http = share_options(config)
     add("ventilator", "ventilator", shared | for_ventilator, _NO_GPU)
     add("sink", "sink", shared, _NO_GPU)
@@ -200,7 +206,7 @@ def make_children(
         add("tokenizer", f"tokenizer-{index}", {}, _NO_GPU)
     children |= make_workers(config, addresses, placements, model, prepared, {})
     if config.http_port:
-        add("http", "http", {"keys": http_keys} | for_http, _NO_GPU)
+        add("http", "http", {"keys": http_keys} | for_http | models, _NO_GPU)
     return children
 
 
@@ -211,11 +217,13 @@ def make_workers(
     model: ModelConfig,
     prepared: PreparedModel,
     extra: dict[str, Any],
+    label: str = "",
 ) -> dict[str, Child]:
     """Returns the processes that prepare the model, and the workers, by name; none is started.
 
     Args:
-        extra: further options of the workers.
+        extra: further options of these processes.
+        label: part of their names; empty for those of the first model.
     """
     children: dict[str, Child] = {}
     cache_dir = config.graph_tmp_dir or default_cache_dir()
@@ -225,10 +233,13 @@ def make_workers(
         children[name] = Child(role, name, context, config, addresses, options, env)
 
     for engine, dtype in dict.fromkeys((placement.engine, placement.dtype) for placement in placements):
-        options = {"engine": engine, "dtype": dtype, "sources": prepared.sources}
-        add("prepare", f"prepare-{engine}-{dtype}", options, {**_NO_GPU, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT")
+        options = {"engine": engine, "dtype": dtype, "sources": prepared.sources, **extra}
+        add(
+            "prepare", f"prepare-{label}{engine}-{dtype}", options, {**_NO_GPU, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT"
+        )
     for index, placement in enumerate(placements):
-        add("worker", f"worker-{index}", {**placement.options(), **extra}, placement.environment(), f"WORKER-{index}")
+        name = f"worker-{label}{index}"
+        add("worker", name, {**placement.options(), **extra}, placement.environment(), name.upper())
     return children
 
 

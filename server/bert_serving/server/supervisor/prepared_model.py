@@ -57,7 +57,8 @@ class PreparedModel:
         self._log = log
         self._files: dict[str, _HeldFile] = {}
         self._next_check = 0.0
-        self._problem, self._names_unserved = "", False
+        self._problem = ""
+        self._names_unserved: set[int] = set()
         self.sources: list[str] = []
         self.tokenizer = self.damage = ""
 
@@ -75,6 +76,12 @@ class PreparedModel:
             if str(path) not in self._files:
                 file = open(path, "rb", buffering=0)  # noqa: SIM115, closed by close()
                 self._files[str(path)] = _HeldFile(path, digest, list(stamp), file)
+
+    def for_another_model(self) -> PreparedModel:
+        """Returns an object for a further model, whose files this one checks too."""
+        other = PreparedModel(self._log)
+        other._files = self._files
+        return other
 
     def read(self, config: ServerConfig, model: ModelConfig) -> ModelConfig:
         """Computes ``sources`` and copies the files of the tokenizer to the cache.
@@ -99,13 +106,14 @@ class PreparedModel:
                 self.hold(entry, files)
         except OSError as error:
             self.damage = f"the prepared model was removed during the start ({error}); start the server again"
-        if (names := prepare.info["unserved"]) and not self._names_unserved:
-            self._names_unserved = True
+        number = prepare.options.get("model_number", 0)
+        if (names := prepare.info["unserved"]) and number not in self._names_unserved:
+            self._names_unserved.add(number)
             model = ModelConfig.from_dict(prepare.options["model"])
             self._log.warning("%s", describe_unserved(names, model, prepare.config.task))
-        prepared = {"model_digest": self.sources[0], "head": prepare.info["head"]}
+        prepared = {"model_digest": prepare.options["sources"][0], "head": prepare.info["head"]}
         for child in children:
-            if child.role == "worker" and _engine_and_dtype(child) == _engine_and_dtype(prepare):
+            if child.role == "worker" and _prepared_for(child) == _prepared_for(prepare):
                 child.options["prepared"] = prepared
 
     def skip(self, children: Iterable[Child]) -> None:
@@ -176,8 +184,10 @@ class PreparedModel:
                     continue  # the folder is read-only
 
 
-def _engine_and_dtype(child: Child) -> tuple[str, str]:
-    return child.options["engine"], child.options["dtype"]
+def _prepared_for(child: Child) -> tuple[int, str, str]:
+    """Returns model, engine and dtype of a process."""
+    options = child.options
+    return options.get("model_number", 0), options["engine"], options["dtype"]
 
 
 def _is_replaced(held: _HeldFile) -> bool:

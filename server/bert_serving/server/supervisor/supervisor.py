@@ -28,10 +28,11 @@ from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .description import log_ready
 from .drain import Drain
+from .models import make_all_children, placements_of, plan_models
 from .placement import WorkerPlacement
 from .port_check import check_ports
 from .port_lock import PortLock
-from .preflight import log_descriptor_limit, make_access, make_children, plan, read_drift
+from .preflight import log_descriptor_limit, make_access
 from .prepared_model import PreparedModel
 from .routines import Routines
 from .signals import handle_signals, is_program_over, joining
@@ -195,16 +196,15 @@ class BertServer(threading.Thread):
         check_ports(self.config)
         self._port_lock = PortLock(self.config)
         log_descriptor_limit(self.log)
-        self.config, model, placements = plan(self.config, self._prepared, self.log, lambda: self._stops_asked > 0)
-        self.placements = placements
-        drift = read_drift(self.config, model, self.log.warning)
+        planned = plan_models(self.config, self._prepared, self.log, lambda: self._stops_asked > 0)
+        self.config, self.placements = planned[0].config, placements_of(planned)
         access = make_access(self.config, self.log.warning)
         self.addresses = Addresses.new()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
         self._socket_folder = SocketFolder(self.addresses, self.control, self.log)
-        self.children = make_children(self.config, self.addresses, placements, model, self._prepared, *access, drift)
+        self.children = make_all_children(planned, self.addresses, *access, self.log.warning)
 
     def _step(self) -> None:
         """Runs one round of the loop: messages, deaths, signals."""

@@ -25,20 +25,27 @@ class Announcer:
     Args:
         positions: number of positions of the model.
         first_id: lower bound of the numbers.
+        step: difference of two numbers.
     """
 
     def __init__(
-        self, config: ServerConfig, tokenizer: Tokenizer, positions: int, first_id: int, log: logging.Logger
+        self,
+        config: ServerConfig,
+        tokenizer: Tokenizer,
+        positions: int,
+        first_id: int,
+        log: logging.Logger,
+        step: int = 1,
     ) -> None:
         self._tokenizer, self._positions, self._log = tokenizer, positions, log
         self._needs_width = config.max_seq_len is None and config.pooling_strategy == PoolingStrategy.NONE
         self._shows_tokens, self._logs_tokens = config.show_tokens_to_client, config.log_settings[0] == "debug"
 
-        self._last_id = first_id
+        self._last_id, self._step = first_id, step
 
     def assign_id(self, job: Job) -> None:
         """Gives a job the next number."""
-        self._last_id += 1
+        self._last_id += self._step
         job.id = self._last_id
 
     def add_tokens(self, chunk: JobChunk) -> None:

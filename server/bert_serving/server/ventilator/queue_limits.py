@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ..config.memory import default_memory
 from ..config.server_config import ServerConfig
 from ..errors import Overloaded
@@ -23,13 +25,23 @@ FIRST_MARK = 0.75
 UNREAD_SHARE = 0.25
 
 
+class HoldsBytes(Protocol):
+    """Holds messages in memory."""
+
+    @property
+    def held_bytes(self) -> int: ...
+
+
 class QueueLimits:
     """Counts the memory of requests, and compares it and the queued tokens with the limits.
+
+    The memory is that of the requests of all models; the tokens are those of one.
 
     Attributes:
         of_request: limits of one request.
         max_bytes: value of ``-queue_memory``.
         tokenized_bytes: memory of the requests, without messages that are not tokenized to their end.
+        messages: hold these messages.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -37,7 +49,16 @@ class QueueLimits:
         self.max_tokens = config.max_queue_tokens
         self.max_bytes = config.queue_memory or default_memory()
         self.tokenized_bytes = 0
+        self.messages: list[HoldsBytes] = []
         self._sequence_bytes = SEQUENCE_BYTES + COALESCED_BYTES * (config.cache_mb > 0)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the requests in progress."""
+        held = self.tokenized_bytes
+        for each in self.messages:
+            held += each.held_bytes
+        return held
 
     def progress(self, tokens: int) -> Progress:
         """Returns which messages the tokenizer thread may work on.

@@ -48,6 +48,7 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     long: str | None = None
     embedding_type: str | None = None
     share: str | None = None
+    model: str | None = None
 
     @property
     def key(self) -> bytes:

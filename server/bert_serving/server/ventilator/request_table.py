@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from math import inf
-
-import zmq
+from typing import NamedTuple
 
 from ..errors import Draining, RateLimited, RequestError, TooLarge
 from ..ipc import commands
 from ..ipc.commands import u64
+from ..ipc.model_numbers import BatchNumbers
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import make_socket
 from ..log import REQUEST
 from ..model.config import ModelConfig
 from ..monitoring.drift import Reference, UnknownDrift
@@ -23,13 +23,13 @@ from ..tokenization.request_texts import read_texts, tokenize
 from ..tokenization.tokenizer import Tokenizer
 from .announcements import MAX_TRUNCATED, Announcer
 from .digests import STEP_BYTES, DigestQueue, digest
-from .queue_limits import REQUEST_BYTES, QueueLimits
+from .queue_limits import REQUEST_BYTES
 from .request_options import NO_REQUEST_OPTIONS, OptionsResolver
 from .request_source import RequestSource
 from .requests import INLINE_BYTES, Request
 from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
-from .share_table import ShareTable
+from .shared_queue import SharedQueue
 from .sink_channel import SinkChannel
 from .text_parts import can_start, place_parts, require_token_vectors
 from .tokenizer_pool import TokenizerPool
@@ -42,6 +42,13 @@ def _key(request: Request, message_digest: bytes) -> RequestKey:
     return RequestKey(request.identity, request.request_id, message_digest)
 
 
+class _ModelRules(NamedTuple):
+    """What the model allows: the options of requests, and the size of results."""
+
+    options: OptionsResolver
+    results: ResultLimit
+
+
 class RequestTable:
     """Holds the requests in progress. Each method advances requests after one event.
 
@@ -50,6 +57,8 @@ class RequestTable:
         clock: returns monotonic seconds.
         first_id: lower bound of job ids and batch ids. They are unique across restarts of the ventilator, so reports
             about jobs of an earlier ventilator are recognized.
+        shared: what the tables of several models share; None for the only model.
+        number: index of the model.
 
     Attributes:
         jobs: jobs by ``local_id``, in order of arrival.
@@ -69,29 +78,35 @@ class RequestTable:
         statistics: Statistics,
         clock: Callable[[], float],
         first_id: int,
+        shared: SharedQueue | None = None,
+        number: int = 0,
     ) -> None:
         config = context.config
         self._config, self._log, self._clock = config, context.log, clock
         self._tokenizer = tokenizer
-        self.limits, self.digests = QueueLimits(config), DigestQueue()
-        self._resolver = OptionsResolver(config, model)
+        self._rules = _ModelRules(OptionsResolver(config, model), ResultLimit(config, model))
         self._statistics, self._sink = statistics, sink
         reference = context.options["drift"]
         self.unknown_drift = UnknownDrift(Reference.from_dict(reference), config.drift_window) if reference else None
-        router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
-        context.bind(router, context.addresses.dispatch)
-        self.dispatcher = Dispatcher(config, router, self.fail, sink.send, context.log, clock, first_id)
-        thread = TokenizerThread(context.context, tokenizer, self.limits.of_request)
+        if shared is None:
+            admission = ResultAdmission(self._rules.results, self.dispatch_all, sink.free_results, clock)
+            shared = SharedQueue.open(context, admission, BatchNumbers(first_id), clock)
+        step, router = shared.numbers.num_models, shared.router
+        self.limits, self.digests, self.admission = shared.limits, DigestQueue(), shared.admission
+        self.dispatcher = Dispatcher(config, router, self.fail, sink.send, context.log, clock, shared.numbers, number)
+        thread = TokenizerThread(context.context, tokenizer, self.limits.of_request, number)
         self.thread = TokenizerPool.wrap(thread, config.num_tokenizer, router, first_id)
-        self.admission = ResultAdmission(ResultLimit(config, model), self._dispatch_all, sink.free_results, clock)
-        self._announce = Announcer(config, tokenizer, self.admission.limit.positions, first_id, context.log)
+        self.limits.messages += [self.thread, self.digests]
+        self._announce = Announcer(
+            config, tokenizer, self._rules.results.positions, first_id + number, context.log, step
+        )
         self.jobs: dict[int, Job] = {}
-        self.shares = ShareTable.of(context, clock)
+        self.shares = shared.shares
         self.draining = False
         self._by_key: dict[RequestKey, Job] = {}
         # By identity and request id, with the connection that sent the request last.
         self._by_id: dict[tuple[bytes, bytes], dict[Job, RequestSource]] = {}
-        self._last_local_id = 0
+        self._local_ids = count(number + step, step)
 
     @property
     def is_full(self) -> bool:
@@ -105,8 +120,8 @@ class RequestTable:
 
     @property
     def held_bytes(self) -> int:
-        """Memory of the requests in progress."""
-        return self.limits.tokenized_bytes + self.thread.held_bytes + self.digests.held_bytes
+        """Memory of the requests in progress, of all models."""
+        return self.limits.held_bytes
 
     def allow_progress(self) -> None:
         """Lets as many messages be tokenized as the limits allow."""
@@ -156,7 +171,7 @@ class RequestTable:
         if job is not None:
             self._repeat(job, request)
             return
-        options = self._resolver.resolve(request.options)
+        options = self._rules.options.resolve(request.options)
         if options.long == "late":
             require_token_vectors(state.info for state in self.dispatcher.workers.values())
         if self.draining:
@@ -185,8 +200,7 @@ class RequestTable:
         received_at: float,
         usage: JobUsage | None,
     ) -> Job:
-        self._last_local_id += 1
-        job = Job(self._last_local_id, key, size, received_at, options, usage=usage)
+        job = Job(next(self._local_ids), key, size, received_at, options, usage=usage)
         self.jobs[job.local_id] = self._by_key[key] = job
         self._by_id.setdefault(key[:2], {})[job] = request.source
         self._count_bytes(job, REQUEST_BYTES)
@@ -213,7 +227,7 @@ class RequestTable:
         The sink may have published the result to the lost connection, and BATCH_DONE may not have recv_available yet.
         """
         job.last_received_at, self._by_id[job.key[:2]][job] = self._clock(), request.source
-        job.options = self._resolver.resolve(request.options)
+        job.options = self._rules.options.resolve(request.options)
         if job.query_outstanding:
             job.retry_requested = True
         elif job.id:
@@ -245,9 +259,9 @@ class RequestTable:
             job.retry_requested, job.is_recomputed = False, True
             job.received_at = job.tokenized_at = job.last_received_at
             job.started_at = inf
-            self._dispatch_all(job)
+            self.dispatch_all(job)
 
-    def _dispatch_all(self, job: Job) -> None:
+    def dispatch_all(self, job: Job) -> None:
         """Announces all chunks of a job again and queues them."""
         job.missing = job.num_sequences if job.options.long else job.size
         for chunk in job.chunks:
@@ -277,7 +291,7 @@ class RequestTable:
         job, tokenized, first_text = chunk.job, chunk.tokenized, chunk.first_row
         try:
             place_parts(chunk, self._config.max_request_size, self.limits.max_tokens)
-            result_bytes = self.admission.limit.check(chunk)
+            result_bytes = self._rules.results.check(chunk)
             if job.usage is not None:
                 job.usage.add(len(tokenized.input_ids), is_last, self._clock())
         except (TooLarge, RateLimited) as error:
@@ -305,7 +319,7 @@ class RequestTable:
             return
         if self.admission.admit(job, result_bytes):
             if job.starts_complete:
-                self._dispatch_all(job)
+                self.dispatch_all(job)
                 return
             self.dispatcher.add(chunk, self._announce.command(chunk, is_last))
 
@@ -323,18 +337,13 @@ class RequestTable:
                 if not job.query_outstanding:
                     self._remove(job)
 
-    def on_sink_restart(self, nonce: bytes) -> None:
-        """Announces and queues all unfinished jobs again, because a new sink has none of their rows."""
-        self._sink.sync(self.dispatcher.next_batch_id, nonce)
-        unfinished = sorted((job for job in self.jobs.values() if can_start(job)), key=lambda job: job.id)
-        if unfinished:
-            self._log.warning("the sink was restarted; computing %d requests again", len(unfinished))
+    def reset_unfinished(self) -> list[Job]:
+        """Takes all unfinished jobs from the queue, because a new sink has none of their rows, and returns them."""
+        unfinished = [job for job in self.jobs.values() if can_start(job)]
         self.dispatcher.reset()
         for job in unfinished:
             job.query_outstanding = job.retry_requested = False
-        self.admission.restart(unfinished)
-        self.admission.advance()
-        self._sink.flush()  # before any batch: the announcements reach the sink before the results
+        return unfinished
 
     def fail(self, job: Job, error: RequestError) -> None:
         """Publishes an error for a job and cancels it. Other jobs are not affected."""

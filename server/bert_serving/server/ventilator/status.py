@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -20,14 +20,12 @@ import zmq
 from bert_serving.client.protocol import COMPATIBLE_VERSION, PROTOCOL_VERSION
 
 from ..config.folders import hide_folders
-from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
-from ..model.config import ModelConfig
 from ..monitoring.statistics import Statistics
-from ..scheduling.dispatcher import Dispatcher
 from ..version import __version__
 from .join_port import JoinPort
 from .result_admission import ResultAdmission
+from .served_model import ServedModel, batches, total
 from .share_table import ShareTable
 from .tokenizer_state import TokenizerState
 
@@ -42,35 +40,19 @@ class ResultMemory(NamedTuple):
     in_pipes: int
 
 
-class ServedSpaces(NamedTuple):
-    """Spaces of the vectors of requests without options: by default, and by embedding type.
-
-    ``by_type`` is empty if the server has no embedding types.
-    """
-
-    default: str
-    by_type: dict[str, str]
-
-    @classmethod
-    def of(cls, config: ServerConfig, model: ModelConfig) -> ServedSpaces:
-        """Returns the spaces of a server."""
-        spaces = config.vector_spaces(model)
-        return cls(spaces.default, spaces.by_type() if config.has_text_vectors else {})
-
-
 @dataclass(frozen=True, slots=True)
 class ServerState:
     """Holds the values that the replies report.
 
     Attributes:
+        served: the model that the command names, or the first one.
+        models: all models.
         supervisor: contents of the supervisor's last STATE command; empty before the first.
         tokenizers: the tokenizer processes.
         busy_share: share of time in which the ventilator was busy, in the last measured second.
         num_requests: number of requests in progress.
         held_bytes, unread_bytes: memory of these requests, and of messages that are not read yet.
         max_bytes: limit of both.
-        spaces: the spaces of vectors.
-        unknown_token: the token for unknown text; None if the vocabulary has none.
         result_memory: memory of the results in the sink.
         admission: reservations of memory for results, and requests that wait for it.
         shares: usage of each name; None without ``-http_keys``.
@@ -78,10 +60,10 @@ class ServerState:
         now: monotonic seconds.
     """
 
-    config: ServerConfig
+    served: ServedModel
+    models: Sequence[ServedModel]
     addresses: Addresses
     supervisor: Mapping[str, Any]
-    dispatcher: Dispatcher
     join_port: JoinPort
     tokenizers: Collection[TokenizerState]
     busy_share: float
@@ -90,8 +72,6 @@ class ServerState:
     held_bytes: int
     unread_bytes: int
     max_bytes: int
-    spaces: ServedSpaces
-    unknown_token: str | None
     result_memory: ResultMemory
     admission: ResultAdmission
     shares: ShareTable | None
@@ -107,13 +87,10 @@ def config_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
 def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> bytes:
     """Returns the reply to SHOW_STATUS: the keys of SHOW_CONFIG, statistics, queue and workers."""
     status = _config(state, identity)
-    dispatcher = state.dispatcher
     status["statistic"] = state.statistics.to_dict(state.now)
     status["queue"] = {
         "requests": state.num_requests,
-        "sequences": dispatcher.scheduler.num_sequences,
-        "tokens": dispatcher.scheduler.num_tokens,
-        "batches_in_flight": len(dispatcher.in_flight),
+        **total(model.queue() for model in state.models),
         "bytes": state.held_bytes,
         "unread_bytes": state.unread_bytes,
         "max_bytes": state.max_bytes,
@@ -125,30 +102,18 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
         "max_bytes": state.admission.max_bytes,
     }
     status["times"] = state.statistics.times()
-    status["batches"] = {
-        "sequences": dispatcher.batch_sizes.to_dict(),
-        "tokens": dispatcher.num_tokens,
-        "padding": dispatcher.num_padding,
-    }
-    status["cache"] = dispatcher.cache.to_dict()
+    status["batches"] = batches(state.models)
+    status["cache"] = total(model.dispatcher.cache.to_dict() for model in state.models)
     if state.shares is not None:
         status["shares"] = state.shares.to_dict()
     if state.drift is not None:
         status["drift"] = state.drift
+    is_one = len(state.models) == 1
     status["workers"] = [
-        {
-            "name": worker.shown_name,
-            **worker.info,
-            **({"machine": worker.machine} if worker.machine else {}),
-            "max_batch_tokens": worker.limits.max_tokens,
-            "batches": worker.num_batches,
-            "sequences": worker.num_sequences,
-            "tokens": worker.num_tokens,
-            "in_flight": len(worker.in_flight),
-            "last_batch_seconds": round(worker.last_seconds, 6),
-        }
-        for worker in dispatcher.workers.values()
+        worker if is_one else {**worker, "model": model.name} for model in state.models for worker in model.workers()
     ]
+    if not is_one:
+        status["by_model"] = {model.name: model.to_dict() for model in state.models}
     status["ventilator"] = {"busy_share": round(state.busy_share, 4)}
     status["tokenizers"] = [each.to_dict() for each in state.tokenizers]
     if state.join_port.machines is not None:
@@ -161,10 +126,11 @@ def _to_json(status: dict[str, Any], hides_folders: bool) -> bytes:
 
 
 def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
-    config, addresses, supervisor = state.config, state.addresses, state.supervisor
+    served, addresses, supervisor = state.served, state.addresses, state.supervisor
+    config = served.config
     phase = supervisor.get("state", "starting")
     has_workers = config.num_worker > 0 or state.join_port.num_workers > 0
-    is_able = has_workers and not state.dispatcher.is_failing
+    is_able = has_workers and not any(model.dispatcher.is_failing for model in state.models)
     return {
         "client": identity.decode("ascii", "backslashreplace"),
         "num_process": supervisor.get("num_process", 0),
@@ -172,7 +138,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "worker -> sink": addresses.results,
         "ventilator <-> sink": addresses.channel,
         "server_current_time": str(datetime.now()),
-        "num_concurrent_socket": len(state.dispatcher.workers),
+        "num_concurrent_socket": sum(len(model.dispatcher.workers) for model in state.models),
         **config.public(),
         "pooling_strategy_name": config.pooling_strategy.name,
         **_static(),
@@ -185,9 +151,11 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "devices": supervisor.get("devices", []),
         "engine_in_use": supervisor.get("engine") or config.engine,
         "dtype_in_use": supervisor.get("dtype") or config.dtype,
-        "vector_space": state.spaces.default,
-        "embedding_types": state.spaces.by_type,
-        "unknown_token": state.unknown_token,
+        "vector_space": served.spaces.default,
+        "embedding_types": served.spaces.by_type,
+        "unknown_token": served.unknown_token,
+        "model": served.name,
+        "models": [model.name for model in state.models],
     }
 
 

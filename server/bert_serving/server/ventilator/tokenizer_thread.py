@@ -57,6 +57,9 @@ class TokenizerThread:
     Active requests alternate, one chunk each, so a large request does not block a small one. Every second turn is that
     of a new request, if there is one: a short request waits for few chunks of large ones.
 
+    Args:
+        number: that of this thread in the process.
+
     Attributes:
         results: socket to poll for chunks; its messages are empty.
         held_bytes: size of the messages that are not tokenized to their end.
@@ -65,7 +68,9 @@ class TokenizerThread:
 
     has_processes = has_ready = False
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], tokenizer: Tokenizer, limits: RequestLimits) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], tokenizer: Tokenizer, limits: RequestLimits, number: int = 0
+    ) -> None:
         self._tokenizer, self._limits = tokenizer, limits
         self._incoming: queue.SimpleQueue[tuple[int, bytes | memoryview, JobOptions, bool]] = queue.SimpleQueue()
         self._outgoing: queue.SimpleQueue[tuple[TokenizedChunk, int]] = queue.SimpleQueue()
@@ -73,9 +78,9 @@ class TokenizerThread:
         self._cancelled: set[int] = set()  # the loop adds, the thread reads
         self._progress, self._condition = Progress.ALL, threading.Condition()
         self.results = make_socket(context, zmq.PULL)
-        self.results.bind("inproc://tokenized")
+        self.results.bind(f"inproc://tokenized-{number}")
         self._wake = make_socket(context, zmq.PUSH)
-        self._wake.connect("inproc://tokenized")
+        self._wake.connect(f"inproc://tokenized-{number}")
         threading.Thread(target=self._run, name="tokenizer", daemon=True).start()
 
     def submit(

@@ -44,11 +44,12 @@ from ..tokenization.tokenizer import Tokenizer
 from .busy_meter import BusyMeter
 from .frontend import Frontend
 from .join_port import JoinPort
+from .model_tables import ModelTables
 from .request_socket import RequestSocket
 from .request_table import RequestTable
 from .requests import BadEnvelope, Request, read_envelope
 from .sink_channel import SinkChannel
-from .status import ResultMemory, ServedSpaces, ServerState, config_json, status_json
+from .status import ResultMemory, ServerState, config_json, status_json
 from .tokenizer_pool import TokenizerPool
 
 #: Messages read from one socket before the loop reads the next one.
@@ -65,15 +66,12 @@ class Ventilator:
         self.stopped = self._drained_sent = False
         self._draining_worker: bytes | None = None
         self._vector_drift: dict[str, Any] = {"seen": 0, "texts": 0}  # last report of the sink
-        self._unknown_token = tokenizer.unknown_token
-        self._served_spaces = ServedSpaces.of(self.config, model)
         self._result_memory = ResultMemory(0, 0, 0)
         epoch = secrets.randbits(22)
         self.control = context.connect_control()
         self.sink = SinkChannel(context, epoch, first_batch=epoch << 40)
-        self.requests = RequestTable(
-            context, tokenizer, model, self.sink, self.statistics, self.clock, first_id=epoch << 40
-        )
+        self.models = ModelTables(context, tokenizer, model, self.sink, self.statistics, self.clock, epoch)
+        self.requests = self.models.first
         frames = FrameGuard(self.requests.limits.max_bytes, "-queue_memory", self.log)
         self.frontend = Frontend(context, self.requests.limits.max_bytes, frames)
         self.dispatcher, self.thread = self.requests.dispatcher, self.requests.thread
@@ -86,12 +84,14 @@ class Ventilator:
         router = self.dispatcher.router
         poller = zmq.Poller()
         joined = [] if self.join_port.socket is None else [self.join_port.socket]
-        for sock in (self.control, router, self.sink.socket, self.thread.results, *joined):
+        tables = self.models.all
+        for sock in (self.control, router, self.sink.socket, *(table.thread.results for table in tables), *joined):
             poller.register(sock, zmq.POLLIN)
         self.control.send_multipart([READY, b"{}"])
         full_collections = FullCollections()
         while not self.stopped:
-            self.requests.allow_progress()
+            for table in tables:
+                table.allow_progress()
             self.frontend.register(poller, self._leaves_unread(), self.clock())
             self.context.mark_progress()
             events = dict(poller.poll(self._poll_timeout()))
@@ -107,12 +107,14 @@ class Ventilator:
             if self.sink.socket in events:
                 for command in self.sink.receive(BURST):
                     self._on_sink(command)
-            if self.thread.results in events or self.thread.has_ready:
-                self.requests.on_tokenized(BURST)
+            for table in tables:
+                if table.thread.results in events or table.thread.has_ready:
+                    table.on_tokenized(BURST)
             for request_socket in self.frontend.readable(events):
                 self._on_requests(request_socket)
-            if self.requests.digests:
-                self._continue_digest()
+            for table in tables:
+                if table.digests:
+                    self._continue_digest(table)
             now = self.clock()
             self.frontend.connection_limit.check(now)
             if now >= self.frontend.next_check:
@@ -121,12 +123,14 @@ class Ventilator:
                 full_collections.run_if_due()
                 self._measure_busy_share(now)
                 if not self.frontend.is_checking:
-                    self.dispatcher.announce_waiting()
-                    self.dispatcher.probe()
+                    for table in tables:
+                        table.dispatcher.announce_waiting()
+                        table.dispatcher.probe()
             self.join_port.check(now)
             self.thread.flush()
             self.requests.admission.advance()
-            self.dispatcher.dispatch()
+            for table in tables:
+                table.dispatcher.dispatch()
             self.sink.flush()
             self._report_drained()
         full_collections.close()
@@ -142,20 +146,22 @@ class Ventilator:
 
     def _poll_timeout(self) -> int:
         """Returns milliseconds until the next timer."""
-        if self.requests.digests:
-            return 0
         wakeup = self.frontend.next_check
-        if self.dispatcher.next_wakeup is not None:
-            wakeup = min(wakeup, self.dispatcher.next_wakeup)
+        for table in self.models.all:
+            if table.digests:
+                return 0
+            if table.dispatcher.next_wakeup is not None:
+                wakeup = min(wakeup, table.dispatcher.next_wakeup)
         return max(0, ceil(1000 * (wakeup - self.clock())))
 
     def _report_drained(self) -> None:
         """Reports to the supervisor that a worker, or the server, has finished its work."""
-        if self._draining_worker is not None and self.dispatcher.drain_worker(self._draining_worker):
+        if self._draining_worker is not None and all(
+            table.dispatcher.drain_worker(self._draining_worker) for table in self.models.all
+        ):
             self.control.send_multipart([WORKER_DRAINED, self._draining_worker])
             self._draining_worker = None
-        is_done = not self.requests.jobs and not self.requests.digests
-        if self.requests.draining and is_done and not self._drained_sent:
+        if self.requests.draining and not self._drained_sent and self.models.is_idle:
             self._drained_sent = True
             self.control.send(DRAINED)
 
@@ -189,16 +195,16 @@ class Ventilator:
                 self.statistics.record_system_request()
                 self._on_command(request, frames[0])
             else:
-                self.requests.accept(request, may_exceed)
+                self.models.choose(request).accept(request, may_exceed)
         except Exception as error:
             self._on_error(request, error)
 
-    def _continue_digest(self) -> None:
+    def _continue_digest(self, table: RequestTable) -> None:
         """Takes a step for the digest of a large request; the last step starts the request."""
-        complete = self.requests.digests.step()
+        complete = table.digests.step()
         if complete is not None:
             try:
-                self.requests.start(*complete)
+                table.start(*complete)
             except Exception as error:
                 self._on_error(complete[0], error)
 
@@ -219,24 +225,24 @@ class Ventilator:
             self.control.send(TERMINATE)
             return
         if request.message == CANCEL:
-            number = self.requests.cancel(request)
+            number = self.models.cancel(request)
             self.log.log(REQUEST, "client %r cancelled %d requests", request.identity, number)
             return
         if request.message == SHOW_CONFIG:
             self.log.log(REQUEST, "new config request\treq id: %s\tclient: %r", request.request_id, request.identity)
-            reply = config_json(self._state(), request.identity, hides_folders=not self._is_trusted(frame))
+            reply = config_json(self._state(request), request.identity, hides_folders=not self._is_trusted(frame))
             # A client sends this command first, with id 1; clients of this project have it in the low half of the id.
             if int(request.request_id) % 2**32 == 1:
                 self.sink.send([commands.PUBLISH_ON_SUBSCRIBE, request.identity, reply, request.request_id])
                 return
         elif request.message == SHOW_PENDING:
             # Replies leave in order, so a client that reads an unknown id has read its reply, if there was one.
-            unknown = self.requests.unknown_ids(request.identity, request.options.requests)
+            unknown = self.models.unknown_ids(request)
             reply = json.dumps({"unknown": unknown}).encode()
         else:
             assert request.message == SHOW_STATUS
             self.log.log(REQUEST, "new status request\treq id: %s\tclient: %r", request.request_id, request.identity)
-            reply = status_json(self._state(), request.identity, hides_folders=not self._is_trusted(frame))
+            reply = status_json(self._state(request), request.identity, hides_folders=not self._is_trusted(frame))
         self.sink.publish(request.identity, [reply, request.request_id])
 
     def _is_trusted(self, frame: zmq.Frame) -> bool:
@@ -251,23 +257,23 @@ class Ventilator:
         else:
             self.sink.publish_error(request.identity, request.request_id, error)
 
-    def _state(self) -> ServerState:
+    def _state(self, request: Request) -> ServerState:
+        """Returns what the replies to commands report, for the model that a command names."""
+        table = self.models.choose(request)
         unknown_drift = self.requests.unknown_drift
         return ServerState(
-            config=self.config,
+            served=self.models.served[self.models.all.index(table)],
+            models=self.models.served,
             addresses=self.context.addresses,
             supervisor=self.context.info.get("supervisor", {}),
-            dispatcher=self.dispatcher,
             join_port=self.join_port,
             tokenizers=self.thread.states.values() if isinstance(self.thread, TokenizerPool) else (),
             busy_share=self._busy_meter.share,
             statistics=self.statistics,
-            num_requests=len(self.requests.jobs),
+            num_requests=self.models.num_jobs,
             held_bytes=self.requests.held_bytes,
             unread_bytes=self.frontend.unread_bytes,
             max_bytes=self.requests.limits.max_bytes,
-            spaces=self._served_spaces,
-            unknown_token=self._unknown_token,
             result_memory=self._result_memory,
             admission=self.requests.admission,
             shares=self.requests.shares,
@@ -280,43 +286,51 @@ class Ventilator:
     def _on_worker(self, frames: list[bytes]) -> None:
         name, kind = frames[0], frames[1]
         if kind == commands.REGISTER:
-            self.dispatcher.register_worker(name, json.loads(frames[2]))
+            info = json.loads(frames[2])
+            self.models.all[info.pop("model", 0)].dispatcher.register_worker(name, info)
         elif kind in (commands.TOKENIZED, commands.REGISTER_TOKENIZER):
             assert isinstance(self.thread, TokenizerPool)
             self.thread.on_message(name, frames[1:])
         elif kind == commands.BATCH_FAILED:
-            self.dispatcher.batch_failed(from_u64(frames[2]), frames[3].decode(), frames[4].decode())
+            batch_id = from_u64(frames[2])
+            self.models.of(batch_id).dispatcher.batch_failed(batch_id, frames[3].decode(), frames[4].decode())
 
     def _on_sink(self, command: Command) -> None:
         kind = command[0]
         if kind == commands.BATCH_DONE:
-            self.requests.on_batch_done(from_u64(command[1]), self.clock() - from_u64(command[2]) / 1e9)
+            batch_id = from_u64(command[1])
+            self.models.of(batch_id).on_batch_done(batch_id, self.clock() - from_u64(command[2]) / 1e9)
         elif kind == commands.BATCH_FAILED:
-            self.dispatcher.batch_failed(from_u64(command[1]), command[2].decode(), command[3].decode())
+            batch_id = from_u64(command[1])
+            self.models.of(batch_id).dispatcher.batch_failed(batch_id, command[2].decode(), command[3].decode())
         elif kind in (commands.JOB_PENDING, commands.JOB_PUBLISHED):
             local_id, job_id = map(from_u64, command[1:])
-            self.requests.on_query_reply(local_id, job_id, kind == commands.JOB_PUBLISHED)
+            self.models.of(local_id).on_query_reply(local_id, job_id, kind == commands.JOB_PUBLISHED)
         elif kind == commands.SYNC_REQUEST:
-            self.requests.on_sink_restart(command[1])
+            self.models.on_sink_restart(command[1])
         elif kind == commands.WORKER_IDLE:
             _, name, last_batch = command
-            self.dispatcher.worker_idle(name, from_u64(last_batch))
+            for table in self.models.all:
+                table.dispatcher.worker_idle(name, from_u64(last_batch))
         elif kind == commands.RESULT_MEMORY:
             self._result_memory = ResultMemory(*map(from_u64, command[1:]))
             self.requests.admission.held_bytes = self._result_memory.queued + self._result_memory.in_pipes
         elif kind == commands.CACHE_UPDATE:
-            self.dispatcher.cache.on_update(from_u64(command[1]), command[2])
+            _, size, entries, number = command
+            self.models.all[from_u64(number)].dispatcher.cache.on_update(from_u64(size), entries)
         elif kind == commands.CACHE_MISS:
-            self.dispatcher.cache_missed(from_u64(command[1]), command[2])
+            batch_id = from_u64(command[1])
+            self.models.of(batch_id).dispatcher.cache_missed(batch_id, command[2])
         elif kind == commands.DRIFT:
             self._vector_drift = json.loads(command[1])
         elif kind == commands.CANCEL_CLIENT:
-            self.requests.cancel_client(command[1])
+            self.models.cancel_client(command[1])
 
     def _on_control(self, frames: list[bytes]) -> None:
         kind = frames[0]
         if kind == WORKER_LOST:
-            self.dispatcher.worker_lost(frames[1])
+            for table in self.models.all:
+                table.dispatcher.worker_lost(frames[1])
             if isinstance(self.thread, TokenizerPool) and frames[1].startswith(b"tokenizer-"):
                 self.thread.lost(frames[1])
         elif kind == DRAIN_WORKER:
@@ -324,9 +338,10 @@ class Ventilator:
         elif kind == STATE:
             self.context.info["supervisor"] = json.loads(frames[1])
         elif kind == DRAIN:
-            self.requests.draining = True
+            self.models.set_draining(True)
         elif kind == commands.RESUME:
-            self.requests.draining = self._drained_sent = False
+            self._drained_sent = False
+            self.models.set_draining(False)
         elif kind == commands.BIND_AGAIN:
             self.context.bind_again()
         elif kind == commands.SHARES and self.requests.shares is not None:

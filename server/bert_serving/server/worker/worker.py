@@ -55,6 +55,8 @@ def run(process: ProcessContext) -> None:
     front = FrontConnection(process)
     info = {"device": str(device), "max_tokens": max_tokens, "engine": process.options["engine"]}
     info["has_token_vectors"] = encoder.has_token_vectors
+    if number := process.options.get("model_number", 0):
+        info["model"] = number
     if "join" in process.options:
         info |= {"machine": process.options["join"]["machine"], "process": process.name}
     registration = json.dumps(info).encode()

@@ -1,0 +1,43 @@
+"""What the request tables of all models share: limits of memory, numbers of batches, the socket to the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+
+from ..ipc.model_numbers import BatchNumbers
+from ..ipc.process_context import ProcessContext
+from ..ipc.sockets import make_socket
+from .queue_limits import QueueLimits
+from .result_admission import ResultAdmission
+from .share_table import ShareTable
+
+
+@dataclass(frozen=True, slots=True)
+class SharedQueue:
+    """Shared by the request tables of a ventilator.
+
+    Attributes:
+        router: socket to the workers.
+        limits: memory of the requests.
+        admission: memory of the results.
+        numbers: ids of batches.
+        shares: what each name uses; None without ``-http_keys``.
+    """
+
+    router: zmq.Socket[bytes]
+    limits: QueueLimits
+    admission: ResultAdmission
+    numbers: BatchNumbers
+    shares: ShareTable | None
+
+    @classmethod
+    def open(
+        cls, context: ProcessContext, admission: ResultAdmission, numbers: BatchNumbers, clock: Callable[[], float]
+    ) -> SharedQueue:
+        """Binds the socket to the workers."""
+        router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
+        context.bind(router, context.addresses.dispatch)
+        return cls(router, QueueLimits(context.config), admission, numbers, ShareTable.of(context, clock))

@@ -1,0 +1,113 @@
+"""Several models behind one port: each request gets the vectors of its model, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert_serving.client import AsyncBertClient, BertClient, InvalidRequestError, TaskError
+from model_folders import write_classifier
+from servers import DATA, TINY, Server, serving, wait_until
+
+#: Name of each embedder, and the golden file with its vectors; the first one has no name of its own.
+GOLDEN = {"tiny": "mean_default", "last": "mean_layer-1"}
+QUERY, DOCUMENTS = "hello world", ["the quick brown fox", "hello", "world hello world"]
+
+
+def golden(name: str) -> tuple[list[str], np.ndarray]:
+    """Returns texts, and the vectors of the original for a model."""
+    path = DATA / "golden" / "tiny" / GOLDEN[name]
+    texts: list[str] = json.loads(path.with_suffix(".json").read_text())["parts"]["plain"]["texts"]
+    with np.load(path.with_suffix(".npz")) as file:
+        return texts, file["plain"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = write_classifier(tmp_path_factory.mktemp("models") / "reranker")
+    models = ["-model", f"last={TINY},pooling_layer=-1", "-model", f"rerank={folder},task=rerank,max_seq_len=40"]
+    with serving(*models, "-cache_mb", "2") as server:
+        yield server
+
+
+def connect(server: Server, model: str | None = None, **options: Any) -> BertClient:
+    ports = {"port": server.port, "port_out": server.port_out}
+    return BertClient(**ports, model=model, timeout=60_000, check_length=False, **options)
+
+
+def test_each_client_gets_the_vectors_of_its_model(server: Server) -> None:
+    spaces = set()
+    for model in (None, "tiny", "last"):
+        texts, vectors = golden(model or "tiny")
+        with connect(server, model) as client:
+            np.testing.assert_allclose(client.encode(texts), vectors, atol=1e-5)
+            np.testing.assert_allclose(client.encode(texts), vectors, atol=1e-5)  # from the cache
+            assert client.server_config["model"] == (model or "tiny")
+            assert client.server_config["models"] == ["tiny", "last", "rerank"]
+            spaces.add(client.vector_space)
+    assert len(spaces) == 2
+    with connect(server, "rerank") as client:
+        assert [each.index for each in client.rerank(QUERY, DOCUMENTS)]
+        assert client.server_config["max_seq_len"] == 40
+        with pytest.raises(TaskError):
+            client.classify(["a"])
+    with connect(server) as client, pytest.raises(TaskError):
+        client.rerank(QUERY, DOCUMENTS)
+
+
+def test_asyncio_and_requests_without_waiting(server: Server) -> None:
+    texts, vectors = golden("last")
+
+    async def encode() -> np.ndarray:
+        ports = {"port": server.port, "port_out": server.port_out}
+        async with AsyncBertClient(**ports, model="last", check_length=False) as client:
+            found: np.ndarray = await client.encode(texts)
+            return found
+
+    np.testing.assert_allclose(asyncio.run(encode()), vectors, atol=1e-5)
+    with connect(server, "last") as client:
+        client.encode(texts, blocking=False)
+        np.testing.assert_allclose(client.fetch_all(concat=True), vectors, atol=1e-5)
+        (found,) = client.encode_async([texts], max_num_batch=1)
+        np.testing.assert_allclose(found.embedding, vectors, atol=1e-5)
+    with connect(server, "last", ignore_all_checks=True) as client:
+        np.testing.assert_allclose(client.encode(texts), vectors, atol=1e-5)
+
+
+def test_an_unknown_model_is_an_error_with_the_names(server: Server) -> None:
+    for checks in (True, False):
+        with pytest.raises(InvalidRequestError, match=r"'other' is unknown; the models .* tiny, last, rerank"):
+            connect(server, "other", ignore_all_checks=not checks).encode(["a"])
+
+
+def test_the_status_counts_all_models(server: Server) -> None:
+    with connect(server, "last") as client:
+        client.encode(["one", "two"])
+        status = client.server_status
+    assert list(status["by_model"]) == ["tiny", "last", "rerank"]
+    assert [worker["model"] for worker in status["workers"]] == ["tiny", "last", "rerank"]
+    assert sum(each["tokens"] for each in status["by_model"].values()) == status["batches"]["tokens"]
+    assert status["cache"]["max_bytes"] <= 3 * 2**20
+    assert status["max_seq_len"] == 25
+
+
+@pytest.mark.parametrize("victim", ["worker-last-0", "sink", "ventilator"])
+def test_requests_survive_the_death_of_a_process(server: Server, victim: str) -> None:
+    def encode(model: str) -> int:
+        texts, vectors = golden(model)
+        with connect(server, model) as client:
+            for number in range(20):
+                np.testing.assert_allclose(client.encode(texts), vectors, atol=1e-5)
+                if number == 5 and model == "tiny":
+                    server.child(victim).kill()
+        return 1
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(encode, ["tiny", "last", "last", "tiny"][:3])) == 3
+    wait_until(lambda: connect(server).server_status["state"] == "ready", what="all processes are back")
