@@ -17,6 +17,7 @@ from bert_serving.server.engines import cpu_info
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.engines.nvml import Gpu
 from bert_serving.server.supervisor import placement as devices
+from bert_serving.server.supervisor.cpu_topology import Core, Topology
 from bert_serving.server.supervisor.placement import plan_workers
 from servers import TINY
 
@@ -78,11 +79,13 @@ def test_a_gpu_without_a_usable_engine_is_logged(
     assert "tensorflow[and-cuda]" in caplog.text
 
 
-def test_cpu_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "num_cores", lambda: 8)
+@pytest.mark.parametrize(("quota", "threads"), [(None, 2), (8.0, 2), (6.5, 2), (3.0, 1), (0.5, 1)])
+def test_cpu_workers_share_the_cores_or_the_quota(quota: float | None, threads: int) -> None:
     config = ServerConfig.from_dict({"model_dir": str(TINY), "engine": "zeros", "num_worker": 3})
-    plans = plan_workers(config, logging.getLogger("test"), lambda: [])
-    assert [p.device.threads for p in plans] == [2, 2, 2]
+    topology = Topology(tuple(Core(0, (number,)) for number in range(8)), quota)
+    plans = plan_workers(config, logging.getLogger("test"), lambda: [], find_cores=lambda: topology)
+    assert [p.device.threads for p in plans] == [threads] * 3
+    assert {p.device.cpus for p in plans} == {()}
 
 
 @pytest.mark.parametrize(

@@ -46,19 +46,19 @@ class Table:
         lines += [f"\n{row.setting.value} failed: {row.failure}" for row in self.rows if row.failure]
         return "\n".join(lines) + "\n"
 
-    def workers(self) -> list[int]:
-        """Returns the numbers of workers in the rows, without duplicates."""
+    def workers(self) -> list[int | str]:
+        """Returns the values of ``-num_worker`` in the rows, without duplicates."""
         return list(dict.fromkeys(row.setting.config.num_worker for row in self.rows))
 
     def _by_workers(self) -> list[str]:
         """Returns one row per value, with one column of sentences per second per number of workers."""
         workers = self.workers()
-        heads = [f"{number} worker{'s' * (number > 1)}" for number in workers]
+        heads = [f"{number} worker{'s' * (number != 1)}" for number in workers]
         lines = [
             f"| {self.experiment.parameter}, sentences/s | {' | '.join(heads)} |",
             "|---:" * (len(heads) + 1) + "|",
         ]
-        cells_by_value: dict[str, dict[int, str]] = {}
+        cells_by_value: dict[str, dict[int | str, str]] = {}
         for row in self.rows:
             cell = "failed" if row.metrics is None else format_number(row.metrics["sentences_per_second"])
             cells_by_value.setdefault(row.setting.value, {})[row.setting.config.num_worker] = cell

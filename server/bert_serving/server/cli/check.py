@@ -59,7 +59,7 @@ def check(config: ServerConfig) -> int:
         return EXIT_START_FAILED
     lines = describe_model(config, model)
     lines["tokenizer"] = f"{tokenizer.description}, from {model.vocab_path}"
-    workers = dict.fromkeys(f"engine {plan.engine}, {plan.dtype}, on {plan.device}" for plan in plans)
+    workers = dict.fromkeys(plan.describe() for plan in plans)
     lines["workers"] = f"{len(plans)}: {'; '.join(workers)}" if plans else "0, machines that join compute"
     rows = [*lines.items(), *(("note", message) for message in [*notes.messages, *tokenizer.warnings])]
     print_output("\n".join(f"{name:>12}: {text}" for name, text in rows))

@@ -23,7 +23,7 @@ from bert_serving.client.flag_sources import (
 )
 
 from ..config.command_line import RawFormatter
-from ..config.option import GIVEN, MAX_PROCESSES, Option, at_least, port_number
+from ..config.option import GIVEN, Option, count_or_auto, port_number
 from ..config.options import OPTIONS
 from ..config.server_config import ServerConfig
 from ..errors import ConfigError
@@ -77,11 +77,14 @@ def add_machine_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
 
 def machine_options() -> Iterator[Option]:
     """Yields the options of a machine that ``bert-serving-start`` has too."""
-    help = "number of worker processes; by default one for each GPU, or one on the CPU"
+    help = (
+        "number of worker processes; by default one for each GPU, or one on the CPU. auto: about one for each 4 cores "
+        "of the CPU, bound to them"
+    )
     for name in OWN_OPTIONS:
         option = OPTIONS[name]
         is_own = name == "num_worker"
-        yield replace(option, default=None, parse=at_least(1, MAX_PROCESSES), help=help) if is_own else option
+        yield replace(option, default=None, parse=count_or_auto(1), help=help) if is_own else option
 
 
 def join(argv: Sequence[str] | None = None) -> int:

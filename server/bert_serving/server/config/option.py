@@ -152,14 +152,18 @@ def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def count_or_auto(text: str) -> int | str:
-    """Parses a number of processes, or auto."""
-    if text.lower() == "auto":
-        return "auto"
-    try:
-        return at_least(0, MAX_PROCESSES)(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or auto") from None
+def count_or_auto(least: int) -> Callable[[str], int | str]:
+    """Returns a parser for a number of processes of at least ``least``, or auto."""
+
+    def parse(text: str) -> int | str:
+        if text.lower() == "auto":
+            return "auto"
+        try:
+            return at_least(least, MAX_PROCESSES)(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto") from None
+
+    return parse
 
 
 def port_number(text: str) -> int:

@@ -15,7 +15,6 @@ from .option import (
     DTYPES,
     ENGINES,
     MAX_CACHE_MB,
-    MAX_PROCESSES,
     TASKS,
     TOKEN_IDS,
     Option,
@@ -118,12 +117,13 @@ class Options:
     http_token_ids: str = option(
         "framed", "token ids on /v1: framed accepts rows that begin and end with the special tokens of this model, "
         "any accepts every row, off accepts none", parse=one_of(*TOKEN_IDS), metavar="WHICH", completions=TOKEN_IDS)
-    num_worker: int = option(
-        1, "number of worker processes; each runs the model on one device. With -join_port also 0: machines compute",
-        parse=at_least(0, MAX_PROCESSES), metavar="N", v1=True)
+    num_worker: int | str = option(
+        1, "number of worker processes; each runs the model on one device. auto: one for each GPU, or about one for "
+        "each 4 cores of the CPU, bound to them. With -join_port also 0: machines compute", parse=count_or_auto(0),
+        metavar="N", v1=True)
     num_tokenizer: int | str = option(
         0, "processes that tokenize; 0: the ventilator does. auto: 0 below 8 cores, else one more while the ventilator "
-        "is over 70 % busy, up to a quarter of the cores", parse=count_or_auto, metavar="N")
+        "is over 70 % busy, up to a quarter of the cores", parse=count_or_auto(0), metavar="N")
     max_batch_size: int = option(256, "largest number of sequences in a batch; larger requests are split, small ones "
                                  "joined", parse=at_least(1), metavar="N", v1=True)
     max_batch_tokens: int | None = option(
@@ -154,8 +154,8 @@ class Options:
         (), "numbers of the GPUs to use, assigned to workers in round-robin order; -1 is the CPU", parse=integer,
         many=True, metavar="GPU", v1=True)
     threads: int | None = option(
-        None, "CPU threads per worker; by default the number of cores divided by the number of workers",
-        parse=at_least(1), metavar="N")
+        None, "CPU threads per worker; by default the number of cores, or the quota of the container, divided by the "
+        "number of workers", parse=at_least(1), metavar="N")
     prefetch_size: int = option(
         10, "ignored, accepted for compatibility; a worker always holds one running and one queued batch",
         parse=at_least(0), metavar="N", v1=True)

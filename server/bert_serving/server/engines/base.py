@@ -26,6 +26,7 @@ class Device:
     index: int = 0
     threads: int = 0  # CPU threads of one operation; 0: the engine chooses
     memory_fraction: float = 0.5  # fraction of a GPU's memory that one worker may use
+    cpus: tuple[int, ...] = ()  # logical CPUs to which the process is bound; empty: all
 
     def __str__(self) -> str:
         return "cpu" if self.kind == "cpu" else f"gpu: {self.index}"

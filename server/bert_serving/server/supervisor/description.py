@@ -75,7 +75,7 @@ def log_start(
         if subject in described:
             log.info("%s: %s", subject, described[subject])
     log.info("longest text: %s, longer ones are truncated; prompt: %s", described["longest text"], described["prompt"])
-    workers = list(dict.fromkeys(f"engine {each.engine}, {each.dtype}, on {each.device}" for each in placements))
+    workers = list(dict.fromkeys(each.describe() for each in placements))
     log.info("workers: %d, %s", config.num_worker, "; ".join(workers) or "machines that join compute")
     weights = sum(os.path.getsize(path) for path in checkpoint_files(model.checkpoint, model.checkpoint_format))
     limits = [config.queue_memory or default_memory(), config.result_memory or default_memory()]

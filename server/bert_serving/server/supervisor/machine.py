@@ -147,4 +147,4 @@ def _count_workers(config: ServerConfig) -> ServerConfig:
     if "num_worker" in config.given or config.cpu:
         return config
     count = len(config.device_map) or len(list_gpus())
-    return config.with_(num_worker=max(1, count))
+    return config.with_(num_worker=count) if count else config

@@ -10,12 +10,12 @@ from typing import Any
 from ..config.models import further_models
 from ..config.server_config import ServerConfig
 from ..engines.base import EngineError
-from ..engines.cpu_info import num_cores
 from ..errors import ServingError, StartError
 from ..ipc.endpoints import Addresses
 from ..model.config import ModelConfig
 from ..model.errors import ModelError
 from .child import Child
+from .cpu_topology import read_topology
 from .placement import WorkerPlacement
 from .preflight import make_children, make_workers, plan, read_drift
 from .prepared_model import PreparedModel
@@ -65,8 +65,8 @@ def _share_threads(config: ServerConfig) -> ServerConfig:
     """Returns the configuration with threads for each worker, if those of several models share the processor."""
     if not config.model or config.threads is not None:
         return config
-    workers = sum(each.num_worker for each in (config, *further_models(config)))
-    return replace(config, threads=max(1, num_cores() // max(1, workers)))
+    workers = sum(int(each.num_worker) for each in (config, *further_models(config)))
+    return replace(config, threads=max(1, read_topology().num_threads // max(1, workers)))
 
 
 def placements_of(planned: list[PlannedModel]) -> list[WorkerPlacement]:

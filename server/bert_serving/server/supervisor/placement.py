@@ -11,10 +11,12 @@ from typing import Any
 from .. import engines
 from ..config.server_config import ServerConfig
 from ..engines.base import Device, EngineUnavailable
-from ..engines.cpu_info import has_amx, has_fast_bf16, num_cores
+from ..engines.cpu_info import has_amx, has_fast_bf16
 from ..engines.measurement import Candidate, find_candidates
 from ..engines.nvml import Gpu, list_gpus
 from ..model.architecture import Feature
+from .core_split import describe_split, split_cores
+from .cpu_topology import Topology, read_topology
 
 #: Dtypes that ``-dtype auto`` may select on the CPU.
 _CPU_DTYPES = ("fp32", "bf16", "int8")
@@ -32,6 +34,11 @@ class WorkerPlacement:
 
     def options(self) -> dict[str, Any]:
         return {"device": asdict(self.device), "engine": self.engine, "dtype": self.dtype}
+
+    def describe(self) -> str:
+        count = self.device.threads
+        threads = f" with {count} thread{'s' * (count != 1)}" if count else ""
+        return f"engine {self.engine}, {self.dtype}, on {self.device}{threads}"
 
     def environment(self) -> dict[str, str]:
         """Returns environment variables that libraries read at their first use."""
@@ -52,6 +59,7 @@ def plan_workers(
     features: frozenset[str] | None = None,
     needs: frozenset[Feature] = frozenset(),
     choose: ChooseEngine | None = None,
+    find_cores: Callable[[], Topology] = read_topology,
 ) -> list[WorkerPlacement]:
     """Returns device, engine and dtype of each worker.
 
@@ -62,6 +70,7 @@ def plan_workers(
         features: of the processor, as in ``/proc/cpuinfo``; those of this machine where none are given.
         needs: what the engine must compute, ``ModelConfig.features``.
         choose: selects the engine of workers on the CPU by measurement.
+        find_cores: reads the cores of this machine.
 
     Raises:
         EngineUnavailable: no installed engine supports the options; the message names what to install.
@@ -79,17 +88,18 @@ def plan_workers(
             log.warning("no installed engine can use the GPU: %s", error)
             log.warning("fall back to CPU")
             indexes = []
-    numbers = [indexes[i % len(indexes)] if indexes else -1 for i in range(config.num_worker)]
-    num_cpu = numbers.count(-1)
-    cpu_placement = _cpu_placement(config, num_cpu, log, features, needs, choose) if num_cpu else None
-    placements = []
-    for number in numbers:
-        if number < 0:
-            assert cpu_placement is not None
-            placements.append(cpu_placement)
-        else:
-            device = Device("gpu", number, 0, config.gpu_memory_fraction)
-            placements.append(WorkerPlacement(device, engine, wanted))
+    count = max(1, len(indexes)) if config.num_worker == "auto" else int(config.num_worker)
+    numbers = [indexes[i % len(indexes)] if indexes else -1 for i in range(count)]
+    gpus = [Device("gpu", number, 0, config.gpu_memory_fraction) for number in numbers if number >= 0]
+    on_cpu: list[WorkerPlacement] = []
+    if len(gpus) < len(numbers):
+        devices = _cpu_devices(config, len(numbers) - len(gpus), bool(gpus), log, find_cores)
+        on_cpu = _cpu_placements(config, devices, log, features, needs, choose)
+    if not gpus:
+        placements = on_cpu
+    else:
+        on_gpu = [WorkerPlacement(device, engine, wanted) for device in gpus]
+        placements = [(on_cpu if number < 0 else on_gpu).pop(0) for number in numbers]
     log.info("device map: %s", "; ".join(f"worker {i} -> {p.device}" for i, p in enumerate(placements)))
     return placements
 
@@ -99,20 +109,20 @@ def _gpu_indexes(config: ServerConfig, gpus: list[Gpu], log: logging.Logger) -> 
         hint = "" if importlib.util.find_spec("pynvml") else " (GPUs are found with nvidia-ml-py, which is missing)"
         log.warning("no GPU available, fall back to CPU%s", hint)
         return []
+    limit = None if config.num_worker == "auto" else int(config.num_worker)
     known = {gpu.index for gpu in gpus}
     if config.device_map:
         missing = [index for index in config.device_map if index >= 0 and index not in known]
         if missing:
             raise EngineUnavailable(f"-device_map names GPU {missing[0]}, but this machine has {sorted(known)}")
-        return list(config.device_map[: config.num_worker])
+        return list(config.device_map[:limit])
     free = sorted((g for g in gpus if g.load < FREE_BELOW and g.memory < FREE_BELOW), key=lambda g: g.memory)
     if not free:
         log.warning("no GPU is free (all of %d are in use), fall back to CPU", len(gpus))
         return []
-    if len(free) < config.num_worker:
-        log.warning('only %d out of %d GPU(s) is available/free, but "-num_worker=%d"', len(free), len(gpus),
-                    config.num_worker)  # fmt: skip
-    return [gpu.index for gpu in free[: config.num_worker]]
+    if limit is not None and len(free) < limit:
+        log.warning('only %d out of %d GPU(s) is available/free, but "-num_worker=%d"', len(free), len(gpus), limit)
+    return [gpu.index for gpu in free[:limit]]
 
 
 def _engine_name(config: ServerConfig) -> str:
@@ -128,14 +138,36 @@ def _gpu_dtype(config: ServerConfig) -> str:
     return "bf16" if config.dtype == "auto" else config.dtype
 
 
-def _cpu_placement(
+def _cpu_devices(
+    config: ServerConfig, count: int, has_gpus: bool, log: logging.Logger, find_cores: Callable[[], Topology]
+) -> list[Device]:
+    """Returns the share of the cores of each worker on the CPU.
+
+    Args:
+        count: number of the workers; ``-num_worker auto`` selects another one without workers on GPUs.
+    """
+    topology = find_cores()
+    num_tokenizer = 0 if config.num_tokenizer == "auto" else int(config.num_tokenizer)
+    if config.num_worker == "auto" and not has_gpus:
+        shares = split_cores(topology, num_tokenizer, config.threads)
+        log.info("-num_worker auto: %s", describe_split(shares))
+        return [Device("cpu", 0, share.threads, cpus=share.cpus) for share in shares]
+    if config.threads is None and not has_gpus and "num_worker" not in config.given:
+        shares = split_cores(topology, num_tokenizer)
+        if len(shares) > count:
+            log.info("-num_worker auto would use the %d cores better: %s", topology.num_usable, describe_split(shares))
+    return [Device("cpu", 0, config.threads or max(1, topology.num_threads // count))] * count
+
+
+def _cpu_placements(
     config: ServerConfig,
-    num_workers: int,
+    devices: Sequence[Device],
     log: logging.Logger,
     features: frozenset[str] | None,
     needs: frozenset[Feature],
     choose: ChooseEngine | None,
-) -> WorkerPlacement:
+) -> list[WorkerPlacement]:
+    """Returns the placements on the CPU, which have one engine and one dtype."""
     name = _engine_name(config)
     dtype = "fp32" if config.fp16 else config.dtype
     if config.fp16:
@@ -148,16 +180,15 @@ def _cpu_placement(
     if is_any_dtype:
         dtype = next((each for each in _fastest_dtypes(name, *wanted) if _can(name, each, *wanted)), "fp32")
     engine = engines.choose(name, "cpu", dtype, *wanted)
-    device = Device("cpu", 0, config.threads or max(1, num_cores() // num_workers))
     if choose is not None:
         # With -deterministic, a vector must be the same after each start, so timing does not select the dtype.
         dtypes = _CPU_DTYPES if is_any_dtype and not config.deterministic else (dtype,)
         candidates = sorted(find_candidates(name, dtypes, *wanted), key=lambda each: each != Candidate(engine, dtype))
-        if (chosen := choose(candidates, device)) is not None:
-            return WorkerPlacement(device, chosen.engine, chosen.dtype)
+        if (chosen := choose(candidates, devices[0])) is not None:
+            return [WorkerPlacement(device, chosen.engine, chosen.dtype) for device in devices]
     if config.engine in ("auto", "measure") or is_any_dtype:
         log.info("engine %s, dtype %s: the fastest here of what is installed", engine, dtype)
-    return WorkerPlacement(device, engine, dtype)
+    return [WorkerPlacement(device, engine, dtype) for device in devices]
 
 
 def _fastest_dtypes(

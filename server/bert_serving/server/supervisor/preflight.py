@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
@@ -91,6 +91,7 @@ def plan(
     served = prepared.read(config, model)
     choose = make_choice(config, model, prepared.sources[0], log, is_stopping)
     placements = plan_workers(config, log, needs=model.features, choose=choose)
+    config = replace(config, num_worker=len(placements))
     log_start(config, model, placements, log)
     config = config.with_(vector_digest=vector_digest(config, served, placements))
     config = config.with_(ranges=find_ranges(config, model, log.warning))

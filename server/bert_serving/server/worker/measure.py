@@ -14,6 +14,7 @@ from ..engines.batch import Batch
 from ..engines.measurement import Timing
 from ..ipc.commands import READY
 from ..ipc.process_context import ProcessContext
+from .affinity import bind_to_cores
 from .engine_spec import engine_spec
 
 #: Seconds of timing for one text, and as many for a batch. A call that takes longer is timed once.
@@ -29,13 +30,15 @@ def run(process: ProcessContext) -> None:
         EngineError: the engine cannot compute the model, or returns numbers that are not finite.
         ModelError: the model cannot be read.
     """
+    device = Device(**process.options["device"])
+    bind_to_cores(device, process.log.warning)
     control = process.connect_control()
     process.start_heartbeat()
     process.mark_progress(busy=True)
     spec = engine_spec(process.config, process.model, process.options)
     module = load(process.options["engine"])
     module.prepare(spec, process.log.debug)
-    timing = time_engine(module.create(spec, Device(**process.options["device"])), spec)
+    timing = time_engine(module.create(spec, device), spec)
     report = {
         "text_seconds": timing.text_seconds,
         "batch_seconds": timing.batch_seconds,

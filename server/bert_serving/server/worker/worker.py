@@ -15,6 +15,7 @@ from ..ipc.messages import BatchMessage, Result, decode_commands
 from ..ipc.process_context import ProcessContext
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
+from .affinity import bind_to_cores
 from .batch_encoder import BatchEncoder
 from .bit_check import require_equal_bits
 from .engine_spec import engine_spec
@@ -31,6 +32,7 @@ def run(process: ProcessContext) -> None:
         DeviceLost: the device fails; the ventilator requeues the batches of this worker.
     """
     device = Device(**process.options["device"])
+    bind_to_cores(device, process.log.warning)
     meter = GpuMeter(device.index) if device.kind == "gpu" else None
     process.start_heartbeat()
     process.mark_progress(busy=True)
