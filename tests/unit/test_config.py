@@ -275,7 +275,7 @@ def test_a_number_that_the_server_cannot_compute_with_is_refused(option: Option)
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"num_worker": -1}, "num_worker=-1 is not valid (-1 is too small: must be at least 0)"),
+        ({"num_worker": -1}, "num_worker=-1 is not valid (-1 is too small: must be at least 0, or auto)"),
         ({"num_worker": 0}, "-num_worker 0 needs -join_port"),
         ({"num_worker": 1.5}, "num_worker=1.5 is not valid"),
         ({"num_worker": True}, "num_worker=True is not valid"),

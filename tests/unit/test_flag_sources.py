@@ -215,7 +215,7 @@ def test_values_of_each_source_count_as_given(environ: dict[str, str], file: Pat
 @pytest.mark.parametrize(
     ("argv", "variable", "reason"),
     [
-        ([], "NUM_WORKER=many", "'many' is not an integer; set a value of -num_worker, or unset the variable"),
+        ([], "NUM_WORKER=many", "'many' is not an integer, or auto; set a value of -num_worker, or unset the variable"),
         ([], "PORT=70000", "70000 is not a port: must be between 1 and 65535; set a value of -port"),
         ([], "DTYPE=fp8\nfp16", "BERT_SERVING_DTYPE='fp8\\nfp16': 'fp8\\nfp16' is not one of auto"),
         ([], "CPU=maybe", "a switch is true or false; set a value of -cpu"),
