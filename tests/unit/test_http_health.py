@@ -22,6 +22,7 @@ class Service:
         self.batches = 0
         self.vectors: np.ndarray | None = np.zeros((1, 4))
         self.num_status_requests = self.num_encoded = 0
+        self.outputs: list[str] | None = None  # an older server does not name them
 
     def clock(self) -> float:
         self.now += 0.001  # time always advances
@@ -32,10 +33,12 @@ class Service:
         self.num_status_requests += 1
         if self.state is None:
             raise RequestTimeoutError("no answer")
-        return {"state": self.state, "workers": [{"name": "worker-0.1", "batches": self.batches}]}
+        named = {} if self.outputs is None else {"outputs": self.outputs}
+        return {"state": self.state, "workers": [{"name": "worker-0.1", "batches": self.batches}], **named}
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode(self, texts: list[str], outputs: list[str] | None = None) -> np.ndarray:
         self.num_encoded += 1
+        assert outputs == (self.outputs if self.outputs and "dense" not in self.outputs else None)
         if self.vectors is None:
             raise RequestTimeoutError("no answer")
         return self.vectors
@@ -90,6 +93,15 @@ def test_not_ready_without_finite_vectors(service: Service, health: HealthChecke
     service.vectors = np.zeros((1, 4))
     service.now += FAILURE_CACHE_SECONDS
     assert health.not_ready_reason() == ""
+
+
+@pytest.mark.parametrize("outputs", [["sparse"], ["dense", "sparse"]])
+def test_the_probe_asks_for_outputs_that_the_server_has(
+    service: Service, health: HealthChecker, outputs: list[str]
+) -> None:
+    service.outputs = outputs
+    assert health.not_ready_reason() == ""
+    assert service.num_encoded == 1
 
 
 def test_a_status_is_never_older_than_the_call(service: Service, health: HealthChecker) -> None:

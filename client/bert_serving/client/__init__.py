@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ._client import BertClient
     from ._concurrent import ConcurrentBertClient
     from ._encoding import Response
+    from ._outputs import EncodedOutputs, SparseVector
     from ._parts import EncodedParts, TextPart
     from ._scores import Classification, Ranked
 
@@ -55,6 +56,7 @@ __all__ = [
     "ClientStateError",
     "ConcurrentBertClient",
     "DrainingError",
+    "EncodedOutputs",
     "EncodedParts",
     "EncodingFailedError",
     "ForbiddenError",
@@ -72,6 +74,7 @@ __all__ = [
     "Response",
     "ServerError",
     "ServerUnreachableError",
+    "SparseVector",
     "TaskError",
     "TextPart",
     "TooLargeError",
@@ -86,9 +89,11 @@ _MODULES = {
     "BertClient": "_client",
     "Classification": "_scores",
     "ConcurrentBertClient": "_concurrent",
+    "EncodedOutputs": "_outputs",
     "EncodedParts": "_parts",
     "Ranked": "_scores",
     "Response": "_encoding",
+    "SparseVector": "_outputs",
     "TextPart": "_parts",
 }
 

@@ -15,10 +15,11 @@ from ._async_iterators import AsyncResultSubscription, async_iterator
 from ._base import TruncationWarner, command_info, raise_if_error
 from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room
+from ._outputs import EncodedOutputs
 from ._parts import EncodedParts
 from ._progress import ProgressBar
 from ._reply_queue import LoopCalls, ReplyQueue
-from ._request_options import add_pairs, request_options, require_support, to_json, version_of
+from ._request_options import add_pairs, request_options, require_one_array, require_support, to_json, version_of
 from ._scoring import AsyncScoringClient
 from ._transport.connection_group import ConnectionGroup
 from ._transport.front_link import FrontLink
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._options import Options
-    from ._request_options import AllOptions, EncodeOptions, ProxyOptions, VectorOptions
+    from ._request_options import AllOptions, EncodeOptions, OutputOptions, ProxyOptions, VectorOptions
 
 
 class AsyncBertClient(AsyncScoringClient[E]):
@@ -140,6 +141,12 @@ class AsyncBertClient(AsyncScoringClient[E]):
     @overload
     async def encode(
         self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: bool = ..., *,
+        outputs: Sequence[str], show_progress_bar: bool = ..., batch_size: int | None = ...,
+        timings: list[dict[str, float]] | None = ..., **options: Unpack[EncodeOptions],
+    ) -> EncodedOutputs[E]: ...
+    @overload
+    async def encode(
+        self, texts: Iterable[Any], is_tokenized: bool = ..., show_tokens: bool = ..., *,
         long: Literal["chunks", "late"], show_progress_bar: bool = ..., batch_size: int | None = ...,
         timings: list[dict[str, float]] | None = ...,
         **options: Unpack[VectorOptions],
@@ -172,8 +179,8 @@ class AsyncBertClient(AsyncScoringClient[E]):
         show_progress_bar: bool = False,
         batch_size: int | None = BATCH_SIZE,
         timings: list[dict[str, float]] | None = None,
-        **options: Unpack[AllOptions],
-    ) -> E | tuple[E, Tokens] | EncodedParts[E]:
+        **options: Unpack[OutputOptions],
+    ) -> E | tuple[E, Tokens] | EncodedParts[E] | EncodedOutputs[E]:
         """Encodes texts; arguments, result and errors are those of `BertClient.encode`."""
         self._connection.check_usable()
         await self.connect()
@@ -249,6 +256,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         await self.connect()
         values = await self._request_options(is_tokenized, options)
+        require_one_array(values, blocking=False)
         replies = self._reply_queue()
         warner, spaces = TruncationWarner(self), SpaceCheck()
         in_flight: dict[int, int] = {}  # number of texts by number of the request, until the result is taken

@@ -17,6 +17,7 @@ from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
 from ._fronts import fronts_of
 from ._output_format import convert
+from ._outputs import EncodedOutputs
 from ._parts import EncodedParts, parts_of
 from ._request_options import check_version, request_defaults, to_json, version_of
 from ._scores import ServerTask
@@ -313,20 +314,20 @@ class BaseClient(Generic[E]):
         response.parts = parts_of(reply, len(array)) if array.ndim else None
         return response
 
-    def _finish(self, call: EncodeCall, show_tokens: bool, stacklevel: int) -> E | tuple[E, Tokens] | EncodedParts[E]:
+    def _finish(
+        self, call: EncodeCall, show_tokens: bool, stacklevel: int
+    ) -> E | tuple[E, Tokens] | EncodedParts[E] | EncodedOutputs[E]:
         """Returns the result of ``encode()``."""
         self._count_truncated(call.num_truncated, call.num_texts, stacklevel + 1)
+        if show_tokens and call.tokens is None:
+            self._warn_no_tokens(stacklevel + 1)
+        tokens = (show_tokens and call.tokens) or ""
+        if call.outputs is not None:
+            return call.outputs.result(self._embedding, tokens)
         embedding = self._embedding(call.embedding)
         if call.parts is not None:
-            if show_tokens and call.tokens is None:
-                self._warn_no_tokens(stacklevel + 1)
-            return EncodedParts(embedding, call.parts, (show_tokens and call.tokens) or "")
-        if not show_tokens:
-            return embedding
-        if call.tokens is not None:
-            return embedding, call.tokens
-        self._warn_no_tokens(stacklevel + 1)
-        return embedding
+            return EncodedParts(embedding, call.parts, tokens)
+        return (embedding, tokens) if tokens else embedding
 
 
 def _close(connection: Connection | ConnectionGroup) -> None:

@@ -16,7 +16,7 @@ from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens, concatenat
 from ._iterators import ResultIterator, ResultSubscription
 from ._parts import EncodedParts
 from ._pending import ReplyStream
-from ._request_options import given_options
+from ._request_options import given_options, require_one_array
 from ._scoring import ScoringClient
 from ._transport.request_table import ReplyOrError
 from .protocol import FloatArray
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._options import Options
-    from ._request_options import EncodeOptions, LongMode, VectorOptions
+    from ._outputs import EncodedOutputs
+    from ._request_options import AllOptions, EncodeOptions, LongMode, VectorOptions
 
 Timings = list[dict[str, float]]
 
@@ -141,6 +142,12 @@ class BertClient(ScoringClient[E]):
     @overload
     def encode(
         self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ..., show_tokens: bool = ..., *,
+        outputs: Sequence[str], show_progress_bar: bool = ..., batch_size: int | None = ...,
+        timings: Timings | None = ..., **options: Unpack[EncodeOptions],
+    ) -> EncodedOutputs[E]: ...
+    @overload
+    def encode(
+        self, texts: Iterable[Any], blocking: Literal[True] = ..., is_tokenized: bool = ..., show_tokens: bool = ..., *,
         long: Literal["chunks", "late"], show_progress_bar: bool = ..., batch_size: int | None = ...,
         timings: Timings | None = ..., **options: Unpack[VectorOptions],
     ) -> EncodedParts[E]: ...
@@ -188,7 +195,8 @@ class BertClient(ScoringClient[E]):
         raw_scores: bool = False,
         long: LongMode | None = None,
         embedding_type: str | None = None,
-    ) -> E | tuple[E, Tokens] | EncodedParts[E] | None:
+        outputs: Sequence[str] | None = None,
+    ) -> E | tuple[E, Tokens] | EncodedParts[E] | EncodedOutputs[E] | None:
         """Encodes texts into vectors, one row per text.
 
         Args:
@@ -215,12 +223,15 @@ class BertClient(ScoringClient[E]):
                 vector for each part, and ``"late"`` does so with the context of the parts around it.
             embedding_type: type of the numbers: ``float``, ``float16``, ``int8``, ``uint8``, or bits as ``binary`` and
                 ``ubinary``: int8 and uint8 with the signs of eight numbers. ``None`` as the server does it.
+            outputs: kinds of vectors: some of ``"dense"``, ``"sparse"`` and ``"multi"`` that
+                ``server_config["outputs"]`` has. A request has at most 256 texts then, unless ``batch_size`` differs
+                from its default. ``None`` for dense vectors alone. Not with ``blocking=False``.
 
         Returns:
             A writable float array ``[n, d]``, ``[n, t, d]`` from a server without pooling, or ``[n, labels]`` from one
             of scores, rows in the order of the texts; nested lists or a tensor as ``output_fmt`` says. With
             ``show_tokens`` and a server that shows them: ``(array, tokens)``, one list of tokens per text. With
-            ``long="chunks"`` or ``"late"``: `EncodedParts`.
+            ``long="chunks"`` or ``"late"``: `EncodedParts`. With ``outputs``: `EncodedOutputs`.
 
         Raises:
             InputTypeError, InputValueError: the texts cannot be encoded; the message names the first invalid text.
@@ -230,9 +241,10 @@ class BertClient(ScoringClient[E]):
         """
         self._connection.check_usable()
         about_vectors = normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long
-        values = self._request_options(is_tokenized, given_options(*about_vectors, embedding_type))
+        values = self._request_options(is_tokenized, given_options(*about_vectors, embedding_type, outputs))
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
+        require_one_array(values, blocking)
         if not blocking:
             self._post(validated, None, values)
             return None
@@ -250,15 +262,7 @@ class BertClient(ScoringClient[E]):
         *,
         is_tokenized: bool = False,
         show_tokens: bool = False,
-        normalize: bool | None = None,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        dimensions: int | None = None,
-        truncate: bool | None = None,
-        vector_space: str | None = None,
-        raw_scores: bool = False,
-        long: LongMode | None = None,
-        embedding_type: str | None = None,
+        **options: Unpack[AllOptions],
     ) -> ResultIterator[E]:
         """Encodes batches from a generator, and returns results while later batches are in flight.
 
@@ -271,8 +275,9 @@ class BertClient(ScoringClient[E]):
             delay: ignored; 1.10 had it. Results are returned as soon as they arrive.
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
-            normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long, embedding_type: as for
-                `encode`. With ``long="chunks"`` or ``"late"``, ``Response.parts`` has the part of each row.
+            options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate``, ``vector_space``,
+                ``raw_scores``, ``long`` and ``embedding_type``, as for `encode`. With ``long="chunks"`` or ``"late"``,
+                ``Response.parts`` has the part of each row.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
@@ -281,8 +286,8 @@ class BertClient(ScoringClient[E]):
         self._connection.check_usable()
         if max_num_batch is not None:
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
-        about_vectors = normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long
-        values = self._request_options(is_tokenized, given_options(*about_vectors, embedding_type))
+        values = self._request_options(is_tokenized, options)
+        require_one_array(values, blocking=False)
         batches = iter(batch_generator)
         stream = self._pending.open()
         thread = threading.Thread(

@@ -12,6 +12,7 @@ from ._arguments import whole_number
 from ._encoding_types import E as E
 from ._encoding_types import NestedList as NestedList
 from ._encoding_types import Tokens as Tokens
+from ._outputs import OUTPUTS_BATCH_SIZE, OutputRows
 from ._parts import PartRows, TextPart
 from ._request_options import options_frame
 from .errors import BertServingError, ReplyError, ServerError, server_error
@@ -138,6 +139,7 @@ class EncodeCall:
         num_fronts: number of servers that share the requests.
         num_tokens: number of tokens of the texts, 0 if the server did not report it.
         truncated: rows whose text was truncated; of each request the first 1,000.
+        outputs: the outputs of the texts; ``None`` if the call has no option ``outputs``.
     """
 
     def __init__(
@@ -162,9 +164,12 @@ class EncodeCall:
         if options:
             self.options = options_frame(self.options, **options)
         self._part_rows = PartRows() if options and options.get("long") in ROW_MODES else None
+        self.outputs = OutputRows(options["outputs"]) if options and "outputs" in options else None
         self._details = details
         self._timings = timings
         self._texts = texts
+        if self.outputs is not None and batch_size == BATCH_SIZE:
+            batch_size = OUTPUTS_BATCH_SIZE
         size = batch_size or len(texts)
         if names_space and not self.options and len(texts) > size:
             self.options = WITH_SPACE
@@ -218,17 +223,11 @@ class EncodeCall:
         chunk = self._sent.pop(number)
         rows = chunk.stop - chunk.start
         self._texts_in_flight -= rows
-        whole = rows == self.num_texts
-        vectors = reply_array(reply, copy=whole and not self._details)
-        if self._part_rows is None and (vectors.ndim < 1 or len(vectors) != rows):
-            raise ReplyError(f"request {number} has {rows} texts, but its reply has the shape {vectors.shape}")
-        self._space_check.add(number, reply)
-        if self._part_rows is not None:
-            self._part_rows.add(reply, vectors, chunk.start, rows)
-        elif whole:
-            self._array = vectors
+        if self.outputs is not None:
+            self._space_check.add(number, reply)
+            self.outputs.add(reply, chunk.start, rows)
         else:
-            self._write_rows(chunk, vectors)
+            self._add_vectors(number, chunk, reply)
         tokens = reply.info.get("tokens")
         if isinstance(tokens, list) and len(tokens) == rows:
             self._tokens[chunk.start : chunk.stop] = tokens
@@ -243,9 +242,26 @@ class EncodeCall:
         self.num_done += rows
         return rows
 
+    def _add_vectors(self, number: int, chunk: Chunk, reply: Reply) -> None:
+        rows = chunk.stop - chunk.start
+        whole = rows == self.num_texts
+        vectors = reply_array(reply, copy=whole and not self._details)
+        if self._part_rows is None and (vectors.ndim < 1 or len(vectors) != rows):
+            raise ReplyError(f"request {number} has {rows} texts, but its reply has the shape {vectors.shape}")
+        self._space_check.add(number, reply)
+        if self._part_rows is not None:
+            self._part_rows.add(reply, vectors, chunk.start, rows)
+        elif whole:
+            self._array = vectors
+        else:
+            self._write_rows(chunk, vectors)
+
     @property
     def embedding(self) -> FloatArray:
-        """The vectors of all texts, or of all parts, in order: a writable array."""
+        """The vectors of all texts, or of all parts, in order: a writable array; empty without dense vectors."""
+        if self.outputs is not None and self._array is None and self.done:
+            dense = self.outputs.dense
+            self._array = np.zeros((self.num_texts, 0), np.float32) if dense is None else dense
         if self._part_rows is not None and self._array is None and self.done:
             self._array = self._part_rows.embedding
         if self._array is None or not self.done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -19,6 +20,8 @@ from .protocol import (
     MAX_PROMPT_LENGTH,
     MODELS_VERSION,
     OPTIONS_VERSION,
+    OUTPUTS,
+    OUTPUTS_VERSION,
     PART_MODES,
     PARTS_VERSION,
     SCORES_VERSION,
@@ -54,7 +57,12 @@ if TYPE_CHECKING:
 
         long: LongMode | None
 
-    class ProxyOptions(AllOptions, total=False):
+    class OutputOptions(AllOptions, total=False):
+        """The same with several outputs."""
+
+        outputs: Sequence[str] | None
+
+    class ProxyOptions(OutputOptions, total=False):
         """Options of `_encode_in_detail`: ``pairs`` and ``share`` of the options frame too."""
 
         pairs: bool | None
@@ -68,6 +76,7 @@ _VERSIONS = {
     "long": PARTS_VERSION,
     "embedding_type": TYPES_VERSION,
     "model": MODELS_VERSION,
+    "outputs": OUTPUTS_VERSION,
 }
 
 
@@ -81,7 +90,8 @@ def given_options(
     raw_scores: bool,
     long: LongMode | None,
     embedding_type: str | None,
-) -> AllOptions:
+    outputs: Sequence[str] | None = None,
+) -> OutputOptions:
     """Returns the arguments of a call as the options of its requests."""
     return {
         "normalize": normalize,
@@ -93,6 +103,7 @@ def given_options(
         "raw_scores": raw_scores,
         "long": long,
         "embedding_type": embedding_type,
+        "outputs": outputs,
     }
 
 
@@ -109,6 +120,7 @@ def request_options(
     long: str | None = None,
     embedding_type: str | None = None,
     share: str | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Returns the options that differ from those of the server, ready for JSON.
 
@@ -148,7 +160,24 @@ def request_options(
         options["embedding_type"] = embedding_type
     if share is not None:
         options["share"] = share
+    if outputs is not None:
+        options["outputs"] = _about_outputs(outputs, long)
     return options
+
+
+def _about_outputs(outputs: Sequence[str], long: str | None) -> tuple[str, ...]:
+    """Returns the names of outputs. The server knows which of them it has."""
+    names = ", ".join(map(repr, OUTPUTS))
+    if isinstance(outputs, str) or not isinstance(outputs, Sequence) or not outputs:
+        raise OptionError(f"outputs must be a list of some of {names}, but is {type(outputs).__name__} ({outputs!r})")
+    for name in outputs:
+        if name not in OUTPUTS:
+            raise OptionError(f"outputs must name some of {names}, but has {name!r}")
+    if len(set(outputs)) < len(outputs):
+        raise OptionError(f"outputs must name each kind of vectors once, but is {list(outputs)}")
+    if long in PART_MODES:
+        raise OptionError(f"long={long!r} is for dense vectors alone; omit outputs, or omit long")
+    return tuple(outputs)  # calls with equal options share a frame
 
 
 def _about_long(truncate: bool | None, long: str | None) -> dict[str, Any]:
@@ -166,6 +195,16 @@ def _about_long(truncate: bool | None, long: str | None) -> dict[str, Any]:
         names = ", ".join(map(repr, ("cut", "error", *PART_MODES)))
         raise OptionError(f"long must be one of {names}, or None, but is {type(long).__name__} ({long!r})")
     return {"long": long}
+
+
+def require_one_array(options: dict[str, Any], blocking: bool) -> None:
+    """Checks that the result of a call without waiting is one array.
+
+    Raises:
+        OptionError: it has several outputs.
+    """
+    if not blocking and "outputs" in options:
+        raise OptionError("outputs are available to blocking calls of encode() only; omit outputs, or blocking=False")
 
 
 def add_pairs(options: dict[str, Any], texts: Texts) -> dict[str, Any]:

@@ -21,17 +21,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 #: Versions from which on a server understands ``CANCEL``, options that change vectors, pairs and scores, parts of long
-#: texts, embedding types, and several models.
+#: texts, embedding types, several models, and several outputs.
 CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION, PARTS_VERSION, TYPES_VERSION, MODELS_VERSION = 3, 4, 5, 6, 7, 8
+OUTPUTS_VERSION = 9
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
@@ -53,6 +54,9 @@ MAX_MODEL_NAME = 128
 MAX_PROMPT_LENGTH = 4096
 #: Values of the option ``embedding_type``. Their order is part of the messages between processes of the server.
 EMBEDDING_TYPES = ("float", "float16", "int8", "uint8", "binary", "ubinary")
+#: Values of the option ``outputs``: one vector for each text, the weights of tokens of the vocabulary, and one vector
+#: for each token of the text.
+OUTPUTS = ("dense", "sparse", "multi")
 #: Most request ids in one SHOW_PENDING or CANCEL command.
 MAX_QUERIED = 1000
 
@@ -147,6 +151,20 @@ class Reply:
         return vectors
 
 
+class OutputArray(NamedTuple):
+    """An array in a reply to a request with the option ``outputs``. The array frame has them one after the other.
+
+    Attributes:
+        output: one of ``OUTPUTS``.
+        name: ``vectors``; ``counts``, the number of values of each text; ``ids`` and ``weights`` of sparse vectors.
+    """
+
+    output: str
+    name: str
+    dtype: str
+    shape: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeInfo:
     """The JSON frame of a reply to an encode request.
@@ -158,6 +176,8 @@ class EncodeInfo:
         num_tokens: number of tokens of all texts in the input of the model, special tokens included, if requested.
         vector_space: space of the vectors, in the reply to a request with options.
         parts: row of the text, and offsets from and to in characters, of each row of the array, int32 ``[n, 3]``.
+        outputs: the arrays that the array frame consists of.
+        vocabulary: the token of each id of sparse vectors.
     """
 
     dtype: str
@@ -169,6 +189,8 @@ class EncodeInfo:
     num_tokens: int | None = None
     vector_space: str | None = None
     parts: np.ndarray | None = None
+    outputs: Sequence[OutputArray] | None = None
+    vocabulary: dict[str, str] | None = None
 
     def to_json(self) -> bytes:
         info: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "tokens": self.tokens}
@@ -183,6 +205,10 @@ class EncodeInfo:
             info["vector_space"] = self.vector_space
         if self.parts is not None:
             info["parts"] = self.parts.tolist()
+        if self.outputs is not None:
+            info["outputs"] = [each._asdict() for each in self.outputs]
+        if self.vocabulary is not None:
+            info["vocabulary"] = self.vocabulary
         return json.dumps(info).encode()
 
 

@@ -24,6 +24,7 @@ from ..supervisor.share_options import share_options
 from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
 from ..tokenization.factory import make_tokenizer
 from ..worker.head_weights import check_head_weights
+from ..worker.token_head_weights import check_token_heads
 
 #: Engines that read the weights of the encoder.
 _READ_WEIGHTS = {"onnx", "tensorflow", "torch"}
@@ -81,6 +82,7 @@ def _check_tensors(config: ServerConfig, model: ModelConfig) -> None:
             check_weights(model, needed, needs_pooler)
         if all(".safetensors" in path.name for path in pipeline.weight_files):
             check_head_weights(pipeline, config.pooled_size(model))
+            check_token_heads(pipeline, model)
     except ReaderMissing:
         return  # a prepared model in the cache needs no reader
 

@@ -21,9 +21,10 @@ from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .folder_length import take_length
 from .served_head import apply_head
 from .server_config import ServerConfig
+from .token_outputs import apply_sparse_folder
 
 #: Pooling modes that every engine computes.
-_ENGINE_MODES = {
+ENGINE_MODES = {
     "mean": PoolingStrategy.REDUCE_MEAN,
     "max": PoolingStrategy.REDUCE_MAX,
     "cls": PoolingStrategy.CLS_TOKEN,
@@ -43,12 +44,15 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
     Raises:
         ModelError: the folder describes vectors that this server does not compute.
         ConfigError: ``-normalize``, ``-dimensions`` or ``-prompt_name`` does not fit, or an option contradicts
-            ``-task``.
+            ``-task`` or the folder.
     """
     if config.task != "embed":
         config, model = apply_head(config, log)
         return _take_prompt(config), model
     folder = read_pipeline(config.model_dir)
+    if folder is not None and not folder.has_dense:
+        config, model = apply_sparse_folder(config, folder, log)
+        return _take_prompt(config), model
     if folder is None:
         pipeline = SentencePipeline(config.model_dir, pooling=_worker_modes(config.pooling_strategy))
         config = replace(config, pipeline=pipeline)
@@ -82,7 +86,7 @@ def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.L
     strategy = config.pooling_strategy if "pooling_strategy" in config.given else wanted
     layer = config.pooling_layer if "pooling_layer" in config.given else layers
     if strategy == wanted and layer == layers:
-        modes = () if wanted in _ENGINE_MODES.values() else folder.pooling
+        modes = () if wanted in ENGINE_MODES.values() else folder.pooling
         pipeline = msgspec.structs.replace(folder, pooling=modes)
     else:
         left_out = folder.module_names
@@ -134,7 +138,7 @@ def strategy_of(modes: tuple[str, ...]) -> PoolingStrategy:
     """Returns the strategy with the meaning of these pooling modes."""
     if len(modes) > 1:
         return PoolingStrategy.CONCATENATED
-    return (_ENGINE_MODES | _WORKER_MODES)[modes[0]]
+    return (ENGINE_MODES | _WORKER_MODES)[modes[0]]
 
 
 def _worker_modes(strategy: PoolingStrategy) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ class ServerConfig(Options):
     vector_digest: str = ""
     #: Name of the model that ``-model`` gives it; empty for that of its folder.
     name: str = ""
+    #: Spaces of the vectors of other outputs than dense ones, by output; empty until the model is read.
+    output_spaces: dict[str, str] = field(default_factory=dict)
     #: Content of ``-quantization_ranges``: least and greatest number of each dimension, by vector space.
     ranges: dict[str, list[list[float]]] = field(default_factory=dict)
 
@@ -128,8 +130,15 @@ class ServerConfig(Options):
 
     @property
     def has_text_vectors(self) -> bool:
-        """Whether results are one vector per text: neither scores nor vectors of tokens."""
-        return self.task == "embed" and self.pooling_strategy != PoolingStrategy.NONE
+        """Whether results are one vector per text: neither scores nor vectors of tokens, nor sparse ones alone."""
+        return self.task == "embed" and self.pooling_strategy != PoolingStrategy.NONE and "dense" in self.outputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The kinds of vectors that requests may ask for; empty for scores."""
+        if self.task != "embed":
+            return ()
+        return ("dense",) if self.pipeline is None else self.pipeline.outputs
 
     @property
     def output_dtype(self) -> str:
@@ -137,10 +146,15 @@ class ServerConfig(Options):
         return "float16" if self.fp16 and self.task == "embed" else "float32"
 
     def vector_size(self, model: ModelConfig) -> int:
-        """Returns the number of dimensions of a vector: of a text, or of a token with ``-pooling_strategy NONE``."""
+        """Returns the number of dimensions of a vector: of a text, or of a token with ``-pooling_strategy NONE``.
+
+        It is 0 if the server has no dense vectors.
+        """
         layers = len(self.pooling_layer)
         if self.pipeline is None:
             return dimensions(self.pooling_strategy, model.hidden_size, layers)
+        if not self.pipeline.has_dense:
+            return 0
         return self.pipeline.dimensions(self.pooled_size(model))
 
     def pooled_size(self, model: ModelConfig) -> int:
@@ -157,6 +171,12 @@ class ServerConfig(Options):
             return VectorSpaces(self.vector_digest, (), width, self.ranges)
         tail = split_tail(self.pipeline.modules)[1]
         return VectorSpaces(self.vector_digest, tail, self.pipeline.widest(width), self.ranges)
+
+    def default_space(self, model: ModelConfig) -> str:
+        """Returns the space of the vectors of requests without options; without dense vectors, of the first output."""
+        if "dense" in self.outputs or self.task != "embed":
+            return self.vector_spaces(model).default
+        return self.output_spaces[self.outputs[0]]
 
     def to_json(self) -> str:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -186,8 +206,9 @@ class ServerConfig(Options):
         values["device_map"] = list(self.device_map)
         pipeline = SentencePipeline("", ()) if self.pipeline is None else self.pipeline
         values |= {"pipeline": None if self.pipeline is None else pipeline.describe(), **pipeline.scores}
-        for name in ("given", "vector_digest", "ranges", "model", "name"):
+        for name in ("given", "vector_digest", "output_spaces", "ranges", "model", "name"):
             del values[name]
+        values["outputs"] = list(self.outputs)
         return dict(sorted(values.items()))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_serving.client import AsyncBertClient, BertClient
+from bert_serving.client import AsyncBertClient, BertClient, SparseVector
 from bert_serving.client.protocol import PART_MODES
 
 from ..config.server_config import ServerConfig
@@ -51,6 +51,7 @@ class EncodingResult:
         timing: duration (s) of each stage in the service; of several ZeroMQ requests, those of the longest.
         vector_space: space of the vectors.
         parts: of each vector that is of a part of a text: row of the text, and offsets from and to in characters.
+        sparse: sparse vector of each text, if requested.
     """
 
     vectors: np.ndarray
@@ -61,6 +62,7 @@ class EncodingResult:
     timing: dict[str, float] | None = None
     vector_space: str | None = None
     parts: list[tuple[int, int, int]] | None = None
+    sparse: list[SparseVector] | None = None
 
 
 class EncodingService:
@@ -95,8 +97,9 @@ class EncodingService:
         self.model_name = model_name(config)
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
         self.dimensions = config.vector_size(model)
+        self.outputs = config.outputs
         self._spaces = config.vector_spaces(model)
-        self.vector_space = self._spaces.default
+        self.vector_space = config.default_space(model)
         self.quantizer = Quantizer(self._spaces, config.ranges)
         self.max_length = config.max_seq_len or model.max_tokens
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
@@ -111,7 +114,9 @@ class EncodingService:
         """Maximum size (bytes) of the vectors of a text."""
         if self.token_level:
             return self.dimensions * self._number_bytes * self.max_length
-        return self.dimensions * 4  # a request may ask for float32
+        heads = () if self.config.pipeline is None else self.config.pipeline.token_heads.values()
+        # A request may ask for float32.
+        return max(self.dimensions * 4, *(head.max_bytes(1, self.max_length) for head in heads), 0)
 
     @property
     def _number_bytes(self) -> int:
@@ -124,7 +129,7 @@ class EncodingService:
 
         Args:
             options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate,
-                vector_space, long, embedding_type; and the `RequestShare` share.
+                vector_space, long, embedding_type, outputs; and the `RequestShare` share.
 
         Raises:
             BadRequest: ``texts`` is not a list.
@@ -179,10 +184,13 @@ class EncodingService:
         options: dict[str, Any],
     ) -> EncodingResult:
         self.health.record_success()
-        if call.parts is not None and call.embedding.nbytes > self.config.http_max_body:
+        sparse = None if call.outputs is None else call.outputs.sparse
+        number, kind = (len(call.parts), "parts of texts") if call.parts is not None else (call.num_texts, "texts")
+        size = call.embedding.nbytes + sum(8 * len(each) for each in sparse or ())
+        if size > self.config.http_max_body and (call.parts is not None or call.outputs is not None):
             raise BodyTooLarge(
-                f"the vectors of {len(call.parts)} parts of texts have {call.embedding.nbytes} bytes; the limit is "
-                f"{self.config.http_max_body} (-http_max_body): send fewer or shorter texts per request"
+                f"the vectors of {number} {kind} have {size} bytes; the limit is {self.config.http_max_body} "
+                "(-http_max_body): send fewer or shorter texts per request"
             )
         return EncodingResult(
             call.embedding,
@@ -193,6 +201,7 @@ class EncodingService:
             max(timings, key=lambda timing: timing["total"], default=None),
             call.vector_space,
             call.parts,
+            sparse,
         )
 
     def num_tokens(self, texts: list[Any], options: dict[str, Any]) -> np.ndarray:

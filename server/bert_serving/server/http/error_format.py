@@ -20,7 +20,10 @@ from .score_schemas import CohereError
 
 #: Paths of text-embeddings-inference.
 TEI_PATHS = frozenset(
-    ("/", "/embed", "/embed_all", "/similarity", "/rerank", "/predict", "/tokenize", "/decode", "/info", "/health")
+    (
+        *("/", "/embed", "/embed_all", "/embed_sparse", "/similarity", "/rerank", "/predict"),
+        *("/tokenize", "/decode", "/info", "/health"),
+    )
 )
 _OVERLOADED = (
     Overloaded.__name__,

@@ -18,6 +18,7 @@ ENCODING_ROUTES: dict[str, Prepare] = {
     "/": by_task.prepare_by_task,
     "/embed": tei.prepare_embed,
     "/embed_all": tei.prepare_embed_all,
+    "/embed_sparse": tei.prepare_embed_sparse,
     "/similarity": tei.prepare_similarity,
     "/v1/embed": cohere.prepare_v1,
     "/v2/embed": cohere.prepare_v2,

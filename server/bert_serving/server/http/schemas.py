@@ -243,6 +243,23 @@ class EmbedAllRequest(Struct):
     prompt: Prompt = None
 
 
+class EmbedSparseRequest(Struct):
+    """Body of /embed_sparse."""
+
+    inputs: Inputs
+    truncate: Truncate = True
+    truncation_direction: TruncationDirection = "right"
+    prompt_name: PromptName = None
+    prompt: Prompt = None
+
+
+class SparseValue(Struct):
+    """The weight of a token of the vocabulary."""
+
+    index: Annotated[int, Meta(description="id of the token")]
+    value: float
+
+
 class SimilarityInputs(Struct):
     """Texts of /similarity."""
 
@@ -315,6 +332,7 @@ class Info(Struct):
 
 EmbedResponse = list[list[float] | str]
 EmbedAllResponse = list[list[list[float]]]
+EmbedSparseResponse = list[list[SparseValue]]
 SimilarityResponse = list[float]
 TokenizeResponse = list[list[Token]]
 DecodeResponse = list[str]

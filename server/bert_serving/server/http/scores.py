@@ -75,8 +75,22 @@ def require_text_vectors(service: EncodingService) -> None:
         WrongTask: it returns scores.
     """
     require_task(service, "embed")
+    require_dense(service)
     if service.token_level:
         raise BadRequest("this server returns a vector per token (-pooling_strategy NONE); use POST /encode")
+
+
+def require_dense(service: EncodingService) -> None:
+    """Checks that the server has dense vectors.
+
+    Raises:
+        WrongTask: it has other ones only.
+    """
+    if service.outputs and "dense" not in service.outputs:
+        raise WrongTask(
+            f"this server has no dense vectors, because the model folder describes none; it has "
+            f"{', '.join(service.outputs)}: use /embed_sparse"
+        )
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

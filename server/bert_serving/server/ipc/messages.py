@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from ..engines.batch import Batch
+from .token_outputs import TokenOutputs
 
 #: Total bytes of arrays up to which they are sent in the frame of the message's head.
 SMALL_BYTES = 32768
@@ -58,6 +59,7 @@ class _ResultHead(msgspec.Struct, array_like=True):
     is_token_level: bool
     small: list[bytes] | None = None
     vector_codes: bytes = b""
+    multi_dims: int | None = None
 
 
 _decode_batch_head = msgspec.msgpack.Decoder(_BatchHead).decode
@@ -137,6 +139,8 @@ class Result:
         manifest, announcements, vector_codes: those of the batch; the manifest is int64 ``[n, 2]``.
         duration: nanoseconds that the worker took.
         began_at: monotonic seconds at which the worker began, by the receiver's clock; not sent.
+        outputs: the outputs of the rows beside dense vectors; None without any. Their vectors of tokens have the dtype
+            of ``array``.
     """
 
     batch_id: int
@@ -148,6 +152,7 @@ class Result:
     announcements: bytes = b""
     vector_codes: bytes = b""
     began_at: float = 0.0
+    outputs: TokenOutputs | None = None
 
     def frames(self) -> list[Any]:
         array = self.array
@@ -163,14 +168,28 @@ class Result:
             None,
             self.vector_codes,
         )
-        return _frames(head, [array, self.lengths, self.manifest])
+        arrays = [array, self.lengths, self.manifest]
+        if self.outputs is not None:
+            head.multi_dims = self.outputs.multi.shape[1]
+            arrays += self.outputs.arrays
+        return _frames(head, arrays)
 
     @classmethod
     def from_frames(cls, frames: Sequence[Any], now: float) -> Result:
         """Decodes the frames of a result that arrived at ``now``, in monotonic seconds."""
         head = _decode_result_head(frames[0].buffer)
         arrays: Any = [frame.buffer for frame in frames[1:]] if head.small is None else head.small
-        array, lengths, manifest = arrays
+        array, lengths, manifest, *others = arrays
+        outputs = None
+        if head.multi_dims is not None:
+            sparse_counts, ids, weights, multi_counts, multi = others
+            outputs = TokenOutputs(
+                np.frombuffer(sparse_counts, np.int32),
+                np.frombuffer(ids, np.int32),
+                np.frombuffer(weights, np.float32),
+                np.frombuffer(multi_counts, np.int32),
+                np.frombuffer(multi, head.dtype).reshape(-1 if head.multi_dims else 0, head.multi_dims),
+            )
         return cls(
             head.id,
             np.frombuffer(array, head.dtype).reshape(head.rows, head.dims),
@@ -181,4 +200,5 @@ class Result:
             head.announcements,
             head.vector_codes,
             now - head.duration / 1e9,
+            outputs,
         )

@@ -85,7 +85,7 @@ HEADS = {
     "deberta-v2": HeadLayout("pooler.dense", "GELU", "classifier", activation_key="pooler_hidden_act"),
 }
 #: Activation in a configuration → that of ``Dense``.
-_ACTIVATIONS = {"gelu": "GELU", "relu": "ReLU", "tanh": "Tanh", "silu": "SiLU"}
+ACTIVATION_NAMES = {"gelu": "GELU", "relu": "ReLU", "tanh": "Tanh", "silu": "SiLU"}
 #: Tensors of the head in checkpoints of Google's ``run_classifier.py``.
 _TF1_DENSE = ("pooler/dense/kernel", "pooler/dense/bias")
 _TF1_OUTPUT = ("output_weights", "output_bias")
@@ -206,11 +206,12 @@ def _activation(values: Mapping[str, Any], layout: HeadLayout, source: str) -> s
     name = values.get(layout.activation_key) if layout.activation_key else None
     if name is None:
         return layout.activation
-    if name not in _ACTIVATIONS:
+    if name not in ACTIVATION_NAMES:
         raise ModelUnsupported(
-            f"{source}: {layout.activation_key} {name!r} is not computed; it must be one of {', '.join(_ACTIVATIONS)}"
+            f"{source}: {layout.activation_key} {name!r} is not computed; it must be one of "
+            f"{', '.join(ACTIVATION_NAMES)}"
         )
-    return _ACTIVATIONS[name]
+    return ACTIVATION_NAMES[name]
 
 
 def _tensors(name: str) -> tuple[str, str]:

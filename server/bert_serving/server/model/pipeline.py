@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from .files import checkpoint_files
+from .token_heads import SparseHead
 
 #: Activations of Dense by the last part of their class path, and those of scores.
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
@@ -85,6 +86,8 @@ class SentencePipeline(msgspec.Struct, frozen=True):
         labels: names of the scores of a classifier or cross-encoder; empty for vectors.
         problem_type: how its scores belong together, as the folder names it.
         has_modules: the folder has a ``modules.json``.
+        has_dense: there is one vector for each text, which pooling and modules make.
+        sparse: the head of the sparse vectors.
     """
 
     transformer_dir: str
@@ -98,6 +101,29 @@ class SentencePipeline(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
     has_modules: bool = False
+    has_dense: bool = True
+    sparse: SparseHead | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The kinds of vectors."""
+        kinds = {"dense": self.has_dense, "sparse": self.sparse is not None}
+        return tuple(name for name, is_there in kinds.items() if is_there)
+
+    @property
+    def token_heads(self) -> dict[str, SparseHead]:
+        """The heads that the worker computes from the vectors of tokens, by their output."""
+        return {} if self.sparse is None else {"sparse": self.sparse}
+
+    @property
+    def has_token_heads(self) -> bool:
+        """Whether there are other vectors than dense ones."""
+        return self.sparse is not None
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the engine gives vectors of tokens, from which the worker computes all outputs."""
+        return bool(self.pooling) or self.has_token_heads
 
     @property
     def activation(self) -> str | None:
@@ -127,13 +153,18 @@ class SentencePipeline(msgspec.Struct, frozen=True):
             if isinstance(module, Dense | LayerNorm):
                 kind = module.checkpoint_format
                 files |= dict.fromkeys(checkpoint_files(module.weights, kind) if kind else [Path(module.weights)])
+        for head in self.token_heads.values():
+            files |= dict.fromkeys(head.files)
         return list(files)
 
     @property
     def checkpoint_tensors(self) -> list[str]:
         """Names of the tensors that the modules read from the checkpoint of the whole model, without its prefix."""
         modules = [module for module in self.modules if isinstance(module, Dense | LayerNorm)]
-        return [name for module in modules if module.checkpoint_format for name in module.names]
+        names = [name for module in modules if module.checkpoint_format for name in module.names]
+        for head in self.token_heads.values():
+            names += [name for tensor in head.tensors.values() for name in tensor.names]
+        return names
 
     def describe(self) -> list[str]:
         """Names of the modules after the encoder, for the status: ``["Pooling mean", "Normalize"]``."""

@@ -29,6 +29,8 @@ class PoolingStrategy(IntEnum):
                       number
     CONCATENATED      several of these, in the order of the         several D
                       model folder; not an option
+    SPLADE            none: weights of the tokens of the            none
+                      vocabulary; not an option
     ================  ============================================  ============
     """
 
@@ -44,14 +46,16 @@ class PoolingStrategy(IntEnum):
     WEIGHTED_MEAN = 9
     MEAN_SQRT_LEN = 10
     CONCATENATED = 11
+    SPLADE = 12
 
     def __str__(self) -> str:
         return self.name
 
     @staticmethod
     def selectable() -> dict[str, PoolingStrategy]:
-        """Strategies that an option can name, with their aliases; a model folder alone leads to ``CONCATENATED``."""
-        return {name: member for name, member in PoolingStrategy.__members__.items() if name != "CONCATENATED"}
+        """Strategies that an option can name, with their aliases; a model folder alone leads to the others."""
+        of_folders = ("CONCATENATED", "SPLADE")
+        return {name: member for name, member in PoolingStrategy.__members__.items() if name not in of_folders}
 
     @staticmethod
     def from_string(name: str) -> PoolingStrategy:

@@ -13,15 +13,8 @@ from typing import Any
 
 from .errors import ModelConfigError, ModelUnsupported
 from .json_files import integer, optional_integer, read_list, read_object, read_optional, switch
-from .pipeline import (
-    ACTIVATIONS,
-    Dense,
-    LayerNorm,
-    Module,
-    Normalize,
-    SentencePipeline,
-    Truncate,
-)
+from .pipeline import ACTIVATIONS, Dense, LayerNorm, Module, Normalize, SentencePipeline, Truncate
+from .sparse_folder import SPARSE_KINDS, read_sparse_folder
 from .transformer_module import EMBED_TASK, SCORE_TASK, read_transformer
 
 MODULES_FILE = "modules.json"
@@ -53,8 +46,12 @@ _WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout")
 _MODEL_TYPE = "SentenceTransformer"
 #: Suffixes of files with weights.
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-#: Packages of the library whose models give other results than one vector for each text.
+#: Packages of the library whose models give other results than one vector for each text, and their modules that this
+#: server computes.
 _OTHER_MODELS = frozenset({"sparse_encoder", "multi_vector_encoder"})
+_OF_OTHER_MODELS = frozenset({"SpladePooling", "MLMTransformer"})
+#: Former names of the class Transformer: versions before 0.4 had one class for each family.
+_TRANSFORMERS = ("BERT", "RoBERTa", "DistilBERT", "MLMTransformer")
 
 
 def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
@@ -75,14 +72,16 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
             f"{source}: the folder is that of a cross-encoder, which gives scores instead of vectors; serve it with "
             "-task rerank, or with -task classify if it has several labels"
         )
+    extra = read_optional(folder / "config_sentence_transformers.json")
+    if kinds[:2] == SPARSE_KINDS:
+        return read_sparse_folder(folder, entries, _read_prompts(extra, folder))
     if kinds[:2] != ["Transformer", "Pooling"]:
         raise ModelUnsupported(
             f"{source}: the modules begin with {', '.join(kinds[:2]) or 'nothing'}; this server computes Transformer, "
-            "then Pooling, then Dense, LayerNorm and Normalize"
+            "then Pooling, then Dense, LayerNorm and Normalize, or Transformer and SpladePooling"
         )
     transformer = folder / entries[0][1]
     settings = read_transformer(transformer)
-    extra = read_optional(folder / "config_sentence_transformers.json")
     if extra.get("model_type", _MODEL_TYPE) != _MODEL_TYPE:
         raise ModelUnsupported(
             f"{folder / 'config_sentence_transformers.json'}: model_type {extra['model_type']!r} gives no vector of a "
@@ -140,13 +139,12 @@ def _entry(entry: Any, source: Path) -> tuple[str, str]:
         raise ModelUnsupported(
             f"{source}: the module {entry['type']} is code of the model's own, which this server does not run"
         )
-    if _OTHER_MODELS.intersection(package.split(".")):
-        raise ModelUnsupported(f"{source}: the module {entry['type']} gives no vector of a text, so it is not served")
+    if _OTHER_MODELS.intersection(package.split(".")) and kind not in _OF_OTHER_MODELS:
+        raise ModelUnsupported(f"{source}: the module {entry['type']} is not computed by this server")
     path = entry.get("path", "")
     if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
         raise ModelConfigError(f"{source}: the path of the module {kind} must be a folder below it, found {path!r}")
-    # Versions before 0.4 had one class for each family.
-    return {"BERT": "Transformer", "RoBERTa": "Transformer", "DistilBERT": "Transformer"}.get(kind, kind), path
+    return "Transformer" if kind in _TRANSFORMERS else kind, path
 
 
 def read_scorer(model_dir: str | Path, is_tuned: bool = False) -> SentencePipeline:

@@ -30,10 +30,14 @@ _ARGUMENTS = {
     "processor": {"use_fast", "padding_side", "clean_up_tokenization_spaces"},
     "config": {"use_cache"},
 }
-#: Values of ``transformer_task``: a model for vectors, and a classifier or cross-encoder.
-EMBED_TASK, SCORE_TASK = "feature-extraction", "sequence-classification"
+#: Values of ``transformer_task``: a model for vectors, a classifier or cross-encoder, and a masked language model.
+EMBED_TASK, SCORE_TASK, MASK_TASK = "feature-extraction", "sequence-classification", "fill-mask"
 #: Name of the output of the model, and of the result, for each task.
-_OUTPUTS = {EMBED_TASK: ("last_hidden_state", "token_embeddings"), SCORE_TASK: ("logits", "scores")}
+_OUTPUTS = {
+    EMBED_TASK: ("last_hidden_state", "token_embeddings"),
+    SCORE_TASK: ("logits", "scores"),
+    MASK_TASK: ("logits", "token_embeddings"),
+}
 #: Lengths from here on in ``tokenizer_config.json`` mean that the length is unknown.
 _NO_LENGTH = 10**9
 
@@ -50,11 +54,12 @@ class TransformerSettings(msgspec.Struct, frozen=True):
     lower_case: bool
 
 
-def read_transformer(folder: Path, task: str = EMBED_TASK) -> TransformerSettings:
+def read_transformer(folder: Path, task: str = EMBED_TASK, default_task: str = EMBED_TASK) -> TransformerSettings:
     """Returns the settings of the module in ``folder``.
 
     Args:
-        task: the value that ``transformer_task`` must have, ``EMBED_TASK`` or ``SCORE_TASK``.
+        task: the value that ``transformer_task`` must have: ``EMBED_TASK``, ``SCORE_TASK`` or ``MASK_TASK``.
+        default_task: the value of a file without this key.
 
     Raises:
         ModelUnsupported: a setting that this server does not honour; the message names it.
@@ -65,7 +70,7 @@ def read_transformer(folder: Path, task: str = EMBED_TASK) -> TransformerSetting
         if (folder / name).exists() and (values := read_object(folder / name)):
             source = folder / name
             break
-    _reject_other_tasks(values, source, task)
+    _reject_other_tasks(values, source, task, default_task)
     _reject_other_settings(values, source)
     length = optional_integer(values, "max_seq_length", source)
     return TransformerSettings(
@@ -73,8 +78,8 @@ def read_transformer(folder: Path, task: str = EMBED_TASK) -> TransformerSetting
     )
 
 
-def _reject_other_tasks(values: dict[str, Any], source: Path, wanted: str) -> None:
-    task = values.get("transformer_task", EMBED_TASK)
+def _reject_other_tasks(values: dict[str, Any], source: Path, wanted: str, default: str) -> None:
+    task = values.get("transformer_task", default)
     if task != wanted:
         raise ModelUnsupported(f"{source}: transformer_task {task!r} is not served; it must be {wanted!r}")
     of_model, of_module = _OUTPUTS[wanted]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from bert_serving.client.protocol import EMBEDDING_TYPES
 
 from .pipeline import Module, Normalize, ScoreActivation, Truncate
+from .token_heads import OUTPUT_BITS
 
 
 class VectorOptions(NamedTuple):
@@ -34,7 +35,8 @@ class VectorOptions(NamedTuple):
 
     @classmethod
     def from_code(cls, code: int) -> VectorOptions:
-        """Restores options from their code."""
+        """Restores options from their code, which may have the bits of outputs."""
+        code &= ~OUTPUT_BITS
         switch, kind = code & 3, code >> 3 & 7
         embedding_type = EMBEDDING_TYPES[kind - 1] if kind else None
         return cls(None if switch == 0 else switch == 2, code >> 6 or None, bool(code & 4), embedding_type)

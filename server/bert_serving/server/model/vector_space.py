@@ -50,7 +50,7 @@ class VectorSpaces:
         if options.embedding_type in (None, "float", "float16"):
             return space
         ranges = self._ranges.get(space) if options.embedding_type in RANGED_TYPES else None
-        return _name([space, options.embedding_type, ranges])
+        return name_space([space, options.embedding_type, ranges])
 
     def has_ranges(self, options: VectorOptions) -> bool:
         """Returns whether the server knows the ranges of the vectors of a request with these options."""
@@ -76,8 +76,9 @@ class VectorSpaces:
                 activations += [] if module.function == "Identity" else [module.function]
             else:
                 norm_width = width
-        return _name([self._digest, width, norm_width, *activations])
+        return name_space([self._digest, width, norm_width, *activations])
 
 
-def _name(content: Sequence[object]) -> str:
+def name_space(content: Sequence[object]) -> str:
+    """Returns the name of a space: equal contents give equal names."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:DIGITS]

@@ -295,13 +295,17 @@ class CacheIndex:
 
 
 def _is_comparable(chunk: JobChunk) -> bool:
-    """Returns whether each sequence has one vector, or those of its tokens. Windows have one for each part."""
-    return chunk.tokenized.segments is None
+    """Returns whether each sequence has one vector, or those of its tokens.
+
+    Windows have one for each part, and the cache has no other outputs than dense vectors.
+    """
+    return chunk.tokenized.segments is None and not chunk.job.options.outputs
 
 
 def _count_rows(each: BatchSlice[JobChunk]) -> int:
     """Returns the number of rows that a slice has in the result of its batch."""
-    return len(each.rows) if _is_comparable(each.key) else len(each.key.segments_of(each.rows)[0])
+    has_parts = each.key.tokenized.segments is not None
+    return len(each.key.segments_of(each.rows)[0]) if has_parts else len(each.rows)
 
 
 def _choose(each: BatchSlice[JobChunk], indexes: list[int]) -> BatchSlice[JobChunk]:

@@ -44,6 +44,7 @@ class JobOptions:
         makes_unit: the sink normalizes the means of parts.
         row_bytes: size of a vector of an embedding type; 0 for that of the server.
         type_code: ``VectorOptions.code`` with the embedding type of means, which the sink converts; else 0.
+        outputs: the kinds of vectors in the reply; empty for dense ones alone.
     """
 
     wants_timing: bool = False
@@ -58,6 +59,7 @@ class JobOptions:
     makes_unit: bool = False
     row_bytes: int = 0
     type_code: int = 0
+    outputs: tuple[str, ...] = ()
 
 
 #: Options of a request without options.

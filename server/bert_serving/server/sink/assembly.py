@@ -18,10 +18,13 @@ from bert_serving.client.protocol import EncodeInfo, error_info
 
 from ..ipc.commands import from_u64
 from ..ipc.messages import Command, Result, dtype_name
+from ..ipc.token_outputs import TokenOutputs
 from ..log import REQUEST
+from ..model.token_heads import NO_DENSE_BIT, OUTPUT_BITS
 from ..model.vector_options import TYPE_BITS
 from ..monitoring.timing import Timing
 from .text_parts import combine_parts
+from .token_outputs import OutputWriter
 
 #: Ids of ended jobs that are remembered. All workers together hold fewer jobs in flight.
 MAX_FINISHED = 65536
@@ -37,11 +40,12 @@ class SinkJob:
         array: ``[size, d]``, with an embedding type as that type; or ``[size, T, d]`` for token-level output; None
             while ``T`` is unknown.
         pieces: row numbers, lengths and packed rows that wait until ``T`` is known.
+        outputs: row numbers, and their outputs beside dense vectors.
         tokens: JSON lists of tokens by their first row.
         parts: parts of texts that the rows are, by the first row; bytes of int32 ``[n, 4]``, see ``Tokenized``.
         metadata: fields of the reply; they arrive with the last chunk.
         is_complete: whether all chunks were announced.
-        held_bytes: memory of ``array`` and ``pieces``.
+        held_bytes: memory of ``array``, ``pieces`` and ``outputs``.
         began_at: monotonic seconds at which a worker began with the first batch.
     """
 
@@ -53,6 +57,7 @@ class SinkJob:
     filled: np.ndarray
     array: np.ndarray | None = None
     pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    outputs: list[tuple[np.ndarray, TokenOutputs]] = field(default_factory=list)
     tokens: dict[int, bytes] = field(default_factory=dict)
     parts: dict[int, bytes] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +71,11 @@ def scatter_tokens(out: np.ndarray, rows: np.ndarray, lengths: np.ndarray, packe
     ends = np.cumsum(lengths, dtype=np.int64)
     positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     out[np.repeat(rows, lengths), positions] = packed
+
+
+def _size(result: Result) -> int:
+    """Returns the bytes of the vectors of a result."""
+    return result.array.nbytes + (0 if result.outputs is None else result.outputs.num_bytes)
 
 
 @lru_cache(maxsize=256)
@@ -84,6 +94,7 @@ class ResultAssembler:
         publish: called with an identity and the frames of its reply.
         clock: monotonic seconds.
         quantize: returns vectors ``[n, d]`` as the embedding type in the code of their request.
+        outputs: writes replies with other outputs than dense vectors.
 
     Attributes:
         epoch: the ventilator's, in the upper bits of its job ids.
@@ -101,7 +112,9 @@ class ResultAssembler:
         log: logging.Logger,
         clock: Callable[[], float],
         quantize: Callable[[int, np.ndarray], np.ndarray],
+        outputs: OutputWriter | None = None,
     ) -> None:
+        self._outputs = outputs or OutputWriter([])
         self.width, self._publish, self.log, self.clock = width, publish, log, clock
         self._quantize = quantize
         self.epoch = 0
@@ -133,7 +146,7 @@ class ResultAssembler:
 
     def _pop_unannounced(self, job_id: int) -> list[tuple[int, Result]]:
         rows = self.unannounced_rows.pop(job_id, [])
-        self.num_bytes -= sum(result.array.nbytes for _, result in rows)
+        self.num_bytes -= sum(_size(result) for _, result in rows)
         return rows
 
     def _hold(self, job: SinkJob, size: int) -> None:
@@ -196,11 +209,23 @@ class ResultAssembler:
             job.began_at = min(job.began_at, result.began_at)
             array = result.array[values]
             try:
+                if codes is not None and codes[start] & OUTPUT_BITS:
+                    self._add_outputs(job, result, where)
+                    array = array[:, :0] if codes[start] & NO_DENSE_BIT else array
                 if codes is not None and codes[start] & TYPE_BITS:  # all rows of a job have one code
                     array = self._quantize(int(codes[start]), array)
                 self._fill(job, rows[where], result.lengths[where], array, result.token_level)
             except (MemoryError, OverflowError) as error:
                 self._fail(job, error)
+
+    def _add_outputs(self, job: SinkJob, result: Result, where: slice) -> None:
+        """Adds the outputs of rows that have not arrived; after a restart, some are computed twice."""
+        rows = result.manifest[where, 1]
+        missing = np.flatnonzero(~job.filled[rows])
+        if result.outputs is not None and len(missing):
+            outputs = result.outputs.take(where.start + missing)
+            job.outputs.append((rows[missing], outputs))
+            self._hold(job, outputs.num_bytes)
 
     def _keep_unannounced(self, result: Result, where: slice, values: slice) -> None:
         rows = Result(
@@ -211,8 +236,9 @@ class ResultAssembler:
             result.token_level,
             vector_codes=result.vector_codes[4 * where.start : 4 * where.stop],
             began_at=result.began_at,
+            outputs=result.outputs and result.outputs.take(np.arange(where.start, where.stop)),
         )
-        self.num_bytes += rows.array.nbytes
+        self.num_bytes += _size(rows)
         self.unannounced_rows.setdefault(int(rows.manifest[0, 0]), []).append((self._num_expiries, rows))
 
     def _fill(self, job: SinkJob, rows: np.ndarray, lengths: np.ndarray, values: np.ndarray, token_level: bool) -> None:
@@ -263,7 +289,7 @@ class ResultAssembler:
     def _fail(self, job: SinkJob, error: Exception) -> None:
         """Answers a job with an error: its array does not fit into memory, or its vectors into their type."""
         self.close(job.id)
-        job.array, job.pieces, job.missing = None, [], -1  # never complete
+        job.array, job.pieces, job.outputs, job.missing = None, [], [], -1  # never complete
         error_type, reason = "encoding_failed", str(error)
         if isinstance(error, MemoryError):
             error_type = "too_large"
@@ -292,6 +318,8 @@ class ResultAssembler:
             job.array = self._quantize(type_code, job.array)
         if times is not None:
             job.metadata["timing"] = Timing.of(times[0], times[1], job.began_at, self.clock()).to_dict()
+        if (names := job.metadata.pop("outputs", None)) is not None:
+            job.array, job.metadata = self._outputs.write(names, job.array, job.outputs, job.metadata)
         dtype, shape = dtype_name(job.array.dtype), job.array.shape
         info = EncodeInfo(dtype, shape, "", **job.metadata).to_json() if job.metadata else _plain_info(dtype, shape)
         if job.tokens:

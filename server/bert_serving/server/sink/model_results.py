@@ -12,6 +12,7 @@ from ..model.quantization import Quantizer
 from ..monitoring.drift import Reference, VectorDrift
 from .assembly import ResultAssembler
 from .result_receiver import ResultCheck
+from .token_outputs import OutputWriter, read_tokens
 from .vector_cache import VectorCache
 
 
@@ -37,7 +38,8 @@ class ModelResults:
         config, model = process.config, process.model
         width = output_width(config, model.max_tokens)
         quantizer = Quantizer(config.vector_spaces(model), config.ranges)
-        self.assembler = ResultAssembler(width, publish, log, clock, quantizer.apply)
+        outputs = OutputWriter(read_tokens(process))
+        self.assembler = ResultAssembler(width, publish, log, clock, quantizer.apply, outputs)
         self.check = ResultCheck.of(config, model)
         self.cache = VectorCache(config.cache_mb * 2**20, self.check.dims, self.check.dtype, self.check.is_token_level)
         reference = process.options["drift"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import zmq
 
 from ..config.memory import default_memory
@@ -19,21 +20,32 @@ from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import bind_tcp, make_socket, recv_available
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
+from ..model.token_heads import OUTPUT_BITS
 from ..security.curve import CurveAuth
 
 
 @dataclass(frozen=True, slots=True)
 class ResultCheck:
-    """The vectors of this server: one per token or per text, their dimensions, and their dtype by its numpy name."""
+    """The vectors of this server.
+
+    Attributes:
+        is_token_level: whether there is one for each token.
+        dims: their dimensions; 0 without dense vectors.
+        dtype: their dtype by its numpy name.
+        vocab_size: number of tokens of the vocabulary.
+        multi_dims: dimensions of the vectors of the output ``multi``.
+    """
 
     is_token_level: bool
     dims: int
     dtype: str
+    vocab_size: int = 0
+    multi_dims: int = 0
 
     @classmethod
     def of(cls, config: ServerConfig, model: ModelConfig) -> ResultCheck:
         is_token_level = config.pooling_strategy == PoolingStrategy.NONE
-        return cls(is_token_level, config.vector_size(model), config.output_dtype)
+        return cls(is_token_level, config.vector_size(model), config.output_dtype, model.vocab_size)
 
     def problem(self, result: Result) -> str:
         """Returns what is wrong with a result, or an empty string."""
@@ -48,7 +60,15 @@ class ResultCheck:
         if result.array.shape != (rows, self.dims):
             return f"the worker sent vectors of shape {result.array.shape}, not {(rows, self.dims)}"
         dtype = dtype_name(result.array.dtype)
-        return "" if dtype == self.dtype else f"the worker sent vectors of dtype {dtype}, not {self.dtype}"
+        if dtype != self.dtype:
+            return f"the worker sent vectors of dtype {dtype}, not {self.dtype}"
+        return self._problem_of_outputs(result) if result.vector_codes else ""
+
+    def _problem_of_outputs(self, result: Result) -> str:
+        wanted = (np.frombuffer(result.vector_codes, np.int32) & OUTPUT_BITS).any()
+        if result.outputs is None:
+            return "the worker sent no sparse vectors and no vectors of tokens, which requests want" if wanted else ""
+        return result.outputs.problem(len(result.manifest), self.vocab_size, self.multi_dims, result.array.dtype)
 
 
 class ResultReceiver:

@@ -29,6 +29,7 @@ from ..ipc.messages import Command, Result, decode_commands, encode_commands
 from ..ipc.model_numbers import model_of
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import make_socket, recv_available
+from ..model.token_heads import OUTPUT_BITS
 from ..model.vector_options import TYPE_BITS
 from ..security.curve import CurveAuth
 from .memory_report import MemoryReport
@@ -343,7 +344,7 @@ def comparable(result: Result) -> tuple[np.ndarray, np.ndarray]:
     """Returns the vectors and lengths of texts whose request has no normalization and dimensions of its own."""
     if not result.vector_codes:
         return result.array, result.lengths
-    chosen = np.frombuffer(result.vector_codes, np.int32) & ~TYPE_BITS == 0
+    chosen = np.frombuffer(result.vector_codes, np.int32) & ~(TYPE_BITS | OUTPUT_BITS) == 0
     return result.array[chosen], result.lengths[chosen]
 
 

@@ -29,6 +29,7 @@ _POOLING = {
     PoolingStrategy.CLS_POOLED: "pooler of the model",
     PoolingStrategy.WEIGHTED_MEAN: "mean of the tokens, weighted by position",
     PoolingStrategy.MEAN_SQRT_LEN: "sum of the tokens by the root of their number",
+    PoolingStrategy.SPLADE: "weights of the tokens of the vocabulary",
 }
 
 
@@ -46,7 +47,11 @@ def describe_model(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
     modules = ", ".join(pipeline.module_names)
     per = "token" if config.pooling_strategy == PoolingStrategy.NONE else "text"
     vectors = f"{config.vector_size(model)} dimensions per {per}{', length 1' if pipeline.is_normalized else ''}"
+    if not pipeline.has_dense:
+        vectors = "no dense ones"
     output = {"vectors": vectors + (f", compared by {pipeline.similarity}" if pipeline.similarity else "")}
+    if pipeline.has_token_heads:
+        output["outputs"] = ", ".join(pipeline.outputs)
     if config.task != "embed":
         output = {
             "labels": ", ".join(pipeline.labels),
@@ -71,7 +76,7 @@ def log_start(
     """Logs version, model, devices and memory, when the options and the model are known to fit."""
     described = describe_model(config, model)
     log.info("bert-serving-server %s on Python %s", __version__, sys.version.split()[0])
-    for subject in ("model", "encoder", "pooling", "vectors", "labels"):
+    for subject in ("model", "encoder", "pooling", "vectors", "outputs", "labels"):
         if subject in described:
             log.info("%s: %s", subject, described[subject])
     log.info("longest text: %s, longer ones are truncated; prompt: %s", described["longest text"], described["prompt"])
@@ -87,7 +92,7 @@ def log_start(
 
 def log_comparable(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:
     """Logs with what vectors and texts of this server may be compared."""
-    log.info("vector space: %s; vectors of other spaces are not comparable", config.vector_spaces(model).default)
+    log.info("vector space: %s; vectors of other spaces are not comparable", config.default_space(model))
     if config.has_text_vectors:
         drift = f"texts are compared with {config.drift_reference}" if config.drift_reference else "not observed"
         log.info("drift: %s", f"{drift} (-drift_reference)")
@@ -118,6 +123,8 @@ def _call(config: ServerConfig) -> str:
         "classify": "classify(['hello world'])",
         "rerank": "rerank('hello', ['hello world', 'good day'])",
     }
+    if config.outputs and "dense" not in config.outputs:
+        calls["embed"] = f"encode(['hello world'], outputs={list(config.outputs)})"
     return f"BertClient({', '.join(named)}).{calls[config.task]}"
 
 

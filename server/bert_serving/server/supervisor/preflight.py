@@ -32,7 +32,7 @@ from .prepared_model import PreparedModel
 from .share_options import share_options
 from .terms import front_terms
 from .tokenizers import count, resolve
-from .vector_space import vector_digest
+from .vector_space import output_spaces, vector_digest
 
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
 OWN_DESCRIPTORS, FEW_CLIENTS = 192, 1000
@@ -94,6 +94,7 @@ def plan(
     config = replace(config, num_worker=len(placements))
     log_start(config, model, placements, log)
     config = config.with_(vector_digest=vector_digest(config, served, placements))
+    config = config.with_(output_spaces=output_spaces(config))
     config = config.with_(ranges=find_ranges(config, model, log.warning))
     log_comparable(config, model, log)
     return config, model, placements

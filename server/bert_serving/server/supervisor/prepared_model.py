@@ -111,7 +111,8 @@ class PreparedModel:
             self._names_unserved.add(number)
             model = ModelConfig.from_dict(prepare.options["model"])
             self._log.warning("%s", describe_unserved(names, model, prepare.config.task))
-        prepared = {"model_digest": prepare.options["sources"][0], "head": prepare.info["head"]}
+        prepared = {"model_digest": prepare.options["sources"][0]}
+        prepared |= {name: prepare.info[name] for name in ("head", "token_heads")}
         for child in children:
             if child.role == "worker" and _prepared_for(child) == _prepared_for(prepare):
                 child.options["prepared"] = prepared

@@ -35,7 +35,7 @@ def make_terms(
 ) -> Terms:
     """Returns the terms of a server or of a machine."""
     precision = sorted({precision_of(config, each.dtype) for each in assumed_placements(config, placements)})
-    space = config.vector_spaces(model).default
+    space = "+".join([config.vector_spaces(model).default, *config.output_spaces.values()])
     bits = _describe_bits() if config.deterministic else ""
     return Terms(JOIN_PROTOCOL, __version__, model_digest, space, precision, bits)
 

@@ -11,6 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
+from ..config.model_folder import ENGINE_MODES
 from ..config.server_config import ServerConfig
 from ..engines import NAMES
 from ..engines.base import Device
@@ -19,7 +22,9 @@ from ..model.config import ModelConfig
 from ..model.digest import model_digest, sha256_of
 from ..model.pipeline import Dense, LayerNorm, Module
 from ..model.pooling import PoolingStrategy
+from ..model.token_heads import SparseHead
 from ..model.vector_options import split_tail
+from ..model.vector_space import name_space
 from ..tokenization.vocabulary import read_vocabulary
 from .placement import WorkerPlacement
 
@@ -49,7 +54,7 @@ def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence
         "weights": _weights_digest(config, model),
         "tokenizer": _tokenizer(config, model),
         "pooling": strategy.name,
-        "modes": [] if pipeline is None else pipeline.pooling,
+        "modes": _modes(config),
         "layers": layers,
         "modules": [_module(module) for module in body],
         "mask_cls_sep": config.mask_cls_sep,
@@ -59,6 +64,33 @@ def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence
         "engines": sorted({placement.engine for placement in placements} - EQUAL_ENGINES - {"auto"}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _modes(config: ServerConfig) -> tuple[str, ...]:
+    """Returns the pooling modes that engines do not compute. With heads the worker computes those of engines too."""
+    modes = () if config.pipeline is None else config.pipeline.pooling
+    return () if config.pooling_strategy in ENGINE_MODES.values() else modes
+
+
+def output_spaces(config: ServerConfig) -> dict[str, str]:
+    """Returns the spaces of other outputs than dense vectors, by output.
+
+    Args:
+        config: has the digest of its vectors.
+
+    Raises:
+        OSError: a file with the weights of a head is unreadable.
+    """
+    heads = {} if config.pipeline is None else config.pipeline.token_heads
+    return {
+        name: name_space([config.vector_digest, name, msgspec.to_builtins(head) | {"weights": _head_weights(head)}])
+        for name, head in heads.items()
+    }
+
+
+def _head_weights(head: SparseHead) -> list[str]:
+    """Returns the digests of the files of a head; those of the checkpoint are part of the digest of the vectors."""
+    return [] if head.checkpoint_format else [sha256_of(path) for path in head.files]
 
 
 def assumed_placements(config: ServerConfig, placements: Sequence[WorkerPlacement]) -> Sequence[WorkerPlacement]:

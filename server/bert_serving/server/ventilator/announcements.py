@@ -82,6 +82,8 @@ class Announcer:
             metadata["makes_unit"] = True
         if options.type_code:
             metadata["type_code"] = options.type_code
+        if options.outputs:
+            metadata["outputs"] = options.outputs
         return [commands.JOB_CHUNK, *frames, json.dumps(metadata).encode() if metadata else b"{}"]
 
     def _log_tokens(self, tokenized: Tokenized) -> None:

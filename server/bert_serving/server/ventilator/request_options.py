@@ -23,6 +23,7 @@ from ..model.pooling import PoolingStrategy
 from ..model.quantization import missing_ranges, row_bytes
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
+from .outputs import OutputsResolver, output_bits
 
 #: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
 MAX_OPTIONS_BYTES = 65536
@@ -49,6 +50,7 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedding_type: str | None = None
     share: str | None = None
     model: str | None = None
+    outputs: list[str] | None = None
 
     @property
     def key(self) -> bytes:
@@ -123,6 +125,7 @@ class OptionsResolver:
         self._is_mean = config.pooling_strategy == PoolingStrategy.REDUCE_MEAN and modes in ((), ("mean",))
         self._is_deterministic = config.deterministic
         self._has_shares = config.http_keys is not None
+        self._outputs = OutputsResolver(config)
 
     def resolve(self, options: RequestOptions) -> JobOptions:
         """Returns the options of a job.
@@ -133,15 +136,19 @@ class OptionsResolver:
             Forbidden: the request names a share, and the server has none.
             TooLarge: the prompt is too long.
         """
-        if options is NO_REQUEST_OPTIONS:
+        if options is NO_REQUEST_OPTIONS and self._outputs.has_dense:
             return NO_OPTIONS
         if options.share is not None and not self._has_shares:
             raise Forbidden("the option share is for the HTTP server of a server with -http_keys only: omit it")
-        long = self._long(options)
+        outputs, long = self._outputs.resolve(options.outputs), self._long(options)
+        self._outputs.check(outputs, long, options.embedding_type, options.normalize, options.dimensions)
         vector = self._vector_options(options.normalize, options.dimensions, options.raw_scores)
         typed = self._with_type(vector, options.embedding_type)
-        space = self._spaces.of(typed)
-        if options.vector_space not in (None, space, self._spaces.of_floats(vector)):
+        spaces = [self._spaces.of(typed), self._spaces.of_floats(vector)]
+        if outputs:
+            spaces = self._outputs.spaces(outputs, spaces)
+        space = spaces[0]
+        if options.vector_space is not None and options.vector_space not in spaces:
             raise VectorSpaceMismatch(
                 f"the request expects vectors of the space {options.vector_space[:100]!r}, but those of this server "
                 f"are of {space!r}: encode the other texts again too, or use the server with their model and options"
@@ -154,7 +161,7 @@ class OptionsResolver:
             options.num_tokens,
             self._prompt(options.prompt_name, options.prompt),
             truncates(options.truncate, options.long),
-            code if not makes_unit else self._code(VectorOptions(False, vector.dimensions)),
+            (code if not makes_unit else self._code(VectorOptions(False, vector.dimensions))) | output_bits(outputs),
             vector.dimensions,
             space,
             options.pairs,
@@ -162,6 +169,7 @@ class OptionsResolver:
             makes_unit,
             0 if typed.embedding_type is None else row_bytes(typed.embedding_type, typed.dimensions or self._width),
             typed.code if long == "mean" and typed.embedding_type is not None else 0,
+            outputs,
         )
 
     def _long(self, options: RequestOptions) -> str:

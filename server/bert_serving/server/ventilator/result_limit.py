@@ -28,6 +28,7 @@ class ResultLimit:
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
         self._fixed_width = config.max_seq_len
         self.positions = model.max_tokens
+        self._heads = {} if config.pipeline is None else config.pipeline.token_heads
         if config.fixed_embed_length and self._fixed_width is None:
             self._fixed_width = self.positions
 
@@ -50,6 +51,8 @@ class ResultLimit:
         if parts is not None and options.long == "mean":
             num_texts = int(parts[-1, 0]) + 1  # the means are beside the vectors of the parts
             needed += num_texts * (row_bytes + (options.row_bytes if options.type_code else 0))
+        if options.outputs:
+            needed = (needed if "dense" in options.outputs else 0) + self._bytes_of_outputs(chunk)
         if needed > self.max_bytes:
             kind = "texts" if parts is None else "parts of texts"
             tokens = f" of {width} tokens each" if self._token_level else ""
@@ -58,3 +61,9 @@ class ResultLimit:
                 f"(-result_memory): send fewer texts at a time"
             )
         return needed
+
+    def _bytes_of_outputs(self, chunk: JobChunk) -> int:
+        """Returns the most bytes of the other outputs of a request; the sink copies them once, into its reply."""
+        job = chunk.job
+        tokens = sum(len(each.tokenized.input_ids) for each in (*job.chunks, chunk))
+        return sum(2 * self._heads[name].max_bytes(job.size, tokens) for name in job.options.outputs if name != "dense")

@@ -27,7 +27,7 @@ class ServedSpaces(NamedTuple):
     def of(cls, config: ServerConfig, model: ModelConfig) -> ServedSpaces:
         """Returns the spaces of a server."""
         spaces = config.vector_spaces(model)
-        return cls(spaces.default, spaces.by_type() if config.has_text_vectors else {})
+        return cls(config.default_space(model), spaces.by_type() if config.has_text_vectors else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "engine_in_use": supervisor.get("engine") or config.engine,
         "dtype_in_use": supervisor.get("dtype") or config.dtype,
         "vector_space": served.spaces.default,
+        "output_spaces": config.output_spaces,
         "embedding_types": served.spaces.by_type,
         "unknown_token": served.unknown_token,
         "model": served.name,

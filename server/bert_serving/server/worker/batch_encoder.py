@@ -1,4 +1,4 @@
-"""Encodes batches: distinct sequences with the engine, then the modules after it, and the parts of windows."""
+"""Encodes batches: distinct sequences with the engine, then modules and heads, and the parts of windows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from ..engines.base import Engine, EngineError, EngineSpec
 from ..engines.batch import Batch
 from ..engines.layout import select_sequences
 from ..ipc.messages import BatchMessage
+from ..ipc.token_outputs import TokenOutputs
 from ..tokenization.windows import WHOLE
 from .deduplicate import deduplicate, expand
 from .sentence_head import SentenceHead
+from .token_heads import TokenHeads
 
 
 class BatchEncoder:
@@ -20,19 +22,29 @@ class BatchEncoder:
         engine: the engine.
         head: the modules after it; None with one vector per token.
         spec: that of the engine.
+        token_heads: compute the other outputs than dense vectors; the engine gives vectors of tokens then.
     """
 
-    def __init__(self, engine: Engine, head: SentenceHead | None, spec: EngineSpec) -> None:
+    def __init__(
+        self, engine: Engine, head: SentenceHead | None, spec: EngineSpec, token_heads: TokenHeads | None = None
+    ) -> None:
         self._engine, self._head, self._gives_tokens = engine, head, spec.is_token_level
+        self._token_heads = token_heads
+        self._has_dense = token_heads is None or token_heads.has_dense
         self._dtype = np.dtype(spec.output_dtype)
 
     @property
     def has_token_vectors(self) -> bool:
         """Whether vectors of tokens can be had for single sequences of a batch."""
-        return self._head is not None and (self._gives_tokens or hasattr(self._engine, "encode_tokens"))
+        return (
+            self._head is not None
+            and self._has_dense
+            and (self._gives_tokens or hasattr(self._engine, "encode_tokens"))
+        )
 
-    def encode(self, message: BatchMessage) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the array of a result, and the number of tokens of each of its rows or, without head, sequences.
+    def encode(self, message: BatchMessage) -> tuple[np.ndarray, np.ndarray, TokenOutputs | None]:
+        """Returns the array of a result, the number of tokens of each of its rows or, without head, sequences, and the
+        outputs of its rows; None without any.
 
         Raises:
             EngineError, FloatingPointError: the engine failed, or returned what is no vector.
@@ -40,21 +52,29 @@ class BatchEncoder:
         codes = np.frombuffer(message.vector_codes, np.int32)
         if message.segments:
             return self._encode_segments(message.batch, np.frombuffer(message.segments, np.int32).reshape(-1, 3), codes)
-        return self._encode(message.batch, codes), message.batch.lengths
+        array, outputs = self._encode(message.batch, codes)
+        return array, message.batch.lengths, outputs
 
-    def _encode(self, batch: Batch, codes: np.ndarray) -> np.ndarray:
-        """Returns a row for each sequence, or without head for each token."""
+    def _encode(self, batch: Batch, codes: np.ndarray) -> tuple[np.ndarray, TokenOutputs | None]:
+        """Returns a row for each sequence, or without head for each token, and the outputs of the sequences."""
         few, where = deduplicate(batch)
         array = self._engine.encode(few)
-        head = self._head
+        head, outputs = self._head, None
+        if self._token_heads is not None and len(codes):
+            check(array, few.num_tokens)
+            outputs = self._token_heads.compute(array, few, where, codes)
+        if not self._has_dense:
+            return np.zeros((batch.num_sequences, 0), self._dtype), outputs
         if head is not None and len(codes):
             array, few, where = head.apply_with_options(array, few, where, codes), batch, None
         elif head is not None:
             array = head.apply(array, few)
         check(array, few.num_tokens if head is None else few.num_sequences)
-        return array if where is None else expand(array, few, where, head is None)
+        return array if where is None else expand(array, few, where, head is None), outputs
 
-    def _encode_segments(self, batch: Batch, segments: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_segments(
+        self, batch: Batch, segments: np.ndarray, codes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, TokenOutputs | None]:
         """Encodes a batch with windows, whose parts are the means of their tokens."""
         head = self._head
         if head is None or not self.has_token_vectors:
@@ -64,7 +84,8 @@ class BatchEncoder:
         sequences, starts, stops = segments.T
         is_part = stops != WHOLE
         if not is_part.any():  # texts that fit, beside windows that are in other batches
-            return self._encode(batch, codes), batch.lengths
+            array, outputs = self._encode(batch, codes)
+            return array, batch.lengths, outputs
         windows = np.unique(sequences[is_part])
         chosen, _ = select_sequences(batch, windows)
         tokens = self._engine.encode(chosen) if self._gives_tokens else self._engine.encode_tokens(chosen)  # type: ignore[attr-defined]
@@ -78,12 +99,14 @@ class BatchEncoder:
         ]
         vectors = head.apply_to_means(np.array(means, np.float32), codes[is_part], self._dtype)
         check(vectors, len(means))
-        array = np.empty((len(segments), vectors.shape[1]), vectors.dtype)
+        array, outputs = np.empty((len(segments), vectors.shape[1]), vectors.dtype), None
         array[is_part] = vectors
         if not is_part.all():
             others, _ = select_sequences(batch, sequences[~is_part])
-            array[~is_part] = self._encode(others, codes[~is_part])
-        return array, np.where(is_part, stops - starts, batch.lengths[sequences]).astype(np.int32)
+            array[~is_part], outputs = self._encode(others, codes[~is_part])
+            if outputs is not None:
+                outputs = outputs.spread(len(segments), np.flatnonzero(~is_part))
+        return array, np.where(is_part, stops - starts, batch.lengths[sequences]).astype(np.int32), outputs
 
 
 def check(array: np.ndarray, rows: int) -> None:

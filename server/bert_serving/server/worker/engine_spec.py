@@ -18,8 +18,8 @@ def engine_spec(config: ServerConfig, model: ModelConfig, options: dict[str, Any
     return EngineSpec(
         model=model,
         cache_dir=options["cache_dir"],
-        # the worker pools what engines do not know, from token vectors
-        pooling_strategy="NONE" if config.pipeline and config.pipeline.pooling else config.pooling_strategy.name,
+        # The worker pools what engines do not know, and computes other outputs than dense ones, from token vectors.
+        pooling_strategy="NONE" if config.pipeline and config.pipeline.needs_tokens else config.pooling_strategy.name,
         pooling_layers=config.pooling_layer,
         dtype=options["dtype"],
         output_dtype=config.output_dtype,

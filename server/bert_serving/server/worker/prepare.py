@@ -20,6 +20,7 @@ from ..model.pipeline import SentencePipeline
 from ..model.unserved import tensor_names, unserved_tensors
 from .engine_spec import engine_spec
 from .head_weights import prepare_head_weights
+from .token_head_weights import prepare_token_heads
 
 _KIND, _FILE = "tensor-names", "names.json"
 
@@ -27,9 +28,9 @@ _KIND, _FILE = "tensor-names", "names.json"
 def run(process: ProcessContext) -> None:
     """Runs the preparation process. The supervisor reports its errors as the reason of a failed start.
 
-    The process reports the path ``head`` of the weights of the modules after the pooling, ``entries``: path →
-    ``cache.manifest`` of each entry of the cache that workers open, and the names of tensors that are not served. It
-    ends at the next command.
+    The process reports the paths ``head`` of the weights of the modules after the pooling, and ``token_heads`` of those
+    of the heads, ``entries``: path → ``cache.manifest`` of each entry of the cache that workers open, and the names of
+    tensors that are not served. It ends at the next command.
 
     Raises:
         WeightError: a file of the model has changed since the supervisor computed ``sources``.
@@ -72,9 +73,11 @@ def prepare_model(
     load(engine).prepare(spec, log)
     names = _tensor_names(cache, model, sources[0]) if spec.opened else []  # else the engine reads no weights
     head = prepare_head_weights(pipeline, config.pooled_size(model), cache) if pipeline else None
+    token_heads = prepare_token_heads(pipeline, model, cache) if pipeline else None
     _require_unchanged(cache, model, pipeline, sources)
     return {
         "head": None if head is None else str(head),
+        "token_heads": None if token_heads is None else str(token_heads),
         "unserved": unserved_tensors(names, model, pipeline) if names else [],
         "entries": {path: manifest(path) for path in dict.fromkeys(spec.opened)},
     }

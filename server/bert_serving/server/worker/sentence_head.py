@@ -50,7 +50,7 @@ class SentenceHead:
                 self._body.append(_dense(rows_alone if deterministic else rows_at_once, module.activation, *given))
             elif isinstance(module, LayerNorm):
                 gamma, beta = weights[f"{index}/weight"], weights.get(f"{index}/bias")
-                self._body.append(partial(_layer_norm, gamma, beta, module.eps))
+                self._body.append(partial(layer_norm, gamma, beta, module.eps))
             else:
                 self._body.append(_tail_step(module))
         self._last = [_tail_step(module) for module in self._tail]
@@ -122,7 +122,7 @@ class SentenceHead:
 
 def _tail_step(module: Module) -> Step:
     if isinstance(module, ScoreActivation):
-        return _ACTIVATE[module.function]
+        return ACTIVATE[module.function]
     return partial(_truncate, module.dimensions) if isinstance(module, Truncate) else normalize
 
 
@@ -136,7 +136,7 @@ def _dense(
     weight: np.ndarray,
     bias: np.ndarray | None,
 ) -> Step:
-    activate = _ACTIVATE[activation]
+    activate = ACTIVATE[activation]
 
     def step(rows: np.ndarray) -> np.ndarray:
         product = multiply(rows, weight)
@@ -155,7 +155,8 @@ def rows_alone(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.stack([np.einsum("oi,i->o", weight, row) for row in rows])
 
 
-def _layer_norm(gamma: np.ndarray, beta: np.ndarray | None, eps: float, rows: np.ndarray) -> np.ndarray:
+def layer_norm(gamma: np.ndarray, beta: np.ndarray | None, eps: float, rows: np.ndarray) -> np.ndarray:
+    """Returns normalized rows ``[n, d]``, scaled by ``gamma`` and shifted by ``beta``."""
     centred = rows - rows.mean(1, keepdims=True)
     deviation = np.sqrt((centred * centred).mean(1, keepdims=True) + np.float32(eps))
     scaled = centred / deviation * gamma
@@ -186,7 +187,8 @@ def _softmax(rows: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-_ACTIVATE: dict[str, Step] = {
+#: Functions by their name in ``SCORE_ACTIVATIONS``.
+ACTIVATE: dict[str, Step] = {
     "Identity": lambda rows: rows,
     "Tanh": np.tanh,
     "ReLU": lambda rows: np.maximum(rows, 0),

@@ -22,6 +22,8 @@ from .engine_spec import engine_spec
 from .front_connection import FrontConnection
 from .head_weights import load_head_weights
 from .sentence_head import SentenceHead
+from .token_head_weights import load_token_heads
+from .token_heads import TokenHeads
 from .warm_up import warm_up
 
 
@@ -40,14 +42,17 @@ def run(process: ProcessContext) -> None:
     engine = load(process.options["engine"]).create(spec, device)
     pipeline = process.config.pipeline or SentencePipeline("", ())
     token_level = process.config.pooling_strategy == PoolingStrategy.NONE
-    head = None
+    head = token_heads = None
     if not token_level:
         weights = load_head_weights(process.options["prepared"]["head"])
         head = SentenceHead(pipeline, process.config.pooled_size(spec.model), weights, process.config.deterministic)
+    if pipeline.has_token_heads:
+        token_weights = load_token_heads(process.options["prepared"]["token_heads"])
+        token_heads = TokenHeads(pipeline, token_weights, spec.output_dtype)
     if process.config.deterministic:
         longest = min(spec.model.max_tokens, process.config.max_seq_len or spec.model.max_tokens)
         require_equal_bits(engine, head, spec.model.vocab_size, longest, device.threads)
-    encoder = BatchEncoder(engine, head, spec)
+    encoder = BatchEncoder(engine, head, spec, token_heads)
     max_tokens = warm_up(engine, device, spec.model.max_tokens, process.config.max_seq_len)
     process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):
@@ -88,7 +93,7 @@ def run(process: ProcessContext) -> None:
             message = BatchMessage.from_frames(frames)
             batch = message.batch
             try:
-                array, lengths = encoder.encode(message)
+                array, lengths, outputs = encoder.encode(message)
             except DeviceLost:  # ends this process; another worker computes the batch
                 raise
             except Exception as error:  # any other error fails the batch only
@@ -106,6 +111,7 @@ def run(process: ProcessContext) -> None:
                     time.monotonic_ns() - began,
                     message.announcements,
                     message.vector_codes,
+                    outputs=outputs,
                 )
                 front.send_result(result.frames())
                 process.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)

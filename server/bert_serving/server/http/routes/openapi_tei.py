@@ -39,6 +39,17 @@ TEI_PATHS: dict[str, Any] = {
             _TAG,
         )
     },
+    "/embed_sparse": {
+        "post": operation(
+            "Encode texts into sparse vectors",
+            "Needs a server whose model folder has sparse vectors, such as a SPLADE model.",
+            "The weights of tokens of the vocabulary of each text",
+            content(schemas.EmbedSparseResponse),
+            _ERRORS,
+            content(schemas.EmbedSparseRequest, example=_EMBED),
+            _TAG,
+        )
+    },
     "/similarity": {
         "post": operation(
             "Compare a text with others",

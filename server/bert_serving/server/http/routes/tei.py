@@ -18,7 +18,7 @@ from werkzeug.datastructures import Headers
 from bert_serving.client.protocol import ROW_MODES
 
 from ...version import __version__
-from .. import schemas, streaming
+from .. import schemas, sparse_vectors, streaming
 from .. import serialization as vectors
 from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
@@ -26,7 +26,7 @@ from ..errors import BadRequest, WrongTask
 from ..fields import read_tei_fields
 from ..inputs import read_input, read_texts
 from ..request_context import JSON, json_response, read_options
-from ..scores import require_task
+from ..scores import require_dense, require_task
 from ..validation import json_type, parse_choice, require_field, truncate_repr
 
 _INPUTS = "a text, a list of texts, or token ids"
@@ -100,6 +100,24 @@ def prepare_embed_all(service: EncodingService, values: dict[str, Any], headers:
 
         return streaming.list_response(result.vectors, without_padding, JSON)
 
+    return EncodingCall(texts, respond, not isinstance(texts[0], str), options=options)
+
+
+def prepare_embed_sparse(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
+    """Reads an ``/embed_sparse`` request, for the weights of tokens of the vocabulary."""
+    require_task(service, "embed")
+    if "sparse" not in service.outputs:
+        raise WrongTask(
+            "this server has no sparse vectors, because the model folder describes none: use /embed, or a server of a "
+            "SPLADE model"
+        )
+    values = read_tei_fields(values, schemas.EmbedSparseRequest)
+    texts, options = _read(service, values, headers)
+
+    def respond(result: EncodingResult) -> Response:
+        return Response(sparse_vectors.to_json(result.sparse or ()), mimetype=JSON)
+
+    options["outputs"] = ["sparse"]
     return EncodingCall(texts, respond, not isinstance(texts[0], str), options=options)
 
 
@@ -182,5 +200,6 @@ def _model_type(service: EncodingService) -> dict[str, Any]:
 
 def _require_text_vectors(service: EncodingService) -> None:
     require_task(service, "embed")
+    require_dense(service)
     if service.token_level:
         raise WrongTask("this server returns one vector per token (-pooling_strategy NONE): use /embed_all")

@@ -1,0 +1,56 @@
+"""Applies a model folder with other outputs than dense vectors to the configuration."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from ..errors import ConfigError
+from ..model.config import ModelConfig
+from ..model.json_files import read_object
+from ..model.masked_lm import read_masked_lm
+from ..model.pipeline import SentencePipeline
+from ..model.pooling import PoolingStrategy
+from .folder_length import take_length
+from .server_config import ServerConfig
+
+#: Options of dense vectors.
+_OF_DENSE = (
+    "pooling_strategy",
+    "pooling_layer",
+    "normalize",
+    "dimensions",
+    "fixed_embed_length",
+    "quantization_ranges",
+    "drift_reference",
+)
+
+
+def apply_sparse_folder(
+    config: ServerConfig, folder: SentencePipeline, log: logging.Logger
+) -> tuple[ServerConfig, ModelConfig]:
+    """Returns the configuration of a server of sparse vectors alone, and the sizes and files of its model.
+
+    Raises:
+        ModelError: the head is not computed.
+        ConfigError: an option is one for dense vectors.
+    """
+    named = next((name for name in _OF_DENSE if name in config.given), None)
+    if named is not None:
+        raise ConfigError(
+            f"-{named} is for dense vectors, and the model folder {config.model_dir} has {', '.join(folder.outputs)} "
+            f"ones only: remove -{named}"
+        )
+    if config.deterministic:
+        raise ConfigError(
+            f"-deterministic does not cover the {', '.join(folder.outputs)} vectors of {config.model_dir}: remove it"
+        )
+    config = replace(config, pipeline=folder, pooling_strategy=PoolingStrategy.SPLADE, pooling_layer=(-1,))
+    model = config.read_model()
+    assert folder.sparse is not None
+    head = read_masked_lm(model, read_object(Path(model.config_path)), folder.sparse)
+    config = replace(config, pipeline=msgspec.structs.replace(folder, sparse=head))
+    return take_length(config, folder, model.max_tokens, log), model

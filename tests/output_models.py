@@ -1,0 +1,74 @@
+"""Writes tiny random models with several kinds of vectors, with the libraries that define them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from family_tokenizers import bert, write_tokenizer
+
+#: Texts that overlap, with repetitions, and one that is too long.
+TEXTS = ["hello world", "Ein schöner Tag im Café", "x", "who is it? it is me", "hello world", "a cat sat " * 40]
+POSITIONS = 64
+#: Sizes of all models.
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+#: family → class names of transformers, further configuration.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", SIZES | {"max_position_embeddings": POSITIONS}),
+    "distilbert": (
+        "DistilBert",
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": POSITIONS},
+    ),
+    "roberta": (
+        "Roberta",
+        SIZES
+        | {"max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1, "pad_token_id": 1}
+        | {"bos_token_id": 0, "eos_token_id": 2},
+    ),
+    "modernbert": (
+        "ModernBert",
+        SIZES | {"max_position_embeddings": POSITIONS, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2},
+    ),
+}
+
+
+def write_encoder(folder: Path, family: str, head: str, **changes: Any) -> None:
+    """Writes a random model with a tokenizer; ``head`` is the end of the name of its class."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if family in ("bert", "distilbert"):
+        bert().save_pretrained(folder)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    else:
+        tokenizer = write_tokenizer(folder, family)
+    name, values = FAMILIES[family]
+    torch.manual_seed(0)
+    sizes = values | {"vocab_size": len(tokenizer), "initializer_range": 0.15} | changes
+    model = getattr(transformers, f"{name}{head}")(getattr(transformers, f"{name}Config")(**sizes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # transformers begins with biases of zero and norms of one
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(folder)
+
+
+def write_splade(folder: Path, family: str = "bert", limit: int | None = None, **pooling: Any) -> Any:
+    """Writes the folder of a ``SparseEncoder``, and returns the model.
+
+    Args:
+        limit: most weights of a text.
+        pooling: arguments of ``SpladePooling``.
+    """
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sparse_encoder import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+
+    write_encoder(folder / "encoder", family, "ForMaskedLM")
+    transformer = Transformer(
+        str(folder / "encoder"), transformer_task="fill-mask", processor_kwargs={"model_max_length": POSITIONS}
+    )
+    model = SparseEncoder(modules=[transformer, SpladePooling(**pooling)], device="cpu", max_active_dims=limit)
+    model.max_seq_length = POSITIONS
+    model.save_pretrained(str(folder))
+    return model
