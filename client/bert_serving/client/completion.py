@@ -11,7 +11,8 @@ from .command_parser import print_output
 #: Shells that shtab supports.
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
-_FOLDERS, _FILES = ("DIR", "KEYS"), ("FILE", "OUT", "KEY")
+#: What stands for the value of a flag that is a folder, or a file.
+FOLDERS, FILES = ("DIR", "KEYS"), ("FILE", "OUT", "KEY")
 
 
 def add_completion(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -42,9 +43,9 @@ class _PrintCompletion(argparse.Action):
             action.option_strings = [f for f in action.option_strings if not (f.startswith("--") and "_" in f)]
             if words := getattr(action, "suggested", None):
                 action.choices = words
-            elif action.metavar in _FOLDERS:
+            elif action.metavar in FOLDERS:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-            elif action.metavar in _FILES:
+            elif action.metavar in FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
         print_output(shtab.complete(parser, shell))
         parser.exit()

@@ -6,12 +6,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from bert_serving.client.completion import FILES, FOLDERS
+
+from .options import OPTIONS
+
+_OF_OPTIONS = (name for name, option in OPTIONS.items() if option.metavar in (*FOLDERS, *FILES))
 #: Keys of the status whose values are paths or addresses of socket files, or lists of them.
-PATH_KEYS = (
-    "model_dir", "tuned_model_dir", "graph_tmp_dir", "ckpt_name", "config_name", "auth_keys", "http_token_file",
-    "http_keys", "drift_reference", "quantization_ranges", "join_keys",
-    "ventilator -> worker", "worker -> sink", "ventilator <-> sink",
-)  # fmt: skip
+PATH_KEYS = frozenset((
+    *_OF_OPTIONS, "ckpt_name", "config_name", "ventilator -> worker", "worker -> sink", "ventilator <-> sink",
+))  # fmt: skip
 
 
 def hide_folders(status: Mapping[str, Any]) -> dict[str, Any]:
