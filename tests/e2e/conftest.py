@@ -1,4 +1,4 @@
-"""Fixtures of the tests in a browser."""
+"""Fixtures of several files: a client of a server with HTTP, and a browser."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bert_serving.client import BertClient
+
 if TYPE_CHECKING:
     from browser import Browser
+    from http_calls import HttpServer
+
+
+@pytest.fixture(scope="module")
+def client(http_server: HttpServer) -> Iterator[BertClient]:
+    """A client of the server of the test file."""
+    with http_server.zmq_client() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

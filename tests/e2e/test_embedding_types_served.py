@@ -72,12 +72,6 @@ def http_server(ranges: Path) -> Iterator[HttpServer]:
 
 
 @pytest.fixture(scope="module")
-def client(http_server: HttpServer) -> Iterator[BertClient]:
-    with http_server.zmq_client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def wanted(ranges: Path, client: BertClient) -> Callable[..., np.ndarray]:
     """Returns the vectors as an embedding type, from the float vectors with the same options."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zmq
+from raw_client import RawClient
 
 from bert_serving.client import AsyncBertClient, BertClient, EncodedParts, TextPart
 from bert_serving.client.errors import InvalidRequestError, OptionError, TooLargeError
@@ -264,30 +263,16 @@ def test_http_has_parts(server: HttpServer, client: BertClient) -> None:
 
 
 def test_the_reply_on_the_wire(server: HttpServer) -> None:
-    context = zmq.Context()
-    results, requests = context.socket(zmq.SUB), context.socket(zmq.PUSH)
-    results.setsockopt(zmq.SUBSCRIBE, b"raw")
-    results.setsockopt(zmq.RCVTIMEO, 60_000)
-    results.connect(f"tcp://127.0.0.1:{server.server.port_out}")
-    requests.connect(f"tcp://127.0.0.1:{server.server.port}")
-
-    def ask(texts: list[Any], **options: Any) -> dict[str, Any]:
-        requests.send_multipart([b"raw", json.dumps(texts).encode(), b"1", b"1", json.dumps(options).encode()])
-        info: dict[str, Any] = json.loads(results.recv_multipart()[1])
-        return info
-
-    try:
-        info = ask(["", "hello world. " * 10], long="chunks")
+    with RawClient(server.server) as raw:
+        info = raw.info(["", "hello world. " * 10], b'{"long": "chunks"}')
         assert info["parts"][0] == [0, 0, 0]
         assert info["shape"] == [len(info["parts"]), 32]
         assert len(info["tokens"]) == len(info["parts"])
-        info = ask(["", "hello world. " * 10], long="mean", num_tokens=True)
+        info = raw.info(["", "hello world. " * 10], b'{"long": "mean", "num_tokens": true}')
         assert (info["shape"], len(info["tokens"]), "parts" in info) == ([2, 32], 2, False)
         assert info["num_tokens"] == sum(map(len, info["tokens"]))
-        assert "long 'cut', but long is 'error'" in ask(["a"], long="error", truncate=True)["error"]["message"]
-        assert "set one of cut, error, mean, chunks, late" in ask(["a"], long="middle")["error"]["message"]
-    finally:
-        context.destroy(linger=0)
+        assert "long 'cut', but long is 'error'" in raw.error(["a"], b'{"long": "error", "truncate": true}')
+        assert "set one of cut, error, mean, chunks, late" in raw.error(["a"], b'{"long": "middle"}')
 
 
 def test_limits_count_parts(client: BertClient) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-import zmq
 from prometheus_client.parser import text_string_to_metric_families
+from raw_client import RawClient
 
 from bert_serving.client import AsyncBertClient
 from bert_serving.client.errors import OptionError
@@ -172,42 +170,22 @@ def test_queued_time_is_counted_as_queue(server: HttpServer) -> None:
     assert all(timing["compute"] >= SLOW_SECONDS for timing in timings)
 
 
-class Raw:
-    """Raw sockets to a server, without a client."""
-
-    def __init__(self, server: HttpServer) -> None:
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.sub, self.push = self.context.socket(zmq.SUB), self.context.socket(zmq.PUSH)
-        self.sub.setsockopt(zmq.RCVTIMEO, 60_000)
-        self.sub.setsockopt(zmq.SUBSCRIBE, b"raw")
-        self.sub.connect(f"tcp://127.0.0.1:{server.server.port_out}")
-        self.push.connect(f"tcp://127.0.0.1:{server.server.port}")
-        # The reply to the first request waits for the subscription; other replies before it would be lost.
-        self.push.send_multipart([b"raw", b"SHOW_CONFIG", b"1", b"1"])
-        self.sub.recv_multipart()
-
-    def info(self, *options: bytes) -> dict[str, Any]:
-        self.push.send_multipart([b"raw", b'["hello"]', b"7", b"1", *options])
-        return json.loads(self.sub.recv_multipart()[1])  # type: ignore[no-any-return]
-
-
 @pytest.fixture
-def raw(server: HttpServer) -> Iterator[Raw]:
-    made = Raw(server)
-    yield made
-    made.context.destroy(linger=0)
+def raw(server: HttpServer) -> Iterator[RawClient]:
+    with RawClient(server.server) as client:
+        yield client
 
 
-def test_reply_without_options_has_the_format_of_1_10(raw: Raw) -> None:
-    assert set(raw.info()) == set(raw.info(b"{}")) == {"dtype", "shape", "tokens"}
-    assert set(raw.info(b'{"timing": true}')) == {"dtype", "shape", "tokens", "timing", "vector_space"}
+def test_reply_without_options_has_the_format_of_1_10(raw: RawClient) -> None:
+    assert set(raw.info(["hello"])) == set(raw.info(["hello"], b"{}")) == {"dtype", "shape", "tokens"}
+    assert set(raw.info(["hello"], b'{"timing": true}')) == {"dtype", "shape", "tokens", "timing", "vector_space"}
 
 
-def test_reply_has_its_tokens_on_request(raw: Raw) -> None:
-    info = raw.info(b'{"num_tokens": true}')
+def test_reply_has_its_tokens_on_request(raw: RawClient) -> None:
+    info = raw.info(["hello"], b'{"num_tokens": true}')
     assert set(info) == {"dtype", "shape", "tokens", "num_tokens", "vector_space"}
     assert info["num_tokens"] == len(["[CLS]", "hello", "[SEP]"])
-    assert set(raw.info(b'{"num_tokens":true,"timing":true}')) == {
+    assert set(raw.info(["hello"], b'{"num_tokens":true,"timing":true}')) == {
         "dtype",
         "shape",
         "tokens",
@@ -222,11 +200,11 @@ def test_reply_has_its_tokens_on_request(raw: Raw) -> None:
     [b"", b"timing", b"[]", b'{"timing": 1}', b'{"other": true}', b"\xff", b"[" * 10_000,
      b'{"requests": ["1"]}', b'{"requests": [' + b"1," * 1000 + b"1]}", b'{"requests": [' + b"1," * 50_000 + b"1]}"],
 )  # fmt: skip
-def test_invalid_options_are_rejected(raw: Raw, options: bytes) -> None:
-    error = raw.info(options)["error"]
+def test_invalid_options_are_rejected(raw: RawClient, options: bytes) -> None:
+    error = raw.info(["hello"], options)["error"]
     assert error["type"] == "invalid_request"
     assert "options of a request" in error["message"]
-    assert "error" not in raw.info()
+    assert "error" not in raw.info(["hello"])
 
 
 def test_server_timing_header(server: HttpServer) -> None:

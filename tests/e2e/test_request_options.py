@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zmq
+from raw_client import RawClient
 
 from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClient
 from bert_serving.client._cli.encode import main as encode_command
@@ -30,12 +30,6 @@ Encode = Callable[..., np.ndarray]
 def http_server() -> Iterator[HttpServer]:
     with serving_http("-http_token_ids", "any") as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def client(http_server: HttpServer) -> Iterator[BertClient]:
-    with http_server.zmq_client() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -221,36 +215,21 @@ def test_invalid_fields_are_refused_over_http(http_server: HttpServer, fields: d
 
 def test_the_server_refuses_options_that_clients_never_send(http_server: HttpServer) -> None:
     """A client of another language sends the frames itself."""
-    context = zmq.Context()
-    results, requests = context.socket(zmq.SUB), context.socket(zmq.PUSH)
-    results.setsockopt(zmq.SUBSCRIBE, b"other")
-    results.setsockopt(zmq.RCVTIMEO, 60_000)
-    results.connect(f"tcp://127.0.0.1:{http_server.server.port_out}")
-    requests.connect(f"tcp://127.0.0.1:{http_server.server.port}")
-
-    def error_of(texts: bytes, options: bytes, number: bytes = b"1") -> str:
-        requests.send_multipart([b"other", texts, number, b"1", options])
-        info = json.loads(results.recv_multipart()[1])
-        return str(info.get("error", {}).get("message", ""))
-
-    try:
-        assert "token lists" in error_of(b'[["a"]]', b'{"prompt": "a"}')
-        assert "token lists" in error_of(b'[["a"]]', b'{"prompt": ""}')
-        assert "exclude each other" in error_of(b'["a"]', b'{"prompt": "a", "prompt_name": "b"}')
-        assert "dimensions is 0" in error_of(b'["a"]', b'{"dimensions": 0}')
-        assert "known options: timing" in error_of(b'["a"]', b'{"instruction": "a"}')
-        assert "normalize" in error_of(b'["a"]', b'{"normalize": "yes"}')
-        assert "4096" in error_of(b'["a"]', b'{"prompt": "%b"}' % (b"a" * 5000))
+    with RawClient(http_server.server) as raw:
+        assert "token lists" in raw.error([["a"]], b'{"prompt": "a"}')
+        assert "token lists" in raw.error([["a"]], b'{"prompt": ""}')
+        assert "exclude each other" in raw.error(["a"], b'{"prompt": "a", "prompt_name": "b"}')
+        assert "dimensions is 0" in raw.error(["a"], b'{"dimensions": 0}')
+        assert "known options: timing" in raw.error(["a"], b'{"instruction": "a"}')
+        assert "normalize" in raw.error(["a"], b'{"normalize": "yes"}')
+        assert "4096" in raw.error(["a"], b'{"prompt": "%b"}' % (b"a" * 5000))
         # The same texts under the same id with other options are another request.
         for dimensions in range(1, 30):
-            requests.send_multipart([b"other", b'["a"]', b"7", b"1", b'{"dimensions": %d}' % dimensions])
-        shapes = [json.loads(results.recv_multipart()[1])["shape"] for _ in range(1, 30)]
+            raw.send(b'["a"]', b'{"dimensions": %d}' % dimensions, number=7)
+        shapes = [json.loads(raw.receive()[1])["shape"] for _ in range(1, 30)]
         assert sorted(shapes) == [[1, dimensions] for dimensions in range(1, 30)]
         # A prompt before many texts is tokenized in the thread.
-        texts = json.dumps(["a"] * 2000, separators=(",", ":")).encode()
-        assert error_of(texts, b'{"prompt": "%b"}' % (b"b" * 4096)) == ""
-    finally:
-        context.destroy(linger=0)
+        assert raw.error(["a"] * 2000, b'{"prompt": "%b"}' % (b"b" * 4096)) == ""
 
 
 def test_fields_that_would_change_the_vectors_are_refused(http_server: HttpServer) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zmq
 from joining import front
+from raw_client import RawClient
 from test_families_served import POSITIONS, write_roberta
 
 from bert_serving.client import (
@@ -274,27 +274,13 @@ def test_what_a_server_does_not_compute_is_refused(
 
 def test_a_client_of_another_language_sends_pairs(reranker: tuple[Server, Any]) -> None:
     server, library = reranker
-    context = zmq.Context()
-    results, requests = context.socket(zmq.SUB), context.socket(zmq.PUSH)
-    results.setsockopt(zmq.SUBSCRIBE, b"other")
-    results.setsockopt(zmq.RCVTIMEO, 60_000)
-    results.connect(f"tcp://127.0.0.1:{server.port_out}")
-    requests.connect(f"tcp://127.0.0.1:{server.port}")
-
-    def reply(texts: Any, options: bytes) -> list[bytes]:
-        requests.send_multipart([b"other", json.dumps(texts).encode(), b"1", b"1", options])
-        frames: list[bytes] = results.recv_multipart()
-        return frames
-
-    try:
-        found = np.frombuffer(reply(PAIRS, b'{"pairs":true}')[2], np.float32)
+    with RawClient(server) as raw:
+        found = np.frombuffer(raw.ask(PAIRS, b'{"pairs":true}')[2], np.float32)
         np.testing.assert_allclose(found, library.predict(PAIRS), rtol=0, atol=1e-5)
         for texts, message in (([["a"]], "item 0 must be a pair"), (["a"], "item 0 must be a pair"), ([], "is empty")):
-            assert message in json.loads(reply(texts, b'{"pairs":true}')[1])["error"]["message"]
-        many = np.frombuffer(reply(PAIRS[:1] * 3000, b'{"pairs":true,"raw_scores":true}')[2], np.float32)
+            assert message in raw.error(texts, b'{"pairs":true}')
+        many = np.frombuffer(raw.ask(PAIRS[:1] * 3000, b'{"pairs":true,"raw_scores":true}')[2], np.float32)
         np.testing.assert_allclose(many, library.predict(PAIRS[:1], activation_fn=torch.nn.Identity())[0], atol=1e-5)
-    finally:
-        context.destroy(linger=0)
 
 
 def test_bert_serving_encode_names_the_labels(

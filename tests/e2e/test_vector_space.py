@@ -30,12 +30,6 @@ def http_server() -> Iterator[HttpServer]:
 
 
 @pytest.fixture(scope="module")
-def client(http_server: HttpServer) -> Iterator[BertClient]:
-    with http_server.zmq_client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def space(client: BertClient) -> str:
     space = client.vector_space
     assert space is not None
