@@ -11,7 +11,7 @@ from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
 #: Adds its process to a group, and becomes the program that its arguments name.
-_ENTER = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
+ENTER = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
 
 
 class Container:
@@ -22,7 +22,7 @@ class Container:
         self._write("memory.limit_in_bytes" if self._is_v1 else "memory.max", limit)
         with contextlib.suppress(OSError):  # no swap, or none that is counted
             self._write("memory.memsw.limit_in_bytes" if self._is_v1 else "memory.swap.max", limit * self._is_v1)
-        self.prefix = [sys.executable, "-c", _ENTER, str(folder / "cgroup.procs")]
+        self.prefix = [sys.executable, "-c", ENTER, str(folder / "cgroup.procs")]
 
     def _write(self, name: str, value: int) -> None:
         (self._folder / name).write_text(str(value))

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert_serving.server.cgroup import cpu_quota
 from bert_serving.server.cli import join
 from bert_serving.server.cluster import cli as cluster
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.server_config import ServerConfig
+from bert_serving.server.engines import cpu_info
 from bert_serving.server.engines.base import Device
 from bert_serving.server.engines.nvml import Gpu
 from bert_serving.server.errors import ConfigError
@@ -24,7 +26,6 @@ from bert_serving.server.supervisor.core_split import WorkerCores, describe_spli
 from bert_serving.server.supervisor.cpu_topology import (
     Core,
     Topology,
-    cpu_quota,
     format_cpu_list,
     parse_cpu_list,
     read_topology,
@@ -237,6 +238,15 @@ def test_the_quota_is_that_of_the_strictest_group(
     (tmp_path / "membership").write_text(f"{groups}\n")
     assert cpu_quota(tmp_path, tmp_path / "membership") == expected
     assert cpu_quota(tmp_path, tmp_path / "absent") == (expected if groups[-1] == "/" else None)
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 8), (100.0, 8), (2.5, 3), (2.0, 2), (0.1, 1)])
+def test_each_count_of_cores_is_limited_by_the_quota(
+    quota: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_info, "allowed_cpus", lambda: list(range(8)))
+    monkeypatch.setattr(cpu_info, "_quota", lambda: quota)
+    assert cpu_info.num_cores() == Topology(machine_of(8).cores, quota).num_threads == expected
 
 
 # ---------------------------------------------------------------- the option

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .cgroup import MEMBERSHIP, ROOT, group_folders
+from ..cgroup import MEMBERSHIP, ROOT, group_folders
 
 #: Default on a machine with enough memory, and the largest share of the memory of this machine or container.
 MAX_MEMORY, SHARE = 2 * 2**30, 4

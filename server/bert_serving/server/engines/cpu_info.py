@@ -6,9 +6,12 @@ A function that depends on a feature takes the features as an argument; None sta
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 from functools import lru_cache
+
+from ..cgroup import cpu_quota
 
 #: With any of these features bf16 is faster than fp32; the last is that of Arm.
 BF16_FEATURES = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
@@ -63,11 +66,23 @@ def _name() -> str:
         return ""
 
 
-def num_cores() -> int:
-    """Returns the number of cores that this process may use."""
+def allowed_cpus() -> list[int]:
+    """Returns the numbers of the logical CPUs that this process may use, ascending."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def num_cores() -> int:
+    """Returns the number of logical CPUs that this process may use, or the quota of the container if it is less."""
+    quota = _quota()
+    count = len(allowed_cpus())
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+@lru_cache
+def _quota() -> float | None:
+    return cpu_quota()
 
 
 def why_no_bf16(features: frozenset[str] | None = None) -> str | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.cgroup import MEMBERSHIP, ROOT, group_folders
+from ..cgroup import cpu_quota
+from ..engines.cpu_info import allowed_cpus
 
 _SYSTEM = Path("/sys/devices/system")
 
@@ -63,7 +63,7 @@ def read_topology(system: Path = _SYSTEM, cpus: Collection[int] | None = None) -
         system: folder of the kernel with ``cpu`` and ``node``.
         cpus: logical CPUs that the process may use; None for those of this process.
     """
-    allowed = sorted(_allowed_cpus() if cpus is None else cpus)
+    allowed = sorted(allowed_cpus() if cpus is None else cpus)
     nodes: dict[int, int] = {}
     for folder in system.glob("node/node[0-9]*"):
         nodes |= dict.fromkeys(_read_cpus(folder / "cpulist"), int(folder.name.removeprefix("node")))
@@ -73,21 +73,6 @@ def read_topology(system: Path = _SYSTEM, cpus: Collection[int] | None = None) -
         threads.setdefault(min(siblings, default=cpu), []).append(cpu)
     cores = [Core(nodes.get(group[0], 0), tuple(group)) for group in threads.values()]
     return Topology(tuple(sorted(cores, key=lambda core: (core.node, core.cpus))), cpu_quota())
-
-
-def cpu_quota(root: Path = ROOT, membership: Path = MEMBERSHIP) -> float | None:
-    """Returns the lowest limit of processor time of the container, in cores; None without a limit."""
-    limits = []
-    for version, folder in group_folders("cpu", root, membership):
-        try:
-            if version == 2:
-                quota, period = (folder / "cpu.max").read_text().split()
-            else:
-                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-            limits.append(int(quota) / int(period))
-        except (OSError, ValueError, ZeroDivisionError):
-            continue  # no such group, or no limit: "max"
-    return min((limit for limit in limits if limit > 0), default=None)  # -1: no limit
 
 
 def parse_cpu_list(text: str) -> list[int]:
@@ -112,12 +97,6 @@ def format_cpu_list(numbers: Iterable[int]) -> str:
         else:
             ranges.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
-
-
-def _allowed_cpus() -> Iterable[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return range(os.cpu_count() or 1)
 
 
 def _read_cpus(path: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""Finds the control groups of this process: those that limit the memory and the processor time of a container."""
+"""Reads the control groups of this process, which limit the memory and the processor time of a container."""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ def group_folders(controller: str, root: Path = ROOT, membership: Path = MEMBERS
             elif controller in controllers.split(","):
                 folders.add((1, root / controller / parent))
     return sorted(folders)
+
+
+def cpu_quota(root: Path = ROOT, membership: Path = MEMBERSHIP) -> float | None:
+    """Returns the lowest limit of processor time of the container, in cores; None without a limit."""
+    limits = []
+    for version, folder in group_folders("cpu", root, membership):
+        try:
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            limits.append(int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue  # no such group, or no limit: "max"
+    return min((limit for limit in limits if limit > 0), default=None)  # -1: no limit
