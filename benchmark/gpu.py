@@ -5,9 +5,9 @@
     python benchmark/gpu.py --device cpu --size tiny --dtype fp32 --length 16 --seconds 0.2
 
 The script first compares the vectors with fp32 on the CPU and stops if they differ too much. The engine then encodes
-batches of ``--batch_tokens`` tokens. After that, servers with ``--workers`` workers on the GPU receive requests from
-``--clients`` clients. All sequences of a batch have the same length and different tokens. Writes ``gpu.md`` and
-``gpu.json`` to the folder ``--out``.
+batches of ``--batch_tokens`` tokens. After that, servers with ``--workers`` workers on the GPU and ``--tokenizers``
+processes that tokenize receive requests from ``--clients`` clients. All sequences of a batch have the same length and
+different tokens. Writes ``gpu.md`` and ``gpu.json`` to the folder ``--out``.
 
 MFU is the arithmetic of the model (two operations per multiplication with a weight or an attention score) divided by
 the time, as a share of the vendor's peak for dense 16-bit matrices.
@@ -16,12 +16,14 @@ the time, as a share of the vendor's peak for dense 16-bit matrices.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,8 @@ PEAKS = {
 MIN_COSINE = {"fp32": 0.99999, "bf16": 0.99, "fp16": 0.999}
 #: Number of batches of each size, all different.
 BATCHES = 4
+#: Number of tokens of a short sequence.
+SHORT_TOKENS = 14
 #: Number of tokens per request of a client.
 REQUEST_TOKENS = 32768
 
@@ -89,18 +93,33 @@ def worst_cosine(vectors: np.ndarray, exact: np.ndarray) -> float:
 
 
 def loop_rate(engine: Engine, batches: list[Batch], seconds: float) -> float:
-    """Returns the tokens per second of an engine that encodes batches for at least ``seconds``."""
+    """Returns the tokens per second of an engine that encodes batches for at least ``seconds``, as a worker does."""
+    begin = getattr(engine, "start", None) or (lambda batch: partial(engine.encode, batch))
     for batch in batches:
         engine.encode(batch)
     tokens, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
+    finish = begin(batches[-1])
+    while time.perf_counter() - start < seconds:
         for batch in batches:
-            engine.encode(batch)
+            following = begin(batch)
+            finish()
+            finish = following
             tokens += batch.num_tokens
-    return tokens / elapsed
+    finish()
+    return tokens / (time.perf_counter() - start)
 
 
-def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, workers: int) -> float:
+def median_ms(engine: Engine, batch: Batch, seconds: float) -> float:
+    """Returns the median time of one batch at a time, in milliseconds."""
+    times = []
+    start = time.perf_counter()
+    while (began := time.perf_counter()) - start < seconds:
+        engine.encode(batch)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times)) * 1e3
+
+
+def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, workers: int, tokenizers: int) -> float:
     """Returns the tokens per second of a server, from the first request to the last response.
 
     Raises:
@@ -109,6 +128,7 @@ def served_rate(args: argparse.Namespace, folder: str, dtype: str, length: int, 
     where = ["-cpu"] if args.device == "cpu" else ["-device_map", *["0"] * workers]
     words = ["-model_dir", folder, "-engine", "torch", "-dtype", dtype, "-num_worker", str(workers), *where,
              "-pooling_layer", "-1", "-max_seq_len", str(length), "-gpu_memory_fraction", f"{0.9 / workers:.2f}",
+             "-num_tokenizer", str(tokenizers),
              "-max_batch_size", str(max(1, max(args.batch_tokens) // length))]  # fmt: skip
     config = ServerConfig.from_args(read_args(words))
     load = Load(args.clients, max(1, min(REQUEST_TOKENS, max(args.batch_tokens)) // length))
@@ -211,6 +231,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     for dtype in args.dtype:
         engine = make_engine(model, device, dtype)
+        for sequences in (1, 32):
+            batch = random_batch(model, [SHORT_TOKENS] * sequences, 0)
+            time_ms = median_ms(engine, batch, args.seconds)
+            detail = f"{sequences} sequence{'s' * (sequences > 1)} at a time, {time_ms:.2f} ms"
+            add("engine", dtype, SHORT_TOKENS, detail, batch.num_tokens / time_ms * 1e3)
         for length in args.length:
             for tokens in args.batch_tokens:
                 count = max(1, tokens // length)
@@ -227,11 +252,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             for length in args.length:
                 rate = sentence_transformers_rate(args, folder, dtype, length)
                 add("sentence-transformers", dtype, length, "in process, best of all sizes of batches", rate)
-        for workers in args.workers:
-            for length in args.length:
-                rate = served_rate(args, folder, dtype, length, workers)
-                add("served", dtype, length, f"{workers} worker{'s' * (workers > 1)}", rate)
+        for workers, tokenizers, length in itertools.product(args.workers, args.tokenizers, args.length):
+            rate = served_rate(args, folder, dtype, length, workers, tokenizers)
+            numbers = {"worker": workers, "tokenizer process": tokenizers, "client": args.clients}
+            detail = ", ".join(f"{number} {name}{_plural(name, number)}" for name, number in numbers.items())
+            add("served", dtype, length, detail, rate)
     return result
+
+
+def _plural(name: str, number: int) -> str:
+    return "" if number == 1 else "es" if name.endswith("s") else "s"
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -275,6 +305,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--workers", nargs="*", type=int, default=[1, 2], help="workers on the GPU; without a value, no server"
     )
+    parser.add_argument("--tokenizers", nargs="+", type=int, default=[0, 4], help="processes of a server that tokenize")
     parser.add_argument("--peer", action="store_true", help="also measure sentence-transformers, if installed")
     parser.add_argument("--clients", type=int, default=8, help="clients of a server, each with one request at a time")
     parser.add_argument("--seconds", type=float, default=5.0, help="minimum seconds per figure")

@@ -39,7 +39,20 @@ def test_golden_vectors_are_served(name: str) -> None:
 
 def test_gpu_script_runs(tmp_path: Path) -> None:
     small = ["--device", "cpu", "--size", "tiny", "--dtype", "fp32", "--length", "16", "--batch_tokens", "256"]
-    quick = ["--workers", "1", "--clients", "2", "--seconds", "0.05", "--peak", "1", "--out", "gpu"]
+    quick = [
+        "--workers",
+        "1",
+        "--tokenizers",
+        "1",
+        "--clients",
+        "2",
+        "--seconds",
+        "0.05",
+        "--peak",
+        "1",
+        "--out",
+        "gpu",
+    ]
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmark" / "gpu.py"), *small, *quick],
         cwd=tmp_path,
@@ -50,11 +63,16 @@ def test_gpu_script_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "gpu" / "gpu.json").read_text("utf-8"))
-    assert [(row["how"], row["detail"]) for row in result["rows"]] == [
+    one, many, *rows = result["rows"]
+    assert (one["detail"].split(",")[0], many["detail"].split(",")[0]) == (
+        "1 sequence at a time",
+        "32 sequences at a time",
+    )
+    assert [(row["how"], row["detail"]) for row in rows] == [
         ("engine", "256 tokens a batch"),
-        ("served", "1 worker"),
+        ("served", "1 worker, 1 tokenizer process, 2 clients"),
     ]
-    for row in result["rows"]:
+    for row in rows:
         # 2 layers, hidden size 128, intermediate size 512, 16 tokens; of a peak of 1 TFLOP/s
         operations = 2 * 2 * (4 * 128 * 128 + 2 * 128 * 512 + 2 * 16 * 128)
         assert row["mfu"] == pytest.approx(row["tokens_per_second"] * operations / 1e12)

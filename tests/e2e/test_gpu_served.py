@@ -80,7 +80,7 @@ def test_golden_vectors(engine: str, name: str) -> None:
     with np.load(path.with_suffix(".npz")) as file:
         expected = dict(file)
     with served(*golden["args"], "-engine", engine, "-dtype", "fp32", "-device_map", "0") as (server, client):
-        assert "worker  0 -> gpu: 0" in server.log
+        assert [worker["device"] for worker in client.server_status["workers"]] == ["gpu: 0"]
         assert client.server_config["engine_in_use"] == engine
         for part, content in golden["parts"].items():
             vectors = client.encode(content["texts"], is_tokenized=content["is_tokenized"])
@@ -93,8 +93,17 @@ def test_16_bits_are_close(engine: str, dtype: str, mini: Path) -> None:
     flags = ["-engine", engine, "-device_map", "0"]
     with served(*flags, "-dtype", "fp32", model_dir=mini) as (_, client):
         exact = client.encode(texts(300))
-    with served(*flags, "-dtype", dtype, model_dir=mini) as (_, client):
-        assert cosine(client.encode(texts(300)), exact) > 0.99
+    with served(*flags, "-dtype", dtype, model_dir=mini) as (server, client):
+        together = client.encode(texts(300))
+        assert cosine(together, exact) > 0.99
+        for number in (1, 7, 60):  # batches of other sizes, which have kernels or CUDA graphs of their own
+            assert cosine(client.encode(texts(number)), together[:number]) > 0.999
+        for _ in range(4):  # one is prepared while another is computed
+            client.encode(texts(4000), blocking=False)
+        every = client.fetch_all() or []
+        assert [cosine(found[:300], together) > 0.999 for found in every] == [True] * 4
+        if engine == "torch":
+            assert "CUDA graphs for batches of up to 16384 tokens" in server.log
 
 
 def test_without_a_map_a_free_gpu_is_chosen_and_the_status_tells_its_use(engine: str) -> None:

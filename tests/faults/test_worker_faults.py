@@ -17,9 +17,9 @@ from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, suspen
 from servers import Server, wait_until
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with faulty("-num_worker", "2") as server:
+@pytest.fixture(scope="module", params=["faulty", "overlapping"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with faulty("-num_worker", "2", engine=request.param) as server:
         yield server
 
 
@@ -78,6 +78,17 @@ def test_a_sequence_that_kills_workers_fails_and_the_service_continues() -> None
         wait_until(lambda: client.status()["state"] == "ready", what="the worker to be back")
         # A batch of 400 sequences in eighths, and the last one twice; and before that, two of them.
         assert client.status()["num_restarts"] <= 12
+
+
+@pytest.mark.minutes
+def test_a_sequence_that_kills_workers_that_overlap_batches_fails_alone() -> None:
+    """Batches that were under way beside it are not blamed."""
+    with (
+        faulty("-num_worker", "1", "-max_batch_size", "16", engine="overlapping") as server,
+        Raw(server, b"mixed company") as client,
+    ):
+        bad = f"hello {DIE}"
+        check_answers(client, send_around(client, bad, 50), bad, "2 workers died")
 
 
 def test_many_deaths_in_a_row_do_not_end_the_service() -> None:

@@ -63,13 +63,13 @@ class DispatcherHarness:
         self.failures.append((job, error))
         self.dispatcher.drop([job])
 
-    def add_worker(self, name: bytes) -> None:
+    def add_worker(self, name: bytes, **info: object) -> None:
         self.workers[name] = make_socket(self.context, zmq.DEALER, IDENTITY=name)
         self.workers[name].connect("inproc://dispatch")
         self.workers[name].send(b"here")
         assert self.dispatcher.router.poll(LIMIT)
         self.dispatcher.router.recv_multipart()
-        self.dispatcher.register_worker(name, {"max_tokens": 4096})
+        self.dispatcher.register_worker(name, {"max_tokens": 4096, **info})
 
     def ask(self, size: int = 1, is_last: bool = True, job: Job | None = None) -> tuple[Job, Command]:
         """Adds a request of ``size`` texts, or a chunk of one. Returns the job and its announcement."""

@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from bert_serving.server.engines.base import (
     OutOfMemory,
 )
 from bert_serving.server.engines.batch import Batch
+from bert_serving.server.engines.torch import cuda_graphs, onednn
 from bert_serving.server.engines.torch import device as torch_device
 from bert_serving.server.engines.torch import encoder as torch_encoder
 from bert_serving.server.engines.torch import engine as engine_module
-from bert_serving.server.engines.torch import onednn
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.weights import load_weights
@@ -290,12 +291,12 @@ def test_gpu_kernels_are_enabled_at_the_start(
     def trace(graph: Any, _: object) -> Any:
         return lambda *inputs: (calls.append(1), graph(*inputs))[1]
 
-    def compile_add_norm(*args: Any) -> Any:
+    def compile_here(plain_compile: Any, *args: Any) -> Any:
         with torch.inference_mode(fits):
             return plain_compile(*args, trace)
 
-    plain_compile = torch_device.compile_add_norm
-    monkeypatch.setattr(torch_device, "compile_add_norm", compile_add_norm)
+    for name in ("compile_add_norm", "compile_embed"):
+        monkeypatch.setattr(torch_device, name, partial(compile_here, getattr(torch_device, name)))
     monkeypatch.setattr(torch_device, "varlen_attention", by_definition)
     torch.compiler.reset()
     engine = engine_module.TorchEngine(EngineSpec(MODEL, cache_dir, dtype="bf16"), Device(threads=1))
@@ -303,16 +304,18 @@ def test_gpu_kernels_are_enabled_at_the_start(
     before = engine.encode(batch)
     plain(engine)
     engine._enable_gpu_kernels()
-    _, attention, compiled = engine.startup_notes
+    _, attention, gelu, *compiled, graphs = engine.startup_notes
     assert attention == "attention over packed sequences, no padding"
+    assert gelu == "GELU in the kernel of its dense layer"
+    assert graphs.startswith("small batches without CUDA graphs (")  # the CPU has none
     calls.clear()
     np.testing.assert_allclose(engine.encode(batch), before, rtol=0, atol=0.05)
     if fits:
-        assert compiled == "layer normalization is compiled"
-        assert len(calls) == 2 * 3
+        assert compiled == ["layer normalization is compiled", "embeddings are compiled"]
+        assert len(calls) == 1 + 2 * 3
     else:
-        assert compiled.startswith("layer normalization is not compiled (EngineError: ")
-        assert "recompile" in compiled
+        assert compiled[0].startswith("no kernel is compiled (EngineError: ")
+        assert "recompile" in compiled[0]
         assert not calls
 
 
@@ -330,6 +333,11 @@ def test_failed_or_wrong_compilation_is_not_used(stance: None, cache_dir: str) -
         assert note.startswith("layer normalization is not compiled")
         assert reason in note
         assert "\n" not in note
+        tables = [torch.randn(rows, 32) for rows in (97, 2, 31)] + [torch.randn(32) for _ in range(2)]
+        found, note = torch_device.compile_embed(CPU, torch.float32, tables, 1e-12, Path(cache_dir), compiler)
+        assert found is torch_encoder.embed
+        assert note.startswith("embeddings are not compiled")
+        assert reason in note
 
 
 def test_packed_attention_is_used_only_if_correct(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,6 +387,78 @@ def test_partitioned_batch_gives_the_same_vectors(cache_dir: str, make: Make, st
     finally:
         engine.close()
         torch.set_num_threads(1)  # as the other tests have it
+
+
+def over_slots(query: Any, key: Any, value: Any, ends: Any, longest: int, window: int = 0) -> Any:
+    """As ``by_definition``, but sequences may be empty, and rows behind them are undefined."""
+    result = torch.full_like(query, float("nan"))
+    for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        assert end - start <= longest
+        if end > start:
+            qkv = torch.stack([query[start:end], key[start:end], value[start:end]], 1)
+            result[start:end] = torch_device._plain_attention(qkv, window)
+    return result
+
+
+def repeat(compute: cuda_graphs.Compute) -> tuple[Callable[[], None], Any]:
+    """Captures a computation as a CUDA graph does: its tensors stay where they are."""
+    result = compute()
+
+    def replay() -> None:
+        result.copy_(compute())
+
+    return replay, result
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_graphs_give_the_vectors_of_the_encoder(
+    cache_dir: str, make: Make, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of any shape, one after the other, by graphs whose results are repeated computations here."""
+    monkeypatch.setattr(cuda_graphs, "SIZES", (16, 64, 256))
+    monkeypatch.setitem(cuda_graphs._TOLERANCE, torch.float32, 1e-5)
+    spec = EngineSpec(MODEL, cache_dir, pooling_strategy=strategy)
+    engine = engine_module.TorchEngine(spec, Device(threads=1))
+    engine._encoder.dense = torch_encoder.DenseLayers(spec, engine._encoder._weights)
+    engine._encoder.packed_attention = over_slots
+    engine._graphs = cuda_graphs.capture_graphs(engine._encoder, spec, CPU, repeat)
+    engine._find_graph = cuda_graphs.find_graph
+    assert [(graph.max_tokens, graph.longest) for graph in engine._graphs] == [(16, 16), (64, 64), (256, 64)]
+    used = []
+    for lengths in ([3], [16], [17], [64], [1] * 4, [1] * 5, [60, 4], [64] * 4, [2] * 65, [64] * 5, [9, 1, 33]):
+        batch = pack(sequences(lengths))
+        graph = cuda_graphs.find_graph(engine._graphs, batch)
+        used.append(graph.max_tokens if graph else None)
+        np.testing.assert_allclose(
+            engine._start(batch)(), make(pooling_strategy=strategy).encode(batch), rtol=0, atol=1e-5
+        )
+    assert used == [16, 16, 64, 64, 16, 64, 64, 256, None, None, 64]
+    engine.close()
+
+
+def test_a_wrong_graph_is_not_used(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "SIZES", (16,))
+    monkeypatch.setitem(cuda_graphs._TOLERANCE, torch.float32, 1e-5)
+    engine = make()
+    monkeypatch.setattr(engine._encoder, "packed_attention", over_slots)
+
+    def stale(compute: cuda_graphs.Compute) -> tuple[Callable[[], None], Any]:
+        return lambda: None, compute()
+
+    with pytest.raises(ValueError, match="a graph of 16 tokens gives wrong vectors"):
+        cuda_graphs.capture_graphs(engine._encoder, engine._spec, CPU, stale)
+
+
+def test_gelu_in_the_kernel_of_its_layer_is_used_only_if_correct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator computes on the CPU too."""
+    found, note = torch_device.find_linear_gelu(CPU, torch.bfloat16, MODEL)
+    assert (found, note) == (torch_device.linear_gelu, "GELU in the kernel of its dense layer")
+    for dtype, act in ((torch.float16, "gelu"), (torch.bfloat16, "relu")):
+        model = dataclasses.replace(MODEL, hidden_act=act)
+        assert torch_device.find_linear_gelu(CPU, dtype, model) == (None, None)
+    monkeypatch.setattr(torch_device, "linear_gelu", lambda inputs, weight, bias: inputs @ weight.t() + bias)
+    found, note = torch_device.find_linear_gelu(CPU, torch.bfloat16, MODEL)
+    assert (found, note) == (None, "GELU in a kernel of its own (ValueError: wrong result)")
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from bert_serving.server.ipc.commands import CACHED_ROWS, from_u64
 from bert_serving.server.ipc.messages import BatchMessage, Result, decode_commands
 from bert_serving.server.ipc.model_numbers import BatchNumbers
 from bert_serving.server.log import get_logger
-from bert_serving.server.scheduling.dispatcher import CREDITS, Dispatcher
+from bert_serving.server.scheduling.dispatcher import Dispatcher
 from bert_serving.server.scheduling.jobs import NO_OPTIONS, Job, JobChunk, RequestKey
 from bert_serving.server.sink.sync_barrier import SyncBarrier
 from bert_serving.server.sink.vector_cache import ENTRY_BYTES, VectorCache
@@ -89,6 +89,38 @@ def test_an_idle_worker_that_has_worked_for_another_ventilator_loses_nothing(har
     message, _ = harness.batch(b"a")
     harness.dispatcher.worker_idle(b"a", (EPOCH + 1) << 40)
     assert list(harness.dispatcher.in_flight) == [message.id]
+
+
+def rows_of(message: BatchMessage) -> list[int]:
+    """The rows of a batch in its only job."""
+    return np.frombuffer(message.manifest, np.int64).reshape(-1, 2)[:, 1].tolist()  # type: ignore[no-any-return]
+
+
+def test_a_worker_that_overlaps_batches_holds_one_more(harness: DispatcherHarness) -> None:
+    harness.ask(17)
+    harness.add_worker(b"a", overlaps=True)
+    assert [rows_of(harness.batch(b"a")[0])[0] for _ in range(3)] == [0, 4, 8]
+    harness.dispatcher.dispatch()
+    assert not harness.workers[b"a"].poll(50)
+
+
+def test_an_innocent_batch_is_not_blamed_for_the_one_that_overlaps_it(harness: DispatcherHarness) -> None:
+    """After the death of a worker with several batches under way, each of them is computed alone."""
+    harness.ask(8)
+    harness.add_worker(b"a", overlaps=True)
+    batches = [harness.batch(b"a")[0] for _ in range(2)]
+    harness.dispatcher.worker_lost(b"a")
+    harness.add_worker(b"b", overlaps=True)
+    first, _ = harness.batch(b"b")
+    harness.dispatcher.dispatch()
+    assert not harness.workers[b"b"].poll(50)
+    harness.dispatcher.batch_done(first.id, 0.0)
+    second, _ = harness.batch(b"b")
+    assert sorted(map(rows_of, [first, second])) == sorted(map(rows_of, batches))  # neither was split
+    harness.dispatcher.worker_lost(b"b")
+    harness.add_worker(b"c", overlaps=True)
+    assert len(rows_of(harness.batch(b"c")[0])) == 1  # the one that was alone is split
+    assert not harness.failures
 
 
 class Worker:
@@ -399,7 +431,7 @@ def test_no_lost_batch_costs_a_credit_or_a_request(cache_mb: int, steps: list[tu
     model = Model(cache_mb)
     for action, number in steps:
         model.step(action, number)
-        assert all(len(state.in_flight) <= CREDITS for state in model.dispatcher.workers.values())
+        assert all(len(state.in_flight) <= state.credits for state in model.dispatcher.workers.values())
     model.settle()
     assert not model.jobs
     assert not any(

@@ -128,6 +128,9 @@ class Engine(Protocol):
 
     An engine may have ``startup_notes``, a list of lines that the worker logs: how the engine uses its device. One that
     pools the mean of tokens may have ``encode_tokens``, which returns what ``encode`` returns with pooling ``NONE``.
+    One whose device computes by itself may have ``start``: it starts to encode a batch, and returns a function that
+    waits for the vectors. The worker prepares the next batch meanwhile, and calls the functions in the order of the
+    batches. All raise the errors of ``encode``.
     """
 
     def encode(self, batch: Batch) -> np.ndarray:

@@ -78,6 +78,12 @@ def make_layout(batch: Batch, multiple: int = 1) -> Layout:
     )
 
 
+def token_positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the position of each token in its sequence, ``[t]``, and 0 and the end of each sequence, ``[n + 1]``."""
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return np.arange(ends[-1]) - np.repeat(ends[:-1], lengths), ends
+
+
 def round_up(lengths: Any, multiple: int) -> Any:
     """Returns the least multiples of ``multiple`` that are not below ``lengths``."""
     return lengths + -lengths % multiple

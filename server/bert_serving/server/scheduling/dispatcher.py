@@ -1,7 +1,8 @@
 """Dispatches batches to workers, tracks them in flight, and retries failed ones.
 
-Dispatch is by credit. A worker holds up to two batches, a running and a queued one, so it does not idle between them.
-The second batch is sent only when more sequences could not improve it. An idle worker may delay a small batch, see
+Dispatch is by credit. A worker holds up to two batches, a running and a queued one, so it does not idle between them. A
+worker whose device computes while the worker prepares holds one more. All but the first are sent only when more
+sequences could not improve them. An idle worker may delay a small batch, see
 ``batch_delay``. A batch stays in flight until the sink has its rows.
 
 - If the engine fails or a worker dies, ``worker_failure`` splits the batch.
@@ -31,8 +32,6 @@ from .scheduler import BatchLimits, Scheduler, make_scheduler
 from .worker_failure import BatchRetry, live_slices
 from .worker_state import InFlightBatch, WorkerState
 
-#: Batches that a worker holds: a running and a queued one.
-CREDITS = 2
 #: Failures in a row after which a worker counts as failing: with one failing sequence, half of the retries succeed.
 FAILURE_THRESHOLD = 20
 _MIN_TOKENS = 64
@@ -137,7 +136,7 @@ class Dispatcher:
         if state is None:
             return
         held = {batch_id: self.in_flight.pop(batch_id) for batch_id in state.in_flight}
-        crashed = next(iter(held), None) if is_death else None
+        crashed = self._retry.blame(list(held), state.overlaps) if is_death else None
         for batch_id, batch in held.items():
             self._restore_announcements(batch)
             if batch_id != crashed:
@@ -239,11 +238,7 @@ class Dispatcher:
         """Sends batches while sequences are queued and a worker has credit."""
         self.next_wakeup = None
         while self.scheduler.num_sequences:
-            free = [
-                state
-                for state in self.workers.values()
-                if len(state.in_flight) < CREDITS and not state.is_draining and state.is_available
-            ]
+            free = [state for state in self.workers.values() if state.has_credit(bool(self._retry.num_alone))]
             if not free:
                 return
             state = min(free, key=lambda s: (len(s.in_flight), sum(self.in_flight[b].tokens for b in s.in_flight)))
@@ -395,5 +390,6 @@ class Dispatcher:
     def _pop_in_flight(self, batch_id: int) -> InFlightBatch | None:
         batch = self.in_flight.pop(batch_id, None)
         if batch is not None and batch.worker in self.workers:
+            self._retry.num_alone = max(0, self._retry.num_alone - 1)
             self.workers[batch.worker].in_flight.pop(batch_id, None)
         return batch

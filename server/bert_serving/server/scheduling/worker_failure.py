@@ -2,7 +2,7 @@
 
 - If the engine fails, the batch is bisected until the failing sequence is isolated. Only its request gets an error.
 - If the worker dies, the batch is split into eighths: each crash costs a restart of a worker. An isolated sequence is
-  retried once.
+  retried once. If several batches were under way, each of them is computed alone first.
 
 The supervisor notices that a worker died and starts it again. ``Dispatcher.worker_lost`` passes its batches to this
 module.
@@ -29,11 +29,15 @@ class BatchRetry:
 
     Args:
         fail_job: called with a job and the error that ends it.
+
+    Attributes:
+        num_alone: number of batches to come that a worker computes alone, since one died with several under way.
     """
 
     def __init__(self, scheduler: Scheduler[JobChunk], fail_job: Callable[[Job, RequestError], None]) -> None:
         self._scheduler, self._fail_job = scheduler, fail_job
         self._crashes: dict[tuple[int, int], int] = {}  # (job id, row) -> crashes with this sequence alone
+        self.num_alone = 0
 
     def engine_failed(self, slices: Slices, reason: str) -> str:
         """Bisects a batch, or rejects an isolated sequence. Returns the reason if it was rejected, else ``""``."""
@@ -41,6 +45,19 @@ class BatchRetry:
         if isolated:
             self.reject(isolated[0].key, int(isolated[0].rows[0]), reason)
         return reason if isolated else ""
+
+    def blame(self, held: list[int], overlaps: bool) -> int | None:
+        """Returns the batch that a dead worker computed; None if it held none, or if any of several may be the cause.
+
+        Args:
+            held: batches of the worker, oldest first.
+            overlaps: its device computes a batch while the worker prepares the next one.
+        """
+        if overlaps and len(held) > 1:
+            self.num_alone = len(held)
+            return None
+        self.num_alone = max(0, self.num_alone - len(held))
+        return held[0] if held else None
 
     def worker_died(self, slices: Slices) -> str:
         """Splits the batch that a dead worker computed, or rejects an isolated sequence after its second crash.

@@ -13,6 +13,9 @@ from .batch_delay import AdaptiveBatchDelay
 from .jobs import Job, JobChunk
 from .scheduler import BatchLimits, BatchSlice
 
+#: Batches that a worker holds: a running and a queued one.
+CREDITS = 2
+
 
 @dataclass(slots=True)
 class InFlightBatch:
@@ -66,6 +69,21 @@ class WorkerState:
     def shown_name(self) -> str:
         """Name for the status: of a joined worker the machine and the process, the same on each connection."""
         return f"{self.machine}/{self.info['process']}" if self.machine else self.name.decode()
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether its device computes a batch while the worker prepares the next one."""
+        return bool(self.info.get("overlaps"))
+
+    @property
+    def credits(self) -> int:
+        """Batches that the worker may hold."""
+        return CREDITS + self.overlaps
+
+    def has_credit(self, is_alone: bool) -> bool:
+        """Returns whether the worker may get a batch; with ``is_alone``, one that overlaps them gets one at a time."""
+        most = 1 if is_alone and self.overlaps else self.credits
+        return len(self.in_flight) < most and not self.is_draining and self.is_available
 
     @property
     def is_available(self) -> bool:

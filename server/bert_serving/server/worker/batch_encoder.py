@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from ..engines.base import Engine, EngineError, EngineSpec
@@ -13,6 +16,9 @@ from ..tokenization.windows import WHOLE
 from .deduplicate import deduplicate, expand
 from .sentence_head import SentenceHead
 from .token_heads import TokenHeads
+
+#: The array of a result, the number of tokens of each of its rows or, without head, sequences, and their outputs.
+Encoded = tuple[np.ndarray, np.ndarray, TokenOutputs | None]
 
 
 class BatchEncoder:
@@ -42,7 +48,27 @@ class BatchEncoder:
             and (self._gives_tokens or hasattr(self._engine, "encode_tokens"))
         )
 
-    def encode(self, message: BatchMessage) -> tuple[np.ndarray, np.ndarray, TokenOutputs | None]:
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device computes a batch while the worker prepares the next one."""
+        return hasattr(self._engine, "start")
+
+    def start(self, message: BatchMessage) -> Callable[[], Encoded]:
+        """Starts a batch. Returns a function that waits for what ``encode`` returns."""
+        if message.segments or not self.overlaps:
+            return partial(self.encode, message)
+        batch = message.batch
+        few, where = deduplicate(batch)
+        wait: Callable[[], np.ndarray] = self._engine.start(few)  # type: ignore[attr-defined]
+        codes = np.frombuffer(message.vector_codes, np.int32)
+
+        def finish() -> Encoded:
+            array, outputs = self._finish(wait(), batch, few, where, codes)
+            return array, batch.lengths, outputs
+
+        return finish
+
+    def encode(self, message: BatchMessage) -> Encoded:
         """Returns the array of a result, the number of tokens of each of its rows or, without head, sequences, and the
         outputs of its rows; None without any.
 
@@ -58,7 +84,17 @@ class BatchEncoder:
     def _encode(self, batch: Batch, codes: np.ndarray) -> tuple[np.ndarray, TokenOutputs | None]:
         """Returns a row for each sequence, or without head for each token, and the outputs of the sequences."""
         few, where = deduplicate(batch)
-        array = self._engine.encode(few)
+        return self._finish(self._engine.encode(few), batch, few, where, codes)
+
+    def _finish(
+        self, array: np.ndarray, batch: Batch, few: Batch, where: np.ndarray | None, codes: np.ndarray
+    ) -> tuple[np.ndarray, TokenOutputs | None]:
+        """Returns the rows of a batch, and the outputs of its sequences.
+
+        Args:
+            array: what the engine returned for ``few``.
+            few, where: return values of ``deduplicate``.
+        """
         head, outputs = self._head, None
         if self._token_heads is not None and len(codes):
             check(array, few.num_tokens)
@@ -72,9 +108,7 @@ class BatchEncoder:
         check(array, few.num_tokens if head is None else few.num_sequences)
         return array if where is None else expand(array, few, where, head is None), outputs
 
-    def _encode_segments(
-        self, batch: Batch, segments: np.ndarray, codes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, TokenOutputs | None]:
+    def _encode_segments(self, batch: Batch, segments: np.ndarray, codes: np.ndarray) -> Encoded:
         """Encodes a batch with windows, whose parts are the means of their tokens."""
         head = self._head
         if head is None or not self.has_token_vectors:

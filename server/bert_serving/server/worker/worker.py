@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from typing import Any
 
 from ..engines import load
-from ..engines.base import Device, DeviceLost, OutOfMemory
+from ..engines.base import Device
 from ..engines.nvml import GpuMeter
 from ..ipc.commands import READY, STOP, from_u64
-from ..ipc.messages import BatchMessage, Result, decode_commands
+from ..ipc.messages import BatchMessage, decode_commands
 from ..ipc.process_context import ProcessContext
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
@@ -22,6 +21,7 @@ from .engine_spec import engine_spec
 from .front_connection import FrontConnection
 from .head_weights import load_head_weights
 from .sentence_head import SentenceHead
+from .started_batches import StartedBatches
 from .token_head_weights import load_token_heads
 from .token_heads import TokenHeads
 from .warm_up import warm_up
@@ -61,7 +61,7 @@ def run(process: ProcessContext) -> None:
     control = process.connect_control()
     front = FrontConnection(process)
     info = {"device": str(device), "max_tokens": max_tokens, "engine": process.options["engine"]}
-    info["has_token_vectors"] = encoder.has_token_vectors
+    info |= {"has_token_vectors": encoder.has_token_vectors, "overlaps": encoder.overlaps}
     if number := process.options.get("model_number", 0):
         info["model"] = number
     if "join" in process.options:
@@ -72,56 +72,34 @@ def run(process: ProcessContext) -> None:
     process.log.info("ready and listening!")
 
     poller = front.poller(control)
-    next_register_at, last_batch = time.monotonic() + 1, 0
+    started = StartedBatches(process, front, encoder, token_level)
+    next_register_at = time.monotonic() + 1
     while True:
-        process.mark_progress()
-        events = dict(poller.poll(1000))
+        process.mark_progress(busy=bool(started))
+        events = dict(poller.poll(0 if started else 1000))
         if control in events and control.recv_multipart()[0] == STOP:
             break
         if front.is_cut(events):
             process.log.warning("the connection to the front was cut; connecting again")
+            started.drop()
             front.open_again()
             poller = front.poller(control)
             next_register_at = 0.0
             continue
         frames = front.batches.recv_multipart(copy=False) if front.batches in events else None
         if frames is not None and len(frames[0]) == 0:
-            last_batch = _last_sent(frames[1])
+            started.last_read = _last_sent(frames[1])
         elif frames is not None:
             process.mark_progress(busy=True)
-            began = time.monotonic_ns()
-            message = BatchMessage.from_frames(frames)
-            batch = message.batch
-            try:
-                array, lengths, outputs = encoder.encode(message)
-            except DeviceLost:  # ends this process; another worker computes the batch
-                raise
-            except Exception as error:  # any other error fails the batch only
-                process.log.warning("cannot encode a batch of %d sequences: %s", batch.num_sequences, error)
-                reason = f"{type(error).__name__}: {str(error)[:300]}"
-                front.send_failure(message.id, _kind(error), reason)
-                gc.collect()
-            else:
-                result = Result(
-                    message.id,
-                    array,
-                    lengths,
-                    message.manifest,
-                    token_level,
-                    time.monotonic_ns() - began,
-                    message.announcements,
-                    message.vector_codes,
-                    outputs=outputs,
-                )
-                front.send_result(result.frames())
-                process.log.debug("job done\tsize: %s\tbatch: %d", array.shape, message.id)
-            last_batch = message.id
+            started.start(BatchMessage.from_frames(frames))
+        if started and (frames is None or started.is_full):
+            started.finish_first()
         if time.monotonic() >= next_register_at:  # repeated for a ventilator that was restarted
             next_register_at = time.monotonic() + 1
             if meter is not None:
                 registration = json.dumps(info | meter.read()).encode()
-            if front.register(registration):
-                front.report_idle(last_batch)
+            if front.register(registration) and not started:
+                front.report_idle(started.last_read)
     engine.close()
 
 
@@ -129,9 +107,3 @@ def _last_sent(frame: Any) -> int:
     """Returns the batch that BATCHES_SENT names."""
     ((_, last_batch),) = decode_commands(frame)
     return from_u64(last_batch)
-
-
-def _kind(error: Exception) -> bytes:
-    if isinstance(error, OutOfMemory | MemoryError):
-        return b"oom"
-    return b"nonfinite" if isinstance(error, FloatingPointError) else b"error"

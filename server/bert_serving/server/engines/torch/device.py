@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ...model.config import ModelConfig
 from ..base import Device, EngineUnavailable
 from .attention import PackedAttention, needs_bias, varlen_attention
-from .encoder import AddNorm, add_norm
+from .encoder import AddNorm, Embed, LinearGelu, activation, add_norm, embed
 
 #: Maximum difference of two results: a few roundings of values around 1.
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -89,37 +91,119 @@ def _plain_attention(qkv: torch.Tensor, window: int = 0) -> torch.Tensor:
     return (scores.softmax(-1) @ value).transpose(0, 1)
 
 
+def linear_gelu(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Returns the GELU of a dense layer, which cuBLAS computes with the product, by the approximation with tanh."""
+    return torch._addmm_activation(bias, inputs, weight.t(), use_gelu=True)
+
+
+def find_linear_gelu(
+    device: torch.device, dtype: torch.dtype, model: ModelConfig
+) -> tuple[LinearGelu | None, str | None]:
+    """Returns a dense layer with GELU in one kernel, and a log line; None if the model or the device has none.
+
+    The approximation with tanh differs from the exact GELU by up to 5e-4, less than bf16 rounds. In fp16 only models
+    that are defined by the approximation use it.
+    """
+    acts = ("gelu", "gelu_new") if dtype == torch.bfloat16 else ("gelu_new",)
+    if model.architecture.gated or model.hidden_act not in acts or not model.architecture.intermediate_bias:
+        return None, None
+    try:
+        generator = torch.Generator().manual_seed(1)
+        shape = (model.intermediate_size, model.hidden_size)
+        weight = torch.randn(shape, generator=generator).mul_(model.hidden_size**-0.5).to(device, dtype)
+        bias = torch.randn(shape[0], generator=generator).to(device, dtype)
+        for rows in (1, 33):
+            inputs = torch.randn(rows, shape[1], generator=generator).to(device, dtype)
+            product = torch.nn.functional.linear(inputs.float(), weight.float(), bias.float())
+            _compare(linear_gelu(inputs, weight, bias), activation(model.hidden_act)(product).to(dtype))
+    except Exception as error:  # a release without the operator
+        return None, f"GELU in a kernel of its own ({one_line(error)})"
+    return linear_gelu, "GELU in the kernel of its dense layer"
+
+
 def compile_add_norm(
     device: torch.device, dtype: torch.dtype, width: int, eps: float, cache_dir: Path, backend: str = "inductor"
 ) -> tuple[AddNorm, str]:
     """Compiles sum and layer normalization to one kernel for any number of rows above one; returns it and a log line.
 
-    Compilation happens before the first request. A later shape that the kernel does not support runs uncompiled. If the
-    compilation fails or gives a wrong result, the uncompiled function is returned.
+    If the compilation fails or gives a wrong result, the uncompiled function is returned.
 
     Args:
         backend: PyTorch's name of the compiler.
     """
+    generator = torch.Generator().manual_seed(1)
+    gamma, beta = (torch.randn(width, generator=generator).to(device, dtype) for _ in range(2))
+
+    def cases() -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
+        for rows in (64, 2, 1001):
+            inputs = torch.randn(rows, width, generator=generator).to(device, dtype)
+            residual = torch.randn(rows, width, generator=generator).to(device, dtype)
+            expected = add_norm(inputs.float(), residual.float(), gamma.float(), beta.float(), eps)
+            yield (inputs, residual, gamma, beta, eps), expected.to(dtype)
+
+    try:
+        return _compile(add_norm, cases(), 2, cache_dir, backend), "layer normalization is compiled"
+    except Exception as error:  # no compiler, no Triton, or an unsupported release
+        return add_norm, f"layer normalization is not compiled ({one_line(error)})"
+
+
+def compile_embed(
+    device: torch.device,
+    dtype: torch.dtype,
+    tables: Sequence[torch.Tensor],
+    eps: float,
+    cache_dir: Path,
+    backend: str = "inductor",
+) -> tuple[Embed, str]:
+    """Compiles the sum of embeddings and its layer normalization to one kernel, as ``compile_add_norm`` does.
+
+    Args:
+        tables: the arguments of ``embed`` from ``words`` to ``beta``.
+    """
+    generator = torch.Generator().manual_seed(1)
+
+    def cases() -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
+        for rows in (64, 2, 1001):
+            ids = [torch.randint(len(table), (rows,), generator=generator) for table in tables[:3]]
+            # Views of one tensor, as in the encoder.
+            inputs = torch.cat(ids).to(device, torch.int32).split(rows)
+            arguments = (*inputs, *tables, eps, dtype)
+            yield arguments, embed(*arguments)
+
+    try:
+        return _compile(embed, cases(), 3, cache_dir, backend), "embeddings are compiled"
+    except Exception as error:  # as above
+        return embed, f"embeddings are not compiled ({one_line(error)})"
+
+
+def _compile(
+    function: Callable[..., torch.Tensor],
+    cases: Iterator[tuple[tuple[Any, ...], torch.Tensor]],
+    num_dynamic: int,
+    cache_dir: Path,
+    backend: str,
+) -> Callable[..., torch.Tensor]:
+    """Compiles a function for any number of rows above one, and compares its results.
+
+    Compilation happens before the first request. A later shape that the kernel does not support runs uncompiled.
+
+    Args:
+        cases: arguments and the expected result.
+        num_dynamic: number of arguments, the first ones, whose number of rows changes.
+    """
     # The cache of compiled kernels is in a folder that only this user may write. Compilation runs in this process.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "torchinductor"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    try:
-        with torch.compiler.set_stance("default"):
-            compiled = torch.compile(add_norm, fullgraph=True, backend=backend)
-            generator = torch.Generator().manual_seed(1)
-            gamma, beta = torch.randn(2, width, generator=generator).to(device, dtype)
-            for rows in (64, 2, 1001):
-                inputs = torch.randn(rows, width, generator=generator).to(device, dtype)
-                residual = torch.randn(rows, width, generator=generator).to(device, dtype)
-                expected = add_norm(inputs.float(), residual.float(), gamma.float(), beta.float(), eps)
-                if rows == 64:
-                    torch._dynamo.mark_dynamic(inputs, 0)
-                    torch._dynamo.mark_dynamic(residual, 0)
-                _compare(compiled(inputs, residual, gamma, beta, eps), expected.to(dtype))
-        torch.compiler.set_stance("eager_on_recompile")  # no compilation during requests
-    except Exception as error:  # no compiler, no Triton, or an unsupported release
-        return add_norm, f"layer normalization is not compiled ({one_line(error)})"
-    return compiled, "layer normalization is compiled"
+    with torch.compiler.set_stance("default"):
+        compiled = torch.compile(function, fullgraph=True, backend=backend)
+        for index, (arguments, expected) in enumerate(cases):
+            if index == 0:
+                for each in arguments[:num_dynamic]:
+                    torch._dynamo.mark_dynamic(each, 0)
+            _compare(compiled(*arguments), expected)
+    torch.compiler.set_stance("eager_on_recompile")  # no compilation during requests
+    found: Callable[..., torch.Tensor] = compiled
+    return found
 
 
 def _compare(found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -21,6 +21,10 @@ from .weights import DTYPES
 Tensor = Any
 #: ``(inputs, residual, gamma, beta, eps)`` to the normalized sum of the first two.
 AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+#: Arguments and result of ``embed``.
+Embed = Callable[..., Tensor]
+#: ``(inputs, weight, bias)`` to the GELU of a dense layer.
+LinearGelu = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def add_norm(inputs: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor | None, eps: float) -> Tensor:
@@ -28,11 +32,29 @@ def add_norm(inputs: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor | Non
     return F.layer_norm(inputs + residual, gamma.shape, gamma, beta, eps)
 
 
+def embed(
+    input_ids: Tensor,
+    type_ids: Tensor,
+    positions: Tensor,
+    words: Tensor,
+    types: Tensor,
+    places: Tensor,
+    gamma: Tensor,
+    beta: Tensor | None,
+    eps: float,
+    dtype: Any,
+) -> Tensor:
+    """Returns the normalized sum of three embeddings by their tables, ``[t, hidden]``, computed in float32."""
+    total = F.embedding(input_ids, words) + F.embedding(type_ids, types) + F.embedding(positions, places)
+    return F.layer_norm(total, gamma.shape, gamma, beta, eps).to(dtype)
+
+
 class DenseLayers:
     """The dense layers of the encoder, each with the operation after it.
 
     Attributes:
         add_norm: layer normalization of a sum; may be replaced by a compiled function.
+        linear_gelu: a dense layer and its activation in one kernel; None if the device has none for this model.
         row_step: preferred multiple of the number of rows.
     """
 
@@ -40,6 +62,7 @@ class DenseLayers:
 
     def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
         self.add_norm: AddNorm = add_norm
+        self.linear_gelu: LinearGelu | None = None
         self._weights = weights
         self._eps = spec.model.layer_norm_eps
         self._activation = activation(spec.model.hidden_act)
@@ -50,6 +73,8 @@ class DenseLayers:
 
     def activate(self, scope: str, inputs: Tensor) -> Tensor:
         """Returns the activation of the output of the layer ``scope``."""
+        if self.linear_gelu is not None:
+            return self.linear_gelu(inputs, self._weights[f"{scope}/weight"], self._weights[f"{scope}/bias"])
         return self._activation(self.product(scope, inputs))
 
     def gate(self, scope: str, inputs: Tensor) -> Tensor:
@@ -75,6 +100,8 @@ class Encoder:
     Attributes:
         dense: computes the dense layers; may be replaced by a faster implementation for the device.
         attention: computes self-attention.
+        dtype: PyTorch's dtype of the encoder.
+        embed: computes the embeddings of BERT in one kernel; None if they are computed one after the other.
     """
 
     def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
@@ -83,8 +110,20 @@ class Encoder:
         self._spec = spec
         self._architecture = spec.model.architecture
         self._weights = weights
-        self._dtype = getattr(torch, DTYPES[spec.dtype])
+        self.dtype = getattr(torch, DTYPES[spec.dtype])
+        self.embed: Embed | None = None
         self._wanted = spec.layers
+
+    @property
+    def embedding_tables(self) -> list[Tensor]:
+        """The arguments of ``embed`` from ``words`` to ``beta``; empty if the embeddings of this model are others."""
+        architecture = self._architecture
+        if architecture.embedding_size or not (architecture.has_positions and self._spec.use_position_embeddings):
+            return []
+        parts = ("word", "token_type", "position")
+        names = [*(f"{part}_embeddings" for part in parts), "LayerNorm/gamma", "LayerNorm/beta"]
+        tables = [self._weights.get(f"embeddings/{name}") for name in names]
+        return [] if any(table is None for table in tables) else tables
 
     @property
     def packed_attention(self) -> PackedAttention | None:
@@ -136,6 +175,13 @@ class Encoder:
     def _embeddings(self, feeds: Feeds) -> Tensor:
         """Returns the sum of word, type and position embeddings, normalized in float32: ``[t, hidden]``."""
         weights, architecture = self._weights, self._architecture
+        if self.embed is not None and len(feeds.input_ids) > 1:  # see ``DenseLayers.normalize``
+            names = ("word_embeddings", "token_type_embeddings", "position_embeddings", "LayerNorm/gamma")
+            tables = [weights[f"embeddings/{name}"] for name in names]
+            inputs = (feeds.input_ids, feeds.type_ids, feeds.positions, *tables)
+            return self.embed(
+                *inputs, weights["embeddings/LayerNorm/beta"], self._spec.model.layer_norm_eps, self.dtype
+            )
         total = F.embedding(feeds.input_ids, weights["embeddings/word_embeddings"])
         if architecture.has_types:
             total += F.embedding(feeds.type_ids, weights["embeddings/token_type_embeddings"])
@@ -147,7 +193,7 @@ class Encoder:
         total = self._norm("embeddings", total)
         if is_projected and architecture.norm_before_projection:
             total = self._project(total)
-        return total.to(self._dtype)
+        return total.to(self.dtype)
 
     def _project(self, embeddings: Tensor) -> Tensor:
         """Converts embeddings of ``architecture.embedding_size`` to the hidden size, in float32."""

@@ -6,8 +6,10 @@ tests the faster kernels when it starts (``device.py``, ``onednn.py``) and repor
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,16 @@ from ...model.cache import Cache
 from ..base import Device, DeviceLost, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
 from ..cpu_info import why_no_bf16
-from ..layout import attention_mask, check_batch, encode_in_groups, make_layout, padded_rows, split_batch, split_groups
+from ..layout import (
+    attention_mask,
+    check_batch,
+    encode_in_groups,
+    make_layout,
+    padded_rows,
+    split_batch,
+    split_groups,
+    token_positions,
+)
 from ..thread_pool import ThreadPool
 from . import weights as torch_weights
 
@@ -135,8 +146,10 @@ class TorchEngine:
         self._encoder.attention.max_scores = self._max_grid * spec.model.num_attention_heads
         self._num_threads = 1
         self._thread_pool = ThreadPool(1, SHARE_TOKENS)
+        self._graphs: list[Any] = []
         if device.kind == "gpu":
             self._enable_gpu_kernels()
+            self.start = self._start
         else:
             self._prepack_weights(weights)
         self._smoke_test()
@@ -158,30 +171,63 @@ class TorchEngine:
         self._num_threads = num_threads
 
     def _enable_gpu_kernels(self) -> None:
-        """Uses packed attention and compiled layer normalization, if each passes its test."""
+        """Uses packed attention, fused and compiled kernels, and CUDA graphs, each if it passes its test."""
+        from . import device as torch_device
+
+        model, encoder = self._spec.model, self._encoder
+        dtype = getattr(self._torch, torch_weights.DTYPES[self._spec.dtype])
+        encoder.packed_attention, note = torch_device.find_packed_attention(self._device, dtype, model)
+        self.startup_notes.append(note)
+        if self._spec.dtype == "fp32":
+            return
+        encoder.dense.linear_gelu, about_gelu = torch_device.find_linear_gelu(self._device, dtype, model)
+        self.startup_notes += [about_gelu] if about_gelu else []
+        self._compile_kernels(dtype)
+        if encoder.packed_attention is not None:
+            self._capture_graphs()
+
+    def _compile_kernels(self, dtype: Any) -> None:
+        """Uses compiled layer normalization of sums and compiled embeddings, if they pass their tests."""
         from . import device as torch_device
         from . import encoder as torch_encoder
 
-        model = self._spec.model
-        dtype = getattr(self._torch, torch_weights.DTYPES[self._spec.dtype])
-        attention, note = torch_device.find_packed_attention(self._device, dtype, model)
-        self._encoder.packed_attention = attention
-        self.startup_notes.append(note)
-        if self._spec.dtype == "fp32" or model.architecture.pre_norm:
-            return  # no layer normalization of a sum
+        model, encoder = self._spec.model, self._encoder
+        device, eps, folder = self._device, model.layer_norm_eps, Cache(self._spec.cache_dir).root
+        notes = []
         with self._torch.inference_mode():
-            compiled, note = torch_device.compile_add_norm(
-                self._device, dtype, model.hidden_size, model.layer_norm_eps, Cache(self._spec.cache_dir).root
-            )
-        if compiled is not torch_encoder.add_norm:
-            self._encoder.dense.add_norm = compiled
+            if not model.architecture.pre_norm:  # else there is no layer normalization of a sum
+                encoder.dense.add_norm, note = torch_device.compile_add_norm(
+                    device, dtype, model.hidden_size, eps, folder
+                )
+                notes.append(note)
+            if tables := encoder.embedding_tables:
+                compiled, note = torch_device.compile_embed(device, dtype, tables, eps, folder)
+                encoder.embed = None if compiled is torch_encoder.embed else compiled
+                notes.append(note)
+        if encoder.dense.add_norm is not torch_encoder.add_norm or encoder.embed is not None:
             try:
                 with self._torch.compiler.set_stance("fail_on_recompile"):
                     self._smoke_test()
-            except EngineError as error:  # it does not support the tensors of the encoder
-                self._encoder.dense.add_norm = torch_encoder.add_norm
-                note = f"layer normalization is not compiled ({torch_device.one_line(error)})"
-        self.startup_notes.append(note)
+            except EngineError as error:  # they do not support the tensors of the encoder
+                encoder.dense.add_norm, encoder.embed = torch_encoder.add_norm, None
+                notes = [f"no kernel is compiled ({torch_device.one_line(error)})"]
+        self.startup_notes += notes
+
+    def _capture_graphs(self) -> None:
+        """Uses CUDA graphs for small batches, if they pass their test."""
+        from . import cuda_graphs
+        from . import device as torch_device
+
+        self._find_graph = cuda_graphs.find_graph
+        try:
+            capture = cuda_graphs.cuda_capture(self._device)
+            self._graphs = cuda_graphs.capture_graphs(self._encoder, self._spec, self._device, capture)
+        except Exception as error:  # what cannot be captured raises a different error on each release
+            self._release_memory()
+            self.startup_notes.append(f"small batches without CUDA graphs ({torch_device.one_line(error)})")
+            return
+        largest = self._graphs[-1].max_tokens
+        self.startup_notes.append(f"{len(self._graphs)} CUDA graphs for batches of up to {largest} tokens")
 
     def _smoke_test(self) -> None:
         """Encodes two short sequences."""
@@ -196,11 +242,22 @@ class TorchEngine:
     def _encode_tokens(self, batch: Batch) -> np.ndarray:
         return self._encode_all(batch, True)
 
-    def _encode_all(self, batch: Batch, gives_tokens: bool) -> np.ndarray:
+    def _start(self, batch: Batch) -> Callable[[], np.ndarray]:
+        """See ``base.Engine``."""
+        gives_tokens = self._spec.is_token_level
+        if not self._is_packed(batch):
+            return partial(self._encode_all, batch, gives_tokens)
+        return self._launch(gives_tokens, batch, is_packed=True)
+
+    def _is_packed(self, batch: Batch) -> bool:
+        """Returns whether a batch needs no padded grid; checks it before."""
         if self._encoder is None:
             raise EngineError("the engine is closed")
         check_batch(batch, self._spec)
-        if self._encoder.packed_attention is not None and batch.mask.all():
+        return self._encoder.packed_attention is not None and bool(batch.mask.all())
+
+    def _encode_all(self, batch: Batch, gives_tokens: bool) -> np.ndarray:
+        if self._is_packed(batch):
             return self._run(gives_tokens, batch, is_packed=True)
         single_thread = partial(self._encode, gives_tokens, 1)
         all_threads = partial(self._encode, gives_tokens, self._num_threads)
@@ -214,17 +271,39 @@ class TorchEngine:
 
     def close(self) -> None:
         """Releases the weights and the memory of a GPU."""
-        self._encoder = None
+        self._encoder, self._graphs = None, []
         self._thread_pool.close()
         self._release_memory()
 
     def _run(self, gives_tokens: bool, batch: Batch, is_packed: bool = False) -> np.ndarray:
+        return self._launch(gives_tokens, batch, is_packed)()
+
+    def _launch(self, gives_tokens: bool, batch: Batch, is_packed: bool) -> Callable[[], np.ndarray]:
+        """Starts the computation of a batch. Returns a function that waits for the vectors."""
+        rows = batch.num_tokens if gives_tokens else batch.num_sequences
+        with self._errors_of(batch), self._torch.inference_mode():
+            graph = None
+            if is_packed and self._graphs and gives_tokens == self._spec.is_token_level:
+                graph = self._find_graph(self._graphs, batch)
+            if graph is None:
+                vectors = self._encoder(self._to_device(batch, is_packed), gives_tokens)
+            else:
+                vectors = graph.encode(batch)
+            wait = self._to_host(vectors[:rows])
+
+        def finish() -> np.ndarray:
+            with self._errors_of(batch):
+                return wait()
+
+        return finish
+
+    @contextlib.contextmanager
+    def _errors_of(self, batch: Batch) -> Iterator[None]:
+        """Raises the errors of ``base.Engine.encode`` in place of PyTorch's."""
         torch = self._torch
         shape = f"{batch.num_sequences} sequences of up to {batch.lengths.max()} tokens"
         try:
-            with torch.inference_mode():
-                vectors = self._to_host(self._encoder(self._to_device(batch, is_packed), gives_tokens))
-            return vectors[: batch.num_tokens if gives_tokens else batch.num_sequences]
+            yield
         except (torch.OutOfMemoryError, MemoryError) as error:
             self._release_memory()
             raise OutOfMemory(f"{shape} do not fit on {self._device}: {error}") from error
@@ -269,15 +348,21 @@ class TorchEngine:
             grid=grid,
         )
 
-    def _to_host(self, vectors: Any) -> np.ndarray:
-        """Returns a tensor as an array; on a GPU, waits for it."""
+    def _to_host(self, vectors: Any) -> Callable[[], np.ndarray]:
+        """Starts to copy a tensor. Returns a function that waits for the array."""
         if self._device.type == "cpu":
-            return np.asarray(vectors.numpy())
+            return lambda: np.asarray(vectors.numpy())
         torch = self._torch
         result = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
         result.copy_(vectors, non_blocking=True)
-        torch.cuda.current_stream(self._device).synchronize()
-        return np.asarray(result.numpy())
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def wait() -> np.ndarray:
+            copied.synchronize()
+            return np.asarray(result.numpy())
+
+        return wait
 
 
 def host_arrays(batch: Batch, is_packed: bool, rows: int) -> tuple[dict[str, np.ndarray], int]:
@@ -289,11 +374,11 @@ def host_arrays(batch: Batch, is_packed: bool, rows: int) -> tuple[dict[str, np.
         rows: number of rows of the dense layers. Those behind the tokens are zeros, in no sequence.
     """
     spare = np.zeros(rows - batch.num_tokens, np.int32)
-    ends = np.concatenate([[0], np.cumsum(batch.lengths, dtype=np.int64)])
+    positions, ends = token_positions(batch.lengths)
     arrays = {
         "input_ids": np.concatenate([batch.input_ids, spare]),
         "type_ids": np.concatenate([batch.type_ids, spare]),
-        "positions": np.concatenate([np.arange(batch.num_tokens) - np.repeat(ends[:-1], batch.lengths), spare]),
+        "positions": np.concatenate([positions, spare]),
         "ends": ends,
     }
     if not batch.mask.all():
