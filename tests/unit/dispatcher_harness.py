@@ -14,6 +14,7 @@ from bert_serving.server.ipc.sockets import make_socket
 from bert_serving.server.log import get_logger
 from bert_serving.server.scheduling.dispatcher import Dispatcher
 from bert_serving.server.scheduling.jobs import Job, JobChunk, RequestKey
+from bert_serving.server.shares.job_usage import JobUsage
 from bert_serving.server.tokenization.tokenizer import Tokenized
 from process_harness import LIMIT, tiny_config
 
@@ -39,7 +40,7 @@ def announcement(job: int, size: int = 1, metadata: bytes | None = b"{}", identi
 class DispatcherHarness:
     """Holds a dispatcher, the sockets of its workers, and its commands for the sink."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self.now = 100.0
         self.told: list[Command] = []
         self.failures: list[tuple[Job, RequestError]] = []
@@ -47,7 +48,7 @@ class DispatcherHarness:
         router = make_socket(self.context, zmq.ROUTER, ROUTER_MANDATORY=1)
         router.bind("inproc://dispatch")
         self.dispatcher = Dispatcher(
-            tiny_config(*SMALL_BATCHES),
+            tiny_config(*(options or SMALL_BATCHES)),
             router,
             self._fail,
             self.told.append,
@@ -71,11 +72,13 @@ class DispatcherHarness:
         self.dispatcher.router.recv_multipart()
         self.dispatcher.register_worker(name, {"max_tokens": 4096, **info})
 
-    def ask(self, size: int = 1, is_last: bool = True, job: Job | None = None) -> tuple[Job, Command]:
+    def ask(
+        self, size: int = 1, is_last: bool = True, job: Job | None = None, usage: JobUsage | None = None
+    ) -> tuple[Job, Command]:
         """Adds a request of ``size`` texts, or a chunk of one. Returns the job and its announcement."""
         self.count += 1
         if job is None:
-            job = Job(self.count, RequestKey(b"client", b"1", b""), size, self.now, id=self.count)
+            job = Job(self.count, RequestKey(b"client", b"1", b""), size, self.now, id=self.count, usage=usage)
         job.is_complete = is_last
         ids = np.arange(3 * size, dtype=np.int32) + 1000 * self.count  # no two requests have equal texts
         tokenized = Tokenized(ids, None, None, np.full(size, 3, np.int32), np.zeros(0, np.int32), 0)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from bert_serving.server.http.concurrency_limit import SMALL_REQUEST_SLOTS, ConcurrencyLimiter, UnitLimiter
+from bert_serving.server.http.concurrency_limit import SMALL_REQUEST_SLOTS, ConcurrencyLimiter
 from bert_serving.server.http.errors import Overloaded, Stopping
+from bert_serving.server.http.unit_limiter import UnitLimiter
 
 #: Timeout (s) of a wait that normally takes milliseconds; long, because the machine may be busy.
 LIMIT = 60

@@ -7,89 +7,16 @@ the scheduler of the service. The limiters run in the thread of the event loop; 
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from .errors import Overloaded, Stopping
+from .http_access import RequestShare
+from .share_slots import NamedSlot, ShareSlots
+from .unit_limiter import UnitLimiter
 
 #: Minimum number of small requests that can run at a time.
 SMALL_REQUEST_SLOTS = 64
-
-
-class _QueuedRequest:
-    """A queued request and the units that it needs."""
-
-    def __init__(self, units: int) -> None:
-        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.units = units
-
-    @property
-    def is_granted(self) -> bool:
-        return self.granted.done() and not self.granted.cancelled()
-
-
-class UnitLimiter:
-    """Grants units in order of arrival.
-
-    Attributes:
-        free: units that are not granted.
-        running: number of requests that hold units.
-    """
-
-    def __init__(self, units: int) -> None:
-        self.free, self.running = units, 0
-        self._queue: deque[_QueuedRequest] = deque()
-        self.closed = False
-
-    @property
-    def queued(self) -> int:
-        return len(self._queue)
-
-    async def acquire(self, units: int, seconds: float) -> bool:
-        """Takes units, or returns false if they are not free within ``seconds``, or the limiter is closed."""
-        if self.closed:
-            return False
-        if units <= self.free and not self._queue:
-            self.take(units)
-            return True
-        request = _QueuedRequest(units)
-        self._queue.append(request)
-        try:
-            await asyncio.wait([request.granted], timeout=seconds)
-        except asyncio.CancelledError:
-            if request.is_granted:
-                self.release(units)
-            raise
-        finally:
-            if not request.granted.done():
-                self._queue.remove(request)
-                self._grant()  # the next request may need fewer units
-        return request.is_granted
-
-    def take(self, units: int) -> None:
-        """Takes units, whether they are free or not."""
-        self.running += 1
-        self.free -= units
-
-    def release(self, units: int) -> None:
-        self.running -= 1
-        self.free += units
-        self._grant()
-
-    def close(self) -> None:
-        """Grants nothing any more; queued requests return."""
-        self.closed = True
-        while self._queue:
-            self._queue.popleft().granted.cancel()
-
-    def _grant(self) -> None:
-        """Grants free units to the head of the queue. The releasing request does this, so no new request overtakes."""
-        while self._queue and self._queue[0].units <= self.free:
-            request = self._queue.popleft()
-            self.take(request.units)
-            request.granted.set_result(None)
 
 
 class ConcurrencyLimiter:
@@ -99,11 +26,13 @@ class ConcurrencyLimiter:
         limit: maximum number of running requests that are not small.
         max_queued: maximum length of each queue; further requests are rejected immediately.
         queue_timeout: maximum time (s) in the queue.
+        has_shares: every request has a share. Names take turns, and each has queues of its own.
     """
 
-    def __init__(self, limit: int, max_queued: int, queue_timeout: float) -> None:
+    def __init__(self, limit: int, max_queued: int, queue_timeout: float, has_shares: bool = False) -> None:
         self.limit, self.max_queued, self.queue_timeout = limit, max_queued, queue_timeout
-        self._large, self._small = UnitLimiter(limit), UnitLimiter(max(limit, SMALL_REQUEST_SLOTS))
+        kind = ShareSlots if has_shares else UnitLimiter
+        self._large, self._small = kind(limit), kind(max(limit, SMALL_REQUEST_SLOTS))
 
     @property
     def running(self) -> int:
@@ -131,15 +60,19 @@ class ConcurrencyLimiter:
         finally:
             self.release(slots)
 
-    async def acquire(self, is_small: bool = False) -> UnitLimiter:
-        """Takes a slot. Returns the slots to which it belongs, for `release`.
+    async def acquire(self, is_small: bool = False, share: RequestShare | None = None) -> UnitLimiter | NamedSlot:
+        """Takes a slot. Returns what `release` needs.
 
         Raises:
             Overloaded, Stopping: see `slot`.
         """
-        self.raise_if_refused(is_small)
+        self.raise_if_refused(is_small, share)
         slots = self._slots(is_small)
-        if await slots.acquire(1, self.queue_timeout):
+        if share is not None and isinstance(slots, ShareSlots):
+            slot = await slots.acquire_for(share, self.queue_timeout)
+            if slot is not None:
+                return slot
+        elif await slots.acquire(1, self.queue_timeout):
             return slots
         self._raise_if_closed()
         raise Overloaded(
@@ -147,7 +80,7 @@ class ConcurrencyLimiter:
             f"(-http_max_connect {self.limit}); retry later"
         )
 
-    def raise_if_refused(self, is_small: bool) -> None:
+    def raise_if_refused(self, is_small: bool, share: RequestShare | None = None) -> None:
         """Raises the error of a request that can neither take a slot now nor be queued.
 
         Raises:
@@ -155,14 +88,16 @@ class ConcurrencyLimiter:
         """
         self._raise_if_closed()
         slots = self._slots(is_small)
-        is_free = slots.free and not slots.queued
-        if not is_free and slots.queued >= self.max_queued:
+        is_free, queued = slots.free and not slots.queued, slots.queued
+        if share is not None and isinstance(slots, ShareSlots):
+            is_free, queued = slots.is_free_for(share.name), slots.queued_of(share.name)
+        if not is_free and queued >= self.max_queued:
             raise Overloaded(
-                f"the server is overloaded: {slots.running} requests run and {slots.queued} are queued "
+                f"the server is overloaded: {slots.running} requests run and {queued} are queued "
                 f"(-http_max_connect {self.limit}); retry later, with more texts per request"
             )
 
-    def release(self, slots: UnitLimiter | None) -> None:
+    def release(self, slots: UnitLimiter | NamedSlot | None) -> None:
         """Releases a slot that `acquire` took; None is no slot."""
         if slots is not None:
             slots.release(1)

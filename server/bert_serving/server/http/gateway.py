@@ -19,16 +19,17 @@ from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
 from . import wsgi
-from .concurrency_limit import UnitLimiter
 from .connections import STATE_KEY, Connection, Connections
 from .direct_response import DirectResponses
 from .encoding_call import ENCODED_KEY, SHARE_KEY, read_call
 from .encoding_service import EncodingService
 from .errors import BodyTooLarge, ClientDisconnected, HttpError, Unauthorized
-from .http_access import HttpAccess
+from .http_access import HttpAccess, RequestShare
 from .memory_limit import SMALL_BODY, Charge, MemoryLimiter
 from .paths import canonical_path
 from .route_table import ENCODING_ROUTES
+from .share_slots import NamedSlot
+from .unit_limiter import UnitLimiter
 
 #: Paths that answer without the service, whatever the load.
 LIVENESS_PATHS = frozenset(("/healthz",))
@@ -141,11 +142,14 @@ class Gateway:
             charge.release()
             must_close = await self._discard(scope, receive, connection)
         self.num_active += 1
-        slots: UnitLimiter | None = None
+        slots: UnitLimiter | NamedSlot | None = None
+        share = self.access.share_of(_authorization(scope)) if self.access.has_keys else None
         try:
             try:
                 if body is not None:
-                    slots = await self._admit(body, scope["path"], charge)
+                    if share is None and self.access.has_keys:  # the key was removed while the body arrived
+                        raise Unauthorized("the bearer token is not valid any more: send another one")
+                    slots = await self._admit(body, scope["path"], charge, share)
                     if connection.is_lost:
                         raise ClientDisconnected("the client closed the connection")
             except HttpError as error:
@@ -153,11 +157,7 @@ class Gateway:
             if body is None or refusal is not None:
                 body = b""
             environ = wsgi.environ_of(scope, body, started)
-            if self.access.has_keys:
-                environ[SHARE_KEY] = self.access.share_of(_authorization(scope))
-                if environ[SHARE_KEY] is None:  # the key was removed while the body arrived
-                    refusal = refusal or Unauthorized("the bearer token is not valid any more: send another one")
-            environ[wsgi.REFUSAL_KEY] = refusal
+            environ[wsgi.REFUSAL_KEY], environ[SHARE_KEY] = refusal, share
             if refusal is None and len(body) <= SMALL_REQUEST and scope["path"] in ENCODING_ROUTES:
                 response = await self._encode_small(environ, scope["path"], body)
             else:
@@ -185,15 +185,18 @@ class Gateway:
         environ[ENCODED_KEY] = call, result
         return await self._call(self._workers, environ)
 
-    async def _admit(self, body: bytes, path: str, charge: Charge) -> UnitLimiter:
-        """Waits for memory and a slot. Returns the slots to which it belongs.
+    async def _admit(
+        self, body: bytes, path: str, charge: Charge, share: RequestShare | None
+    ) -> UnitLimiter | NamedSlot:
+        """Waits for memory and a slot. Returns what releases the slot.
 
         Raises:
             Overloaded, Stopping: the request is refused.
         """
-        self.limiter.raise_if_refused(is_small=len(body) <= SMALL_REQUEST)
+        is_small = len(body) <= SMALL_REQUEST
+        self.limiter.raise_if_refused(is_small, share)
         await charge.reserve(await self._needed(body, path), self.limiter.queue_timeout)
-        return await self.limiter.acquire(is_small=len(body) <= SMALL_REQUEST)
+        return await self.limiter.acquire(is_small, share)
 
     def _is_authorized(self, scope: dict[str, Any]) -> bool:
         return self.access.is_open or self.access.allows(_authorization(scope))

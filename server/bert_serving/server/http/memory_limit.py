@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from .concurrency_limit import UnitLimiter
 from .errors import Overloaded
+from .unit_limiter import UnitLimiter
 
 #: Maximum body size (bytes) of a request that uses the memory of small ones.
 SMALL_BODY = 65_536

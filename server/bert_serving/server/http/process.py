@@ -179,7 +179,10 @@ def make_service(process: ProcessContext) -> EncodingService:
         tokenizer=tokenizer,
         token_ids=TokenIds(tokenizer.ids, tokenizer.frame, config.no_special_token, config.http_token_ids),
         limiter=ConcurrencyLimiter(
-            config.http_max_connect, max(MIN_QUEUE_LENGTH, config.http_max_connect), QUEUE_TIMEOUT
+            config.http_max_connect,
+            max(MIN_QUEUE_LENGTH, config.http_max_connect),
+            QUEUE_TIMEOUT,
+            has_shares=config.http_keys is not None,
         ),
         health=HealthChecker(BertClient(timeout=STATUS_TIMEOUT, **arguments)),
         log=process.log,

@@ -26,9 +26,11 @@ from ..ipc.messages import BatchMessage, Command, encode_commands, is_large
 from ..ipc.model_numbers import BatchNumbers
 from ..ipc.sockets import send_at_once
 from ..monitoring.histogram import SEQUENCES, Histogram
+from .bulk_slices import BulkSlices
 from .cache_index import CacheIndex, KnownRows, Slices
 from .jobs import Job, JobChunk, pack
 from .scheduler import BatchLimits, Scheduler, make_scheduler
+from .unannounced import Unannounced
 from .worker_failure import BatchRetry, live_slices
 from .worker_state import InFlightBatch, WorkerState
 
@@ -75,9 +77,10 @@ class Dispatcher:
         self._retry = BatchRetry(self.scheduler, fail_job)
         self.workers: dict[bytes, WorkerState] = {}
         self.in_flight: dict[int, InFlightBatch] = {}
-        self._unannounced: dict[Job, Command] = {}  # complete jobs of one chunk, oldest first
+        self._unannounced = Unannounced(send_to_sink)
         self._numbers, self._model = numbers or BatchNumbers(1), model
         self.cache = CacheIndex(config, send_to_sink, self._new_batch_id)
+        self._slices = None if config.http_keys is None else BulkSlices(clock)
         self._epoch = self.next_batch_id >> 40
         self.next_wakeup: float | None = None
         self.batch_sizes = Histogram(SEQUENCES)
@@ -138,7 +141,7 @@ class Dispatcher:
         held = {batch_id: self.in_flight.pop(batch_id) for batch_id in state.in_flight}
         crashed = self._retry.blame(list(held), state.overlaps) if is_death else None
         for batch_id, batch in held.items():
-            self._restore_announcements(batch)
+            self._unannounced.restore(batch.announcements)
             if batch_id != crashed:
                 self.scheduler.requeue(live_slices(batch.slices))
         reason = self._retry.worker_died(held[crashed].slices) if crashed is not None else ""
@@ -200,8 +203,7 @@ class Dispatcher:
         """Announces the jobs of rows that need no worker, and asks the sink for the rows."""
         if known:
             for job in known.jobs():
-                if job in self._unannounced:
-                    self.send_to_sink(self._unannounced.pop(job))
+                self._unannounced.send(job)
             self.cache.serve(known)
 
     def _queue_waiting(self, batch_id: int, reason: str) -> None:
@@ -230,9 +232,7 @@ class Dispatcher:
 
     def announce_waiting(self) -> None:
         """Announces jobs that have been queued long, so that the sink checks whether their clients are connected."""
-        latest = self.clock() - ANNOUNCE_AFTER
-        while self._unannounced and (job := next(iter(self._unannounced))).received_at < latest:
-            self.send_to_sink(self._unannounced.pop(job))
+        self._unannounced.send_older(self.clock() - ANNOUNCE_AFTER)
 
     def dispatch(self) -> None:
         """Sends batches while sequences are queued and a worker has credit."""
@@ -242,16 +242,27 @@ class Dispatcher:
             if not free:
                 return
             state = min(free, key=lambda s: (len(s.in_flight), sum(self.in_flight[b].tokens for b in s.in_flight)))
+            if self._slices is not None:
+                picked = self._slices.pick(self.scheduler, state, self.workers.values(), free, self.in_flight)
+                if picked is None:
+                    self.next_wakeup = self._slices.ends_at
+                    return
+                state = picked
             if state.in_flight and not self.scheduler.has_full_batch(state.limits):
                 return  # the worker is busy: let the next batch grow
             if self._should_delay(state, free):
                 self.next_wakeup = state.batch_delay.deadline
                 return
             batch_id = self._new_batch_id()
-            known, slices = self.cache.take_known(self.scheduler.next_batch(state.limits), batch_id)
+            known, slices = self.cache.take_known(self._next_batch(state), batch_id)
             self._serve(known)
             if slices:
                 self._send(state, batch_id, slices)
+
+    def _next_batch(self, state: WorkerState) -> Slices:
+        if self._slices is None:
+            return self.scheduler.next_batch(state.limits)
+        return self._slices.next_batch(self.scheduler, state, self.workers.values())
 
     def _should_delay(self, state: WorkerState, free: list[WorkerState]) -> bool:
         """Returns whether an idle worker waits for more sequences. It does not if another worker is idle too."""
@@ -273,18 +284,10 @@ class Dispatcher:
 
     def _send(self, state: WorkerState, batch_id: int, slices: Slices) -> None:
         packed = pack(slices)
-        announcements = self._announcements_for(slices)
+        announcements = self._unannounced.take(slices)
         encoded = encode_commands(list(announcements.values())) if announcements else b""
-        message = BatchMessage(
-            batch_id,
-            packed.batch,
-            packed.manifest,
-            encoded,
-            packed.has_types,
-            packed.has_mask,
-            packed.vector_codes,
-            packed.segments,
-        )
+        options = packed.has_types, packed.has_mask, packed.vector_codes, packed.segments
+        message = BatchMessage(batch_id, packed.batch, packed.manifest, encoded, *options)
         frames = message.frames()
         try:
             send_at_once(state.router, [state.name, *frames], copy=not is_large(frames))
@@ -296,27 +299,9 @@ class Dispatcher:
             self._on_disconnected(state)
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
-        padding = int(packed.batch.lengths.max()) * sequences - tokens
-        self.in_flight[batch_id] = InFlightBatch(state.name, slices, tokens, sequences, padding, announcements)
+        counts = tokens, sequences, int(packed.batch.lengths.max()) * sequences - tokens
+        self.in_flight[batch_id] = InFlightBatch(state.name, slices, *counts, announcements, self.scheduler.is_bulk)
         state.in_flight[batch_id] = None
-
-    def _announcements_for(self, slices: Slices) -> dict[Job, Command]:
-        """Returns the announcements of jobs that the batch contains entirely, and sends the others to the sink."""
-        announcements: dict[Job, Command] = {}
-        for each in slices:
-            job = each.key.job
-            announcement = self._unannounced.pop(job, None)
-            if announcement is None:
-                continue
-            if len(each.rows) == job.size:
-                announcements[job] = announcement
-            else:
-                self.send_to_sink(announcement)
-        return announcements
-
-    def _restore_announcements(self, batch: InFlightBatch) -> None:
-        """Takes back the announcements that travelled with a failed batch."""
-        self._unannounced.update({job: each for job, each in batch.announcements.items() if not job.failed})
 
     def batch_done(self, batch_id: int, started_at: float) -> Slices:
         """Records that the sink has the rows of a batch, which its worker started at ``started_at`` (seconds).
@@ -339,6 +324,8 @@ class Dispatcher:
             state.num_tokens += batch.tokens
             now = self.clock()
             state.last_seconds = now - started_at
+            if self._slices is not None:
+                state.costs.add(batch.tokens, state.last_seconds, batch.is_bulk)
             if not state.in_flight:
                 sizes = [(len(each.rows), each.key.job.size) for each in batch.slices]
                 answered = sum(rows for rows, size in sizes if rows == size)
@@ -364,7 +351,7 @@ class Dispatcher:
             tokens = max(_MIN_TOKENS, min(state.limits.max_tokens, batch.tokens) // 2)
             state.limits = BatchLimits(state.limits.max_sequences, tokens)
             self.log.warning("%s is out of memory; reducing its batches to %d tokens", name, tokens)
-        self._restore_announcements(batch)
+        self._unannounced.restore(batch.announcements)
         self._queue_waiting(batch_id, self._retry.engine_failed(batch.slices, message))
 
     def worker_idle(self, name: bytes, last_batch: int) -> None:
@@ -382,7 +369,7 @@ class Dispatcher:
         for batch_id in batch_ids:
             del state.in_flight[batch_id]
             batch = self.in_flight.pop(batch_id)
-            self._restore_announcements(batch)
+            self._unannounced.restore(batch.announcements)
             self.scheduler.requeue(live_slices(batch.slices))
             self._queue_waiting(batch_id, "")
         self.log.warning("%d batches of %s are lost; requeuing them", len(batch_ids), state.name.decode())

@@ -49,6 +49,9 @@ class Scheduler(Generic[Key]):
         priority_batch_size: largest number of sequences in a request that uses the small lane.
         max_consecutive_small: number of small batches in a row after which a waiting bulk batch is due.
         has_shares: every chunk has a share; see ``share_lane``.
+
+    Attributes:
+        is_bulk: the last batch is one of the bulk lane, or was requeued.
     """
 
     def __init__(self, priority_batch_size: int = 16, max_consecutive_small: int = 4, has_shares: bool = False) -> None:
@@ -60,7 +63,7 @@ class Scheduler(Generic[Key]):
         self._small: Lane[Key] | ShareLane[Key] = make_lane()
         self._bulk: Lane[Key] | ShareLane[Key] = make_lane()
         self._requeued: deque[list[BatchSlice[Key]]] = deque()
-        self._consecutive_small = 0
+        self._consecutive_small, self.is_bulk = 0, False
 
     def __len__(self) -> int:
         """Returns the number of queued sequences."""
@@ -94,8 +97,21 @@ class Scheduler(Generic[Key]):
             self._requeued.append(slices)
             self._count(slices, +1)
 
-    def next_batch(self, limits: BatchLimits) -> list[BatchSlice[Key]]:
-        """Removes and returns the next batch; an empty list if the queue is empty."""
+    @property
+    def has_bulk_only(self) -> bool:
+        """Whether the next batch is one of the bulk lane, and no small request waits."""
+        return bool(self._bulk) and not self._small and not self._requeued
+
+    def next_batch(
+        self, limits: BatchLimits, is_of_one_lane: bool = False, bulk_tokens: int | None = None
+    ) -> list[BatchSlice[Key]]:
+        """Removes and returns the next batch; an empty list if the queue is empty.
+
+        Args:
+            is_of_one_lane: the batch has sequences of one lane only.
+            bulk_tokens: limit of the tokens in a batch of the bulk lane.
+        """
+        self.is_bulk = True
         if self._requeued:
             slices = self._requeued.popleft()
             head, rest = _split_to_fit(slices, limits)
@@ -108,7 +124,11 @@ class Scheduler(Generic[Key]):
         bulk_is_due = self._bulk and (not self._small or self._consecutive_small >= self.max_consecutive_small)
         first, second = (self._bulk, self._small) if bulk_is_due else (self._small, self._bulk)
         self._consecutive_small = 0 if bulk_is_due else self._consecutive_small + 1
-        slices = self._take_only(first) if self.num_sequences == 1 else self._fill_batch(first, second, limits)
+        self.is_bulk = first is self._bulk
+        if self.is_bulk and bulk_tokens is not None:
+            limits = BatchLimits(limits.max_sequences, min(limits.max_tokens, bulk_tokens))
+        lanes = (first,) if is_of_one_lane else (first, second)
+        slices = self._take_only(first) if self.num_sequences == 1 else self._fill_batch(lanes, limits)
         self._count(slices, -1)
         return slices
 
@@ -147,14 +167,12 @@ class Scheduler(Generic[Key]):
         lane.update_virtual_time()
         return [taken]
 
-    def _fill_batch(
-        self, first: Lane[Key] | ShareLane[Key], second: Lane[Key] | ShareLane[Key], limits: BatchLimits
-    ) -> list[BatchSlice[Key]]:
-        """Cuts a batch from both lanes; ``first`` provides the anchor."""
+    def _fill_batch(self, lanes: tuple[Lane[Key] | ShareLane[Key], ...], limits: BatchLimits) -> list[BatchSlice[Key]]:
+        """Cuts a batch from the lanes; the first provides the anchor."""
         window = 2 * limits.max_sequences
         candidates: list[tuple[Lane[Key] | ShareLane[Key], QueuedChunk[Key], int]] = []
         seen = 0
-        for lane in (first, second):
+        for lane in lanes:
             for chunk in lane.round_robin(window - seen):
                 count = min(chunk.remaining, window - seen)
                 candidates.append((lane, chunk, count))
@@ -174,7 +192,7 @@ class Scheduler(Generic[Key]):
                 taken = chunk.take(offsets)
                 slices.append(taken)
                 lane.advance(chunk, _sum(taken.lengths))
-        for lane in (first, second):
+        for lane in lanes:
             lane.update_virtual_time()
         return slices
 

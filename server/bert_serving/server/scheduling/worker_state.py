@@ -9,6 +9,7 @@ from typing import Any
 import zmq
 
 from ..ipc.messages import Command
+from .batch_costs import BatchCosts
 from .batch_delay import AdaptiveBatchDelay
 from .jobs import Job, JobChunk
 from .scheduler import BatchLimits, BatchSlice
@@ -24,6 +25,7 @@ class InFlightBatch:
     Attributes:
         padding: number of padding tokens, up to the longest sequence.
         announcements: announcements of jobs that travel with this batch only.
+        is_bulk: it is one of the bulk lane, or was sent again.
     """
 
     worker: bytes
@@ -32,6 +34,7 @@ class InFlightBatch:
     sequences: int
     padding: int
     announcements: dict[Job, Command]
+    is_bulk: bool = False
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class WorkerState:
         is_draining: the worker gets no new batches.
         disconnected_at: since when the worker of a machine is not connected, in monotonic seconds.
         failures: failed batches in a row.
+        costs: durations of its batches, if the server has shares.
     """
 
     name: bytes
@@ -64,6 +68,7 @@ class WorkerState:
     last_seconds: float = 0.0
     failures: int = 0
     batch_delay: AdaptiveBatchDelay = field(default_factory=AdaptiveBatchDelay)
+    costs: BatchCosts = field(default_factory=BatchCosts)
 
     @property
     def shown_name(self) -> str:
