@@ -102,8 +102,6 @@ def test_a_limit_of_tokens_is_exact_and_the_refusal_says_when_to_retry(http: Htt
     assert post(http, SEARCH, [text] * 20).status == 200  # others have their own limits
 
 
-#: Routes that need a model of another kind.
-OTHER_MODELS = {"/embed_all", "/predict", "/classify", "/rerank", "/v1/rerank", "/v2/rerank"}
 BODIES: dict[str, Any] = {
     "/encode": {"texts": ["a"]},
     "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}},
@@ -116,14 +114,19 @@ BODIES: dict[str, Any] = {
 def test_a_used_up_limit_gives_429_on_every_route(http: HttpServer) -> None:
     for _ in range(3):
         post(http, FEW, ["text"])
-    for path in sorted(ENCODING_ROUTES.keys() - OTHER_MODELS):
+    checked = 0
+    for path in sorted(ENCODING_ROUTES):
         body = json.dumps(BODIES.get(path, {"inputs": ["a"]}))
+        if http.call(path, body.encode(), {"Authorization": f"Bearer {SEARCH}"}).status != 200:
+            continue  # the route needs a model of another kind
+        checked += 1
         for size in (1, 400):  # in the event loop, and in a thread
             text = json.dumps("text " * size)
             reply = http.call(path, body.replace('"a"', text).encode(), {"Authorization": f"Bearer {FEW}"})
             assert reply.status == 429, (path, reply.body)
             assert 1 <= int(reply.headers["retry-after"]) <= 61
             assert b"few" in reply.body
+    assert checked >= 8
 
 
 def test_a_large_request_is_accepted_or_refused_as_a_whole(http: HttpServer) -> None:
