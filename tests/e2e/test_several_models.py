@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient, InvalidRequestError, TaskError
+from http_calls import HttpServer, serving_http
 from model_folders import write_classifier
-from servers import DATA, TINY, Server, serving, wait_until
+from servers import DATA, TINY, Server, wait_until
 
 #: Name of each embedder, and the golden file with its vectors; the first one has no name of its own.
 GOLDEN = {"tiny": "mean_default", "last": "mean_layer-1"}
@@ -29,11 +30,16 @@ def golden(name: str) -> tuple[list[str], np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
     folder = write_classifier(tmp_path_factory.mktemp("models") / "reranker")
     models = ["-model", f"last={TINY},pooling_layer=-1", "-model", f"rerank={folder},task=rerank,max_seq_len=40"]
-    with serving(*models, "-cache_mb", "2") as server:
+    with serving_http(*models, "-cache_mb", "2") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def server(http: HttpServer) -> Server:
+    return http.server
 
 
 def connect(server: Server, model: str | None = None, **options: Any) -> BertClient:
@@ -95,6 +101,74 @@ def test_the_status_counts_all_models(server: Server) -> None:
     assert sum(each["tokens"] for each in status["by_model"].values()) == status["batches"]["tokens"]
     assert status["cache"]["max_bytes"] <= 3 * 2**20
     assert status["max_seq_len"] == 25
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "key"),
+    [("/encode", "texts", "results"), ("/v1/embeddings", "input", "data"), ("/embed", "inputs", "")],
+)
+@pytest.mark.parametrize("model", ["", "tiny", "last"])
+def test_http_requests_name_their_model(http: HttpServer, path: str, field: str, key: str, model: str) -> None:
+    texts, vectors = golden(model or "tiny")
+    named = {"model": model} if model else {}
+    for repeat in (1, 200):  # small requests in the event loop, large ones in a thread
+        reply = http.call(path, {field: texts * repeat, "normalize": False, **named})
+        assert reply.status == 200, reply.body
+        rows = reply.json[key] if key else reply.json
+        found = [row["embedding"] for row in rows] if key == "data" else rows
+        np.testing.assert_allclose(np.array(found), np.tile(vectors, (repeat, 1)), atol=1e-5)
+    if key == "data":
+        assert reply.json["model"] == (model or "tiny")
+
+
+def test_http_routes_without_a_model_get_the_first_one_for_their_task(http: HttpServer, server: Server) -> None:
+    with connect(server, "rerank") as client:
+        order = [each.index for each in client.rerank(QUERY, DOCUMENTS)]
+    for path in ("/rerank", "/"):
+        assert [each["index"] for each in http.call(path, {"query": QUERY, "texts": DOCUMENTS}).json] == order
+    for model in ("", "rerank"):
+        reply = http.call("/v1/rerank", {"query": QUERY, "documents": DOCUMENTS, "model": model})
+        assert [each["index"] for each in reply.json["results"]] == order
+        assert reply.json["model"] == "rerank"
+    wrong = http.call("/rerank", {"query": QUERY, "texts": DOCUMENTS, "model": "last"})
+    assert wrong.status == 424
+    assert "-task embed" in wrong.json["error"]
+    no_classifier = http.call("/predict", {"inputs": "a"})
+    assert no_classifier.status == 424
+
+
+@pytest.mark.parametrize("name", ["text-embedding-3-small", "Last", "last ", "other"])
+def test_an_unknown_model_over_http_is_404_with_the_names(http: HttpServer, name: str) -> None:
+    for path, body in (
+        ("/v1/embeddings", {"input": "a"}),
+        ("/encode", {"texts": ["a"]}),
+        ("/embed", {"inputs": "a"}),
+        ("/v2/embed", {"texts": ["a"]}),
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}),
+        ("/tokenize", {"inputs": "a"}),
+        ("/decode", {"ids": [1]}),
+        ("/invocations", {"input": "a"}),
+    ):
+        reply = http.call(path, {**body, "model": name})
+        assert reply.status == 404, (path, reply.body)
+        assert b"this server has tiny, last, rerank" in reply.body
+
+
+def test_models_are_listed_and_described(http: HttpServer, server: Server) -> None:
+    listed = {each["id"]: each["vector_space"] for each in http.call("/v1/models").json["data"]}
+    assert list(listed) == ["tiny", "last", "rerank"]
+    with connect(server, "last") as client:
+        assert client.vector_space == listed["last"] == http.call("/v1/models/last").json["vector_space"]
+    assert http.call("/v1/models/other").status == 404
+    assert http.call("/info").json["model_id"] == "tiny"
+    described = http.call("/info?model=rerank").json
+    assert (described["model_id"], described["max_input_length"]) == ("rerank", 40)
+    assert "reranker" in described["model_type"]
+    assert http.call("/info?model=other").status == 404
+    reply = http.call("/encode", {"texts": ["a"], "model": "last"})
+    assert reply.headers["x-vector-space"] == listed["last"]
+    assert http.call("/encode", {"texts": ["a"], "model": 7}).status == 400
+    assert http.call("/readyz").status == 200
 
 
 @pytest.mark.parametrize("victim", ["worker-last-0", "sink", "ventilator"])

@@ -30,6 +30,7 @@ class Application:
 
     def __init__(self, cors: str = "*") -> None:
         service: Any = Mock(vector_space="space", model_name="model", labels=())
+        service.models = [service]
         service.config = SimpleNamespace(cors=cors, task="embed", pipeline=None)
         service.log = logging.getLogger("test")
         self.metrics = Metrics(Mock(), Mock(running=0, queued=0))

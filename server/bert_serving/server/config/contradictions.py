@@ -69,8 +69,6 @@ def _check_models(config: ServerConfig) -> None:
         raise ConfigError(
             "-num_worker auto gives all cores to one model, but -model names further ones: set a number of workers"
         )
-    if config.http_port is not None:
-        raise ConfigError("-http_port is for servers of one model, but -model names further ones: omit one of them")
     if config.join_port is not None:
         raise ConfigError("-join_port is for servers of one model, but -model names further ones: omit one of them")
     if config.num_tokenizer != 0:

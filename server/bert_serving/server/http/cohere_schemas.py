@@ -29,7 +29,7 @@ class CohereEmbedRequest(Struct):
 
     texts: Annotated[list[str] | None, Meta(description="texts that are not blank")] = None
     inputs: Annotated[list[ContentInput] | None, Meta(description="the texts, in place of texts; /v2 only")] = None
-    model: Annotated[str, Meta(description="ignored; does not select a model")] = ""
+    model: Annotated[str, Meta(description="name of a model of the server; one with a single model ignores it")] = ""
     input_type: Annotated[
         Literal["search_document", "search_query", "classification", "clustering"] | None,
         Meta(description="selects the prompt of the model folder for this use; without such a prompt no effect"),

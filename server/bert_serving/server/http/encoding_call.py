@@ -14,6 +14,7 @@ from werkzeug.datastructures import Headers
 
 from .encoding_service import EncodingResult, EncodingService
 from .http_access import RequestShare
+from .models import choose
 from .request_context import add_headers, check_coding
 from .validation import parse_object
 
@@ -52,25 +53,35 @@ Prepare = Callable[[EncodingService, dict[str, Any], Headers], EncodingCall]
 
 
 def read_call(
-    service: EncodingService, prepare: Prepare, body: bytes, headers: Headers, share: RequestShare | None = None
-) -> EncodingCall:
-    """Reads a request, of any content type.
+    service: EncodingService,
+    path: str,
+    prepare: Prepare,
+    body: bytes,
+    headers: Headers,
+    share: RequestShare | None = None,
+) -> tuple[EncodingService, EncodingCall]:
+    """Reads a request, of any content type. Returns the service for its model, and the call.
+
+    Args:
+        service: that of the first model.
 
     Raises:
         UnsupportedBody: the body is compressed.
         HttpError: the request is invalid.
     """
     check_coding(headers)
-    call = prepare(service, parse_object(body), headers)
-    return call if share is None else replace(call, options={**call.options, "share": share})
+    values = parse_object(body)
+    service = choose(service, values, path)
+    call = prepare(service, values, headers)
+    return service, call if share is None else replace(call, options={**call.options, "share": share})
 
 
-def handle(service: EncodingService, prepare: Prepare) -> Response:
+def handle(service: EncodingService, path: str, prepare: Prepare) -> Response:
     """Handles the Flask request. It encodes the texts unless the event loop has done so."""
     encoded: tuple[EncodingCall, EncodingResult] | None = request.environ.get(ENCODED_KEY)
     if encoded is None:
         share = request.environ.get(SHARE_KEY)
-        call = read_call(service, prepare, request.get_data(cache=False), request.headers, share)
+        service, call = read_call(service, path, prepare, request.get_data(cache=False), request.headers, share)
         encoded = call, call.encode(service)
     call, result = encoded
     return add_headers(call.respond(result), result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ import numpy as np
 from bert_serving.client import AsyncBertClient, BertClient, SparseVector
 from bert_serving.client.protocol import PART_MODES
 
+from ..config.models import public_name
 from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
-from ..model.default import default_model_dir
 from ..model.pooling import PoolingStrategy
 from ..model.quantization import Quantizer, missing_ranges, row_bytes
 from ..model.vector_options import VectorOptions
@@ -76,6 +75,9 @@ class EncodingService:
         limiter: limits the number of running requests.
         health: health of the service.
         log: logger of the HTTP process.
+
+    Attributes:
+        models: the services of all models of the server, the first one first; they share limiter and health.
     """
 
     def __init__(
@@ -94,7 +96,8 @@ class EncodingService:
         self.token_ids = token_ids
         self._async_client = async_client
         self.tokenizer = tokenizer
-        self.model_name = model_name(config)
+        self.model_name = public_name(config)
+        self.models: list[EncodingService] = [self]
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
         self.dimensions = config.vector_size(model)
         self.outputs = config.outputs
@@ -155,8 +158,9 @@ class EncodingService:
         return self._result(call, timings, texts, show_tokens, options)
 
     async def close(self) -> None:
-        """Closes the clients. Calls that still wait raise `ClientClosedError`."""
-        await asyncio.gather(asyncio.to_thread(self.client.close), self._async_client.close())
+        """Closes the clients of all models. Calls that still wait raise `ClientClosedError`."""
+        threads = (asyncio.to_thread(each.client.close) for each in self.models)
+        await asyncio.gather(*threads, *(each._async_client.close() for each in self.models))
 
     def require_ranges(self, options: VectorOptions) -> None:
         """Checks that the embedding type of vectors with these options has its ranges.
@@ -285,12 +289,3 @@ def _for_service(options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options as the client takes them."""
     share: RequestShare | None = options.get("share")
     return options if share is None else {**options, "share": share.option}
-
-
-def model_name(config: ServerConfig) -> str:
-    """Returns the public name of the model: the name of its folder, without the path."""
-    if config.tuned_model_dir:
-        return Path(config.tuned_model_dir).resolve().name
-    if config.model_dir == default_model_dir():
-        return "all-MiniLM-L6-v2"
-    return Path(config.model_dir).resolve().name

@@ -175,8 +175,8 @@ class Gateway:
         """Encodes the texts of a small request without a thread, and makes the response."""
         try:
             headers, share = EnvironHeaders(environ), environ.get(SHARE_KEY)
-            call = read_call(self.service, ENCODING_ROUTES[path], body, headers, share)
-            result = await call.encode_async(self.service)
+            service, call = read_call(self.service, path, ENCODING_ROUTES[path], body, headers, share)
+            result = await call.encode_async(service)
             if result.vectors.nbytes <= SMALL_RESULT:
                 return self._direct.make(environ, path, call, result)
         except Exception as error:  # the application answers with it

@@ -17,6 +17,7 @@ import zmq
 
 from bert_serving.client import AsyncBertClient, BertClient
 
+from ..config.models import public_name
 from ..errors import PortInUse, StartError
 from ..ipc.commands import DRAIN, DRAINED, READY, SHARES, STOP
 from ..ipc.descriptors import descriptor_limit
@@ -98,9 +99,9 @@ def run(process: ProcessContext) -> None:
         MemoryLimiter(
             memory_limit(config.http_max_body),
             config.http_max_body,
-            service.row_bytes,
-            RERANK_PATHS if config.task == "rerank" else frozenset(),
-            service.max_length,
+            max(each.row_bytes for each in service.models),
+            RERANK_PATHS if any(each.config.task == "rerank" for each in service.models) else frozenset(),
+            min(each.max_length for each in service.models),
         ),
         config.http_max_body,
         access,
@@ -149,14 +150,12 @@ def _serve(
 
 
 def make_service(process: ProcessContext) -> EncodingService:
-    """Connects to the service, and loads the tokenizer and the vocabulary.
+    """Connects to the service, and loads the tokenizers and the vocabularies. Returns the service of the first model.
 
     Raises:
         BertServingError: the service does not reply.
     """
     config = process.config
-    model = process.model
-
     # A wildcard address includes the loopback address.
     host = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
 
@@ -168,23 +167,39 @@ def make_service(process: ProcessContext) -> EncodingService:
         "connect_timeout": CONNECT_TIMEOUT,
         **process.options.get("keys", {}),
     }
-    timeout = config.http_timeout * 1000
+    limiter = ConcurrencyLimiter(
+        config.http_max_connect,
+        max(MIN_QUEUE_LENGTH, config.http_max_connect),
+        QUEUE_TIMEOUT,
+        has_shares=config.http_keys is not None,
+    )
+    health = HealthChecker(BertClient(timeout=STATUS_TIMEOUT, **arguments))
+    contexts = process.of_models()
+    services = []
+    for each in contexts:
+        if len(contexts) > 1:
+            arguments["model"] = public_name(each.config)
+        services.append(_service_of(each, {**arguments, "timeout": config.http_timeout * 1000}, limiter, health))
+    for service in services:
+        service.models = services
+    return services[0]
 
+
+def _service_of(
+    process: ProcessContext, arguments: dict[str, Any], limiter: ConcurrencyLimiter, health: HealthChecker
+) -> EncodingService:
+    """Returns the service of one model; ``arguments`` are those of its clients."""
+    config, model = process.config, process.model
     tokenizer = make_tokenizer(config, model, process.options["tokenizer"])
     return EncodingService(
         config=config,
         model=model,
-        client=BertClient(timeout=timeout, **arguments),
-        async_client=AsyncBertClient(timeout=timeout, **arguments),
+        client=BertClient(**arguments),
+        async_client=AsyncBertClient(**arguments),
         tokenizer=tokenizer,
         token_ids=TokenIds(tokenizer.ids, tokenizer.frame, config.no_special_token, config.http_token_ids),
-        limiter=ConcurrencyLimiter(
-            config.http_max_connect,
-            max(MIN_QUEUE_LENGTH, config.http_max_connect),
-            QUEUE_TIMEOUT,
-            has_shares=config.http_keys is not None,
-        ),
-        health=HealthChecker(BertClient(timeout=STATUS_TIMEOUT, **arguments)),
+        limiter=limiter,
+        health=health,
         log=process.log,
     )
 

@@ -65,7 +65,7 @@ def read_options(values: dict[str, Any], headers: Headers, width: int) -> dict[s
 
 
 def read_model(values: dict[str, Any]) -> str:
-    """Returns the name in the field ``model``, to echo in the response. It does not select a model.
+    """Returns the name in the field ``model``, to echo in the response. ``choose`` has selected the model.
 
     Raises:
         BadRequest: the field is not a name.

@@ -33,4 +33,4 @@ ENCODING_ROUTES: dict[str, Prepare] = {
 def add_encoding_routes(app: Flask, service: EncodingService) -> None:
     """Adds the routes to the Flask application."""
     for path, prepare in ENCODING_ROUTES.items():
-        app.add_url_rule(path, path, partial(handle, service, prepare), methods=["POST"])
+        app.add_url_rule(path, path, partial(handle, service, path, prepare), methods=["POST"])

@@ -53,6 +53,11 @@ EmbeddingType = Annotated[
 ]
 
 
+ModelName = Annotated[
+    str, Meta(description="name of a model of a server with several ones; by default the first one for this route")
+]
+
+
 class EncodeRequest(Struct):
     """Body of /encode."""
 
@@ -80,6 +85,7 @@ class EncodeRequest(Struct):
     truncate: Truncate = True
     long: Long = None
     embedding_type: EmbeddingType = None
+    model: ModelName = ""
 
 
 class EncodeResponse(Struct, kw_only=True):
@@ -126,8 +132,8 @@ class EmbeddingsRequest(Struct):
     model: Annotated[
         str,
         Meta(
-            description="returned in the response; does not select a model. Token ids are rejected if it is the name "
-            "of an OpenAI model (text-embedding-...)"
+            description="name of a model of the server; one with a single model returns any name in the response. "
+            "Token ids are rejected if it is the name of an OpenAI model (text-embedding-...)"
         ),
     ] = ""
     encoding_format: Annotated[
@@ -231,6 +237,7 @@ class EmbedRequest(Struct):
     dimensions: Dimensions = None
     encoding_format: Annotated[EncodingFormat, Meta(description="base64: of little-endian float32 values")] = "float"
     long: LongOfOneVector = None
+    model: ModelName = ""
 
 
 class EmbedAllRequest(Struct):
@@ -241,6 +248,7 @@ class EmbedAllRequest(Struct):
     truncation_direction: TruncationDirection = "right"
     prompt_name: PromptName = None
     prompt: Prompt = None
+    model: ModelName = ""
 
 
 class EmbedSparseRequest(Struct):
@@ -251,6 +259,7 @@ class EmbedSparseRequest(Struct):
     truncation_direction: TruncationDirection = "right"
     prompt_name: PromptName = None
     prompt: Prompt = None
+    model: ModelName = ""
 
 
 class SparseValue(Struct):
@@ -282,6 +291,7 @@ class SimilarityRequest(Struct):
 
     inputs: Annotated[SimilarityInputs, Meta(description="a text, and the texts to compare with it")]
     parameters: Annotated[SimilarityParameters | None, Meta(description="options")] = None
+    model: ModelName = ""
 
 
 class TokenizeRequest(Struct):
@@ -291,6 +301,7 @@ class TokenizeRequest(Struct):
     add_special_tokens: Annotated[bool, Meta(description="add the special tokens of the model")] = True
     prompt_name: PromptName = None
     prompt: Prompt = None
+    model: ModelName = ""
 
 
 class Token(Struct):
@@ -308,6 +319,7 @@ class DecodeRequest(Struct):
 
     ids: Annotated[list[int | list[int]], Meta(description="token ids of one text, or a list of lists of token ids")]
     skip_special_tokens: Annotated[bool, Meta(description="omit special tokens")] = True
+    model: ModelName = ""
 
 
 class Info(Struct):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from .schemas import Truncate, TruncationDirection, Usage
+from .schemas import ModelName, Truncate, TruncationDirection, Usage
 
 RawScores = Annotated[bool, Meta(description="return logits: do not apply the function that turns them into scores")]
 TopN = Annotated[
@@ -24,6 +24,7 @@ class TeiRerankRequest(Struct):
     top_n: TopN = None
     truncate: Truncate = True
     truncation_direction: TruncationDirection = "right"
+    model: ModelName = ""
 
 
 class TeiRank(Struct):
@@ -45,7 +46,7 @@ class RerankRequest(Struct):
 
     query: Annotated[str, Meta(description="the text to compare with")]
     documents: Annotated[list[str | TextObject], Meta(description="the texts to rank")]
-    model: Annotated[str, Meta(description="returned in the response; does not select a model")] = ""
+    model: Annotated[str, Meta(description="name of a model of the server; returned in the response")] = ""
     top_n: TopN = None
     return_documents: Annotated[bool, Meta(description="return the documents too")] = False
     raw_scores: RawScores = False
@@ -89,6 +90,7 @@ class PredictRequest(Struct):
     ] = None
     truncate: Truncate = True
     truncation_direction: TruncationDirection = "right"
+    model: ModelName = ""
 
 
 class Prediction(Struct):
@@ -102,7 +104,7 @@ class ClassifyRequest(Struct):
     """Body of /classify of infinity."""
 
     input: Annotated[str | list[str], Meta(description="a text or a list of texts")]
-    model: Annotated[str, Meta(description="returned in the response; does not select a model")] = ""
+    model: Annotated[str, Meta(description="name of a model of the server; returned in the response")] = ""
     raw_scores: RawScores = False
     truncate: Truncate = True
 

@@ -32,17 +32,20 @@ _OPENAI_PREFIX = "text-embedding-"
 
 def blueprint(service: EncodingService) -> Blueprint:
     routes = Blueprint("openai", __name__, url_prefix="/v1")
-    model = Model(service.model_name, int(time.time()), vector_space=service.vector_space)
+    started = int(time.time())
+    served = [Model(each.model_name, started, vector_space=each.vector_space) for each in service.models]
 
     @routes.get("/models")
     def models() -> Response:
-        return json_response(ModelList([model]))
+        return json_response(ModelList(served))
 
     @routes.get("/models/<path:name>")
     def model_by_name(name: str) -> Response:
-        if name != model.id:
-            raise NotFound(f"the model {name!r} does not exist; this server has {model.id!r}", "model")
-        return json_response(model)
+        for model in served:
+            if model.id == name:
+                return json_response(model)
+        names = ", ".join(repr(model.id) for model in served)
+        raise NotFound(f"the model {name!r} does not exist; this server has {names}", "model")
 
     return routes
 

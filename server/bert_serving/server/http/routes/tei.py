@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 from werkzeug.datastructures import Headers
 
 from bert_serving.client.protocol import ROW_MODES
@@ -25,6 +25,7 @@ from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, WrongTask
 from ..fields import read_tei_fields
 from ..inputs import read_input, read_texts
+from ..models import choose
 from ..request_context import JSON, json_response, read_options
 from ..scores import require_dense, require_task
 from ..validation import json_type, parse_choice, require_field, truncate_repr
@@ -39,7 +40,7 @@ def blueprint(service: EncodingService) -> Blueprint:
 
     @routes.get("/info")
     def info() -> Response:
-        return json_response(server_info(service))
+        return json_response(server_info(choose(service, request.args, request.path)))
 
     @routes.get("/health")
     def health() -> Response:
@@ -153,7 +154,7 @@ def server_info(service: EncodingService) -> schemas.Info:
     """
     config, status = service.config, service.health.status()
     dtype = str(status.get("dtype_in_use") or config.dtype)
-    workers = status.get("workers", ())
+    workers = [each for each in status.get("workers", ()) if each.get("model") in (None, service.model_name)]
     return schemas.Info(
         model_id=service.model_name,
         model_dtype=_DTYPES.get(dtype, dtype),

@@ -13,6 +13,7 @@ from ..encoding_service import EncodingService
 from ..errors import BodyTooLarge, InvalidTokenId
 from ..fields import read_tei_fields
 from ..inputs import read_id_rows, read_texts
+from ..models import choose
 from ..request_context import JSON, read_body
 from ..validation import parse_bool, parse_object, parse_prompt, require_field
 
@@ -23,18 +24,20 @@ def blueprint(service: EncodingService) -> Blueprint:
     @routes.post("/tokenize")
     def tokenize() -> Response:
         values = read_tei_fields(parse_object(read_body()), schemas.TokenizeRequest)
+        chosen = choose(service, values, "/tokenize")
         texts = read_texts(require_field(values, "inputs", "a text or a list of texts"), "inputs")
         has_frame = parse_bool({"add_special_tokens": True} | values, "add_special_tokens")
-        prompt = service.find_prompt(parse_prompt(values))
-        return Response(_token_rows(service, texts, prompt, has_frame), mimetype=JSON)
+        prompt = chosen.find_prompt(parse_prompt(values))
+        return Response(_token_rows(chosen, texts, prompt, has_frame), mimetype=JSON)
 
     @routes.post("/decode")
     def decode() -> Response:
         values = parse_object(read_body())
+        chosen = choose(service, values, "/decode")
         rows = read_id_rows(require_field(values, "ids", "token ids, or a list of lists of token ids"), "ids")
         skip_special = parse_bool({"skip_special_tokens": True} | values, "skip_special_tokens")
         try:
-            texts = [service.tokenizer.decode(row, skip_special) for row in rows]
+            texts = [chosen.tokenizer.decode(row, skip_special) for row in rows]
         except ValueError as error:
             raise InvalidTokenId(f"{error}: send ids of this model, as /tokenize returns them", "ids") from None
         return Response(msgspec.json.encode(texts), mimetype=JSON)
