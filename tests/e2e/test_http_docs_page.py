@@ -95,7 +95,7 @@ def test_every_route_has_a_form_whose_request_is_valid(browser: Browser, zeros_s
     codes = {route: int(word) for route, word in browser.js(first_words)}
     paths = zeros_server.call("/openapi.json").json["paths"]
     assert codes.keys() == {f"{verb.upper()} {path}" for path in paths for verb in paths[path] if verb != "parameters"}
-    other_task = {"/embed_all", "/predict", "/rerank", "/v1/rerank", "/v2/rerank", "/classify"}
+    other_task = {"/embed_all", "/embed_sparse", "/predict", "/rerank", "/v1/rerank", "/v2/rerank", "/classify"}
     assert {route: code for route, code in codes.items() if code != 200} == {f"POST {path}": 424 for path in other_task}
     browser.emulate(2200)
     browser.wait_fitting()
