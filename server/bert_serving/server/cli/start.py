@@ -12,8 +12,6 @@ from ..config.command_line import get_args_parser, parse
 from ..config.server_config import ServerConfig
 from ..log import get_logger, printable, write_text
 from ..supervisor.supervisor import EXIT_START_FAILED, BertServer
-from .check import check
-from .print_config import print_config
 
 __all__ = ["get_args_parser", "start"]
 
@@ -32,6 +30,9 @@ def start(argv: Sequence[str] | None = None) -> int:
     for warning in parsed.warnings:
         log.warning(warning)
     if not is_start:
+        from .check import check
+        from .print_config import print_config
+
         return print_config(config, parsed, parser) if parsed.args.print_config else check(config)
     server = BertServer(config)
 

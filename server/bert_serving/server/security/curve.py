@@ -18,13 +18,16 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
 
 from ..errors import ConfigError
 from .key_file import load_key
+
+if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
 
 SERVER, CLIENTS = "server", "clients"
 #: Number of unusable files that the log names.
@@ -135,6 +138,8 @@ class CurveAuth:
         if self._folder is None:
             return
         public, secret = read_server_keys(self._folder)
+        from zmq.auth.thread import ThreadAuthenticator  # imports asyncio, which a server without keys does not need
+
         authenticator = ThreadAuthenticator(context)
         authenticator.start()
         authenticator.configure_curve_callback(DOMAIN, AllowedKeys(self._folder, self._extra, self._warn))

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -120,8 +121,10 @@ class OnnxEngine:
         if spec.pooling_strategy == "REDUCE_MEAN":
             self.encode_tokens = self._encode_tokens
         self._threads = threads
-        self._all_threads_session: Any = _open(f"{folder}/{_MODEL}", threads)
-        self._single_thread_session: Any = _open(f"{folder}/{_MODEL}", 1) if threads > 1 else None  # same pages
+        with ThreadPoolExecutor(2) as pool:
+            opened = pool.map(partial(_open, f"{folder}/{_MODEL}"), (threads, 1) if threads > 1 else (1,))
+            sessions: list[Any] = [*opened, None]
+        self._all_threads_session, self._single_thread_session = sessions[:2]  # of the same pages
         self._thread_pool = ThreadPool(threads, SHARE_TOKENS[spec.dtype])
         ones = np.ones(2, np.int32)
         self.encode(Batch(ones * 0, ones * 0, ones, np.array([2], np.int32)))
