@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -33,3 +34,19 @@ def test_every_public_name_of_the_client_can_be_imported() -> None:
     assert set(bert_serving.client.__all__) <= set(dir(bert_serving.client))
     with pytest.raises(AttributeError, match="'NoClient'"):
         bert_serving.client.NoClient  # noqa: B018
+
+
+def test_the_engine_tensorflow_imports_no_keras() -> None:
+    if find_spec("tensorflow") is None or find_spec("keras") is None:
+        pytest.skip("TensorFlow and Keras are not installed")
+    code = """
+import sys
+from importlib.util import find_spec
+from bert_serving.server.model.tensorflow_import import import_tensorflow
+import_tensorflow("this test")
+print(*{name.partition(".")[0] for name in sys.modules} & {"keras", "sklearn", "matplotlib"})
+assert find_spec("keras") is not None  # as others see it
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\n"
