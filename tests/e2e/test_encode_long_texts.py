@@ -109,11 +109,14 @@ def test_json_lines_of_parts(server: Server, inputs: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(row["vector"], np.zeros(32) if vector is None else vector, atol=1e-5)
 
 
-def test_late_parts_need_an_engine_that_gives_tokens(
-    server: Server, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(inputs / "c.txt"), "-o", f"{tmp_path / 'out'}/", "-long", "late", *at(server)]) == 1
-    assert "the engine tensorflow of a worker gives no vectors of tokens" in capfd.readouterr().err
+def test_late_parts(server: Server, inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "vectors.jsonl"
+    assert main([str(inputs / "c.txt"), "-o", str(out), "-long", "late", *at(server, "zeros")]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    wanted = wanted_of(server, TEXTS)
+    assert [(row["line"], row["start"], row["stop"]) for row in rows] == [
+        (index + 1, start or 0, stop or 0) for index, start, stop, _ in wanted
+    ]
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,15 @@ def in_company(
     rows = sequences(model)
     one, three = make(model, folder, **fields), make(model, folder, threads=3, **fields)
     alone = [one.encode(join([row], is_masked)) for row in rows]
+    alone_tokens = [one.encode_tokens(join([row], is_masked)) for row in rows]
     random = np.random.default_rng(1)
     companies = [random.integers(0, len(rows), random.integers(2, 12)) for _ in range(8)]
     companies += [np.full(3, len(rows) - 1), np.full(200, 0)]  # of one length
     for number, chosen in enumerate(companies):
-        found = (one, three)[number % 2].encode(join([rows[index] for index in chosen], is_masked))
-        yield np.concatenate([alone[index] for index in chosen]), found
+        engine, batch = (one, three)[number % 2], join([rows[index] for index in chosen], is_masked)
+        yield np.concatenate([alone[index] for index in chosen]), engine.encode(batch)
+        if number < 2:  # requests may have a pooling of their own
+            yield np.concatenate([alone_tokens[index] for index in chosen]), engine.encode_tokens(batch)
     one.close()
     three.close()
 

@@ -60,6 +60,15 @@ def test_needed_memory_grows_with_values_and_wide_characters_up_to_the_largest_v
     assert limiter.needed(b"," * 10**6) < 10**6 * 70 + 14 * limiter.max_vectors
 
 
+def test_a_pooling_of_the_request_may_have_wider_vectors() -> None:
+    limiter = MemoryLimiter(64 * LIMIT, max_vectors=8 * LIMIT, row_bytes=4, pooled_row_bytes=4000)
+    plain, pooled, hidden = (
+        limiter.needed(b'{"texts": ["a"], "%b": "b"}' % name) for name in (b"xoolinx", b"pooling", b"p\\u006folin")
+    )
+    assert pooled - plain >= 3996
+    assert hidden - plain >= 3996
+
+
 def test_a_ranking_needs_memory_for_its_query_with_each_text() -> None:
     limiter = MemoryLimiter(64 * LIMIT, max_vectors=8 * LIMIT, row_bytes=4, pair_paths=frozenset(("/rerank",)))
     body = b'{"query": "%b", "texts": [%b]}' % (b"q" * 1000, b",".join([b'"a"'] * 100))

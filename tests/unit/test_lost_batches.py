@@ -181,7 +181,7 @@ class Model:
     def start_sink(self) -> None:
         self.barrier = SyncBarrier()
         self.cache = VectorCache(
-            FEW_BYTES if self.config.cache_mb else 0, DIMS, "float32", False, recent_bytes=4 * DIMS * 6
+            FEW_BYTES if self.config.cache_mb else 0, lambda _: DIMS, "float32", False, recent_bytes=4 * DIMS * 6
         )
         self.rows: set[tuple[int, int]] = set()
         self.is_sink_waiting = True

@@ -59,7 +59,17 @@ def test_a_number_beyond_float16_is_an_error() -> None:
         quantize(np.array([[1e6]], np.float32), "float16")
 
 
-@given(st.builds(VectorOptions, st.none() | st.booleans(), st.none() | st.integers(1, 5000), st.just(False), types))
+@given(
+    st.builds(
+        VectorOptions,
+        st.none() | st.booleans(),
+        st.none() | st.integers(1, 5000),
+        st.just(False),
+        types,
+        st.none(),
+        st.none(),
+    )
+)
 def test_types_survive_their_code(wanted: VectorOptions) -> None:
     assert VectorOptions.from_code(wanted.code) == wanted
     assert wanted.code & TYPE_BITS

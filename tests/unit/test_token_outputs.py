@@ -97,7 +97,8 @@ def test_the_client_reads_what_workers_sent_in_any_order(
         lambda _, frames: published.append(frames),
         logging.getLogger("test"),
         lambda: 0.0,
-        lambda _, rows: rows,
+        lambda _, rows, __: rows,
+        lambda _: 4,
         OutputWriter(TOKENS),
     )
     size, outputs = len(counts), outputs_of(counts)
@@ -112,7 +113,7 @@ def test_the_client_reads_what_workers_sent_in_any_order(
         result = result_of(outputs.take(np.array(rows, np.int64)), dense[rows], rows, code_of(names))
         frames = [zmq.Frame(bytes(frame)) for frame in result.frames()]
         events.append(Result.from_frames(frames, 0.0))
-        assert ResultCheck(False, 4, "float32", 50, DIMS).problem(events[-1]) == ""
+        assert ResultCheck(False, 4, "float32", lambda _: 4, 50, DIMS).problem(events[-1]) == ""
     random.shuffle(events)
     for event in events:
         (assembler.add if isinstance(event, Result) else assembler.announce)(event)
@@ -141,7 +142,7 @@ def test_the_client_reads_what_workers_sent_in_any_order(
 
 def test_wrong_outputs_of_a_worker_are_named() -> None:
     good = outputs_of([(2, 1), (1, 2)])
-    dense, check = np.zeros((2, 4), np.float32), ResultCheck(False, 4, "float32", 50, DIMS)
+    dense, check = np.zeros((2, 4), np.float32), ResultCheck(False, 4, "float32", lambda _: 4, 50, DIMS)
 
     def problem(code: int = SPARSE_BIT, **changes: Any) -> str:
         arrays = {name: getattr(good, name) for name in TokenOutputs.__slots__}

@@ -70,9 +70,9 @@ def ask(cache: VectorCache, *entries: int, lengths: tuple[int, ...] = ()) -> np.
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_least_recently_used_vectors_go(dtype: str) -> None:
     rows = np.arange(12, dtype=dtype).reshape(4, 3)
-    probe = VectorCache(2**20, 3, dtype, False)
+    probe = VectorCache(2**20, lambda _: 3, dtype, False)
     probe.add(make_result(0, rows[:1], [5]))
-    cache = VectorCache(3 * probe.num_bytes, 3, dtype, False, recent_bytes=0)
+    cache = VectorCache(3 * probe.num_bytes, lambda _: 3, dtype, False, recent_bytes=0)
     first = first_entry(1)
     assert cache.add(make_result(1, rows[:3], [5, 6, 7])) == []
     np.testing.assert_array_equal(ask(cache, first), rows[:1])
@@ -87,7 +87,7 @@ def test_the_least_recently_used_vectors_go(dtype: str) -> None:
 
 def test_vectors_of_tokens_and_those_that_do_not_fit() -> None:
     tokens = np.arange(40, dtype=np.float32).reshape(10, 4)
-    cache = VectorCache(2 * (ENTRY_BYTES + 33) + 8 * 16, 4, "float32", True, recent_bytes=0)
+    cache = VectorCache(2 * (ENTRY_BYTES + 33) + 8 * 16, lambda _: 4, "float32", True, recent_bytes=0)
     first = first_entry(1)
     dropped = cache.add(make_result(1, tokens, [2, 3, 5], True))
     assert dropped == [first]  # two of three fit
@@ -99,7 +99,7 @@ def test_vectors_of_tokens_and_those_that_do_not_fit() -> None:
 
 def test_the_latest_results_are_kept_without_a_cache() -> None:
     rows = np.arange(8, dtype=np.float32).reshape(4, 2)
-    cache = VectorCache(0, 2, "float32", False, recent_bytes=rows.nbytes)
+    cache = VectorCache(0, lambda _: 2, "float32", False, recent_bytes=rows.nbytes)
     assert cache.add(make_result(1, rows[:2], [1, 1])) == cache.add(make_result(2, rows[2:], [1, 1])) == []
     np.testing.assert_array_equal(ask(cache, first_entry(1) + 1, first_entry(2)), rows[[1, 2]])
     cache.add(make_result(3, rows[:1], [1]))
@@ -162,7 +162,7 @@ def test_counted_memory_is_what_both_processes_hold() -> None:
     sent: list[Command] = []
     numbers = iter(range(1, 10**6))
     index = CacheIndex(tiny_config("-cache_mb", "1000"), sent.append, lambda: next(numbers))
-    cache = VectorCache(2**30, dims, "float32", False, recent_bytes=0)
+    cache = VectorCache(2**30, lambda _: dims, "float32", False, recent_bytes=0)
     chunk = make_chunk([[(number, 0, 1)] for number in range(size * count)])
     lengths = chunk.tokenized.lengths
     tracemalloc.start()

@@ -11,6 +11,7 @@ from bert_serving.client.protocol import EMBEDDING_TYPES
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.ipc.messages import Result
 from bert_serving.server.model.pipeline import Module, Normalize, SentencePipeline, Truncate
+from bert_serving.server.model.pooling import PoolingStrategy
 from bert_serving.server.model.vector_options import VectorOptions, apply_options, split_tail
 from bert_serving.server.sink.sink import comparable
 from bert_serving.server.worker.deduplicate import deduplicate, expand
@@ -23,12 +24,15 @@ options = st.builds(
     st.none() | st.integers(1, WIDTH),
     st.booleans(),
     st.none() | st.sampled_from(EMBEDDING_TYPES),
+    st.none(),
+    st.none(),
 )
 tails = st.lists(st.builds(Normalize) | st.builds(Truncate, st.integers(1, WIDTH)), max_size=4).map(tuple)
 
 
-@given(options)
-def test_options_survive_their_code(wanted: VectorOptions) -> None:
+@given(options, st.none() | st.sampled_from([each for each in PoolingStrategy if each not in (0, 11)]))
+def test_options_survive_their_code(wanted: VectorOptions, pooling: PoolingStrategy | None) -> None:
+    wanted = wanted._replace(pooling=pooling)
     assert VectorOptions.from_code(wanted.code) == wanted
     assert (wanted.code == 0) == (wanted == VectorOptions())
 
@@ -85,10 +89,13 @@ def test_each_row_of_a_batch_is_that_of_its_own_request(
 def test_vectors_with_options_of_their_own_do_not_count_as_drift() -> None:
     array, lengths = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([4, 5, 6], np.int32)
     plain = Result(1, array, lengths, b"", False)
-    assert comparable(plain) == (array, lengths)
+    assert comparable(plain, 2) == (array, lengths)
     # Vectors that the sink converts to an embedding type arrive as all others do.
     typed = VectorOptions(embedding_type="int8").code
-    codes = np.array([0, VectorOptions(True, 1).code, typed], np.int32).tobytes()
-    vectors, found = comparable(Result(1, array, lengths, b"", False, vector_codes=codes))
-    np.testing.assert_array_equal(vectors, array[[0, 2]])
-    np.testing.assert_array_equal(found, [4, 6])
+    pooled = VectorOptions(pooling=PoolingStrategy.REDUCE_MEAN_MAX).code
+    for other in (VectorOptions(True, 1).code, pooled):
+        codes = np.array([0, other, typed], np.int32).tobytes()
+        wide = np.pad(array, [(0, 0), (0, 2 if other == pooled else 0)])  # zeros beside a vector of another width
+        vectors, found = comparable(Result(1, wide, lengths, b"", False, vector_codes=codes), 2)
+        np.testing.assert_array_equal(vectors, array[[0, 2]])
+        np.testing.assert_array_equal(found, [4, 6])

@@ -244,7 +244,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
             max_num_batch: stop after this many batches; ``None`` for all.
             is_tokenized: the texts are lists of tokens.
             options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate``, ``vector_space``,
-                ``raw_scores``, ``long`` and ``embedding_type``, as for `encode`.
+                ``raw_scores``, ``long``, ``embedding_type``, ``pooling`` and ``pooling_layer``, as for `encode`.
 
         Yields:
             `Response` in order of arrival; its ``id`` increases in the order of sending.

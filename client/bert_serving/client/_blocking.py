@@ -22,7 +22,7 @@ from ._validation import Validated
 from .errors import BertServingError, RequestTimeoutError, ServerUnreachableError
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from ._request_options import AllOptions, ProxyOptions
 
@@ -46,6 +46,12 @@ class BlockingClient(BaseClient[E]):
         """Closes the connection. Blocked calls raise `ClientClosedError`. May be repeated."""
         self._finalizer()
         self._pending.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def _wait_for_models(self, connection: ConnectionGroup) -> None:
         """Waits until the model of each server is known, or an attempt to connect has failed."""

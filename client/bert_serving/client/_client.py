@@ -22,7 +22,7 @@ from ._transport.request_table import ReplyOrError
 from .protocol import FloatArray
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from ._options import Options
     from ._outputs import EncodedOutputs
@@ -196,6 +196,8 @@ class BertClient(ScoringClient[E]):
         long: LongMode | None = None,
         embedding_type: str | None = None,
         outputs: Sequence[str] | None = None,
+        pooling: str | None = None,
+        pooling_layer: int | Sequence[int] | None = None,
     ) -> E | tuple[E, Tokens] | EncodedParts[E] | EncodedOutputs[E] | None:
         """Encodes texts into vectors, one row per text.
 
@@ -226,6 +228,10 @@ class BertClient(ScoringClient[E]):
             outputs: kinds of vectors: some of ``"dense"``, ``"sparse"`` and ``"multi"`` that
                 ``server_config["outputs"]`` has. A request has at most 256 texts then, unless ``batch_size`` differs
                 from its default. ``None`` for dense vectors alone. Not with ``blocking=False``.
+            pooling: strategy, such as ``"CLS_TOKEN"``; one of ``server_config["request_pooling"]["strategies"]``. Its
+                vectors have a vector space of their own. ``None`` as the server does it.
+            pooling_layer: a layer, or a list of layers whose vectors are joined, of ``["request_pooling"]["layers"]``;
+                ``None`` for all of them.
 
         Returns:
             A writable float array ``[n, d]``, ``[n, t, d]`` from a server without pooling, or ``[n, labels]`` from one
@@ -241,7 +247,8 @@ class BertClient(ScoringClient[E]):
         """
         self._connection.check_usable()
         about_vectors = normalize, prompt_name, prompt, dimensions, truncate, vector_space, raw_scores, long
-        values = self._request_options(is_tokenized, given_options(*about_vectors, embedding_type, outputs))
+        about_form = embedding_type, outputs, pooling, pooling_layer
+        values = self._request_options(is_tokenized, given_options(*about_vectors, *about_form))
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
         require_one_array(values, blocking)
@@ -276,8 +283,8 @@ class BertClient(ScoringClient[E]):
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
             options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate``, ``vector_space``,
-                ``raw_scores``, ``long`` and ``embedding_type``, as for `encode`. With ``long="chunks"`` or ``"late"``,
-                ``Response.parts`` has the part of each row.
+                ``raw_scores``, ``long``, ``embedding_type``, ``pooling`` and ``pooling_layer``, as for `encode`. With
+                ``long="chunks"`` or ``"late"``, ``Response.parts`` has the part of each row.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
@@ -379,12 +386,6 @@ class BertClient(ScoringClient[E]):
     def pending_response(self) -> dict[int, ReplyOrError]:
         """Replies that have arrived and were not fetched yet, by request id."""
         return self._pending.replies()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _results(self, stream: ReplyStream | None, timeout: float = -1, delay: float = 0.0) -> ResultIterator[E]:
         return ResultIterator(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -16,6 +16,7 @@ from .protocol import (
     COMPATIBLE_VERSION,
     EMBEDDING_TYPES,
     LONG_OF_TRUNCATE,
+    MAX_LAYERS,
     MAX_MODEL_NAME,
     MAX_PROMPT_LENGTH,
     MODELS_VERSION,
@@ -24,6 +25,7 @@ from .protocol import (
     OUTPUTS_VERSION,
     PART_MODES,
     PARTS_VERSION,
+    POOLING_VERSION,
     SCORES_VERSION,
     TYPES_VERSION,
     Texts,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
         vector_space: str | None
         raw_scores: bool
         embedding_type: str | None
+        pooling: str | None
+        pooling_layer: int | Sequence[int] | None
 
     class EncodeOptions(VectorOptions, total=False):
         """The same with ``long``, for one vector per text."""
@@ -77,6 +81,8 @@ _VERSIONS = {
     "embedding_type": TYPES_VERSION,
     "model": MODELS_VERSION,
     "outputs": OUTPUTS_VERSION,
+    "pooling": POOLING_VERSION,
+    "pooling_layer": POOLING_VERSION,
 }
 
 
@@ -91,6 +97,8 @@ def given_options(
     long: LongMode | None,
     embedding_type: str | None,
     outputs: Sequence[str] | None = None,
+    pooling: str | None = None,
+    pooling_layer: int | Sequence[int] | None = None,
 ) -> OutputOptions:
     """Returns the arguments of a call as the options of its requests."""
     return {
@@ -104,6 +112,8 @@ def given_options(
         "long": long,
         "embedding_type": embedding_type,
         "outputs": outputs,
+        "pooling": pooling,
+        "pooling_layer": pooling_layer,
     }
 
 
@@ -121,6 +131,8 @@ def request_options(
     embedding_type: str | None = None,
     share: str | None = None,
     outputs: Sequence[str] | None = None,
+    pooling: str | None = None,
+    pooling_layer: int | Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Returns the options that differ from those of the server, ready for JSON.
 
@@ -162,6 +174,31 @@ def request_options(
         options["share"] = share
     if outputs is not None:
         options["outputs"] = _about_outputs(outputs, long)
+    if pooling is not None or pooling_layer is not None:
+        options |= _about_pooling(pooling, pooling_layer)
+    return options
+
+
+def _about_pooling(pooling: str | None, layers: int | Sequence[int] | None) -> dict[str, Any]:
+    """Returns the options for a pooling of the request. The server knows which strategies and layers it has."""
+    options: dict[str, Any] = {}
+    if pooling is not None:
+        if not isinstance(pooling, str):
+            raise OptionError(
+                f"pooling must be the name of a strategy, such as 'CLS_TOKEN', or None, but is "
+                f"{type(pooling).__name__} ({pooling!r})"
+            )
+        options["pooling"] = pooling
+    if layers is not None:
+        found = [layers] if isinstance(layers, (int, np.integer)) else layers
+        if isinstance(found, str) or not isinstance(found, Iterable):
+            raise OptionError(
+                f"pooling_layer must be a layer, a list of layers, or None, but is {type(layers).__name__} ({layers!r})"
+            )
+        # A tuple, because calls with equal options share a frame.
+        options["pooling_layer"] = tuple(whole_number("pooling_layer", layer, -MAX_LAYERS) for layer in found)
+        if not 0 < len(options["pooling_layer"]) <= MAX_LAYERS:
+            raise OptionError(f"pooling_layer must name 1 to {MAX_LAYERS} layers, but is {layers!r}; omit it for all")
     return options
 
 

@@ -28,11 +28,11 @@ import numpy as np
 #: Value of ``server_version``. A 1.10.0 client refuses every other value.
 COMPATIBLE_VERSION = "1.10.0"
 #: Version of the extensions described in ``docs/protocol.md``; absent in a reply of an original server.
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 #: Versions from which on a server understands ``CANCEL``, options that change vectors, pairs and scores, parts of long
-#: texts, embedding types, several models, and several outputs.
+#: texts, embedding types, several models, several outputs, and a pooling.
 CANCEL_VERSION, OPTIONS_VERSION, SCORES_VERSION, PARTS_VERSION, TYPES_VERSION, MODELS_VERSION = 3, 4, 5, 6, 7, 8
-OUTPUTS_VERSION = 9
+OUTPUTS_VERSION, POOLING_VERSION = 9, 10
 
 SHOW_CONFIG = b"SHOW_CONFIG"
 SHOW_STATUS = b"SHOW_STATUS"
@@ -57,6 +57,8 @@ EMBEDDING_TYPES = ("float", "float16", "int8", "uint8", "binary", "ubinary")
 #: Values of the option ``outputs``: one vector for each text, the weights of tokens of the vocabulary, and one vector
 #: for each token of the text.
 OUTPUTS = ("dense", "sparse", "multi")
+#: Most layers of the option ``pooling_layer``.
+MAX_LAYERS = 256
 #: Most request ids in one SHOW_PENDING or CANCEL command.
 MAX_QUERIED = 1000
 

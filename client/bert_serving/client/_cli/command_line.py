@@ -120,6 +120,20 @@ def get_parser() -> argparse.ArgumentParser:
         choices=EMBEDDING_TYPES,
         help="type of the numbers; binary and ubinary have the signs of eight numbers; by default as the server",
     )
+    add(
+        "-pooling",
+        "--pooling",
+        metavar="STRATEGY",
+        help="pooling strategy, such as CLS_TOKEN, of those that the server has for requests; by default as the server",
+    )
+    add(
+        "-pooling_layer",
+        "--pooling-layer",
+        type=int,
+        nargs="+",
+        metavar="LAYER",
+        help="layers whose vectors are joined, of those that the server keeps; by default all of them",
+    )
     add("-vector_space", "--vector-space", metavar="SPACE", help="accept vectors of this space only")
     add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")
     folder = parser.add_argument_group("folder of parts")

@@ -69,6 +69,8 @@ def encode_options(args: argparse.Namespace) -> AllOptions:
         "long": "error" if args.no_truncate else args.long,
         "vector_space": args.vector_space,
         "embedding_type": args.embedding_type,
+        "pooling": args.pooling,
+        "pooling_layer": args.pooling_layer,
     }
 
 
@@ -84,6 +86,8 @@ def row_options(args: argparse.Namespace, output_format: str) -> dict[str, Any]:
         "-dimensions": args.dimensions,
         "-long": args.long if args.long in PART_MODES else None,
         "-embedding_type": args.embedding_type,
+        "-pooling": args.pooling,
+        "-pooling_layer": args.pooling_layer,
     }
 
 

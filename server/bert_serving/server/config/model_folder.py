@@ -15,7 +15,7 @@ import msgspec
 from ..errors import ConfigError
 from ..model.config import ModelConfig
 from ..model.pipeline import SentencePipeline
-from ..model.pooling import PoolingStrategy
+from ..model.pooling import MODE_OF, PoolingStrategy, worker_modes
 from ..model.sentence_transformers import read_pipeline
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .folder_length import take_length
@@ -31,11 +31,7 @@ ENGINE_MODES = {
     "lasttoken": PoolingStrategy.SEP_TOKEN,
 }
 #: Pooling modes that the worker computes from token vectors.
-_WORKER_MODES = {
-    "weightedmean": PoolingStrategy.WEIGHTED_MEAN,
-    "mean_sqrt_len_tokens": PoolingStrategy.MEAN_SQRT_LEN,
-}
-_MODE_OF = {strategy: mode for mode, strategy in _WORKER_MODES.items()}
+_WORKER_MODES = {mode: strategy for strategy, mode in MODE_OF.items()}
 
 
 def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig, ModelConfig]:
@@ -54,7 +50,7 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
         config, model = apply_sparse_folder(config, folder, log)
         return _take_prompt(config), model
     if folder is None:
-        pipeline = SentencePipeline(config.model_dir, pooling=_worker_modes(config.pooling_strategy))
+        pipeline = SentencePipeline(config.model_dir, pooling=worker_modes(config.pooling_strategy))
         config = replace(config, pipeline=pipeline)
         model = config.read_model()
         _log_defaults(config, log)
@@ -97,7 +93,7 @@ def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.L
             " and ".join(folder.pooling),
             f" and then {', '.join(left_out)}, which are left out" if left_out else "",
         )
-        pipeline = msgspec.structs.replace(folder, pooling=_worker_modes(strategy), modules=())
+        pipeline = msgspec.structs.replace(folder, pooling=worker_modes(strategy), modules=())
     return replace(config, pipeline=pipeline, pooling_strategy=strategy, pooling_layer=layer)
 
 
@@ -139,10 +135,6 @@ def strategy_of(modes: tuple[str, ...]) -> PoolingStrategy:
     if len(modes) > 1:
         return PoolingStrategy.CONCATENATED
     return (ENGINE_MODES | _WORKER_MODES)[modes[0]]
-
-
-def _worker_modes(strategy: PoolingStrategy) -> tuple[str, ...]:
-    return (_MODE_OF[strategy],) if strategy in _MODE_OF else ()
 
 
 def _pipeline(config: ServerConfig) -> SentencePipeline:

@@ -14,10 +14,10 @@ import msgspec
 from bert_serving.client.flag_sources import SOURCES
 
 from ..errors import ConfigError
-from ..model.pipeline import SentencePipeline
+from ..model.pipeline import Module, SentencePipeline
 from ..model.pooling import PoolingStrategy, dimensions
-from ..model.vector_options import split_tail
-from ..model.vector_space import VectorSpaces
+from ..model.vector_options import VectorOptions, apply_options, split_tail
+from ..model.vector_space import PooledSpaces, VectorSpaces
 from .contradictions import reject_contradictions
 from .default_model import use_default_model
 from .models import further_models, take_models
@@ -39,6 +39,8 @@ class ServerConfig(Options):
     pipeline: SentencePipeline | None = None
     #: Digest of all that shapes a vector before the last modules of the pipeline; empty until the model is read.
     vector_digest: str = ""
+    #: What it is the digest of, as JSON.
+    vector_content: str = ""
     #: Name of the model that ``-model`` gives it; empty for that of its folder.
     name: str = ""
     #: Spaces of the vectors of other outputs than dense ones, by output; empty until the model is read.
@@ -167,10 +169,20 @@ class ServerConfig(Options):
     def vector_spaces(self, model: ModelConfig) -> VectorSpaces:
         """Returns the spaces of the vectors of this server."""
         width = self.pooled_size(model)
+        pooled = PooledSpaces(self.vector_content, self.pooled_tail, model.hidden_size) if self.vector_content else None
         if self.pipeline is None:
-            return VectorSpaces(self.vector_digest, (), width, self.ranges)
+            return VectorSpaces(self.vector_digest, (), width, self.ranges, pooled)
         tail = split_tail(self.pipeline.modules)[1]
-        return VectorSpaces(self.vector_digest, tail, self.pipeline.widest(width), self.ranges)
+        return VectorSpaces(self.vector_digest, tail, self.pipeline.widest(width), self.ranges, pooled)
+
+    @property
+    def pooled_tail(self) -> tuple[Module, ...]:
+        """The last modules of vectors whose requests have a pooling of their own: ``-dimensions`` and ``-normalize``.
+
+        A server that is started with this pooling leaves the modules of the model folder out too.
+        """
+        normalize = {"on": True, "off": False}.get(self.normalize)
+        return apply_options((), VectorOptions(normalize, self.dimensions))
 
     def default_space(self, model: ModelConfig) -> str:
         """Returns the space of the vectors of requests without options; without dense vectors, of the first output."""
@@ -206,7 +218,7 @@ class ServerConfig(Options):
         values["device_map"] = list(self.device_map)
         pipeline = SentencePipeline("", ()) if self.pipeline is None else self.pipeline
         values |= {"pipeline": None if self.pipeline is None else pipeline.describe(), **pipeline.scores}
-        for name in ("given", "vector_digest", "output_spaces", "ranges", "model", "name"):
+        for name in ("given", "vector_digest", "vector_content", "output_spaces", "ranges", "model", "name"):
             del values[name]
         values["outputs"] = list(self.outputs)
         return dict(sorted(values.items()))

@@ -126,8 +126,9 @@ class EngineSpec:
 class Engine(Protocol):
     """Encodes batches in a worker.
 
-    An engine may have ``startup_notes``, a list of lines that the worker logs: how the engine uses its device. One that
-    pools the mean of tokens may have ``encode_tokens``, which returns what ``encode`` returns with pooling ``NONE``.
+    An engine may have ``startup_notes``, a list of lines that the worker logs: how the engine uses its device. It may
+    have ``encode_tokens``, which returns the vectors of tokens before pooling: float32 ``[t, d]``, one row per token,
+    the layers of ``spec.layers`` side by side. A token with mask 0 has its vector too.
     One whose device computes by itself may have ``start``: it starts to encode a batch, and returns a function that
     waits for the vectors. The worker prepares the next batch meanwhile, and calls the functions in the order of the
     batches. All raise the errors of ``encode``.

@@ -37,6 +37,7 @@ class ZerosEngine:
         width = spec.model.hidden_size
         if not spec.needs_pooler:
             width *= len(spec.pooling_layers)
+        self._token_width = width
         self._width = 2 * width if spec.pooling_strategy == "REDUCE_MEAN_MAX" else width
         self._token_level = spec.is_token_level
         self._dtype = np.dtype(spec.output_dtype)
@@ -46,7 +47,7 @@ class ZerosEngine:
         return np.zeros((rows, self._width), self._dtype)
 
     def encode_tokens(self, batch: Batch) -> np.ndarray:
-        return np.zeros((batch.num_tokens, self._width), self._dtype)
+        return np.zeros((batch.num_tokens, self._token_width), np.float32)
 
     def close(self) -> None:
         """Does nothing: the engine holds no memory."""

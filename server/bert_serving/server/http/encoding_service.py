@@ -13,7 +13,9 @@ from bert_serving.client import AsyncBertClient, BertClient, SparseVector
 from bert_serving.client.protocol import PART_MODES
 
 from ..config.models import public_name
+from ..config.request_pooling import RequestPooling
 from ..config.server_config import ServerConfig
+from ..errors import InvalidRequest
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..model.quantization import Quantizer, missing_ranges, row_bytes
@@ -101,6 +103,7 @@ class EncodingService:
         self.token_level = config.pooling_strategy == PoolingStrategy.NONE
         self.dimensions = config.vector_size(model)
         self.outputs = config.outputs
+        self._pooling = RequestPooling(config, model)
         self._spaces = config.vector_spaces(model)
         self.vector_space = config.default_space(model)
         self.quantizer = Quantizer(self._spaces, config.ranges)
@@ -122,6 +125,11 @@ class EncodingService:
         return max(self.dimensions * 4, *(head.max_bytes(1, self.max_length) for head in heads), 0)
 
     @property
+    def pooled_row_bytes(self) -> int:
+        """Maximum size (bytes) of the vectors of a text whose request has a pooling of its own."""
+        return self._pooling.widest * 4
+
+    @property
     def _number_bytes(self) -> int:
         return 2 if self.config.output_dtype == "float16" else 4
 
@@ -132,7 +140,7 @@ class EncodingService:
 
         Args:
             options: keyword arguments of ``BertClient.encode``: normalize, prompt_name, prompt, dimensions, truncate,
-                vector_space, long, embedding_type, outputs; and the `RequestShare` share.
+                vector_space, long, embedding_type, outputs, pooling, pooling_layer; and the `RequestShare` share.
 
         Raises:
             BadRequest: ``texts`` is not a list.
@@ -248,6 +256,21 @@ class EncodingService:
         """Returns why requests would fail, or an empty string."""
         return "the server is stopping" if self.limiter.closed else self.health.not_ready_reason()
 
+    def _width(self, options: dict[str, Any]) -> int:
+        """Returns the dimensions of vectors with these options before they are cut.
+
+        Raises:
+            BadRequest: the server does not have the pooling.
+        """
+        name, layers = options.get("pooling"), options.get("pooling_layer")
+        if name is None and layers is None:
+            return self.dimensions
+        try:
+            found = self._pooling.find(name, layers)
+        except InvalidRequest as error:
+            raise BadRequest(str(error), "pooling" if layers is None else "pooling_layer") from None
+        return self.dimensions if found is None else found.width
+
     def _check_size(self, texts: list[Any], options: dict[str, Any]) -> None:
         if len(texts) > self.config.max_request_size:
             raise BodyTooLarge(
@@ -262,9 +285,10 @@ class EncodingService:
             ):  # vectors are as long as the longest text, which has no more tokens than characters
                 width = min(width, 3 + max((len(text) for text in texts if isinstance(text, (str, list))), default=0))
             rows *= width
-        size = rows * self.dimensions * self._number_bytes
+        width = self._width(options)
+        size = rows * width * self._number_bytes
         if (embedding_type := options.get("embedding_type")) is not None:
-            size = rows * row_bytes(embedding_type, self.dimensions)
+            size = rows * row_bytes(embedding_type, width)
         if size > self.config.http_max_body:
             raise BodyTooLarge(
                 f"the vectors of {len(texts)} texts have {size} bytes; the limit is {self.config.http_max_body} "

@@ -41,6 +41,7 @@ class MemoryLimiter:
         row_bytes: maximum size (bytes) of the vectors of a text.
         max_length: longest sequence in tokens.
         pair_paths: paths whose requests compare a text with others, and send it to the service with each of them.
+        pooled_row_bytes: that of a text whose request has a pooling of its own.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class MemoryLimiter:
         row_bytes: int,
         pair_paths: frozenset[str] = frozenset(),
         max_length: int = 512,
+        pooled_row_bytes: int = 0,
     ) -> None:
+        self._pooled_row_bytes = max(row_bytes, pooled_row_bytes)
         self.limit, self.max_vectors, self.row_bytes = limit, max_vectors, row_bytes
         self.pair_paths, self._room = pair_paths, max(1, max_length - 2)
         self.small_limit = limit // 4
@@ -69,7 +72,7 @@ class MemoryLimiter:
         """Returns the memory (bytes) that a request needs at most beside its body. Takes 2 ms for 1 MiB."""
         num_values = body.count(b",") + body.count(b"[") + 1
         num_parts = self._num_parts(body)
-        vectors = min((num_values + num_parts) * self.row_bytes, self.max_vectors)
+        vectors = min((num_values + num_parts) * self._row_bytes_of(body), self.max_vectors)
         # The text of each value is held twice: parsed, and in the message to the service.
         texts = len(body) * (2 if body.isascii() else 5)
         if path in self.pair_paths:
@@ -85,8 +88,19 @@ class MemoryLimiter:
 
         Two consecutive parts and a prompt fill a sequence at least, and a token has one byte or more.
         """
-        may_ask = b'"chunks"' in body or b'"late"' in body or _ESCAPED_LETTER.search(body) is not None
+        may_ask = b'"chunks"' in body or b'"late"' in body or _has_escapes(body)
         return 4 * len(body) // self._room if may_ask else 0
+
+    def _row_bytes_of(self, body: bytes) -> int:
+        """Returns the maximum size (bytes) of the vectors of a text; that of a pooling if the body may ask for one."""
+        if self._pooled_row_bytes == self.row_bytes or not (b'"pooling"' in body or _has_escapes(body)):
+            return self.row_bytes
+        return self._pooled_row_bytes
+
+
+def _has_escapes(body: bytes) -> bool:
+    """Returns whether a body has escaped letters, which may hide a word."""
+    return _ESCAPED_LETTER.search(body) is not None
 
 
 class Charge:

@@ -102,6 +102,7 @@ def run(process: ProcessContext) -> None:
             max(each.row_bytes for each in service.models),
             RERANK_PATHS if any(each.config.task == "rerank" for each in service.models) else frozenset(),
             min(each.max_length for each in service.models),
+            max(each.pooled_row_bytes for each in service.models),
         ),
         config.http_max_body,
         access,

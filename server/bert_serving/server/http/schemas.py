@@ -53,6 +53,14 @@ EmbeddingType = Annotated[
 ]
 
 
+Pooling = Annotated[
+    str | None,
+    Meta(description="pooling strategy of the vectors, such as CLS_TOKEN; by default that of the server"),
+]
+PoolingLayer = Annotated[
+    int | list[int] | None,
+    Meta(description="layer, or layers whose vectors are joined; by default all that the server keeps"),
+]
 ModelName = Annotated[
     str, Meta(description="name of a model of a server with several ones; by default the first one for this route")
 ]
@@ -86,6 +94,8 @@ class EncodeRequest(Struct):
     long: Long = None
     embedding_type: EmbeddingType = None
     model: ModelName = ""
+    pooling: Pooling = None
+    pooling_layer: PoolingLayer = None
 
 
 class EncodeResponse(Struct, kw_only=True):
@@ -146,6 +156,8 @@ class EmbeddingsRequest(Struct):
     truncate: Truncate = True
     long: Long = None
     embedding_type: EmbeddingType = None
+    pooling: Pooling = None
+    pooling_layer: PoolingLayer = None
     user: Annotated[str, Meta(description="ignored")] = ""
 
 

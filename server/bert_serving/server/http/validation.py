@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bert_serving.client.protocol import EMBEDDING_TYPES, LONG_OF_TRUNCATE, PART_MODES
+from bert_serving.client.protocol import EMBEDDING_TYPES, LONG_OF_TRUNCATE, MAX_LAYERS, PART_MODES
 
 from .. import json_scan
 from .errors import BadRequest, BodyTooLarge, MissingField
@@ -101,12 +101,37 @@ def parse_options(values: dict[str, Any], width: int) -> dict[str, Any]:
                 f"{options['long']!r}: send only one of them",
                 "long",
             )
+    options |= parse_pooling(values)
     if (value := parse_count(values, "dimensions")) is not None:
-        if value > width:
+        has_width = "pooling" in options or "pooling_layer" in options  # of its own, which the service checks
+        if value > width and not has_width:
             raise BadRequest(
                 f"'dimensions' is {value}, but the vectors of this server have {width} dimensions", "dimensions"
             )
         options["dimensions"] = value
+    return options
+
+
+def parse_pooling(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields ``pooling`` and ``pooling_layer``, the latter as a list. Absent ones are absent.
+
+    Raises:
+        BadRequest: a field has an invalid value.
+    """
+    options: dict[str, Any] = {}
+    if (name := values.get("pooling")) is not None:
+        if not isinstance(name, str):
+            raise BadRequest(f"'pooling' must be a string, received {truncate_repr(name)}", "pooling")
+        options["pooling"] = name
+    if (layers := values.get("pooling_layer")) is not None:
+        found = layers if isinstance(layers, list) else [layers]
+        if not 0 < len(found) <= MAX_LAYERS or not all(type(layer) is int for layer in found):
+            raise BadRequest(
+                f"'pooling_layer' must be an integer or a list of 1 to {MAX_LAYERS} integers, received "
+                f"{truncate_repr(layers)}",
+                "pooling_layer",
+            )
+        options["pooling_layer"] = found
     return options
 
 

@@ -28,7 +28,7 @@ from ..security.machine_keys import MachineKeys
 from .sockets import keep_alive, make_socket
 
 #: Version of the commands, of batches and of results between machines.
-JOIN_PROTOCOL = 2
+JOIN_PROTOCOL = 3
 QUERY_TERMS, JOIN, MACHINE_HEARTBEAT, LEAVE = b"QUERY_TERMS", b"JOIN", b"MACHINE_HEARTBEAT", b"LEAVE"
 TERMS, ACCEPTED, REFUSED, FRONT_HEARTBEAT = b"TERMS", b"ACCEPTED", b"REFUSED", b"FRONT_HEARTBEAT"
 UNKNOWN_MACHINE = b"UNKNOWN_MACHINE"

@@ -75,6 +75,15 @@ class PoolingStrategy(IntEnum):
         )
 
 
+#: Pooling modes of sentence-transformers that the worker computes from token vectors, by strategy.
+MODE_OF = {PoolingStrategy.WEIGHTED_MEAN: "weightedmean", PoolingStrategy.MEAN_SQRT_LEN: "mean_sqrt_len_tokens"}
+
+
+def worker_modes(strategy: PoolingStrategy) -> tuple[str, ...]:
+    """Returns the modes of a strategy that the engine does not compute; none if it does."""
+    return (MODE_OF[strategy],) if strategy in MODE_OF else ()
+
+
 def dimensions(strategy: PoolingStrategy, hidden_size: int, num_layers: int) -> int:
     """Returns the dimensions of one vector, of a sentence or of a token."""
     if strategy == PoolingStrategy.CLS_POOLED:

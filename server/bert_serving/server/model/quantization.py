@@ -87,19 +87,20 @@ class Quantizer:
         self._spaces, self._ranges = spaces, ranges
         self._read = lru_cache(maxsize=256)(self._read_code)
 
-    def apply(self, code: int, rows: np.ndarray) -> np.ndarray:
+    def apply(self, code: int, rows: np.ndarray, space: str = "") -> np.ndarray:
         """Returns the vectors of a request: cut, then as its embedding type.
 
         Args:
             code: ``VectorOptions.code`` of the request, with an embedding type.
             rows: ``[n, d]``; behind the dimensions of the request, they are zeros.
+            space: the space whose ranges count; empty for that of ``code``.
         """
-        options, ranges = self._read(code)
+        options, ranges = self._read(code, space)
         assert options.embedding_type is not None
         return quantize(rows[:, : options.dimensions], options.embedding_type, ranges)
 
-    def _read_code(self, code: int) -> tuple[VectorOptions, np.ndarray | None]:
+    def _read_code(self, code: int, space: str) -> tuple[VectorOptions, np.ndarray | None]:
         options = VectorOptions.from_code(code)
         if options.embedding_type not in RANGED_TYPES:
             return options, None
-        return options, np.array(self._ranges[self._spaces.of_floats(options)], np.float32)
+        return options, np.array(self._ranges[space or self._spaces.of_floats(options)], np.float32)

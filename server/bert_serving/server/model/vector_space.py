@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from bert_serving.client.protocol import EMBEDDING_TYPES
 
 from .pipeline import Module, ScoreActivation, Truncate
+from .pooling import PoolingStrategy, dimensions, worker_modes
 from .vector_options import VectorOptions, apply_options
 
 #: Hexadecimal digits of a vector space.
@@ -17,14 +19,51 @@ DIGITS = 16
 RANGED_TYPES = ("int8", "uint8")
 
 
+class PooledSpaces(NamedTuple):
+    """What the spaces of vectors with a pooling of their own depend on.
+
+    Attributes:
+        content: all that shapes the vectors of the server, as JSON.
+        tail: the last modules of these vectors.
+        hidden_size: dimensions of a layer.
+    """
+
+    content: str
+    tail: Sequence[Module]
+    hidden_size: int
+
+    def of(self, strategy: PoolingStrategy, layers: Sequence[int]) -> tuple[str, Sequence[Module], int]:
+        """Returns the digest, the last modules and the width of vectors."""
+        content = json.loads(self.content) | pooling_content(strategy, worker_modes(strategy), layers) | {"modules": []}
+        return (
+            digest_of(json.dumps(content, sort_keys=True)),
+            self.tail,
+            dimensions(strategy, self.hidden_size, len(layers)),
+        )
+
+
+def pooling_content(strategy: PoolingStrategy, modes: Sequence[str], layers: Sequence[int]) -> dict[str, Any]:
+    """Returns what a digest of vectors has of their pooling. Layers count from 0."""
+    has_layers = strategy != PoolingStrategy.CLS_POOLED
+    return {"pooling": strategy.name, "modes": list(modes), "layers": list(layers) if has_layers else []}
+
+
+def digest_of(content: str) -> str:
+    """Returns the digest of all that shapes a vector, given as JSON with sorted keys."""
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 class VectorSpaces:
     """The spaces of one server: that of its vectors, and those of requests with options of their own.
+
+    A request with a pooling of its own has the space of a server that is started with this pooling.
 
     Args:
         digest: digest of all that shapes a vector before its last modules, but the prompt and the longest length.
         tail: the last modules, as of ``split_tail``.
         width: dimensions of a vector before them.
         ranges: least and greatest number of each dimension, by space, for the embedding types ``int8`` and ``uint8``.
+        pooled: gives digest, last modules and width of vectors with a pooling of their own.
     """
 
     def __init__(
@@ -33,8 +72,10 @@ class VectorSpaces:
         tail: Sequence[Module],
         width: int,
         ranges: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        pooled: PooledSpaces | None = None,
     ) -> None:
         self._digest, self._tail, self._width, self._ranges = digest, tail, width, ranges or {}
+        self._pooled = pooled
 
     @property
     def default(self) -> str:
@@ -67,16 +108,20 @@ class VectorSpaces:
 
     def of_floats(self, options: VectorOptions) -> str:
         """Returns the space of the vectors of a request with these options before they become integers."""
-        width, norm_width = self._width, None  # dimensions at the last normalization
+        digest, tail, width = self._digest, self._tail, self._width
+        if options.pooling is not None and options.layers is not None:
+            assert self._pooled is not None
+            digest, tail, width = self._pooled.of(options.pooling, options.layers)
+        norm_width = None  # dimensions at the last normalization
         activations = []
-        for module in apply_options(self._tail, options):
+        for module in apply_options(tail, options):
             if isinstance(module, Truncate):
                 width = min(width, module.dimensions)
             elif isinstance(module, ScoreActivation):
                 activations += [] if module.function == "Identity" else [module.function]
             else:
                 norm_width = width
-        return name_space([self._digest, width, norm_width, *activations])
+        return name_space([digest, width, norm_width, *activations])
 
 
 def name_space(content: Sequence[object]) -> str:

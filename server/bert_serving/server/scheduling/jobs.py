@@ -41,10 +41,13 @@ class JobOptions:
         vector_space: space of the vectors, which the reply names; empty for a request without options.
         pairs: true: each item of the request is a list of two texts; false: no text is a pair; None: as in 1.10.
         long: ``mean``, ``chunks`` or ``late`` if texts that are too long become parts; else empty.
-        makes_unit: the sink normalizes the means of parts.
+        makes_unit: the sink normalizes the vectors.
         row_bytes: size of a vector of an embedding type; 0 for that of the server.
-        type_code: ``VectorOptions.code`` with the embedding type of means, which the sink converts; else 0.
+        type_code: ``VectorOptions.code`` with the embedding type of vectors that the sink converts at the end; else 0.
         outputs: the kinds of vectors in the reply; empty for dense ones alone.
+        columns: columns from and to of each part of a vector in the rows of workers; empty for the whole rows.
+        sent_bytes: size of these rows if the request has a pooling of its own; else 0.
+        range_space: space whose ranges the embedding type needs, if it is not that of ``type_code``.
     """
 
     wants_timing: bool = False
@@ -60,6 +63,9 @@ class JobOptions:
     row_bytes: int = 0
     type_code: int = 0
     outputs: tuple[str, ...] = ()
+    columns: tuple[tuple[int, int], ...] = ()
+    sent_bytes: int = 0
+    range_space: str = ""
 
 
 #: Options of a request without options.

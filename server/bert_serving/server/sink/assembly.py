@@ -23,7 +23,7 @@ from ..log import REQUEST
 from ..model.token_heads import NO_DENSE_BIT, OUTPUT_BITS
 from ..model.vector_options import TYPE_BITS
 from ..monitoring.timing import Timing
-from .text_parts import combine_parts
+from .finished_vectors import Quantize, finish_vectors
 from .token_outputs import OutputWriter
 
 #: Ids of ended jobs that are remembered. All workers together hold fewer jobs in flight.
@@ -93,7 +93,8 @@ class ResultAssembler:
         width: tokens per sequence in token-level output; None if it is that of the longest sequence of a request.
         publish: called with an identity and the frames of its reply.
         clock: monotonic seconds.
-        quantize: returns vectors ``[n, d]`` as the embedding type in the code of their request.
+        quantize: converts vectors to the embedding type of their request.
+        sent_width: returns the dimensions of a row with a code.
         outputs: writes replies with other outputs than dense vectors.
 
     Attributes:
@@ -111,12 +112,13 @@ class ResultAssembler:
         publish: Callable[[bytes, list[Any]], None],
         log: logging.Logger,
         clock: Callable[[], float],
-        quantize: Callable[[int, np.ndarray], np.ndarray],
+        quantize: Quantize,
+        sent_width: Callable[[int], int],
         outputs: OutputWriter | None = None,
     ) -> None:
         self._outputs = outputs or OutputWriter([])
         self.width, self._publish, self.log, self.clock = width, publish, log, clock
-        self._quantize = quantize
+        self._quantize, self._sent_width = quantize, sent_width
         self.epoch = 0
         self.jobs: dict[int, SinkJob] = {}
         self.finished: OrderedDict[int, None] = OrderedDict()
@@ -212,8 +214,8 @@ class ResultAssembler:
                 if codes is not None and codes[start] & OUTPUT_BITS:
                     self._add_outputs(job, result, where)
                     array = array[:, :0] if codes[start] & NO_DENSE_BIT else array
-                if codes is not None and codes[start] & TYPE_BITS:  # all rows of a job have one code
-                    array = self._quantize(int(codes[start]), array)
+                if codes is not None:  # all rows of a job have one code
+                    array = self._rows_of(int(codes[start]), array)
                 self._fill(job, rows[where], result.lengths[where], array, result.token_level)
             except (MemoryError, OverflowError) as error:
                 self._fail(job, error)
@@ -226,6 +228,12 @@ class ResultAssembler:
             outputs = result.outputs.take(where.start + missing)
             job.outputs.append((rows[missing], outputs))
             self._hold(job, outputs.num_bytes)
+
+    def _rows_of(self, code: int, array: np.ndarray) -> np.ndarray:
+        """Returns rows without the zeros beside rows of more dimensions, as the embedding type of their request."""
+        if array.shape[1] > (width := self._sent_width(code)):
+            array = array[:, :width]
+        return self._quantize(code, array, "") if code & TYPE_BITS else array
 
     def _keep_unannounced(self, result: Result, where: slice, values: slice) -> None:
         rows = Result(
@@ -303,19 +311,13 @@ class ResultAssembler:
         self.close(job.id)
         width = job.metadata.pop("width", 0)
         times = job.metadata.pop("times", None)
-        dimensions = job.metadata.pop("dimensions", None)
-        type_code = job.metadata.pop("type_code", 0)
         if job.array is None:
             _, _, sample = job.pieces[0]
             job.array = np.zeros((job.size, width, sample.shape[1]), sample.dtype)
             while job.pieces:  # each is freed, so that pieces and array do not take the memory twice
                 scatter_tokens(job.array, *job.pieces.pop())
-        if dimensions is not None:
-            job.array = job.array[:, :dimensions]
-        if job.parts:
-            job.array, job.metadata = combine_parts(job.array, job.parts, job.metadata)
-        if type_code:
-            job.array = self._quantize(type_code, job.array)
+        if job.metadata:
+            job.array, job.metadata = finish_vectors(job.array, job.parts, job.metadata, self._quantize)
         if times is not None:
             job.metadata["timing"] = Timing.of(times[0], times[1], job.began_at, self.clock()).to_dict()
         if (names := job.metadata.pop("outputs", None)) is not None:

@@ -39,9 +39,9 @@ class ModelResults:
         width = output_width(config, model.max_tokens)
         quantizer = Quantizer(config.vector_spaces(model), config.ranges)
         outputs = OutputWriter(read_tokens(process))
-        self.assembler = ResultAssembler(width, publish, log, clock, quantizer.apply, outputs)
-        self.check = ResultCheck.of(config, model)
-        self.cache = VectorCache(config.cache_mb * 2**20, self.check.dims, self.check.dtype, self.check.is_token_level)
+        self.check = check = ResultCheck.of(config, model)
+        self.assembler = ResultAssembler(width, publish, log, clock, quantizer.apply, check.sent_width, outputs)
+        self.cache = VectorCache(config.cache_mb * 2**20, check.sent_width, check.dtype, check.is_token_level)
         reference = process.options["drift"]
         self.drift = VectorDrift(Reference.from_dict(reference), config.drift_window) if reference else None
 

@@ -10,6 +10,7 @@ import numpy as np
 import zmq
 
 from ..config.memory import default_memory
+from ..config.request_pooling import RequestPooling
 from ..config.server_config import ServerConfig
 from ..ipc.commands import WORKER_IDLE
 from ..ipc.frame_guard import FrameGuard
@@ -32,6 +33,7 @@ class ResultCheck:
         is_token_level: whether there is one for each token.
         dims: their dimensions; 0 without dense vectors.
         dtype: their dtype by its numpy name.
+        sent_width: returns the dimensions of a row with a code.
         vocab_size: number of tokens of the vocabulary.
         multi_dims: dimensions of the vectors of the output ``multi``.
     """
@@ -39,13 +41,19 @@ class ResultCheck:
     is_token_level: bool
     dims: int
     dtype: str
+    sent_width: Callable[[int], int]
     vocab_size: int = 0
     multi_dims: int = 0
 
     @classmethod
     def of(cls, config: ServerConfig, model: ModelConfig) -> ResultCheck:
         is_token_level = config.pooling_strategy == PoolingStrategy.NONE
-        return cls(is_token_level, config.vector_size(model), config.output_dtype, model.vocab_size)
+        sent_width = RequestPooling(config, model).sent_width
+        return cls(is_token_level, config.vector_size(model), config.output_dtype, sent_width, model.vocab_size)
+
+    def _width_of(self, vector_codes: bytes) -> int:
+        """Returns the dimensions of the widest row; narrower ones end in zeros."""
+        return max(map(self.sent_width, np.unique(np.frombuffer(vector_codes, np.int32)).tolist()))
 
     def problem(self, result: Result) -> str:
         """Returns what is wrong with a result, or an empty string."""
@@ -57,8 +65,9 @@ class ResultCheck:
         if len(result.lengths) != len(result.manifest):
             return f"the worker sent {len(result.lengths)} lengths for {len(result.manifest)} texts"
         rows = int(result.lengths.sum()) if self.is_token_level else len(result.manifest)
-        if result.array.shape != (rows, self.dims):
-            return f"the worker sent vectors of shape {result.array.shape}, not {(rows, self.dims)}"
+        dims = self._width_of(result.vector_codes) if result.vector_codes else self.dims
+        if result.array.shape != (rows, dims):
+            return f"the worker sent vectors of shape {result.array.shape}, not {(rows, dims)}"
         dtype = dtype_name(result.array.dtype)
         if dtype != self.dtype:
             return f"the worker sent vectors of dtype {dtype}, not {self.dtype}"

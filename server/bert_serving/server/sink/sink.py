@@ -272,7 +272,7 @@ class Sink:
 
     def _add_rows(self, model: ModelResults, result: Result) -> None:
         if model.drift is not None:
-            model.drift.add(*comparable(result))
+            model.drift.add(*comparable(result, model.check.dims))
         model.assembler.add(result)
         self.acks.append([commands.BATCH_DONE, u64(result.batch_id), u64(result.duration)])
 
@@ -340,12 +340,12 @@ class Sink:
             self.stopped = True
 
 
-def comparable(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the vectors and lengths of texts whose request has no normalization and dimensions of its own."""
+def comparable(result: Result, dims: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns vectors ``[n, dims]`` and lengths of the texts whose request has no options of its own about vectors."""
     if not result.vector_codes:
         return result.array, result.lengths
     chosen = np.frombuffer(result.vector_codes, np.int32) & ~(TYPE_BITS | OUTPUT_BITS) == 0
-    return result.array[chosen], result.lengths[chosen]
+    return result.array[chosen, :dims], result.lengths[chosen]
 
 
 def run(process: ProcessContext) -> None:

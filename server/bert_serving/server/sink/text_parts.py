@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ..model.unit_vectors import normalize
-
 
 def combine_parts(
     array: np.ndarray, parts: dict[int, bytes], metadata: dict[str, Any]
@@ -17,17 +15,17 @@ def combine_parts(
     Args:
         array: vectors of all parts, ``[n, d]``.
         parts: as those of ``SinkJob``.
-        metadata: ``long`` and ``makes_unit`` of the announcement are removed.
+        metadata: ``long`` of the announcement is removed.
     """
     metadata = dict(metadata)
-    long, makes_unit = metadata.pop("long"), metadata.pop("makes_unit", False)
+    long = metadata.pop("long")
     rows = np.frombuffer(b"".join(parts[row] for row in sorted(parts)), np.int32).reshape(-1, 4)
     if long == "mean":
-        return average(array, rows, makes_unit), metadata
+        return average(array, rows), metadata
     return array, metadata | {"parts": rows[:, :3]}
 
 
-def average(array: np.ndarray, parts: np.ndarray, makes_unit: bool) -> np.ndarray:
+def average(array: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """Returns the mean of the vectors of each text, weighted by tokens, ``[m, d]`` of the same dtype.
 
     A text of one part keeps its vector. The sums run in the order of the parts, in float32, so equal vectors give equal
@@ -35,7 +33,6 @@ def average(array: np.ndarray, parts: np.ndarray, makes_unit: bool) -> np.ndarra
 
     Args:
         parts: row of the text, offsets and weight of each part, int32 ``[n, 4]``.
-        makes_unit: the means are divided by their Euclidean norm; a norm below 1e-12 counts as 1e-12.
     """
     starts = np.flatnonzero(np.diff(parts[:, 0], prepend=-1))
     counts = np.diff(starts, append=len(parts))
@@ -44,7 +41,4 @@ def average(array: np.ndarray, parts: np.ndarray, makes_unit: bool) -> np.ndarra
         own = slice(int(starts[row]), int(starts[row] + counts[row]))
         weights = parts[own, 3].astype(np.float32)[:, None]
         result[row] = (array[own] * weights).sum(0, dtype=np.float32) / weights.sum(dtype=np.float32)
-    if makes_unit:
-        for start in range(0, len(result), 1024):  # a block at a time needs little memory
-            result[start : start + 1024] = normalize(result[start : start + 1024].astype(np.float32))
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,7 +23,8 @@ class VectorCache:
 
     Args:
         max_bytes: memory of the cache; 0: there is none.
-        dims, dtype: those of a vector.
+        sent_width: returns the dimensions of a vector with a code.
+        dtype: that of a vector.
         is_token_level: whether a sequence has one vector per token.
         recent_bytes: memory of the latest results.
 
@@ -31,10 +33,15 @@ class VectorCache:
     """
 
     def __init__(
-        self, max_bytes: int, dims: int, dtype: str, is_token_level: bool, recent_bytes: int = RECENT_BYTES
+        self,
+        max_bytes: int,
+        sent_width: Callable[[int], int],
+        dtype: str,
+        is_token_level: bool,
+        recent_bytes: int = RECENT_BYTES,
     ) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
-        self._dims, self._dtype, self._is_token_level = dims, np.dtype(dtype), is_token_level
+        self._sent_width, self._dtype, self._is_token_level = sent_width, np.dtype(dtype), is_token_level
         self._rows: OrderedDict[int, bytes] = OrderedDict()
         self._recent: OrderedDict[int, Result] = OrderedDict()  # by their first entry
         self._recent_bytes, self._max_recent_bytes = 0, recent_bytes
@@ -57,7 +64,7 @@ class VectorCache:
             return []
         dropped = []
         vectors = np.ascontiguousarray(result.array).data.cast("B") if result.array.size else memoryview(b"")
-        row_bytes = self._dims * self._dtype.itemsize
+        row_bytes = result.array.shape[1] * self._dtype.itemsize  # that of the widest vector of the batch
         counts = result.lengths.tolist() if self._is_token_level else [1] * len(result.lengths)
         start = 0
         for entry, count in zip(range(first, first + MAX_POSITIONS), counts, strict=False):
@@ -89,8 +96,11 @@ class VectorCache:
             if row is not None:
                 self._rows.move_to_end(entry)
             rows.append(self._recent_row(entry) if row is None else row)
-        array = np.frombuffer(rows[0] if len(rows) == 1 else b"".join(rows), self._dtype).reshape(-1, self._dims)
         code = wanted.vector_code
+        dims = self._sent_width(code)
+        if not self._is_token_level:  # a vector beside wider ones of its batch ends in zeros
+            rows = [row[: dims * self._dtype.itemsize] for row in rows]
+        array = np.frombuffer(rows[0] if len(rows) == 1 else b"".join(rows), self._dtype).reshape(-1, dims)
         codes = np.full(len(rows), code, np.int32).tobytes() if code else b""
         return Result(wanted.batch_id, array, wanted.lengths, wanted.manifest, self._is_token_level, vector_codes=codes)
 

@@ -21,6 +21,7 @@ from ..ipc.endpoints import Addresses
 from ..model.cache import default_cache_dir
 from ..model.config import ModelConfig
 from ..model.ranges import FILE_NAME, read_ranges
+from ..model.vector_space import digest_of
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
@@ -32,7 +33,7 @@ from .prepared_model import PreparedModel
 from .share_options import share_options
 from .terms import front_terms
 from .tokenizers import count, resolve
-from .vector_space import output_spaces, vector_digest
+from .vector_space import output_spaces, vector_content
 
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
 OWN_DESCRIPTORS, FEW_CLIENTS = 192, 1000
@@ -93,7 +94,8 @@ def plan(
     placements = plan_workers(config, log, needs=model.features, choose=choose)
     config = replace(config, num_worker=len(placements))
     log_start(config, model, placements, log)
-    config = config.with_(vector_digest=vector_digest(config, served, placements))
+    content = vector_content(config, served, placements)
+    config = config.with_(vector_content=content, vector_digest=digest_of(content))
     config = config.with_(output_spaces=output_spaces(config))
     config = config.with_(ranges=find_ranges(config, model, log.warning))
     log_comparable(config, model, log)

@@ -6,7 +6,6 @@ changes the vectors of longer texts only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +20,9 @@ from ..model.cache import Cache, CacheError
 from ..model.config import ModelConfig
 from ..model.digest import model_digest, sha256_of
 from ..model.pipeline import Dense, LayerNorm, Module
-from ..model.pooling import PoolingStrategy
 from ..model.token_heads import SparseHead
 from ..model.vector_options import split_tail
-from ..model.vector_space import name_space
+from ..model.vector_space import digest_of, name_space, pooling_content
 from ..tokenization.vocabulary import read_vocabulary
 from .placement import WorkerPlacement
 
@@ -35,7 +33,12 @@ EQUAL_ENGINES = frozenset(NAMES) - {"zeros"}
 
 
 def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence[WorkerPlacement]) -> str:
-    """Returns the digest, equal for the same folder and options on each machine.
+    """Returns the digest of :func:`vector_content`."""
+    return digest_of(vector_content(config, model, placements))
+
+
+def vector_content(config: ServerConfig, model: ModelConfig, placements: Sequence[WorkerPlacement]) -> str:
+    """Returns all that shapes a vector as JSON, equal for the same folder and options on each machine.
 
     Reads all weights, unless the cache of prepared models has their digest.
 
@@ -45,17 +48,13 @@ def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence
     """
     placements = assumed_placements(config, placements)
     pipeline = config.pipeline
-    strategy = config.pooling_strategy
-    has_layers = strategy != PoolingStrategy.CLS_POOLED
-    layers = [layer % model.num_hidden_layers for layer in config.pooling_layer] if has_layers else []
+    layers = [layer % model.num_hidden_layers for layer in config.pooling_layer]
     body = () if pipeline is None else split_tail(pipeline.modules)[0]
     content = {
         "format": FORMAT,
         "weights": _weights_digest(config, model),
         "tokenizer": _tokenizer(config, model),
-        "pooling": strategy.name,
-        "modes": _modes(config),
-        "layers": layers,
+        **pooling_content(config.pooling_strategy, _modes(config), layers),
         "modules": [_module(module) for module in body],
         "mask_cls_sep": config.mask_cls_sep,
         "no_special_token": config.no_special_token,
@@ -63,7 +62,7 @@ def vector_digest(config: ServerConfig, model: ModelConfig, placements: Sequence
         "precision": sorted({precision_of(config, placement.dtype) for placement in placements}),
         "engines": sorted({placement.engine for placement in placements} - EQUAL_ENGINES - {"auto"}),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps(content, sort_keys=True)
 
 
 def _modes(config: ServerConfig) -> tuple[str, ...]:

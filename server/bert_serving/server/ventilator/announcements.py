@@ -84,6 +84,10 @@ class Announcer:
             metadata["type_code"] = options.type_code
         if options.outputs:
             metadata["outputs"] = options.outputs
+        if options.columns:
+            metadata["columns"] = options.columns
+        if options.range_space:
+            metadata["range_space"] = options.range_space
         return [commands.JOB_CHUNK, *frames, json.dumps(metadata).encode() if metadata else b"{}"]
 
     def _log_tokens(self, tokenized: Tokenized) -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from bert_serving.client.protocol import (
     EMBEDDING_TYPES,
     LONG_OF_TRUNCATE,
+    MAX_LAYERS,
     MAX_PROMPT_LENGTH,
     MAX_QUERIED,
     PART_MODES,
 )
 
+from ..config.request_pooling import Pooling, RequestPooling
 from ..config.server_config import ServerConfig
 from ..errors import Forbidden, InvalidRequest, TooLarge, VectorSpaceMismatch
 from ..model.config import ModelConfig
-from ..model.pipeline import Normalize
+from ..model.pipeline import Module, Normalize, Truncate
 from ..model.pooling import PoolingStrategy
 from ..model.quantization import missing_ranges, row_bytes
 from ..model.vector_options import VectorOptions, apply_options, split_tail
+from ..model.vector_space import RANGED_TYPES
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
 from .outputs import OutputsResolver, output_bits
 
@@ -51,6 +55,8 @@ class RequestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: str | None = None
     model: str | None = None
     outputs: list[str] | None = None
+    pooling: str | None = None
+    pooling_layer: Annotated[list[int], msgspec.Meta(max_length=MAX_LAYERS)] | None = None
 
     @property
     def key(self) -> bytes:
@@ -109,14 +115,37 @@ def truncates(truncate: bool | None, long: str | None) -> bool:
     return truncate is not False and long != "error"
 
 
+class _Vectors(NamedTuple):
+    """The vectors that a request gets before its options change their last modules.
+
+    Attributes:
+        pooling: the pooling of the request; None for that of the server.
+        tail: the last modules.
+        width: dimensions.
+    """
+
+    pooling: Pooling | None
+    tail: tuple[Module, ...]
+    width: int
+
+    @property
+    def plain(self) -> VectorOptions:
+        """The options of these vectors if the request changes nothing else."""
+        if self.pooling is None:
+            return VectorOptions()
+        return VectorOptions(pooling=self.pooling.strategy, layers=self.pooling.layers)
+
+
 class OptionsResolver:
     """Applies the options of requests to the model that is served."""
 
     def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
         pipeline = config.pipeline
         self._prompts = {} if pipeline is None else pipeline.prompts
-        self._tail = () if pipeline is None else split_tail(pipeline.modules)[1]
-        self._width = config.vector_size(model)
+        self._pooling, self._pooled_tail = RequestPooling(config, model), config.pooled_tail
+        self._own = _Vectors(
+            None, () if pipeline is None else split_tail(pipeline.modules)[1], config.vector_size(model)
+        )
         self._spaces = config.vector_spaces(model)
         self._token_level = config.pooling_strategy == PoolingStrategy.NONE
         self._task = config.task
@@ -140,10 +169,15 @@ class OptionsResolver:
             return NO_OPTIONS
         if options.share is not None and not self._has_shares:
             raise Forbidden("the option share is for the HTTP server of a server with -http_keys only: omit it")
-        outputs, long = self._outputs.resolve(options.outputs), self._long(options)
+        vectors = self._own
+        if options.pooling is not None or options.pooling_layer is not None:
+            vectors = self._find_pooling(options)
+        outputs, long = self._outputs.resolve(options.outputs), self._long(options, vectors)
         self._outputs.check(outputs, long, options.embedding_type, options.normalize, options.dimensions)
-        vector = self._vector_options(options.normalize, options.dimensions, options.raw_scores)
-        typed = self._with_type(vector, options.embedding_type)
+        if outputs and vectors.pooling is not None:
+            raise InvalidRequest("pooling is for dense vectors, but outputs has others: ask for them in two requests")
+        vector = self._vector_options(vectors, options.normalize, options.dimensions, options.raw_scores)
+        typed = self._with_type(vectors, vector, options.embedding_type)
         spaces = [self._spaces.of(typed), self._spaces.of_floats(vector)]
         if outputs:
             spaces = self._outputs.spaces(outputs, spaces)
@@ -153,10 +187,12 @@ class OptionsResolver:
                 f"the request expects vectors of the space {options.vector_space[:100]!r}, but those of this server "
                 f"are of {space!r}: encode the other texts again too, or use the server with their model and options"
             )
-        # Parts are averaged before their mean is normalized, and converted to the embedding type.
-        makes_unit = long == "mean" and self._makes_unit(vector)
-        code = (vector if long == "mean" else typed).code
-        return JobOptions(
+        # Parts are averaged before their mean is normalized, and converted to the embedding type. The sink does so with
+        # vectors of another pooling too, once it has selected their columns.
+        is_late = long == "mean" or vectors.pooling is not None
+        makes_unit = is_late and self._makes_unit(vectors, vector)
+        code = (vector if is_late else typed).code
+        job = JobOptions(
             options.timing,
             options.num_tokens,
             self._prompt(options.prompt_name, options.prompt),
@@ -167,12 +203,34 @@ class OptionsResolver:
             options.pairs,
             long,
             makes_unit,
-            0 if typed.embedding_type is None else row_bytes(typed.embedding_type, typed.dimensions or self._width),
-            typed.code if long == "mean" and typed.embedding_type is not None else 0,
+            0 if typed.embedding_type is None else row_bytes(typed.embedding_type, typed.dimensions or vectors.width),
+            typed.code if is_late and typed.embedding_type is not None else 0,
             outputs,
         )
+        return job if vectors.pooling is None else self._with_pooling(job, vectors, vectors.pooling, typed)
 
-    def _long(self, options: RequestOptions) -> str:
+    def _find_pooling(self, options: RequestOptions) -> _Vectors:
+        """Returns the vectors of a request that asks for a pooling."""
+        found = self._pooling.find(options.pooling, options.pooling_layer)
+        if found is None:
+            return self._own
+        cuts = [module.dimensions for module in self._pooled_tail if isinstance(module, Truncate)]
+        return _Vectors(found, self._pooled_tail, min([found.width, *cuts]))
+
+    def _with_pooling(self, job: JobOptions, vectors: _Vectors, pooling: Pooling, typed: VectorOptions) -> JobOptions:
+        """Returns the options of a job whose rows the sink finishes."""
+        width = typed.dimensions or vectors.width
+        return replace(
+            job,
+            vector_code=pooling.code,
+            dimensions=None if width == pooling.width else width,
+            row_bytes=row_bytes(typed.embedding_type or self._output_type, width),
+            columns=pooling.columns,
+            sent_bytes=row_bytes(self._output_type, pooling.sent_width),
+            range_space=self._spaces.of_floats(typed) if typed.embedding_type in RANGED_TYPES else "",
+        )
+
+    def _long(self, options: RequestOptions, vectors: _Vectors) -> str:
         """Returns the value of ``long`` if texts that are too long become parts; else an empty text.
 
         Raises:
@@ -190,23 +248,30 @@ class OptionsResolver:
             reason = "this server returns one vector per token (-pooling_strategy NONE)"
         elif options.pairs:
             reason = "a pair has no parts"
-        elif long == "late" and not self._is_mean:
-            reason = "this server does not pool the mean of the tokens (-pooling_strategy REDUCE_MEAN)"
+        elif long == "late" and not self._is_mean_of(vectors):
+            whose = "this server" if vectors.pooling is None else f"pooling {vectors.pooling.strategy}"
+            reason = f"{whose} does not pool the mean of the tokens (pooling REDUCE_MEAN)"
         elif long == "late" and self._is_deterministic:
             reason = "-deterministic does not cover it"
         if reason:
             raise InvalidRequest(f"long is {long!r}, but {reason}: set long to cut or error")
         return long
 
-    def _makes_unit(self, vector: VectorOptions) -> bool:
+    def _is_mean_of(self, vectors: _Vectors) -> bool:
+        if vectors.pooling is None:
+            return self._is_mean
+        return vectors.pooling.strategy == PoolingStrategy.REDUCE_MEAN
+
+    @staticmethod
+    def _makes_unit(vectors: _Vectors, vector: VectorOptions) -> bool:
         """Returns whether vectors with these options have length 1."""
-        modules = apply_options(self._tail, vector)
+        modules = apply_options(vectors.tail, vector)
         return bool(modules) and isinstance(modules[-1], Normalize)
 
     def _code(self, vector: VectorOptions) -> int:
-        return 0 if apply_options(self._tail, vector) == self._tail else vector.code
+        return 0 if apply_options(self._own.tail, vector) == self._own.tail else vector.code
 
-    def _with_type(self, vector: VectorOptions, embedding_type: str | None) -> VectorOptions:
+    def _with_type(self, vectors: _Vectors, vector: VectorOptions, embedding_type: str | None) -> VectorOptions:
         """Adds the embedding type, unless vectors have it anyway."""
         if embedding_type is None:
             return vector
@@ -216,7 +281,7 @@ class OptionsResolver:
             )
         self._require_vectors("embedding_type")
         typed = vector._replace(embedding_type=embedding_type)
-        if problem := missing_ranges(self._spaces, typed, self._width):
+        if problem := missing_ranges(self._spaces, typed, vectors.width):
             raise InvalidRequest(problem)
         return vector if embedding_type == self._output_type else typed
 
@@ -232,23 +297,25 @@ class OptionsResolver:
                 f"omit {name}"
             )
 
-    def _vector_options(self, normalize: bool | None, dimensions: int | None, raw_scores: bool) -> VectorOptions:
+    def _vector_options(
+        self, vectors: _Vectors, normalize: bool | None, dimensions: int | None, raw_scores: bool
+    ) -> VectorOptions:
+        plain = vectors.plain
         if raw_scores and self._task == "embed":
             raise InvalidRequest(
                 "raw_scores needs scores, but this server gives vectors (-task embed): omit raw_scores, or start the "
                 "server with -task classify or -task rerank"
             )
         if normalize is None and dimensions is None:
-            options = VectorOptions(raw_scores=raw_scores)
-            return VectorOptions() if apply_options(self._tail, options) == self._tail else options
+            options = plain._replace(raw_scores=raw_scores)
+            return plain if apply_options(vectors.tail, options) == vectors.tail else options
         self._require_vectors("dimensions" if normalize is None else "normalize")
-        if dimensions is not None and not 1 <= dimensions <= self._width:
-            raise InvalidRequest(
-                f"dimensions is {dimensions}; the vectors of this server have {self._width} dimensions: set 1 to "
-                f"{self._width}"
-            )
-        options = VectorOptions(normalize, None if dimensions == self._width else dimensions)
-        return VectorOptions() if apply_options(self._tail, options) == self._tail else options
+        width = vectors.width
+        if dimensions is not None and not 1 <= dimensions <= width:
+            whose = "the vectors of this server" if vectors.pooling is None else "vectors of this pooling"
+            raise InvalidRequest(f"dimensions is {dimensions}; {whose} have {width} dimensions: set 1 to {width}")
+        options = plain._replace(normalize=normalize, dimensions=None if dimensions == width else dimensions)
+        return plain if apply_options(vectors.tail, options) == vectors.tail else options
 
     def _prompt(self, name: str | None, prompt: str | None) -> str | None:
         if name is not None and prompt is not None:

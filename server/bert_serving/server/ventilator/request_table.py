@@ -14,6 +14,7 @@ from ..ipc.model_numbers import BatchNumbers
 from ..ipc.process_context import ProcessContext
 from ..log import REQUEST
 from ..model.config import ModelConfig
+from ..model.vector_options import POOLING_BITS
 from ..monitoring.drift import Reference, UnknownDrift
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
@@ -172,8 +173,8 @@ class RequestTable:
             self._repeat(job, request)
             return
         options = self._rules.options.resolve(request.options)
-        if options.long == "late":
-            require_token_vectors(state.info for state in self.dispatcher.workers.values())
+        if options.long == "late" or options.vector_code & POOLING_BITS:
+            require_token_vectors(options.long, (state.info for state in self.dispatcher.workers.values()))
         if self.draining:
             raise Draining("the server is stopping and takes no new requests; send it again when it is back")
         usage = None if self.shares is None else self.shares.begin(request)

@@ -44,10 +44,13 @@ class ResultLimit:
         options, parts = chunk.job.options, chunk.tokenized.parts
         # The sink converts the rows of a request with an embedding type as they arrive, but means at the end.
         row_bytes = options.row_bytes if options.row_bytes and not options.type_code else self._row_bytes
+        row_bytes = options.sent_bytes or row_bytes
         row_bytes += 0 if parts is None else PART_BYTES
         if self._token_level:
             width = self._fixed_width or token_width([chunk], self.positions)
         needed = size * width * row_bytes
+        if options.sent_bytes:  # the finished vectors are beside the rows of workers
+            needed += size * options.row_bytes
         if parts is not None and options.long == "mean":
             num_texts = int(parts[-1, 0]) + 1  # the means are beside the vectors of the parts
             needed += num_texts * (row_bytes + (options.row_bytes if options.type_code else 0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..config.models import public_name
+from ..config.request_pooling import RequestPooling
 from ..config.server_config import ServerConfig
 from ..model.config import ModelConfig
 from ..monitoring.histogram import Histogram
@@ -15,19 +16,24 @@ from ..tokenization.tokenizer import Tokenizer
 
 
 class ServedSpaces(NamedTuple):
-    """Spaces of the vectors of requests without options: by default, and by embedding type.
+    """Spaces of the vectors of requests without options, and what changes them.
 
-    ``by_type`` is empty if the server has no embedding types.
+    Attributes:
+        default: space of requests without options.
+        by_type: spaces by embedding type; empty if the server has no embedding types.
+        request_pooling: strategies and layers that requests may ask for.
     """
 
     default: str
     by_type: dict[str, str]
+    request_pooling: dict[str, list[str] | list[int]]
 
     @classmethod
     def of(cls, config: ServerConfig, model: ModelConfig) -> ServedSpaces:
         """Returns the spaces of a server."""
         spaces = config.vector_spaces(model)
-        return cls(config.default_space(model), spaces.by_type() if config.has_text_vectors else {})
+        by_type = spaces.by_type() if config.has_text_vectors else {}
+        return cls(config.default_space(model), by_type, RequestPooling(config, model).to_dict())
 
 
 @dataclass(frozen=True, slots=True)

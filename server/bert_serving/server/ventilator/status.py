@@ -154,6 +154,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "vector_space": served.spaces.default,
         "output_spaces": config.output_spaces,
         "embedding_types": served.spaces.by_type,
+        "request_pooling": served.spaces.request_pooling,
         "unknown_token": served.unknown_token,
         "model": served.name,
         "models": [model.name for model in state.models],

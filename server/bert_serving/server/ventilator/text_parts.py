@@ -18,10 +18,11 @@ def can_start(job: Job) -> bool:
     return bool(job.chunks) and (job.is_complete or not job.starts_complete)
 
 
-def require_token_vectors(workers: Iterable[dict[str, Any]]) -> None:
+def require_token_vectors(long: str, workers: Iterable[dict[str, Any]]) -> None:
     """Checks that the engines of all workers give vectors of tokens beside those of texts.
 
     Args:
+        long: that of the request; another value than ``late`` if it has a pooling of its own.
         workers: what they registered.
 
     Raises:
@@ -29,9 +30,12 @@ def require_token_vectors(workers: Iterable[dict[str, Any]]) -> None:
     """
     for worker in workers:
         if not worker.get("has_token_vectors"):
+            asked, remedy = "pooling is set", "omit pooling and pooling_layer"
+            if long == "late":
+                asked, remedy = "long is 'late'", "set long to mean or chunks"
             raise InvalidRequest(
-                f"long is 'late', but the engine {worker.get('engine')} of a worker gives no vectors of tokens beside "
-                "those of texts: set long to mean or chunks, or use -engine onnx or torch"
+                f"{asked}, but the engine {worker.get('engine')} of a worker gives no vectors of tokens beside those "
+                f"of texts: {remedy}, or start the server with -engine onnx, torch, or tensorflow without -xla"
             )
 
 

@@ -12,10 +12,12 @@ from ..engines.batch import Batch
 from ..engines.layout import select_sequences
 from ..ipc.messages import BatchMessage
 from ..ipc.token_outputs import TokenOutputs
+from ..model.vector_options import POOLING_BITS, VectorOptions
 from ..tokenization.windows import WHOLE
 from .deduplicate import deduplicate, expand
 from .sentence_head import SentenceHead
 from .token_heads import TokenHeads
+from .token_pooling import pool_as
 
 #: The array of a result, the number of tokens of each of its rows or, without head, sequences, and their outputs.
 Encoded = tuple[np.ndarray, np.ndarray, TokenOutputs | None]
@@ -55,12 +57,12 @@ class BatchEncoder:
 
     def start(self, message: BatchMessage) -> Callable[[], Encoded]:
         """Starts a batch. Returns a function that waits for what ``encode`` returns."""
-        if message.segments or not self.overlaps:
+        codes = np.frombuffer(message.vector_codes, np.int32)
+        if message.segments or not self.overlaps or _has_pooling(codes):
             return partial(self.encode, message)
         batch = message.batch
         few, where = deduplicate(batch)
         wait: Callable[[], np.ndarray] = self._engine.start(few)  # type: ignore[attr-defined]
-        codes = np.frombuffer(message.vector_codes, np.int32)
 
         def finish() -> Encoded:
             array, outputs = self._finish(wait(), batch, few, where, codes)
@@ -83,6 +85,8 @@ class BatchEncoder:
 
     def _encode(self, batch: Batch, codes: np.ndarray) -> tuple[np.ndarray, TokenOutputs | None]:
         """Returns a row for each sequence, or without head for each token, and the outputs of the sequences."""
+        if _has_pooling(codes):
+            return self._encode_pooled(batch, codes)
         few, where = deduplicate(batch)
         return self._finish(self._engine.encode(few), batch, few, where, codes)
 
@@ -108,13 +112,64 @@ class BatchEncoder:
         check(array, few.num_tokens if head is None else few.num_sequences)
         return array if where is None else expand(array, few, where, head is None), outputs
 
+    def _encode_pooled(self, batch: Batch, codes: np.ndarray) -> tuple[np.ndarray, TokenOutputs | None]:
+        """Returns what ``_encode`` returns for a batch in which requests have a pooling of their own.
+
+        Rows of fewer dimensions than the widest end in zeros, which the sink cuts off.
+        """
+        pooling = codes & POOLING_BITS
+        pooled, others = np.flatnonzero(pooling), np.flatnonzero(pooling == 0)
+        few, where = deduplicate(select_sequences(batch, pooled)[0])
+        tokens = self._token_vectors(few)
+        rows: list[tuple[np.ndarray, np.ndarray]] = []
+        for code in np.unique(pooling[pooled]).tolist():
+            strategy = VectorOptions.from_code(code).pooling
+            assert strategy is not None
+            vectors = pool_as(tokens, few, strategy).astype(self._dtype, copy=False)
+            check(vectors, few.num_sequences)
+            chosen = np.flatnonzero(pooling[pooled] == code)
+            rows.append((pooled[chosen], vectors[chosen if where is None else where[chosen]]))
+        return self._with_others(rows, batch, codes, others, np.arange(len(codes)))
+
+    def _with_others(
+        self,
+        rows: list[tuple[np.ndarray, np.ndarray]],
+        batch: Batch,
+        codes: np.ndarray,
+        others: np.ndarray,
+        sequences: np.ndarray,
+    ) -> tuple[np.ndarray, TokenOutputs | None]:
+        """Encodes the other rows of a result, and returns all rows and the outputs.
+
+        Args:
+            rows: rows and their places in the result.
+            codes: those of all rows.
+            others: places of the other rows.
+            sequences: the sequence of each row.
+        """
+        outputs = None
+        if len(others):
+            chosen, _ = select_sequences(batch, sequences[others])
+            array, outputs = self._encode(chosen, codes[others])
+            rows.append((others, array))
+            if outputs is not None:
+                outputs = outputs.spread(len(codes), others)
+        return _merge(rows, len(codes)), outputs
+
+    def _token_vectors(self, batch: Batch) -> np.ndarray:
+        """Returns the vectors of tokens before pooling, float32 ``[t, d]``."""
+        if not self.has_token_vectors:
+            raise EngineError("the engine gives no vectors of tokens beside those of texts")
+        encode_tokens = getattr(self._engine, "encode_tokens", None) or self._engine.encode
+        tokens: np.ndarray = encode_tokens(batch)
+        check(tokens, batch.num_tokens)
+        return tokens.astype(np.float32, copy=False)
+
     def _encode_segments(self, batch: Batch, segments: np.ndarray, codes: np.ndarray) -> Encoded:
         """Encodes a batch with windows, whose parts are the means of their tokens."""
         head = self._head
-        if head is None or not self.has_token_vectors:
-            raise EngineError(
-                "the engine gives no vectors of tokens beside those of texts, which parts of windows need"
-            )
+        if head is None:
+            raise EngineError("parts of windows need one vector per text, but the server returns one per token")
         sequences, starts, stops = segments.T
         is_part = stops != WHOLE
         if not is_part.any():  # texts that fit, beside windows that are in other batches
@@ -122,8 +177,7 @@ class BatchEncoder:
             return array, batch.lengths, outputs
         windows = np.unique(sequences[is_part])
         chosen, _ = select_sequences(batch, windows)
-        tokens = self._engine.encode(chosen) if self._gives_tokens else self._engine.encode_tokens(chosen)  # type: ignore[attr-defined]
-        check(tokens, chosen.num_tokens)
+        tokens = self._token_vectors(chosen)
         offsets = np.cumsum(chosen.lengths, dtype=np.int64) - chosen.lengths
         firsts = offsets[np.searchsorted(windows, sequences[is_part])] + starts[is_part]
         lasts = firsts + stops[is_part] - starts[is_part]
@@ -131,16 +185,37 @@ class BatchEncoder:
             tokens[first:last].mean(0, dtype=np.float32)
             for first, last in zip(firsts.tolist(), np.maximum(lasts, firsts + 1).tolist(), strict=True)
         ]
-        vectors = head.apply_to_means(np.array(means, np.float32), codes[is_part], self._dtype)
-        check(vectors, len(means))
-        array, outputs = np.empty((len(segments), vectors.shape[1]), vectors.dtype), None
-        array[is_part] = vectors
-        if not is_part.all():
-            others, _ = select_sequences(batch, sequences[~is_part])
-            array[~is_part], outputs = self._encode(others, codes[~is_part])
-            if outputs is not None:
-                outputs = outputs.spread(len(segments), np.flatnonzero(~is_part))
+        rows = self._rows_of_means(head, np.flatnonzero(is_part), np.array(means, np.float32), codes)
+        array, outputs = self._with_others(rows, batch, codes, np.flatnonzero(~is_part), sequences)
         return array, np.where(is_part, stops - starts, batch.lengths[sequences]).astype(np.int32), outputs
+
+    def _rows_of_means(
+        self, head: SentenceHead, places: np.ndarray, means: np.ndarray, codes: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns the rows of parts and their places in the result."""
+        is_pooled = codes[places] & POOLING_BITS != 0
+        rows = [(places[is_pooled], means[is_pooled].astype(self._dtype))] if is_pooled.any() else []
+        if not is_pooled.all():
+            others = places[~is_pooled]
+            rows.append((others, head.apply_to_means(means[~is_pooled], codes[others], self._dtype)))
+        for _, vectors in rows:
+            check(vectors, len(vectors))
+        return rows
+
+
+def _has_pooling(codes: np.ndarray) -> bool:
+    """Returns whether a request has a pooling of its own."""
+    return len(codes) > 0 and bool((codes & POOLING_BITS).any())
+
+
+def _merge(rows: list[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+    """Returns ``[count, d]`` from rows and their places; narrow rows end in zeros."""
+    if len(rows) == 1:
+        return rows[0][1]
+    array = np.zeros((count, max(vectors.shape[1] for _, vectors in rows)), rows[0][1].dtype)
+    for places, vectors in rows:
+        array[places, : vectors.shape[1]] = vectors
+    return array
 
 
 def check(array: np.ndarray, rows: int) -> None:

@@ -23,6 +23,8 @@ _TOKENS_PER_THREAD = 256
 def require_equal_bits(engine: Engine, head: SentenceHead | None, vocab_size: int, longest: int, threads: int) -> None:
     """Compares the vectors of random sequences alone with those in several batches.
 
+    The vectors of tokens are compared too, because requests may have a pooling of their own.
+
     Args:
         head: what the worker computes of the vectors of the engine; None for vectors of tokens.
         vocab_size: number of token ids.
@@ -44,19 +46,25 @@ def require_equal_bits(engine: Engine, head: SentenceHead | None, vocab_size: in
             return list(head.apply(array, batch))
         return np.split(array, np.cumsum(batch.lengths)[:-1])
 
-    alone = [encode([index])[0] for index in range(count)]
+    def encode_tokens(chosen: Sequence[int]) -> list[np.ndarray]:
+        batch = _join([rows[index] for index in chosen])
+        return np.split(engine.encode_tokens(batch), np.cumsum(batch.lengths)[:-1])  # type: ignore[attr-defined]
+
+    ways = [encode, encode_tokens] if head is not None and hasattr(engine, "encode_tokens") else [encode]
     repeats = 1 + _TOKENS_PER_THREAD * max(1, threads) // sum(lengths)
     companies = [[index, (index + 3) % count] for index in range(count)]
     companies += [list(range(count))[::-1], list(range(count)) * repeats]
-    for chosen in companies:
-        for index, found in zip(chosen, encode(chosen), strict=True):
-            if found.tobytes() != alone[index].tobytes():
-                difference = np.abs(found.astype(np.float64) - alone[index]).max()
-                raise EngineUnavailable(
-                    f"-deterministic: a text of {lengths[index]} tokens has another vector among {len(chosen)} texts "
-                    f"than alone (difference {difference:.1e}), with this engine on this processor; remove "
-                    "-deterministic, or use another processor"
-                )
+    for way in ways:
+        alone = [way([index])[0] for index in range(count)]
+        for chosen in companies:
+            for index, found in zip(chosen, way(chosen), strict=True):
+                if found.tobytes() != alone[index].tobytes():
+                    difference = np.abs(found.astype(np.float64) - alone[index]).max()
+                    raise EngineUnavailable(
+                        f"-deterministic: a text of {lengths[index]} tokens has another vector among {len(chosen)} "
+                        f"texts than alone (difference {difference:.1e}), with this engine on this processor; remove "
+                        "-deterministic, or use another processor"
+                    )
 
 
 def _join(rows: Sequence[np.ndarray]) -> Batch:

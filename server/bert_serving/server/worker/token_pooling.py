@@ -1,4 +1,4 @@
-"""Pools packed token vectors, for the modes that no engine computes itself.
+"""Pools packed token vectors: modes that no engine computes itself, and strategies that single requests ask for.
 
 ``model/pooling.py`` lists all strategies; a new one starts there.
 """
@@ -8,6 +8,41 @@ from __future__ import annotations
 import numpy as np
 
 from ..engines.batch import Batch
+from ..model.pooling import PoolingStrategy
+
+#: The mode of each strategy that is a mean of tokens.
+_MEANS = {
+    PoolingStrategy.REDUCE_MEAN: "mean",
+    PoolingStrategy.WEIGHTED_MEAN: "weightedmean",
+    PoolingStrategy.MEAN_SQRT_LEN: "mean_sqrt_len_tokens",
+}
+
+
+def pool_as(tokens: np.ndarray, batch: Batch, strategy: PoolingStrategy) -> np.ndarray:
+    """Returns vectors of sequences from packed token vectors ``[t, d]``, as a server with this strategy does.
+
+    A sequence whose mask is all 0 has mean and maximum 0. The first and the last token count with mask 0 too. The sums
+    of a sequence do not depend on the others.
+
+    Args:
+        tokens: float32, also those with mask 0.
+        strategy: any but NONE, CLS_POOLED and CONCATENATED.
+
+    Returns:
+        float32 ``[n, d]``, and ``[n, 2 d]`` for REDUCE_MEAN_MAX.
+    """
+    ends = np.cumsum(batch.lengths, dtype=np.int64)
+    if strategy == PoolingStrategy.CLS_TOKEN:
+        return np.asarray(tokens[ends - batch.lengths])
+    if strategy == PoolingStrategy.SEP_TOKEN:
+        return np.asarray(tokens[ends - 1])
+    if strategy in _MEANS:
+        return pool(tokens, batch, _MEANS[strategy])
+    highest = pool(tokens, batch, "max")
+    highest[np.isneginf(highest)] = 0
+    if strategy == PoolingStrategy.REDUCE_MAX:
+        return highest
+    return np.concatenate([pool(tokens, batch, "mean"), highest], axis=1)
 
 
 def pool(tokens: np.ndarray, batch: Batch, mode: str) -> np.ndarray:

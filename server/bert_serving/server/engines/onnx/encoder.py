@@ -52,7 +52,8 @@ def build(
         weights: canonical weights, see ``model.weights``, at least of the layers up to the highest pooling layer.
         dense: adds the dense layers of the encoder.
         max_scores: maximum number of attention scores of one head, ``[n, T, T]``, that are computed at once.
-        has_tokens: adds the vectors of tokens, ``[t, d]``, as the last output if the strategy is REDUCE_MEAN.
+        has_tokens: the last output is the vectors of tokens before pooling, float32 ``[t, d]``. With a strategy of one
+            token they are those of the tokens that the input ``first`` or ``last`` selects.
         any_batch: one graph for all batches, without bodies. A ``dense`` that adds outputs requires it.
         constants: as that of ``Graph``.
 
@@ -101,7 +102,7 @@ def _vectors(
     if kind != TensorProto.FLOAT:
         x = graph.op("Cast", x, to=kind)
     outputs: list[tuple[str, int]] = [(x, kind)]
-    if has_tokens and strategy is PoolingStrategy.REDUCE_MEAN:
+    if has_tokens and x != tokens:
         outputs.append((tokens, TensorProto.FLOAT))
     return outputs
 

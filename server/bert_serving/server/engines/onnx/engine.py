@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -63,7 +64,7 @@ GRID_MULTIPLE = 4
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
-_GRAPH_VERSION = 5
+_GRAPH_VERSION = 6
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
@@ -118,8 +119,6 @@ class OnnxEngine:
             folder = cache.find("onnx", cache_key)
         threads = device.threads or num_cores()
         self._spec = spec
-        if spec.pooling_strategy == "REDUCE_MEAN":
-            self.encode_tokens = self._encode_tokens
         self._threads = threads
         with ThreadPoolExecutor(2) as pool:
             opened = pool.map(partial(_open, f"{folder}/{_MODEL}"), (threads, 1) if threads > 1 else (1,))
@@ -133,7 +132,8 @@ class OnnxEngine:
         """See ``base.Engine.encode``."""
         return self._encode_all(batch, self._spec.is_token_level, _VECTORS)
 
-    def _encode_tokens(self, batch: Batch) -> np.ndarray:
+    def encode_tokens(self, batch: Batch) -> np.ndarray:
+        """See ``base.Engine``."""
         return self._encode_all(batch, True, _TOKENS)
 
     def _encode_all(self, batch: Batch, gives_tokens: bool, output: int) -> np.ndarray:
@@ -168,6 +168,9 @@ def _run(session: Any, output: int, multiple: int, batch: Batch) -> np.ndarray:
         EngineError: ONNX Runtime cannot compute it.
     """
     layout = make_layout(batch, multiple)
+    if output == _TOKENS:  # a graph that selects one token of each sequence selects all
+        every = np.arange(batch.num_tokens, dtype=np.int32)
+        layout = replace(layout, first=every, last=every)
     try:
         return np.asarray(_compute(session, layout, output)[0])
     except Exception as error:  # the errors of ONNX Runtime have no common class

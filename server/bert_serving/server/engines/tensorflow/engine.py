@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,9 @@ class TensorflowEngine:
         self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
         #: Log lines that describe how the engine uses its device.
         self.startup_notes: list[str] = []
+        self._token_function: Any = None
+        if not spec.xla:  # it would compile every shape again
+            self.encode_tokens = self._encode_tokens
         folders = saved_graph.find(spec)
         if folders is None:
             spec.require_files()
@@ -97,9 +102,10 @@ class TensorflowEngine:
             self._device_name = open_device(self._tf, device)
             weights = saved_graph.map_weights(self._tf, folders[0], self._device_name)
             for fused in (True, False) if device.kind == "cpu" and not spec.xla else (False,):
-                self._function: Any = saved_graph.load_function(
-                    self._tf, folders[1], weights, self._device_name, fused, spec.xla
+                self._load: Any = partial(
+                    saved_graph.load_function, self._tf, folders[1], weights, self._device_name, fused, spec.xla
                 )
+                self._function: Any = self._load()
                 try:
                     self._compile() if spec.xla else self._warm_up()
                     break
@@ -141,9 +147,26 @@ class TensorflowEngine:
         groups = split_batch(batch.lengths, self._max_grid)
         return encode_in_groups(batch, groups, self._spec.is_token_level, self._run)
 
+    def _encode_tokens(self, batch: Batch) -> np.ndarray:
+        """See ``base.Engine``. The first call loads the graph again, for its other output."""
+        if self._function is None:
+            raise EngineError("the engine is closed")
+        check_batch(batch, self._spec)
+        if self._token_function is None:
+            with quiet_stderr():
+                self._token_function = self._load(saved_graph.TOKENS)
+        groups = split_batch(batch.lengths, self._max_grid)
+        return encode_in_groups(batch, groups, True, self._run_tokens)
+
+    def _run_tokens(self, batch: Batch) -> np.ndarray:
+        every = np.arange(
+            batch.num_tokens, dtype=np.int32
+        )  # a graph that selects one token of each sequence selects all
+        return self._call(replace(make_layout(batch), first=every, last=every), self._token_function)
+
     def close(self) -> None:
         """Releases the graph and the weights; TensorFlow frees the memory of a GPU when the process ends."""
-        self._function = None
+        self._function = self._token_function = self._load = None
 
     def _run(self, batch: Batch) -> np.ndarray:
         if not self._spec.xla:
@@ -163,10 +186,10 @@ class TensorflowEngine:
         rows = np.repeat(np.arange(batch.num_sequences) * width, batch.lengths)
         return np.ascontiguousarray(vectors[rows + make_layout(batch).positions])
 
-    def _call(self, layout: Layout) -> np.ndarray:
+    def _call(self, layout: Layout, function: Any = None) -> np.ndarray:
         tf = self._tf
         try:
-            vectors = self._function(*(tf.constant(getattr(layout, name)) for name in FEEDS))
+            vectors = (function or self._function)(*(tf.constant(getattr(layout, name)) for name in FEEDS))
             return np.asarray(vectors.numpy())
         except (tf.errors.OpError, MemoryError) as error:
             shape = f"{layout.unpack.shape[0]} sequences of up to {layout.unpack.shape[1]} tokens"

@@ -75,8 +75,12 @@ class GraphBuilder:
     feeds: dict[str, Tensor]
     fused_norm: bool = False
 
-    def build(self) -> Tensor:
-        """Returns vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``."""
+    def build(self) -> tuple[Tensor, Tensor]:
+        """Returns vectors, and the vectors of tokens before pooling.
+
+        Vectors are ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``. Those of tokens are
+        float32 ``[t, d]``. With a strategy of one token they are those that the input ``first`` or ``last`` selects.
+        """
         tf = self.tf
         wanted = self.spec.layers
         feed = _ONE_TOKEN.get(self.spec.pooling_strategy)
@@ -89,7 +93,7 @@ class GraphBuilder:
             if layer in wanted:
                 outputs[layer] = hidden if select is None or is_last else tf.gather(hidden, select)
         tokens = tf.concat([outputs[layer] for layer in wanted], -1) if len(wanted) > 1 else outputs[wanted[0]]
-        return tf.cast(self.pool(tokens), self.spec.output_dtype)
+        return tf.cast(self.pool(tokens), self.spec.output_dtype), tokens
 
     def embeddings(self) -> Tensor:
         """Returns the sum of word, type and position embeddings, normalized: float32 ``[t, hidden]``."""

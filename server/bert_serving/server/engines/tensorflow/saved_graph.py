@@ -39,7 +39,8 @@ _ALIGNMENT = 64
 _CARRIERS = {"float32": "float32", "float16": "float16", "bfloat16": "int16"}
 _PLAIN = "plain.pb"
 _FUSED = "fused.pb"
-_VECTORS = "vectors"
+#: Outputs of the graph: see ``graph.GraphBuilder.build``.
+VECTORS, TOKENS = "vectors", "tokens"
 
 
 def write(spec: EngineSpec, log: Log) -> None:
@@ -83,10 +84,13 @@ def map_weights(tf: Any, folder: Path, device_name: str) -> dict[str, Any]:
     return tensors
 
 
-def load_function(tf: Any, folder: Path, weights: dict[str, Any], device_name: str, fused: bool, xla: bool) -> Any:
-    """Returns the graph in ``folder`` as a function of the inputs in the order of ``FEEDS``, with bound weights.
+def load_function(
+    tf: Any, folder: Path, weights: dict[str, Any], device_name: str, fused: bool, xla: bool, output: str = VECTORS
+) -> Any:
+    """Returns one output of the graph in ``folder`` as a function of the inputs in the order of ``FEEDS``.
 
-    The function is traced once, for all shapes.
+    The weights are bound. The function is traced once, for all shapes. It computes nothing that its output does not
+    need.
     """
     graph = tf.compat.v1.GraphDef.FromString((folder / (_FUSED if fused else _PLAIN)).read_bytes())
     read = {name.split(":")[0] for node in graph.node for name in node.input}
@@ -100,8 +104,8 @@ def load_function(tf: Any, folder: Path, weights: dict[str, Any], device_name: s
         inputs = {f"{name}:0": feed for name, feed in zip(FEEDS, feeds, strict=True) if name in used}
         inputs |= {f"{_scoped(name)}:0": capture(tensor) for name, tensor in weights.items() if _scoped(name) in used}
         with tf.device(device_name):
-            (vectors,) = tf.graph_util.import_graph_def(graph, inputs, [f"{_VECTORS}:0"], name="")
-        return vectors
+            (found,) = tf.graph_util.import_graph_def(graph, inputs, [f"{output}:0"], name="")
+        return found
 
     signature = [tf.TensorSpec([None] * rank, dtype) for dtype, rank in FEEDS.values()]
     function = tf.function(run, input_signature=signature, autograph=False, jit_compile=xla or None)
@@ -167,6 +171,7 @@ def _graph_cache_key(spec: EngineSpec) -> dict[str, object]:
         "output_dtype": spec.output_dtype,
         "pooling_strategy": spec.pooling_strategy,
         "layers": spec.layers,
+        "outputs": [VECTORS, TOKENS],
         "use_position_embeddings": spec.use_position_embeddings,
         "tensorflow": _tensorflow_version(),
         "machine": platform.machine(),
@@ -219,5 +224,7 @@ def _graph(tf: Any, spec: EngineSpec, fused_norm: bool) -> bytes:
         feeds = {
             name: tf.compat.v1.placeholder(dtype, [None] * rank, name=name) for name, (dtype, rank) in FEEDS.items()
         }
-        tf.identity(GraphBuilder(tf, spec, weight, feeds, fused_norm).build(), name=_VECTORS)
+        outputs = GraphBuilder(tf, spec, weight, feeds, fused_norm).build()
+        for name, output in zip((VECTORS, TOKENS), outputs, strict=True):
+            tf.identity(output, name=name)
         return bytes(graph.as_graph_def().SerializeToString(deterministic=True))

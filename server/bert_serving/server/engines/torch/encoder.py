@@ -134,14 +134,14 @@ class Encoder:
     def packed_attention(self, packed: PackedAttention | None) -> None:
         self.attention.packed = packed
 
-    def __call__(self, feeds: Feeds, gives_tokens: bool = False) -> Tensor:
+    def __call__(self, feeds: Feeds, is_unpooled: bool = False) -> Tensor:
         """Returns vectors, ``[n, d]``, or ``[t, d]`` with pooling NONE; dtype ``spec.output_dtype``.
 
-        With ``gives_tokens``, those of tokens, ``[t, d]``, for pooling NONE and REDUCE_MEAN.
+        With ``is_unpooled``, those of tokens before pooling, float32 ``[t, d]``.
 
         Rows after these are undefined.
         """
-        select = self._select(feeds)
+        select = None if is_unpooled else self._select(feeds)
         hidden = embedded = self._embeddings(feeds)
         outputs = {}
         for layer in range(max(self._wanted) + 1):
@@ -158,7 +158,9 @@ class Encoder:
                 outputs[layer] = hidden if select is None or is_last else hidden.index_select(0, select)
         selected = [outputs[layer] for layer in self._wanted]
         tokens = torch.cat(selected, -1) if len(selected) > 1 else selected[0]
-        pooled = self._pool(tokens.float(), feeds, "NONE" if gives_tokens else self._spec.pooling_strategy)
+        if is_unpooled:
+            return tokens.float().contiguous()
+        pooled = self._pool(tokens.float(), feeds, self._spec.pooling_strategy)
         return pooled.to(getattr(torch, self._spec.output_dtype)).contiguous()
 
     def _select(self, feeds: Feeds) -> Tensor | None:

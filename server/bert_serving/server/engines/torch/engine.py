@@ -121,8 +121,6 @@ class TorchEngine:
 
         self._torch = torch
         self._spec = spec
-        if spec.pooling_strategy == "REDUCE_MEAN":
-            self.encode_tokens = self._encode_tokens
         self._is_lost = torch_device.is_lost
         self._feeds = torch_attention.Feeds
         self._grid = torch_attention.Grid
@@ -237,17 +235,17 @@ class TorchEngine:
 
     def encode(self, batch: Batch) -> np.ndarray:
         """See ``base.Engine.encode``."""
-        return self._encode_all(batch, self._spec.is_token_level)
+        return self._encode_all(batch, False)
 
-    def _encode_tokens(self, batch: Batch) -> np.ndarray:
+    def encode_tokens(self, batch: Batch) -> np.ndarray:
+        """See ``base.Engine``."""
         return self._encode_all(batch, True)
 
     def _start(self, batch: Batch) -> Callable[[], np.ndarray]:
         """See ``base.Engine``."""
-        gives_tokens = self._spec.is_token_level
         if not self._is_packed(batch):
-            return partial(self._encode_all, batch, gives_tokens)
-        return self._launch(gives_tokens, batch, is_packed=True)
+            return partial(self._encode_all, batch, False)
+        return self._launch(False, batch, is_packed=True)
 
     def _is_packed(self, batch: Batch) -> bool:
         """Returns whether a batch needs no padded grid; checks it before."""
@@ -256,18 +254,22 @@ class TorchEngine:
         check_batch(batch, self._spec)
         return self._encoder.packed_attention is not None and bool(batch.mask.all())
 
-    def _encode_all(self, batch: Batch, gives_tokens: bool) -> np.ndarray:
+    def _encode_all(self, batch: Batch, is_unpooled: bool) -> np.ndarray:
         if self._is_packed(batch):
-            return self._run(gives_tokens, batch, is_packed=True)
-        single_thread = partial(self._encode, gives_tokens, 1)
-        all_threads = partial(self._encode, gives_tokens, self._num_threads)
-        return self._thread_pool.encode(batch, gives_tokens, single_thread, all_threads)
+            return self._run(is_unpooled, batch, is_packed=True)
+        single_thread = partial(self._encode, is_unpooled, 1)
+        all_threads = partial(self._encode, is_unpooled, self._num_threads)
+        return self._thread_pool.encode(batch, self._gives_tokens(is_unpooled), single_thread, all_threads)
 
-    def _encode(self, gives_tokens: bool, threads: int, batch: Batch) -> np.ndarray:
+    def _gives_tokens(self, is_unpooled: bool) -> bool:
+        """Returns whether a row of the result is that of a token."""
+        return is_unpooled or self._spec.is_token_level
+
+    def _encode(self, is_unpooled: bool, threads: int, batch: Batch) -> np.ndarray:
         groups = split_batch(batch.lengths, self._max_grid)
         if self._device.type == "cpu":
             groups = split_groups(groups, batch.lengths, TOKENS_PER_THREAD * max(2, threads))
-        return encode_in_groups(batch, groups, gives_tokens, partial(self._run, gives_tokens))
+        return encode_in_groups(batch, groups, self._gives_tokens(is_unpooled), partial(self._run, is_unpooled))
 
     def close(self) -> None:
         """Releases the weights and the memory of a GPU."""
@@ -275,18 +277,22 @@ class TorchEngine:
         self._thread_pool.close()
         self._release_memory()
 
-    def _run(self, gives_tokens: bool, batch: Batch, is_packed: bool = False) -> np.ndarray:
-        return self._launch(gives_tokens, batch, is_packed)()
+    def _run(self, is_unpooled: bool, batch: Batch, is_packed: bool = False) -> np.ndarray:
+        return self._launch(is_unpooled, batch, is_packed)()
 
-    def _launch(self, gives_tokens: bool, batch: Batch, is_packed: bool) -> Callable[[], np.ndarray]:
-        """Starts the computation of a batch. Returns a function that waits for the vectors."""
-        rows = batch.num_tokens if gives_tokens else batch.num_sequences
+    def _launch(self, is_unpooled: bool, batch: Batch, is_packed: bool) -> Callable[[], np.ndarray]:
+        """Starts the computation of a batch. Returns a function that waits for the vectors.
+
+        Args:
+            is_unpooled: they are those of tokens before pooling.
+        """
+        rows = batch.num_tokens if self._gives_tokens(is_unpooled) else batch.num_sequences
         with self._errors_of(batch), self._torch.inference_mode():
             graph = None
-            if is_packed and self._graphs and gives_tokens == self._spec.is_token_level:
+            if is_packed and self._graphs and not is_unpooled:
                 graph = self._find_graph(self._graphs, batch)
             if graph is None:
-                vectors = self._encoder(self._to_device(batch, is_packed), gives_tokens)
+                vectors = self._encoder(self._to_device(batch, is_packed), is_unpooled)
             else:
                 vectors = graph.encode(batch)
             wait = self._to_host(vectors[:rows])
