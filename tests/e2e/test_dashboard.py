@@ -211,6 +211,21 @@ def test_the_usage_of_each_name(browser: Browser, http_server: HttpServer) -> No
         assert " by size 4 " in rows["<img"]
 
 
+def test_each_of_several_models(browser: Browser, http_server: HttpServer) -> None:
+    status = http_server.call("/status/server").json
+    model = {"task": "rerank", "vector_space": "f00", "num_ready_worker": 2, "sequences": 1234, "tokens": 56_789}
+    status["by_model"] = {"ranker": {**model, "queue": {"sequences": 7}}, HOSTILE: {**model, "queue": {"sequences": 0}}}
+    with fake_server(status) as fake:
+        open_dashboard(browser, http_server, f"/?server={fake.url}")
+        assert not browser.find("#models-panel").is_displayed(), "this server has one model"
+        browser.all(".pick")[1].click()
+        browser.wait(lambda: browser.find("#models-panel").is_displayed(), "the models")
+        rows = rows_of(browser, "models")
+        assert rows["ranker"].startswith("ranker rerank f00 2 ")
+        assert rows["ranker"].endswith(" 1,234 56.8K 7"), rows["ranker"]
+        assert " rerank f00 2 " in rows["<img"]
+
+
 def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> None:
     status = http_server.call("/status/server").json
     gib = 2**30

@@ -171,6 +171,16 @@ def test_models_are_listed_and_described(http: HttpServer, server: Server) -> No
     assert http.call("/readyz").status == 200
 
 
+def test_the_metrics_have_each_model(http: HttpServer) -> None:
+    assert http.call("/encode", {"texts": ["a", "b"], "model": "last"}).status == 200
+    lines = http.call("/metrics").body.decode().splitlines()
+    found = dict(line.rsplit(" ", 1) for line in lines if line.startswith("bert_serving_model_"))
+    for name in ("workers", "queue_tokens", "queue_sequences", "batches_in_flight", "tokens_total", "sequences_total"):
+        assert {f'bert_serving_model_{name}{{model="{model}"}}' for model in ("tiny", "last", "rerank")} <= set(found)
+    assert float(found['bert_serving_model_tokens_total{model="last"}']) > 0
+    assert found['bert_serving_model_workers{model="rerank"}'] == "1.0"
+
+
 @pytest.mark.parametrize("victim", ["worker-last-0", "sink", "ventilator"])
 def test_requests_survive_the_death_of_a_process(server: Server, victim: str) -> None:
     def encode(model: str) -> int:

@@ -109,6 +109,18 @@ _SHARE_COUNTERS = [
 ]
 
 
+#: Name, key of a model's status, help.
+_MODEL_COUNTERS = [
+    ("model_sequences", "sequences", "Texts computed by the workers of the model"),
+    ("model_tokens", "tokens", "Tokens computed by the workers of the model"),
+]
+_MODEL_GAUGES = [
+    ("model_queue_sequences", "sequences", "Texts queued for a worker of the model"),
+    ("model_queue_tokens", "tokens", "Tokens queued for a worker of the model"),
+    ("model_batches_in_flight", "batches_in_flight", "Batches that workers of the model are computing or have queued"),
+]
+
+
 class StatusCollector:
     """Requests the status of the service on each scrape and converts it into metrics."""
 
@@ -157,6 +169,8 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     yield from _drift(status.get("drift"))
     if "shares" in status:
         yield from _shares(status["shares"])
+    if "by_model" in status:
+        yield from _models(status["by_model"])
 
 
 def _cache(figures: dict[str, Any]) -> Iterator[Metric]:
@@ -222,6 +236,25 @@ def _drift(drift: dict[str, Any] | None) -> Iterator[Metric]:
             value = drift.get(key)
             gauge.add_metric([], nan if value is None else value)
         yield gauge
+
+
+def _models(models: dict[str, dict[str, Any]]) -> Iterator[Metric]:
+    for name, key, text in _MODEL_COUNTERS:
+        counter = CounterMetricFamily(f"bert_serving_{name}", text, labels=["model"])
+        for model, figures in models.items():
+            counter.add_metric([model], figures.get(key, 0))
+        yield counter
+    for name, key, text in _MODEL_GAUGES:
+        gauge = GaugeMetricFamily(f"bert_serving_{name}", text, labels=["model"])
+        for model, figures in models.items():
+            gauge.add_metric([model], figures.get("queue", {}).get(key, 0))
+        yield gauge
+    workers = GaugeMetricFamily(
+        "bert_serving_model_workers", "Workers of the model that accept batches", labels=["model"]
+    )
+    for model, figures in models.items():
+        workers.add_metric([model], figures.get("num_ready_worker", 0))
+    yield workers
 
 
 def _shares(shares: dict[str, dict[str, Any]]) -> Iterator[Metric]:

@@ -92,6 +92,7 @@ class ServedModel:
             "vector_space": self.spaces.default,
             "num_ready_worker": len(self.dispatcher.workers),
             "queue": self.queue(),
+            "sequences": int(self.dispatcher.batch_sizes.sum),
             "tokens": self.dispatcher.num_tokens,
             "cache": self.dispatcher.cache.to_dict(),
         }

@@ -39,6 +39,7 @@ export function show(watch) {
   machines(watch);
   tokenizers(watch);
   names(watch);
+  models(watch);
   drift(watch.now.status.drift);
   http(watch.now.http);
   clients(watch.now.status.statistic ?? {});
@@ -168,6 +169,21 @@ function names({ before, now }) {
       amount(own.texts), amount(own.tokens), count(own.waiting_tokens), count(own.refused),
     ];
   }).sort(([a], [b]) => a.localeCompare(b, 'en', { numeric: true })));
+}
+
+/** Shows each model, on a server with several ones. */
+function models({ before, now }) {
+  const found = now.status.by_model ?? {};
+  $('models-panel').hidden = !now.status.by_model;
+  const passed = before ? now.t - before.t : 0;
+  fill($('models').tBodies[0], Object.entries(found).map(([name, own]) => {
+    const earlier = before?.status.by_model?.[name];
+    const rate = key => (earlier && passed > 0 ? Math.max(0, own[key] - earlier[key]) / passed : null);
+    return [
+      name, String(own.task), String(own.vector_space), count(own.num_ready_worker), amount(rate('sequences')),
+      amount(rate('tokens')), amount(own.sequences), amount(own.tokens), count(own.queue?.sequences),
+    ];
+  }));
 }
 
 /** Describes the machines that have joined, or returns an empty string if none can. */
