@@ -62,7 +62,7 @@ def test_argument_is_not_modified() -> None:
         (asynchronous(), "received async_generator; collect it first"),
         (MappingProxyType({"a": 1}), "received mappingproxy"),
         (np.array("a"), "iteration over a 0-d array"),
-        (["a", 2], "texts[1] is int (2)"),
+        (["a", 2], "texts[1] is int (2); convert it"),
         (["a", None], "texts[1] is NoneType (None), a missing value; omit it"),
         (
             ["a", float("nan")],
@@ -70,7 +70,7 @@ def test_argument_is_not_modified() -> None:
         ),
         (np.array(["a", np.float32("nan")], dtype=object), "a missing value"),
         (np.array([["a"]]), "use is_tokenized=True"),
-        (["a", b"b"], "texts[1] is bytes"),
+        (["a", b"b"], "texts[1] is bytes (b'b'); decode it: item.decode()"),
         ([["a"]], "use is_tokenized=True"),
     ],
 )

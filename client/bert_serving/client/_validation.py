@@ -93,7 +93,9 @@ def item_remedy(item: Any, name: str) -> str:
         is_tuple = isinstance(item, tuple)
         pair = "pass pairs only, or texts only" if is_tuple else "a tuple of two texts for a pair"
         return f"; use is_tokenized=True for token lists, or {pair}"
-    return ""
+    if isinstance(item, (bytes, bytearray)):
+        return "; decode it: item.decode()"
+    return "; convert it, for example by str(item)"
 
 
 def _is_missing(item: Any) -> bool:
