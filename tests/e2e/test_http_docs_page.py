@@ -48,8 +48,8 @@ def open_page(browser: Browser, server: HttpServer) -> None:
     browser.open(f"{server.url}/docs")
 
 
-def test_form_sends_its_body_and_shows_the_response(browser: Browser) -> None:
-    with serving_http("-pooling_strategy", "CLS_TOKEN") as server:
+def test_form_sends_its_body_and_shows_the_response(browser: Browser, tmp_path: Path) -> None:
+    with serving_http("-pooling_strategy", "CLS_TOKEN", "-http_jobs", tmp_path) as server:
         open_page(browser, server)
         assert f"version {__version__}" in browser.text("body")
         assert browser.text(f"{form('/encode')} pre") == ""
@@ -72,6 +72,14 @@ def test_form_sends_its_body_and_shows_the_response(browser: Browser) -> None:
         assert '"object": "embedding"' in response_text(browser, "/v1/embeddings", "200")
         send(browser, "/readyz")
         assert '"ready"' in response_text(browser, "/readyz", "200")
+        upload = "form[data-path='/v1/files'][data-verb=POST]"
+        browser.js("document.querySelector(arguments[0]).closest('details').open = true", upload)
+        browser.js("document.querySelector(arguments[0]).requestSubmit()", upload)
+        browser.wait_text(f"{upload} pre", "200 ")
+        assert "requests.jsonl" in browser.js(f"return document.querySelector(`{upload} pre`).textContent")
+        browser.js("document.querySelector(arguments[0]).closest('details').open = true", form("/v1/files/{name}"))
+        name = f"return document.querySelector(`{form('/v1/files/{name}')} input`).value"
+        browser.wait(lambda: str(browser.js(name)).startswith("file-"), "the name of the file")
         browser.emulate(360, 740, "dark", mobile=True)
         browser.shot("api-phone-dark")
         browser.wait_fitting()

@@ -10,6 +10,7 @@ import json
 import random
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -29,6 +30,7 @@ _PATHS = [
     *("/", "/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/rerank", "/predict", "/classify"),
     *("/v2/rerank", "/v1/embed", "/v2/embed", "/info", "/health", "//embed//", "/embeddings"),
     *("/healthz", "/metrics", "/openapi.json", "/docs", "/dashboard/", "/dashboard/../../../etc/passwd", "/%ff%00"),
+    *("/v1/files", "/v1/files/file-1", "/v1/files/..%2f..%2fjobs/content", "/v1/batches", "/v1/batches/batch_1/cancel"),
 ]
 _KEYS = ["id", "texts", "is_tokenized", "input", "model", "encoding_format", "dimensions", "user", "pairs"]
 _KEYS += ["normalize", "prompt", "prompt_name", "truncate", "task"]
@@ -141,7 +143,10 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(10**6)
     print(f"{count} requests, seed {seed}")
     (port,) = free_ports(1)
-    with faulty("-http_port", str(port), engine="sound") as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        faulty("-http_port", str(port), "-http_jobs", folder, engine="sound") as server,
+    ):
         http_fuzz(server, port, count, seed)
 
 

@@ -146,8 +146,8 @@ def test_metrics_of_a_status() -> None:
     assert values["bert_serving_errors_total", "internal"] == 2
     assert values["bert_serving_errors_total", "new_type"] == 1
     assert values["bert_serving_worker_batches_total", "worker-1"] == 5
-    roles = ("worker", "ventilator", "sink", "http", "tokenizer")
-    assert [values["bert_serving_restarts_total", role] for role in roles] == [2, 0, 1, 0, 0]
+    roles = ("worker", "ventilator", "sink", "http", "jobs", "tokenizer")
+    assert [values["bert_serving_restarts_total", role] for role in roles] == [2, 0, 1, 0, 0, 0]
     assert values["bert_serving_queue_tokens",] == 9
 
 

@@ -127,4 +127,8 @@ def _load_role(role: str) -> Callable[[ProcessContext], None]:
         from .http import process
 
         return process.run
+    if role == "jobs":
+        from .http.batch_jobs import process as jobs_process
+
+        return jobs_process.run
     raise ValueError(f"unknown role: {role}")

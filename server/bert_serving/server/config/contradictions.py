@@ -55,6 +55,8 @@ def reject_contradictions(config: ServerConfig) -> None:
         raise ConfigError(
             "-http_keys needs -http_port, whose requests have keys, or -auth_keys for the keys of clients"
         )
+    if config.http_jobs:
+        _check_jobs(config)
     if config.model:
         _check_models(config)
     _check_ports(config)
@@ -62,6 +64,20 @@ def reject_contradictions(config: ServerConfig) -> None:
         _reject_join_options(config)
     else:
         _check_joining(config)
+
+
+def _check_jobs(config: ServerConfig) -> None:
+    if config.http_port is None:
+        raise ConfigError("-http_jobs needs -http_port: clients create batch jobs over HTTP")
+    if config.model:
+        return  # the requests of a job may be for another model
+    if config.task != "embed":
+        raise ConfigError(f"-http_jobs is for vectors, but -task {config.task} gives scores: set only one of them")
+    if config.pooling_strategy == PoolingStrategy.NONE:
+        raise ConfigError(
+            "-http_jobs needs one vector per text, but -pooling_strategy NONE computes one per token: set only one of "
+            "them"
+        )
 
 
 def _check_models(config: ServerConfig) -> None:

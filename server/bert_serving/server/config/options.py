@@ -117,6 +117,13 @@ class Options:
     http_token_ids: str = option(
         "framed", "token ids on /v1: framed accepts rows that begin and end with the special tokens of this model, "
         "any accepts every row, off accepts none", parse=one_of(*TOKEN_IDS), metavar="WHICH", completions=TOKEN_IDS)
+    http_jobs: str | None = option(
+        None, "folder for batch jobs: HTTP clients upload files of requests to /v1/files, and the server computes them "
+        "in the background. By default it runs none", metavar="DIR")
+    http_jobs_bytes: int = option(10 * 2**30, "largest size of all files of batch jobs, in bytes", parse=at_least(1),
+                                  metavar="N")
+    http_jobs_age: int = option(2_592_000, "seconds to keep files of batch jobs, and batches that have ended",
+                                parse=at_least(1), metavar="S")
     num_worker: int | str = option(
         1, "number of worker processes; each runs the model on one device. auto: one for each GPU, or about one for "
         "each 4 cores of the CPU, bound to them. With -join_port also 0: machines compute", parse=count_or_auto(0),
@@ -237,7 +244,7 @@ OPTIONS: dict[str, Option] = {
 #: Options with paths.
 PATHS = (
     "model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "join_keys", "http_token_file", "http_keys",
-    "drift_reference", "quantization_ranges",
+    "http_jobs", "drift_reference", "quantization_ranges",
 )  # fmt: skip
 
 

@@ -12,27 +12,33 @@ from flask_json import FlaskJSON
 from werkzeug.exceptions import HTTPException
 
 from ..log import REQUEST
+from .batch_jobs.store import Store
 from .cors import add_cors
 from .encoding_service import EncodingService
 from .error_format import format_error
 from .errors import ErrorResponse, Unauthorized, to_error_response
 from .http_access import HttpAccess
 from .metrics import Metrics
-from .paths import is_public
+from .paths import JOB_PREFIXES, is_public
 from .request_context import JSON, VECTOR_SPACE
 from .request_record import RequestRecorder, escape_untrusted
 from .route_table import add_encoding_routes
-from .routes import dashboard, encode, openai, openapi, operations, tei, tei_tokens
+from .routes import batch_jobs, dashboard, encode, openai, openapi, operations, tei, tei_tokens
 from .wsgi import REFUSAL_KEY
 
 
 def make_app(
-    service: EncodingService, metrics: Metrics, recorder: RequestRecorder, access: HttpAccess | None = None
+    service: EncodingService,
+    metrics: Metrics,
+    recorder: RequestRecorder,
+    access: HttpAccess | None = None,
+    store: Store | None = None,
 ) -> Flask:
     """Builds the WSGI application.
 
     Args:
         access: checks the token or the key of requests, except public ones; None accepts all.
+        store: folder of the batch jobs; None if the server runs none.
     """
     access = access or HttpAccess()
     app = Flask(__name__, static_folder=None)
@@ -48,7 +54,9 @@ def make_app(
         app.register_blueprint(routes)
     app.register_blueprint(tei.blueprint(service))
     app.register_blueprint(tei_tokens.blueprint(service))
-    app.register_blueprint(openapi.blueprint())
+    if store is not None:
+        app.register_blueprint(batch_jobs.blueprint(service, store, access))
+    app.register_blueprint(openapi.blueprint(has_jobs=store is not None))
     app.register_blueprint(dashboard.blueprint())
     for rule in app.url_map.iter_rules():
         metrics.init_labels(rule.rule)
@@ -78,6 +86,8 @@ def make_app(
         message = error.description or error.name
         if error.code == 404:
             message = f"the path {request.path} does not exist; /docs lists the paths"
+            if store is None and request.path.startswith(JOB_PREFIXES):
+                message = f"the path {request.path} does not exist: this server has no batch jobs (-http_jobs DIR)"
         elif allowed:
             message = f"{request.path} does not allow {request.method}; allowed: {allowed}"
         converted = _respond(ErrorResponse(error.code or 500, type(error).__name__, message))

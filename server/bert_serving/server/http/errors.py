@@ -16,6 +16,7 @@
 502  the reply of the service cannot be decoded
 503  overloaded, stopping, or service unreachable; ``Retry-After`` gives the delay (s)
 504  the service is reachable but does not reply in time
+507  the disk of the batch jobs is full, or fails
 ===  ================================================================================
 """
 
@@ -106,6 +107,12 @@ class Stopping(HttpError, ConnectionError):
     """The server is stopping."""
 
     status, retry_after = 503, 5
+
+
+class StorageError(HttpError, OSError):
+    """The disk of the batch jobs is full, or fails."""
+
+    status = 507
 
 
 class ClientDisconnected(HttpError, ConnectionError):

@@ -19,6 +19,8 @@ from flask import Flask
 from werkzeug.datastructures import EnvironHeaders
 
 from . import wsgi
+from .batch_jobs import upload
+from .batch_jobs.upload import Uploads
 from .connections import STATE_KEY, Connection, Connections
 from .direct_response import DirectResponses
 from .encoding_call import ENCODED_KEY, SHARE_KEY, read_call
@@ -28,6 +30,7 @@ from .http_access import HttpAccess, RequestShare
 from .memory_limit import SMALL_BODY, Charge, MemoryLimiter
 from .paths import canonical_path
 from .route_table import ENCODING_ROUTES
+from .routes.batch_jobs import UPLOADED_KEY
 from .share_slots import NamedSlot
 from .unit_limiter import UnitLimiter
 
@@ -67,6 +70,7 @@ class Gateway:
         service: encodes the texts of small requests.
         max_body: maximum body size (bytes).
         access: checks the token or the key of these requests.
+        uploads: receives files for batch jobs; None if the server runs none.
 
     Attributes:
         num_active: number of complete requests whose responses are not completely sent.
@@ -81,9 +85,10 @@ class Gateway:
         memory: MemoryLimiter,
         max_body: int,
         access: HttpAccess,
+        uploads: Uploads | None = None,
     ) -> None:
         self.app, self.service, self.connections, self.memory = app, service, connections, memory
-        self._direct = direct
+        self._direct, self._uploads = direct, uploads
         self.limiter = service.limiter
         self.max_body, self.access = max_body, access
         self.num_active = 0
@@ -100,7 +105,9 @@ class Gateway:
         scope["path"] = canonical_path(scope["path"])
         charge = Charge(self.memory, _length(scope))
         try:
-            if scope["method"] == "POST" and scope["path"] in self._post_paths:
+            if self._uploads is not None and scope["method"] == "POST" and scope["path"] == upload.PATH:
+                await self._upload(self._uploads, scope, receive, send, connection, started)
+            elif scope["method"] == "POST" and scope["path"] in self._post_paths:
                 await self._encode(scope, receive, send, connection, charge, started)
             else:
                 must_close = await self._discard(scope, receive, connection)
@@ -169,6 +176,45 @@ class Gateway:
             await self._respond(send, connection, response, must_close)
         finally:
             self.limiter.release(slots)
+            self.num_active -= 1
+
+    async def _upload(
+        self,
+        uploads: Uploads,
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        connection: Connection,
+        started: float,
+    ) -> None:
+        """Receives a file, and sends the response."""
+        is_complete, must_close, ahead = False, False, 0
+
+        async def read() -> tuple[bytes, bool]:
+            nonlocal is_complete, ahead
+            if ahead <= 0:
+                connection.set_deadline(self.connections.read_timeout, is_reading=True)
+                ahead = upload.MIN_PROGRESS
+            message = await _receive(receive)
+            is_complete = not message["more_body"]
+            ahead -= len(message["body"])
+            return message["body"], message["more_body"]
+
+        environ = wsgi.environ_of(scope, b"", started)
+        try:
+            if self._is_authorized(scope):
+                self.limiter.raise_if_refused(is_small=True)
+                owner = self.access.name_of(_authorization(scope))
+                environ[UPLOADED_KEY] = await uploads.receive(environ.get("CONTENT_TYPE", ""), read, owner)
+        except HttpError as error:
+            environ[wsgi.REFUSAL_KEY] = error
+        if not is_complete:
+            must_close = await self._discard(scope, receive, connection)
+        connection.set_deadline(None)
+        self.num_active += 1
+        try:
+            await self._respond(send, connection, await self._call(self._others, environ), must_close)
+        finally:
             self.num_active -= 1
 
     async def _encode_small(self, environ: dict[str, Any], path: str, body: bytes) -> wsgi.WsgiResponse:

@@ -8,6 +8,7 @@ import secrets
 from typing import Any, NamedTuple
 
 from .bearer_token import is_authorized
+from .errors import Unauthorized
 
 
 class HttpAccess:
@@ -41,6 +42,19 @@ class HttpAccess:
     def share_of(self, header: str) -> RequestShare | None:
         """Returns the share of a request; None without ``-http_keys``, or for a key that was removed meanwhile."""
         return None if self._keys is None else self._keys.find(header)
+
+    def name_of(self, header: str) -> str:
+        """Returns the name of the key in this header; empty without ``-http_keys``.
+
+        Raises:
+            Unauthorized: the key was removed meanwhile.
+        """
+        if self._keys is None:
+            return ""
+        share = self._keys.find(header)
+        if share is None:
+            raise Unauthorized("the bearer token is not valid any more: send another one")
+        return share.name
 
     def update(self, options: dict[str, Any]) -> None:
         """Replaces the keys."""

@@ -73,7 +73,7 @@ _TOKENIZER_COUNTERS = [
 ]
 
 #: Roles of the child processes that the supervisor restarts.
-_ROLES = ("worker", "ventilator", "sink", "http", "tokenizer")
+_ROLES = ("worker", "ventilator", "sink", "http", "jobs", "tokenizer")
 #: Stages of a request, in order.
 _STAGES = ("tokenize", "queue", "compute")
 #: Name, key of a worker's status, help.

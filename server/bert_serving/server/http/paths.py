@@ -8,6 +8,8 @@ import re
 ALIASES = {"/embeddings": "/v1/embeddings"}
 #: Paths of rankings on a server with ``-task rerank``.
 RERANK_PATHS = frozenset(("/", "/invocations", "/rerank", "/v1/rerank", "/v2/rerank"))
+#: Prefixes of the paths of files and batch jobs.
+JOB_PREFIXES = ("/v1/files", "/v1/batches")
 #: Paths whose GET requests need no token, because load balancers and browsers that open a page send none.
 _PUBLIC = frozenset(("/healthz", "/readyz", "/health", "/ping", "/", "/docs", "/openapi.json", "/dashboard"))
 #: Prefixes of further such paths.

@@ -18,7 +18,7 @@ import zmq
 from bert_serving.client import AsyncBertClient, BertClient
 
 from ..config.models import public_name
-from ..errors import PortInUse, StartError
+from ..errors import ConfigError, PortInUse, StartError
 from ..ipc.commands import DRAIN, DRAINED, READY, SHARES, STOP
 from ..ipc.descriptors import descriptor_limit
 from ..ipc.full_collections import FullCollections
@@ -34,6 +34,7 @@ from .paths import RERANK_PATHS
 from .token_ids import TokenIds
 
 if TYPE_CHECKING:
+    from .batch_jobs.store import Store
     from .server import HttpServer
 
 #: Time (ms) that a call waits for an unreachable service: longer than a restart takes.
@@ -62,6 +63,7 @@ def run(process: ProcessContext) -> None:
     """
     try:
         from .app import make_app
+        from .batch_jobs.upload import Uploads
         from .connections import Connections
         from .direct_response import DirectResponses
         from .gateway import Gateway
@@ -78,7 +80,7 @@ def run(process: ProcessContext) -> None:
     process.start_heartbeat()
     redirect_log(process.log)
     access = HttpAccess(None if config.http_keys else read_token(config), process.options.get("shares"))
-    service = make_service(process)
+    service = make_service(process, config.http_timeout)
     metrics = Metrics(service.health, service.limiter)
     host, port = config.host, config.http_port
     assert port is not None
@@ -90,7 +92,8 @@ def run(process: ProcessContext) -> None:
         service.vector_space,
     )
     recorder = RequestRecorder(metrics, process.log)
-    app = make_app(service, metrics, recorder, access)
+    store = _job_store(process)
+    app = make_app(service, metrics, recorder, access, store)
     gateway = Gateway(
         app,
         DirectResponses(app, recorder, service.vector_space),
@@ -106,6 +109,7 @@ def run(process: ProcessContext) -> None:
         ),
         config.http_max_body,
         access,
+        None if store is None else Uploads(store, config.http_jobs_age),
     )
     try:
         server = HttpServer(gateway, host, port, config.http_keep_alive)
@@ -150,8 +154,11 @@ def _serve(
     _wait_for(lambda: not limiter.running and server.is_idle, FLUSH_SECONDS)
 
 
-def make_service(process: ProcessContext) -> EncodingService:
+def make_service(process: ProcessContext, timeout: float | None) -> EncodingService:
     """Connects to the service, and loads the tokenizers and the vocabularies. Returns the service of the first model.
+
+    Args:
+        timeout: seconds without a result after which a call fails; None for no limit.
 
     Raises:
         BertServingError: the service does not reply.
@@ -175,12 +182,13 @@ def make_service(process: ProcessContext) -> EncodingService:
         has_shares=config.http_keys is not None,
     )
     health = HealthChecker(BertClient(timeout=STATUS_TIMEOUT, **arguments))
+    milliseconds = -1 if timeout is None else timeout * 1000
     contexts = process.of_models()
     services = []
     for each in contexts:
         if len(contexts) > 1:
             arguments["model"] = public_name(each.config)
-        services.append(_service_of(each, {**arguments, "timeout": config.http_timeout * 1000}, limiter, health))
+        services.append(_service_of(each, {**arguments, "timeout": milliseconds}, limiter, health))
     for service in services:
         service.models = services
     return services[0]
@@ -203,6 +211,21 @@ def _service_of(
         health=health,
         log=process.log,
     )
+
+
+def _job_store(process: ProcessContext) -> Store | None:
+    """Returns the folder of the batch jobs, without what an earlier process has not completed; None without jobs."""
+    from .batch_jobs.store import Store
+
+    config = process.config
+    if config.http_jobs is None:
+        return None
+    try:
+        store = Store(config.http_jobs, "uploads", config.http_jobs_bytes)
+        store.clear_temporary()
+    except OSError as error:
+        raise ConfigError(f"-http_jobs {config.http_jobs} cannot be used: {error}") from None
+    return store
 
 
 def _limit_arenas() -> None:

@@ -26,6 +26,7 @@ class Drain:
     def __init__(self, children: dict[str, Child], now: float, timeout: float, tell: Callable[..., None]) -> None:
         self._children, self._tell = children, tell
         self.deadline = now + timeout
+        tell("jobs", commands.STOP)  # batch jobs go on after the next start
         has_http = "http" in children and children["http"].is_ready
         self._waiting = ["http", "ventilator", "sink"] if has_http else ["ventilator", "sink"]
         self._told: bytes = b""
@@ -62,6 +63,8 @@ class Drain:
 
     def on_death(self, child: Child) -> bool:
         """Returns whether a process that ended has to be replaced."""
+        if child.role == "jobs":
+            return False
         if child.role == "http":  # its connections are gone, and their requests with them
             self._waiting = [name for name in self._waiting if name != "http"]
             return False

@@ -211,6 +211,9 @@ def make_children(
     children |= make_workers(config, addresses, placements, model, prepared, {})
     if config.http_port:
         add("http", "http", {"keys": http_keys} | for_http | models, _NO_GPU)
+    if config.http_jobs:
+        proof = for_http.get("shares", {}).get("proof")
+        add("jobs", "jobs", {"keys": http_keys, "proof": proof} | models, _NO_GPU)
     return children
 
 

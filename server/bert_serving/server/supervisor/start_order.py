@@ -11,10 +11,10 @@ from .tokenizers import required
 def due(children: Mapping[str, Child]) -> list[Child]:
     """Returns the processes that have not been started and need not wait.
 
-    Workers and the HTTP process wait until every model is prepared.
+    Workers, the HTTP process and that of the batch jobs wait until every model is prepared.
     """
     is_prepared = all(child.is_finished for child in children.values() if child.role == "prepare")
-    roles = {"ventilator", "sink", "prepare", *(("worker", "http") if is_prepared else ())}
+    roles = {"ventilator", "sink", "prepare", *(("worker", "http", "jobs") if is_prepared else ())}
     needed = required(children)
     return [
         child

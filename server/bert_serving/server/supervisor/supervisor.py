@@ -83,7 +83,7 @@ class BertServer(threading.Thread):
         self._stops_asked = 0
         self._routines = Routines(self.log)
         self._suspension = Suspension(self.config.heartbeat_timeout)
-        self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http", "tokenizer"), 0)
+        self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http", "jobs", "tokenizer"), 0)
         self._published_state = (b"", 0)
 
     # ---------------------------------------------------------------- public interface
@@ -240,7 +240,7 @@ class BertServer(threading.Thread):
         if self._stops_asked:
             self._drain(now)
             return
-        waiting = [name for name in self.children if name.startswith(("worker-", "http"))]
+        waiting = [name for name in self.children if name.startswith(("worker-", "http", "jobs"))]
         others = ["ventilator", "sink", *required(self.children)]
         for child in due(self.children) if self.state == "starting" else ():
             self._start(child, now)

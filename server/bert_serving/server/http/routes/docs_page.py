@@ -20,9 +20,10 @@ def render(openapi: dict[str, Any]) -> str:
     info = openapi["info"]
     sections: dict[str, list[str]] = {}
     for path, item in openapi["paths"].items():
-        for verb in ("get", "post"):
+        for verb in ("get", "post", "delete"):
             if verb in item:
-                sections.setdefault(item[verb]["tags"][0], []).append(_route(openapi, path, verb, item[verb]))
+                names = [each["description"] for each in item.get("parameters", ())]
+                sections.setdefault(item[verb]["tags"][0], []).append(_route(openapi, path, verb, item[verb], names))
     ordered = sorted(sections.items(), key=lambda section: section[0] == _LAST)
     parts = [f'<h2>{escape(tag)}</h2><div class="routes">{"".join(routes)}</div>' for tag, routes in ordered]
     routes = "".join(parts).replace("<details ", "<details open ", 1)  # the first route shows how the page works
@@ -40,9 +41,12 @@ def render(openapi: dict[str, Any]) -> str:
     )
 
 
-def _route(openapi: dict[str, Any], path: str, verb: str, operation: dict[str, Any]) -> str:
-    request = operation.get("requestBody", {}).get("content", {}).get("application/json")
+def _route(openapi: dict[str, Any], path: str, verb: str, operation: dict[str, Any], parameters: list[str]) -> str:
+    bodies = operation.get("requestBody", {}).get("content", {})
+    request, upload = bodies.get("application/json"), bodies.get("multipart/form-data")
     notes = []
+    if upload is not None:
+        notes.append(f"<h3>Fields</h3>{_fields(upload['schema'])}")
     if request is not None:
         names = [schema["$ref"].rpartition("/")[2] for schema in _alternatives(request["schema"])]
         for name in names:
@@ -53,21 +57,25 @@ def _route(openapi: dict[str, Any], path: str, verb: str, operation: dict[str, A
     return (
         f'<details class="route"><summary><span class="verb {verb}">{verb.upper()}</span><code>{escape(path)}</code>'
         f'<span>{escape(operation["summary"])}</span></summary><div class="body"><div>{description}'
-        f"{_form(path, verb, request)}</div><div>{''.join(notes)}</div></div></details>"
+        f"{_form(path, verb, request, upload, parameters)}</div><div>{''.join(notes)}</div></div></details>"
     )
 
 
-def _form(path: str, verb: str, request: dict[str, Any] | None) -> str:
-    """Returns the form of a route: its example as the body, or a field for the name in its path."""
+def _form(
+    path: str, verb: str, request: dict[str, Any] | None, upload: dict[str, Any] | None, parameters: list[str]
+) -> str:
+    """Returns the form of a route: its example as the body or as the file, or a field for the name in its path."""
     field = ""
-    if request is not None:
-        text = json.dumps(request["example"], indent=2)
+    body = request or upload
+    if body is not None:
+        text = body["example"] if request is None else json.dumps(body["example"], indent=2)
         rows = text.count("\n") + 1
         field = f'<textarea rows="{rows}" aria-label="body" spellcheck="false">{escape(text)}</textarea>'
-    elif "{name}" in path:
-        field = '<label>Name of the model<input required autocomplete="off" spellcheck="false"></label>'
+    elif parameters:
+        field = f'<label>{escape(parameters[0])}<input required autocomplete="off" spellcheck="false"></label>'
+    kind = ' data-upload="true"' if upload is not None else ""
     return (
-        f'<form data-path="{escape(path)}" data-verb="{verb.upper()}">{field}<div class="buttons">'
+        f'<form data-path="{escape(path)}" data-verb="{verb.upper()}"{kind}>{field}<div class="buttons">'
         '<button class="send">Send</button><button type="button" class="curl">Copy as curl</button>'
         '<span class="note quiet" role="status"></span></div><pre hidden></pre></form>'
     )

@@ -1,6 +1,6 @@
 """Describes the routes as OpenAPI 3.1 at ``/openapi.json``, and as a page at ``/docs``.
 
-``openapi_paths`` and ``openapi_tei`` have the routes.
+``openapi_paths``, ``openapi_tei`` and ``openapi_jobs`` have the routes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from ...version import __version__
 from ..request_context import JSON
 from .docs_page import render
+from .openapi_jobs import JOB_PATHS
 from .openapi_parts import RESPONSES, SCHEMAS
 from .openapi_paths import PATHS
 from .openapi_tei import TEI_PATHS
@@ -25,10 +26,12 @@ _POLICY = (
 )
 
 
-def blueprint() -> Blueprint:
+def blueprint(has_jobs: bool) -> Blueprint:
+    """Returns the routes; ``has_jobs`` tells whether the server runs batch jobs."""
     routes = Blueprint("openapi", __name__)
-    description = orjson.dumps(OPENAPI, option=orjson.OPT_INDENT_2)
-    html = render(OPENAPI)
+    openapi = OPENAPI | {"paths": OPENAPI["paths"] | JOB_PATHS} if has_jobs else OPENAPI
+    description = orjson.dumps(openapi, option=orjson.OPT_INDENT_2)
+    html = render(openapi)
 
     @routes.get("/openapi.json")
     def openapi_json() -> Response:

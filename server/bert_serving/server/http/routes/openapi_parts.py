@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from .. import batch_job_schemas as jobs
 from .. import cohere_schemas as cohere
 from .. import schemas
 from .. import score_schemas as scores
@@ -51,6 +52,12 @@ _BODIES: tuple[Any, ...] = (
     cohere.CohereEmbedRequest,
     cohere.CohereEmbedResponse,
     cohere.CohereEmbedFloatsResponse,
+    jobs.BatchRequest,
+    jobs.FileObject,
+    jobs.FileList,
+    jobs.FileDeleted,
+    jobs.Batch,
+    jobs.BatchList,
 )
 _REFERENCES, SCHEMAS = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
 _SCHEMAS = dict(zip(_BODIES, _REFERENCES, strict=True))
@@ -92,7 +99,7 @@ _ERRORS = {
     "400": "The body, or a value in it, is invalid",
     "401": "The token is missing or wrong",
     "403": "The service rejects the key of its own HTTP server",
-    "404": "The path or the model does not exist",
+    "404": "The path, the model, the file or the batch does not exist",
     "409": "The vectors are of another space than the header X-Vector-Space of the request expects",
     "413": "The request exceeds a limit of the server, which the message names",
     "415": "The body is compressed",
@@ -102,6 +109,7 @@ _ERRORS = {
     "502": "The reply of the service cannot be decoded",
     "503": "The server is overloaded or stopping, or the service is unreachable",
     "504": "The service does not reply in time",
+    "507": "The disk of the batch jobs is full, or fails",
 }
 RESPONSES: dict[str, Any] = {code: {"description": text, "content": _ERROR} for code, text in _ERRORS.items()}
 for _code in ("429", "503"):

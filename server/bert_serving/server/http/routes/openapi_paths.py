@@ -17,6 +17,14 @@ _RAW_VECTORS = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 _STATUS = {JSON: {"schema": {"type": "object"}}}
 _MODEL = {"id": "uncased_L-12_H-768_A-12", "object": "model", "created": 1767225600, "owned_by": "bert-serving"}
 
+_NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "Name of the model",
+    "schema": {"type": "string"},
+}
+
 PATHS: dict[str, Any] = {
     "/encode": {
         "post": operation(
@@ -89,7 +97,7 @@ PATHS: dict[str, Any] = {
         )
     },
     "/v1/models/{name}": {
-        "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "parameters": [_NAME],
         "get": operation(
             "Get the model by its name",
             "",

@@ -68,9 +68,13 @@ function bodyOf(text) {
 
 /** Returns the request of a form; the address has the name that the form asks for, if any. */
 function requestOf(form) {
-  const body = form.querySelector('textarea')?.value;
+  const text = form.querySelector('textarea')?.value;
   const name = form.querySelector('input')?.value ?? '';
   const url = new URL('.' + form.dataset.path.replace('{name}', () => encodeURIComponent(name)), location.href).href;
+  if (!form.dataset.upload) return { url, method: form.dataset.verb, body: text };
+  const body = new FormData();
+  body.append('purpose', 'batch');
+  body.append('file', new Blob([text]), 'requests.jsonl');
   return { url, method: form.dataset.verb, body };
 }
 
@@ -82,7 +86,8 @@ function curlOf({ url, method, body }) {
   const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
   const parts = [`curl ${quoted(url)}`];
   if (token.value) parts.push('-H "Authorization: Bearer $TOKEN"');
-  if (body !== undefined) parts.push("-H 'Content-Type: application/json'", `--data-raw ${quoted(body)}`);
+  if (body instanceof FormData) parts.push('-F purpose=batch', '-F file=@requests.jsonl');
+  else if (body !== undefined) parts.push("-H 'Content-Type: application/json'", `--data-raw ${quoted(body)}`);
   else if (method !== 'GET') parts.push(`-X ${method}`);
   return parts.join(' \\\n  ');
 }
@@ -110,7 +115,7 @@ async function send(form) {
     out.dataset.failed = String(isFailed);
   };
   if (token.value) headers.Authorization = 'Bearer ' + token.value;
-  if (body !== undefined) headers['Content-Type'] = 'application/json';
+  if (typeof body === 'string') headers['Content-Type'] = 'application/json';
   out.hidden = false;
   show(false, '…');
   const started = performance.now();
@@ -124,10 +129,11 @@ async function send(form) {
   }
 }
 
-/** Fills in the name of the model that the server has, if the field is empty and the server tells it. */
+/** Fills in the name of the first model, file or batch in the list of the server, if the field is empty. */
 async function suggestName(field) {
   try {
-    const response = await fetch('./v1/models', { headers: token.value ? { Authorization: 'Bearer ' + token.value } : {} });
+    const list = `.${field.form.dataset.path.split('/{name}')[0]}`;
+    const response = await fetch(list, { headers: token.value ? { Authorization: 'Bearer ' + token.value } : {} });
     const { data } = await response.json();
     field.value ||= data[0].id;
   } catch {
