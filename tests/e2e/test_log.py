@@ -85,6 +85,9 @@ def test_verbose_shows_what_the_model_receives() -> None:
     assert re.search(r"input_type_ids: 0 0 0 0 1 1 1\n", log)
     assert re.search(r"^ *pooling_strategy = REDUCE_MEAN$", log, re.M), "all options are shown"
     assert "new encode request\treq id: " in log
+    for context in ("SUPERVISOR", "VENTILATOR", "SINK", "WORKER-0"):
+        steps = r"\d+\.\d\d s, \d+\.\d\d s of processor time: interpreter and imports \d+\.\d\d s, "
+        assert re.search(rf" D:{context}:\[.*\]:start took {steps}", log), context
 
 
 def test_json_lines_and_requests() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bert_serving.server.ipc.start_steps import StartSteps
 from bert_serving.server.model.architecture import Feature
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmark"
@@ -33,6 +36,7 @@ import quality  # noqa: E402
 import report  # noqa: E402
 import rerankers  # noqa: E402
 import run  # noqa: E402
+import start  # noqa: E402
 import workloads  # noqa: E402
 from peers import Peer  # noqa: E402
 from report import Result  # noqa: E402
@@ -420,3 +424,15 @@ def test_cache_benchmark_repeats_the_share_of_each_row() -> None:
         "zeros": [0] * 2,
     }
     assert {(len(row.rates), len(row.milliseconds)) for row in cache.ROWS} == {(2, 8)}
+
+
+def test_steps_of_a_start_are_those_that_the_server_logs() -> None:
+    steps = StartSteps(time.monotonic() - 2)
+    steps.done("imports")
+    steps.done("engine")
+    lines = [
+        f"2026-01-31 12:00:00.000 D:WORKER-0:[pro:log: 89]:{steps}",
+        "2026-01-31 12:00:00.000 I:WORKER-0:[wor:run: 73]:ready and listening!",
+        f"2026-01-31 12:00:00.000 D:SINK:[pro:log: 89]:{steps}",
+    ]
+    assert re.fullmatch(r"worker: imports 2\.\d\d s, engine 0\.\d\d s", start.steps_of("\n".join(lines)))

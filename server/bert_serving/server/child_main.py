@@ -28,6 +28,7 @@ from .ipc.endpoints import Addresses
 from .ipc.group_signals import ignore_group_signals
 from .ipc.process_context import ProcessContext
 from .ipc.sockets import make_socket
+from .ipc.start_steps import StartSteps
 from .log import flush_log, get_logger
 from .model.errors import ModelError
 
@@ -67,13 +68,20 @@ def main(arguments: dict[str, Any]) -> None:
     config = ServerConfig.from_json(arguments["config"])
     role, name = arguments["role"], arguments["name"]
     process = ProcessContext(
-        name, config, addresses, arguments["options"], get_logger(arguments["context"], *config.log_settings)
+        name,
+        config,
+        addresses,
+        arguments["options"],
+        get_logger(arguments["context"], *config.log_settings),
+        steps=StartSteps(arguments["started_at"]),
     )
 
     try:
         if role in ("ventilator", "sink", "http"):  # libraries in workers may use select(), which is limited to 1,024
             raise_descriptor_limit()
-        _load_role(role)(process)
+        run = _load_role(role)
+        process.steps.done("interpreter and imports")
+        run(process)
         code = 0
     except Exception as error:
         code = EXIT_FAILED

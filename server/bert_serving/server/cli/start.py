@@ -10,6 +10,7 @@ from types import FrameType
 
 from ..config.command_line import get_args_parser, parse
 from ..config.server_config import ServerConfig
+from ..ipc.start_steps import StartSteps, process_start
 from ..log import get_logger, printable, write_text
 from ..supervisor.supervisor import EXIT_START_FAILED, BertServer
 
@@ -34,7 +35,9 @@ def start(argv: Sequence[str] | None = None) -> int:
         from .print_config import print_config
 
         return print_config(config, parsed, parser) if parsed.args.print_config else check(config)
-    server = BertServer(config)
+    steps = StartSteps(process_start())
+    steps.done("interpreter and imports")
+    server = BertServer(config, steps)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         server.stop()

@@ -117,6 +117,7 @@ def run(process: ProcessContext) -> None:
         raise PortInUse(f"-http_port {port} cannot be used ({error.strerror}): choose another port") from None
     server.start()
     process.log.info("HTTP at http://%s:%d, described at /docs", host, port)
+    process.log_steps("sockets and files")
     control.send_multipart([READY, b"{}"])
     _serve(process, control, service, server, access)
 

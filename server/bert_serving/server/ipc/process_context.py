@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..model.config import ModelConfig
 from .endpoints import Addresses
 from .heartbeat import Heartbeat
 from .sockets import make_socket
+from .start_steps import StartSteps
 
 
 @dataclass
@@ -23,6 +25,7 @@ class ProcessContext:
     Attributes:
         options: values for this role that are not in ``config``.
         info: values that each heartbeat carries to the supervisor.
+        steps: durations of the steps of the start.
     """
 
     name: str
@@ -32,6 +35,7 @@ class ProcessContext:
     log: logging.Logger
     context: zmq.Context[zmq.Socket[bytes]] = field(default_factory=zmq.Context)
     info: dict[str, Any] = field(default_factory=dict)
+    steps: StartSteps = field(default_factory=lambda: StartSteps(time.monotonic()))
     _heartbeat: Heartbeat = field(default_factory=Heartbeat)
     _bound: list[tuple[zmq.Socket[bytes], str]] = field(default_factory=list)
 
@@ -78,6 +82,11 @@ class ProcessContext:
     def mark_progress(self, busy: bool = False) -> None:
         """Records that the main loop runs. ``busy`` announces one long step, such as a batch."""
         self._heartbeat.mark_progress(busy)
+
+    def log_steps(self, step: str) -> None:
+        """Ends the last step of the start, and logs the durations of all."""
+        self.steps.done(step)
+        self.log.debug("%s", self.steps)
 
     def start_heartbeat(self) -> None:
         """Starts a thread that sends heartbeats. They carry the age of the last progress."""

@@ -352,4 +352,5 @@ def run(process: ProcessContext) -> None:
     """Runs the sink process."""
     sink = Sink(process)
     process.start_heartbeat()
+    process.log_steps("sockets")
     sink.run()

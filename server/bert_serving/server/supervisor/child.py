@@ -98,6 +98,7 @@ class Child:
             "config": self.config.to_json(),
             "addresses": self.addresses.to_dict(),
             "options": self.options,
+            "started_at": self.started_at,
         }
         with fork.fork_lock, group_signals_blocked():
             self.process = subprocess.Popen(

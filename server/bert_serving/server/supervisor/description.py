@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..config.memory import default_memory
 from ..config.server_config import ServerConfig
+from ..ipc.start_steps import StartSteps
 from ..log import get_logger
 from ..model.config import ModelConfig
 from ..model.files import checkpoint_files
@@ -98,12 +99,14 @@ def log_comparable(config: ServerConfig, model: ModelConfig, log: logging.Logger
         log.info("drift: %s", f"{drift} (-drift_reference)")
 
 
-def log_ready(config: ServerConfig, is_first: bool) -> None:
-    """Logs that the server is ready; at the first time with addresses to open and a line to try."""
+def log_ready(config: ServerConfig, is_first: bool, steps: StartSteps) -> None:
+    """Logs that the server is ready; at the first time with addresses to open, a line to try, and the steps."""
     if not is_first:
         get_logger("VENTILATOR", *config.log_settings).info("all processes are back, ready to serve request!")
         return
     log = get_logger("SUPERVISOR", *config.log_settings)
+    steps.done("processes")
+    log.debug("%s", steps)
     if config.http_port is not None:
         address = f"http://{_host(config.host)}:{config.http_port}"
         log.info("API page: %s/docs  dashboard: %s/dashboard", address, address)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
+from ..ipc.start_steps import StartSteps
 from .child import Child
 from .rolling_restart import RollingRestart
 from .share_options import reload_shares
@@ -12,9 +14,14 @@ from .tokenizers import TokenizerScale
 
 
 class Routines:
-    """The rolling restart of the workers, the file of keys, and the number of tokenizer processes."""
+    """The rolling restart of the workers, the file of keys, and the number of tokenizer processes.
 
-    def __init__(self, log: logging.Logger) -> None:
+    Attributes:
+        steps: durations of the steps of the start, before these routines.
+    """
+
+    def __init__(self, log: logging.Logger, steps: StartSteps | None = None) -> None:
+        self.steps = StartSteps(time.monotonic()) if steps is None else steps
         self.rolling_restart, self.tokenizer_scale = RollingRestart(log), TokenizerScale(log)
         self._log, self._reloads = log, 0
 

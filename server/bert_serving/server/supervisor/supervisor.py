@@ -23,6 +23,7 @@ from ..errors import ServingError, StartError
 from ..ipc import commands
 from ..ipc.endpoints import Addresses
 from ..ipc.sockets import make_socket
+from ..ipc.start_steps import StartSteps
 from ..log import get_logger
 from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
@@ -58,6 +59,7 @@ class BertServer(threading.Thread):
 
     Args:
         args: parsed arguments of :func:`get_args_parser`, a dict of options, or a :class:`~.config.ServerConfig`.
+        steps: durations of the steps of the start so far; by default none.
 
     Attributes:
         is_ready: set when the server answers requests, and also when the start failed; see ``failure``.
@@ -69,19 +71,20 @@ class BertServer(threading.Thread):
         ConfigError: an option has an invalid value.
     """
 
-    def __init__(self, args: argparse.Namespace | ServerConfig | dict[str, Any]) -> None:
+    def __init__(
+        self, args: argparse.Namespace | ServerConfig | dict[str, Any], steps: StartSteps | None = None
+    ) -> None:
         super().__init__(name="bert-server")
         self.config = args if isinstance(args, ServerConfig) else ServerConfig.from_args(args)
         self.log = get_logger("SUPERVISOR", *self.config.log_settings)
         self.is_ready = threading.Event()
         self.failure: str | None = None
         self.exit_code: int | None = None
-        self.state = "starting"
+        self.state, self._stops_asked = "starting", 0
         self.children: dict[str, Child] = {}
         self._prepared = PreparedModel(self.log)
         self.placements: list[WorkerPlacement] = []
-        self._stops_asked = 0
-        self._routines = Routines(self.log)
+        self._routines = Routines(self.log, steps)
         self._suspension = Suspension(self.config.heartbeat_timeout)
         self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http", "jobs", "tokenizer"), 0)
         self._published_state = (b"", 0)
@@ -186,6 +189,7 @@ class BertServer(threading.Thread):
             self._fail(str(error))
             return
         self._prepared.skip(self.children.values())
+        self._routines.steps.done("checks of options, model and cache")
         for child in () if self._stops_asked else due(self.children):
             child.start()
         while self.exit_code is None:
@@ -247,10 +251,9 @@ class BertServer(threading.Thread):
         has_workers = self.config.num_worker or self.children["ventilator"].info.get("num_joined_workers")
         everything = bool(has_workers) and self._is_up([*others, *waiting])
         if everything and self.state in ("starting", "degraded"):
-            first = self.state == "starting"
-            self.state = "ready"
+            first, self.state = self.state == "starting", "ready"
             self._publish_state()
-            log_ready(self.config, first)
+            log_ready(self.config, first, self._routines.steps)
             self.is_ready.set()
         elif not everything and self.state == "ready":
             self.state = "degraded"

@@ -34,6 +34,7 @@ def run(process: ProcessContext) -> None:
     front = make_socket(process.context, zmq.DEALER, IDENTITY=process.name.encode())
     front.connect(process.addresses.dispatch)
     front.send(REGISTER_TOKENIZER)
+    process.log_steps("sockets and files")
     control.send_multipart([READY, b"{}"])
     process.log.info("ready")
     process.start_heartbeat()

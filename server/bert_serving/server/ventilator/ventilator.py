@@ -359,4 +359,5 @@ def run(context: ProcessContext) -> None:
         context.log.warning(warning)
     ventilator = Ventilator(context, tokenizer, model)
     context.start_heartbeat()
+    context.log_steps("tokenizer and sockets")
     ventilator.run()

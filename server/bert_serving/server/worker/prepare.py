@@ -43,6 +43,7 @@ def run(process: ProcessContext) -> None:
     report = prepare_model(
         spec, process.options["engine"], process.config, process.options["sources"], process.log.info
     )
+    process.log_steps("model")
     control.send_multipart([READY, json.dumps(report).encode()])
     control.recv_multipart()
 

@@ -40,6 +40,7 @@ def run(process: ProcessContext) -> None:
     process.mark_progress(busy=True)
     spec = engine_spec(process.config, process.model, process.options)
     engine = load(process.options["engine"]).create(spec, device)
+    process.steps.done("engine")
     pipeline = process.config.pipeline or SentencePipeline("", ())
     token_level = process.config.pooling_strategy == PoolingStrategy.NONE
     head = token_heads = None
@@ -53,7 +54,9 @@ def run(process: ProcessContext) -> None:
         longest = min(spec.model.max_tokens, process.config.max_seq_len or spec.model.max_tokens)
         require_equal_bits(engine, head, spec.model.vocab_size, longest, device.threads)
     encoder = BatchEncoder(engine, head, spec, token_heads)
+    process.steps.done("other weights and checks")
     max_tokens = warm_up(engine, device, spec.model.max_tokens, process.config.max_seq_len)
+    process.steps.done("first batches")
     process.log.info("use device %s, engine %s, %s", device, process.options["engine"], spec.dtype)
     for note in getattr(engine, "startup_notes", ()):
         process.log.info(note)
@@ -68,6 +71,7 @@ def run(process: ProcessContext) -> None:
         info |= {"machine": process.options["join"]["machine"], "process": process.name}
     registration = json.dumps(info).encode()
     front.register(registration)
+    process.log_steps("connection")
     control.send_multipart([READY, registration])
     process.log.info("ready and listening!")
 
