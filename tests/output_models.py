@@ -25,6 +25,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1, "pad_token_id": 1}
         | {"bos_token_id": 0, "eos_token_id": 2},
     ),
+    "xlm-roberta": (
+        "XLMRoberta",
+        SIZES
+        | {"max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1, "pad_token_id": 1}
+        | {"bos_token_id": 0, "eos_token_id": 2},
+    ),
     "modernbert": (
         "ModernBert",
         SIZES | {"max_position_embeddings": POSITIONS, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2},
@@ -72,3 +78,58 @@ def write_splade(folder: Path, family: str = "bert", limit: int | None = None, *
     model.max_seq_length = POSITIONS
     model.save_pretrained(str(folder))
     return model
+
+
+class LinearHeads:
+    """The heads of BGE-M3, as the library FlagEmbedding defines them.
+
+    Args:
+        folder: folder of the encoder.
+        dims: dimensions of the vectors of tokens.
+    """
+
+    def __init__(self, folder: Path, dims: int) -> None:
+        import torch
+        import transformers
+
+        torch.manual_seed(1)
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+        self._encoder: Any = transformers.AutoModel.from_pretrained(folder)
+        self.sparse, self.multi = torch.nn.Linear(32, 1), torch.nn.Linear(32, dims)
+
+    def encode(self, text: str) -> tuple[dict[int, float], Any]:
+        """Returns token id → weight, and the vectors of the tokens."""
+        import torch
+
+        tokenizer = self._tokenizer
+        inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=POSITIONS)
+        with torch.no_grad():
+            states = self._encoder(**inputs).last_hidden_state[0]
+            weights = torch.relu(self.sparse(states))[:, 0]
+            vectors = torch.nn.functional.normalize(self.multi(states[1:]), dim=-1)
+        unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+        found: dict[int, float] = {}
+        for token, weight in zip(inputs["input_ids"][0].tolist(), weights.tolist(), strict=True):
+            if token not in unused and weight > 0:
+                found[token] = max(found.get(token, 0.0), weight)
+        return found, vectors.numpy()
+
+
+def write_m3(folder: Path, family: str = "xlm-roberta", suffix: str = ".pt", dims: int = 32) -> tuple[Any, LinearHeads]:
+    """Writes a folder in the layout of BGE-M3, and returns the model of dense vectors and the heads."""
+    import torch
+    from safetensors.torch import save_file
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    write_encoder(folder / "encoder", family, "Model")
+    transformer = Transformer(str(folder / "encoder"), processor_kwargs={"model_max_length": POSITIONS})
+    model = SentenceTransformer(modules=[transformer, Pooling(32, "cls"), Normalize()], device="cpu")
+    model.max_seq_length = POSITIONS
+    model.save_pretrained(str(folder))
+    heads = LinearHeads(folder / "encoder", dims)
+    for name, linear in (("sparse_linear", heads.sparse), ("colbert_linear", heads.multi)):
+        save = torch.save if suffix == ".pt" else save_file
+        save(linear.state_dict(), str(folder / f"{name}{suffix}"))
+    return model, heads

@@ -4,25 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from output_models import TEXTS, write_splade
+from output_models import TEXTS, write_m3, write_splade
 
 from bert_serving.client import AsyncBertClient, BertClient, InvalidRequestError, OptionError, VectorSpaceError
-from http_calls import HttpServer, serving_http
+from http_calls import HttpServer
+from servers import Server, free_ports
 
 pytest.importorskip("sentence_transformers.sparse_encoder")
 
 
+class Served(NamedTuple):
+    """Servers of several models, and the models of the libraries."""
+
+    splade: HttpServer
+    m3: HttpServer
+    splade_model: Any
+    m3_model: Any
+    m3_heads: Any
+
+
 @pytest.fixture(scope="module")
-def splade(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HttpServer, Any]]:
-    """Serves a SPLADE folder; also yields the model of the library."""
-    folder = tmp_path_factory.mktemp("splade")
-    model = write_splade(folder)
-    with serving_http(model_dir=folder) as server:
-        yield server, model
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serves a SPLADE folder, and one in the layout of BGE-M3; both servers start at once."""
+    folders = tmp_path_factory.mktemp("splade"), tmp_path_factory.mktemp("m3")
+    models = write_splade(folders[0]), *write_m3(folders[1])
+    started = []
+    for folder in folders:
+        (port,) = free_ports(1)
+        started.append(HttpServer(Server("-http_port", str(port), model_dir=folder), port))
+    try:
+        for each in started:
+            each.server.wait_ready()
+        yield Served(*started, *models)
+        for each in started:
+            each.server.stop()
+    finally:
+        for each in started:
+            each.server.kill()
 
 
 def dense_of(vectors: Any, width: int) -> np.ndarray:
@@ -33,8 +55,13 @@ def dense_of(vectors: Any, width: int) -> np.ndarray:
     return array
 
 
-def test_sparse_vectors_are_those_of_the_library(splade: tuple[HttpServer, Any]) -> None:
-    server, model = splade
+def weights_of(vector: Any) -> dict[int, float]:
+    """Returns token id → weight."""
+    return dict(zip(vector.ids.tolist(), vector.weights.tolist(), strict=True))
+
+
+def test_sparse_vectors_are_those_of_the_library(served: Served) -> None:
+    server, model = served.splade, served.splade_model
     expected = model.encode(TEXTS).to_dense().numpy()
     with server.zmq_client() as client:
         assert client.server_config["outputs"] == ["sparse"]
@@ -59,8 +86,8 @@ def test_sparse_vectors_are_those_of_the_library(splade: tuple[HttpServer, Any])
         )
 
 
-def test_requests_that_do_not_fit_are_refused(splade: tuple[HttpServer, Any]) -> None:
-    server, _ = splade
+def test_requests_that_do_not_fit_are_refused(served: Served) -> None:
+    server = served.splade
     with server.zmq_client() as client:
         for options, message in (
             ({}, r"no dense vectors.*set outputs to \['sparse'\]"),
@@ -90,6 +117,61 @@ def test_requests_that_do_not_fit_are_refused(splade: tuple[HttpServer, Any]) ->
     assert (reply.status, "sparse" in reply.json["description"]) == (400, True)
     assert server.call("/info").json["model_type"] == {"embedding": {"pooling": "splade"}}
     assert server.call("/readyz").status == 200
+
+
+def test_all_outputs_come_from_one_request(served: Served) -> None:
+    dense, wanted = served.m3_model.encode(TEXTS), [served.m3_heads.encode(text) for text in TEXTS]
+    with served.m3.zmq_client() as client:
+        assert client.server_config["outputs"] == ["dense", "sparse", "multi"]
+        spaces = client.server_config["output_spaces"]
+        assert len({client.vector_space, *spaces.values()}) == 3
+        before = client.server_status["statistic"]["num_data_request"]
+        found = client.encode(TEXTS, outputs=["multi", "dense", "sparse"], vector_space=spaces["sparse"])
+        assert client.server_status["statistic"]["num_data_request"] == before + 1
+        np.testing.assert_allclose(found.dense, dense, atol=1e-5)
+        np.testing.assert_allclose(client.encode(TEXTS), dense, atol=1e-5)
+        assert found.sparse is not None
+        assert found.multi is not None
+        for sparse, multi, (weights, vectors) in zip(found.sparse, found.multi, wanted, strict=True):
+            assert dict(zip(sparse.ids.tolist(), sparse.weights.tolist(), strict=True)) == pytest.approx(
+                weights, abs=1e-5
+            )
+            assert sparse.tokens == served.m3_model.tokenizer.convert_ids_to_tokens(sparse.ids.tolist())
+            np.testing.assert_allclose(multi, vectors, atol=1e-5)
+        small = client.encode(
+            TEXTS, outputs=["dense", "multi"], dimensions=8, normalize=False, embedding_type="float16"
+        )
+        assert (small.dense.shape, small.dense.dtype) == ((len(TEXTS), 8), np.float16)
+    rows = served.m3.call("/embed_all", {"inputs": TEXTS[:2]}).json
+    for row, (_, vectors) in zip(rows, wanted, strict=False):
+        np.testing.assert_allclose(row, vectors, atol=1e-5)
+    assert served.m3.call("/embed", {"inputs": "x"}).status == 200
+
+
+def test_requests_with_and_without_outputs_share_a_server(served: Served) -> None:
+    """Requests of several kinds, some with equal texts, run at once; each gets its own outputs."""
+    dense, wanted = served.m3_model.encode(TEXTS), [served.m3_heads.encode(text) for text in TEXTS]
+    kinds = [None, ["sparse"], ["multi", "dense"], None, ["dense", "sparse", "multi"]]
+
+    async def encode_all() -> list[Any]:
+        ports = served.m3.server.port, served.m3.server.port_out
+        async with AsyncBertClient("localhost", *ports, check_length=False) as client:
+            calls = [client.encode(TEXTS, outputs=kinds[number % 5]) for number in range(40)]
+            return await asyncio.gather(*calls)
+
+    for number, found in enumerate(asyncio.run(encode_all())):
+        names = kinds[number % 5]
+        np.testing.assert_allclose(
+            found if names is None else dense if "dense" not in names else found.dense, dense, atol=1e-5
+        )
+        if names and "sparse" in names:
+            for sparse, (weights, _) in zip(found.sparse, wanted, strict=True):
+                assert dict(zip(sparse.ids.tolist(), sparse.weights.tolist(), strict=True)) == pytest.approx(
+                    weights, abs=1e-5
+                )
+        if names and "multi" in names:
+            for multi, (_, vectors) in zip(found.multi, wanted, strict=True):
+                np.testing.assert_allclose(multi, vectors, atol=1e-5)
 
 
 def test_servers_of_dense_vectors_name_what_they_have(server: Any) -> None:

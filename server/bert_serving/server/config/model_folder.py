@@ -21,10 +21,10 @@ from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .folder_length import take_length
 from .served_head import apply_head
 from .server_config import ServerConfig
-from .token_outputs import apply_sparse_folder
+from .token_outputs import apply_sparse_folder, take_folder_heads
 
 #: Pooling modes that every engine computes.
-ENGINE_MODES = {
+_ENGINE_MODES = {
     "mean": PoolingStrategy.REDUCE_MEAN,
     "max": PoolingStrategy.REDUCE_MAX,
     "cls": PoolingStrategy.CLS_TOKEN,
@@ -57,6 +57,7 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
     else:
         config = _take_pooling(config, folder, log)
         model = config.read_model()
+        config = take_folder_heads(config, model, log)
         config = _take_settings(config, folder, model.max_tokens, log)
     return _finish(_take_prompt(config)), model
 
@@ -82,7 +83,7 @@ def _take_pooling(config: ServerConfig, folder: SentencePipeline, log: logging.L
     strategy = config.pooling_strategy if "pooling_strategy" in config.given else wanted
     layer = config.pooling_layer if "pooling_layer" in config.given else layers
     if strategy == wanted and layer == layers:
-        modes = () if wanted in ENGINE_MODES.values() else folder.pooling
+        modes = () if wanted in _ENGINE_MODES.values() else folder.pooling
         pipeline = msgspec.structs.replace(folder, pooling=modes)
     else:
         left_out = folder.module_names
@@ -134,7 +135,7 @@ def strategy_of(modes: tuple[str, ...]) -> PoolingStrategy:
     """Returns the strategy with the meaning of these pooling modes."""
     if len(modes) > 1:
         return PoolingStrategy.CONCATENATED
-    return (ENGINE_MODES | _WORKER_MODES)[modes[0]]
+    return (_ENGINE_MODES | _WORKER_MODES)[modes[0]]
 
 
 def _pipeline(config: ServerConfig) -> SentencePipeline:

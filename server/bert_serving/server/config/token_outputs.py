@@ -14,9 +14,13 @@ from ..model.json_files import read_object
 from ..model.masked_lm import read_masked_lm
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
+from ..model.token_head_files import read_folder_heads
+from ..model.token_heads import MaskedLmHead
 from .folder_length import take_length
 from .server_config import ServerConfig
 
+#: Strategies that do not start from the vectors of tokens of one layer.
+_WITHOUT_HEADS = (PoolingStrategy.NONE, PoolingStrategy.CLS_POOLED)
 #: Options of dense vectors.
 _OF_DENSE = (
     "pooling_strategy",
@@ -50,7 +54,32 @@ def apply_sparse_folder(
         )
     config = replace(config, pipeline=folder, pooling_strategy=PoolingStrategy.SPLADE, pooling_layer=(-1,))
     model = config.read_model()
-    assert folder.sparse is not None
+    assert isinstance(folder.sparse, MaskedLmHead)
     head = read_masked_lm(model, read_object(Path(model.config_path)), folder.sparse)
     config = replace(config, pipeline=msgspec.structs.replace(folder, sparse=head))
     return take_length(config, folder, model.max_tokens, log), model
+
+
+def take_folder_heads(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> ServerConfig:
+    """Returns the configuration with the heads in files of the model folder beside its modules, as that of BGE-M3.
+
+    Heads work on the last layer. With another one, or with a pooling that needs no vectors of tokens, they are left
+    out, and a warning names them.
+
+    Raises:
+        ModelError: the files are not valid.
+    """
+    heads = read_folder_heads(Path(config.model_dir), model)
+    if not heads:
+        return config
+    last = model.num_hidden_layers - 1
+    layers = [layer % model.num_hidden_layers for layer in config.pooling_layer]
+    if layers != [last] or config.pooling_strategy in _WITHOUT_HEADS or config.tuned_model_dir is not None:
+        log.warning(
+            "the heads of %s (%s) are left out: they need vectors of tokens of the last layer of its own model",
+            config.model_dir,
+            ", ".join(heads),
+        )
+        return config
+    assert config.pipeline is not None
+    return replace(config, pipeline=msgspec.structs.replace(config.pipeline, **heads))

@@ -53,6 +53,7 @@ class EncodingResult:
         vector_space: space of the vectors.
         parts: of each vector that is of a part of a text: row of the text, and offsets from and to in characters.
         sparse: sparse vector of each text, if requested.
+        multi: vectors of the tokens of each text, if requested.
     """
 
     vectors: np.ndarray
@@ -64,6 +65,7 @@ class EncodingResult:
     vector_space: str | None = None
     parts: list[tuple[int, int, int]] | None = None
     sparse: list[SparseVector] | None = None
+    multi: list[np.ndarray] | None = None
 
 
 class EncodingService:
@@ -196,9 +198,10 @@ class EncodingService:
         options: dict[str, Any],
     ) -> EncodingResult:
         self.health.record_success()
-        sparse = None if call.outputs is None else call.outputs.sparse
+        sparse, multi = (None, None) if call.outputs is None else (call.outputs.sparse, call.outputs.multi)
         number, kind = (len(call.parts), "parts of texts") if call.parts is not None else (call.num_texts, "texts")
         size = call.embedding.nbytes + sum(8 * len(each) for each in sparse or ())
+        size += sum(each.nbytes for each in multi or ())
         if size > self.config.http_max_body and (call.parts is not None or call.outputs is not None):
             raise BodyTooLarge(
                 f"the vectors of {number} {kind} have {size} bytes; the limit is {self.config.http_max_body} "
@@ -214,6 +217,7 @@ class EncodingService:
             call.vector_space,
             call.parts,
             sparse,
+            multi,
         )
 
     def num_tokens(self, texts: list[Any], options: dict[str, Any]) -> np.ndarray:

@@ -90,20 +90,19 @@ def read_masked_lm(model: ModelConfig, values: Mapping[str, Any], pooling: Maske
     if values.get("tie_word_embeddings", True):
         decoder.append(WORD_EMBEDDINGS)
     has_bias = not layout.dense_bias_key or bool(values.get(layout.dense_bias_key, False))
+    checkpoint = model.checkpoint, model.checkpoint_format
     tensors = {
-        "dense": Tensor((f"{layout.dense}.weight",), (hidden, hidden)),
-        "norm": Tensor((f"{layout.norm}.weight", f"{layout.norm}.gamma"), (hidden,)),
-        "decoder": Tensor(tuple(decoder), (size, hidden)),
-        "bias": Tensor((layout.bias, f"{layout.decoder}.bias"), (size,), is_optional=True),
+        "dense": Tensor((f"{layout.dense}.weight",), (hidden, hidden), *checkpoint),
+        "norm": Tensor((f"{layout.norm}.weight", f"{layout.norm}.gamma"), (hidden,), *checkpoint),
+        "decoder": Tensor(tuple(decoder), (size, hidden), *checkpoint),
+        "bias": Tensor((layout.bias, f"{layout.decoder}.bias"), (size,), *checkpoint, is_optional=True),
     }
     if has_bias:
-        tensors["dense_bias"] = Tensor((f"{layout.dense}.bias",), (hidden,))
+        tensors["dense_bias"] = Tensor((f"{layout.dense}.bias",), (hidden,), *checkpoint)
     if layout.norm_has_bias:
-        tensors["norm_bias"] = Tensor((f"{layout.norm}.bias", f"{layout.norm}.beta"), (hidden,))
+        tensors["norm_bias"] = Tensor((f"{layout.norm}.bias", f"{layout.norm}.beta"), (hidden,), *checkpoint)
     return msgspec.structs.replace(
         pooling,
-        weights=model.checkpoint,
-        checkpoint_format=model.checkpoint_format,
         tensors=tensors,
         activation=ACTIVATION_NAMES[name],
         eps=model.layer_norm_eps,

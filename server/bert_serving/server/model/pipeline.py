@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from .files import checkpoint_files
-from .token_heads import SparseHead
+from .token_heads import MultiHead, SparseHead, TokenHead, all_files
 
 #: Activations of Dense by the last part of their class path, and those of scores.
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
@@ -88,6 +88,7 @@ class SentencePipeline(msgspec.Struct, frozen=True):
         has_modules: the folder has a ``modules.json``.
         has_dense: there is one vector for each text, which pooling and modules make.
         sparse: the head of the sparse vectors.
+        multi: the head of the vectors of tokens.
     """
 
     transformer_dir: str
@@ -103,27 +104,28 @@ class SentencePipeline(msgspec.Struct, frozen=True):
     has_modules: bool = False
     has_dense: bool = True
     sparse: SparseHead | None = None
+    multi: MultiHead | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The kinds of vectors."""
-        kinds = {"dense": self.has_dense, "sparse": self.sparse is not None}
-        return tuple(name for name, is_there in kinds.items() if is_there)
+        return (*(("dense",) if self.has_dense else ()), *self.token_heads)
 
     @property
-    def token_heads(self) -> dict[str, SparseHead]:
+    def token_heads(self) -> dict[str, TokenHead]:
         """The heads that the worker computes from the vectors of tokens, by their output."""
-        return {} if self.sparse is None else {"sparse": self.sparse}
+        heads: dict[str, TokenHead | None] = {"sparse": self.sparse, "multi": self.multi}
+        return {name: head for name, head in heads.items() if head is not None}
 
     @property
     def has_token_heads(self) -> bool:
         """Whether there are other vectors than dense ones."""
-        return self.sparse is not None
+        return self.sparse is not None or self.multi is not None
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether the engine gives vectors of tokens, from which the worker computes all outputs."""
-        return bool(self.pooling) or self.has_token_heads
+        """Whether the engine pools nothing: the worker computes all outputs from the vectors of tokens."""
+        return bool(self.pooling) or not self.has_dense
 
     @property
     def activation(self) -> str | None:
@@ -153,9 +155,7 @@ class SentencePipeline(msgspec.Struct, frozen=True):
             if isinstance(module, Dense | LayerNorm):
                 kind = module.checkpoint_format
                 files |= dict.fromkeys(checkpoint_files(module.weights, kind) if kind else [Path(module.weights)])
-        for head in self.token_heads.values():
-            files |= dict.fromkeys(head.files)
-        return list(files)
+        return list(files | dict.fromkeys(all_files(self.token_heads.values())))
 
     @property
     def checkpoint_tensors(self) -> list[str]:
@@ -163,7 +163,7 @@ class SentencePipeline(msgspec.Struct, frozen=True):
         modules = [module for module in self.modules if isinstance(module, Dense | LayerNorm)]
         names = [name for module in modules if module.checkpoint_format for name in module.names]
         for head in self.token_heads.values():
-            names += [name for tensor in head.tensors.values() for name in tensor.names]
+            names += [name for tensor in head.tensors.values() if tensor.checkpoint_format for name in tensor.names]
         return names
 
     def describe(self) -> list[str]:

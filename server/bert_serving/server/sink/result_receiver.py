@@ -49,7 +49,9 @@ class ResultCheck:
     def of(cls, config: ServerConfig, model: ModelConfig) -> ResultCheck:
         is_token_level = config.pooling_strategy == PoolingStrategy.NONE
         sent_width = RequestPooling(config, model).sent_width
-        return cls(is_token_level, config.vector_size(model), config.output_dtype, sent_width, model.vocab_size)
+        multi = None if config.pipeline is None else config.pipeline.multi
+        dims, multi_dims = config.vector_size(model), 0 if multi is None else multi.dims
+        return cls(is_token_level, dims, config.output_dtype, sent_width, model.vocab_size, multi_dims)
 
     def _width_of(self, vector_codes: bytes) -> int:
         """Returns the dimensions of the widest row; narrower ones end in zeros."""

@@ -13,7 +13,7 @@ from bert_serving.client.protocol import OutputArray
 from ..ipc.messages import dtype_name
 from ..ipc.process_context import ProcessContext
 from ..ipc.token_outputs import TokenOutputs, concatenate
-from ..tokenization.token_names import read_token_names
+from ..model.token_names import read_token_names
 
 
 def read_tokens(process: ProcessContext) -> list[str]:

@@ -10,9 +10,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from ..config.model_folder import ENGINE_MODES
 from ..config.server_config import ServerConfig
 from ..engines import NAMES
 from ..engines.base import Device
@@ -20,7 +17,7 @@ from ..model.cache import Cache, CacheError
 from ..model.config import ModelConfig
 from ..model.digest import model_digest, sha256_of
 from ..model.pipeline import Dense, LayerNorm, Module
-from ..model.token_heads import SparseHead
+from ..model.token_heads import describe, own_files
 from ..model.vector_options import split_tail
 from ..model.vector_space import digest_of, name_space, pooling_content
 from ..tokenization.vocabulary import read_vocabulary
@@ -54,7 +51,7 @@ def vector_content(config: ServerConfig, model: ModelConfig, placements: Sequenc
         "format": FORMAT,
         "weights": _weights_digest(config, model),
         "tokenizer": _tokenizer(config, model),
-        **pooling_content(config.pooling_strategy, _modes(config), layers),
+        **pooling_content(config.pooling_strategy, () if pipeline is None else pipeline.pooling, layers),
         "modules": [_module(module) for module in body],
         "mask_cls_sep": config.mask_cls_sep,
         "no_special_token": config.no_special_token,
@@ -63,12 +60,6 @@ def vector_content(config: ServerConfig, model: ModelConfig, placements: Sequenc
         "engines": sorted({placement.engine for placement in placements} - EQUAL_ENGINES - {"auto"}),
     }
     return json.dumps(content, sort_keys=True)
-
-
-def _modes(config: ServerConfig) -> tuple[str, ...]:
-    """Returns the pooling modes that engines do not compute. With heads the worker computes those of engines too."""
-    modes = () if config.pipeline is None else config.pipeline.pooling
-    return () if config.pooling_strategy in ENGINE_MODES.values() else modes
 
 
 def output_spaces(config: ServerConfig) -> dict[str, str]:
@@ -82,14 +73,10 @@ def output_spaces(config: ServerConfig) -> dict[str, str]:
     """
     heads = {} if config.pipeline is None else config.pipeline.token_heads
     return {
-        name: name_space([config.vector_digest, name, msgspec.to_builtins(head) | {"weights": _head_weights(head)}])
+        # The digest of the vectors has that of the checkpoint.
+        name: name_space([config.vector_digest, name, describe(head), [sha256_of(path) for path in own_files(head)]])
         for name, head in heads.items()
     }
-
-
-def _head_weights(head: SparseHead) -> list[str]:
-    """Returns the digests of the files of a head; those of the checkpoint are part of the digest of the vectors."""
-    return [] if head.checkpoint_format else [sha256_of(path) for path in head.files]
 
 
 def assumed_placements(config: ServerConfig, placements: Sequence[WorkerPlacement]) -> Sequence[WorkerPlacement]:

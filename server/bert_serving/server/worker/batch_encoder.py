@@ -12,6 +12,8 @@ from ..engines.batch import Batch
 from ..engines.layout import select_sequences
 from ..ipc.messages import BatchMessage
 from ..ipc.token_outputs import TokenOutputs
+from ..model.pooling import PoolingStrategy
+from ..model.token_heads import OUTPUT_BITS
 from ..model.vector_options import POOLING_BITS, VectorOptions
 from ..tokenization.windows import WHOLE
 from .deduplicate import deduplicate, expand
@@ -30,14 +32,14 @@ class BatchEncoder:
         engine: the engine.
         head: the modules after it; None with one vector per token.
         spec: that of the engine.
-        token_heads: compute the other outputs than dense vectors; the engine gives vectors of tokens then.
+        token_heads: compute the other outputs than dense vectors.
     """
 
     def __init__(
         self, engine: Engine, head: SentenceHead | None, spec: EngineSpec, token_heads: TokenHeads | None = None
     ) -> None:
         self._engine, self._head, self._gives_tokens = engine, head, spec.is_token_level
-        self._token_heads = token_heads
+        self._token_heads, self._strategy = token_heads, PoolingStrategy[spec.pooling_strategy]
         self._has_dense = token_heads is None or token_heads.has_dense
         self._dtype = np.dtype(spec.output_dtype)
 
@@ -58,15 +60,14 @@ class BatchEncoder:
     def start(self, message: BatchMessage) -> Callable[[], Encoded]:
         """Starts a batch. Returns a function that waits for what ``encode`` returns."""
         codes = np.frombuffer(message.vector_codes, np.int32)
-        if message.segments or not self.overlaps or _has_pooling(codes):
+        if message.segments or not self.overlaps or _has_pooling(codes) or self._wants_outputs(codes):
             return partial(self.encode, message)
         batch = message.batch
         few, where = deduplicate(batch)
         wait: Callable[[], np.ndarray] = self._engine.start(few)  # type: ignore[attr-defined]
 
         def finish() -> Encoded:
-            array, outputs = self._finish(wait(), batch, few, where, codes)
-            return array, batch.lengths, outputs
+            return self._finish(wait(), batch, few, where, codes), batch.lengths, None
 
         return finish
 
@@ -88,29 +89,44 @@ class BatchEncoder:
         if _has_pooling(codes):
             return self._encode_pooled(batch, codes)
         few, where = deduplicate(batch)
-        return self._finish(self._engine.encode(few), batch, few, where, codes)
+        if self._wants_outputs(codes):
+            return self._encode_outputs(batch, few, where, codes)
+        return self._finish(self._engine.encode(few), batch, few, where, codes), None
 
     def _finish(
         self, array: np.ndarray, batch: Batch, few: Batch, where: np.ndarray | None, codes: np.ndarray
-    ) -> tuple[np.ndarray, TokenOutputs | None]:
-        """Returns the rows of a batch, and the outputs of its sequences.
+    ) -> np.ndarray:
+        """Returns the rows of a batch.
 
         Args:
             array: what the engine returned for ``few``.
             few, where: return values of ``deduplicate``.
         """
-        head, outputs = self._head, None
-        if self._token_heads is not None and len(codes):
-            check(array, few.num_tokens)
-            outputs = self._token_heads.compute(array, few, where, codes)
-        if not self._has_dense:
-            return np.zeros((batch.num_sequences, 0), self._dtype), outputs
+        head = self._head
         if head is not None and len(codes):
             array, few, where = head.apply_with_options(array, few, where, codes), batch, None
         elif head is not None:
             array = head.apply(array, few)
         check(array, few.num_tokens if head is None else few.num_sequences)
-        return array if where is None else expand(array, few, where, head is None), outputs
+        return array if where is None else expand(array, few, where, head is None)
+
+    def _wants_outputs(self, codes: np.ndarray) -> bool:
+        return self._token_heads is not None and len(codes) > 0 and bool((codes & OUTPUT_BITS).any())
+
+    def _encode_outputs(
+        self, batch: Batch, few: Batch, where: np.ndarray | None, codes: np.ndarray
+    ) -> tuple[np.ndarray, TokenOutputs | None]:
+        """Returns what ``_encode`` returns for a batch in which requests have other outputs than dense vectors.
+
+        One pass gives all outputs: the vectors of texts come from those of the tokens.
+        """
+        assert self._token_heads is not None
+        tokens = self._token_vectors(few)
+        outputs = self._token_heads.compute(tokens, few, where, codes)
+        if not self._has_dense:
+            return np.zeros((batch.num_sequences, 0), self._dtype), outputs
+        array = tokens if self._gives_tokens else pool_as(tokens, few, self._strategy)
+        return self._finish(array.astype(self._dtype, copy=False), batch, few, where, codes), outputs
 
     def _encode_pooled(self, batch: Batch, codes: np.ndarray) -> tuple[np.ndarray, TokenOutputs | None]:
         """Returns what ``_encode`` returns for a batch in which requests have a pooling of their own.
@@ -158,7 +174,7 @@ class BatchEncoder:
 
     def _token_vectors(self, batch: Batch) -> np.ndarray:
         """Returns the vectors of tokens before pooling, float32 ``[t, d]``."""
-        if not self.has_token_vectors:
+        if not self._gives_tokens and not hasattr(self._engine, "encode_tokens"):
             raise EngineError("the engine gives no vectors of tokens beside those of texts")
         encode_tokens = getattr(self._engine, "encode_tokens", None) or self._engine.encode
         tokens: np.ndarray = encode_tokens(batch)

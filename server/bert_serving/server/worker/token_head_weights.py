@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from ..model.cache import Cache
@@ -17,7 +16,7 @@ from ..model.config import ModelConfig
 from ..model.errors import WeightError
 from ..model.pipeline import SentencePipeline
 from ..model.readers import Reader, open_reader
-from ..model.token_heads import Tensor
+from ..model.token_heads import Tensor, all_files, describe
 from ..model.weights import WORD_EMBEDDINGS, find_sources
 
 _KIND = "token-heads"
@@ -35,11 +34,8 @@ def prepare_token_heads(pipeline: SentencePipeline, model: ModelConfig, cache: C
     """
     if not pipeline.has_token_heads:
         return None
-    heads = {
-        name: msgspec.to_builtins(head) | {"weights": "", "max_active": None}
-        for name, head in pipeline.token_heads.items()
-    }
-    files = [file for head in pipeline.token_heads.values() for file in head.files]
+    heads = {name: describe(head) for name, head in pipeline.token_heads.items()}
+    files = all_files(pipeline.token_heads.values())
 
     def write(folder: Path) -> None:
         for place, weight in read_token_heads(pipeline, model):
@@ -87,10 +83,11 @@ def _tensors(pipeline: SentencePipeline, model: ModelConfig) -> Iterator[tuple[s
     """
     readers: dict[str, Reader] = {}
     for head_name, head in pipeline.token_heads.items():
-        source = head.weights
-        if source not in readers:
-            readers[source] = open_reader(source, head.checkpoint_format)
         for weight_name, tensor in head.tensors.items():
+            source = tensor.weights
+            if source not in readers:
+                own = "safetensors" if source.endswith(".safetensors") else "pytorch"
+                readers[source] = open_reader(source, tensor.checkpoint_format or own)
             name = _find(readers[source], tensor, source, model)
             if name is not None:
                 yield f"{head_name}/{weight_name}", readers[source], name, source

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from ..engines.batch import Batch
 from ..ipc.token_outputs import TokenOutputs
 from ..model.pipeline import SentencePipeline
-from ..model.token_heads import MULTI_BIT, SPARSE_BIT, MaskedLmHead
-from .sentence_head import ACTIVATE, layer_norm
+from ..model.token_heads import MULTI_BIT, SPARSE_BIT, LexicalHead, MaskedLmHead, MultiHead
+from ..model.unit_vectors import normalize
+from .masked_lm import MaskedLm, Sparse
+from .sentence_head import ACTIVATE
 from .token_head_weights import TokenHeadWeights
 
-#: Most logits that are computed at once: 32 MiB.
-_MAX_LOGITS = 1 << 23
 
-#: Token ids, int32 ``[k]``, in increasing order, and their weights, float32 ``[k]``.
-_Sparse = tuple[np.ndarray, np.ndarray]
+class Sequence(NamedTuple):
+    """A text: ids, int32 ``[t]``, and vectors, ``[t, d]``, of its tokens that are not masked.
+
+    ``is_first`` tells whether a token is the first of the text, bool ``[t]``.
+    """
+
+    ids: np.ndarray
+    vectors: np.ndarray
+    is_first: np.ndarray
 
 
 class TokenHeads:
@@ -33,7 +41,13 @@ class TokenHeads:
     """
 
     def __init__(self, pipeline: SentencePipeline, weights: TokenHeadWeights, dtype: str) -> None:
-        self._sparse = None if pipeline.sparse is None else _MaskedLm(pipeline.sparse, _of(weights, "sparse"))
+        self._sparse: MaskedLm | _Lexical | None = None
+        if isinstance(pipeline.sparse, MaskedLmHead):
+            self._sparse = MaskedLm(pipeline.sparse, _of(weights, "sparse"))
+        elif isinstance(pipeline.sparse, LexicalHead):
+            self._sparse = _Lexical(pipeline.sparse, _of(weights, "sparse"))
+        self._multi = None if pipeline.multi is None else _Multi(pipeline.multi, _of(weights, "multi"))
+        self._dims = 0 if pipeline.multi is None else pipeline.multi.dims
         self._dtype = np.dtype(dtype)
         self.has_dense = pipeline.has_dense
 
@@ -55,95 +69,76 @@ class TokenHeads:
         size = len(codes)
         distinct = np.arange(size) if where is None else where
         counts = np.zeros((2, size), np.int32)
-        sparse: list[_Sparse] = [(np.zeros(0, np.int32), np.zeros(0, np.float32))]
-        wanting = np.flatnonzero(codes & SPARSE_BIT)
-        if self._sparse is not None and len(wanting):
+        sparse: list[Sparse] = [(np.zeros(0, np.int32), np.zeros(0, np.float32))]
+        multi = [np.zeros((0, self._dims), self._dtype)]
+        if self._sparse is not None and len(wanting := np.flatnonzero(codes & SPARSE_BIT)):
             chosen, order = np.unique(distinct[wanting], return_inverse=True)
-            found = list(self._sparse.compute(_sequences(tokens, few, chosen.tolist())))
+            found = list(self._sparse.compute(_sequences(tokens, few, chosen)))
             sparse += [found[number] for number in order.tolist()]
             counts[0, wanting] = [len(ids) for ids, _ in sparse[1:]]
-        weights = np.concatenate([each for _, each in sparse])
-        if not np.isfinite(weights).all():
-            raise FloatingPointError("the model gave a sparse weight that is not a finite number")
-        return TokenOutputs(
-            counts[0], np.concatenate([ids for ids, _ in sparse]), weights, counts[1], np.zeros((0, 0), self._dtype)
-        )
+        if self._multi is not None and len(wanting := np.flatnonzero(codes & MULTI_BIT)):
+            chosen, order = np.unique(distinct[wanting], return_inverse=True)
+            vectors = self._multi.compute(_sequences(tokens, few, chosen))
+            multi += [vectors[number].astype(self._dtype, copy=False) for number in order.tolist()]
+            counts[1, wanting] = [len(rows) for rows in multi[1:]]
+        weights, rows = np.concatenate([each for _, each in sparse]), np.concatenate(multi)
+        if not (np.isfinite(weights).all() and np.isfinite(rows).all()):
+            raise FloatingPointError("a head of the model gave a value that is not a finite number")
+        return TokenOutputs(counts[0], np.concatenate([ids for ids, _ in sparse]), weights, counts[1], rows)
 
 
 def _of(weights: TokenHeadWeights, head: str) -> dict[str, np.ndarray]:
     """Returns the weights of one head."""
-    return {
-        name.removeprefix(f"{head}/"): np.asarray(weight)
-        for name, weight in weights.items()
-        if name.startswith(f"{head}/")
-    }
+    own = {name.partition("/")[2]: weight for name, weight in weights.items() if name.startswith(f"{head}/")}
+    return {name: np.asarray(weight) for name, weight in own.items()}
 
 
-def _sequences(tokens: np.ndarray, batch: Batch, chosen: Sequence[int]) -> list[np.ndarray]:
-    """Returns the vectors of the tokens of some sequences, without those that are masked."""
+def _sequences(tokens: np.ndarray, batch: Batch, chosen: np.ndarray) -> Iterator[Sequence]:
+    """Yields some sequences of a batch."""
     ends = np.cumsum(batch.lengths, dtype=np.int64)
-    rows = [slice(int(ends[index] - batch.lengths[index]), int(ends[index])) for index in chosen]
-    return [tokens[each][batch.mask[each] > 0] for each in rows]
+    for index in chosen.tolist():
+        rows = slice(int(ends[index] - batch.lengths[index]), int(ends[index]))
+        seen = np.flatnonzero(batch.mask[rows])
+        yield Sequence(batch.input_ids[rows][seen], tokens[rows][seen].astype(np.float32, copy=False), seen == 0)
 
 
-class _MaskedLm:
-    """SPLADE: the logits of a masked language model, their logarithms, and the maximum or the sum over the tokens."""
+class _Lexical:
+    """The weight of each token of a text, as in BGE-M3."""
 
-    def __init__(self, head: MaskedLmHead, weights: dict[str, np.ndarray]) -> None:
-        self._head, self._weights = head, weights
-        self._max_rows = max(1, _MAX_LOGITS // head.vocab_size)
+    def __init__(self, head: LexicalHead, weights: dict[str, np.ndarray]) -> None:
+        self._weight, self._bias = weights["weight"], weights["bias"]
+        self._unused = np.array(head.unused_ids, np.int32)
 
-    def compute(self, sequences: list[np.ndarray]) -> Iterator[_Sparse]:
-        """Yields the weights of each sequence; short ones are multiplied with the vocabulary at once."""
-        group: list[np.ndarray] = []
+    def compute(self, sequences: Iterator[Sequence]) -> Iterator[Sparse]:
+        """Yields the weights of each sequence."""
         for sequence in sequences:
-            if group and sum(map(len, group)) + len(sequence) > self._max_rows:
-                yield from self._of_group(group)
-                group = []
-            group.append(sequence)
-        yield from self._of_group(group)
+            # A sum for each token, so that equal tokens of any batch have equal weights.
+            weights = np.maximum(np.einsum("td,d->t", sequence.vectors, self._weight[0]) + self._bias[0], 0)
+            is_used = ~(weights <= 0) & ~np.isin(sequence.ids, self._unused)
+            ids, places = np.unique(sequence.ids[is_used], return_inverse=True)
+            largest = np.zeros(len(ids), np.float32)
+            np.maximum.at(largest, places, weights[is_used])
+            yield ids.astype(np.int32), largest
 
-    def _of_group(self, group: list[np.ndarray]) -> Iterator[_Sparse]:
-        if len(group) == 1:
-            blocks = [group[0][start : start + self._max_rows] for start in range(0, len(group[0]), self._max_rows)]
-            pooled = self._pool(self._logits(blocks[0]))
-            for block in blocks[1:]:
-                others = self._pool(self._logits(block))
-                pooled = np.maximum(pooled, others) if self._head.strategy == "max" else pooled + others
-            yield self._select(pooled)
-            return
-        logits, start = self._logits(np.concatenate(group)), 0
-        for sequence in group:
-            yield self._select(self._pool(logits[start : start + len(sequence)]))
-            start += len(sequence)
 
-    def _logits(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the logits of tokens, ``[t, vocabulary]``."""
-        weights = self._weights
-        dense = rows.astype(np.float32, copy=False) @ weights["dense"].T
-        if (bias := weights.get("dense_bias")) is not None:
-            dense += bias
-        normed = layer_norm(
-            weights["norm"], weights.get("norm_bias"), self._head.eps, ACTIVATE[self._head.activation](dense)
-        )
-        logits = normed @ weights["decoder"].T
-        if (bias := weights.get("bias")) is not None:
-            logits += bias
-        return np.asarray(logits)
+class _Multi:
+    """The vector of each token of a text."""
 
-    def _pool(self, logits: np.ndarray) -> np.ndarray:
-        """Returns the weights of a sequence, ``[vocabulary]``."""
-        # The logarithm keeps the order, so it follows the maximum.
-        rows = logits.max(0, keepdims=True) if self._head.strategy == "max" else logits
-        values = np.maximum(rows, 0)
-        for _ in range(self._head.num_logs):
-            values = np.log1p(values)
-        return np.asarray(values.sum(0))
+    def __init__(self, head: MultiHead, weights: dict[str, np.ndarray]) -> None:
+        self._head, self._weights = head, weights
 
-    def _select(self, pooled: np.ndarray) -> _Sparse:
-        """Returns what is above 0, or not a number; of more than ``max_active`` weights, the largest."""
-        ids = np.flatnonzero(~(pooled <= 0))
-        limit = self._head.max_active
-        if limit is not None and len(ids) > limit:
-            ids = np.sort(ids[np.argsort(-pooled[ids], kind="stable")[:limit]])
-        return ids.astype(np.int32), pooled[ids].astype(np.float32, copy=False)
+    def compute(self, sequences: Iterator[Sequence]) -> list[np.ndarray]:
+        """Returns the vectors of each sequence, float32 ``[t, dims]``."""
+        kept = [self._kept(sequence) for sequence in sequences]
+        rows = np.concatenate(kept)
+        for number, activation in enumerate(self._head.activations):
+            rows = rows @ self._weights[f"{number}/weight"].T
+            if (bias := self._weights.get(f"{number}/bias")) is not None:
+                rows = rows + bias
+            rows = ACTIVATE[activation](rows)
+        if self._head.is_normalized:
+            rows = normalize(rows)
+        return np.split(rows, np.cumsum([len(each) for each in kept])[:-1])
+
+    def _kept(self, sequence: Sequence) -> np.ndarray:
+        return sequence.vectors[~sequence.is_first] if self._head.skips_first else sequence.vectors

@@ -31,7 +31,7 @@ TEI_PATHS: dict[str, Any] = {
     "/embed_all": {
         "post": operation(
             "Encode texts into one vector per token",
-            "Needs a server with -pooling_strategy NONE.",
+            "Needs a server with -pooling_strategy NONE, or a model folder with the output multi, such as BGE-M3.",
             "The vectors of the tokens of each text",
             content(schemas.EmbedAllResponse),
             _ERRORS,

@@ -82,15 +82,19 @@ def prepare_embed(service: EncodingService, values: dict[str, Any], headers: Hea
 
 
 def prepare_embed_all(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
-    """Reads an ``/embed_all`` request, for one vector per token, without padding."""
+    """Reads an ``/embed_all`` request, for one vector per token, without padding, or for the output ``multi``."""
     require_task(service, "embed")
-    if not service.token_level:
+    has_multi = "multi" in service.outputs
+    if not service.token_level and not has_multi:
         raise WrongTask(
-            "this server returns one vector per text, and /embed_all one per token: send the request to a server with "
-            "-pooling_strategy NONE, or to /embed"
+            f"this server has {', '.join(service.outputs)} vectors, and /embed_all returns one per token: send the "
+            "request to a server with -pooling_strategy NONE or of a ColBERT model, or to another route"
         )
     values = read_tei_fields(values, schemas.EmbedAllRequest)
     texts, options = _read(service, values, headers)
+    is_tokenized = not isinstance(texts[0], str)
+    if has_multi:
+        return EncodingCall(texts, _vectors_of_tokens, is_tokenized, options=options | {"outputs": ["multi"]})
 
     def respond(result: EncodingResult) -> Response:
         lengths = service.num_tokens(texts, options)
@@ -101,7 +105,11 @@ def prepare_embed_all(service: EncodingService, values: dict[str, Any], headers:
 
         return streaming.list_response(result.vectors, without_padding, JSON)
 
-    return EncodingCall(texts, respond, not isinstance(texts[0], str), options=options)
+    return EncodingCall(texts, respond, is_tokenized, options=options)
+
+
+def _vectors_of_tokens(result: EncodingResult) -> Response:
+    return Response(b"[%b]" % b",".join(map(vectors.to_json, result.multi or ())), mimetype=JSON)
 
 
 def prepare_embed_sparse(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
