@@ -50,3 +50,14 @@ assert find_spec("keras") is not None  # as others see it
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "\n"
+
+
+def test_the_client_imports_no_asyncio_before_its_first_use() -> None:
+    code = """
+import sys
+from bert_serving.client import BertClient, ConcurrentBertClient
+print(*{"asyncio", "ssl", "argparse", "msgspec"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "\n"

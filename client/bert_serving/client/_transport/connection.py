@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from ..dead_peer import CHECK_INTERVAL, NO_ACK_SECONDS
 from ..errors import ClientClosedError, ClientForkedError, OptionError, server_error
@@ -31,7 +30,7 @@ from .receiver import Caller, Receiver, Subscription
 from .request_table import OnReply, Request, RequestTable
 from .retry_policy import OnConfig, RetryPolicy
 from .send_queue import SendQueue
-from .sockets import Channel, Curve, Sockets
+from .sockets import Channel, Curve, Sockets, receive_event
 
 logger = logging.getLogger("bert_serving.client")
 
@@ -309,10 +308,9 @@ class Connection:
         """Applies the events of one socket to the state of its port."""
         port = channel.port
         while channel.monitor.poll(0):
-            message = recv_monitor_message(channel.monitor, zmq.NOBLOCK)
-            event = message["event"]
+            event, value = receive_event(channel.monitor)
             if event == zmq.EVENT_CONNECTED:
-                channel.watch.on_connected(message["value"])
+                channel.watch.on_connected(value)
             with self._table.lock:
                 was_up = self.state.up
                 came_up = self.state.observe(port, event, time.monotonic())
