@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import random
 import statistics
 import sys
@@ -48,6 +49,8 @@ def send(pipe: Connection, port: int, key: str, connections: int, size: int, pau
         pause: mean of the seconds between two requests of a connection.
     """
     texts = sentences(max(2000, size))
+    if size > 1:
+        os.nice(10)  # senders of bulk are usually on other machines
     while (seconds := pipe.recv()) is not None:
         end = time.monotonic() + seconds
         took: list[float] = []
@@ -111,9 +114,13 @@ def measure(args: argparse.Namespace, port: int, keys: dict[str, str]) -> dict[s
         sender(port, keys["search"], args.connections, 1, args.pause) as search,
         sender(port, keys["archive"], args.bulk_connections, args.size, 0.0) as archive,
     ):
-        for pipe, seconds in ((search, 1.0), (archive, 1.0)):  # every process has its first requests behind it
-            pipe.send(seconds)
-            pipe.recv()
+        archive.send(1.0)
+        archive.recv()
+        archive.send(args.seconds)
+        began = time.monotonic()
+        alone_bulk = len(archive.recv()) * args.size / (time.monotonic() - began)
+        search.send(1.0)
+        search.recv()
         for _ in range(args.rounds):
             search.send(args.seconds)
             alone = search.recv()
@@ -128,9 +135,6 @@ def measure(args: argparse.Namespace, port: int, keys: dict[str, str]) -> dict[s
                 found |= {f"{name} alone": percentile(alone, share), f"{name} loaded": percentile(loaded, share)}
                 found[f"{name} ratio"] = found[f"{name} loaded"] / found[f"{name} alone"]
             rounds.append(found)
-        archive.send(args.seconds)
-        began = time.monotonic()
-        alone_bulk = len(archive.recv()) * args.size / (time.monotonic() - began)
     medians = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
     ratios = [each["p95 ratio"] for each in rounds]
     return {**medians, "least": min(ratios), "most": max(ratios), "bulk alone": alone_bulk}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.server.scheduling.batch_costs import FIXED_PART, QUERY_PART, BatchCosts
+from bert_serving.server.scheduling.batch_costs import FIXED_PART, QUERY_PART, SHORT_SECONDS, BatchCosts
 from bert_serving.server.scheduling.bulk_slices import ACTIVE_SECONDS
 from bert_serving.server.scheduling.worker_state import InFlightBatch
 from bert_serving.server.shares.job_usage import JobUsage
@@ -38,7 +38,7 @@ def test_a_batch_of_bulk_takes_half_as_long_as_queries(fixed: float, each: float
             costs.add(size, seconds, is_bulk)
         tokens = costs.bulk_tokens() or 0
         assert tokens >= 1
-    allowed = max(QUERY_PART * (fixed + each * query), (1 + FIXED_PART) * fixed) + each
+    allowed = max(QUERY_PART * (fixed + each * query), (1 + FIXED_PART) * fixed, SHORT_SECONDS) + each
     assert fixed + each * tokens <= 1.3 * allowed
 
 
@@ -53,10 +53,10 @@ def harness() -> Iterator[DispatcherHarness]:
 
 
 def finish(harness: DispatcherHarness) -> InFlightBatch:
-    """Finishes the oldest batch, which takes 1 ms and 0.1 ms for each token, and dispatches further ones."""
+    """Finishes the oldest batch, which takes 1 ms and 1 ms for each token, and dispatches further ones."""
     dispatcher = harness.dispatcher
     number, batch = next(iter(dispatcher.in_flight.items()))
-    seconds = 0.001 + 0.0001 * batch.tokens
+    seconds = 0.001 + 0.001 * batch.tokens
     harness.now += seconds
     dispatcher.batch_done(number, harness.now - seconds)
     dispatcher.dispatch()

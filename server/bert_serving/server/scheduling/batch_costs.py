@@ -5,6 +5,8 @@ from __future__ import annotations
 #: Longest duration of a batch of bulk, relative to one of queries. If the costs that every batch has are longer, the
 #: tokens may add this part of them: fewer tokens would not shorten the batch.
 QUERY_PART, FIXED_PART = 0.5, 0.25
+#: Duration of a batch of bulk that is never too long: the rest of the way of a query takes as long.
+SHORT_SECONDS = 0.002
 #: Weight of the newest batch in the averages.
 _NEWEST = 0.1
 
@@ -39,5 +41,5 @@ class BatchCosts:
         is_known = variance > 0.01 * self._tokens**2 and covariance > 0
         slope = covariance / variance if is_known else self._seconds / self._tokens
         fixed = max(0.0, self._seconds - slope * self._tokens)
-        allowed = max(QUERY_PART * self._query_seconds - fixed, FIXED_PART * fixed)
+        allowed = max(QUERY_PART * self._query_seconds - fixed, SHORT_SECONDS - fixed, FIXED_PART * fixed)
         return max(1, int(allowed / slope))

@@ -1,0 +1,90 @@
+"""Names under load: an engine of a known speed computes the bulk of one name beside the queries of another."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fault_helpers import faulty, texts
+from servers import free_ports, wait_until
+
+FILE = """
+[search]
+keys = ["key-of-search"]
+
+[archive]
+keys = ["key-of-archive"]
+
+[heavy]
+keys = ["key-of-heavy"]
+weight = 3
+"""
+
+
+class Site:
+    """The HTTP server, and how each name calls it."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def call(self, name: str, path: str, body: object = None) -> dict[str, object]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Authorization": f"Bearer key-of-{name}"})
+        with urllib.request.urlopen(request, timeout=120) as response:
+            found: dict[str, object] = json.loads(response.read())
+        return found
+
+    def encode(self, name: str, count: int, first: int) -> None:
+        self.call(name, "/encode", {"texts": texts(count, first)})
+
+    def tokens(self, name: str) -> tuple[int, int]:
+        """Returns the accepted and the waiting tokens of a name."""
+        shares: dict[str, dict[str, int]] = self.call("search", "/status/server")["shares"]  # type: ignore[assignment]
+        return shares[name]["tokens"], shares[name]["waiting_tokens"]
+
+    def start(self, name: str, count: int, first: int) -> threading.Thread:
+        thread = threading.Thread(target=self.encode, args=(name, count, first), daemon=True)
+        thread.start()
+        return thread
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    path: Path = tmp_path_factory.mktemp("shares") / "keys.toml"
+    path.write_text(FILE)
+    (port,) = free_ports(1)
+    with faulty("-http_port", str(port), "-http_keys", path, "-max_batch_tokens", "4096", engine="steady"):
+        yield Site(port)
+
+
+@pytest.mark.minutes
+def test_queries_do_not_wait_for_the_bulk_of_another_name(site: Site) -> None:
+    """The bulk takes four seconds at least, and its full batches 0.2 s each, of which two are at the worker."""
+    site.encode("search", 1, 0)
+    bulk = site.start("archive", 10_000, 1_000_000)
+    wait_until(lambda: site.tokens("archive")[1] > 0, what="the bulk")
+    took = []
+    for number in range(20):
+        began = time.monotonic()
+        site.encode("search", 1, 1 + number)
+        took.append(time.monotonic() - began)
+    assert bulk.is_alive(), f"the queries took {took}"
+    bulk.join(120)
+    assert not bulk.is_alive()
+
+
+@pytest.mark.minutes
+def test_the_bulk_of_two_names_ends_in_the_order_of_their_weights(site: Site) -> None:
+    first = site.start("archive", 6_000, 2_000_000)
+    wait_until(lambda: site.tokens("archive")[1] > 0, what="the first bulk")
+    second = site.start("heavy", 6_000, 3_000_000)
+    second.join(120)
+    assert first.is_alive(), "the name of weight 3 began later and ends earlier"
+    first.join(120)
+    assert not first.is_alive()
