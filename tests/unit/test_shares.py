@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.server.errors import ConfigError, RateLimited, TooLarge
+from bert_serving.server.errors import ConfigError, Forbidden, RateLimited, TooLarge
 from bert_serving.server.scheduling.scheduler import BatchLimits, BatchSlice, Scheduler
 from bert_serving.server.shares.job_usage import JobUsage
 from bert_serving.server.shares.minute_limit import MinuteLimit
-from bert_serving.server.shares.share import BULK, QUERY, Share
+from bert_serving.server.shares.share import BULK, NO_NAME, QUERY, Share
 from bert_serving.server.shares.share_file import read_share_file
 from bert_serving.server.shares.usage import ShareUsage
+from bert_serving.server.ventilator.request_options import RequestOptions
+from bert_serving.server.ventilator.requests import Request
+from bert_serving.server.ventilator.share_table import ShareTable
 
 LIMITS = BatchLimits(32, 1000)
 
@@ -207,6 +210,21 @@ def test_a_request_is_accepted_or_refused_as_a_whole(
     assert usage.num_refused == len(requests) - len(accepted)
     assert usage.num_tokens <= limits.get("tokens_per_minute", usage.num_tokens)
     assert usage.num_texts <= limits.get("texts_per_minute", usage.num_texts)
+
+
+def test_the_http_server_names_the_sender_and_may_make_a_request_bulk() -> None:
+    table = ShareTable({"search": Share("search", request_class=QUERY)}, "proof", None, lambda: 5.0)
+
+    def begin(share: str | None) -> JobUsage:
+        return table.begin(Request(b"me", b"[]", b"1", RequestOptions(share=share)))
+
+    assert begin("proof:search").share == Share("search", request_class=QUERY)
+    assert begin("proof:search:bulk").share == Share("search", request_class=BULK)
+    assert begin("proof:search:bulk").usage is begin("proof:search").usage
+    assert begin(None).share.name == NO_NAME
+    for share in ("search", ":search", "proo:search", "proof2:search", ""):
+        with pytest.raises(Forbidden):
+            begin(share)
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ class Job:
 
     @property
     def share(self) -> Share | None:
-        return None if self.usage is None else self.usage.usage.share
+        return None if self.usage is None else self.usage.share
 
     @property
     def flow(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .share import Share
 from .usage import ShareUsage
 
 
@@ -13,16 +14,23 @@ class JobUsage:
     Attributes:
         usage: that of the name.
         name: the name, in UTF-8.
+        is_bulk: the class of the job is ``bulk``, whatever that of the name is.
         num_texts: texts of the job; known with its first chunk.
         waits_for_end: the job starts when all its texts are tokenized.
     """
 
-    __slots__ = ("_is_counted", "_num_tokens", "_tokens_left", "name", "num_texts", "usage", "waits_for_end")
+    __slots__ = ("_is_counted", "_num_tokens", "_tokens_left", "is_bulk", "name", "num_texts", "usage", "waits_for_end")
 
-    def __init__(self, usage: ShareUsage) -> None:
+    def __init__(self, usage: ShareUsage, is_bulk: bool = False) -> None:
+        self.is_bulk = is_bulk
         self.usage, self.waits_for_end = usage, usage.share.limits_tokens
         self.num_texts = self._num_tokens = self._tokens_left = 0
         self._is_counted, self.name = False, usage.share.name.encode()
+
+    @property
+    def share(self) -> Share:
+        """Weight and class of the job in the queue."""
+        return self.usage.share.as_bulk if self.is_bulk else self.usage.share
 
     def add(self, num_tokens: int, is_last: bool, now: float) -> None:
         """Adds a chunk of the job with this many tokens.

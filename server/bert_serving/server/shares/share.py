@@ -26,6 +26,11 @@ class Share(msgspec.Struct, frozen=True):
     waiting_tokens: int | None = None
 
     @property
+    def as_bulk(self) -> Share:
+        """The same share for requests of the class ``bulk``, such as those of batch jobs."""
+        return self if self.request_class == BULK else msgspec.structs.replace(self, request_class=BULK)
+
+    @property
     def limits_tokens(self) -> bool:
         """Whether the number of tokens decides if a request is accepted."""
         return self.tokens_per_minute is not None or self.waiting_tokens is not None

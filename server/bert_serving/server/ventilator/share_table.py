@@ -16,7 +16,7 @@ from ..errors import Forbidden
 from ..ipc.process_context import ProcessContext
 from ..security.curve import AllowedKeys
 from ..shares.job_usage import JobUsage
-from ..shares.share import NO_NAME, Share
+from ..shares.share import BULK, NO_NAME, Share
 from ..shares.usage import ShareUsage
 from .requests import Request
 
@@ -74,32 +74,34 @@ class ShareTable:
             Forbidden: the request names a share, but is not from the HTTP server.
             RateLimited: a limit of the name is used up.
         """
-        name = self._name_of(request)
+        name, is_bulk = self._name_of(request)
         usage = self.usages.get(name)
         if usage is None:
             usage = self.usages[name] = ShareUsage(Share(name))
         usage.check(1, 1, self._clock())
-        return JobUsage(usage)
+        return JobUsage(usage, is_bulk)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the usage of each name, as the status reports it."""
         return {name: usage.to_dict() for name, usage in self.usages.items()}
 
-    def _name_of(self, request: Request) -> str:
+    def _name_of(self, request: Request) -> tuple[str, bool]:
+        """Returns the name of the sender, and whether the request is bulk, whatever the class of the name is."""
         share = request.options.share
         if share is not None:
-            proof, _, name = share.partition(":")
+            proof, _, rest = share.partition(":")
             if not hmac.compare_digest(proof.encode(), self._proof):
                 raise Forbidden("the option share is for the HTTP server of this service only: omit it")
-            return name
+            name, _, request_class = rest.partition(":")
+            return name, request_class == BULK
         if self._keys is None:
-            return NO_NAME
+            return NO_NAME, False
         name = self._names.get(request.user_id, "")
         if not name:
             name = self._keys.read().get(request.user_id.encode(), NO_NAME)
             if name != NO_NAME:
                 self._names[request.user_id] = name
-        return name
+        return name, False
 
 
 def _decode(values: dict[str, Any]) -> dict[str, Share]:

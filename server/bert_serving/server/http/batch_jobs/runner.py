@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 
+from ...shares.share import BULK
 from ..encoding_service import EncodingService
 from ..http_access import RequestShare
 from .job_run import JobRun
@@ -93,10 +94,10 @@ class Runner:
         return True
 
     def _share(self, job: JobRecord) -> RequestShare | None:
-        """Returns what the requests of a job are counted for: the name of its client."""
+        """Returns what the requests of a job are counted for: the name of its client. They are bulk."""
         if self._proof is None or not job.owner:
             return None
-        return RequestShare(f"{self._proof}:{job.owner}", job.owner, 1.0, is_limited=True)
+        return RequestShare(f"{self._proof}:{job.owner}:{BULK}", job.owner, 1.0, is_limited=True)
 
     def _on_end(self, job_id: str) -> None:
         task = self._tasks.pop(job_id)
