@@ -59,6 +59,8 @@ def reject_contradictions(config: ServerConfig) -> None:
         _check_jobs(config)
     if config.model:
         _check_models(config)
+    if config.idle_unload and config.join_port is not None:
+        raise ConfigError("-idle_unload ends workers of this server only, but -join_port adds others: omit one of them")
     _check_ports(config)
     if config.join_port is None:
         _reject_join_options(config)

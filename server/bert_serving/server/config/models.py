@@ -43,7 +43,7 @@ ABOUT_MODELS = _about_models()
 #: Options of the server that a further model may have for itself.
 OVERRIDABLE = {
     name: OPTIONS[name]
-    for name in ("engine", "dtype", "threads", "device_map", "max_batch_size", "max_batch_tokens")
+    for name in ("engine", "dtype", "threads", "device_map", "max_batch_size", "max_batch_tokens", "idle_unload")
 }  # fmt: skip
 _BY_FLAG = {(each.flag or each.name): each for each in (*ABOUT_MODELS.values(), *OVERRIDABLE.values())}
 

@@ -211,6 +211,9 @@ class Options:
                                metavar="S")
     absent_ttl: float = option(60.0, "seconds to keep results and queued requests of a disconnected client",
                                parse=seconds, metavar="S")
+    idle_unload: float = option(
+        0.0, "seconds without a request after which a model frees its memory: its workers end, and the next request "
+        "waits until they have started again. 0: never", parse=seconds, metavar="S")
     worker_timeout: float = option(300.0, "longest duration of one batch in seconds; then the worker is replaced",
                                    parse=seconds, metavar="S")
     heartbeat_timeout: float = option(20.0, "seconds without a heartbeat after which a process is replaced",

@@ -25,10 +25,13 @@ class HealthChecker:
     Args:
         client: client with short timeouts, which bound the duration of a check.
         clock: monotonic clock (s).
+        sends_probes: whether a text is encoded as a probe; it would load an unloaded model.
     """
 
-    def __init__(self, client: BertClient, clock: Callable[[], float] = time.monotonic) -> None:
-        self._client, self._clock = client, clock
+    def __init__(
+        self, client: BertClient, clock: Callable[[], float] = time.monotonic, sends_probes: bool = True
+    ) -> None:
+        self._client, self._clock, self._sends_probes = client, clock, sends_probes
         self._status_lock = threading.Lock()
         self._probe_lock = threading.Lock()
         self._status: dict[str, Any] = {}
@@ -93,7 +96,7 @@ class HealthChecker:
             if batches > self._last_num_batches >= 0:
                 self.record_success()
             self._last_num_batches = batches
-        if self._clock() - self._succeeded_at < PROBE_INTERVAL:
+        if not self._sends_probes or self._clock() - self._succeeded_at < PROBE_INTERVAL:
             return ""
         if self._clock() - self._probe_failed_at >= FAILURE_CACHE_SECONDS:
             self._probe_error = self._encode_probe()

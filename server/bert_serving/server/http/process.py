@@ -182,9 +182,10 @@ def make_service(process: ProcessContext, timeout: float | None) -> EncodingServ
         QUEUE_TIMEOUT,
         has_shares=config.http_keys is not None,
     )
-    health = HealthChecker(BertClient(timeout=STATUS_TIMEOUT, **arguments))
     milliseconds = -1 if timeout is None else timeout * 1000
     contexts = process.of_models()
+    client = BertClient(timeout=STATUS_TIMEOUT, **arguments)
+    health = HealthChecker(client, sends_probes=not any(each.config.idle_unload for each in contexts))
     services = []
     for each in contexts:
         if len(contexts) > 1:

@@ -41,7 +41,8 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
                                                                       memory of the cache of a model, and the dropped
                                                                       entries
               sink -> ventilator       CANCEL_CLIENT identity        the client has disconnected: drop its requests
-control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker
+control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker,
+                                                                     MODELS_UNLOADED json: their indexes
               supervisor -> child      DRAIN, RESUME, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker,
                                                                      BIND_AGAIN, SHARES json
 ============  =======================  ==================================================================
@@ -73,6 +74,7 @@ DRAIN, STOP, STATE = b"DRAIN", b"STOP", b"STATE"
 RESUME = b"RESUME"  # the drain is interrupted: requests are accepted again
 BIND_AGAIN = b"BIND_AGAIN"  # the files of the process's sockets were removed
 SHARES = b"SHARES"  # the file of -http_keys was read again
+MODELS_UNLOADED = b"MODELS_UNLOADED"
 WORKER_LOST, DRAIN_WORKER, WORKER_DRAINED = b"WORKER_LOST", b"DRAIN_WORKER", b"WORKER_DRAINED"
 
 _U64 = struct.Struct("<Q")

@@ -25,12 +25,20 @@ class RollingRestart:
         """Records that a draining worker has ended."""
         self._names.remove(child.name)
 
-    def step(self, children: dict[str, Child], is_whole: bool, now: float, tell: Callable[..., None]) -> None:
+    def step(
+        self,
+        children: dict[str, Child],
+        is_whole: bool,
+        now: float,
+        tell: Callable[..., None],
+        is_unloaded: Callable[[str], bool] = lambda name: False,
+    ) -> None:
         """Continues the restart; begins one that was requested.
 
         Args:
             is_whole: all processes of the server are ready.
             tell: sends a command to the process with a name.
+            is_unloaded: returns whether a worker has no process, and needs no restart.
         """
         if self._requests:
             self._requests = 0
@@ -44,7 +52,9 @@ class RollingRestart:
         if not self._names:
             return
         child = children[self._names[0]]
-        if child.is_draining:
+        if is_unloaded(child.name):
+            del self._names[0]
+        elif child.is_draining:
             if now > child.drain_again_at:  # repeated, because the ventilator may have been restarted
                 child.drain_again_at = now + 1
                 tell("ventilator", commands.DRAIN_WORKER, child.identity)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
 
+from ..ipc import commands
 from ..ipc.start_steps import StartSteps
 from .child import Child
+from .idle_unload import IdleUnload
 from .rolling_restart import RollingRestart
 from .share_options import reload_shares
 from .tokenizers import TokenizerScale
 
 
 class Routines:
-    """The rolling restart of the workers, the file of keys, and the number of tokenizer processes.
+    """The rolling restart of the workers, unloaded ones, the file of keys, and the number of tokenizer processes.
 
     Attributes:
         steps: durations of the steps of the start, before these routines.
@@ -23,12 +26,35 @@ class Routines:
     def __init__(self, log: logging.Logger, steps: StartSteps | None = None) -> None:
         self.steps = StartSteps(time.monotonic()) if steps is None else steps
         self.rolling_restart, self.tokenizer_scale = RollingRestart(log), TokenizerScale(log)
+        self.idle_unload = IdleUnload(log)
         self._log, self._reloads = log, 0
 
     def reload(self) -> None:
         """Requests a restart of all workers, and reads the file of keys again. Safe in a signal handler."""
         self._reloads += 1
         self.rolling_restart.request()
+
+    def on_message(
+        self, sender: Child, kind: bytes, frames: list[bytes], children: dict[str, Child], tell: Callable[..., None]
+    ) -> None:
+        """Takes part in a message of a child process.
+
+        Args:
+            frames: the message; the third one has its content.
+            tell: sends a command to the process with a name.
+        """
+        if kind == commands.READY:
+            self.idle_unload.on_ready(sender)
+        elif kind == commands.MODELS_UNLOADED:
+            self.idle_unload.apply(json.loads(frames[2]), children, tell)
+        elif kind == commands.WORKER_DRAINED:
+            worker = next((each for each in children.values() if each.identity == frames[2] and each.is_draining), None)
+            if worker is not None:
+                tell(worker.name, commands.STOP)
+
+    def is_up(self, child: Child) -> bool:
+        """Returns whether a process is ready, or is not running because its model is unloaded."""
+        return child.is_up(time.monotonic()) or self.idle_unload.excuses(child.name)
 
     def step(
         self,
@@ -42,5 +68,5 @@ class Routines:
         if self._reloads:
             self._reloads = 0
             reload_shares(children, tell, self._log)
-        self.rolling_restart.step(children, is_whole, now, tell)
+        self.rolling_restart.step(children, is_whole, now, tell, self.idle_unload.excuses)
         self.tokenizer_scale.step(children, now, start)

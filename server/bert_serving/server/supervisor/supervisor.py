@@ -160,12 +160,9 @@ class BertServer(threading.Thread):
             ServerNotFound: no server answers at this address.
             TimeoutError: the server did not end in time.
         """
-        from .termination import terminate
+        from .termination import terminate_by
 
-        if args is not None:
-            ip, port, timeout = getattr(args, "ip", ip), args.port, getattr(args, "timeout", timeout)
-            auth_keys = getattr(args, "auth_keys", auth_keys)
-        terminate(ip, port, timeout, auth_keys)
+        terminate_by(args, ip, port, timeout, auth_keys)
 
     # ---------------------------------------------------------------- life cycle
 
@@ -261,7 +258,7 @@ class BertServer(threading.Thread):
             self._routines.step(self.children, self.state == "ready", now, self._tell, self._start)
 
     def _is_up(self, names: list[str]) -> bool:
-        return all(self.children[name].is_up(time.monotonic()) for name in names)
+        return all(self._routines.is_up(self.children[name]) for name in names)
 
     # ---------------------------------------------------------------- messages
 
@@ -271,6 +268,7 @@ class BertServer(threading.Thread):
         child = self.children.get(name)
         if child is None or str(child.incarnation) != incarnation:
             return  # of a process that was replaced
+        self._routines.on_message(child, kind, frames, self.children, self._tell)
         if kind == commands.HEARTBEAT:
             child.on_heartbeat(json.loads(frames[2]), time.monotonic())
         elif kind == commands.READY:
@@ -284,10 +282,6 @@ class BertServer(threading.Thread):
         elif kind == commands.TERMINATE:
             self.log.info("shutting down...")
             self.stop()
-        elif kind == commands.WORKER_DRAINED:
-            worker = next((c for c in self.children.values() if c.identity == frames[2] and c.is_draining), None)
-            if worker is not None:
-                self._tell(worker.name, commands.STOP)
         elif kind == commands.DRAINED:
             self._draining.on_drained(name)
             self._draining.step(time.monotonic())
@@ -300,7 +294,8 @@ class BertServer(threading.Thread):
             self.control.send_multipart([child.identity, *frames])
 
     def _publish_state(self) -> None:
-        state = describe_state(self.state, self.children.values(), self.placements, self._restarts, time.monotonic())
+        is_up = self._routines.is_up
+        state = describe_state(self.state, self.children.values(), self.placements, self._restarts, is_up)
         ventilator = self.children["ventilator"]
         if ventilator.is_ready and (state, ventilator.incarnation) != self._published_state:
             self._published_state = (state, ventilator.incarnation)
@@ -350,6 +345,8 @@ class BertServer(threading.Thread):
             return
         if child.role in ("worker", "tokenizer"):
             self._tell("ventilator", commands.WORKER_LOST, child.identity)
+        if self._routines.idle_unload.on_exit(child):
+            return
         if child.is_draining:
             self._routines.rolling_restart.on_exit(child)
             self._start(child, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -57,6 +58,18 @@ def terminate(ip: str, port: int, timeout: int, auth_keys: str | None = None) ->
         finally:
             sender.disable_monitor()
             monitor.close(linger=0)
+
+
+def terminate_by(args: Any, ip: str, port: int, timeout: int, auth_keys: str | None) -> None:
+    """Calls :func:`terminate` with the attributes of an object in place of the other arguments, or without it.
+
+    Args:
+        args: has ``port``, and may have the others; or None.
+    """
+    if args is not None:
+        ip, port, timeout = getattr(args, "ip", ip), args.port, getattr(args, "timeout", timeout)
+        auth_keys = getattr(args, "auth_keys", auth_keys)
+    terminate(ip, port, timeout, auth_keys)
 
 
 def _wait_for(monitor: zmq.Socket[bytes], event: int, timeout: int) -> bool:

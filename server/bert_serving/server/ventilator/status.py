@@ -47,6 +47,7 @@ class ServerState:
     Attributes:
         served: the model that the command names, or the first one.
         models: all models.
+        unloaded: names of the models that have freed their memory.
         supervisor: contents of the supervisor's last STATE command; empty before the first.
         tokenizers: the tokenizer processes.
         busy_share: share of time in which the ventilator was busy, in the last measured second.
@@ -62,6 +63,7 @@ class ServerState:
 
     served: ServedModel
     models: Sequence[ServedModel]
+    unloaded: Sequence[str]
     addresses: Addresses
     supervisor: Mapping[str, Any]
     join_port: JoinPort
@@ -158,6 +160,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
         "unknown_token": served.unknown_token,
         "model": served.name,
         "models": [model.name for model in state.models],
+        "unloaded_models": list(state.unloaded),
     }
 
 

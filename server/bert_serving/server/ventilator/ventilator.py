@@ -43,6 +43,7 @@ from ..tokenization.factory import make_tokenizer
 from ..tokenization.tokenizer import Tokenizer
 from .busy_meter import BusyMeter
 from .frontend import Frontend
+from .idle_models import IdleModels
 from .join_port import JoinPort
 from .model_tables import ModelTables
 from .request_socket import RequestSocket
@@ -72,6 +73,8 @@ class Ventilator:
         self.sink = SinkChannel(context, epoch, first_batch=epoch << 40)
         self.models = ModelTables(context, tokenizer, model, self.sink, self.statistics, self.clock, epoch)
         self.requests = self.models.first
+        send = self.control.send_multipart
+        self.idle_models = IdleModels(self.models.all, self.models.served, send, self.log, self.clock)
         frames = FrameGuard(self.requests.limits.max_bytes, "-queue_memory", self.log)
         self.frontend = Frontend(context, self.requests.limits.max_bytes, frames)
         self.dispatcher, self.thread = self.requests.dispatcher, self.requests.thread
@@ -122,6 +125,8 @@ class Ventilator:
                 self.frontend.check_connections(now, requests.held_bytes, requests.limits.max_with_unread)
                 full_collections.run_if_due()
                 self._measure_busy_share(now)
+                if self.idle_models.is_enabled:
+                    self.idle_models.step(now)
                 if not self.frontend.is_checking:
                     for table in tables:
                         table.dispatcher.announce_waiting()
@@ -195,7 +200,10 @@ class Ventilator:
                 self.statistics.record_system_request()
                 self._on_command(request, frames[0])
             else:
-                self.models.choose(request).accept(request, may_exceed)
+                table = self.models.choose(request)
+                table.accept(request, may_exceed)
+                if self.idle_models.is_enabled:
+                    self.idle_models.use(table)
         except Exception as error:
             self._on_error(request, error)
 
@@ -264,6 +272,7 @@ class Ventilator:
         return ServerState(
             served=self.models.served[self.models.all.index(table)],
             models=self.models.served,
+            unloaded=self.idle_models.unloaded_names,
             addresses=self.context.addresses,
             supervisor=self.context.info.get("supervisor", {}),
             join_port=self.join_port,
