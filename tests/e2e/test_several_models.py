@@ -33,7 +33,7 @@ def golden(name: str) -> tuple[list[str], np.ndarray]:
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
     folder = write_classifier(tmp_path_factory.mktemp("models") / "reranker")
     models = ["-model", f"last={TINY},pooling_layer=-1", "-model", f"rerank={folder},task=rerank,max_seq_len=40"]
-    with serving_http(*models, "-cache_mb", "2") as server:
+    with serving_http(*models, "-cache_mb", "3") as server:
         yield server
 
 
@@ -99,7 +99,7 @@ def test_the_status_counts_all_models(server: Server) -> None:
     assert list(status["by_model"]) == ["tiny", "last", "rerank"]
     assert [worker["model"] for worker in status["workers"]] == ["tiny", "last", "rerank"]
     assert sum(each["tokens"] for each in status["by_model"].values()) == status["batches"]["tokens"]
-    assert status["cache"]["max_bytes"] <= 3 * 2**20
+    assert status["cache"]["max_bytes"] == 3 * 2**20
     assert status["max_seq_len"] == 25
 
 
@@ -167,7 +167,8 @@ def test_models_are_listed_and_described(http: HttpServer, server: Server) -> No
     assert http.call("/info?model=other").status == 404
     reply = http.call("/encode", {"texts": ["a"], "model": "last"})
     assert reply.headers["x-vector-space"] == listed["last"]
-    assert http.call("/encode", {"texts": ["a"], "model": 7}).status == 400
+    for wrong in (7, 0, False, ["tiny"], {}):
+        assert http.call("/encode", {"texts": ["a"], "model": wrong}).status == 400
     assert http.call("/readyz").status == 200
 
 

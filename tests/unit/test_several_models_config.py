@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+from unittest.mock import Mock
+
 import pytest
 
+from bert_serving.server.cli.check import check
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.models import ABOUT_MODELS, further_models, public_name
 from bert_serving.server.config.options import OPTIONS
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.errors import ConfigError
 from bert_serving.server.ipc.model_numbers import BatchNumbers, model_of
+from bert_serving.server.ipc.process_context import ProcessContext
+from servers import TINY
 
 
 def read(*argv: str) -> ServerConfig:
@@ -100,3 +107,35 @@ def test_numbers_name_their_model_and_rise(num_models: int) -> None:
     assert taken == sorted(set(taken))
     assert taken[-1] < numbers.next
     assert num_models > 1 or taken == list(range(12345 << 40, (12345 << 40) + 200))
+
+
+@pytest.mark.parametrize("name", ["x" * 129, "a\nb"])
+def test_a_folder_whose_name_no_request_can_send_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"the first model has the name of its folder, .*: write -model NAME=FOLDER"):
+        read("-model_dir", f"/m/{name}", "-model", "b=/m/b")
+    assert read("-model_dir", f"/m/{name}").model == ()
+    assert public_name(read("-model", f"a=/m/{name}", "-model", "b=/m/b")) == "a"
+
+
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_the_models_have_equal_parts_of_the_cache_and_together_no_more(number: int) -> None:
+    models = [part for each in range(1, number) for part in ("-model", f"m{each}=/m/{each}")]
+    for cache_mb in (0, number, 2 * number + 1, 1000):
+        config = read("-model_dir", "/m/0", *models, "-cache_mb", str(cache_mb))
+        further = [{"config": each.to_json(), "options": {}} for each in further_models(config)]
+        context = ProcessContext("sink", config, Mock(), {"models": further}, logging.getLogger(), Mock())
+        parts = [each.config.cache_mb for each in context.of_models()]
+        assert sum(parts) == cache_mb
+        assert max(parts) - min(parts) <= 1
+    with pytest.raises(ConfigError, match=f"less than 1 MiB for each of {number} models: set {number} or more, or 0"):
+        read("-model_dir", "/m/0", *models, "-cache_mb", str(number - 1))
+
+
+def test_check_describes_and_refuses_each_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(read("-model_dir", str(TINY), "-engine", "zeros", "-model", f"b={TINY},pooling_layer=-1")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines if line.strip().startswith("name:")] == ["name: tiny", "name: b"]
+    assert any("layer -2" in line for line in lines)
+    assert any("layer -1" in line for line in lines)
+    assert check(read("-model_dir", str(TINY), "-engine", "zeros", "-model", f"b={tmp_path / 'missing'}")) == 3
+    assert "refused: -model b: " in capsys.readouterr().err

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_serving.server.errors import ConfigError, Forbidden, RateLimited, TooLarge
+from bert_serving.server.http.http_access import HttpAccess
 from bert_serving.server.scheduling.scheduler import BatchLimits, BatchSlice, Scheduler
 from bert_serving.server.shares.job_usage import JobUsage
 from bert_serving.server.shares.minute_limit import MinuteLimit
@@ -282,3 +283,18 @@ def test_an_invalid_file_is_refused_without_its_keys(tmp_path: Path, text: str, 
         read_share_file(write(tmp_path, text))
     assert "-http_keys" in str(caught.value)
     assert "secret-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["clé-à", "…", "a b", "ключ", "鍵", "naïve Å"])
+def test_a_key_or_token_of_any_letters_is_found(key: str) -> None:
+    """The last byte of "à" is a space in Latin-1, as which the header is decoded."""
+    options = {"keys": {key: "name"}, "weights": {"name": 1.0}, "limited": [], "proof": "p"}
+    access, token = HttpAccess(None, options), HttpAccess(key)
+    for header in (f"Bearer {key}", f"bearer  {key} ", f"Bearer \t{key}\t"):
+        sent = header.encode().decode("latin-1")
+        assert access.share_of(sent) is not None
+        assert token.allows(sent)
+    for wrong in (key[:-1], f"{key}x", f"x{key}"):
+        sent = f"Bearer {wrong}".encode().decode("latin-1")
+        assert not access.allows(sent)
+        assert not token.allows(sent)

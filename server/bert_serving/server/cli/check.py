@@ -7,6 +7,7 @@ import sys
 
 from bert_serving.client.command_parser import print_output
 
+from ..config.models import further_models, public_name
 from ..config.server_config import ServerConfig
 from ..engines.base import EngineError
 from ..errors import ServingError
@@ -17,6 +18,7 @@ from ..model.unserved import describe_unserved, quick_tensor_names, unserved_ten
 from ..model.weights import check_weights
 from ..supervisor.description import describe_model
 from ..supervisor.engine_choice import stored_choice
+from ..supervisor.models import share_threads
 from ..supervisor.packages import require_packages
 from ..supervisor.placement import plan_workers
 from ..supervisor.preflight import read_model
@@ -43,28 +45,42 @@ class _Collector(logging.Handler):
 
 def check(config: ServerConfig) -> int:
     """Prints what would be served, and what is ignored or a default. Returns the exit code: 0 or 3."""
-    log, notes = logging.Logger("check"), _Collector()
-    log.addHandler(notes)
+    config, further, problem_of = share_threads(config), further_models(config), ""
+    rows = [("name", public_name(config))] if further else []
     try:
         share_options(config)
-        config, model = read_model(config, log)
-        require_packages(config, model)
-        tokenizer = make_tokenizer(config, model)
-        notes.setLevel(logging.WARNING)  # the line about the workers has the devices
-        plans = plan_workers(config, log, needs=model.features, choose=stored_choice(config, model, log))
-        if {plan.engine for plan in plans} & _READ_WEIGHTS:
-            _check_tensors(config, model)
-        _note_unserved(config, model, log)
+        rows += _check_model(config)
+        for each in further:
+            problem_of = f"-model {each.name}: "
+            rows += [("", ""), ("name", each.name), *_check_model(each)]
     except (ServingError, ModelError, EngineError, ValueError, OSError) as error:
-        print(f"refused: {error}", file=sys.stderr)
+        print(f"refused: {problem_of}{error}", file=sys.stderr)
         return EXIT_START_FAILED
+    print_output("\n".join(f"{name:>12}: {text}" if name else "" for name, text in rows))
+    return EXIT_OK
+
+
+def _check_model(config: ServerConfig) -> list[tuple[str, str]]:
+    """Returns the lines about one model.
+
+    Raises:
+        ServingError, ModelError, EngineError, ValueError, OSError: the start would refuse it.
+    """
+    log, notes = logging.Logger("check"), _Collector()
+    log.addHandler(notes)
+    config, model = read_model(config, log)
+    require_packages(config, model)
+    tokenizer = make_tokenizer(config, model)
+    notes.setLevel(logging.WARNING)  # the line about the workers has the devices
+    plans = plan_workers(config, log, needs=model.features, choose=stored_choice(config, model, log))
+    if {plan.engine for plan in plans} & _READ_WEIGHTS:
+        _check_tensors(config, model)
+    _note_unserved(config, model, log)
     lines = describe_model(config, model)
     lines["tokenizer"] = f"{tokenizer.description}, from {model.vocab_path}"
     workers = dict.fromkeys(plan.describe() for plan in plans)
     lines["workers"] = f"{len(plans)}: {'; '.join(workers)}" if plans else "0, machines that join compute"
-    rows = [*lines.items(), *(("note", message) for message in [*notes.messages, *tokenizer.warnings])]
-    print_output("\n".join(f"{name:>12}: {text}" for name, text in rows))
-    return EXIT_OK
+    return [*lines.items(), *(("note", message) for message in [*notes.messages, *tokenizer.warnings])]
 
 
 def _check_tensors(config: ServerConfig, model: ModelConfig) -> None:

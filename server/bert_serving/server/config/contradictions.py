@@ -87,6 +87,11 @@ def _check_models(config: ServerConfig) -> None:
         raise ConfigError(
             "-num_worker auto gives all cores to one model, but -model names further ones: set a number of workers"
         )
+    if 0 < config.cache_mb <= len(config.model):
+        number = len(config.model) + 1
+        raise ConfigError(
+            f"-cache_mb {config.cache_mb} is less than 1 MiB for each of {number} models: set {number} or more, or 0"
+        )
     if config.join_port is not None:
         raise ConfigError("-join_port is for servers of one model, but -model names further ones: omit one of them")
     if config.num_tokenizer != 0:

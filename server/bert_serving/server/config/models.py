@@ -151,7 +151,13 @@ def further_models(config: ServerConfig) -> list[ServerConfig]:
         return []
     if len(config.model) >= MAX_MODELS:
         raise ConfigError(f"-model: a server has at most {MAX_MODELS} models, not {len(config.model) + 1}")
-    configs, names = [], {public_name(config)}
+    first = public_name(config)
+    if not 0 < len(first) <= MAX_MODEL_NAME or not first.isprintable():
+        raise ConfigError(
+            f"the first model has the name of its folder, {first[:200]!r}; a name has 1 to {MAX_MODEL_NAME} printable "
+            "characters: write -model NAME=FOLDER for it, in place of -model_dir"
+        )
+    configs, names = [], {first}
     for text in config.model:
         spec = parse_spec(text)
         assert spec is not None

@@ -54,4 +54,5 @@ def is_authorized(header: str, token: str) -> bool:
     Compares in constant time, so that the duration does not reveal a correct prefix.
     """
     scheme, _, sent = header.partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode("latin-1", "replace"), token.encode())
+    received = sent.strip(" \t").encode("latin-1", "replace")  # other spaces of Latin-1 are bytes of UTF-8
+    return scheme.lower() == "bearer" and hmac.compare_digest(received, token.encode())

@@ -101,7 +101,7 @@ class HttpKeys:
         scheme, _, sent = header.partition(" ")
         if scheme.lower() != "bearer":
             return None
-        key = sent.strip().encode("latin-1", "replace")
+        key = sent.strip(" \t").encode("latin-1", "replace")  # other spaces of Latin-1 are bytes of UTF-8
         found = self._shares.get(self._digest(key))
         return found[1] if found is not None and hmac.compare_digest(found[0], key) else None
 

@@ -43,9 +43,9 @@ def choose(service: EncodingService, values: Mapping[str, Any], path: str) -> En
     if len(service.models) == 1:
         return service
     name = values.get("model")
-    if not name and isinstance(parameters := values.get("parameters"), dict):
+    if name in (None, "") and isinstance(parameters := values.get("parameters"), dict):
         name = parameters.get("model")
-    if not name:
+    if name in (None, ""):
         fits = _FITTING.get(path) or (_is_task("rerank") if "query" in values else None)
         return service if fits is None else next(filter(fits, service.models), service)
     if not isinstance(name, str):

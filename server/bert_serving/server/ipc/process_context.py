@@ -47,7 +47,7 @@ class ProcessContext:
     def of_models(self) -> list[ProcessContext]:
         """Returns a context for each model of the server, this one first; they share all but config and options.
 
-        The models have equal parts of ``-cache_mb``.
+        The models have equal parts of ``-cache_mb``, to 1 MiB.
         """
         further: list[dict[str, Any]] = self.options.get("models", [])
         if not further:
@@ -56,8 +56,11 @@ class ProcessContext:
         for each in further:
             config, options = ServerConfig.from_json(each["config"]), {**self.options, **each["options"]}
             found.append(replace(self, config=config, options=options))
-        cache_mb = -(-self.config.cache_mb // len(found))
-        return [replace(each, config=each.config.with_(cache_mb=cache_mb)) for each in found]
+        part, rest = divmod(self.config.cache_mb, len(found))  # at least 1 each, or 0
+        return [
+            replace(each, config=each.config.with_(cache_mb=part + (number < rest), model=()))
+            for number, each in enumerate(found)
+        ]
 
     def connect_control(self) -> zmq.Socket[bytes]:
         """Returns the control socket of the main thread."""

@@ -49,7 +49,7 @@ def plan_models(
     Raises:
         ModelError, ConfigError, StartError, EngineUnavailable: as :func:`plan`; that of a further model has its name.
     """
-    config = _share_threads(config)
+    config = share_threads(config)
     planned = [PlannedModel(0, *plan(config, prepared, log, is_stopping), prepared)]
     for number, each in enumerate(further_models(config), 1):
         log.info("model %s:", each.name)
@@ -61,7 +61,7 @@ def plan_models(
     return planned
 
 
-def _share_threads(config: ServerConfig) -> ServerConfig:
+def share_threads(config: ServerConfig) -> ServerConfig:
     """Returns the configuration with threads for each worker, if those of several models share the processor."""
     if not config.model or config.threads is not None:
         return config
