@@ -133,3 +133,50 @@ def write_m3(folder: Path, family: str = "xlm-roberta", suffix: str = ".pt", dim
         save = torch.save if suffix == ".pt" else save_file
         save(linear.state_dict(), str(folder / f"{name}{suffix}"))
     return model, heads
+
+
+def write_colbert(folder: Path, **settings: Any) -> Any:
+    """Writes the folder of a ``MultiVectorEncoder``, and returns the model.
+
+    Args:
+        settings: arguments of its module Transformer.
+    """
+    import torch
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    write_encoder(folder / "encoder", "bert", "Model")
+    transformer = Transformer(str(folder / "encoder"), processor_kwargs={"model_max_length": POSITIONS}, **settings)
+    modules = [
+        transformer,
+        Dense(32, 24, activation_function=torch.nn.Tanh(), module_input_name="token_embeddings"),
+        Dense(24, 8, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings"),
+        MultiVectorMask(skiplist_words=["it", "?", "absent"]),
+        Normalize(module_input_name="token_embeddings"),
+    ]
+    prompts = {"query": "who : ", "document": "is : "}
+    model = MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu")
+    model.max_seq_length = POSITIONS
+    model.save_pretrained(str(folder))
+    return model
+
+
+def write_pylate(folder: Path, **settings: Any) -> None:
+    """Writes a folder as PyLate does: Transformer and Dense, and the settings of queries and documents."""
+    import json
+    import shutil
+
+    write_colbert(folder)
+    for name in ("2_Dense", "3_MultiVectorMask", "4_Normalize"):
+        shutil.rmtree(folder / name)
+    modules = json.loads((folder / "modules.json").read_text("utf-8"))[:2]
+    modules[1]["type"] = "pylate.models.Dense.Dense"
+    (folder / "modules.json").write_text(json.dumps(modules), "utf-8")
+    dense = json.loads((folder / "1_Dense" / "config.json").read_text("utf-8"))
+    for name in ("module_input_name", "module_output_name"):
+        del dense[name]
+    (folder / "1_Dense" / "config.json").write_text(json.dumps(dense), "utf-8")
+    values = {"model_type": "ColBERT", "prompts": {}, "query_prefix": "[MASK] ", "document_prefix": "[unknown] "}
+    values |= {"query_length": 12, "document_length": 20, "skiplist_words": ["it", "?"]}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(values | settings), "utf-8")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from output_models import TEXTS, write_m3, write_splade
+from output_models import TEXTS, write_colbert, write_m3, write_splade
 
 from bert_serving.client import AsyncBertClient, BertClient, InvalidRequestError, OptionError, VectorSpaceError
 from http_calls import HttpServer
@@ -25,17 +25,19 @@ class Served(NamedTuple):
     splade_model: Any
     m3_model: Any
     m3_heads: Any
+    colbert_model: Any
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serves a SPLADE folder, and one in the layout of BGE-M3; both servers start at once."""
-    folders = tmp_path_factory.mktemp("splade"), tmp_path_factory.mktemp("m3")
-    models = write_splade(folders[0]), *write_m3(folders[1])
-    started = []
-    for folder in folders:
+    """Serves a SPLADE folder, and one in the layout of BGE-M3 with a late interaction model beside it."""
+    splade, m3, colbert = (tmp_path_factory.mktemp(name) for name in ("splade", "m3", "colbert"))
+    expansion = {"strategy": "fixed", "attend": False, "length": 12}
+    models = write_splade(splade), *write_m3(m3), write_colbert(colbert, document_length=20, query_expansion=expansion)
+    started = []  # at once
+    for folder, args in ((splade, ()), (m3, ("-model", f"colbert={colbert}"))):
         (port,) = free_ports(1)
-        started.append(HttpServer(Server("-http_port", str(port), model_dir=folder), port))
+        started.append(HttpServer(Server("-http_port", str(port), *args, model_dir=folder), port))
     try:
         for each in started:
             each.server.wait_ready()
@@ -172,6 +174,26 @@ def test_requests_with_and_without_outputs_share_a_server(served: Served) -> Non
         if names and "multi" in names:
             for multi, (_, vectors) in zip(found.multi, wanted, strict=True):
                 np.testing.assert_allclose(multi, vectors, atol=1e-5)
+
+
+def test_late_interaction_has_queries_and_documents(served: Served) -> None:
+    model, server = served.colbert_model, served.m3.server
+    queries, documents = (each(TEXTS, convert_to_numpy=True) for each in (model.encode_query, model.encode_document))
+    with BertClient(port=server.port, port_out=server.port_out, model="colbert", check_length=False) as client:
+        assert client.server_config["outputs"] == ["multi"]
+        for name, wanted in (("query", queries), ("document", documents)):
+            found = client.encode(TEXTS, outputs=["multi"], prompt_name=name).multi
+            for mine, theirs in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(mine, np.asarray(theirs), atol=1e-5)
+        call = client._encode_in_detail(TEXTS, False, 9, [], outputs=["multi"], prompt_name="query")
+        # Each query has 12 tokens; that which is cut is reported.
+        assert (call.num_tokens, call.truncated) == (12 * len(TEXTS), [row for row in (1, 5) if row in call.truncated])
+        assert 5 in call.truncated
+        with pytest.raises(InvalidRequestError, match=r"no dense vectors.*it has multi"):
+            client.encode(["x"])
+    body = {"inputs": TEXTS[:2], "model": "colbert", "prompt_name": "query"}
+    for row, theirs in zip(served.m3.call("/embed_all", body).json, queries, strict=False):
+        np.testing.assert_allclose(row, np.asarray(theirs), atol=1e-5)
 
 
 def test_servers_of_dense_vectors_name_what_they_have(server: Any) -> None:

@@ -21,7 +21,7 @@ from ..model.vector_options import VectorOptions, apply_options, split_tail
 from .folder_length import take_length
 from .served_head import apply_head
 from .server_config import ServerConfig
-from .token_outputs import apply_sparse_folder, take_folder_heads
+from .token_outputs import apply_token_folder, take_folder_heads
 
 #: Pooling modes that every engine computes.
 _ENGINE_MODES = {
@@ -47,7 +47,7 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
         return _take_prompt(config), model
     folder = read_pipeline(config.model_dir)
     if folder is not None and not folder.has_dense:
-        config, model = apply_sparse_folder(config, folder, log)
+        config, model = apply_token_folder(config, folder, log)
         return _take_prompt(config), model
     if folder is None:
         pipeline = SentencePipeline(config.model_dir, pooling=worker_modes(config.pooling_strategy))

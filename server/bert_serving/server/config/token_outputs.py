@@ -10,12 +10,13 @@ import msgspec
 
 from ..errors import ConfigError
 from ..model.config import ModelConfig
+from ..model.errors import ModelConfigError
 from ..model.json_files import read_object
 from ..model.masked_lm import read_masked_lm
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
 from ..model.token_head_files import read_folder_heads
-from ..model.token_heads import MaskedLmHead
+from ..model.token_heads import MaskedLmHead, MultiHead
 from .folder_length import take_length
 from .server_config import ServerConfig
 
@@ -33,10 +34,10 @@ _OF_DENSE = (
 )
 
 
-def apply_sparse_folder(
+def apply_token_folder(
     config: ServerConfig, folder: SentencePipeline, log: logging.Logger
 ) -> tuple[ServerConfig, ModelConfig]:
-    """Returns the configuration of a server of sparse vectors alone, and the sizes and files of its model.
+    """Returns the configuration of a server without dense vectors, and the sizes and files of its model.
 
     Raises:
         ModelError: the head is not computed.
@@ -52,12 +53,34 @@ def apply_sparse_folder(
         raise ConfigError(
             f"-deterministic does not cover the {', '.join(folder.outputs)} vectors of {config.model_dir}: remove it"
         )
-    config = replace(config, pipeline=folder, pooling_strategy=PoolingStrategy.SPLADE, pooling_layer=(-1,))
+    if config.mask_cls_sep and folder.multi is not None:
+        raise ConfigError(f"-mask_cls_sep: masked tokens expand the queries of {config.model_dir}: remove the option")
+    strategy = PoolingStrategy.SPLADE if folder.multi is None else PoolingStrategy.COLBERT
+    config = replace(config, pipeline=folder, pooling_strategy=strategy, pooling_layer=(-1,))
     model = config.read_model()
-    assert isinstance(folder.sparse, MaskedLmHead)
-    head = read_masked_lm(model, read_object(Path(model.config_path)), folder.sparse)
-    config = replace(config, pipeline=msgspec.structs.replace(folder, sparse=head))
+    if folder.multi is not None:
+        _check_multi(folder.multi, model)
+    else:
+        assert isinstance(folder.sparse, MaskedLmHead)
+        head = read_masked_lm(model, read_object(Path(model.config_path)), folder.sparse)
+        config = replace(config, pipeline=msgspec.structs.replace(folder, sparse=head))
     return take_length(config, folder, model.max_tokens, log), model
+
+
+def _check_multi(head: MultiHead, model: ModelConfig) -> None:
+    inputs = head.tensors["0/weight"].shape[1]
+    if inputs != model.hidden_size:
+        raise ModelConfigError(
+            f"{head.tensors['0/weight'].weights}: Dense takes {inputs} numbers, but the encoder gives "
+            f"{model.hidden_size}; the two belong to different models"
+        )
+    for role, frame in head.frames.items():
+        longest = max(frame.max_length or 0, frame.expansion_length)
+        if longest > model.max_tokens:
+            raise ModelConfigError(
+                f"{model.model_dir}: a {role} has up to {longest} tokens, but the model has {model.max_tokens} "
+                "positions; copy the folder again"
+            )
 
 
 def take_folder_heads(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> ServerConfig:

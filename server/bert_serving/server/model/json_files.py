@@ -1,4 +1,4 @@
-"""Reads JSON files of a model folder and checks the types of their values."""
+"""Reads JSON files of a model folder and checks the types of their values; finds the weights of modules."""
 
 from __future__ import annotations
 
@@ -80,3 +80,15 @@ def switch(values: dict[str, Any], key: str, default: bool, source: Path) -> boo
     if value is not None and not (isinstance(value, int) and value in (0, 1)):
         raise ModelConfigError(f"{source}: {key} must be true or false, it is {value!r}")
     return bool(value)
+
+
+def module_weights(folder: Path) -> str:
+    """Returns the file with the weights of a module.
+
+    Raises:
+        ModelConfigError: the folder of the module has none.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return str(folder / name)
+    raise ModelConfigError(f"{folder} has no model.safetensors and no pytorch_model.bin; copy the folder again")

@@ -123,11 +123,6 @@ class SentencePipeline(msgspec.Struct, frozen=True):
         return self.sparse is not None or self.multi is not None
 
     @property
-    def needs_tokens(self) -> bool:
-        """Whether the engine pools nothing: the worker computes all outputs from the vectors of tokens."""
-        return bool(self.pooling) or not self.has_dense
-
-    @property
     def activation(self) -> str | None:
         """The function that turns logits into scores; None for vectors."""
         return next((module.function for module in self.modules if isinstance(module, ScoreActivation)), None)

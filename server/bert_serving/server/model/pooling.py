@@ -31,6 +31,8 @@ class PoolingStrategy(IntEnum):
                       model folder; not an option
     SPLADE            none: weights of the tokens of the            none
                       vocabulary; not an option
+    COLBERT           none: a vector for each token, of late        none
+                      interaction models; not an option
     ================  ============================================  ============
     """
 
@@ -47,6 +49,7 @@ class PoolingStrategy(IntEnum):
     MEAN_SQRT_LEN = 10
     CONCATENATED = 11
     SPLADE = 12
+    COLBERT = 13
 
     def __str__(self) -> str:
         return self.name
@@ -54,7 +57,7 @@ class PoolingStrategy(IntEnum):
     @staticmethod
     def selectable() -> dict[str, PoolingStrategy]:
         """Strategies that an option can name, with their aliases; a model folder alone leads to the others."""
-        of_folders = ("CONCATENATED", "SPLADE")
+        of_folders = ("CONCATENATED", "SPLADE", "COLBERT")
         return {name: member for name, member in PoolingStrategy.__members__.items() if name not in of_folders}
 
     @staticmethod

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelConfigError, ModelUnsupported
-from .json_files import integer, optional_integer, read_list, read_object, read_optional, switch
+from .json_files import integer, module_weights, optional_integer, read_list, read_object, read_optional, switch
+from .multi_folder import MULTI_TYPES, read_multi_folder
 from .pipeline import ACTIVATIONS, Dense, LayerNorm, Module, Normalize, SentencePipeline, Truncate
 from .sparse_folder import SPARSE_KINDS, read_sparse_folder
 from .transformer_module import EMBED_TASK, SCORE_TASK, read_transformer
@@ -49,7 +50,9 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 #: Packages of the library whose models give other results than one vector for each text, and their modules that this
 #: server computes.
 _OTHER_MODELS = frozenset({"sparse_encoder", "multi_vector_encoder"})
-_OF_OTHER_MODELS = frozenset({"SpladePooling", "MLMTransformer"})
+_OF_OTHER_MODELS = frozenset({"SpladePooling", "MLMTransformer", "MultiVectorMask"})
+#: Modules of the library PyLate that are those of sentence-transformers.
+_PYLATE = ("pylate.models.Dense.Dense", "pylate.models.transformer.Transformer")
 #: Former names of the class Transformer: versions before 0.4 had one class for each family.
 _TRANSFORMERS = ("BERT", "RoBERTa", "DistilBERT", "MLMTransformer")
 
@@ -73,6 +76,8 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
             "-task rerank, or with -task classify if it has several labels"
         )
     extra = read_optional(folder / "config_sentence_transformers.json")
+    if extra.get("model_type") in MULTI_TYPES:
+        return read_multi_folder(folder, entries, _read_prompts(extra, folder))
     if kinds[:2] == SPARSE_KINDS:
         return read_sparse_folder(folder, entries, _read_prompts(extra, folder))
     if kinds[:2] != ["Transformer", "Pooling"]:
@@ -135,7 +140,7 @@ def _entry(entry: Any, source: Path) -> tuple[str, str]:
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
         raise ModelConfigError(f"{source}: each module needs a 'type' and a 'path', found {str(entry)[:100]}")
     package, _, kind = entry["type"].rpartition(".")
-    if package.partition(".")[0] != "sentence_transformers":
+    if entry["type"] not in _PYLATE and package.partition(".")[0] != "sentence_transformers":
         raise ModelUnsupported(
             f"{source}: the module {entry['type']} is code of the model's own, which this server does not run"
         )
@@ -219,7 +224,7 @@ def _read_dense(folder: Path) -> Dense:
             f"{', '.join(ACTIVATIONS)}"
         )
     return Dense(
-        weights=_weights(folder),
+        weights=module_weights(folder),
         in_features=integer(values, "in_features", path),
         out_features=integer(values, "out_features", path),
         has_bias=switch(values, "bias", True, path),
@@ -259,14 +264,7 @@ def _read_layer_norm(folder: Path) -> LayerNorm:
     path = folder / "config.json"
     values = read_object(path)
     _reject_unknown_keys(path, values, _LAYER_NORM_KEYS)
-    return LayerNorm(_weights(folder), integer(values, "dimension", path))
-
-
-def _weights(folder: Path) -> str:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return str(folder / name)
-    raise ModelConfigError(f"{folder} has no model.safetensors and no pytorch_model.bin; copy the folder again")
+    return LayerNorm(module_weights(folder), integer(values, "dimension", path))
 
 
 def _read_prompts(values: dict[str, Any], folder: Path) -> tuple[dict[str, str], str | None]:

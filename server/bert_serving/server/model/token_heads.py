@@ -17,7 +17,9 @@ from .files import checkpoint_files
 #: Bits of a job in the code of its options, above those of ``VectorOptions``: the outputs that it wants beside the
 #: dense vectors, and whether it wants none of these.
 SPARSE_BIT, MULTI_BIT, NO_DENSE_BIT = 1 << 30, 1 << 29, 1 << 28
-OUTPUT_BITS = SPARSE_BIT | MULTI_BIT | NO_DENSE_BIT
+#: The bit of queries of late interaction models.
+QUERY_BIT = 1 << 27
+OUTPUT_BITS = SPARSE_BIT | MULTI_BIT | NO_DENSE_BIT | QUERY_BIT
 #: Bytes of the counts of a text, of a sparse weight with its id, and of a number of a vector, at most.
 _COUNT_BYTES, _WEIGHT_BYTES, _NUMBER_BYTES = 4, 8, 4
 
@@ -89,6 +91,23 @@ class LexicalHead(msgspec.Struct, frozen=True, tag=True):
         return num_texts * _COUNT_BYTES + num_tokens * _WEIGHT_BYTES
 
 
+class TextFrame(msgspec.Struct, frozen=True):
+    """What queries, or documents, of a late interaction model get beside their own tokens.
+
+    Attributes:
+        marker_id: id of a token behind the first one; None without any.
+        max_length: most tokens of a text, special ones and the marker included; None as the server.
+        expansion_id: id of the tokens that are added up to ``expansion_length`` tokens.
+        attends: whether other tokens attend to these.
+    """
+
+    marker_id: int | None = None
+    max_length: int | None = None
+    expansion_id: int = 0
+    expansion_length: int = 0
+    attends: bool = False
+
+
 class MultiHead(msgspec.Struct, frozen=True, tag=True):
     """Linear layers of each token of a text, one after the other, as in ColBERT.
 
@@ -98,6 +117,9 @@ class MultiHead(msgspec.Struct, frozen=True, tag=True):
         dims: dimensions of a vector.
         is_normalized: vectors have length 1.
         skips_first: the first token of a text has no vector.
+        skip_ids: ids of tokens without a vector, of queries with ``skips_queries``, of other texts with
+            ``skips_documents``.
+        frames: frames of texts by the name of their prompt.
     """
 
     tensors: dict[str, Tensor]
@@ -105,6 +127,10 @@ class MultiHead(msgspec.Struct, frozen=True, tag=True):
     dims: int
     is_normalized: bool = True
     skips_first: bool = False
+    skip_ids: tuple[int, ...] = ()
+    skips_queries: bool = False
+    skips_documents: bool = True
+    frames: dict[str, TextFrame] = {}
 
     def max_bytes(self, num_texts: int, num_tokens: int) -> int:
         """Returns the most bytes of the vectors of the tokens of some texts."""

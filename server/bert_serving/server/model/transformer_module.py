@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,15 @@ class TransformerSettings(msgspec.Struct, frozen=True):
     lower_case: bool
 
 
-def read_transformer(folder: Path, task: str = EMBED_TASK, default_task: str = EMBED_TASK) -> TransformerSettings:
+def read_transformer(
+    folder: Path, task: str = EMBED_TASK, default_task: str = EMBED_TASK, others: Collection[str] = ()
+) -> TransformerSettings:
     """Returns the settings of the module in ``folder``.
 
     Args:
         task: the value that ``transformer_task`` must have: ``EMBED_TASK``, ``SCORE_TASK`` or ``MASK_TASK``.
         default_task: the value of a file without this key.
+        others: settings that the caller honours.
 
     Raises:
         ModelUnsupported: a setting that this server does not honour; the message names it.
@@ -71,7 +75,7 @@ def read_transformer(folder: Path, task: str = EMBED_TASK, default_task: str = E
             source = folder / name
             break
     _reject_other_tasks(values, source, task, default_task)
-    _reject_other_settings(values, source)
+    _reject_other_settings(values, source, others)
     length = optional_integer(values, "max_seq_length", source)
     return TransformerSettings(
         _tokenizer_length(folder) if length is None else length, switch(values, "do_lower_case", False, source)
@@ -103,14 +107,14 @@ def _reject_other_tasks(values: dict[str, Any], source: Path, wanted: str, defau
         )
 
 
-def _reject_other_settings(values: dict[str, Any], source: Path) -> None:
+def _reject_other_settings(values: dict[str, Any], source: Path, others: Collection[str]) -> None:
     given = {key: value for key, value in values.items() if value not in (None, {}, [])}
-    for key in given.keys() - {*_HONOURED, *_NO_INFLUENCE}:
+    for key in given.keys() - {*_HONOURED, *_NO_INFLUENCE, *others}:
         kind, _, end = key.partition("_")
         if kind not in _ARGUMENTS or end not in ("args", "kwargs") or not isinstance(given[key], dict):
             raise ModelUnsupported(f"{source}: {key} {str(given[key])[:100]} is not honoured by this server")
-        if others := sorted(given[key].keys() - _ARGUMENTS[kind] - {"trust_remote_code"}):
-            raise ModelUnsupported(f"{source}: {', '.join(others)} in {key} is not honoured by this server")
+        if unknown := sorted(given[key].keys() - _ARGUMENTS[kind] - {"trust_remote_code"}):
+            raise ModelUnsupported(f"{source}: {', '.join(unknown)} in {key} is not honoured by this server")
 
 
 def _tokenizer_length(folder: Path) -> int | None:

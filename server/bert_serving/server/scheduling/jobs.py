@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engines.batch import Batch
+from ..model.token_heads import TextFrame
 from ..monitoring.timing import Timing
 from ..shares.job_usage import JobUsage
 from ..shares.share import Share
@@ -45,6 +46,7 @@ class JobOptions:
         row_bytes: size of a vector of an embedding type; 0 for that of the server.
         type_code: ``VectorOptions.code`` with the embedding type of vectors that the sink converts at the end; else 0.
         outputs: the kinds of vectors in the reply; empty for dense ones alone.
+        frame: what the texts get beside their own tokens; None for nothing.
         columns: columns from and to of each part of a vector in the rows of workers; empty for the whole rows.
         sent_bytes: size of these rows if the request has a pooling of its own; else 0.
         range_space: space whose ranges the embedding type needs, if it is not that of ``type_code``.
@@ -63,6 +65,7 @@ class JobOptions:
     row_bytes: int = 0
     type_code: int = 0
     outputs: tuple[str, ...] = ()
+    frame: TextFrame | None = None
     columns: tuple[tuple[int, int], ...] = ()
     sent_bytes: int = 0
     range_space: str = ""

@@ -31,6 +31,7 @@ _POOLING = {
     PoolingStrategy.WEIGHTED_MEAN: "mean of the tokens, weighted by position",
     PoolingStrategy.MEAN_SQRT_LEN: "sum of the tokens by the root of their number",
     PoolingStrategy.SPLADE: "weights of the tokens of the vocabulary",
+    PoolingStrategy.COLBERT: "a vector for each token",
 }
 
 

@@ -8,7 +8,7 @@ from bert_serving.client.protocol import OUTPUTS
 
 from ..config.server_config import ServerConfig
 from ..errors import InvalidRequest
-from ..model.token_heads import MULTI_BIT, NO_DENSE_BIT, SPARSE_BIT
+from ..model.token_heads import MULTI_BIT, NO_DENSE_BIT, QUERY_BIT, SPARSE_BIT, TextFrame
 
 
 class OutputsResolver:
@@ -22,6 +22,9 @@ class OutputsResolver:
     def __init__(self, config: ServerConfig) -> None:
         self.served = config.outputs
         self._spaces, self._is_deterministic = config.output_spaces, config.deterministic
+        multi = None if config.pipeline is None else config.pipeline.multi
+        self._has_queries = multi is not None and "dense" not in config.outputs
+        self._frames, self._prompt_name = {} if multi is None else multi.frames, config.prompt_name
         self._task, self.has_dense = config.task, "dense" in config.outputs or config.task != "embed"
 
     def resolve(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
@@ -82,6 +85,19 @@ class OutputsResolver:
             dense: spaces of the dense vectors.
         """
         return [space for name in outputs for space in (dense if name == "dense" else [self._spaces[name]])]
+
+    def frame_of(
+        self, outputs: tuple[str, ...], prompt_name: str | None, prompt: str | None
+    ) -> tuple[int, TextFrame | None]:
+        """Returns the bits of a request in the code of its options, and the frame of its texts.
+
+        The name of the prompt, of the request or of the server, tells queries and documents.
+        """
+        bits = output_bits(outputs)
+        if not self._has_queries or not outputs:
+            return bits, None
+        name = prompt_name if prompt_name is not None or prompt is not None else self._prompt_name
+        return bits | (QUERY_BIT if name == "query" else 0), self._frames.get(name or "")
 
     def _missing(self, name: str) -> str:
         if self._task != "embed":

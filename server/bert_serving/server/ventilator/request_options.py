@@ -27,7 +27,7 @@ from ..model.quantization import missing_ranges, row_bytes
 from ..model.vector_options import VectorOptions, apply_options, split_tail
 from ..model.vector_space import RANGED_TYPES
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
-from .outputs import OutputsResolver, output_bits
+from .outputs import OutputsResolver
 
 #: Largest options frame in bytes: twice the size of ``MAX_QUERIED`` ids of the largest length.
 MAX_OPTIONS_BYTES = 65536
@@ -192,12 +192,13 @@ class OptionsResolver:
         is_late = long == "mean" or vectors.pooling is not None
         makes_unit = is_late and self._makes_unit(vectors, vector)
         code = (vector if is_late else typed).code
+        bits, frame = self._outputs.frame_of(outputs, options.prompt_name, options.prompt)
         job = JobOptions(
             options.timing,
             options.num_tokens,
             self._prompt(options.prompt_name, options.prompt),
             truncates(options.truncate, options.long),
-            (code if not makes_unit else self._code(VectorOptions(False, vector.dimensions))) | output_bits(outputs),
+            (code if not makes_unit else self._code(VectorOptions(False, vector.dimensions))) | bits,
             vector.dimensions,
             space,
             options.pairs,
@@ -206,6 +207,7 @@ class OptionsResolver:
             0 if typed.embedding_type is None else row_bytes(typed.embedding_type, typed.dimensions or vectors.width),
             typed.code if is_late and typed.embedding_type is not None else 0,
             outputs,
+            frame,
         )
         return job if vectors.pooling is None else self._with_pooling(job, vectors, vectors.pooling, typed)
 

@@ -32,6 +32,7 @@ from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
 from .shared_queue import SharedQueue
 from .sink_channel import SinkChannel
+from .text_frames import chunk_of
 from .text_parts import can_start, place_parts, require_token_vectors
 from .tokenizer_pool import TokenizerPool
 from .tokenizer_thread import TokenizerThread
@@ -186,7 +187,7 @@ class RequestTable:
             if len(texts) * self._tokenizer.prompt_length(options.prompt) <= INLINE_BYTES:
                 tokenized = tokenize(self._tokenizer, texts, options)
                 job = self._open(request, key, len(texts), options, received_at, usage)
-                self._add_chunk(JobChunk(job, 0, tokenized), is_last=True)
+                self._add_chunk(chunk_of(job, 0, tokenized), is_last=True)
                 return
         # The thread counts the texts when it decodes them.
         job = self._open(request, key, 0, options, self._clock(), usage)
@@ -285,7 +286,7 @@ class RequestTable:
                 job.size = job.missing = result.size
                 self._record(job)
             if result.tokenized is not None:
-                self._add_chunk(JobChunk(job, result.first_row, result.tokenized), result.is_last)
+                self._add_chunk(chunk_of(job, result.first_row, result.tokenized), result.is_last)
 
     def _add_chunk(self, chunk: JobChunk, is_last: bool) -> None:
         """Adds tokenized texts to their job and queues them."""

@@ -15,11 +15,15 @@ def engine_spec(config: ServerConfig, model: ModelConfig, options: dict[str, Any
     Args:
         options: those of the process; ``prepared`` has what the prepare process reported, see ``prepare.run``.
     """
+    pipeline, pooling = config.pipeline, config.pooling_strategy.name
+    if pipeline is not None and pipeline.pooling:
+        pooling = "NONE"  # the worker pools what engines do not know, from token vectors
+    elif pipeline is not None and not pipeline.has_dense:
+        pooling = "REDUCE_MEAN"  # of which the worker takes the vectors of tokens alone, also of masked ones
     return EngineSpec(
         model=model,
         cache_dir=options["cache_dir"],
-        # The worker pools what engines do not know, and computes other outputs than dense ones, from token vectors.
-        pooling_strategy="NONE" if config.pipeline and config.pipeline.needs_tokens else config.pooling_strategy.name,
+        pooling_strategy=pooling,
         pooling_layers=config.pooling_layer,
         dtype=options["dtype"],
         output_dtype=config.output_dtype,

@@ -10,7 +10,7 @@ import numpy as np
 from ..engines.batch import Batch
 from ..ipc.token_outputs import TokenOutputs
 from ..model.pipeline import SentencePipeline
-from ..model.token_heads import MULTI_BIT, SPARSE_BIT, LexicalHead, MaskedLmHead, MultiHead
+from ..model.token_heads import MULTI_BIT, QUERY_BIT, SPARSE_BIT, LexicalHead, MaskedLmHead, MultiHead
 from ..model.unit_vectors import normalize
 from .masked_lm import MaskedLm, Sparse
 from .sentence_head import ACTIVATE
@@ -18,14 +18,19 @@ from .token_head_weights import TokenHeadWeights
 
 
 class Sequence(NamedTuple):
-    """A text: ids, int32 ``[t]``, and vectors, ``[t, d]``, of its tokens that are not masked.
+    """The tokens of a text, without masked ones if it is no query.
 
-    ``is_first`` tells whether a token is the first of the text, bool ``[t]``.
+    Attributes:
+        ids: int32 ``[t]``.
+        vectors: float32 ``[t, d]``.
+        is_first: whether a token is the first of the text, bool ``[t]``.
+        is_query: whether the text is a query.
     """
 
     ids: np.ndarray
     vectors: np.ndarray
     is_first: np.ndarray
+    is_query: bool
 
 
 class TokenHeads:
@@ -73,12 +78,14 @@ class TokenHeads:
         multi = [np.zeros((0, self._dims), self._dtype)]
         if self._sparse is not None and len(wanting := np.flatnonzero(codes & SPARSE_BIT)):
             chosen, order = np.unique(distinct[wanting], return_inverse=True)
-            found = list(self._sparse.compute(_sequences(tokens, few, chosen)))
+            found = list(self._sparse.compute(_sequences(tokens, few, chosen, np.zeros(len(chosen), bool))))
             sparse += [found[number] for number in order.tolist()]
             counts[0, wanting] = [len(ids) for ids, _ in sparse[1:]]
         if self._multi is not None and len(wanting := np.flatnonzero(codes & MULTI_BIT)):
-            chosen, order = np.unique(distinct[wanting], return_inverse=True)
-            vectors = self._multi.compute(_sequences(tokens, few, chosen))
+            # Equal tokens of a query and of a document have other vectors left out.
+            is_query = (codes[wanting] & QUERY_BIT) > 0
+            pairs, order = np.unique(2 * distinct[wanting] + is_query, return_inverse=True)
+            vectors = self._multi.compute(_sequences(tokens, few, pairs // 2, pairs % 2 > 0))
             multi += [vectors[number].astype(self._dtype, copy=False) for number in order.tolist()]
             counts[1, wanting] = [len(rows) for rows in multi[1:]]
         weights, rows = np.concatenate([each for _, each in sparse]), np.concatenate(multi)
@@ -93,13 +100,17 @@ def _of(weights: TokenHeadWeights, head: str) -> dict[str, np.ndarray]:
     return {name: np.asarray(weight) for name, weight in own.items()}
 
 
-def _sequences(tokens: np.ndarray, batch: Batch, chosen: np.ndarray) -> Iterator[Sequence]:
-    """Yields some sequences of a batch."""
+def _sequences(tokens: np.ndarray, batch: Batch, chosen: np.ndarray, is_query: np.ndarray) -> Iterator[Sequence]:
+    """Yields some sequences of a batch.
+
+    Args:
+        is_query: whether they are queries, whose masked tokens count: they expand the query.
+    """
     ends = np.cumsum(batch.lengths, dtype=np.int64)
-    for index in chosen.tolist():
+    for index, keeps_all in zip(chosen.tolist(), is_query.tolist(), strict=True):
         rows = slice(int(ends[index] - batch.lengths[index]), int(ends[index]))
-        seen = np.flatnonzero(batch.mask[rows])
-        yield Sequence(batch.input_ids[rows][seen], tokens[rows][seen].astype(np.float32, copy=False), seen == 0)
+        seen = np.arange(batch.lengths[index]) if keeps_all else np.flatnonzero(batch.mask[rows])
+        yield Sequence(batch.input_ids[rows][seen], tokens[rows][seen], seen == 0, keeps_all)
 
 
 class _Lexical:
@@ -141,4 +152,10 @@ class _Multi:
         return np.split(rows, np.cumsum([len(each) for each in kept])[:-1])
 
     def _kept(self, sequence: Sequence) -> np.ndarray:
-        return sequence.vectors[~sequence.is_first] if self._head.skips_first else sequence.vectors
+        head = self._head
+        if head.skips_first:
+            return np.asarray(sequence.vectors[~sequence.is_first])
+        skips = head.skips_queries if sequence.is_query else head.skips_documents
+        if not skips or not head.skip_ids:
+            return sequence.vectors
+        return np.asarray(sequence.vectors[~np.isin(sequence.ids, head.skip_ids)])
