@@ -16,7 +16,7 @@ from http_calls import HttpServer, serving_http
 from servers import Server, free_ports, wait_until
 
 #: Routes that need another server than one of vectors of texts.
-OF_OTHER_SERVERS = {"/embed_all", "/predict", "/classify", "/rerank", "/v1/rerank", "/v2/rerank"}
+OF_OTHER_SERVERS = {"/embed_all", "/embed_sparse", "/predict", "/classify", "/rerank", "/v1/rerank", "/v2/rerank"}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ class Drain:
     def __init__(self, children: dict[str, Child], now: float, timeout: float, tell: Callable[..., None]) -> None:
         self._children, self._tell = children, tell
         self.deadline = now + timeout
-        tell("jobs", commands.STOP)  # batch jobs go on after the next start
+        if "jobs" in children:  # batch jobs go on after the next start
+            tell("jobs", commands.STOP)
         has_http = "http" in children and children["http"].is_ready
         self._waiting = ["http", "ventilator", "sink"] if has_http else ["ventilator", "sink"]
         self._told: bytes = b""
