@@ -49,7 +49,7 @@ def test_one_name_leaves_a_quarter_of_the_slots_to_others() -> None:
 
 
 @given(st.lists(st.sampled_from([0.5, 1.0, 2.0, 5.0]), min_size=2, max_size=4), st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_queued_names_get_slots_by_their_weights(weights: list[float], units: int) -> None:
     async def run() -> None:
         slots, granted = ShareSlots(units), Counter[str]()
