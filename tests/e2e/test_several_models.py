@@ -33,7 +33,7 @@ def golden(name: str) -> tuple[list[str], np.ndarray]:
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
     folder = write_classifier(tmp_path_factory.mktemp("models") / "reranker")
     models = ["-model", f"last={TINY},pooling_layer=-1", "-model", f"rerank={folder},task=rerank,max_seq_len=40"]
-    with serving_http(*models, "-cache_mb", "3") as server:
+    with serving_http(*models, "-cache_mb", "3", "-max_queue_tokens", "20000") as server:
         yield server
 
 
@@ -180,6 +180,27 @@ def test_the_metrics_have_each_model(http: HttpServer) -> None:
         assert {f'bert_serving_model_{name}{{model="{model}"}}' for model in ("tiny", "last", "rerank")} <= set(found)
     assert float(found['bert_serving_model_tokens_total{model="last"}']) > 0
     assert found['bert_serving_model_workers{model="rerank"}'] == "1.0"
+
+
+def test_a_full_queue_of_one_model_does_not_stop_the_others(server: Server) -> None:
+    suspended = server.child("worker-last-0")
+    many = [f"hello world {number}" for number in range(8192)]
+    texts, vectors = golden("tiny")
+    with connect(server, "last") as bulk, connect(server) as client:
+        suspended.suspend()
+        try:
+            for start in range(0, len(many), 2048):
+                bulk.encode(many[start : start + 2048], blocking=False)
+            wait_until(
+                lambda: client.server_status["by_model"]["last"]["queue"]["tokens"] >= 20_000 * 3 / 4,
+                what="a full queue",
+            )
+            np.testing.assert_allclose(client.encode(texts), vectors, atol=1e-5)
+            np.testing.assert_allclose(client.encode(texts * 100), np.tile(vectors, (100, 1)), atol=1e-5)
+            assert client.server_status["by_model"]["last"]["queue"]["tokens"] > 0
+        finally:
+            suspended.resume()
+        assert bulk.fetch_all(concat=True).shape == (len(many), 32)
 
 
 @pytest.mark.parametrize("victim", ["worker-last-0", "sink", "ventilator"])
