@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from output_models import TEXTS, write_colbert, write_m3, write_splade
 
-from bert_serving.client import AsyncBertClient, BertClient, InvalidRequestError, OptionError, VectorSpaceError
+from bert_serving.client import (
+    AsyncBertClient,
+    BertClient,
+    InvalidRequestError,
+    OptionError,
+    TaskError,
+    VectorSpaceError,
+)
 from http_calls import HttpServer
 from servers import Server, free_ports
 
@@ -77,10 +84,16 @@ def test_sparse_vectors_are_those_of_the_library(served: Served) -> None:
             assert weights == pytest.approx(dict(decoded), abs=1e-5)
 
     async def encode() -> Any:
-        async with AsyncBertClient(port=server.server.port, port_out=server.server.port_out) as client:
-            return await client.encode(TEXTS[:1], outputs=["sparse"])
+        ports = server.server.port, server.server.port_out
+        async with AsyncBertClient("localhost", *ports, check_length=False) as client:
+            found = await client.encode(TEXTS[:1], outputs=["sparse"])
+            return found, await client.rerank(TEXTS[3], TEXTS, by="sparse")
 
-    np.testing.assert_allclose(dense_of(asyncio.run(encode()).sparse, expected.shape[1]), expected[:1], atol=1e-5)
+    found, ranked = asyncio.run(encode())
+    np.testing.assert_allclose(dense_of(found.sparse, expected.shape[1]), expected[:1], atol=1e-5)
+    scores = expected @ expected[3]
+    assert {each.index: each.score for each in ranked} == pytest.approx(dict(enumerate(scores.tolist())), rel=1e-4)
+    assert [each.score for each in ranked] == sorted((each.score for each in ranked), reverse=True)
     values = server.call("/embed_sparse", {"inputs": TEXTS[:2]}).json
     for row in range(2):
         assert {value["index"]: value["value"] for value in values[row]} == pytest.approx(
@@ -191,6 +204,15 @@ def test_late_interaction_has_queries_and_documents(served: Served) -> None:
         assert 5 in call.truncated
         with pytest.raises(InvalidRequestError, match=r"no dense vectors.*it has multi"):
             client.encode(["x"])
+        ranked = client.rerank(TEXTS[0], TEXTS, by="multi")
+        scores = [float((np.asarray(queries[0]) @ np.asarray(each).T).max(1).sum()) for each in documents]
+        assert [each.score for each in ranked] == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
+        assert {each.index: each.score for each in ranked} == pytest.approx(dict(enumerate(scores)), abs=1e-4)
+        assert len(client.rerank(TEXTS[0], TEXTS, top_n=2, by="multi")) == 2
+        with pytest.raises(InvalidRequestError, match="outputs has 'sparse'"):
+            client.rerank(TEXTS[0], TEXTS, by="sparse")
+        with pytest.raises(TaskError, match="pass by='multi'"):
+            client.rerank(TEXTS[0], TEXTS)
     body = {"inputs": TEXTS[:2], "model": "colbert", "prompt_name": "query"}
     for row, theirs in zip(served.m3.call("/embed_all", body).json, queries, strict=False):
         np.testing.assert_allclose(row, np.asarray(theirs), atol=1e-5)

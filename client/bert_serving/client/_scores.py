@@ -48,15 +48,20 @@ class ServerTask(NamedTuple):
     Attributes:
         task: its ``-task``; ``None`` from a server without this option.
         labels: names of its scores.
+        outputs: kinds of its vectors.
+        prompts: names of the prompts of its model.
     """
 
     task: str | None
     labels: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> ServerTask:
         """Reads the configuration of a server."""
-        return cls(config.get("task"), tuple(map(str, config.get("labels") or ())))
+        named = (tuple(map(str, config.get(key) or ())) for key in ("labels", "outputs", "prompts"))
+        return cls(config.get("task"), *named)
 
     def require_vectors(self) -> None:
         """Checks that a server computes vectors.
@@ -79,9 +84,11 @@ class ServerTask(NamedTuple):
         if self.task == task:
             return
         has = "is an older one, which gives vectors" if self.task is None else f"has -task {self.task}"
+        others = [name for name in self.outputs if name != "dense"] if task == "rerank" else []
+        remedy = f"pass by={others[-1]!r}" if others else "use encode() for what this server gives"
         raise TaskError(
             f"{_PURPOSES[task]}, but this server {has}; start one with -task {task} on a model with such a head, or "
-            "use encode() for what this server gives"
+            f"{remedy}"
         )
 
     def check(self, scores: FloatArray) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import protocol
 from ._base import BaseClient
 from ._blocking import BlockingClient
 from ._encoding import BATCH_SIZE, E, EncodeCall
+from ._output_scores import relevance, require_compared, roles_of
 from ._scores import Classification, Ranked, ServerTask, classifications, query_pairs, ranking
 from ._similarity import compare, joined, split, texts_of
 from .protocol import FloatArray
 
 if TYPE_CHECKING:
-    from ._request_options import AllOptions
+    from ._request_options import AllOptions, ProxyOptions
     from ._validation import Validated
 
 
@@ -57,15 +58,18 @@ class ScoringClient(BlockingClient[E]):
         raw_scores: bool = False,
         batch_size: int | None = BATCH_SIZE,
         truncate: bool = True,
+        by: Literal["sparse", "multi"] | None = None,
     ) -> list[Ranked]:
-        """Sorts documents by their relevance to a query, on a server with ``-task rerank``.
+        """Sorts documents by their relevance to a query, on a server with ``-task rerank`` or with other outputs.
 
         Args:
             query: a text.
-            documents: a list or another ordered iterable of ``str``; a document may be empty.
+            documents: a list or another ordered iterable of ``str``; a document may be empty, but not with ``by``.
             top_n: number of documents to return; ``None`` for all.
             raw_scores: return logits, without the activation of the model.
             batch_size, truncate: as for `encode`.
+            by: compare vectors in place of a cross-encoder: ``"sparse"`` by their inner product, ``"multi"`` by MaxSim.
+                Prompts named ``query`` and ``document`` are used, if the model has them.
 
         Returns:
             A `Ranked` for each document, best first: its ``index`` in ``documents`` and its ``score``. Documents with
@@ -74,9 +78,11 @@ class ScoringClient(BlockingClient[E]):
         Raises:
             TaskError: the server has another ``-task``.
             OptionError: ``top_n`` is below 1, or above the number of documents.
-            BertServingError: as `encode`.
+            BertServingError: as `encode`; without the output that ``by`` names, `InvalidRequestError`.
         """
         pairs = query_pairs(query, documents, top_n)
+        if by is not None:
+            return ranking(self._compare(by, pairs, batch_size, truncate), top_n)
         options: AllOptions = {"raw_scores": raw_scores, "truncate": truncate}
         return ranking(self._score("rerank", pairs, False, batch_size, options)[0], top_n)
 
@@ -106,6 +112,21 @@ class ScoringClient(BlockingClient[E]):
             self._count_truncated(call.num_truncated, call.num_texts, stacklevel=2)
             arguments |= split(call.embedding, texts)
         return self._embedding(compare(arguments))
+
+    def _compare(self, by: str, pairs: list[tuple[str, str]], batch_size: int | None, truncate: bool) -> FloatArray:
+        """Returns the scores ``[n, 1]`` of pairs of one query and each document."""
+        require_compared(by)
+        self._connection.check_usable()
+        calls = []
+        about_roles = roles_of(by, self._current_task().prompts, truncate)
+        for texts, options in zip(([pairs[0][0]], [text for _, text in pairs]), about_roles, strict=True):
+            validated, values = self._prepared(texts, False, options, stacklevel=3)
+            call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
+            with self._slot():
+                self._run(call, show_progress_bar=False)
+            self._count_truncated(call.num_truncated, call.num_texts, stacklevel=3)
+            calls.append(call)
+        return relevance(calls[0].outputs, calls[1].outputs)
 
     def _score(
         self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: AllOptions
@@ -138,7 +159,7 @@ class AsyncScoringClient(BaseClient[E]):
         async def connect(self) -> None: ...
         async def _ask(self, command: bytes) -> dict[str, Any]: ...
         async def _prepared(
-            self, texts: Iterable[Any], is_tokenized: bool, options: AllOptions, stacklevel: int
+            self, texts: Iterable[Any], is_tokenized: bool, options: AllOptions | ProxyOptions, stacklevel: int
         ) -> tuple[Validated, dict[str, Any]]: ...
         async def _run(self, call: EncodeCall, show_progress_bar: bool) -> None: ...
 
@@ -165,9 +186,12 @@ class AsyncScoringClient(BaseClient[E]):
         raw_scores: bool = False,
         batch_size: int | None = BATCH_SIZE,
         truncate: bool = True,
+        by: Literal["sparse", "multi"] | None = None,
     ) -> list[Ranked]:
         """Sorts documents; arguments, result and errors are those of `BertClient.rerank`."""
         pairs = query_pairs(query, documents, top_n)
+        if by is not None:
+            return ranking(await self._compare(by, pairs, batch_size, truncate), top_n)
         options: AllOptions = {"raw_scores": raw_scores, "truncate": truncate}
         return ranking((await self._score("rerank", pairs, False, batch_size, options))[0], top_n)
 
@@ -184,6 +208,23 @@ class AsyncScoringClient(BaseClient[E]):
             self._count_truncated(call.num_truncated, call.num_texts, stacklevel=2)
             arguments |= split(call.embedding, texts)
         return self._embedding(compare(arguments))
+
+    async def _compare(
+        self, by: str, pairs: list[tuple[str, str]], batch_size: int | None, truncate: bool
+    ) -> FloatArray:
+        """Returns the scores ``[n, 1]``, as ``ScoringClient._compare``."""
+        require_compared(by)
+        self._connection.check_usable()
+        await self.connect()
+        calls = []
+        about_roles = roles_of(by, (await self._current_task()).prompts, truncate)
+        for texts, options in zip(([pairs[0][0]], [text for _, text in pairs]), about_roles, strict=True):
+            validated, values = await self._prepared(texts, False, options, stacklevel=3)
+            call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
+            await self._run(call, show_progress_bar=False)
+            self._count_truncated(call.num_truncated, call.num_texts, stacklevel=3)
+            calls.append(call)
+        return relevance(calls[0].outputs, calls[1].outputs)
 
     async def _score(
         self, task: str, texts: Iterable[Any], is_tokenized: bool, batch_size: int | None, options: AllOptions

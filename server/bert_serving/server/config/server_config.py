@@ -221,6 +221,7 @@ class ServerConfig(Options):
         for name in ("given", "vector_digest", "vector_content", "output_spaces", "ranges", "model", "name"):
             del values[name]
         values["outputs"] = list(self.outputs)
+        values["prompts"] = list(pipeline.prompts)
         return dict(sorted(values.items()))
 
 

@@ -1,0 +1,60 @@
+"""The relevance of documents by their sparse vectors, or by the vectors of their tokens. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._outputs import OutputRows
+from .errors import OptionError
+from .protocol import FloatArray
+
+if TYPE_CHECKING:
+    from ._request_options import ProxyOptions
+
+#: Outputs by which documents are compared with a query.
+COMPARED = ("sparse", "multi")
+
+
+def require_compared(by: Any) -> None:
+    """Checks the output by which documents are ranked.
+
+    Raises:
+        OptionError: it is no such output.
+    """
+    if by not in COMPARED:
+        raise OptionError(f"by must be one of {', '.join(map(repr, COMPARED))}, or None, but is {by!r}")
+
+
+def roles_of(by: str, prompts: tuple[str, ...], truncate: bool) -> list[ProxyOptions]:
+    """Returns the options of the query, and those of the documents, which have prompts of their own.
+
+    Args:
+        prompts: names of the prompts of the model.
+    """
+    names = [name if name in prompts else None for name in ("query", "document")]
+    return [{"outputs": [by], "prompt_name": name, "truncate": truncate} for name in names]
+
+
+def relevance(query: OutputRows | None, documents: OutputRows | None) -> FloatArray:
+    """Returns the score of each document, ``[n, 1]``: the inner product of sparse vectors, or MaxSim."""
+    assert query is not None
+    assert documents is not None
+    if query.sparse is not None and documents.sparse is not None:
+        scores = [query.sparse[0].dot(document) for document in documents.sparse]
+    else:
+        own, others = query.multi or [], documents.multi or []
+        scores = [max_sim(own[0], document) for document in others]
+    return np.array(scores, np.float32)[:, None]
+
+
+def max_sim(query: FloatArray, document: FloatArray) -> float:
+    """Returns the sum, over the tokens of a query, of the largest inner product with a token of the document.
+
+    It is 0 for a document without vectors.
+    """
+    if not len(query) or not len(document):
+        return 0.0
+    products = query.astype(np.float32) @ document.astype(np.float32).T
+    return float(products.max(1).sum(dtype=np.float64))
