@@ -23,6 +23,10 @@ SMALL_BYTES = 32768
 #: Bytes from which an array in a frame of its own is sent without a copy.
 NO_COPY_BYTES = 65536
 
+#: The mask of short batches, which is not written to.
+_ONES = np.ones(1024, np.int32)
+_ONES.flags.writeable = False
+
 Command = list[bytes]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -37,6 +41,10 @@ def encode_commands(commands: Sequence[Command]) -> bytes:
 def decode_commands(frame: Any) -> list[Command]:
     """Decodes a frame of :func:`encode_commands`."""
     return _decode_commands(frame)
+
+
+def _ones(count: int) -> np.ndarray:
+    return _ONES[:count] if count <= len(_ONES) else np.ones(count, np.int32)
 
 
 class _BatchHead(msgspec.Struct, array_like=True):
@@ -117,7 +125,7 @@ class BatchMessage:
         ids = np.frombuffer(input_ids, np.int32)
         has_types, has_mask = len(type_ids) > 0, len(mask) > 0
         types = np.frombuffer(type_ids, np.int32) if has_types else np.zeros(len(ids), np.int32)
-        attend = np.frombuffer(mask, np.int32) if has_mask else np.ones(len(ids), np.int32)
+        attend = np.frombuffer(mask, np.int32) if has_mask else _ones(len(ids))
         batch = Batch(ids, types, attend, np.frombuffer(lengths, np.int32))
         more = head.vector_codes, head.segments
         return cls(head.id, batch, memoryview(manifest), head.announcements, has_types, has_mask, *more)

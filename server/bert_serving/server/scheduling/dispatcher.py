@@ -299,7 +299,8 @@ class Dispatcher:
             self._on_disconnected(state)
             return
         tokens, sequences = packed.batch.num_tokens, packed.batch.num_sequences
-        counts = tokens, sequences, int(packed.batch.lengths.max()) * sequences - tokens
+        padding = 0 if sequences == 1 else int(packed.batch.lengths.max()) * sequences - tokens
+        counts = tokens, sequences, padding
         self.in_flight[batch_id] = InFlightBatch(state.name, slices, *counts, announcements, self.scheduler.is_bulk)
         state.in_flight[batch_id] = None
 
