@@ -27,6 +27,7 @@ from bert_serving.server.ipc.messages import BatchMessage, Result
 from bert_serving.server.model.config import ModelConfig
 from bert_serving.server.model.pipeline import SentencePipeline
 from bert_serving.server.model.pooling import PoolingStrategy, dimensions
+from bert_serving.server.model.token_heads import MaskedLmHead
 from bert_serving.server.model.vector_options import VectorOptions
 from bert_serving.server.model.vector_space import digest_of
 from bert_serving.server.sink.finished_vectors import finish_vectors
@@ -181,6 +182,17 @@ def test_what_the_server_does_not_have(args: tuple[str, ...], asked: dict[str, A
     resolver = OptionsResolver(*served(*args))
     with pytest.raises(InvalidRequest, match=message):
         resolver.resolve(RequestOptions(**asked))
+
+
+def test_servers_without_dense_vectors_name_what_they_return() -> None:
+    config, model = served()
+    sparse = config.with_(pipeline=SentencePipeline("", (), sparse=MaskedLmHead(), has_dense=False))
+    for other, returned in ((sparse, "sparse vectors"), (config.with_(task="rerank"), r"scores \(-task rerank\)")):
+        pooling = RequestPooling(other, model)
+        assert pooling.to_dict() == {"strategies": [], "layers": []}
+        assert pooling.sent_width(0) == other.vector_size(model)
+        with pytest.raises(InvalidRequest, match=f"this server returns {returned}: omit pooling"):
+            pooling.find("CLS_TOKEN", None)
 
 
 def test_a_pooler_is_kept_by_a_server_that_pools_with_it() -> None:

@@ -66,6 +66,10 @@ class RequestPooling:
         self._own, self._size, self._count = own, model.hidden_size, model.num_hidden_layers
         self._kept = tuple(layer % self._count for layer in self.layers)
         self._row_size = config.vector_size(model)
+        self._other_results = "one vector per token"
+        if "dense" not in config.outputs:
+            kinds = " and ".join(config.outputs)
+            self._other_results = f"{kinds} vectors" if kinds else f"scores (-task {config.task})"
         modules = () if config.pipeline is None else config.pipeline.modules
         body, tail = split_tail(modules)
         # Without other modules, all columns of a vector of the server are those of layers.
@@ -85,9 +89,10 @@ class RequestPooling:
         if name is None and layers is None:
             return None
         if not self.strategies:
-            reason = "one vector per token" if self._own == PoolingStrategy.NONE else "scores"
             asked = "pooling" if layers is None else "pooling_layer"
-            raise InvalidRequest(f"{asked} needs one vector per text, but this server returns {reason}: omit {asked}")
+            raise InvalidRequest(
+                f"{asked} needs one vector per text, but this server returns {self._other_results}: omit {asked}"
+            )
         strategy = self._own if name is None else self._strategy(name)
         chosen = self._kept if layers is None else self._layers(layers)
         if (strategy, chosen) == (self._own, self._kept):
