@@ -54,6 +54,7 @@ def run(process: ProcessContext) -> None:
     loop = asyncio.new_event_loop()
     task = loop.create_task(runner.serve())
     threading.Thread(target=loop.run_forever, name="jobs", daemon=True).start()
+    process.log_steps("sockets and files")
     control.send_multipart([READY, b"{}"])
     full_collections = FullCollections()
     while True:
