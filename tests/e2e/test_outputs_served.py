@@ -108,6 +108,7 @@ def test_requests_that_do_not_fit_are_refused(served: Served) -> None:
             ({}, r"no dense vectors.*set outputs to \['sparse'\]"),
             ({"outputs": ["multi"]}, r"outputs has 'multi'.*it has sparse"),
             ({"outputs": ["sparse"], "normalize": True}, "normalize is for dense vectors"),
+            ({"outputs": ["sparse"], "pooling": "CLS_TOKEN"}, "this server returns sparse vectors: omit pooling"),
         ):
             with pytest.raises(InvalidRequestError, match=message):
                 client.encode(["x"], **options)
@@ -129,7 +130,7 @@ def test_requests_that_do_not_fit_are_refused(served: Served) -> None:
     assert server.call("/v1/embeddings", {"input": "x"}).status == 424
     assert server.call("/embed_all", {"inputs": "x"}).status == 424
     reply = server.call("/encode", {"texts": ["x"]})
-    assert (reply.status, "sparse" in reply.json["description"]) == (400, True)
+    assert (reply.status, "use /embed_sparse" in reply.json["description"]) == (424, True)
     assert server.call("/info").json["model_type"] == {"embedding": {"pooling": "splade"}}
     assert server.call("/readyz").status == 200
 
@@ -213,6 +214,8 @@ def test_late_interaction_has_queries_and_documents(served: Served) -> None:
             client.rerank(TEXTS[0], TEXTS, by="sparse")
         with pytest.raises(TaskError, match="pass by='multi'"):
             client.rerank(TEXTS[0], TEXTS)
+    reply = served.m3.call("/encode", {"texts": ["x"], "model": "colbert"})
+    assert (reply.status, "use /embed_all" in reply.json["description"]) == (424, True)
     body = {"inputs": TEXTS[:2], "model": "colbert", "prompt_name": "query"}
     for row, theirs in zip(served.m3.call("/embed_all", body).json, queries, strict=False):
         np.testing.assert_allclose(row, np.asarray(theirs), atol=1e-5)

@@ -168,7 +168,7 @@ def test_the_columns_of_each_strategy_and_layer_list(own: str) -> None:
         ((), {"pooling": "NONE"}, "needs a server with -pooling_strategy NONE"),
         ((), {"pooling": "CONCATENATED"}, "is unknown"),
         ((), {"pooling_layer": [-1]}, "pooling_layer -1 is not kept by this server: set layers of -2"),
-        ((), {"pooling_layer": [-2, -2]}, "names 2 layers; set 1 to 1 of -2"),
+        ((), {"pooling_layer": [-2, -2]}, "names 2 layers; this server keeps -2: name 1 to 1 of them"),
         ((), {"pooling_layer": []}, "names 0 layers"),
         ((), {"pooling_layer": [10**9]}, "is not kept"),
         (("-pooling_strategy", "NONE"), {"pooling": "REDUCE_MEAN"}, "this server returns one vector per token"),

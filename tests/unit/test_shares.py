@@ -262,7 +262,8 @@ def test_a_file_has_shares_and_keys(tmp_path: Path) -> None:
     [
         ("", "cannot be read|no regular file"),
         ("# nothing", "no names"),
-        ("keys = ['secret-key']", "keys is no table"),
+        ("keys = ['secret-key']", "value 1 is no table"),
+        ("secret-key = 'search'", "value 1 is no table"),
         ("[a]\nkeys = ['secret-key', 3]", "Expected `str`, got `int`"),
         ("[a]\nkeys = ['secret-key ']", "key 1 is not a text"),
         ("[a]\nkeys = ['']", "key 1 is not a text"),

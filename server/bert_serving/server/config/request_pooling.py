@@ -141,7 +141,8 @@ class RequestPooling:
     def _layers(self, layers: Sequence[int]) -> tuple[int, ...]:
         if not 0 < len(layers) <= len(self._kept):
             raise InvalidRequest(
-                f"pooling_layer names {len(layers)} layers; set 1 to {len(self._kept)} of {self._shown_layers}"
+                f"pooling_layer names {len(layers)} layers; this server keeps {self._shown_layers}: name 1 to "
+                f"{len(self._kept)} of them"
             )
         for layer in layers:
             if not -self._count <= layer < self._count or layer % self._count not in self._kept:

@@ -67,6 +67,10 @@ def require_task(service: EncodingService, task: str) -> None:
         )
 
 
+#: Routes of the kinds of vectors other than dense ones.
+_ROUTES = {"sparse": "/embed_sparse", "multi": "/embed_all"}
+
+
 def require_text_vectors(service: EncodingService) -> None:
     """Checks that the server returns one vector per text.
 
@@ -89,7 +93,7 @@ def require_dense(service: EncodingService) -> None:
     if service.outputs and "dense" not in service.outputs:
         raise WrongTask(
             f"this server has no dense vectors, because the model folder describes none; it has "
-            f"{', '.join(service.outputs)}: use /embed_sparse"
+            f"{', '.join(service.outputs)}: use {' or '.join(_ROUTES[name] for name in service.outputs)}"
         )
 
 

@@ -75,9 +75,9 @@ def _convert(values: Mapping[str, Any]) -> ShareFile:
         raise ValueError(f"{len(values)} names; the limit is {MAX_NAMES}")
     shares: dict[str, Share] = {}
     keys: dict[str, str] = {}
-    for name, value in values.items():
-        if not isinstance(value, dict):
-            raise ValueError(f"{name[:64]} is no table")
+    for number, (name, value) in enumerate(values.items(), 1):
+        if not isinstance(value, dict):  # its name may be a key, which no message has
+            raise ValueError(f"value {number} is no table")
         if not _NAME.fullmatch(name):
             raise ValueError(f"the name {name[:80]!r} is invalid: use at most 64 letters, digits and . _ -")
         try:

@@ -27,6 +27,7 @@ from ..fields import check_encode_fields
 from ..inputs import read_pairs
 from ..request_context import BYTES, JSON, read_options, wants_octet_stream
 from ..schemas import EncodeResponse
+from ..scores import require_dense
 from ..validation import parse_bool, parse_choice, require_field
 
 
@@ -53,8 +54,10 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
 
     Raises:
         BadRequest: a field has an invalid value.
+        WrongTask: the server has no dense vectors.
     """
     check_encode_fields(values)
+    require_dense(service)
     is_tokenized = parse_bool(values, "is_tokenized")
     show_tokens = parse_bool(values, "show_tokens")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
