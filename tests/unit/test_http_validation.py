@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from bert_serving.server.http.errors import (
     WrongTask,
     to_error_response,
 )
+from bert_serving.server.http.scores import require_dense, require_task
 from bert_serving.server.http.token_ids import TokenIds
 from bert_serving.server.http.validation import parse_bool, parse_object
 from bert_serving.server.tokenization.frame import Frame
@@ -171,3 +173,23 @@ def test_values_are_counted_before_parsing(monkeypatch: pytest.MonkeyPatch) -> N
             parse_object(body % b",".join([item] * 600_000))
     texts = ['[{,"\\' * 1000] * 200
     assert parse_object(body % json.dumps(texts)[1:-1].encode()) == {"texts": texts}
+
+
+@pytest.mark.parametrize(
+    ("found", "needed", "routes"),
+    [
+        ("embed", "rerank", "/embed or /v1/embeddings"),
+        ("classify", "embed", "/predict or /classify"),
+        ("rerank", "classify", "/rerank"),
+    ],
+)
+def test_a_route_of_another_task_names_the_routes_of_the_server(found: str, needed: str, routes: str) -> None:
+    service: Any = SimpleNamespace(config=SimpleNamespace(task=found))
+    with pytest.raises(WrongTask, match=f"has -task {found}, .* needs a server with -task {needed}: use {routes}, or"):
+        require_task(service, needed)
+
+
+def test_a_route_of_dense_vectors_names_the_routes_of_other_vectors() -> None:
+    service: Any = SimpleNamespace(outputs=("sparse", "multi"))
+    with pytest.raises(WrongTask, match="it has sparse, multi: use /embed_sparse or /embed_all$"):
+        require_dense(service)

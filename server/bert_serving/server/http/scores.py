@@ -16,6 +16,8 @@ from .errors import BadRequest, BodyTooLarge, WrongTask
 Item = str | tuple[str, str]
 #: The task of a server, and the routes that fit.
 _ROUTES = {"embed": "/embed or /v1/embeddings", "classify": "/predict or /classify", "rerank": "/rerank"}
+#: Routes of the kinds of vectors other than dense ones.
+_OUTPUT_ROUTES = {"sparse": "/embed_sparse", "multi": "/embed_all"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,6 @@ def require_task(service: EncodingService, task: str) -> None:
         )
 
 
-#: Routes of the kinds of vectors other than dense ones.
-_ROUTES = {"sparse": "/embed_sparse", "multi": "/embed_all"}
-
-
 def require_text_vectors(service: EncodingService) -> None:
     """Checks that the server returns one vector per text.
 
@@ -93,7 +91,7 @@ def require_dense(service: EncodingService) -> None:
     if service.outputs and "dense" not in service.outputs:
         raise WrongTask(
             f"this server has no dense vectors, because the model folder describes none; it has "
-            f"{', '.join(service.outputs)}: use {' or '.join(_ROUTES[name] for name in service.outputs)}"
+            f"{', '.join(service.outputs)}: use {' or '.join(_OUTPUT_ROUTES[name] for name in service.outputs)}"
         )
 
 
