@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -29,12 +30,26 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parses arguments. An unknown flag is an error that names similar ones."""
-        parsed, unknown = self.parse_known_args(args, namespace)
+        arguments = sys.argv[1:] if args is None else list(args)
+        for argument in itertools.takewhile(lambda text: text != "--", arguments):
+            if self._is_misspelt(argument):
+                self._refuse([argument])
+        parsed, unknown = self.parse_known_args(arguments, namespace)
         if unknown:
-            flag = next((text for text in unknown if text.startswith("-")), None)
-            hint = "" if flag is None else did_you_mean(flag.split("=")[0], self._option_string_actions)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            self._refuse(unknown)
         return parsed
+
+    def _is_misspelt(self, argument: str) -> bool:
+        """Whether an argument such as ``-hots`` is no flag. argparse reads it as ``-h`` with a value."""
+        flag = argument.split("=")[0]
+        return re.match("-h[^-]", flag) is not None and not any(
+            name.startswith(flag) for name in self._option_string_actions
+        )
+
+    def _refuse(self, unknown: list[str]) -> NoReturn:
+        flag = next((text for text in unknown if text.startswith("-")), None)
+        hint = "" if flag is None else did_you_mean(flag.split("=")[0], self._option_string_actions)
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

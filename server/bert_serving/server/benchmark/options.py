@@ -90,8 +90,8 @@ def get_benchmark_parser() -> argparse.ArgumentParser:
     """Returns the parser; tests that the command line does not name are None."""
     parser = get_args_parser("bert-serving-benchmark")
     parser.description = (
-        "Measure the throughput and latency of a server. For each setting, a server starts on free ports of this "
-        "machine (-host, -port, -port_out and -http_port have no effect) and clients send requests. The clients run "
+        "Measure the throughput and latency of a server. For each setting, a server starts on free ports of this\n"
+        "machine (-host, -port, -port_out and -http_port have no effect) and clients send requests. The clients run\n"
         "in separate processes and wait for each response; with -open_loop they run in this process."
     )
     parser.epilog = _EPILOG

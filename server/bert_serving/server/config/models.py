@@ -77,8 +77,8 @@ def parse_spec(text: str) -> ModelSpec | None:
         option = _BY_FLAG.get(flag)
         if option is None:
             raise ConfigError(
-                f"-model {name}: {flag!r} is not an option of one model{did_you_mean(flag, _BY_FLAG)}; these are: "
-                f"{', '.join(_BY_FLAG)}"
+                f"-model {name}: {flag!r} is not an option of one model; these are: {', '.join(_BY_FLAG)}"
+                f"{did_you_mean(flag, _BY_FLAG)}"
             )
         if option.name in options:
             raise ConfigError(f"-model {name}: {flag} is set twice: set it once")
