@@ -220,7 +220,9 @@ def test_errors_name_the_remedy(server: Server, tmp_path: Path, capfd: pytest.Ca
     out = str(tmp_path / "v.npy")
     assert "No such file" in stderr_of(str(corpus), "-o", out)
     corpus.write_bytes(b"hello\n\nworld\n")
-    assert "line 2 is blank" in stderr_of(str(corpus), "-o", out, "-overwrite")
+    told = stderr_of(str(corpus), "-o", out, "-overwrite")
+    assert "line 2 is blank" in told
+    assert f"{out} has no rows; -overwrite starts over" in told
     corpus.write_bytes(b"hello\n\xff\n")
     assert "line 2: not UTF-8" in stderr_of(str(corpus), "-o", out, "-overwrite")
     corpus.write_bytes(b"hello\n")

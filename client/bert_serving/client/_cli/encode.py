@@ -97,7 +97,10 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
             bar.close()
             output.close()
             if sidecar and not is_done:
-                _print_error(f"{checkpoint.rows:,} rows are in {args.output}; -resume continues from there")
+                if checkpoint.rows:
+                    _print_error(f"{checkpoint.rows:,} rows are in {args.output}; -resume continues from there")
+                else:
+                    _print_error(f"{args.output} has no rows; -overwrite starts over")
     if sidecar:
         os.remove(sidecar)
     if not args.quiet:
