@@ -224,6 +224,7 @@ def compare_peers(folder: Path, model: str, words: list[str]) -> tuple[str, list
     return out, systems
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 def test_cost_script_runs(tmp_path: Path) -> None:
     quick = ["-num_repeat", "1", "-min_seconds", "0", "-max_seconds", "0.1"]

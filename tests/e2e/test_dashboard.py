@@ -292,7 +292,7 @@ def test_tiles_are_complete_with_the_second_poll(browser: Browser, http_server: 
     http_server.call("/encode", {"texts": ["over HTTP"]})
     open_dashboard(browser, http_server, seconds=60)
     browser.wait(lambda: tile(browser, "requests") != NOTHING, "a rate")
-    assert num_polls(browser) == 2
+    browser.wait(lambda: num_polls(browser) == 2, "the record of the second poll")
     assert NOTHING not in [tile(browser, name) for name in ("texts", "http", "batch", "waiting", "clients", "cut")]
     assert browser.text("#tile-http small") == "since the start"
 

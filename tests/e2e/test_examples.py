@@ -230,6 +230,7 @@ def test_fine_tuned(run, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.minutes
 @covers("acceptability.py")
 @pytest.mark.slow
 def test_acceptability(run, tmp_path: Path) -> None:

@@ -90,10 +90,13 @@ class Raw:
         return frames[-1], info, np.frombuffer(frames[2], info["dtype"]).reshape(info["shape"])
 
     def status(self) -> dict[str, object]:
+        """Returns the status. A reply that was sent before the subscription arrived is lost, so it is asked again."""
         self.last_id += 1
-        self.push.send_multipart([self.identity, b"SHOW_STATUS", b"%d" % self.last_id, b"0"])
-        assert self.sub.poll(60_000), "no answer"
-        return json.loads(self.sub.recv_multipart()[1])  # type: ignore[no-any-return]
+        for _ in range(6):
+            self.push.send_multipart([self.identity, b"SHOW_STATUS", b"%d" % self.last_id, b"0"])
+            if self.sub.poll(10_000):
+                return json.loads(self.sub.recv_multipart()[1])  # type: ignore[no-any-return]
+        raise AssertionError("no answer")
 
     def close(self) -> None:
         self.context.destroy(linger=0)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
+import pytest  # noqa: E402
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, memory, texts  # noqa: E402
 from servers import wait_until  # noqa: E402
 
@@ -85,6 +86,7 @@ def overload(seconds: float) -> Seen:
         return Seen(sum(sent), answered, sorted(latencies), before, after, max(queued))
 
 
+@pytest.mark.minutes
 def test_three_times_the_capacity() -> None:
     seconds = 4.0
     seen = overload(seconds)

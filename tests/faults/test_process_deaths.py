@@ -193,6 +193,7 @@ def test_a_suspended_ventilator_is_replaced() -> None:
         assert "killing ventilator: no heartbeat" in server.log
 
 
+@pytest.mark.minutes
 def test_a_server_continues_after_all_its_processes_were_suspended() -> None:
     """Ctrl-Z and fg, or a sleeping machine: longer than the heartbeat timeout, but no process hangs."""
     with faulty("-heartbeat_timeout", "6") as server, connect(server) as client:
