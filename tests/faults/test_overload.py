@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
 import pytest  # noqa: E402
+
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, memory, texts  # noqa: E402
 from servers import wait_until  # noqa: E402
 
