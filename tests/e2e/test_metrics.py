@@ -55,8 +55,9 @@ def num_completed(server: HttpServer) -> float:
 def test_every_request_is_counted_in_every_histogram(server: HttpServer) -> None:
     before = metrics(server)
     with server.zmq_client() as client:
-        for size in (1, 3, 100):
-            client.encode(["hello world"] * size)
+        # Each request has a text of its own: results at hand would be used again.
+        for size, text in ((1, "hello world"), (3, "world hello"), (100, "hello hello")):
+            client.encode([text] * size)
     wait_until(
         lambda: num_completed(server) == before["bert_serving_request_duration_seconds_count"] + 3, 60, "the counts"
     )
