@@ -263,15 +263,8 @@ class EmbedAllRequest(Struct):
     model: ModelName = ""
 
 
-class EmbedSparseRequest(Struct):
-    """Body of /embed_sparse."""
-
-    inputs: Inputs
-    truncate: Truncate = True
-    truncation_direction: TruncationDirection = "right"
-    prompt_name: PromptName = None
-    prompt: Prompt = None
-    model: ModelName = ""
+class EmbedSparseRequest(EmbedAllRequest):
+    """Body of /embed_sparse; the fields are those of /embed_all."""
 
 
 class SparseValue(Struct):

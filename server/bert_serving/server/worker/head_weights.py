@@ -62,11 +62,26 @@ def read_head_weights(pipeline: SentencePipeline, width: int) -> HeadWeights:
     """
     weights: dict[str, np.ndarray] = {}
     for place, reader, tensor, source in _tensors(pipeline, width):
-        weight = reader.read(tensor)
-        if not np.isfinite(weight).all():
-            raise WeightError(f"{source}: {tensor} holds a value that is not finite")
+        weight = read_finite(reader, tensor, source)
         weights[place] = np.ascontiguousarray(weight.T if tensor.endswith("kernel") else weight)
     return weights
+
+
+def read_finite(reader: Reader, tensor: str, source: str) -> np.ndarray:
+    """Returns a tensor of the file ``source``.
+
+    Raises:
+        WeightError: a value is not finite.
+    """
+    weight = reader.read(tensor)
+    if not np.isfinite(weight).all():
+        raise WeightError(f"{source}: {tensor} holds a value that is not finite")
+    return weight
+
+
+def open_head(source: str, checkpoint_format: str) -> Reader:
+    """Opens the file of a head in a checkpoint format; if that is empty, in the format that its name ends with."""
+    return open_reader(source, checkpoint_format or ("safetensors" if source.endswith(".safetensors") else "pytorch"))
 
 
 def check_head_weights(pipeline: SentencePipeline, width: int) -> None:
@@ -98,8 +113,7 @@ def _tensors(pipeline: SentencePipeline, width: int) -> Iterator[tuple[str, Read
             continue
         path = module.weights
         if path not in readers:
-            own = "safetensors" if path.endswith(".safetensors") else "pytorch"
-            readers[path] = open_reader(path, module.checkpoint_format or own)
+            readers[path] = open_head(path, module.checkpoint_format)
         if not module.checkpoint_format:
             _reject_surplus(readers[path], module, path)
         for kind, name, shape in zip(("weight", "bias"), module.names, shapes, strict=True):

@@ -15,9 +15,10 @@ from ..model.cache import Cache
 from ..model.config import ModelConfig
 from ..model.errors import WeightError
 from ..model.pipeline import SentencePipeline
-from ..model.readers import Reader, open_reader
+from ..model.readers import Reader
 from ..model.token_heads import Tensor, all_files, describe
 from ..model.weights import WORD_EMBEDDINGS, find_sources
+from .head_weights import open_head, read_finite
 
 _KIND = "token-heads"
 
@@ -59,10 +60,7 @@ def read_token_heads(pipeline: SentencePipeline, model: ModelConfig) -> Iterator
         WeightError: a tensor is missing, not finite, or of the wrong shape; the message names it.
     """
     for place, reader, name, source in _tensors(pipeline, model):
-        weight = reader.read(name)
-        if not np.isfinite(weight).all():
-            raise WeightError(f"{source}: {name} holds a value that is not finite")
-        yield place, np.ascontiguousarray(weight, np.float32)
+        yield place, np.ascontiguousarray(read_finite(reader, name, source), np.float32)
 
 
 def check_token_heads(pipeline: SentencePipeline, model: ModelConfig) -> None:
@@ -86,8 +84,7 @@ def _tensors(pipeline: SentencePipeline, model: ModelConfig) -> Iterator[tuple[s
         for weight_name, tensor in head.tensors.items():
             source = tensor.weights
             if source not in readers:
-                own = "safetensors" if source.endswith(".safetensors") else "pytorch"
-                readers[source] = open_reader(source, tensor.checkpoint_format or own)
+                readers[source] = open_head(source, tensor.checkpoint_format)
             name = _find(readers[source], tensor, source, model)
             if name is not None:
                 yield f"{head_name}/{weight_name}", readers[source], name, source
