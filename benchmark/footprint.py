@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -43,9 +44,27 @@ class StartError(RuntimeError):
     """A server did not start; the message contains the end of its log."""
 
 
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that is ready.
+
+    Attributes:
+        ports: for requests and for results.
+        began: when its command was launched, in seconds of ``time.perf_counter``.
+        seconds: time from then until it was ready.
+        log: file that its log is written to.
+    """
+
+    pid: int
+    ports: tuple[int, int]
+    began: float
+    seconds: float
+    log: Path
+
+
 @contextlib.contextmanager
-def serving(flags: list[str], cache: str) -> Iterator[tuple[int, tuple[int, int], float]]:
-    """Runs a server; yields its process id, its ports, and its start time in seconds.
+def serving(flags: list[str], cache: str) -> Iterator[RunningServer]:
+    """Runs a server.
 
     Raises:
         StartError: the server did not start.
@@ -67,7 +86,7 @@ def serving(flags: list[str], cache: str) -> Iterator[tuple[int, tuple[int, int]
                 if process.poll() is not None or time.perf_counter() - began > READY_SECONDS:
                     raise StartError(text[-2000:])
                 time.sleep(0.02)
-            yield process.pid, (port, port_out), time.perf_counter() - began
+            yield RunningServer(process.pid, (port, port_out), began, time.perf_counter() - began, Path(log.name))
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -125,18 +144,18 @@ def main() -> int:
 def measure(flags: list[str], args: argparse.Namespace) -> list[str]:
     """Returns the cells of a row."""
     with tempfile.TemporaryDirectory(prefix="bert-serving-footprint-") as cache:
-        with serving(flags, cache) as (_, _, cold):
+        with serving(flags, cache) as first:
             pass
         warm, memory = [], []
         for _ in range(args.repeats):
-            with serving(flags, cache) as (_, _, seconds):
-                warm.append(seconds)
+            with serving(flags, cache) as later:
+                warm.append(later.seconds)
         for workers in args.workers:
-            with serving([*flags, "-num_worker", str(workers)], cache) as (pid, ports, _):
-                work(ports, workers)
-                pss, uss = memory_mib(pid)
+            with serving([*flags, "-num_worker", str(workers)], cache) as server:
+                work(server.ports, workers)
+                pss, uss = memory_mib(server.pid)
                 memory.append(f"{pss:,.0f} ({uss:,.0f})")
-    return [f"{cold:.1f}", f"{statistics.median(warm):.1f}", *memory]
+    return [f"{first.seconds:.1f}", f"{statistics.median(warm):.1f}", *memory]
 
 
 if __name__ == "__main__":

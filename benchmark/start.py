@@ -14,9 +14,7 @@ Linux only. Prints Markdown.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,11 +25,10 @@ from pathlib import Path
 
 import psutil
 from engine_loop import SIZES, random_model
-from footprint import READY, READY_SECONDS, StartError
+from footprint import READY_SECONDS, StartError, serving
 
 from bert_serving.client import BertClient
 from bert_serving.server import engines
-from bert_serving.server.benchmark.managed_server import free_ports
 from bert_serving.server.engines.base import EngineUnavailable
 from bert_serving.server.model.cache import default_cache_dir
 from heading import print_heading
@@ -69,38 +66,16 @@ def measure(flags: list[str], cache: str) -> Start:
     Raises:
         StartError: the server did not start.
     """
-    port, port_out = free_ports(2)
-    ports = ["-port", str(port), "-port_out", str(port_out)]
-    with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        began = time.perf_counter()
-        server = subprocess.Popen(
-            [sys.executable, "-m", "bert_serving.server", "-verbose", *flags, *ports],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "BERT_SERVING_CACHE": cache},
-            start_new_session=True,
-        )
-        try:
-            while READY not in (text := Path(log.name).read_text("utf-8", "replace")):
-                if server.poll() is not None or time.perf_counter() - began > READY_SECONDS:
-                    raise StartError(text[-2000:])
-                time.sleep(0.02)
-            ready, processor = time.perf_counter() - began, processor_seconds(server.pid)
-            with BertClient(port=port, port_out=port_out) as client:
-                client.encode(["hello world"])
-            first_vector = time.perf_counter() - began
-            command = [sys.executable, "-c", CLIENT, str(port), str(port_out)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=READY_SECONDS)
-            text = Path(log.name).read_text("utf-8", "replace")
-            return Start(ready, first_vector, processor, steps_of(text), [float(part) for part in done.stdout.split()])
-        finally:
-            server.send_signal(signal.SIGTERM)
-            try:
-                server.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
+    with serving(["-verbose", *flags], cache) as server:
+        processor = processor_seconds(server.pid)
+        port, port_out = server.ports
+        with BertClient(port=port, port_out=port_out) as client:
+            client.encode(["hello world"])
+        first_vector = time.perf_counter() - server.began
+        command = [sys.executable, "-c", CLIENT, str(port), str(port_out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=READY_SECONDS)
+        steps = steps_of(server.log.read_text("utf-8", "replace"))
+        return Start(server.seconds, first_vector, processor, steps, [float(part) for part in done.stdout.split()])
 
 
 def processor_seconds(pid: int) -> float:
