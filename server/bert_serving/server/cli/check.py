@@ -19,10 +19,10 @@ from ..model.weights import check_weights
 from ..supervisor.description import describe_model
 from ..supervisor.engine_choice import stored_choice
 from ..supervisor.models import share_threads
+from ..supervisor.option_files import check_files_of_model, check_files_of_server
 from ..supervisor.packages import require_packages
 from ..supervisor.placement import plan_workers
 from ..supervisor.preflight import read_model
-from ..supervisor.share_options import share_options
 from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
 from ..tokenization.factory import make_tokenizer
 from ..worker.head_weights import check_head_weights
@@ -48,7 +48,7 @@ def check(config: ServerConfig) -> int:
     config, further, problem_of = share_threads(config), further_models(config), ""
     rows = [("name", public_name(config))] if further else []
     try:
-        share_options(config)
+        problems = check_files_of_server(config)
         rows += _check_model(config)
         for each in further:
             problem_of = f"-model {each.name}: "
@@ -56,6 +56,7 @@ def check(config: ServerConfig) -> int:
     except (ServingError, ModelError, EngineError, ValueError, OSError) as error:
         print(f"refused: {problem_of}{error}", file=sys.stderr)
         return EXIT_START_FAILED
+    rows += [("note", problem) for problem in problems]
     print_output("\n".join(f"{name:>12}: {text}" if name else "" for name, text in rows))
     return EXIT_OK
 
@@ -76,6 +77,7 @@ def _check_model(config: ServerConfig) -> list[tuple[str, str]]:
     if {plan.engine for plan in plans} & _READ_WEIGHTS:
         _check_tensors(config, model)
     _note_unserved(config, model, log)
+    check_files_of_model(config, model, log.warning)
     lines = describe_model(config, model)
     lines["tokenizer"] = f"{tokenizer.description}, from {model.vocab_path}"
     workers = dict.fromkeys(plan.describe() for plan in plans)

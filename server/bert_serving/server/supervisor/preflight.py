@@ -111,11 +111,9 @@ def find_ranges(config: ServerConfig, model: ModelConfig, warn: Callable[[str], 
     Raises:
         ConfigError: the file cannot be read, or its ranges have another size than the vectors.
     """
-    path = config.quantization_ranges
+    path = ranges_path(config)
     if path is None:
-        path = os.path.join(config.model_dir, FILE_NAME)
-        if not config.has_text_vectors or not os.path.lexists(path):
-            return {}
+        return {}
     ranges = read_ranges(path)
     space, size = config.vector_spaces(model).default, config.vector_size(model)
     if space not in ranges:
@@ -131,11 +129,19 @@ def find_ranges(config: ServerConfig, model: ModelConfig, warn: Callable[[str], 
     return ranges
 
 
+def ranges_path(config: ServerConfig) -> str | None:
+    """Returns the file of ``-quantization_ranges``, or that of the model folder; None without a file."""
+    if config.quantization_ranges is not None:
+        return config.quantization_ranges
+    path = os.path.join(config.model_dir, FILE_NAME)
+    return path if config.has_text_vectors and os.path.lexists(path) else None
+
+
 def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """Returns the content of ``-drift_reference`` as JSON values; None without the option.
 
     Args:
-        config: has the digest of its vectors.
+        config: without the digest of its vectors, their space is not compared.
 
     Raises:
         ConfigError: the file cannot be read, or its vectors have another size than those of the model.
@@ -149,8 +155,8 @@ def read_drift(config: ServerConfig, model: ModelConfig, warn: Callable[[str], N
             f"-drift_reference {config.drift_reference} has vectors of {len(reference.mean)} numbers, but this "
             f"server returns {size}: make a reference with this model and these options"
         )
-    now = config.public() | {"vector_space": config.vector_spaces(model).default}
-    for name in (name for name in RELEVANT_OPTIONS if reference.options.get(name) != now[name]):
+    now = config.public() | ({"vector_space": config.vector_spaces(model).default} if config.vector_digest else {})
+    for name in (name for name in RELEVANT_OPTIONS if name in now and reference.options.get(name) != now[name]):
         was = reference.options.get(name)
         warn(f"-drift_reference was made with {name} {was}, but this server has {now[name]}, which shows as drift")
     return json.loads(reference.to_json())  # type: ignore[no-any-return]
