@@ -6,12 +6,15 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient, InvalidRequestError, TaskError
+from bert_serving.client._cli.encode import main as encode_command
 from http_calls import HttpServer, serving_http
 from model_folders import write_classifier
 from servers import DATA, TINY, Server, wait_until
@@ -31,9 +34,9 @@ def golden(name: str) -> tuple[list[str], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
-    folder = write_classifier(tmp_path_factory.mktemp("models") / "reranker")
+    folder, jobs = write_classifier(tmp_path_factory.mktemp("models") / "reranker"), tmp_path_factory.mktemp("jobs")
     models = ["-model", f"last={TINY},pooling_layer=-1", "-model", f"rerank={folder},task=rerank,max_seq_len=40"]
-    with serving_http(*models, "-cache_mb", "3", "-max_queue_tokens", "20000") as server:
+    with serving_http(*models, "-cache_mb", "3", "-max_queue_tokens", "20000", "-http_jobs", jobs) as server:
         yield server
 
 
@@ -217,3 +220,61 @@ def test_requests_survive_the_death_of_a_process(server: Server, victim: str) ->
     with ThreadPoolExecutor(4) as threads:
         assert sum(threads.map(encode, ["tiny", "last", "last", "tiny"][:3])) == 3
     wait_until(lambda: connect(server).server_status["state"] == "ready", what="all processes are back")
+
+
+@pytest.mark.parametrize("output", ["v.npy", "v/"])
+def test_encode_command_with_a_model(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    """The command encodes with the model that it names, and resumes with no other one."""
+    monkeypatch.setenv("BERT_SERVING_MODEL", f"rerank={TINY}")  # the server's, in a container of both
+    texts, vectors = golden("last")
+    (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in [*texts, ""]))
+    ports = ["-port", str(server.port), "-port_out", str(server.port_out), "-batch_size", "2", "-format", "npy"]
+    args = [str(tmp_path / "corpus.txt"), "-o", f"{tmp_path}/{output}", *ports]
+    assert encode_command([*args, "-model", "other"]) == 1
+    assert "model 'other' is unknown; the models of this server are tiny, last, rerank" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        encode_command([*args, "-model", ""])
+    assert "-model: model must be a str of 1 to" in capfd.readouterr().err
+    blank = "error" if output == "v.npy" else "zeros"
+    assert encode_command([*args, "-model", "last", "-blank", blank, "-overwrite"]) == (blank == "error")
+    for other in ([], ["-model", "tiny"]):
+        assert encode_command([*args, *other, "-blank", blank, "-resume"]) == 1
+        now = other[1] if other else None
+        assert f"cannot resume: -model was last and is now {now}" in capfd.readouterr().err
+    if blank == "error":
+        (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in texts))
+    assert encode_command([*args, "-model", "last", "-blank", blank, "-resume"]) == 0
+    found = np.load(tmp_path / ("v.npy" if output == "v.npy" else "v/part-000000.npy"))
+    np.testing.assert_allclose(found[: len(texts)], vectors, atol=1e-5)
+
+
+def test_each_line_of_a_batch_job_names_its_model(http: HttpServer) -> None:
+    names = ("tiny", "tiny", "last")
+    texts = [golden(name)[0] for name in names]
+    bodies: list[dict[str, Any]] = [
+        {"input": texts[0]},
+        {"input": texts[1], "model": "tiny"},
+        {"input": texts[2], "model": "last"},
+        {"input": "a", "model": "other"},
+    ]
+    lines = [
+        json.dumps({"custom_id": str(number), "method": "POST", "url": "/v1/embeddings", "body": body})
+        for number, body in enumerate(bodies)
+    ]
+    with openai.OpenAI(base_url=f"{http.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        file = client.files.create(file=("in.jsonl", "\n".join(lines).encode()), purpose="batch")
+        job = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+        wait_until(lambda: client.batches.retrieve(job.id).status == "completed", what="the end of the batch")
+        job = client.batches.retrieve(job.id)
+        assert job.output_file_id is not None
+        assert job.error_file_id is not None
+        rows = [json.loads(line) for line in client.files.content(job.output_file_id).text.splitlines()]
+        (failed,) = client.files.content(job.error_file_id).text.splitlines()
+    for row in rows:
+        name, body = names[int(row["custom_id"])], row["response"]["body"]
+        assert body["model"] == name
+        np.testing.assert_allclose([each["embedding"] for each in body["data"]], golden(name)[1], atol=1e-5)
+    assert sorted(row["custom_id"] for row in rows) == ["0", "1", "2"]
+    assert "this server has tiny, last, rerank" in failed

@@ -20,8 +20,9 @@ PREFIX = "BERT_SERVING_"
 #: Attribute of parsed arguments with the source of each flag that is set, by the name of the flag.
 SOURCES = "_sources"
 
-#: Flags that no variable and no file can set: they print something and exit, or name the file.
-_COMMAND_LINE_ONLY = ("help", "version", "completion", "check", "print_config", "config_file")
+#: Flags that no variable and no file can set: they print something and exit, name the file, or choose a model of a
+#: server (the variable BERT_SERVING_MODEL is that of the server, and has its folders).
+_COMMAND_LINE_ONLY = ("help", "version", "completion", "check", "print_config", "config_file", "chosen_model")
 _SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 #: What Kubernetes sets as ``BERT_SERVING_PORT`` for a Service with the name bert-serving.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")

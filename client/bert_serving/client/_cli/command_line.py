@@ -6,6 +6,7 @@ import argparse
 import os
 
 from .._fronts import Front, parse_front
+from .._request_options import validate_model
 from .._version import __version__
 from ..command_parser import CommandParser
 from ..completion import add_completion
@@ -133,6 +134,14 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="LAYER",
         help="layers whose vectors are joined, of those that the server keeps; by default all of them",
+    )
+    add(
+        "-model",
+        "--model",
+        dest="chosen_model",
+        type=_model,
+        metavar="NAME",
+        help="model of a server with several, which encodes all texts; by default its first one",
     )
     add("-vector_space", "--vector-space", metavar="SPACE", help="accept vectors of this space only")
     add("-quiet", "--quiet", action="store_true", help="no progress bar and no summary")
@@ -282,6 +291,13 @@ def fronts_of(args: argparse.Namespace) -> list[Front]:
 def _front(text: str) -> Front:
     try:
         return parse_front(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _model(text: str) -> str:
+    try:
+        return validate_model(text)
     except OptionError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -53,6 +53,7 @@ def connect(args: argparse.Namespace, *fronts: Front) -> BertClient:
         "connect_timeout": args.connect_timeout,
         "server_key": args.server_key,
         "secret_key": args.secret_key,
+        "model": args.chosen_model,
     }
     if len(fronts) == 1:
         return BertClient(*fronts[0], **options)
@@ -88,6 +89,7 @@ def row_options(args: argparse.Namespace, output_format: str) -> dict[str, Any]:
         "-embedding_type": args.embedding_type,
         "-pooling": args.pooling,
         "-pooling_layer": args.pooling_layer,
+        "-model": args.chosen_model,
     }
 
 

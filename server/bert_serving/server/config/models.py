@@ -178,6 +178,7 @@ def further_models(config: ServerConfig) -> list[ServerConfig]:
                 model=(),
                 name=spec.name,
                 drift_reference=None,
+                http_jobs=None,  # of the server: its lines may name any model
             )
         except ConfigError as error:
             raise ConfigError(f"-model {spec.name}: {error}") from None
