@@ -221,6 +221,62 @@ def test_late_interaction_has_queries_and_documents(served: Served) -> None:
         np.testing.assert_allclose(row, np.asarray(theirs), atol=1e-5)
 
 
+DOCUMENTS = [*TEXTS, "hello world ||| a cat", "nothing of it"]
+
+
+def ranks_of(server: HttpServer, path: str, body: dict[str, Any]) -> dict[int, float]:
+    """Returns index → score in the order of the reply."""
+    is_tei = path in ("/rerank", "/", "/invocations")
+    reply = server.call(path, {"query": TEXTS[0], "texts" if is_tei else "documents": DOCUMENTS, **body})
+    assert reply.status == 200, reply.body
+    if is_tei:
+        return {each["index"]: each["score"] for each in reply.json}
+    assert reply.json["usage"]["total_tokens"] > len(DOCUMENTS)
+    return {each["index"]: each["relevance_score"] for each in reply.json["results"]}
+
+
+def test_rankings_over_http_are_those_of_the_client(served: Served) -> None:
+    """Also of the only output of a model without the field, which programs of other APIs do not send."""
+    for server, model, by in (
+        (served.splade, None, "sparse"),
+        (served.m3, None, "sparse"),
+        (served.m3, None, "multi"),
+        (served.m3, "colbert", "multi"),
+    ):
+        ports = {"port": server.server.port, "port_out": server.server.port_out}
+        with BertClient(**ports, model=model, check_length=False) as client:
+            expected = [(each.index, each.score) for each in client.rerank(TEXTS[0], DOCUMENTS, by=by)]
+        named = {} if model is None else {"model": model}
+        implied = [] if server is served.m3 and model is None else [named]
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/", "/invocations"):
+            for fields in ({**named, "by": by}, *implied):
+                found = ranks_of(server, path, fields)
+                assert list(found) == [index for index, _ in expected]
+                assert found == pytest.approx(dict(expected), rel=1e-6, abs=1e-6)
+    large = {
+        "query": TEXTS[0],
+        "documents": ["who is it? it is me"] * 400,
+        "by": "multi",
+    }  # in a thread, several requests
+    (score,) = {each["relevance_score"] for each in served.m3.call("/v1/rerank", large).json["results"]}
+    assert score == pytest.approx(ranks_of(served.m3, "/rerank", {"by": "multi"})[3], rel=1e-6)
+    reply = served.m3.call("/rerank", {**large, "raw_scores": True, "top_n": 1, "return_documents": True}).json
+    assert [each["document"] for each in reply["results"]] == large["documents"][:1]
+
+
+def test_rankings_that_do_not_fit_are_refused(served: Served) -> None:
+    for server, fields, status, words in (
+        (served.m3, {}, 424, "dense, sparse, multi vectors and no cross-encoder: set 'by' to sparse or multi"),
+        (served.m3, {"by": "dense"}, 422, "'by' must be one of sparse, multi"),
+        (served.m3, {"by": ["multi"]}, 422, "'by' must be one of sparse, multi"),
+        (served.splade, {"by": "multi"}, 424, "'by' is multi, but this server has sparse vectors"),
+        (served.m3, {"by": "sparse", "model": "colbert"}, 424, "'by' is sparse, but this server has multi vectors"),
+        (served.m3, {"by": "multi", "texts": ["x", " "]}, 422, "texts[1] is ' '"),
+    ):
+        reply = server.call("/rerank", {"query": "x", "texts": ["x"], **fields})
+        assert (reply.status, words in reply.json["error"]) == (status, True), reply.body
+
+
 def test_servers_of_dense_vectors_name_what_they_have(server: Any) -> None:
     with BertClient(port=server.port, port_out=server.port_out) as client:
         assert client.server_config["outputs"] == ["dense"]

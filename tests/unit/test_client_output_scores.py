@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bert_serving.client._output_scores import max_sim, require_compared, roles_of
+from bert_serving.client import _output_scores, max_sim
+from bert_serving.client._output_scores import require_compared, roles_of
 from bert_serving.client._scores import ServerTask
 from bert_serving.client.errors import OptionError, TaskError
 
@@ -19,8 +20,17 @@ def test_max_sim_sums_the_best_product_of_each_token() -> None:
     assert max_sim(query[:0], document) == 0
 
 
+def test_max_sim_of_long_texts_is_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    query, document = (random.normal(size=(size, 4)).astype(np.float32) for size in (7, 5))
+    whole = max_sim(query, document)
+    for limit in (1, 10, 34):
+        monkeypatch.setattr(_output_scores, "_MAX_PRODUCTS", limit)
+        assert max_sim(query, document) == pytest.approx(whole, rel=1e-6)
+
+
 def test_queries_and_documents_have_their_prompts() -> None:
-    named = {"outputs": ["multi"], "truncate": True}
+    named = {"outputs": ["multi"], "truncate": True, "pairs": False}
     assert roles_of("multi", ("query", "document"), True) == [
         {**named, "prompt_name": "query"},
         {**named, "prompt_name": "document"},

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ._client import BertClient
     from ._concurrent import ConcurrentBertClient
     from ._encoding import Response
+    from ._output_scores import max_sim
     from ._outputs import EncodedOutputs, SparseVector
     from ._parts import EncodedParts, TextPart
     from ._scores import Classification, Ranked
@@ -81,6 +82,7 @@ __all__ = [
     "VectorSpaceError",
     "VersionMismatchError",
     "__version__",
+    "max_sim",
 ]
 
 #: Modules of names that are imported on first use: each process of a server imports the wire format without a client.
@@ -95,6 +97,7 @@ _MODULES = {
     "Response": "_encoding",
     "SparseVector": "_outputs",
     "TextPart": "_parts",
+    "max_sim": "_output_scores",
 }
 
 

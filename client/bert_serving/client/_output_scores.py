@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Outputs by which documents are compared with a query.
 COMPARED = ("sparse", "multi")
+#: Most inner products of tokens that are held at once: 1 MiB.
+_MAX_PRODUCTS = 1 << 18
 
 
 def require_compared(by: Any) -> None:
@@ -34,7 +36,7 @@ def roles_of(by: str, prompts: tuple[str, ...], truncate: bool) -> list[ProxyOpt
         prompts: names of the prompts of the model.
     """
     names = [name if name in prompts else None for name in ("query", "document")]
-    return [{"outputs": [by], "prompt_name": name, "truncate": truncate} for name in names]
+    return [{"outputs": [by], "prompt_name": name, "truncate": truncate, "pairs": False} for name in names]
 
 
 def relevance(query: OutputRows | None, documents: OutputRows | None) -> FloatArray:
@@ -45,16 +47,24 @@ def relevance(query: OutputRows | None, documents: OutputRows | None) -> FloatAr
         scores = [query.sparse[0].dot(document) for document in documents.sparse]
     else:
         own, others = query.multi or [], documents.multi or []
-        scores = [max_sim(own[0], document) for document in others]
+        first = own[0].astype(np.float32, copy=False)
+        scores = [max_sim(first, document) for document in others]
     return np.array(scores, np.float32)[:, None]
 
 
 def max_sim(query: FloatArray, document: FloatArray) -> float:
     """Returns the sum, over the tokens of a query, of the largest inner product with a token of the document.
 
-    It is 0 for a document without vectors.
+    Args:
+        query: float array ``[q, d]``, the vectors of the tokens.
+        document: float array ``[t, d]``.
+
+    Returns:
+        The score; 0 for a query or a document without vectors.
     """
     if not len(query) or not len(document):
         return 0.0
-    products = query.astype(np.float32) @ document.astype(np.float32).T
-    return float(products.max(1).sum(dtype=np.float64))
+    tokens, others = query.astype(np.float32, copy=False), document.astype(np.float32, copy=False).T
+    step = max(1, _MAX_PRODUCTS // len(document))
+    best = [(tokens[start : start + step] @ others).max(1) for start in range(0, len(tokens), step)]
+    return float(np.concatenate(best).sum(dtype=np.float64))

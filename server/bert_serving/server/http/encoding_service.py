@@ -35,6 +35,8 @@ CHUNK_SIZE = 1024
 #: Maximum size (characters) of the first texts of all pairs in a ZeroMQ request. A query travels with each of its
 #: documents, and a large message holds the GIL while it is encoded.
 PAIR_CHARACTERS = 2**20
+#: Outputs by which texts can be compared with a query.
+COMPARED = ("sparse", "multi")
 #: Maximum number of truncated rows listed in a response.
 MAX_TRUNCATED_ROWS = 1000
 
@@ -116,6 +118,11 @@ class EncodingService:
     def labels(self) -> tuple[str, ...]:
         """Names of the scores; empty if the server gives vectors."""
         return () if self.config.pipeline is None else self.config.pipeline.labels
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Outputs of the model by which texts can be compared with a query."""
+        return tuple(name for name in COMPARED if name in self.outputs and self.config.task == "embed")
 
     @property
     def row_bytes(self) -> int:

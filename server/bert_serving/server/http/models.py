@@ -18,14 +18,22 @@ def _embeds(service: EncodingService) -> bool:
     return service.config.has_text_vectors
 
 
+_is_reranker = _is_task("rerank")
+_RANKINGS = frozenset(("/rerank", "/v1/rerank", "/v2/rerank"))
 #: For which models a path is. Without a field ``model``, the first of them gets the request.
 _FITTING: dict[str, Callable[[EncodingService], bool]] = {
-    **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), _is_task("rerank")),
     **dict.fromkeys(("/predict", "/classify"), _is_task("classify")),
     **dict.fromkeys(("/embed", "/similarity", "/v1/embeddings", "/v1/embed", "/v2/embed"), _embeds),
-    "/embed_all": lambda service: service.config.task == "embed" and service.token_level,
-    "/embed_sparse": lambda service: service.config.task == "embed" and "sparse" in service.outputs,
+    "/embed_all": lambda service: service.token_level or "multi" in service.compared,
+    "/embed_sparse": lambda service: "sparse" in service.compared,
 }
+
+
+def _choose_for_ranking(models: list[EncodingService], by: Any) -> EncodingService:
+    """Returns the first model with the output ``by``; without it, the first reranker, or with outputs to compare."""
+    if by is not None:
+        return next((each for each in models if by in each.compared), models[0])
+    return next(filter(_is_reranker, models), next((each for each in models if each.compared), models[0]))
 
 
 def choose(service: EncodingService, values: Mapping[str, Any], path: str) -> EncodingService:
@@ -46,7 +54,9 @@ def choose(service: EncodingService, values: Mapping[str, Any], path: str) -> En
     if name in (None, "") and isinstance(parameters := values.get("parameters"), dict):
         name = parameters.get("model")
     if name in (None, ""):
-        fits = _FITTING.get(path) or (_is_task("rerank") if "query" in values else None)
+        if path in _RANKINGS or (path not in _FITTING and "query" in values):
+            return _choose_for_ranking(service.models, values.get("by"))
+        fits = _FITTING.get(path)
         return service if fits is None else next(filter(fits, service.models), service)
     if not isinstance(name, str):
         raise BadRequest(f"'model' must be a name, received {truncate_repr(name)}", "model")

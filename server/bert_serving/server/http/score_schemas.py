@@ -13,6 +13,14 @@ TopN = Annotated[
     Annotated[int, Meta(ge=1)] | None, Meta(description="maximum number of results, the best ones; by default all")
 ]
 
+By = Annotated[
+    Literal["sparse", "multi"] | None,
+    Meta(
+        description="compare vectors in place of a cross-encoder: sparse by their inner product, multi by MaxSim; by "
+        "default the only such output of the model"
+    ),
+]
+
 
 class TeiRerankRequest(Struct):
     """Body of /rerank of text-embeddings-inference."""
@@ -24,6 +32,7 @@ class TeiRerankRequest(Struct):
     top_n: TopN = None
     truncate: Truncate = True
     truncation_direction: TruncationDirection = "right"
+    by: By = None
     model: ModelName = ""
 
 
@@ -51,6 +60,7 @@ class RerankRequest(Struct):
     return_documents: Annotated[bool, Meta(description="return the documents too")] = False
     raw_scores: RawScores = False
     truncate: Truncate = True
+    by: By = None
 
 
 class Rank(Struct):

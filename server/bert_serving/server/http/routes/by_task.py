@@ -15,7 +15,9 @@ _BY_TASK = {"embed": tei.prepare, "classify": classify.prepare_predict, "rerank"
 
 
 def prepare_by_task(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
-    """Reads a ``POST /`` request as the route for the task of the server does."""
+    """Reads a ``POST /`` request as the route for the task of the server, or for a ranking of its outputs, does."""
+    if "query" in values and "inputs" not in values and service.compared:
+        return rerank.prepare_rerank(service, values, headers)
     return _BY_TASK[service.config.task](service, values, headers)
 
 

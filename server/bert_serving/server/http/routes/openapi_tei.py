@@ -15,6 +15,7 @@ _EMBED = {"inputs": ["hello world", "good day!"]}
 _RERANK = {"query": "hello", "texts": ["hello world", "good day!"]}
 _DOCUMENTS = {"model": "bert", "query": "hello", "documents": ["hello world", "good day!"], "top_n": 1}
 _SIMILARITY = {"inputs": {"source_sentence": "hello world", "sentences": ["good day!", "hello"]}}
+_ABOUT_RANKINGS = "Needs a server with -task rerank, or a model with sparse or multi vectors, which by names."
 
 TEI_PATHS: dict[str, Any] = {
     "/embed": {
@@ -65,7 +66,7 @@ TEI_PATHS: dict[str, Any] = {
         "post": operation(
             "Answer as the route for the task of the server",
             "Same as /embed, or as /similarity if the inputs have a source_sentence. With -task classify, same as "
-            "/predict; with -task rerank, same as /rerank.",
+            "/predict; with -task rerank, or with a query on a server of sparse or multi vectors, same as /rerank.",
             "The response of the route",
             content(
                 schemas.EmbedResponse, schemas.SimilarityResponse, scores.PredictResponse, scores.TeiRerankResponse
@@ -90,7 +91,7 @@ TEI_PATHS: dict[str, Any] = {
     "/rerank": {
         "post": operation(
             "Rank texts",
-            "Needs a server with -task rerank. A body with documents, as infinity has them, gives an object.",
+            f"{_ABOUT_RANKINGS} A body with documents, as infinity has them, gives an object.",
             "The indices of the texts and their scores, the best first",
             content(scores.TeiRerankResponse, scores.RerankResponse),
             _ERRORS,
@@ -144,7 +145,7 @@ TEI_PATHS: dict[str, Any] = {
     "/v1/rerank": {
         "post": operation(
             "Rank documents with the API of Cohere and Jina",
-            "Needs a server with -task rerank.",
+            _ABOUT_RANKINGS,
             "The indices of the documents and their scores, the best first",
             content(scores.RerankResponse),
             _SCORE_ERRORS,
@@ -155,7 +156,7 @@ TEI_PATHS: dict[str, Any] = {
     "/v2/rerank": {
         "post": operation(
             "Rank documents with the second API of Cohere",
-            "Needs a server with -task rerank.",
+            _ABOUT_RANKINGS,
             "The indices of the documents and their scores, the best first",
             content(scores.RerankResponse),
             _SCORE_ERRORS,
