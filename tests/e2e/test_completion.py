@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("shtab")
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Where each command of both distributions begins: "bert-serving-start": ("bert_serving.server.cli.start", "start").
+#: Where each command of both distributions begins: "bert-serving-start": ("bert_serving.server.entry_points", "start").
 COMMANDS = {
     command: (module, function)
     for name in ("client", "server")

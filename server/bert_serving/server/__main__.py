@@ -1,4 +1,4 @@
-from .cli.start import start
+from .entry_points import start
 
 if __name__ == "__main__":
     raise SystemExit(start())
