@@ -1,4 +1,4 @@
-"""A process that cannot start again ends the server with a reason and an exit code."""
+"""A process that cannot start again ends the server with a reason and an exit code; one that loads delays no stop."""
 
 from __future__ import annotations
 
@@ -32,3 +32,21 @@ def test_a_worker_that_cannot_start_again_ends_the_server(tmp_path: Path, monkey
     assert server.failure is not None
     assert "worker-0 ended 3 times before it was ready" in server.failure
     assert "the driver is gone" in server.failure
+
+
+@pytest.mark.minutes
+def test_a_worker_that_loads_its_model_does_not_delay_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = tmp_path / "loads"
+    monkeypatch.setenv("LOADS_WITH", str(loads))
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", 3600.0)  # that of a ready worker
+    port, port_out = free_ports()
+    argv = ["-model_dir", str(TINY), "-port", str(port), "-port_out", str(port_out), "-cpu"]
+    server = BertServer(get_args_parser().parse_args([*argv, "-engine", "fault_engines.loading"]))
+    with server:
+        loads.touch()
+        worker = server.children["worker-0"].process
+        assert worker is not None
+        psutil.Process(worker.pid).kill()
+        wait_until(lambda: not loads.exists(), 120, "the worker to load its model")
+    assert server.exit_code == 0

@@ -46,8 +46,9 @@ from .tokenizers import required
 #: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
 EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
 
-#: Seconds that child processes may take to end after STOP before they are killed.
-STOP_SECONDS = 8.0
+#: Seconds that child processes may take to end after STOP before they are killed. One that loads may not hear STOP, and
+#: holds no request.
+STOP_SECONDS, STOP_LOADING_SECONDS = 8.0, 1.0
 _POLL_MS = 100
 
 
@@ -380,10 +381,9 @@ class BertServer(threading.Thread):
         running = [child for child in self.children.values() if child.is_running]
         for child in running:
             self._tell(child.name, commands.STOP)
-        is_orderly = self.exit_code == EXIT_OK and self.is_ready.is_set()  # a process that starts may not hear STOP
-        deadline = time.monotonic() + (STOP_SECONDS if is_orderly else 1.0)
-        for child in running:
-            child.end(deadline)
+        is_orderly, now = self.exit_code == EXIT_OK and self.is_ready.is_set(), time.monotonic()
+        for child in sorted(running, key=lambda child: child.is_ready):
+            child.end(now + (STOP_SECONDS if is_orderly and child.is_ready else STOP_LOADING_SECONDS))
         self._prepared.close()
         if hasattr(self, "_port_lock"):
             self._port_lock.close()
