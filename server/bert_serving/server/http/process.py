@@ -23,6 +23,7 @@ from ..ipc.commands import DRAIN, DRAINED, READY, SHARES, STOP
 from ..ipc.descriptors import descriptor_limit
 from ..ipc.full_collections import FullCollections
 from ..ipc.process_context import ProcessContext
+from ..ipc.thread_switches import switch_threads_often
 from ..tokenization.factory import make_tokenizer
 from .bearer_token import read_token
 from .concurrency_limit import ConcurrencyLimiter
@@ -74,6 +75,7 @@ def run(process: ProcessContext) -> None:
         raise StartError(
             f"-http_port needs the library {error.name!r}; install it with: pip install 'bert-serving-server[http]'"
         ) from None
+    switch_threads_often()
     _limit_arenas()
     config = process.config
     control = process.connect_control()

@@ -35,6 +35,7 @@ from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command
 from ..ipc.process_context import ProcessContext
 from ..ipc.sockets import recv_available
+from ..ipc.thread_switches import switch_threads_often
 from ..log import REQUEST
 from ..model.config import ModelConfig
 from ..monitoring.statistics import Statistics
@@ -361,6 +362,7 @@ class Ventilator:
 
 def run(context: ProcessContext) -> None:
     """Runs the ventilator process."""
+    switch_threads_often()
     config = context.config
     model = context.model
     tokenizer = make_tokenizer(config, model, context.options["tokenizer"])
