@@ -1,4 +1,7 @@
-"""Tokenizer processes: the same replies as without them, and no request is lost when they die or hang."""
+"""Tokenizer processes: the same replies as without them, and no request is lost when they die or hang.
+
+The servers have two models, whose texts the same processes tokenize.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import zmq
 from bert_serving.client import BertClient, BertServingError
 from bert_serving.client.protocol import CANCEL
 from fault_helpers import ThreadGroup, assert_true, connect, faulty, suspended, texts
-from servers import Server, free_ports, wait_until
+from servers import TINY, Server, free_ports, wait_until
 
 TOKENIZERS = ("tokenizer-0", "tokenizer-1")
 #: JSON of the texts and options of requests, valid and invalid ones.
@@ -71,7 +74,7 @@ def tokenizing(number: int, *args: str, engine: str = "sound") -> Iterator[tuple
     (http_port,) = free_ports(1)
     options = ["-num_tokenizer", str(number), "-max_text_length", "5000", "-max_request_size", "20000"]
     tokens = ["-show_tokens_to_client", "-http_port", str(http_port)]
-    with faulty(*options, *tokens, *args, engine=engine) as server:
+    with faulty(*options, *tokens, *args, "-model", f"other={TINY},max_seq_len=12", engine=engine) as server:
         yield server, http_port
 
 
@@ -111,15 +114,15 @@ class Peer:
         self.context.destroy(linger=0)
 
 
-def replies(server: Server, *, at_once: bool) -> dict[bytes, list[bytes]]:
-    """Returns the frames of the reply to each request behind the topic, by request id."""
-    found = []
+def replies(server: Server, *, at_once: bool, model: str = "tiny", step: int = 1) -> dict[bytes, list[bytes]]:
+    """Returns the frames of the reply to each ``step``-th request behind the topic, by request id."""
+    found, requests = [], REQUESTS[::step]
     with Peer(server, b"peer") as peer:
-        for number, request in enumerate(REQUESTS):
-            peer.send(number, *request)
+        for number, (message, options) in enumerate(requests):
+            peer.send(number, message, {**options, "model": model})
             if not at_once:
                 found.append(peer.receive())
-        while len(found) < len(REQUESTS):
+        while len(found) < len(requests):
             found.append(peer.receive())
     return {frames[-1]: frames[1:-1] for frames in found}
 
@@ -133,6 +136,9 @@ def test_replies_are_the_same_bytes(plain: tuple[Server, int], parallel: tuple[S
     assert len(expected) == len(REQUESTS)
     assert replies(parallel[0], at_once=False) == expected
     assert replies(parallel[0], at_once=True) == expected
+    others = replies(plain[0], at_once=True, model="other", step=3)
+    assert any(others[b"%d" % number] != expected[b"%d" % (3 * number)] for number in range(len(others)))
+    assert replies(parallel[0], at_once=True, model="other", step=3) == others
     with connect(parallel[0]) as client:
         status = client.server_status
         assert sorted(each["name"] for each in status["tokenizers"]) == ["tokenizer-0.1", "tokenizer-1.1"]
@@ -170,7 +176,7 @@ def test_no_request_is_lost_when_tokenizers_are_killed(parallel: tuple[Server, i
         before = observer.server_status["num_restarts"]
 
         def load(index: int) -> None:
-            with connect(server) as client:
+            with connect(server, model=("tiny", "other")[index % 2], check_length=False) as client:
                 number = 0
                 while not threads.stopped.is_set():
                     # Both short requests and large ones, with texts of their own.

@@ -30,12 +30,16 @@ from bert_serving.server.tokenization.request_texts import (
 )
 from bert_serving.server.tokenization.tokenizer import Tokenized
 from bert_serving.server.tokenizer.process import perform
-from bert_serving.server.ventilator.tokenizer_pool import CREDITS, MAX_SILENCE, MAX_TASKS, TokenizerPool
+from bert_serving.server.ventilator.tokenizer_pool import CREDITS, MAX_TASKS, TokenizerPool
+from bert_serving.server.ventilator.tokenizer_processes import MAX_SILENCE, TokenizerProcesses
 from bert_serving.server.ventilator.tokenizer_thread import Progress, TokenizedChunk
 from servers import TINY
 
 LIMITS = RequestLimits(max_request_size=100_000, max_text_length=1000)
-TOKENIZER = load_tokenizer(TINY / "vocab.txt", lower_case=True, max_seq_len=16, max_tokens=16)
+#: The tokenizer of each model.
+TOKENIZERS = [
+    load_tokenizer(TINY / "vocab.txt", lower_case=True, max_seq_len=length, max_tokens=length) for length in (16, 8)
+]
 
 
 class Thread:
@@ -74,17 +78,19 @@ class Expected:
     options: JobOptions
     client: bytes
     is_large: bool
+    model: int
 
 
 class Processes:
-    """The pool, its processes, and the requests that a test sends."""
+    """The pool of each model, the processes, and the requests that a test sends."""
 
-    def __init__(self, names: int) -> None:
+    def __init__(self, names: int, num_models: int = 1) -> None:
         self.queues: dict[bytes, deque[TaskMessage]] = {}
         self.starts: dict[int, int] = {}
         self.count = 0
-        self.thread = Thread()
-        self.pool = TokenizerPool(self.thread, self, 7 << 40, waits=True)  # type: ignore[arg-type]
+        self.shared = TokenizerProcesses(self, 7 << 40, waits=True)  # type: ignore[arg-type]
+        self.pools = [TokenizerPool(Thread(), self.shared) for _ in range(num_models)]  # type: ignore[arg-type]
+        self.pool = self.pools[0]
         self.requests: dict[int, Expected] = {}
         self.chunks: dict[int, list[TokenizedChunk]] = {}
         self.ended: list[int] = []  # local ids in the order of their last chunks
@@ -101,44 +107,48 @@ class Processes:
         self.starts[index] = self.starts.get(index, 0) + 1
         name = b"tokenizer-%d.%d" % (index, self.starts[index])
         self.queues[name] = deque()
-        self.pool.on_message(name, [REGISTER_TOKENIZER])
+        self.shared.on_message(name, [REGISTER_TOKENIZER])
         return name
 
     def kill(self, name: bytes, is_reported: bool = True) -> None:
         del self.queues[name]
         if is_reported:
-            self.pool.lost(name)
+            self.shared.lost(name)
 
     def request(
-        self, texts: Any, client: bytes = b"client", options: JobOptions = NO_OPTIONS, is_large: bool = False
+        self,
+        texts: Any,
+        client: bytes = b"client",
+        options: JobOptions = NO_OPTIONS,
+        is_large: bool = False,
+        model: int = 0,
     ) -> int:
         message = texts if isinstance(texts, bytes) else json.dumps(texts).encode()
         local_id = self.count = self.count + 1
-        self.requests[local_id] = Expected(message, options, client, is_large)
+        self.requests[local_id] = Expected(message, options, client, is_large, model)
         self.chunks[local_id] = []
-        self.pool.submit(local_id, memoryview(message) if is_large else message, options, client)
+        self.pools[model].submit(local_id, memoryview(message) if is_large else message, options, client)
         return local_id
 
     def cancel(self, local_id: int) -> None:
-        self.pool.cancel(local_id)
-        del self.requests[local_id]
+        self.pools[self.requests.pop(local_id).model].cancel(local_id)
 
     def collect(self) -> None:
         """Takes the finished chunks, and sends waiting texts."""
-        for chunk in self.pool.receive(64):
+        for chunk in [each for pool in self.pools for each in pool.receive(64)]:
             if chunk.local_id in self.requests:
                 self.chunks[chunk.local_id].append(chunk)
                 if chunk.is_end:
                     self.ended.append(chunk.local_id)
-        self.pool.flush()
+        self.shared.flush()
 
     def work(self, name: bytes) -> None:
         """Lets a process answer one message, a short one first."""
         queue = self.queues[name]
         message = next((each for each in queue if each.tasks[0].piece is None), queue[0])
         queue.remove(message)
-        results = [perform(task, TOKENIZER, LIMITS) for task in message.tasks]
-        self.pool.on_message(name, [TOKENIZED, encode(ResultMessage(message.number, 1000, results))])
+        results = [perform(task, TOKENIZERS[message.model], LIMITS) for task in message.tasks]
+        self.shared.on_message(name, [TOKENIZED, encode(ResultMessage(message.number, 1000, results))])
 
     def finish(self) -> None:
         """Lets all processes work until nothing is left."""
@@ -159,23 +169,23 @@ class Processes:
             for chunk, (size, first_row, tokenized, is_last) in zip(chunks, expected, strict=False):
                 assert (chunk.size, chunk.first_row, chunk.is_last) == (size, first_row, is_last)
                 assert_same(chunk.tokenized, tokenized)
-        assert self.pool.held_bytes == 0
-        assert not self.pool._streams
-        assert not self.pool._by_job
-        assert not self.pool._large
+        for pool in self.pools:
+            assert pool.held_bytes == 0
+            assert not pool._streams
+            assert not pool.has_tasks
 
 
 def direct(request: Expected) -> tuple[list[tuple[int, int, Tokenized, bool]], str | None]:
     """Returns size, first row, tokens and whether it is the last, of each chunk, and the error."""
     chunks: list[tuple[int, int, Tokenized, bool]] = []
-    pairs = request.options.pairs is True
+    pairs, tokenizer = request.options.pairs is True, TOKENIZERS[request.model]
     try:
         if not request.is_large:
             texts = read_texts(request.message, LIMITS, pairs)
-            return [(len(texts), 0, tokenize(TOKENIZER, texts, request.options), True)], None
+            return [(len(texts), 0, tokenize(tokenizer, texts, request.options), True)], None
         for piece in read_pieces(request.message, LIMITS, pairs):
             if piece is not None:
-                tokenized = tokenize(TOKENIZER, piece.texts, request.options, piece.first_row)
+                tokenized = tokenize(tokenizer, piece.texts, request.options, piece.first_row)
                 chunks.append((piece.size, piece.first_row, tokenized, piece.is_last))
     except RequestError as error:
         return chunks, str(error)
@@ -250,48 +260,51 @@ KINDS = ["short", "large", "work", "work", "kill", "vanish", "cancel", "collect"
 OPERATIONS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 99)), max_size=60)
 
 
-@given(OPERATIONS, st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
-def test_nothing_is_lost_or_doubled(operations: list[tuple[str, int]], number: int) -> None:
-    """Requests arrive, processes work, die and are replaced, requests are cancelled."""
+@given(OPERATIONS, st.integers(1, 3), st.integers(1, 2))
+@settings(max_examples=80, deadline=None)
+def test_nothing_is_lost_or_doubled(operations: list[tuple[str, int]], number: int, num_models: int) -> None:
+    """Requests of each model arrive, processes work, die and are replaced, requests are cancelled."""
     cut, json_scan.PIECE_VALUES = json_scan.PIECE_VALUES, 3
     try:
-        processes = Processes(number)
+        processes = Processes(number, num_models)
         killed: dict[bytes, bool] = {}
         for operation, value in operations:
             names = [name for name, queue in processes.queues.items() if queue]
             if operation == "short":
                 texts, options = MESSAGES[value % len(MESSAGES)]
-                processes.request(texts, b"client %d" % (value % 3), options)
+                processes.request(texts, b"client %d" % (value % 3), options, model=value % num_models)
             elif operation == "large":
-                processes.request([f"text {each}" for each in range(value)], is_large=True)
+                texts = [f"text {each}" for each in range(value)]
+                processes.request(texts, is_large=True, model=value % num_models)
             elif operation == "work" and names:
                 processes.work(names[value % len(names)])
             elif operation in ("kill", "vanish"):
                 name = list(processes.queues)[value % len(processes.queues)]
-                is_alone = processes.pool.states[name].is_isolated  # two such deaths are the texts' own
+                is_alone = processes.shared.states[name].is_isolated  # two such deaths are the texts' own
                 if name not in killed and not is_alone:
                     processes.kill(name, operation == "kill")
                     killed[name] = True
                     if operation == "vanish":  # the supervisor notices later
                         processes.collect()
-                        processes.pool.lost(name)
+                        processes.shared.lost(name)
                     processes.start(int(name.split(b"-")[1].split(b".")[0]))
             elif operation == "cancel" and processes.requests:
                 processes.cancel(sorted(processes.requests)[value % len(processes.requests)])
             elif operation == "silence":
-                processes.pool.measure(1.0)
+                processes.shared.measure(1.0)
             elif operation == "collect":
                 processes.collect()
         processes.finish()
         processes.check()
-        for client in {request.client for request in processes.requests.values()}:
+        for client in {(request.client, request.model) for request in processes.requests.values()}:
             mine = [
                 local_id
                 for local_id in processes.ended
-                if (request := processes.requests.get(local_id)) and request.client == client and not request.is_large
+                if (request := processes.requests.get(local_id))
+                and (request.client, request.model) == client
+                and not request.is_large
             ]
-            assert mine == sorted(mine), "the requests of a client return in order"
+            assert mine == sorted(mine), "the requests of a client for a model return in order"
     finally:
         json_scan.PIECE_VALUES = cut
 
@@ -300,7 +313,7 @@ def test_one_message_holds_the_texts_of_many_requests() -> None:
     processes = Processes(1)
     for _ in range(3 * MAX_TASKS):
         processes.request(["hello"])
-    processes.pool.flush()
+    processes.shared.flush()
     queue = processes.queues[b"tokenizer-0.1"]
     assert [len(message.tasks) for message in queue] == [MAX_TASKS] * CREDITS
     processes.finish()
@@ -334,12 +347,12 @@ def test_large_requests_alternate(small_pieces: None) -> None:
 def test_a_process_that_does_not_answer_delays_only_what_it_holds(is_killed: bool) -> None:
     processes = Processes(2)
     held = processes.request(["hello"], b"held")
-    processes.pool.flush()
+    processes.shared.flush()
     stuck = next(name for name, queue in processes.queues.items() if queue)
     other = next(name for name in processes.queues if name != stuck)
     behind = processes.request(["hello"], b"held")
     free = [processes.request(["hello"], b"client %d" % number) for number in range(5)]
-    processes.pool.flush()
+    processes.shared.flush()
     processes.work(other)
     processes.collect()
     assert set(processes.ended) == set(free)
@@ -347,15 +360,15 @@ def test_a_process_that_does_not_answer_delays_only_what_it_holds(is_killed: boo
         processes.kill(stuck)
     else:
         for _ in range(MAX_SILENCE):
-            processes.pool.measure(1.0)
-    processes.pool.flush()
+            processes.shared.measure(1.0)
+    processes.shared.flush()
     assert not is_killed or stuck not in processes.queues
     while processes.queues[other]:
         processes.work(other)
         processes.collect()
     assert processes.ended[-2:] == [held, behind]
     later = processes.request(["hello"])
-    processes.pool.flush()
+    processes.shared.flush()
     assert [task.texts for message in processes.queues[other] for task in message.tasks] == [b'["hello"]'], later
     processes.finish()  # the other process answers late
     processes.check()
@@ -378,10 +391,32 @@ def test_tokens_that_wait_for_an_earlier_piece_are_limited_and_counted(small_pie
     processes.check()
 
 
+def test_models_take_turns(small_pieces: None) -> None:
+    processes = Processes(1, num_models=2)
+    for model in (0, 0, 1):
+        processes.request(["hello"] * 30, is_large=True, model=model)
+    for number in range(3 * MAX_TASKS):
+        processes.request(["hello"], b"client %d" % number)
+    processes.collect()
+    short = processes.request(["hello"], model=1)
+    order: list[int] = []
+    while queue := processes.queues[b"tokenizer-0.1"]:
+        assert len(queue) <= 2 * CREDITS, "the models share the credits"
+        order.append(next((each for each in queue if each.tasks[0].piece is None), queue[0]).model)
+        processes.work(b"tokenizer-0.1")
+        processes.collect()
+        if len(order) == CREDITS + 1:
+            assert processes.chunks[short], "it waits for what was sent before it, and no longer"
+    pieces = order[-30:]
+    assert sum(pieces[:20]) >= 8, "pieces of both models alternate"
+    processes.check()
+
+
+@pytest.mark.parametrize("num_models", [1, 2])
 @pytest.mark.parametrize("is_reported", [True, False])
-def test_texts_on_which_two_processes_die_get_an_error_and_no_others(is_reported: bool) -> None:
-    processes = Processes(1)
-    good = [processes.request(["hello"], b"client %d" % number) for number in range(3)]
+def test_texts_on_which_two_processes_die_get_an_error_and_no_others(is_reported: bool, num_models: int) -> None:
+    processes = Processes(1, num_models)
+    good = [processes.request(["hello"], b"client %d" % each, model=each % num_models) for each in range(3)]
     poison = processes.request(["poison"], b"poison")
     processes.collect()
     for _ in range(3):
@@ -391,7 +426,7 @@ def test_texts_on_which_two_processes_die_get_an_error_and_no_others(is_reported
             processes.collect()
         processes.kill(name, is_reported)
         if not is_reported:
-            processes.pool.lost(name)
+            processes.shared.lost(name)
         processes.start(0)
         processes.collect()
     processes.finish()
@@ -420,11 +455,11 @@ def test_short_requests_wait_while_the_queue_is_full() -> None:
 
 def test_a_registration_that_arrives_after_the_death_is_ignored() -> None:
     processes = Processes(1)
-    processes.pool.lost(b"tokenizer-0.1")
-    processes.pool.on_message(b"tokenizer-0.1", [REGISTER_TOKENIZER])
-    assert not processes.pool.states
+    processes.shared.lost(b"tokenizer-0.1")
+    processes.shared.on_message(b"tokenizer-0.1", [REGISTER_TOKENIZER])
+    assert not processes.shared.states
     name = processes.start(0)
-    processes.pool.on_message(name, [TOKENIZED, encode(ResultMessage(random.getrandbits(40), 1, []))])  # a stale one
+    processes.shared.on_message(name, [TOKENIZED, encode(ResultMessage(random.getrandbits(40), 1, []))])  # a stale one
     processes.request(["hello"])
     processes.finish()
     processes.check()

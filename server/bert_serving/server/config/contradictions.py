@@ -94,11 +94,6 @@ def _check_models(config: ServerConfig) -> None:
         )
     if config.join_port is not None:
         raise ConfigError("-join_port is for servers of one model, but -model names further ones: omit one of them")
-    if config.num_tokenizer != 0:
-        raise ConfigError(
-            f"-num_tokenizer {config.num_tokenizer} is for servers of one model, but -model names further ones: omit "
-            "one of them"
-        )
 
 
 def _check_ports(config: ServerConfig) -> None:

@@ -199,7 +199,7 @@ def make_children(
     """Returns the child processes by name, without the workers of further models; none is started.
 
     Args:
-        further: what ventilator, sink and HTTP server need to know of further models.
+        further: what all of them, but workers, need to know of further models.
     """
     children: dict[str, Child] = {}
 
@@ -213,7 +213,7 @@ def make_children(
     add("ventilator", "ventilator", shared | for_ventilator, _NO_GPU)
     add("sink", "sink", shared, _NO_GPU)
     for index in range(count(config)):
-        add("tokenizer", f"tokenizer-{index}", {}, _NO_GPU)
+        add("tokenizer", f"tokenizer-{index}", models, _NO_GPU)
     children |= make_workers(config, addresses, placements, model, prepared, {})
     if config.http_port:
         add("http", "http", {"keys": http_keys} | for_http | models, _NO_GPU)

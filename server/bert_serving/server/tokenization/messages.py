@@ -98,9 +98,10 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class TaskMessage(NamedTuple):
-    """Tasks for one tokenizer process. Either all are short messages, or it is one piece."""
+    """Tasks for one tokenizer process, of the model with this index. All are short messages, or it is one piece."""
 
     number: int
+    model: int
     tasks: Sequence[TextTask]
 
 
@@ -113,7 +114,7 @@ class ResultMessage(NamedTuple):
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode_tasks = msgspec.msgpack.Decoder(tuple[int, list[TextTask]]).decode
+_decode_tasks = msgspec.msgpack.Decoder(tuple[int, int, list[TextTask]]).decode
 _decode_results = msgspec.msgpack.Decoder(tuple[int, int, list[TaskResult]]).decode
 
 

@@ -1,9 +1,10 @@
-"""Runs a tokenizer process: receives texts from the ventilator and returns their token ids."""
+"""Runs a tokenizer process: receives texts for all models from the ventilator, and returns their token ids."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import zmq
 
@@ -28,7 +29,8 @@ def run(process: ProcessContext) -> None:
     Short messages precede pieces of large ones, so a short message waits for one piece at most.
     """
     config = process.config
-    tokenizer = make_tokenizer(config, process.model, process.options["tokenizer"])
+    models = process.of_models()
+    tokenizers = [make_tokenizer(each.config, each.model, each.options["tokenizer"]) for each in models]
     limits = RequestLimits(config.max_request_size, config.max_text_length, config.max_queue_tokens)
     control = process.connect_control()
     front = make_socket(process.context, zmq.DEALER, IDENTITY=process.name.encode())
@@ -52,19 +54,21 @@ def run(process: ProcessContext) -> None:
             for (frame,) in recv_available(front, _BURST):
                 message = decode_tasks(frame)
                 if message.tasks[0].piece is None:
-                    _answer(front, message, tokenizer, limits)
+                    _answer(front, message, tokenizers, limits)
                 else:
                     pieces.append(message)
         if pieces:
             process.mark_progress(busy=True)
-            _answer(front, pieces.popleft(), tokenizer, limits)
+            _answer(front, pieces.popleft(), tokenizers, limits)
         if time.monotonic() >= next_register_at:
             next_register_at = time.monotonic() + _REGISTER_SECONDS
             front.send(REGISTER_TOKENIZER)
 
 
-def _answer(front: zmq.Socket[bytes], message: TaskMessage, tokenizer: Tokenizer, limits: RequestLimits) -> None:
-    began = time.monotonic_ns()
+def _answer(
+    front: zmq.Socket[bytes], message: TaskMessage, tokenizers: Sequence[Tokenizer], limits: RequestLimits
+) -> None:
+    began, tokenizer = time.monotonic_ns(), tokenizers[message.model]
     results = [perform(task, tokenizer, limits) for task in message.tasks]
     reply = ResultMessage(message.number, time.monotonic_ns() - began, results)
     front.send_multipart([TOKENIZED, encode(reply)])

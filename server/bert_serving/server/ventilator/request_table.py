@@ -97,7 +97,7 @@ class RequestTable:
         self.limits, self.digests, self.admission = shared.limits, DigestQueue(), shared.admission
         self.dispatcher = Dispatcher(config, router, self.fail, sink.send, context.log, clock, shared.numbers, number)
         thread = TokenizerThread(context.context, tokenizer, self.limits.of_request, number)
-        self.thread = TokenizerPool.wrap(thread, config.num_tokenizer, router, first_id)
+        self.thread = TokenizerPool(thread, shared.tokenizers) if shared.tokenizers is not None else thread
         self.limits.messages += [self.thread, self.digests]
         self._announce = Announcer(
             config, tokenizer, self._rules.results.positions, first_id + number, context.log, step

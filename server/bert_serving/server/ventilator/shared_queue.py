@@ -1,4 +1,4 @@
-"""What the request tables of all models share: limits of memory, numbers of batches, the socket to the workers."""
+"""What the request tables of all models share: limits of memory, numbers of batches, workers' socket, tokenizers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..ipc.sockets import make_socket
 from .queue_limits import QueueLimits
 from .result_admission import ResultAdmission
 from .share_table import ShareTable
+from .tokenizer_processes import TokenizerProcesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class SharedQueue:
         admission: memory of the results.
         numbers: ids of batches.
         shares: what each name uses; None without ``-http_keys``.
+        tokenizers: the tokenizer processes; None without ``-num_tokenizer``.
     """
 
     router: zmq.Socket[bytes]
@@ -32,12 +34,16 @@ class SharedQueue:
     admission: ResultAdmission
     numbers: BatchNumbers
     shares: ShareTable | None
+    tokenizers: TokenizerProcesses | None
 
     @classmethod
     def open(
         cls, context: ProcessContext, admission: ResultAdmission, numbers: BatchNumbers, clock: Callable[[], float]
     ) -> SharedQueue:
-        """Binds the socket to the workers."""
+        """Binds the socket to the workers and the tokenizer processes."""
         router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
         context.bind(router, context.addresses.dispatch)
-        return cls(router, QueueLimits(context.config), admission, numbers, ShareTable.of(context, clock))
+        number, tokenizers = context.config.num_tokenizer, None
+        if number:
+            tokenizers = TokenizerProcesses(router, numbers.next, waits=number != "auto")
+        return cls(router, QueueLimits(context.config), admission, numbers, ShareTable.of(context, clock), tokenizers)

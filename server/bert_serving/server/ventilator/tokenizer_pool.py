@@ -1,4 +1,4 @@
-"""Distributes the texts of requests to tokenizer processes, and returns their tokens in order.
+"""Queues the texts of one model for the tokenizer processes, and returns their tokens in order.
 
 The requests of a client, and the pieces of a large request, return in the order in which they arrived. Texts stay here
 until their tokens are back, so the texts of a dead process go to another one.
@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
-import zmq
-
-from ..errors import EncodingFailed, RequestError
-from ..ipc.commands import REGISTER_TOKENIZER
+from ..errors import RequestError
 from ..scheduling.jobs import NO_OPTIONS, JobOptions
-from ..tokenization.messages import TaskMessage, TextTask, decode_results, encode
-from ..tokenization.request_texts import ScannedMessage
+from ..tokenization.messages import TaskResult
+from ..tokenization.request_texts import RawPiece, ScannedMessage
+from .tokenizer_processes import TokenizerProcesses
 from .tokenizer_state import TASK_BYTES, LargeMessage, Task, TokenizerState
 from .tokenizer_thread import Progress, TokenizedChunk, TokenizerThread
 
@@ -25,30 +23,19 @@ CREDITS = 2
 MAX_TASKS, MAX_TASK_BYTES = 64, 2**18
 #: Waiting short messages from which a busy process gets a second message.
 MIN_QUEUED = 16
-#: Number of processes that may die on the same texts before their request is rejected.
-MAX_CRASHES = 2
-#: Measurements without an answer from a process that holds texts, after which others get these texts too.
-MAX_SILENCE = 3
 
 
 class TokenizerPool:
     """Tokenizes messages in processes, with the interface of :class:`TokenizerThread`. The thread counts large ones.
 
-    Args:
-        router: socket of the processes.
-        first_id: lower bound of the ids of tasks and messages. They are unique across restarts of the ventilator.
-        waits: texts wait for the first process; else the ventilator tokenizes until one has registered.
-
     Attributes:
-        has_processes: processes tokenize all messages.
-        states: the processes by name.
+        processes: those of all models.
+        model: index of the model.
     """
 
-    def __init__(self, thread: TokenizerThread, router: zmq.Socket[bytes], first_id: int, waits: bool) -> None:
-        self._thread, self._router, self._last_id = thread, router, first_id
-        self.results, self.has_processes = thread.results, waits
-        self.states: dict[bytes, TokenizerState] = {}
-        self._dead: dict[bytes, int] = {}  # last start that ended, by process
+    def __init__(self, thread: TokenizerThread, processes: TokenizerProcesses) -> None:
+        self._thread, self.processes = thread, processes
+        self.results, self.model = thread.results, processes.add_source(self)
         self._held_bytes = 0
         self._in_thread: dict[int, JobOptions] = {}  # large messages that the thread counts, by local_id
         self._short: OrderedDict[int, Task] = OrderedDict()  # not sent, by local_id
@@ -57,16 +44,18 @@ class TokenizerPool:
         self._large: dict[int, LargeMessage] = {}
         self._new: OrderedDict[int, LargeMessage] = OrderedDict()  # no piece is sent
         self._active: OrderedDict[int, LargeMessage] = OrderedDict()  # the next turn first
-        self._suspects: deque[Task] = deque()  # in flight at a process that died or does not answer
         self._ready: deque[TokenizedChunk] = deque()
         self._progress, self._takes_short, self._is_turn_of_new = Progress.ALL, True, True
 
-    @classmethod
-    def wrap(
-        cls, thread: TokenizerThread, num_tokenizer: int | str, router: zmq.Socket[bytes], first_id: int
-    ) -> TokenizerPool | TokenizerThread:
-        """Returns a pool, or the thread if there are no processes."""
-        return cls(thread, router, first_id, num_tokenizer != "auto") if num_tokenizer else thread
+    @property
+    def has_processes(self) -> bool:
+        """Whether processes tokenize all messages."""
+        return self.processes.has_processes
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether texts are not tokenized to their end."""
+        return bool(self._by_job or self._large)
 
     @property
     def held_bytes(self) -> int:
@@ -84,7 +73,7 @@ class TokenizerPool:
         """Queues the JSON message of a job."""
         if self.has_processes and isinstance(message, bytes):
             stream = self._streams.setdefault(identity, deque())
-            task = self._add(Task(self._next_id(), local_id, options, stream, identity, message))
+            task = self._add(Task(self.processes.next_id(), self, local_id, options, stream, identity, message))
             self._hold(task, len(message))
             self._short[local_id] = self._by_job[local_id] = task
         else:
@@ -120,96 +109,56 @@ class TokenizerPool:
 
     # ---------------------------------------------------------------- processes
 
-    def on_message(self, name: bytes, frames: list[bytes]) -> None:
-        """Handles a message of a process: its registration, or tokens."""
-        if frames[0] == REGISTER_TOKENIZER:
-            process, _, start = name.rpartition(b".")
-            if int(start) > self._dead.get(process, 0):  # else it died before its registration was read
-                self.has_processes = True
-                self.states.setdefault(name, TokenizerState(name))
-            return
-        number, duration, results = decode_results(frames[1])
-        state = self.states.get(name)
-        tasks = None if state is None else state.in_flight.pop(number, None)
-        if state is None or tasks is None:
-            return  # of an earlier ventilator
-        state.busy_seconds += duration / 1e9
-        state.is_isolated, state.silence = False, 0
-        state.num_pieces -= tasks[0].large is not None
-        for task, result in zip(tasks, results, strict=True):
-            if task.is_done:
-                continue
-            error = result.to_error()
-            if error is not None:
-                chunk = TokenizedChunk(task.local_id, error=error)
-            else:
-                tokenized, large = result.to_tokenized(), task.large
-                state.num_texts += tokenized.num_texts
-                size = tokenized.num_texts if large is None else large.scanned.size
-                row = 0 if large is None else large.scanned.first_row(task.index)
-                is_last = large is None or task.index == large.scanned.num_pieces - 1
-                chunk = TokenizedChunk(task.local_id, size, row, tokenized, is_last)
-            self._finish(task, chunk, result.nbytes)
-            self._release(task.stream)
+    def on_result(self, task: Task, result: TaskResult) -> int:
+        """Handles the tokens or the error of a task, and returns the number of its texts."""
+        error = result.to_error()
+        if error is not None:
+            self.end(task, TokenizedChunk(task.local_id, error=error), result.nbytes)
+            return 0
+        tokenized, large = result.to_tokenized(), task.large
+        size = tokenized.num_texts if large is None else large.scanned.size
+        row = 0 if large is None else large.scanned.first_row(task.index)
+        is_last = large is None or task.index == large.scanned.num_pieces - 1
+        self.end(task, TokenizedChunk(task.local_id, size, row, tokenized, is_last), result.nbytes)
+        return tokenized.num_texts
 
-    def lost(self, name: bytes) -> None:
-        """Sends the tasks of a process that died to others, each alone. A task on which two died is rejected."""
-        process, _, start = name.rpartition(b".")
-        self._dead[process] = int(start)
-        self._requeue(name)
+    def end(self, task: Task, chunk: TokenizedChunk, nbytes: int = 0) -> None:
+        """Sets the result of a task, with ``nbytes`` of tokens, and returns those that do not wait for others."""
+        self._finish(task, chunk, nbytes)
+        self._release(task.stream)
 
-    def _requeue(self, name: bytes) -> None:
-        state = self.states.pop(name, None)
-        if state is None:
-            return
-        for task in [each for tasks in state.in_flight.values() for each in tasks if not each.is_done]:
-            task.crashes += state.is_isolated
-            if task.crashes < MAX_CRASHES:
-                self._suspects.append(task)
-                continue
-            error = EncodingFailed(f"the texts could not be tokenized: {MAX_CRASHES} tokenizer processes died on them")
-            self._finish(task, TokenizedChunk(task.local_id, error=error))
-            self._release(task.stream)
+    def read_piece(self, task: Task) -> RawPiece | None:
+        """Returns the piece of a large message that is sent; None if the message ends there with an error."""
+        assert task.large is not None
+        try:
+            piece = task.large.scanned.piece(task.index)
+        except RequestError as error:
+            self.end(task, TokenizedChunk(task.local_id, error=error))
+            return None
+        self._hold(task, len(piece.message))
+        return piece
 
-    def measure(self, seconds: float) -> None:
-        """Computes the share of busy time in the last ``seconds``, a second or more.
+    @property
+    def num_short(self) -> int:
+        """Number of short messages that may be sent."""
+        return len(self._short) if self._takes_short else 0
 
-        The texts of a process that does not answer go to others too. The first answer counts.
+    def send_short(self, states: list[TokenizerState], num_others: int) -> bool:
+        """Sends short messages to some processes, which are removed if they are dead.
+
+        Args:
+            num_others: number of short messages of other models that wait.
+
+        Returns:
+            Whether it has sent some.
         """
-        for state in self.states.values():
-            state.silence = state.silence + 1 if state.in_flight else 0
-            if state.silence == MAX_SILENCE:
-                self._suspects.extend(each for tasks in state.in_flight.values() for each in tasks if not each.is_done)
-            state.busy_share = min(1.0, (state.busy_seconds - state.measured_seconds) / seconds)
-            state.measured_seconds = state.busy_seconds
-
-    def flush(self) -> None:
-        """Sends waiting texts to the processes that have credits."""
-        if not self._by_job and not self._large:
-            return
-        states = [each for each in self.states.values() if not each.is_isolated and each.silence < MAX_SILENCE]
-        while self._suspects and states:
-            state = min(states, key=lambda each: len(each.in_flight))
-            states.remove(state)  # it gets no other task meanwhile
-            if state.in_flight:
-                break
-            task = self._suspects.popleft()
-            while task.is_done and self._suspects:
-                task = self._suspects.popleft()
-            if not task.is_done and self._send(state, [task]):
-                state.is_isolated = bool(state.in_flight)
-        if self._takes_short:
-            self._send_short(states)
-        if self._progress != Progress.NONE:
-            self._send_pieces(states)
-
-    def _send_short(self, states: list[TokenizerState]) -> None:
-        while self._short:
+        has_sent = False
+        while self._short and self._takes_short:
             queued = {state.name: len(state.in_flight) - state.num_pieces for state in states}
-            most = CREDITS if len(self._short) >= MIN_QUEUED else 1
+            most = CREDITS if len(self._short) + num_others >= MIN_QUEUED else 1
             free = [state for state in states if queued[state.name] < most]
             if not free:
-                return
+                break
             state = min(free, key=lambda each: (queued[each.name], each.num_pieces))
             idle = sum(queued[each.name] == queued[state.name] for each in free)
             count, size = min(MAX_TASKS, -(-len(self._short) // idle)), 0
@@ -218,23 +167,28 @@ class TokenizerPool:
                 task = self._short.popitem(last=False)[1]
                 tasks.append(task)
                 size += len(task.texts)
-            if not self._send(state, tasks):
+            has_sent = True
+            if not self.processes.send(state, tasks):
                 states.remove(state)
+        return has_sent
 
-    def _send_pieces(self, states: list[TokenizerState]) -> None:
-        window = CREDITS * (len(self.states) + 1)
-        while free := [state for state in states if state.num_pieces < CREDITS]:
+    def send_pieces(self, states: list[TokenizerState]) -> bool:
+        """Sends pieces of large messages to some processes, as `send_short` does."""
+        has_sent, window = False, CREDITS * (len(self.processes.states) + 1)
+        while self._progress != Progress.NONE and (free := [each for each in states if each.num_pieces < CREDITS]):
             large = self._next_large(window)
             if large is None:
-                return
-            task = self._add(Task(self._next_id(), large.local_id, large.options, large.stream))
+                break
+            task = self._add(Task(self.processes.next_id(), self, large.local_id, large.options, large.stream))
             task.large, task.index = large, large.next_index
             large.next_index += 1
             if large.next_index == large.scanned.num_pieces:
                 del self._active[large.local_id]
             state = min(free, key=lambda each: (each.num_pieces, len(each.in_flight)))
-            if not self._send(state, [task]):
+            has_sent = True
+            if not self.processes.send(state, [task]):
                 states.remove(state)
+        return has_sent
 
     def _next_large(self, window: int) -> LargeMessage | None:
         """Returns the message whose piece is sent next; None if none has one that may be sent.
@@ -260,37 +214,7 @@ class TokenizerPool:
                 return large
         return None
 
-    def _send(self, state: TokenizerState, tasks: list[Task]) -> bool:
-        """Sends tasks. Returns whether the process is connected; if not, they wait for another one."""
-        number, encoded = self._next_id(), []
-        for task in tasks:
-            piece, texts = None, task.texts
-            if task.large is not None:
-                try:
-                    piece = task.large.scanned.piece(task.index)
-                except RequestError as error:
-                    self._finish(task, TokenizedChunk(task.local_id, error=error))
-                    self._release(task.stream)
-                    return True
-                self._hold(task, len(piece.message))
-            options = task.options
-            encoded.append(
-                TextTask(task.id, texts, piece, options.prompt, options.truncate, options.pairs, options.long)
-            )
-        state.in_flight[number] = tasks
-        state.num_pieces += tasks[0].large is not None
-        try:
-            self._router.send_multipart([state.name, encode(TaskMessage(number, encoded))])
-        except zmq.ZMQError:  # it is dead, and the supervisor has not reported it yet
-            self._requeue(state.name)
-            return False
-        return True
-
     # ---------------------------------------------------------------- tasks
-
-    def _next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
 
     def _add(self, task: Task) -> Task:
         task.stream.append(task)

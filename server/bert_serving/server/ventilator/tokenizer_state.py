@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..scheduling.jobs import JobOptions
-from ..tokenization.request_texts import ScannedMessage
+from ..tokenization.messages import TaskResult
+from ..tokenization.request_texts import RawPiece, ScannedMessage
 from .tokenizer_thread import TokenizedChunk
 
 #: Memory of a task besides its texts: its objects, and its places in the queues.
 TASK_BYTES = 800
+
+
+class TaskSource(Protocol):
+    """The texts of one model, as the processes need them; see :class:`~.tokenizer_pool.TokenizerPool`."""
+
+    model: int
+
+    @property
+    def has_tasks(self) -> bool: ...
+
+    @property
+    def num_short(self) -> int: ...
+
+    def send_short(self, states: list[TokenizerState], num_others: int) -> bool: ...
+
+    def send_pieces(self, states: list[TokenizerState]) -> bool: ...
+
+    def read_piece(self, task: Task) -> RawPiece | None: ...
+
+    def on_result(self, task: Task, result: TaskResult) -> int: ...
+
+    def end(self, task: Task, chunk: TokenizedChunk, nbytes: int = 0) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -19,6 +42,7 @@ class Task:
     """Texts of a request, from their arrival until their tokens are returned in order.
 
     Attributes:
+        source: queued it, and takes its result.
         stream: tasks that return in order, this one included.
         identity: client of a short message.
         large: the message of a piece; None for a short message.
@@ -28,6 +52,7 @@ class Task:
     """
 
     id: int
+    source: TaskSource
     local_id: int
     options: JobOptions
     stream: deque[Task]

@@ -63,9 +63,10 @@ class TokenizerThread:
     Attributes:
         results: socket to poll for chunks; its messages are empty.
         held_bytes: size of the messages that are not tokenized to their end.
-        has_processes, has_ready: those of :class:`TokenizerPool`.
+        processes, has_processes, has_ready: those of :class:`TokenizerPool`.
     """
 
+    processes = None
     has_processes = has_ready = False
 
     def __init__(
@@ -111,9 +112,6 @@ class TokenizerThread:
             with self._condition:
                 self._progress = progress
                 self._condition.notify()
-
-    def flush(self) -> None:
-        """Does nothing: a queued message needs no second step."""
 
     def receive(self, limit: int) -> Iterator[TokenizedChunk]:
         """Yields up to ``limit`` finished chunks without waiting."""

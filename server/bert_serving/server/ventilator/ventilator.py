@@ -52,7 +52,6 @@ from .request_table import RequestTable
 from .requests import BadEnvelope, Request, read_envelope
 from .sink_channel import SinkChannel
 from .status import ResultMemory, ServerState, config_json, status_json
-from .tokenizer_pool import TokenizerPool
 
 #: Messages read from one socket before the loop reads the next one.
 BURST = 64
@@ -78,7 +77,7 @@ class Ventilator:
         self.idle_models = IdleModels(self.models.all, self.models.served, send, self.log, self.clock)
         frames = FrameGuard(self.requests.limits.max_bytes, "-queue_memory", self.log)
         self.frontend = Frontend(context, self.requests.limits.max_bytes, frames)
-        self.dispatcher, self.thread = self.requests.dispatcher, self.requests.thread
+        self.dispatcher, self.tokenizers = self.requests.dispatcher, self.requests.thread.processes
         self.join_port = JoinPort(context, self.dispatcher, self.clock, frames)
         self._busy_meter = BusyMeter(self.clock())
 
@@ -133,7 +132,8 @@ class Ventilator:
                         table.dispatcher.announce_waiting()
                         table.dispatcher.probe()
             self.join_port.check(now)
-            self.thread.flush()
+            if self.tokenizers is not None:
+                self.tokenizers.flush()
             self.requests.admission.advance()
             for table in tables:
                 table.dispatcher.dispatch()
@@ -147,8 +147,8 @@ class Ventilator:
         seconds = self._busy_meter.step(now)
         if seconds:
             self.context.info["busy_share"] = self._busy_meter.share
-            if isinstance(self.thread, TokenizerPool):
-                self.thread.measure(seconds)
+            if self.tokenizers is not None:
+                self.tokenizers.measure(seconds)
 
     def _poll_timeout(self) -> int:
         """Returns milliseconds until the next timer."""
@@ -277,7 +277,7 @@ class Ventilator:
             addresses=self.context.addresses,
             supervisor=self.context.info.get("supervisor", {}),
             join_port=self.join_port,
-            tokenizers=self.thread.states.values() if isinstance(self.thread, TokenizerPool) else (),
+            tokenizers=() if self.tokenizers is None else self.tokenizers.states.values(),
             busy_share=self._busy_meter.share,
             statistics=self.statistics,
             num_requests=self.models.num_jobs,
@@ -299,8 +299,8 @@ class Ventilator:
             info = json.loads(frames[2])
             self.models.all[info.pop("model", 0)].dispatcher.register_worker(name, info)
         elif kind in (commands.TOKENIZED, commands.REGISTER_TOKENIZER):
-            assert isinstance(self.thread, TokenizerPool)
-            self.thread.on_message(name, frames[1:])
+            assert self.tokenizers is not None
+            self.tokenizers.on_message(name, frames[1:])
         elif kind == commands.BATCH_FAILED:
             batch_id = from_u64(frames[2])
             self.models.of(batch_id).dispatcher.batch_failed(batch_id, frames[3].decode(), frames[4].decode())
@@ -341,8 +341,8 @@ class Ventilator:
         if kind == WORKER_LOST:
             for table in self.models.all:
                 table.dispatcher.worker_lost(frames[1])
-            if isinstance(self.thread, TokenizerPool) and frames[1].startswith(b"tokenizer-"):
-                self.thread.lost(frames[1])
+            if self.tokenizers is not None and frames[1].startswith(b"tokenizer-"):
+                self.tokenizers.lost(frames[1])
         elif kind == DRAIN_WORKER:
             self._draining_worker = frames[1]
         elif kind == STATE:
