@@ -99,7 +99,7 @@ def test_errors_name_the_reason(argv: str, message: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("-num_workers 4", "bert-serving-start: unrecognized arguments: -num_workers 4; did you mean -num_worker?"),
+        ("-num_workers 4", "bert-serving-start: unrecognized arguments: -num_workers; did you mean -num_worker?"),
         ("-http_prot 8125", "bert-serving-start: unrecognized arguments: -http_prot; did you mean -http_port?"),
         ("-hots=::1", "bert-serving-start: unrecognized arguments: -hots=::1; did you mean -host?"),
         ("--pooling-stratgy=NONE", "; did you mean -pooling_strategy or -pooling_layer?"),

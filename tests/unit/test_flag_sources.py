@@ -52,6 +52,40 @@ FLAGS = [(command, flag) for command, parser in PARSERS.items() for flag in flag
 CANDIDATES = ["1", "-1", "5", "20", "7000", "0.25", "3.5", "NONE", "on", "gpu7", "a b", "é", "-", "https://a.example"]
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_flag_without_one_letter_is_an_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser, spellings = PARSERS[command], PARSERS[command]._option_string_actions
+    for flag in (name for name in spellings if len(name) > 4):
+        middle = len(flag) // 2
+        misspelt = flag[:middle] + flag[middle + 1 :]
+        if not any(name.startswith(misspelt) for name in spellings):  # an abbreviation, as in 1.10.0
+            with pytest.raises(SystemExit) as exit:
+                parser.parse_args([*COMMANDS[command][1], misspelt, "x"])
+            assert exit.value.code == 2
+            assert f"unrecognized arguments: {misspelt}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("-otput", "; did you mean -output?; the value tput of -o follows a space: -o tput"),
+        ("-overwritte", "; did you mean -overwrite?; the value verwritte of -o follows a space: -o verwritte"),
+        ("-oparts", "; the value parts of -o follows a space: -o parts"),
+    ],
+)
+def test_a_misspelt_flag_is_no_value_of_a_short_one(
+    argument: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        PARSERS["encode"].parse_args(["corpus.txt", argument])
+    assert f"unrecognized arguments: {argument}{hint}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["out.npy", "/tmp/out", "../out", "out/", "-"])
+def test_the_value_of_a_short_flag_may_follow_it(value: str) -> None:
+    assert PARSERS["encode"].parse_args(["corpus.txt", f"-o{value}"]).output == value
+
+
 def values_of(command: str, flag: str) -> list[list[str]]:
     """Returns what can follow a flag on the command line; an empty list stands for a switch."""
     parser, action = PARSERS[command], flags_of(PARSERS[command])[flag]

@@ -32,23 +32,32 @@ class CommandParser(argparse.ArgumentParser):
         """Parses arguments. An unknown flag is an error that names similar ones."""
         arguments = sys.argv[1:] if args is None else list(args)
         for argument in itertools.takewhile(lambda text: text != "--", arguments):
-            if self._is_misspelt(argument):
+            if self._is_unknown(argument):  # argparse would first name a required argument that is missing
                 self._refuse([argument])
         parsed, unknown = self.parse_known_args(arguments, namespace)
         if unknown:
             self._refuse(unknown)
         return parsed
 
-    def _is_misspelt(self, argument: str) -> bool:
-        """Whether an argument such as ``-hots`` is no flag. argparse reads it as ``-h`` with a value."""
+    def _is_unknown(self, argument: str) -> bool:
+        """Whether an argument looks like a flag, but neither is one nor abbreviates one.
+
+        argparse reads ``-hots`` as ``-h``, and ``-otput`` as ``-o`` with the value ``tput``. ``-oout.npy`` is no word.
+        """
         flag = argument.split("=")[0]
-        return re.match("-h[^-]", flag) is not None and not any(
-            name.startswith(flag) for name in self._option_string_actions
-        )
+        if not re.match("-[A-Za-z-]", flag) or " " in argument:
+            return False
+        if any(name.startswith(flag) for name in self._option_string_actions):
+            return False
+        short = self._option_string_actions.get(flag[:2])
+        return short is None or short.nargs == 0 or re.fullmatch("-[a-z]{2}[a-z0-9_-]*", flag) is not None
 
     def _refuse(self, unknown: list[str]) -> NoReturn:
         flag = next((text for text in unknown if text.startswith("-")), None)
         hint = "" if flag is None else did_you_mean(flag.split("=")[0], self._option_string_actions)
+        short = None if flag is None else self._option_string_actions.get(flag[:2])
+        if flag is not None and short is not None and short.nargs != 0:
+            hint += f"; the value {flag[2:]} of {flag[:2]} follows a space: {flag[:2]} {flag[2:]}"
         self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

@@ -57,6 +57,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "-o",
+        "-output",
         "--output",
         default="-",
         metavar="OUT",

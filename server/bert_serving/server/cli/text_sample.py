@@ -26,7 +26,7 @@ def sample_parser(prog: str, description: str, epilog: str, texts: str) -> Comma
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
     )
     parser.add_argument("file", metavar="FILE", help=texts)
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="JSON file to write")
+    parser.add_argument("-o", "-output", "--output", required=True, metavar="OUT", help="JSON file to write")
     return parser
 
 
