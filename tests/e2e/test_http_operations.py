@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bert_serving.server.http import schemas
+from bert_serving.server.http.encode_schemas import EncodeResponse
 from http_calls import HttpServer, serving_http
 from servers import Server, free_ports, wait_until
 
@@ -127,8 +128,8 @@ def test_openapi_examples_work(http_server: HttpServer) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "struct"),
     [
-        ("/encode", {"texts": ["a"]}, schemas.EncodeResponse),
-        ("/encode", {"texts": ["a"], "encoding_format": "base64"}, schemas.EncodeResponse),
+        ("/encode", {"texts": ["a"]}, EncodeResponse),
+        ("/encode", {"texts": ["a"], "encoding_format": "base64"}, EncodeResponse),
         ("/encode", {"texts": []}, schemas.Error),
         ("/v1/embeddings", {"input": "a"}, schemas.EmbeddingsResponse),
         ("/v1/embeddings", {"input": []}, schemas.OpenAIError),

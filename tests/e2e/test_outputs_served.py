@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,10 +19,15 @@ from bert_serving.client import (
     TaskError,
     VectorSpaceError,
 )
+from bert_serving.server.http.memory_limit import STREAM_ABOVE
 from http_calls import HttpServer
 from servers import Server, free_ports
 
 pytest.importorskip("sentence_transformers.sparse_encoder")
+
+
+#: Value of ``-http_max_body``.
+MAX_BODY = 4_000_000
 
 
 class Served(NamedTuple):
@@ -42,7 +48,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     expansion = {"strategy": "fixed", "attend": False, "length": 12}
     models = write_splade(splade), *write_m3(m3), write_colbert(colbert, document_length=20, query_expansion=expansion)
     started = []  # at once
-    for folder, args in ((splade, ()), (m3, ("-model", f"colbert={colbert}"))):
+    for folder, args in ((splade, ()), (m3, ("-model", f"colbert={colbert}", "-http_max_body", str(MAX_BODY)))):
         (port,) = free_ports(1)
         started.append(HttpServer(Server("-http_port", str(port), *args, model_dir=folder), port))
     try:
@@ -162,6 +168,78 @@ def test_all_outputs_come_from_one_request(served: Served) -> None:
     for row, (_, vectors) in zip(rows, wanted, strict=False):
         np.testing.assert_allclose(row, vectors, atol=1e-5)
     assert served.m3.call("/embed", {"inputs": "x"}).status == 200
+
+
+def decoded(text: str, dtype: str, shape: list[int]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), np.dtype(dtype).newbyteorder("<")).reshape(shape)
+
+
+def test_encode_over_http_has_the_outputs_of_the_client(served: Served) -> None:
+    texts = TEXTS * 30  # large enough for a thread, and for several requests to the service
+    with served.m3.zmq_client() as client:
+        wanted = client.encode(texts, outputs=["dense", "sparse", "multi"])
+    assert wanted.sparse is not None
+    assert wanted.multi is not None
+    for number in (1, len(texts)):
+        body = {"texts": texts[:number], "outputs": ["multi", "dense", "sparse"], "id": 7}
+        found = served.m3.call("/encode", body).json
+        assert (found["id"], found["status"], found["result"]) == (7, 200, found["results"])
+        np.testing.assert_allclose(found["results"], wanted.dense[:number], atol=1e-5)
+        coded = served.m3.call("/encode", {**body, "encoding_format": "base64", "embedding_type": "float16"}).json
+        assert (coded["dtype"], coded["shape"], coded["multi_dtype"]) == ("float16", [number, 32], "float32")
+        for row, sparse in enumerate(wanted.sparse[:number]):
+            other = found["sparse"][row]
+            assert (other["indices"], other["tokens"]) == (sparse.ids.tolist(), sparse.tokens)
+            np.testing.assert_allclose(other["values"], sparse.weights, atol=1e-5)
+            np.testing.assert_allclose(found["multi"][row], wanted.multi[row], atol=1e-5)
+            again = decoded(coded["multi"][row], coded["multi_dtype"], coded["multi_shapes"][row])
+            np.testing.assert_allclose(again, wanted.multi[row], atol=1e-5)
+    alone = served.splade.call("/encode", {"texts": TEXTS[:2], "outputs": ["sparse"]}).json
+    assert {"result", "results", "multi", "dtype"}.isdisjoint(alone)
+    assert [len(each["indices"]) for each in alone["sparse"]]
+    dense = served.m3.call("/encode", {"texts": ["x"], "outputs": ["dense"]}, {"Accept": "application/octet-stream"})
+    assert dense.headers["x-shape"] == "1,32"
+
+
+def test_encode_over_http_refuses_what_does_not_fit(served: Served) -> None:
+    for server, fields, status, words in (
+        (served.splade, {}, 424, "it has sparse: use /embed_sparse, or 'outputs' of /encode"),
+        (served.splade, {"outputs": ["dense"]}, 424, "'outputs' has dense, but this server has sparse vectors"),
+        (served.m3, {"outputs": "sparse"}, 400, "must be a list"),
+        (served.m3, {"outputs": []}, 400, "must be a list"),
+        (served.m3, {"outputs": ["lexical"]}, 400, "must name some of dense, sparse, multi"),
+        (served.m3, {"outputs": [["sparse"]]}, 400, "must name some of dense, sparse, multi"),
+        (served.m3, {"outputs": ["multi", "multi"]}, 400, "each once"),
+        (served.m3, {"outputs": ["multi"], "long": "chunks"}, 400, "'long' is 'chunks'"),
+        (served.m3, {"outputs": ["multi"], "dimensions": 8}, 400, "dimensions is for dense vectors"),
+    ):
+        reply = server.call("/encode", {"texts": ["x"], **fields})
+        assert (reply.status, words in reply.json.get("description", "")) == (status, True), (fields, reply.body)
+    raw = served.m3.call("/encode", {"texts": ["x"], "outputs": ["multi"]}, {"Accept": "application/octet-stream"})
+    assert (raw.status, "dense vectors alone" in raw.json["description"]) == (400, True)
+    assert served.m3.call("/embed", {"inputs": "x", "outputs": ["sparse"]}).status == 422
+
+
+def test_large_outputs_are_streamed_and_too_large_ones_refused(served: Served) -> None:
+    with served.m3.zmq_client() as client:
+        (wanted,) = client.encode(TEXTS[5:], outputs=["multi"]).multi
+    number = STREAM_ABOVE // wanted.nbytes + 1
+    for path, name, body in (
+        ("/encode", "multi", {"texts": [TEXTS[5]] * number, "outputs": ["multi"]}),
+        ("/embed_all", None, {"inputs": [TEXTS[5]] * number}),
+    ):
+        reply = served.m3.call(path, body)
+        found = np.array(reply.json if name is None else reply.json[name], np.float32)
+        assert int(reply.headers["content-length"]) == len(reply.body)
+        np.testing.assert_allclose(found, np.broadcast_to(wanted, found.shape), atol=1e-5)
+        assert len(found) == number
+    texts = [TEXTS[5]] * (MAX_BODY // wanted.nbytes + 1)
+    for path, body in (
+        ("/encode", {"texts": texts, "outputs": ["multi"]}),
+        ("/rerank", {"query": "x", "texts": texts, "by": "multi"}),
+    ):
+        reply = served.m3.call(path, body)
+        assert (reply.status, b"have more than" in reply.body) == (413, True), reply.body
 
 
 def test_requests_with_and_without_outputs_share_a_server(served: Served) -> None:

@@ -191,5 +191,7 @@ def test_a_route_of_another_task_names_the_routes_of_the_server(found: str, need
 
 def test_a_route_of_dense_vectors_names_the_routes_of_other_vectors() -> None:
     service: Any = SimpleNamespace(outputs=("sparse", "multi"))
-    with pytest.raises(WrongTask, match=r"it has sparse, multi: use /embed_sparse or /embed_all$"):
+    with pytest.raises(
+        WrongTask, match=r"it has sparse, multi: use /embed_sparse or /embed_all, or 'outputs' of /encode$"
+    ):
         require_dense(service)

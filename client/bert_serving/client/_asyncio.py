@@ -196,13 +196,14 @@ class AsyncBertClient(AsyncScoringClient[E]):
         is_tokenized: bool,
         batch_size: int,
         timings: list[dict[str, float]],
+        check_size: Callable[[int], None] | None = None,
         **options: Unpack[ProxyOptions],
     ) -> EncodeCall:
         """Encodes for a proxy; see `BlockingClient._encode_in_detail`."""
         self._connection.check_usable()
         await self.connect()
         validated, values = await self._prepared(texts, is_tokenized, options, stacklevel=2)
-        call = EncodeCall(validated, batch_size, timings, details=True, options=values)
+        call = EncodeCall(validated, batch_size, timings, details=True, options=values, check_size=check_size)
         await self._run(call, show_progress_bar=False)
         return call
 

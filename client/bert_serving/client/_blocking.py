@@ -133,12 +133,13 @@ class BlockingClient(BaseClient[E]):
         is_tokenized: bool,
         batch_size: int,
         timings: list[dict[str, float]],
+        check_size: Callable[[int], None] | None = None,
         **options: Unpack[ProxyOptions],
     ) -> EncodeCall:
-        """Encodes for a proxy: without a copy, and with all details of the replies."""
+        """Encodes for a proxy: without a copy, and with all details of the replies; ``check_size`` as `EncodeCall`."""
         self._connection.check_usable()
         validated, values = self._prepared(texts, is_tokenized, options, stacklevel=2)
-        call = EncodeCall(validated, batch_size, timings, details=True, options=values)
+        call = EncodeCall(validated, batch_size, timings, details=True, options=values, check_size=check_size)
         with self._slot():
             self._run(call, show_progress_bar=False)
         return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
@@ -12,11 +13,11 @@ from ._arguments import whole_number
 from ._encoding_types import E as E
 from ._encoding_types import NestedList as NestedList
 from ._encoding_types import Tokens as Tokens
-from ._outputs import OUTPUTS_BATCH_SIZE, OutputRows
+from ._outputs import OutputRows
 from ._parts import PartRows, TextPart
 from ._request_options import options_frame
 from .errors import BertServingError, ReplyError, ServerError, server_error
-from .protocol import ROW_MODES, WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply, Texts
+from .protocol import OUTPUTS_BATCH_SIZE, ROW_MODES, WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply, Texts
 
 #: Default number of texts in one request.
 BATCH_SIZE = 4096
@@ -134,6 +135,8 @@ class EncodeCall:
             read-only view of the received frame.
         options: return value of `request_options`.
         names_space: whether the server names the space of the vectors, for a call of several requests.
+        check_size: called with the memory (bytes) of all outputs so far after each reply; its exception ends the call.
+            At most two requests with outputs are then in flight.
 
     Attributes:
         num_fronts: number of servers that share the requests.
@@ -150,6 +153,7 @@ class EncodeCall:
         details: bool = False,
         options: dict[str, Any] | None = None,
         names_space: bool = False,
+        check_size: Callable[[int], None] | None = None,
     ) -> None:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
@@ -164,7 +168,7 @@ class EncodeCall:
         if options:
             self.options = options_frame(self.options, **options)
         self._part_rows = PartRows() if options and options.get("long") in ROW_MODES else None
-        self.outputs = OutputRows(options["outputs"]) if options and "outputs" in options else None
+        self.outputs = OutputRows(options["outputs"], check_size) if options and "outputs" in options else None
         self._details = details
         self._timings = timings
         self._texts = texts
@@ -198,6 +202,8 @@ class EncodeCall:
     def next_chunk(self) -> Chunk | None:
         """Returns the next request to send, or ``None`` if all are sent or enough are in flight."""
         if not self._waiting or not has_room(len(self._sent), self._texts_in_flight, self.num_fronts):
+            return None
+        if self.outputs is not None and self.outputs.is_limited and len(self._sent) >= 2:
             return None
         start = self._waiting.popleft()
         return Chunk(start, min(start + self._size, self.num_texts), self._texts[start : start + self._size])

@@ -12,8 +12,8 @@ from ._encoding_types import E, Tokens
 from .errors import ReplyError
 from .protocol import OUTPUTS, FloatArray, Reply
 
-#: Most texts in one request for other outputs than dense vectors, whose size the server must assume.
-OUTPUTS_BATCH_SIZE = 256
+#: Memory (bytes) of a sparse vector without weights, and of a weight with its id and its reference to a token.
+_SPARSE_BYTES, _WEIGHT_BYTES = 352, 16
 #: Arrays of each output in a reply.
 _ARRAYS = {"dense": ("vectors",), "sparse": ("counts", "ids", "weights"), "multi": ("counts", "vectors")}
 
@@ -71,16 +71,29 @@ class _Rows:
     sparse: list[SparseVector] | None = None
     multi: list[FloatArray] | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory (bytes) of the outputs."""
+        size = 0 if self.dense is None else self.dense.nbytes
+        size += sum(_SPARSE_BYTES + _WEIGHT_BYTES * len(each) for each in self.sparse or ())
+        return size + sum(each.nbytes for each in self.multi or ())
+
 
 class OutputRows:
     """Collects the outputs of a call.
 
     Args:
         outputs: names of the outputs.
+        check_size: called with ``nbytes`` after each reply.
+
+    Attributes:
+        nbytes: memory (bytes) of all outputs so far.
     """
 
-    def __init__(self, outputs: Sequence[str]) -> None:
+    def __init__(self, outputs: Sequence[str], check_size: Callable[[int], None] | None = None) -> None:
+        self._check_size = check_size
         self._outputs = outputs
+        self.nbytes = 0
         self._found: dict[int, _Rows] = {}  # by the first text of the request
 
     def add(self, reply: Reply, first_text: int, num_texts: int) -> None:
@@ -103,6 +116,14 @@ class OutputRows:
                 )
             break
         self._found[first_text] = rows
+        self.nbytes += rows.nbytes
+        if self._check_size is not None:
+            self._check_size(self.nbytes)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the size of the outputs is checked."""
+        return self._check_size is not None
 
     @property
     def dense(self) -> FloatArray | None:

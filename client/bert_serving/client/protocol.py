@@ -57,6 +57,8 @@ EMBEDDING_TYPES = ("float", "float16", "int8", "uint8", "binary", "ubinary")
 #: Values of the option ``outputs``: one vector for each text, the weights of tokens of the vocabulary, and one vector
 #: for each token of the text.
 OUTPUTS = ("dense", "sparse", "multi")
+#: Most texts in one request for other outputs than dense vectors, whose size the server must assume.
+OUTPUTS_BATCH_SIZE = 256
 #: Most layers of the option ``pooling_layer``.
 MAX_LAYERS = 256
 #: Most request ids in one SHOW_PENDING or CANCEL command.

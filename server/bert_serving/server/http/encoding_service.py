@@ -26,6 +26,7 @@ from .concurrency_limit import ConcurrencyLimiter
 from .errors import BadRequest, BodyTooLarge
 from .health import HealthChecker
 from .http_access import RequestShare
+from .output_sizes import OutputSizes
 from .token_ids import TokenIds
 from .validation import json_type, truncate_repr
 
@@ -56,6 +57,7 @@ class EncodingResult:
         parts: of each vector that is of a part of a text: row of the text, and offsets from and to in characters.
         sparse: sparse vector of each text, if requested.
         multi: vectors of the tokens of each text, if requested.
+        nbytes: memory (bytes) of all vectors.
     """
 
     vectors: np.ndarray
@@ -68,6 +70,7 @@ class EncodingResult:
     parts: list[tuple[int, int, int]] | None = None
     sparse: list[SparseVector] | None = None
     multi: list[np.ndarray] | None = None
+    nbytes: int = 0
 
 
 class EncodingService:
@@ -112,6 +115,7 @@ class EncodingService:
         self.vector_space = config.default_space(model)
         self.quantizer = Quantizer(self._spaces, config.ranges)
         self.max_length = config.max_seq_len or model.max_tokens
+        self.output_sizes = OutputSizes(config.pipeline, self.max_length)
         self._pads_to_max_length = config.max_seq_len is not None or config.fixed_embed_length
 
     @property
@@ -126,12 +130,10 @@ class EncodingService:
 
     @property
     def row_bytes(self) -> int:
-        """Maximum size (bytes) of the vectors of a text."""
+        """Maximum size (bytes) of the dense vectors of a text."""
         if self.token_level:
             return self.dimensions * self._number_bytes * self.max_length
-        heads = () if self.config.pipeline is None else self.config.pipeline.token_heads.values()
-        # A request may ask for float32.
-        return max(self.dimensions * 4, *(head.max_bytes(1, self.max_length) for head in heads), 0)
+        return self.dimensions * 4  # a request may ask for float32
 
     @property
     def pooled_row_bytes(self) -> int:
@@ -159,8 +161,8 @@ class EncodingService:
         options = options or {}
         self._check(texts, options)
         timings: list[dict[str, float]] = []
-        size, options = _chunk_size(texts, options), _for_service(options)
-        call = self.client._encode_in_detail(texts, is_tokenized, size, timings, **options)
+        size, options = self._chunk_size(texts, options), _for_service(options)
+        call = self.client._encode_in_detail(texts, is_tokenized, size, timings, self._check_outputs, **options)
         return self._result(call, timings, texts, show_tokens, options)
 
     async def encode_async(
@@ -170,8 +172,9 @@ class EncodingService:
         options = options or {}
         self._check(texts, options)
         timings: list[dict[str, float]] = []
-        size, options = _chunk_size(texts, options), _for_service(options)
-        call = await self._async_client._encode_in_detail(texts, is_tokenized, size, timings, **options)
+        size, options = self._chunk_size(texts, options), _for_service(options)
+        check = self._check_outputs
+        call = await self._async_client._encode_in_detail(texts, is_tokenized, size, timings, check, **options)
         return self._result(call, timings, texts, show_tokens, options)
 
     async def close(self) -> None:
@@ -206,12 +209,10 @@ class EncodingService:
     ) -> EncodingResult:
         self.health.record_success()
         sparse, multi = (None, None) if call.outputs is None else (call.outputs.sparse, call.outputs.multi)
-        number, kind = (len(call.parts), "parts of texts") if call.parts is not None else (call.num_texts, "texts")
-        size = call.embedding.nbytes + sum(8 * len(each) for each in sparse or ())
-        size += sum(each.nbytes for each in multi or ())
-        if size > self.config.http_max_body and (call.parts is not None or call.outputs is not None):
+        size, limit = call.embedding.nbytes, self.config.http_max_body
+        if call.parts is not None and size > limit:
             raise BodyTooLarge(
-                f"the vectors of {number} {kind} have {size} bytes; the limit is {self.config.http_max_body} "
+                f"the vectors of {len(call.parts)} parts of texts have {size} bytes; the limit is {limit} "
                 "(-http_max_body): send fewer or shorter texts per request"
             )
         return EncodingResult(
@@ -225,7 +226,35 @@ class EncodingService:
             call.parts,
             sparse,
             multi,
+            size if call.outputs is None else call.outputs.nbytes,
         )
+
+    def _check_outputs(self, size: int) -> None:
+        """Checks the size of the outputs that have arrived.
+
+        Raises:
+            BodyTooLarge: it exceeds the limit.
+        """
+        if size > self.config.http_max_body:
+            raise BodyTooLarge(
+                f"the vectors of the texts have more than {self.config.http_max_body} bytes (-http_max_body): send "
+                "fewer or shorter texts per request, or ask for fewer 'outputs'"
+            )
+
+    def _chunk_size(self, texts: list[Any], options: dict[str, Any]) -> int:
+        """Returns the number of texts, or pairs of texts, in a ZeroMQ request.
+
+        If the sender has limits, the texts are one request, which is accepted or refused as a whole. Otherwise the
+        requests in flight hold a small part of the largest outputs.
+        """
+        share: RequestShare | None = options.get("share")
+        if share is not None and share.is_limited:
+            return len(texts) or 1
+        if options.get("outputs"):
+            return self.output_sizes.batch_size(texts, options, self.config.http_max_body // 4)
+        if not options.get("pairs"):
+            return CHUNK_SIZE
+        return max(1, min(CHUNK_SIZE, PAIR_CHARACTERS // max(1, len(texts[0][0]))))
 
     def num_tokens(self, texts: list[Any], options: dict[str, Any]) -> np.ndarray:
         """Returns the number of tokens of each text in the input of the model, int32 ``[n]``."""
@@ -288,6 +317,8 @@ class EncodingService:
                 f"the request has {len(texts)} texts; the limit is {self.config.max_request_size} "
                 "(-max_request_size): split it into several requests"
             )
+        if "dense" not in options.get("outputs", "dense"):
+            return
         rows = len(texts)
         if self.token_level:
             width = self.max_length
@@ -305,19 +336,6 @@ class EncodingService:
                 f"the vectors of {len(texts)} texts have {size} bytes; the limit is {self.config.http_max_body} "
                 "(-http_max_body): send fewer texts per request"
             )
-
-
-def _chunk_size(texts: list[Any], options: dict[str, Any]) -> int:
-    """Returns the number of texts, or pairs of texts, in a ZeroMQ request.
-
-    If the sender has limits, the texts are one request, which is accepted or refused as a whole.
-    """
-    share: RequestShare | None = options.get("share")
-    if share is not None and share.is_limited:
-        return len(texts) or 1
-    if not options.get("pairs"):
-        return CHUNK_SIZE
-    return max(1, min(CHUNK_SIZE, PAIR_CHARACTERS // max(1, len(texts[0][0]))))
 
 
 def _for_service(options: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from .cohere_schemas import CohereEmbedRequest
+from .encode_schemas import EncodeRequest
 from .errors import BadRequest
-from .schemas import EmbeddingsRequest, EncodeRequest
+from .schemas import EmbeddingsRequest
 from .validation import json_type, truncate_repr
 
 #: Fields of other embedding APIs that change vectors or their form. /encode refuses them; it ignores other unknown
@@ -31,6 +32,7 @@ MEANINGFUL = frozenset(
         "max_length",
         "normalize_embeddings",
         "normalized",
+        "outputs",
         "output_dimension",
         "output_dtype",
         "pooling",

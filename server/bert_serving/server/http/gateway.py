@@ -223,7 +223,7 @@ class Gateway:
             headers, share = EnvironHeaders(environ), environ.get(SHARE_KEY)
             service, call = read_call(self.service, path, ENCODING_ROUTES[path], body, headers, share)
             result = await call.encode_async(service)
-            if result.vectors.nbytes <= SMALL_RESULT:
+            if result.nbytes <= SMALL_RESULT:
                 return self._direct.make(environ, path, call, result)
         except Exception as error:  # the application answers with it
             environ[wsgi.REFUSAL_KEY] = error

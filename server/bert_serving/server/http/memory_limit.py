@@ -7,8 +7,11 @@ responses, never keep them waiting.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from .errors import Overloaded
+from .output_sizes import OutputSizes
+from .paths import OUTPUT_PATHS
 from .unit_limiter import UnitLimiter
 
 #: Maximum body size (bytes) of a request that uses the memory of small ones.
@@ -38,10 +41,11 @@ class MemoryLimiter:
     Args:
         limit: maximum memory (bytes).
         max_vectors: maximum size (bytes) of the vectors of a response.
-        row_bytes: maximum size (bytes) of the vectors of a text.
+        row_bytes: maximum size (bytes) of the dense vectors of a text.
         max_length: longest sequence in tokens.
         pair_paths: paths whose requests compare a text with others, and send it to the service with each of them.
         pooled_row_bytes: that of a text whose request has a pooling of its own.
+        outputs: bound the size of other vectors than dense ones, one for each model.
     """
 
     def __init__(
@@ -52,7 +56,9 @@ class MemoryLimiter:
         pair_paths: frozenset[str] = frozenset(),
         max_length: int = 512,
         pooled_row_bytes: int = 0,
+        outputs: Sequence[OutputSizes] = (),
     ) -> None:
+        self._outputs = outputs
         self._pooled_row_bytes = max(row_bytes, pooled_row_bytes)
         self.limit, self.max_vectors, self.row_bytes = limit, max_vectors, row_bytes
         self.pair_paths, self._room = pair_paths, max(1, max_length - 2)
@@ -72,7 +78,8 @@ class MemoryLimiter:
         """Returns the memory (bytes) that a request needs at most beside its body. Takes 2 ms for 1 MiB."""
         num_values = body.count(b",") + body.count(b"[") + 1
         num_parts = self._num_parts(body)
-        vectors = min((num_values + num_parts) * self._row_bytes_of(body), self.max_vectors)
+        vectors = (num_values + num_parts) * self._row_bytes_of(body) + self._bytes_of_outputs(body, path, num_values)
+        vectors = min(vectors, self.max_vectors)
         # The text of each value is held twice: parsed, and in the message to the service.
         texts = len(body) * (2 if body.isascii() else 5)
         if path in self.pair_paths:
@@ -96,6 +103,16 @@ class MemoryLimiter:
         if self._pooled_row_bytes == self.row_bytes or not (b'"pooling"' in body or _has_escapes(body)):
             return self.row_bytes
         return self._pooled_row_bytes
+
+    def _bytes_of_outputs(self, body: bytes, path: str, num_values: int) -> int:
+        """Returns the maximum size (bytes) of other vectors than dense ones, if the body may ask for them."""
+        if not self._outputs:
+            return 0
+        has_escapes = _has_escapes(body)
+        if not (path in OUTPUT_PATHS or has_escapes or b'"outputs"' in body):
+            return 0
+        may_have_prompt = has_escapes or b'"prompt"' in body
+        return max(each.of_body(num_values, len(body), may_have_prompt) for each in self._outputs)
 
 
 def _has_escapes(body: bytes) -> bool:

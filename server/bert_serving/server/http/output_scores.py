@@ -107,4 +107,5 @@ def _compare(query: EncodingResult, texts: EncodingResult) -> EncodingResult:
         num_tokens=query.num_tokens + texts.num_tokens,
         sparse=None,
         multi=None,
+        nbytes=4 * len(scores),
     )

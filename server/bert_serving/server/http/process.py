@@ -108,6 +108,7 @@ def run(process: ProcessContext) -> None:
             RERANK_PATHS if any(each.config.task == "rerank" for each in service.models) else frozenset(),
             min(each.max_length for each in service.models),
             max(each.pooled_row_bytes for each in service.models),
+            [each.output_sizes for each in service.models if each.compared],
         ),
         config.http_max_body,
         access,

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 VECTORS = {"type": "array", "items": _NUMBERS}
-_TOKEN_VECTORS = {"type": "array", "items": VECTORS}
+TOKEN_VECTORS = {"type": "array", "items": VECTORS}
 BASE64_LIST = {"type": "array", "items": {"type": "string"}}
 
 EncodingFormat = Literal["float", "base64"]
@@ -64,72 +64,6 @@ PoolingLayer = Annotated[
 ModelName = Annotated[
     str, Meta(description="name of a model of a server with several ones; by default the first one for this route")
 ]
-
-
-class EncodeRequest(Struct):
-    """Body of /encode."""
-
-    texts: Annotated[
-        list[str | list[str]],
-        Meta(
-            description="texts that are not blank; token lists with is_tokenized; lists of two texts with pairs. "
-            "'A ||| B' is a pair of texts, unless pairs is false"
-        ),
-    ]
-    id: Annotated[Any, Meta(description="any JSON value; returned in the response")] = None
-    is_tokenized: Annotated[bool, Meta(description="texts are lists of tokens")] = False
-    pairs: Annotated[
-        bool | None, Meta(description="true: texts are pairs, each a list of two texts; false: no text is a pair")
-    ] = None
-    raw_scores: Annotated[bool, Meta(description="return logits in place of scores; with scores only")] = False
-    show_tokens: Annotated[bool, Meta(description="return the tokens of each text")] = False
-    encoding_format: Annotated[
-        EncodingFormat, Meta(description="base64: each row as base64 of its little-endian values")
-    ] = "float"
-    dimensions: Dimensions = None
-    normalize: Normalize = None
-    prompt_name: PromptName = None
-    prompt: Prompt = None
-    truncate: Truncate = True
-    long: Long = None
-    embedding_type: EmbeddingType = None
-    model: ModelName = ""
-    pooling: Pooling = None
-    pooling_layer: PoolingLayer = None
-
-
-class EncodeResponse(Struct, kw_only=True):
-    """Response of /encode."""
-
-    id: Annotated[Raw, Meta(description="id of the request")]
-    result: (
-        Annotated[Raw, Meta(description="same as results, for programs written for 1.10", extra_json_schema=VECTORS)]
-        | UnsetType
-    ) = UNSET
-    results: Annotated[
-        Raw,
-        Meta(
-            description="one vector per text; without pooling, one vector per token of each text",
-            extra_json_schema={"anyOf": [VECTORS, _TOKEN_VECTORS, BASE64_LIST]},
-        ),
-    ]
-    num_tokens: Annotated[int, Meta(description="number of tokens of all texts, including [CLS] and [SEP]")]
-    truncated: Annotated[
-        list[int], Meta(description="indices of texts truncated to max_seq_len; at most the first 1,000")
-    ]
-    tokens: Annotated[list[list[str]], Meta(description="tokens of each text, with show_tokens")] | UnsetType = UNSET
-    parts: (
-        Annotated[
-            list[tuple[int, int, int]],
-            Meta(
-                description="of each vector, with chunks and late: index of the text, offsets from and to in characters"
-            ),
-        ]
-        | UnsetType
-    ) = UNSET
-    dtype: Annotated[str, Meta(description="float32, float16, int8 or uint8, with base64")] | UnsetType = UNSET
-    shape: Annotated[list[int], Meta(description="shape of the array, with base64")] | UnsetType = UNSET
-    status: int = 200
 
 
 class EmbeddingsRequest(Struct):

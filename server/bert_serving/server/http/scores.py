@@ -91,7 +91,8 @@ def require_dense(service: EncodingService) -> None:
     if service.outputs and "dense" not in service.outputs:
         raise WrongTask(
             f"this server has no dense vectors, because the model folder describes none; it has "
-            f"{', '.join(service.outputs)}: use {' or '.join(_OUTPUT_ROUTES[name] for name in service.outputs)}"
+            f"{', '.join(service.outputs)}: use {' or '.join(_OUTPUT_ROUTES[name] for name in service.outputs)}, or "
+            "'outputs' of /encode"
         )
 
 

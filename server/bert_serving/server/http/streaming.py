@@ -24,15 +24,28 @@ _PIECE_NUMBERS = 16_384
 
 #: Converts consecutive rows, of which the first has the given index, to values of a JSON list.
 ToValues = Callable[[np.ndarray, int], bytes]
+#: Yields a JSON list without its brackets in pieces; is called twice.
+Pieces = Callable[[], Iterator[bytes]]
 
 
 def is_large(array: np.ndarray) -> bool:
     return array.nbytes > STREAM_ABOVE
 
 
+def blocks_of_rows(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields some rows of an array ``[t, d]`` at a time."""
+    for _, rows in _blocks(array) if array.size else ():
+        yield rows
+
+
 def placeholder() -> msgspec.Raw:
     """Returns a JSON value that occurs nowhere else, to be replaced by the vectors."""
     return msgspec.Raw(b'"%b"' % os.urandom(16).hex().encode())
+
+
+def pieces_of(array: np.ndarray, to_values: ToValues) -> Pieces:
+    """Returns the list of the values of all rows."""
+    return lambda: (b"%b%b" % (b"," if start else b"", to_values(rows, start)) for start, rows in _blocks(array))
 
 
 def json_response(encoded: bytes, replaced: bytes, array: np.ndarray, to_values: ToValues, mimetype: str) -> Response:
@@ -46,23 +59,29 @@ def json_lists_response(encoded: bytes, lists: Mapping[bytes, ToValues], array: 
     Args:
         lists: the conversion to the values of the list, by the place of the list.
     """
+    pieces = {place: pieces_of(array, to_values) for place, to_values in lists.items()}
+    return json_pieces_response(encoded, pieces, mimetype)
+
+
+def json_pieces_response(encoded: bytes, lists: Mapping[bytes, Pieces], mimetype: str) -> Response:
+    """Returns a response that has lists in place of the keys of ``lists`` in ``encoded``.
+
+    Args:
+        lists: pieces of the list without its brackets, by the place of the list.
+    """
     # Each odd item is a place.
     parts = re.split(b"(%b)" % b"|".join(map(re.escape, lists)), encoded)
-
-    def values(place: bytes) -> Iterator[bytes]:
-        for start, rows in _blocks(array):
-            yield b"%b%b" % (b"," if start else b"", lists[place](rows, start))
 
     def body() -> Iterator[bytes]:
         for index, part in enumerate(parts):
             if index % 2:
                 yield b"["
-                yield from values(part)
+                yield from lists[part]()
                 yield b"]"
             else:
                 yield part
 
-    lengths = {place: 2 + sum(map(len, values(place))) for place in lists}
+    lengths = {place: 2 + sum(map(len, lists[place]())) for place in lists}
     length = sum(lengths[part] if index % 2 else len(part) for index, part in enumerate(parts))
     return _response(body(), length, mimetype)
 

@@ -16,19 +16,21 @@ from flask import Blueprint, Response, request
 from flask_json import as_json
 from werkzeug.datastructures import Headers
 
+from bert_serving.client.protocol import OUTPUTS, PART_MODES
+
 from ...config.folders import hide_folders
 from ...security.curve import is_this_machine
+from .. import output_values, streaming
 from .. import serialization as vectors
-from .. import streaming
+from ..encode_schemas import EncodeResponse
 from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
-from ..errors import BadRequest
+from ..errors import BadRequest, WrongTask
 from ..fields import check_encode_fields
 from ..inputs import read_pairs
 from ..request_context import BYTES, JSON, read_options, wants_octet_stream
-from ..schemas import EncodeResponse
 from ..scores import require_dense
-from ..validation import parse_bool, parse_choice, require_field
+from ..validation import parse_bool, parse_choice, require_field, truncate_repr
 
 
 def blueprint(service: EncodingService) -> Blueprint:
@@ -54,10 +56,10 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
 
     Raises:
         BadRequest: a field has an invalid value.
-        WrongTask: the server has no dense vectors.
+        WrongTask: the server lacks an output.
     """
     check_encode_fields(values)
-    require_dense(service)
+    outputs = read_outputs(service, values)
     is_tokenized = parse_bool(values, "is_tokenized")
     show_tokens = parse_bool(values, "show_tokens")
     encoding = parse_choice(values, "encoding_format", ("float", "base64"))
@@ -71,10 +73,83 @@ def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) 
             raise BadRequest("'pairs' and 'is_tokenized' exclude each other: send only one of them", "pairs")
         if options["pairs"]:
             texts = read_pairs(texts, "texts")
+    if outputs:
+        if wants_octet_stream(headers):
+            raise BadRequest(
+                f"'outputs' has {', '.join(outputs)}, but {BYTES} is for dense vectors alone: send Accept: {JSON}, "
+                "with 'encoding_format': 'base64' for fewer bytes",
+                "outputs",
+            )
+        if options.get("long") in PART_MODES:
+            raise BadRequest(
+                f"'long' is {options['long']!r}, which is for dense vectors alone: omit it, or 'outputs'", "long"
+            )
+        respond = partial(_respond_outputs, values.get("id"), encoding == "base64")
+        return EncodingCall(texts, respond, is_tokenized, show_tokens, options | {"outputs": outputs})
     if wants_octet_stream(headers):
         return EncodingCall(texts, _as_bytes, is_tokenized, show_tokens, options)
     respond = partial(_respond, values.get("id"), encoding == "base64")
     return EncodingCall(texts, respond, is_tokenized, show_tokens, options)
+
+
+def read_outputs(service: EncodingService, values: dict[str, Any]) -> list[str]:
+    """Returns the outputs of a request; none for dense vectors, or scores, alone.
+
+    Raises:
+        BadRequest: the field has an invalid value.
+        WrongTask: the server lacks an output, or has no dense vectors and the field is absent.
+    """
+    outputs = values.get("outputs")
+    if outputs is None:
+        require_dense(service)
+        return []
+    names = ", ".join(OUTPUTS)
+    if not isinstance(outputs, list) or not outputs:
+        raise BadRequest(f"'outputs' must be a list of some of {names}, received {truncate_repr(outputs)}", "outputs")
+    for position, name in enumerate(outputs):
+        if name not in OUTPUTS or name in outputs[:position]:
+            raise BadRequest(
+                f"'outputs' must name some of {names}, each once, received {truncate_repr(name)}", "outputs"
+            )
+        if name not in service.outputs:
+            has = (
+                f"{', '.join(service.outputs)} vectors" if service.outputs else f"scores (-task {service.config.task})"
+            )
+            raise WrongTask(
+                f"'outputs' has {name}, but this server has {has}: omit it, or use a server of another model"
+            )
+    return [] if outputs == ["dense"] else outputs
+
+
+def _respond_outputs(request_id: Any, is_base64: bool, result: EncodingResult) -> Response:
+    lists: dict[bytes, streaming.Pieces] = {}
+
+    def add(pieces: streaming.Pieces) -> msgspec.Raw:
+        place = streaming.placeholder()
+        lists[bytes(place)] = pieces
+        return place
+
+    body = EncodeResponse(
+        id=msgspec.Raw(json.dumps(request_id).encode()),
+        num_tokens=result.num_tokens,
+        truncated=result.truncated,
+        tokens=msgspec.UNSET if result.tokens is None else result.tokens,
+    )
+    if result.vectors.shape[1]:
+        to_values = streaming.base64 if is_base64 else streaming.numbers
+        body.results = add(streaming.pieces_of(result.vectors, to_values))
+        if is_base64:
+            body.dtype, body.shape = result.vectors.dtype.name, list(result.vectors.shape)
+        else:
+            body.result = body.results
+    if result.sparse is not None:
+        body.sparse = add(output_values.columns(result.sparse))  # type: ignore[assignment]  # the list replaces it
+    if result.multi is not None:
+        body.multi = add(output_values.matrices(result.multi, is_base64))
+        if is_base64:
+            body.multi_dtype = result.multi[0].dtype.name
+            body.multi_shapes = [(len(each), each.shape[1]) for each in result.multi]
+    return output_values.response(msgspec.json.encode(body) + b"\n", lists, result.nbytes)
 
 
 def _respond(request_id: Any, is_base64: bool, result: EncodingResult) -> Response:

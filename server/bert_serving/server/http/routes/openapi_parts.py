@@ -11,13 +11,14 @@ import msgspec
 
 from .. import batch_job_schemas as jobs
 from .. import cohere_schemas as cohere
+from .. import encode_schemas as encode
 from .. import schemas
 from .. import score_schemas as scores
 from ..request_context import JSON
 
 _BODIES: tuple[Any, ...] = (
-    schemas.EncodeRequest,
-    schemas.EncodeResponse,
+    encode.EncodeRequest,
+    encode.EncodeResponse,
     schemas.EmbeddingsRequest,
     schemas.EmbeddingsResponse,
     schemas.Model,

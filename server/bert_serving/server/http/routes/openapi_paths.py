@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from .. import cohere_schemas as cohere
+from .. import encode_schemas as encode
 from .. import schemas
 from ..request_context import BYTES, JSON
 from .openapi_parts import TASK_REQUESTS, TASK_RESPONSES, content, operation
 
-_ENCODE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "429", "502", "503", "504")
+_ENCODE_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "429", "502", "503", "504")
 #: Of routes that need a server of vectors, or have a meaning for each task.
 _TASK_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "429", "502", "503", "504")
 _TEXTS = {"texts": ["hello world"]}
@@ -29,11 +30,12 @@ PATHS: dict[str, Any] = {
     "/encode": {
         "post": operation(
             "Encode texts",
-            "Returns one vector per text, in the format of the HTTP server of bert-as-service 1.10.",
+            "Returns one vector per text, in the format of the HTTP server of bert-as-service 1.10. outputs names "
+            "other kinds of vectors, if the model has them.",
             "The vectors, in the order of the texts",
-            content(schemas.EncodeResponse) | _RAW_VECTORS,
+            content(encode.EncodeResponse) | _RAW_VECTORS,
             _ENCODE_ERRORS,
-            content(schemas.EncodeRequest, example={"id": 123, "texts": ["hello world", "good day!"]}),
+            content(encode.EncodeRequest, example={"id": 123, "texts": ["hello world", "good day!"]}),
             "Vectors",
         )
     },
@@ -80,9 +82,9 @@ PATHS: dict[str, Any] = {
             "Encode texts for Amazon SageMaker",
             "Accepts the bodies of /encode, of /v1/embeddings and of POST /, and responds in the same format.",
             "The vectors",
-            content(schemas.EncodeResponse, schemas.EmbeddingsResponse, *TASK_RESPONSES) | _RAW_VECTORS,
+            content(encode.EncodeResponse, schemas.EmbeddingsResponse, *TASK_RESPONSES) | _RAW_VECTORS,
             _TASK_ERRORS,
-            content(schemas.EncodeRequest, schemas.EmbeddingsRequest, *TASK_REQUESTS, example=_TEXTS),
+            content(encode.EncodeRequest, schemas.EmbeddingsRequest, *TASK_REQUESTS, example=_TEXTS),
             "Vectors",
         )
     },

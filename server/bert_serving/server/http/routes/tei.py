@@ -18,7 +18,7 @@ from werkzeug.datastructures import Headers
 from bert_serving.client.protocol import ROW_MODES
 
 from ...version import __version__
-from .. import schemas, sparse_vectors, streaming
+from .. import output_values, schemas, streaming
 from .. import serialization as vectors
 from ..encoding_call import EncodingCall
 from ..encoding_service import EncodingResult, EncodingService
@@ -109,7 +109,7 @@ def prepare_embed_all(service: EncodingService, values: dict[str, Any], headers:
 
 
 def _vectors_of_tokens(result: EncodingResult) -> Response:
-    return Response(b"[%b]" % b",".join(map(vectors.to_json, result.multi or ())), mimetype=JSON)
+    return output_values.list_response(output_values.matrices(result.multi or ()), result.nbytes)
 
 
 def prepare_embed_sparse(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:
@@ -124,7 +124,7 @@ def prepare_embed_sparse(service: EncodingService, values: dict[str, Any], heade
     texts, options = _read(service, values, headers)
 
     def respond(result: EncodingResult) -> Response:
-        return Response(sparse_vectors.to_json(result.sparse or ()), mimetype=JSON)
+        return output_values.list_response(output_values.weights(result.sparse or ()), result.nbytes)
 
     options["outputs"] = ["sparse"]
     return EncodingCall(texts, respond, not isinstance(texts[0], str), options=options)
