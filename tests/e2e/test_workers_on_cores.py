@@ -1,4 +1,7 @@
-"""``-num_worker auto`` of a real server: each worker process is bound to its cores, also one that is started again."""
+"""``-num_worker auto`` of a real server: each worker process is bound to its cores, also one that is started again.
+
+The server has two models, which share the cores.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import sys
 import pytest
 
 from bert_serving.client import BertClient
+from bert_serving.server.supervisor.core_shares import divide_cores
 from bert_serving.server.supervisor.core_split import split_cores
 from bert_serving.server.supervisor.cpu_topology import read_topology
-from servers import serving, wait_until
+from servers import TINY, serving, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")
 
@@ -22,22 +26,28 @@ RESTRICTED = (
 
 def test_workers_are_bound_to_their_cores() -> None:
     cpus = sorted(os.sched_getaffinity(0))[:2]  # as a container with a set of CPUs
-    expected = [set(share.cpus or cpus) for share in split_cores(read_topology(cpus=cpus), threads=1)]
+    parts = divide_cores(read_topology(cpus=cpus), [None, None])
+    expected = {
+        f"worker-{name}{index}": set(share.cpus or cpus)
+        for name, part in zip(("", "b-"), parts, strict=True)
+        for index, share in enumerate(split_cores(part, threads=1))
+    }
     prefix = (sys.executable, "-c", RESTRICTED, ",".join(map(str, cpus)))
-    with serving("-num_worker", "auto", "-threads", "1", "-engine", "zeros", prefix=prefix) as server:
+    auto = ("-num_worker", "auto", "-threads", "1", "-model", f"b={TINY},num_worker=auto,pooling_layer=-1")
+    with serving(*auto, "-engine", "zeros", prefix=prefix) as server:
 
-        def affinities() -> list[set[int]]:
-            return [set(server.child(f"worker-{index}").cpu_affinity()) for index in range(len(expected))]
+        def affinities() -> dict[str, set[int]]:
+            return {name: set(server.child(name).cpu_affinity()) for name in expected}
 
         assert affinities() == expected
         assert set(server.child("ventilator").cpu_affinity()) == set(cpus)
-        assert f"-num_worker auto: {len(expected)} worker" in server.log
+        assert f"-num_worker auto: cores of each model, of {len(cpus)}: tiny 1, b 1\n" in server.log
         old = server.child("worker-0")
         old.kill()
         with BertClient(port=server.port, port_out=server.port_out, timeout=60_000) as client:
             wait_until(lambda: client.server_status["restarts"]["worker"] == 1)
             wait_until(lambda: client.server_status["state"] == "ready")
             assert client.encode(["hello world"]).shape == (1, 32)
-            assert client.server_status["num_worker"] == len(expected)
+            assert len(client.server_status["workers"]) == len(expected)
         assert server.child("worker-0").pid != old.pid
         assert affinities() == expected

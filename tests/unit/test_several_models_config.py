@@ -79,8 +79,6 @@ def test_the_first_named_model_takes_the_place_of_the_model_dir() -> None:
         (["-model", "a=/x,max_seq_len=40", "-max_seq_len", "30"], "-max_seq_len is set, and -model a sets it too"),
         (["-model_dir", "m", "-model", "a=/x,quantization_ranges=f,task=rerank"], "-model a: -quantization_ranges is"),
         (["-model_dir", "m", "-model", "a=/x", "-join_port", "7000"], "-join_port is for servers of one model"),
-        (["-model_dir", "m", "-model", "a=/x", "-num_worker", "auto"], "-num_worker auto gives all cores to one model"),
-        (["-model_dir", "m", "-model", "a=/x,num_worker=auto"], "-model a: num_worker=auto gives all cores to one"),
         (["-model_dir", "m", *(text for n in range(64) for text in ("-model", f"a{n}=/x"))], "at most 64 models"),
     ],
 )

@@ -16,6 +16,8 @@ from ..model.errors import ModelError, ReaderMissing
 from ..model.pooling import PoolingStrategy
 from ..model.unserved import describe_unserved, quick_tensor_names, unserved_tensors
 from ..model.weights import check_weights
+from ..supervisor.core_shares import share_cores
+from ..supervisor.cpu_topology import Topology
 from ..supervisor.description import describe_model
 from ..supervisor.engine_choice import stored_choice
 from ..supervisor.models import share_threads
@@ -49,10 +51,11 @@ def check(config: ServerConfig) -> int:
     rows = [("name", public_name(config))] if further else []
     try:
         problems = check_files_of_server(config)
-        rows += _check_model(config)
-        for each in further:
+        first, *parts = share_cores([config, *further], logging.Logger("check"))
+        rows += _check_model(config, first)
+        for each, cores in zip(further, parts, strict=True):
             problem_of = f"-model {each.name}: "
-            rows += [("", ""), ("name", each.name), *_check_model(each)]
+            rows += [("", ""), ("name", each.name), *_check_model(each, cores)]
     except (ServingError, ModelError, EngineError, ValueError, OSError) as error:
         print(f"refused: {problem_of}{error}", file=sys.stderr)
         return EXIT_START_FAILED
@@ -61,8 +64,8 @@ def check(config: ServerConfig) -> int:
     return EXIT_OK
 
 
-def _check_model(config: ServerConfig) -> list[tuple[str, str]]:
-    """Returns the lines about one model.
+def _check_model(config: ServerConfig, cores: Topology) -> list[tuple[str, str]]:
+    """Returns the lines about one model, for workers on its cores.
 
     Raises:
         ServingError, ModelError, EngineError, ValueError, OSError: the start would refuse it.
@@ -73,7 +76,8 @@ def _check_model(config: ServerConfig) -> list[tuple[str, str]]:
     require_packages(config, model)
     tokenizer = make_tokenizer(config, model)
     notes.setLevel(logging.WARNING)  # the line about the workers has the devices
-    plans = plan_workers(config, log, needs=model.features, choose=stored_choice(config, model, log))
+    choose = stored_choice(config, model, log)
+    plans = plan_workers(config, log, needs=model.features, choose=choose, find_cores=lambda: cores)
     if {plan.engine for plan in plans} & _READ_WEIGHTS:
         _check_tensors(config, model)
     _note_unserved(config, model, log)

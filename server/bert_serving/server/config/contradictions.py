@@ -83,10 +83,6 @@ def _check_jobs(config: ServerConfig) -> None:
 
 
 def _check_models(config: ServerConfig) -> None:
-    if config.num_worker == "auto":
-        raise ConfigError(
-            "-num_worker auto gives all cores to one model, but -model names further ones: set a number of workers"
-        )
     if 0 < config.cache_mb <= len(config.model):
         number = len(config.model) + 1
         raise ConfigError(

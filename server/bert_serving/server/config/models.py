@@ -164,10 +164,6 @@ def further_models(config: ServerConfig) -> list[ServerConfig]:
         if spec.name in names:
             raise ConfigError(f"-model {spec.name}: another model has this name: choose a different one")
         names.add(spec.name)
-        if spec.options.get("num_worker") == "auto":
-            raise ConfigError(
-                f"-model {spec.name}: num_worker=auto gives all cores to one model: set a number of workers"
-            )
         values: dict[str, Any] = {name: each.default for name, each in ABOUT_MODELS.items()} | spec.options
         try:
             own = replace(

@@ -34,10 +34,9 @@ def split_cores(topology: Topology, num_tokenizer: int = 0, threads: int | None 
         num_tokenizer: number of tokenizer processes, which get a core each, up to half of the cores.
         threads: number of threads of each worker; None for about ``CORES_PER_WORKER``.
     """
-    usable = topology.num_usable
-    usable = max(math.ceil(usable / 2), usable - num_tokenizer)
+    usable = usable_cores(topology, num_tokenizer)
     shares = []
-    for cores in [] if topology.is_limited else _take(topology.cores, usable):
+    for cores in [] if topology.is_limited else take_cores(topology.cores, usable):
         ends = list(itertools.accumulate(_sizes(len(cores), threads), initial=0))
         for start, end in itertools.pairwise(ends):
             cpus = [cpu for core in cores[start:end] for cpu in core.cpus]
@@ -45,6 +44,12 @@ def split_cores(topology: Topology, num_tokenizer: int = 0, threads: int | None 
     if not shares:  # a quota, or more threads than the cores of a node
         shares = [WorkerCores(size) for size in _sizes(usable, threads) or [threads or 1]]
     return shares[:MAX_PROCESSES]
+
+
+def usable_cores(topology: Topology, num_tokenizer: int) -> int:
+    """Returns the number of cores of all workers."""
+    usable = topology.num_usable
+    return max(math.ceil(usable / 2), usable - num_tokenizer)
 
 
 def describe_split(shares: Sequence[WorkerCores]) -> str:
@@ -65,7 +70,7 @@ def _sizes(count: int, threads: int | None) -> list[int]:
     return [count // number + (index < count % number) for index in range(number)]
 
 
-def _take(cores: Sequence[Core], count: int) -> list[list[Core]]:
+def take_cores(cores: Sequence[Core], count: int) -> list[list[Core]]:
     """Returns ``count`` cores by node; the nodes with the most cores leave out the last ones."""
     nodes = [list(group) for _, group in itertools.groupby(cores, key=lambda core: core.node)]
     for _ in range(len(cores) - count):

@@ -33,10 +33,12 @@ class Topology:
     Attributes:
         cores: sorted by node and number.
         quota: processor time that the container may use, in cores; None without a limit.
+        is_part: whether these are the cores of one model of several, without those of tokenizer processes.
     """
 
     cores: tuple[Core, ...]
     quota: float | None = None
+    is_part: bool = False
 
     @property
     def num_usable(self) -> int:

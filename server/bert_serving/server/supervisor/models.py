@@ -15,6 +15,7 @@ from ..ipc.endpoints import Addresses
 from ..model.config import ModelConfig
 from ..model.errors import ModelError
 from .child import Child
+from .core_shares import share_cores
 from .cpu_topology import read_topology
 from .placement import WorkerPlacement
 from .preflight import make_children, make_workers, plan, read_drift
@@ -50,22 +51,30 @@ def plan_models(
         ModelError, ConfigError, StartError, EngineUnavailable: as :func:`plan`; that of a further model has its name.
     """
     config = share_threads(config)
-    planned = [PlannedModel(0, *plan(config, prepared, log, is_stopping), prepared)]
-    for number, each in enumerate(further_models(config), 1):
+    further = further_models(config)
+    first, *parts = share_cores([config, *further], log)
+    planned = [PlannedModel(0, *plan(config, prepared, log, is_stopping, first), prepared)]
+    for number, (each, cores) in enumerate(zip(further, parts, strict=True), 1):
         log.info("model %s:", each.name)
         files = prepared.for_another_model()
         try:
-            planned.append(PlannedModel(number, *plan(each, files, log, is_stopping), files))
+            planned.append(PlannedModel(number, *plan(each, files, log, is_stopping, cores), files))
         except (ServingError, ModelError, EngineError) as error:
             raise StartError(f"-model {each.name}: {error}") from error
     return planned
 
 
 def share_threads(config: ServerConfig) -> ServerConfig:
-    """Returns the configuration with threads for each worker, if those of several models share the processor."""
+    """Returns the configuration with threads for each worker, if those of several models share the processor.
+
+    With ``-num_worker auto`` :func:`share_cores` decides.
+    """
     if not config.model or config.threads is not None:
         return config
-    workers = sum(int(each.num_worker) for each in (config, *further_models(config)))
+    counts = [each.num_worker for each in (config, *further_models(config))]
+    if "auto" in counts:
+        return config
+    workers = sum(map(int, counts))
     return replace(config, threads=max(1, read_topology().num_threads // max(1, workers)))
 
 

@@ -147,7 +147,7 @@ def _cpu_devices(
         count: number of the workers; ``-num_worker auto`` selects another one without workers on GPUs.
     """
     topology = find_cores()
-    num_tokenizer = 0 if config.num_tokenizer == "auto" else int(config.num_tokenizer)
+    num_tokenizer = 0 if config.num_tokenizer == "auto" or topology.is_part else int(config.num_tokenizer)
     if config.num_worker == "auto" and not has_gpus:
         shares = split_cores(topology, num_tokenizer, config.threads)
         log.info("-num_worker auto: %s", describe_split(shares))

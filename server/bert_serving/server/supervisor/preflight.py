@@ -25,6 +25,7 @@ from ..model.vector_space import digest_of
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
+from .cpu_topology import Topology, read_topology
 from .description import log_comparable, log_start
 from .engine_choice import make_choice
 from .packages import require_packages
@@ -72,11 +73,13 @@ def plan(
     prepared: PreparedModel,
     log: logging.Logger,
     is_stopping: Callable[[], bool] = lambda: False,
+    cores: Topology | None = None,
 ) -> tuple[ServerConfig, ModelConfig, list[WorkerPlacement]]:
     """Reads the model, and decides where the workers run.
 
     Args:
         is_stopping: returns whether the server is asked to stop, so that nothing more is measured.
+        cores: those of the model; None for all.
 
     Returns:
         The configuration with the settings of the model folder and the digest of the vectors, sizes and files of the
@@ -91,7 +94,8 @@ def plan(
     require_packages(config, model)
     served = prepared.read(config, model)
     choose = make_choice(config, model, prepared.sources[0], log, is_stopping)
-    placements = plan_workers(config, log, needs=model.features, choose=choose)
+    find_cores = read_topology if cores is None else lambda: cores
+    placements = plan_workers(config, log, needs=model.features, choose=choose, find_cores=find_cores)
     config = replace(config, num_worker=len(placements))
     log_start(config, model, placements, log)
     content = vector_content(config, served, placements)
