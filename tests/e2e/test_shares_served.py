@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bert_serving.client import BertClient, ForbiddenError, RateLimitedError, TooLargeError
+from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.http.route_table import ENCODING_ROUTES
 from http_calls import HttpServer, Reply, serving_http
@@ -37,6 +39,9 @@ waiting_tokens = 20
 
 [alice]
 tokens_per_minute = 40
+
+[carol]
+waiting_tokens = 100
 """
 SEARCH, ARCHIVE, FEW = "key-of-search", "key-of-archive", "key-of-few"
 
@@ -44,7 +49,7 @@ SEARCH, ARCHIVE, FEW = "key-of-search", "key-of-archive", "key-of-few"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shares")
-    assert keygen([str(folder / "KEYS"), "alice", "bob"]) == 0
+    assert keygen([str(folder / "KEYS"), "alice", "bob", "carol"]) == 0
     (folder / "keys.toml").write_text(FILE)
     return folder
 
@@ -152,6 +157,17 @@ def test_a_curve_key_has_the_share_of_its_name(http: HttpServer, folder: Path) -
         bob.encode(["the the the"] * 5000)
     assert usage(http, "alice")["tokens"] == 40
     assert usage(http, "bob")["texts"] == 5000
+
+
+def test_the_command_for_files_waits_while_a_limit_is_used_up(http: HttpServer, folder: Path, tmp_path: Path) -> None:
+    """Up to 64 requests of five tokens are in flight, and the tokens of twenty are allowed."""
+    (tmp_path / "corpus.txt").write_text("the the the\n" * 40)
+    keys = folder / "KEYS"
+    args = ["-server_key", str(keys / "server.key"), "-secret_key", str(keys / "carol.key_secret"), "-batch_size", "1"]
+    args += ["-port", str(http.server.port), "-port_out", str(http.server.port_out), "-o", str(tmp_path / "out.npy")]
+    assert encode_command([str(tmp_path / "corpus.txt"), *args]) == 0
+    assert len(np.load(tmp_path / "out.npy")) == 40
+    assert usage(http, "carol")["waiting_tokens"] == 0
 
 
 def test_a_client_cannot_take_the_name_of_an_http_key(http: HttpServer, folder: Path) -> None:

@@ -9,8 +9,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bert_serving.client._cli.encode import main as encode_command
+from bert_serving.server.cli.keygen import keygen
 from fault_helpers import faulty, texts
 from servers import free_ports, wait_until
 
@@ -88,3 +91,20 @@ def test_the_bulk_of_two_names_ends_in_the_order_of_their_weights(site: Site) ->
     assert first.is_alive(), "the name of weight 3 began later and ends earlier"
     first.join(120)
     assert not first.is_alive()
+
+
+@pytest.mark.minutes
+def test_a_limit_of_texts_in_a_minute_ends_no_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The text of the probe and the first request leave two of six texts; the second request waits a minute."""
+    (tmp_path / "keys.toml").write_text("[alice]\ntexts_per_minute = 6\n")
+    (tmp_path / "corpus.txt").write_text("".join(f"{line}\n" for line in texts(6)))
+    keys = tmp_path / "KEYS"
+    assert keygen([str(keys), "alice"]) == 0
+    with faulty("-http_keys", tmp_path / "keys.toml", "-auth_keys", keys, engine="steady") as server:
+        args = ["-server_key", str(keys / "server.key"), "-secret_key", str(keys / "alice.key_secret")]
+        args += ["-port", str(server.port), "-port_out", str(server.port_out), "-o", str(tmp_path / "out.npy")]
+        assert encode_command([str(tmp_path / "corpus.txt"), "-batch_size", "3", *args]) == 0
+    assert len(np.load(tmp_path / "out.npy")) == 6
+    lines = [line for line in capfd.readouterr().err.splitlines() if "waits" in line]
+    assert len(lines) == 1
+    assert "texts in a minute (texts_per_minute)" in lines[0]

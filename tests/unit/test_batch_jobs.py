@@ -31,7 +31,7 @@ from batch_jobs_harness import (
     run,
     upload,
 )
-from bert_serving.client.errors import EncodingFailedError, OverloadedError
+from bert_serving.client.errors import EncodingFailedError, OverloadedError, RateLimitedError
 from bert_serving.server.http.app import make_app
 from bert_serving.server.http.batch_jobs import job_run, lines, output, requests, retention, store
 from bert_serving.server.http.batch_jobs.records import Progress
@@ -135,6 +135,7 @@ def test_an_error_of_the_service_costs_its_line_only_and_a_temporary_one_no_line
     content = [request(str(index), "text") for index in range(3)]
     service.errors = [
         OverloadedError("overloaded", "later", 1),
+        RateLimitedError("rate_limited", "used up", 1, 0.02),
         *(EncodingFailedError("encoding_failed", "no", 1) for _ in range(2)),
     ]
     progress = run(folder, add_job(folder, b"\n".join(content)), service)

@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
     with _input(args.file) as stream, connect(args, *fronts_of(args)) as client:
         corpus = Corpus(stream, args.file, args.blank)
         options = encode_options(args)
-        probe, space = probe_server(client, args.is_tokenized, options)
+        probe, space = probe_server(client, args.is_tokenized, options, _print_error)
         labels = ServerTask.of(client.server_config).labels
         options["vector_space"] = space
         row = row_options(args, output_format) | server_options(client, space)
@@ -82,7 +82,8 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
         bar = ProgressBar(_count(args.file), not args.quiet and sys.stderr.isatty(), done=checkpoint.input.lines)
         is_done = False
         try:
-            for chunk, response in encoded(client, corpus.chunks(args.batch_size), args.is_tokenized, options):
+            chunks = corpus.chunks(args.batch_size)
+            for chunk, response in encoded(client, chunks, args.is_tokenized, options, _print_error):
                 if args.long in ROW_MODES:
                     output.append(*_parts(chunk, response, probe))
                 else:

@@ -84,7 +84,7 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
                 report(f"{args.output} is complete: {_counts(corpus)}, each as it was written")
                 return
         request_options = encode_options(args)
-        clients, server = connect_all(args, stack, request_options)
+        clients, server = connect_all(args, stack, request_options, report)
         options |= server.options
         if before is not None:
             server.require_resumable(before)
@@ -113,7 +113,7 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
         run: PartRun | RayRun
         if ray is None:
             queue = PartQueue(corpus.parts, corpus.done)
-            run = PartRun(job, queue, folder, bar, lambda front: reconnect(args, front, server), report)
+            run = PartRun(job, queue, folder, bar, lambda front: reconnect(args, front, server, report), report)
         else:
             left = [part for part in corpus.parts if part.number not in corpus.done]
             run = RayRun(ray, args, job, server, left, folder, bar, report)

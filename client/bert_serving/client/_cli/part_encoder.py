@@ -30,7 +30,7 @@ class PartRun:
         folder: the output.
         bar: shows the number of rows.
         reconnect: returns a new client of a server, and checks its model.
-        report: receives a sentence about a lost server.
+        report: receives a sentence about a lost server, or about a limit that is used up.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PartRun:
         self.reconnect = reconnect
         self.over = threading.Event()
         self._bar = bar
-        self._report = report
+        self.report = report
         self._lock = threading.Lock()
         self._encoders: list[_PartEncoder] = []
         self._lost: set[Front] = set()
@@ -104,13 +104,13 @@ class PartRun:
         if is_last:
             self.failed(error)
         elif is_new:
-            self._report(f"{front} is lost, its parts go to the other servers: {str(error).splitlines()[0]}")
+            self.report(f"{front} is lost, its parts go to the other servers: {str(error).splitlines()[0]}")
 
     def back(self, front: Front) -> None:
         """Records that a server that was lost encodes parts again."""
         with self._lock:
             self._lost.discard(front)
-        self._report(f"{front} is back")
+        self.report(f"{front} is back")
 
     def failed(self, error: BaseException) -> None:
         """Ends the run with an error; the first one counts."""
@@ -165,4 +165,6 @@ class _PartEncoder(threading.Thread):
     def _encode_parts(self, client: BertClient) -> None:
         """Encodes parts until all are done, or the run is over."""
         run, holder = self._run, Holder()
-        encode_parts(client, run.job, run.queue, holder, run.encoded, lambda writer: run.written(holder, writer))
+        encode_parts(
+            client, run.job, run.queue, holder, run.encoded, lambda writer: run.written(holder, writer), run.report
+        )

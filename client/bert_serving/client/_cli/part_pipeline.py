@@ -12,6 +12,7 @@ from .inputs import InputFile
 from .part_files import Layout, PartWriter
 from .parts import Holder, Part, PartQueue
 from .readers import Reader, open_reader, state_of
+from .request_feed import Report
 from .requests import encoded
 from .rows import ReadOptions, Rows
 
@@ -75,6 +76,7 @@ def encode_parts(
     holder: Holder,
     show: Callable[[int], None],
     written: Callable[[PartWriter], None],
+    report: Report,
     tag: str = "",
 ) -> None:
     """Encodes parts until the queue has no more for the holder, which is released in any case.
@@ -83,6 +85,7 @@ def encode_parts(
         client: a client that no other call uses.
         show: receives the number of rows that are encoded, negative if they are to be encoded again.
         written: receives each part whose rows are all appended.
+        report: receives a sentence while a limit of the server is used up.
         tag: distinguishes the temporary files from those of other processes.
 
     Raises:
@@ -92,7 +95,7 @@ def encode_parts(
     writer: PartWriter | None = None
     rows = 0
     try:
-        chunks = encoded(client, _chunks(job, queue, holder), job.is_tokenized, job.options)
+        chunks = encoded(client, _chunks(job, queue, holder), job.is_tokenized, job.options, report)
         with closing(chunks):  # type: ignore[type-var]
             for chunk, response in chunks:
                 if writer is None:

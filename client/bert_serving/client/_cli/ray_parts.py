@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,11 @@ from .requests import RefusedError
 from .server_models import ServerModel, reconnect
 
 _SHARED = "with -ray_address, all nodes see inputs and output under the same paths"
+
+
+def _report(text: str) -> None:
+    """Writes a sentence to stderr, which Ray copies to that of the command."""
+    print(text, file=sys.stderr)
 
 
 class Outcome(NamedTuple):
@@ -102,7 +108,7 @@ class PartActor:
         if self._client is not None:
             self._client.close()
         self._client, self._job = None, work.job
-        self._client = reconnect(work.args, front, work.model)
+        self._client = reconnect(work.args, front, work.model, _report)
 
     def _encode(self, part: Part) -> Written:
         assert self._client is not None
@@ -114,5 +120,5 @@ class PartActor:
             queue.done(holder, part)
 
         # The name is another one in each call: an actor that Ray takes for dead may still write.
-        encode_parts(self._client, self._job, queue, holder, lambda rows: None, written, secrets.token_hex(4))
+        encode_parts(self._client, self._job, queue, holder, lambda rows: None, written, _report, secrets.token_hex(4))
         return found[0]

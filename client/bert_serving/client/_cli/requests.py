@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import threading
 import warnings
-from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .._client import BertClient
 from .._encoding import Response
 from .._fronts import Front
-from ..errors import ServerError
+from ..errors import RateLimitedError, ServerError
 from ..protocol import PART_MODES, FloatArray
 from .corpus import CorpusError
+from .request_feed import C, LimitReport, Report, RequestFeed, when_allowed
 
 if TYPE_CHECKING:
     from .._request_options import AllOptions, EncodeOptions
 
 #: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
 PROBE = "the quick brown fox jumps over the lazy dog"
-
-
-#: Most requests that are sent and whose results were not written.
-_MAX_WINDOW = 64
-
-
-class TextChunk(Protocol):
-    """Texts that are encoded in one request."""
-
-    @property
-    def texts(self) -> Sequence[str | None]:
-        """The texts; ``""`` and ``None`` are not encoded."""
-        ...
-
-    @property
-    def where(self) -> str:
-        """Where the texts are, for messages."""
-        ...
-
-
-C = TypeVar("C", bound=TextChunk)
 
 
 def connect(args: argparse.Namespace, *fronts: Front) -> BertClient:
@@ -98,10 +75,15 @@ def server_options(client: BertClient, space: str | None) -> dict[str, Any]:
     return {"the server's -max_seq_len": client.length_limit, "the vector space": space}
 
 
-def probe_server(client: BertClient, is_tokenized: bool, options: AllOptions) -> tuple[FloatArray, str | None]:
+def probe_server(
+    client: BertClient, is_tokenized: bool, options: AllOptions, report: Report
+) -> tuple[FloatArray, str | None]:
     """Returns the vector of ``PROBE`` and its space; ``None`` from a server that does not name it.
 
     It does not matter whether the server truncates this text, or averages its parts.
+
+    Args:
+        report: receives a sentence while a limit of the server is used up.
     """
     texts = [PROBE.split()] if is_tokenized else [PROBE]
     long: Literal["mean"] | None = "mean" if options.get("long") in PART_MODES else None
@@ -109,9 +91,12 @@ def probe_server(client: BertClient, is_tokenized: bool, options: AllOptions) ->
     if client.vector_space is None:  # a server that does not know the options of the other call
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            vectors: FloatArray = client.encode(texts, is_tokenized=is_tokenized, **about_vectors)
+            vectors: FloatArray = when_allowed(
+                lambda: client.encode(texts, is_tokenized=is_tokenized, **about_vectors), report
+            )
         return vectors[0], None
-    call = client._encode_in_detail(texts, is_tokenized, 1, [], **about_vectors)  # it gives no warning
+    # This call gives no warning.
+    call = when_allowed(lambda: client._encode_in_detail(texts, is_tokenized, 1, [], **about_vectors), report)
     return call.embedding[0], call.vector_space
 
 
@@ -127,60 +112,55 @@ def mean_of(probe: FloatArray) -> list[float]:
 
 
 def encoded(
-    client: BertClient, chunks: Iterator[C], is_tokenized: bool, options: AllOptions
+    client: BertClient, chunks: Iterator[C], is_tokenized: bool, options: AllOptions, report: Report
 ) -> Iterator[tuple[C, Response | None]]:
     """Yields chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text.
 
+    Requests that a used-up limit refuses are sent again when the server allows it.
+
     Args:
         client: a client that no other call uses.
+        report: receives a sentence about such a limit.
 
     Raises:
-        CorpusError: the server refused a request; the message names the chunk.
+        CorpusError: the server refused a request for another reason; the message names the chunk.
     """
-    sent: deque[tuple[int, C]] = deque()  # the number of its request; 0 of a chunk without texts
-    # One of several servers may be late, so the results of the others are limited, which wait for an earlier one.
-    window = threading.Semaphore(_MAX_WINDOW)
-    is_closed = False
-    numbers = itertools.count(client.request_id + 1)
+    feed = RequestFeed(chunks, is_tokenized, client.request_id + 1, LimitReport(report))
+    sent = feed.sent
     early: dict[int, Response | ServerError] = {}
-
-    def texts() -> Iterator[list[Any]]:
-        for chunk in chunks:
-            found = [text.split() if is_tokenized else text for text in chunk.texts if text]
-            sent.append((next(numbers) if found else 0, chunk))
-            if found:
-                window.acquire()
-                if is_closed:
-                    return
-                yield found
-
-    results = client.encode_async(texts(), is_tokenized=is_tokenized, **options)
+    results = client.encode_async(feed.requests(), is_tokenized=is_tokenized, **options)
     try:
         is_over = False
         while not is_over:
             try:
                 response = next(results)
                 early[response.id] = response
+                feed.answered(response.id)
             except StopIteration:
                 is_over = True
+            except RateLimitedError as error:
+                feed.refused(error)
             except ServerError as error:  # earlier requests are still answered
                 early[error.request_id] = error
-            while sent and (not sent[0][0] or sent[0][0] in early):
-                number, chunk = sent.popleft()
-                reply = early.pop(number) if number else None
-                if number:
-                    window.release()
+                feed.answered(error.request_id)
+            while sent and (not sent[0].texts or sent[0].number in early):
+                entry = sent.popleft()
+                reply = early.pop(entry.number) if entry.texts else None
+                if entry.texts:
+                    feed.written()
                 if isinstance(reply, ServerError):
-                    raise RefusedError(
-                        f"{chunk.where}: the server replied with {reply.type!r}: {reply.message}"
-                    ) from reply
-                yield chunk, reply
+                    raise RefusedError(_refusal(entry.chunk.where, reply)) from reply
+                yield entry.chunk, reply
         if sent:
-            raise RuntimeError(f"{sent[0][1].where}: no reply")
+            raise RuntimeError(f"{sent[0].chunk.where}: no reply")
     finally:
-        is_closed = True
-        window.release()
+        feed.close()
         results.close()
+
+
+def _refusal(where: str, error: ServerError) -> str:
+    hint = " (with a smaller -batch_size)" if error.message.endswith("several requests") else ""
+    return f"{where}: the server replied with {error.type!r}: {error.message}{hint}"
 
 
 class RefusedError(CorpusError):

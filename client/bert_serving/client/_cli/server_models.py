@@ -13,6 +13,7 @@ from ..protocol import FloatArray
 from .command_line import fronts_of
 from .corpus import CorpusError
 from .manifest import Manifest
+from .request_feed import Report
 from .requests import connect, encode_options, mean_of, probe_server, server_options
 from .vector_files import is_same_probe, other_vectors, require_options
 
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 class ServerModel:
     """What the model of a server is, to compare it with those of other servers and of the interrupted run."""
 
-    def __init__(self, front: Front, client: BertClient, is_tokenized: bool, options: AllOptions) -> None:
+    def __init__(
+        self, front: Front, client: BertClient, is_tokenized: bool, options: AllOptions, report: Report
+    ) -> None:
         self.front = front
         self.probe: FloatArray
-        self.probe, self.space = probe_server(client, is_tokenized, options)
+        self.probe, self.space = probe_server(client, is_tokenized, options, report)
         self.labels = ServerTask.of(client.server_config).labels
         self.options = server_options(client, self.space)
         self.options |= {"the shape of a vector": list(self.probe.shape), "the dtype": str(self.probe.dtype)}
@@ -61,7 +64,7 @@ class ServerModel:
 
 
 def connect_all(
-    args: argparse.Namespace, stack: ExitStack, options: AllOptions
+    args: argparse.Namespace, stack: ExitStack, options: AllOptions, report: Report
 ) -> tuple[list[tuple[Front, BertClient]], ServerModel]:
     """Returns a client of each server, which the stack closes, and what the first one is.
 
@@ -73,14 +76,14 @@ def connect_all(
     for front in fronts_of(args):
         client = stack.enter_context(connect(args, front))
         clients.append((front, client))
-        found = ServerModel(front, client, args.is_tokenized, options)
+        found = ServerModel(front, client, args.is_tokenized, options, report)
         server = server or found
         server.require_same(found)
     assert server is not None
     return clients, server
 
 
-def reconnect(args: argparse.Namespace, front: Front, server: ServerModel) -> BertClient:
+def reconnect(args: argparse.Namespace, front: Front, server: ServerModel, report: Report) -> BertClient:
     """Returns a new client of a server that was lost.
 
     Raises:
@@ -88,7 +91,7 @@ def reconnect(args: argparse.Namespace, front: Front, server: ServerModel) -> Be
     """
     client = connect(args, front)
     try:
-        server.require_same(ServerModel(front, client, args.is_tokenized, encode_options(args)))
+        server.require_same(ServerModel(front, client, args.is_tokenized, encode_options(args), report))
     except BaseException:
         client.close()
         raise
