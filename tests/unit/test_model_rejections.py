@@ -39,15 +39,6 @@ def test_configuration_is_rejected(tmp_path: Path, values: dict[str, Any], messa
         load_model_config(tmp_path)
 
 
-@pytest.mark.parametrize("has_model", [True, False])
-def test_adapter_is_rejected(tmp_path: Path, has_model: bool) -> None:
-    if has_model:
-        write_hf(tmp_path, hf_tensors())
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelUnsupported, match="merge the adapter first"):
-        load_model_config(tmp_path)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -138,12 +129,6 @@ def test_the_configuration_is_that_of_the_weights(tmp_path: Path) -> None:
     for path in TINY.glob("bert_model.ckpt*"):
         shutil.copy(path, tmp_path)
     assert load_model_config(tmp_path).config_path == str(tmp_path / "bert_config.json")
-
-
-def test_an_adapter_as_the_tuned_model_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelUnsupported, match=f"{tmp_path} has an adapter_config.json .* merge"):
-        load_model_config(TINY, tuned_model_dir=tmp_path)
 
 
 def test_hub_name_is_explained() -> None:

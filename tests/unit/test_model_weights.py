@@ -13,7 +13,8 @@ import pytest
 
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.errors import ReaderMissing, WeightError
-from bert_serving.server.model.weights import canonical_hf, canonical_tf1, expected_shapes, load_weights
+from bert_serving.server.model.sources import canonical_hf, canonical_tf1
+from bert_serving.server.model.weights import expected_shapes, load_weights
 from model_folders import TINY, TINY_TUNED, hf_tensors, write_hf, write_sharded
 
 Tensors = dict[str, np.ndarray]

@@ -99,11 +99,12 @@ def _check_tensors(config: ServerConfig, model: ModelConfig) -> None:
     assert pipeline is not None
     needs_pooler, layers = config.pooling_strategy == PoolingStrategy.CLS_POOLED, model.num_hidden_layers
     try:
-        if model.checkpoint_format == "safetensors":
+        if model.is_quick_to_open:
             needed = layers if needs_pooler else 1 + max(layer % layers for layer in config.pooling_layer)
             check_weights(model, needed, needs_pooler)
-        if all(".safetensors" in path.name for path in pipeline.weight_files):
-            check_head_weights(pipeline, config.pooled_size(model))
+        is_quick = model.adapter is None or model.is_quick_to_open
+        if is_quick and all(".safetensors" in path.name for path in pipeline.weight_files):
+            check_head_weights(pipeline, config.pooled_size(model), model)
             check_token_heads(pipeline, model)
     except ReaderMissing:
         return  # a prepared model in the cache needs no reader

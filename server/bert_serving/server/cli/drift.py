@@ -25,7 +25,7 @@ from .text_sample import add_server, connect, sample_parser, text_chunks
 RECOMMENDED_TEXTS = 1000
 #: Options of the server that determine the tokens of a text.
 _TOKEN_OPTIONS = (
-    "model_dir", "tuned_model_dir", "ckpt_name", "config_name", "max_seq_len", "do_lower_case", "prompt_name",
+    "model_dir", "tuned_model_dir", "base", "ckpt_name", "config_name", "max_seq_len", "do_lower_case", "prompt_name",
     "mask_cls_sep", "no_special_token",
 )  # fmt: skip
 

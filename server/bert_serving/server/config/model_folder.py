@@ -45,7 +45,7 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
     if config.task != "embed":
         config, model = apply_head(config, log)
         return _take_prompt(config), model
-    folder = read_pipeline(config.model_dir)
+    folder = read_pipeline(config.settings_dir)
     if folder is not None and not folder.has_dense:
         config, model = apply_token_folder(config, folder, log)
         return _take_prompt(config), model

@@ -48,6 +48,9 @@ class Options:
         many=True, repeated=True, metavar="NAME=DIR[,OPTION=VALUE]")
     tuned_model_dir: str | None = option(
         None, "folder of a fine-tuned checkpoint; its weights replace those of -model_dir", metavar="DIR", v1=True)
+    base: str | None = option(
+        None, "folder of the base model of the adapter (LoRA of PEFT) in -model_dir; by default the folder that the "
+        "adapter names", metavar="DIR")
     ckpt_name: str = option("bert_model.ckpt", "name of the checkpoint, as model.ckpt-343", metavar="NAME", v1=True)
     config_name: str = option("bert_config.json", "name of the model configuration in -model_dir", metavar="NAME",
                               v1=True)
@@ -246,7 +249,7 @@ OPTIONS: dict[str, Option] = {
 
 #: Options with paths.
 PATHS = (
-    "model_dir", "tuned_model_dir", "graph_tmp_dir", "auth_keys", "join_keys", "http_token_file", "http_keys",
+    "model_dir", "tuned_model_dir", "base", "graph_tmp_dir", "auth_keys", "join_keys", "http_token_file", "http_keys",
     "http_jobs", "drift_reference", "quantization_ranges",
 )  # fmt: skip
 

@@ -31,10 +31,10 @@ def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
             f"-{named} is for vectors, and -task {config.task} gives scores of the model's head, which decides itself: "
             f"remove -{named}, or set -task embed"
         )
-    folder = read_scorer(config.model_dir, is_tuned=config.tuned_model_dir is not None)
+    folder = read_scorer(config.settings_dir, is_tuned=config.tuned_model_dir is not None)
     config = replace(config, pipeline=folder)
     model = config.read_model()
-    head = read_head(model, config.task, config.model_dir)
+    head = read_head(model, config.task, config.settings_dir)
     config = take_length(config, folder, model.max_tokens, log)
     pipeline = head.extend(folder)
     log.info(

@@ -113,7 +113,20 @@ class ServerConfig(Options):
             config_name=self.config_name,
             ckpt_name=self.ckpt_name,
             tuned_model_dir=self.tuned_model_dir,
+            adapter_dir=self.model_dir,
+            base=self.base,
         )
+
+    @property
+    def settings_dir(self) -> str:
+        """Folder whose modules and prompts count: that of the model, or of the base model of an adapter without any.
+
+        Raises:
+            ModelError: the base model is missing.
+        """
+        from ..model.adapter import settings_folder
+
+        return settings_folder(self.model_dir, self.base)
 
     @property
     def changed(self) -> set[str]:

@@ -92,7 +92,7 @@ def take_folder_heads(config: ServerConfig, model: ModelConfig, log: logging.Log
     Raises:
         ModelError: the files are not valid.
     """
-    heads = read_folder_heads(Path(config.model_dir), model)
+    heads = read_folder_heads(Path(config.settings_dir), model)
     if not heads:
         return config
     last = model.num_hidden_layers - 1

@@ -25,7 +25,7 @@ from typing import IO
 from .config import ModelConfig
 from .digest import DigestMemo, file_stamp, model_digest, sha256_of
 from .errors import ModelError, WeightError
-from .files import checkpoint_files, expand_user
+from .files import expand_user
 from .pipeline import SentencePipeline
 from .verified import CLOCK_TICK, VerifiedFiles, stamp_of
 
@@ -110,7 +110,7 @@ class Cache:
 
         An entry that is built later from this model is refused if one of these files has changed meanwhile.
         """
-        for file in checkpoint_files(config.checkpoint, config.checkpoint_format):
+        for file in config.weight_files:
             self._sources[file] = file_stamp(os.stat(file))
         memo = DigestMemo(self.root / "digests.json")
         digest = model_digest(config, memo)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from .adapter import Adapter, find_adapter, has_adapter
 from .architecture import BERT, Architecture, Feature
 from .architecture_config import Sizes, read_act, read_architecture, read_positions
 from .config_values import Values
@@ -18,13 +19,16 @@ from .families import FAMILIES, as_bert, find_family, position_offset
 from .files import (
     DEFAULT_CKPT_NAME,
     DEFAULT_CONFIG_NAME,
+    SLOW_TOKENIZERS,
+    VOCAB_NAMES,
+    checkpoint_files,
     find_checkpoint,
     find_config,
     find_vocab,
     reject_lfs_pointer,
     require_folder,
 )
-from .rejections import head_class, own_code, reject_adapter, reject_folder
+from .rejections import head_class, own_code, reject_folder, reject_tuned_adapter
 from .tokenizer_settings import reject_tokenizer_settings
 
 #: Largest number of layers. The largest BERT has 48; a list of the weights of a million layers would take gigabytes.
@@ -57,6 +61,7 @@ class ModelConfig:
         family: a key of ``FAMILIES``.
         position_offset: unused rows at the start of the checkpoint's table of positions.
         architecture: how the encoder differs from BERT.
+        adapter: what is merged into the weights of the checkpoint; None without an adapter.
     """
 
     model_dir: str
@@ -79,6 +84,7 @@ class ModelConfig:
     family: str = "bert"
     position_offset: int = 0
     architecture: Architecture = BERT
+    adapter: Adapter | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -95,6 +101,23 @@ class ModelConfig:
         return self.max_position_embeddings
 
     @property
+    def weight_files(self) -> list[Path]:
+        """All files with weights: those of the checkpoint, then that of the adapter.
+
+        Raises:
+            WeightError: as ``checkpoint_files``.
+        """
+        of_adapter = [] if self.adapter is None else [Path(self.adapter.weights)]
+        return [*checkpoint_files(self.checkpoint, self.checkpoint_format), *of_adapter]
+
+    @property
+    def is_quick_to_open(self) -> bool:
+        """Whether the names of all tensors can be read within milliseconds, without a large library."""
+        return {self.checkpoint_format, self.adapter.weights_format if self.adapter else "safetensors"} == {
+            "safetensors"
+        }
+
+    @property
     def features(self) -> frozenset[Feature]:
         """What an engine must compute beyond BERT."""
         silu = {Feature.SILU} if self.hidden_act == "silu" else set()
@@ -107,13 +130,20 @@ def load_model_config(
     config_name: str = DEFAULT_CONFIG_NAME,
     ckpt_name: str = DEFAULT_CKPT_NAME,
     tuned_model_dir: str | os.PathLike[str] | None = None,
+    adapter_dir: str | os.PathLike[str] | None = None,
+    base: str | None = None,
 ) -> ModelConfig:
     """Reads and validates the configuration of a model in milliseconds, without its weights.
 
     A folder has one of two layouts. That of Google is ``bert_config.json``, ``vocab.txt`` and a TF1 checkpoint. That of
     Hugging Face is ``config.json``, ``vocab.txt`` or ``tokenizer.json``, and ``model.safetensors`` or
     ``pytorch_model.bin``, whole or sharded. Configuration and vocabulary are read from ``model_dir``. The checkpoint is
-    in ``tuned_model_dir``, if given, with either layout.
+    in ``tuned_model_dir``, if given, with either layout. Of an adapter, all but the tokenizer are those of its base
+    model; the tokenizer is too, if the folder of the adapter has none.
+
+    Args:
+        adapter_dir: folder of the adapter, if it is not ``model_dir``; it may have none.
+        base: folder of the base model of the adapter; None for the one that its configuration names.
 
     Raises:
         ModelNotFound: a folder or a file is missing; the message lists the existing files.
@@ -122,22 +152,34 @@ def load_model_config(
         WeightError: a file of the checkpoint is missing, or is a Git LFS pointer.
     """
     folder = require_folder(model_dir, "-model_dir")
-    reject_adapter(folder)
-    has_tf1 = tuned_model_dir is not None or (folder / f"{ckpt_name}.index").is_file()
-    config_path = find_config(folder, config_name, prefers_hf=not has_tf1)
+    found = find_adapter(folder, Path(adapter_dir or folder), base)
+    adapter, root = found or (None, folder)
+    tokenizer_folder = root
+    if adapter is not None:
+        if tuned_model_dir is not None:
+            raise ModelUnsupported(
+                f"-tuned_model_dir {tuned_model_dir} and the adapter {adapter.folder} both change the weights; omit "
+                "one of them"
+            )
+        own = Path(adapter.folder)
+        tokenizer_folder = own if any((own / name).is_file() for name in (*VOCAB_NAMES, *SLOW_TOKENIZERS)) else root
+    has_tf1 = tuned_model_dir is not None or (root / f"{ckpt_name}.index").is_file()
+    config_path = find_config(root, config_name, prefers_hf=not has_tf1)
     values = _read_json(config_path)
-    reject_folder(folder, values, config_path)
+    reject_folder(root, values, config_path)
     sizes = parse_config(values, str(config_path))
-    vocab_path = find_vocab(folder)
-    _reject_other_tokenizers(folder, vocab_path, sizes["family"], values)
+    vocab_path = find_vocab(tokenizer_folder)
+    _reject_other_tokenizers(tokenizer_folder, vocab_path, sizes["family"], values)
     tokenizer = _read_tokenizer(vocab_path)  # parsed once, because it may be large
     check_vocab_size(count_vocab(vocab_path, tokenizer), sizes["vocab_size"], vocab_path, config_path)
     reject_tokenizer_settings(vocab_path, tokenizer)
     if tuned_model_dir is None:
-        checkpoint, checkpoint_format = find_checkpoint(folder, ckpt_name, "-model_dir")
+        flag = "-model_dir" if adapter is None else "-base"
+        checkpoint, checkpoint_format = find_checkpoint(root, ckpt_name, flag)
     else:
         tuned = require_folder(tuned_model_dir, "-tuned_model_dir")
-        reject_adapter(tuned)
+        if has_adapter(tuned):
+            reject_tuned_adapter(tuned, folder)
         checkpoint, checkpoint_format = find_checkpoint(tuned, ckpt_name, "-tuned_model_dir")
     return ModelConfig(
         model_dir=str(folder),
@@ -148,6 +190,7 @@ def load_model_config(
         is_tuned=tuned_model_dir is not None,
         head_class=head_class(values),
         own_code=own_code(values),
+        adapter=adapter,
         **sizes,
     )
 

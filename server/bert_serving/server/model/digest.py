@@ -12,7 +12,6 @@ from pathlib import Path
 
 from .architecture import BERT
 from .config import ModelConfig
-from .files import checkpoint_files
 
 #: Largest number of cached digests; the newest are kept.
 MEMO_SIZE = 4096
@@ -116,12 +115,12 @@ def model_digest(config: ModelConfig, memo: DigestMemo | None) -> str:
         OSError: a file of the checkpoint is unreadable.
     """
     values = asdict(config)
-    files = checkpoint_files(config.checkpoint, config.checkpoint_format)
     content = {
         "architecture": {name: values[name] for name in _ARCHITECTURE},
         # Left out for BERT's own, so that its vector spaces keep their names.
         **({} if config.architecture == BERT else {"differs": values["architecture"]}),
         "family": [config.family, config.position_offset],
-        "files": [sha256_of(path) if memo is None else memo.sha256(path) for path in files],
+        "files": [sha256_of(path) if memo is None else memo.sha256(path) for path in config.weight_files],
+        **({} if config.adapter is None else {"adapter": config.adapter.content}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -47,6 +47,19 @@ class Family:
     code: tuple[str, ...] = ()
 
 
+#: Names of modules of these families in transformers 5, whose checkpoints have other names; adapters have these.
+_IN_TRANSFORMERS = (
+    (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+    (r"\.self_attn\.q_proj\.", ".attention.self.query."),
+    (r"\.self_attn\.k_proj\.", ".attention.self.key."),
+    (r"\.self_attn\.v_proj\.", ".attention.self.value."),
+    (r"\.self_attn\.o_proj\.", ".attention.output.dense."),
+    (r"\.post_attention_layernorm\.", ".attention.output.LayerNorm."),
+    (r"\.mlp\.gate_proj\.", ".intermediate.dense."),
+    (r"\.mlp\.up_proj\.", ".intermediate.up."),
+    (r"\.mlp\.down_proj\.", ".output.dense."),
+    (r"\.post_mlp_layernorm\.", ".output.LayerNorm."),
+)
 _QUERY_KEY_VALUE = tuple(f"attention/self/{name}" for name in ("query", "key", "value"))
 _ROBERTA = Family("roberta.", padding="pad_token_id", repeats_type=True)
 _GTE = Family(
@@ -62,6 +75,7 @@ _GTE = Family(
         (r"\.mlp\.up_gate_proj\.", ".intermediate.up_gate."),
         (r"\.mlp\.down_proj\.", ".output.dense."),
         (r"\.mlp_ln\.", ".output.LayerNorm."),
+        *_IN_TRANSFORMERS,
     ),
     parts={
         "attention/self/qkv": _QUERY_KEY_VALUE,
@@ -176,6 +190,7 @@ FAMILIES = {
             (r"\.mlp\.fc12\.", ".intermediate.dense."),
             (r"\.mlp\.fc2\.", ".output.dense."),
             (r"\.norm2\.", ".output.LayerNorm."),
+            *_IN_TRANSFORMERS,
         ),
         parts={"attention/self/qkv": _QUERY_KEY_VALUE},
         has_word_piece=True,

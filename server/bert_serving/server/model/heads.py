@@ -22,6 +22,7 @@ from .errors import ModelConfigError, ModelUnsupported, WeightError
 from .files import DEFAULT_CONFIG_NAME, HF_CONFIG_NAME
 from .json_files import read_object
 from .pipeline import SCORE_ACTIVATIONS, Dense, LayerNorm, Module, ScoreActivation, SentencePipeline
+from .readers import open_reader
 
 #: Values of ``problem_type`` in a configuration.
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -135,10 +136,10 @@ def read_head(model: ModelConfig, task: str, folder: str) -> Head:
         ModelConfigError: the configuration is invalid.
         WeightError: a TF1 checkpoint has no head.
     """
-    own = _tuned_config(model)
+    own = _own_config(model)
     source = own or model.config_path
     values = read_object(Path(source))
-    if own is not None or not model.is_tuned:
+    if (own is not None or not model.is_tuned) and not _brings_head(model):
         _require_head(model, values, task, source)
     if model.checkpoint_format != "tf1" and model.family not in HEADS:
         raise ModelUnsupported(
@@ -164,11 +165,19 @@ def read_head(model: ModelConfig, task: str, folder: str) -> Head:
     return Head(pooling, (*modules, ScoreActivation(activation)), labels, problem_type)
 
 
-def _tuned_config(model: ModelConfig) -> str | None:
-    """Returns the configuration beside a checkpoint of ``-tuned_model_dir``; None without one."""
+def _own_config(model: ModelConfig) -> str | None:
+    """Returns the configuration beside a checkpoint of ``-tuned_model_dir``, or beside an adapter; None without one."""
+    names: tuple[str, ...] = (DEFAULT_CONFIG_NAME, HF_CONFIG_NAME) if model.is_tuned else ()
     folder = Path(model.checkpoint).parent
-    names = (DEFAULT_CONFIG_NAME, HF_CONFIG_NAME) if model.is_tuned else ()
+    if model.adapter is not None:
+        folder, names = Path(model.adapter.folder), (HF_CONFIG_NAME,)
     return next((str(folder / name) for name in names if (folder / name).is_file()), None)
+
+
+def _brings_head(model: ModelConfig) -> bool:
+    """Returns whether an adapter has the head that its base model lacks."""
+    layout = HEADS.get(model.family)
+    return layout is not None and model.adapter is not None and model.adapter.saves(f"{layout.output}.weight")
 
 
 def _require_head(model: ModelConfig, values: Mapping[str, Any], task: str, source: str) -> None:
@@ -221,7 +230,7 @@ def _tensors(name: str) -> tuple[str, str]:
 def _labels(values: Mapping[str, Any], model: ModelConfig, source: str) -> tuple[str, ...]:
     names = values.get("id2label")
     if names is None:
-        number = _tf1_outputs(model) if model.checkpoint_format == "tf1" else _DEFAULT_LABELS
+        number = _tf1_outputs(model) if model.checkpoint_format == "tf1" else _saved_labels(model)
         number = values.get("num_labels", values.get("_num_labels", number))
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ModelConfigError(f"{source}: num_labels is {number!r}; it must be an integer above 0")
@@ -235,6 +244,15 @@ def _labels(values: Mapping[str, Any], model: ModelConfig, source: str) -> tuple
         twice = next(label for label in labels if labels.count(label) > 1)
         raise ModelConfigError(f"{source}: id2label has the label {twice!r} twice; give each label a name of its own")
     return labels
+
+
+def _saved_labels(model: ModelConfig) -> int:
+    """Returns the number of labels of the head in an adapter, which has no configuration; else the default."""
+    if _brings_head(model) and model.adapter is not None and model.adapter.weights_format == "safetensors":
+        reader = open_reader(model.adapter.weights, "safetensors")
+        ending = f".{HEADS[model.family].output}.weight"
+        return next((reader.shape(name)[0] for name in reader.names() if name.endswith(ending)), _DEFAULT_LABELS)
+    return _DEFAULT_LABELS
 
 
 def _tf1_outputs(model: ModelConfig) -> int:

@@ -10,8 +10,8 @@ import msgspec
 from .config import ModelConfig
 from .errors import ModelUnsupported
 from .heads import ACTIVATION_NAMES
+from .sources import WORD_EMBEDDINGS
 from .token_heads import MaskedLmHead, Tensor
-from .weights import WORD_EMBEDDINGS
 
 
 class _Layout(NamedTuple):

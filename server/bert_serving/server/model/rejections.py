@@ -62,13 +62,12 @@ def _computes(values: Mapping[str, Any], code: Any) -> bool:
     return all(path.rpartition(".")[2].startswith(known) and "qk-post-norm" not in path for path in paths)
 
 
-def reject_adapter(folder: Path) -> None:
-    """Raises ``ModelUnsupported`` if the folder has an adapter, with or without the model that it belongs to."""
-    if (folder / "adapter_config.json").is_file():
-        raise ModelUnsupported(
-            f"{folder} has an adapter_config.json (PEFT); merge the adapter first: model.merge_and_unload(), then "
-            "save_pretrained()"
-        )
+def reject_tuned_adapter(tuned: Path, folder: Path) -> None:
+    """Raises ``ModelUnsupported`` for an adapter in the place of a whole checkpoint."""
+    raise ModelUnsupported(
+        f"-tuned_model_dir {tuned} has an adapter_config.json (PEFT), so its weights replace no others; set -model_dir "
+        f"{tuned} -base {folder}"
+    )
 
 
 def reject_other_weights(folder: Path, ckpt_name: str) -> None:

@@ -125,6 +125,17 @@ def read_pipeline(model_dir: str | Path) -> SentencePipeline | None:
     )
 
 
+def transformer_folder(folder: Path) -> Path:
+    """Returns the folder of the encoder of a model folder: the one of its first module, or itself.
+
+    Raises:
+        ModelUnsupported, ModelConfigError: ``modules.json`` is not valid.
+    """
+    source = folder / MODULES_FILE
+    entries = _read_entries(source) if source.exists() else []
+    return folder / entries[0][1] if entries else folder
+
+
 def _read_entries(source: Path) -> list[tuple[str, str]]:
     """Returns kind and folder of each module."""
     listed = read_list(source)

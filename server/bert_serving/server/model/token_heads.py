@@ -28,7 +28,7 @@ class Tensor(msgspec.Struct, frozen=True):
     """A weight of a head.
 
     Attributes:
-        names: possible names in the file, the first one that exists counts; ``weights.WORD_EMBEDDINGS`` is that of the
+        names: possible names in the file, the first one that exists counts; ``sources.WORD_EMBEDDINGS`` is that of the
             encoder.
         shape: its shape.
         weights: the file, or the checkpoint.

@@ -8,10 +8,10 @@ from pathlib import Path
 from .config import ModelConfig
 from .errors import ReaderMissing
 from .files import shard_index
+from .merged_reader import open_checkpoint
 from .pipeline import SentencePipeline
-from .readers import open_reader
 from .rejections import is_no_weight
-from .weights import find_sources
+from .sources import find_sources
 
 #: Number of tensors that a message names.
 _SHOWN = 3
@@ -24,7 +24,7 @@ def tensor_names(config: ModelConfig) -> list[str]:
         WeightError: the checkpoint is damaged.
         ReaderMissing: the library that reads this format is not installed.
     """
-    reader = open_reader(config.checkpoint, config.checkpoint_format)
+    reader = open_checkpoint(config)
     return sorted(name for name in reader.names() if reader.shape(name) != ())
 
 
@@ -35,10 +35,10 @@ def quick_tensor_names(config: ModelConfig) -> list[str] | None:
         WeightError: the checkpoint is damaged.
     """
     path = Path(config.checkpoint)
-    if path.suffix == ".json":
+    if path.suffix == ".json" and config.adapter is None:
         return sorted(shard_index(path))
     try:
-        return tensor_names(config) if config.checkpoint_format == "safetensors" else None
+        return tensor_names(config) if config.is_quick_to_open else None
     except ReaderMissing:
         return None
 

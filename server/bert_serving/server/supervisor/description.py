@@ -14,7 +14,6 @@ from ..config.server_config import ServerConfig
 from ..ipc.start_steps import StartSteps
 from ..log import get_logger
 from ..model.config import ModelConfig
-from ..model.files import checkpoint_files
 from ..model.pooling import PoolingStrategy
 from ..model.sentence_transformers import MODULES_FILE
 from ..version import __version__
@@ -40,8 +39,10 @@ def describe_model(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
     pipeline = config.pipeline
     assert pipeline is not None
     kind = "Google checkpoint" if model.checkpoint_format == "tf1" else "Hugging Face folder"
-    if (Path(config.model_dir) / MODULES_FILE).is_file():
+    if (Path(config.settings_dir) / MODULES_FILE).is_file():
         kind = "sentence-transformers folder"
+    if model.adapter is not None:
+        kind = f"adapter of rank {model.adapter.rank}, base model: {kind}"
     layers = ", ".join(map(str, config.pooling_layer))
     strategy = f"{_POOLING.get(config.pooling_strategy, '')}, {config.pooling_strategy.name}"
     if pipeline.pooling:
@@ -64,7 +65,7 @@ def describe_model(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
         "model": f"{config.model_dir} ({kind})",
         "encoder": f"{model.family.upper()}, {model.num_hidden_layers} layers of {model.hidden_size}, "
         f"vocabulary {model.vocab_size}",
-        "weights": model.checkpoint,
+        "weights": model.checkpoint + (f", merged with {model.adapter.weights}" if model.adapter else ""),
         "longest text": f"{config.max_seq_len or model.max_tokens} tokens",
         "prompt": repr(pipeline.prompts[config.prompt_name]) if config.prompt_name is not None else "none",
         "pooling": f"{strategy} of layer {layers}{', then ' + modules if modules else ''}",
@@ -84,7 +85,7 @@ def log_start(
     log.info("longest text: %s, longer ones are truncated; prompt: %s", described["longest text"], described["prompt"])
     workers = list(dict.fromkeys(each.describe() for each in placements))
     log.info("workers: %d, %s", config.num_worker, "; ".join(workers) or "machines that join compute")
-    weights = sum(os.path.getsize(path) for path in checkpoint_files(model.checkpoint, model.checkpoint_format))
+    weights = sum(os.path.getsize(path) for path in model.weight_files)
     limits = [config.queue_memory or default_memory(), config.result_memory or default_memory()]
     cache = f", and {_size(config.cache_mb * 2**20)} of vectors of earlier texts" if config.cache_mb else ""
     log.info(

@@ -47,9 +47,12 @@ def require_packages(
     if not lacks:
         return
     # A prepared model in the cache is not read again, so a reader alone is no reason to refuse the start.
-    extra, modules = _READERS.get(model.checkpoint_format, ("", ()))
-    if config.num_worker and (names := missing(modules)) and not {extra, extra.partition("-")[0]} & lacks.keys():
-        lacks[extra] = f"{', '.join(names)} (to read {model.checkpoint})"
+    files = [(model.checkpoint_format, model.checkpoint)]
+    files += [(model.adapter.weights_format, model.adapter.weights)] if model.adapter is not None else []
+    for kind, path in files:
+        extra, modules = _READERS.get(kind, ("", ()))
+        if config.num_worker and (names := missing(modules)) and not {extra, extra.partition("-")[0]} & lacks.keys():
+            lacks[extra] = f"{', '.join(names)} (to read {path})"
     raise StartError(
         f"packages are missing: {'; '.join(lacks.values())}. Install them: "
         f"pip install 'bert-serving-server[{','.join(lacks)}]'"

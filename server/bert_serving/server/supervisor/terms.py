@@ -24,7 +24,7 @@ SHARED_OPTIONS = (
 
 #: Options of ``bert-serving-join``.
 OWN_OPTIONS = (
-    "model_dir", "tuned_model_dir", "graph_tmp_dir", "num_worker", "device_map", "cpu", "engine", "threads",
+    "model_dir", "tuned_model_dir", "base", "graph_tmp_dir", "num_worker", "device_map", "cpu", "engine", "threads",
     "gpu_memory_fraction", "worker_timeout", "heartbeat_timeout", "start_timeout", "drain_timeout", "verbose",
     "log_level", "log_format",
 )  # fmt: skip

@@ -9,7 +9,9 @@ import msgspec
 import numpy as np
 
 from ..model.cache import Cache
+from ..model.config import ModelConfig
 from ..model.errors import WeightError
+from ..model.merged_reader import open_checkpoint
 from ..model.pipeline import Dense, LayerNorm, SentencePipeline
 from ..model.readers import Reader, open_reader
 
@@ -19,11 +21,14 @@ _KIND, _FILE = "sentence-head", "weights.npz"
 HeadWeights = Mapping[str, np.ndarray]
 
 
-def prepare_head_weights(pipeline: SentencePipeline, width: int, cache: Cache) -> Path | None:
+def prepare_head_weights(
+    pipeline: SentencePipeline, width: int, cache: Cache, model: ModelConfig | None = None
+) -> Path | None:
     """Returns the cache entry with the weights of the modules; None if no module has weights.
 
     Args:
         width: dimensions of a pooled vector.
+        model: the model with its adapter; None without an adapter.
 
     Raises:
         WeightError: see :func:`read_head_weights`.
@@ -35,9 +40,10 @@ def prepare_head_weights(pipeline: SentencePipeline, width: int, cache: Cache) -
     modules = [msgspec.to_builtins(module) | {"weights": ""} for module in pipeline.modules]
     # An entry without "surplus" is of a version that ignored surplus tensors.
     key = {"files": cache.file_digests(files), "modules": modules, "width": width, "surplus": "refused"}
+    key |= adapter_key(model, cache)
 
     def write(folder: Path) -> None:
-        weights: dict[str, np.ndarray] = dict(read_head_weights(pipeline, width))
+        weights: dict[str, np.ndarray] = dict(read_head_weights(pipeline, width, model))
         np.savez(folder / _FILE, **weights)  # type: ignore[arg-type]
 
     return cache.entry(_KIND, key, write)
@@ -51,17 +57,23 @@ def load_head_weights(entry: str | None) -> HeadWeights:
         return dict(file)
 
 
-def read_head_weights(pipeline: SentencePipeline, width: int) -> HeadWeights:
+def adapter_key(model: ModelConfig | None, cache: Cache) -> dict[str, object]:
+    """Returns what an entry of the cache depends on if the model has an adapter; empty without one."""
+    return {"model": cache.model_digest(model)} if model is not None and model.adapter is not None else {}
+
+
+def read_head_weights(pipeline: SentencePipeline, width: int, model: ModelConfig | None = None) -> HeadWeights:
     """Reads the weights of the modules from the files of the model.
 
     Args:
         width: dimensions of a pooled vector.
+        model: as for :func:`prepare_head_weights`.
 
     Raises:
         WeightError: a tensor is missing, not finite, of the wrong shape, or surplus; the message names it.
     """
     weights: dict[str, np.ndarray] = {}
-    for place, reader, tensor, source in _tensors(pipeline, width):
+    for place, reader, tensor, source in _tensors(pipeline, width, model):
         weight = read_finite(reader, tensor, source)
         weights[place] = np.ascontiguousarray(weight.T if tensor.endswith("kernel") else weight)
     return weights
@@ -79,22 +91,29 @@ def read_finite(reader: Reader, tensor: str, source: str) -> np.ndarray:
     return weight
 
 
-def open_head(source: str, checkpoint_format: str) -> Reader:
-    """Opens the file of a head in a checkpoint format; if that is empty, in the format that its name ends with."""
+def open_head(source: str, checkpoint_format: str, model: ModelConfig | None) -> Reader:
+    """Opens the file of a head in a checkpoint format; if that is empty, in the format that its name ends with.
+
+    The checkpoint of a model with an adapter has its tensors merged.
+    """
+    if checkpoint_format and model is not None:
+        return open_checkpoint(model)
     return open_reader(source, checkpoint_format or ("safetensors" if source.endswith(".safetensors") else "pytorch"))
 
 
-def check_head_weights(pipeline: SentencePipeline, width: int) -> None:
+def check_head_weights(pipeline: SentencePipeline, width: int, model: ModelConfig | None = None) -> None:
     """Checks the tensors that :func:`read_head_weights` reads, without reading them.
 
     Raises:
         WeightError: as :func:`read_head_weights`, but for values that are not finite.
     """
-    for _, reader, tensor, _ in _tensors(pipeline, width):
+    for _, reader, tensor, _ in _tensors(pipeline, width, model):
         reader.require_float(tensor)
 
 
-def _tensors(pipeline: SentencePipeline, width: int) -> Iterator[tuple[str, Reader, str, str]]:
+def _tensors(
+    pipeline: SentencePipeline, width: int, model: ModelConfig | None
+) -> Iterator[tuple[str, Reader, str, str]]:
     """Yields the key in ``HeadWeights``, the reader, the name and the file of each tensor, which has the right shape.
 
     Raises:
@@ -113,7 +132,7 @@ def _tensors(pipeline: SentencePipeline, width: int) -> Iterator[tuple[str, Read
             continue
         path = module.weights
         if path not in readers:
-            readers[path] = open_head(path, module.checkpoint_format)
+            readers[path] = open_head(path, module.checkpoint_format, model)
         if not module.checkpoint_format:
             _reject_surplus(readers[path], module, path)
         for kind, name, shape in zip(("weight", "bias"), module.names, shapes, strict=True):

@@ -52,6 +52,8 @@ def log_files(model: ModelConfig, log: logging.Logger) -> None:
     """Logs the files of the model."""
     log.info("model config: %s", model.config_path)
     log.info("checkpoint%s: %s", " (override by the fine-tuned model)" if model.is_tuned else "", model.checkpoint)
+    if model.adapter is not None:
+        log.info("adapter, merged into the checkpoint: %s", model.adapter.weights)
 
 
 def prepare_model(
@@ -73,7 +75,7 @@ def prepare_model(
     _require_unchanged(cache, model, pipeline, sources)
     load(engine).prepare(spec, log)
     names = _tensor_names(cache, model, sources[0]) if spec.opened else []  # else the engine reads no weights
-    head = prepare_head_weights(pipeline, config.pooled_size(model), cache) if pipeline else None
+    head = prepare_head_weights(pipeline, config.pooled_size(model), cache, model) if pipeline else None
     token_heads = prepare_token_heads(pipeline, model, cache) if pipeline else None
     _require_unchanged(cache, model, pipeline, sources)
     return {

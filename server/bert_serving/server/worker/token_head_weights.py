@@ -14,11 +14,12 @@ import numpy as np
 from ..model.cache import Cache
 from ..model.config import ModelConfig
 from ..model.errors import WeightError
+from ..model.merged_reader import MergedReader
 from ..model.pipeline import SentencePipeline
 from ..model.readers import Reader
+from ..model.sources import WORD_EMBEDDINGS, find_sources
 from ..model.token_heads import Tensor, all_files, describe
-from ..model.weights import WORD_EMBEDDINGS, find_sources
-from .head_weights import open_head, read_finite
+from .head_weights import adapter_key, open_head, read_finite
 
 _KIND = "token-heads"
 
@@ -42,7 +43,7 @@ def prepare_token_heads(pipeline: SentencePipeline, model: ModelConfig, cache: C
         for place, weight in read_token_heads(pipeline, model):
             np.save(folder / _file(place), weight, allow_pickle=False)
 
-    return cache.entry(_KIND, {"files": cache.file_digests(files), "heads": heads}, write)
+    return cache.entry(_KIND, {"files": cache.file_digests(files), "heads": heads} | adapter_key(model, cache), write)
 
 
 def load_token_heads(entry: str | None) -> TokenHeadWeights:
@@ -84,7 +85,7 @@ def _tensors(pipeline: SentencePipeline, model: ModelConfig) -> Iterator[tuple[s
         for weight_name, tensor in head.tensors.items():
             source = tensor.weights
             if source not in readers:
-                readers[source] = open_head(source, tensor.checkpoint_format)
+                readers[source] = open_head(source, tensor.checkpoint_format, model)
             name = _find(readers[source], tensor, source, model)
             if name is not None:
                 yield f"{head_name}/{weight_name}", readers[source], name, source
@@ -97,6 +98,11 @@ def _find(reader: Reader, tensor: Tensor, source: str, model: ModelConfig) -> st
         full = find_sources(known, model)[WORD_EMBEDDINGS].name if name == WORD_EMBEDDINGS else name
         if full not in known:
             continue
+        if name == WORD_EMBEDDINGS and isinstance(reader, MergedReader) and reader.is_changed(full):
+            raise WeightError(
+                f"{source}: an adapter changes {full}, which the head of the masked language model shares; this server "
+                "does not merge it: model.merge_and_unload(), then save_pretrained()"
+            )
         if reader.shape(full) != tensor.shape:
             raise WeightError(f"{source}: {full} has shape {reader.shape(full)}, expected {tensor.shape}")
         return full
