@@ -14,6 +14,8 @@ from output_models import TEXTS, write_colbert, write_m3, write_splade
 from bert_serving.client import (
     AsyncBertClient,
     BertClient,
+    ConcurrentBertClient,
+    EncodedOutputs,
     InvalidRequestError,
     OptionError,
     TaskError,
@@ -123,7 +125,6 @@ def test_requests_that_do_not_fit_are_refused(served: Served) -> None:
             ({"outputs": ["sparse", "sparse"]}, "each kind of vectors once"),
             ({"outputs": ["lexical"]}, "has 'lexical'"),
             ({"outputs": ["sparse"], "long": "chunks"}, "omit outputs, or omit long"),
-            ({"outputs": ["sparse"], "blocking": False}, "blocking calls"),
         ):
             with pytest.raises(OptionError, match=message):
                 client.encode(["x"], **options)
@@ -266,6 +267,57 @@ def test_requests_with_and_without_outputs_share_a_server(served: Served) -> Non
         if names and "multi" in names:
             for multi, (_, vectors) in zip(found.multi, wanted, strict=True):
                 np.testing.assert_allclose(multi, vectors, atol=1e-5)
+
+
+def test_calls_that_do_not_wait_have_outputs(served: Served) -> None:
+    kinds = [["dense"], ["sparse"], ["multi", "dense"], ["dense", "sparse", "multi"]]
+    ports = {"port": served.m3.server.port, "port_out": served.m3.server.port_out}
+
+    def check(found: Any, names: list[str], rows: slice) -> None:
+        assert isinstance(found, EncodedOutputs)
+        assert set(found.names) == set(names)
+        for name in names:
+            mine, others = getattr(found, name), getattr(wanted, name)[rows]
+            assert len(mine) == len(others)
+            for one, other in zip(mine, others, strict=True):
+                if name == "sparse":
+                    assert one.to_dict() == pytest.approx(other.to_dict(), abs=1e-5)
+                else:
+                    np.testing.assert_allclose(one, other, atol=1e-5)
+
+    everything = slice(0, len(TEXTS))
+    with BertClient(**ports, check_length=False) as client:
+        wanted = client.encode(TEXTS, outputs=["dense", "sparse", "multi"])
+        for names in (*kinds, None):
+            client.encode(TEXTS, blocking=False, outputs=names)
+        *found, plain = client.fetch_all() or ()
+        for names, each in zip(kinds, found, strict=True):
+            check(each, names, everything)
+        np.testing.assert_allclose(plain, wanted.dense, atol=1e-5)
+        for names in kinds:
+            for start in (0, 2):
+                client.encode(TEXTS[start : start + 2], blocking=False, outputs=names)
+            check(client.fetch_all(concat=True), names, slice(0, 4))
+            for response in client.encode_async(iter([TEXTS, TEXTS[:1]]), outputs=names):
+                rows = slice(0, len(response.embedding))
+                check(response.outputs, names, rows)
+                assert np.shape(response.embedding) == (rows.stop, 32 if "dense" in names else 0)
+        client.encode(TEXTS, blocking=False, outputs=["sparse"])
+        client.encode(TEXTS, blocking=False, outputs=["multi"])
+        with pytest.raises((OptionError, VectorSpaceError)):
+            client.fetch_all(concat=True)
+        assert [each.names for each in client.fetch_all() or ()] == [("sparse",), ("multi",)]
+
+    async def encode_batches() -> None:
+        async with AsyncBertClient("localhost", *ports.values(), output_fmt="list", check_length=False) as client:
+            for names in kinds:
+                async for response in client.encode_async([TEXTS], outputs=names):
+                    check(response.outputs, names, everything)
+                    assert isinstance(response.embedding, list)
+
+    asyncio.run(encode_batches())
+    with ConcurrentBertClient(2, **ports, check_length=False) as client:
+        check(client.encode(TEXTS, outputs=kinds[3]), kinds[3], everything)
 
 
 def test_late_interaction_has_queries_and_documents(served: Served) -> None:

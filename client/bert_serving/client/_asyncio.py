@@ -15,11 +15,11 @@ from ._async_iterators import AsyncResultSubscription, async_iterator
 from ._base import TruncationWarner, command_info, raise_if_error
 from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
 from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room
-from ._outputs import EncodedOutputs
+from ._outputs import EncodedOutputs, name_dense
 from ._parts import EncodedParts
 from ._progress import ProgressBar
 from ._reply_queue import LoopCalls, ReplyQueue
-from ._request_options import add_pairs, request_options, require_one_array, require_support, to_json, version_of
+from ._request_options import add_pairs, request_options, require_support, to_json, version_of
 from ._scoring import AsyncScoringClient
 from ._transport.connection_group import ConnectionGroup
 from ._transport.front_link import FrontLink
@@ -235,7 +235,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         max_num_batch: int | None = None,
         *,
         is_tokenized: bool = False,
-        **options: Unpack[AllOptions],
+        **options: Unpack[OutputOptions],
     ) -> AsyncGenerator[Response[E], None]:
         """Encodes batches from an iterable, and yields results while later batches are in flight.
 
@@ -245,7 +245,8 @@ class AsyncBertClient(AsyncScoringClient[E]):
             max_num_batch: stop after this many batches; ``None`` for all.
             is_tokenized: the texts are lists of tokens.
             options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate``, ``vector_space``,
-                ``raw_scores``, ``long``, ``embedding_type``, ``pooling`` and ``pooling_layer``, as for `encode`.
+                ``raw_scores``, ``long``, ``embedding_type``, ``outputs``, ``pooling`` and ``pooling_layer``, as for
+                `encode`.
 
         Yields:
             `Response` in order of arrival; its ``id`` increases in the order of sending.
@@ -257,7 +258,6 @@ class AsyncBertClient(AsyncScoringClient[E]):
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         await self.connect()
         values = await self._request_options(is_tokenized, options)
-        require_one_array(values, blocking=False)
         replies = self._reply_queue()
         warner, spaces = TruncationWarner(self), SpaceCheck()
         in_flight: dict[int, int] = {}  # number of texts by number of the request, until the result is taken
@@ -292,7 +292,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
                 number, reply = await self._next_reply(replies, self._wait_policy(self.timeout), in_flight)
                 rows = in_flight.pop(number)
                 taken.set()
-                result = raise_if_error(reply)
+                result = raise_if_error(name_dense(reply) if values.get("outputs") == ("dense",) else reply)
                 spaces.add(number, result)
                 warner.check(result, rows, stacklevel=2)
                 yield self._response(number, result)

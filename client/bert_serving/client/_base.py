@@ -17,7 +17,7 @@ from ._deadline import WARN_AFTER, Expiry, WaitPolicy, seconds
 from ._encoding import E, EncodeCall, Response, Tokens, num_truncated, reply_array
 from ._fronts import fronts_of
 from ._output_format import convert
-from ._outputs import EncodedOutputs
+from ._outputs import EncodedOutputs, named_outputs, outputs_of
 from ._parts import EncodedParts, parts_of
 from ._request_options import check_version, request_defaults, to_json, version_of
 from ._scores import ServerTask
@@ -309,8 +309,16 @@ class BaseClient(Generic[E]):
         return cast("E", convert(array, self.output_fmt))
 
     def _response(self, number: int, reply: protocol.Reply) -> Response[E]:
+        tokens = reply.info.get("tokens", "")
+        if named_outputs(reply):
+            rows = outputs_of(reply)
+            outputs = rows.result(self._embedding, tokens)
+            no_vectors = np.zeros((rows.num_texts, 0), np.float32)
+            response = Response(number, self._embedding(no_vectors) if outputs.dense is None else outputs.dense, tokens)
+            response.outputs = outputs
+            return response
         array = reply_array(reply)
-        response = Response(number, self._embedding(array), reply.info.get("tokens", ""))
+        response = Response(number, self._embedding(array), tokens)
         response.parts = parts_of(reply, len(array)) if array.ndim else None
         return response
 

@@ -8,18 +8,21 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import protocol
 from ._base import BaseClient, command_info, raise_if_error
 from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
-from ._encoding import E, EncodeCall, SpaceCheck
+from ._encoding import E, EncodeCall, SpaceCheck, concatenate
+from ._outputs import EncodedOutputs, join_outputs, name_dense, named_outputs
 from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import ProgressBar
 from ._request_options import add_pairs, request_options, require_support, to_json, version_of
 from ._transport.connection_group import ConnectionGroup
 from ._transport.front_link import FrontLink
-from ._transport.request_table import ReplyOrError
+from ._transport.request_table import OnReply, ReplyOrError
 from ._validation import Validated
-from .errors import BertServingError, RequestTimeoutError, ServerUnreachableError
+from .errors import BertServingError, OptionError, RequestTimeoutError, ServerUnreachableError
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -180,7 +183,13 @@ class BlockingClient(BaseClient[E]):
     def _post(self, texts: Validated, stream: ReplyStream | None, options: dict[str, Any]) -> None:
         """Sends texts as one request, without waiting."""
         frame = self._frame(self._with_pairs(options, texts))
-        self._submit(self._pending, protocol.texts_to_json(texts), len(texts), stream, options=frame)
+        # A reply with dense vectors alone does not tell that the request had the option.
+        on_reply = self._put_named if options.get("outputs") == ("dense",) else None
+        message = protocol.texts_to_json(texts)
+        self._submit(self._pending, message, len(texts), stream, options=frame, on_reply=on_reply)
+
+    def _put_named(self, number: int, reply: ReplyOrError) -> None:
+        self._pending.put(number, name_dense(reply))
 
     def _feed(
         self,
@@ -216,15 +225,27 @@ class BlockingClient(BaseClient[E]):
             raise
         return replies
 
-    def _require_one_space(self, replies: list[tuple[int, protocol.Reply]]) -> None:
-        """Checks that all vectors are of one space; if not, requeues the replies and raises."""
+    def _require_one_kind(self, replies: list[tuple[int, protocol.Reply]]) -> None:
+        """Checks that all vectors are of one space, and the same outputs; if not, requeues the replies and raises."""
         spaces = SpaceCheck()
         try:
             for number, reply in replies:
                 spaces.add(number, reply)
+                if named_outputs(reply) != named_outputs(replies[0][1]):
+                    raise OptionError(
+                        f"concat=True, but requests {replies[0][0]} and {number} have other outputs; omit concat"
+                    )
         except BaseException:
             self._pending.requeue(replies)
             raise
+
+    def _joined(self, results: list[Any]) -> Any:
+        """Returns the results of several requests as one, all embeddings or all `EncodedOutputs`."""
+        if isinstance(results[0], EncodedOutputs):
+            return join_outputs(results, results[0].names, self._joined)
+        if self.output_fmt == "list":
+            return [row for embedding in results for row in embedding]
+        return self._embedding(concatenate([np.asarray(embedding) for embedding in results]))
 
     def _cancel(self, stream: ReplyStream | None) -> None:
         """Drops the replies and requests of a stream."""
@@ -242,6 +263,7 @@ class BlockingClient(BaseClient[E]):
         number: int | None = None,
         options: bytes = b"",
         link: FrontLink | None = None,
+        on_reply: OnReply | None = None,
     ) -> int:
         """Sends a request, and returns its number."""
         number = number if number is not None else self._connection.new_number()
@@ -254,7 +276,7 @@ class BlockingClient(BaseClient[E]):
                 number,
                 message,
                 num_texts,
-                pending.put,
+                on_reply or pending.put,
                 options,
                 caller_reads=self._caller_reads(pending),
                 is_posted=pending is self._pending and stream is None,

@@ -7,16 +7,14 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
-import numpy as np
-
 from . import protocol
 from ._arguments import whole_number
 from ._base import TruncationWarner
-from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens, concatenate
+from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Tokens
 from ._iterators import ResultIterator, ResultSubscription
 from ._parts import EncodedParts
 from ._pending import ReplyStream
-from ._request_options import given_options, require_one_array
+from ._request_options import given_options
 from ._scoring import ScoringClient
 from ._transport.request_table import ReplyOrError
 from .protocol import FloatArray
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
     from ._options import Options
     from ._outputs import EncodedOutputs
-    from ._request_options import AllOptions, EncodeOptions, LongMode, VectorOptions
+    from ._request_options import EncodeOptions, LongMode, OutputOptions, VectorOptions
 
 Timings = list[dict[str, float]]
 
@@ -166,8 +164,8 @@ class BertClient(ScoringClient[E]):
     @overload
     def encode(
         self, texts: Iterable[Any], blocking: Literal[False], is_tokenized: bool = ..., show_tokens: bool = ..., *,
-        show_progress_bar: bool = ..., batch_size: int | None = ..., timings: None = ...,
-        **options: Unpack[EncodeOptions],
+        outputs: Sequence[str] | None = ..., show_progress_bar: bool = ..., batch_size: int | None = ...,
+        timings: None = ..., **options: Unpack[EncodeOptions],
     ) -> None: ...
     @overload
     def encode(
@@ -227,7 +225,7 @@ class BertClient(ScoringClient[E]):
                 ``ubinary``: int8 and uint8 with the signs of eight numbers. ``None`` as the server does it.
             outputs: kinds of vectors: some of ``"dense"``, ``"sparse"`` and ``"multi"`` that
                 ``server_config["outputs"]`` has. A request has at most 256 texts then, unless ``batch_size`` differs
-                from its default. ``None`` for dense vectors alone. Not with ``blocking=False``.
+                from its default. ``None`` for dense vectors alone.
             pooling: strategy, such as ``"CLS_TOKEN"``; one of ``server_config["request_pooling"]["strategies"]``. Its
                 vectors have a vector space of their own. ``None`` as the server does it.
             pooling_layer: a layer, or a list of layers whose vectors are joined, of ``["request_pooling"]["layers"]``;
@@ -251,7 +249,6 @@ class BertClient(ScoringClient[E]):
         values = self._request_options(is_tokenized, given_options(*about_vectors, *about_form))
         validated = self._validated(texts, is_tokenized, stacklevel=2)
         self._check_timings(timings, blocking)
-        require_one_array(values, blocking)
         if not blocking:
             self._post(validated, None, values)
             return None
@@ -269,7 +266,7 @@ class BertClient(ScoringClient[E]):
         *,
         is_tokenized: bool = False,
         show_tokens: bool = False,
-        **options: Unpack[AllOptions],
+        **options: Unpack[OutputOptions],
     ) -> ResultIterator[E]:
         """Encodes batches from a generator, and returns results while later batches are in flight.
 
@@ -283,8 +280,9 @@ class BertClient(ScoringClient[E]):
             is_tokenized: the texts are lists of tokens.
             show_tokens: ignored; ``Response.tokens`` is always set if the server shows tokens.
             options: ``normalize``, ``prompt_name``, ``prompt``, ``dimensions``, ``truncate``, ``vector_space``,
-                ``raw_scores``, ``long``, ``embedding_type``, ``pooling`` and ``pooling_layer``, as for `encode`. With
-                ``long="chunks"`` or ``"late"``, ``Response.parts`` has the part of each row.
+                ``raw_scores``, ``long``, ``embedding_type``, ``outputs``, ``pooling`` and ``pooling_layer``, as for
+                `encode`. With ``long="chunks"`` or ``"late"``, ``Response.parts`` has the part of each row; with
+                ``outputs``, ``Response.outputs`` has them.
 
         Returns:
             An iterator of `Response`, in order of arrival; ``Response.id`` increases in the order of sending. It
@@ -294,7 +292,6 @@ class BertClient(ScoringClient[E]):
         if max_num_batch is not None:
             max_num_batch = whole_number("max_num_batch", max_num_batch, 0)
         values = self._request_options(is_tokenized, options)
-        require_one_array(values, blocking=False)
         batches = iter(batch_generator)
         stream = self._pending.open()
         thread = threading.Thread(
@@ -334,11 +331,13 @@ class BertClient(ScoringClient[E]):
             timeout: as for `fetch`.
 
         Returns:
-            A list of embeddings, or one embedding; ``None`` if there was no request. The error of a failed request is
-            raised once; the next call returns the results of the others.
+            A list of embeddings, or one embedding; ``None`` if there was no request. A request with ``outputs`` has
+            `EncodedOutputs` in place of an embedding. The error of a failed request is raised once; the next call
+            returns the results of the others.
 
         Raises:
             VectorSpaceError: with ``concat``, vectors are of two spaces. A call without it still returns all results.
+            OptionError: with ``concat``, requests have other outputs. A call without it still returns all results.
         """
         if not self._pending.numbers():
             return None
@@ -346,18 +345,14 @@ class BertClient(ScoringClient[E]):
         if sort:
             replies.sort(key=lambda reply: reply[0])
         if concat:
-            self._require_one_space(replies)
+            self._require_one_kind(replies)
         warner = TruncationWarner(self)
-        embeddings = []
+        results: list[Any] = []
         for number, reply in replies:
             response = self._response(number, reply)
             warner.check(reply, len(response.embedding), stacklevel=2)
-            embeddings.append(response.embedding)
-        if not concat:
-            return embeddings
-        if self.output_fmt == "list":
-            return cast("E", [row for embedding in cast("list[NestedList]", embeddings) for row in embedding])
-        return self._embedding(concatenate([np.asarray(embedding) for embedding in embeddings]))
+            results.append(response.embedding if response.outputs is None else response.outputs)
+        return cast("E", self._joined(results)) if concat else results
 
     def listen(self, timeout: float | None = None, max_queued: int = 10_000) -> ResultSubscription[E]:
         """Returns an iterator of all results that are published to this identity, of clones and of this client.

@@ -13,7 +13,7 @@ from ._arguments import whole_number
 from ._encoding_types import E as E
 from ._encoding_types import NestedList as NestedList
 from ._encoding_types import Tokens as Tokens
-from ._outputs import OutputRows
+from ._outputs import EncodedOutputs, OutputRows
 from ._parts import PartRows, TextPart
 from ._request_options import options_frame
 from .errors import BertServingError, ReplyError, ServerError, server_error
@@ -53,11 +53,16 @@ class Response(_ResponseFields[E]):
         embedding: array ``[n, d]``, or ``[n, t, d]`` without pooling; nested lists or a tensor as ``output_fmt`` says.
         tokens: the tokens of each text; ``""`` if the server does not show them.
         parts: the `TextPart` of each row, of a request with ``long="chunks"`` or ``"late"``; else ``None``.
+        outputs: the outputs of a request with ``outputs``; else ``None``. The embedding has their dense vectors, or is
+            empty.
     """
 
     parts: list[TextPart] | None = None
+    outputs: EncodedOutputs[E] | None = None
 
     def __repr__(self) -> str:
+        if self.outputs is not None:
+            return f"Response(id={self.id}, outputs={', '.join(self.outputs.names)})"
         return f"Response(id={self.id}, shape={self.shape})"
 
     @property

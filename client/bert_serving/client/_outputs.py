@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import numpy as np
 
 from ._encoding_types import E, Tokens
-from .errors import ReplyError
+from .errors import BertServingError, ReplyError
 from .protocol import OUTPUTS, FloatArray, Reply
 
 #: Memory (bytes) of a sparse vector without weights, and of a weight with its id and its reference to a token.
@@ -62,6 +62,11 @@ class EncodedOutputs(Generic[E]):
     multi: list[E] | None = None
     tokens: Tokens = ""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The outputs that the result has."""
+        return tuple(name for name in OUTPUTS if getattr(self, name) is not None)
+
 
 @dataclass(slots=True)
 class _Rows:
@@ -70,6 +75,11 @@ class _Rows:
     dense: FloatArray | None = None
     sparse: list[SparseVector] | None = None
     multi: list[FloatArray] | None = None
+
+    @property
+    def num_texts(self) -> int:
+        """The number of texts."""
+        return max(len(each) for each in (self.dense, self.sparse, self.multi) if each is not None)
 
     @property
     def nbytes(self) -> int:
@@ -96,8 +106,11 @@ class OutputRows:
         self.nbytes = 0
         self._found: dict[int, _Rows] = {}  # by the first text of the request
 
-    def add(self, reply: Reply, first_text: int, num_texts: int) -> None:
+    def add(self, reply: Reply, first_text: int, num_texts: int | None = None) -> None:
         """Adds the outputs of a request.
+
+        Args:
+            num_texts: number of its texts; None if it is not known.
 
         Raises:
             ReplyError: the reply does not have the outputs of its texts, or its vectors are not like those before.
@@ -143,6 +156,11 @@ class OutputRows:
         found = [each.multi for each in self._in_order() if each.multi is not None]
         return [array for each in found for array in each] if found else None
 
+    @property
+    def num_texts(self) -> int:
+        """The number of texts."""
+        return sum(each.num_texts for each in self._found.values())
+
     def result(self, embedding: Callable[[FloatArray], E], tokens: Tokens) -> EncodedOutputs[E]:
         """Returns the outputs of all texts.
 
@@ -161,7 +179,51 @@ class OutputRows:
         return [self._found[first] for first in sorted(self._found)]
 
 
-def _read(reply: Reply, outputs: Sequence[str], num_texts: int) -> _Rows:
+def named_outputs(reply: Reply) -> tuple[str, ...]:
+    """Returns the outputs that a reply names; none if it has one array of vectors, or names none that are known."""
+    described = reply.info.get("outputs")
+    names = [each.get("output") for each in described if isinstance(each, dict)] if isinstance(described, list) else []
+    return tuple(dict.fromkeys(name for name in names if name in OUTPUTS))
+
+
+def name_dense(reply: Reply | BertServingError) -> Reply | BertServingError:
+    """Returns the reply to a request for dense vectors alone in the form of the replies with several outputs."""
+    if not isinstance(reply, Reply) or "dtype" not in reply.info:
+        return reply
+    array = {"output": "dense", "name": "vectors", "dtype": reply.info["dtype"], "shape": reply.info.get("shape", ())}
+    return replace(reply, info={**reply.info, "outputs": [array]})
+
+
+def outputs_of(reply: Reply) -> OutputRows:
+    """Returns the outputs of one request, which the reply names.
+
+    Raises:
+        ReplyError: the frames are inconsistent.
+    """
+    rows = OutputRows(named_outputs(reply))
+    rows.add(reply, 0)
+    return rows
+
+
+def join_outputs(
+    results: Sequence[EncodedOutputs[E]], names: Sequence[str], concatenate: Callable[[list[E]], E]
+) -> EncodedOutputs[E]:
+    """Returns the outputs of several requests for the same outputs as those of one.
+
+    Args:
+        names: the outputs.
+        concatenate: joins dense vectors.
+    """
+    tokens = [row for each in results if not isinstance(each.tokens, str) for row in each.tokens]
+    return EncodedOutputs(
+        concatenate([each.dense for each in results if each.dense is not None]) if "dense" in names else None,
+        [row for each in results for row in each.sparse or ()] if "sparse" in names else None,
+        [row for each in results for row in each.multi or ()] if "multi" in names else None,
+        tokens or "",
+    )
+
+
+def _read(reply: Reply, outputs: Sequence[str], num_texts: int | None) -> _Rows:
     """Returns the outputs of a reply.
 
     Raises:
@@ -183,6 +245,7 @@ def _read(reply: Reply, outputs: Sequence[str], num_texts: int) -> _Rows:
             rows.sparse = _sparse(reply.info["vocabulary"], *found)
         else:
             rows.multi = _by_counts(*found)
+        num_texts = len(found[0]) if num_texts is None else num_texts
         if len(found[0]) != num_texts:
             raise ValueError(f"{output} has {len(found[0])} rows for {num_texts} texts")
     return rows

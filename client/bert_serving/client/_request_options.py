@@ -234,16 +234,6 @@ def _about_long(truncate: bool | None, long: str | None) -> dict[str, Any]:
     return {"long": long}
 
 
-def require_one_array(options: dict[str, Any], blocking: bool) -> None:
-    """Checks that the result of a call without waiting is one array.
-
-    Raises:
-        OptionError: it has several outputs.
-    """
-    if not blocking and "outputs" in options:
-        raise OptionError("outputs are available to blocking calls of encode() only; omit outputs, or blocking=False")
-
-
 def add_pairs(options: dict[str, Any], texts: Texts) -> dict[str, Any]:
     """Returns the options of a request with these texts, which says whether they are pairs."""
     return {**options, "pairs": True} if isinstance(texts[0], tuple) else options
