@@ -12,10 +12,12 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.client import SparseVector
+from bert_serving.client import EncodedOutputs, SparseVector
 from bert_serving.client._encoding import EncodeCall
-from bert_serving.client.errors import ReplyError
-from bert_serving.client.protocol import parse_reply
+from bert_serving.client._outputs import join_outputs, name_dense, named_outputs
+from bert_serving.client._outputs import outputs_of as read_outputs
+from bert_serving.client.errors import OptionError, ReplyError
+from bert_serving.client.protocol import Reply, parse_reply
 from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
 from bert_serving.server.ipc.messages import Result
@@ -191,3 +193,32 @@ def test_inner_products_of_sparse_vectors() -> None:
     assert first.dot(second) == pytest.approx(dense[0] @ dense[1])
     assert first.dot(first) == pytest.approx(dense[0] @ dense[0])
     assert len(first) == 4
+
+
+def test_replies_name_their_outputs() -> None:
+    values: list[Any] = [None, 7, [], ["dense"], [{"output": "other"}], [{}]]
+    for value in values:
+        assert named_outputs(Reply(1, {"outputs": value})) == ()
+    arrays = [{"output": name} for name in ("sparse", "sparse", "dense", "other")]
+    assert named_outputs(Reply(1, {"outputs": arrays})) == ("sparse", "dense")
+    with pytest.raises(ReplyError, match="request 1 cannot be read"):
+        read_outputs(Reply(1, {"outputs": arrays}))
+    vectors = np.ones((2, 3), np.float32)
+    plain = Reply(1, {"dtype": "float32", "shape": [2, 3]}, memoryview(vectors.tobytes()))
+    named = name_dense(plain)
+    assert isinstance(named, Reply)
+    np.testing.assert_array_equal(read_outputs(named).dense, vectors)
+    failed = OptionError("why")
+    assert name_dense(failed) is failed
+
+
+def test_outputs_of_several_requests_are_joined() -> None:
+    first: EncodedOutputs[Any] = EncodedOutputs(np.ones((1, 2), np.float32), multi=[np.ones((3, 2))], tokens=[["a"]])
+    second: EncodedOutputs[Any] = EncodedOutputs(
+        np.zeros((2, 2), np.float32), multi=[np.ones((1, 2)), np.ones((0, 2))], tokens=[["b"], []]
+    )
+    joined = join_outputs([first, second], first.names, np.concatenate)
+    assert joined.dense is not None
+    assert joined.multi is not None
+    assert (joined.dense.shape, joined.names, joined.tokens) == ((3, 2), ("dense", "multi"), [["a"], ["b"], []])
+    assert [len(each) for each in joined.multi] == [3, 1, 0]
