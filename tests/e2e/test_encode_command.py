@@ -270,7 +270,9 @@ def test_unreachable_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     corpus = write(tmp_path / "corpus.txt", ["hello"])
     ports = ["-port", port, "-port_out", port_out, "-connect_timeout", "200"]
     assert main([corpus, "-o", str(tmp_path / "v.npy"), *ports]) == 1
-    assert "no server connected" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert "no server connected" in error
+    assert "(milliseconds, now 200; " in error
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
 
 

@@ -301,7 +301,7 @@ class BaseClient(Generic[E]):
             f"no server connected at {self._where} for {away:.1f} s.{ports}\n"
             "check: is the server started, and ready? are ip, port and port_out those of the server? does a firewall "
             "block the ports? to wait longer for a server that starts later, raise connect_timeout "
-            f"(milliseconds, now {self.connect_timeout}; -1 for no limit)"
+            f"(milliseconds, now {float(self.connect_timeout):.15g}; -1 for no limit)"
         )
 
     def _embedding(self, array: protocol.FloatArray) -> E:

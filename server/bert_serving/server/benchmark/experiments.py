@@ -92,7 +92,7 @@ def from_args(args: argparse.Namespace, base: ServerConfig, model: ModelConfig) 
         Experiment(
             "open_loop",
             "Single-sentence requests per second with Poisson arrivals; latency counts from the due time.",
-            [Setting(f"{rate:g}", base, Load(1, 1, rate)) for rate in args.open_loop],
+            [Setting(f"{rate:.15g}", base, Load(1, 1, rate)) for rate in args.open_loop],
         ),
     ]
     for experiment in experiments:

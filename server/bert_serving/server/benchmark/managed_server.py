@@ -59,7 +59,7 @@ class ServerManager:
         server.start()
         if not server.is_ready.wait(self._wait_seconds):
             self.close(abort=True)
-            raise StartError(f"the server was not ready after {self._wait_seconds:g} s (-wait_till_ready)")
+            raise StartError(f"the server was not ready after {self._wait_seconds:.15g} s (-wait_till_ready)")
         if server.failure:
             self.close()
             raise StartError(server.failure)

@@ -36,7 +36,7 @@ def layers(text: str) -> tuple[int, ...]:
 def rate(text: str) -> float:
     value = number(text)
     if not 0 < value < math.inf:
-        raise ValueError(f"rate {value} must be above 0 sentences per second")
+        raise ValueError(f"rate {text} must be above 0 sentences per second")
     return value
 
 

@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if args.num_worker == "auto" and args.num_cpus:
         parser.error(
-            f"-num_worker auto takes all cores of a node, and -num_cpus {args.num_cpus:g} reserves some: set "
+            f"-num_worker auto takes all cores of a node, and -num_cpus {args.num_cpus:.15g} reserves some: set "
             "-num_worker to a number, or remove -num_cpus"
         )
     if args.max is None:

@@ -165,7 +165,7 @@ class MachinePool:
             self._remove(machine)
         elif machine.starting is not None and not machine.is_waiting_told and now > machine.created_at + _PLACE_SECONDS:
             machine.is_waiting_told = True
-            needs = " and ".join(f"-{name} {value:g}" for name, value in self._resources.items())
+            needs = " and ".join(f"-{name} {value:.15g}" for name, value in self._resources.items())
             self._log.warning("%s waits for a node with %s; `ray status` shows what is free", machine, needs)
 
     def _is_done(self, call: Any) -> bool:

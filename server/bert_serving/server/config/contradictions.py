@@ -127,7 +127,7 @@ def _check_joining(config: ServerConfig) -> None:
             "bert-serving-keygen KEYS NAME"
         )
     if config.join_timeout < 1:
-        raise ConfigError(f"-join_timeout {config.join_timeout:g} is too short: machines report once a second")
+        raise ConfigError(f"-join_timeout {config.join_timeout:.15g} is too short: machines report once a second")
     folders = (config.join_keys, config.auth_keys)
     if all(folders) and len({os.path.realpath(str(folder)) for folder in folders}) == 1:
         raise ConfigError(

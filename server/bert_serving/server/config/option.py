@@ -134,7 +134,7 @@ def integer(text: str) -> int:
     except ValueError:
         raise ValueError(f"{text!r} is not an integer") from None
     if not -MAX_INTEGER <= value <= MAX_INTEGER:
-        raise ValueError(f"{value} is too large: must be between -2**53 and 2**53")
+        raise ValueError(f"{text} is too large: must be between -2**53 and 2**53")
     return value
 
 
@@ -144,9 +144,9 @@ def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = integer(text)
         if value < least:
-            raise ValueError(f"{value} is too small: must be at least {least}")
+            raise ValueError(f"{text} is too small: must be at least {least}")
         if most is not None and value > most:
-            raise ValueError(f"{value} is too large: must be at most {most}")
+            raise ValueError(f"{text} is too large: must be at most {most}")
         return value
 
     return parse
@@ -170,7 +170,7 @@ def port_number(text: str) -> int:
     """Parses a port number."""
     value = at_least(1)(text)
     if value > 65535:
-        raise ValueError(f"{value} is not a port: must be between 1 and 65535")
+        raise ValueError(f"{text} is not a port: must be between 1 and 65535")
     return value
 
 
@@ -186,7 +186,7 @@ def fraction(text: str) -> float:
     """Parses a number above 0 and up to 1."""
     value = number(text)
     if not 0 < value <= 1:
-        raise ValueError(f"{value} is not a fraction: must be above 0 and at most 1")
+        raise ValueError(f"{text} is not a fraction: must be above 0 and at most 1")
     return value
 
 
@@ -194,7 +194,7 @@ def seconds(text: str) -> float:
     """Parses a duration in seconds."""
     value = number(text)
     if not 0 <= value < math.inf:
-        raise ValueError(f"{value} is not a duration: must be a finite number of seconds, at least 0")
+        raise ValueError(f"{text} is not a duration: must be a finite number of seconds, at least 0")
     return value
 
 
@@ -207,7 +207,7 @@ def sequence_length(text: str) -> int | None:
     except ValueError:
         raise ValueError(f"{text!r} is neither an integer nor NONE") from None
     if value <= 3:
-        raise ValueError(f"{value} is too small: must be at least 4 ([CLS], [SEP] and words), or NONE")
+        raise ValueError(f"{text} is too small: must be at least 4 ([CLS], [SEP] and words), or NONE")
     return value
 
 

@@ -276,7 +276,7 @@ class Connection(asyncio.Protocol):
         """Closes the connection, because its deadline has passed."""
         if self._is_reading and not self._is_closing and self._drained is None:
             seconds = self._connections.read_timeout
-            self.reject(408, f"the request did not arrive within {seconds:g} s (-http_read_timeout)")
+            self.reject(408, f"the request did not arrive within {seconds:.15g} s (-http_read_timeout)")
         else:
             self.abort()
 

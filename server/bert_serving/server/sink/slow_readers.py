@@ -52,7 +52,7 @@ class SlowReaders:
         self.num_bytes = self.num_dropped = 0
         self.error = error_info(
             "overloaded",
-            f"the result was dropped: it waited more than {ttl:g} s for its reader (-result_ttl), or more than "
+            f"the result was dropped: it waited more than {ttl:.15g} s for its reader (-result_ttl), or more than "
             f"{max_bytes} bytes of results waited (-result_memory); read results sooner, or ask for fewer at a time",
         )
 

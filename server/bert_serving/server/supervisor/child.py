@@ -142,16 +142,16 @@ class Child:
         """Returns the reason why this process counts as hung, or an empty string."""
         config = self.config
         if not self.is_ready and now - self.started_at > config.start_timeout:
-            return f"not ready after {config.start_timeout:g} s (-start_timeout)"
+            return f"not ready after {config.start_timeout:.15g} s (-start_timeout)"
         if self.last_heartbeat is not None and now - self.last_heartbeat > config.heartbeat_timeout:
-            return f"no heartbeat for {config.heartbeat_timeout:g} s (-heartbeat_timeout)"
+            return f"no heartbeat for {config.heartbeat_timeout:.15g} s (-heartbeat_timeout)"
         if self.ready_at is not None and self.role != "prepare":
             age = min(self.info.get("age", 0.0), now - self.ready_at)  # a slow start is no hang
             if self.info.get("busy"):
                 if age > config.worker_timeout:
-                    return f"one batch took more than {config.worker_timeout:g} s (-worker_timeout)"
+                    return f"one batch took more than {config.worker_timeout:.15g} s (-worker_timeout)"
             elif age > config.heartbeat_timeout:
-                return f"no progress of its main loop for {config.heartbeat_timeout:g} s (-heartbeat_timeout)"
+                return f"no progress of its main loop for {config.heartbeat_timeout:.15g} s (-heartbeat_timeout)"
         return ""
 
     def kill(self) -> None:

@@ -123,7 +123,9 @@ class MachineSupervisor(BertServer):
         elif is_idle or (self._connection.report is not None and not self._connection.report.in_flight):
             self.exit_code = EXIT_OK
         elif now > self._drain_deadline:
-            self._fail(f"batches were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)", EXIT_FORCED)
+            self._fail(
+                f"batches were unfinished after {self.config.drain_timeout:.15g} s (-drain_timeout)", EXIT_FORCED
+            )
 
     def _on_death(self, child: Child, code: int, now: float) -> None:
         if child.role == "worker":

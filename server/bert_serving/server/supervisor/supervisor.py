@@ -232,7 +232,7 @@ class BertServer(threading.Thread):
             if self._stops_asked > 1:
                 self._fail("stopped at once after a second request; accepted requests may be unanswered", EXIT_FORCED)
             elif now > self._draining.deadline:
-                reason = f"requests were unfinished after {self.config.drain_timeout:g} s (-drain_timeout)"
+                reason = f"requests were unfinished after {self.config.drain_timeout:.15g} s (-drain_timeout)"
                 self._fail(reason, EXIT_FORCED)
             elif self._draining.is_ventilator_missing:
                 self._start(self.children["ventilator"], now)

@@ -88,7 +88,7 @@ class JoinedMachines:
                 del self.machines[machine.name]
                 self.num_losses += 1
                 self._log.error(
-                    "machine %s is lost: silent for %g s (-join_timeout); others compute its batches",
+                    "machine %s is lost: silent for %.15g s (-join_timeout); others compute its batches",
                     machine.name,
                     self._terms.timeout,
                 )
