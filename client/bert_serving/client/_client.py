@@ -205,7 +205,7 @@ class BertClient(ScoringClient[E]):
             blocking: wait for the result. If False, send all texts as one request and return ``None``; `fetch` or
                 `fetch_all` return the result.
             is_tokenized: each text is a list of tokens.
-            show_tokens: return the tokens as well.
+            show_tokens: return the tokens as well; the server needs ``-show_tokens_to_client``.
             show_progress_bar: show a progress bar on stderr (tqdm's, if it is installed).
             batch_size: most texts in one request. More texts are sent as several requests, a few at a time, and their
                 results are put in order. ``None`` for one request.
