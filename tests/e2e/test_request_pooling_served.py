@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from poolings import REQUEST_POOLINGS
 
 from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client._cli.encode import main as encode_command
@@ -26,15 +27,6 @@ from servers import CACHE, TINY
 
 LAYERS, NUM_LAYERS = [-1, -3, -2], 4
 TEXTS = ["hello world", "a b c d", "good morning, is it you?", "hello", "hello world"]
-STRATEGIES = (
-    "REDUCE_MEAN",
-    "REDUCE_MAX",
-    "REDUCE_MEAN_MAX",
-    "CLS_TOKEN",
-    "SEP_TOKEN",
-    "WEIGHTED_MEAN",
-    "MEAN_SQRT_LEN",
-)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +79,9 @@ def pooled(tokens: np.ndarray, strategy: str) -> np.ndarray:
 
 
 def test_every_strategy_and_layer_list(client: BertClient, tokens: Callable[[str], np.ndarray]) -> None:
-    assert client.server_config["request_pooling"] == {"strategies": list(STRATEGIES), "layers": LAYERS}
+    assert client.server_config["request_pooling"] == {"strategies": list(REQUEST_POOLINGS), "layers": LAYERS}
     spaces = set()
-    for strategy in STRATEGIES:
+    for strategy in REQUEST_POOLINGS:
         for layers in (None, -3, [-2, -1], (-2, -3, -1), [1]):
             chosen = LAYERS if layers is None else [layers] if isinstance(layers, int) else layers
             places = [LAYERS.index(layer if layer < 0 else layer - NUM_LAYERS) for layer in chosen]
@@ -104,13 +96,13 @@ def test_every_strategy_and_layer_list(client: BertClient, tokens: Callable[[str
                 found = client.encode(TEXTS, normalize=normalize, dimensions=dimensions, **options)
                 np.testing.assert_allclose(found, rows, atol=1e-6)
                 spaces.add(space_of(client, normalize=normalize, dimensions=dimensions, **options))
-    assert len(spaces) == len(STRATEGIES) * 4 * 2  # 1 is layer -3
+    assert len(spaces) == len(REQUEST_POOLINGS) * 4 * 2  # 1 is layer -3
 
 
 def variants() -> list[dict[str, Any]]:
     return [
         {},
-        *({"pooling": strategy} for strategy in STRATEGIES),
+        *({"pooling": strategy} for strategy in REQUEST_POOLINGS),
         {"pooling_layer": -2},
         {"pooling": "REDUCE_MEAN_MAX", "pooling_layer": [-2, -1], "normalize": True, "dimensions": 70},
         {"pooling": "CLS_TOKEN", "embedding_type": "ubinary"},

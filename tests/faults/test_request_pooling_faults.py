@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from joining import front
+from poolings import REQUEST_POOLINGS
 
 from bert_serving.client import BertClient
 from bert_serving.client.errors import InvalidRequestError
@@ -17,15 +18,6 @@ from servers import Server, serving, wait_until
 
 SENTENCES = ["hello world", "a b c d", "good morning, is it you?", "the cat sat on a mat"]
 LAYERS = ("-1", "-3", "-2")
-STRATEGIES = (
-    "REDUCE_MEAN",
-    "REDUCE_MAX",
-    "REDUCE_MEAN_MAX",
-    "CLS_TOKEN",
-    "SEP_TOKEN",
-    "WEIGHTED_MEAN",
-    "MEAN_SQRT_LEN",
-)
 
 
 def test_an_engine_without_vectors_of_tokens_is_named() -> None:
@@ -43,7 +35,7 @@ ONE_LAYER = [("REDUCE_MEAN_MAX", (-1,)), ("CLS_TOKEN", (-1,))]
 def every_choice() -> list[tuple[str, tuple[int, ...]]]:
     numbers = [int(layer) for layer in LAYERS]
     choices = [each for size in (1, 2, 3) for each in itertools.permutations(numbers, size)]
-    return list(itertools.product(STRATEGIES, choices))
+    return list(itertools.product(REQUEST_POOLINGS, choices))
 
 
 @pytest.mark.minutes

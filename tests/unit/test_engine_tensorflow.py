@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from poolings import ENGINE_POOLINGS
 
 from bert_serving.server import engines
 from bert_serving.server.engines.base import Device, EngineError, EngineSpec, EngineUnavailable, OutOfMemory
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.skipif(
     engine_module.unavailable("cpu", "fp32") is not None, reason=str(engine_module.unavailable("cpu", "fp32"))
 )
 Make = Callable[..., engine_module.TensorflowEngine]
-STRATEGIES = ["NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_token_vectors_match_the_reference(make: Make, name: str, act: Callable[
     np.testing.assert_allclose(engine.encode(batch), expected * batch.mask[:, None], atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_poolings_match_the_token_vectors(make: Make, strategy: str) -> None:
     batch = pack(sequences([4, 12, 1, 7]))
     tokens = make(pooling_strategy="NONE", pooling_layers=(-1, -2)).encode(batch)
@@ -90,7 +90,7 @@ def test_poolings_match_the_token_vectors(make: Make, strategy: str) -> None:
     np.testing.assert_allclose(vectors, np.array(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_vector_is_independent_of_the_batch(make: Make, strategy: str) -> None:
     """Alone, among 63 others of mixed lengths, and in another order: equal within 1e-5."""
     engine = make(pooling_strategy=strategy)
@@ -118,7 +118,7 @@ def test_split_batch_keeps_its_order(make: Make, monkeypatch: pytest.MonkeyPatch
             np.testing.assert_allclose(engine.encode(pack(ids)), whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_fully_masked_sequence_is_finite(make: Make, strategy: str) -> None:
     ids = sequences([2, 9, 3])
     batch = pack(ids, [[0, 0], [1] * 9, [0, 0, 0]])

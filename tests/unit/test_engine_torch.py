@@ -22,6 +22,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
 
+from poolings import ENGINE_POOLINGS
+
 from bert_serving.server import engines
 from bert_serving.server.engines.base import (
     Device,
@@ -43,7 +45,6 @@ from model_folders import TINY
 from oracle import MODEL, gelu, gelu_new, pack, reference, sequences
 
 Make = Callable[..., engine_module.TorchEngine]
-STRATEGIES = ["NONE", "REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED"]
 CPU = torch.device("cpu")
 ONEDNN = "dense layers by oneDNN, prepacked weights"
 
@@ -124,7 +125,7 @@ def test_token_vectors_match_the_reference(make: Make, name: str, act: Callable[
     np.testing.assert_allclose(engine.encode(batch), expected * batch.mask[:, None], atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_poolings_match_the_token_vectors(make: Make, strategy: str) -> None:
     batch = pack(sequences([4, 12, 1, 7]))
     tokens = make(pooling_strategy="NONE", pooling_layers=(-1, -2)).encode(batch)
@@ -149,7 +150,7 @@ def test_poolings_match_the_token_vectors(make: Make, strategy: str) -> None:
 
 #: Equal lengths, and grids as large as the tokens, or as the rows of the dense layers, although sequences are padded.
 @pytest.mark.parametrize("lengths", [[7, 7], [16], [16, 10], [16, 16], [12, 8, 4, 5], [33, 1]])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_rows_behind_the_tokens_change_no_vector(make: Make, lengths: list[int], strategy: str) -> None:
     engine = make(pooling_strategy=strategy)
     rows = sequences(lengths)
@@ -157,7 +158,7 @@ def test_rows_behind_the_tokens_change_no_vector(make: Make, lengths: list[int],
     np.testing.assert_allclose(engine.encode(pack(rows)), alone, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_packed_attention_gives_the_same_vectors(
     make: Make, without_padding: Callable[[engine_module.TorchEngine], None], strategy: str
 ) -> None:
@@ -170,7 +171,7 @@ def test_packed_attention_gives_the_same_vectors(
         np.testing.assert_allclose(engine.encode(batch), vectors, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_vector_is_independent_of_the_batch(make: Make, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone, among others of mixed lengths, in another order, in groups: equal within 1e-5."""
     engine = make(pooling_strategy=strategy)
@@ -188,7 +189,7 @@ def test_vector_is_independent_of_the_batch(make: Make, strategy: str, monkeypat
     np.testing.assert_allclose(engine.encode(pack(ids)), together, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_fully_masked_sequence_is_finite(make: Make, strategy: str) -> None:
     ids = sequences([2, 9, 3])
     batch = pack(ids, [[0, 0], [1] * 9, [0, 0, 0]])
@@ -410,7 +411,7 @@ def repeat(compute: cuda_graphs.Compute) -> tuple[Callable[[], None], Any]:
     return replay, result
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_graphs_give_the_vectors_of_the_encoder(
     cache_dir: str, make: Make, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -582,7 +583,7 @@ def test_build_without_cuda_selects_another_engine_for_the_gpu(cache_dir: str) -
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize(("dtype", "least"), [("fp32", 0.999999), ("bf16", 0.999), ("fp16", 0.9999)])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ENGINE_POOLINGS)
 def test_gpu_gives_the_same_vectors(make: Make, cache_dir: str, strategy: str, dtype: str, least: float) -> None:
     spec = EngineSpec(MODEL, cache_dir, pooling_strategy=strategy, dtype=dtype)
     engine = engine_module.create(spec, Device("gpu"))

@@ -11,6 +11,7 @@ import family_models
 import numpy as np
 import pytest
 from family_models import ARCHITECTURES, LONG, SIZES, batch_of
+from poolings import SENTENCE_POOLINGS
 
 from bert_serving.server import engines
 from bert_serving.server.engines.base import Device, EngineSpec
@@ -59,7 +60,6 @@ FAMILIES = [*ARCHITECTURES, *VARIANTS, "jina-bert"]
 ENGINES = [info.name for info in engines.available("cpu", "fp32") if info.name != "zeros" and info.features]
 #: Sequences of one token, shorter and longer than buckets and windows, and of all positions.
 LENGTHS = [1, 7, LONG, 23, 90]
-STRATEGIES = ("REDUCE_MEAN", "REDUCE_MAX", "REDUCE_MEAN_MAX", "CLS_TOKEN", "SEP_TOKEN")
 
 
 class Saved(NamedTuple):
@@ -155,7 +155,7 @@ def test_each_strategy_pools_the_hidden_states(
     mean, highest = np.stack([row.mean(0) for row in rows]), np.stack([row.max(0) for row in rows])
     first, last = np.stack([row[0] for row in rows]), np.stack([row[-1] for row in rows])
     expected = (mean, highest, np.concatenate([mean, highest], -1), first, last)
-    for strategy, vectors in zip(STRATEGIES, expected, strict=True):
+    for strategy, vectors in zip(SENTENCE_POOLINGS, expected, strict=True):
         found = encode(engine, family, batch, strategy)
         np.testing.assert_allclose(found, vectors, rtol=0, atol=1e-5, err_msg=strategy)
 

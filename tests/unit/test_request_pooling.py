@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from poolings import REQUEST_POOLINGS
 
 from bert_serving.client._request_options import request_options
 from bert_serving.client.errors import OptionError
@@ -46,15 +47,7 @@ from process_harness import tiny_config
 from servers import CACHE
 
 SIZE = 4
-STRATEGIES = (
-    PoolingStrategy.REDUCE_MEAN,
-    PoolingStrategy.REDUCE_MAX,
-    PoolingStrategy.REDUCE_MEAN_MAX,
-    PoolingStrategy.CLS_TOKEN,
-    PoolingStrategy.SEP_TOKEN,
-    PoolingStrategy.WEIGHTED_MEAN,
-    PoolingStrategy.MEAN_SQRT_LEN,
-)
+STRATEGIES = tuple(PoolingStrategy[name] for name in REQUEST_POOLINGS)
 
 
 def served(*args: str, folder: Path | None = None) -> tuple[ServerConfig, ModelConfig]:
