@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 
 from bert_serving.client import BertClient, ForbiddenError, RateLimitedError, TooLargeError
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def http(folder: Path) -> Iterator[HttpServer]:
     options = ("-engine", "zeros", "-http_keys", folder / "keys.toml", "-auth_keys", folder / "KEYS")
-    with serving_http(*options) as server:
+    with serving_http(*options, "-http_jobs", folder / "jobs") as server:
         yield server
 
 
@@ -188,25 +189,69 @@ def test_metrics_have_the_usage_of_each_name(http: HttpServer) -> None:
     assert not any("key-of" in line for line in lines)
 
 
+def reload(http: HttpServer, folder: Path, text: str, line: str = "names") -> None:
+    """Changes the file, and waits for a line of the log."""
+    count = http.server.log.count(line)
+    (folder / "keys.toml").write_text(text)
+    http.server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: http.server.log.count(line) > count, what=line)
+
+
+def start_batch(client: openai.OpenAI, count: int) -> str:
+    """Returns the id of a batch that is in progress, or has ended."""
+    lines = [
+        json.dumps({"custom_id": str(row), "method": "POST", "url": "/v1/embeddings", "body": {"input": "the the"}})
+        for row in range(count)
+    ]
+    file = client.files.create(file=("in.jsonl", "\n".join(lines).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+    wait_until(lambda: client.batches.retrieve(batch.id).status != "validating", what="the batch")
+    return batch.id
+
+
+def test_the_batches_of_a_removed_name_end_and_those_of_others_go_on(http: HttpServer, folder: Path) -> None:
+    """Both batches have more tokens than their names may use in a minute, so they wait."""
+    with (
+        openai.OpenAI(base_url=f"{http.url}/v1", api_key=ARCHIVE, max_retries=0) as archive,
+        openai.OpenAI(base_url=f"{http.url}/v1", api_key=FEW, max_retries=0) as few,
+    ):
+        removed, kept = start_batch(archive, 60), start_batch(few, 60)
+        wait_until(lambda: http.server.log.count("waits, because the service") >= 2, what="both batches")
+        reload(http, folder, FILE.replace("[archive]", "[archive-of-another-name]").replace(ARCHIVE, "another-key"))
+        wait_until(lambda: f"{removed} is failed" in http.server.log, what="the end of the batch")
+        assert usage(http, "archive")["tokens"] <= 100
+        reload(http, folder, FILE)
+        wait_until(lambda: post(http, ARCHIVE, ["text"]).status != 401, what="the earlier key")
+        batch = archive.batches.retrieve(removed)
+        assert batch.errors is not None
+        assert batch.errors.data is not None
+        assert [(error.code, error.message) for error in batch.errors.data] == [
+            (
+                "name_removed",
+                "the name 'archive' was removed from the keys of the server: create the batch with another key",
+            )
+        ]
+        counts = batch.request_counts
+        assert counts is not None
+        assert (batch.status, counts.total, counts.completed + counts.failed) == ("failed", 60, 60)
+        assert batch.error_file_id is not None
+        last = json.loads(archive.files.content(batch.error_file_id).text.splitlines()[-1])
+        assert last["error"]["code"] == "batch_failed"
+        assert few.batches.retrieve(kept).status == "in_progress"
+        few.batches.cancel(kept)
+
+
 def test_sighup_reads_the_file_again(http: HttpServer, folder: Path) -> None:
-    path = folder / "keys.toml"
-
-    def reload(text: str, line: str) -> None:
-        count = http.server.log.count(line)
-        path.write_text(text)
-        http.server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: http.server.log.count(line) > count, what=line)
-
-    reload("[broken", "the earlier keys and limits stay")
+    reload(http, folder, "[broken", "the earlier keys and limits stay")
     assert post(http, SEARCH, ["text"]).status == 200
     used = usage(http, "archive")["tokens"]
-    reload(FILE.replace(SEARCH, "rotated").replace("= 100", "= 500"), "names")
+    reload(http, folder, FILE.replace(SEARCH, "rotated").replace("_minute = 100", "_minute = 500"))
     wait_until(lambda: post(http, SEARCH, ["text"]).status == 401, what="the old key")
     assert post(http, "rotated", ["text"]).status == 200
     status = http.call("/status/server", headers={"Authorization": "Bearer rotated"}).json["shares"]["archive"]
     assert status["tokens_per_minute"] == 500
     assert status["tokens"] == used  # what was used still counts
-    reload(FILE, "names")
+    reload(http, folder, FILE)
     wait_until(lambda: post(http, SEARCH, ["text"]).status == 200, what="the earlier key")
 
 

@@ -72,11 +72,11 @@ def upload(store: Store, content: bytes) -> FileRecord:
     return asyncio.run(Uploads(store, 1e6).receive(f"multipart/form-data; boundary={boundary.decode()}", read))
 
 
-def add_job(store: Store, content: bytes, seconds: int = 3600) -> JobRecord:
+def add_job(store: Store, content: bytes, seconds: int = 3600, owner: str = "") -> JobRecord:
     """Uploads an input, and creates a job."""
     now = int(time.time())
     file_id = upload(store, content).id
-    job = JobRecord(new_id("batch_"), "/v1/embeddings", file_id, "1h", now, now + seconds, 0)
+    job = JobRecord(new_id("batch_"), "/v1/embeddings", file_id, "1h", now, now + seconds, 0, None, owner)
     store.write(store.job_path(job.id), job)
     return job
 

@@ -31,7 +31,7 @@ from .engine_choice import make_choice
 from .packages import require_packages
 from .placement import WorkerPlacement, plan_workers
 from .prepared_model import PreparedModel
-from .share_options import share_options
+from .share_options import job_options, share_options
 from .terms import front_terms
 from .tokenizers import count, resolve
 from .vector_space import output_spaces, vector_content
@@ -222,8 +222,7 @@ def make_children(
     if config.http_port:
         add("http", "http", {"keys": http_keys} | for_http | models, _NO_GPU)
     if config.http_jobs:
-        proof = for_http.get("shares", {}).get("proof")
-        add("jobs", "jobs", {"keys": http_keys, "proof": proof} | models, _NO_GPU)
+        add("jobs", "jobs", {"keys": http_keys, "shares": job_options(for_http)} | models, _NO_GPU)
     return children
 
 

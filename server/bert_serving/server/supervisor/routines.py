@@ -66,7 +66,9 @@ class Routines:
     ) -> None:
         """Continues the routines; the arguments are those of `RollingRestart.step` and `TokenizerScale.step`."""
         # A process that is starting might read the command too late, or not at all.
-        if self._reloads and all(children[name].is_ready for name in ("ventilator", "http") if name in children):
+        if self._reloads and all(
+            children[name].is_ready for name in ("ventilator", "http", "jobs") if name in children
+        ):
             self._reloads = 0
             reload_shares(children, tell, self._log)
         self.rolling_restart.step(children, is_whole, now, tell, self.idle_unload.excuses)

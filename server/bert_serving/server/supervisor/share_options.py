@@ -1,4 +1,4 @@
-"""Reads the file of ``-http_keys`` for the ventilator and the HTTP server, at the start and after SIGHUP."""
+"""Reads the file of ``-http_keys`` for the ventilator, HTTP server and batch jobs, at the start and after SIGHUP."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ def share_options(config: ServerConfig) -> tuple[dict[str, Any], dict[str, Any]]
     }
 
 
+def job_options(for_http: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the option ``shares`` of the process of batch jobs; None without ``-http_keys``."""
+    shares = for_http.get("shares")
+    return None if shares is None else {"names": list(shares["weights"]), "proof": shares["proof"]}
+
+
 def reload_shares(children: dict[str, Child], tell: Callable[..., None], log: logging.Logger) -> None:
     """Reads the file again. An invalid file is logged, and the earlier content stays.
 
@@ -58,6 +64,9 @@ def reload_shares(children: dict[str, Child], tell: Callable[..., None], log: lo
     if http is not None:
         http.options["shares"] = _http_options(file, options["proof"])
         tell("http", commands.SHARES, json.dumps(http.options["shares"]).encode())
+        if "jobs" in children:
+            names = children["jobs"].options["shares"] = job_options(http.options)
+            tell("jobs", commands.SHARES, json.dumps(names).encode())
     log.info("read %s again: %d names", ventilator.config.http_keys, len(file.shares))
 
 

@@ -24,12 +24,18 @@ SAVE_INTERVAL = 1.0
 ROOM_SECONDS = 2.0
 #: Lines that are written at once at the end of a job that is cancelled or expired.
 _REST_LINES = 10_000
+#: What the lines of requests that are not computed say.
+_ENDINGS: dict[Status, str] = {
+    "cancelled": "the batch was cancelled",
+    "expired": "the completion window ended",
+    "failed": "the name of the batch was removed from the keys of the server",
+}
 
 _T = TypeVar("_T")
 
 
 class _Ended(Exception):
-    """The job is cancelled, or its time is over.
+    """The job is cancelled, its name is removed, or its time is over.
 
     Attributes:
         status: the state in which it ends.
@@ -57,7 +63,7 @@ class JobRun:
         slots: limits the number of jobs that are computed at a time.
 
     Attributes:
-        cancelled: set when the job is to be cancelled.
+        cancelled: set when the job is to end.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class JobRun:
         self._share = share
         self._output_seconds = int(job.output_seconds or age)
         self.cancelled = asyncio.Event()
+        self._reasons: list[JobError] = []  # why it ends, unless its client cancels it
         self._progress = Progress(new_id("file-"), new_id("file-"))
         self._output: Output | None = None
         self._saved_at = self._log_at = 0.0
@@ -99,6 +106,19 @@ class JobRun:
                 self._slots.release()
             if self._output is not None:
                 self._output.close()
+
+    def remove_name(self) -> None:
+        """Ends the job, because the name of its client is not in the file of ``-http_keys`` any more."""
+        if self._reasons:
+            return
+        message = f"the name {self.owner!r} was removed from the keys of the server: create the batch with another key"
+        self._log.warning("%s ends: %s", self._job.id, message)
+        self._reasons = [JobError("name_removed", message)]
+        self.cancelled.set()
+
+    @property
+    def owner(self) -> str:
+        return self._job.owner
 
     @property
     def input_file_id(self) -> str:
@@ -135,6 +155,7 @@ class JobRun:
                     await self._compute(encoder, lines)
             except _Ended as ended:
                 progress.end = ended.status
+                progress.errors = self._reasons or progress.errors
         if progress.end is not None:
             # A thread may still read the other file, of a part that was cancelled.
             with await asyncio.to_thread(self._open, path) as file:
@@ -221,9 +242,7 @@ class JobRun:
 
     async def _end_rest(self, encoder: Encoder, lines: Iterator[Line], status: Status) -> None:
         """Writes a line of error for each request that was not computed."""
-        message = "the batch was cancelled before this request was computed"
-        if status == "expired":
-            message = "the completion window ended before this request was computed"
+        message = f"{_ENDINGS[status]} before this request was computed"
 
         def read() -> tuple[list[bytes], Line | None]:
             pieces: list[bytes] = []
@@ -247,7 +266,7 @@ class JobRun:
             if not is_written:
                 missing = self._progress.total - self._progress.completed - self._progress.failed
                 text = f"{missing} requests that were not computed have no line in the file of errors: {reason}"
-                self._progress.errors = [JobError("storage_full", text)]
+                self._progress.errors = [*self._reasons, JobError("storage_full", text)]
                 return
             self._count(last, len(pieces), 0)
 
@@ -281,9 +300,13 @@ class JobRun:
 
     def _raise_if_ended(self) -> None:
         if self.cancelled.is_set():
-            raise _Ended("cancelled")
+            raise _Ended(self._ending)
         if time.time() >= self._job.expires_at:
             raise _Ended("expired")
+
+    @property
+    def _ending(self) -> Status:
+        return "failed" if self._reasons else "cancelled"
 
     async def _race(self, work: Awaitable[_T]) -> _T:
         """Waits for a result, until the job is cancelled or its time is over.
@@ -298,7 +321,7 @@ class JobRun:
             await asyncio.wait({task, cancelled}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            raise _Ended("cancelled" if cancelled.done() else "expired")
+            raise _Ended(self._ending if cancelled.done() else "expired")
         finally:
             task.cancel()
             cancelled.cancel()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, StartError
-from ...ipc.commands import READY, STOP
+from ...ipc.commands import READY, SHARES, STOP
 from ...ipc.full_collections import FullCollections
 from ...ipc.process_context import ProcessContext
 from .store import Store, lock_folder
@@ -32,7 +33,7 @@ def run(process: ProcessContext) -> None:
         BertServingError: the service does not reply.
     """
     from ..process import make_service
-    from .runner import Runner
+    from .runner import JobShares, Runner
 
     config = process.config
     control = process.connect_control()
@@ -50,7 +51,8 @@ def run(process: ProcessContext) -> None:
     if lock is None:
         raise StartError(f"-http_jobs {folder} is in use by another server: stop that server, or name another folder")
     service = make_service(process, timeout=None)
-    runner = Runner(store, service, config.http_jobs_age, process.options["proof"], process.log)
+    shares = JobShares.of(process.options["shares"])
+    runner = Runner(store, service, config.http_jobs_age, shares, process.log)
     loop = asyncio.new_event_loop()
     task = loop.create_task(runner.serve())
     threading.Thread(target=loop.run_forever, name="jobs", daemon=True).start()
@@ -62,8 +64,12 @@ def run(process: ProcessContext) -> None:
         full_collections.run_if_due()
         if task.done():
             raise RuntimeError("the task of the batch jobs ended") from task.exception()
-        if control.poll(500) and control.recv_multipart()[0] == STOP:
-            break
+        if control.poll(500):
+            command, *arguments = control.recv_multipart()
+            if command == SHARES and (shares := JobShares.of(json.loads(arguments[0]))) is not None:
+                loop.call_soon_threadsafe(runner.update, shares)
+            elif command == STOP:
+                break
     _stop(loop, task, service)
     lock.close()
 

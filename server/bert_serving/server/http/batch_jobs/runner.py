@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any, NamedTuple
 
 from ...shares.share import BULK
 from ..encoding_service import EncodingService
@@ -22,18 +23,35 @@ POLL_SECONDS, POLL_SHARE = 0.25, 0.05
 CLEAN_SECONDS = 30.0
 
 
+class JobShares(NamedTuple):
+    """What jobs need to know of the file of ``-http_keys``.
+
+    Attributes:
+        names: all names; those without keys too.
+        proof: text that proves to the service that a request has the name of a key.
+    """
+
+    names: frozenset[str]
+    proof: str
+
+    @classmethod
+    def of(cls, options: dict[str, Any] | None) -> JobShares | None:
+        """Returns those of the options of the process; None without ``-http_keys``."""
+        return None if options is None else cls(frozenset(options["names"]), options["proof"])
+
+
 class Runner:
     """Starts the jobs that appear in the folder. Runs in an event loop.
 
     Args:
         age: seconds for which files and ended jobs are kept.
-        proof: text that proves to the service that a request has the name of a key; None without ``-http_keys``.
+        shares: the names of ``-http_keys``; None without the option.
     """
 
     def __init__(
-        self, store: Store, service: EncodingService, age: float, proof: str | None, log: logging.Logger
+        self, store: Store, service: EncodingService, age: float, shares: JobShares | None, log: logging.Logger
     ) -> None:
-        self._store, self._service, self._age, self._proof, self._log = store, service, age, proof, log
+        self._store, self._service, self._age, self._shares, self._log = store, service, age, shares, log
         self._slots = asyncio.Semaphore(MAX_RUNNING)
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -88,6 +106,7 @@ class Runner:
             pass  # it starts over
         run = JobRun(self._store, self._service, job, self._age, self._share(job), self._slots, self._log)
         self._runs[job_id] = run
+        self._end_if_removed(run)
         task = asyncio.get_running_loop().create_task(run.run())
         self._tasks[job_id] = task
         task.add_done_callback(lambda _: self._on_end(job_id))
@@ -95,9 +114,19 @@ class Runner:
 
     def _share(self, job: JobRecord) -> RequestShare | None:
         """Returns what the requests of a job are counted for: the name of its client. They are bulk."""
-        if self._proof is None or not job.owner:
+        if self._shares is None or not job.owner:
             return None
-        return RequestShare(f"{self._proof}:{job.owner}:{BULK}", job.owner, 1.0, is_limited=True)
+        return RequestShare(f"{self._shares.proof}:{job.owner}:{BULK}", job.owner, 1.0, is_limited=True)
+
+    def update(self, shares: JobShares) -> None:
+        """Changes the names. The jobs of names that are removed end."""
+        self._shares = shares
+        for run in self._runs.values():
+            self._end_if_removed(run)
+
+    def _end_if_removed(self, run: JobRun) -> None:
+        if self._shares is not None and run.owner and run.owner not in self._shares.names:
+            run.remove_name()
 
     def _on_end(self, job_id: str) -> None:
         task = self._tasks.pop(job_id)
