@@ -124,3 +124,22 @@ def require_each_line_once(store: Store, progress: Progress, lines: list[bytes])
         text = json.loads(lines[int(each["id"][-8:], 16) - 1])["body"]["input"]
         assert each["response"]["body"]["data"][0]["embedding"] == [len(text), ord(text[0])]
         assert each["custom_id"] == json.loads(lines[int(each["id"][-8:], 16) - 1])["custom_id"]
+
+
+#: Lines of a job: good ones, bad ones, and a name that is repeated.
+LINES = [
+    request("a", "one"),
+    request("b", "", method="GET"),
+    b"no JSON",
+    b"  ",
+    request("c", ""),
+    request("a", "again"),
+    request("d", "zwei", url="/v1/other"),
+    request("e", "three"),
+    request(None, "four"),
+    request("f", "f" * 7000),
+    request("g", "five"),
+    request("h", "six", body="x"),
+    request("i", "seven"),
+]
+CONTENT = b"\n".join(LINES)
