@@ -157,7 +157,8 @@ GPU_PYTHON ?= build/gpu/bin/python
 
 gpu: $(if $(filter build/gpu/bin/python,$(GPU_PYTHON)),build/gpu/.installed)
 	PYTHONPATH=server:client:$$PYTHONPATH $(GPU_PYTHON) -m pytest -rs tests/e2e/test_gpu_served.py \
-		tests/unit/test_engine_torch.py tests/unit/test_engine_tensorflow.py $(ARGS)
+		tests/unit/test_engine_torch.py tests/unit/test_engine_torch_kernels.py \
+		tests/unit/test_engine_tensorflow.py $(ARGS)
 	PYTHONPATH=server:client:$$PYTHONPATH $(GPU_PYTHON) benchmark/gpu.py --out build/gpu-results
 
 build/gpu/.installed: requirements/test.txt client/pyproject.toml server/pyproject.toml

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from poolings import REQUEST_POOLINGS
 
 from bert_serving.client import AsyncBertClient, BertClient
 from bert_serving.client._cli.encode import main as encode_command
@@ -23,6 +22,7 @@ from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.quantization import quantize
 from bert_serving.server.tokenization.factory import load_tokenizer
 from http_calls import HttpServer, serving_http
+from poolings import REQUEST_POOLINGS
 from servers import CACHE, TINY
 
 LAYERS, NUM_LAYERS = [-1, -3, -2], 4

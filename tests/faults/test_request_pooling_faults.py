@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from joining import front
-from poolings import REQUEST_POOLINGS
 
 from bert_serving.client import BertClient
 from bert_serving.client.errors import InvalidRequestError
 from bert_serving.server import engines
 from fault_helpers import ThreadGroup, assert_true, connect, faulty, texts
+from poolings import REQUEST_POOLINGS
 from servers import Server, serving, wait_until
 
 SENTENCES = ["hello world", "a b c d", "good morning, is it you?", "the cat sat on a mat"]

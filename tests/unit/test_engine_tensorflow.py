@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from poolings import ENGINE_POOLINGS
 
 from bert_serving.server import engines
 from bert_serving.server.engines.base import Device, EngineError, EngineSpec, EngineUnavailable, OutOfMemory
@@ -24,6 +23,7 @@ from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.weights import load_weights
 from model_folders import TINY, copy_tiny
 from oracle import MODEL, gelu, gelu_new, pack, reference, sequences
+from poolings import ENGINE_POOLINGS
 
 pytestmark = pytest.mark.skipif(
     engine_module.unavailable("cpu", "fp32") is not None, reason=str(engine_module.unavailable("cpu", "fp32"))

@@ -11,7 +11,6 @@ import family_models
 import numpy as np
 import pytest
 from family_models import ARCHITECTURES, LONG, SIZES, batch_of
-from poolings import SENTENCE_POOLINGS
 
 from bert_serving.server import engines
 from bert_serving.server.engines.base import Device, EngineSpec
@@ -19,6 +18,7 @@ from bert_serving.server.engines.batch import Batch
 from bert_serving.server.model.architecture import Feature
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.relative_positions import alibi_slopes
+from poolings import SENTENCE_POOLINGS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

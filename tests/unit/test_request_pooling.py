@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from poolings import REQUEST_POOLINGS
 
 from bert_serving.client._request_options import request_options
 from bert_serving.client.errors import OptionError
@@ -43,6 +42,7 @@ from bert_serving.server.worker.batch_encoder import BatchEncoder
 from bert_serving.server.worker.sentence_head import SentenceHead
 from bert_serving.server.worker.token_pooling import pool_as
 from model_folders import hf_tensors, write_hf
+from poolings import REQUEST_POOLINGS
 from process_harness import tiny_config
 from servers import CACHE
 
