@@ -107,6 +107,16 @@ async def test_queued_request_times_out() -> None:
 
 
 @in_loop
+async def test_the_wait_for_memory_counts_for_the_time_out() -> None:
+    limiter = ConcurrencyLimiter(limit=1, max_queued=5, queue_timeout=LIMIT)
+    limiter.release(await limiter.acquire(waited=2 * LIMIT))  # a free slot needs no wait
+    (running,) = await start_running(limiter, 1)
+    with pytest.raises(Overloaded, match="no slot became free"):
+        await asyncio.wait_for(limiter.acquire(waited=LIMIT), LIMIT / 2)
+    await running.finish()
+
+
+@in_loop
 async def test_slot_is_released_after_an_error() -> None:
     limiter = ConcurrencyLimiter(limit=1, max_queued=0, queue_timeout=1)
     for _ in range(3):

@@ -52,6 +52,26 @@ def test_a_request_waits_for_memory_and_one_that_needs_all_runs_alone() -> None:
     asyncio.run(run())
 
 
+def test_a_large_request_that_waits_delays_a_smaller_one_until_its_own_time_out_only() -> None:
+    async def run() -> None:
+        limiter = make()
+        first, second = Charge(limiter, None), Charge(limiter, None)
+        await first.reserve(LIMIT // 4, 60)
+        large = asyncio.create_task(Charge(limiter, None).reserve(10 * LIMIT, 0.05))
+        await asyncio.sleep(0)
+        smaller = asyncio.create_task(second.reserve(LIMIT // 4, 60))
+        small = Charge(limiter, SMALL_BODY)
+        await small.reserve(LIMIT // 100, 0)
+        assert not smaller.done(), "requests are granted in order of arrival"
+        with pytest.raises(Overloaded):
+            await large
+        await smaller
+        assert limiter.held == LIMIT // 2 + LIMIT // 100
+        first.release()
+
+    asyncio.run(run())
+
+
 def test_needed_memory_grows_with_values_and_wide_characters_up_to_the_largest_vectors() -> None:
     limiter = make()
     needed = [limiter.needed(b'{"texts": [%b]}' % b",".join([b'"a"'] * count)) for count in (1, 10, 100, 10_000)]

@@ -60,19 +60,24 @@ class ConcurrencyLimiter:
         finally:
             self.release(slots)
 
-    async def acquire(self, is_small: bool = False, share: RequestShare | None = None) -> UnitLimiter | NamedSlot:
+    async def acquire(
+        self, is_small: bool = False, share: RequestShare | None = None, waited: float = 0.0
+    ) -> UnitLimiter | NamedSlot:
         """Takes a slot. Returns what `release` needs.
+
+        Args:
+            waited: time (s) that the request has waited before, which counts for the queue timeout.
 
         Raises:
             Overloaded, Stopping: see `slot`.
         """
         self.raise_if_refused(is_small, share)
-        slots = self._slots(is_small)
+        slots, seconds = self._slots(is_small), max(0.0, self.queue_timeout - waited)
         if share is not None and isinstance(slots, ShareSlots):
-            slot = await slots.acquire_for(share, self.queue_timeout)
+            slot = await slots.acquire_for(share, seconds)
             if slot is not None:
                 return slot
-        elif await slots.acquire(1, self.queue_timeout):
+        elif await slots.acquire(1, seconds):
             return slots
         self._raise_if_closed()
         raise Overloaded(

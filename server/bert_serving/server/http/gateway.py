@@ -241,8 +241,9 @@ class Gateway:
         """
         is_small = len(body) <= SMALL_REQUEST
         self.limiter.raise_if_refused(is_small, share)
+        started = time.monotonic()
         await charge.reserve(await self._needed(body, path), self.limiter.queue_timeout)
-        return await self.limiter.acquire(is_small, share)
+        return await self.limiter.acquire(is_small, share, time.monotonic() - started)
 
     def _is_authorized(self, scope: dict[str, Any]) -> bool:
         return self.access.is_open or self.access.allows(_authorization(scope))
