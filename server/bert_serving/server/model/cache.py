@@ -204,6 +204,21 @@ class Cache:
             self._prune(kind, keep=path)
         return path
 
+    def link(self, source: Path, target: Path) -> bool:
+        """Makes ``target`` another name of a file of an entry, which stays verified.
+
+        Returns:
+            Whether the file system has such links.
+        """
+        before = stamp_of(source)
+        try:
+            os.link(source, target)
+        except OSError:
+            return False
+        if before[:-1] == (after := stamp_of(source))[:-1]:  # the time of the last change is that of the link
+            self._verified.restamp(before, after)
+        return True
+
     def _build(self, kind: str, cache_key: Mapping[str, object], build: Callable[[Path], None]) -> Path:
         path = self._path(kind, cache_key)
         temporary: Path | None = None

@@ -58,6 +58,13 @@ class VerifiedFiles:
         except OSError:
             return False
 
+    def restamp(self, before: list[int], after: list[int]) -> None:
+        """Keeps a file verified under all its names, whose stamp a new link has changed."""
+        known = {
+            name: found for name, found in self._read().items() if isinstance(found, list) and found[:1] == [before]
+        }
+        self.add({self._root / name: (after, str(found[1])) for name, found in known.items()})
+
     def add(self, files: Mapping[Path, Verified]) -> None:
         """Adds verified files, and removes those that no longer exist."""
         boot = boot_id()

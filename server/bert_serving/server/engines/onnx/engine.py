@@ -21,6 +21,7 @@ import numpy as np
 
 from ...model.architecture import Feature
 from ...model.cache import Cache
+from ...model.errors import ModelError
 from ...model.weights import load_weights
 from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
@@ -91,7 +92,32 @@ def prepare(spec: EngineSpec, log: Log, features: frozenset[str] | None = None) 
         ValueError: the model has no such pooling layer.
     """
     cache = spec.cache()
-    cache.entry("onnx", _cache_key(spec, cache, features), lambda folder: _write(spec, folder, log, features))
+    cache_key = _cache_key(spec, cache, features)
+    base = None
+    if spec.model.adapter is not None and not spec.only_verified and cache.find("onnx", cache_key) is None:
+        base = _prepare_base(spec, log, features)
+
+    def write(folder: Path) -> None:
+        _write(spec, folder, log, features)
+        if base is not None:
+            from .shared_weights import share_weights
+
+            shared = share_weights(folder, _MODEL, _WEIGHTS, base, cache)
+            log(f"{shared >> 20} MiB of the weights are those of the base model, in the same memory")
+
+    cache.entry("onnx", cache_key, write)
+
+
+def _prepare_base(spec: EngineSpec, log: Log, features: frozenset[str] | None) -> Path | None:
+    """Returns the entry of the base model of an adapter; writes it if it is missing. None if it is not served alone."""
+    base = replace(spec, model=replace(spec.model, adapter=None), model_digest="")
+    cache = base.cache()
+    log("prepare the base model")
+    try:
+        prepare(base, log, features)
+    except ModelError as error:  # the adapter may bring a layer that it lacks
+        log(f"the variant shares no weights with its base model: {error}")
+    return cache.find("onnx", _cache_key(base, cache, features))
 
 
 def create(spec: EngineSpec, device: Device, features: frozenset[str] | None = None) -> OnnxEngine:
