@@ -394,6 +394,15 @@ def test_rankings_over_http_are_those_of_the_client(served: Served) -> None:
     assert [each["document"] for each in reply["results"]] == large["documents"][:1]
 
 
+def test_processes_without_an_engine_multiply_with_one_thread(served: Served) -> None:
+    """Small products of many threads wait for each other, and take the cores of workers."""
+    for name in ("http", "sink", "ventilator"):
+        found = served.m3.server.child(name).environ()
+        assert (found["OMP_NUM_THREADS"], found["OPENBLAS_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("1", "1", "1")
+    worker = served.m3.server.child("worker-0").environ()
+    assert worker["OPENBLAS_NUM_THREADS"] == worker["OMP_NUM_THREADS"]
+
+
 def test_rankings_that_do_not_fit_are_refused(served: Served) -> None:
     for server, fields, status, words in (
         (served.m3, {}, 424, "dense, sparse, multi vectors and no cross-encoder: set 'by' to sparse or multi"),

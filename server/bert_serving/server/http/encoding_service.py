@@ -161,7 +161,7 @@ class EncodingService:
         options = options or {}
         self._check(texts, options)
         timings: list[dict[str, float]] = []
-        size, options = self._chunk_size(texts, options), _for_service(options)
+        size, options = self._request_size(texts, options), _for_service(options)
         call = self.client._encode_in_detail(texts, is_tokenized, size, timings, self._check_outputs, **options)
         return self._result(call, timings, texts, show_tokens, options)
 
@@ -172,7 +172,7 @@ class EncodingService:
         options = options or {}
         self._check(texts, options)
         timings: list[dict[str, float]] = []
-        size, options = self._chunk_size(texts, options), _for_service(options)
+        size, options = self._request_size(texts, options), _for_service(options)
         check = self._check_outputs
         call = await self._async_client._encode_in_detail(texts, is_tokenized, size, timings, check, **options)
         return self._result(call, timings, texts, show_tokens, options)
@@ -241,7 +241,7 @@ class EncodingService:
                 "fewer or shorter texts per request, or ask for fewer 'outputs'"
             )
 
-    def _chunk_size(self, texts: list[Any], options: dict[str, Any]) -> int:
+    def _request_size(self, texts: list[Any], options: dict[str, Any]) -> int:
         """Returns the number of texts, or pairs of texts, in a ZeroMQ request.
 
         If the sender has limits, the texts are one request, which is accepted or refused as a whole. Otherwise the
@@ -252,9 +252,7 @@ class EncodingService:
             return len(texts) or 1
         if options.get("outputs"):
             return self.output_sizes.batch_size(texts, options, self.config.http_max_body // 4)
-        if not options.get("pairs"):
-            return CHUNK_SIZE
-        return max(1, min(CHUNK_SIZE, PAIR_CHARACTERS // max(1, len(texts[0][0]))))
+        return _chunk_size(texts, options)
 
     def num_tokens(self, texts: list[Any], options: dict[str, Any]) -> np.ndarray:
         """Returns the number of tokens of each text in the input of the model, int32 ``[n]``."""
@@ -336,6 +334,13 @@ class EncodingService:
                 f"the vectors of {len(texts)} texts have {size} bytes; the limit is {self.config.http_max_body} "
                 "(-http_max_body): send fewer texts per request"
             )
+
+
+def _chunk_size(texts: list[Any], options: dict[str, Any]) -> int:
+    """Returns the number of texts, or pairs of texts, in a ZeroMQ request for dense vectors or scores."""
+    if not options.get("pairs"):
+        return CHUNK_SIZE
+    return max(1, min(CHUNK_SIZE, PAIR_CHARACTERS // max(1, len(texts[0][0]))))
 
 
 def _for_service(options: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,13 @@ class WorkerPlacement:
         env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         if self.device.kind == "cpu":  # on a GPU, the engine selects the device
             env |= {"CUDA_VISIBLE_DEVICES": "-1", "OMP_NUM_THREADS": str(self.device.threads)}
+            env |= blas_threads(self.device.threads)
         return env
+
+
+def blas_threads(number: int) -> dict[str, str]:
+    """Returns the environment variables with the threads of numpy's BLAS, which prefers them to ``OMP_NUM_THREADS``."""
+    return dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(number))
 
 
 #: Selects among candidates on a device; None stands for the first one, that of ``-engine auto``.

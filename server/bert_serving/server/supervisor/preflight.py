@@ -29,7 +29,7 @@ from .cpu_topology import Topology, read_topology
 from .description import log_comparable, log_start
 from .engine_choice import make_choice
 from .packages import require_packages
-from .placement import WorkerPlacement, plan_workers
+from .placement import WorkerPlacement, blas_threads, plan_workers
 from .prepared_model import PreparedModel
 from .share_options import job_options, share_options
 from .terms import front_terms
@@ -39,6 +39,9 @@ from .vector_space import output_spaces, vector_content
 #: Descriptors that a process needs without clients, and the number of clients below which the limit is a warning.
 OWN_DESCRIPTORS, FEW_CLIENTS = 192, 1000
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}
+#: Processes without an engine multiply small matrices, if any. With more threads these wait for each other and take the
+#: cores of workers.
+_NO_ENGINE = {**_NO_GPU, "OMP_NUM_THREADS": "1", **blas_threads(1)}
 
 
 def log_descriptor_limit(log: logging.Logger) -> None:
@@ -214,15 +217,15 @@ def make_children(
     models = {"models": list(further)} if further else {}
     shared = {"access": access, "drift": drift} | models | join_options(config, model, prepared, placements)
     for_ventilator, for_http = share_options(config)
-    add("ventilator", "ventilator", shared | for_ventilator, _NO_GPU)
-    add("sink", "sink", shared, _NO_GPU)
+    add("ventilator", "ventilator", shared | for_ventilator, _NO_ENGINE)
+    add("sink", "sink", shared, _NO_ENGINE)
     for index in range(count(config)):
-        add("tokenizer", f"tokenizer-{index}", models, _NO_GPU)
+        add("tokenizer", f"tokenizer-{index}", models, _NO_ENGINE)
     children |= make_workers(config, addresses, placements, model, prepared, {})
     if config.http_port:
-        add("http", "http", {"keys": http_keys} | for_http | models, _NO_GPU)
+        add("http", "http", {"keys": http_keys} | for_http | models, _NO_ENGINE)
     if config.http_jobs:
-        add("jobs", "jobs", {"keys": http_keys, "shares": job_options(for_http)} | models, _NO_GPU)
+        add("jobs", "jobs", {"keys": http_keys, "shares": job_options(for_http)} | models, _NO_ENGINE)
     return children
 
 
@@ -255,7 +258,10 @@ def make_workers(
         )
     for index, placement in enumerate(placements):
         name = f"worker-{label}{index}"
-        add("worker", name, {**placement.options(), **extra}, placement.environment(), name.upper())
+        env = placement.environment()
+        if placement.device.kind == "gpu":  # heads of tokens run on the CPU, whose cores all workers share
+            env |= blas_threads(max(1, read_topology().num_usable // len(placements)))
+        add("worker", name, {**placement.options(), **extra}, env, name.upper())
     return children
 
 
