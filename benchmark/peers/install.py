@@ -27,6 +27,7 @@ OPENVINO = [
     "nncf==3.4.0",
     "openvino==2026.4.1",
     "openvino-tokenizers==2026.4.1.0",
+    "requests==2.34.2",
 ]
 PACKAGES = {
     "sentence-transformers": [f"sentence-transformers=={SENTENCE_TRANSFORMERS['torch']}", *ONNX],
@@ -38,7 +39,7 @@ PACKAGES = {
     "llama.cpp": [f"xllamacpp=={XLLAMACPP}", "gguf==0.19.0", "safetensors==0.8.0"],
 }
 #: Packages that are installed without their requirements: optimum-intel requires torchvision, whose wheels on PyPI need
-#: the CUDA build of torch.
+#: the CUDA build of torch. The other packages that it imports are in ``OPENVINO``.
 WITHOUT_REQUIREMENTS = {"openvino": ["optimum-intel==2.2.0"]}
 WITHOUT_TORCH = frozenset({"fastembed", "llama.cpp"})
 #: Additional arguments of pip, such as ``--extra-index-url``.
