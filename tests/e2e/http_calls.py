@@ -29,10 +29,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class HttpServer:
-    """A server that speaks HTTP, and how to call it."""
+    """A server that speaks HTTP, and how to call it; with a bearer token, if ``key`` is set."""
 
     server: Server
     http_port: int
+    key: str = ""
 
     @property
     def url(self) -> str:
@@ -49,8 +50,9 @@ class HttpServer:
         """One request. ``body`` is sent as it is if bytes, else as JSON; header names of the reply in lower case."""
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = ({"Authorization": f"Bearer {self.key}"} if self.key else {}) | (headers or {})
         with contextlib.closing(connection):
-            connection.request(method or ("GET" if body is None else "POST"), path, data, headers or {})
+            connection.request(method or ("GET" if body is None else "POST"), path, data, headers)
             response = connection.getresponse()
             return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 

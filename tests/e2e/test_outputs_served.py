@@ -30,6 +30,8 @@ pytest.importorskip("sentence_transformers.sparse_encoder")
 
 #: Value of ``-http_max_body``.
 MAX_BODY = 4_000_000
+#: Keys of a name without limits, and of one with a limit that is never reached.
+KEY, LIMITED_KEY = "key-of-all-requests", "key-of-limited-ones"
 
 
 class Served(NamedTuple):
@@ -49,10 +51,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     splade, m3, colbert = (tmp_path_factory.mktemp(name) for name in ("splade", "m3", "colbert"))
     expansion = {"strategy": "fixed", "attend": False, "length": 12}
     models = write_splade(splade), *write_m3(m3), write_colbert(colbert, document_length=20, query_expansion=expansion)
+    keys = tmp_path_factory.mktemp("keys") / "keys.toml"
+    keys.write_text(f'[all]\nkeys = ["{KEY}"]\n[limited]\nkeys = ["{LIMITED_KEY}"]\ntokens_per_minute = 1_000_000\n')
+    more = ("-model", f"colbert={colbert}", "-http_max_body", str(MAX_BODY), "-http_keys", str(keys))
     started = []  # at once
-    for folder, args in ((splade, ()), (m3, ("-model", f"colbert={colbert}", "-http_max_body", str(MAX_BODY)))):
+    for folder, args, key in ((splade, (), ""), (m3, more, KEY)):
         (port,) = free_ports(1)
-        started.append(HttpServer(Server("-http_port", str(port), *args, model_dir=folder), port))
+        started.append(HttpServer(Server("-http_port", str(port), *args, model_dir=folder), port, key))
     try:
         for each in started:
             each.server.wait_ready()
@@ -241,6 +246,23 @@ def test_large_outputs_are_streamed_and_too_large_ones_refused(served: Served) -
     ):
         reply = served.m3.call(path, body)
         assert (reply.status, b"have more than" in reply.body) == (413, True), reply.body
+
+
+def test_outputs_of_names_with_limits_are_refused_before_they_are_computed(served: Served) -> None:
+    limited = {"Authorization": f"Bearer {LIMITED_KEY}"}
+    text_bytes = 64 * 32 * 4  # of the longest text
+    for path, body in (
+        ("/encode", {"texts": [TEXTS[5]], "outputs": ["multi", "dense"]}),
+        ("/embed_all", {"inputs": [TEXTS[5]]}),
+        ("/rerank", {"query": "x", "texts": [TEXTS[5]], "by": "multi"}),
+    ):
+        plain, found = served.m3.call(path, body), served.m3.call(path, body, limited)
+        assert (plain.status, plain.json) == (200, found.json)
+        many = {
+            name: value * (MAX_BODY // text_bytes + 1) if value == [TEXTS[5]] else value for name, value in body.items()
+        }
+        reply = served.m3.call(path, many, limited)
+        assert (reply.status, b"of a name with limits is not divided" in reply.body) == (413, True), reply.body
 
 
 def test_requests_with_and_without_outputs_share_a_server(served: Served) -> None:

@@ -102,6 +102,10 @@ def test_requests_of_outputs_are_small_if_their_vectors_may_be_large() -> None:
     assert bound.batch_size(["a"], {**multi, "prompt": "b" * 500}, 100 * 40 * 20) == 17
     assert bound.batch_size(["\ufdfa" * 10], multi, 100 * 40 * 20) == 17  # one character becomes 18
     assert bound.batch_size([["a"] * 500], multi, 1) == 1
+    assert bound.batch_size([("a", "b" * 500)], multi, 100 * 40 * 20) == 17  # a pair
+    assert (
+        bound.of_texts(["a" * 500, ("b" * 500, "c")], multi) > 2 * 100 * 10 * 4 > bound.of_texts(["a"] * 40, multi) / 40
+    )
     assert bound.batch_size(["a"], multi, 100_000) > sizes({"query": "b" * 50}).batch_size(["a"], multi, 100_000)
     assert bound.batch_size(["a"], multi, 100_000) > sizes(expansion=50).batch_size(["a"], multi, 100_000)
 

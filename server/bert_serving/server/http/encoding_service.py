@@ -249,10 +249,25 @@ class EncodingService:
         """
         share: RequestShare | None = options.get("share")
         if share is not None and share.is_limited:
+            self._check_undivided(texts, options)
             return len(texts) or 1
         if options.get("outputs"):
             return self.output_sizes.batch_size(texts, options, self.config.http_max_body // 4)
         return _chunk_size(texts, options)
+
+    def _check_undivided(self, texts: list[Any], options: dict[str, Any]) -> None:
+        """Checks the largest outputs of texts in one request, all of which arrive before their size can be checked.
+
+        Raises:
+            BodyTooLarge: they exceed the limit.
+        """
+        size = self.output_sizes.of_texts(texts, options) if options.get("outputs") else 0
+        if size > self.config.http_max_body:
+            raise BodyTooLarge(
+                f"the vectors of {len(texts)} texts may have {size} bytes; the limit is {self.config.http_max_body} "
+                "(-http_max_body), and a request of a name with limits is not divided: send fewer or shorter texts per "
+                "request, or ask for fewer 'outputs'"
+            )
 
     def num_tokens(self, texts: list[Any], options: dict[str, Any]) -> np.ndarray:
         """Returns the number of tokens of each text in the input of the model, int32 ``[n]``."""

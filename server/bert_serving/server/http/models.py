@@ -50,12 +50,14 @@ def choose(service: EncodingService, values: Mapping[str, Any], path: str) -> En
     """
     if len(service.models) == 1:
         return service
-    name = values.get("model")
-    if name in (None, "") and isinstance(parameters := values.get("parameters"), dict):
-        name = parameters.get("model")
+    parameters = values.get("parameters")
+    name, by = (
+        parameters.get(key) if values.get(key) in (None, "") and isinstance(parameters, dict) else values.get(key)
+        for key in ("model", "by")
+    )
     if name in (None, ""):
         if path in _RANKINGS or (path not in _FITTING and "query" in values):
-            return _choose_for_ranking(service.models, values.get("by"))
+            return _choose_for_ranking(service.models, by)
         fits = _FITTING.get(path)
         return service if fits is None else next(filter(fits, service.models), service)
     if not isinstance(name, str):

@@ -50,18 +50,28 @@ class OutputSizes:
             tokens = min(tokens, num_texts * self._added + _TOKENS_OF_BYTE * num_bytes)
         return self._bytes(self._heads, num_texts, tokens)
 
+    def of_texts(self, texts: list[Any], options: dict[str, Any]) -> int:
+        """Returns the most bytes of the outputs of some texts.
+
+        Args:
+            texts: texts, pairs of texts, or lists of tokens.
+            options: of the request, with ``outputs``.
+        """
+        most = self._max_length
+        if "prompt" in options:
+            tokens = most * len(texts)
+        else:
+            tokens = sum(min(most, self._added + _most_tokens(text)) for text in texts)
+        return self._bytes((name for name in options["outputs"] if name in self._heads), len(texts), tokens)
+
     def batch_size(self, texts: list[Any], options: dict[str, Any], limit: int) -> int:
         """Returns how many texts a request to the service has, so that its outputs have about ``limit`` bytes at most.
 
         Args:
-            texts: texts, or lists of tokens.
-            options: of the request, with ``outputs``.
+            texts, options: as for `of_texts`.
         """
-        tokens = self._max_length
-        if "prompt" not in options:
-            tokens = min(tokens, self._added + max(map(_most_tokens, texts), default=0))
-        needed = self._bytes((name for name in options["outputs"] if name in self._heads), 1, tokens)
-        return max(1, min(OUTPUTS_BATCH_SIZE, limit // max(1, needed)))
+        longest = max(texts, key=_most_tokens, default="")
+        return max(1, min(OUTPUTS_BATCH_SIZE, limit // max(1, self.of_texts([longest], options))))
 
     def _bytes(self, names: Iterable[str], num_texts: int, num_tokens: int) -> int:
         # A sparse vector refers to its tokens too, which doubles its size.
@@ -73,4 +83,6 @@ def _most_tokens(text: Any) -> int:
     """Returns the most tokens of a text: one for each byte, after the normalization of some tokenizers."""
     if isinstance(text, str):
         return len(text) if text.isascii() else len(normalize("NFKC", text).encode(errors="replace"))
+    if isinstance(text, tuple):  # a pair
+        return sum(map(_most_tokens, text))
     return len(text) if isinstance(text, list) else 0  # the client refuses another value
