@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from bert_serving.server.model import cache as cache_module
 from bert_serving.server.model import digest as digest_module
 from bert_serving.server.model import verified
-from bert_serving.server.model.cache import KEEP, Cache, CacheError, NotVerified, default_cache_dir
+from bert_serving.server.model.cache import IN_USE_SECONDS, KEEP, Cache, CacheError, NotVerified, default_cache_dir
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.digest import DigestMemo, sha256_of
 from bert_serving.server.model.errors import WeightError
@@ -141,6 +142,17 @@ def test_the_least_recently_used_entries_are_removed(tmp_path: Path, build: Buil
     cache.entry("engine", {"number": KEEP}, build)
     assert not places[1].exists()
     assert all(place.exists() for place in [places[0], *places[2:], other])
+
+
+def test_the_entries_of_a_server_with_many_models_stay(tmp_path: Path, build: Builder) -> None:
+    cache = Cache(tmp_path)
+    places = [cache.entry("engine", {"number": number}, build) for number in range(KEEP + 3)]
+    assert all(place.exists() for place in places)
+    unused = time.time() - IN_USE_SECONDS - 1
+    for place in places:
+        os.utime(place / "files.json", (unused, unused))
+    cache.entry("engine", {"number": -1}, build)
+    assert sum(place.exists() for place in places) == KEEP - 1
 
 
 @posix_only

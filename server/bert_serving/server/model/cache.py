@@ -31,8 +31,9 @@ from .verified import CLOCK_TICK, VerifiedFiles, stamp_of
 
 #: Part of every key. Increment it when the layout of an entry changes.
 FORMAT = 3
-#: Number of entries kept of each kind: the most recently used ones.
-KEEP = 8
+#: Number of entries kept of each kind: the most recently used ones. More stay while they are in use: a running server
+#: records the use of its entries once an hour.
+KEEP, IN_USE_SECONDS = 8, 7200
 
 #: Name of the list of files in each entry; the time of its last change is that of the last use.
 LIST = "files.json"
@@ -287,7 +288,8 @@ class Cache:
 
         others = [path for path in self.root.glob(f"{kind}-*") if path != keep]
         for path in sorted(others, key=last_use, reverse=True)[KEEP - 1 :]:
-            shutil.rmtree(path, ignore_errors=True)
+            if time.time() - last_use(path) > IN_USE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, kind: str, cache_key: Mapping[str, object]) -> Path:
         content = json.dumps({"format": FORMAT, "kind": kind, "cache_key": dict(cache_key)}, sort_keys=True)
