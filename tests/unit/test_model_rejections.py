@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapters import write_adapter
 from safetensors.numpy import save_file
 
 from bert_serving.server.model.config import load_model_config
@@ -169,6 +170,20 @@ def test_forms_of_pytorch_files_are_read(tmp_path: Path, content: Any, settings:
     expected = load_weights(load_model_config(TINY))
     for name, weight in expected.items():
         np.testing.assert_array_equal(weights[name], weight)
+
+
+def test_adapters_in_pytorch_files_are_read(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    tensors, name = hf_tensors(), "encoder.layer.0.attention.self.query.weight"
+    base = write_hf(tmp_path / "base", tensors)
+    a, b = (torch.full(shape, 0.5) for shape in ((4, tensors[name].shape[1]), (len(tensors[name]), 4)))
+    folder = write_adapter(tmp_path / "adapter", {}, target_modules=None)
+    (folder / "adapter_model.safetensors").unlink()
+    layer = f"base_model.model.{name.removesuffix('.weight')}"
+    torch.save({f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}, folder / "adapter_model.bin")
+    found = load_weights(load_model_config(folder, base=str(base)))
+    expected = load_weights(load_model_config(base))["encoder/layer_0/attention/self/query/kernel"] + 2.0
+    np.testing.assert_allclose(found["encoder/layer_0/attention/self/query/kernel"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 from .errors import ModelConfigError, ModelNotFound, ModelUnsupported
 from .files import DEFAULT_CONFIG_NAME, HF_CONFIG_NAME, listing, reject_lfs_pointer, require_folder
 from .json_files import optional_integer, read_object, switch
+from .rejections import HUB_NAME
 from .sentence_transformers import MODULES_FILE, transformer_folder
 
 CONFIG_FILE = "adapter_config.json"
@@ -191,10 +192,11 @@ def find_base(folder: Path, base: str | None) -> Path:
         return (folder / named).resolve()
     if any((folder / name).is_file() for name in (DEFAULT_CONFIG_NAME, HF_CONFIG_NAME)):
         return folder
+    download = f"hf download {named} --local-dir FOLDER, then " if named and HUB_NAME.match(named) else ""
     raise ModelNotFound(
         f"{folder} is an adapter without its base model: base_model_name_or_path {named!r} of {CONFIG_FILE} is no "
         f"folder, absolute or relative to the adapter, and {folder} has no {HF_CONFIG_NAME}; this server downloads "
-        "nothing: add -base FOLDER with the folder of the base model (in -model: NAME=ADAPTER,base=FOLDER)"
+        f"nothing: {download}add -base FOLDER with the folder of the base model (in -model: NAME=ADAPTER,base=FOLDER)"
     )
 
 

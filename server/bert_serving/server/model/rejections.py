@@ -11,7 +11,7 @@ from .errors import ModelNotFound, ModelUnsupported, WeightError
 from .families import FAMILIES
 
 #: Repositories of the Hugging Face hub are named ``organization/name``.
-_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _IN_ENCODER = re.compile(r"(?:embeddings|encoder|transformer)\.|encoder/layer_\d+/")
 #: Tables that some checkpoints contain: numbers of positions and types, rotary embeddings. They follow from the
 #: configuration.
@@ -125,7 +125,7 @@ def reject_missing_folder(path: Path, flag: str) -> None:
     Raises:
         ModelNotFound: the message has the command that downloads the repository.
     """
-    if not path.exists() and not path.parent.is_dir() and _HUB_NAME.match(str(path)):
+    if not path.exists() and not path.parent.is_dir() and HUB_NAME.match(str(path)):
         raise ModelNotFound(
             f"{flag} {path} is no folder; it looks like a name on the Hugging Face hub. This server downloads nothing: "
             f"hf download {path} --local-dir {path.name}, then {flag} {path.name}"
