@@ -28,14 +28,15 @@ class JoinedMachine(Server):
         self,
         port: int,
         *args: str | Path,
-        model_dir: Path = TINY,
+        model_dir: Path | None = TINY,
         env: dict[str, str] | None = None,
         host: str = "127.0.0.1",
     ) -> None:
         self.log_path = Path(tempfile.mkstemp(prefix="bert-serving-log-", dir=CACHE)[1])
         engine = () if "-engine" in args else ("-engine", ENGINE)
         command = [sys.executable, "-m", "bert_serving.server.cli.join", f"{host}:{port}", "-cpu"]
-        command += ["-model_dir", str(model_dir), *engine, *map(str, args)]
+        folder = () if model_dir is None else ("-model_dir", str(model_dir))
+        command += [*folder, *engine, *map(str, args)]
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen(
                 command,

@@ -72,6 +72,48 @@ def test_golden_vectors_come_through_a_joined_worker() -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.minutes
+def test_machines_compute_for_the_models_whose_folders_they_have(tmp_path: Path) -> None:
+    golden: dict[str, tuple[list[str], np.ndarray]] = {}
+    for name, file_name in (("tiny", "mean_default"), ("last", "mean_layer-1")):
+        with np.load(GOLDEN / f"{file_name}.npz") as file:
+            texts = json.loads((GOLDEN / f"{file_name}.json").read_text())["parts"]["plain"]["texts"]
+            golden[name] = texts, file["plain"]
+
+    def check(server: Front, name: str) -> None:
+        with BertClient(
+            port=server.port, port_out=server.port_out, timeout=60_000, model=name, check_length=False
+        ) as client:
+            texts, vectors = golden[name]
+            np.testing.assert_allclose(client.encode(texts), vectors, atol=1e-5)
+
+    with front("-model", f"last={TINY},pooling_layer=-1,num_worker=0") as server, client_of(server) as client:
+        second = server.machine("-model", f"last={TINY}", model_dir=None).wait_ready()
+        assert "no folder of tiny, so other workers compute for it" in second.log
+        check(server, "last")
+        assert client.server_status["state"] == "starting"  # the first model has no workers
+        first = server.machine("-model", f"last={TINY}").wait_ready()
+        server.wait_ready()
+        check(server, "tiny")
+        status = client.server_status
+        assert status["num_ready_worker"] == 3
+        offered = [each["models"] for each in status["joined"]["machines"]]
+        assert offered == [["last"], ["tiny", "last"]]
+        assert {each["model"]: each["machine"] for each in status["workers"]}.keys() == {"tiny", "last"}
+        folder = tmp_path / "other"
+        shutil.copytree(TINY, folder)
+        for source in TINY_TUNED.glob("model.ckpt-343*"):
+            shutil.copy(source, folder / source.name.replace("model.ckpt-343", "bert_model.ckpt"))
+        wrong = server.machine("-model", f"last={folder}")
+        unknown = server.machine("-model", f"third={TINY}", model_dir=None)
+        assert [wrong.wait_end(), unknown.wait_end()] == [3, 3]
+        assert "model last: this machine has a model with the digest" in wrong.log
+        assert "-model third: the front has no model with this name; its models are tiny, last" in unknown.log
+        assert first.stop() == 0
+        wait_until(lambda: client.server_status["state"] == "degraded", what="the loss of the first model's workers")
+        check(server, "last")
+
+
 # ---------------------------------------------------------------- terms
 
 

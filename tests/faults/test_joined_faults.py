@@ -15,7 +15,7 @@ from fault_engines.faulty import DIE, SLOW, SLOW_SECONDS
 from joining import FRONT, Front, JoinedMachine, front
 
 from fault_helpers import HERE, FlakyProxy, Raw, ThreadGroup, assert_true, connect, text, texts
-from servers import wait_until
+from servers import TINY, wait_until
 
 pytestmark = [pytest.mark.minutes, pytest.mark.cluster]
 
@@ -30,6 +30,18 @@ ROUNDS = 12
 def front_and_machines(count: int = 2, workers: int = 1) -> Iterator[tuple[Front, list[JoinedMachine]]]:
     with front(*ENGINE, "-max_batch_tokens", "512", env=ENV) as server:
         machines = [server.machine(*ENGINE, "-num_worker", str(workers), env=ENV) for _ in range(count)]
+        for machine in machines:
+            machine.wait_ready()
+        server.wait_ready()
+        yield server, machines
+
+
+@contextlib.contextmanager
+def two_models() -> Iterator[tuple[Front, list[JoinedMachine]]]:
+    """Yields a front with two models, and two machines with workers of both."""
+    further = f"other={TINY},pooling_layer=-1"
+    with front(*ENGINE, "-max_batch_tokens", "512", "-model", f"{further},num_worker=0", env=ENV) as server:
+        machines = [server.machine(*ENGINE, "-model", f"other={TINY}", env=ENV) for _ in range(2)]
         for machine in machines:
             machine.wait_ready()
         server.wait_ready()
@@ -108,6 +120,48 @@ def test_a_killed_machine_is_lost_and_others_compute_its_batches() -> None:
         wait_until(lambda: load.status()["joined"]["num_losses"] == 1)
         assert len(load.status()["joined"]["machines"]) == 1
         assert status["state"] == "ready"
+
+
+@pytest.mark.parametrize("victim", ["worker-0", "worker-other-0", "machine", "ventilator", "sink"])
+def test_deaths_cost_no_request_of_any_of_two_models(victim: str) -> None:
+    with two_models() as (server, machines), ThreadGroup() as threads:
+        counts = {"tiny": 0, "other": 0}
+
+        def load(model: str, first: int) -> None:
+            with connect(server, model=model, check_length=False) as client:
+                while not threads.stopped.is_set():
+                    sentences = texts(SIZE, first + SIZE * counts[model])
+                    assert_true(client.encode(sentences), sentences)
+                    counts[model] += 1
+
+        def wait_for_replies() -> None:
+            before = dict(counts)
+            wait_until(
+                lambda: not threads.is_busy() or all(counts[model] > before[model] + 5 for model in counts),
+                120,
+                "replies",
+            )
+
+        for number, model in enumerate(counts):
+            threads.start(load, model, 1_000_000 * number)
+        wait_for_replies()
+        if victim == "machine":
+            machines[0].kill()
+        elif victim.startswith("worker"):
+            machines[0].child(victim).kill()
+        else:
+            server.child(victim).kill()
+        wait_for_replies()
+        threads.stopped.set()
+        threads.join(120)
+        with connect(server) as client:
+            expected = ("ready", 2 if victim == "machine" else 4)
+
+            def is_whole() -> bool:
+                status = client.server_status
+                return (status["state"], status["num_ready_worker"]) == expected
+
+            wait_until(is_whole, 60, "the workers that are left")
 
 
 def test_a_frozen_machine_is_lost_and_joins_again() -> None:

@@ -82,7 +82,7 @@ def test_parts_of_models(
     monkeypatch.setattr(models, "read_topology", lambda: topology)
     values = {"num_worker": "auto", **options}
     if "auto" not in str((values, specs)):
-        values["threads"] = models.share_threads(configs(*specs, **values)[0]).threads
+        values["threads"] = models.share_threads(configs(*specs, **values))[0].threads
     assert workers(topology, *specs, **values) == expected
 
 

@@ -21,7 +21,7 @@ from bert_serving.server.engines import cpu_info
 from bert_serving.server.engines.base import Device
 from bert_serving.server.engines.nvml import Gpu
 from bert_serving.server.errors import ConfigError
-from bert_serving.server.supervisor import core_split, machine
+from bert_serving.server.supervisor import core_split, machine_models
 from bert_serving.server.supervisor.core_split import WorkerCores, describe_split, split_cores
 from bert_serving.server.supervisor.cpu_topology import (
     Core,
@@ -299,13 +299,13 @@ def test_the_command_line_takes_auto() -> None:
 
 
 def test_a_machine_that_joins_takes_auto(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(machine, "list_gpus", lambda: FREE)
+    monkeypatch.setattr(machine_models, "list_gpus", lambda: FREE)
 
     monkeypatch.setattr(join, "MachineSupervisor", lambda host, port, config, keys: config)
 
     def count(*args: str) -> int | str:
         parsed = join.get_parser().parse_args(["127.0.0.1:6000", "-model_dir", str(TINY), *args])
-        return machine._count_workers(join.make_machine(parsed)).num_worker  # type: ignore[arg-type]
+        return machine_models.count_workers(join.make_machine(parsed)).num_worker  # type: ignore[arg-type]
 
     assert [count(), count("-num_worker", "auto"), count("-num_worker", "3"), count("-cpu")] == [2, "auto", 3, 1]
     with pytest.raises(SystemExit):

@@ -17,7 +17,7 @@ from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.supervisor import terms
 from bert_serving.server.supervisor.placement import WorkerPlacement
 from bert_serving.server.supervisor.preflight import read_model
-from bert_serving.server.supervisor.terms import front_terms, machine_config, make_terms
+from bert_serving.server.supervisor.terms import front_terms, machine_config, make_terms, model_terms
 from bert_serving.server.supervisor.vector_space import vector_digest
 from servers import CACHE, TINY
 
@@ -28,7 +28,7 @@ def terms_of(config: ServerConfig, placements: list[WorkerPlacement]) -> tuple[S
     config, model = read_model(config, LOG)
     config = config.with_(vector_digest=vector_digest(config, model, placements))
     digest = Cache(CACHE).model_digest(model)
-    front = None if config.join_port is None else front_terms(config, model, digest, placements)
+    front = None if config.join_port is None else front_terms(config, model_terms(config, model, digest, placements))
     return config, make_terms(config, model, digest, placements), front
 
 

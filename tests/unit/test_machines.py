@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
 from bert_serving.server.http.metrics import families
 from bert_serving.server.ipc import commands, joining
-from bert_serving.server.ipc.joining import FrontReport, FrontTerms, MachineReport, Offer, Terms
+from bert_serving.server.ipc.joining import FrontReport, FrontTerms, MachineReport, ModelTerms, Offer, Terms
 from bert_serving.server.log import get_logger
+from bert_serving.server.scheduling.dispatcher import Dispatcher
 from bert_serving.server.ventilator.machines import JoinedMachines
 from dispatcher_harness import DispatcherHarness
 
@@ -48,17 +50,19 @@ class Front:
     def __init__(self) -> None:
         self.harness = DispatcherHarness()
         self.dispatcher, self.router = self.harness.dispatcher, Router()
-        terms = FrontTerms(TERMS, {}, 1, TIMEOUT)
+        self.terms = FrontTerms(TERMS, {}, 1, TIMEOUT, "first")
+        self.machines = self.make_machines([self.dispatcher])
+
+    def make_machines(self, dispatchers: list[Dispatcher]) -> JoinedMachines:
         router: Any = self.router
-        log = get_logger("TEST")
-        self.machines = JoinedMachines(terms, self.dispatcher, router, log, lambda: self.harness.now)
+        return JoinedMachines(self.terms, dispatchers, router, get_logger("TEST"), lambda: self.harness.now)
 
     def ask(self, *frames: bytes) -> list[bytes]:
         self.machines.on_message(b"link", list(frames))
         return self.router.sent.pop()
 
-    def join(self, name: str = "m") -> None:
-        offer = Offer(TERMS, "host", ["cpu"], "zeros", "fp32")
+    def join(self, name: str = "m", **models: Terms) -> None:
+        offer = Offer(TERMS, "host", ["cpu"], "zeros", "fp32", models)
         assert self.ask(joining.JOIN, name.encode(), joining.encode(offer))[1] == joining.ACCEPTED
 
     def alive(self, name: str = "m", *died: str, is_draining: bool = False) -> FrontReport | None:
@@ -66,8 +70,8 @@ class Front:
         _, kind, content = self.ask(joining.MACHINE_HEARTBEAT, name.encode(), joining.encode(report))
         return joining.decode(content, type=FrontReport) if kind == joining.FRONT_HEARTBEAT else None
 
-    def register(self, identity: bytes, process: str = "worker-0.1", machine: str = "m") -> None:
-        info = {"machine": machine, "process": process, "max_tokens": 4096}
+    def register(self, identity: bytes, process: str = "worker-0.1", machine: str = "m", **model: Any) -> None:
+        info = {"machine": machine, "process": process, "max_tokens": 4096, **model}
         self.machines.on_message(identity, [commands.REGISTER, joining.encode(info)])
 
     def dispatch(self) -> None:
@@ -93,7 +97,7 @@ def test_only_workers_of_joined_machines_register(front: Front) -> None:
     assert front.names == []
     front.register(b"m/w")
     assert front.names == [b"m/w"]
-    assert front.machines.num_workers == 1
+    assert front.machines.num_workers == [1]
 
 
 def test_a_silent_machine_is_lost_with_its_workers_and_joins_again(front: Front) -> None:
@@ -173,7 +177,7 @@ def test_a_worker_that_cannot_be_reached_gets_nothing_and_is_lost_later(front: F
     front.router.closed.add(b"m/w")
     front.harness.ask()
     front.dispatcher.probe()
-    assert front.machines.num_workers == 0
+    assert front.machines.num_workers == [0]
     front.dispatch()
     assert len(front.dispatcher.in_flight) == 1
     front.harness.now += TIMEOUT + 1
@@ -222,3 +226,103 @@ def test_a_suspended_front_loses_no_machine(front: Front) -> None:
     front.machines.reset_liveness(front.harness.now)
     front.machines.check(front.harness.now)
     assert front.alive() is not None
+
+
+# ---------------------------------------------------------------- several models
+
+OTHER = Terms(joining.JOIN_PROTOCOL, "1", "other model", "other space", ["int8"])
+
+
+@pytest.fixture
+def two(front: Front) -> Iterator[tuple[Front, DispatcherHarness]]:
+    """A front with a second model, and the harness of that one."""
+    harness = DispatcherHarness()
+    front.terms = msgspec.structs.replace(front.terms, further=[ModelTerms("other", OTHER, {})])
+    front.machines = front.make_machines([front.dispatcher, harness.dispatcher])
+    yield front, harness
+    harness.context.destroy(linger=0)
+
+
+def test_workers_register_for_the_models_that_their_machine_offers(two: tuple[Front, DispatcherHarness]) -> None:
+    front, second = two
+    front.join("both", first=TERMS, other=OTHER)
+    front.join("one", other=OTHER)
+    front.join("old")  # of an earlier version: it names no model
+    for machine in ("both", "one", "old"):
+        front.register(f"{machine}/a".encode(), "worker-0.1", machine)
+        front.register(f"{machine}/b".encode(), "worker-other-0.1", machine, model="other")
+        for wrong in ("third", 1, -1, None, [0]):
+            front.register(f"{machine}/c".encode(), "worker-c-0.1", machine, model=wrong)
+    assert front.names == [b"both/a", b"old/a"]
+    assert list(second.dispatcher.workers) == [b"both/b", b"one/b"]
+    assert front.machines.num_workers == [2, 2]
+    shown = {each["name"]: each for each in front.machines.to_dict(0.0)["machines"]}
+    assert {name: each["models"] for name, each in shown.items()} == {
+        "both": ["first", "other"],
+        "one": ["other"],
+        "old": ["first"],
+    }
+    assert [shown[name]["workers"] for name in ("both", "one", "old")] == [2, 1, 1]
+
+
+def test_workers_name_their_model_to_a_front_that_returns_with_another_order(
+    two: tuple[Front, DispatcherHarness],
+) -> None:
+    front, second = two
+    front.terms = FrontTerms(OTHER, {}, 1, TIMEOUT, "other", [ModelTerms("first", TERMS, {})])
+    front.machines = front.make_machines([second.dispatcher, front.dispatcher])
+    front.join(first=TERMS, other=OTHER)
+    front.register(b"m/a", "worker-0.1", model="first")
+    front.register(b"m/b", "worker-other-0.1", model="other")
+    assert front.names == [b"m/a"]
+    assert list(second.dispatcher.workers) == [b"m/b"]
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (
+            {"first": TERMS, "other": TERMS},
+            "model other: this machine has a model with the digest model, the front one",
+        ),
+        ({"": OTHER}, "model first: this machine has a model with the digest other model"),
+        ({"first": OTHER}, "model first: this machine has a model with the digest other model"),
+        ({"third": OTHER}, "this machine offers a model 'third', and the front has first, other"),
+    ],
+)
+def test_each_model_of_a_machine_is_compared(
+    two: tuple[Front, DispatcherHarness], models: dict[str, Terms], words: str
+) -> None:
+    front, _ = two
+    offer = Offer(TERMS, "host", ["cpu"], "zeros", "fp32", models)
+    _, kind, reason = front.ask(joining.JOIN, b"m", joining.encode(offer))
+    assert kind == joining.REFUSED
+    assert reason.decode().startswith(words)
+    assert front.alive() is None
+
+
+def test_deaths_drains_and_losses_concern_the_workers_of_all_models(two: tuple[Front, DispatcherHarness]) -> None:
+    front, second = two
+    front.join(first=TERMS, other=OTHER)
+
+    def register_all(start: int) -> None:
+        front.register(b"m/a%d" % start, f"worker-0.{start}")
+        front.register(b"m/b%d" % start, f"worker-other-0.{start}", model="other")
+
+    register_all(1)
+    for harness in (front.harness, second):
+        harness.ask()
+        harness.dispatcher.dispatch()
+    assert front.alive() == FrontReport(2, False)
+    assert front.alive("m", "worker-other-0.1") == FrontReport(1, False)  # the other model keeps its batch
+    assert front.machines.num_workers == [1, 0]
+    register_all(2)
+    assert front.machines.num_workers == [1, 1]
+    assert front.alive("m", "worker-other-0.1", is_draining=True) is not None
+    for harness in (front.harness, second):
+        assert [each.is_draining for each in harness.dispatcher.workers.values()] == [True]
+    front.harness.now += TIMEOUT + 1
+    front.machines.check(front.harness.now)
+    assert not front.names
+    assert not second.dispatcher.workers
+    assert [harness.dispatcher.scheduler.num_sequences for harness in (front.harness, second)] == [1, 1]

@@ -78,7 +78,15 @@ def test_the_first_named_model_takes_the_place_of_the_model_dir() -> None:
         (["-model_dir", "m", "-model", "/y"], "-model /y has no name, so it is -model_dir, but that is m"),
         (["-model", "a=/x,max_seq_len=40", "-max_seq_len", "30"], "-max_seq_len is set, and -model a sets it too"),
         (["-model_dir", "m", "-model", "a=/x,quantization_ranges=f,task=rerank"], "-model a: -quantization_ranges is"),
-        (["-model_dir", "m", "-model", "a=/x", "-join_port", "7000"], "-join_port is for servers of one model"),
+        (
+            ["-model_dir", "m", "-model", "a=/x,num_worker=0,dtype=auto", "-join_port", "7000"],
+            "-model a: -dtype auto depends on",
+        ),
+        (["-model_dir", "m", "-model", "a=/x,num_worker=0"], "-model a: -num_worker 0 needs -join_port"),
+        (
+            ["-model_dir", "m", "-model", "a=/x,idle_unload=9", "-join_port", "7000"],
+            "-model a: -idle_unload ends workers of this server only",
+        ),
         (["-model_dir", "m", *(text for n in range(64) for text in ("-model", f"a{n}=/x"))], "at most 64 models"),
     ],
 )

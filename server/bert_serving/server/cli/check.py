@@ -47,11 +47,12 @@ class _Collector(logging.Handler):
 
 def check(config: ServerConfig) -> int:
     """Prints what would be served, and what is ignored or a default. Returns the exit code: 0 or 3."""
-    config, further, problem_of = share_threads(config), further_models(config), ""
+    configs, problem_of = share_threads([config, *further_models(config)]), ""
+    config, *further = configs
     rows = [("name", public_name(config))] if further else []
     try:
         problems = check_files_of_server(config)
-        first, *parts = share_cores([config, *further], logging.Logger("check"))
+        first, *parts = share_cores(configs, logging.Logger("check"))
         rows += _check_model(config, first)
         for each, cores in zip(further, parts, strict=True):
             problem_of = f"-model {each.name}: "

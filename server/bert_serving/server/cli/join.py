@@ -23,6 +23,7 @@ from bert_serving.client.flag_sources import (
 )
 
 from ..config.command_line import RawFormatter
+from ..config.models import ABOUT_MODELS, OVERRIDABLE, parse_spec
 from ..config.option import GIVEN, Option, count_or_auto, port_number
 from ..config.options import OPTIONS
 from ..config.server_config import ServerConfig
@@ -34,6 +35,13 @@ from ..supervisor.terms import OWN_OPTIONS
 from ..version import __version__
 from .start import open_standard_streams
 
+#: Options of a machine, and those that may differ between its models.
+_OPTIONS = (*OWN_OPTIONS, "model")
+_OF_MODELS = {*ABOUT_MODELS, *OVERRIDABLE}
+_MODEL_HELP = (
+    "NAME=FOLDER[,option=value,...]: the folder of a model of the front with this name; may be repeated. -model_dir is "
+    "the folder of its first model"
+)
 _EPILOG = """\
 examples:
   on the front:          bert-serving-start -model_dir M -join_port 5557 -join_host 10.0.0.1 -join_keys KEYS
@@ -85,6 +93,8 @@ def machine_options() -> Iterator[Option]:
         option = OPTIONS[name]
         is_own = name == "num_worker"
         yield replace(option, default=None, parse=count_or_auto(1), help=help) if is_own else option
+        if name == "model_dir":
+            yield replace(OPTIONS["model"], help=_MODEL_HELP)
 
 
 def join(argv: Sequence[str] | None = None) -> int:
@@ -131,9 +141,15 @@ def make_machine(args: argparse.Namespace) -> MachineSupervisor:
         ConfigError, ValueError: an argument is not valid, or the keys cannot be read.
     """
     host, port = split_address(args.front)
-    own = {name: getattr(args, name) for name in OWN_OPTIONS}
+    own = {name: getattr(args, name) for name in _OPTIONS}
     own["num_worker"] = own["num_worker"] or 1
-    given = [name for name in getattr(args, GIVEN, ()) if name in OWN_OPTIONS]
+    for spec in filter(None, map(parse_spec, args.model)):
+        if of_front := sorted(spec.options.keys() - {*OWN_OPTIONS}):
+            raise ConfigError(
+                f"-model {spec.name}: the front tells its machines {', '.join(of_front)}: omit it here; a machine sets "
+                f"{', '.join(name for name in OWN_OPTIONS if name in _OF_MODELS)}"
+            )
+    given = [name for name in getattr(args, GIVEN, ()) if name in _OPTIONS]
     config = ServerConfig(**own, given=frozenset(given))
     keys = None if args.join_keys is None else read_machine_keys(os.path.expanduser(args.join_keys))
     return MachineSupervisor(host, port, config, keys)

@@ -27,6 +27,7 @@ from bert_serving.client.ray_cluster import (
 
 from ..cli.join import add_machine_options, machine_options, parse_machine_command, split_address
 from ..config.command_line import RawFormatter
+from ..config.models import parse_spec
 from ..config.option import GIVEN, at_least, port_number
 from ..errors import ServingError
 from ..log import flush_log, get_logger
@@ -267,6 +268,9 @@ def machine_arguments(args: argparse.Namespace) -> list[str]:
             continue  # a variable or a file has set the switch to false
         if option.metavar == "DIR":
             value = _absolute(value)
+        if option.repeated:
+            arguments += [text for each in value for text in (option.flags[0], _absolute_model(each))]
+            continue
         values = [] if option.parse is None else value if option.many else [value]
         arguments += [option.flags[0], *map(str, values)]
     if args.join_keys is not None:
@@ -281,6 +285,13 @@ def machine_arguments(args: argparse.Namespace) -> list[str]:
 def _absolute(path: str) -> str:
     """Returns a path that does not depend on the current folder, which differs on each node."""
     return path if path.startswith("~") else os.path.abspath(path)
+
+
+def _absolute_model(text: str) -> str:
+    """Returns a value of ``-model`` with the absolute path of its folder."""
+    name, equals, rest = text.partition("=") if parse_spec(text) else ("", "", text)
+    folder, comma, options = rest.partition(",") if equals else (rest, "", "")
+    return f"{name}{equals}{_absolute(folder)}{comma}{options}"
 
 
 def _require_join_port(status: dict[str, Any], args: argparse.Namespace, log: logging.Logger) -> None:

@@ -88,8 +88,6 @@ def _check_models(config: ServerConfig) -> None:
         raise ConfigError(
             f"-cache_mb {config.cache_mb} is less than 1 MiB for each of {number} models: set {number} or more, or 0"
         )
-    if config.join_port is not None:
-        raise ConfigError("-join_port is for servers of one model, but -model names further ones: omit one of them")
 
 
 def _check_ports(config: ServerConfig) -> None:

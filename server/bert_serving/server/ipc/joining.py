@@ -60,29 +60,61 @@ class Terms(msgspec.Struct, frozen=True):
     bits: str = ""
 
 
+class ModelTerms(msgspec.Struct, frozen=True):
+    """What a server tells about one of its models.
+
+    Attributes:
+        options: options that shape vectors, by name; they win over the model folder.
+    """
+
+    name: str
+    terms: Terms
+    options: dict[str, Any]
+
+
 class FrontTerms(msgspec.Struct, frozen=True):
     """The content of TERMS.
 
     Attributes:
-        options: options that shape vectors, by name; they win over the model folder.
+        terms, options, name: those of the first model; an earlier version tells no name.
         port_out: port for results.
         timeout: seconds of silence after which a machine is lost.
+        further: the other models.
     """
 
     terms: Terms
     options: dict[str, Any]
     port_out: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     timeout: Annotated[float, msgspec.Meta(gt=0)]
+    name: str = ""
+    further: list[ModelTerms] = []
+
+    @property
+    def models(self) -> list[ModelTerms]:
+        """All models, the first one first."""
+        return [ModelTerms(self.name, self.terms, self.options), *self.further]
+
+    def number_of(self, name: str) -> int | None:
+        """Returns the index of a model; an empty name, from an earlier version, stands for the first one."""
+        names = [each.name for each in self.models]
+        return names.index(name) if name in names else None if name else 0
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """The content of JOIN: the machine's terms, and its host name, devices and engines for the status."""
+    """The content of JOIN.
+
+    Attributes:
+        terms: those of one offered model, for servers that know no names of models.
+        host, devices, engine, dtype: for the status.
+        models: the terms of each offered model by name; empty for the first one, from a machine of an earlier version.
+    """
 
     terms: Terms
     host: str
     devices: list[str]
     engine: str
     dtype: str
+    models: dict[str, Terms] = {}
 
 
 class MachineReport(msgspec.Struct, frozen=True):
@@ -106,6 +138,20 @@ class FrontReport(msgspec.Struct, frozen=True):
 
 encode = msgspec.json.encode
 decode = msgspec.json.decode
+
+
+def compare(front: FrontTerms, offer: Offer) -> tuple[list[int], str]:
+    """Returns the indexes of the models that a machine offers, and why it cannot join; an empty string if it can."""
+    numbers = []
+    for name, terms in (offer.models or {front.name: offer.terms}).items():
+        number = front.number_of(name)
+        if number is None:
+            names = ", ".join(each.name for each in front.models)
+            return [], f"this machine offers a model {name[:100]!r}, and the front has {names}"
+        if reason := refusal(front.models[number].terms, terms):
+            return [], f"model {front.models[number].name}: {reason}" if front.further else reason
+        numbers.append(number)
+    return numbers, ""
 
 
 def refusal(front: Terms, machine: Terms) -> str:

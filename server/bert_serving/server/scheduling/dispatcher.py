@@ -106,6 +106,11 @@ class Dispatcher:
         else:
             state.info, state.disconnected_at = info, None
 
+    @property
+    def num_joined_workers(self) -> int:
+        """Number of workers of joined machines that can compute."""
+        return sum(bool(each.machine) and each.is_available for each in self.workers.values())
+
     def probe(self) -> None:
         """Tells workers which batches were sent to them. Call it once a second.
 

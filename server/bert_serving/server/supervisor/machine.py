@@ -9,7 +9,6 @@ from dataclasses import replace
 import zmq
 
 from ..config.server_config import ServerConfig
-from ..engines.nvml import list_gpus
 from ..ipc.endpoints import Addresses
 from ..ipc.joining import Offer
 from ..ipc.sockets import make_socket
@@ -17,11 +16,12 @@ from ..log import get_logger
 from ..security.machine_keys import MachineKeys
 from .child import Child, describe_exit
 from .front_connection import FrontConnection
-from .preflight import make_workers, plan
+from .machine_models import choose_models
+from .models import make_model_workers, placements_of, plan_all
 from .socket_folder import SocketFolder
 from .start_order import due
 from .supervisor import EXIT_FORCED, EXIT_OK, BertServer
-from .terms import machine_config, make_terms
+from .terms import make_terms
 
 #: Seconds between two looks at the front before it has told its terms.
 _WAIT_SECONDS = 0.1
@@ -65,9 +65,15 @@ class MachineSupervisor(BertServer):
         """Reads the model and creates the child processes. Nothing but digests is computed from the weights."""
         front = self._connection.terms
         assert front is not None
-        config = machine_config(_count_workers(self.config), front)
-        self.config, model, self.placements = plan(config, self._prepared, self.log, lambda: self._stops_asked > 0)
-        terms = make_terms(self.config, model, self._prepared.sources[0], self.placements)
+        models = choose_models(self.config, front, self.log)
+        self.planned = plan_all(models, self._prepared, self.log, lambda: self._stops_asked > 0)
+        self.config = self.planned[0].config
+        terms = {
+            front.models[each.number].name: make_terms(
+                each.config, each.model, each.prepared.sources[0], each.placements
+            )
+            for each in self.planned
+        }
         local = Addresses.new()
         address = f"tcp://{self._host}"
         self.addresses = replace(local, dispatch=self._connection.address, results=f"{address}:{front.port_out}")
@@ -75,16 +81,19 @@ class MachineSupervisor(BertServer):
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
         self._socket_folder = SocketFolder(self.addresses, self.control, self.log)
-        join = {"machine": self._connection.machine, "keys": self._keys, "timeout": front.timeout}
-        self._waiting = make_workers(
-            self.config, self.addresses, self.placements, model, self._prepared, {"join": join}
-        )
+        self._waiting: dict[str, Child] = {}
+        for each in self.planned:
+            name = front.models[each.number].name
+            join = {"machine": self._connection.machine, "keys": self._keys, "timeout": front.timeout, "model": name}
+            self._waiting |= make_model_workers(each, self.addresses, name, {"join": join})
+        placements = placements_of(self.planned)
         self._connection.offer = Offer(
-            terms,
+            next(iter(terms.values())),
             socket.gethostname(),
-            [str(each.device) for each in self.placements],
-            ", ".join(sorted({each.engine for each in self.placements})),
-            ", ".join(sorted({each.dtype for each in self.placements})),
+            [str(each.device) for each in placements],
+            ", ".join(sorted({each.engine for each in placements})),
+            ", ".join(sorted({each.dtype for each in placements})),
+            terms,
         )
 
     def _advance(self, now: float) -> None:
@@ -105,7 +114,7 @@ class MachineSupervisor(BertServer):
             self._start(child, now)
         is_up = self._is_up([name for name in self.children if name.startswith("worker-")])
         if is_up and self.state != "ready":
-            self.log.info("all %d workers are ready", len(self.placements))
+            self.log.info("all %d workers are ready", len(placements_of(self.planned)))
             self.state = "ready"
             self.is_ready.set()
         elif not is_up and self.state == "ready":
@@ -142,11 +151,3 @@ class MachineSupervisor(BertServer):
     def _finish(self) -> None:
         self._connection.leave()
         super()._finish()
-
-
-def _count_workers(config: ServerConfig) -> ServerConfig:
-    """Returns the configuration with one worker for each GPU, unless ``-num_worker`` is given."""
-    if "num_worker" in config.given or config.cpu:
-        return config
-    count = len(config.device_map) or len(list_gpus())
-    return config.with_(num_worker=count) if count else config

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import msgspec
 
 from ..config.models import further_models
 from ..config.server_config import ServerConfig
@@ -14,12 +17,14 @@ from ..errors import ServingError, StartError
 from ..ipc.endpoints import Addresses
 from ..model.config import ModelConfig
 from ..model.errors import ModelError
+from ..security.curve import read_server_keys
 from .child import Child
 from .core_shares import share_cores
 from .cpu_topology import read_topology
 from .placement import WorkerPlacement
 from .preflight import make_children, make_workers, plan, read_drift
 from .prepared_model import PreparedModel
+from .terms import front_terms, model_terms
 
 
 @dataclass(frozen=True)
@@ -50,32 +55,41 @@ def plan_models(
     Raises:
         ModelError, ConfigError, StartError, EngineUnavailable: as :func:`plan`; that of a further model has its name.
     """
-    config = share_threads(config)
-    further = further_models(config)
-    first, *parts = share_cores([config, *further], log)
-    planned = [PlannedModel(0, *plan(config, prepared, log, is_stopping, first), prepared)]
-    for number, (each, cores) in enumerate(zip(further, parts, strict=True), 1):
-        log.info("model %s:", each.name)
-        files = prepared.for_another_model()
+    return plan_all(list(enumerate([config, *further_models(config)])), prepared, log, is_stopping)
+
+
+def plan_all(
+    models: Sequence[tuple[int, ServerConfig]],
+    prepared: PreparedModel,
+    log: logging.Logger,
+    is_stopping: Callable[[], bool],
+) -> list[PlannedModel]:
+    """Does so for models with these numbers, one or more; see :func:`plan_models`."""
+    configs = share_threads([config for _, config in models])
+    planned: list[PlannedModel] = []
+    for (number, _), config, cores in zip(models, configs, share_cores(configs, log), strict=True):
+        files = prepared.for_another_model() if planned else prepared
+        if planned:
+            log.info("model %s:", config.name)
         try:
-            planned.append(PlannedModel(number, *plan(each, files, log, is_stopping, cores), files))
+            planned.append(PlannedModel(number, *plan(config, files, log, is_stopping, cores), files))
         except (ServingError, ModelError, EngineError) as error:
-            raise StartError(f"-model {each.name}: {error}") from error
+            if not planned:
+                raise
+            raise StartError(f"-model {config.name}: {error}") from error
     return planned
 
 
-def share_threads(config: ServerConfig) -> ServerConfig:
-    """Returns the configuration with threads for each worker, if those of several models share the processor.
+def share_threads(configs: list[ServerConfig]) -> list[ServerConfig]:
+    """Returns the configurations with threads for each worker, if those of several models share the processor.
 
     With ``-num_worker auto`` :func:`share_cores` decides.
     """
-    if not config.model or config.threads is not None:
-        return config
-    counts = [each.num_worker for each in (config, *further_models(config))]
-    if "auto" in counts:
-        return config
-    workers = sum(map(int, counts))
-    return replace(config, threads=max(1, read_topology().num_threads // max(1, workers)))
+    counts = [each.num_worker for each in configs]
+    if len(configs) == 1 or "auto" in counts:
+        return configs
+    threads = max(1, read_topology().num_threads // max(1, sum(map(int, counts))))
+    return [replace(each, threads=threads) if each.threads is None else each for each in configs]
 
 
 def placements_of(planned: list[PlannedModel]) -> list[WorkerPlacement]:
@@ -93,16 +107,43 @@ def make_all_children(
     """Returns the child processes of all models by name; none is started. See :func:`make_children`.
 
     Raises:
-        ConfigError: as :func:`read_drift`.
+        ConfigError: as :func:`read_drift`, and if ``-join_keys`` has no usable key of this server.
     """
     first, *further = planned
     drift = read_drift(first.config, first.model, warn)
     models = [each.to_options() for each in further]
     of_first = first.config, addresses, first.placements, first.model, first.prepared
-    children = make_children(*of_first, access, http_keys, drift, models)
+    children = make_children(*of_first, access, http_keys, drift, models, join_options(planned))
     for each in further:
-        extra = {"model_number": each.number}
-        children |= make_workers(
-            each.config, addresses, each.placements, each.model, each.prepared, extra, f"{each.config.name}-"
-        )
+        children |= make_model_workers(each, addresses, each.config.name)
     return children
+
+
+def make_model_workers(
+    each: PlannedModel, addresses: Addresses, name: str, options: dict[str, Any] | None = None
+) -> dict[str, Child]:
+    """Returns the processes of one model, which have its name unless it is the first one; see :func:`make_workers`."""
+    extra, label = dict(options or {}), ""
+    if each.number:
+        extra["model_number"], label = each.number, f"{name}-"
+    return make_workers(each.config, addresses, each.placements, each.model, each.prepared, extra, label)
+
+
+def join_options(planned: Sequence[PlannedModel]) -> dict[str, Any]:
+    """Returns the options of ventilator and sink for machines that join.
+
+    Raises:
+        ConfigError: ``-join_keys`` has no usable key of this server.
+    """
+    config = planned[0].config
+    if config.join_port is None:
+        return {}
+    folder = None
+    if config.join_keys is not None:
+        folder = os.path.abspath(config.join_keys)
+        read_server_keys(folder, "-join_keys")
+    first, *further = (
+        model_terms(each.config, each.model, each.prepared.sources[0], each.placements) for each in planned
+    )
+    terms = front_terms(config, first, further)
+    return {"join_access": folder, "join_terms": msgspec.to_builtins(terms)}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import msgspec
 import zmq
 
 from ..config.memory import available_memory
@@ -32,7 +31,6 @@ from .packages import require_packages
 from .placement import WorkerPlacement, blas_threads, plan_workers
 from .prepared_model import PreparedModel
 from .share_options import job_options, share_options
-from .terms import front_terms
 from .tokenizers import count, resolve
 from .vector_space import output_spaces, vector_content
 
@@ -202,11 +200,13 @@ def make_children(
     http_keys: dict[str, str],
     drift: dict[str, Any] | None,
     further: Sequence[dict[str, Any]] = (),
+    join: dict[str, Any] | None = None,
 ) -> dict[str, Child]:
     """Returns the child processes by name, without the workers of further models; none is started.
 
     Args:
         further: what all of them, but workers, need to know of further models.
+        join: options of ventilator and sink for machines that join.
     """
     children: dict[str, Child] = {}
 
@@ -215,7 +215,7 @@ def make_children(
         children[name] = Child(role, name, name.upper(), config, addresses, options, env)
 
     models = {"models": list(further)} if further else {}
-    shared = {"access": access, "drift": drift} | models | join_options(config, model, prepared, placements)
+    shared = {"access": access, "drift": drift} | models | (join or {})
     for_ventilator, for_http = share_options(config)
     add("ventilator", "ventilator", shared | for_ventilator, _NO_ENGINE)
     add("sink", "sink", shared, _NO_ENGINE)
@@ -263,24 +263,6 @@ def make_workers(
             env |= blas_threads(max(1, read_topology().num_usable // len(placements)))
         add("worker", name, {**placement.options(), **extra}, env, name.upper())
     return children
-
-
-def join_options(
-    config: ServerConfig, model: ModelConfig, prepared: PreparedModel, placements: list[WorkerPlacement]
-) -> dict[str, Any]:
-    """Returns the options of ventilator and sink for machines that join.
-
-    Raises:
-        ConfigError: ``-join_keys`` has no usable key of this server.
-    """
-    if config.join_port is None:
-        return {}
-    folder = None
-    if config.join_keys is not None:
-        folder = os.path.abspath(config.join_keys)
-        read_server_keys(folder, "-join_keys")
-    terms = front_terms(config, model, prepared.sources[0], placements)
-    return {"join_access": folder, "join_terms": msgspec.to_builtins(terms)}
 
 
 def check_fit(config: ServerConfig, model: ModelConfig) -> None:

@@ -29,8 +29,7 @@ from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .description import log_ready
 from .drain import Drain
-from .models import make_all_children, placements_of, plan_models
-from .placement import WorkerPlacement
+from .models import PlannedModel, make_all_children, placements_of, plan_models
 from .port_check import check_ports
 from .port_lock import PortLock
 from .preflight import log_descriptor_limit, make_access
@@ -84,7 +83,7 @@ class BertServer(threading.Thread):
         self.state, self._stops_asked = "starting", 0
         self.children: dict[str, Child] = {}
         self._prepared = PreparedModel(self.log)
-        self.placements: list[WorkerPlacement] = []
+        self.planned: list[PlannedModel] = []
         self._routines = Routines(self.log, steps)
         self._suspension = Suspension(self.config.heartbeat_timeout)
         self._restarts = dict.fromkeys(("worker", "ventilator", "sink", "http", "jobs", "tokenizer"), 0)
@@ -198,15 +197,15 @@ class BertServer(threading.Thread):
         check_ports(self.config)
         self._port_lock = PortLock(self.config)
         log_descriptor_limit(self.log)
-        planned = plan_models(self.config, self._prepared, self.log, lambda: self._stops_asked > 0)
-        self.config, self.placements = planned[0].config, placements_of(planned)
+        self.planned = plan_models(self.config, self._prepared, self.log, lambda: self._stops_asked > 0)
+        self.config = self.planned[0].config
         access = make_access(self.config, self.log.warning)
         self.addresses = Addresses.new()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.control = make_socket(self.context, zmq.ROUTER)
         self.control.bind(self.addresses.control)
         self._socket_folder = SocketFolder(self.addresses, self.control, self.log)
-        self.children = make_all_children(planned, self.addresses, *access, self.log.warning)
+        self.children = make_all_children(self.planned, self.addresses, *access, self.log.warning)
 
     def _step(self) -> None:
         """Runs one round of the loop: messages, deaths, signals."""
@@ -246,8 +245,9 @@ class BertServer(threading.Thread):
         others = ["ventilator", "sink", *required(self.children)]
         for child in due(self.children) if self.state == "starting" else ():
             self._start(child, now)
-        has_workers = self.config.num_worker or self.children["ventilator"].info.get("num_joined_workers")
-        everything = bool(has_workers) and self._is_up([*others, *waiting])
+        has_own = all(each.placements for each in self.planned)
+        has_workers = has_own or self.children["ventilator"].info.get("has_joined_workers", False)
+        everything = has_workers and self._is_up([*others, *waiting])
         if everything and self.state in ("starting", "degraded"):
             first, self.state = self.state == "starting", "ready"
             self._publish_state()
@@ -296,7 +296,8 @@ class BertServer(threading.Thread):
 
     def _publish_state(self) -> None:
         is_up = self._routines.is_up
-        state = describe_state(self.state, self.children.values(), self.placements, self._restarts, is_up)
+        placements = placements_of(self.planned)
+        state = describe_state(self.state, self.children.values(), placements, self._restarts, is_up)
         ventilator = self.children["ventilator"]
         if ventilator.is_ready and (state, ventilator.incarnation) != self._published_state:
             self._published_state = (state, ventilator.incarnation)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..config.models import public_name
 from ..config.server_config import ServerConfig
 from ..engines.cpu_info import describe_processor
 from ..errors import ConfigError
-from ..ipc.joining import JOIN_PROTOCOL, FrontTerms, Terms
+from ..ipc.joining import JOIN_PROTOCOL, FrontTerms, ModelTerms, Terms
 from ..model.config import ModelConfig
 from ..version import __version__
 from .placement import WorkerPlacement
@@ -53,10 +54,10 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def front_terms(
+def model_terms(
     config: ServerConfig, model: ModelConfig, model_digest: str, placements: Sequence[WorkerPlacement]
-) -> FrontTerms:
-    """Returns what a server tells to machines before they join."""
+) -> ModelTerms:
+    """Returns what a server tells about a model to machines before they join."""
     options = {
         name: value for name, value in config.public().items() if name in SHARED_OPTIONS and name in config.given
     }
@@ -64,13 +65,18 @@ def front_terms(
     engines = {each.engine for each in assumed_placements(config, placements)}
     if len(engines) == 1 and not engines & {*EQUAL_ENGINES, "auto"}:
         options["engine"] = engines.pop()
+    return ModelTerms(public_name(config), make_terms(config, model, model_digest, placements), options)
+
+
+def front_terms(config: ServerConfig, first: ModelTerms, further: Sequence[ModelTerms] = ()) -> FrontTerms:
+    """Returns what a server tells to machines before they join."""
     assert config.result_join_port is not None
-    terms = make_terms(config, model, model_digest, placements)
-    return FrontTerms(terms, options, config.result_join_port, config.join_timeout)
+    port, timeout = config.result_join_port, config.join_timeout
+    return FrontTerms(first.terms, first.options, port, timeout, first.name, list(further))
 
 
-def machine_config(own: ServerConfig, front: FrontTerms) -> ServerConfig:
-    """Returns the configuration of a machine: its own options, and those of the front that shape vectors.
+def machine_config(own: ServerConfig, front: FrontTerms | ModelTerms) -> ServerConfig:
+    """Returns the configuration of a machine for a model: its own options, and those of the front that shape vectors.
 
     Raises:
         ConfigError: the front names other options.
@@ -85,4 +91,4 @@ def machine_config(own: ServerConfig, front: FrontTerms) -> ServerConfig:
     if "engine" in own.given:
         options.pop("engine", None)
     values = {name: getattr(own, name) for name in OWN_OPTIONS}
-    return ServerConfig(**{**values, **options}, given=own.given | options.keys())
+    return ServerConfig(**{**values, **options}, given=own.given | options.keys(), name=front.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import zmq
@@ -24,10 +24,20 @@ class JoinPort:
     """The socket, and the machines behind it. Without ``-join_port`` there is no socket and no machine."""
 
     def __init__(
-        self, process: ProcessContext, dispatcher: Dispatcher, clock: Callable[[], float], frames: FrameGuard
+        self,
+        process: ProcessContext,
+        dispatchers: Sequence[Dispatcher],
+        clock: Callable[[], float],
+        frames: FrameGuard,
     ) -> None:
         config = process.config
         self._process = process
+        #: Models without workers of this server.
+        self._need_machines = [
+            dispatcher
+            for each, dispatcher in zip(process.of_models(), dispatchers, strict=True)
+            if each.config.num_worker == 0
+        ]
         self.socket: zmq.Socket[bytes] | None = None
         self.machines: JoinedMachines | None = None
         self._next_check = 0.0
@@ -41,12 +51,12 @@ class JoinPort:
         self._guard = JoinGuard(self.socket, config.join_port, is_encrypted, 4 * MAX_COMMAND_BYTES, frames, process.log)
         terms = msgspec.convert(process.options["join_terms"], FrontTerms)
         process.log.info("machines can join at %s:%d", config.join_host, config.join_port)
-        self.machines = JoinedMachines(terms, dispatcher, self.socket, process.log, clock)
+        self.machines = JoinedMachines(terms, dispatchers, self.socket, process.log, clock)
 
     @property
     def num_workers(self) -> int:
-        """Workers of joined machines that can compute."""
-        return 0 if self.machines is None else self.machines.num_workers
+        """Workers of joined machines that can compute, of all models."""
+        return 0 if self.machines is None else sum(self.machines.num_workers)
 
     def receive(self, limit: int) -> None:
         """Reads up to ``limit`` messages. Call it when the socket is readable."""
@@ -55,7 +65,7 @@ class JoinPort:
             self.machines.on_message(sender.bytes, [frame.bytes for frame in frames])
 
     def check(self, now: float) -> None:
-        """Looks for silent machines, and reports the number of workers to the supervisor."""
+        """Looks for silent machines, and tells the supervisor whether each model has workers."""
         if self.machines is None:
             return
         self._guard.check(now)
@@ -65,4 +75,4 @@ class JoinPort:
             self.machines.reset_liveness(now)
         self._next_check = now + _CHECK_INTERVAL
         self.machines.check(now)
-        self._process.info["num_joined_workers"] = self.machines.num_workers
+        self._process.info["has_joined_workers"] = all(each.num_joined_workers for each in self._need_machines)

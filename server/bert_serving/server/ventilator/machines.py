@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +13,22 @@ import zmq
 from ..ipc import commands, joining
 from ..ipc.commands import from_u64
 from ..ipc.joining import FrontReport, FrontTerms, MachineReport, Offer
+from ..ipc.model_numbers import model_of
 from ..scheduling.dispatcher import Dispatcher
 from ..scheduling.worker_state import WorkerState
 
 
 @dataclass(slots=True)
 class Machine:
-    """A joined machine; ``seen_at`` and ``joined_at`` are monotonic seconds."""
+    """A joined machine; ``seen_at`` and ``joined_at`` are monotonic seconds.
+
+    Attributes:
+        models: indexes of the models that it offers.
+    """
 
     name: str
     offer: Offer
+    models: frozenset[int]
     joined_at: float
     seen_at: float
     is_draining: bool = False
@@ -30,9 +36,10 @@ class Machine:
 
 
 class JoinedMachines:
-    """Decides who joins, and tells the dispatcher which workers are there, have died or are lost.
+    """Decides who joins, and tells the dispatchers which workers are there, have died or are lost.
 
     Args:
+        dispatchers: that of each model.
         router: socket of ``-join_port``.
         clock: monotonic seconds.
 
@@ -43,20 +50,27 @@ class JoinedMachines:
     def __init__(
         self,
         terms: FrontTerms,
-        dispatcher: Dispatcher,
+        dispatchers: Sequence[Dispatcher],
         router: zmq.Socket[bytes],
         log: logging.Logger,
         clock: Callable[[], float],
     ) -> None:
-        self._terms, self._dispatcher, self._router = terms, dispatcher, router
+        self._terms, self._dispatchers, self._router = terms, dispatchers, router
         self._log, self._clock = log, clock
         self.machines: dict[str, Machine] = {}
         self.num_joins = self.num_losses = 0
 
     @property
-    def num_workers(self) -> int:
-        """Workers of joined machines that can compute."""
-        return sum(bool(each.machine) and each.is_available for each in self._dispatcher.workers.values())
+    def num_workers(self) -> list[int]:
+        """Number of workers of joined machines that can compute, of each model."""
+        return [each.num_joined_workers for each in self._dispatchers]
+
+    def _workers_of(self, machine: str) -> Iterator[tuple[Dispatcher, WorkerState]]:
+        """Yields the workers of a machine, with the dispatcher of their model; callers may remove them."""
+        for dispatcher in self._dispatchers:
+            for worker in list(dispatcher.workers.values()):
+                if worker.machine == machine:
+                    yield dispatcher, worker
 
     def on_message(self, sender: bytes, frames: list[bytes]) -> None:
         """Applies a message of a machine or of one of its workers. A message that cannot be read is dropped."""
@@ -70,7 +84,9 @@ class JoinedMachines:
         if kind == commands.REGISTER:
             self._register(sender, joining.decode(frames[1], type=dict[str, Any]))
         elif kind == commands.BATCH_FAILED:
-            self._dispatcher.batch_failed(from_u64(frames[1]), frames[2].decode(), frames[3].decode())
+            batch_id = from_u64(frames[1])
+            dispatcher = self._dispatchers[model_of(batch_id, len(self._dispatchers))]
+            dispatcher.batch_failed(batch_id, frames[2].decode(), frames[3].decode())
         elif kind == joining.QUERY_TERMS:
             self._reply(sender, joining.TERMS, joining.encode(self._terms))
         elif kind == joining.JOIN:
@@ -101,7 +117,8 @@ class JoinedMachines:
 
     def to_dict(self, now: float) -> dict[str, Any]:
         """Returns the machines and the number of joins and losses, for the status."""
-        workers = self._dispatcher.workers.values()
+        workers = [worker for dispatcher in self._dispatchers for worker in dispatcher.workers.values()]
+        names = [each.name for each in self._terms.models]
         machines = [
             {
                 "name": each.name,
@@ -109,6 +126,7 @@ class JoinedMachines:
                 "devices": each.offer.devices,
                 "engine": each.offer.engine,
                 "dtype": each.offer.dtype,
+                **({"models": [names[number] for number in sorted(each.models)]} if len(names) > 1 else {}),
                 "workers": sum(worker.machine == each.name and worker.is_available for worker in workers),
                 "sequences": sum(worker.num_sequences for worker in workers if worker.machine == each.name),
                 "tokens": sum(worker.num_tokens for worker in workers if worker.machine == each.name),
@@ -125,7 +143,7 @@ class JoinedMachines:
             offer = joining.decode(content, type=Offer)
         except msgspec.MsgspecError:  # another protocol has other fields; its number is in all
             offer = Offer(joining.decode(content, type=_AnyOffer).terms.to_terms(), "", [], "", "")
-        reason = joining.refusal(self._terms.terms, offer.terms)
+        models, reason = joining.compare(self._terms, offer)
         if reason:
             self._log.warning("refused machine %s: %s", name, reason)
             self._reply(sender, joining.REFUSED, reason.encode())
@@ -134,7 +152,7 @@ class JoinedMachines:
         if name not in self.machines:
             self.num_joins += 1
             self._log.info("machine %s joins from %s: %s", name, offer.host, ", ".join(offer.devices))
-            self.machines[name] = Machine(name, offer, now, now)
+            self.machines[name] = Machine(name, offer, frozenset(models), now, now)
         self._reply(sender, joining.ACCEPTED, b"")
 
     def _on_heartbeat(self, sender: bytes, name: str, report: MachineReport) -> None:
@@ -147,10 +165,9 @@ class JoinedMachines:
             self._remove_workers(name, process, is_death=True)
         machine.died, machine.is_draining = set(report.died), report.is_draining
         in_flight = 0
-        for worker in self._dispatcher.workers.values():
-            if worker.machine == name:
-                worker.is_draining = report.is_draining
-                in_flight += len(worker.in_flight)
+        for _, worker in self._workers_of(name):
+            worker.is_draining = report.is_draining
+            in_flight += len(worker.in_flight)
         reply = FrontReport(in_flight, machine.is_draining)
         self._reply(sender, joining.FRONT_HEARTBEAT, joining.encode(reply))
 
@@ -161,10 +178,14 @@ class JoinedMachines:
             return  # it registers again each second
         if not sender.startswith(f"{name}/".encode()):
             raise ValueError(f"the worker {sender!r} is not of the machine {name}")
-        is_new = sender not in self._dispatcher.workers
-        earlier = self._remove_earlier(name, process) if is_new else None
-        self._dispatcher.register_worker(sender, info, self._router, name)
-        worker = self._dispatcher.workers[sender]
+        # A name, because the front may have another order of models than when the machine started.
+        number = self._terms.number_of(str(info.pop("model", "")))
+        if number not in machine.models:
+            raise ValueError(f"the worker {sender!r} is of a model that its machine has not offered")
+        dispatcher = self._dispatchers[number]
+        earlier = None if sender in dispatcher.workers else self._remove_earlier(name, process)
+        dispatcher.register_worker(sender, info, self._router, name)
+        worker = dispatcher.workers[sender]
         worker.is_draining = machine.is_draining
         if earlier is not None:
             worker.num_batches, worker.last_seconds = earlier.num_batches, earlier.last_seconds
@@ -177,16 +198,16 @@ class JoinedMachines:
         """
         child = process.rpartition(".")[0]
         earlier = None
-        for worker in list(self._dispatcher.workers.values()):
-            if worker.machine == machine and worker.info["process"].rpartition(".")[0] == child:
+        for dispatcher, worker in self._workers_of(machine):
+            if worker.info["process"].rpartition(".")[0] == child:
                 earlier = worker
-                self._dispatcher.worker_lost(worker.name, is_death=worker.info["process"] != process)
+                dispatcher.worker_lost(worker.name, is_death=worker.info["process"] != process)
         return earlier
 
     def _remove_workers(self, machine: str, process: str | None = None, is_death: bool = False) -> None:
-        for worker in list(self._dispatcher.workers.values()):
-            if worker.machine == machine and process in (None, worker.info["process"]):
-                self._dispatcher.worker_lost(worker.name, is_death)
+        for dispatcher, worker in self._workers_of(machine):
+            if process in (None, worker.info["process"]):
+                dispatcher.worker_lost(worker.name, is_death)
 
     def _reply(self, sender: bytes, kind: bytes, content: bytes) -> None:
         try:

@@ -131,7 +131,7 @@ def _config(state: ServerState, identity: bytes) -> dict[str, Any]:
     served, addresses, supervisor = state.served, state.addresses, state.supervisor
     config = served.config
     phase = supervisor.get("state", "starting")
-    has_workers = config.num_worker != 0 or state.join_port.num_workers > 0
+    has_workers = all(each.config.num_worker != 0 or each.dispatcher.num_joined_workers for each in state.models)
     is_able = has_workers and not any(model.dispatcher.is_failing for model in state.models)
     return {
         "client": identity.decode("ascii", "backslashreplace"),

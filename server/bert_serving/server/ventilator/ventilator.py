@@ -78,7 +78,7 @@ class Ventilator:
         frames = FrameGuard(self.requests.limits.max_bytes, "-queue_memory", self.log)
         self.frontend = Frontend(context, self.requests.limits.max_bytes, frames)
         self.dispatcher, self.tokenizers = self.requests.dispatcher, self.requests.thread.processes
-        self.join_port = JoinPort(context, self.dispatcher, self.clock, frames)
+        self.join_port = JoinPort(context, [table.dispatcher for table in self.models.all], self.clock, frames)
         self._busy_meter = BusyMeter(self.clock())
 
     def run(self) -> None:

@@ -68,7 +68,8 @@ def run(process: ProcessContext) -> None:
     if number := process.options.get("model_number", 0):
         info["model"] = number
     if "join" in process.options:
-        info |= {"machine": process.options["join"]["machine"], "process": process.name}
+        joined = process.options["join"]
+        info |= {"machine": joined["machine"], "process": process.name, "model": joined["model"]}
     registration = json.dumps(info).encode()
     front.register(registration)
     process.log_steps("connection")
