@@ -13,10 +13,15 @@ from servers import Server
 class RawClient:
     """A PUSH and a SUB socket of one identity, without retries."""
 
-    def __init__(self, server: Server, identity: bytes = b"other") -> None:
+    def __init__(
+        self, server: Server, identity: bytes = b"other", keys: tuple[bytes, bytes, bytes] | None = None
+    ) -> None:
         self.identity = identity
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.push, self.sub = self.context.socket(zmq.PUSH), self.context.socket(zmq.SUB)
+        if keys is not None:  # of the server, and of this client
+            for sock in (self.push, self.sub):
+                sock.curve_serverkey, sock.curve_publickey, sock.curve_secretkey = keys
         self.sub.setsockopt(zmq.SUBSCRIBE, identity)
         self.sub.connect(f"tcp://127.0.0.1:{server.port_out}")
         self.push.connect(f"tcp://127.0.0.1:{server.port}")

@@ -15,6 +15,7 @@ from bert_serving.server.cli.drift import main
 from bert_serving.server.model.default import default_model_dir
 from http_calls import HttpServer, serving_http
 from servers import Server, serving, wait_until
+from version_1 import assert_serves_version_1
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmark"))
 from texts import sts_rows
@@ -140,3 +141,7 @@ def test_command_runs_as_a_module(server: Server, tmp_path: Path) -> None:
     assert "2 texts" in done.stdout
     assert "noisy" in done.stderr
     assert json.loads(out.read_text())["num_texts"] == 2
+
+
+def test_a_client_of_1_10(watched: HttpServer) -> None:
+    assert_serves_version_1(watched.server, 384)

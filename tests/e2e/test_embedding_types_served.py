@@ -23,6 +23,7 @@ from bert_serving.server.model.quantization import quantize
 from bert_serving.server.model.ranges import FORMAT, read_ranges
 from http_calls import HttpServer, serving_http
 from servers import TINY, Server, serving
+from version_1 import assert_serves_version_1
 
 TEXTS = ["hello world", "a b c", "good morning", "hello"]
 SAMPLE = ["hello", "a b c d", "good day", "the world of hello", "b", "morning world a", "d good a"]
@@ -455,3 +456,7 @@ def test_the_limit_of_results_counts_the_bytes_of_the_type(small_server: HttpSer
         with pytest.raises(TooLargeError, match="parts of texts would take"):
             client.encode(long * 2, long="mean", embedding_type="ubinary", batch_size=None)
         assert client.encode(long, long="mean", embedding_type="ubinary", batch_size=None).shape == (100, 4)
+
+
+def test_a_client_of_1_10_gets_float32(http_server: HttpServer) -> None:
+    assert_serves_version_1(http_server.server)

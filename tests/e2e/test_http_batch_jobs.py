@@ -13,6 +13,7 @@ import pytest
 
 from http_calls import HttpServer, serving_http
 from servers import wait_until
+from version_1 import assert_serves_version_1
 
 TOKEN = {"Authorization": "Bearer sesame"}
 LIMIT = 40 * 2**20
@@ -210,3 +211,7 @@ def test_the_example_of_the_docs_runs(http_server: HttpServer) -> None:
     exec(code.replace("http://localhost:8125", http_server.url).replace("anything", "sesame"), names)
     assert names["vectors"].keys() == {"row-1", "row-2"}
     names["client"].close()
+
+
+def test_a_client_of_1_10_beside_batch_jobs(http_server: HttpServer) -> None:
+    assert_serves_version_1(http_server.server)

@@ -14,6 +14,7 @@ import pytest
 from bert_serving.client import BertClient
 from http_calls import HttpServer, serving_http
 from servers import TINY, Server, wait_until
+from version_1 import assert_serves_version_1
 
 SECONDS = "1"
 
@@ -109,3 +110,7 @@ def test_many_requests_at_the_moment_of_unloading_are_answered(http: HttpServer)
         status = client.server_status
     assert status["by_model"]["b"]["queue"]["sequences"] == 0
     assert "crash" not in http.server.log
+
+
+def test_a_client_of_1_10_beside_unloaded_models(http: HttpServer) -> None:
+    assert_serves_version_1(http.server)

@@ -12,21 +12,9 @@ from pathlib import Path
 import pytest
 
 from servers import Server
+from version_1 import V1_CONFIG_KEYS, V1_GROUPS, V1_SPACED_KEYS, V1_STATISTIC
 
 LEGACY = Path(__file__).resolve().parents[1] / "legacy"
-
-V1_CONFIG_KEYS = """
-client num_process server_current_time device_map num_concurrent_socket ckpt_name config_name cors cpu
-do_lower_case fixed_embed_length fp16 gpu_memory_fraction graph_tmp_dir http_max_connect http_port mask_cls_sep
-max_batch_size max_seq_len model_dir no_position_embeddings no_special_token num_worker pooling_layer
-pooling_strategy port port_out prefetch_size priority_batch_size show_tokens_to_client tuned_model_dir verbose
-xla tensorflow_version python_version server_version pyzmq_version zmq_version server_start_time
-""".split()  # noqa: SIM905, more readable than a list
-V1_SPACED_KEYS = ["ventilator -> worker", "worker -> sink", "ventilator <-> sink"]
-V1_STATISTIC = """
-num_data_request num_total_seq num_sys_request num_total_request num_total_client num_active_client
-""".split()  # noqa: SIM905, more readable than a list
-V1_GROUPS = ["request_per_client", "size_per_request", "last_two_interval", "request_per_second"]
 
 
 def interpreters() -> list[object]:

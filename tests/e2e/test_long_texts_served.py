@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from raw_client import RawClient
 
 from bert_serving.client import AsyncBertClient, BertClient, EncodedParts, TextPart
 from bert_serving.client.errors import InvalidRequestError, OptionError, TooLargeError
@@ -20,6 +19,7 @@ from bert_serving.server.engines.onnx import engine as onnx_engine
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.tokenization.factory import load_tokenizer
 from http_calls import HttpServer, serving_http
+from raw_client import RawClient
 from servers import CACHE, TINY
 
 SENTENCES = [

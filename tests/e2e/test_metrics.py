@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from raw_client import RawClient
 
 from bert_serving.client import AsyncBertClient
 from bert_serving.client.errors import OptionError
 from http_calls import HttpServer, serving_http
+from raw_client import RawClient
 from servers import ENGINE, wait_until
 
 ENGINES = Path(__file__).resolve().parents[1] / "faults"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from raw_client import RawClient
 
 from bert_serving.client import AsyncBertClient, BertClient, ConcurrentBertClient
 from bert_serving.client._cli.encode import main as encode_command
@@ -20,6 +19,7 @@ from bert_serving.server.cli.calibrate import main as calibrate
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.quantization import quantize
 from http_calls import HttpServer, serving_http
+from raw_client import RawClient
 from servers import TINY, Server, serving
 
 TEXTS = ["hello world", "a b c", "good morning", "hello"]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from joining import front
-from raw_client import RawClient
 from test_families_served import POSITIONS, write_roberta
 
 from bert_serving.client import (
@@ -30,6 +29,7 @@ from bert_serving.client import (
     TooLargeError,
 )
 from bert_serving.client._cli.encode import main as encode_command
+from raw_client import RawClient
 from servers import Server, serving
 
 transformers = pytest.importorskip("transformers")

@@ -18,6 +18,7 @@ from bert_serving.client._cli.encode import main as encode_command
 from http_calls import HttpServer, serving_http
 from model_folders import write_classifier
 from servers import DATA, TINY, Server, wait_until
+from version_1 import assert_serves_version_1
 
 #: Name of each embedder, and the golden file with its vectors; the first one has no name of its own.
 GOLDEN = {"tiny": "mean_default", "last": "mean_layer-1"}
@@ -278,3 +279,7 @@ def test_each_line_of_a_batch_job_names_its_model(http: HttpServer) -> None:
         np.testing.assert_allclose([each["embedding"] for each in body["data"]], golden(name)[1], atol=1e-5)
     assert sorted(row["custom_id"] for row in rows) == ["0", "1", "2"]
     assert "this server has tiny, last, rerank" in failed
+
+
+def test_a_client_of_1_10_gets_the_first_model(server: Server) -> None:
+    assert_serves_version_1(server)

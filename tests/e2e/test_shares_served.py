@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from zmq.auth import load_certificate
 
 from bert_serving.client import BertClient, ForbiddenError, RateLimitedError, TooLargeError
 from bert_serving.client._cli.encode import main as encode_command
@@ -18,6 +19,7 @@ from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.http.route_table import ENCODING_ROUTES
 from http_calls import HttpServer, Reply, serving_http
 from servers import Server, wait_until
+from version_1 import assert_serves_version_1
 
 FILE = """
 [search]
@@ -267,3 +269,10 @@ def test_contradictions_end_the_start(folder: Path, options: tuple[str, ...], en
     assert server.process.wait(60)
     assert part in server.log
     assert "key-of" not in server.log
+
+
+def test_the_frames_of_1_10_with_a_key(http: HttpServer, folder: Path) -> None:
+    server_key = load_certificate(folder / "KEYS" / "server.key")[0]
+    public, secret = load_certificate(folder / "KEYS" / "alice.key_secret")
+    assert secret is not None
+    assert_serves_version_1(http.server, keys=(server_key, public, secret))

@@ -18,6 +18,7 @@ from bert_serving.client import BertClient, BertServingError
 from bert_serving.client.protocol import CANCEL
 from fault_helpers import ThreadGroup, assert_true, connect, faulty, suspended, texts
 from servers import TINY, Server, free_ports, wait_until
+from version_1 import assert_serves_version_1
 
 TOKENIZERS = ("tokenizer-0", "tokenizer-1")
 #: JSON of the texts and options of requests, valid and invalid ones.
@@ -307,3 +308,7 @@ def test_requests_survive_the_death_of_another_process(role: str) -> None:
                 "all processes to be up",
             )
         threads.join(120)
+
+
+def test_a_client_of_1_10(parallel: tuple[Server, int]) -> None:
+    assert_serves_version_1(parallel[0])
