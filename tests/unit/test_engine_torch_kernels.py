@@ -236,12 +236,11 @@ def test_graphs_give_the_vectors_of_the_encoder(
     engine._encoder.dense = torch_encoder.DenseLayers(spec, engine._encoder._weights)
     engine._encoder.packed_attention = over_slots
     engine._graphs = cuda_graphs.capture_graphs(engine._encoder, spec, CPU, repeat)
-    engine._find_graph = cuda_graphs.find_graph
-    assert [(graph.max_tokens, graph.longest) for graph in engine._graphs] == [(16, 16), (64, 64), (256, 64)]
+    assert [(graph.max_tokens, graph.longest) for graph in engine._graphs.all] == [(16, 16), (64, 64), (256, 64)]
     used = []
     for lengths in ([3], [16], [17], [64], [1] * 4, [1] * 5, [60, 4], [64] * 4, [2] * 65, [64] * 5, [9, 1, 33]):
         batch = pack(sequences(lengths))
-        graph = cuda_graphs.find_graph(engine._graphs, batch)
+        graph = engine._graphs.find(batch)
         used.append(graph.max_tokens if graph else None)
         np.testing.assert_allclose(
             engine._start(batch)(), make(pooling_strategy=strategy).encode(batch), rtol=0, atol=1e-5

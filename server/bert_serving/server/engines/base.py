@@ -52,6 +52,8 @@ class EngineSpec:
             the shapes that XLA compiles and does not change a vector.
         model_digest: digest of the model that the server prepared at its start; engines then open its entries in the
             cache, and read no file of ``model``. Empty: the digest of the files of ``model``.
+        cpu_threads: numbers of threads of the workers on the CPU, for which ``prepare`` writes files; empty if none is
+            known. It does not change a vector.
         opened: receives the paths of the entries that an engine opens.
         only_verified: the cache reads and builds no entry, see ``Cache``.
     """
@@ -67,6 +69,7 @@ class EngineSpec:
     xla: bool = False
     max_seq_len: int | None = None
     model_digest: str = ""
+    cpu_threads: tuple[int, ...] = field(default=(), compare=False)
     opened: list[str] = field(default_factory=list, compare=False, repr=False)
     only_verified: bool = field(default=False, compare=False, repr=False)
 

@@ -252,7 +252,9 @@ def make_workers(
         children[name] = Child(role, name, context, config, addresses, options, env)
 
     for engine, dtype in dict.fromkeys((placement.engine, placement.dtype) for placement in placements):
-        options = {"engine": engine, "dtype": dtype, "sources": prepared.sources, **extra}
+        devices = [each.device for each in placements if (each.engine, each.dtype) == (engine, dtype)]
+        threads = sorted({device.threads for device in devices if device.kind == "cpu"})
+        options = {"engine": engine, "dtype": dtype, "cpu_threads": threads, "sources": prepared.sources, **extra}
         add(
             "prepare", f"prepare-{label}{engine}-{dtype}", options, {**_NO_GPU, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT"
         )

@@ -31,5 +31,6 @@ def engine_spec(config: ServerConfig, model: ModelConfig, options: dict[str, Any
         deterministic=config.deterministic,
         xla=config.xla,
         max_seq_len=config.max_seq_len,
+        cpu_threads=tuple(options.get("cpu_threads", ())),
         model_digest=options.get("prepared", {}).get("model_digest", ""),
     )

@@ -94,8 +94,24 @@ def cuda_capture(device: torch.device) -> Capture:
     return capture
 
 
-def capture_graphs(encoder: Encoder, spec: EngineSpec, device: torch.device, capture: Capture) -> list[EncoderGraph]:
-    """Returns graphs by size, the smallest first.
+class EncoderGraphs:
+    """Graphs by size, the smallest first."""
+
+    def __init__(self, graphs: list[EncoderGraph]) -> None:
+        self.all = sorted(graphs, key=lambda graph: (graph.max_tokens, graph.longest))
+
+    def __str__(self) -> str:
+        return f"{len(self.all)} CUDA graphs for batches of up to {self.all[-1].max_tokens} tokens"
+
+    def find(self, batch: Batch) -> EncoderGraph | None:
+        """Returns the smallest graph that holds a batch, or None."""
+        if batch.num_tokens > self.all[-1].max_tokens:
+            return None
+        return next((graph for graph in self.all if graph.holds(batch)), None)
+
+
+def capture_graphs(encoder: Encoder, spec: EngineSpec, device: torch.device, capture: Capture) -> EncoderGraphs:
+    """Captures the encoder for batches of each of ``SIZES``.
 
     Raises:
         RuntimeError: a kernel of this model, or of this release, cannot be captured, or the memory does not suffice.
@@ -108,7 +124,7 @@ def capture_graphs(encoder: Encoder, spec: EngineSpec, device: torch.device, cap
                 graph = EncoderGraph(encoder, device, size, longest, capture)
                 _check(graph, encoder, spec, device)
                 graphs.append(graph)
-    return sorted(graphs, key=lambda graph: (graph.max_tokens, graph.longest))
+    return EncoderGraphs(graphs)
 
 
 def _check(graph: EncoderGraph, encoder: Encoder, spec: EngineSpec, device: torch.device) -> None:
@@ -137,10 +153,3 @@ def _random_lengths(random: np.random.Generator, total: int, longest: int, count
     ends = np.minimum(np.cumsum(lengths), total)
     lengths = np.diff(ends, prepend=0)
     return np.asarray(lengths[lengths > 0], np.int32)
-
-
-def find_graph(graphs: list[EncoderGraph], batch: Batch) -> EncoderGraph | None:
-    """Returns the smallest graph that holds a batch, or None."""
-    if not graphs or batch.num_tokens > graphs[-1].max_tokens:
-        return None
-    return next((graph for graph in graphs if graph.holds(batch)), None)

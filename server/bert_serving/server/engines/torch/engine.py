@@ -32,6 +32,7 @@ from ..layout import (
     token_positions,
 )
 from ..thread_pool import ThreadPool
+from . import prepacked_entry
 from . import weights as torch_weights
 
 INFO = EngineInfo(
@@ -86,8 +87,8 @@ def _is_cpu_build(origin: str | None) -> bool:
 
 
 def prepare(spec: EngineSpec, log: Log) -> None:
-    """Writes the weights to ``spec.cache_dir`` if they are missing; see ``weights.write``."""
-    torch_weights.write(spec, log)
+    """Writes the weights to ``spec.cache_dir`` if they are missing, and the prepacked ones; see ``weights.write``."""
+    prepacked_entry.write(spec, torch_weights.write(spec, log), log)
 
 
 def create(spec: EngineSpec, device: Device) -> TorchEngine:
@@ -144,7 +145,7 @@ class TorchEngine:
         self._encoder.attention.max_scores = self._max_grid * spec.model.num_attention_heads
         self._num_threads = 1
         self._thread_pool = ThreadPool(1, SHARE_TOKENS)
-        self._graphs: list[Any] = []
+        self._graphs: Any = None
         if device.kind == "gpu":
             self._enable_gpu_kernels()
             self.start = self._start
@@ -157,8 +158,9 @@ class TorchEngine:
         from . import onednn
 
         torch, num_threads = self._torch, self._torch.get_num_threads()
+        prepacked = prepacked_entry.find(self._spec, num_threads)
         with torch.inference_mode():
-            layers, note = onednn.select_dense_layers(self._spec, weights, self._encoder.dense)
+            layers, note = onednn.select_dense_layers(self._spec, weights, self._encoder.dense, prepacked)
         self.startup_notes.append(note)
         if layers is self._encoder.dense:
             return
@@ -216,7 +218,6 @@ class TorchEngine:
         from . import cuda_graphs
         from . import device as torch_device
 
-        self._find_graph = cuda_graphs.find_graph
         try:
             capture = cuda_graphs.cuda_capture(self._device)
             self._graphs = cuda_graphs.capture_graphs(self._encoder, self._spec, self._device, capture)
@@ -224,8 +225,7 @@ class TorchEngine:
             self._release_memory()
             self.startup_notes.append(f"small batches without CUDA graphs ({torch_device.one_line(error)})")
             return
-        largest = self._graphs[-1].max_tokens
-        self.startup_notes.append(f"{len(self._graphs)} CUDA graphs for batches of up to {largest} tokens")
+        self.startup_notes.append(str(self._graphs))
 
     def _smoke_test(self) -> None:
         """Encodes two short sequences."""
@@ -273,7 +273,7 @@ class TorchEngine:
 
     def close(self) -> None:
         """Releases the weights and the memory of a GPU."""
-        self._encoder, self._graphs = None, []
+        self._encoder = self._graphs = None
         self._thread_pool.close()
         self._release_memory()
 
@@ -289,8 +289,8 @@ class TorchEngine:
         rows = batch.num_tokens if self._gives_tokens(is_unpooled) else batch.num_sequences
         with self._errors_of(batch), self._torch.inference_mode():
             graph = None
-            if is_packed and self._graphs and not is_unpooled:
-                graph = self._find_graph(self._graphs, batch)
+            if is_packed and self._graphs is not None and not is_unpooled:
+                graph = self._graphs.find(batch)
             if graph is None:
                 vectors = self._encoder(self._to_device(batch, is_packed), is_unpooled)
             else:

@@ -1,12 +1,13 @@
 """Computes dense layers on the CPU with oneDNN and prepacked weights.
 
 PyTorch's ``linear`` reorders the weights in each call, which takes longer than the product for one sentence. Here the
-weights are prepacked once, when a worker starts. PyTorch's compiler uses the same operators for linear layers. They
+weights are prepacked once (``prepacked.py``). PyTorch's compiler uses the same operators for linear layers. They
 have no public name, so they are tested first. If they are missing or wrong, the plain layers stay.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from ..base import EngineSpec
 from .device import one_line
 from .encoder import DenseLayers
+from .prepacked import open_prepacked
 from .weights import DTYPES
 
 Tensor = Any
@@ -37,19 +39,20 @@ class OneDnnLayers(DenseLayers):
 
     row_step = 16
 
-    def __init__(self, spec: EngineSpec, weights: dict[str, Tensor]) -> None:
-        """Raises:
-        RuntimeError, AttributeError: oneDNN is missing, or does not support this dtype.
+    def __init__(self, spec: EngineSpec, weights: dict[str, Tensor], kernels: dict[str, Tensor]) -> None:
+        """Initializes the layers.
+
+        Args:
+            kernels: prepacked weights by the scopes of the layers.
+
+        Raises:
+            AttributeError: oneDNN is missing.
         """
         super().__init__(spec, weights)
         self._linear = torch.ops.mkldnn._linear_pointwise.default
         self._linear_add = torch.ops.mkldnn._linear_pointwise.binary
         self._fused = _ACTIVATIONS[spec.model.hidden_act]
-        self._kernels = {
-            name.removesuffix("/weight"): torch.ops.mkldnn._reorder_linear_weight(weight, None)
-            for name, weight in weights.items()
-            if name.startswith("encoder/layer_") and name.endswith("/weight")
-        }
+        self._kernels = kernels
 
     def product(self, scope: str, inputs: Tensor) -> Tensor:
         """See ``DenseLayers``."""
@@ -71,17 +74,24 @@ class OneDnnLayers(DenseLayers):
         return F.layer_norm(total, gamma.shape, gamma, beta, self._eps)
 
 
-def select_dense_layers(spec: EngineSpec, weights: dict[str, Tensor], plain: DenseLayers) -> tuple[DenseLayers, str]:
-    """Returns the oneDNN layers if they give the result of the plain ones, else the plain ones; and a log line."""
+def select_dense_layers(
+    spec: EngineSpec, weights: dict[str, Tensor], plain: DenseLayers, prepacked: Path | None = None
+) -> tuple[DenseLayers, str]:
+    """Returns the oneDNN layers if they give the result of the plain ones, else the plain ones; and a log line.
+
+    Args:
+        prepacked: a folder with prepacked weights, or None.
+    """
     try:
-        layers = OneDnnLayers(spec, weights)
+        kernels, note = open_prepacked(weights, prepacked)
+        layers = OneDnnLayers(spec, weights, kernels)
         generator = torch.Generator().manual_seed(1)
-        for rows in (1, 33):
-            inputs = torch.randn(rows, spec.model.hidden_size, generator=generator)
-            _check_first_layer(spec, layers, plain, inputs.to(getattr(torch, DTYPES[spec.dtype])))
+        # Batches have multiples of ``row_step`` rows. oneDNN keeps the code of each number of rows in memory.
+        inputs = torch.randn(3 * layers.row_step, spec.model.hidden_size, generator=generator)
+        _check_first_layer(spec, layers, plain, inputs.to(getattr(torch, DTYPES[spec.dtype])))
     except Exception as error:  # the operator is missing, or does not support this processor
         return plain, f"dense layers by plain PyTorch: oneDNN is not available here ({one_line(error)})"
-    return layers, "dense layers by oneDNN, prepacked weights"
+    return layers, f"dense layers by oneDNN, {note}"
 
 
 def _check_first_layer(spec: EngineSpec, layers: DenseLayers, plain: DenseLayers, inputs: Tensor) -> None:

@@ -46,13 +46,13 @@ def write(spec: EngineSpec, log: Log) -> Path:
         ValueError: the model has no such pooling layer.
     """
     cache = spec.cache()
-    return cache.entry(_KIND, _cache_key(spec, cache), lambda folder: _write(spec, folder, log)) / _FILE
+    return cache.entry(_KIND, cache_key(spec, cache), lambda folder: _write(spec, folder, log)) / _FILE
 
 
 def find(spec: EngineSpec) -> Path | None:
     """Returns the path of the weights, or None if they are missing."""
     cache = spec.cache()
-    folder = cache.find(_KIND, _cache_key(spec, cache))
+    folder = cache.find(_KIND, cache_key(spec, cache))
     return folder / _FILE if folder else None
 
 
@@ -127,7 +127,8 @@ def fuse_weights(weights: dict[str, np.ndarray], dtype: Any) -> dict[str, Any]:
     return tensors
 
 
-def _cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
+def cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
+    """Returns all that the weights depend on."""
     return {
         "model": spec.digest(cache),
         "dtype": spec.dtype,

@@ -1,0 +1,105 @@
+"""Keeps prepacked weights in the cache; a process of its own writes them (``prepacked.py``).
+
+If that process fails or crashes, the server starts without them, and each worker prepacks its own copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ...model.cache import Cache
+from ..base import EngineError, EngineSpec, Log
+from ..cpu_info import describe_processor
+from . import weights as torch_weights
+
+_KIND = "torch-prepacked"
+#: Size of the file of weights below which each worker has a copy: the process takes longer than they are worth.
+MIN_BYTES = 16 << 20
+#: Seconds after which the process ends.
+_SECONDS = 300.0
+#: The process reads the search path of modules and its arguments from standard input.
+_PROGRAM = f"""
+import faulthandler, json, sys
+faulthandler.dump_traceback_later({_SECONDS}, exit=True)
+sys.path[:], arguments = json.load(sys.stdin)
+from {__package__}.prepacked import main
+main(*arguments)
+"""
+
+
+class _NotWritten(EngineError):
+    """The process that writes an entry has failed."""
+
+
+def write(spec: EngineSpec, weights: Path, log: Log) -> None:
+    """Writes the prepacked weights for each number of ``spec.cpu_threads`` to the cache if they are missing.
+
+    Small models have none, see ``MIN_BYTES``.
+
+    Args:
+        weights: the file of ``weights.write``.
+
+    Raises:
+        CacheError: the cache cannot be written, or has not verified the entry, see ``Cache.entry``.
+    """
+    if weights.stat().st_size < MIN_BYTES:
+        return
+    cache = spec.cache()
+    for threads in spec.cpu_threads:
+
+        def build(folder: Path, threads: int = threads) -> None:
+            log("write prepacked weights for all workers")
+            _run(weights, folder, threads)
+
+        try:
+            cache.entry(_KIND, _cache_key(spec, cache, threads), build)
+        except _NotWritten as error:
+            log(f"each worker prepacks a copy of the weights: {error}")
+
+
+def find(spec: EngineSpec, threads: int) -> Path | None:
+    """Returns the folder with the prepacked weights for a number of threads, or None."""
+    cache = spec.cache()
+    return cache.find(_KIND, _cache_key(spec, cache, threads))
+
+
+def _run(weights: Path, folder: Path, threads: int) -> None:
+    """Runs the process.
+
+    Raises:
+        _NotWritten: it has failed, crashed, or not ended in time.
+    """
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    given = json.dumps([path, [str(weights), str(folder), threads]])
+    command = [sys.executable, "-c", _PROGRAM]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise _NotWritten(f"the process that writes them ended with exit code {done.returncode} ({reason})")
+
+
+def _cache_key(spec: EngineSpec, cache: Cache, threads: int) -> dict[str, object]:
+    """Returns all that the layout depends on. The last three determine what oneDNN chooses."""
+    return {
+        "weights": torch_weights.cache_key(spec, cache),
+        "torch": _build(),
+        "processor": describe_processor(),
+        "threads": threads,
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(("ONEDNN_", "DNNL_"))},
+    }
+
+
+def _build() -> str:
+    """Returns a digest of PyTorch's ``version.py``, which names version and commit; empty if the file is missing."""
+    found = importlib.util.find_spec("torch")
+    try:
+        return hashlib.sha256((Path((found and found.origin) or ".").parent / "version.py").read_bytes()).hexdigest()
+    except OSError:
+        return ""
