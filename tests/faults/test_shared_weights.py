@@ -1,4 +1,4 @@
-"""Tests a server with the engine torch whose workers share prepacked weights: no private copy, also after a kill."""
+"""Tests a server with the engine torch whose workers share prepacked weights: no private copy, also after kills."""
 
 from __future__ import annotations
 
@@ -50,8 +50,14 @@ def test_workers_map_one_copy_also_after_a_kill(model_dir: Path) -> None:
         server.child("worker-0").kill()
         wait_until(lambda: client.server_status["num_restarts"] == 1, 120, "a restart")
         wait_until(lambda: server.log.count(SHARED) == 3, 120, "the weights of the new worker")
-        assert client.encode(texts).tobytes() == expected.tobytes()
+        np.testing.assert_allclose(client.encode(texts), expected, rtol=0, atol=1e-5)
         for worker in ("worker-0", "worker-1"):
             found = mapped(server, worker)
             assert sum(resident for resident, _ in found) > 10 << 20, (worker, found)
             assert all(private == 0 for _, private in found), (worker, found)
+        first_log = server.log
+    assert first_log.count("write prepacked weights for all workers") == 1
+    with serving(*flags, model_dir=model_dir) as server, connect(server, timeout=120_000) as client:
+        np.testing.assert_allclose(client.encode(texts), expected, rtol=0, atol=1e-5)
+        assert server.log.count(SHARED) == 2
+        assert "the cache has the prepared model: torch, fp32" in server.log

@@ -24,6 +24,8 @@ from oracle import MODEL, pack, sequences
 
 SHARED = "dense layers by oneDNN, prepacked weights that all workers share"
 PRIVATE = "dense layers by oneDNN, prepacked weights"
+#: The number of threads of this process.
+THREADS = [torch.get_num_threads()]
 #: Shapes as those of an encoder, one that needs padding, and two layers of one shape.
 SHAPES = {"a": (96, 32), "b": (32, 64), "c": (130, 33), "d": (96, 32)}
 
@@ -45,7 +47,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """Returns a folder with the prepacked ``make_weights``."""
-    write_prepacked(make_weights(), tmp_path)
+    write_prepacked(make_weights(), tmp_path, THREADS)
     assert "reason" not in json.loads((tmp_path / "index.json").read_text())
     return tmp_path
 
@@ -72,7 +74,7 @@ def test_workers_share_the_weights_that_prepare_has_written(tmp_path: Path, smal
         "torch-weights",
         "torch-prepacked",
     ]
-    engine = engine_module.create(dataclasses.replace(spec, cpu_threads=()), Device(threads=1))
+    engine = engine_module.create(spec, Device(threads=1))
     assert engine.startup_notes == [SHARED]
     kernels = engine._encoder.dense._kernels  # type: ignore[attr-defined]
     assert [kernel.mapping.filename.name for kernel in kernels.values()] == ["prepacked.bin"] * len(kernels)
@@ -92,7 +94,7 @@ def test_products_are_equal_and_outlive_what_made_the_weights(tmp_path: Path, dt
         expected = prepack_weights(weights)
     except RuntimeError as error:
         pytest.skip(str(error))
-    write_prepacked(weights, tmp_path)
+    write_prepacked(weights, tmp_path, THREADS)
     mapped = map_prepacked(weights, tmp_path)
     assert list(mapped) == list(expected) == [f"encoder/layer_0/{name}" for name in SHAPES]
     gc.collect()
@@ -134,13 +136,11 @@ def test_process_that_fails_costs_the_shared_weights_only(
 
 
 def test_entry_depends_on_what_chooses_a_layout(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    monkeypatch.setattr(prepacked_entry, "_run", lambda weights, folder, threads: made.append(threads))
+    monkeypatch.setattr(prepacked_entry, "_run", lambda *_: None)
     spec = EngineSpec(MODEL, str(tmp_path), cpu_threads=(1, 3))
     engine_module.prepare(spec, lambda _: None)
-    assert made == [1, 3]
-    assert prepacked_entry.find(spec, 1) != prepacked_entry.find(spec, 3)
-    assert prepacked_entry.find(spec, 2) is None
+    assert prepacked_entry.find(spec) is not None
+    assert prepacked_entry.find(dataclasses.replace(spec, cpu_threads=(1,))) is None
     changes: list[Callable[[pytest.MonkeyPatch], None]] = [
         lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41"),
         lambda patch: patch.setenv("DNNL_DEFAULT_FPMATH_MODE", "BF16"),
@@ -150,8 +150,35 @@ def test_entry_depends_on_what_chooses_a_layout(tmp_path: Path, small: None, mon
     for change in changes:
         with monkeypatch.context() as patch:
             change(patch)
-            assert prepacked_entry.find(spec, 1) is None
-    assert prepacked_entry.find(dataclasses.replace(spec, pooling_layers=(-3,)), 1) is None
+            assert prepacked_entry.find(spec) is None
+    assert prepacked_entry.find(dataclasses.replace(spec, pooling_layers=(-3,))) is None
+
+
+def test_numbers_of_threads_share_equal_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layout is written once. A worker maps that of its own number of threads, and none for another number."""
+    weights, given = make_weights(), THREADS[0]
+    try:
+        write_prepacked(weights, tmp_path, [1, 3, 16])
+        index = json.loads((tmp_path / "index.json").read_text())["threads"]
+        places = {(place["offset"], place["layout"]) for layers in index.values() for place in layers.values()}
+        assert len(places) == len({place for place, _ in places})
+        assert (tmp_path / "prepacked.bin").stat().st_size < 4096 + max(place for place, _ in places) + (1 << 16)
+        for number in (1, 3, 16):
+            torch.set_num_threads(number)
+            assert open_prepacked(weights, tmp_path)[1] == "prepacked weights that all workers share"
+        torch.set_num_threads(2)
+        assert is_private(tmp_path, "the file has no layout for 2 threads")
+        real = prepacked._layout
+        monkeypatch.setattr(prepacked, "_layout", lambda kernel: real(kernel) + torch.get_num_threads())
+        other = tmp_path / "each has its own layout"
+        other.mkdir()
+        prepacked._write(weights, other, [1, 3])
+        index = json.loads((other / "index.json").read_text())["threads"]
+        assert not {place["offset"] for place in index["1"].values()} & {
+            place["offset"] for place in index["3"].values()
+        }
+    finally:
+        torch.set_num_threads(given)
 
 
 def test_version_without_the_functions_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +188,7 @@ def test_version_without_the_functions_is_remembered(tmp_path: Path, monkeypatch
         raise AttributeError("undefined symbol")
 
     monkeypatch.setattr(prepacked, "_find_function", find)
-    write_prepacked(make_weights(), tmp_path)
+    write_prepacked(make_weights(), tmp_path, THREADS)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
     reason = f"PyTorch {torch.__version__} cannot map them: AttributeError: undefined symbol"
@@ -174,14 +201,14 @@ def test_missing_memory_is_not_remembered(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(prepacked, "_prepack", prepack)
     with pytest.raises(RuntimeError, match="allocate memory"):
-        write_prepacked(make_weights(), tmp_path)
+        write_prepacked(make_weights(), tmp_path, THREADS)
 
 
 @pytest.mark.parametrize(("scope", "is_found"), [("a", True), ("b", True), ("c", True), ("d", False)])
 def test_wrong_product_is_found_for_each_shape(written: Path, scope: str, is_found: bool) -> None:
     """The second layer of a shape is compared when the file is written; its digest is verified afterwards."""
     file = written / "prepacked.bin"
-    place = json.loads((written / "index.json").read_text())["layers"][f"encoder/layer_0/{scope}"]
+    place = json.loads((written / "index.json").read_text())["threads"][str(THREADS[0])][f"encoder/layer_0/{scope}"]
     data = bytearray(file.read_bytes())
     values = np.frombuffer(data, np.float32, place["bytes"] // 4, place["offset"])
     values *= 2
@@ -196,8 +223,8 @@ def test_wrong_product_is_found_for_each_shape(written: Path, scope: str, is_fou
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda layers: layers["encoder/layer_0/c"].update(layout="0"), "other threads or of another processor"),
-        (lambda layers: layers["encoder/layer_0/d"].update(layout="0"), "other threads or of another processor"),
+        (lambda layers: layers["encoder/layer_0/c"].update(layout="0"), "the layout is that of another processor"),
+        (lambda layers: layers["encoder/layer_0/d"].update(layout="0"), "the layout is that of another processor"),
         (lambda layers: layers["encoder/layer_0/d"].update(bytes=4096), "the file has 4096 bytes"),
         (lambda layers: layers["encoder/layer_0/d"].update(offset=1 << 40), "the file has 0 bytes"),
         (lambda layers: layers.pop("encoder/layer_0/b"), "KeyError"),
@@ -205,6 +232,6 @@ def test_wrong_product_is_found_for_each_shape(written: Path, scope: str, is_fou
 )
 def test_other_layouts_and_sizes_are_not_mapped(written: Path, change: Callable[[Any], object], reason: str) -> None:
     index = json.loads((written / "index.json").read_text())
-    change(index["layers"])
+    change(index["threads"][str(THREADS[0])])
     (written / "index.json").write_text(json.dumps(index))
     assert is_private(written, reason)

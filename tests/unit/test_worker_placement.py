@@ -14,11 +14,11 @@ import pytest
 from bert_serving.server import engines
 from bert_serving.server.config.server_config import ServerConfig
 from bert_serving.server.engines import cpu_info
-from bert_serving.server.engines.base import EngineUnavailable
+from bert_serving.server.engines.base import Device, EngineUnavailable
 from bert_serving.server.engines.nvml import Gpu
 from bert_serving.server.supervisor import placement as devices
 from bert_serving.server.supervisor.cpu_topology import Core, Topology
-from bert_serving.server.supervisor.placement import plan_workers
+from bert_serving.server.supervisor.placement import WorkerPlacement, plan_workers
 from servers import TINY
 
 FREE = [Gpu(0, 0.0, 0.5), Gpu(1, 0.0, 0.1), Gpu(2, 0.95, 0.2), Gpu(3, 0.1, 0.3)]
@@ -54,6 +54,21 @@ def test_device_map_is_used_in_turn() -> None:
 
 def test_gpu_and_cpu_workers_mix() -> None:
     assert plan(FREE, num_worker=3, device_map=[0, -1]) == ["gpu: 0", "cpu", "gpu: 0"]
+
+
+def test_preparing_and_workers_know_the_threads_of_all_workers_on_the_cpu() -> None:
+    placements = [
+        WorkerPlacement(device, engine, "bf16")
+        for device, engine in [
+            (Device(threads=5), "torch"),
+            (Device("gpu"), "torch"),
+            (Device(threads=3), "torch"),
+            (Device(threads=5), "torch"),
+            (Device(threads=2), "onnx"),
+        ]
+    ]
+    assert devices.cpu_threads(placements, "torch", "bf16") == [3, 5]
+    assert devices.cpu_threads(placements[1:2], "torch", "bf16") == []
 
 
 def test_device_map_with_a_gpu_that_is_not_there() -> None:

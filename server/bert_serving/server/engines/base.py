@@ -52,8 +52,8 @@ class EngineSpec:
             the shapes that XLA compiles and does not change a vector.
         model_digest: digest of the model that the server prepared at its start; engines then open its entries in the
             cache, and read no file of ``model``. Empty: the digest of the files of ``model``.
-        cpu_threads: numbers of threads of the workers on the CPU, for which ``prepare`` writes files; empty if none is
-            known. It does not change a vector.
+        cpu_threads: numbers of threads of all workers on the CPU, for which ``prepare`` writes files; empty if there
+            are none. They do not change a vector.
         opened: receives the paths of the entries that an engine opens.
         only_verified: the cache reads and builds no entry, see ``Cache``.
     """

@@ -54,6 +54,12 @@ def blas_threads(number: int) -> dict[str, str]:
     return dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(number))
 
 
+def cpu_threads(placements: Sequence[WorkerPlacement], engine: str, dtype: str) -> list[int]:
+    """Returns the numbers of threads of the workers on the CPU with this engine and dtype, ascending."""
+    devices = [each.device for each in placements if (each.engine, each.dtype) == (engine, dtype)]
+    return sorted({device.threads for device in devices if device.kind == "cpu"})
+
+
 #: Selects among candidates on a device; None stands for the first one, that of ``-engine auto``.
 ChooseEngine = Callable[[Sequence[Candidate], Device], Candidate | None]
 

@@ -28,7 +28,7 @@ from .cpu_topology import Topology, read_topology
 from .description import log_comparable, log_start
 from .engine_choice import make_choice
 from .packages import require_packages
-from .placement import WorkerPlacement, blas_threads, plan_workers
+from .placement import WorkerPlacement, blas_threads, cpu_threads, plan_workers
 from .prepared_model import PreparedModel
 from .share_options import job_options, share_options
 from .tokenizers import count, resolve
@@ -252,8 +252,7 @@ def make_workers(
         children[name] = Child(role, name, context, config, addresses, options, env)
 
     for engine, dtype in dict.fromkeys((placement.engine, placement.dtype) for placement in placements):
-        devices = [each.device for each in placements if (each.engine, each.dtype) == (engine, dtype)]
-        threads = sorted({device.threads for device in devices if device.kind == "cpu"})
+        threads = cpu_threads(placements, engine, dtype)
         options = {"engine": engine, "dtype": dtype, "cpu_threads": threads, "sources": prepared.sources, **extra}
         add(
             "prepare", f"prepare-{label}{engine}-{dtype}", options, {**_NO_GPU, "TF_CPP_MIN_LOG_LEVEL": "3"}, "GRAPHOPT"
@@ -263,7 +262,8 @@ def make_workers(
         env = placement.environment()
         if placement.device.kind == "gpu":  # heads of tokens run on the CPU, whose cores all workers share
             env |= blas_threads(max(1, read_topology().num_usable // len(placements)))
-        add("worker", name, {**placement.options(), **extra}, env, name.upper())
+        options = {**placement.options(), "cpu_threads": cpu_threads(placements, placement.engine, placement.dtype)}
+        add("worker", name, {**options, **extra}, env, name.upper())
     return children
 
 

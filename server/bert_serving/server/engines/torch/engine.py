@@ -158,7 +158,7 @@ class TorchEngine:
         from . import onednn
 
         torch, num_threads = self._torch, self._torch.get_num_threads()
-        prepacked = prepacked_entry.find(self._spec, num_threads)
+        prepacked = prepacked_entry.find(self._spec)
         with torch.inference_mode():
             layers, note = onednn.select_dense_layers(self._spec, weights, self._encoder.dense, prepacked)
         self.startup_notes.append(note)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,20 @@ def open_prepacked(weights: dict[str, Tensor], folder: Path | None) -> tuple[dic
         return prepack_weights(weights), f"prepacked weights of this worker alone ({one_line(error)})"
 
 
-def write_prepacked(weights: dict[str, Tensor], folder: Path) -> None:
-    """Writes the prepacked weights, and compares all of them; see ``_write``. Writes the reason if they cannot be used.
+def write_prepacked(weights: dict[str, Tensor], folder: Path, threads: Sequence[int]) -> None:
+    """Writes the prepacked weights, and compares all of them. Writes the reason if they cannot be used.
+
+    Args:
+        threads: numbers of threads of workers. oneDNN may choose another layout for each.
 
     Raises:
         OSError, MemoryError, RuntimeError: disk or memory do not suffice.
     """
     try:
-        _write(weights, folder)
-        map_prepacked(weights, folder, compare_all=True)
+        _write(weights, folder, threads)
+        for number in threads:
+            torch.set_num_threads(number)
+            map_prepacked(weights, folder, compare_all=True)
     except (AttributeError, RuntimeError, ValueError) as error:
         if "memory" in str(error):
             raise
@@ -84,12 +89,15 @@ def map_prepacked(weights: dict[str, Tensor], folder: Path, compare_all: bool = 
 
     Raises:
         NotEqual: the layout, or a product, is not that of a private copy.
-        ValueError: the folder has the reason why nothing is mapped.
+        ValueError: the folder has no layout for this number of threads, or the reason why nothing is mapped.
         OSError, KeyError, RuntimeError, AttributeError: the folder has other weights, or PyTorch lacks a function.
     """
     index = json.loads((folder / _INDEX).read_text("utf-8"))
     if "reason" in index:
         raise ValueError(index["reason"])
+    places = index["threads"].get(str(torch.get_num_threads()))
+    if places is None:
+        raise ValueError(f"the file has no layout for {torch.get_num_threads()} threads")
     data = np.memmap(folder / _WEIGHTS, np.uint8, "r")
     make = _find_function()
     layouts: dict[Any, Tensor] = {}
@@ -98,9 +106,9 @@ def map_prepacked(weights: dict[str, Tensor], folder: Path, compare_all: bool = 
         private = _prepack(weight) if compare_all or weight.shape not in layouts else None
         if private is not None:
             layouts[weight.shape] = _layout(private)
-        layout, place = layouts[weight.shape], index["layers"][scope]
+        layout, place = layouts[weight.shape], places[scope]
         if _digest(layout) != place["layout"]:
-            raise NotEqual("the layout is that of other threads or of another processor")
+            raise NotEqual("the layout is that of another processor")
         pages = data[place["offset"] : place["offset"] + place["bytes"]]
         mapped[scope] = make(pages, weight, layout)
         if torch.ops.mkldnn._nbytes(mapped[scope]) != len(pages):
@@ -110,11 +118,10 @@ def map_prepacked(weights: dict[str, Tensor], folder: Path, compare_all: bool = 
     return mapped
 
 
-def main(weights: str, folder: str, threads: int) -> None:
-    """Writes the prepacked weights of a file to a folder, for a number of threads."""
-    torch.set_num_threads(threads)
+def main(weights: str, folder: str, threads: Sequence[int]) -> None:
+    """Runs ``write_prepacked`` for a file of weights."""
     with torch.inference_mode():
-        write_prepacked(load(Path(weights), torch.device("cpu")), Path(folder))
+        write_prepacked(load(Path(weights), torch.device("cpu")), Path(folder), threads)
 
 
 def _dense_weights(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -137,17 +144,22 @@ def _digest(layout: Tensor) -> str:
     return sha256(layout.numpy().tobytes()).hexdigest()
 
 
-def _write(weights: dict[str, Tensor], folder: Path) -> None:
-    """Writes the bytes of each layer to one file, and their places and layouts to another."""
-    layers = {}
+def _write(weights: dict[str, Tensor], folder: Path, threads: Sequence[int]) -> None:
+    """Writes the bytes of each layer in each layout to one file, and their places by number of threads to another."""
+    places: dict[int, dict[str, Any]] = {number: {} for number in threads}
     with open(folder / _WEIGHTS, "wb") as file:
         for scope, weight in _dense_weights(weights):
-            prepacked = _prepack(weight)
-            count = torch.ops.mkldnn._nbytes(prepacked)
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-            layers[scope] = {"offset": file.tell(), "bytes": count, "layout": _digest(_layout(prepacked))}
-            file.write((ctypes.c_char * count).from_address(torch.ops.mkldnn.data_ptr(prepacked)))
-    (folder / _INDEX).write_text(json.dumps({"layers": layers}, indent=1), "utf-8")
+            written: dict[str, Any] = {}
+            for number in threads:
+                torch.set_num_threads(number)
+                prepacked = _prepack(weight)
+                digest, count = _digest(_layout(prepacked)), torch.ops.mkldnn._nbytes(prepacked)
+                if digest not in written:
+                    file.write(bytes(-file.tell() % _ALIGNMENT))
+                    written[digest] = {"offset": file.tell(), "bytes": count, "layout": digest}
+                    file.write((ctypes.c_char * count).from_address(torch.ops.mkldnn.data_ptr(prepacked)))
+                places[number][scope] = written[digest]
+    (folder / _INDEX).write_text(json.dumps({"threads": places}, indent=1), "utf-8")
 
 
 def _find_function() -> Callable[[np.ndarray, Tensor, Tensor], Tensor]:

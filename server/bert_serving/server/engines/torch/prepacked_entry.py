@@ -23,9 +23,12 @@ _KIND = "torch-prepacked"
 MIN_BYTES = 16 << 20
 #: Seconds after which the process ends.
 _SECONDS = 300.0
-#: The process reads the search path of modules and its arguments from standard input.
+#: The process reads the search path of modules and its arguments from standard input. On Linux it gets SIGKILL when
+#: the thread that started it ends (PR_SET_PDEATHSIG of linux/prctl.h).
 _PROGRAM = f"""
-import faulthandler, json, sys
+import ctypes, faulthandler, json, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
 faulthandler.dump_traceback_later({_SECONDS}, exit=True)
 sys.path[:], arguments = json.load(sys.stdin)
 from {__package__}.prepacked import main
@@ -38,7 +41,7 @@ class _NotWritten(EngineError):
 
 
 def write(spec: EngineSpec, weights: Path, log: Log) -> None:
-    """Writes the prepacked weights for each number of ``spec.cpu_threads`` to the cache if they are missing.
+    """Writes the prepacked weights for ``spec.cpu_threads`` to the cache if they are missing.
 
     Small models have none, see ``MIN_BYTES``.
 
@@ -48,28 +51,27 @@ def write(spec: EngineSpec, weights: Path, log: Log) -> None:
     Raises:
         CacheError: the cache cannot be written, or has not verified the entry, see ``Cache.entry``.
     """
-    if weights.stat().st_size < MIN_BYTES:
+    if not spec.cpu_threads or weights.stat().st_size < MIN_BYTES:
         return
+
+    def build(folder: Path) -> None:
+        log("write prepacked weights for all workers")
+        _run(weights, folder, spec.cpu_threads)
+
     cache = spec.cache()
-    for threads in spec.cpu_threads:
-
-        def build(folder: Path, threads: int = threads) -> None:
-            log("write prepacked weights for all workers")
-            _run(weights, folder, threads)
-
-        try:
-            cache.entry(_KIND, _cache_key(spec, cache, threads), build)
-        except _NotWritten as error:
-            log(f"each worker prepacks a copy of the weights: {error}")
+    try:
+        cache.entry(_KIND, _cache_key(spec, cache), build)
+    except _NotWritten as error:
+        log(f"each worker prepacks a copy of the weights: {error}")
 
 
-def find(spec: EngineSpec, threads: int) -> Path | None:
-    """Returns the folder with the prepacked weights for a number of threads, or None."""
+def find(spec: EngineSpec) -> Path | None:
+    """Returns the folder with the prepacked weights for ``spec.cpu_threads``, or None."""
     cache = spec.cache()
-    return cache.find(_KIND, _cache_key(spec, cache, threads))
+    return cache.find(_KIND, _cache_key(spec, cache)) if spec.cpu_threads else None
 
 
-def _run(weights: Path, folder: Path, threads: int) -> None:
+def _run(weights: Path, folder: Path, threads: tuple[int, ...]) -> None:
     """Runs the process.
 
     Raises:
@@ -78,20 +80,20 @@ def _run(weights: Path, folder: Path, threads: int) -> None:
     path = [entry for entry in sys.path if isinstance(entry, str)]
     given = json.dumps([path, [str(weights), str(folder), threads]])
     command = [sys.executable, "-c", _PROGRAM]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": "-1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(threads)), "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise _NotWritten(f"the process that writes them ended with exit code {done.returncode} ({reason})")
 
 
-def _cache_key(spec: EngineSpec, cache: Cache, threads: int) -> dict[str, object]:
+def _cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     """Returns all that the layout depends on. The last three determine what oneDNN chooses."""
     return {
         "weights": torch_weights.cache_key(spec, cache),
         "torch": _build(),
         "processor": describe_processor(),
-        "threads": threads,
+        "threads": list(spec.cpu_threads),
         "environment": {name: value for name, value in os.environ.items() if name.startswith(("ONEDNN_", "DNNL_"))},
     }
 
