@@ -118,6 +118,10 @@ def test_small_models_gpus_and_programs_without_workers_write_nothing(
     [
         ("import os; os.abort()", "ended with exit code -6 (no output)"),
         ("raise OSError('disk full')", "ended with exit code 1 (OSError: disk full)"),
+        (
+            "import faulthandler, time; faulthandler.dump_traceback_later(0.1, exit=True); time.sleep(60)",
+            "ended with exit code 1 (Timeout (0:00:00.100000)!)",
+        ),
     ],
 )
 def test_process_that_fails_costs_the_shared_weights_only(

@@ -83,7 +83,8 @@ def _run(weights: Path, folder: Path, threads: tuple[int, ...]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(threads)), "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        reason = next((line for line in lines if line.startswith("Timeout (")), lines[-1])  # that of faulthandler
         raise _NotWritten(f"the process that writes them ended with exit code {done.returncode} ({reason})")
 
 
