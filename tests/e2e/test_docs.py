@@ -26,6 +26,7 @@ from bert_serving.client._base import BaseClient
 from bert_serving.client._cli.encode import get_parser as get_encode_parser
 from bert_serving.server.benchmark.options import get_benchmark_parser
 from bert_serving.server.cli.calibrate import get_parser as get_calibrate_parser
+from bert_serving.server.cli.drift import get_parser as get_drift_parser
 from bert_serving.server.cli.join import get_parser as get_join_parser
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.cli.start import get_args_parser
@@ -165,6 +166,7 @@ def test_what_is_not_run_says_why() -> None:
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "bert-serving-benchmark": get_benchmark_parser,
     "bert-serving-calibrate": get_calibrate_parser,
+    "bert-serving-drift": get_drift_parser,
     "bert-serving-start": get_args_parser,
     "bert-serving-terminate": get_shutdown_parser,
     "bert-serving-encode": get_encode_parser,
