@@ -117,8 +117,11 @@ def test_memory_for_outputs_is_reserved_if_a_body_may_ask_for_them() -> None:
     assert limiter.needed(body, "/encode") < least
     assert limiter.needed(asks, "/encode") > limiter.needed(body, "/encode") + 1000
     assert limiter.needed(hides, "/encode") > least
-    for path in ("/rerank", "/v2/rerank", "/", "/embed_sparse", "/embed_all"):
+    for path in ("/embed_sparse", "/embed_all"):
         assert limiter.needed(body, path) > limiter.needed(body, "/embed") + 1000
+    ranks, embeds = (b'{"texts": ["a"], "%b": ["a"]}' % name for name in (b"query", b"xuery"))
+    for path in ("/rerank", "/v2/rerank", "/", "/invocations"):
+        assert limiter.needed(ranks, path) > limiter.needed(embeds, path) + 1000
     long = b'{"inputs": ["%b"]}' % (b"a" * 3000)
     assert limiter.needed(long, "/embed_all") > 100 * 10 * 4
     assert OutputSizes(None, 100).of_body(5, 100, True) == 0

@@ -109,7 +109,7 @@ class MemoryLimiter:
         if not self._outputs:
             return 0
         has_escapes = _has_escapes(body)
-        if not (path in OUTPUT_PATHS or has_escapes or b'"outputs"' in body):
+        if not (path in OUTPUT_PATHS or has_escapes or b'"outputs"' in body or b'"query"' in body):
             return 0
         may_have_prompt = has_escapes or b'"prompt"' in body
         return max(each.of_body(num_values, len(body), may_have_prompt) for each in self._outputs)

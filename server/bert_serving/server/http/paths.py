@@ -8,8 +8,8 @@ import re
 ALIASES = {"/embeddings": "/v1/embeddings"}
 #: Paths of rankings on a server with ``-task rerank``.
 RERANK_PATHS = frozenset(("/", "/invocations", "/rerank", "/v1/rerank", "/v2/rerank"))
-#: Paths that return, or compare, sparse vectors or vectors of tokens without the field ``outputs``.
-OUTPUT_PATHS = RERANK_PATHS | {"/embed_sparse", "/embed_all"}
+#: Paths that return, or compare, sparse vectors or vectors of tokens without the field ``outputs`` or ``query``.
+OUTPUT_PATHS = frozenset(("/embed_sparse", "/embed_all"))
 #: Prefixes of the paths of files and batch jobs.
 JOB_PREFIXES = ("/v1/files", "/v1/batches")
 #: Paths whose GET requests need no token, because load balancers and browsers that open a page send none.
