@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ from bert_serving.client import (
     TaskError,
     VectorSpaceError,
 )
+from bert_serving.client._cli.encode import main
 from bert_serving.server.http.memory_limit import STREAM_ABOVE
 from http_calls import HttpServer
 from servers import Server, free_ports
@@ -340,6 +343,59 @@ def test_calls_that_do_not_wait_have_outputs(served: Served) -> None:
     asyncio.run(encode_batches())
     with ConcurrentBertClient(2, **ports, check_length=False) as client:
         check(client.encode(TEXTS, outputs=kinds[3]), kinds[3], everything)
+
+
+def test_corpora_have_outputs(served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON lines and Parquet have a field for each output, and none for a row without a text."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    at = ["-port", str(served.m3.server.port), "-port_out", str(served.m3.server.port_out), "-quiet"]
+    names = ["dense", "sparse", "multi"]
+    source, lines = tmp_path / "a.txt", [*TEXTS, ""]
+    source.write_text("".join(f"{text}\n" for text in lines))
+    with served.m3.zmq_client() as client:
+        wanted = client.encode(TEXTS, outputs=names)
+    assert wanted.sparse is not None
+    assert wanted.multi is not None
+
+    def check(row: int, dense: Any, sparse: Any, multi: Any) -> None:
+        np.testing.assert_allclose(dense, wanted.dense[row], atol=1e-5)
+        assert (sparse["indices"], sparse["tokens"]) == (wanted.sparse[row].ids.tolist(), wanted.sparse[row].tokens)
+        np.testing.assert_allclose(sparse["values"], wanted.sparse[row].weights, atol=1e-5)
+        np.testing.assert_allclose(multi, wanted.multi[row], atol=1e-5)
+
+    jsonl = tmp_path / "a.jsonl"
+    assert main([str(source), "-o", str(jsonl), "-blank", "zeros", "-batch_size", "4", "-outputs", *names, *at]) == 0
+    *rows, blank = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        check(number, row["vector"], row["sparse"], row["multi"])
+    assert (blank["sparse"], blank["multi"], any(blank["vector"])) == (None, None, False)
+    for value, has in (("null", False), ("zeros", True)):
+        out = tmp_path / value
+        options = ["-blank", value, "-part_rows", "4", "-outputs", *names]
+        assert main([str(source), "-o", f"{out}/", *options, *at]) == 0
+        *rows, blank = pq.read_table(out).to_pylist()
+        for number, row in enumerate(rows):
+            check(number, row["vector"], row["vector_sparse"], row["vector_multi"])
+        empty = {"indices": [], "values": [], "tokens": []}
+        assert (blank["vector_sparse"], blank["vector_multi"]) == ((empty, []) if has else (None, None))
+        assert (blank["vector"] is None) != has
+    out = tmp_path / "sparse"
+    assert main([str(source), "-o", f"{out}/", "-blank", "null", "-outputs", "sparse", *at]) == 0
+    assert main([str(source), "-o", f"{out}/", "-blank", "null", "-outputs", "sparse", "-resume", *at]) == 0
+    assert main([str(source), "-o", f"{out}/", "-blank", "null", "-outputs", "multi", "-resume", *at]) == 1
+    assert "-outputs was ['sparse'] and is now ['multi']" in capsys.readouterr().err
+    assert pq.read_table(out).column_names == ["text", "vector_sparse"]
+    for options, words in (
+        (["-outputs", "sparse", "-format", "npy"], "not npy"),
+        (["-outputs", "sparse", "-long", "mean"], "for dense vectors alone"),
+        (["-outputs", "sparse", "sparse"], "a kind twice"),
+    ):
+        with pytest.raises(SystemExit):
+            main([str(source), "-o", f"{tmp_path}/other/", *options, *at])
+        assert words in capsys.readouterr().err
+    front = ["-port", str(served.splade.server.port), "-port_out", str(served.splade.server.port_out)]
+    assert main([str(source), "-o", str(tmp_path / "b.jsonl"), *front]) == 1
+    assert "set outputs to ['sparse']" in capsys.readouterr().err
 
 
 def test_late_interaction_has_queries_and_documents(served: Served) -> None:

@@ -14,7 +14,7 @@ from ._arguments import whole_number
 from ._async_iterators import AsyncResultSubscription, async_iterator
 from ._base import TruncationWarner, command_info, raise_if_error
 from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
-from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room
+from ._encoding import BATCH_SIZE, E, EncodeCall, NestedList, Response, SpaceCheck, Tokens, has_room, weighted
 from ._outputs import EncodedOutputs, name_dense
 from ._parts import EncodedParts
 from ._progress import ProgressBar
@@ -260,7 +260,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
         values = await self._request_options(is_tokenized, options)
         replies = self._reply_queue()
         warner, spaces = TruncationWarner(self), SpaceCheck()
-        in_flight: dict[int, int] = {}  # number of texts by number of the request, until the result is taken
+        in_flight: dict[int, int] = {}  # weight of the texts by number of the request, until the result is taken
         taken = asyncio.Event()
 
         async def feed() -> None:
@@ -277,7 +277,7 @@ class AsyncBertClient(AsyncScoringClient[E]):
                 validated = self._validated(texts, is_tokenized, stacklevel=2)
                 frame = self._frame(await self._with_pairs(values, validated))
                 number = self._connection.new_number()
-                in_flight[number] = len(validated)
+                in_flight[number] = weighted(len(validated), values)
                 self._connection.submit(number, protocol.texts_to_json(validated), len(validated), replies.put, frame)
                 sent += 1
 

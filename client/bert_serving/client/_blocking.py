@@ -13,7 +13,7 @@ import numpy as np
 from . import protocol
 from ._base import BaseClient, command_info, raise_if_error
 from ._deadline import GRACE, SETTLE_INTERVAL, WaitPolicy
-from ._encoding import E, EncodeCall, SpaceCheck, concatenate
+from ._encoding import E, EncodeCall, SpaceCheck, concatenate, weighted
 from ._outputs import EncodedOutputs, join_outputs, name_dense, named_outputs
 from ._pending import NoMore, PendingReplies, ReplyStream
 from ._progress import ProgressBar
@@ -185,8 +185,8 @@ class BlockingClient(BaseClient[E]):
         frame = self._frame(self._with_pairs(options, texts))
         # A reply with dense vectors alone does not tell that the request had the option.
         on_reply = self._put_named if options.get("outputs") == ("dense",) else None
-        message = protocol.texts_to_json(texts)
-        self._submit(self._pending, message, len(texts), stream, options=frame, on_reply=on_reply)
+        message, weight = protocol.texts_to_json(texts), weighted(len(texts), options)
+        self._submit(self._pending, message, len(texts), stream, options=frame, on_reply=on_reply, weight=weight)
 
     def _put_named(self, number: int, reply: ReplyOrError) -> None:
         self._pending.put(number, name_dense(reply))
@@ -264,10 +264,11 @@ class BlockingClient(BaseClient[E]):
         options: bytes = b"",
         link: FrontLink | None = None,
         on_reply: OnReply | None = None,
+        weight: int | None = None,
     ) -> int:
         """Sends a request, and returns its number."""
         number = number if number is not None else self._connection.new_number()
-        pending.expect(number, num_texts, stream)
+        pending.expect(number, num_texts if weight is None else weight, stream)
         submit: Callable[..., None] = self._connection.submit
         try:
             if link is not None:

@@ -25,6 +25,8 @@ BATCH_SIZE = 4096
 MAX_REQUESTS_IN_FLIGHT = 64
 #: Most texts of one call in flight, except that two requests of any size may be.
 MAX_TEXTS_IN_FLIGHT = 2 * BATCH_SIZE
+#: For how many texts a text counts whose vectors are not one dense vector: they have several times its size.
+OUTPUTS_WEIGHT = 16
 
 
 if TYPE_CHECKING:
@@ -100,6 +102,11 @@ def reply_array(reply: Reply, copy: bool = True) -> FloatArray:
         return reply.array() if copy else reply.view()
     except (KeyError, TypeError, ValueError) as error:
         raise ReplyError(f"the vectors in the reply to request {reply.request_id} cannot be read: {error!r}") from error
+
+
+def weighted(num_texts: int, options: dict[str, Any]) -> int:
+    """Returns the texts of a request as `has_room` counts them: large results for other outputs weigh more."""
+    return num_texts * OUTPUTS_WEIGHT if options.get("outputs", ("dense",)) != ("dense",) else num_texts
 
 
 class SpaceCheck:

@@ -12,7 +12,7 @@ from ..command_parser import CommandParser
 from ..completion import add_completion
 from ..errors import OptionError
 from ..flag_sources import add_sources, choose_address
-from ..protocol import EMBEDDING_TYPES, PART_MODES, ROW_MODES
+from ..protocol import EMBEDDING_TYPES, OUTPUTS, OUTPUTS_BATCH_SIZE, PART_MODES, ROW_MODES
 from ..ray_cluster import check_address
 from .corpus import BLANK
 from .part_files import FOLDER_FORMATS
@@ -137,6 +137,16 @@ def get_parser() -> argparse.ArgumentParser:
         help="layers whose vectors are joined, of those that the server keeps; by default all of them",
     )
     add(
+        "-outputs",
+        "--outputs",
+        choices=OUTPUTS,
+        nargs="+",
+        default=(),
+        metavar="KIND",
+        help="kinds of vectors: some of dense, sparse and multi that the model has; by default dense. JSON lines and "
+        "Parquet have a field of their own for each",
+    )
+    add(
         "-model",
         "--model",
         dest="chosen_model",
@@ -231,6 +241,7 @@ def checked_format(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     if args.ray_actors and not args.ray_address:
         parser.error("-ray_actors needs -ray_address, the cluster")
     _check_long(args, parser)
+    _take_outputs(args, parser)
     if is_folder(args):
         return _folder_format(args, parser)
     ending = os.path.splitext(args.output)[1].lstrip(".")
@@ -262,7 +273,23 @@ def _check_long(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
         parser.error(f"-long {args.long} divides texts into parts, but -is_tokenized sends tokens; omit one of them")
 
 
+def _take_outputs(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Checks the outputs, and chooses smaller requests for them."""
+    outputs = tuple(args.outputs)
+    if len(set(outputs)) < len(outputs):
+        parser.error(f"-outputs names a kind twice: {' '.join(outputs)}; name each once")
+    args.outputs = () if outputs == ("dense",) else outputs
+    if not args.outputs:
+        return
+    if args.long in PART_MODES:
+        parser.error(f"-long {args.long} is for dense vectors alone; omit -outputs, or -long")
+    if args.batch_size == parser.get_default("batch_size"):
+        args.batch_size = OUTPUTS_BATCH_SIZE
+
+
 def _check_parts(args: argparse.Namespace, parser: argparse.ArgumentParser, output_format: str) -> None:
+    if args.outputs and output_format == "npy":
+        parser.error("-outputs has several kinds of vectors, or lists: use Parquet in a folder, or JSON lines, not npy")
     if args.long in ROW_MODES and output_format == "npy":
         parser.error(f"-long {args.long} writes offsets, which npy cannot hold: use Parquet in a folder, or JSON lines")
 

@@ -25,7 +25,17 @@ from .command_line import checked_format, fronts_of, get_parser, is_folder
 from .corpus import Chunk, Corpus, CorpusError, count_lines
 from .encode_folder import run_folder
 from .inputs import format_of
-from .requests import connect, encode_options, encoded, mean_of, probe_server, row_options, server_options
+from .output_columns import columns_of
+from .requests import (
+    connect,
+    described,
+    encode_options,
+    encoded,
+    mean_of,
+    probe_server,
+    row_options,
+    server_options,
+)
 from .text_parts import PartRows, part_rows
 from .vector_files import Checkpoint, checkpoint_files, open_vector_file
 
@@ -67,7 +77,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
     with _input(args.file) as stream, connect(args, *fronts_of(args)) as client:
         corpus = Corpus(stream, args.file, args.blank)
         options = encode_options(args)
-        probe, space = probe_server(client, args.is_tokenized, options, _print_error)
+        probe, space, _ = probe_server(client, args.is_tokenized, options, _print_error)
         labels = ServerTask.of(client.server_config).labels
         options["vector_space"] = space
         row = row_options(args, output_format) | server_options(client, space)
@@ -87,7 +97,8 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
                 if args.long in ROW_MODES:
                     output.append(*_parts(chunk, response, probe))
                 else:
-                    output.append(chunk, *_aligned(chunk, response, probe))
+                    columns = columns_of(None if response is None else response.outputs, args.outputs, chunk.texts)
+                    output.append(chunk, *_aligned(chunk, response, probe), None, columns)
                 lines = chunk.end.lines - checkpoint.input.lines
                 checkpoint = replace(checkpoint, input=chunk.end, rows=output.rows, output_bytes=output.sync())
                 if sidecar:
@@ -107,7 +118,7 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
     if not args.quiet:
         new = checkpoint.rows - (before.rows if before else 0)
         rate = new / (time.monotonic() - started)
-        where = "" if args.output == "-" else f" in {args.output}, each {list(probe.shape)} {probe.dtype}"
+        where = "" if args.output == "-" else f" in {args.output}, each {described(probe, args.outputs)}"
         named = f", vector space {space}" if space else ""
         kind = f"scores of the labels {', '.join(labels)}" if labels else "vectors"
         _print_error(f"{checkpoint.rows:,} {kind}{where}{named} ({rate:,.0f}/s)")

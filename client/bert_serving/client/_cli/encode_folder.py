@@ -22,7 +22,7 @@ from .part_pipeline import Job
 from .parts import Part, PartQueue, plan
 from .ray_run import RayReading, RayRun, absolute, ray_cluster
 from .readers import Reading, state_of
-from .requests import encode_options, mean_of, row_options
+from .requests import described, encode_options, mean_of, row_options
 from .rows import ReadOptions, vector_column_error
 from .server_models import connect_all, reconnect
 from .vector_files import require_options
@@ -67,6 +67,7 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
         args.part_rows,
         output_format == "parquet",
         args.long in ROW_MODES,
+        args.outputs,
     )
     options = row_options(args, output_format) | {
         "-column": args.column,
@@ -106,7 +107,9 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
         Manifest(options, before.probe if before else mean_of(server.probe), corpus.inputs).save(folder.path)
         request_options["vector_space"] = server.space
         names = args.column, args.vector_column
-        layout = Layout(output_format, server.probe, *names, columns, server.space, read_options.has_parts)
+        about_outputs = args.outputs, server.multi_type
+        has_parts = read_options.has_parts
+        layout = Layout(output_format, server.probe, *names, columns, server.space, has_parts, *about_outputs)
         place, seen = (folder.path, paths) if ray is None else absolute(folder.path, paths)
         job = Job(place, seen, corpus.inputs, states, read_options, layout, args.is_tokenized, request_options)
         bar = ProgressBar(corpus.rows, _is_shown(args), done=corpus.rows_done)
@@ -129,7 +132,7 @@ def run_folder(args: argparse.Namespace, output_format: str, report: Report) -> 
         rate = run.rows_written / (time.monotonic() - started)
         named = f", vector space {server.space}" if server.space else ""
         kind = f"scores of the labels {', '.join(server.labels)}, " if server.labels else ""
-        shape = f"{kind}each {list(server.probe.shape)} {server.probe.dtype}"
+        shape = f"{kind}each {described(server.probe, args.outputs)}"
         report(f"{_counts(corpus)} in {args.output}, {shape}{named} ({rate:,.0f}/s)")
 
 

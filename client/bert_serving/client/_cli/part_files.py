@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .._outputs import EncodedOutputs
 from .._parts import TextPart
 from ..protocol import FloatArray
 from .corpus import CorpusError
 from .inputs import require_pyarrow
 from .json_columns import values_of
+from .output_columns import OutputColumns, arrow_columns, column_names, columns_of
 from .parts import Part
 from .rows import Rows, part_columns
 from .text_parts import PartRows, part_content, part_rows
@@ -51,6 +53,8 @@ class Layout(NamedTuple):
         columns: the columns of JSON lines and their kinds.
         vector_space: space of the vectors; ``None`` if it is not known.
         has_parts: a row for each part of a text.
+        outputs: kinds of vectors; none for dense vectors alone.
+        multi_type: dtype of the vectors of tokens.
     """
 
     format: str
@@ -60,12 +64,16 @@ class Layout(NamedTuple):
     columns: dict[str, str]
     vector_space: str | None
     has_parts: bool = False
+    outputs: tuple[str, ...] = ()
+    multi_type: np.dtype[Any] | None = None
 
 
 class PartFile(Protocol):
     """The rows of a part, on their way into a file."""
 
-    def append(self, rows: Rows, vectors: FloatArray, parts: PartRows | None) -> None: ...
+    def append(
+        self, rows: Rows, vectors: FloatArray, parts: PartRows | None, outputs: OutputColumns | None = None
+    ) -> None: ...
 
     def close(self) -> None:
         """Writes the rows that are in memory, and the end of the file."""
@@ -104,13 +112,20 @@ class PartWriter:
             else _ParquetPart(self._file, input_format, layout)
         )
 
-    def append(self, rows: Rows, vectors: FloatArray | None, text_parts: Sequence[TextPart] | None = None) -> None:
+    def append(
+        self,
+        rows: Rows,
+        vectors: FloatArray | None,
+        text_parts: Sequence[TextPart] | None = None,
+        outputs: EncodedOutputs[Any] | None = None,
+    ) -> None:
         """Appends rows.
 
         Args:
             vectors: array ``[n, ...]``, one for each text that is neither null nor blank, or one for each part of
                 such a text; ``None`` if there is none.
             text_parts: the part of each vector.
+            outputs: those of the same texts.
 
         Raises:
             CorpusError: the vectors have another shape or dtype than those of other parts.
@@ -132,7 +147,7 @@ class PartWriter:
                 self._write_nulls(array, rows)
             vectors = array
         self._require_shape(vectors)
-        self._part_file.append(rows, vectors, None)
+        self._part_file.append(rows, vectors, None, columns_of(outputs, self._layout.outputs, rows.texts))
         self._rows += len(vectors)
 
     def finish(self) -> PartRecord:
@@ -233,7 +248,9 @@ class _NpyPart:
         self._file = file
         file.write(NpyFile.header(rows, row))
 
-    def append(self, rows: Rows, vectors: FloatArray, parts: PartRows | None) -> None:
+    def append(
+        self, rows: Rows, vectors: FloatArray, parts: PartRows | None, outputs: OutputColumns | None = None
+    ) -> None:
         self._file.write(np.ascontiguousarray(vectors).data.cast("B"))
 
     def close(self) -> None:
@@ -254,16 +271,23 @@ class _ParquetPart:
         self._writer: Any = None
         self._batches: list[Any] = []
         self._bytes = 0
-        self._vectors = self._pa.list_(self._pa.from_numpy_dtype(layout.row.dtype), layout.row.shape[0])
+        width = layout.row.shape[0]  # 0 without dense vectors
+        self._vectors = self._pa.list_(self._pa.from_numpy_dtype(layout.row.dtype), width) if width else None
 
-    def append(self, rows: Rows, vectors: FloatArray, parts: PartRows | None) -> None:
+    def append(
+        self, rows: Rows, vectors: FloatArray, parts: PartRows | None, outputs: OutputColumns | None = None
+    ) -> None:
         pa = self._pa
-        mask = pa.array([text is None for text in rows.texts], pa.bool_())
-        array = pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(vectors).ravel()), type=self._vectors, mask=mask
-        )
         columns = self._columns(rows)
-        added = [(self._layout.vector_column, array)]
+        added: list[tuple[str, Any]] = []
+        if self._vectors is not None:
+            mask = pa.array([text is None for text in rows.texts], pa.bool_())
+            array = pa.FixedSizeListArray.from_arrays(
+                pa.array(np.ascontiguousarray(vectors).ravel()), type=self._vectors, mask=mask
+            )
+            added.append((self._layout.vector_column, array))
+        if outputs is not None:
+            added += arrow_columns(pa, outputs, self._layout.vector_column, rows.texts, self._layout.multi_type)
         if parts is not None:
             numbers = [rows.first + source for source in parts.sources]
             values = (numbers, parts.starts, parts.stops)
@@ -276,7 +300,8 @@ class _ParquetPart:
             schema = schema.with_metadata((schema.metadata or {}) | {b"vector_space": self._layout.vector_space})
         batch = pa.RecordBatch.from_arrays([*columns.columns, *(value for _, value in added)], schema=schema)
         if self._writer is None:
-            names = [name for name in schema.names if name != self._layout.vector_column]
+            outputs_added = column_names(self._layout.vector_column, self._layout.outputs)
+            names = [name for name in schema.names if name not in outputs_added]
             self._writer = pa.parquet.ParquetWriter(self._file, schema, use_dictionary=names)
         self._batches.append(batch)
         self._bytes += batch.nbytes

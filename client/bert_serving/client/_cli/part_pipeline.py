@@ -17,7 +17,7 @@ from .requests import encoded
 from .rows import ReadOptions, Rows
 
 if TYPE_CHECKING:
-    from .._request_options import AllOptions
+    from .._request_options import OutputOptions
 
 
 class Job(NamedTuple):
@@ -41,7 +41,7 @@ class Job(NamedTuple):
     read_options: ReadOptions
     layout: Layout
     is_tokenized: bool
-    options: AllOptions
+    options: OutputOptions
 
 
 class PartRows(NamedTuple):
@@ -104,7 +104,7 @@ def encode_parts(
                 if response is None:
                     writer.append(chunk.rows, None)
                 else:
-                    writer.append(chunk.rows, response.embedding, response.parts)
+                    writer.append(chunk.rows, response.embedding, response.parts, response.outputs)
                 rows += len(chunk.texts)
                 show(len(chunk.texts))
                 if chunk.is_last:

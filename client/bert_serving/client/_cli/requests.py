@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from .corpus import CorpusError
 from .request_feed import C, LimitReport, Report, RequestFeed, when_allowed
 
 if TYPE_CHECKING:
-    from .._request_options import AllOptions, EncodeOptions
+    from .._request_options import EncodeOptions, OutputOptions
 
 #: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
 PROBE = "the quick brown fox jumps over the lazy dog"
@@ -37,7 +37,7 @@ def connect(args: argparse.Namespace, *fronts: Front) -> BertClient:
     return BertClient([str(front) for front in fronts], **options)
 
 
-def encode_options(args: argparse.Namespace) -> AllOptions:
+def encode_options(args: argparse.Namespace) -> OutputOptions:
     """Returns the options of the requests."""
     return {
         "normalize": {"on": True, "off": False}.get(args.normalize),
@@ -49,6 +49,7 @@ def encode_options(args: argparse.Namespace) -> AllOptions:
         "embedding_type": args.embedding_type,
         "pooling": args.pooling,
         "pooling_layer": args.pooling_layer,
+        "outputs": args.outputs or None,
     }
 
 
@@ -67,6 +68,7 @@ def row_options(args: argparse.Namespace, output_format: str) -> dict[str, Any]:
         "-pooling": args.pooling,
         "-pooling_layer": args.pooling_layer,
         "-model": args.chosen_model,
+        "-outputs": list(args.outputs) or None,
     }
 
 
@@ -76,9 +78,11 @@ def server_options(client: BertClient, space: str | None) -> dict[str, Any]:
 
 
 def probe_server(
-    client: BertClient, is_tokenized: bool, options: AllOptions, report: Report
-) -> tuple[FloatArray, str | None]:
-    """Returns the vector of ``PROBE`` and its space; ``None`` from a server that does not name it.
+    client: BertClient, is_tokenized: bool, options: OutputOptions, report: Report
+) -> tuple[FloatArray, str | None, np.dtype[Any] | None]:
+    """Returns the vector of ``PROBE``, its space, and the dtype of the vectors of its tokens.
+
+    The space is ``None`` from a server that does not name it. Without dense vectors, the vector has no numbers.
 
     It does not matter whether the server truncates this text, or averages its parts.
 
@@ -87,17 +91,19 @@ def probe_server(
     """
     texts = [PROBE.split()] if is_tokenized else [PROBE]
     long: Literal["mean"] | None = "mean" if options.get("long") in PART_MODES else None
-    about_vectors: EncodeOptions = {**options, "long": long}
+    about_vectors: OutputOptions = {**options, "long": long}
+    about_dense: EncodeOptions = {**about_vectors}  # type: ignore[typeddict-item]
     if client.vector_space is None:  # a server that does not know the options of the other call
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             vectors: FloatArray = when_allowed(
-                lambda: client.encode(texts, is_tokenized=is_tokenized, **about_vectors), report
+                lambda: client.encode(texts, is_tokenized=is_tokenized, **about_dense), report
             )
-        return vectors[0], None
+        return vectors[0], None, None
     # This call gives no warning.
     call = when_allowed(lambda: client._encode_in_detail(texts, is_tokenized, 1, [], **about_vectors), report)
-    return call.embedding[0], call.vector_space
+    multi = None if call.outputs is None or call.outputs.multi is None else call.outputs.multi[0].dtype
+    return call.embedding[0], call.vector_space, multi
 
 
 def mean_of(probe: FloatArray) -> list[float]:
@@ -105,14 +111,20 @@ def mean_of(probe: FloatArray) -> list[float]:
 
     Integers give no numbers: one that rounds the other way is far from the first. The vector space names their model.
     """
-    if not np.issubdtype(probe.dtype, np.floating):
+    if not np.issubdtype(probe.dtype, np.floating) or not probe.size:
         return []
     mean: list[float] = probe.astype(np.float64).reshape(-1, probe.shape[-1]).mean(0).tolist()
     return mean
 
 
+def described(probe: FloatArray, outputs: Sequence[str]) -> str:
+    """Returns what a row has, for the summary: the shape of a vector, and further outputs."""
+    others = [name for name in outputs if name != "dense"]
+    return " and ".join([*([f"{list(probe.shape)} {probe.dtype}"] if probe.size else []), *others])
+
+
 def encoded(
-    client: BertClient, chunks: Iterator[C], is_tokenized: bool, options: AllOptions, report: Report
+    client: BertClient, chunks: Iterator[C], is_tokenized: bool, options: OutputOptions, report: Report
 ) -> Iterator[tuple[C, Response | None]]:
     """Yields chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text.
 

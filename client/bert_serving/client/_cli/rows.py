@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .corpus import CorpusError
+from .output_columns import column_names
 
 #: Most bytes of the rows that one request encodes, except that one row of any size may be. Batches in flight stay in
 #: memory.
@@ -22,6 +23,7 @@ class ReadOptions(NamedTuple):
         part_rows: rows of a part.
         has_columns: whether the output keeps the columns of the input.
         has_parts: whether the output has a row for each part of a text.
+        outputs: kinds of vectors; none for dense vectors alone.
     """
 
     column: str
@@ -31,13 +33,15 @@ class ReadOptions(NamedTuple):
     part_rows: int
     has_columns: bool
     has_parts: bool = False
+    outputs: tuple[str, ...] = ()
 
     @property
     def added_columns(self) -> tuple[str, ...]:
         """The columns that the output adds to those of the input."""
         if not self.has_columns:
             return ()
-        return (self.vector_column, *(part_columns(self.vector_column) if self.has_parts else ()))
+        names = column_names(self.vector_column, self.outputs)
+        return (*names, *(part_columns(self.vector_column) if self.has_parts else ()))
 
 
 class Rows(NamedTuple):

@@ -18,18 +18,18 @@ from .requests import connect, encode_options, mean_of, probe_server, server_opt
 from .vector_files import is_same_probe, other_vectors, require_options
 
 if TYPE_CHECKING:
-    from .._request_options import AllOptions
+    from .._request_options import OutputOptions
 
 
 class ServerModel:
     """What the model of a server is, to compare it with those of other servers and of the interrupted run."""
 
     def __init__(
-        self, front: Front, client: BertClient, is_tokenized: bool, options: AllOptions, report: Report
+        self, front: Front, client: BertClient, is_tokenized: bool, options: OutputOptions, report: Report
     ) -> None:
         self.front = front
         self.probe: FloatArray
-        self.probe, self.space = probe_server(client, is_tokenized, options, report)
+        self.probe, self.space, self.multi_type = probe_server(client, is_tokenized, options, report)
         self.labels = ServerTask.of(client.server_config).labels
         self.options = server_options(client, self.space)
         self.options |= {"the shape of a vector": list(self.probe.shape), "the dtype": str(self.probe.dtype)}
@@ -64,7 +64,7 @@ class ServerModel:
 
 
 def connect_all(
-    args: argparse.Namespace, stack: ExitStack, options: AllOptions, report: Report
+    args: argparse.Namespace, stack: ExitStack, options: OutputOptions, report: Report
 ) -> tuple[list[tuple[Front, BertClient]], ServerModel]:
     """Returns a client of each server, which the stack closes, and what the first one is.
 

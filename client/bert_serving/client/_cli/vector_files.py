@@ -18,6 +18,7 @@ import numpy as np
 
 from ..protocol import FloatArray
 from .corpus import Chunk, CorpusError, Position
+from .output_columns import OutputColumns, json_fields
 from .text_parts import PartRows
 
 FORMATS = ("npy", "jsonl")
@@ -118,7 +119,14 @@ class VectorFile(Protocol):
 
     rows: int
 
-    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any, parts: PartRows | None = None) -> None: ...
+    def append(
+        self,
+        chunk: Chunk,
+        vectors: FloatArray,
+        tokens: Any,
+        parts: PartRows | None = None,
+        columns: OutputColumns | None = None,
+    ) -> None: ...
 
     def sync(self) -> int:
         """Writes the appended rows to disk, and returns the size of the file in bytes."""
@@ -144,7 +152,14 @@ class NpyFile:
         if not rows:
             self._write_header()
 
-    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any, parts: PartRows | None = None) -> None:
+    def append(
+        self,
+        chunk: Chunk,
+        vectors: FloatArray,
+        tokens: Any,
+        parts: PartRows | None = None,
+        columns: OutputColumns | None = None,
+    ) -> None:
         if (vectors.shape[1:], vectors.dtype) != (self._row.shape, self._row.dtype):
             raise CorpusError(
                 f"lines {chunk.numbers[0]:,} to {chunk.numbers[-1]:,} have vectors of shape {list(vectors.shape[1:])} "
@@ -179,7 +194,8 @@ class NpyFile:
 class JsonlFile:
     """One JSON object per row: ``line``, ``text``, ``vector``, and ``tokens`` and ``vector_space`` if known.
 
-    Of a part of a text also ``start`` and ``stop``, its offsets in characters.
+    Of a part of a text also ``start`` and ``stop``, its offsets in characters. With other outputs, these as ``sparse``
+    and ``multi``.
     """
 
     def __init__(self, file: BinaryIO, rows: int, vector_space: str | None) -> None:
@@ -187,16 +203,23 @@ class JsonlFile:
         self._space = f', "vector_space": {json.dumps(vector_space)}' if vector_space else ""
         self._file = file
 
-    def append(self, chunk: Chunk, vectors: FloatArray, tokens: Any, parts: PartRows | None = None) -> None:
+    def append(
+        self,
+        chunk: Chunk,
+        vectors: FloatArray,
+        tokens: Any,
+        parts: PartRows | None = None,
+        columns: OutputColumns | None = None,
+    ) -> None:
         for row, (number, text, vector) in enumerate(zip(chunk.numbers, chunk.texts, vectors, strict=True)):
             head: dict[str, Any] = {"line": number, "text": text}
             if parts is not None:
                 head |= {"start": parts.starts[row], "stop": parts.stops[row]}
             start = json.dumps(head, ensure_ascii=False)[:-1]
             shown = f', "tokens": {json.dumps(tokens[row], ensure_ascii=False)}' if tokens else ""
-            self._file.write(
-                f'{start}{shown}{self._space}, "vector": {"".join(_numbers(vector.tolist()))}}}\n'.encode()
-            )
+            others = "" if columns is None else json_fields(columns, row, _joined_numbers)
+            dense = f', "vector": {_joined_numbers(vector.tolist())}' if vector.size else ""
+            self._file.write(f"{start}{shown}{self._space}{dense}{others}}}\n".encode())
         self.rows += len(vectors)
 
     def sync(self) -> int:
@@ -248,6 +271,10 @@ def _numbers(value: Any) -> Iterator[str]:
         yield "]"
     else:
         yield f"{value:.9g}"
+
+
+def _joined_numbers(value: Any) -> str:
+    return "".join(_numbers(value))
 
 
 def _sync(file: BinaryIO) -> None:
