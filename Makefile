@@ -8,7 +8,7 @@
 #   make test-frameworks   LangChain, LlamaIndex, Haystack, Chroma and hnswlib against a server; in a separate environment
 #   make gpu        on a machine with an NVIDIA GPU: the tests that need one, and a benchmark
 #   make quality    STS benchmark: the default model on each engine, by each protocol, multilingual-e5-small and all-mpnet-base-v2
-#   make bench      benchmarks, in build/bench: host path, HTTP, cost, start, footprint, cache, -deterministic, front, names, peers (BENCH="cache cost")
+#   make bench      benchmarks, in build/bench: host path, HTTP, cost, start, footprint, variants, cache, -deterministic, front, names, peers (BENCH="cache cost")
 #   make smoke      the smallest installation from this checkout: a server of the default model, five sentences
 #   make docs       the site, in build/site: open build/site/index.html
 #   make dist       wheels and source distributions, in dist, checked
@@ -187,7 +187,7 @@ fuzz: setup
 	$(BIN)/python tests/faults/http_fuzz.py $(FUZZ_REQUESTS)
 
 # Scripts in benchmark/ that `make bench` runs. The peers take some gigabytes and hours; the others minutes each.
-BENCH ?= host_path over_http cost start footprint cache deterministic front_cost shares peers
+BENCH ?= host_path over_http cost start footprint variants cache deterministic front_cost shares peers
 .PHONY: bench
 
 bench: setup

@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "benchmark.md"
 FILES = {"five": "result.md", "cost": "result.md", "peers": "peers.md"}
 #: Scripts whose printed output is read from a file.
-PRINTED = ("quality", "int8_layers", "footprint", "host_path", "cache", "tokenization")
+PRINTED = ("quality", "int8_layers", "footprint", "variants", "host_path", "cache", "tokenization")
 
 
 def with_result(page: str, name: str, result: str) -> str:
