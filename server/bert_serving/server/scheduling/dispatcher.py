@@ -32,7 +32,7 @@ from .jobs import Job, JobChunk, pack
 from .scheduler import BatchLimits, Scheduler, make_scheduler
 from .unannounced import Unannounced
 from .worker_failure import BatchRetry, live_slices
-from .worker_state import InFlightBatch, WorkerState
+from .worker_state import InFlightBatch, WorkerState, without_early
 
 #: Failures in a row after which a worker counts as failing: with one failing sequence, half of the retries succeed.
 FAILURE_THRESHOLD = 20
@@ -244,6 +244,8 @@ class Dispatcher:
         self.next_wakeup = None
         while self.scheduler.num_sequences:
             free = [state for state in self.workers.values() if state.has_credit(bool(self._retry.num_alone))]
+            if free and self.scheduler.has_bulk_only:
+                free, self.next_wakeup = without_early(free, self.clock())
             if not free:
                 return
             state = min(free, key=lambda s: (len(s.in_flight), sum(self.in_flight[b].tokens for b in s.in_flight)))
@@ -266,7 +268,8 @@ class Dispatcher:
 
     def _next_batch(self, state: WorkerState) -> Slices:
         if self._slices is None:
-            return self.scheduler.next_batch(state.limits)
+            mixed_tokens = state.late_bulk.mixed_tokens(state.limits.max_tokens)
+            return self.scheduler.next_batch(state.limits, mixed_tokens=mixed_tokens)
         return self._slices.next_batch(self.scheduler, state, self.workers.values())
 
     def _should_delay(self, state: WorkerState, free: list[WorkerState]) -> bool:
@@ -307,6 +310,8 @@ class Dispatcher:
         padding = 0 if sequences == 1 else int(packed.batch.lengths.max()) * sequences - tokens
         counts = tokens, sequences, padding
         self.in_flight[batch_id] = InFlightBatch(state.name, slices, *counts, announcements, self.scheduler.is_bulk)
+        if not state.in_flight and not state.overlaps:
+            state.late_bulk.on_start(tokens, self.clock())
         state.in_flight[batch_id] = None
 
     def batch_done(self, batch_id: int, started_at: float) -> Slices:
@@ -330,6 +335,10 @@ class Dispatcher:
             state.num_tokens += batch.tokens
             now = self.clock()
             state.last_seconds = now - started_at
+            if not state.overlaps:
+                state.late_bulk.on_done(batch.tokens, state.last_seconds)
+                if state.in_flight:
+                    state.late_bulk.on_start(self.in_flight[next(iter(state.in_flight))].tokens, now)
             if self._slices is not None:
                 state.costs.add(batch.tokens, state.last_seconds, batch.is_bulk)
             if not state.in_flight:

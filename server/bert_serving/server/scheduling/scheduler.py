@@ -103,13 +103,18 @@ class Scheduler(Generic[Key]):
         return bool(self._bulk) and not self._small and not self._requeued
 
     def next_batch(
-        self, limits: BatchLimits, is_of_one_lane: bool = False, bulk_tokens: int | None = None
+        self,
+        limits: BatchLimits,
+        is_of_one_lane: bool = False,
+        bulk_tokens: int | None = None,
+        mixed_tokens: int | None = None,
     ) -> list[BatchSlice[Key]]:
         """Removes and returns the next batch; an empty list if the queue is empty.
 
         Args:
             is_of_one_lane: the batch has sequences of one lane only.
             bulk_tokens: limit of the tokens in a batch of the bulk lane.
+            mixed_tokens: limit of the tokens in a batch of the small lane that has sequences of the bulk lane, too.
         """
         self.is_bulk = True
         if self._requeued:
@@ -127,6 +132,11 @@ class Scheduler(Generic[Key]):
         self.is_bulk = first is self._bulk
         if self.is_bulk and bulk_tokens is not None:
             limits = BatchLimits(limits.max_sequences, min(limits.max_tokens, bulk_tokens))
+        if mixed_tokens is not None and not self.is_bulk and self._bulk:
+            if self._has_small(mixed_tokens, limits):
+                is_of_one_lane = True
+            else:
+                limits = BatchLimits(limits.max_sequences, min(limits.max_tokens, mixed_tokens))
         lanes = (first,) if is_of_one_lane else (first, second)
         slices = self._take_only(first) if self.num_sequences == 1 else self._fill_batch(lanes, limits)
         self._count(slices, -1)
@@ -152,6 +162,15 @@ class Scheduler(Generic[Key]):
             or self.num_sequences >= limits.max_sequences
             or self.num_tokens >= limits.max_tokens // 2
         )
+
+    def _has_small(self, tokens: int, limits: BatchLimits) -> bool:
+        """Returns whether small requests of so many tokens, or of a full batch, wait."""
+        sequences = 0
+        for chunk in self._small.round_robin(limits.max_sequences):
+            sequences, tokens = sequences + chunk.remaining, tokens - chunk.num_tokens
+            if tokens <= 0 or sequences >= limits.max_sequences:
+                return True
+        return False
 
     def _count(self, slices: list[BatchSlice[Key]], sign: int) -> None:
         for each in slices:

@@ -12,6 +12,7 @@ from ..ipc.messages import Command
 from .batch_costs import BatchCosts
 from .batch_delay import AdaptiveBatchDelay
 from .jobs import Job, JobChunk
+from .late_bulk import LateBulk
 from .scheduler import BatchLimits, BatchSlice
 
 #: Batches that a worker holds: a running and a queued one.
@@ -51,6 +52,7 @@ class WorkerState:
         disconnected_at: since when the worker of a machine is not connected, in monotonic seconds.
         failures: failed batches in a row.
         costs: durations of its batches, if the server has shares.
+        late_bulk: when it gets the bulk behind a long batch; of no use if its device computes while it prepares.
     """
 
     name: bytes
@@ -69,6 +71,7 @@ class WorkerState:
     failures: int = 0
     batch_delay: AdaptiveBatchDelay = field(default_factory=AdaptiveBatchDelay)
     costs: BatchCosts = field(default_factory=BatchCosts)
+    late_bulk: LateBulk = field(default_factory=LateBulk)
 
     @property
     def shown_name(self) -> str:
@@ -94,3 +97,9 @@ class WorkerState:
     def is_available(self) -> bool:
         """Whether the worker is connected."""
         return self.disconnected_at is None
+
+
+def without_early(free: list[WorkerState], now: float) -> tuple[list[WorkerState], float | None]:
+    """Returns the workers that may get bulk now; if there are none, the time from which one may."""
+    due = [state for state in free if not state.in_flight or state.late_bulk.due_at <= now]
+    return due, None if due else min(state.late_bulk.due_at for state in free)
