@@ -15,6 +15,8 @@ import pytest
 
 from bert_serving.client import AsyncBertClient, BertClient, InvalidRequestError, TaskError
 from bert_serving.client._cli.encode import main as encode_command
+from bert_serving.server.cli.drift import main as drift_command
+from bert_serving.server.monitoring.drift import Reference
 from http_calls import HttpServer, serving_http
 from model_folders import write_classifier
 from servers import DATA, TINY, Server, wait_until
@@ -22,6 +24,8 @@ from version_1 import assert_serves_version_1
 
 #: Name of each embedder, and the golden file with its vectors; the first one has no name of its own.
 GOLDEN = {"tiny": "mean_default", "last": "mean_layer-1"}
+#: Drift reference of the model ``last``.
+REFERENCE = Reference({}, 1000, [1.0] * 32, 1.0, [5], [500, 500], 0.0)
 QUERY, DOCUMENTS = "hello world", ["the quick brown fox", "hello", "world hello world"]
 
 
@@ -36,7 +40,9 @@ def golden(name: str) -> tuple[list[str], np.ndarray]:
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
     folder, jobs = write_classifier(tmp_path_factory.mktemp("models") / "reranker"), tmp_path_factory.mktemp("jobs")
-    models = ["-model", f"last={TINY},pooling_layer=-1", "-model", f"rerank={folder},task=rerank,max_seq_len=40"]
+    (reference := folder.parent / "reference.json").write_text(REFERENCE.to_json())
+    last = f"last={TINY},pooling_layer=-1,drift_reference={reference}"
+    models = ["-model", last, "-model", f"rerank={folder},task=rerank,max_seq_len=40"]
     with serving_http(*models, "-cache_mb", "3", "-max_queue_tokens", "20000", "-http_jobs", jobs) as server:
         yield server
 
@@ -221,6 +227,33 @@ def test_requests_survive_the_death_of_a_process(server: Server, victim: str) ->
     with ThreadPoolExecutor(4) as threads:
         assert sum(threads.map(encode, ["tiny", "last", "last", "tiny"][:3])) == 3
     wait_until(lambda: connect(server).server_status["state"] == "ready", what="all processes are back")
+
+
+def test_each_model_has_its_drift(http: HttpServer, server: Server, tmp_path: Path) -> None:
+    texts, _ = golden("last")
+    with connect(server, "last") as client, connect(server) as first:
+        first.encode(texts)
+        client.encode(texts)
+
+        def drift() -> dict[str, float]:
+            found: dict[str, float] = client.server_status["by_model"]["last"]["drift"]
+            return found
+
+        seen = drift()["seen"]
+        client.encode(texts)
+        wait_until(lambda: drift()["seen"] > seen and drift()["shift"] > 0.1, 20, "the report of the sink")
+        status = first.server_status
+        assert "drift" not in status
+        assert [name for name, each in status["by_model"].items() if "drift" in each] == ["last"]
+        lines = http.call("/metrics").body.decode().splitlines()
+        found = dict(line.rsplit(" ", 1) for line in lines if "_drift_" in line and line[0] != "#")
+        assert float(found['bert_serving_model_drift_texts{model="last"}']) >= drift()["seen"]
+        assert all("last" in name for name in found)
+        (tmp_path / "sample.txt").write_text("\n".join(texts))
+        args = ["-front", f"127.0.0.1:{server.port}:{server.port_out}", "-o", str(tmp_path / "reference.json")]
+        assert drift_command([str(tmp_path / "sample.txt"), *args, "-model", "last"]) == 0
+        made = Reference.load(str(tmp_path / "reference.json"))
+        assert made.options["vector_space"] == client.vector_space != first.vector_space
 
 
 @pytest.mark.parametrize("output", ["v.npy", "v/"])

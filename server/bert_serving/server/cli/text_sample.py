@@ -38,6 +38,7 @@ def connect(args: argparse.Namespace) -> BertClient:
         check_length=False,
         server_key=args.server_key,
         secret_key=args.secret_key,
+        model=args.chosen_model,
     )
 
 
@@ -69,6 +70,13 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="a server HOST[:PORT[:PORT_OUT]] in place of the three above. If repeated, servers of one model share the "
         "texts",
+    )
+    add(
+        "-model",
+        "--model",
+        dest="chosen_model",
+        metavar="NAME",
+        help="model of a server with several; by default its first one",
     )
     add("-server_key", "--server-key", metavar="KEY", help="public CURVE key of the server, or its file")
     add("-secret_key", "--secret-key", metavar="KEY", help="secret CURVE key of the client, or its file")

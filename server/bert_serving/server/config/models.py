@@ -34,7 +34,7 @@ _OF_SERVER = ("model_dir", "model", "graph_tmp_dir", "show_tokens_to_client")
 def _about_models() -> dict[str, Option]:
     groups = option_groups()
     found = (*groups["File Paths"], *groups["BERT Parameters"], OPTIONS["num_worker"])
-    found += (OPTIONS["fixed_embed_length"], OPTIONS["quantization_ranges"])
+    found += (OPTIONS["fixed_embed_length"], OPTIONS["quantization_ranges"], OPTIONS["drift_reference"])
     return {each.name: each for each in found if each.name not in _OF_SERVER}
 
 
@@ -173,7 +173,6 @@ def further_models(config: ServerConfig) -> list[ServerConfig]:
                 model_dir=spec.folder,
                 model=(),
                 name=spec.name,
-                drift_reference=None,
                 http_jobs=None,  # of the server: its lines may name any model
             )
         except ConfigError as error:

@@ -166,7 +166,7 @@ def families(status: dict[str, Any], is_up: bool) -> Iterator[Metric]:
     yield _engines(status)
     yield _vector_space(status)
     yield _task(status)
-    yield from _drift(status.get("drift"))
+    yield from _drift(status.get("drift"), status.get("by_model", {}))
     if "shares" in status:
         yield from _shares(status["shares"])
     if "by_model" in status:
@@ -229,13 +229,18 @@ def _machines(joined: dict[str, Any]) -> Iterator[Metric]:
     yield CounterMetricFamily("bert_serving_machine_losses", "Joined machines lost", joined.get("num_losses", 0))
 
 
-def _drift(drift: dict[str, Any] | None) -> Iterator[Metric]:
+def _drift(drift: dict[str, Any] | None, models: dict[str, dict[str, Any]]) -> Iterator[Metric]:
+    named = {model: figures["drift"] for model, figures in models.items() if "drift" in figures}
     for name, key, text in _DRIFT_GAUGES:
         gauge = GaugeMetricFamily(f"bert_serving_{name}", text, labels=[])
-        if drift is not None:
-            value = drift.get(key)
-            gauge.add_metric([], nan if value is None else value)
-        yield gauge
+        of_models = GaugeMetricFamily(f"bert_serving_model_{name}", f"{text}, of each model", labels=["model"])
+        for family, labels, found in (
+            *((gauge, [], each) for each in (drift,) if each is not None),
+            *((of_models, [model], each) for model, each in named.items()),
+        ):
+            value = found.get(key)
+            family.add_metric(labels, nan if value is None else value)
+        yield from (gauge, of_models)
 
 
 def _models(models: dict[str, dict[str, Any]]) -> Iterator[Metric]:

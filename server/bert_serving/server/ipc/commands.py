@@ -29,7 +29,7 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
                                                                       up to this batch
               sink -> ventilator       JOB_PENDING local_id job      the job's reply is pending
               sink -> ventilator       JOB_PUBLISHED local_id job    the job's reply was published before the query
-              sink -> ventilator       DRIFT json                    findings of :class:`VectorDrift`, for the status
+              sink -> ventilator       DRIFT json model              findings of :class:`VectorDrift`, for the status
               sink -> ventilator       RESULT_MEMORY assembling queued in_pipes
                                                                      bytes of results in the sink
               ventilator -> sink       FREE_RESULTS bytes            drop results of clients that do not read

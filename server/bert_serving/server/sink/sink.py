@@ -291,10 +291,11 @@ class Sink:
         for model in self.models:
             model.assembler.expire(2 * ceil(self.config.heartbeat_timeout))
         self._cancel_unsubscribed(now)
-        if (drift := self.models[0].drift) is not None:
+        drifts = [(number, model.drift) for number, model in enumerate(self.models) if model.drift is not None]
+        if drifts:
+            found = [[commands.DRIFT, json.dumps(drift.to_dict()).encode(), u64(number)] for number, drift in drifts]
             with contextlib.suppress(zmq.Again):  # not connected; repeated a second later
-                command = [commands.DRIFT, json.dumps(drift.to_dict()).encode()]
-                self.ventilator.send(encode_commands([command]), zmq.NOBLOCK)
+                self.ventilator.send(encode_commands(found), zmq.NOBLOCK)
         self.process.info["publisher"] = {
             "bytes": self.publisher.num_bytes,
             "sent": self.publisher.num_sent,

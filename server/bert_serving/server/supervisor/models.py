@@ -37,9 +37,14 @@ class PlannedModel:
     placements: list[WorkerPlacement]
     prepared: PreparedModel
 
-    def to_options(self) -> dict[str, Any]:
-        """Returns what ventilator, sink and HTTP server need to know of a further model."""
-        options = {"model": asdict(self.model), "tokenizer": self.prepared.tokenizer, "drift": None}
+    def to_options(self, warn: Callable[[str], None]) -> dict[str, Any]:
+        """Returns what ventilator, sink and HTTP server need to know of a further model.
+
+        Raises:
+            ConfigError: as :func:`read_drift`.
+        """
+        drift = read_drift(self.config, self.model, lambda text: warn(f"model {self.config.name}: {text}"))
+        options = {"model": asdict(self.model), "tokenizer": self.prepared.tokenizer, "drift": drift}
         return {"config": self.config.to_json(), "options": options}
 
 
@@ -111,7 +116,7 @@ def make_all_children(
     """
     first, *further = planned
     drift = read_drift(first.config, first.model, warn)
-    models = [each.to_options() for each in further]
+    models = [each.to_options(warn) for each in further]
     of_first = first.config, addresses, first.placements, first.model, first.prepared
     children = make_children(*of_first, access, http_keys, drift, models, join_options(planned))
     for each in further:

@@ -15,7 +15,6 @@ from ..ipc.process_context import ProcessContext
 from ..log import REQUEST
 from ..model.config import ModelConfig
 from ..model.vector_options import POOLING_BITS
-from ..monitoring.drift import Reference, UnknownDrift
 from ..monitoring.statistics import Statistics
 from ..scheduling.dispatcher import Dispatcher
 from ..scheduling.jobs import Job, JobChunk, JobOptions, RequestKey
@@ -32,6 +31,7 @@ from .result_admission import ResultAdmission
 from .result_limit import ResultLimit
 from .shared_queue import SharedQueue
 from .sink_channel import SinkChannel
+from .text_drift import TextDrift
 from .text_frames import chunk_of
 from .text_parts import can_start, place_parts, require_token_vectors
 from .tokenizer_pool import TokenizerPool
@@ -68,6 +68,7 @@ class RequestTable:
         admission: starts jobs while there is memory for their results.
         digests: large requests before their start.
         shares: what each name uses; None without ``-http_keys``.
+        drift: drift of the texts; None without ``-drift_reference``.
         draining: new requests are rejected.
     """
 
@@ -88,8 +89,7 @@ class RequestTable:
         self._tokenizer = tokenizer
         self._rules = _ModelRules(OptionsResolver(config, model), ResultLimit(config, model))
         self._statistics, self._sink = statistics, sink
-        reference = context.options["drift"]
-        self.unknown_drift = UnknownDrift(Reference.from_dict(reference), config.drift_window) if reference else None
+        self.drift = TextDrift.of(context)
         if shared is None:
             admission = ResultAdmission(self._rules.results, self.dispatch_all, sink.free_results, clock)
             shared = SharedQueue.open(context, admission, BatchNumbers(first_id), clock)
@@ -307,8 +307,8 @@ class RequestTable:
             statistics.num_truncated += len(truncated)
             if len(job.truncated) < MAX_TRUNCATED:
                 job.truncated += (truncated + first_text).tolist()
-        if self.unknown_drift is not None:
-            self.unknown_drift.add(len(tokenized.lengths), len(tokenized.input_ids), tokenized.num_unknown)
+        if self.drift is not None:
+            self.drift.add(len(tokenized.lengths), len(tokenized.input_ids), tokenized.num_unknown)
         self._announce.add_tokens(chunk)
         if not job.chunks:
             self._announce.assign_id(job)

@@ -57,7 +57,7 @@ class ServerState:
         result_memory: memory of the results in the sink.
         admission: reservations of memory for results, and requests that wait for it.
         shares: usage of each name; None without ``-http_keys``.
-        drift: drift of texts and vectors; None without ``-drift_reference``.
+        drifts: drift of texts and vectors of each model; None without ``drift_reference``.
         now: monotonic seconds.
     """
 
@@ -77,7 +77,7 @@ class ServerState:
     result_memory: ResultMemory
     admission: ResultAdmission
     shares: ShareTable | None
-    drift: Mapping[str, Any] | None
+    drifts: Sequence[Mapping[str, Any] | None]
     now: float
 
 
@@ -108,14 +108,17 @@ def status_json(state: ServerState, identity: bytes, hides_folders: bool) -> byt
     status["cache"] = total(model.dispatcher.cache.to_dict() for model in state.models)
     if state.shares is not None:
         status["shares"] = state.shares.to_dict()
-    if state.drift is not None:
-        status["drift"] = state.drift
+    if state.drifts[0] is not None:
+        status["drift"] = state.drifts[0]
     is_one = len(state.models) == 1
     status["workers"] = [
         worker if is_one else {**worker, "model": model.name} for model in state.models for worker in model.workers()
     ]
     if not is_one:
-        status["by_model"] = {model.name: model.to_dict() for model in state.models}
+        status["by_model"] = {
+            model.name: model.to_dict() | ({} if drift is None else {"drift": drift})
+            for model, drift in zip(state.models, state.drifts, strict=True)
+        }
     status["ventilator"] = {"busy_share": round(state.busy_share, 4)}
     status["tokenizers"] = [each.to_dict() for each in state.tokenizers]
     if state.join_port.machines is not None:

@@ -10,7 +10,6 @@ import json
 import secrets
 import time
 from math import ceil
-from typing import Any
 
 import zmq
 
@@ -66,7 +65,6 @@ class Ventilator:
         self.statistics = Statistics()
         self.stopped = self._drained_sent = False
         self._draining_worker: bytes | None = None
-        self._vector_drift: dict[str, Any] = {"seen": 0, "texts": 0}  # last report of the sink
         self._result_memory = ResultMemory(0, 0, 0)
         epoch = secrets.randbits(22)
         self.control = context.connect_control()
@@ -269,7 +267,6 @@ class Ventilator:
     def _state(self, request: Request) -> ServerState:
         """Returns what the replies to commands report, for the model that a command names."""
         table = self.models.choose(request)
-        unknown_drift = self.requests.unknown_drift
         return ServerState(
             served=self.models.served[self.models.all.index(table)],
             models=self.models.served,
@@ -287,7 +284,7 @@ class Ventilator:
             result_memory=self._result_memory,
             admission=self.requests.admission,
             shares=self.requests.shares,
-            drift=None if unknown_drift is None else {**self._vector_drift, **unknown_drift.to_dict()},
+            drifts=[None if each.drift is None else each.drift.to_dict() for each in self.models.all],
             now=self.clock(),
         )
 
@@ -332,7 +329,9 @@ class Ventilator:
             batch_id = from_u64(command[1])
             self.models.of(batch_id).dispatcher.cache_missed(batch_id, command[2])
         elif kind == commands.DRIFT:
-            self._vector_drift = json.loads(command[1])
+            drift = self.models.all[from_u64(command[2])].drift
+            if drift is not None:
+                drift.vectors = json.loads(command[1])
         elif kind == commands.CANCEL_CLIENT:
             self.models.cancel_client(command[1])
 
