@@ -9,6 +9,7 @@ use kernels that are missing or wrong.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,13 @@ from bert_serving.server.engines.base import (
     Device,
     EngineSpec,
 )
-from bert_serving.server.engines.torch import cuda_graphs, onednn
+from bert_serving.server.engines.torch import cuda_graphs, onednn, prepacked
 from bert_serving.server.engines.torch import device as torch_device
 from bert_serving.server.engines.torch import encoder as torch_encoder
 from bert_serving.server.engines.torch import engine as engine_module
 from oracle import MODEL, pack, sequences
 from poolings import ENGINE_POOLINGS
-from torch_engines import CPU, ONEDNN, Make, by_definition, engine_maker
+from torch_engines import CPU, ONEDNN, Make, by_definition, engine_maker, is_private, make_weights
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +273,30 @@ def test_gelu_in_the_kernel_of_its_layer_is_used_only_if_correct(monkeypatch: py
     monkeypatch.setattr(torch_device, "linear_gelu", lambda inputs, weight, bias: inputs @ weight.t() + bias)
     found, note = torch_device.find_linear_gelu(CPU, torch.bfloat16, MODEL)
     assert (found, note) == (None, "GELU in a kernel of its own (ValueError: wrong result)")
+
+
+def test_numbers_of_threads_share_equal_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layout is written once. A worker maps that of its own number of threads, and none for another number."""
+    weights, given = make_weights(), torch.get_num_threads()
+    try:
+        prepacked.write_prepacked(weights, tmp_path, [1, 3, 16])
+        index = json.loads((tmp_path / "index.json").read_text())["threads"]
+        places = {(place["offset"], place["layout"]) for layers in index.values() for place in layers.values()}
+        assert len(places) == len({place for place, _ in places})
+        assert (tmp_path / "prepacked.bin").stat().st_size < 4096 + max(place for place, _ in places) + (1 << 16)
+        for number in (1, 3, 16):
+            torch.set_num_threads(number)
+            assert prepacked.open_prepacked(weights, tmp_path)[1] == "prepacked weights that all workers share"
+        torch.set_num_threads(2)
+        assert is_private(tmp_path, "the file has no layout for 2 threads")
+        real = prepacked._layout
+        monkeypatch.setattr(prepacked, "_layout", lambda kernel: real(kernel) + torch.get_num_threads())
+        other = tmp_path / "each has its own layout"
+        other.mkdir()
+        prepacked._write(weights, other, [1, 3])
+        index = json.loads((other / "index.json").read_text())["threads"]
+        assert not {place["offset"] for place in index["1"].values()} & {
+            place["offset"] for place in index["3"].values()
+        }
+    finally:
+        torch.set_num_threads(given)

@@ -19,23 +19,14 @@ torch = pytest.importorskip("torch", reason="the extra `torch` is not installed"
 from bert_serving.server.engines.base import Device, EngineSpec
 from bert_serving.server.engines.torch import engine as engine_module
 from bert_serving.server.engines.torch import prepacked, prepacked_entry
-from bert_serving.server.engines.torch.prepacked import map_prepacked, open_prepacked, prepack_weights, write_prepacked
+from bert_serving.server.engines.torch.prepacked import map_prepacked, prepack_weights, write_prepacked
 from oracle import MODEL, pack, sequences
+from torch_engines import SHAPES, is_private, make_weights
 
 SHARED = "dense layers by oneDNN, prepacked weights that all workers share"
 PRIVATE = "dense layers by oneDNN, prepacked weights"
 #: The number of threads of this process.
 THREADS = [torch.get_num_threads()]
-#: Shapes as those of an encoder, one that needs padding, and two layers of one shape.
-SHAPES = {"a": (96, 32), "b": (32, 64), "c": (130, 33), "d": (96, 32)}
-
-
-def make_weights(dtype: Any = torch.float32) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    named = {
-        f"encoder/layer_0/{name}/weight": torch.randn(shape, generator=generator) for name, shape in SHAPES.items()
-    }
-    return {name: weight.to(dtype) for name, weight in named.items()} | {"encoder/layer_0/a/bias": torch.zeros(96)}
 
 
 @pytest.fixture
@@ -50,17 +41,6 @@ def written(tmp_path: Path) -> Path:
     write_prepacked(make_weights(), tmp_path, THREADS)
     assert "reason" not in json.loads((tmp_path / "index.json").read_text())
     return tmp_path
-
-
-def is_private(folder: Path, reason: str) -> bool:
-    """Returns whether weights are not mapped for a reason, and products are right."""
-    weights = make_weights()
-    opened, note = open_prepacked(weights, folder)
-    expected = prepack_weights(weights)
-    equal = [prepacked._equal_products(expected[scope], opened[scope], weights[f"{scope}/weight"]) for scope in opened]
-    assert all(equal)
-    assert list(opened) == list(expected)
-    return note.startswith("prepacked weights of this worker alone (") and reason in note
 
 
 def test_workers_share_the_weights_that_prepare_has_written(tmp_path: Path, small: None) -> None:
@@ -156,33 +136,6 @@ def test_entry_depends_on_what_chooses_a_layout(tmp_path: Path, small: None, mon
             change(patch)
             assert prepacked_entry.find(spec) is None
     assert prepacked_entry.find(dataclasses.replace(spec, pooling_layers=(-3,))) is None
-
-
-def test_numbers_of_threads_share_equal_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layout is written once. A worker maps that of its own number of threads, and none for another number."""
-    weights, given = make_weights(), THREADS[0]
-    try:
-        write_prepacked(weights, tmp_path, [1, 3, 16])
-        index = json.loads((tmp_path / "index.json").read_text())["threads"]
-        places = {(place["offset"], place["layout"]) for layers in index.values() for place in layers.values()}
-        assert len(places) == len({place for place, _ in places})
-        assert (tmp_path / "prepacked.bin").stat().st_size < 4096 + max(place for place, _ in places) + (1 << 16)
-        for number in (1, 3, 16):
-            torch.set_num_threads(number)
-            assert open_prepacked(weights, tmp_path)[1] == "prepacked weights that all workers share"
-        torch.set_num_threads(2)
-        assert is_private(tmp_path, "the file has no layout for 2 threads")
-        real = prepacked._layout
-        monkeypatch.setattr(prepacked, "_layout", lambda kernel: real(kernel) + torch.get_num_threads())
-        other = tmp_path / "each has its own layout"
-        other.mkdir()
-        prepacked._write(weights, other, [1, 3])
-        index = json.loads((other / "index.json").read_text())["threads"]
-        assert not {place["offset"] for place in index["1"].values()} & {
-            place["offset"] for place in index["3"].values()
-        }
-    finally:
-        torch.set_num_threads(given)
 
 
 def test_version_without_the_functions_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
