@@ -230,11 +230,11 @@ class BlockingClient(BaseClient[E]):
         spaces = SpaceCheck()
         try:
             for number, reply in replies:
-                spaces.add(number, reply)
-                if named_outputs(reply) != named_outputs(replies[0][1]):
+                if named_outputs(reply) != named_outputs(replies[0][1]):  # each output has a space of its own
                     raise OptionError(
                         f"concat=True, but requests {replies[0][0]} and {number} have other outputs; omit concat"
                     )
+                spaces.add(number, reply)
         except BaseException:
             self._pending.requeue(replies)
             raise

@@ -72,7 +72,10 @@ class OutputsResolver:
                 f"long is {long!r}, which is for dense vectors, but outputs has {others}: set long to cut"
             )
         if self._is_deterministic:
-            raise InvalidRequest(f"outputs has {others}, which -deterministic does not cover: set outputs to ['dense']")
+            raise InvalidRequest(
+                f"outputs has {others}, which -deterministic does not cover: set outputs to ['dense'], or start the "
+                "server without -deterministic"
+            )
         of_dense = {"embedding_type": embedding_type, "normalize": normalize, "dimensions": dimensions}
         given = next((name for name, value in of_dense.items() if value is not None), None)
         if given is not None and "dense" not in outputs:
