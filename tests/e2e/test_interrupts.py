@@ -49,6 +49,29 @@ def test_interrupt_during_imports(module: str, function: str, moment: int, tmp_p
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+#: A command that is interrupted in a destructor, where Python drops the exception.
+IN_DESTRUCTOR = """
+import signal, time
+
+class Message:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        len("")
+
+def main():
+    Message()
+    time.sleep(40)
+"""
+
+
+def test_interrupt_in_a_destructor_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "command_with_destructor.py").write_text(IN_DESTRUCTOR)
+    run = "from bert_serving.client.interrupts import exit_on_interrupt, run_command; exit_on_interrupt(); "
+    run += "run_command('command_with_destructor', 'main', is_interruptible=True) == 130 or exit(1); exit(130)"
+    done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup does
     try:

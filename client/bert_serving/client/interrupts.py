@@ -5,10 +5,18 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import sys
+import threading
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 #: Exit code of an interrupted command: 128 and the number of SIGINT, as a shell reports it.
 EXIT_INTERRUPTED = 130
+#: Seconds until SIGINT is sent again; the destructor that dropped the exception has returned by then.
+_REPEAT_SECONDS = 0.05
 
 
 def exit_on_interrupt() -> None:
@@ -27,6 +35,7 @@ def run_command(module: str, function: str, *, is_interruptible: bool = False) -
     command = getattr(importlib.import_module(module), function)
     if not is_interruptible or signal.getsignal(signal.SIGINT) is not _exit:
         return int(command())
+    sys.unraisablehook = _on_unraisable
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         return int(command())
@@ -34,6 +43,20 @@ def run_command(module: str, function: str, *, is_interruptible: bool = False) -
         return EXIT_INTERRUPTED
     finally:
         exit_on_interrupt()  # Python waits for threads when it ends
+
+
+def _on_unraisable(dropped: UnraisableHookArgs) -> None:
+    """Sends SIGINT again if a destructor, such as that of a message of ZeroMQ, dropped its KeyboardInterrupt."""
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    timer = threading.Timer(_REPEAT_SECONDS, _interrupt_main_thread)
+    timer.daemon = True
+    timer.start()
+
+
+def _interrupt_main_thread() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
