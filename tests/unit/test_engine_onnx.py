@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+
+from onnx import TensorProto, helper
 
 from bert_serving.server.engines import base
 from bert_serving.server.engines.base import Device, EngineError, EngineSpec
@@ -24,6 +27,7 @@ from bert_serving.server.engines.cpu_info import processor
 from bert_serving.server.engines.onnx import engine as engine_module
 from bert_serving.server.engines.onnx import int8 as onnx_int8
 from bert_serving.server.engines.onnx.encoder import build
+from bert_serving.server.engines.onnx.graph import IR_VERSION, MICROSOFT, OPSET, Graph
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights
@@ -37,7 +41,7 @@ needs_minilm = pytest.mark.skipif(
 )
 #: On x86 without VNNI, the sum of two large products of uint8 and int8 saturates in 16 bits.
 needs_vnni = pytest.mark.skipif(
-    onnx_int8.kernel_dtype(*processor()) != "int8",
+    onnx_int8.adds_in_16_bits(*processor()),
     reason="this processor has no VNNI to use (avx512_vnni or avx_vnni): sums of uint8 times int8 saturate",
 )
 
@@ -278,29 +282,41 @@ def test_smoothing_equalizes_channels_and_keeps_the_product() -> None:
     assert np.isfinite(onnx_int8.smoothing_factors(np.zeros(64), np.zeros((64, 8)))).all()
 
 
-def test_kernels_are_unsigned_where_x86_has_no_vnni() -> None:
-    assert onnx_int8.kernel_dtype("x86_64", frozenset({"avx2"})) == "uint8"
-    assert onnx_int8.kernel_dtype("AMD64", frozenset()) == "uint8"
-    assert onnx_int8.kernel_dtype("x86_64", frozenset({"avx2", "avx_vnni"})) == "int8"
-    assert onnx_int8.kernel_dtype("aarch64", frozenset()) == "int8"
+def test_x86_without_vnni_adds_in_16_bits() -> None:
+    assert onnx_int8.adds_in_16_bits("x86_64", frozenset({"avx2"}))
+    assert onnx_int8.adds_in_16_bits("AMD64", frozenset())
+    assert not onnx_int8.adds_in_16_bits("x86_64", frozenset({"avx2", "avx_vnni"}))
+    assert not onnx_int8.adds_in_16_bits("aarch64", frozenset())
 
 
-@pytest.mark.parametrize("is_sparse", [True, pytest.param(False, marks=needs_vnni)], ids=["sparse", "dense"])
-def test_signed_and_unsigned_kernels_give_the_same_vectors(cache: str, tmp_path: Path, is_sparse: bool) -> None:
-    """With zero weights for every second input, one of two products added in 16 bits is 0: no processor saturates."""
-    spec = EngineSpec(model=TINY, cache_dir=cache, dtype="int8")
-    weights = load_weights(TINY)
-    for name, kernel in weights.items():
-        if is_sparse and name.startswith("encoder/") and name.endswith("/kernel"):
-            weights[name] = kernel * (np.arange(len(kernel)) % 2 == 0).astype(np.float32)[:, None]
-    batch = random_batch([5, 30, 2])
-    layout = engine_module.make_layout(batch)
-    vectors = []
-    for kind in ("int8", "uint8"):
-        model = build(spec, weights, onnx_int8.Int8({}, TINY.hidden_act, kind))
-        session = engine_module._open(model.SerializeToString(), threads=1)
-        vectors.append(engine_module._compute(session, layout)[0])
-    np.testing.assert_allclose(*vectors, rtol=0, atol=1e-5)
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.floats(-1024, 1024, width=32)))
+def test_no_sum_of_two_products_leaves_16_bits(kernel: np.ndarray) -> None:
+    rounded, scales = onnx_int8.round_kernel(kernel, in_pairs=True)
+    assert np.abs(rounded).max() <= 127
+    assert np.isfinite(scales).all()
+    pairs = np.pad(rounded, ((0, len(rounded) % 2), (0, 0))).reshape(-1, 2, rounded.shape[1])
+    limits = np.iinfo(np.int16)
+    assert 255 * pairs.clip(min=0).sum(1).max() <= limits.max
+    assert 255 * pairs.clip(max=0).sum(1).min() >= limits.min
+    # No scale is larger than this requires: an output that is not 0 has a pair at its limit.
+    largest = np.maximum(pairs.clip(min=0).sum(1), -pairs.clip(max=0).sum(1)).max(0)
+    assert ((largest >= 126) | (rounded == 0).all(0)).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_kernels_in_pairs_do_not_saturate_on_this_processor(rows: int, sign: int) -> None:
+    """Every input and every weight is at its limit, so that 16 bits overflow if the kernel has full range."""
+    kernel, x = np.full((33, 17), sign, np.float32), np.full((rows, 33), 3, np.float32)
+    graph = Graph()
+    product, bias = onnx_int8.Int8({}, "gelu", in_pairs=True)(graph, "x", "layer/intermediate/dense", kernel, x[0, :17])
+    names = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", product)]
+    domains = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    built = helper.make_graph(graph.nodes, "layer", names[:1], names[1:], graph.tensors)
+    model = helper.make_model(built, opset_imports=domains, ir_version=IR_VERSION)
+    session = engine_module._open(model.SerializeToString(), threads=1)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ kernel, rtol=1e-2)
+    np.testing.assert_array_equal(bias, x[0, :17])
 
 
 # -- cache ------------------------------------------------------------------------------------------------------------

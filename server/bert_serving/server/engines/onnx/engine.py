@@ -65,7 +65,7 @@ GRID_MULTIPLE = 4
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
-_GRAPH_VERSION = 6
+_GRAPH_VERSION = 7
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
@@ -287,7 +287,7 @@ def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> 
 def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | None) -> None:
     from .encoder import build
     from .graph import dense_fp32, is_aligned
-    from .int8 import Int8, Probe, kernel_dtype, largest_peaks, probe_batch
+    from .int8 import Int8, Probe, adds_in_16_bits, largest_peaks, probe_batch
 
     log(f"load parameters from checkpoint {spec.model.checkpoint}")
     layers = spec.layers
@@ -304,7 +304,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
         del session, constants
         # The product of gated units has no minimum.
         act = "" if spec.model.architecture.gated else spec.model.hidden_act
-        dense = Int8(peaks, act, kernel_dtype(*processor(features)))
+        dense = Int8(peaks, act, adds_in_16_bits(*processor(features)))
     # Opening the graph writes it with prepacked weights. All workers then share the pages of the file; otherwise each
     # worker would make a private copy.
     constants = {}

@@ -9,6 +9,9 @@ is divided by a factor before quantization, and the row of the kernel is multipl
 https://arxiv.org/abs/2211.10438). The sizes of the channels are measured on random tokens. Texts are not needed, since
 the large channels are a property of the weights.
 
+x86 without VNNI adds two products of uint8 and int8 in 16 bits. There, the scale of an output is so large that no such
+sum overflows. Products of two uint8, which ONNX Runtime adds in 32 bits, take 1.3 times as long.
+
 All dense layers of the encoder are quantized. Embeddings, LayerNorm, attention scores, softmax, pooling and the pooler
 stay in fp32. Leaving any kind of dense layer, or any layer, in fp32 gained no quality and cost speed
 (``benchmark/int8_layers.py``).
@@ -61,19 +64,18 @@ class Probe:
 
 
 class Int8:
-    """A ``Dense`` in int8: inputs uint8, kernels ``kernel_dtype``, sums int32, product float32."""
+    """A ``Dense`` in int8: inputs uint8, kernels int8, sums int32, product float32."""
 
-    def __init__(self, peaks: Mapping[str, np.ndarray], act: str, kernel_dtype: str) -> None:
+    def __init__(self, peaks: Mapping[str, np.ndarray], act: str, in_pairs: bool) -> None:
         """Args:
         peaks: maximum absolute value of each input channel, float ``[in]``, by scope; other scopes are not
             smoothed.
         act: activation before ``.../output/dense``, a key of ``model.config_values.HIDDEN_ACTS``; empty for none.
-        kernel_dtype: ``int8``, or ``uint8`` for x86 processors without VNNI.
+        in_pairs: see ``round_kernel``.
         """
         self._peaks = peaks
         self._activation_min = ACTIVATION_MIN.get(act)
-        self._zero = 128 if kernel_dtype == "uint8" else 0
-        self._kernel_dtype = np.dtype(kernel_dtype)
+        self._in_pairs = in_pairs
         self._rounded: dict[str, tuple[np.ndarray, ...]] = {}
 
     def __call__(
@@ -102,7 +104,7 @@ class Int8:
             graph.tensor(step),
             graph.tensor(scales, f"{scope}/scales"),
             graph.tensor(np.uint8(zero)),
-            graph.tensor(np.full(len(scales), self._zero, self._kernel_dtype), f"{scope}/zeros"),
+            graph.tensor(np.zeros(len(scales), np.int8), f"{scope}/zeros"),
             domain=MICROSOFT,
         )
         return graph.op("Mul", product, peak), bias
@@ -118,15 +120,15 @@ class Int8:
         return shift
 
     def _round(self, scope: str, kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Returns integers of ``kernel_dtype``, their scales, the bias, and the factors of a layer that has peaks."""
+        """Returns int8 integers, their scales, the bias, and the factors of a layer that has peaks."""
         factors = []
         if scope in self._peaks:
             factors.append(smoothing_factors(self._peaks[scope], kernel))
             kernel = kernel * factors[0][:, None]
-        rounded, scales = round_kernel(kernel)
+        rounded, scales = round_kernel(kernel, self._in_pairs)
         if (shift := self._shift(scope)) is not None:
             bias = bias - shift * (rounded * scales).sum(axis=0, dtype=np.float32)
-        return (rounded + self._zero).astype(self._kernel_dtype), scales, bias, *factors
+        return rounded.astype(np.int8), scales, bias, *factors
 
 
 def largest_peaks(scopes: list[str], peaks: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -146,22 +148,28 @@ def smoothing_factors(peaks: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return result
 
 
-def round_kernel(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns integers from -127 to 127, float32 ``[in, out]``, and the scale of each output, float32 ``[out]``."""
-    scales = np.abs(kernel).max(axis=0) / np.float32(127)
-    scales[scales == 0] = 1
+def round_kernel(kernel: np.ndarray, in_pairs: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Returns integers from -127 to 127, float32 ``[in, out]``, and the scale of each output, float32 ``[out]``.
+
+    Args:
+        kernel: weights, float32 ``[in, out]``.
+        in_pairs: the sum of the products of any uint8 with the inputs 2 i and 2 i + 1 fits in 16 bits.
+    """
+    peaks = np.abs(kernel).max(axis=0)
+    if in_pairs:
+        # Rounding adds at most 1 to the sum of a pair, and 255 * 128 fits. Weights of opposite signs do not add up.
+        pairs = np.pad(kernel, ((0, len(kernel) % 2), (0, 0))).reshape(-1, 2, kernel.shape[1])
+        peaks = np.maximum(pairs.clip(min=0).sum(axis=1), -pairs.clip(max=0).sum(axis=1)).max(axis=0)
+    scales = peaks / np.float32(127)
+    scales[scales < np.finfo(np.float32).tiny] = 1
     return np.rint(kernel / scales), scales.astype(np.float32)
 
 
-def kernel_dtype(machine: str, flags: frozenset[str]) -> str:
-    """Returns the integer type that the processor multiplies with uint8 without saturation.
-
-    x86 without VNNI adds two products of uint8 and int8 in 16 bits, which overflows. It adds products of two uint8 in
-    32 bits.
+def adds_in_16_bits(machine: str, flags: frozenset[str]) -> bool:
+    """Returns whether the processor adds two products of uint8 and int8 in 16 bits: x86 without VNNI.
 
     Args:
         machine: value of ``platform.machine()``.
         flags: features of the processor as in ``/proc/cpuinfo``.
     """
-    is_x86 = machine.lower() in ("x86_64", "amd64", "i386", "i686")
-    return "uint8" if is_x86 and not flags & VNNI_FEATURES else "int8"
+    return machine.lower() in ("x86_64", "amd64", "i386", "i686") and not flags & VNNI_FEATURES
