@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import threading
 import time
 import urllib.request
@@ -14,7 +15,7 @@ import pytest
 
 from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.server.cli.keygen import keygen
-from fault_helpers import faulty, texts
+from fault_helpers import connect, faulty, texts
 from servers import free_ports, wait_until
 
 FILE = """
@@ -108,3 +109,29 @@ def test_a_limit_of_texts_in_a_minute_ends_no_file(tmp_path: Path, capfd: pytest
     lines = [line for line in capfd.readouterr().err.splitlines() if "waits" in line]
     assert len(lines) == 1
     assert "texts in a minute (texts_per_minute)" in lines[0]
+
+
+@pytest.mark.minutes
+def test_a_small_request_waits_for_one_batch_of_bulk_without_names() -> None:
+    """Counts the tokens that the worker computes meanwhile. A full batch takes 0.2 s, on any machine."""
+    full = 4096
+    with (
+        faulty("-max_batch_tokens", str(full), "-max_batch_size", "4096", engine="steady") as server,
+        connect(server) as bulk,
+        connect(server) as client,
+    ):
+
+        def num_tokens() -> int:
+            return int(client.server_status["workers"][0]["tokens"])
+
+        client.encode(texts(1))
+        stream = bulk.encode_async(iter([texts(20_000, 1_000_000)]))
+        wait_until(lambda: num_tokens() > 2 * full, what="the bulk")
+        counts = []
+        for number in range(15):
+            before = num_tokens()
+            client.encode(texts(1, 1 + number))
+            counts.append(num_tokens() - before)
+        assert client.server_status["queue"]["sequences"] > 0, "the bulk has ended"
+        assert statistics.median(counts) < 1.6 * full, counts
+        assert len(next(stream).embedding) == 20_000
