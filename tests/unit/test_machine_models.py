@@ -92,3 +92,29 @@ def test_a_cluster_passes_the_folders_on(monkeypatch: pytest.MonkeyPatch) -> Non
     args = ["127.0.0.1:6000", "-cpu", "-model_dir", "a", "-model", "b=c,num_worker=2", "-model", "d=/e"]
     arguments = cluster.machine_arguments(cluster.get_parser().parse_args(args))
     assert " ".join(arguments) == "127.0.0.1:6000 -model_dir /a -model b=/c,num_worker=2 -model d=/e -cpu"
+
+
+@pytest.mark.parametrize(
+    ("args", "threads"),
+    [
+        (["-model_dir", "/a"], 8),
+        (["-model_dir", "/a", "-model", "b=/c"], 4),
+        (["-model_dir", "/a", "-model", "b=/c,num_worker=3"], 2),
+        (["-model", "b=/c", "-model", "d=/e"], 4),
+        (["-model", "b=/c", "-model", "d=/e", "-num_worker", "3"], 2),
+        (["-model", "b=/c,num_worker=2"], 4),
+        (["-model", "/a", "-model", "b=/c"], 4),
+    ],
+)
+def test_the_workers_of_all_models_share_the_reserved_cpus(args: list[str], threads: int) -> None:
+    arguments = cluster.machine_arguments(cluster.get_parser().parse_args(["h:1", "-num_cpus", "8", *args]))
+    assert arguments[-2:] == ["-threads", str(threads)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"), [("b=/c,num_worker=auto", "-num_worker auto takes all cores"), ("b=", "names no folder")]
+)
+def test_a_cluster_refuses_what_its_machines_would(spec: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cluster.main(["h:1", "-num_cpus", "4", "-model_dir", "/a", "-model", spec])
+    assert words in " ".join(capsys.readouterr().err.split())

@@ -155,6 +155,20 @@ def make_machine(args: argparse.Namespace) -> MachineSupervisor:
     return MachineSupervisor(host, port, config, keys)
 
 
+def worker_counts(args: argparse.Namespace) -> list[int | str]:
+    """Returns the number of workers of each model of a machine, or auto.
+
+    Raises:
+        ConfigError: a value of ``-model`` is not valid.
+    """
+    found = list(filter(None, map(parse_spec, args.model)))
+    counts = [spec.options.get("num_worker", 1) for spec in found]
+    own = args.num_worker or 1
+    if args.model_dir is not None or len(found) < len(args.model) or not found:
+        return [own, *counts]
+    return [found[0].options.get("num_worker", own), *counts[1:]]  # the first one is in place of -model_dir
+
+
 def split_address(front: str) -> tuple[str, int]:
     """Returns host and port of ``HOST:PORT``; an IPv6 address has brackets.
 

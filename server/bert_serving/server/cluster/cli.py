@@ -25,7 +25,7 @@ from bert_serving.client.ray_cluster import (
     require_reachable,
 )
 
-from ..cli.join import add_machine_options, machine_options, parse_machine_command, split_address
+from ..cli.join import add_machine_options, machine_options, parse_machine_command, split_address, worker_counts
 from ..config.command_line import RawFormatter
 from ..config.models import parse_spec
 from ..config.option import GIVEN, at_least, port_number
@@ -152,9 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         host, _ = split_address(args.front)
         check_address(args.ray_address)
+        counts = worker_counts(args)
     except ValueError as error:
         parser.error(str(error))
-    if args.num_worker == "auto" and args.num_cpus:
+    if "auto" in counts and args.num_cpus:
         parser.error(
             f"-num_worker auto takes all cores of a node, and -num_cpus {args.num_cpus:.15g} reserves some: set "
             "-num_worker to a number, or remove -num_cpus"
@@ -278,7 +279,7 @@ def machine_arguments(args: argparse.Namespace) -> list[str]:
     if not args.num_gpus and "cpu" not in given:
         arguments.append("-cpu")
     if args.num_cpus >= 1 and "threads" not in given:
-        arguments += ["-threads", str(max(1, int(args.num_cpus) // (args.num_worker or 1)))]
+        arguments += ["-threads", str(max(1, int(args.num_cpus) // sum(map(int, worker_counts(args)))))]
     return arguments
 
 
