@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bert_serving.client import _output_scores, max_sim
-from bert_serving.client._output_scores import require_compared, roles_of
+from bert_serving.client._output_scores import max_sims, require_compared, roles_of
 from bert_serving.client._scores import ServerTask
 from bert_serving.client.errors import OptionError, TaskError
 
@@ -27,6 +27,19 @@ def test_max_sim_of_long_texts_is_computed_in_blocks(monkeypatch: pytest.MonkeyP
     for limit in (1, 10, 34):
         monkeypatch.setattr(_output_scores, "_MAX_PRODUCTS", limit)
         assert max_sim(query, document) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1, 20, 50, 1 << 18])
+def test_scores_of_many_documents_are_those_of_each(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_output_scores, "_MAX_PRODUCTS", limit)
+    random = np.random.default_rng(3)
+    query = random.normal(size=(3, 4)).astype(np.float32)
+    sizes = [0, 1, 5, 0, 30, 2, 2, 6, 0]
+    documents = [random.normal(size=(size, 4)).astype(np.float32) for size in sizes]
+    expected = [max_sim(query, document) for document in documents]
+    assert max_sims(query, documents) == pytest.approx(expected, rel=1e-6)
+    assert max_sims(query[:0], documents) == [0] * len(sizes)
+    assert max_sims(query, []) == []
 
 
 def test_queries_and_documents_have_their_prompts() -> None:

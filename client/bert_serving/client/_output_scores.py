@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,9 +48,45 @@ def relevance(query: OutputRows | None, documents: OutputRows | None) -> FloatAr
         scores = [query.sparse[0].dot(document) for document in documents.sparse]
     else:
         own, others = query.multi or [], documents.multi or []
-        first = own[0].astype(np.float32, copy=False)
-        scores = [max_sim(first, document) for document in others]
+        scores = max_sims(own[0], others)
     return np.array(scores, np.float32)[:, None]
+
+
+def max_sims(query: FloatArray, documents: Sequence[FloatArray]) -> list[float]:
+    """Returns `max_sim` of each document. Short documents share a product: many small ones are slow in several threads.
+
+    Args:
+        query: float array ``[q, d]``.
+        documents: float arrays ``[t, d]``.
+    """
+    tokens = query.astype(np.float32, copy=False)
+    scores, limit = [0.0] * len(documents), _MAX_PRODUCTS // max(1, len(query))
+    group: list[int] = []
+    size = 0
+    for number, document in enumerate(documents):
+        if not len(query) or not len(document):
+            continue
+        if len(document) > limit:
+            scores[number] = max_sim(tokens, document)
+            continue
+        if size + len(document) > limit:
+            _score_group(tokens, documents, group, scores)
+            group, size = [], 0
+        group.append(number)
+        size += len(document)
+    _score_group(tokens, documents, group, scores)
+    return scores
+
+
+def _score_group(query: FloatArray, documents: Sequence[FloatArray], group: list[int], scores: list[float]) -> None:
+    """Writes the scores of the documents with these numbers, none of which is empty."""
+    if not group:
+        return
+    rows = np.concatenate([documents[number] for number in group]).astype(np.float32, copy=False)
+    starts = np.cumsum([0, *(len(documents[number]) for number in group[:-1])])
+    best = np.maximum.reduceat(query @ rows.T, starts, axis=1).sum(0, dtype=np.float64)
+    for number, score in zip(group, best.tolist(), strict=True):
+        scores[number] = score
 
 
 def max_sim(query: FloatArray, document: FloatArray) -> float:
