@@ -364,8 +364,13 @@ def test_corpora_have_outputs(served: Served, tmp_path: Path, capsys: pytest.Cap
         np.testing.assert_allclose(multi, wanted.multi[row], atol=1e-5)
 
     jsonl = tmp_path / "a.jsonl"
-    assert main([str(source), "-o", str(jsonl), "-blank", "zeros", "-batch_size", "4", "-outputs", *names, *at]) == 0
+    assert (
+        main([str(source), "-o", str(jsonl), "-blank", "zeros", "-batch_size", "4", "-outputs", *reversed(names), *at])
+        == 0
+    )
     *rows, blank = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    with served.m3.zmq_client() as client:
+        assert {row["vector_space"] for row in rows} == {client.vector_space}  # that of "vector"
     for number, row in enumerate(rows):
         check(number, row["vector"], row["sparse"], row["multi"])
     assert (blank["sparse"], blank["multi"], any(blank["vector"])) == (None, None, False)

@@ -278,7 +278,8 @@ def _take_outputs(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     outputs = tuple(args.outputs)
     if len(set(outputs)) < len(outputs):
         parser.error(f"-outputs names a kind twice: {' '.join(outputs)}; name each once")
-    args.outputs = () if outputs == ("dense",) else outputs
+    # The order of OUTPUTS: a row names the space of the first, that of its dense vector if it has one.
+    args.outputs = () if outputs == ("dense",) else tuple(name for name in OUTPUTS if name in outputs)
     if not args.outputs:
         return
     if args.long in PART_MODES:
