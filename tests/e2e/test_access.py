@@ -28,6 +28,7 @@ from bert_serving.server.errors import ConfigError
 from bert_serving.server.http.bearer_token import read_token
 from bert_serving.server.security.curve import AllowedKeys, is_loopback, read_server_keys
 from bert_serving.server.supervisor.termination import ServerNotFound, terminate
+from doc_examples import examples_of, with_ports
 from servers import TINY, TINY_TUNED, Server, free_ports, serving, wait_until
 
 
@@ -390,3 +391,13 @@ def test_restarted_processes_require_keys(keys: Path) -> None:
         with pytest.raises(ServerUnreachableError):
             BertClient(port=server.port, port_out=server.port_out, connect_timeout=1500)
         wait_until(lambda: client.server_status["state"] == "ready")
+
+
+def test_the_example_of_keys(guarded: Server, keys: Path) -> None:
+    (code,) = examples_of("test_the_example_of_keys")
+    names: dict[str, object] = {}
+    exec(with_ports(code, guarded).replace("/etc/bert-keys", str(keys)), names)
+    bc = names["bc"]
+    assert isinstance(bc, BertClient)
+    with bc:
+        assert bc.encode(["hello world"]).shape == (1, 32)

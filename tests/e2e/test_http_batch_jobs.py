@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from doc_examples import examples_of
 from http_calls import HttpServer, serving_http
 from servers import wait_until
 from version_1 import assert_serves_version_1
@@ -205,8 +204,7 @@ def test_the_description_has_the_routes(http_server: HttpServer) -> None:
 
 
 def test_the_example_of_the_docs_runs(http_server: HttpServer) -> None:
-    page = Path(__file__).resolve().parents[2] / "docs" / "batch-jobs.md"
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+    (code,) = examples_of("test_the_example_of_the_docs_runs")
     names: dict[str, Any] = {}
     exec(code.replace("http://localhost:8125", http_server.url).replace("anything", "sesame"), names)
     assert names["vectors"].keys() == {"row-1", "row-2"}

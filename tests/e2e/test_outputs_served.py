@@ -25,6 +25,7 @@ from bert_serving.client import (
 )
 from bert_serving.client._cli.encode import main
 from bert_serving.server.http.memory_limit import STREAM_ABOVE
+from doc_examples import examples_of
 from http_calls import HttpServer
 from servers import Server, free_ports
 
@@ -505,3 +506,19 @@ def test_servers_of_dense_vectors_name_what_they_have(server: Any) -> None:
         np.testing.assert_array_equal(client.encode(TEXTS[:1], outputs=["dense"]).dense, client.encode(TEXTS[:1]))
         with pytest.raises(InvalidRequestError, match="it has dense: set outputs"):
             client.encode(["x"], outputs=["dense", "sparse"])
+
+
+def test_the_examples_of_outputs(served: Served) -> None:
+    sparse, all_outputs, late, ranking = examples_of("test_the_examples_of_outputs")
+    ports = {"port": served.m3.server.port, "port_out": served.m3.server.port_out, "check_length": False}
+    with served.splade.zmq_client() as bc:
+        names: dict[str, Any] = {"bc": bc}
+        exec(sparse, names)
+        assert len(names["documents"]) == 2
+    with served.m3.zmq_client() as bc:
+        exec(all_outputs, {"bc": bc})
+    with BertClient(**ports, model="colbert") as bc:
+        names = {"bc": bc}
+        exec(late, names)
+        assert len(names["documents"]) == 2
+        exec(ranking, {"bc": bc, "documents": ["ColBERT compares tokens.", "Shares fell.", "A cat."]})

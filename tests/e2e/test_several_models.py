@@ -17,6 +17,7 @@ from bert_serving.client import AsyncBertClient, BertClient, InvalidRequestError
 from bert_serving.client._cli.encode import main as encode_command
 from bert_serving.server.cli.drift import main as drift_command
 from bert_serving.server.monitoring.drift import Reference
+from doc_examples import examples_of, with_ports
 from http_calls import HttpServer, serving_http
 from model_folders import write_classifier
 from servers import DATA, TINY, Server, wait_until
@@ -316,3 +317,11 @@ def test_each_line_of_a_batch_job_names_its_model(http: HttpServer) -> None:
 
 def test_a_client_of_1_10_gets_the_first_model(server: Server) -> None:
     assert_serves_version_1(server)
+
+
+def test_the_example_of_several_models(server: Server) -> None:
+    (code,) = examples_of("test_the_example_of_several_models")
+    names: dict[str, Any] = {}
+    exec(with_ports(code, server), names)
+    assert names["vectors"].shape == (1, 32)
+    assert sorted(each.index for each in names["ranking"]) == [0, 1]
