@@ -68,7 +68,7 @@ def test_a_flag_without_one_letter_is_an_error(command: str, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("argument", "hint"),
     [
-        ("-otput", "; did you mean -output?; the value tput of -o follows a space: -o tput"),
+        ("-otput", "; did you mean -output or -outputs?; the value tput of -o follows a space: -o tput"),
         ("-overwritte", "; did you mean -overwrite?; the value verwritte of -o follows a space: -o verwritte"),
         ("-oparts", "; the value parts of -o follows a space: -o parts"),
     ],
