@@ -20,6 +20,7 @@ from bert_serving.server.engines.base import Device, EngineSpec
 from bert_serving.server.engines.torch import engine as engine_module
 from bert_serving.server.engines.torch import prepacked, prepacked_entry
 from bert_serving.server.engines.torch.prepacked import map_prepacked, prepack_weights, write_prepacked
+from bert_serving.server.model.cache import NotVerified
 from oracle import MODEL, pack, sequences
 from torch_engines import SHAPES, is_private, make_weights
 
@@ -98,6 +99,7 @@ def test_small_models_gpus_and_programs_without_workers_write_nothing(
     [
         ("import os; os.abort()", "ended with exit code -6 (no output)"),
         ("raise OSError('disk full')", "ended with exit code 1 (OSError: disk full)"),
+        ("import os; os.write(2, b'\\xff'); os._exit(3)", "ended with exit code 3 (\ufffd)"),
         (
             "import faulthandler, time; faulthandler.dump_traceback_later(0.1, exit=True); time.sleep(60)",
             "ended with exit code 1 (Timeout (0:00:00.100000)!)",
@@ -117,6 +119,26 @@ def test_process_that_fails_costs_the_shared_weights_only(
     engine = engine_module.create(spec, Device(threads=1))
     assert engine.startup_notes == [PRIVATE]
     engine.close()
+
+
+def test_cache_that_takes_no_more_costs_the_shared_weights_only(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    spec = EngineSpec(MODEL, str(tmp_path), cpu_threads=(1,))
+    with monkeypatch.context() as patch:
+        patch.setattr(prepacked_entry.sys, "executable", str(tmp_path / "missing"))
+        engine_module.prepare(spec, lines.append)
+    assert "the process that writes them cannot start ([Errno 2] No such file or directory" in lines[-1]
+
+    def fill(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepacked_entry, "_run", fill)
+    engine_module.prepare(spec, lines.append)
+    assert lines[-1].startswith("each worker prepacks a copy of the weights: cannot write to the cache folder")
+    with pytest.raises(NotVerified):
+        engine_module.prepare(dataclasses.replace(spec, only_verified=True), lines.append)
 
 
 def test_entry_depends_on_what_chooses_a_layout(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:

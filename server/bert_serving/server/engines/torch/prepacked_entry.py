@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ...model.cache import Cache
+from ...model.cache import Cache, CacheError, NotVerified
 from ..base import EngineError, EngineSpec, Log
 from ..cpu_info import describe_processor
 from . import weights as torch_weights
@@ -49,7 +49,7 @@ def write(spec: EngineSpec, weights: Path, log: Log) -> None:
         weights: the file of ``weights.write``.
 
     Raises:
-        CacheError: the cache cannot be written, or has not verified the entry, see ``Cache.entry``.
+        NotVerified: the cache has not verified the entry, see ``Cache.entry``.
     """
     if not spec.cpu_threads or weights.stat().st_size < MIN_BYTES:
         return
@@ -61,7 +61,9 @@ def write(spec: EngineSpec, weights: Path, log: Log) -> None:
     cache = spec.cache()
     try:
         cache.entry(_KIND, _cache_key(spec, cache), build)
-    except _NotWritten as error:
+    except NotVerified:
+        raise
+    except (_NotWritten, CacheError) as error:
         log(f"each worker prepacks a copy of the weights: {error}")
 
 
@@ -81,9 +83,12 @@ def _run(weights: Path, folder: Path, threads: tuple[int, ...]) -> None:
     given = json.dumps([path, [str(weights), str(folder), threads]])
     command = [sys.executable, "-c", _PROGRAM]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(threads)), "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment, check=False)
+    try:
+        done = subprocess.run(command, input=given.encode(), capture_output=True, env=environment, check=False)
+    except OSError as error:
+        raise _NotWritten(f"the process that writes them cannot start ({error})") from error
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no output"]
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
         reason = next((line for line in lines if line.startswith("Timeout (")), lines[-1])  # that of faulthandler
         raise _NotWritten(f"the process that writes them ended with exit code {done.returncode} ({reason})")
 
