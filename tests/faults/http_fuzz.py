@@ -29,13 +29,23 @@ _PATHS = [
     *("/encode", "/v1/embeddings", "/invocations", "/v1/models", "/status/server", "/status/client", "/ping"),
     *("/", "/embed", "/embed_all", "/similarity", "/tokenize", "/decode", "/rerank", "/predict", "/classify"),
     *("/v2/rerank", "/v1/embed", "/v2/embed", "/info", "/health", "//embed//", "/embeddings"),
-    *("/healthz", "/metrics", "/openapi.json", "/docs", "/dashboard/", "/dashboard/../../../etc/passwd", "/%ff%00"),
+    *(
+        "/embed_sparse",
+        "/v1/rerank",
+        "/healthz",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        "/dashboard/",
+        "/dashboard/../../../etc/passwd",
+        "/%ff%00",
+    ),
     *("/v1/files", "/v1/files/file-1", "/v1/files/..%2f..%2fjobs/content", "/v1/batches", "/v1/batches/batch_1/cancel"),
 ]
 _KEYS = ["id", "texts", "is_tokenized", "input", "model", "encoding_format", "dimensions", "user", "pairs"]
 _KEYS += ["normalize", "prompt", "prompt_name", "truncate", "task"]
 _KEYS += ["inputs", "ids", "query", "documents", "parameters", "source_sentence", "top_n", "raw_scores", "modality"]
-_KEYS += ["embedding_type", "embedding_types", "input_type", "output_dimension", "content"]
+_KEYS += ["embedding_type", "embedding_types", "input_type", "output_dimension", "content", "outputs", "by"]
 
 
 class HttpFuzzer(Fuzzer):
@@ -89,7 +99,8 @@ class HttpFuzzer(Fuzzer):
     def _value(self) -> object:
         plain = [None, True, -1, 0, 1e308, 10**30, "", "hello", "\ud800", "\0", "base64", "float"]
         lists = [[], [[]], [1, 2], [[1], [2]], [None], ["a", 1], [[10**20]], [-1], ["hello"] * self._size(3000)]
-        return self.random.choice([*plain, *lists, {}, {"a": []}, "x" * self._size(20_000)])
+        outputs = [["dense"], ["sparse", "multi"], ["multi", {}], "sparse"]
+        return self.random.choice([*plain, *lists, *outputs, {}, {"a": []}, "x" * self._size(20_000)])
 
 
 def http_fuzz(server: Server, port: int, count: int, seed: int = 0) -> Counter[int]:
