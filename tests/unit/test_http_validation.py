@@ -23,6 +23,7 @@ from bert_serving.server.http.errors import (
     WrongTask,
     to_error_response,
 )
+from bert_serving.server.http.output_scores import require_ranking
 from bert_serving.server.http.scores import require_dense, require_task
 from bert_serving.server.http.token_ids import TokenIds
 from bert_serving.server.http.validation import parse_bool, parse_object
@@ -187,6 +188,23 @@ def test_a_route_of_another_task_names_the_routes_of_the_server(found: str, need
     service: Any = SimpleNamespace(config=SimpleNamespace(task=found))
     with pytest.raises(WrongTask, match=f"has -task {found}, .* needs a server with -task {needed}: use {routes}, or"):
         require_task(service, needed)
+
+
+@pytest.mark.parametrize(
+    ("compared", "task", "deterministic", "words"),
+    [
+        ((), "embed", False, "has -task embed"),
+        ((), "classify", False, "has -task classify"),
+        (("sparse", "multi"), "embed", True, "has -deterministic, which does not cover sparse and multi vectors"),
+    ],
+)
+def test_a_server_that_cannot_rank_says_why(
+    compared: tuple[str, ...], task: str, deterministic: bool, words: str
+) -> None:
+    config = SimpleNamespace(task=task, deterministic=deterministic)
+    service: Any = SimpleNamespace(config=config, compared=compared)
+    with pytest.raises(WrongTask, match=words):
+        require_ranking(service)
 
 
 def test_a_route_of_dense_vectors_names_the_routes_of_other_vectors() -> None:

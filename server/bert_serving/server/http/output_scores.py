@@ -79,10 +79,15 @@ def require_ranking(service: EncodingService) -> None:
     """Checks that the server can rank texts.
 
     Raises:
-        WrongTask: it has no cross-encoder, and no outputs that are compared.
+        WrongTask: it has no cross-encoder, and no outputs that are compared, or does not compute them.
     """
     if not service.compared:
         require_task(service, "rerank")
+    elif service.config.deterministic:
+        raise WrongTask(
+            f"this server has -deterministic, which does not cover {' and '.join(service.compared)} vectors: send the "
+            "request to a server without it"
+        )
 
 
 def compare_options(service: EncodingService, by: str) -> tuple[dict[str, Any], str | None]:
