@@ -273,6 +273,6 @@ def test_contradictions_end_the_start(folder: Path, options: tuple[str, ...], en
 
 def test_the_frames_of_1_10_with_a_key(http: HttpServer, folder: Path) -> None:
     server_key = load_certificate(folder / "KEYS" / "server.key")[0]
-    public, secret = load_certificate(folder / "KEYS" / "alice.key_secret")
+    public, secret = load_certificate(folder / "KEYS" / "bob.key_secret")
     assert secret is not None
     assert_serves_version_1(http.server, keys=(server_key, public, secret))
