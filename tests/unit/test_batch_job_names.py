@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from batch_jobs_harness import FakeService, add_job, new_store, request, require_each_line_once
-from bert_serving.server.http.batch_jobs import requests
+from bert_serving.server.http.batch_jobs import requests, runner
 from bert_serving.server.http.batch_jobs.records import ENDED, JobRecord
 from bert_serving.server.http.batch_jobs.runner import JobShares, Runner
 from bert_serving.server.http.batch_jobs.store import Store
@@ -41,14 +41,15 @@ def test_the_jobs_of_a_removed_name_end_whenever_it_is_removed(
 ) -> None:
     """One job is under way, in three parts, and one appears later, as after a start. That of another name goes on."""
     monkeypatch.setattr(requests, "PART_TEXTS", 3)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.01)
     folder, service = new_store(tmp_path), PausingService(num_replies)
     kept, removed = (add_job(folder, b"\n".join(LINES), owner=owner) for owner in ("kept", "removed"))
 
     async def main() -> JobRecord:
-        runner = Runner(folder, service, 1e6, BOTH, logging.getLogger("test"))  # type: ignore[arg-type]
-        task = asyncio.create_task(runner.serve())
+        jobs = Runner(folder, service, 1e6, BOTH, logging.getLogger("test"))  # type: ignore[arg-type]
+        task = asyncio.create_task(jobs.serve())
         await until(lambda: service.num_calls > num_replies)
-        runner.update(ONE)
+        jobs.update(ONE)
         later = await asyncio.to_thread(add_job, folder, b"\n".join(LINES), owner="removed")
         await until(lambda: status(folder, removed) in ENDED and status(folder, later) in ENDED)
         num_calls = service.num_calls

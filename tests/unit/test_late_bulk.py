@@ -104,11 +104,11 @@ def test_a_small_request_waits_for_one_long_batch_and_no_worker_idles(
     simulation.run(101.0)
     simulation.idle = 0.0
     num_done = len(simulation.sizes)
-    for _ in range(120):
+    for _ in range(60):
         simulation.run(simulation.harness.now + simulation.random.uniform(0.1, 0.9))
         simulation.ask(1)
     simulation.run(simulation.harness.now + 2)
-    assert len(simulation.waits) == 120
+    assert len(simulation.waits) == 60
     # Behind a batch that has just been sent; workers finish in turn, so with several of them one is done earlier.
     assert max(simulation.waits) < (1 + 0.2 + MIXED_PART) * 1.05 * full
     assert statistics.median(simulation.waits) < 0.9 * full
@@ -116,7 +116,7 @@ def test_a_small_request_waits_for_one_long_batch_and_no_worker_idles(
     # Bulk fills the batches of small requests, and all others are full.
     sizes = simulation.sizes[num_done:]
     assert sum(size < MIXED_PART * FULL_TOKENS - 3 for size in sizes) == 0
-    assert sum(size < FULL_TOKENS for size in sizes) <= 120
+    assert sum(size < FULL_TOKENS for size in sizes) <= 60
 
 
 def test_short_batches_and_those_of_a_gpu_are_sent_ahead(simulations: list[Simulation]) -> None:
