@@ -46,6 +46,20 @@ def test_flags_and_defaults_equal_those_of_1_10() -> None:
     assert {option.name for option in OPTIONS.values() if option.v1} == {*V1_DEFAULTS, "model_dir"}
 
 
+def test_abbreviations_of_1_10_mean_the_same() -> None:
+    """argparse accepts a beginning that one flag has; later flags with this beginning change nothing."""
+    parser, dests = get_args_parser(), {"-h": "help", "-version": "version"}
+    for option in (each for each in OPTIONS.values() if each.v1):
+        dests |= {f"-{name}": option.name for name in (option.flag or option.name, *option.aliases)}
+    beginnings = {flag[:size] for flag in dests for size in range(2, len(flag))} - dests.keys()
+    beginnings.remove("-model")  # a flag now; with a folder that has no name, it is -model_dir
+    for beginning in beginnings:
+        meant = [dest for flag, dest in dests.items() if flag.startswith(beginning)]
+        if len(meant) == 1:
+            assert [match[0].dest for match in parser._get_option_tuples(beginning)] == meant, beginning
+            assert beginning not in parser._option_string_actions, beginning
+
+
 @pytest.mark.parametrize(
     ("argv", "name", "value"),
     [
