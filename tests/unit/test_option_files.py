@@ -22,7 +22,7 @@ NEEDS = {
 }
 FILES = ("http_token_file", "http_keys", "drift_reference", "quantization_ranges")
 #: Folders that exist, and folders that the server creates.
-FOLDERS, CREATED = ("model_dir", "tuned_model_dir", "auth_keys", "join_keys"), ("http_jobs", "graph_tmp_dir")
+FOLDERS, CREATED = ("model_dir", "tuned_model_dir", "base", "auth_keys", "join_keys"), ("http_jobs", "graph_tmp_dir")
 
 
 def run(option: str, path: Path | str) -> int:
