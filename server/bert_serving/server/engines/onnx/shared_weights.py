@@ -6,7 +6,6 @@ the file of the base, so all workers of both map the same pages.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ import numpy as np
 import onnx
 
 from ...model.cache import Cache
+from ..shared_file import BASE, share_file
 
-#: Name of the link to the file of the base model.
-BASE = "base.bin"
 #: Key of the layouts of a weight in a file of ONNX Runtime: ``KIND|offset;length;alignment``, separated by ``|``.
 _PREPACKED = "prepacked_"
 
@@ -47,14 +45,8 @@ def share_weights(folder: Path, model: str, weights: str, base: Path, cache: Cac
             next(entry for entry in tensor.external_data if entry.key == "location").value = BASE
         else:
             kept += places
-    if not shared or not cache.link(base / weights, folder / BASE):
+    if not shared or not share_file(folder / weights, base / weights, kept, cache):
         return 0
-    with open(folder / f"{weights}.new", "wb") as file:
-        file.truncate(len(ours))
-        for place in kept:
-            file.seek(place.start)
-            file.write(ours[place].tobytes())
-    os.replace(folder / f"{weights}.new", folder / weights)
     (folder / model).write_bytes(graph.SerializeToString())
     return shared
 

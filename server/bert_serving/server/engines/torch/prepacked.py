@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from .device import one_line
+from .shared_weights import INDEX, WEIGHTS
 from .weights import load
 
 Tensor = Any
 
-_INDEX, _WEIGHTS = "index.json", "prepacked.bin"
 #: Each layer begins at a multiple of this number of bytes: that of a page.
 _ALIGNMENT = 4096
 #: Number of rows of the products that are compared. oneDNN keeps the code of each number in memory.
@@ -76,9 +76,9 @@ def write_prepacked(weights: dict[str, Tensor], folder: Path, threads: Sequence[
     except (AttributeError, RuntimeError, ValueError) as error:
         if "memory" in str(error):
             raise
-        (folder / _WEIGHTS).unlink(missing_ok=True)
+        (folder / WEIGHTS).unlink(missing_ok=True)
         reason = f"PyTorch {torch.__version__} cannot map them: {one_line(error)}"
-        (folder / _INDEX).write_text(json.dumps({"reason": reason}), "utf-8")
+        (folder / INDEX).write_text(json.dumps({"reason": reason}), "utf-8")
 
 
 def map_prepacked(weights: dict[str, Tensor], folder: Path, compare_all: bool = False) -> dict[str, Tensor]:
@@ -92,13 +92,14 @@ def map_prepacked(weights: dict[str, Tensor], folder: Path, compare_all: bool = 
         ValueError: the folder has no layout for this number of threads, or the reason why nothing is mapped.
         OSError, KeyError, RuntimeError, AttributeError: the folder has other weights, or PyTorch lacks a function.
     """
-    index = json.loads((folder / _INDEX).read_text("utf-8"))
+    index = json.loads((folder / INDEX).read_text("utf-8"))
     if "reason" in index:
         raise ValueError(index["reason"])
     places = index["threads"].get(str(torch.get_num_threads()))
     if places is None:
         raise ValueError(f"the file has no layout for {torch.get_num_threads()} threads")
-    data = np.memmap(folder / _WEIGHTS, np.uint8, "r")
+    names = {place.get("file", WEIGHTS) for place in places.values()}
+    files = {name: np.memmap(folder / name, np.uint8, "r") for name in names}
     make = _find_function()
     layouts: dict[Any, Tensor] = {}
     mapped = {}
@@ -109,7 +110,7 @@ def map_prepacked(weights: dict[str, Tensor], folder: Path, compare_all: bool = 
         layout, place = layouts[weight.shape], places[scope]
         if _digest(layout) != place["layout"]:
             raise NotEqual("the layout is that of another processor")
-        pages = data[place["offset"] : place["offset"] + place["bytes"]]
+        pages = files[place.get("file", WEIGHTS)][place["offset"] : place["offset"] + place["bytes"]]
         mapped[scope] = make(pages, weight, layout)
         if torch.ops.mkldnn._nbytes(mapped[scope]) != len(pages):
             raise NotEqual(f"the file has {len(pages)} bytes for {scope}, which needs another number")
@@ -147,7 +148,7 @@ def _digest(layout: Tensor) -> str:
 def _write(weights: dict[str, Tensor], folder: Path, threads: Sequence[int]) -> None:
     """Writes the bytes of each layer in each layout to one file, and their places by number of threads to another."""
     places: dict[int, dict[str, Any]] = {number: {} for number in threads}
-    with open(folder / _WEIGHTS, "wb") as file:
+    with open(folder / WEIGHTS, "wb") as file:
         for scope, weight in _dense_weights(weights):
             written: dict[str, Any] = {}
             for number in threads:
@@ -159,7 +160,7 @@ def _write(weights: dict[str, Tensor], folder: Path, threads: Sequence[int]) -> 
                     written[digest] = {"offset": file.tell(), "bytes": count, "layout": digest}
                     file.write((ctypes.c_char * count).from_address(torch.ops.mkldnn.data_ptr(prepacked)))
                 places[number][scope] = written[digest]
-    (folder / _INDEX).write_text(json.dumps({"threads": places}, indent=1), "utf-8")
+    (folder / INDEX).write_text(json.dumps({"threads": places}, indent=1), "utf-8")
 
 
 def _find_function() -> Callable[[np.ndarray, Tensor, Tensor], Tensor]:

@@ -17,6 +17,7 @@ from ...model.cache import Cache, CacheError, NotVerified
 from ..base import EngineError, EngineSpec, Log
 from ..cpu_info import describe_processor
 from . import weights as torch_weights
+from .shared_weights import share_prepacked
 
 _KIND = "torch-prepacked"
 #: Size of the file of weights below which each worker has a copy: the process takes longer than they are worth.
@@ -51,16 +52,24 @@ def write(spec: EngineSpec, weights: Path, log: Log) -> None:
     Raises:
         NotVerified: the cache has not verified the entry, see ``Cache.entry``.
     """
-    if not spec.cpu_threads or weights.stat().st_size < MIN_BYTES:
+    if not spec.cpu_threads or torch_weights.size_of(weights) < MIN_BYTES:
         return
+    cache = spec.cache()
+    key = _cache_key(spec, cache)
+    base = None
+    if (base_spec := torch_weights.base_of(spec)) and cache.find(_KIND, key) is None:
+        if (of_base := torch_weights.find(base_spec)) is not None:
+            write(base_spec, of_base, log)
+        base = find(base_spec)
 
     def build(folder: Path) -> None:
         log("write prepacked weights for all workers")
         _run(weights, folder, spec.cpu_threads)
+        if base is not None:
+            share_prepacked(folder, base, cache)
 
-    cache = spec.cache()
     try:
-        cache.entry(_KIND, _cache_key(spec, cache), build)
+        cache.entry(_KIND, key, build)
     except NotVerified:
         raise
     except (_NotWritten, CacheError) as error:

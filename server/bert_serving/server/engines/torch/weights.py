@@ -6,6 +6,7 @@ memory of the device.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from ...model.architecture import Architecture
 from ...model.cache import Cache
 from ...model.config import ModelConfig
+from ...model.errors import ModelError
 from ...model.relative_positions import (
     POSITIONS,
     RELATIVE_BIAS,
@@ -30,6 +32,8 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 _KIND = "torch-weights"
 _FILE = "weights.safetensors"
+#: Name of a link to the file of the base model: ``_FILE`` of a variant has only the tensors that differ from it.
+_BASE = "base.safetensors"
 #: Tables by relative position, see ``model.relative_positions``: rows of the table of positions.
 POSITION_ROWS = "attention/position_rows"
 #: Weights that only the tables need, and layers that become part of another one or of a table.
@@ -46,7 +50,27 @@ def write(spec: EngineSpec, log: Log) -> Path:
         ValueError: the model has no such pooling layer.
     """
     cache = spec.cache()
-    return cache.entry(_KIND, cache_key(spec, cache), lambda folder: _write(spec, folder, log)) / _FILE
+    key = cache_key(spec, cache)
+    base = None
+    if (base_spec := base_of(spec)) and cache.find(_KIND, key) is None:
+        log("prepare the base model")
+        try:
+            base = write(base_spec, log)
+        except ModelError as error:  # the adapter may bring a layer that it lacks
+            log(f"the variant shares no weights with its base model: {error}")
+    return cache.entry(_KIND, key, lambda folder: _write(spec, folder, log, base)) / _FILE
+
+
+def base_of(spec: EngineSpec) -> EngineSpec | None:
+    """Returns the base model of a variant that may be prepared; None for other models."""
+    if spec.model.adapter is None or spec.only_verified:
+        return None
+    return replace(spec, model=replace(spec.model, adapter=None), model_digest="")
+
+
+def size_of(path: Path) -> int:
+    """Returns the bytes of the weights in a file and in that of the base model."""
+    return sum(each.stat().st_size for each in (path, path.with_name(_BASE)) if each.exists())
 
 
 def find(spec: EngineSpec) -> Path | None:
@@ -61,9 +85,14 @@ def load(path: Path, device: Any) -> dict[str, Any]:
     import torch
     from safetensors import safe_open
 
-    # All tensors of the encoder are made in inference mode. The compiler treats others as a different type.
-    with torch.inference_mode(), safe_open(str(path), framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118, not a dict
+    tensors: dict[str, Any] = {}
+    for file in (path, path.with_name(_BASE)):
+        if file.exists():
+            # All tensors of the encoder are made in inference mode. The compiler treats others as a different type.
+            with torch.inference_mode(), safe_open(str(file), framework="pt", device="cpu") as opened:
+                names = [name for name in opened.keys() if name not in tensors]  # noqa: SIM118, not a dict
+                tensors |= {name: opened.get_tensor(name).to(device) for name in names}
+    return dict(sorted(tensors.items()))  # a variant has the order of its base
 
 
 def bias_name(window: int) -> str:
@@ -137,7 +166,7 @@ def cache_key(spec: EngineSpec, cache: Cache) -> dict[str, object]:
     }
 
 
-def _write(spec: EngineSpec, folder: Path, log: Log) -> None:
+def _write(spec: EngineSpec, folder: Path, log: Log, base: Path | None) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -145,4 +174,10 @@ def _write(spec: EngineSpec, folder: Path, log: Log) -> None:
     weights = load_weights(spec.model, max(spec.layers) + 1, spec.needs_pooler)
     log(f"write weights for PyTorch, {spec.dtype}")
     weights |= position_tables(spec.model, weights, max(spec.layers) + 1)
-    save_file(fuse_weights(weights, getattr(torch, DTYPES[spec.dtype])), str(folder / _FILE))
+    tensors = fuse_weights(weights, getattr(torch, DTYPES[spec.dtype]))
+    if base is not None and spec.cache().link(base, folder / _BASE):
+        known = load(base, torch.device("cpu"))
+        tensors = {
+            name: each for name, each in tensors.items() if name not in known or not torch.equal(each, known[name])
+        }
+    save_file(tensors, str(folder / _FILE))
