@@ -143,7 +143,11 @@ def test_http_routes_without_a_model_get_the_first_one_for_their_task(http: Http
         assert reply.json["model"] == "rerank"
     wrong = http.call("/rerank", {"query": QUERY, "texts": DOCUMENTS, "model": "last"})
     assert wrong.status == 424
-    assert "-task embed" in wrong.json["error"]
+    assert "model 'last': this server has -task embed" in wrong.json["error"]
+    assert "one of tiny (dense), last (dense), rerank (-task rerank)" in wrong.json["error"]
+    by_vectors = http.call("/rerank", {"query": QUERY, "texts": DOCUMENTS, "by": "multi"})
+    assert by_vectors.status == 422
+    assert "-task rerank, a cross-encoder: omit it" in by_vectors.json["error"]
     no_classifier = http.call("/predict", {"inputs": "a"})
     assert no_classifier.status == 424
 

@@ -59,3 +59,12 @@ def test_a_server_without_the_task_names_what_it_can_compare() -> None:
         assert task.prompts == ("query",)
         with pytest.raises(TaskError, match=remedy):
             task.require("rerank")
+
+
+def test_a_model_without_the_task_names_the_models_of_its_server() -> None:
+    task = ServerTask.of({"task": "rerank", "models": ["bge", "rerank", "cls"]})
+    for method in (task.require_vectors, lambda: task.require("classify")):
+        with pytest.raises(
+            TaskError, match=r"but this model of the server has -task rerank.* one of bge, rerank, cls$"
+        ):
+            method()

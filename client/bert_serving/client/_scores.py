@@ -50,17 +50,19 @@ class ServerTask(NamedTuple):
         labels: names of its scores.
         outputs: kinds of its vectors.
         prompts: names of the prompts of its model.
+        models: names of the models of the server.
     """
 
     task: str | None
     labels: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> ServerTask:
         """Reads the configuration of a server."""
-        named = (tuple(map(str, config.get(key) or ())) for key in ("labels", "outputs", "prompts"))
+        named = (tuple(map(str, config.get(key) or ())) for key in ("labels", "outputs", "prompts", "models"))
         return cls(config.get("task"), *named)
 
     def require_vectors(self) -> None:
@@ -71,8 +73,8 @@ class ServerTask(NamedTuple):
         """
         if self.task not in (None, "embed"):
             raise TaskError(
-                f"similarity() of texts needs vectors, but this server has -task {self.task}; use a server without "
-                "-task"
+                f"similarity() of texts needs vectors, but {self._name} has -task {self.task}; use a server without "
+                f"-task{self._other_models}"
             )
 
     def require(self, task: str) -> None:
@@ -87,9 +89,17 @@ class ServerTask(NamedTuple):
         others = [name for name in self.outputs if name != "dense"] if task == "rerank" else []
         remedy = f"pass by={others[-1]!r}" if others else "use encode() for what this server gives"
         raise TaskError(
-            f"{_PURPOSES[task]}, but this server {has}; start one with -task {task} on a model with such a head, or "
-            f"{remedy}"
+            f"{_PURPOSES[task]}, but {self._name} {has}; start one with -task {task} on a model with such a head, or "
+            f"{remedy}{self._other_models}"
         )
+
+    @property
+    def _name(self) -> str:
+        return "this model of the server" if len(self.models) > 1 else "this server"
+
+    @property
+    def _other_models(self) -> str:
+        return f", or a client with model= one of {', '.join(self.models)}" if len(self.models) > 1 else ""
 
     def check(self, scores: FloatArray) -> None:
         """Checks the shape of scores.

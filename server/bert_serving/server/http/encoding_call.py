@@ -14,7 +14,7 @@ from werkzeug.datastructures import Headers
 
 from .encoding_service import EncodingResult, EncodingService
 from .http_access import RequestShare
-from .models import choose
+from .models import choose, naming_models
 from .request_context import add_headers, check_coding
 from .validation import parse_object
 
@@ -72,7 +72,8 @@ def read_call(
     check_coding(headers)
     values = parse_object(body)
     service = choose(service, values, path)
-    call = prepare(service, values, headers)
+    with naming_models(service):
+        call = prepare(service, values, headers)
     return service, call if share is None else replace(call, options={**call.options, "share": share})
 
 

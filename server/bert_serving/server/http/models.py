@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from .encoding_service import EncodingService
-from .errors import BadRequest, NotFound
+from .errors import BadRequest, NotFound, WrongTask
 from .validation import truncate_repr
 
 
@@ -30,10 +31,15 @@ _FITTING: dict[str, Callable[[EncodingService], bool]] = {
 
 
 def _choose_for_ranking(models: list[EncodingService], by: Any) -> EncodingService:
-    """Returns the first model with the output ``by``; without it, the first reranker, or with outputs to compare."""
+    """Returns the first model with the output ``by``; without it, the first reranker, or with outputs to compare.
+
+    If no model has the output, the first one with another output gets the request, because its error names what it has.
+    """
+    compares = next((each for each in models if each.compared), None)
+    reranker = next(filter(_is_reranker, models), None)
     if by is not None:
-        return next((each for each in models if by in each.compared), models[0])
-    return next(filter(_is_reranker, models), next((each for each in models if each.compared), models[0]))
+        return next((each for each in models if by in each.compared), compares or reranker or models[0])
+    return reranker or compares or models[0]
 
 
 def choose(service: EncodingService, values: Mapping[str, Any], path: str) -> EncodingService:
@@ -70,3 +76,27 @@ def choose(service: EncodingService, values: Mapping[str, Any], path: str) -> En
         f"{', '.join(each.model_name for each in service.models)}: send one of these names, or no 'model'",
         "model",
     )
+
+
+@contextmanager
+def naming_models(service: EncodingService) -> Iterator[None]:
+    """Adds what each model of the server has to the error of a request that the chosen one cannot answer.
+
+    Raises:
+        WrongTask: the block raised it.
+    """
+    try:
+        yield
+    except WrongTask as error:
+        if len(service.models) == 1:
+            raise
+        listed = ", ".join(f"{each.model_name} ({_kind(each)})" for each in service.models)
+        raise WrongTask(
+            f"model {service.model_name!r}: {error}; the field 'model' chooses one of {listed}", error.param
+        ) from None
+
+
+def _kind(service: EncodingService) -> str:
+    if service.config.task != "embed":
+        return f"-task {service.config.task}"
+    return "one vector per token" if service.token_level else ", ".join(service.outputs)

@@ -20,7 +20,7 @@ from ..encoding_service import EncodingResult, EncodingService
 from ..error_format import format_error
 from ..errors import to_error_response
 from ..http_access import RequestShare
-from ..models import choose
+from ..models import choose, naming_models
 from ..routes import openai
 from .lines import ENDPOINT, ENVELOPE, Line, LineError, custom_id_of, parse_line
 from .output import error_line, output_line
@@ -108,7 +108,8 @@ class Encoder:
         try:
             body = parse_line(line, max_body + ENVELOPE, self._duplicates)
             request.service = choose(self._service, body, ENDPOINT)
-            call = openai.prepare(request.service, body, Headers())
+            with naming_models(request.service):
+                call = openai.prepare(request.service, body, Headers())
             request.call = dataclasses.replace(call, options=call.options | self._options)
         except Exception as error:
             self._fail(request, error)
