@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bert_serving.server.model.cache import Cache, manifest
+from bert_serving.server.supervisor import prepared_model
 from bert_serving.server.supervisor.prepared_model import PreparedModel
 
 CONTENT = {"a.bin": b"weights" * 1000, "b.json": b"{}"}
@@ -54,6 +55,26 @@ def test_removed_files_are_written_again(
         assert_whole(entry)
     assert len(caplog.records) == 2
     assert prepared.damage == ""
+
+
+def test_a_file_with_several_links_is_read_once(
+    prepared: PreparedModel, entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [entry.with_name(f"variant-{number}") for number in range(3)]
+    for other in others:
+        other.mkdir()
+        os.link(entry / "a.bin", other / "base.bin")
+        prepared.hold(other, {"base.bin": manifest(entry)["a.bin"]})
+    os.link(entry / "a.bin", entry.with_name("another"))  # which changes the stamp
+    reads = []
+    digest_of = prepared_model._digest_of
+    monkeypatch.setattr(prepared_model, "_digest_of", lambda file: reads.append(file.name) or digest_of(file))
+    for _ in range(2):
+        prepared.require()
+        assert len(reads) == 1
+    (entry / "a.bin").write_bytes(b"another model")
+    prepared.require()
+    assert "was overwritten while the server ran" in prepared.damage
 
 
 def test_a_replaced_file_is_written_again(prepared: PreparedModel, entry: Path) -> None:

@@ -152,9 +152,10 @@ class PreparedModel:
             OSError: a file was removed and cannot be written again.
         """
         restored = set()
+        digests: dict[tuple[int, ...], str] = {}  # variants have links to one file
         for held in self._files.values():
             try:
-                if _is_replaced(held):
+                if _is_replaced(held, digests):
                     _restore(held)
                     restored.add(held.path.parent)
             except _Damaged as error:
@@ -191,8 +192,11 @@ def _prepared_for(child: Child) -> tuple[int, str, str]:
     return options.get("model_number", 0), options["engine"], options["dtype"]
 
 
-def _is_replaced(held: _HeldFile) -> bool:
+def _is_replaced(held: _HeldFile, digests: dict[tuple[int, ...], str]) -> bool:
     """Returns whether the file must be written again; adopts a file with the same content.
+
+    Args:
+        digests: those of the files that are read, by stamp.
 
     Raises:
         _Damaged: the file was overwritten in place.
@@ -205,9 +209,12 @@ def _is_replaced(held: _HeldFile) -> bool:
     if file_stamp(found) == held.stamp:
         return False
     if os.path.samestat(found, os.fstat(held.file.fileno())):
-        if _digest_of(held.file) != held.digest:
+        stamp = file_stamp(found)
+        if (digest := digests.get(tuple(stamp))) is None:
+            digest = digests[tuple(stamp)] = _digest_of(held.file)
+        if digest != held.digest:
             raise _Damaged(_describe_damage(held))
-        held.stamp = file_stamp(found)  # only its times or permissions have changed
+        held.stamp = stamp  # only its times or permissions have changed
         return False
     other = open(held.path, "rb", buffering=0)  # noqa: SIM115, kept or closed
     if _digest_of(other) != held.digest:
