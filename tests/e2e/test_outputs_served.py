@@ -269,6 +269,18 @@ def test_outputs_of_names_with_limits_are_refused_before_they_are_computed(serve
         assert (reply.status, b"of a name with limits is not divided" in reply.body) == (413, True), reply.body
 
 
+def test_the_sink_keeps_no_vectors_of_tokens(served: Served) -> None:
+    sink, texts = served.m3.server.child("sink"), [f"{TEXTS[5]} {number}" for number in range(240)]
+    with served.m3.zmq_client() as client:
+        num_bytes = sum(each.nbytes for each in client.encode(texts, outputs=["multi"]).multi)
+        client.encode(texts, outputs=["multi"])
+        before = sink.memory_info().rss
+        for _ in range(12):
+            client.encode(texts, outputs=["multi"])
+    assert num_bytes > 1_500_000
+    assert sink.memory_info().rss < before + 6 * num_bytes
+
+
 def test_requests_with_and_without_outputs_share_a_server(served: Served) -> None:
     """Requests of several kinds, some with equal texts, run at once; each gets its own outputs."""
     dense, wanted = served.m3_model.encode(TEXTS), [served.m3_heads.encode(text) for text in TEXTS]

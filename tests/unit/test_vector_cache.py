@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 
 from bert_serving.server.ipc.cached_rows import CachedRows, first_entry
 from bert_serving.server.ipc.messages import Command, Result
+from bert_serving.server.ipc.token_outputs import TokenOutputs
 from bert_serving.server.scheduling.cache_index import CacheIndex
 from bert_serving.server.scheduling.jobs import NO_OPTIONS, Job, JobChunk, RequestKey
 from bert_serving.server.scheduling.scheduler import BatchSlice
 from bert_serving.server.scheduling.sequence_keys import SequenceKeys
-from bert_serving.server.sink.vector_cache import ENTRY_BYTES, VectorCache
+from bert_serving.server.sink.vector_cache import ENTRY_BYTES, RESULT_BYTES, VectorCache
 from bert_serving.server.tokenization.tokenizer import Tokenized
 from process_harness import tiny_config
 
@@ -58,12 +60,16 @@ def make_result(number: int, array: np.ndarray, lengths: list[int], is_token_lev
     return Result(7 << 40 | number, array, np.array(lengths, np.int32), manifest, is_token_level)
 
 
-def ask(cache: VectorCache, *entries: int, lengths: tuple[int, ...] = ()) -> np.ndarray | None:
-    """Returns the vectors of entries, or None if one is missing."""
+def wanted_of(*entries: int, lengths: tuple[int, ...] = ()) -> CachedRows:
     lengths = lengths or (1,) * len(entries)
     manifest = np.zeros((len(entries), 2), np.int64)
     wanted = CachedRows(1, np.array(entries, np.int64), np.array(lengths, np.int32), manifest, 0)
-    wanted = CachedRows.from_command(wanted.command())
+    return CachedRows.from_command(wanted.command())
+
+
+def ask(cache: VectorCache, *entries: int, lengths: tuple[int, ...] = ()) -> np.ndarray | None:
+    """Returns the vectors of entries, or None if one is missing."""
+    wanted = wanted_of(*entries, lengths=lengths)
     return None if cache.missing(wanted) else cache.result(wanted).array
 
 
@@ -99,12 +105,33 @@ def test_vectors_of_tokens_and_those_that_do_not_fit() -> None:
 
 def test_the_latest_results_are_kept_without_a_cache() -> None:
     rows = np.arange(8, dtype=np.float32).reshape(4, 2)
-    cache = VectorCache(0, lambda _: 2, "float32", False, recent_bytes=rows.nbytes)
-    assert cache.add(make_result(1, rows[:2], [1, 1])) == cache.add(make_result(2, rows[2:], [1, 1])) == []
+    results = make_result(1, rows[:2], [1, 1]), make_result(2, rows[2:], [1, 1])
+    sizes = [each.num_bytes + RESULT_BYTES for each in results]
+    cache = VectorCache(0, lambda _: 2, "float32", False, recent_bytes=sum(sizes))
+    assert list(map(cache.add, results)) == [[], []]
     np.testing.assert_array_equal(ask(cache, first_entry(1) + 1, first_entry(2)), rows[[1, 2]])
     cache.add(make_result(3, rows[:1], [1]))
     assert ask(cache, first_entry(1)) is None
     assert cache.num_bytes == len(cache) == 0
+
+
+@pytest.mark.parametrize("width", [0, 4])  # without dense vectors, and with them
+def test_the_latest_results_take_no_more_memory_than_they_may(width: int) -> None:
+    """Vectors of tokens are hundreds of times as large as the dense ones, and are not kept."""
+    counts, none, nothing = np.full(4, 50, np.int32), np.zeros(4, np.int32), np.zeros(0, np.int32)
+    cache = VectorCache(0, lambda _: width, "float32", False, recent_bytes=2**20)
+    kept = []
+    for batch_id in range(1, 2000):
+        multi = np.zeros((200, 64), np.float32)
+        kept.append(weakref.ref(multi))
+        outputs = TokenOutputs(none, nothing, nothing.astype(np.float32), counts, multi)
+        result = make_result(batch_id, np.zeros((4, width), np.float32), [50] * 4)
+        cache.add(replace(result, announcements=b"a" * 500, outputs=outputs))
+    del multi, outputs, result
+    assert not any(each() is not None for each in kept)
+    held = [each for each in range(1, 2000) if not cache.missing(wanted_of(first_entry(each)))]
+    assert 0 < len(held) < 2**20 / (500 + RESULT_BYTES)
+    assert held[-1] == 1999
 
 
 def test_equal_texts_whose_vector_the_sink_cannot_keep_are_computed_together() -> None:

@@ -162,6 +162,13 @@ class Result:
     began_at: float = 0.0
     outputs: TokenOutputs | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the arrays and of the announcements."""
+        size: int = self.array.nbytes + self.lengths.nbytes + self.manifest.nbytes
+        size += len(self.announcements) + len(self.vector_codes)
+        return size if self.outputs is None else size + self.outputs.num_bytes
+
     def frames(self) -> list[Any]:
         array = self.array
         (rows, dims), name = array.shape, dtype_name(array.dtype)

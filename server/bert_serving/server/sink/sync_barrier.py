@@ -84,5 +84,4 @@ class SyncBarrier:
 
 
 def _size(result: Result) -> int:
-    arrays: int = result.array.nbytes + result.lengths.nbytes + result.manifest.nbytes
-    return arrays + len(result.announcements) + _OVERHEAD
+    return result.num_bytes + _OVERHEAD

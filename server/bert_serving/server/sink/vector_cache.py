@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from ..ipc.messages import Result
 ENTRY_BYTES = 384
 #: Bytes of the latest results, which are kept without a cache too. Requests that wait for equal texts get them at once.
 RECENT_BYTES = 8 * 2**20
+#: Memory of a kept result beside its arrays in bytes: objects of Python and of ZeroMQ.
+RESULT_BYTES = 1024
 _HEADER = sys.getsizeof(b"")
 
 
@@ -110,10 +113,12 @@ class VectorCache:
         return entry
 
     def _add_recent(self, first: int, result: Result) -> None:
+        if result.outputs is not None:  # only dense vectors are asked for again
+            result = replace(result, outputs=None)
         self._recent[first] = result
-        self._recent_bytes += result.array.nbytes
+        self._recent_bytes += result.num_bytes + RESULT_BYTES
         while self._recent_bytes > self._max_recent_bytes:
-            self._recent_bytes -= self._recent.popitem(last=False)[1].array.nbytes
+            self._recent_bytes -= self._recent.popitem(last=False)[1].num_bytes + RESULT_BYTES
 
     def _recent_row(self, entry: int) -> memoryview:
         position = entry % MAX_POSITIONS
