@@ -118,3 +118,9 @@ def test_a_cluster_refuses_what_its_machines_would(spec: str, words: str, capsys
     with pytest.raises(SystemExit):
         cluster.main(["h:1", "-num_cpus", "4", "-model_dir", "/a", "-model", spec])
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_machine_refuses_a_model_without_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        join.join(["127.0.0.1:6000", "-cpu", "-model", "b=/c,num_worker=0"])
+    assert "-model b: num_worker=0 leaves this machine without a worker" in " ".join(capsys.readouterr().err.split())

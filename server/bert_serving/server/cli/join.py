@@ -149,6 +149,11 @@ def make_machine(args: argparse.Namespace) -> MachineSupervisor:
                 f"-model {spec.name}: the front tells its machines {', '.join(of_front)}: omit it here; a machine sets "
                 f"{', '.join(name for name in OWN_OPTIONS if name in _OF_MODELS)}"
             )
+        if spec.options.get("num_worker") == 0:
+            raise ConfigError(
+                f"-model {spec.name}: num_worker=0 leaves this machine without a worker for it: set 1 or more, or omit "
+                "this -model"
+            )
     given = [name for name in getattr(args, GIVEN, ()) if name in _OPTIONS]
     config = ServerConfig(**own, given=frozenset(given))
     keys = None if args.join_keys is None else read_machine_keys(os.path.expanduser(args.join_keys))

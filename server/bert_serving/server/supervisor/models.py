@@ -79,7 +79,7 @@ def plan_all(
         try:
             planned.append(PlannedModel(number, *plan(config, files, log, is_stopping, cores), files))
         except (ServingError, ModelError, EngineError) as error:
-            if not planned:
+            if not number:
                 raise
             raise StartError(f"-model {config.name}: {error}") from error
     return planned
