@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -170,6 +171,7 @@ def test_an_unknown_model_over_http_is_404_with_the_names(http: HttpServer, name
 
 
 def test_models_are_listed_and_described(http: HttpServer, server: Server) -> None:
+    assert re.search(r"^ +model = 'last=.*', 'rerank=.*,task=rerank,max_seq_len=40'$", server.log, re.M)
     listed = {each["id"]: each["vector_space"] for each in http.call("/v1/models").json["data"]}
     assert list(listed) == ["tiny", "last", "rerank"]
     with connect(server, "last") as client:

@@ -23,6 +23,7 @@ from bert_serving.server.model.digest import model_digest
 from bert_serving.server.model.errors import ModelConfigError, ModelError, ModelNotFound, ModelUnsupported, WeightError
 from bert_serving.server.model.merged_reader import MergedReader, open_checkpoint
 from bert_serving.server.model.weights import check_weights, load_weights
+from bert_serving.server.supervisor.description import describe_model
 from bert_serving.server.worker.head_weights import load_head_weights, prepare_head_weights
 from model_folders import TINY, hf_tensors, random_weights, write_hf
 
@@ -319,6 +320,8 @@ def test_errors_name_what_was_looked_for(tmp_path: Path, base: Path, tensors: Te
         load_model_config(folder, base=str(base), tuned_model_dir=base)
     with pytest.raises(ModelUnsupported, match=f"set -model_dir {folder} -base {base}"):
         load_model_config(base, tuned_model_dir=folder)
+    with pytest.raises(ModelNotFound, match=f"-base {folder}/. is the adapter itself, .*: set -base to the folder"):
+        load_model_config(folder, base=f"{folder}/.")
     nested = write_adapter(tmp_path / "nested", adapter, base_model_name_or_path=str(folder))
     with pytest.raises(ModelUnsupported, match=f"{folder}, the base model of the adapter {nested}, has an adapter"):
         load_model_config(nested)
@@ -377,6 +380,20 @@ def test_modules_and_prompts_are_those_of_the_base_unless_the_adapter_has_its_ow
     assert config.pipeline is not None
     assert (config.pooling_strategy.name, config.pipeline.prompts) == ("REDUCE_MAX", {})
     assert (model.config_path, model.adapter is not None) == (str(base / "config.json"), True)
+
+
+def test_another_base_than_the_adapter_names_is_a_warning(
+    base: Path, tensors: Tensors, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter, other = factors(shapes_of(tensors), [QUERY]), write_hf(base.parent / "other", tensors)
+    for named, is_warned in ((str(other), True), ("../other", True), (str(base), False), ("organization/name", False)):
+        folder = write_adapter(base.parent / "adapter", adapter, base_model_name_or_path=named)
+        caplog.clear()
+        config = ServerConfig.from_dict({"model_dir": str(folder), "base": str(base)})
+        config, model = apply_model_folder(config, LOG)
+        warning = f"-base {base} is set; the adapter {folder} names {other} as its base model"
+        assert (warning in caplog.messages) == is_warned
+        assert f"base model: {base}, a Hugging Face folder" in describe_model(config, model)["model"]
 
 
 def test_an_adapter_brings_its_classifier(base: Path, tensors: Tensors, tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def _print_options(config: ServerConfig, argv: list[str]) -> None:
     options = {name: value for name, value in config.public().items() if level == "debug" or name in config.changed}
     if "pooling_strategy" in options:
         options["pooling_strategy"] = config.pooling_strategy.name
+    if config.model:
+        options["model"] = ", ".join(map(repr, config.model))
     usage = "usage: bert-serving-start " + " ".join(argv)
     if log_format == "json":
         log = get_logger("SUPERVISOR", level, log_format)

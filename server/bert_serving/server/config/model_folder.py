@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ..errors import ConfigError
+from ..model.adapter import other_base
 from ..model.config import ModelConfig
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import MODE_OF, PoolingStrategy, worker_modes
@@ -42,6 +43,8 @@ def apply_model_folder(config: ServerConfig, log: logging.Logger) -> tuple[Serve
         ConfigError: ``-normalize``, ``-dimensions`` or ``-prompt_name`` does not fit, or an option contradicts
             ``-task`` or the folder.
     """
+    if (named := other_base(config.model_dir, config.base)) is not None:
+        log.warning("-base %s is set; the adapter %s names %s as its base model", config.base, config.model_dir, named)
     if config.task != "embed":
         config, model = apply_head(config, log)
         return _take_prompt(config), model

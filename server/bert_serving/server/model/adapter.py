@@ -182,15 +182,19 @@ def find_base(folder: Path, base: str | None) -> Path:
         ModelNotFound: there is none; the message names what was looked for.
         ModelConfigError: the configuration is not valid.
     """
+    is_model = any((folder / name).is_file() for name in (DEFAULT_CONFIG_NAME, HF_CONFIG_NAME))
     if base is not None:
-        return require_folder(base, "-base")
-    source = folder / CONFIG_FILE
-    named = read_object(source).get("base_model_name_or_path")
-    if named is not None and not isinstance(named, str):
-        raise ModelConfigError(f"{source}: base_model_name_or_path must be a folder, it is {str(named)[:100]}")
-    if named and "\0" not in named and (folder / named).is_dir():
-        return (folder / named).resolve()
-    if any((folder / name).is_file() for name in (DEFAULT_CONFIG_NAME, HF_CONFIG_NAME)):
+        found = require_folder(base, "-base")
+        if found.resolve() == folder.resolve() and not is_model:
+            raise ModelNotFound(
+                f"-base {base} is the adapter itself, which has no {HF_CONFIG_NAME}: set -base to the folder of the "
+                "model that the adapter was trained on"
+            )
+        return found
+    named = _named_base(folder)
+    if (found_by_name := _folder_of(folder, named)) is not None:
+        return found_by_name
+    if is_model:
         return folder
     download = f"hf download {named} --local-dir FOLDER, then " if named and HUB_NAME.match(named) else ""
     raise ModelNotFound(
@@ -198,6 +202,27 @@ def find_base(folder: Path, base: str | None) -> Path:
         f"folder, absolute or relative to the adapter, and {folder} has no {HF_CONFIG_NAME}; this server downloads "
         f"nothing: {download}add -base FOLDER with the folder of the base model (in -model: NAME=ADAPTER,base=FOLDER)"
     )
+
+
+def other_base(model_dir: str, base: str | None) -> Path | None:
+    """Returns the folder that an adapter names as its base model, if ``base`` is another one; else None."""
+    if base is None or not has_adapter(model_dir):
+        return None
+    folder = Path(model_dir)
+    named = _folder_of(folder, _named_base(folder))
+    return None if named in (None, Path(base).resolve()) else named
+
+
+def _named_base(folder: Path) -> str | None:
+    source = folder / CONFIG_FILE
+    named = read_object(source).get("base_model_name_or_path")
+    if named is not None and not isinstance(named, str):
+        raise ModelConfigError(f"{source}: base_model_name_or_path must be a folder, it is {str(named)[:100]}")
+    return named
+
+
+def _folder_of(folder: Path, named: str | None) -> Path | None:
+    return (folder / named).resolve() if named and "\0" not in named and (folder / named).is_dir() else None
 
 
 def read_adapter(folder: Path) -> Adapter:

@@ -42,7 +42,7 @@ def describe_model(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
     if (Path(config.settings_dir) / MODULES_FILE).is_file():
         kind = "sentence-transformers folder"
     if model.adapter is not None:
-        kind = f"adapter of rank {model.adapter.rank}, base model: {kind}"
+        kind = f"adapter of rank {model.adapter.rank}; base model: {Path(model.checkpoint).parent}, a {kind}"
     layers = ", ".join(map(str, config.pooling_layer))
     strategy = f"{_POOLING.get(config.pooling_strategy, '')}, {config.pooling_strategy.name}"
     if pipeline.pooling:
