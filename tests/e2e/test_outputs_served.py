@@ -512,6 +512,25 @@ def test_rankings_that_do_not_fit_are_refused(served: Served) -> None:
         assert (reply.status, words in reply.json["error"]) == (status, True), reply.body
 
 
+def test_a_route_of_other_vectors_names_the_routes_of_the_model(served: Served) -> None:
+    for server, path, fields, words in (
+        (
+            served.m3,
+            "/embed_sparse",
+            {"model": "colbert"},
+            "no sparse vectors, because the model folder describes none: use /embed_all, or",
+        ),
+        (
+            served.splade,
+            "/embed_all",
+            {},
+            "sparse vectors, and /embed_all returns one per token: use /embed_sparse, or a server with",
+        ),
+    ):
+        reply = server.call(path, {"inputs": "x", **fields})
+        assert (reply.status, words in reply.json["error"]) == (424, True), reply.body
+
+
 def test_servers_of_dense_vectors_name_what_they_have(server: Any) -> None:
     with BertClient(port=server.port, port_out=server.port_out) as client:
         assert client.server_config["outputs"] == ["dense"]
@@ -533,4 +552,4 @@ def test_the_examples_of_outputs(served: Served) -> None:
         names = {"bc": bc}
         exec(late, names)
         assert len(names["documents"]) == 2
-        exec(ranking, {"bc": bc, "documents": ["ColBERT compares tokens.", "Shares fell.", "A cat."]})
+        exec(ranking, names)

@@ -16,8 +16,8 @@ from .errors import BadRequest, BodyTooLarge, WrongTask
 Item = str | tuple[str, str]
 #: The task of a server, and the routes that fit.
 _ROUTES = {"embed": "/embed or /v1/embeddings", "classify": "/predict or /classify", "rerank": "/rerank"}
-#: Routes of the kinds of vectors other than dense ones.
-_OUTPUT_ROUTES = {"sparse": "/embed_sparse", "multi": "/embed_all"}
+#: Routes of the kinds of vectors.
+_OUTPUT_ROUTES = {"dense": "/embed", "sparse": "/embed_sparse", "multi": "/embed_all"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,13 @@ def require_dense(service: EncodingService) -> None:
     if service.outputs and "dense" not in service.outputs:
         raise WrongTask(
             f"this server has no dense vectors, because the model folder describes none; it has "
-            f"{', '.join(service.outputs)}: use {' or '.join(_OUTPUT_ROUTES[name] for name in service.outputs)}, or "
-            "'outputs' of /encode"
+            f"{', '.join(service.outputs)}: use {output_routes(service)}, or 'outputs' of /encode"
         )
+
+
+def output_routes(service: EncodingService) -> str:
+    """Returns the routes for the kinds of vectors that the server has."""
+    return " or ".join(_OUTPUT_ROUTES[name] for name in service.outputs)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

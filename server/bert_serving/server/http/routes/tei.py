@@ -27,7 +27,7 @@ from ..fields import read_tei_fields
 from ..inputs import read_input, read_texts
 from ..models import choose
 from ..request_context import JSON, json_response, read_options
-from ..scores import require_dense, require_task
+from ..scores import output_routes, require_dense, require_task
 from ..validation import json_type, parse_choice, require_field, truncate_repr
 
 _INPUTS = "a text, a list of texts, or token ids"
@@ -87,8 +87,8 @@ def prepare_embed_all(service: EncodingService, values: dict[str, Any], headers:
     has_multi = "multi" in service.outputs
     if not service.token_level and not has_multi:
         raise WrongTask(
-            f"this server has {', '.join(service.outputs)} vectors, and /embed_all returns one per token: send the "
-            "request to a server with -pooling_strategy NONE or of a ColBERT model, or to another route"
+            f"this server has {', '.join(service.outputs)} vectors, and /embed_all returns one per token: use "
+            f"{output_routes(service)}, or a server with -pooling_strategy NONE or of a ColBERT model"
         )
     values = read_tei_fields(values, schemas.EmbedAllRequest)
     texts, options = _read(service, values, headers)
@@ -117,8 +117,8 @@ def prepare_embed_sparse(service: EncodingService, values: dict[str, Any], heade
     require_task(service, "embed")
     if "sparse" not in service.outputs:
         raise WrongTask(
-            "this server has no sparse vectors, because the model folder describes none: use /embed, or a server of a "
-            "SPLADE model"
+            "this server has no sparse vectors, because the model folder describes none: use "
+            f"{output_routes(service)}, or a server of a SPLADE model"
         )
     values = read_tei_fields(values, schemas.EmbedSparseRequest)
     texts, options = _read(service, values, headers)
