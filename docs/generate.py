@@ -179,9 +179,12 @@ def client_methods() -> str:
         member = inspect.getattr_static(BertClient, name)
         shown, options = f"bc.{name}", ""
         if not isinstance(member, property):
-            arguments = _parameters(member)[1:]
+            passed = _parameters(member)[1:]
+            arguments = [p for p in passed if p.kind is not p.VAR_KEYWORD]
             shown += f"({', '.join(p.name for p in arguments if p.default is p.empty)})"
             options = ", ".join(f"`{p.name}`" for p in arguments if p.default is not p.empty)
+            if len(arguments) < len(passed):
+                options += ", and the [options of a request](#options-of-a-request)"
         lines.append(f"| `{shown}` | {_summary(member)} | {options} |")
     lines.extend(f"| `{kind.__name__}` | {_summary(kind)} | |" for kind in (AsyncBertClient, ConcurrentBertClient))
     return "\n".join(lines) + "\n"
