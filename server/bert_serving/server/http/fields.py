@@ -58,13 +58,24 @@ _ENCODE_FIELDS = EncodeRequest.__struct_fields__
 _EMBEDDINGS_FIELDS = (*EmbeddingsRequest.__struct_fields__, "id")
 
 
+def _canonical(name: str) -> str:
+    """Returns a name of a field without case, separators and plural, in American spelling."""
+    return name.lower().replace("_", "").replace("-", "").replace("normalise", "normalize").removesuffix("s")
+
+
+#: Fields of /encode that 1.10 did not have. It ignored other spellings of its own ones, and so does this server.
+_CANONICAL = frozenset(map(_canonical, _ENCODE_FIELDS)) - frozenset(map(_canonical, ("id", "texts", "is_tokenized")))
+
+
 def check_encode_fields(values: dict[str, Any]) -> None:
     """Checks the fields of an ``/encode`` body.
 
     Raises:
-        BadRequest: a field would change the vectors, and this server does not know it.
+        BadRequest: a field would change the vectors, and this server does not know it; or its name is another spelling
+            of one that it knows, such as ``normalise`` or ``promptName``.
     """
-    _refuse([name for name in values if name in MEANINGFUL and name not in _ENCODE_FIELDS], values, _ENCODE_FIELDS)
+    names = [name for name in values if name not in _ENCODE_FIELDS]
+    _refuse([name for name in names if name in MEANINGFUL or _canonical(name) in _CANONICAL], values, _ENCODE_FIELDS)
 
 
 def read_embeddings_fields(values: dict[str, Any]) -> dict[str, Any]:
