@@ -81,6 +81,24 @@ def test_a_misspelt_flag_is_no_value_of_a_short_one(
     assert f"unrecognized arguments: {argument}{hint}\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("encode", "-outputs dense corpus.txt", "not one of dense, sparse, multi; FILE goes before -outputs"),
+        ("encode", "-pooling_layer -1 corpus.txt", "invalid int value: 'corpus.txt'; FILE goes before -pooling_layer"),
+        ("encode", "corpus.txt -outputs dense spars", "did you mean sparse?"),
+        ("encode", "corpus.txt -outputs corpus.txt", "is not one of dense, sparse, multi"),
+        ("join", "-device_map 0 front:5557", "; HOST:PORT goes before -device_map"),
+    ],
+)
+def test_a_list_that_takes_what_follows_says_where_it_goes(
+    command: str, arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        PARSERS[command].parse_args(arguments.split())
+    assert f"{message}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["out.npy", "/tmp/out", "../out", "out/", "-"])
 def test_the_value_of_a_short_flag_may_follow_it(value: str) -> None:
     assert PARSERS["encode"].parse_args(["corpus.txt", f"-o{value}"]).output == value

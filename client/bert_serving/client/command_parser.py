@@ -60,6 +60,16 @@ class CommandParser(argparse.ArgumentParser):
             hint += f"; the value {flag[2:]} of {flag[:2]} follows a space: {flag[:2]} {flag[2:]}"
         self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        try:
+            return super()._get_values(action, arg_strings)
+        except argparse.ArgumentError as error:  # a list also takes the arguments that follow it
+            positionals = [each.metavar or each.dest for each in self._get_positional_actions()]
+            is_listed = action.option_strings and len(arg_strings) > 1 and "did you mean" not in str(error)
+            if positionals and is_listed:
+                error.message += f"; {positionals[0]} goes before {action.option_strings[0]}"
+            raise
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
