@@ -1,4 +1,4 @@
-"""Tests the size of files, the state of classes, and paths in the Makefile."""
+"""Tests the size of files, the state of classes, paths in the Makefile, and names of test files."""
 
 from __future__ import annotations
 
@@ -111,3 +111,8 @@ def test_makefile_names_existing_tests() -> None:
     patterns = re.findall(r"tests/[\w/*]+\.py", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert patterns
     assert [pattern for pattern in patterns if not list(ROOT.glob(pattern))] == []
+
+
+def test_names_of_test_files_are_unique() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == [], "pytest imports one of them only"
