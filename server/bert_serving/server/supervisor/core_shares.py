@@ -55,7 +55,7 @@ def divide_cores(topology: Topology, needs: Sequence[int | None], num_tokenizer:
     usable = usable_cores(topology, num_tokenizer)
     count, rest = needs.count(None), usable - sum(need for need in needs if need)
     if topology.is_limited or rest < count:  # parts of the time, on any core
-        sizes = iter([max(1, rest // count + (index < rest % count)) for index in range(count)] if count else [])
+        sizes = iter([max(1, rest // count + (index < rest % count)) for index in range(count)])
         return [replace(whole, quota=float(next(sizes))) if need is None else whole for need in needs]
     cores, parts = [core for node in take_cores(topology.cores, usable) for core in node], []
     for need in needs:

@@ -32,10 +32,8 @@ def check_files_of_server(config: ServerConfig) -> list[str]:
     if config.http_port is not None and config.http_keys is None:
         read_token(config)
     _check_writable("-http_jobs", config.http_jobs)
-    if config.graph_tmp_dir is not None and not os.path.isdir(
-        config.graph_tmp_dir
-    ):  # one with entries may be read-only
-        _check_writable("-graph_tmp_dir", config.graph_tmp_dir)
+    if config.graph_tmp_dir is not None and not os.path.isdir(config.graph_tmp_dir):
+        _check_writable("-graph_tmp_dir", config.graph_tmp_dir)  # one that exists may be read-only, with its entries
     problems: list[str] = []
     for folder in filter(None, (config.auth_keys, config.join_keys)):
         AllowedKeys(os.path.abspath(folder), warn=problems.append).read()
@@ -70,8 +68,7 @@ def _check_writable(option: str, folder: str | None) -> None:
     found = os.path.abspath(folder)
     while not os.path.lexists(found):
         found = os.path.dirname(found)
-    reason = 0 if os.access(found, os.W_OK | os.X_OK) else errno.EACCES
-    if reason := reason if os.path.isdir(found) else errno.ENOTDIR:
-        raise ConfigError(
-            f"{option} {folder} cannot be used ({os.strerror(reason)}: {found}): name a folder that can be written to"
-        )
+    if os.path.isdir(found) and os.access(found, os.W_OK | os.X_OK):
+        return
+    reason = os.strerror(errno.EACCES if os.path.isdir(found) else errno.ENOTDIR)
+    raise ConfigError(f"{option} {folder} cannot be used ({reason}: {found}): name a folder that can be written to")
