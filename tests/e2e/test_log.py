@@ -27,8 +27,8 @@ def connect(server: Server) -> BertClient:
 def test_lines_that_users_know() -> None:
     tuned = ["-tuned_model_dir", str(TINY_TUNED), "-ckpt_name", "model.ckpt-343", "-pooling_strategy", "REDUCE_MAX"]
     with serving(*tuned) as server:
-        log = server.log
         port, port_out = server.port, server.port_out
+    log = server.log  # at the end: a process may report that it is ready before it logs the same
     assert f"checkpoint (override by the fine-tuned model): {TINY_TUNED}/model.ckpt-343" in log
     assert f"model config: {TINY}/bert_config.json" in log
     for words in (
@@ -68,7 +68,6 @@ def test_lines_that_users_know() -> None:
     (call,) = re.findall(r'try: python -c "(.*)"$', log, re.M)
     assert f"BertClient(port={port}, port_out={port_out}).encode(['hello world'])" in call
     assert log.index("try: python") < log.index(READY_LINE)
-    assert log.splitlines()[-1].endswith("terminated!") or READY_LINE in log
     lines = [line for line in log.split("\n\n", 1)[1].splitlines() if not line.startswith("\t")]
     assert all(LINE.match(line) for line in lines), [line for line in lines if not LINE.match(line)]
 
@@ -76,7 +75,7 @@ def test_lines_that_users_know() -> None:
 def test_verbose_shows_what_the_model_receives() -> None:
     with serving("-verbose") as server, connect(server) as client:
         client.encode(["hey you", "whats up?", "你好么?", "hello world ||| good day"])
-        log = server.log
+    log = server.log
     assert "tokens: [CLS] hey you [SEP]" in log
     assert "tokens: [CLS] what ##s up ? [SEP]" in log
     assert "tokens: [CLS] 你 好 么 ? [SEP]" in log

@@ -13,6 +13,9 @@ from bert_serving.client.dead_peer import KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPA
 # Plain numbers: an operation on a flag of an enumeration takes longer than the call that it is for.
 _POLLIN, _NOBLOCK, _MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
+#: Milliseconds that a process waits for another that is starting. After that, it goes on: messages are queued.
+_CONNECT_MS = 10_000
+
 
 def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, **options: int | bytes) -> zmq.Socket[bytes]:
     """Creates a socket between the server's processes, without linger and queue limits. Credits bound the queues."""
@@ -23,6 +26,18 @@ def make_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, **options: i
     for name, value in options.items():
         sock.setsockopt(getattr(zmq, name), value)
     return sock
+
+
+def connect_bound(sock: zmq.Socket[bytes], address: str) -> None:
+    """Connects to a socket of another process of this server, and waits until that process has bound it.
+
+    So a process that reports that it is ready needs the socket's file no more, which another program may remove.
+    """
+    monitor = sock.get_monitor_socket(zmq.EVENT_CONNECTED)
+    sock.connect(address)
+    monitor.poll(_CONNECT_MS)
+    sock.disable_monitor()
+    monitor.close(linger=0)
 
 
 def bind_tcp(sock: zmq.Socket[bytes], host: str, port: int) -> None:

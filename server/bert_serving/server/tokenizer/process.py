@@ -11,7 +11,7 @@ import zmq
 from ..errors import InternalError, RequestError
 from ..ipc.commands import READY, REGISTER_TOKENIZER, STOP, TOKENIZED
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import make_socket, recv_available
+from ..ipc.sockets import connect_bound, make_socket, recv_available
 from ..tokenization.factory import make_tokenizer
 from ..tokenization.messages import ResultMessage, TaskMessage, TaskResult, TextTask, decode_tasks, encode
 from ..tokenization.request_texts import RequestLimits, read_piece, read_texts, tokenize
@@ -34,7 +34,7 @@ def run(process: ProcessContext) -> None:
     limits = RequestLimits(config.max_request_size, config.max_text_length, config.max_queue_tokens)
     control = process.connect_control()
     front = make_socket(process.context, zmq.DEALER, IDENTITY=process.name.encode())
-    front.connect(process.addresses.dispatch)
+    connect_bound(front, process.addresses.dispatch)
     front.send(REGISTER_TOKENIZER)
     process.log_steps("sockets and files")
     control.send_multipart([READY, b"{}"])

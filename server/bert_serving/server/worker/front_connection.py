@@ -14,13 +14,11 @@ from ..ipc.commands import u64
 from ..ipc.joining import MAX_BATCH_BYTES, MAX_COMMAND_BYTES, connect, join_socket
 from ..ipc.messages import encode_commands, is_large
 from ..ipc.process_context import ProcessContext
-from ..ipc.sockets import is_readable, make_socket
+from ..ipc.sockets import connect_bound, is_readable, make_socket
 from ..security.machine_keys import MachineKeys
 
 #: Seconds between two connections of a worker whose connection was cut.
 _RECONNECT_SECONDS = 0.2
-#: Milliseconds that a worker waits for a ventilator that is starting. After that, it goes on: messages are queued.
-_CONNECT_MS = 10_000
 
 
 class FrontConnection:
@@ -56,16 +54,12 @@ class FrontConnection:
             self.results = join_socket(context, zmq.PUSH, timeout, MAX_COMMAND_BYTES, keys)
             self._monitor = self.batches.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._opened_at = time.monotonic()
-        connect(self.results, addresses.results)
         if self._join is not None:
+            connect(self.results, addresses.results)
             connect(self.batches, addresses.dispatch)
-            return
-        # A worker starts beside the ventilator. It is not ready before the ventilator can hear of it.
-        monitor = self.batches.get_monitor_socket(zmq.EVENT_CONNECTED)
-        connect(self.batches, addresses.dispatch)
-        monitor.poll(_CONNECT_MS)
-        self.batches.disable_monitor()
-        monitor.close(linger=0)
+        else:
+            connect_bound(self.results, addresses.results)
+            connect_bound(self.batches, addresses.dispatch)
 
     def poller(self, control: zmq.Socket[bytes]) -> zmq.Poller:
         """Returns a poller of this connection and of ``control``."""
