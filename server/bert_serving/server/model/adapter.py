@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .adapter_patterns import ANY_LAYER, END, LAYERS, SAVED, require_patterns, require_quick
 from .errors import ModelConfigError, ModelNotFound, ModelUnsupported
 from .files import DEFAULT_CONFIG_NAME, HF_CONFIG_NAME, listing, reject_lfs_pointer, require_folder
 from .json_files import optional_integer, read_object, switch
@@ -86,6 +88,18 @@ class Adapter:
         names = ("rank", "alpha", "is_rank_stabilized", "rank_pattern", "alpha_pattern", "has_magnitudes")
         return {name: getattr(self, name) for name in names}
 
+    def require_quick(self, names: Iterable[str]) -> None:
+        """Checks that the regular expressions of the configuration end in time for names of layers and tensors.
+
+        Raises:
+            ModelConfigError: they take longer.
+        """
+        patterns = [(name, SAVED) for name in self.saved] + [(name, LAYERS) for name in self.layers_pattern]
+        patterns += [(name, END) for name, _ in (*self.rank_pattern, *self.alpha_pattern)]
+        for wanted, is_pattern in ((self.targets, self.is_pattern), (self.excluded, self.excludes_pattern)):
+            patterns += [(name, "{}") for name in wanted if is_pattern]
+        require_quick(patterns, names, Path(self.folder) / CONFIG_FILE)
+
     def rank_of(self, layer: str) -> int:
         """Returns the rank of a layer."""
         return int(_by_pattern(self.rank_pattern, layer, self.rank))
@@ -99,7 +113,7 @@ class Adapter:
 
     def saves(self, tensor: str) -> bool:
         """Returns whether the configuration names the module of a tensor as one that is replaced as a whole."""
-        return any(re.match(rf"(^|.*\.){name}($|\..*)", tensor) for name in self.saved)
+        return any(re.match(SAVED.format(name), tensor) for name in self.saved)
 
     def changes(self, layer: str) -> bool:
         """Returns whether the configuration names a layer, by the rules of PEFT."""
@@ -111,10 +125,10 @@ class Adapter:
             return False
         if self.is_pattern or not self.layers or layer in self.targets:
             return True
-        names = self.layers_pattern
-        patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in names] if names else [r".*?\.[^.]*\.(\d+)\."]
+        patterns = [LAYERS.format(name) for name in self.layers_pattern] or [ANY_LAYER]
         found = next((each for pattern in patterns if (each := re.match(pattern, layer))), None)
-        return found is not None and int(found.group(1)) in self.layers
+        # The last group, because a name may have groups.
+        return found is not None and int(found.group(found.re.groups)) in self.layers
 
 
 def _fits(names: tuple[str, ...], is_pattern: bool, layer: str) -> bool:
@@ -124,7 +138,7 @@ def _fits(names: tuple[str, ...], is_pattern: bool, layer: str) -> bool:
 
 
 def _by_pattern(patterns: Iterable[tuple[str, float]], layer: str, default: float) -> float:
-    return next((value for pattern, value in patterns if re.match(rf"(.*\.)?({pattern})$", layer)), default)
+    return next((value for pattern, value in patterns if re.match(END.format(pattern), layer)), default)
 
 
 def has_adapter(folder: str | os.PathLike[str]) -> bool:
@@ -164,7 +178,7 @@ def find_adapter(transformer: Path, model_dir: Path, base: str | None) -> tuple[
             )
         return None
     found = transformer_folder(find_base(folder, base))
-    if folder != found and has_adapter(found):
+    if folder.resolve() != found.resolve() and has_adapter(found):
         raise ModelUnsupported(
             f"{found}, the base model of the adapter {folder}, has an adapter of its own; merge that one first: "
             "model.merge_and_unload(), then save_pretrained()"
@@ -193,7 +207,7 @@ def find_base(folder: Path, base: str | None) -> Path:
         return found
     named = _named_base(folder)
     if (found_by_name := _folder_of(folder, named)) is not None:
-        return found_by_name
+        return require_folder(found_by_name, f"base_model_name_or_path of {folder / CONFIG_FILE}")
     if is_model:
         return folder
     download = f"hf download {named} --local-dir FOLDER, then " if named and HUB_NAME.match(named) else ""
@@ -222,7 +236,7 @@ def _named_base(folder: Path) -> str | None:
 
 
 def _folder_of(folder: Path, named: str | None) -> Path | None:
-    return (folder / named).resolve() if named and "\0" not in named and (folder / named).is_dir() else None
+    return (folder / named).resolve() if named and os.path.isdir(folder / named) else None
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -254,7 +268,7 @@ def read_adapter(folder: Path) -> Adapter:
         rank=optional_integer(values, "r", source) or 8,
         alpha=_number(alpha, "lora_alpha", source),
         is_rank_stabilized=switch(values, "use_rslora", False, source),
-        rank_pattern=_patterns(values, "rank_pattern", source),
+        rank_pattern=_ranks(values, source),
         alpha_pattern=_patterns(values, "alpha_pattern", source),
         has_magnitudes=switch(values, "use_dora", False, source),
         targets=targets,
@@ -291,8 +305,9 @@ def _names(values: dict[str, Any], key: str, source: Path) -> tuple[tuple[str, .
     names = ([found] if found else []) if found is None or isinstance(found, str) else found
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ModelConfigError(f"{source}: {key} must be a text or a list of texts, it is {str(found)[:100]}")
-    if key in ("layers_pattern", "modules_to_save") or isinstance(found, str):
-        _require_patterns(names, key, source)
+    form = {"layers_pattern": LAYERS, "modules_to_save": SAVED}.get(key)
+    if form is not None or isinstance(found, str):
+        require_patterns(names, key, source, form or "{}")
     return tuple(names), isinstance(found, str) and bool(found)
 
 
@@ -300,20 +315,20 @@ def _patterns(values: dict[str, Any], key: str, source: Path) -> tuple[tuple[str
     found = values.get(key) or {}
     if not isinstance(found, dict):
         raise ModelConfigError(f"{source}: {key} must be an object with numbers, it is {str(found)[:100]}")
-    _require_patterns(found, key, source)
+    require_patterns(found, key, source, END)
     return tuple((name, _number(value, f"{key} of {name}", source)) for name, value in found.items())
 
 
-def _require_patterns(names: Iterable[str], key: str, source: Path) -> None:
-    for name in names:
-        try:
-            re.compile(name)
-        except re.error as error:
-            raise ModelConfigError(f"{source}: {key} {name[:100]!r} is no regular expression ({error})") from error
+def _ranks(values: dict[str, Any], source: Path) -> tuple[tuple[str, float], ...]:
+    found = _patterns(values, "rank_pattern", source)
+    for name, value in found:
+        if not value.is_integer():
+            raise ModelConfigError(f"{source}: rank_pattern of {name} must be a whole number above 0, it is {value}")
+    return found
 
 
 def _number(value: Any, key: str, source: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < sys.float_info.max:
         raise ModelConfigError(f"{source}: {key} must be a number above 0, it is {str(value)[:100]}")
     return float(value)
 

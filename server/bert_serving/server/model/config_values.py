@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ class Values(Mapping[str, Any]):
             ModelConfigError: the value is of another type or smaller.
         """
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < sys.float_info.max:
             raise ModelConfigError(f"{self.source}: {key} is {value!r}; it must be a number above 0")
         return float(value)
 

@@ -177,7 +177,11 @@ def _own_config(model: ModelConfig) -> str | None:
 def _brings_head(model: ModelConfig) -> bool:
     """Returns whether an adapter has the head that its base model lacks."""
     layout = HEADS.get(model.family)
-    return layout is not None and model.adapter is not None and model.adapter.saves(f"{layout.output}.weight")
+    if layout is None or model.adapter is None:
+        return False
+    name = f"{layout.output}.weight"
+    model.adapter.require_quick([name])
+    return model.adapter.saves(name)
 
 
 def _require_head(model: ModelConfig, values: Mapping[str, Any], task: str, source: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
@@ -81,7 +82,9 @@ class MergedReader:
         self._places = _Places(self._base_names, sources, config)
         self._changes: dict[str, _Change] = {}
         self._layers: dict[str, dict[str, str]] = {}
-        for key in sorted(self._reader.names()):
+        names = sorted(self._reader.names())
+        adapter.require_quick(map(_name_of, names))
+        for key in names:
             self._add(key)
         for layer, parts in self._layers.items():
             self._add_layer(layer, parts)
@@ -115,13 +118,20 @@ class MergedReader:
         else:
             weight = self._base.read(name).T if is_transposed else self._base.read(name)
         weight = np.array(weight, np.float32, order="C")  # the other may be a view of the file
-        for part, key in change.replacements.items() if not change.is_whole else ():
+        for number, key in change.replacements.items() if not change.is_whole else ():
             values = self._read(key)
-            weight[len(values) * part : len(values) * (part + 1)] = values
-        for delta in change.deltas:
-            rows = len(weight) // delta.source.parts
-            first = rows * delta.source.part
-            self._merge(delta, weight[first : first + rows])
+            weight[len(values) * number : len(values) * (number + 1)] = values
+        with np.errstate(all="ignore"):
+            for delta in change.deltas:
+                rows = len(weight) // delta.source.parts
+                first = rows * delta.source.part
+                part = weight[first : first + rows]
+                self._merge(delta, part)
+                if not np.isfinite(part).all():
+                    raise WeightError(
+                        f"{name} of {self._config.checkpoint} is not finite with {delta.b} of {self._adapter.weights} "
+                        f"and the scale {delta.scale:.3g}; copy the files of the adapter and of the base model again"
+                    )
         return weight.T if is_transposed else weight
 
     def _is_transposed(self, name: str) -> bool:
@@ -133,7 +143,7 @@ class MergedReader:
 
     def _merge(self, delta: _Delta, weight: np.ndarray) -> None:
         """Adds a delta to a weight, ``[out, in]``, in place."""
-        product = self._read(delta.b) if not delta.a else self._read(delta.b) @ self._read(delta.a)
+        product = self._read(delta.b).reshape(-1) if not delta.a else self._read(delta.b) @ self._read(delta.a)
         weight += (product.T if delta.is_embedding else product) * np.float32(delta.scale)
         if delta.magnitude:
             lengths = np.linalg.norm(weight, axis=0 if delta.is_embedding else 1)
@@ -156,7 +166,11 @@ class MergedReader:
         name = key.removeprefix(_PREFIX)
         if found := _LORA.match(name):
             part = found["part"].removesuffix(".weight") if "magnitude" in found["part"] else found["part"]
-            self._layers.setdefault(found["layer"], {})[part] = key
+            if (other := self._layers.setdefault(found["layer"], {}).setdefault(part, key)) != key:
+                raise WeightError(
+                    f"{self._adapter.weights} has two tensors for {part} of {found['layer']}: {other} and {key}; save "
+                    "the adapter of one encoder alone"
+                )
             return
         name = _WRAPPERS.sub("", name)
         source = self._places.find(name)
@@ -188,6 +202,10 @@ class MergedReader:
         names = ("lora_embedding_A", "lora_embedding_B") if is_embedding else ("lora_A.weight", "lora_B.weight")
         if missing := [name for name in names if name not in parts]:
             raise WeightError(f"{adapter.weights} has no {missing[0]} of {layer}; copy the file again")
+        if others := sorted(parts.keys() - {*names, "lora_magnitude_vector", "lora_B.bias"}):
+            raise WeightError(
+                f"{adapter.weights} has {names[0]} and {others[0]} of {layer}, which has one kind; copy the file again"
+            )
         if not adapter.changes(layer):
             raise WeightError(
                 f"{adapter.weights} has weights of {layer}, which target_modules of {adapter.folder} does not name; "
@@ -203,6 +221,8 @@ class MergedReader:
             )
         self._check_shapes(a, b, layer, source, is_embedding)
         magnitude = parts.get("lora_magnitude_vector", "")
+        for vector in filter(None, (magnitude, parts.get("lora_B.bias"))):
+            self._require_length(vector, self._reader.shape(b)[0], b)
         scale = adapter.scale_of(layer)
         self._changes.setdefault(source.name, _Change()).deltas.append(
             _Delta(source, a, b, scale, magnitude, is_embedding)
@@ -245,6 +265,14 @@ class MergedReader:
         if self.shape(source.name) != (wanted[::-1] if is_embedding or self._is_transposed(source.name) else wanted):
             raise self._misfit(a, source)
 
+    def _require_length(self, key: str, length: int, b: str) -> None:
+        """Raises ``WeightError`` if a tensor has another number of values than an output of ``b``."""
+        if prod(shape := self._reader.shape(key)) != length or len(shape) - shape.count(1) > 1:
+            raise WeightError(
+                f"{self._adapter.weights}: {key} of shape {list(shape)} does not fit {b} of {length} outputs; copy the "
+                "file again"
+            )
+
     def _misfit(self, key: str, source: Source) -> WeightError:
         return WeightError(
             f"{self._adapter.weights}: {key} of shape {list(self._reader.shape(key))} does not fit {source.name} of "
@@ -259,16 +287,23 @@ class MergedReader:
         if prefixes is None or not self._adapter.targets:
             return
         ours, theirs = prefixes
-        for canonical, source in sources.items():
-            name = source.name.removesuffix(".weight")
-            if not canonical.endswith("/kernel") or not canonical.startswith("encoder/") or not name.startswith(theirs):
-                continue
-            layer = ours + name.removeprefix(theirs)
+        kernels = (key for key in sources if key.startswith("encoder/") and key.endswith("/kernel"))
+        names = (sources[key].name.removesuffix(".weight") for key in kernels)
+        layers = [ours + name.removeprefix(theirs) for name in names if name.startswith(theirs)]
+        self._adapter.require_quick(layers)
+        for layer in layers:
             if self._adapter.changes(layer) and layer not in self._layers:
                 raise WeightError(
                     f"{self._adapter.weights} has no weights of {layer}, which target_modules of "
                     f"{self._adapter.folder} names; copy the file again"
                 )
+
+
+def _name_of(key: str) -> str:
+    """Returns the name of the layer or tensor that a tensor of an adapter changes."""
+    name = key.removeprefix(_PREFIX)
+    found = _LORA.match(name)
+    return found["layer"] if found else _WRAPPERS.sub("", name)
 
 
 def _prefixes(layers: Mapping[str, str]) -> tuple[str, str] | None:
