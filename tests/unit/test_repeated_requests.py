@@ -7,6 +7,7 @@ events.
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -17,7 +18,10 @@ from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import from_u64, u64
 from bert_serving.server.ipc.messages import BatchMessage, Command, decode_commands, encode_commands
 from bert_serving.server.ipc.sockets import make_socket
+from bert_serving.server.shares.share import NO_NAME, Share
 from bert_serving.server.tokenization.factory import make_tokenizer
+from bert_serving.server.ventilator.requests import Request
+from bert_serving.server.ventilator.share_table import ShareTable
 from bert_serving.server.ventilator.ventilator import Ventilator
 from process_harness import LIMIT, ProcessHarness
 from servers import wait_until
@@ -162,6 +166,32 @@ def test_a_draining_server_does_not_compute_a_result_again(harness: VentilatorHa
     assert json.loads(harness.command(commands.PUBLISH)[2])["error"]["type"] == "draining"
     wait_until(lambda: harness.num_jobs() == 0)
     assert not harness.worker.poll(0), "the request was encoded again"
+
+
+def test_a_repeated_computation_counts_for_the_limits_of_its_name(harness: VentilatorHarness) -> None:
+    """Else a client that repeats a request without an end is charged once."""
+    names = ShareTable({NO_NAME: Share(NO_NAME, texts_per_minute=2)}, "", None, time.monotonic)
+    harness.ventilator.requests.shares = names
+    batch, query = harness.request_twice()
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    harness.send_from_sink(commands.JOB_PUBLISHED, *query)
+    batch = harness.batch()
+    harness.request()
+    query = harness.command(commands.QUERY_JOB)[1:]
+    assert names.to_dict()[NO_NAME]["texts"] == 2
+    harness.send_from_sink(commands.BATCH_DONE, u64(batch), u64(0))
+    harness.send_from_sink(commands.JOB_PUBLISHED, *query)
+    error = json.loads(harness.command(commands.PUBLISH)[2])["error"]
+    assert (error["type"], 1 <= error["retry_after"] <= 61) == ("rate_limited", True)
+    wait_until(lambda: harness.num_jobs() == 0)
+    assert not harness.worker.poll(0), "the request was encoded again"
+    assert (names.to_dict()[NO_NAME]["waiting_tokens"], names.to_dict()[NO_NAME]["requests"]) == (0, 2)
+
+
+def test_a_request_of_another_key_is_no_repetition() -> None:
+    """Else it would be charged to the first key."""
+    keys = {Request(b"client", b"[]", b"1", user_id=user).key_of(b"digest") for user in ("", "one", "other")}
+    assert len(keys) == 3
 
 
 def test_replies_about_other_jobs_are_ignored(harness: VentilatorHarness) -> None:

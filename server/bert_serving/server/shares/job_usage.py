@@ -48,6 +48,17 @@ class JobUsage:
             self.usage.num_requests += 1
             self._accept(self.num_texts, self._num_tokens, now)
 
+    def add_again(self, now: float) -> None:
+        """Adds all texts of the job again, which is computed a second time.
+
+        Raises:
+            TooLarge, RateLimited: the job is refused.
+        """
+        self.end()
+        self.usage.check(self.num_texts, self._num_tokens, now)
+        self.usage.num_requests += 1
+        self._accept(self.num_texts, self._num_tokens, now)
+
     def end(self) -> None:
         """The job has its reply, or was dropped: its tokens wait no more."""
         self.usage.waiting_tokens -= self._tokens_left

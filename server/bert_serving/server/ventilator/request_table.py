@@ -24,7 +24,7 @@ from ..tokenization.tokenizer import Tokenizer
 from .announcements import MAX_TRUNCATED, Announcer
 from .digests import STEP_BYTES, DigestQueue, digest
 from .queue_limits import REQUEST_BYTES
-from .request_options import NO_REQUEST_OPTIONS, OptionsResolver
+from .request_options import OptionsResolver
 from .request_source import RequestSource
 from .requests import INLINE_BYTES, Request
 from .result_admission import ResultAdmission
@@ -36,12 +36,6 @@ from .text_frames import chunk_of
 from .text_parts import can_start, place_parts, require_token_vectors
 from .tokenizer_pool import TokenizerPool
 from .tokenizer_thread import TokenizerThread
-
-
-def _key(request: Request, message_digest: bytes) -> RequestKey:
-    if request.options is not NO_REQUEST_OPTIONS:
-        message_digest += request.options.key
-    return RequestKey(request.identity, request.request_id, message_digest)
 
 
 class _ModelRules(NamedTuple):
@@ -158,7 +152,7 @@ class RequestTable:
             self.digests.add(request)
             return
         message_digest = digest(request.message)
-        if _key(request, message_digest) not in self._by_key:
+        if request.key_of(message_digest) not in self._by_key:
             self.limits.check(self.held_bytes, may_exceed)
         self.start(request, message_digest)
 
@@ -168,7 +162,7 @@ class RequestTable:
         Raises:
             RequestError: the request is rejected.
         """
-        key = _key(request, message_digest)
+        key = request.key_of(message_digest)
         job = self._by_key.get(key)
         if job is not None:
             self._repeat(job, request)
@@ -251,10 +245,17 @@ class RequestTable:
             return  # in progress; its announcement may still travel with its batch
         elif not is_published:
             self._remove(job)
-        elif self.draining:
-            self._remove(job)
-            error = Draining("the server is stopping; the result was published before the request was repeated")
-            self._sink.publish_error(job.identity, job.request_id, error)
+        else:
+            self._compute_again(job)
+
+    def _compute_again(self, job: Job) -> None:
+        try:
+            if self.draining:
+                raise Draining("the server is stopping; the result was published before the request was repeated")
+            if job.usage is not None:
+                job.usage.add_again(self._clock())
+        except RequestError as error:
+            self.fail(job, error)
         else:
             self._log.log(REQUEST, "req id: %s of client %r is encoded again", job.request_id, job.identity)
             self._announce.assign_id(job)

@@ -10,6 +10,7 @@ import zmq
 from bert_serving.client.protocol import COMMANDS, MAX_IDENTITY_BYTES, MAX_REQUEST_ID_DIGITS
 
 from ..errors import InvalidRequest
+from ..scheduling.jobs import RequestKey
 from .request_options import MAX_OPTIONS_BYTES, NO_REQUEST_OPTIONS, RequestOptions, decode_options
 from .request_source import UNKNOWN_SOURCE, RequestSource, source_of
 
@@ -38,6 +39,12 @@ class Request:
     @property
     def is_command(self) -> bool:
         return isinstance(self.message, bytes) and self.message in COMMANDS
+
+    def key_of(self, message_digest: bytes) -> RequestKey:
+        """Returns the key by which a repetition is recognized. A request of another CURVE key is none."""
+        if self.options is not NO_REQUEST_OPTIONS:
+            message_digest += self.options.key
+        return RequestKey(self.identity, self.request_id, message_digest + self.user_id.encode())
 
 
 class BadEnvelope(InvalidRequest):
