@@ -1,4 +1,4 @@
-"""Inserts measured results and plots into docs/benchmark.md, and draws the chart of the README.
+"""Inserts measured results and plots into the pages docs/benchmark-*.md, and draws the chart of the README.
 
 python benchmark/docs.py --five bert-serving-benchmark --cost bert-serving-cost --peers bert-serving-peers
 python benchmark/docs.py --quality quality.md --footprint footprint.md --host_path host_path.md
@@ -14,22 +14,26 @@ from pathlib import Path
 import picture
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE = DOCS / "benchmark.md"
 FILES = {"five": "result.md", "cost": "result.md", "peers": "peers.md"}
 #: Scripts whose printed output is read from a file.
 PRINTED = ("quality", "int8_layers", "footprint", "variants", "host_path", "cache", "tokenization")
 
 
-def with_result(page: str, name: str, result: str) -> str:
-    """Returns the page with the text between the marks of ``name`` replaced.
+def insert(name: str, result: str) -> None:
+    """Replaces the text between the marks of ``name``, in the page that has them.
 
     Raises:
-        ValueError: the page has no such marks.
+        ValueError: no page has such marks.
     """
     marks = re.compile(rf"(<!-- measured: {name} -->\n).*?(<!-- end -->\n)", re.S)
-    if not marks.search(page):
-        raise ValueError(f"{PAGE} lacks the marks of {name!r}; add <!-- measured: {name} --> and <!-- end -->")
-    return marks.sub(lambda match: f"{match[1]}\n{result.strip(chr(10))}\n\n{match[2]}", page)
+    for path in DOCS.glob("benchmark-*.md"):
+        page = path.read_text("utf-8")
+        if marks.search(page):
+            path.write_text(
+                marks.sub(lambda match: f"{match[1]}\n{result.strip(chr(10))}\n\n{match[2]}", page), "utf-8"
+            )
+            return
+    raise ValueError(f"no page docs/benchmark-*.md has the marks <!-- measured: {name} --> and <!-- end -->; add them")
 
 
 def with_plots(result: str, name: str, folder: Path) -> str:
@@ -54,17 +58,15 @@ def main() -> None:
     for name in PRINTED:
         parser.add_argument(f"--{name}", type=Path, help=f"file with the output of benchmark/{name}.py")
     args = vars(parser.parse_args())
-    page = PAGE.read_text("utf-8")
     for name, file in FILES.items():
         if args[name] is not None:
             result = (args[name] / file).read_text("utf-8")
             result = re.sub(r"\A## .*\n", "", result)
-            page = with_result(page, name, with_plots(result, name, args[name]))
+            insert(name, with_plots(result, name, args[name]))
     for name in PRINTED:
         if args[name] is not None:
-            page = with_result(page, name, args[name].read_text("utf-8"))
-    PAGE.write_text(page, "utf-8")
-    picture.draw(page)
+            insert(name, args[name].read_text("utf-8"))
+    picture.draw(picture.PAGE.read_text("utf-8"))
 
 
 if __name__ == "__main__":

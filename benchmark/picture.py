@@ -1,4 +1,4 @@
-"""Draws docs/images/peers.png, the chart of the README, from the table in docs/benchmark.md.
+"""Draws docs/images/peers.png, the chart of the README, from the table in docs/benchmark-peers.md.
 
 python benchmark/picture.py
 """
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "benchmark-peers.md"
 PICTURE = DOCS / "images" / "peers.png"
 #: Column of the table and title of the load.
 LOADS = {3: "one request{size}", 7: "32 clients, one sentence each at a time"}
@@ -37,7 +38,7 @@ def rows(page: str, model: str) -> list[tuple[str, dict[int, float]]]:
 def _section(page: str, model: str) -> str:
     measured = re.search(rf"^### {re.escape(model)}[^\n]*\n(.*?)(?=^###|<!-- end)", page, re.M | re.S)
     if measured is None:
-        raise ValueError(f"docs/benchmark.md has no table for {model!r}")
+        raise ValueError(f"{PAGE.name} has no table for {model!r}")
     return measured[1]
 
 
@@ -72,4 +73,4 @@ def _shown(value: float) -> str:
 
 
 if __name__ == "__main__":
-    draw((DOCS / "benchmark.md").read_text("utf-8"))
+    draw(PAGE.read_text("utf-8"))

@@ -68,8 +68,8 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 #: Pages that are made for the site alone.
 API = {"Python API": ["/docs/site/api/client", "/docs/site/api/server"]}
-#: The list of recipes, which has a menu of its own.
-RECIPES = "docs/recipes/README"
+#: Pages with lists of further pages, which are menus of their own.
+MENUS = ("docs/recipes/README", "docs/benchmark")
 
 
 def navigation(page: Path) -> dict[str, list[str]]:
@@ -86,8 +86,8 @@ def navigation(page: Path) -> dict[str, list[str]]:
 
 
 def add_navigation(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Adds the pages that the landing page and the list of recipes link to as hidden toctrees."""
-    if docname in (root_doc, RECIPES):
+    """Adds the pages that the lists of the landing page and of the menus link to as hidden toctrees."""
+    if docname in (root_doc, *MENUS):
         sections = navigation(ROOT / f"{docname}.md")
         for title, pages in {**sections, **(API if docname == root_doc else {})}.items():
             caption = [f":caption: {title}"] if docname == root_doc else []
