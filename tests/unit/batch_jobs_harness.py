@@ -14,6 +14,7 @@ import numpy as np
 
 from bert_serving.client.errors import InvalidInputError
 from bert_serving.server.http.batch_jobs.job_run import JobRun
+from bert_serving.server.http.batch_jobs.job_slots import JobSlots
 from bert_serving.server.http.batch_jobs.records import FileRecord, JobRecord, Progress, new_id
 from bert_serving.server.http.batch_jobs.store import Store
 from bert_serving.server.http.batch_jobs.upload import Uploads
@@ -87,7 +88,7 @@ def new_store(folder: Path, limit: int = 10**9) -> Store:
 
 
 def new_run(store: Store, job: JobRecord, service: FakeService) -> JobRun:
-    return JobRun(store, service, job, 1e6, None, asyncio.Semaphore(4), logging.getLogger("test"))  # type: ignore[arg-type]
+    return JobRun(store, service, job, 1e6, None, JobSlots(4), logging.getLogger("test"))  # type: ignore[arg-type]
 
 
 def run(store: Store, job: JobRecord, service: FakeService | None = None) -> Progress:

@@ -12,6 +12,9 @@ def test_lone_surrogates_are_removed() -> None:
         options = decode_options(frame if isinstance(frame, bytes) else frame.encode("utf-8", "surrogatepass"))
         assert (options.prompt, options.truncate) == ("ab ", False)
         assert options.key
+    options = decode_options(b'{"outputs": ["dense\\ud800", "\\udc00"], "truncate": false}')
+    assert options.outputs == ["dense", ""]
+    assert options.key
 
 
 @pytest.mark.parametrize(

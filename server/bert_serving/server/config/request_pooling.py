@@ -147,8 +147,8 @@ class RequestPooling:
         for layer in layers:
             if not -self._count <= layer < self._count or layer % self._count not in self._kept:
                 raise InvalidRequest(
-                    f"pooling_layer {layer} is not kept by this server: set layers of {self._shown_layers}, or start "
-                    "the server with -pooling_layer and all layers that requests ask for"
+                    f"pooling_layer {str(layer)[:100]} is not kept by this server: set layers of {self._shown_layers}, "
+                    "or start the server with -pooling_layer and all layers that requests ask for"
                 )
         return tuple(layer % self._count for layer in layers)
 

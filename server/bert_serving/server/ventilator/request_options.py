@@ -94,11 +94,14 @@ def _decode(frame: bytes) -> RequestOptions:
         values = json.loads(frame)
         if not isinstance(values, dict):
             raise
-        cleaned = {
-            key: value.encode("utf-8", "ignore").decode() if isinstance(value, str) else value
-            for key, value in values.items()
-        }
-        return msgspec.convert(cleaned, RequestOptions)
+        return msgspec.convert({key: _clean(value) for key, value in values.items()}, RequestOptions)
+
+
+def _clean(value: object) -> object:
+    """Returns a text, or the texts of a list, without lone surrogates."""
+    if isinstance(value, list):
+        return [_clean(each) for each in value]
+    return value.encode("utf-8", "ignore").decode() if isinstance(value, str) else value
 
 
 def truncates(truncate: bool | None, long: str | None) -> bool:
@@ -315,7 +318,9 @@ class OptionsResolver:
         width = vectors.width
         if dimensions is not None and not 1 <= dimensions <= width:
             whose = "the vectors of this server" if vectors.pooling is None else "vectors of this pooling"
-            raise InvalidRequest(f"dimensions is {dimensions}; {whose} have {width} dimensions: set 1 to {width}")
+            raise InvalidRequest(
+                f"dimensions is {str(dimensions)[:100]}; {whose} have {width} dimensions: set 1 to {width}"
+            )
         options = plain._replace(normalize=normalize, dimensions=None if dimensions == width else dimensions)
         return plain if apply_options(vectors.tail, options) == vectors.tail else options
 

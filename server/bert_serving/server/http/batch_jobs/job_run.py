@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeVar
 
 from ..encoding_service import EncodingService
 from ..http_access import RequestShare
+from .job_slots import JobSlots
 from .lines import ENVELOPE, MAX_REQUESTS, Line, Scan, read_lines, scan
 from .output import Output
 from .records import ENDED, FileRecord, JobError, JobRecord, Progress, Status, new_id
@@ -73,7 +74,7 @@ class JobRun:
         job: JobRecord,
         age: float,
         share: RequestShare | None,
-        slots: asyncio.Semaphore,
+        slots: JobSlots,
         log: logging.Logger,
     ) -> None:
         self._store, self._service, self._job, self._slots, self._log = store, service, job, slots, log
@@ -93,7 +94,7 @@ class JobRun:
         has_slot = False
         try:
             with suppress(_Ended):
-                has_slot = await self._race(self._slots.acquire())
+                has_slot = await self._race(self._slots.acquire(self.owner))
             await self._run()
         except _Failed as error:
             self._log.warning("%s has failed: %s", self._job.id, error)
@@ -103,7 +104,7 @@ class JobRun:
             await self._fail(JobError("internal_error", f"unexpected error in the server ({type(error).__name__})"))
         finally:
             if has_slot:
-                self._slots.release()
+                self._slots.release(self.owner)
             if self._output is not None:
                 self._output.close()
 

@@ -11,11 +11,12 @@ from ...shares.share import BULK
 from ..encoding_service import EncodingService
 from ..http_access import RequestShare
 from .job_run import JobRun
+from .job_slots import JobSlots
 from .records import ENDED, JobRecord
 from .retention import clean
 from .store import Damaged, Store
 
-#: Number of jobs that are computed at a time; each has two parts in memory. Others wait.
+#: Number of jobs that are computed at a time; each has two parts in memory. Others wait, but for the first of a name.
 MAX_RUNNING = 4
 #: Seconds between two looks at the folder, and the largest share of time that they take.
 POLL_SECONDS, POLL_SHARE = 0.25, 0.05
@@ -52,7 +53,7 @@ class Runner:
         self, store: Store, service: EncodingService, age: float, shares: JobShares | None, log: logging.Logger
     ) -> None:
         self._store, self._service, self._age, self._shares, self._log = store, service, age, shares, log
-        self._slots = asyncio.Semaphore(MAX_RUNNING)
+        self._slots = JobSlots(MAX_RUNNING)
         self._runs: dict[str, JobRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: set[str] = set()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from asyncio import get_running_loop
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
@@ -21,7 +22,7 @@ from .store import MAX_FILES, Store, remove, sync_folder
 
 #: Path of the route.
 PATH = "/v1/files"
-#: Maximum number of uploads at a time.
+#: Maximum number of uploads at a time; beyond it, a name may have one.
 MAX_UPLOADS = 8
 #: Maximum size (bytes) of the fields of a form beside the file, and maximum number of its parts.
 MAX_FIELD, MAX_PARTS = 4096, 16
@@ -51,7 +52,7 @@ class Uploads:
     def __init__(self, store: Store, age: float) -> None:
         self._store, self._age = store, age
         self._threads = ThreadPoolExecutor(2, "upload")
-        self._num_running = 0
+        self._running: Counter[str] = Counter()
 
     async def receive(self, content_type: str, read: ReadPiece, owner: str = "") -> FileRecord:
         """Receives a form, and returns the file in it.
@@ -66,13 +67,13 @@ class Uploads:
             Overloaded: other uploads are in progress.
             StorageError: the disk is full, or fails.
         """
-        if self._num_running >= MAX_UPLOADS:
+        if self._running.total() >= MAX_UPLOADS and (self._running[owner] or not owner):
             raise Overloaded(f"the server is overloaded: {MAX_UPLOADS} uploads are in progress; retry later")
         kind, options = parse_options_header(content_type)
         boundary = options.get("boundary", "").encode("latin-1", "replace")
         if kind != "multipart/form-data" or not 1 <= len(boundary) <= MAX_BOUNDARY:
             raise UnsupportedBody(f"the Content-Type {truncate_repr(content_type)} is not supported; {_REMEDY}")
-        self._num_running += 1
+        self._running[owner] += 1
         loop = get_running_loop()
         upload: _Upload | None = None
         try:
@@ -89,7 +90,7 @@ class Uploads:
         except OSError as error:
             raise StorageError(f"the file cannot be written ({error.strerror}): its disk may be full") from None
         finally:
-            self._num_running -= 1
+            self._running[owner] -= 1
             if upload is not None:
                 upload.close()
 

@@ -37,6 +37,7 @@ MAX_PAIRS, MAX_NAME, MAX_VALUE = 16, 64, 512
 #: Longest completion window in hours.
 MAX_HOURS = 720
 _PIECE = 262_144
+_LIMIT = re.compile(r"[0-9]{1,9}")
 _WINDOW = re.compile(r"([1-9][0-9]{0,2})h")
 
 
@@ -148,8 +149,8 @@ def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
 def _page(ids: list[str], default: int, maximum: int) -> tuple[int, list[str]]:
     """Returns the number of items that the query asks for, and the ids after its cursor."""
     text = request.args.get("limit", str(default))
-    if not text.isdecimal() or int(text) < 1:
-        raise BadRequest(f"'limit' must be an integer of at least 1, received {truncate_repr(text)}", "limit")
+    if _LIMIT.fullmatch(text) is None or int(text) < 1:
+        raise BadRequest(f"'limit' must be an integer from 1 to 999999999, received {truncate_repr(text)}", "limit")
     order = request.args.get("order", "desc")
     if order not in ("asc", "desc"):
         raise BadRequest(f"'order' must be asc or desc, received {truncate_repr(order)}", "order")
