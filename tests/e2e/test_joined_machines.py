@@ -65,6 +65,9 @@ def test_golden_vectors_come_through_a_joined_worker() -> None:
             assert shown["workers"] == 1
             [worker] = client.server_status["workers"]
             assert worker["machine"] == shown["name"]
+            assert "vector space: " in machine.log
+            assert "-drift_reference" not in machine.log  # the front observes the drift
+            assert "-drift_reference" in server.log
             assert machine.stop() == 0
             wait_until(lambda: not client.server_status["joined"]["machines"])
             assert client.server_status["state"] == "degraded"

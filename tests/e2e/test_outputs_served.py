@@ -88,6 +88,8 @@ def weights_of(vector: Any) -> dict[int, float]:
 
 def test_sparse_vectors_are_those_of_the_library(served: Served) -> None:
     server, model = served.splade, served.splade_model
+    assert "]:pooling: weights of the tokens of the vocabulary, SPLADE of layer -1" in server.server.log
+    assert "REDUCE_MEAN" not in server.server.log
     expected = model.encode(TEXTS).to_dense().numpy()
     with server.zmq_client() as client:
         assert client.server_config["outputs"] == ["sparse"]

@@ -86,6 +86,8 @@ def test_the_message_names_few_tensors_and_the_class(tmp_path: Path) -> None:
         f"{model.checkpoint}: the tensors classifier.bias, classifier.weight are not served "
         "(BertForSequenceClassification): vectors come from its encoder"
     )
+    pipeline = read_head(model, "classify", str(tmp_path)).extend(SentencePipeline(str(tmp_path), ()))
+    assert describe_unserved(["a"], model, "embed", pipeline).endswith("vectors come from its encoder and a head")
     assert "a, b, c and 2 more are not served" in describe_unserved(list("abcde"), model, "classify")
 
 

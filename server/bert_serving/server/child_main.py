@@ -19,6 +19,7 @@ from typing import Any
 
 import zmq
 
+from .config.machine_options import NamingFrontOptions
 from .config.server_config import ServerConfig
 from .engines.base import EngineError
 from .errors import ServingError
@@ -75,7 +76,8 @@ def main(arguments: dict[str, Any]) -> None:
         get_logger(arguments["context"], *config.log_settings),
         steps=StartSteps(arguments["started_at"]),
     )
-
+    if "join" in process.options:
+        process.log.addFilter(NamingFrontOptions())
     try:
         if role in ("ventilator", "sink", "http"):  # libraries in workers may use select(), which is limited to 1,024
             raise_descriptor_limit()

@@ -118,4 +118,4 @@ def _note_unserved(config: ServerConfig, model: ModelConfig, log: logging.Logger
         if model.head_class is not None and config.task == "embed":
             log.warning("%s names %s: a head in the weights is not served", model.config_path, model.head_class)
     elif unserved := unserved_tensors(names, model, config.pipeline):
-        log.warning("%s", describe_unserved(unserved, model, config.task))
+        log.warning("%s", describe_unserved(unserved, model, config.task, config.pipeline))

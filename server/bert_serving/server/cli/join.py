@@ -23,6 +23,7 @@ from bert_serving.client.flag_sources import (
 )
 
 from ..config.command_line import RawFormatter
+from ..config.machine_options import OWN_OPTIONS
 from ..config.models import ABOUT_MODELS, OVERRIDABLE, parse_spec
 from ..config.option import GIVEN, Option, count_or_auto, port_number
 from ..config.options import OPTIONS
@@ -31,7 +32,6 @@ from ..errors import ConfigError
 from ..security.machine_keys import read_machine_keys
 from ..supervisor.machine import MachineSupervisor
 from ..supervisor.supervisor import EXIT_OK, EXIT_START_FAILED
-from ..supervisor.terms import OWN_OPTIONS
 from ..version import __version__
 from .start import open_standard_streams
 

@@ -60,15 +60,20 @@ def unserved_tensors(names: Iterable[str], config: ModelConfig, pipeline: Senten
     ]
 
 
-def describe_unserved(names: list[str], config: ModelConfig, task: str) -> str:
+def describe_unserved(
+    names: list[str], config: ModelConfig, task: str, pipeline: SentencePipeline | None = None
+) -> str:
     """Returns the warning about tensors that are not served.
 
     Args:
         names: return value of ``unserved_tensors``; not empty.
         task: value of ``-task``.
+        pipeline: what follows the encoder.
     """
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     # The configuration of a fine-tuned model may be that of its base.
     head = f" ({config.head_class})" if config.head_class and not config.is_tuned else ""
-    served = "vectors come from its encoder" if task == "embed" else "scores come from the head of its family"
+    has_head = pipeline is not None and pipeline.checkpoint_tensors
+    of_vectors = f"vectors come from its encoder{' and a head' if has_head else ''}"
+    served = of_vectors if task == "embed" else "scores come from the head of its family"
     return f"{config.checkpoint}: the tensors {', '.join(names[:_SHOWN])}{more} are not served{head}: {served}"

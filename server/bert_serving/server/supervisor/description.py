@@ -6,10 +6,11 @@ import ipaddress
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..config.memory import default_memory
+from ..config.models import public_name
 from ..config.server_config import ServerConfig
 from ..ipc.start_steps import StartSteps
 from ..log import get_logger
@@ -73,12 +74,16 @@ def describe_model(config: ServerConfig, model: ModelConfig) -> dict[str, str]:
     }
 
 
+def log_version(log: logging.Logger) -> None:
+    """Logs the versions of the server and of Python."""
+    log.info("bert-serving-server %s on Python %s", __version__, sys.version.split()[0])
+
+
 def log_start(
     config: ServerConfig, model: ModelConfig, placements: Iterable[WorkerPlacement], log: logging.Logger
 ) -> None:
-    """Logs version, model, devices and memory, when the options and the model are known to fit."""
+    """Logs model, devices and memory, when the options and the model are known to fit."""
     described = describe_model(config, model)
-    log.info("bert-serving-server %s on Python %s", __version__, sys.version.split()[0])
     for subject in ("model", "encoder", "pooling", "vectors", "outputs", "labels"):
         if subject in described:
             log.info("%s: %s", subject, described[subject])
@@ -93,12 +98,18 @@ def log_start(
     )
 
 
-def log_comparable(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:
-    """Logs with what vectors and texts of this server may be compared."""
+def log_space(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:
+    """Logs with what vectors of a model may be compared."""
     log.info("vector space: %s; vectors of other spaces are not comparable", config.default_space(model))
-    if config.has_text_vectors:
-        drift = f"texts are compared with {config.drift_reference}" if config.drift_reference else "not observed"
-        log.info("drift: %s", f"{drift} (-drift_reference)")
+
+
+def log_drift(configs: Sequence[ServerConfig], log: logging.Logger) -> None:
+    """Logs with what texts of each model are compared. Machines that join compare none."""
+    for config in configs:
+        if config.has_text_vectors:
+            drift = f"texts are compared with {config.drift_reference}" if config.drift_reference else "not observed"
+            name = f" of model {public_name(config)}" if len(configs) > 1 else ""
+            log.info("drift%s: %s", name, f"{drift} (-drift_reference)")
 
 
 def log_ready(config: ServerConfig, is_first: bool, steps: StartSteps) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import zmq
 
+from ..config.machine_options import NamingFrontOptions
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..ipc.joining import Offer
@@ -39,6 +40,7 @@ class MachineSupervisor(BertServer):
     def __init__(self, host: str, port: int, config: ServerConfig, keys: MachineKeys | None) -> None:
         super().__init__(config)
         self.log = get_logger("MACHINE", *config.log_settings)
+        self.log.addFilter(NamingFrontOptions())
         self._host = f"[{host.strip('[]')}]" if ":" in host else host
         self._keys = keys
         self._connection = FrontConnection(f"tcp://{self._host}:{port}", keys, self.log)

@@ -21,6 +21,7 @@ from ..security.curve import read_server_keys
 from .child import Child
 from .core_shares import share_cores
 from .cpu_topology import read_topology
+from .description import log_drift, log_version
 from .placement import WorkerPlacement
 from .preflight import make_children, make_workers, plan, read_drift
 from .prepared_model import PreparedModel
@@ -60,7 +61,9 @@ def plan_models(
     Raises:
         ModelError, ConfigError, StartError, EngineUnavailable: as :func:`plan`; that of a further model has its name.
     """
-    return plan_all(list(enumerate([config, *further_models(config)])), prepared, log, is_stopping)
+    planned = plan_all(list(enumerate([config, *further_models(config)])), prepared, log, is_stopping)
+    log_drift([each.config for each in planned], log)
+    return planned
 
 
 def plan_all(
@@ -70,6 +73,7 @@ def plan_all(
     is_stopping: Callable[[], bool],
 ) -> list[PlannedModel]:
     """Does so for models with these numbers, one or more; see :func:`plan_models`."""
+    log_version(log)
     configs = share_threads([config for _, config in models])
     planned: list[PlannedModel] = []
     for (number, _), config, cores in zip(models, configs, share_cores(configs, log), strict=True):

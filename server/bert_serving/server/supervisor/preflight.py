@@ -25,7 +25,7 @@ from ..monitoring.drift import RELEVANT_OPTIONS, Reference
 from ..security.curve import is_loopback, read_server_keys, warn_if_open
 from .child import Child
 from .cpu_topology import Topology, read_topology
-from .description import log_comparable, log_start
+from .description import log_space, log_start
 from .engine_choice import make_choice
 from .packages import require_packages
 from .placement import WorkerPlacement, blas_threads, cpu_threads, plan_workers
@@ -103,7 +103,7 @@ def plan(
     config = config.with_(vector_content=content, vector_digest=digest_of(content))
     config = config.with_(output_spaces=output_spaces(config))
     config = config.with_(ranges=find_ranges(config, model, log.warning))
-    log_comparable(config, model, log)
+    log_space(config, model, log)
     return config, model, placements
 
 

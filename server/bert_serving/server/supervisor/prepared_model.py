@@ -110,7 +110,8 @@ class PreparedModel:
         if (names := prepare.info["unserved"]) and number not in self._names_unserved:
             self._names_unserved.add(number)
             model = ModelConfig.from_dict(prepare.options["model"])
-            self._log.warning("%s", describe_unserved(names, model, prepare.config.task))
+            config = prepare.config
+            self._log.warning("%s", describe_unserved(names, model, config.task, config.pipeline))
         prepared = {"model_digest": prepare.options["sources"][0]}
         prepared |= {name: prepare.info[name] for name in ("head", "token_heads")}
         for child in children:

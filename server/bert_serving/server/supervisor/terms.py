@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..config.machine_options import OWN_OPTIONS
 from ..config.models import public_name
 from ..config.server_config import ServerConfig
 from ..engines.cpu_info import describe_processor
@@ -21,13 +22,6 @@ SHARED_OPTIONS = (
     "ckpt_name", "config_name", "task", "max_seq_len", "do_lower_case", "pooling_layer",
     "pooling_strategy", "normalize", "dimensions",
     "mask_cls_sep", "no_special_token", "no_position_embeddings", "fp16", "deterministic", "xla", "fixed_embed_length",
-)  # fmt: skip
-
-#: Options of ``bert-serving-join``.
-OWN_OPTIONS = (
-    "model_dir", "tuned_model_dir", "base", "graph_tmp_dir", "num_worker", "device_map", "cpu", "engine", "threads",
-    "gpu_memory_fraction", "worker_timeout", "heartbeat_timeout", "start_timeout", "drain_timeout", "verbose",
-    "log_level", "log_format",
 )  # fmt: skip
 
 

@@ -293,7 +293,7 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
     layers = spec.layers
     weights = load_weights(spec.model, max(layers) + 1, spec.needs_pooler)
     counted = ", ".join(str(layer - spec.model.num_hidden_layers) for layer in layers)  # as -pooling_layer counts
-    log(f"build graph, {spec.pooling_strategy} of layer {counted}, {spec.dtype}")
+    log(f"build graph of layer {counted}, {spec.dtype}")
     dense = dense_fp32
     if spec.dtype == "int8":
         probe, constants = Probe(), dict[str, np.ndarray]()

@@ -203,7 +203,7 @@ def _write_weights(spec: EngineSpec, folder: Path, log: Log) -> None:
 
 def _write_graph(spec: EngineSpec, folder: Path, log: Log) -> None:
     layers = ", ".join(str(layer - spec.model.num_hidden_layers) for layer in spec.layers)
-    log(f"build graph, {spec.pooling_strategy} of layer {layers}")
+    log(f"build graph of layer {layers}, {spec.dtype}")
     tf = import_tensorflow("the engine tensorflow")
     for file, fused_norm in ((_PLAIN, False), (_FUSED, True)):
         (folder / file).write_bytes(_graph(tf, spec, fused_norm))
