@@ -21,6 +21,7 @@ from bert_serving.client import (
     InvalidRequestError,
     OptionError,
     TaskError,
+    TooLargeError,
     VectorSpaceError,
 )
 from bert_serving.client._cli.encode import main
@@ -440,8 +441,20 @@ def test_late_interaction_has_queries_and_documents(served: Served) -> None:
         assert len(client.rerank(TEXTS[0], TEXTS, top_n=2, by="multi")) == 2
         with pytest.raises(InvalidRequestError, match="outputs has 'sparse'"):
             client.rerank(TEXTS[0], TEXTS, by="sparse")
+        with pytest.raises(TooLargeError, match="the query has .* tokens"):
+            client.rerank(TEXTS[5], TEXTS[:1], by="multi", truncate=False)
+        with pytest.raises(TooLargeError, match="document 4 has .* tokens"):
+            client.rerank(TEXTS[0], [*["x"] * 4, TEXTS[5]], by="multi", truncate=False, batch_size=2)
         with pytest.raises(TaskError, match="pass by='multi'"):
             client.rerank(TEXTS[0], TEXTS)
+    for query, text, name in (("x", TEXTS[5], "document 1"), (TEXTS[5], "x", "the query")):
+        body = {"query": query, "documents": ["x", text], "model": "colbert", "truncate": False}
+        reply = served.m3.call("/v1/rerank", body)
+        assert (reply.status, f"{name} has" in reply.json["error"]["message"]) == (413, True), reply.body
+    for source, name in (("x", "sentence 1"), (TEXTS[5], "source_sentence")):
+        inputs = {"source_sentence": source, "sentences": ["x", TEXTS[5] if source == "x" else "x"]}
+        reply = served.m3.call("/similarity", {"inputs": inputs, "parameters": {"truncate": False}})
+        assert (reply.status, f"{name} has" in reply.json["error"]) == (413, True), reply.body
     reply = served.m3.call("/encode", {"texts": ["x"], "model": "colbert"})
     assert (reply.status, "use /embed_all" in reply.json["description"]) == (424, True)
     body = {"inputs": TEXTS[:2], "model": "colbert", "prompt_name": "query"}

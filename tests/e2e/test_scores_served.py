@@ -149,6 +149,10 @@ def test_scores_of_pairs_are_those_of_the_cross_encoder(reranker: tuple[Server, 
         np.testing.assert_allclose(with_prompt[:, 0], library.predict(PAIRS, prompt="it "), rtol=0, atol=1e-5)
         as_text = client.encode(["who is it ? ||| hello world"])
         np.testing.assert_allclose(as_text, found[:1], rtol=0, atol=1e-6)
+        alone = client.encode(["hello world"], raw_scores=True)  # the head's score of one text, as that of transformers
+        inputs = library.tokenizer(["hello world"], return_tensors="pt")
+        with torch.no_grad():
+            np.testing.assert_allclose(alone, library.model(**inputs).logits.numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("texts", [TEXTS, PAIRS], ids=["texts", "pairs"])

@@ -18,6 +18,7 @@ from ._parts import PartRows, TextPart
 from ._request_options import options_frame
 from .errors import BertServingError, ReplyError, ServerError, server_error
 from .protocol import OUTPUTS_BATCH_SIZE, ROW_MODES, WITH_DETAILS, WITH_SPACE, WITH_TIMING, FloatArray, Reply, Texts
+from .text_names import offset_note
 
 #: Default number of texts in one request.
 BATCH_SIZE = 4096
@@ -230,7 +231,7 @@ class EncodeCall:
         start = self._sent[number].start
         if not isinstance(error, ServerError) or not start:
             return error
-        return error.renumbered(error.request_id, f" (text 0 of this request is text {start} of the call)")
+        return error.renumbered(error.request_id, offset_note(start))
 
     def add_reply(self, number: int, reply: Reply) -> int:
         """Adds the reply to a request, and returns the number of its texts.

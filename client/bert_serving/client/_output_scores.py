@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._outputs import OutputRows
-from .errors import OptionError
+from ._validation import truncate_repr
+from .errors import InputValueError, OptionError
 from .protocol import FloatArray
 
 if TYPE_CHECKING:
@@ -28,6 +29,21 @@ def require_compared(by: Any) -> None:
     """
     if by not in COMPARED:
         raise OptionError(f"by must be one of {', '.join(map(repr, COMPARED))}, or None, but is {by!r}")
+
+
+def texts_of_roles(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Returns the query, and the documents, of pairs of both. Unlike a cross-encoder, vectors need texts.
+
+    Raises:
+        InputValueError: a text is blank; the message names it.
+    """
+    query, documents = pairs[0][0], [document for _, document in pairs]
+    for name, text in (("query", query), *((f"documents[{row}]", text) for row, text in enumerate(documents))):
+        if not text or text.isspace():
+            raise InputValueError(
+                f"{name} is {truncate_repr(text)}, which has no vectors; pass a text that is not blank"
+            )
+    return [query], documents
 
 
 def roles_of(by: str, prompts: tuple[str, ...], truncate: bool) -> list[ProxyOptions]:

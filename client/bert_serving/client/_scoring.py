@@ -9,10 +9,11 @@ from . import protocol
 from ._base import BaseClient
 from ._blocking import BlockingClient
 from ._encoding import BATCH_SIZE, E, EncodeCall
-from ._output_scores import relevance, require_compared, roles_of
+from ._output_scores import relevance, require_compared, roles_of, texts_of_roles
 from ._scores import Classification, Ranked, ServerTask, classifications, query_pairs, ranking
 from ._similarity import compare, joined, split, texts_of
 from .protocol import FloatArray
+from .text_names import name_document, name_pair, name_query, names_of_lists, naming_texts
 
 if TYPE_CHECKING:
     from ._request_options import AllOptions, ProxyOptions
@@ -84,7 +85,8 @@ class ScoringClient(BlockingClient[E]):
         if by is not None:
             return ranking(self._compare(by, pairs, batch_size, truncate), top_n)
         options: AllOptions = {"raw_scores": raw_scores, "truncate": truncate}
-        return ranking(self._score("rerank", pairs, False, batch_size, options)[0], top_n)
+        with naming_texts(name_pair):
+            return ranking(self._score("rerank", pairs, False, batch_size, options)[0], top_n)
 
     def similarity(self, a: Any, b: Any) -> E:
         """Computes the cosine similarity of each text or vector of ``a`` with each of ``b``.
@@ -107,7 +109,7 @@ class ScoringClient(BlockingClient[E]):
             self._current_task().require_vectors()
             validated, values = self._prepared(joined(texts), False, {}, stacklevel=2)
             call = EncodeCall(validated, BATCH_SIZE, options=values, names_space=self._names_space)
-            with self._slot():
+            with naming_texts(names_of_lists(texts)), self._slot():
                 self._run(call, show_progress_bar=False)
             self._count_truncated(call.num_truncated, call.num_texts, stacklevel=2)
             arguments |= split(call.embedding, texts)
@@ -119,10 +121,10 @@ class ScoringClient(BlockingClient[E]):
         self._connection.check_usable()
         calls = []
         about_roles = roles_of(by, self._current_task().prompts, truncate)
-        for texts, options in zip(([pairs[0][0]], [text for _, text in pairs]), about_roles, strict=True):
+        for name, texts, options in zip((name_query, name_document), texts_of_roles(pairs), about_roles, strict=True):
             validated, values = self._prepared(texts, False, options, stacklevel=3)
             call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
-            with self._slot():
+            with naming_texts(name), self._slot():
                 self._run(call, show_progress_bar=False)
             self._count_truncated(call.num_truncated, call.num_texts, stacklevel=3)
             calls.append(call)
@@ -193,7 +195,8 @@ class AsyncScoringClient(BaseClient[E]):
         if by is not None:
             return ranking(await self._compare(by, pairs, batch_size, truncate), top_n)
         options: AllOptions = {"raw_scores": raw_scores, "truncate": truncate}
-        return ranking((await self._score("rerank", pairs, False, batch_size, options))[0], top_n)
+        with naming_texts(name_pair):
+            return ranking((await self._score("rerank", pairs, False, batch_size, options))[0], top_n)
 
     async def similarity(self, a: Any, b: Any) -> E:
         """Computes cosine similarities; arguments, result and errors are those of `BertClient.similarity`."""
@@ -204,7 +207,8 @@ class AsyncScoringClient(BaseClient[E]):
             (await self._current_task()).require_vectors()
             validated, values = await self._prepared(joined(texts), False, {}, stacklevel=2)
             call = EncodeCall(validated, BATCH_SIZE, options=values, names_space=self._names_space)
-            await self._run(call, show_progress_bar=False)
+            with naming_texts(names_of_lists(texts)):
+                await self._run(call, show_progress_bar=False)
             self._count_truncated(call.num_truncated, call.num_texts, stacklevel=2)
             arguments |= split(call.embedding, texts)
         return self._embedding(compare(arguments))
@@ -218,10 +222,11 @@ class AsyncScoringClient(BaseClient[E]):
         await self.connect()
         calls = []
         about_roles = roles_of(by, (await self._current_task()).prompts, truncate)
-        for texts, options in zip(([pairs[0][0]], [text for _, text in pairs]), about_roles, strict=True):
+        for name, texts, options in zip((name_query, name_document), texts_of_roles(pairs), about_roles, strict=True):
             validated, values = await self._prepared(texts, False, options, stacklevel=3)
             call = EncodeCall(validated, batch_size, options=values, names_space=self._names_space)
-            await self._run(call, show_progress_bar=False)
+            with naming_texts(name):
+                await self._run(call, show_progress_bar=False)
             self._count_truncated(call.num_truncated, call.num_texts, stacklevel=3)
             calls.append(call)
         return relevance(calls[0].outputs, calls[1].outputs)

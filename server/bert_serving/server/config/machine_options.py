@@ -26,7 +26,7 @@ _OF_FRONT = {
 
 
 def name_front_options(message: str) -> str:
-    """Returns a message with the remark which of its flags are options of the front, unless it says so itself."""
+    """Returns a message with the remark which of its flags are options of the front, unless it names the front."""
     flags = [flag for flag in dict.fromkeys(_FLAG.findall(message)) if flag in _OF_FRONT]
     if not flags or "the front" in message:
         return message

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bert_serving.client import max_sim
+from bert_serving.client.text_names import name_query, naming_texts
 
 from .encoding_call import EncodingCall
 from .encoding_service import COMPARED, EncodingResult, EncodingService
@@ -27,18 +28,32 @@ class CompareCall(EncodingCall):
     Attributes:
         query: the text to compare with.
         query_prompt: name of its prompt; None for that of the server.
+        noun: what the API calls a text, for errors.
     """
 
     query: str = ""
     query_prompt: str | None = None
+    noun: str = "document"
 
     def encode(self, service: EncodingService) -> EncodingResult:
-        query = service.encode([self.query], options=self._query_options)
-        return _compare(query, service.encode(self.texts, options=self.options))
+        with naming_texts(name_query):
+            query = service.encode([self.query], options=self._query_options)
+        with naming_texts(self._name):
+            return _compare(query, service.encode(self.texts, options=self.options))
 
     async def encode_async(self, service: EncodingService) -> EncodingResult:
-        query = service.encode_async([self.query], options=self._query_options)
-        return _compare(*await asyncio.gather(query, service.encode_async(self.texts, options=self.options)))
+        return _compare(*await asyncio.gather(self._encode_query(service), self._encode_texts(service)))
+
+    async def _encode_query(self, service: EncodingService) -> EncodingResult:
+        with naming_texts(name_query):
+            return await service.encode_async([self.query], options=self._query_options)
+
+    async def _encode_texts(self, service: EncodingService) -> EncodingResult:
+        with naming_texts(self._name):
+            return await service.encode_async(self.texts, options=self.options)
+
+    def _name(self, number: int) -> str:
+        return f"{self.noun} {number}"
 
     @property
     def _query_options(self) -> dict[str, Any]:

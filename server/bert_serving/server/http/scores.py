@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+
+from bert_serving.client.text_names import naming_texts
 
 from .encoding_call import EncodingCall
 from .encoding_service import EncodingResult, EncodingService
@@ -25,15 +28,34 @@ class ScoreCall(EncodingCall):
     """Texts and pairs of texts whose scores an HTTP request asks for.
 
     The vectors of its result are the scores, ``[n, labels]``. Texts and pairs travel in requests of their own.
+
+    Attributes:
+        noun: what the API calls a text that is paired with the query of a ranking, for errors; empty without a query.
     """
 
+    noun: str = ""
+
     def encode(self, service: EncodingService) -> EncodingResult:
-        return self._join([(rows, service.encode(texts, options=options)) for rows, texts, options in self._parts()])
+        parts = []
+        for rows, texts, options in self._parts():
+            with naming_texts(partial(self._name, rows)):
+                parts.append((rows, service.encode(texts, options=options)))
+        return self._join(parts)
 
     async def encode_async(self, service: EncodingService) -> EncodingResult:
+        async def encode_part(rows: list[int], texts: list[Item], options: dict[str, Any]) -> EncodingResult:
+            with naming_texts(partial(self._name, rows)):
+                return await service.encode_async(texts, options=options)
+
         parts = self._parts()
-        results = await asyncio.gather(*(service.encode_async(texts, options=options) for _, texts, options in parts))
+        results = await asyncio.gather(*(encode_part(*part) for part in parts))
         return self._join([(rows, result) for (rows, _, _), result in zip(parts, results, strict=True)])
+
+    def _name(self, rows: list[int], number: int) -> str:
+        row = rows[number]
+        if self.noun:
+            return f"the pair of the query and {self.noun} {row}"
+        return f"{'pair' if isinstance(self.texts[row], tuple) else 'text'} {row}"
 
     def _parts(self) -> list[tuple[list[int], list[Item], dict[str, Any]]]:
         """Returns the rows, the items and the options of each request: one for texts, and one for pairs."""

@@ -53,7 +53,7 @@ def prepare_rerank(service: EncodingService, values: dict[str, Any], headers: He
     def respond(result: EncodingResult) -> Response:
         return streaming.list_response(*_ranking(is_logit, result, count, rank), JSON)
 
-    return _call(service, values, headers, query, texts, respond)
+    return _call(service, values, headers, query, "text", texts, respond)
 
 
 def _prepare_documents(
@@ -93,7 +93,7 @@ def _prepare_documents(
         ranking = _ranking(is_logit, result, count, rank)
         return streaming.json_response(msgspec.json.encode(body), bytes(results), *ranking, JSON)
 
-    return _call(service, values, headers, query, texts, respond)
+    return _call(service, values, headers, query, "document", texts, respond)
 
 
 #: Readers of requests to ``/v1/rerank`` and ``/v2/rerank``.
@@ -105,16 +105,18 @@ def _call(
     values: dict[str, Any],
     headers: Headers,
     query: str,
+    noun: str,
     texts: list[str],
     respond: Callable[[EncodingResult], Response],
 ) -> EncodingCall:
     options = read_options(values, headers, service.dimensions)
     if (by := read_by(service, values)) is not None:
         added, query_prompt = compare_options(service, by)
-        return CompareCall(texts, respond, options=options | added, query=query, query_prompt=query_prompt)
+        options |= added
+        return CompareCall(texts, respond, options=options, query=query, query_prompt=query_prompt, noun=noun)
     pairs: list[Item] = [(query, text) for text in texts]
     check_size(service, query, texts)
-    return ScoreCall(pairs, respond, options=options | {"raw_scores": True})
+    return ScoreCall(pairs, respond, options=options | {"raw_scores": True}, noun=noun)
 
 
 def _ranking(

@@ -16,6 +16,7 @@ from flask import Blueprint, Response, request
 from werkzeug.datastructures import Headers
 
 from bert_serving.client.protocol import ROW_MODES
+from bert_serving.client.text_names import naming_texts
 
 from ...version import __version__
 from .. import output_values, schemas, streaming
@@ -146,7 +147,22 @@ def prepare_similarity(service: EncodingService, values: dict[str, Any], headers
     options = {**read_options(values, headers, service.dimensions), "normalize": True, "pairs": False}
     _require_one_vector(options)
     # In this order, errors name indices of sentences.
-    return EncodingCall([*sentences, source], _similarities, options=options)
+    return _SimilarityCall([*sentences, source], _similarities, options=options)
+
+
+class _SimilarityCall(EncodingCall):
+    """The sentences of a ``/similarity`` request, and the text to compare them with."""
+
+    def encode(self, service: EncodingService) -> EncodingResult:
+        with naming_texts(self._name):
+            return EncodingCall.encode(self, service)
+
+    async def encode_async(self, service: EncodingService) -> EncodingResult:
+        with naming_texts(self._name):
+            return await EncodingCall.encode_async(self, service)
+
+    def _name(self, number: int) -> str:
+        return "source_sentence" if number == len(self.texts) - 1 else f"sentence {number}"
 
 
 def _similarities(result: EncodingResult) -> Response:
