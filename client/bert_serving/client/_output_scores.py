@@ -40,9 +40,7 @@ def texts_of_roles(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[st
     query, documents = pairs[0][0], [document for _, document in pairs]
     for name, text in (("query", query), *((f"documents[{row}]", text) for row, text in enumerate(documents))):
         if not text or text.isspace():
-            raise InputValueError(
-                f"{name} is {truncate_repr(text)}, which has no vectors; pass a text that is not blank"
-            )
+            raise InputValueError(f"{name} is {truncate_repr(text)}, which has no vectors; pass another text")
     return [query], documents
 
 

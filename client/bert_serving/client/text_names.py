@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from .errors import ServerError, server_error
@@ -45,7 +45,7 @@ def with_names(error: ServerError, name: Callable[[int], str]) -> ServerError:
     return server_error(error.type, message, error.request_id, getattr(error, "retry_after", None))
 
 
-def names_of_lists(lists: dict[str, Sequence[object]]) -> Callable[[int], str]:
+def names_of_lists(lists: Mapping[str, Sequence[object]]) -> Callable[[int], str]:
     """Returns the names of texts of several lists that one call encodes: ``a[0]``, ``a[1]``, ``b[0]``."""
     names = [f"{name}[{index}]" for name, texts in lists.items() for index in range(len(texts))]
     return lambda number: names[number]
