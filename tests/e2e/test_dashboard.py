@@ -29,6 +29,8 @@ OVERLONG = (
     ".filter(e => e.scrollWidth > e.clientWidth || e.clientHeight > 1.9 * parseFloat(getComputedStyle(e).fontSize))"
     ".map(e => e.textContent)"
 )
+#: How the rows of the shift of two models begin.
+DRIFT_ROWS = [f"{HOSTILE}: Shift 0.35 0.2", "last: Shift 0.9 0.2"]
 #: The page shows an en dash for a missing value.
 NOTHING = "\N{EN DASH}"
 
@@ -160,6 +162,12 @@ class FakeServer:
         batches["padding"] += 1000
 
 
+def drift_of(texts: int, shift: float) -> dict[str, float]:
+    """Returns the drift of a model as the status reports it."""
+    found = {"seen": 5000, "texts": texts, "cosine_distance": 0.98, "shift": shift, "length_psi": 0.04}
+    return {**found, "unknown_share_difference": 0.021}
+
+
 @contextlib.contextmanager
 def fake_server(status: dict[str, Any], exposition: str = "") -> Iterator[FakeServer]:
     fake = FakeServer(status, exposition)
@@ -214,7 +222,11 @@ def test_the_usage_of_each_name(browser: Browser, http_server: HttpServer) -> No
 def test_each_of_several_models(browser: Browser, http_server: HttpServer) -> None:
     status = http_server.call("/status/server").json
     model = {"task": "rerank", "vector_space": "f00", "num_ready_worker": 2, "sequences": 1234, "tokens": 56_789}
-    status["by_model"] = {"ranker": {**model, "queue": {"sequences": 7}}, HOSTILE: {**model, "queue": {"sequences": 0}}}
+    status["by_model"] = {
+        "ranker": {**model, "queue": {"sequences": 7}},
+        HOSTILE: {**model, "queue": {"sequences": 0}, "drift": drift_of(texts=2000, shift=0.35)},
+        "last": {**model, "queue": {"sequences": 0}, "drift": drift_of(texts=50, shift=0.9)},
+    }
     with fake_server(status) as fake:
         open_dashboard(browser, http_server, f"/?server={fake.url}")
         assert not browser.find("#models-panel").is_displayed(), "this server has one model"
@@ -224,6 +236,11 @@ def test_each_of_several_models(browser: Browser, http_server: HttpServer) -> No
         assert rows["ranker"].startswith("ranker rerank f00 2 ")
         assert rows["ranker"].endswith(" 1,234 56.8K 7"), rows["ranker"]
         assert " rerank f00 2 " in rows["<img"]
+        shifts = [" ".join(row.text.split()) for row in browser.all("#drift tbody tr") if "Shift" in row.text]
+        assert [row[: len(name)] for row, name in zip(shifts, DRIFT_ROWS, strict=True)] == DRIFT_ROWS
+        assert [badge.text for badge in browser.all("#drift [data-state=high]")] == ["0.35"], "few texts are noisy"
+        assert "last: the last 50 texts compared" in browser.text("#drift-note")
+        assert f"{HOSTILE}: shift 0.35, last: shift 0.9" in browser.text("#model-facts")
 
 
 def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> None:
@@ -237,8 +254,7 @@ def test_gpus_batches_and_drift(browser: Browser, http_server: HttpServer) -> No
         "gpu_memory_used": gib // 2,
         "gpu_memory_total": 20 * gib,
     }  # an instance of a partitioned GPU has no utilization
-    status["drift"] = {"seen": 5000, "texts": 2000, "cosine_distance": 0.98, "shift": 0.35, "length_psi": 0.04}
-    status["drift"]["unknown_share_difference"] = 0.021
+    status["drift"] = drift_of(texts=2000, shift=0.35)
     status["unknown_token"] = "<unk>"
     engine = 'bert_serving_engine_info{dtype="bf16",engine="torch",library="torch",library_version="2.13.0"} 1.0\n'
     with fake_server(status, engine) as fake:

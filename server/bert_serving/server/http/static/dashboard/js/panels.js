@@ -40,7 +40,7 @@ export function show(watch) {
   tokenizers(watch);
   names(watch);
   models(watch);
-  drift(watch.now.status.drift);
+  drift(watch.now.status);
   http(watch.now.http);
   clients(watch.now.status.statistic ?? {});
   errors(watch.now.status.statistic?.num_error ?? {});
@@ -201,16 +201,31 @@ function splitName(name) {
   return dot > 0 ? [name.slice(0, dot), name.slice(dot + 1)] : [name, '1'];
 }
 
-function drift(found) {
-  $('drift-panel').hidden = !found;
-  if (!found) return;
-  const isEnough = found.texts >= MIN_TEXTS;
-  fill($('drift').tBodies[0], DRIFT.map(([key, title, shown, limit, meaning]) => {
-    const isHigh = isEnough && limit !== null && found[key] > limit;
-    return [title, isHigh ? { text: shown(found[key]), state: 'high' } : shown(found[key]), limit === null ? '' : shown(limit), meaning];
-  }));
-  const few = isEnough ? '' : `; fewer than ${count(MIN_TEXTS)} are noisy`;
-  say($('drift-note'), `the last ${count(found.texts)} texts compared with -drift_reference${few}`);
+/** Returns pairs of a model and its drift. The only model of a server has an empty name. */
+function drifts({ by_model: models, drift: only }) {
+  const all = models ? Object.entries(models).map(([name, own]) => [name, own.drift]) : [['', only]];
+  return all.filter(([, found]) => found);
+}
+
+/** Shows the drift of each model that has a reference. */
+function drift(status) {
+  const all = drifts(status);
+  $('drift-panel').hidden = all.length === 0;
+  const named = (name, text) => (name ? `${name}: ${text}` : text);
+  fill($('drift').tBodies[0], all.flatMap(([name, found]) => DRIFT.map(([key, title, shown, limit, meaning]) => {
+    const isHigh = found.texts >= MIN_TEXTS && limit !== null && found[key] > limit;
+    const value = isHigh ? { text: shown(found[key]), state: 'high' } : shown(found[key]);
+    return [named(name, title), value, limit === null ? '' : shown(limit), meaning];
+  })));
+  const windows = all.map(([name, found]) => named(name, `the last ${count(found.texts)} texts`)).join('; ');
+  const few = all.every(([, found]) => found.texts >= MIN_TEXTS) ? '' : `; fewer than ${count(MIN_TEXTS)} are noisy`;
+  say($('drift-note'), `${windows} compared with -drift_reference${few}`);
+}
+
+/** Returns the shift of each model that has a drift reference, in words. */
+function shifts(status) {
+  const all = drifts(status).map(([name, found]) => `${name ? `${name}: ` : ''}shift ${amount(found.shift)}`);
+  return all.join(', ') || 'not observed';
 }
 
 function http({ paths, inProgress, queued }) {
@@ -269,7 +284,7 @@ function facts({ model, now }) {
     ['Longest text', status.max_seq_len === null ? 'limit of the model' : `${status.max_seq_len} tokens`],
     ['Truncated texts', truncated(now), 'since the start; longer than the longest text'],
     ['Vector space', status.vector_space ?? '–', 'vectors of one space are comparable'],
-    ['Drift', status.drift ? `shift ${amount(status.drift.shift)}` : 'not observed', 'texts compared with -drift_reference'],
+    ['Drift', shifts(status), 'texts compared with -drift_reference'],
     ['Casing', status.do_lower_case ? 'uncased' : 'cased'],
     ['Batch', `at most ${count(status.max_batch_size)} texts, ${limits.map(count).join(' or ') || '–'} tokens`],
   ]);
