@@ -182,6 +182,17 @@ def test_models_are_listed_and_described(http: HttpServer, server: Server) -> No
     with connect(server, "last") as client:
         assert client.vector_space == listed["last"] == http.call("/v1/models/last").json["vector_space"]
     assert http.call("/v1/models/other").status == 404
+    described = [
+        [each[key] for key in ("task", "outputs", "dimensions", "labels", "max_input_length")]
+        for each in http.call("/v1/models").json["data"]
+    ]
+    assert described[:2] == [["embed", ["dense"], 32, [], 25]] * 2
+    assert described[2] == ["rerank", [], None, ["label0"], 40]
+    with (
+        connect(server, "rerank") as client,
+        pytest.raises(InvalidRequestError, match="or model to tiny or last, which has dense"),
+    ):
+        client.encode(["a"], outputs=["dense"])
     assert http.call("/info").json["model_id"] == "tiny"
     described = http.call("/info?model=rerank").json
     assert (described["model_id"], described["max_input_length"]) == ("rerank", 40)

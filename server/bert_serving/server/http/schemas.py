@@ -126,14 +126,19 @@ class EmbeddingsResponse(Struct):
     usage: Usage
 
 
-class Model(Struct):
-    """The served model, in the format of OpenAI."""
+class Model(Struct, kw_only=True):
+    """The served model, in the format of OpenAI with further fields."""
 
     id: str
     created: int
     object: Literal["model"] = "model"
     owned_by: str = "bert-serving"
     vector_space: Annotated[str, Meta(description="name of the space of the vectors; others are not comparable")] = ""
+    task: Annotated[str, Meta(description="what the model computes: embed, classify or rerank")]
+    outputs: Annotated[list[str], Meta(description="kinds of vectors; empty for scores")]
+    dimensions: Annotated[int | None, Meta(description="of a dense vector; null without dense vectors")]
+    labels: Annotated[list[str], Meta(description="names of the scores; empty for vectors")]
+    max_input_length: Annotated[int, Meta(description="longest sequence in tokens; longer texts are truncated")]
 
 
 class ModelList(Struct):

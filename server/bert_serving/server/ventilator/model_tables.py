@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..config.models import public_name
 from ..errors import InvalidRequest
 from ..ipc.model_numbers import BatchNumbers, model_of
 from ..ipc.process_context import ProcessContext
@@ -56,7 +57,9 @@ class ModelTables:
         if len(contexts) > 1:
             limit = ResultLimit(context.config, model)
             admission = ResultAdmission(limit, self._dispatch_all, sink.free_results, clock)
-            shared = SharedQueue.open(context, admission, BatchNumbers(first_id, len(contexts)), clock)
+            numbers = BatchNumbers(first_id, len(contexts))
+            outputs = {public_name(each.config): each.config.outputs for each in contexts}
+            shared = SharedQueue.open(context, admission, numbers, clock, outputs)
         self.all = [
             RequestTable(each, tokenizers[number], models[number], sink, statistics, clock, first_id, shared, number)
             for number, each in enumerate(contexts)

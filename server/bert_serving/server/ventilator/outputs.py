@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bert_serving.client.protocol import OUTPUTS
 
@@ -14,13 +14,16 @@ from ..model.token_heads import MULTI_BIT, NO_DENSE_BIT, QUERY_BIT, SPARSE_BIT, 
 class OutputsResolver:
     """Checks which kinds of vectors a request may ask for.
 
+    Args:
+        of_models: kinds of vectors of each model of the server by its name; empty for the only model.
+
     Attributes:
         served: the kinds that the server has.
         has_dense: whether requests without the option get dense vectors, or scores.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
-        self.served = config.outputs
+    def __init__(self, config: ServerConfig, of_models: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        self.served, self._of_models = config.outputs, of_models or {}
         self._spaces, self._is_deterministic = config.output_spaces, config.deterministic
         multi = None if config.pipeline is None else config.pipeline.multi
         self._has_queries = multi is not None and "dense" not in config.outputs
@@ -37,7 +40,7 @@ class OutputsResolver:
             if not self.has_dense:
                 raise InvalidRequest(
                     f"this server has no dense vectors, because the model folder describes none; it has "
-                    f"{', '.join(self.served)}: set outputs to {list(self.served)}"
+                    f"{', '.join(self.served)}: set outputs to {list(self.served)}{self._other_models('dense')}"
                 )
             return ()
         if not outputs or len(set(outputs)) < len(outputs):
@@ -104,11 +107,20 @@ class OutputsResolver:
 
     def _missing(self, name: str) -> str:
         if self._task != "embed":
-            return f"outputs is for vectors, but this server gives scores (-task {self._task}): omit outputs"
+            return (
+                f"outputs is for vectors, but this server gives scores (-task {self._task}): omit outputs"
+                f"{self._other_models(name)}"
+            )
+        remedy = self._other_models(name) or ", or use a server of another model"
         return (
             f"outputs has {name!r}, but the model folder of this server has no such vectors; it has "
-            f"{', '.join(self.served)}: set outputs to {list(self.served)}, or use a server of another model"
+            f"{', '.join(self.served)}: set outputs to {list(self.served)}{remedy}"
         )
+
+    def _other_models(self, output: str) -> str:
+        """Returns which models of the server have an output, as the end of an error."""
+        names = [name for name, outputs in self._of_models.items() if output in outputs]
+        return f", or model to {' or '.join(names)}, which has {output} vectors" if names else ""
 
 
 def output_bits(outputs: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, NamedTuple
 
@@ -140,9 +141,15 @@ class _Vectors(NamedTuple):
 
 
 class OptionsResolver:
-    """Applies the options of requests to the model that is served."""
+    """Applies the options of requests to the model that is served.
 
-    def __init__(self, config: ServerConfig, model: ModelConfig) -> None:
+    Args:
+        of_models: kinds of vectors of each model of the server by its name; empty for the only model.
+    """
+
+    def __init__(
+        self, config: ServerConfig, model: ModelConfig, of_models: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
         pipeline = config.pipeline
         self._prompts = {} if pipeline is None else pipeline.prompts
         self._pooling, self._pooled_tail = RequestPooling(config, model), config.pooled_tail
@@ -157,7 +164,7 @@ class OptionsResolver:
         self._is_mean = config.pooling_strategy == PoolingStrategy.REDUCE_MEAN and modes in ((), ("mean",))
         self._is_deterministic = config.deterministic
         self._has_shares = config.http_keys is not None
-        self._outputs = OutputsResolver(config)
+        self._outputs = OutputsResolver(config, of_models)
 
     def resolve(self, options: RequestOptions) -> JobOptions:
         """Returns the options of a job.

@@ -81,7 +81,8 @@ class RequestTable:
         config = context.config
         self._config, self._log, self._clock = config, context.log, clock
         self._tokenizer = tokenizer
-        self._rules = _ModelRules(OptionsResolver(config, model), ResultLimit(config, model))
+        of_models = {} if shared is None else shared.outputs
+        self._rules = _ModelRules(OptionsResolver(config, model, of_models), ResultLimit(config, model))
         self._statistics, self._sink = statistics, sink
         self.drift = TextDrift.of(context)
         if shared is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import zmq
@@ -27,6 +27,7 @@ class SharedQueue:
         numbers: ids of batches.
         shares: what each name uses; None without ``-http_keys``.
         tokenizers: the tokenizer processes; None without ``-num_tokenizer``.
+        outputs: kinds of vectors of each model by its name; empty for the only model.
     """
 
     router: zmq.Socket[bytes]
@@ -35,10 +36,16 @@ class SharedQueue:
     numbers: BatchNumbers
     shares: ShareTable | None
     tokenizers: TokenizerProcesses | None
+    outputs: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def open(
-        cls, context: ProcessContext, admission: ResultAdmission, numbers: BatchNumbers, clock: Callable[[], float]
+        cls,
+        context: ProcessContext,
+        admission: ResultAdmission,
+        numbers: BatchNumbers,
+        clock: Callable[[], float],
+        outputs: Mapping[str, tuple[str, ...]] | None = None,
     ) -> SharedQueue:
         """Binds the socket to the workers and the tokenizer processes."""
         router = make_socket(context.context, zmq.ROUTER, ROUTER_MANDATORY=1)
@@ -46,4 +53,5 @@ class SharedQueue:
         number, tokenizers = context.config.num_tokenizer, None
         if number:
             tokenizers = TokenizerProcesses(router, numbers.next, waits=number != "auto")
-        return cls(router, QueueLimits(context.config), admission, numbers, ShareTable.of(context, clock), tokenizers)
+        limits, shares = QueueLimits(context.config), ShareTable.of(context, clock)
+        return cls(router, limits, admission, numbers, shares, tokenizers, outputs or {})

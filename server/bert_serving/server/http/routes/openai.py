@@ -33,7 +33,7 @@ _OPENAI_PREFIX = "text-embedding-"
 def blueprint(service: EncodingService) -> Blueprint:
     routes = Blueprint("openai", __name__, url_prefix="/v1")
     started = int(time.time())
-    served = [Model(each.model_name, started, vector_space=each.vector_space) for each in service.models]
+    served = [_describe(each, started) for each in service.models]
 
     @routes.get("/models")
     def models() -> Response:
@@ -48,6 +48,19 @@ def blueprint(service: EncodingService) -> Blueprint:
         raise NotFound(f"the model {name!r} does not exist; this server has {names}", "model")
 
     return routes
+
+
+def _describe(service: EncodingService, created: int) -> Model:
+    return Model(
+        id=service.model_name,
+        created=created,
+        vector_space=service.vector_space,
+        task=service.config.task,
+        outputs=list(service.outputs),
+        dimensions=service.dimensions if "dense" in service.outputs else None,
+        labels=list(service.labels),
+        max_input_length=service.max_length,
+    )
 
 
 def prepare(service: EncodingService, values: dict[str, Any], headers: Headers) -> EncodingCall:

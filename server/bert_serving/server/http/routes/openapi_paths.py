@@ -16,7 +16,18 @@ _TASK_ERRORS = ("400", "401", "403", "409", "413", "415", "422", "424", "429", "
 _TEXTS = {"texts": ["hello world"]}
 _RAW_VECTORS = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 _STATUS = {JSON: {"schema": {"type": "object"}}}
-_MODEL = {"id": "uncased_L-12_H-768_A-12", "object": "model", "created": 1767225600, "owned_by": "bert-serving"}
+_MODEL = {
+    "id": "uncased_L-12_H-768_A-12",
+    "object": "model",
+    "created": 1767225600,
+    "owned_by": "bert-serving",
+    "vector_space": "0123456789abcdef",
+    "task": "embed",
+    "outputs": ["dense"],
+    "dimensions": 768,
+    "labels": [],
+    "max_input_length": 25,
+}
 
 _NAME = {
     "name": "name",
@@ -90,9 +101,9 @@ PATHS: dict[str, Any] = {
     },
     "/v1/models": {
         "get": operation(
-            "List the model",
-            "The id is the name of the folder of the model.",
-            "A list with one model",
+            "List the models",
+            "The id is the name of -model, or of the folder of the model. Further fields describe it.",
+            "A list of the models",
             content(schemas.ModelList, example={"object": "list", "data": [_MODEL]}),
             ("401",),
             tag="Vectors",
