@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -209,6 +210,19 @@ def test_a_front_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     port, port_out = map(str, free_ports())
     assert cli.main(["127.0.0.1:1", "-port", port, "-port_out", port_out]) == 3
     assert "127.0.0.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_before_machines_start(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    number = getattr(signal, name)
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(cli, "import_ray", lambda package: signal.raise_signal(number))
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert cli.main(["127.0.0.1:1"]) == 130
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @pytest.mark.parametrize(

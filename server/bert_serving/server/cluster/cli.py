@@ -16,6 +16,7 @@ from typing import Any
 from bert_serving.client import BertServingError
 from bert_serving.client.command_parser import CommandParser
 from bert_serving.client.completion import add_completion
+from bert_serving.client.interrupts import EXIT_INTERRUPTED
 from bert_serving.client.ray_cluster import (
     ClusterError,
     check_address,
@@ -143,7 +144,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command. Returns the exit code: 0, 2, 3 if no machine can start, or 5 if the end was forced."""
+    """Runs the command. Returns the exit code: 0, 2, 3 if no machine can start, 5 if the end was forced, or 130."""
     parser = get_parser()
     parsed = parse_machine_command(parser, argv)
     if parsed is None:
@@ -170,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args, host.strip("[]"), log)
     except KeyboardInterrupt:  # before machines were started
-        return EXIT_OK
+        return EXIT_INTERRUPTED
     except (ServingError, BertServingError) as error:
         log.error("%s", str(error).splitlines()[0])
         return EXIT_START_FAILED
