@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from fault_engines.faulty import HANG, SLOW
 
 from bert_serving.client.errors import DrainingError
 from fault_helpers import Raw, ThreadGroup, assert_true, connect, faulty, suspended, texts
+from model_folders import hf_tensors, random_weights, write_hf
 from servers import Server, free_ports, is_free, wait_until
+
+#: Size of a file with holes, for whose digest any processor needs a minute and more.
+LARGE = 2**38
 
 
 def test_new_work_is_refused_with_a_reason_while_old_work_is_finished() -> None:
@@ -176,6 +183,28 @@ def test_a_process_that_dies_just_before_the_stop_costs_no_request(name: str) ->
             server.process.send_signal(signal.SIGTERM)
         threads.join(100)
         assert server.process.wait(60) == 0, server.log
+
+
+@pytest.mark.minutes
+def test_a_signal_ends_a_server_that_reads_a_large_file(tmp_path: Path) -> None:
+    folder = write_hf(tmp_path / "model", hf_tensors(weights=random_weights()))
+    with open(folder / "pytorch_model.bin", "wb") as file:
+        try:
+            file.truncate(LARGE)
+        except OSError:
+            pytest.skip("this file system has no files with holes")
+    os.remove(folder / "model.safetensors")
+    server = Server("-graph_tmp_dir", tmp_path / "cache", model_dir=folder)
+    process = psutil.Process(server.process.pid)
+    try:
+        wait_until(
+            lambda: any(each.path.endswith("pytorch_model.bin") for each in process.open_files()), 60, server.log
+        )
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0, server.log
+        assert "terminated!" in server.log
+    finally:
+        server.kill()
 
 
 def encode_once(server: Server, sentences: list[str]) -> None:

@@ -7,12 +7,15 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
 
 from .architecture import BERT
 from .config import ModelConfig
 
+_is_stopping: ContextVar[Callable[[], bool]] = ContextVar("is_stopping", default=lambda: False)
 #: Largest number of cached digests; the newest are kept.
 MEMO_SIZE = 4096
 
@@ -31,15 +34,35 @@ _ARCHITECTURE = (
 )
 
 
+class Stopped(Exception):
+    """The digest of a file is not needed any more."""
+
+
+@contextlib.contextmanager
+def stoppable(is_stopping: Callable[[], bool]) -> Iterator[None]:
+    """Ends digests of the calling thread within a block when ``is_stopping`` returns true.
+
+    Large files take seconds, during which a server that starts must be able to stop.
+    """
+    token = _is_stopping.set(is_stopping)
+    try:
+        yield
+    finally:
+        _is_stopping.reset(token)
+
+
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Returns the hexadecimal SHA-256 of a file.
 
     Raises:
         OSError: the file is unreadable.
+        Stopped: see :func:`stoppable`.
     """
-    digest = hashlib.sha256()
+    digest, is_stopping = hashlib.sha256(), _is_stopping.get()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
+            if is_stopping():
+                raise Stopped(f"the digest of {path} is not needed any more")
             digest.update(block)
     return digest.hexdigest()
 

@@ -25,6 +25,7 @@ from ..ipc.endpoints import Addresses
 from ..ipc.sockets import make_socket
 from ..ipc.start_steps import StartSteps
 from ..log import get_logger
+from ..model.digest import Stopped, stoppable
 from ..model.errors import ModelError
 from .child import MAX_FAILED_STARTS, Child, describe_exit
 from .description import log_ready
@@ -45,8 +46,7 @@ from .tokenizers import required
 #: Exit codes of ``bert-serving-start``. argparse uses 2 for an invalid command line.
 EXIT_OK, EXIT_START_FAILED, EXIT_GAVE_UP, EXIT_FORCED = 0, 3, 4, 5
 
-#: Seconds that child processes may take to end after STOP before they are killed. One that loads may not hear STOP, and
-#: holds no request.
+#: Seconds from STOP until a child process is killed. One that loads may not hear STOP, and holds no request.
 STOP_SECONDS, STOP_LOADING_SECONDS = 8.0, 1.0
 _POLL_MS = 100
 
@@ -64,8 +64,7 @@ class BertServer(threading.Thread):
     Attributes:
         is_ready: set when the server answers requests, and also when the start failed; see ``failure``.
         failure: the reason why the server could not start or had to end, or None.
-        exit_code: 0 after a clean end, 3 after a failed start, 4 if a child process failed permanently, 5 if the stop
-            was forced.
+        exit_code: 0 after a clean end, 3 after a failed start, 4 if a process failed permanently, 5 if forced.
 
     Raises:
         ConfigError: an option has an invalid value.
@@ -181,9 +180,13 @@ class BertServer(threading.Thread):
 
     def _serve(self) -> None:
         try:
-            self._prepare()
+            with stoppable(lambda: self._stops_asked > 0):
+                self._prepare()
+        except Stopped:
+            self.exit_code = EXIT_OK
         except (ServingError, ModelError, EngineError, OSError) as error:
             self._fail(str(error))
+        if self.exit_code is not None:
             return
         self._prepared.skip(self.children.values())
         self._routines.steps.done("checks of options, model and cache")
@@ -295,8 +298,7 @@ class BertServer(threading.Thread):
             self.control.send_multipart([child.identity, *frames])
 
     def _publish_state(self) -> None:
-        is_up = self._routines.is_up
-        placements = placements_of(self.planned)
+        placements, is_up = placements_of(self.planned), self._routines.is_up
         state = describe_state(self.state, self.children.values(), placements, self._restarts, is_up)
         ventilator = self.children["ventilator"]
         if ventilator.is_ready and (state, ventilator.incarnation) != self._published_state:
