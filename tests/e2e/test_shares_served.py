@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from zmq.auth import load_certificate
 
 from bert_serving.client import BertClient, ForbiddenError, RateLimitedError, TooLargeError
 from bert_serving.client._cli.encode import main as encode_command
+from bert_serving.server.cli.calibrate import main as calibrate
+from bert_serving.server.cli.drift import main as measure_drift
 from bert_serving.server.cli.keygen import keygen
 from bert_serving.server.http.route_table import ENCODING_ROUTES
 from http_calls import HttpServer, Reply, serving_http
@@ -171,6 +173,21 @@ def test_the_command_for_files_waits_while_a_limit_is_used_up(http: HttpServer, 
     assert encode_command([str(tmp_path / "corpus.txt"), *args]) == 0
     assert len(np.load(tmp_path / "out.npy")) == 40
     assert usage(http, "carol")["waiting_tokens"] == 0
+
+
+@pytest.mark.parametrize("command", [calibrate, measure_drift], ids=["calibrate", "drift"])
+def test_commands_for_samples_send_no_more_than_a_limit_allows(
+    command: Callable[[list[str]], int], http: HttpServer, folder: Path, tmp_path: Path
+) -> None:
+    """A limit of 100 tokens divides a sample of 300."""
+    (tmp_path / "sample.txt").write_text("the the the\n" * 60)
+    keys, before = folder / "KEYS", usage(http, "carol")
+    args = ["-server_key", str(keys / "server.key"), "-secret_key", str(keys / "carol.key_secret")]
+    args += ["-port", str(http.server.port), "-port_out", str(http.server.port_out), "-o", str(tmp_path / "out.json")]
+    assert command([str(tmp_path / "sample.txt"), *args]) == 0
+    after = usage(http, "carol")
+    assert (after["texts"] - before["texts"], after["waiting_tokens"]) == (60, 0)
+    assert after["requests"] - before["requests"] == 4
 
 
 def test_a_client_cannot_take_the_name_of_an_http_key(http: HttpServer, folder: Path) -> None:

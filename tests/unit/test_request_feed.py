@@ -6,7 +6,7 @@ import queue
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.client import RateLimitedError, ServerError, TooLargeError
-from bert_serving.client._cli import request_feed
+from bert_serving.client import RateLimitedError, ServerError, TooLargeError, rate_limits
 from bert_serving.client._cli.corpus import CorpusError
-from bert_serving.client._cli.request_feed import when_allowed
 from bert_serving.client._cli.requests import encoded
+from bert_serving.client.rate_limits import LimitReport, when_allowed, within_limits
 
 
 class Chunk(NamedTuple):
@@ -123,7 +122,7 @@ def test_a_run_that_ends_during_a_pause_leaves_no_thread() -> None:
 
 def test_the_first_request_waits_as_long_as_the_server_says(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(request_feed.time, "sleep", waits.append)
+    monkeypatch.setattr(rate_limits.time, "sleep", waits.append)
     errors = iter(
         [limited(), RateLimitedError("rate_limited", "used", 0, 7.0), RateLimitedError("rate_limited", "", 0)]
     )
@@ -134,6 +133,39 @@ def test_the_first_request_waits_as_long_as_the_server_says(monkeypatch: pytest.
         return "vector"
 
     lines: list[str] = []
-    assert when_allowed(call, lines.append) == "vector"
+    assert when_allowed(call, LimitReport(lines.append), "first request") == "vector"
     assert waits == [0.0, 7.0, 1.0]
     assert len(lines) == 1
+
+
+def refusing(most: int, refusals: list[bool], sent: list[int]) -> Callable[[list[str]], list[str]]:
+    """Returns a function that encodes at most ``most`` texts, and is refused because a limit is used up if told so."""
+
+    def encode(texts: list[str]) -> list[str]:
+        sent.append(len(texts))
+        if len(texts) > most:
+            raise TooLargeError("too_large", f"{len(texts)} texts; the limit is {most}: send it in several requests", 0)
+        if refusals and refusals.pop():
+            raise limited()
+        return [text.upper() for text in texts]
+
+    return encode
+
+
+@given(st.lists(st.integers(0, 30), max_size=4), st.integers(1, 30), st.lists(st.booleans(), max_size=8))
+def test_texts_over_a_limit_are_sent_in_several_requests(sizes: list[int], most: int, refusals: list[bool]) -> None:
+    texts = [[f"text {chunk} {row}" for row in range(size)] for chunk, size in enumerate(sizes)]
+    sent: list[int] = []
+    found = list(within_limits(refusing(most, refusals, sent), texts, LimitReport(lambda line: None)))
+    assert [text for part, _ in found for text in part] == [text for chunk in texts for text in chunk]
+    assert all(result == [text.upper() for text in part] for part, result in found)
+    assert sum(size > most for size in sent) <= 5, "a size that was refused is not tried again"
+
+
+def test_other_refusals_are_raised() -> None:
+    def encode(texts: list[str]) -> None:
+        raise TooLargeError("too_large", "text 1 has 9 characters; the limit is 8: shorten it", 0)
+
+    for texts, call in ((["a", "b"], encode), (["a"], refusing(0, [], []))):
+        with pytest.raises(TooLargeError):
+            list(within_limits(call, [texts], LimitReport(lambda line: None)))  # type: ignore[arg-type]

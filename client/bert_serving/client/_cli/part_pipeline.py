@@ -7,12 +7,12 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._client import BertClient
+from ..rate_limits import Report
 from .corpus import CorpusError
 from .inputs import InputFile
 from .part_files import Layout, PartWriter
 from .parts import Holder, Part, PartQueue
 from .readers import Reader, open_reader, state_of
-from .request_feed import Report
 from .requests import encoded
 from .rows import ReadOptions, Rows
 

@@ -7,21 +7,15 @@ import threading
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..errors import RateLimitedError
-
-Report = Callable[[str], None]
+from ..rate_limits import LimitReport
 
 #: Most requests that are sent and whose results were not written.
 _MAX_WINDOW = 64
-#: Seconds before a request is sent again, if the server does not say how many, and between two lines about a limit.
-_RETRY_SECONDS, _REPORT_SECONDS = 1.0, 60.0
-
-T = TypeVar("T")
 
 
 class TextChunk(Protocol):
@@ -39,37 +33,6 @@ class TextChunk(Protocol):
 
 
 C = TypeVar("C", bound=TextChunk)
-
-
-class LimitReport:
-    """Reports, once a minute at most, that a run waits because a limit of the server is used up.
-
-    Args:
-        report: receives a sentence.
-    """
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._next_at = 0.0
-
-    def pause(self, error: RateLimitedError, where: str) -> float:
-        """Returns the seconds until the request may be sent again."""
-        delay = _RETRY_SECONDS if error.retry_after is None else max(0.0, error.retry_after)
-        now = time.monotonic()
-        if now >= self._next_at:
-            self._next_at = now + _REPORT_SECONDS
-            self._report(f"{where}: waits {ceil(delay)} s for the server, whose limit is used up: {error.message}")
-        return delay
-
-
-def when_allowed(call: Callable[[], T], report: Report) -> T:
-    """Returns what a call returns. Repeats the call while a limit of the server is used up."""
-    limits = LimitReport(report)
-    while True:
-        try:
-            return call()
-        except RateLimitedError as error:
-            time.sleep(limits.pause(error, "first request"))
 
 
 @dataclass

@@ -12,16 +12,19 @@ import numpy as np
 from .._client import BertClient
 from .._encoding import Response
 from .._fronts import Front
-from ..errors import RateLimitedError, ServerError
+from ..errors import RateLimitedError, ServerError, TooLargeError
 from ..protocol import PART_MODES, FloatArray
+from ..rate_limits import LimitReport, Report, is_divisible, when_allowed
 from .corpus import CorpusError
-from .request_feed import C, LimitReport, Report, RequestFeed, when_allowed
+from .request_feed import C, RequestFeed
 
 if TYPE_CHECKING:
     from .._request_options import EncodeOptions, OutputOptions
 
 #: Encoded at the start, for the shape of the vectors and to compare them with those of an interrupted run.
 PROBE = "the quick brown fox jumps over the lazy dog"
+#: Its request, in reports.
+_FIRST = "first request"
 
 
 def connect(args: argparse.Namespace, *fronts: Front) -> BertClient:
@@ -93,15 +96,16 @@ def probe_server(
     long: Literal["mean"] | None = "mean" if options.get("long") in PART_MODES else None
     about_vectors: OutputOptions = {**options, "long": long}
     about_dense: EncodeOptions = {**about_vectors}  # type: ignore[typeddict-item]
+    limits = LimitReport(report)
     if client.vector_space is None:  # a server that does not know the options of the other call
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             vectors: FloatArray = when_allowed(
-                lambda: client.encode(texts, is_tokenized=is_tokenized, **about_dense), report
+                lambda: client.encode(texts, is_tokenized=is_tokenized, **about_dense), limits, _FIRST
             )
         return vectors[0], None, None
     # This call gives no warning.
-    call = when_allowed(lambda: client._encode_in_detail(texts, is_tokenized, 1, [], **about_vectors), report)
+    call = when_allowed(lambda: client._encode_in_detail(texts, is_tokenized, 1, [], **about_vectors), limits, _FIRST)
     multi = None if call.outputs is None or call.outputs.multi is None else call.outputs.multi[0].dtype
     return call.embedding[0], call.vector_space, multi
 
@@ -171,7 +175,7 @@ def encoded(
 
 
 def _refusal(where: str, error: ServerError) -> str:
-    hint = " (with a smaller -batch_size)" if error.message.endswith("several requests") else ""
+    hint = " (with a smaller -batch_size)" if isinstance(error, TooLargeError) and is_divisible(error) else ""
     return f"{where}: the server replied with {error.type!r}: {error.message}{hint}"
 
 

@@ -10,10 +10,10 @@ from .._client import BertClient
 from .._fronts import Front
 from .._scores import ServerTask
 from ..protocol import FloatArray
+from ..rate_limits import Report
 from .command_line import fronts_of
 from .corpus import CorpusError
 from .manifest import Manifest
-from .request_feed import Report
 from .requests import connect, encode_options, mean_of, probe_server, server_options
 from .vector_files import is_same_probe, other_vectors, require_options
 

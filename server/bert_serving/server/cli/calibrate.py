@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from bert_serving.client import BertServingError
 from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import add_sources, choose_address, command_args
+from bert_serving.client.rate_limits import when_allowed, within_limits
 
 from ..config.option import at_least
 from ..model.ranges import RangeSample, to_json
-from .text_sample import add_server, connect, sample_parser, text_chunks
+from .text_sample import add_server, connect, limit_report, sample_parser, text_chunks
 
 #: Number of texts below which texts that follow often have numbers beyond the ranges.
 RECOMMENDED_TEXTS = 1000
@@ -95,22 +97,27 @@ def _measure(args: argparse.Namespace) -> tuple[int, dict[str, RangeSample]]:
                 "the server has no embedding types: it is of an earlier version, gives scores (-task), or returns a "
                 "vector per token (-pooling_strategy NONE); use another server"
             )
-        for texts in text_chunks(lines):
+        limits = limit_report("bert-serving-calibrate")
+
+        def add(dimensions: int | None, texts: list[str]) -> None:
+            call = client._encode_in_detail(
+                texts,
+                False,
+                len(texts),
+                [],
+                dimensions=dimensions,
+                prompt_name=args.prompt_name,
+                vector_space=spaces[dimensions],  # of the first texts: the server may be restarted with another model
+                pairs=False,
+            )
+            assert call.vector_space is not None
+            spaces[dimensions] = call.vector_space
+            samples.setdefault(call.vector_space, RangeSample()).add(call.embedding)
+
+        for texts, _ in within_limits(partial(add, None), text_chunks(lines), limits):
             num_texts += len(texts)
-            for dimensions, space in spaces.items():
-                call = client._encode_in_detail(
-                    texts,
-                    False,
-                    len(texts),
-                    [],
-                    dimensions=dimensions,
-                    prompt_name=args.prompt_name,
-                    vector_space=space,  # of the first texts: the server may be restarted with another model
-                    pairs=False,
-                )
-                assert call.vector_space is not None
-                spaces[dimensions] = call.vector_space
-                samples.setdefault(call.vector_space, RangeSample()).add(call.embedding)
+            for dimensions in args.dimensions:  # the same texts, so that their number fits the limits
+                when_allowed(partial(add, dimensions, texts), limits, f"{dimensions} dimensions of the same texts")
     if num_texts < MIN_TEXTS:
         raise ValueError(f"{args.file} has {num_texts} texts; ranges need at least {MIN_TEXTS}, better some thousand")
     return num_texts, samples

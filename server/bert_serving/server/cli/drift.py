@@ -12,6 +12,7 @@ from typing import Any
 from bert_serving.client import BertServingError
 from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import add_sources, choose_address, command_args
+from bert_serving.client.rate_limits import within_limits
 
 from ..config.model_folder import apply_model_folder
 from ..config.server_config import ServerConfig
@@ -19,7 +20,7 @@ from ..errors import ServingError
 from ..model.errors import ModelError
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference, Sample
 from ..tokenization.factory import make_tokenizer
-from .text_sample import add_server, connect, sample_parser, text_chunks
+from .text_sample import add_server, connect, limit_report, sample_parser, text_chunks
 
 #: Number of texts below which the drift of a healthy server is large by chance.
 RECOMMENDED_TEXTS = 1000
@@ -79,9 +80,11 @@ def _measure(args: argparse.Namespace) -> Reference:
         connect(args) as client,
     ):
         options = client.server_config
-        tokenizer = make_tokenizer(*apply_model_folder(_token_options(options), logging.getLogger(__name__)))
-        for texts in text_chunks(lines):
-            vectors = client.encode(texts)
+        silent = logging.Logger("drift")
+        silent.addHandler(logging.NullHandler())  # the server logs the same about its options
+        tokenizer = make_tokenizer(*apply_model_folder(_token_options(options), silent))
+        limits = limit_report("bert-serving-drift")
+        for texts, vectors in within_limits(client.encode, text_chunks(lines), limits):
             if vectors.ndim != 2:
                 raise ValueError(
                     "the server returns a vector per token (-pooling_strategy NONE); drift needs one vector per text"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Iterator
 
 from bert_serving.client import BertClient
 from bert_serving.client.command_parser import CommandParser
+from bert_serving.client.rate_limits import LimitReport
 
 #: Number of texts per call of the client.
 CHUNK_SIZE = 4096
@@ -40,6 +42,11 @@ def connect(args: argparse.Namespace) -> BertClient:
         secret_key=args.secret_key,
         model=args.chosen_model,
     )
+
+
+def limit_report(prog: str) -> LimitReport:
+    """Returns what prints to stderr that a command waits for a limit of the server."""
+    return LimitReport(lambda text: print(f"{prog}: {text}", file=sys.stderr, flush=True))
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
