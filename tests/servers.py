@@ -14,8 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    from bert_serving.client import BertClient
 
 DATA = Path(__file__).resolve().parent / "data"
 TINY = DATA / "golden" / "models" / "tiny"
@@ -66,6 +70,17 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0, what: str
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not reached within {seconds} s"
         time.sleep(0.02)
+
+
+def wait_replaced(client: BertClient, deaths: int) -> None:
+    """Waits until ``deaths`` processes in all were replaced and all are ready. A death is noticed with a delay."""
+
+    def is_whole() -> bool:
+        status = client.server_status
+        assert status["num_restarts"] <= deaths
+        return (status["state"], status["num_restarts"]) == ("ready", deaths)
+
+    wait_until(is_whole, what=f"all processes to be ready after {deaths} deaths")
 
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:

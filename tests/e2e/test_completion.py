@@ -70,7 +70,7 @@ def tab(scripts: Path, *words: str, cwd: Path | None = None) -> set[str]:
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stderr, done.stderr
@@ -120,7 +120,7 @@ def test_folders_and_files(scripts: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_zsh_reads_it(command: str) -> None:
-    done = subprocess.run(["zsh", "-f", "-n"], input=script(command, "zsh"), capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["zsh", "-f", "-n"], input=script(command, "zsh"), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 

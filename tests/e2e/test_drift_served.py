@@ -67,7 +67,7 @@ def drift_of(server: HttpServer, texts: list[str]) -> dict[str, float]:
             status = client.server_status
             return bool(status["drift"]["seen"] == status["statistic"]["num_total_seq"])
 
-        wait_until(is_told, 20, "the drift of all texts")
+        wait_until(is_told, what="the drift of all texts")
     return drift(server)
 
 

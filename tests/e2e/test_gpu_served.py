@@ -113,7 +113,7 @@ def test_without_a_map_a_free_gpu_is_chosen_and_the_status_tells_its_use(engine:
             pytest.skip("all GPUs are in use")
         (worker,) = client.server_status["workers"]
         assert worker["device"].startswith("gpu: ")
-        wait_until(lambda: "gpu_memory_used" in client.server_status["workers"][0], 30, "the use of the GPU")
+        wait_until(lambda: "gpu_memory_used" in client.server_status["workers"][0], what="the use of the GPU")
         (worker,) = client.server_status["workers"]
         assert 0 < worker["gpu_memory_used"] <= worker["gpu_memory_total"]
 

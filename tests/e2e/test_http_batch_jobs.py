@@ -130,7 +130,7 @@ def test_a_cancelled_batch_ends_while_no_worker_computes(client: openai.OpenAI, 
         batch = create(client, [{"input": f"text {index}"} for index in range(3000)])
         with pytest.raises(openai.BadRequestError, match="has not ended: cancel it first"):
             client.files.delete(batch.input_file_id)
-        wait_until(lambda: client.batches.retrieve(batch.id).status == "in_progress", 60, "the begin")
+        wait_until(lambda: client.batches.retrieve(batch.id).status == "in_progress", what="the begin")
         assert client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
         batch = wait_ended(client, batch.id)
     finally:
@@ -148,7 +148,7 @@ def test_a_cancelled_batch_ends_while_no_worker_computes(client: openai.OpenAI, 
 def test_a_killed_process_goes_on_where_it_was(client: openai.OpenAI, http_server: HttpServer) -> None:
     num_lines = 5000
     batch = create(client, [{"input": f"text {index}"} for index in range(num_lines)])
-    wait_until(lambda: client.batches.retrieve(batch.id).request_counts.completed, 60, "the first vectors")
+    wait_until(lambda: client.batches.retrieve(batch.id).request_counts.completed, what="the first vectors")
     http_server.server.child("jobs").kill()
     batch = wait_ended(client, batch.id)
     assert (batch.status, batch.error_file_id, batch.errors) == ("completed", None, None)

@@ -39,7 +39,7 @@ def samples(server: HttpServer) -> dict[tuple[str, str], float]:
 
 
 def test_status_of_the_server(http_server: HttpServer) -> None:
-    wait_until(lambda: http_server.call("/status/server").json["state"] == "ready", 60, "the server to be ready")
+    wait_until(lambda: http_server.call("/status/server").json["state"] == "ready", what="the server to be ready")
     status = http_server.call("/status/server").json
     assert status["status"] == 200
     assert status["server_version"] == "1.10.0"
@@ -57,7 +57,7 @@ def test_status_of_the_client(http_server: HttpServer) -> None:
 def test_health(http_server: HttpServer) -> None:
     assert http_server.call("/healthz").json == {"state": "alive", "status": 200}
     for path in ("/readyz", "/ping"):
-        wait_until(lambda path=path: http_server.call(path).status == 200, 60, path)  # type: ignore[misc]
+        wait_until(lambda path=path: http_server.call(path).status == 200, what=path)  # type: ignore[misc]
         reply = http_server.call(path)
         assert (reply.status, reply.json["state"]) == (200, "ready")
 
@@ -93,7 +93,7 @@ def test_metrics_count(http_server: HttpServer) -> None:
         return {name: now[name] - before.get(name, 0) for name in wanted}
 
     with contextlib.suppress(AssertionError):  # some counters are updated after the response is sent
-        wait_until(lambda: grown() == wanted, 30)
+        wait_until(lambda: grown() == wanted)
     assert grown() == wanted
     after = samples(http_server)
     assert after["bert_serving_up", ""] == 1
@@ -229,9 +229,9 @@ def test_requests_are_logged_with_verbose_only(http_server: HttpServer) -> None:
     assert "POST /encode" not in http_server.server.log
     with serving_http("-engine", "zeros", "-verbose") as server:
         server.call("/encode", {"texts": ["a"]})
-        wait_until(lambda: "POST /encode 200" in server.server.log, 60, "the line in the log")
+        wait_until(lambda: "POST /encode 200" in server.server.log, what="the line in the log")
         server.call("/x%0A2026-01-01%20E:SUPERVISOR:forged%1b[31m")
-        wait_until(lambda: "forged" in server.server.log, 60, "the line in the log")
+        wait_until(lambda: "forged" in server.server.log, what="the line in the log")
         assert "\n2026-01-01 E:SUPERVISOR" not in server.server.log
         assert "\x1b[31m" not in server.server.log
 

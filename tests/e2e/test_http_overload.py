@@ -54,7 +54,7 @@ def start_at_once(count: int, call: Callable[[int], Any]) -> tuple[threading.Thr
 
 
 def wait_gauge(server: HttpServer, line: bytes, what: str) -> None:
-    wait_until(lambda: line in server.call("/metrics").body, 30, what)
+    wait_until(lambda: line in server.call("/metrics").body, what=what)
 
 
 def test_forty_concurrent_requests_with_four_slots() -> None:
@@ -119,10 +119,10 @@ def test_service_timeout_is_a_504_and_the_server_recovers() -> None:
         assert {reply.status for reply in replies} == {504}
         assert "-http_timeout" in replies[0].json["description"]
         assert server.call("/v1/embeddings", {"input": "a"}).json["error"]["type"] == "server_error"
-        wait_until(lambda: server.call("/status/server").status == 200, 30, "the status, which needs no worker")
+        wait_until(lambda: server.call("/status/server").status == 200, what="the status, which needs no worker")
         worker.resume()
-        wait_until(lambda: server.call("/readyz").status == 200, 60, "the worker to be ready again")
-        wait_until(lambda: server.call("/encode", {"texts": ["a"]}).status == 200, 60, "an answer")
+        wait_until(lambda: server.call("/readyz").status == 200, what="the worker to be ready again")
+        wait_until(lambda: server.call("/encode", {"texts": ["a"]}).status == 200, what="an answer")
 
 
 def test_queue_is_bounded_and_health_bypasses_it() -> None:
@@ -179,13 +179,19 @@ def test_request_of_a_disconnected_client_is_not_encoded() -> None:
     with stuck(60) as (server, worker):
         thread, running = start_at_once(2, lambda index: server.call("/encode", {"texts": [LONG]}))
         wait_gauge(server, b"bert_serving_http_requests_in_progress 2.0", "both slots to be taken")
+        process = server.server.child("http")
         with socket.create_connection(("127.0.0.1", server.http_port), 60) as sock:
+            address = sock.getsockname()
             body = json.dumps({"texts": [LONG] * 200}).encode()  # too large for the buffers of the HTTP server
             head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
             sock.sendall(head + body)
             wait_gauge(server, b"bert_serving_http_requests_queued 1.0", "it to be queued")
+
+        def is_closed() -> bool:
+            return address not in [each.raddr for each in process.net_connections("tcp")]
+
         # It waits for 5 s and no longer. Within them the server must see that it is gone, and then have a place.
-        time.sleep(1)
+        wait_until(is_closed, what="the server to see the end of the connection")
         worker.resume()
         thread.join(120)
         assert [getattr(reply, "status", reply) for reply in running] == [200, 200]
@@ -207,7 +213,7 @@ def test_suspended_ventilator_causes_no_500() -> None:
             assert server.call("/encode", {"texts": ["a"]}).status == 504
         finally:
             ventilator.resume()
-        wait_until(lambda: server.call("/readyz").status == 200, 60, "the ventilator to be back")
+        wait_until(lambda: server.call("/readyz").status == 200, what="the ventilator to be back")
 
 
 def test_a_restarted_ventilator_and_http_process_continue() -> None:
@@ -222,7 +228,7 @@ def test_a_restarted_ventilator_and_http_process_continue() -> None:
                 return server.call("/readyz").status == 200
             return False
 
-        wait_until(answers, 60, "the HTTP server to be back")
+        wait_until(answers, what="the HTTP server to be back")
         assert server.call("/encode", {"texts": ["a"]}).status == 200
 
 
@@ -236,7 +242,7 @@ def test_stop_drains_running_requests_and_rejects_new_ones() -> None:
             lambda: server.call("/status/server").json["queue"]["requests"] >= 6, 60, "the requests to be accepted"
         )
         server.server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: server.call("/healthz").json["state"] == "draining", 60, "the server to drain")
+        wait_until(lambda: server.call("/healthz").json["state"] == "draining", what="the server to drain")
         refused = server.call("/encode", {"texts": ["a"]})
         assert refused.status == 503
         assert refused.json["type"] == "Stopping"
@@ -270,7 +276,7 @@ def test_stop_under_load_responds_to_every_request() -> None:
         threads = [threading.Thread(target=load, daemon=True) for _ in range(8)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: codes[200] > 50, 60, "the load to run")
+        wait_until(lambda: codes[200] > 50, what="the load to run")
         server.server.process.send_signal(signal.SIGTERM)
         assert server.server.process.wait(60) == 0, server.server.log
         gone.set()

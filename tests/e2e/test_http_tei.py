@@ -114,7 +114,7 @@ def test_info_and_health(http_server: HttpServer) -> None:
     assert info["model_id"] == "tiny"
     assert info["model_type"] == {"embedding": {"pooling": "mean"}}
     assert (info["max_input_length"], info["model_dtype"]) == (25, "float32")
-    wait_until(lambda: http_server.call("/health").status == 200, 60, "/health")
+    wait_until(lambda: http_server.call("/health").status == 200, what="/health")
     assert set(http_server.call("/health").json) == {"unix"}
 
 

@@ -60,7 +60,7 @@ class Message:
 
 def main():
     Message()
-    time.sleep(40)
+    time.sleep(100)
 """
 
 
@@ -68,7 +68,7 @@ def test_interrupt_in_a_destructor_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "command_with_destructor.py").write_text(IN_DESTRUCTOR)
     run = "from bert_serving.client.interrupts import exit_on_interrupt, run_command; exit_on_interrupt(); "
     run += "run_command('command_with_destructor', 'main', is_interruptible=True) == 130 or exit(1); exit(130)"
-    done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

@@ -93,7 +93,7 @@ def test_padding_is_counted_to_the_longest_text_of_a_batch(server: HttpServer) -
     with server.zmq_client() as client:
         client.encode(["hello", "hello world", "hello hello world"])  # 3, 4 and 5 tokens: 2 + 1 + 0
     name = "bert_serving_padding_tokens_total"
-    wait_until(lambda: metrics(server)[name] == before[name] + 3, 60, "three tokens of padding")
+    wait_until(lambda: metrics(server)[name] == before[name] + 3, what="three tokens of padding")
 
 
 def test_metrics_are_consistent_under_load(server: HttpServer) -> None:
@@ -111,7 +111,7 @@ def test_metrics_are_consistent_under_load(server: HttpServer) -> None:
             seen.append(metrics(server))
         for done in runs:
             done.result()
-    wait_until(lambda: num_completed(server) == before + 80, 60, "all 80 requests")
+    wait_until(lambda: num_completed(server) == before + 80, what="all 80 requests")
     counters = [name for name in seen[0] if "_bucket" in name or "_total" in name or name.endswith("_sum")]
     for earlier, later in itertools.pairwise(seen):
         assert all(earlier[name] <= later[name] for name in counters)
@@ -160,7 +160,7 @@ def test_queued_time_is_counted_as_queue(server: HttpServer) -> None:
         try:
             # Equal texts would be computed once.
             runs = [pool.submit(each.encode, [f"{SLOW} {n}"], timings=timings) for n, each in enumerate(clients)]
-            wait_until(all_wait, 60, "all three requests to wait")
+            wait_until(all_wait, what="all three requests to wait")
             time.sleep(0.1)
         finally:
             worker.resume()

@@ -64,7 +64,7 @@ def restart(server: Server, *names: str) -> None:
         log = "\n".join(server.log.splitlines()[lines:])
         return "all processes are back" in log and log.count("it is started again") == len(names)
 
-    wait_until(is_back, 60, "all processes are back")
+    wait_until(is_back, what="all processes are back")
 
 
 def over_http(port: int) -> np.ndarray:

@@ -203,7 +203,7 @@ def test_servers(page: str, program: str, http_server: HttpServer, env: dict[str
     (port,) = free_ports(1)
     command = [word.replace("8000", str(port)) for word in commands(page, program)]
     with running(command, tmp_path, env) as output:
-        wait_until(lambda: listens(port), 60, f"{program}: {output.read_text(errors='replace')}")
+        wait_until(lambda: listens(port), what=f"{program}: {output.read_text(errors='replace')}")
         with ThreadPoolExecutor(8) as pool:
             replies = list(pool.map(lambda number: post(port, [f"text {number}", "another"]), range(32)))
     assert [[len(row) for row in reply] for reply in replies] == [[384, 384]] * 32
@@ -272,7 +272,7 @@ def test_jupyter(http_server: HttpServer, env: dict[str, str], tmp_path: Path) -
 
             before = sequences()
             sent = kernel.execute(interrupted)
-            wait_until(lambda: sequences() > before, 60, "texts of the cell at the server")
+            wait_until(lambda: sequences() > before, what="texts of the cell at the server")
             process.interrupt_kernel()
             assert read_cell(kernel, sent) == ("", "KeyboardInterrupt")
         assert run_cell(kernel, second) == (shown[1], "")

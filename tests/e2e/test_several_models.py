@@ -264,7 +264,7 @@ def test_each_model_has_its_drift(http: HttpServer, server: Server, tmp_path: Pa
 
         seen = drift()["seen"]
         client.encode(texts)
-        wait_until(lambda: drift()["seen"] > seen and drift()["shift"] > 0.1, 20, "the report of the sink")
+        wait_until(lambda: drift()["seen"] > seen and drift()["shift"] > 0.1, what="the report of the sink")
         status = first.server_status
         assert "drift" not in status
         assert [name for name, each in status["by_model"].items() if "drift" in each] == ["last"]

@@ -250,7 +250,7 @@ def wait_for_descriptors(server: Server, before: dict[int, int], slack: int) -> 
         return all(count <= before[pid] + slack for pid, count in now.items())
 
     try:
-        wait_until(are_back, 30)
+        wait_until(are_back)
     except AssertionError:
         raise AssertionError(f"file descriptors before: {before}, after: {now}") from None
 

@@ -218,8 +218,8 @@ class Siege:
     def settle(self) -> None:
         """Waits until the server has dealt with everything that was sent."""
         with connect(self.server, timeout=60_000) as client:
-            wait_until(lambda: client.server_status["state"] == "ready", 60, "all processes to be ready")
-            wait_until(lambda: client.server_status["queue"]["requests"] <= 1, 60, "the queue to be empty")
+            wait_until(lambda: client.server_status["state"] == "ready", what="all processes to be ready")
+            wait_until(lambda: client.server_status["queue"]["requests"] <= 1, what="the queue to be empty")
 
     # ---------------------------------------------------------------- verdict
 

@@ -166,7 +166,7 @@ class Soak:
         self.threads.is_busy()  # raises what a client met
         self.is_calm = True
         with connect(self.server, timeout=60_000) as client:
-            wait_until(lambda: client.server_status["state"] == "ready", 60, "all processes to be ready")
+            wait_until(lambda: client.server_status["state"] == "ready", what="all processes to be ready")
         self.threads.stopped.wait(min(60.0, self.seconds / 12))  # new processes warm up
         sizes, files = [memory(self.server)], [open_files(self.server)]
         while time.monotonic() - started < self.seconds and not self.threads.stopped.wait(5):

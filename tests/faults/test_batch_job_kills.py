@@ -81,7 +81,7 @@ def test_a_server_stops_quickly_while_a_job_runs_and_goes_on_later(tmp_path: Pat
     with serving(*options) as server, connect(port) as client:
         file = client.files.create(file=("in.jsonl", content()), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
-        wait_until(lambda: client.batches.retrieve(batch.id).request_counts.completed, 60, "the first vectors")
+        wait_until(lambda: client.batches.retrieve(batch.id).request_counts.completed, what="the first vectors")
         assert server.stop(30) == 0, server.log
     with serving(*options), connect(port) as client:
         wait_until(lambda: client.batches.retrieve(batch.id).status in ENDED, 120, "the end of the batch")

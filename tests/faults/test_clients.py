@@ -95,9 +95,9 @@ def test_a_client_that_never_reads_costs_bounded_memory_and_delays_no_other_clie
                 answered: list[bytes] = []
                 threads.start(flood, server, threads, is_deaf, answered)
                 if is_deaf:
-                    wait_until(lambda: "-result_memory" in server.log, 60, "the limit to be reached")
+                    wait_until(lambda: "-result_memory" in server.log, what="the limit to be reached")
                 else:
-                    wait_until(lambda answered=answered: len(answered) > 100, 60, "answers")  # type: ignore[misc]
+                    wait_until(lambda answered=answered: len(answered) > 100, what="answers")  # type: ignore[misc]
                 before = memory(server)["sink"]
                 seen = latencies(server)
                 assert memory(server)["sink"] < before + 2 * limit
@@ -114,7 +114,7 @@ def test_requests_of_a_disconnected_client_are_dropped() -> None:
         with Raw(server, b"leaves") as client:
             client.send([f"{SLOW} {i}" for i in range(10_000)])  # 40 minutes of work
             wait_until(lambda: observer.server_status["queue"]["sequences"] > 5000, what="the request to be taken in")
-        wait_until(lambda: observer.server_status["queue"]["requests"] == 0, 60, "its work to be dropped")
+        wait_until(lambda: observer.server_status["queue"]["requests"] == 0, what="its work to be dropped")
         assert "is disconnected; dropping its 1 requests" in server.log
         assert_true(observer.encode(texts(3)), texts(3))
 
@@ -127,7 +127,7 @@ def test_requests_of_a_call_that_ended_are_dropped(count: int) -> None:
         client.timeout = 500
         with pytest.raises(RequestTimeoutError):
             client.encode(slow)
-        wait_until(lambda: observer.server_status["queue"]["sequences"] == 0, 30, "the queue to be empty")
+        wait_until(lambda: observer.server_status["queue"]["sequences"] == 0, what="the queue to be empty")
         assert observer.server_status["queue"]["requests"] == 0
         client.timeout = 60_000
         assert_true(client.encode(texts(100)), texts(100))
@@ -135,7 +135,7 @@ def test_requests_of_a_call_that_ended_are_dropped(count: int) -> None:
         client.encode(slow, blocking=False)
         wait_until(lambda: observer.server_status["queue"]["sequences"] > 10, what="the request to be received")
         client.close()
-        wait_until(lambda: observer.server_status["queue"]["requests"] == 0, 30, "the work to be dropped")
+        wait_until(lambda: observer.server_status["queue"]["requests"] == 0, what="the work to be dropped")
         assert_true(observer.encode(texts(3)), texts(3))
 
 
@@ -169,7 +169,7 @@ def test_a_client_cancels_on_a_new_connection() -> None:
                 after.push.send_multipart([b"same", b"CANCEL", b"2", b"0", cancel])
                 return bool(observer.server_status["queue"]["requests"] == 0)
 
-            wait_until(is_cancelled, 30, "the server to notice the end of the first connection, and to cancel")
+            wait_until(is_cancelled, what="the server to notice the end of the first connection, and to cancel")
 
 
 def test_a_client_that_reconnects_in_time_receives_its_results() -> None:

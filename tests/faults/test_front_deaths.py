@@ -144,7 +144,7 @@ def test_fronts_that_end_freeze_and_return_cost_no_row(caplog: pytest.LogCapture
                 victim.process.wait(90)
                 fronts[place] = victim = started_again(victim)
             before = num_requests(victim)
-            wait_until(lambda before=before, victim=victim: num_requests(victim) > before + 10, 60, "its share")  # type: ignore[misc]
+            wait_until(lambda before=before, victim=victim: num_requests(victim) > before + 10, what="its share")  # type: ignore[misc]
             assert state_of(client, victim) == "connected"
     assert caplog.text.count("is lost") >= ROUNDS // 2
     assert "did not reply within 5 s" in caplog.text

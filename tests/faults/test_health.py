@@ -28,7 +28,7 @@ def http_server() -> Iterator[HttpServer]:
 
 
 def wait_readyz(server: HttpServer, status: int) -> None:
-    wait_until(lambda: server.call("/readyz").status == status, 60, f"/readyz to say {status}")
+    wait_until(lambda: server.call("/readyz").status == status, what=f"/readyz to say {status}")
 
 
 def state(client: BertClient) -> str:
@@ -48,9 +48,9 @@ def test_a_server_that_lost_its_only_worker_is_not_ready(http_server: HttpServer
                     server.child("worker-0").kill()
             return state(client) == "degraded" and http_server.call("/readyz").status == 503
 
-        wait_until(is_seen_away, 60, "the loss to be noticed")
+        wait_until(is_seen_away, what="the loss to be noticed")
         assert_true(client.encode(texts(3)), texts(3))
-        wait_until(lambda: state(client) == "ready", 60, "the worker to be back")
+        wait_until(lambda: state(client) == "ready", what="the worker to be back")
         wait_readyz(http_server, 200)
 
 
@@ -58,13 +58,13 @@ def test_a_suspended_worker_does_not_count_as_ready(http_server: HttpServer) -> 
     """Before the supervisor replaces it."""
     server = http_server.server
     with connect(server) as client:
+        wait_until(lambda: state(client) == "ready", what="the server to be ready")
         restarts = client.server_status["num_restarts"]
-        wait_until(lambda: state(client) == "ready", 60, "the server to be ready")
         with suspended(server.child("worker-0")):
-            wait_until(lambda: state(client) == "degraded", 60, "the worker to be missed")
+            wait_until(lambda: state(client) == "degraded", what="the worker to be missed")
             wait_readyz(http_server, 503)
             assert http_server.call("/healthz").status == 200
-        wait_until(lambda: state(client) == "ready", 60, "the worker to be heard of")
+        wait_until(lambda: state(client) == "ready", what="the worker to be heard of")
         wait_readyz(http_server, 200)
         assert client.server_status["num_restarts"] == restarts
 
@@ -72,10 +72,10 @@ def test_a_suspended_worker_does_not_count_as_ready(http_server: HttpServer) -> 
 def test_a_worker_whose_engine_always_fails_is_not_ready(http_server: HttpServer) -> None:
     server: Server = http_server.server
     with connect(server) as client:
-        wait_until(lambda: state(client) == "ready", 60, "the server to be ready")
+        wait_until(lambda: state(client) == "ready", what="the server to be ready")
         for _ in range(25):
             with pytest.raises(EncodingFailedError):
                 client.encode([f"hello {RAISE}"])
-        wait_until(lambda: state(client) == "degraded", 60, "the failures to be counted")
+        wait_until(lambda: state(client) == "degraded", what="the failures to be counted")
         assert_true(client.encode(texts(3)), texts(3))
-        wait_until(lambda: state(client) == "ready", 60, "word of the success")
+        wait_until(lambda: state(client) == "ready", what="word of the success")

@@ -138,7 +138,7 @@ def test_idle_connections_are_closed(server: Server) -> None:
             assert_true(late.encode(texts(3)), texts(3))
         for sock in idle:
             sock.close()
-        wait_until(lambda: sum(open_files(server).values()) <= before + 10, 60, "the descriptors to come back")
+        wait_until(lambda: sum(open_files(server).values()) <= before + 10, what="the descriptors to come back")
 
 
 def test_termination_from_another_machine_is_refused(server: Server) -> None:
@@ -210,7 +210,7 @@ def test_only_a_connection_that_subscribed_can_unsubscribe(server: Server) -> No
                 while last not in received:  # then the sink has read the frames before
                     received += stranger.recv(65536)
             raw.send(texts(2, number))
-            _, _, vectors = raw.receive(20)
+            _, _, vectors = raw.receive()
             assert vectors is not None
             assert_true(vectors, texts(2, number))
             assert_true(client.encode(texts(3, number)), texts(3, number))
@@ -280,6 +280,14 @@ def test_a_flood_of_subscriptions(server: Server, hostile: HostileSockets) -> No
 def test_tiny_subscriptions_of_one_connection_delay_no_new_client(server: Server) -> None:
     """A million of them stopped new clients for 12 s."""
     data = b"".join(subscription(number.to_bytes(3, "big")) for number in range(1_000_000))
+
+    def seconds_of_a_new_client() -> float:
+        started = time.monotonic()
+        with connect(server) as client:
+            assert_true(client.encode(texts(1)), texts(1))
+        return time.monotonic() - started
+
+    usual = max(seconds_of_a_new_client() for _ in range(5))  # long if the machine has other work
     with handshake(server.port_out, b"SUB") as sock:
         sock.settimeout(60)
         with ThreadGroup() as group:
@@ -292,8 +300,5 @@ def test_tiny_subscriptions_of_one_connection_delay_no_new_client(server: Server
             longest, is_last = 0.0, False
             while not is_last:
                 is_last = not group.is_busy()
-                started = time.monotonic()
-                with connect(server) as client:
-                    assert_true(client.encode(texts(1)), texts(1))
-                longest = max(longest, time.monotonic() - started)
-            assert longest < 5
+                longest = max(longest, seconds_of_a_new_client())
+            assert longest < 5 + 10 * usual

@@ -69,7 +69,7 @@ def test_a_message_of_many_frames_is_dropped(is_encrypted: bool, server: Front, 
         for port, kind in ((server.join_port, zmq.DEALER), (server.join_port_out, zmq.PUSH)):
             send_many_frames(port, kind, 50_000, keys if is_encrypted else None)
             line = f"to port {port}: a message of more than 4096 frames"
-            wait_until(lambda line=line: line in server.log, 10, server.log)  # type: ignore[misc]
+            wait_until(lambda line=line: line in server.log, what=server.log)  # type: ignore[misc]
         with connect(server) as client:
             assert client.server_status["num_restarts"] == 0
 
@@ -87,7 +87,7 @@ def test_unfinished_messages_of_tiny_frames_take_limited_memory(server: Front) -
                 sock.sendall(b"\x01\x00" * (MIB // 4))
                 sent += MIB // 2
                 time.sleep(0.1)  # 160 MB of frames a second
-        wait_until(lambda port=port: f"to port {port}: " in server.log, 10)  # type: ignore[misc]
+        wait_until(lambda port=port: f"to port {port}: " in server.log)  # type: ignore[misc]
         assert peak_memory(server.child(name).pid) < before + 1024 * MIB
     assert f"to port {server.join_port_out}: " in server.log
     assert "while frames of such messages take" in server.log
@@ -107,7 +107,7 @@ def test_a_message_without_an_end_is_cut() -> None:
                     sent += SIZE
                     time.sleep(SIZE / 20e6)  # 20 MB/s
             assert sent < MOST
-            wait_until(lambda port=port: f"to port {port}: " in server.log, 10)  # type: ignore[misc]
+            wait_until(lambda port=port: f"to port {port}: " in server.log)  # type: ignore[misc]
         server.machine("-engine", "zeros").wait_ready()
         server.wait_ready()
         closed = server.log.count("closed the connection")

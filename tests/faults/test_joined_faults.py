@@ -79,7 +79,7 @@ class Load:
             status.update(self.status())
             return status["queue"]["batches_in_flight"] == status["queue"]["requests"] == 0
 
-        wait_until(is_idle, 30, "no batch in flight")
+        wait_until(is_idle, what="no batch in flight")
         assert not any(worker["in_flight"] for worker in status["workers"])
         return status
 
@@ -161,7 +161,7 @@ def test_deaths_cost_no_request_of_any_of_two_models(victim: str) -> None:
                 status = client.server_status
                 return (status["state"], status["num_ready_worker"]) == expected
 
-            wait_until(is_whole, 60, "the workers that are left")
+            wait_until(is_whole, what="the workers that are left")
 
 
 def test_a_frozen_machine_is_lost_and_joins_again() -> None:
@@ -170,12 +170,12 @@ def test_a_frozen_machine_is_lost_and_joins_again() -> None:
         frozen = processes(machines[0])
         for process in frozen:
             process.suspend()
-        wait_until(lambda: "is lost" in server.log, 30)
+        wait_until(lambda: "is lost" in server.log)
         for process in frozen:
             process.resume()
         load.finish()
-        wait_until(lambda: load.status()["joined"]["num_joins"] == 3, 30)
-        wait_until(lambda: load.status()["num_ready_worker"] == 2, 30)
+        wait_until(lambda: load.status()["joined"]["num_joins"] == 3)
+        wait_until(lambda: load.status()["num_ready_worker"] == 2)
         with Load(server, b"again", 20) as again:
             again.finish()
 
@@ -193,7 +193,7 @@ def test_the_clock_of_a_machine_may_show_any_time() -> None:
         assert SLOW_SECONDS <= timings[0]["compute"] < 60
         with Load(server, b"load", 20) as load:
             # Longer than -join_timeout: without valid reports, the machine would be lost.
-            wait_until(lambda: load.status()["joined"]["machines"][0]["joined_seconds"] > 5, 30)
+            wait_until(lambda: load.status()["joined"]["machines"][0]["joined_seconds"] > 5)
             status = load.finish()
             assert [0 < each["last_batch_seconds"] < 60 for each in status["workers"]] == [True, True]
             assert status["joined"]["num_losses"] == 0

@@ -105,7 +105,7 @@ def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(widt
         assert client.encode(["hello"] * 10).shape[0] == 10
         assert client.server_status["num_restarts"] == 0
         # It hears of the last answer a moment after the client.
-        wait_until(lambda: client.server_status["queue"]["requests"] == 0, 30, "the queue to be empty")
+        wait_until(lambda: client.server_status["queue"]["requests"] == 0, what="the queue to be empty")
 
 
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_AS"), reason="limits on the memory of another process are Linux's")

@@ -40,9 +40,9 @@ def test_clients_continue_when_a_process_is_killed_repeatedly(role: str) -> None
         for index in range(len(rounds)):
             threads.start(load, index)
         for kill in range(3):
-            wait_until(lambda kill=kill: sum(rounds) > 10 * (kill + 1) or not threads.is_busy(), 60, "answers")  # type: ignore[misc]
+            wait_until(lambda kill=kill: sum(rounds) > 10 * (kill + 1) or not threads.is_busy(), what="answers")  # type: ignore[misc]
             server.child(role).kill()
-            wait_until(lambda kill=kill: is_whole(observer, kill + 1), 60, "all processes to be up")  # type: ignore[misc]
+            wait_until(lambda kill=kill: is_whole(observer, kill + 1), what="all processes to be up")  # type: ignore[misc]
         threads.join(120)
         assert rounds == [12] * len(rounds)
         assert server.log.count(f"{role} ended") == 3
@@ -59,14 +59,14 @@ def test_no_request_hangs_when_the_sink_of_fast_workers_is_killed() -> None:
                     threads.start(client.encode, sentences)
                 time.sleep(0.03 + 0.02 * kill)
                 server.child("sink").kill()
-                threads.join(20)
-            wait_until(lambda kill=kill: is_whole(client, kill + 1), 20, "a new sink")  # type: ignore[misc]
+                threads.join(60)
+            wait_until(lambda kill=kill: is_whole(client, kill + 1), what="a new sink")  # type: ignore[misc]
 
         def is_idle() -> bool:
             queue = client.server_status["queue"]
             return (queue["requests"], queue["batches_in_flight"]) == (0, 0)
 
-        wait_until(is_idle, 20, "an empty queue")
+        wait_until(is_idle, what="an empty queue")
 
 
 def test_all_processes_are_killed_at_once() -> None:
@@ -83,11 +83,11 @@ def test_all_processes_are_killed_at_once() -> None:
         for index in range(4):
             threads.start(load, index)
         for kill in range(2):
-            wait_until(lambda kill=kill: len(done) > 5 * (kill + 1), 60, "answers")  # type: ignore[misc]
+            wait_until(lambda kill=kill: len(done) > 5 * (kill + 1), what="answers")  # type: ignore[misc]
             for role in ROLES:
                 server.child(role).kill()
             deaths = len(ROLES) * (kill + 1)
-            wait_until(lambda deaths=deaths: is_whole(observer, deaths), 60, "all processes to be up")  # type: ignore[misc]
+            wait_until(lambda deaths=deaths: is_whole(observer, deaths), what="all processes to be up")  # type: ignore[misc]
         threads.join(60)
         assert len(done) == 32
 
@@ -116,7 +116,9 @@ def test_workers_that_die_while_a_new_ventilator_starts_cost_no_request() -> Non
             server.child("ventilator").kill()
             time.sleep(0.08 * kill)  # the new ventilator connects within this range
             worker.kill()
-            wait_until(lambda kill=kill: is_whole(observer, 2 * kill + 2) or not threads.is_busy(), 60, "all processes")  # type: ignore[misc]
+            wait_until(
+                lambda kill=kill: is_whole(observer, 2 * kill + 2) or not threads.is_busy(), what="all processes"
+            )  # type: ignore[misc]
         threads.stopped.set()
         threads.join(60)
 
@@ -125,7 +127,7 @@ def test_workers_that_die_while_a_new_ventilator_starts_cost_no_request() -> Non
             in_flight = [worker["in_flight"] for worker in status["workers"]]
             return status["queue"]["batches_in_flight"] == status["queue"]["requests"] == 0 and in_flight == [0, 0]
 
-        wait_until(is_idle, 20, "an empty queue and two idle workers")
+        wait_until(is_idle, what="an empty queue and two idle workers")
 
 
 @pytest.mark.parametrize("role", ["sink", "ventilator"])
@@ -134,7 +136,7 @@ def test_a_client_of_version_1_10_works_again_on_its_next_request(role: str) -> 
         sent = {client.send(texts(3)): texts(3)}
         assert client.receive()[2] is not None
         server.child(role).kill()
-        wait_until(lambda: is_whole(observer), 60, "the process to be up")
+        wait_until(lambda: is_whole(observer), what="the process to be up")
         # Its sockets connect again by themselves; what it sends before that is lost, as in 1.10.
         answered: set[bytes] = set()
 
@@ -150,7 +152,7 @@ def test_a_client_of_version_1_10_works_again_on_its_next_request(role: str) -> 
                     answered.add(request_id)
             return bool(answered)
 
-        wait_until(is_answered, 60, "an answer")
+        wait_until(is_answered, what="an answer")
 
 
 def test_an_unfinished_request_is_answered_once_by_a_new_sink() -> None:
@@ -208,7 +210,7 @@ def test_a_server_continues_after_all_its_processes_were_suspended() -> None:
         while time.monotonic() < until:  # the supervisor ignores the gap; later heartbeats arrive
             assert_true(client.encode(texts(5)), texts(5))
             assert client.server_status["num_restarts"] == 0
-        wait_until(lambda: is_whole(client, 0), 60, "the server to be ready")
+        wait_until(lambda: is_whole(client, 0), what="the server to be ready")
 
 
 def test_file_descriptors_do_not_grow_with_restarts() -> None:
@@ -221,6 +223,6 @@ def test_file_descriptors_do_not_grow_with_restarts() -> None:
                 server.child(role).kill()
             assert_true(client.encode(texts(5)), texts(5))
             deaths = len(ROLES) * (kill + 1)
-            wait_until(lambda deaths=deaths: is_whole(client, deaths), 60, "all processes to be up")  # type: ignore[misc]
+            wait_until(lambda deaths=deaths: is_whole(client, deaths), what="all processes to be up")  # type: ignore[misc]
         # Sockets of its last partners may take a moment to close.
-        wait_until(lambda: open_files(server)[supervisor] <= before, 30, "the descriptors to come back")
+        wait_until(lambda: open_files(server)[supervisor] <= before, what="the descriptors to come back")

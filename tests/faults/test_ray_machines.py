@@ -66,8 +66,8 @@ def test_a_node_is_killed_under_load_and_another_one_is_added(cluster: RayCluste
     with front_and_command(cluster, "-min", "2", count=2) as (server, command), Load(server, b"load", 400) as load:
         load.receive(10)
         cluster.kill_node(cluster.nodes[-1])
-        wait_until(lambda: "Ray starts it again" in command.log, 60)
-        wait_until(lambda: "1 of 2 machines are ready" in command.log, 60)
+        wait_until(lambda: "Ray starts it again" in command.log)
+        wait_until(lambda: "1 of 2 machines are ready" in command.log)
         cluster.nodes.append(cluster.add_node())
         load.finish()
         command.wait_ready(count=2)
@@ -88,10 +88,10 @@ def test_machines_come_and_go_with_the_load(cluster: RayCluster) -> None:
             command.wait_ready(count=2)
             load.finish()
             with Load(server, b"less", 2000) as less:  # while some drain
-                wait_until(lambda: "drains" in command.log or less.receive(1), 60)  # type: ignore[func-returns-value]
+                wait_until(lambda: "drains" in command.log or less.receive(1))  # type: ignore[func-returns-value]
                 less.finish()
             wait_until(lambda: "0 of 0 machines" in command.log.split("2 of 2 machines")[-1], 120)
-            wait_until(lambda: load.status()["joined"]["machines"] == [], 60, "the last machine to leave")
+            wait_until(lambda: load.status()["joined"]["machines"] == [], what="the last machine to leave")
             assert load.status()["joined"]["num_losses"] == 0
         assert "requeuing" not in server.log
         assert command.stop() == 0

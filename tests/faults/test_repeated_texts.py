@@ -59,7 +59,7 @@ def grown(server: Server, before: dict[str, Any], **numbers: int) -> None:
         return found == numbers
 
     with contextlib.suppress(AssertionError):
-        wait_until(has_grown, 20)
+        wait_until(has_grown)
     assert found == numbers
 
 

@@ -100,7 +100,7 @@ def test_large_requests_start_one_after_the_other_and_survive_the_end_of_the_sin
             sink = server.child("sink")
             sink.kill()
             wait_until(lambda sink=sink: not sink.is_running() or sink.status() == "zombie")  # type: ignore[misc]
-            wait_until(lambda: client.server_status["state"] == "ready", 60, "a new sink")
+            wait_until(lambda: client.server_status["state"] == "ready", what="a new sink")
         threads.join(150)
         wait_until(lambda: results(client)["reserved"] == 0, what="no reservation")
         wait_until(lambda: results(client)["waiting_requests"] == 0, what="no request that waits")

@@ -40,7 +40,7 @@ def test_new_work_is_refused_with_a_reason_while_old_work_is_finished() -> None:
             _, info, _ = late.receive()
             assert info["error"]["type"] == "draining"  # type: ignore[index]
             with (
-                connect(server, connect_timeout=3000, ignore_all_checks=True) as new,
+                connect(server, ignore_all_checks=True) as new,
                 pytest.raises(DrainingError, match="stopping and takes no new requests"),
             ):
                 new.encode(["hello"])
@@ -130,7 +130,7 @@ def test_hangup_replaces_the_workers_without_a_failed_request(workers: int) -> N
                 new = [worker for worker in facts["workers"] if worker["name"].endswith(".2")]
                 return facts["state"] == "ready" and len(new) == len(facts["workers"]) == workers
 
-            wait_until(is_new, 60, "new workers")
+            wait_until(is_new, what="new workers")
             assert observer.server_status["num_restarts"] == 0
         threads.stopped.set()
         threads.join(60)
@@ -143,7 +143,7 @@ def test_hangup_while_a_worker_is_being_replaced_by_force() -> None:
         client.encode(texts(10))
         server.child("worker-1").kill()
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "draining worker-1" in server.log, 60, "the last worker to be replaced")
+        wait_until(lambda: "draining worker-1" in server.log, what="the last worker to be replaced")
         wait_until(lambda: client.server_status["state"] == "ready", what="all workers to be back")
         assert_true(client.encode(texts(10)), texts(10))
 

@@ -178,10 +178,10 @@ def test_a_pause_of_minutes_costs_neither_results_nor_the_connections_of_a_full_
         with suspended(server.child("worker-0")):
             for _ in range(count):
                 short.send([""])
-            wait_until(lambda: is_full(server, memory_limit), 60, "a full server")
+            wait_until(lambda: is_full(server, memory_limit), what="a full server")
             threads.start(lambda: assert_true(client.encode(texts(20)), texts(20)))
             time.sleep(170)
-            wait_until(lambda: is_full(server, memory_limit), 30, "the server to be full still")
+            wait_until(lambda: is_full(server, memory_limit), what="the server to be full still")
         for number in range(1, 121):
             request_id, info, vectors = reader.receive()
             assert request_id == b"%d" % number

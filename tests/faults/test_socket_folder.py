@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fault_helpers import connect
-from servers import Server, free_ports, serving, wait_until
+from servers import Server, free_ports, serving, wait_replaced, wait_until
 
 SOCKETS = {"dispatch", "results", "channel", "control"}
 
@@ -38,8 +38,7 @@ def check_that_each_process_is_replaced(server: Server) -> None:
             server.child(name).kill()
             wait_until(lambda: f"{name} ended" in server.log, what=f"the end of {name}")  # noqa: B023
             assert client.encode(["hello world"]).shape == (1, 32)
-            wait_until(lambda: client.server_status["state"] == "ready", what="the server to be whole")
-            assert client.server_status["num_restarts"] == count
+            wait_replaced(client, count)
 
 
 @pytest.mark.parametrize("what", ["folder", "files", "root"])
@@ -54,7 +53,7 @@ def test_a_removed_socket_folder_is_repaired(what: str, root_folder: Path) -> No
                 (folder / name).unlink()
         else:
             shutil.rmtree(folder if what == "folder" else root)
-        wait_until(lambda: is_whole(root), 30, "the sockets to be there again")
+        wait_until(lambda: is_whole(root), what="the sockets to be there again")
         assert socket_folder(root) == folder
         assert folder.stat().st_mode & 0o777 == 0o700
         check_that_each_process_is_replaced(server)
@@ -70,7 +69,7 @@ def test_a_process_that_ends_together_with_the_folder_is_replaced(root_folder: P
         for name in ("ventilator", "sink", "worker-0"):
             server.child(name).kill()
         assert client.encode(["hello world"]).shape == (1, 32)
-        wait_until(lambda: is_whole(root_folder), 30, "the sockets to be there again")
+        wait_until(lambda: is_whole(root_folder), what="the sockets to be there again")
 
 
 def test_a_folder_that_cannot_be_created_again_is_reported(root_folder: Path) -> None:
@@ -84,7 +83,7 @@ def test_a_folder_that_cannot_be_created_again_is_reported(root_folder: Path) ->
         wait_until(lambda: "cannot be created again" in server.log, what="the report")
         assert client.encode(["hello world"]).shape == (1, 32)
         folder.unlink()
-        wait_until(lambda: is_whole(root_folder), 30, "the sockets to be there again")
+        wait_until(lambda: is_whole(root_folder), what="the sockets to be there again")
         server.child("worker-0").kill()
         assert client.encode(["hello world"]).shape == (1, 32)
 
@@ -95,4 +94,4 @@ def test_old_files_are_touched(root_folder: Path) -> None:
         paths = [*(folder / name for name in SOCKETS), folder]
         for path in paths:
             os.utime(path, (1, 1))
-        wait_until(lambda: all(path.stat().st_mtime > 1 for path in paths), 30, "new times")
+        wait_until(lambda: all(path.stat().st_mtime > 1 for path in paths), what="new times")

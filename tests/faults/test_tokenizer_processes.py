@@ -189,7 +189,7 @@ def test_no_request_is_lost_when_tokenizers_are_killed(parallel: tuple[Server, i
         for index in range(4):
             threads.start(load, index)
         for kill in range(3):
-            wait_until(lambda kill=kill: len(done) > 40 * (kill + 1) or not threads.is_busy(), 60, "answers")  # type: ignore[misc]
+            wait_until(lambda kill=kill: len(done) > 40 * (kill + 1) or not threads.is_busy(), what="answers")  # type: ignore[misc]
             for name in TOKENIZERS[: kill + 1]:
                 server.child(name).kill()
             deaths = before + (1, 3, 5)[kill]
@@ -199,9 +199,9 @@ def test_no_request_is_lost_when_tokenizers_are_killed(parallel: tuple[Server, i
                 known = (status["state"], status["num_restarts"], len(status["tokenizers"]))
                 return known == ("ready", deaths, 2)
 
-            wait_until(is_whole, 60, "both processes to be up")
+            wait_until(is_whole, what="both processes to be up")
         seen = len(done)
-        wait_until(lambda: len(done) > seen + 20 or not threads.is_busy(), 60, "answers")
+        wait_until(lambda: len(done) > seen + 20 or not threads.is_busy(), what="answers")
         threads.stopped.set()
         threads.join(60)
         wait_until(lambda: queue(observer)["requests"] == 0, what="an empty queue")
@@ -296,7 +296,7 @@ def test_requests_survive_the_death_of_another_process(role: str) -> None:
 
         threads.start(load)
         for kill in range(3):
-            wait_until(lambda kill=kill: len(done) > 10 * (kill + 1) or not threads.is_busy(), 60, "answers")  # type: ignore[misc]
+            wait_until(lambda kill=kill: len(done) > 10 * (kill + 1) or not threads.is_busy(), what="answers")  # type: ignore[misc]
             server.child(role).kill()
             wait_until(
                 lambda kill=kill: (

@@ -199,7 +199,7 @@ def test_a_worker_killed_every_second_under_load() -> None:
         for index in range(16):
             threads.start(load, index)
         while threads.is_busy():
-            wait_until(is_time_to_kill, 60, "both workers")
+            wait_until(is_time_to_kill, what="both workers")
             if threads.is_busy():
                 server.child(f"worker-{kills % 2}").kill()
                 kills += 1

@@ -88,5 +88,5 @@ def test_every_kind_of_call_works_and_lets_others_run(library: str, patch: str, 
     with run_fake_server(hold=True) as silent:
         ports = [fake_server.port, fake_server.port_out, silent.port, silent.port_out, 1]
         command = [sys.executable, "-W", "ignore", "-c", PROGRAM.format(patch=patch), *map(str, ports)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == (EXPECTED, 0), done.stderr

@@ -91,8 +91,8 @@ class Sink:
         connection_limit = ConnectionLimit(self.config.port_out, self.log)
         for sock in (self.control, self.ventilator, *self.receiver.sockets, self.publisher):
             poller.register(sock, zmq.POLLIN)
+        self.log.info("ready")  # before the report, so that the log of a server that is ready is complete
         self.control.send_multipart([READY, b"{}"])
-        self.log.info("ready")
         next_expiry, retry_ms, full_collections = self.clock() + 1, 1, FullCollections()
         while not self.stopped:
             self.process.mark_progress()

@@ -37,8 +37,8 @@ def run(process: ProcessContext) -> None:
     connect_bound(front, process.addresses.dispatch)
     front.send(REGISTER_TOKENIZER)
     process.log_steps("sockets and files")
-    control.send_multipart([READY, b"{}"])
     process.log.info("ready")
+    control.send_multipart([READY, b"{}"])
     process.start_heartbeat()
     next_register_at = time.monotonic() + _REGISTER_SECONDS
     pieces: deque[TaskMessage] = deque()

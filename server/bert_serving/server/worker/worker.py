@@ -73,8 +73,8 @@ def run(process: ProcessContext) -> None:
     registration = json.dumps(info).encode()
     front.register(registration)
     process.log_steps("connection")
-    control.send_multipart([READY, registration])
     process.log.info("ready and listening!")
+    control.send_multipart([READY, registration])
 
     poller = front.poller(control)
     started = StartedBatches(process, front, encoder, token_level)
