@@ -30,7 +30,7 @@ class Peer:
 
     Attributes:
         environment: environment of its packages, see ``install.py``.
-        how: ``served``, ``in process`` or ``loop``.
+        how: ``served``, ``in process``, ``loop``, or ``limit``: a part of the work that each program must do.
         driver: script in ``drivers`` and its arguments; ``{port}`` is replaced, the path of the texts is appended.
         server: command of its server; None if the driver computes.
         ready: log line of a server that is ready.
@@ -115,12 +115,20 @@ def _of_model(hf: str, tf1: str | None, features: frozenset[str] | None, max_seq
     for dtype, engine in ours:
         driver = ("engine_loop.py", hf, engine, dtype, str(max_seq_len))
         yield Peer("this, engine alone", OURS, "loop", dtype, driver, backend=engine_name(engine, dtype, features, hf))
+    yield from limits(hf, "mean", max_seq_len)
     for dtype, engine in ours:
         yield bert_server(
             "this", OURS, dtype, max_seq_len,
             (sys.executable, "-m", "bert_serving.server", "-model_dir", hf, "-engine", engine, "-dtype", dtype,
              *VECTORS), 1.0, engine_name(engine, dtype, features, hf),
         )  # fmt: skip
+
+
+def limits(hf: str, pooling: str, max_seq_len: int) -> Iterator[Peer]:
+    """Yields the matrix products of a model alone; ``pooling`` is that of ``drivers/products.py``."""
+    for dtype, library in (("fp32", "onnx"), ("fp32", "torch"), ("bf16", "torch"), ("int8", "onnx")):
+        driver = ("products.py", hf, library, dtype, str(max_seq_len), pooling)
+        yield Peer("matrix products alone", OURS, "limit", dtype, driver, backend=library)
 
 
 def _others(hf: str, max_seq_len: int) -> Iterator[Peer]:

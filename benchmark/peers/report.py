@@ -62,13 +62,13 @@ def fastest(results: list[Result], load: str, **wanted: Any) -> Result | None:
 
 
 def least_processor_time(results: list[Result], load: str, full: bool, is_ours: bool) -> Result | None:
-    """Returns the result with the least processor time for each text, of systems that are no bare loops."""
+    """Returns the result with the least processor time for each text, of servers and of libraries in a process."""
     able = [
         result
         for result in results
         if result.processor_ms.get(load)
         and (result.peer.is_ours, result.peer.is_full_precision) == (is_ours, full)
-        and result.peer.how != "loop"
+        and result.peer.how in ("served", "in process")
     ]
     return min(able, key=lambda result: statistics.median(result.processor_ms[load]), default=None)
 
@@ -151,7 +151,12 @@ def summary(results: list[Result]) -> str:
                 mine, other = ((one, statistics.median(one.processor_ms[load])) for one in best if one)
                 label = f"processor time of {other[0].peer.label} / this"
                 add(f"{text}, {NAMES[load]}: {label}", other[1] / max(mine[1], 1e-9))
+        limit = fastest(results, "bulk", how="limit", is_full_precision=full)
+        served = fastest(results, "bulk", is_ours=False, how="served", is_full_precision=full)
         own = ours["bulk"]
+        for other, name in ((own, "this"), (served, "fastest other served")):
+            if limit and other:
+                add(f"{text}, bulk: matrix products alone / {name}", times_faster(limit, other, "bulk"))
         if own and own.seconds.get("many"):
             add(f"{text}: this, 32 clients / bulk", times_faster(own, own, "many", "bulk"))
     for result in results:

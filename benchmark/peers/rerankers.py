@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from peers import OURS, Peer, bert_server, engine_name, infinity, sentence_transformers
+from peers import OURS, Peer, bert_server, engine_name, infinity, limits, sentence_transformers
 
 
 def of_reranker(hf: str, features: frozenset[str] | None = None) -> Iterator[Peer]:
@@ -18,6 +18,8 @@ def of_reranker(hf: str, features: frozenset[str] | None = None) -> Iterator[Pee
         yield replace(infinity(hf, dtype, "torch", "--dtype", word), **ranks)
     for dtype in ("fp32", "int8"):
         yield replace(infinity(f"{{optimum}}/{dtype}", dtype, "optimum"), **ranks)
+    for peer in limits(hf, "cls", 512):
+        yield replace(peer, max_seq_len=512)
     for dtype, engine in (("fp32", "auto"), ("bf16", "auto"), ("int8", "onnx")):
         start = (
             sys.executable, "-m", "bert_serving.server", "-model_dir", hf, "-engine", engine, "-dtype", dtype,

@@ -7,7 +7,8 @@ and writes the models there; ``--setup`` does only this. All systems are started
 must match those of the first: cosine at least 0.999 in fp32, 0.99 in bf16, 0.8 in int8. The systems are then measured
 alternately, so that a drift of the machine affects all. Loads: one request of all texts; one text at a time; 32 clients
 with one text at a time each; requests of 16 texts. The slowest systems get fewer texts, and the table reports the
-numbers. Scores of cross-encoders are compared by their correlation.
+numbers. Scores of cross-encoders are compared by their correlation. Rows named "matrix products alone" compute only the
+products of the dense layers: no program that uses these libraries is faster.
 Writes a Markdown table, and JSON with every round. The table gives the reason if a peer cannot be installed or started,
 fails, or computes different vectors. No further round starts after ``--minutes``.
 """
@@ -135,6 +136,8 @@ def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int
     """
     vectors: dict[int, dict[int, np.ndarray]] = {}
     for result, running_peer in running:
+        if result.peer.how == "limit":
+            continue
         asked = [index for index, length in lengths.items() if length <= result.peer.max_seq_len]
         try:
             rows = running_peer.request("vectors", asked)
@@ -146,7 +149,7 @@ def compare_vectors(running: list[tuple[Result, RunningPeer]], lengths: dict[int
         else:
             shape = f"{len(rows)} rows of {sorted({len(row) for row in rows})} values"
             mark_failed(result, running_peer, f"it returned {shape} for {len(asked)} sentences, so it is not timed")
-    answered = [(result, running_peer) for result, running_peer in running if not result.failure]
+    answered = [(result, running_peer) for result, running_peer in running if id(result) in vectors]
     full = [result for result, _ in answered if result.peer.is_full_precision and result.peer.max_seq_len >= 128]
     if not full:
         return

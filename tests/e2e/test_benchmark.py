@@ -193,17 +193,20 @@ def script(folder: Path, name: str, *flags: str) -> str:
 
 @pytest.mark.slow
 def test_the_comparison_with_peers_runs(tmp_path: Path) -> None:
-    """Runs only the peers that need no installation: the server of this project and its engine."""
-    words = ["this served fp32", "this, engine alone loop fp32"]
+    """Runs only the rows that need no installation: the server of this project, its engine, and its products."""
+    words = ["this served fp32", "this, engine alone loop fp32", "products alone limit fp32 onnx"]
     out, systems = compare_peers(tmp_path, "minilm", words)
-    assert [(one["system"], one["how"]) for one in systems] == [("this, engine alone", "loop"), ("this", "served")]
+    rows = [("this, engine alone", "loop"), ("matrix products alone", "limit"), ("this", "served")]
+    assert [(one["system"], one["how"]) for one in systems] == rows
     assert "- fp32, bulk: this / its engine alone: " in out
+    assert "- fp32, bulk: matrix products alone / this: " in out
 
 
 @pytest.mark.minutes
 def test_the_comparison_of_rerankers_runs(tmp_path: Path) -> None:
-    _, systems = compare_peers(tmp_path, "reranker", ["this served fp32", "this, HTTP"])
-    assert [(one["system"], one["how"]) for one in systems] == [("this", "served"), ("this, HTTP", "served")]
+    _, systems = compare_peers(tmp_path, "reranker", ["products alone limit fp32", "this served fp32", "this, HTTP"])
+    names = ["matrix products alone", "matrix products alone", "this", "this, HTTP"]
+    assert [one["system"] for one in systems] == names
 
 
 def compare_peers(folder: Path, model: str, words: list[str]) -> tuple[str, list[dict[str, Any]]]:
@@ -214,7 +217,7 @@ def compare_peers(folder: Path, model: str, words: list[str]) -> tuple[str, list
     ]
     for one in systems:
         assert one["dtype"] == "fp32"
-        assert one["worst_cosine"] > 0.999
+        assert one["how"] == "limit" or one["worst_cosine"] > 0.999
         loads = ("bulk", "single", "groups") + (("many",) if one["how"] == "served" else ())
         assert min(one[load] for load in loads) > 0
         assert one["memory_mib"] > 50

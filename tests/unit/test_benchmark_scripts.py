@@ -246,6 +246,11 @@ def test_faster_systems_are_named() -> None:
     assert report.not_ahead([*ours, alone, slow]) == []
     assert "- Where this is not ahead: nowhere." in report.summary([*ours, alone, slow])
     fast = result("fast", "fp32", "loop", "x", 1.6)
+    limit = result("matrix products alone", "fp32", "limit", "this", 1.5)
+    assert report.not_ahead([*ours, alone, slow, limit]) == []
+    lines = report.summary([*ours, slow, limit])
+    assert "- fp32, bulk: matrix products alone / this: 1.33\n" in lines
+    assert "- fp32, bulk: matrix products alone / fastest other served: 2.00\n" in lines
     assert report.not_ahead([*ours, slow, fast]) == [
         "bulk, fast loop in fp32 (0.80)",
         "requests of 16, fast loop in fp32 (0.80)",
@@ -296,6 +301,7 @@ def test_rows_of_rerankers_differ() -> None:
         "infinity-emb",
         "this",
         "this,",
+        "matrix",
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.layout import (
     MASKED,
     PADDING,
+    Layout,
     attention_mask,
     make_layout,
     make_padded_layout,
@@ -49,6 +52,19 @@ def test_bias_of_a_fully_masked_sequence_is_zero() -> None:
     layout = make_layout(Batch(tokens, tokens * 0, mask, np.array([2, 3], np.int32)))
     assert layout.bias.tolist() == [[0, 0, PADDING], [MASKED, 0, MASKED]]
     assert attention_mask(layout).tolist() == [[True, True, False], [False, True, False]]
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=40))
+def test_one_sequence_has_the_layout_that_it_has_beside_an_equal_one(mask: list[int]) -> None:
+    """One sequence without padding takes a shorter way."""
+    ids, length = np.arange(len(mask), dtype=np.int32), np.array([len(mask)], np.int32)
+    one = Batch(ids, ids % 2, np.array(mask, np.int32), length)
+    two = make_layout(Batch(*(np.tile(values, 2) for values in (one.input_ids, one.type_ids, one.mask, length))))
+    layout = make_layout(one)
+    for field in fields(Layout):
+        values, expected = getattr(layout, field.name), getattr(two, field.name)
+        assert values.dtype == expected.dtype
+        assert np.array_equal(values, expected[: len(values)]), field.name
 
 
 @given(lengths_lists)

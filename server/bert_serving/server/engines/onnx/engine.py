@@ -145,6 +145,7 @@ class OnnxEngine:
             folder = cache.find("onnx", cache_key)
         threads = device.threads or num_cores()
         self._spec = spec
+        self._multiple = GRID_MULTIPLE if spec.deterministic else 1
         self._threads = threads
         with ThreadPoolExecutor(2) as pool:
             opened = pool.map(partial(_open, f"{folder}/{_MODEL}"), (threads, 1) if threads > 1 else (1,))
@@ -166,12 +167,14 @@ class OnnxEngine:
         if self._all_threads_session is None:
             raise EngineError("the engine is closed")
         check_batch(batch, self._spec)
+        if batch.num_sequences == 1:  # nothing to group or to share
+            return _run(self._all_threads_session, output, self._multiple, batch)
         single_thread = partial(self._encode, gives_tokens, output, self._single_thread_session, 1)
         all_threads = partial(self._encode, gives_tokens, output, self._all_threads_session, self._threads)
         return self._thread_pool.encode(batch, gives_tokens, single_thread, all_threads)
 
     def _encode(self, gives_tokens: bool, output: int, session: Any, threads: int, batch: Batch) -> np.ndarray:
-        multiple = GRID_MULTIPLE if self._spec.deterministic else 1
+        multiple = self._multiple
         long, others = split_long(batch)
         groups = [group[part] for group in long for part in split_batch(batch.lengths[group], MAX_GRID)]
         if len(others):
