@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from bert_serving.server.benchmark.cli import main as benchmark
 from bert_serving.server.cli.check import check
 from bert_serving.server.config.command_line import get_args_parser
 from bert_serving.server.config.models import ABOUT_MODELS, further_models, public_name
@@ -144,3 +145,8 @@ def test_check_describes_and_refuses_each_model(tmp_path: Path, capsys: pytest.C
     assert any("layer -1" in line for line in lines)
     assert check(read("-model_dir", str(TINY), "-engine", "zeros", "-model", f"b={tmp_path / 'missing'}")) == 3
     assert "refused: -model b: " in capsys.readouterr().err
+
+
+def test_the_benchmark_refuses_several_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark(["-model", f"a={TINY}", "-model", f"b={TINY}"]) == 2
+    assert f"-model b={TINY}: this command measures one model" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..config.server_config import ServerConfig
-from ..errors import ServingError
+from ..errors import ConfigError, ServingError
 from ..model.config import ModelConfig
 from ..model.errors import ModelError
 from . import experiments, plot
@@ -46,8 +46,13 @@ def make_plan(args: argparse.Namespace, config: ServerConfig, command: str) -> P
     """Returns the measurement plan of a parsed command line.
 
     Raises:
-        OSError, ValueError: a text file cannot be used.
+        OSError, ValueError: a text file cannot be used, or there are several models.
     """
+    if config.model:
+        raise ConfigError(
+            f"-model {config.model[0]}: this command measures one model, without others beside it: name its folder "
+            "with -model_dir and its options with flags, and measure the others in further runs"
+        )
     warm_up = min(WARM_UP, args.num_repeat - 1)
     repeats = Repeats(args.num_repeat - warm_up, warm_up, args.min_seconds, args.max_seconds)
     source = SentenceSource.from_files(args.texts, args.client_vocab_file, args.seed)
