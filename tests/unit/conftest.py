@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bert_serving.client import BertClient
 from dispatcher_harness import DispatcherHarness
 from fake_server import FakeServer, run_fake_server
+
+if TYPE_CHECKING:
+    from torch_engines import Make
 
 
 @pytest.fixture
@@ -40,6 +44,20 @@ def pool() -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(max_workers=16)
     yield pool
     pool.shutdown(wait=False, cancel_futures=True)  # a hanging call must not delay later tests
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache of prepared models for the engine torch."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def make(cache_dir: str) -> Make:
+    """Makes engines of PyTorch with this cache."""
+    from torch_engines import engine_maker  # needs PyTorch, which other tests do without
+
+    return engine_maker(cache_dir)
 
 
 @pytest.fixture

@@ -34,17 +34,7 @@ from bert_serving.server.model.weights import load_weights
 from model_folders import TINY
 from oracle import MODEL, gelu, gelu_new, pack, reference, sequences
 from poolings import ENGINE_POOLINGS
-from torch_engines import ONEDNN, Make, by_definition, engine_maker
-
-
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def make(cache_dir: str) -> Make:
-    return engine_maker(cache_dir)
+from torch_engines import ONEDNN, Make, by_definition
 
 
 @pytest.fixture

@@ -30,17 +30,7 @@ from bert_serving.server.engines.torch import encoder as torch_encoder
 from bert_serving.server.engines.torch import engine as engine_module
 from oracle import MODEL, pack, sequences
 from poolings import ENGINE_POOLINGS
-from torch_engines import CPU, ONEDNN, Make, by_definition, engine_maker, is_private, make_weights
-
-
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def make(cache_dir: str) -> Make:
-    return engine_maker(cache_dir)
+from torch_engines import CPU, ONEDNN, Make, by_definition, is_private, make_weights
 
 
 @pytest.fixture
