@@ -36,8 +36,8 @@ from .requests import (
     row_options,
     server_options,
 )
-from .text_parts import PartRows, part_rows
-from .vector_files import Checkpoint, checkpoint_files, open_vector_file
+from .text_parts import part_rows
+from .vector_files import Checkpoint, VectorRows, checkpoint_files, open_vector_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,10 +95,10 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
             chunks = corpus.chunks(args.batch_size)
             for chunk, response in encoded(client, chunks, args.is_tokenized, options, _print_error):
                 if args.long in ROW_MODES:
-                    output.append(*_parts(chunk, response, probe))
+                    output.append(_parts(chunk, response, probe))
                 else:
                     columns = columns_of(None if response is None else response.outputs, args.outputs, chunk.texts)
-                    output.append(chunk, *_aligned(chunk, response, probe), None, columns)
+                    output.append(VectorRows(chunk, *_aligned(chunk, response, probe), columns=columns))
                 lines = chunk.end.lines - checkpoint.input.lines
                 checkpoint = replace(checkpoint, input=chunk.end, rows=output.rows, output_bytes=output.sync())
                 if sidecar:
@@ -137,7 +137,7 @@ def _aligned(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[
     return vectors, [next(tokens) if text else [] for text in chunk.texts] if response.tokens else ""
 
 
-def _parts(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[Chunk, FloatArray, Any, PartRows]:
+def _parts(chunk: Chunk, response: Response | None, row: FloatArray) -> VectorRows:
     """Returns the lines, vectors, tokens and offsets of all parts of the texts of a chunk."""
     vectors, parts = (None, None) if response is None else (response.embedding, response.parts)
     rows = part_rows(chunk.texts, vectors, parts, row)
@@ -146,7 +146,8 @@ def _parts(chunk: Chunk, response: Response | None, row: FloatArray) -> tuple[Ch
         following = iter(response.tokens)
         tokens = [next(following) if text else [] for text in rows.texts]
     texts = [text or "" for text in rows.texts]
-    return Chunk(texts, [chunk.numbers[source] for source in rows.sources], chunk.end), rows.vectors, tokens, rows
+    lines = Chunk(texts, [chunk.numbers[source] for source in rows.sources], chunk.end)
+    return VectorRows(lines, rows.vectors, tokens, rows)
 
 
 def _require_other_file(args: argparse.Namespace) -> None:

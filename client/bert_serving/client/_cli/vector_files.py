@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -114,19 +114,30 @@ def checkpoint_files(output: str) -> tuple[str, str]:
     return f"{output}.progress", f"{output}.progress.new"
 
 
+class VectorRows(NamedTuple):
+    """Rows of an output.
+
+    Attributes:
+        chunk: the lines of the rows.
+        vectors: array ``[n, ...]``.
+        tokens: the tokens of each row; ``""`` if the server does not show them.
+        parts: of rows that are parts of texts, their offsets.
+        columns: other outputs than dense vectors.
+    """
+
+    chunk: Chunk
+    vectors: FloatArray
+    tokens: Any
+    parts: PartRows | None = None
+    columns: OutputColumns | None = None
+
+
 class VectorFile(Protocol):
     """An output file."""
 
     rows: int
 
-    def append(
-        self,
-        chunk: Chunk,
-        vectors: FloatArray,
-        tokens: Any,
-        parts: PartRows | None = None,
-        columns: OutputColumns | None = None,
-    ) -> None: ...
+    def append(self, added: VectorRows) -> None: ...
 
     def sync(self) -> int:
         """Writes the appended rows to disk, and returns the size of the file in bytes."""
@@ -152,14 +163,8 @@ class NpyFile:
         if not rows:
             self._write_header()
 
-    def append(
-        self,
-        chunk: Chunk,
-        vectors: FloatArray,
-        tokens: Any,
-        parts: PartRows | None = None,
-        columns: OutputColumns | None = None,
-    ) -> None:
+    def append(self, added: VectorRows) -> None:
+        chunk, vectors = added.chunk, added.vectors
         if (vectors.shape[1:], vectors.dtype) != (self._row.shape, self._row.dtype):
             raise CorpusError(
                 f"lines {chunk.numbers[0]:,} to {chunk.numbers[-1]:,} have vectors of shape {list(vectors.shape[1:])} "
@@ -203,14 +208,8 @@ class JsonlFile:
         self._space = f', "vector_space": {json.dumps(vector_space)}' if vector_space else ""
         self._file = file
 
-    def append(
-        self,
-        chunk: Chunk,
-        vectors: FloatArray,
-        tokens: Any,
-        parts: PartRows | None = None,
-        columns: OutputColumns | None = None,
-    ) -> None:
+    def append(self, added: VectorRows) -> None:
+        chunk, vectors, tokens, parts, columns = added
         for row, (number, text, vector) in enumerate(zip(chunk.numbers, chunk.texts, vectors, strict=True)):
             head: dict[str, Any] = {"line": number, "text": text}
             if parts is not None:
