@@ -6,25 +6,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from .schemas import (
-    BASE64_LIST,
-    TOKEN_VECTORS,
-    VECTORS,
-    Dimensions,
-    EmbeddingType,
-    EncodingFormat,
-    Long,
-    ModelName,
-    Normalize,
-    Pooling,
-    PoolingLayer,
-    Prompt,
-    PromptName,
-    Truncate,
-)
+from .schemas import BASE64_LIST, TOKEN_VECTORS, VECTORS, EncodingFormat, ModelName, VectorFields
 
 
-class EncodeRequest(Struct):
+class EncodeRequest(VectorFields):
     """Body of /encode."""
 
     texts: Annotated[
@@ -44,16 +29,7 @@ class EncodeRequest(Struct):
     encoding_format: Annotated[
         EncodingFormat, Meta(description="base64: each row as base64 of its little-endian values")
     ] = "float"
-    dimensions: Dimensions = None
-    normalize: Normalize = None
-    prompt_name: PromptName = None
-    prompt: Prompt = None
-    truncate: Truncate = True
-    long: Long = None
-    embedding_type: EmbeddingType = None
     model: ModelName = ""
-    pooling: Pooling = None
-    pooling_layer: PoolingLayer = None
     outputs: Annotated[
         list[Literal["dense", "sparse", "multi"]] | None,
         Meta(description="kinds of vectors, of those that the model has; by default dense vectors alone"),

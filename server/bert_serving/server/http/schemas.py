@@ -66,7 +66,21 @@ ModelName = Annotated[
 ]
 
 
-class EmbeddingsRequest(Struct):
+class VectorFields(Struct, kw_only=True):
+    """Options of the vectors of /encode and /v1/embeddings."""
+
+    dimensions: Dimensions = None
+    normalize: Normalize = None
+    prompt_name: PromptName = None
+    prompt: Prompt = None
+    truncate: Truncate = True
+    long: Long = None
+    embedding_type: EmbeddingType = None
+    pooling: Pooling = None
+    pooling_layer: PoolingLayer = None
+
+
+class EmbeddingsRequest(VectorFields):
     """Body of /v1/embeddings."""
 
     input: Annotated[
@@ -83,15 +97,6 @@ class EmbeddingsRequest(Struct):
     encoding_format: Annotated[
         EncodingFormat, Meta(description="base64: of little-endian float32 values, or of those of embedding_type")
     ] = "float"
-    dimensions: Dimensions = None
-    normalize: Normalize = None
-    prompt_name: PromptName = None
-    prompt: Prompt = None
-    truncate: Truncate = True
-    long: Long = None
-    embedding_type: EmbeddingType = None
-    pooling: Pooling = None
-    pooling_layer: PoolingLayer = None
     user: Annotated[str, Meta(description="ignored")] = ""
 
 
