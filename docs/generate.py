@@ -1,4 +1,4 @@
-"""Writes the tables of the docs that the code already holds, so that they cannot disagree: ``python docs/generate.py``.
+"""Writes into the docs, and other files, what the code already holds: ``python docs/generate.py``.
 
 A page marks where a table goes; what stands between the two comments is replaced::
 
@@ -32,6 +32,16 @@ from bert_serving.server.model.pooling import PoolingStrategy
 
 DOCS = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.S)
+#: Where files list the paths of the routes that encode texts, and what separates these. The server has them in
+#: ``http/route_table.py``.
+ROUTE_LISTS = {
+    DOCS.parent / "docker" / "grafana" / "bert-serving.json": (re.compile(r'(path=~\\")([^"\\]*)(\\")'), "|", ""),
+    DOCS.parent / "server/bert_serving/server/http/static/dashboard/js/history.js": (
+        re.compile(r"(ENCODING_PATHS = new Set\(\[)(.*?)(\n\]\))", re.S),
+        ",\n  ",
+        "'",
+    ),
+}
 UNITS = ((2**30, "GiB"), (2**20, "MiB"))
 
 
@@ -291,7 +301,21 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def render_routes(path: Path) -> str:
+    """Returns the content of a file of ``ROUTE_LISTS`` with the paths of the server."""
+    from bert_serving.server.http.route_table import ENCODING_ROUTES  # needs the packages of the HTTP server
+
+    pattern, separator, quote = ROUTE_LISTS[path]
+    before = separator.lstrip(",") if quote else ""
+    listed = before + separator.join(f"{quote}{each}{quote}" for each in ENCODING_ROUTES)
+    return pattern.sub(lambda found: f"{found[1]}{listed}{',' if quote else ''}{found[3]}", path.read_text("utf-8"))
+
+
 def main() -> None:
+    for path in ROUTE_LISTS:
+        if (content := render_routes(path)) != path.read_text("utf-8"):
+            path.write_text(content, "utf-8")
+            print(f"{path.name} is updated")
     for path in [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]:
         page = path.read_text(encoding="utf-8")
         rendered = render(page)

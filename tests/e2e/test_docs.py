@@ -280,6 +280,8 @@ def test_generated_tables_are_up_to_date() -> None:
         marked |= {name for _, name, _ in generate.BLOCK.findall(text)}
         assert generate.render(text) == text, f"{page.name}: run python docs/generate.py"
     assert marked == set(generate.TABLES)
+    for path in generate.ROUTE_LISTS:
+        assert generate.render_routes(path) == path.read_text("utf-8"), f"{path.name}: run python docs/generate.py"
 
 
 def test_the_picture_shows_what_was_measured() -> None:

@@ -7,8 +7,21 @@ import { addUp, parse, quantile, since } from './prometheus.js';
 export const LIMIT = 720;
 /** Routes that compute vectors or scores; the latency of HTTP is that of these routes only. */
 export const ENCODING_PATHS = new Set([
-  '/encode', '/v1/embeddings', '/invocations', '/', '/embed', '/embed_all', '/embed_sparse', '/similarity', '/predict', '/classify', '/rerank',
-  '/v1/rerank', '/v2/rerank', '/v1/embed', '/v2/embed',
+  '/encode',
+  '/v1/embeddings',
+  '/invocations',
+  '/',
+  '/embed',
+  '/embed_all',
+  '/embed_sparse',
+  '/similarity',
+  '/v1/embed',
+  '/v2/embed',
+  '/predict',
+  '/classify',
+  '/rerank',
+  '/v1/rerank',
+  '/v2/rerank',
 ]);
 const FIELDS = [
   't', 'requests', 'errors', 'texts', 'tokens', 'httpP50', 'httpP95', 'p50', 'p95', 'queued', 'computing', 'batch',
