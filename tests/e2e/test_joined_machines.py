@@ -117,6 +117,25 @@ def test_machines_compute_for_the_models_whose_folders_they_have(tmp_path: Path)
         check(server, "last")
 
 
+@pytest.mark.minutes
+def test_an_unloaded_model_is_computed_by_machines_meanwhile() -> None:
+    server = Front("-idle_unload", "1").wait_open()
+    try:
+        server.wait_ready()
+        machine = server.machine().wait_ready()
+        with client_of(server) as client:
+            wait_until(lambda: "worker-0 is unloaded" in server.log, what="the end of the own worker")
+            wait_until(lambda: client.server_status["workers"], what="the worker of the machine")
+            (worker,) = client.server_status["workers"]
+            assert worker["machine"] == client.server_status["joined"]["machines"][0]["name"]
+            assert client.encode(["hello world"]).shape == (1, 32)
+            wait_until(lambda: client.encode(["a"]).shape and len(client.server_status["workers"]) == 2)
+        assert machine.stop() == 0
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
 # ---------------------------------------------------------------- terms
 
 

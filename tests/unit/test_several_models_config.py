@@ -84,10 +84,7 @@ def test_the_first_named_model_takes_the_place_of_the_model_dir() -> None:
             "-model a: -dtype auto depends on",
         ),
         (["-model_dir", "m", "-model", "a=/x,num_worker=0"], "-model a: -num_worker 0 needs -join_port"),
-        (
-            ["-model_dir", "m", "-model", "a=/x,idle_unload=9", "-join_port", "7000"],
-            "-model a: -idle_unload ends workers of this server only",
-        ),
+        (["-model_dir", "m", "-num_worker", "0", "-join_port", "7000", "-idle_unload", "9"], "-idle_unload frees"),
         (["-model_dir", "m", *(text for n in range(64) for text in ("-model", f"a{n}=/x"))], "at most 64 models"),
     ],
 )

@@ -59,8 +59,8 @@ def reject_contradictions(config: ServerConfig) -> None:
         _check_jobs(config)
     if config.model:
         _check_models(config)
-    if config.idle_unload and config.join_port is not None:
-        raise ConfigError("-idle_unload ends workers of this server only, but -join_port adds others: omit one of them")
+    if config.idle_unload and config.num_worker == 0 and not config.model and not config.name:
+        raise ConfigError("-idle_unload frees the memory of workers of this server, which -num_worker 0 lacks: omit it")
     _check_ports(config)
     if config.join_port is None:
         _reject_join_options(config)

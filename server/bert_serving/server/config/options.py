@@ -216,7 +216,7 @@ class Options:
                                parse=seconds, metavar="S")
     idle_unload: float = option(
         0.0, "seconds without a request after which a model frees its memory: its workers end, and the next request "
-        "waits until they have started again. 0: never", parse=seconds, metavar="S")
+        "waits until they have started again. Joined machines keep theirs. 0: never", parse=seconds, metavar="S")
     worker_timeout: float = option(300.0, "longest duration of one batch in seconds; then the worker is replaced",
                                    parse=seconds, metavar="S")
     heartbeat_timeout: float = option(20.0, "seconds without a heartbeat after which a process is replaced",

@@ -15,6 +15,7 @@ class IdleModels:
     """Tells the supervisor which models are unloaded, at each change.
 
     The workers of an unloaded model get no more batches. A request for it waits until their successors register.
+    Workers of machines that join stay, and compute meanwhile.
 
     Args:
         tables: the request tables of all models.
@@ -58,7 +59,7 @@ class IdleModels:
     def step(self, now: float) -> None:
         """Unloads models whose time is over. Call it once a second."""
         for number, table in enumerate(self._tables):
-            workers = table.dispatcher.workers
+            workers = {name: each for name, each in table.dispatcher.workers.items() if not each.machine}
             if table.jobs or table.digests:
                 self._last_used[number] = now
             if number in self._unloaded:
