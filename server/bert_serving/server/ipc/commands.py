@@ -85,4 +85,12 @@ def u64(number: int) -> bytes:
 
 
 def from_u64(frame: Any) -> int:
-    return int(_U64.unpack(bytes(frame))[0])
+    """Decodes a number.
+
+    Raises:
+        ValueError: the frame has another size.
+    """
+    try:
+        return int(_U64.unpack(bytes(frame))[0])
+    except struct.error as error:
+        raise ValueError(f"a number has 8 bytes ({error})") from None

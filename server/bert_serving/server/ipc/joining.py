@@ -37,6 +37,8 @@ UNKNOWN_MACHINE = b"UNKNOWN_MACHINE"
 HEARTBEAT_INTERVAL = 1.0
 #: Largest frame in bytes of a command of a machine or worker, and of a batch.
 MAX_COMMAND_BYTES, MAX_BATCH_BYTES = 2**20, 2**30
+#: Most characters of the name of a machine.
+MAX_NAME = 200
 #: ZeroMQ sends this many heartbeats before a silent connection is closed.
 _HEARTBEATS = 4
 
@@ -127,6 +129,29 @@ class MachineReport(msgspec.Struct, frozen=True):
 
     died: list[str]
     is_draining: bool
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """The content of REGISTER, from a worker of a machine. The status shows all but ``machine`` and ``model``.
+
+    Attributes:
+        process: name of its process, with the number of its start.
+        max_tokens, max_sequences: limits of a batch.
+        model: name of its model; empty from an earlier version.
+    """
+
+    machine: str
+    process: str
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    max_sequences: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
+    device: str = ""
+    engine: str = ""
+    has_token_vectors: bool = False
+    overlaps: bool = False
+    model: str = ""
+    gpu_memory_used: int | msgspec.UnsetType = msgspec.UNSET
+    gpu_memory_total: int | msgspec.UnsetType = msgspec.UNSET
+    gpu_utilization: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class FrontReport(msgspec.Struct, frozen=True):

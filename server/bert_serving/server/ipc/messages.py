@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ _ONES = np.ones(1024, np.int32)
 _ONES.flags.writeable = False
 
 Command = list[bytes]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_commands = msgspec.msgpack.Decoder(list[Command]).decode
@@ -58,16 +59,16 @@ class _BatchHead(msgspec.Struct, array_like=True):
 
 
 class _ResultHead(msgspec.Struct, array_like=True):
-    id: int
+    id: _Count
     announcements: bytes
-    duration: int
+    duration: _Count
     dtype: str
-    rows: int
-    dims: int
+    rows: _Count
+    dims: _Count
     is_token_level: bool
     small: list[bytes] | None = None
     vector_codes: bytes = b""
-    multi_dims: int | None = None
+    multi_dims: _Count | None = None
 
 
 _decode_batch_head = msgspec.msgpack.Decoder(_BatchHead).decode

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import zmq
 
 from ..config.memory import default_memory
 from ..config.request_pooling import RequestPooling
 from ..config.server_config import ServerConfig
-from ..ipc.commands import WORKER_IDLE
+from ..ipc.commands import WORKER_IDLE, from_u64
 from ..ipc.frame_guard import FrameGuard
 from ..ipc.join_guard import JoinGuard
 from ..ipc.joining import join_socket
@@ -64,6 +63,8 @@ class ResultCheck:
             return (
                 f"the worker sent vectors of {kinds[result.token_level]}, this server has {kinds[self.is_token_level]}"
             )
+        if len(result.vector_codes) not in (0, 4 * len(result.manifest)):
+            return f"the worker sent {len(result.vector_codes)} bytes of options for {len(result.manifest)} texts"
         if len(result.lengths) != len(result.manifest):
             return f"the worker sent {len(result.lengths)} lengths for {len(result.manifest)} texts"
         rows = int(result.lengths.sum()) if self.is_token_level else len(result.manifest)
@@ -80,6 +81,25 @@ class ResultCheck:
         if result.outputs is None:
             return "the worker sent no sparse vectors and no vectors of tokens, which requests want" if wanted else ""
         return result.outputs.problem(len(result.manifest), self.vocab_size, self.multi_dims, result.array.dtype)
+
+
+def _require_places(result: Result) -> None:
+    """Raises ``ValueError`` if a machine sent rows below 0, which numpy would take for the last ones."""
+    if (result.manifest < 0).any() or (result.lengths < 0).any():
+        raise ValueError("a row or a length is below 0")
+
+
+def _worker_idle(command: Command) -> Command:
+    """Returns a command that the sink forwards.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    kind, _, batch = command
+    if kind != WORKER_IDLE:
+        raise ValueError(f"the command {kind!r} is not for the sink")
+    from_u64(batch)
+    return command
 
 
 class ResultReceiver:
@@ -123,9 +143,12 @@ class ResultReceiver:
         for frames in recv_available(sock, limit, copy=False) if guard is None else guard.receive(limit):
             try:
                 if len(frames[0]):
-                    yield Result.from_frames(frames, self._clock())
+                    result = Result.from_frames(frames, self._clock())
+                    if guard is not None:
+                        _require_places(result)
+                    yield result
                 else:
-                    yield [command for command in decode_commands(frames[1]) if command[0] == WORKER_IDLE]
-            except (msgspec.MsgspecError, TypeError, ValueError, IndexError) as error:
+                    yield [_worker_idle(command) for command in decode_commands(frames[1])]
+            except Exception as error:  # numpy evaluates the name of a dtype
                 # The report that the worker is idle, which follows, shows that the batch is lost.
                 self._log.error("dropped a result that cannot be read (%s: %s)", type(error).__name__, error)

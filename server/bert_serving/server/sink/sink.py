@@ -245,6 +245,13 @@ class Sink:
                 self._on_result(result)
 
     def _on_result(self, result: Result) -> None:
+        try:
+            self._apply(result)
+        except Exception as error:  # a result that no worker sends ends no process
+            self.log.error("dropped the result of a batch: %s", error, exc_info=error)
+            self.acks.append([commands.BATCH_FAILED, u64(result.batch_id), b"error", repr(error)[:500].encode()])
+
+    def _apply(self, result: Result) -> None:
         model = self._model_of(result.batch_id)
         if problem := model.check.problem(result):
             self.log.error("dropped the result of a batch: %s", problem)

@@ -12,7 +12,7 @@ import zmq
 
 from ..ipc import commands, joining
 from ..ipc.commands import from_u64
-from ..ipc.joining import FrontReport, FrontTerms, MachineReport, Offer
+from ..ipc.joining import MAX_NAME, FrontReport, FrontTerms, MachineReport, Offer, Registration
 from ..ipc.model_numbers import model_of
 from ..scheduling.dispatcher import Dispatcher
 from ..scheduling.worker_state import WorkerState
@@ -82,15 +82,17 @@ class JoinedMachines:
     def _apply(self, sender: bytes, frames: list[bytes]) -> None:
         kind = frames[0]
         if kind == commands.REGISTER:
-            self._register(sender, joining.decode(frames[1], type=dict[str, Any]))
+            self._register(sender, joining.decode(frames[1], type=Registration))
         elif kind == commands.BATCH_FAILED:
             batch_id = from_u64(frames[1])
             dispatcher = self._dispatchers[model_of(batch_id, len(self._dispatchers))]
-            dispatcher.batch_failed(batch_id, frames[2].decode(), frames[3].decode())
+            reason, text, worker = frames[2].decode(), frames[3].decode(), dispatcher.workers.get(sender)
+            if worker is not None and batch_id in worker.in_flight:
+                dispatcher.batch_failed(batch_id, reason, text)
         elif kind == joining.QUERY_TERMS:
             self._reply(sender, joining.TERMS, joining.encode(self._terms))
         elif kind == joining.JOIN:
-            self._join(sender, frames[1].decode(), frames[2])
+            self._join(sender, _machine_name(frames[1]), frames[2])
         elif kind == joining.MACHINE_HEARTBEAT:
             self._on_heartbeat(sender, frames[1].decode(), joining.decode(frames[2], type=MachineReport))
         elif kind == joining.LEAVE and (machine := self.machines.pop(frames[1].decode(), None)):
@@ -171,25 +173,26 @@ class JoinedMachines:
         reply = FrontReport(in_flight, machine.is_draining)
         self._reply(sender, joining.FRONT_HEARTBEAT, joining.encode(reply))
 
-    def _register(self, sender: bytes, info: dict[str, Any]) -> None:
-        name, process = str(info.pop("machine")), str(info["process"])
+    def _register(self, sender: bytes, worker: Registration) -> None:
+        name, process = worker.machine, worker.process
         machine = self.machines.get(name)
         if machine is None or process in machine.died:
             return  # it registers again each second
-        if not sender.startswith(f"{name}/".encode()):
+        if not sender.decode().startswith(f"{name}/"):
             raise ValueError(f"the worker {sender!r} is not of the machine {name}")
         # A name, because the front may have another order of models than when the machine started.
-        number = self._terms.number_of(str(info.pop("model", "")))
+        number = self._terms.number_of(worker.model)
         if number not in machine.models:
             raise ValueError(f"the worker {sender!r} is of a model that its machine has not offered")
         dispatcher = self._dispatchers[number]
         earlier = None if sender in dispatcher.workers else self._remove_earlier(name, process)
+        info = {key: value for key, value in msgspec.to_builtins(worker).items() if key not in ("machine", "model")}
         dispatcher.register_worker(sender, info, self._router, name)
-        worker = dispatcher.workers[sender]
-        worker.is_draining = machine.is_draining
+        state = dispatcher.workers[sender]
+        state.is_draining = machine.is_draining
         if earlier is not None:
-            worker.num_batches, worker.last_seconds = earlier.num_batches, earlier.last_seconds
-            worker.num_sequences, worker.num_tokens = earlier.num_sequences, earlier.num_tokens
+            state.num_batches, state.last_seconds = earlier.num_batches, earlier.last_seconds
+            state.num_sequences, state.num_tokens = earlier.num_sequences, earlier.num_tokens
 
     def _remove_earlier(self, machine: str, process: str) -> WorkerState | None:
         """Removes the worker whose place a new one takes. Returns it.
@@ -214,6 +217,13 @@ class JoinedMachines:
             self._router.send_multipart([sender, kind, content], zmq.NOBLOCK)
         except zmq.ZMQError as error:  # the connection is closed; the machine asks again
             self._log.debug("cannot reply to %r: %s", sender, error)
+
+
+def _machine_name(frame: bytes) -> str:
+    name = frame.decode()
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise ValueError(f"the name {name[:100]!r} of a machine is not 1 to {MAX_NAME} printable characters")
+    return name
 
 
 class _AnyTerms(msgspec.Struct):
