@@ -9,6 +9,9 @@ import pytest
 from bert_serving.server.cli.join import machine_options
 from bert_serving.server.config.machine_options import NamingFrontOptions, name_front_options
 from bert_serving.server.config.options import OPTIONS
+from bert_serving.server.config.server_config import ServerConfig
+from bert_serving.server.supervisor.machine import MachineSupervisor
+from servers import TINY
 
 
 def test_each_flag_is_of_the_command_or_called_one_of_the_front() -> None:
@@ -31,6 +34,17 @@ def test_each_flag_is_of_the_command_or_called_one_of_the_front() -> None:
 )
 def test_the_remark_names_each_flag_once(message: str, named: str) -> None:
     assert name_front_options(message) == f"{message} {named}".rstrip()
+
+
+def test_the_reason_of_a_failure_gets_the_remark(capsys: pytest.CaptureFixture[str]) -> None:
+    machine = MachineSupervisor("127.0.0.1", 1, ServerConfig.from_dict({"model_dir": str(TINY)}), None)
+    try:
+        machine._fail("-max_seq_len 600 is more than the 512 positions of the model")
+    finally:
+        machine._finish()
+    remark = "-max_seq_len 600 is more than the 512 positions of the model (-max_seq_len is an option of the front)"
+    assert machine.failure == remark
+    assert capsys.readouterr().err.count(remark) == 1
 
 
 def test_log_lines_get_the_remark(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import zmq
 
-from ..config.machine_options import NamingFrontOptions
+from ..config.machine_options import NamingFrontOptions, name_front_options
 from ..config.server_config import ServerConfig
 from ..ipc.endpoints import Addresses
 from ..ipc.joining import Offer
@@ -149,6 +149,9 @@ class MachineSupervisor(BertServer):
 
     def _publish_state(self) -> None:
         """The front reports the state of its machines."""
+
+    def _fail(self, reason: str, exit_code: int | None = None) -> None:
+        super()._fail(name_front_options(reason), exit_code)  # bert-serving-ray passes it on
 
     def _finish(self) -> None:
         self._connection.leave()
