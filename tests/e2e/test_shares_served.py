@@ -164,11 +164,15 @@ def test_a_curve_key_has_the_share_of_its_name(http: HttpServer, folder: Path) -
     assert usage(http, "bob")["texts"] == 5000
 
 
-def test_the_command_for_files_waits_while_a_limit_is_used_up(http: HttpServer, folder: Path, tmp_path: Path) -> None:
-    """Up to 64 requests of five tokens are in flight, and the tokens of twenty are allowed."""
+@pytest.mark.parametrize("batch_size", ["1", "30"])
+def test_the_command_for_files_waits_while_a_limit_is_used_up(
+    http: HttpServer, folder: Path, tmp_path: Path, batch_size: str
+) -> None:
+    """Up to 64 requests of five tokens are in flight, and the tokens of twenty are allowed, so thirty are divided."""
     (tmp_path / "corpus.txt").write_text("the the the\n" * 40)
     keys = folder / "KEYS"
-    args = ["-server_key", str(keys / "server.key"), "-secret_key", str(keys / "carol.key_secret"), "-batch_size", "1"]
+    args = ["-server_key", str(keys / "server.key"), "-secret_key", str(keys / "carol.key_secret")]
+    args += ["-batch_size", batch_size]
     args += ["-port", str(http.server.port), "-port_out", str(http.server.port_out), "-o", str(tmp_path / "out.npy")]
     assert encode_command([str(tmp_path / "corpus.txt"), *args]) == 0
     assert len(np.load(tmp_path / "out.npy")) == 40

@@ -7,16 +7,25 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_serving.client import RateLimitedError, ServerError, TooLargeError, rate_limits
+from bert_serving.client import (
+    EncodedOutputs,
+    RateLimitedError,
+    Response,
+    ServerError,
+    SparseVector,
+    TextPart,
+    TooLargeError,
+    rate_limits,
+)
 from bert_serving.client._cli.corpus import CorpusError
-from bert_serving.client._cli.requests import encoded
+from bert_serving.client._cli.requests import _joined, encoded
 from bert_serving.client.rate_limits import LimitReport, when_allowed, within_limits
 
 
@@ -31,9 +40,13 @@ class StubClient:
     Attributes:
         sent: how often each list of texts was sent.
         most: most requests in flight.
+
+    Args:
+        most: most texts of a request.
     """
 
-    def __init__(self, seed: int, errors: list[ServerError | None]) -> None:
+    def __init__(self, seed: int, errors: list[ServerError | None], most: int | None = None) -> None:
+        self._most = most
         self.request_id = 10
         self.sent: Counter[tuple[str, ...]] = Counter()
         self.most = 0
@@ -64,10 +77,14 @@ class StubClient:
             raise StopIteration
         number, texts = self._in_flight.pop(self._random.randrange(len(self._in_flight)))
         error = next(self._errors, None)
+        if error is None and self._most is not None and len(texts) > self._most:
+            error = too_large(len(texts), self._most)
         if error is not None:
             error.request_id = number
             raise error
-        return SimpleNamespace(id=number, texts=texts)
+        response = Response(number, np.array([[int(text.split()[-1])] for text in texts]), [[text] for text in texts])
+        response.parts = [TextPart(row, 0, len(text)) for row, text in enumerate(texts)]
+        return response
 
     def close(self) -> None:
         pass
@@ -81,6 +98,41 @@ def chunks(sizes: list[int]) -> list[Chunk]:
     return [Chunk([f"{number} {row}" for row in range(size)], f"chunk {number}") for number, size in enumerate(sizes)]
 
 
+def too_large(size: int, most: int) -> TooLargeError:
+    return TooLargeError("too_large", f"{size} texts; the limit is {most} in a minute: send it in several requests", 0)
+
+
+def assert_results(found: list[tuple[Chunk, Response | None]]) -> None:
+    """Checks that each chunk has the result of its texts."""
+    for chunk, reply in found:
+        if not chunk.texts:
+            assert reply is None
+            continue
+        assert reply is not None
+        assert reply.tokens == [[text] for text in chunk.texts]
+        assert reply.embedding.tolist() == [[row] for row in range(len(chunk.texts))]
+        assert reply.parts == [TextPart(row, 0, len(text or "")) for row, text in enumerate(chunk.texts)]
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=80),
+    st.integers(1, 9),
+    st.lists(st.booleans(), max_size=60),
+    st.integers(0, 99),
+)
+def test_texts_that_exceed_a_limit_together_are_divided(
+    sizes: list[int], most: int, refusals: list[bool], seed: int
+) -> None:
+    client = StubClient(seed, [limited() if each else None for each in refusals], most)
+    corpus = chunks(sizes)
+    found = list(encoded(client, iter(corpus), False, {}, lambda line: None))  # type: ignore[arg-type]
+    assert [chunk for chunk, _ in found] == corpus
+    assert_results(found)
+    assert client.most <= 64
+    client.thread.join(30)
+    assert not client.thread.is_alive()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=150), st.lists(st.booleans(), max_size=60), st.integers(0, 99))
 def test_each_chunk_has_its_result_in_order_whatever_is_refused(
@@ -90,7 +142,7 @@ def test_each_chunk_has_its_result_in_order_whatever_is_refused(
     corpus, lines = chunks(sizes), list[str]()
     found = list(encoded(client, iter(corpus), False, {}, lines.append))  # type: ignore[arg-type]
     assert [chunk for chunk, _ in found] == corpus
-    assert all((reply.texts if reply else []) == chunk.texts for chunk, reply in found)  # type: ignore[attr-defined]
+    assert_results(found)
     assert client.most <= 64
     num_refused = client.sent.total() - sum(map(bool, sizes))
     assert num_refused <= sum(refusals)
@@ -101,13 +153,31 @@ def test_each_chunk_has_its_result_in_order_whatever_is_refused(
 
 
 def test_any_other_refusal_ends_the_run_with_its_place_and_remedy() -> None:
-    error = TooLargeError("too_large", "20 texts; the limit is 10 in a minute: send it in several requests", 0)
-    client = StubClient(1, [limited(), error])
+    client = StubClient(1, [limited(), too_large(20, 10)])
     run = encoded(client, iter(chunks([1])), False, {}, lambda line: None)  # type: ignore[arg-type]
-    with pytest.raises(CorpusError, match=r"chunk 0: the server replied with 'too_large': .*smaller -batch_size"):
+    with pytest.raises(
+        CorpusError, match=r"chunk 0: the server replied with 'too_large': .*; it is one text, so shorten"
+    ):
         list(run)
     client.thread.join(30)
     assert not client.thread.is_alive()
+
+
+def test_outputs_of_divided_texts_are_joined() -> None:
+    found = []
+    for first, size in ((0, 2), (2, 1)):
+        rows = np.arange(first, first + size, dtype=np.float32)[:, None]
+        response = Response(7 + first, rows, "")
+        sparse = [SparseVector(np.array([row]), np.ones(1, np.float32), ["a"]) for row in range(first, first + size)]
+        response.outputs = EncodedOutputs(rows, sparse, [np.full((2, 3), row) for row in rows], "")
+        found.append((first, response))
+    joined = _joined(found)
+    assert (joined.embedding.tolist(), joined.tokens, joined.parts) == ([[0], [1], [2]], "", None)
+    assert joined.outputs is not None
+    assert joined.outputs.dense is not None
+    assert joined.outputs.dense.tolist() == [[0], [1], [2]]
+    assert [each.ids.tolist() for each in joined.outputs.sparse or ()] == [[0], [1], [2]]
+    assert [each[0, 0] for each in joined.outputs.multi or ()] == [0, 1, 2]
 
 
 def test_a_run_that_ends_during_a_pause_leaves_no_thread() -> None:

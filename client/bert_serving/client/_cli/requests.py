@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .._client import BertClient
-from .._encoding import Response
+from .._encoding import Response, concatenate
 from .._fronts import Front
+from .._outputs import join_outputs
 from ..errors import RateLimitedError, ServerError, TooLargeError
 from ..protocol import PART_MODES, FloatArray
 from ..rate_limits import LimitReport, Report, is_divisible, when_allowed
@@ -132,7 +133,8 @@ def encoded(
 ) -> Iterator[tuple[C, Response | None]]:
     """Yields chunks with their results, in order, while later chunks are in flight; ``None`` if a chunk has no text.
 
-    Requests that a used-up limit refuses are sent again when the server allows it.
+    Requests that a used-up limit refuses are sent again when the server allows it. Texts that exceed a limit together
+    are sent in several requests.
 
     Args:
         client: a client that no other call uses.
@@ -157,16 +159,20 @@ def encoded(
             except RateLimitedError as error:
                 feed.refused(error)
             except ServerError as error:  # earlier requests are still answered
-                early[error.request_id] = error
-                feed.answered(error.request_id)
-            while sent and (not sent[0].texts or sent[0].number in early):
+                if not (isinstance(error, TooLargeError) and is_divisible(error) and feed.divided(error)):
+                    early[error.request_id] = error
+                    feed.answered(error.request_id)
+            while sent and all(request.number in early for request in sent[0].requests):
                 entry = sent.popleft()
-                reply = early.pop(entry.number) if entry.texts else None
-                if entry.texts:
+                found: list[tuple[int, Response]] = []
+                for request in entry.requests:
+                    reply = early.pop(request.number)
+                    if isinstance(reply, ServerError):
+                        raise RefusedError(_refusal(entry.chunk.where, reply)) from reply
+                    found.append((request.first, reply))
+                if found:
                     feed.written()
-                if isinstance(reply, ServerError):
-                    raise RefusedError(_refusal(entry.chunk.where, reply)) from reply
-                yield entry.chunk, reply
+                yield entry.chunk, _joined(found) if found else None
         if sent:
             raise RuntimeError(f"{sent[0].chunk.where}: no reply")
     finally:
@@ -174,8 +180,30 @@ def encoded(
         results.close()
 
 
+def _joined(found: list[tuple[int, Response]]) -> Response:
+    """Returns the results of the requests of a chunk as one.
+
+    Args:
+        found: number of texts of the chunk before each request, and its result.
+    """
+    first = found[0][1]
+    if len(found) == 1:
+        return first
+    results = [each for _, each in found]
+    has_tokens = not any(isinstance(each.tokens, str) for each in results)
+    tokens: Any = [row for each in results for row in each.tokens] if has_tokens else ""
+    joined = Response(first.id, concatenate([each.embedding for each in results]), tokens)
+    if first.parts is not None:
+        joined.parts = [part._replace(text=part.text + start) for start, each in found for part in each.parts or ()]
+    if first.outputs is not None:
+        outputs = [each.outputs for each in results if each.outputs is not None]
+        joined.outputs = join_outputs(outputs, first.outputs.names, concatenate)
+    return joined
+
+
 def _refusal(where: str, error: ServerError) -> str:
-    hint = " (with a smaller -batch_size)" if isinstance(error, TooLargeError) and is_divisible(error) else ""
+    is_one = isinstance(error, TooLargeError) and is_divisible(error)  # else they were divided
+    hint = "; it is one text, so shorten it, or raise the limit on the server" if is_one else ""
     return f"{where}: the server replied with {error.type!r}: {error.message}{hint}"
 
 
