@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import zmq
+from msgspec import structs
 
 from bert_serving.client.protocol import parse_reply
 from bert_serving.server.ipc import commands
@@ -223,7 +223,7 @@ WRONG_RESULTS = {
 @pytest.mark.parametrize("reason", WRONG_RESULTS)
 def test_a_wrong_result_fails_its_batch_only(sink_harness: SinkHarness, reason: str) -> None:
     manifest = np.array([[job(1), 0]], np.int64)
-    wrong = replace(WRONG_RESULTS[reason], batch_id=job(1), manifest=manifest)
+    wrong = structs.replace(WRONG_RESULTS[reason], batch_id=job(1), manifest=manifest)
     sink_harness.worker.send_multipart(wrong.frames())
     [failed] = sink_harness.receive()
     assert failed[:3] == [commands.BATCH_FAILED, u64(job(1)), b"error"]

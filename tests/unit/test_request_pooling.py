@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bert_serving.client._request_options import request_options
 from bert_serving.client.errors import OptionError
@@ -268,8 +268,8 @@ def test_rows_of_several_widths_share_a_batch() -> None:
     result = Result(1, rows, lengths, np.zeros((3, 2), np.int64), False, vector_codes=codes)
     check = ResultCheck(False, 32, "float32", pooling.sent_width)
     assert check.problem(result) == ""
-    assert "not (3, 64)" in check.problem(replace(result, array=rows[:, :32]))
-    assert "not (3, 32)" in check.problem(replace(result, vector_codes=b""))
+    assert "not (3, 64)" in check.problem(structs.replace(result, array=rows[:, :32]))
+    assert "not (3, 32)" in check.problem(structs.replace(result, vector_codes=b""))
     for max_bytes in (0, 2**20):
         cache = VectorCache(max_bytes, pooling.sent_width, "float32", False)
         assert cache.add(result) == []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bert_serving.server.ipc.cached_rows import CachedRows, first_entry
 from bert_serving.server.ipc.messages import Command, Result
@@ -126,7 +127,7 @@ def test_the_latest_results_take_no_more_memory_than_they_may(width: int) -> Non
         kept.append(weakref.ref(multi))
         outputs = TokenOutputs(none, nothing, nothing.astype(np.float32), counts, multi)
         result = make_result(batch_id, np.zeros((4, width), np.float32), [50] * 4)
-        cache.add(replace(result, announcements=b"a" * 500, outputs=outputs))
+        cache.add(structs.replace(result, announcements=b"a" * 500, outputs=outputs))
     del multi, outputs, result
     assert not any(each() is not None for each in kept)
     held = [each for each in range(1, 2000) if not cache.missing(wanted_of(first_entry(each)))]
@@ -166,7 +167,7 @@ def test_windows_are_not_compared_and_texts_behind_them_have_their_own_rows(cach
     index = CacheIndex(tiny_config("-cache_mb", cache_mb), sent.append, lambda: next(numbers))
     windows, texts = make_chunk([[(1, 0, 1)], [(2, 0, 1)]]), make_chunk([[(3, 0, 1)], [(1, 0, 1)]])
     parts = np.array([[0, 0, 1], [0, 1, 2], [0, 2, 3], [1, 0, 1]], np.int32)
-    windows.tokenized = replace(windows.tokenized, segments=parts, parts=np.zeros((4, 4), np.int32))
+    windows.tokenized = structs.replace(windows.tokenized, segments=parts, parts=np.zeros((4, 4), np.int32))
     rows = np.arange(2)
     batch = [BatchSlice(windows, rows, windows.tokenized.lengths), BatchSlice(texts, rows, texts.tokenized.lengths)]
     known, left = index.take_known(batch, 1)

@@ -55,6 +55,7 @@ reading of a clock, because a worker may run on another machine.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 # dispatch
@@ -78,10 +79,8 @@ MODELS_UNLOADED = b"MODELS_UNLOADED"
 WORKER_LOST, DRAIN_WORKER, WORKER_DRAINED = b"WORKER_LOST", b"DRAIN_WORKER", b"WORKER_DRAINED"
 
 _U64 = struct.Struct("<Q")
-
-
-def u64(number: int) -> bytes:
-    return _U64.pack(number)
+#: Encodes a number.
+u64: Callable[[int], bytes] = _U64.pack
 
 
 def from_u64(frame: Any) -> int:
@@ -91,6 +90,7 @@ def from_u64(frame: Any) -> int:
         ValueError: the frame has another size.
     """
     try:
-        return int(_U64.unpack(bytes(frame))[0])
+        number: int = _U64.unpack(frame)[0]
     except struct.error as error:
         raise ValueError(f"a number has 8 bytes ({error})") from None
+    return number

@@ -16,7 +16,7 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ _IDLE_RATE = 1024
 _SAMPLE, _MIN_SAMPLE = 4096, 512
 #: Values of the first byte of a frame are below 4; in a text, and in JSON, no byte is.
 _NOT_FLAGS = bytes(range(4, 256))
+# A plain number: converting a member of an enumeration takes longer than the call that it is for.
+_SRCFD = int(zmq.SRCFD)
 
 
 @dataclass(slots=True)
@@ -99,23 +101,29 @@ class ConnectionMonitor:
         """Whether a check is unfinished."""
         return self._unseen is not None
 
-    def record(self, frames: Iterable[zmq.Frame]) -> None:
+    def record(self, frames: Sequence[zmq.Frame]) -> None:
         """Counts the bytes of a message that was read."""
-        frames = list(frames)
         if not frames:
             return
         try:
-            source = int(frames[-1].get(zmq.SRCFD))
+            source = int(frames[-1].get(_SRCFD))
         except zmq.ZMQError:
             self._is_able = False  # this build of ZeroMQ does not report the descriptor of a message
             return
+        size = 0
         for frame in frames:
-            self.record_frame(source, len(frame))
+            size += self._on_wire(len(frame))
+        self._take(source, size)
 
     def record_frame(self, source: int, size: int) -> None:
         """Counts a frame of ``size`` bytes that was read from a connection with the descriptor ``source``."""
+        self._take(source, self._on_wire(size))
+
+    def _on_wire(self, size: int) -> int:
         size += self._overhead
-        size += _SHORT if size < 256 else _LONG
+        return size + (_SHORT if size < 256 else _LONG)
+
+    def _take(self, source: int, size: int) -> None:
         self.unread_bytes = max(0, self.unread_bytes - size)
         self._taken[source] = self._taken.get(source, 0) + size
 

@@ -12,6 +12,7 @@ import zmq
 
 #: Frames that are read in one step. A message of as many frames is dropped.
 FRAMES_PER_STEP = 4096
+_NOBLOCK = int(zmq.NOBLOCK)
 
 
 class FrameReader:
@@ -30,7 +31,7 @@ class FrameReader:
         frames: list[zmq.Frame] = []
         for _ in range(FRAMES_PER_STEP):
             try:
-                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+                frame = self._socket.recv(_NOBLOCK, copy=False)
             except zmq.Again:
                 return None
             if not frame.more:

@@ -8,7 +8,6 @@ are not copied. The format is MessagePack, which cannot execute code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -87,8 +86,7 @@ def is_large(frames: list[Any]) -> bool:
     return len(frames) > 1 and any(frame.nbytes >= NO_COPY_BYTES for frame in frames[1:])
 
 
-@dataclass(frozen=True, slots=True)
-class BatchMessage:
+class BatchMessage(msgspec.Struct, frozen=True):
     """A batch for a worker.
 
     Attributes:
@@ -138,8 +136,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     return str(dtype.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """The result of one batch, from a worker to the sink.
 
     Attributes:

@@ -61,8 +61,11 @@ class Statistics:
 
     def record_timing(self, timing: Timing) -> None:
         """Records the timing of a completed request."""
-        for stage, histogram in self._durations.items():
-            histogram.observe(getattr(timing, stage))
+        durations = self._durations
+        durations["tokenize"].observe(timing.tokenize)
+        durations["queue"].observe(timing.queue)
+        durations["compute"].observe(timing.compute)
+        durations["total"].observe(timing.total)
 
     def record_error(self, error_type: str) -> None:
         self.num_errors[error_type] = self.num_errors.get(error_type, 0) + 1

@@ -113,7 +113,7 @@ class CacheIndex:
         if not _is_comparable(chunk) or not self.may_know(chunk.job):
             return known, rows
         numbers = rows.tolist()
-        keys = self._keys.of(chunk, numbers)
+        keys = self._keys_of(chunk, numbers)
         others = [row for row, key in zip(numbers, keys, strict=True) if not self._add_if_known(known, chunk, row, key)]
         return known, rows if len(others) == len(rows) else np.array(others, np.int64)
 
@@ -148,6 +148,15 @@ class CacheIndex:
             self._add_keys()
         return bool(self._cached or self._computing)
 
+    def _keys_of(self, chunk: JobChunk, rows: list[int]) -> list[bytes]:
+        """Returns the keys of some sequences of a chunk. That of a single one is needed up to three times."""
+        if chunk.key:
+            return [chunk.key] * len(rows)
+        keys = self._keys.of(chunk, rows)
+        if len(keys) == len(chunk.tokenized.lengths) == 1:
+            chunk.key = keys[0]
+        return keys
+
     def _add_if_known(self, known: KnownRows, chunk: JobChunk, row: int, key: bytes) -> bool:
         entry = self._cached.get(key)
         if entry is not None:
@@ -173,7 +182,7 @@ class CacheIndex:
                 left.append(each)
                 continue
             rows, kept = each.rows.tolist(), []
-            for index, (row, key) in enumerate(zip(rows, self._keys.of(each.key, rows), strict=True)):
+            for index, (row, key) in enumerate(zip(rows, self._keys_of(each.key, rows), strict=True)):
                 if self._add_if_known(known, each.key, row, key):
                     continue
                 kept.append(index)
@@ -201,7 +210,7 @@ class CacheIndex:
             for each in slices:
                 after = entry + _count_rows(each)
                 if _is_comparable(each.key) and each.key.job.size <= self._max_job_size and after <= end:
-                    keys = self._keys.of(each.key, each.rows.tolist())
+                    keys = self._keys_of(each.key, each.rows.tolist())
                     batch += zip(keys, range(entry, after), strict=True)
                 entry = after
             for key, entry in batch:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from ..engines.batch import Batch
@@ -19,6 +20,9 @@ from ..tokenization.windows import WHOLE
 from .scheduler import BatchSlice
 
 _NONE = np.zeros(0, np.int32)
+#: Offsets of a single sequence, which are not written to.
+_NO_OFFSET = np.zeros(1, np.int64)
+_NO_OFFSET.flags.writeable = False
 
 
 class RequestKey(NamedTuple):
@@ -75,8 +79,7 @@ class JobOptions:
 NO_OPTIONS = JobOptions()
 
 
-@dataclass(eq=False, slots=True)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """Holds one request from its arrival until the sink has all its rows. Times are monotonic seconds.
 
     Attributes:
@@ -108,13 +111,13 @@ class Job:
     tokenized_at: float = 0.0
     started_at: float = inf
     id: int = 0
-    chunks: list[JobChunk] = field(default_factory=list)
+    chunks: list[JobChunk] = []
     missing: int = 0
     held_bytes: int = 0
     result_bytes: int = 0
     is_complete: bool = False
     failed: bool = False
-    truncated: list[int] = field(default_factory=list)
+    truncated: list[int] = []
     usage: JobUsage | None = None
 
     def __post_init__(self) -> None:
@@ -158,14 +161,15 @@ class Job:
         return Timing.of(self.received_at, self.tokenized_at, self.started_at, done_at)
 
 
-@dataclass(eq=False, slots=True)
-class JobChunk:
+class JobChunk(msgspec.Struct, eq=False):
     """Holds consecutive tokenized sequences of a job.
 
     Attributes:
         first_row: row of the first sequence in the job.
         tokens_json: tokens of the sequences, for ``-show_tokens_to_client``.
         waits_for_equals: whether its sequences wait for equal ones that a worker computes.
+        offsets: first token of each sequence, int64.
+        key: key of a single sequence, once the cache index has computed it.
     """
 
     job: Job
@@ -173,12 +177,13 @@ class JobChunk:
     tokenized: Tokenized
     tokens_json: bytes = b""
     waits_for_equals: bool = True
-    offsets: np.ndarray = field(init=False)
+    offsets: np.ndarray = _NO_OFFSET
+    key: bytes = b""
 
     def __post_init__(self) -> None:
         lengths = self.tokenized.lengths
-        self.offsets = np.zeros(len(lengths), np.int64)
         if len(lengths) > 1:
+            self.offsets = np.zeros(len(lengths), np.int64)
             np.cumsum(lengths[:-1], out=self.offsets[1:])
 
     @property

@@ -5,18 +5,20 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
 import numpy as np
 
 from ..shares.share import Share
 
 Key = TypeVar("Key", bound=Hashable)
+#: The order of a single row, which is not written to.
+_FIRST = np.zeros(1, np.int64)
+_FIRST.flags.writeable = False
 
 
-@dataclass(frozen=True, slots=True)
-class BatchSlice(Generic[Key]):
+class BatchSlice(msgspec.Struct, Generic[Key], frozen=True):
     """Holds the rows of one chunk that go into a batch. ``rows`` is int64 ``[k]``, ``lengths`` int32 ``[k]``."""
 
     key: Key
@@ -33,7 +35,10 @@ class QueuedChunk(Generic[Key]):
         self, key: Key, client: bytes, lengths: np.ndarray, rows: np.ndarray | None, share: Share | None = None
     ) -> None:
         self.key, self.client, self.share, self.start = key, client, share, 0
-        order = np.argsort(-lengths, kind="stable") if len(lengths) > 1 else np.zeros(1, np.int64)
+        if len(lengths) == 1:  # neither is written to: only rows between others move
+            self.rows, self.lengths = _FIRST if rows is None else rows, lengths
+            return
+        order = np.argsort(-lengths, kind="stable")
         self.rows = order if rows is None else rows[order]
         self.lengths = lengths[order]
 
@@ -45,6 +50,14 @@ class QueuedChunk(Generic[Key]):
     def num_tokens(self) -> int:
         """Tokens of the rows that are queued."""
         return int(self.lengths[self.start :].sum())
+
+    def take_first(self, count: int) -> BatchSlice[Key]:
+        """Removes the next ``count`` rows."""
+        first, last = self.start, self.start + count
+        self.start = last
+        if not first and last == len(self.rows):
+            return BatchSlice(self.key, self.rows, self.lengths)
+        return BatchSlice(self.key, self.rows[first:last], self.lengths[first:last])
 
     def take(self, chosen: np.ndarray) -> BatchSlice[Key]:
         """Removes the rows at ``chosen``, ascending offsets from ``start``. Rows between them move up."""

@@ -31,7 +31,6 @@ from .share_lane import ShareLane
 #: Largest ratio of longest to shortest sequence in a batch, if more sequences wait than one batch can hold: later
 #: batches suit the short ones better.
 MAX_LENGTH_RATIO = 2
-_FIRST = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +180,7 @@ class Scheduler(Generic[Key]):
     def _take_only(lane: Lane[Key] | ShareLane[Key]) -> list[BatchSlice[Key]]:
         """Takes the only queued sequence: the fast path of ``_fill_batch`` for a single short request."""
         chunk = lane.only_chunk()
-        taken = chunk.take(_FIRST)
+        taken = chunk.take_first(1)
         lane.advance(chunk, int(taken.lengths[0]))
         lane.update_virtual_time()
         return [taken]
@@ -201,6 +200,8 @@ class Scheduler(Generic[Key]):
             if seen >= window or seen >= limits.max_sequences:
                 break
         lengths = np.concatenate([chunk.lengths[chunk.start : chunk.start + count] for _, chunk, count in candidates])
+        if seen <= limits.max_sequences and seen * int(lengths.max()) <= limits.max_tokens:
+            return self._take_all(lanes, candidates)
         chosen = _select_similar(lengths, limits)
 
         slices, offset = [], 0
@@ -211,6 +212,21 @@ class Scheduler(Generic[Key]):
                 taken = chunk.take(offsets)
                 slices.append(taken)
                 lane.advance(chunk, _sum(taken.lengths))
+        for lane in lanes:
+            lane.update_virtual_time()
+        return slices
+
+    @staticmethod
+    def _take_all(
+        lanes: tuple[Lane[Key] | ShareLane[Key], ...],
+        candidates: list[tuple[Lane[Key] | ShareLane[Key], QueuedChunk[Key], int]],
+    ) -> list[BatchSlice[Key]]:
+        """Takes all candidates: the fast path of ``_fill_batch`` if they fit into the batch."""
+        slices = []
+        for lane, chunk, count in candidates:
+            taken = chunk.take_first(count)
+            slices.append(taken)
+            lane.advance(chunk, _sum(taken.lengths))
         for lane in lanes:
             lane.update_virtual_time()
         return slices
@@ -226,11 +242,8 @@ def _sum(lengths: np.ndarray) -> int:
 
 
 def _select_similar(lengths: np.ndarray, limits: BatchLimits) -> np.ndarray:
-    """Selects the sequences of a batch around the anchor ``lengths[0]``: bool ``[n]``, true for the anchor."""
+    """Selects sequences around the anchor ``lengths[0]``, of those that do not all fit: bool ``[n]``."""
     n = len(lengths)
-    longest = int(lengths.max())
-    if n <= limits.max_sequences and n * longest <= limits.max_tokens:
-        return np.ones(n, bool)
     order = np.argsort(-lengths, kind="stable")
     start = int(np.flatnonzero(order == 0)[0])  # the anchor is the longest of the batch...
     size = max(1, min(limits.max_sequences, limits.max_tokens // int(lengths[order[start]])))

@@ -7,11 +7,11 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bert_serving.client.protocol import EncodeInfo, error_info
@@ -30,8 +30,7 @@ from .token_outputs import OutputWriter
 MAX_FINISHED = 65536
 
 
-@dataclass(eq=False, slots=True)
-class SinkJob:
+class SinkJob(msgspec.Struct, eq=False):
     """A request whose rows arrive in any order.
 
     Attributes:
@@ -56,11 +55,11 @@ class SinkJob:
     missing: int
     filled: np.ndarray
     array: np.ndarray | None = None
-    pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-    outputs: list[tuple[np.ndarray, TokenOutputs]] = field(default_factory=list)
-    tokens: dict[int, bytes] = field(default_factory=dict)
-    parts: dict[int, bytes] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
+    pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    outputs: list[tuple[np.ndarray, TokenOutputs]] = []
+    tokens: dict[int, bytes] = {}
+    parts: dict[int, bytes] = {}
+    metadata: dict[str, Any] = {}
     is_complete: bool = False
     began_at: float = inf
     held_bytes: int = 0

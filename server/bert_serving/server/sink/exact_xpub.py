@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import zmq
@@ -40,6 +41,7 @@ UNKNOWN = -1
 _SECRET = secrets.token_bytes(16)
 
 
+@lru_cache(maxsize=1024)
 def topic(identity: bytes) -> bytes:
     """Returns the topic of an identity."""
     return identity + hashlib.blake2b(identity, key=_SECRET, digest_size=8).digest()

@@ -195,17 +195,19 @@ class ResultPublisher:
         is_large = size > LARGE_FRAME
         if is_large and not subscriber.has_room(size, min(PIPE_BYTES, self.max_bytes // 16)):
             return False
-        message = [topic(identity), *frames]
+        message, shards = [topic(identity), *frames], subscriber.shards
         if is_large:
             message = [zmq.Frame(f, track=True, copy=False) if frame_size(f) == size else f for f in message]
         num_before = len(sent)
-        sent.update(shard for shard in subscriber.shards - sent if self._xpub.send(shard, message, copy=not is_large))
+        for shard in shards - sent if sent else shards:
+            if self._xpub.send(shard, message, copy=not is_large):
+                sent.add(shard)
         if is_large and len(sent) > num_before:
             tracked = next(frame for frame in message if isinstance(frame, zmq.Frame))
             entry = InPipe(tracked.tracker, size)
             subscriber.add_large(entry, bytes(frames[-1]))
             self._in_pipes.append(entry)
-        if not sent >= subscriber.shards:
+        if not sent >= shards:
             return False
         self.num_sent += 1
         return True

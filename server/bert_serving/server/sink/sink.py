@@ -11,12 +11,12 @@ import contextlib
 import json
 import secrets
 import time
-from dataclasses import replace
 from math import ceil
 from typing import Any
 
 import numpy as np
 import zmq
+from msgspec.structs import replace
 
 from ..config.memory import default_memory
 from ..ipc import commands

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from ..ipc.cached_rows import MAX_POSITIONS, CachedRows, first_entry
 from ..ipc.messages import Result

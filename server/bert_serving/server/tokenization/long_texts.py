@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from .boundaries import cuts, sentence_spans, trim
 from .segments import TEXTS_PER_BLOCK, Segments, is_pair

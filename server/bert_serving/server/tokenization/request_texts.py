@@ -64,6 +64,8 @@ _DECODERS: dict[_Kind, msgspec.json.Decoder[Any]] = {
 def _kind(message: bytes | memoryview, pairs: bool) -> _Kind:
     if pairs:
         return _Kind.PAIRS
+    if message[:2] == b'["':  # as most clients write it
+        return _Kind.TEXTS
     return _Kind.TEXTS if _TOKENIZED.match(bytes(message[:_MAX_INDENT])) is None else _Kind.TOKEN_LISTS
 
 
@@ -332,7 +334,8 @@ def _decode(message: bytes, kind: _Kind, offset: int, first_row: int) -> list[An
         InvalidRequest: not JSON, not a list, or an item of the wrong type.
     """
     try:
-        texts: list[Any] = _DECODERS[kind].decode(message)
+        decoder = _STRINGS if kind is _Kind.TEXTS else _DECODERS[kind]  # an enumeration's hash is slow
+        texts: list[Any] = decoder.decode(message)
     except (msgspec.DecodeError, RecursionError, ValueError):
         # Rare: invalid input, or a lone surrogate, which msgspec rejects and the tokenizer removes.
         return _decode_with_stdlib(message, kind, offset, first_row)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, repeat
 
+import msgspec
 import numpy as np
 
 from ..model.errors import ModelConfigError
@@ -18,8 +18,7 @@ from .wordpiece import LONG_TEXT
 _NONE, _ZERO = np.zeros(0, np.int32), np.zeros(1, np.int32)
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenized:
+class Tokenized(msgspec.Struct, frozen=True):
     """Holds ``n`` sequences of ``t`` tokens in all, concatenated without padding.
 
     Attributes:

@@ -7,9 +7,9 @@ part is the mean of the vectors of its tokens. So each part is computed with the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from .long_texts import SHARE, Part, Splitter, check_texts
 from .segments import TEXTS_PER_BLOCK, Segments

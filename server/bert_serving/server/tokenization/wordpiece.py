@@ -158,7 +158,10 @@ class WordPiece:
             yield match.string[first : min(last, first + MAX_WORD_LENGTH + 1)]
 
     def _clean(self, text: str) -> str:
-        if not text.isascii():
+        if text.isascii():
+            if text.isprintable():  # a fraction of the search below
+                return text
+        else:
             text = _NOT_ASCII.sub(lambda run: run.group().translate(self._clean_table), text)
         return _ASCII_CONTROL.sub("", text)
 

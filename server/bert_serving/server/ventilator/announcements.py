@@ -11,7 +11,7 @@ from ..ipc import commands
 from ..ipc.commands import u64
 from ..ipc.messages import Command
 from ..model.pooling import PoolingStrategy
-from ..scheduling.jobs import Job, JobChunk, token_width
+from ..scheduling.jobs import NO_OPTIONS, Job, JobChunk, token_width
 from ..tokenization.part_modes import shown_tokens
 from ..tokenization.tokenizer import Tokenized, Tokenizer
 
@@ -63,9 +63,12 @@ class Announcer:
         frames = [u64(job.id), u64(job.size), job.identity, job.request_id, row, chunk.tokens_json, chunk.parts_bytes]
         if not is_last:
             return [commands.JOB_CHUNK, *frames]
+        num_truncated = job.num_truncated
+        if options is NO_OPTIONS and not num_truncated and not self._needs_width:  # as most requests
+            return [commands.JOB_CHUNK, *frames, b"{}"]
         metadata: dict[str, Any] = {}
-        if job.num_truncated:
-            metadata = {"num_truncated": job.num_truncated, "truncated": job.truncated[:MAX_TRUNCATED]}
+        if num_truncated:
+            metadata = {"num_truncated": num_truncated, "truncated": job.truncated[:MAX_TRUNCATED]}
         if self._needs_width:
             metadata["width"] = token_width(job.chunks, self._positions)
         if options.dimensions is not None:

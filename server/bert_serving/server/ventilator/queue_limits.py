@@ -94,14 +94,8 @@ class QueueLimits:
     def chunk_bytes(self, chunk: JobChunk) -> int:
         """Returns the memory of a chunk in the ventilator."""
         tokenized = chunk.tokenized
-        arrays = (
-            tokenized.input_ids,
-            tokenized.lengths,
-            tokenized.type_ids,
-            tokenized.mask,
-            tokenized.truncated,
-            tokenized.parts,
-            tokenized.segments,
-        )
-        size = sum(array.nbytes for array in arrays if array is not None) + len(chunk.tokens_json)
-        return size + CHUNK_BYTES + self._sequence_bytes * len(tokenized.lengths)
+        size = tokenized.input_ids.nbytes + tokenized.lengths.nbytes + tokenized.truncated.nbytes
+        for array in (tokenized.type_ids, tokenized.mask, tokenized.parts, tokenized.segments):
+            if array is not None:
+                size += array.nbytes
+        return size + len(chunk.tokens_json) + CHUNK_BYTES + self._sequence_bytes * len(tokenized.lengths)

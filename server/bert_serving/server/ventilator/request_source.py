@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+import msgspec
 import zmq
 
 from ..ipc.descriptors import CLOSED, inode
 
 _UNKNOWN = -1
+_SRCFD = int(zmq.SRCFD)
 
 
-class RequestSource(NamedTuple):
+class RequestSource(msgspec.Struct, frozen=True):
     """A connection. Its descriptor may be used again after its end; its inode tells the two connections apart."""
 
     descriptor: int
@@ -33,7 +33,7 @@ UNKNOWN_SOURCE = RequestSource(_UNKNOWN, CLOSED)
 def source_of(frame: zmq.Frame) -> RequestSource:
     """Returns the connection of a frame."""
     try:
-        descriptor = int(frame.get(zmq.SRCFD))
+        descriptor = int(frame.get(_SRCFD))
     except zmq.ZMQError:
         return UNKNOWN_SOURCE
     return RequestSource(descriptor, inode(descriptor))

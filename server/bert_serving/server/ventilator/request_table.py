@@ -152,18 +152,17 @@ class RequestTable:
             self.limits.check(self.held_bytes, may_exceed)  # a message in the queue of digests takes memory
             self.digests.add(request)
             return
-        message_digest = digest(request.message)
-        if request.key_of(message_digest) not in self._by_key:
+        key = request.key_of(digest(request.message))
+        if key not in self._by_key:
             self.limits.check(self.held_bytes, may_exceed)
-        self.start(request, message_digest)
+        self.start(request, key)
 
-    def start(self, request: Request, message_digest: bytes) -> None:
-        """Starts a request whose digest is known, or continues it if it was repeated.
+    def start(self, request: Request, key: RequestKey) -> None:
+        """Starts a request whose key is known, or continues it if it was repeated.
 
         Raises:
             RequestError: the request is rejected.
         """
-        key = request.key_of(message_digest)
         job = self._by_key.get(key)
         if job is not None:
             self._repeat(job, request)
@@ -394,7 +393,7 @@ class RequestTable:
         if job.usage is not None:
             job.usage.end()
         del self._by_key[job.key]
-        same_id = self._by_id[job.key[:2]]
+        same_id = self._by_id[identifiers := job.key[:2]]
         del same_id[job]
         if not same_id:
-            del self._by_id[job.key[:2]]
+            del self._by_id[identifiers]

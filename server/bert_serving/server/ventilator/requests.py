@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import zmq
 
 from bert_serving.client.protocol import COMMANDS, MAX_IDENTITY_BYTES, MAX_REQUEST_ID_DIGITS
@@ -18,8 +18,7 @@ from .request_source import UNKNOWN_SOURCE, RequestSource, source_of
 INLINE_BYTES = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """Holds the frames of a request with a valid envelope.
 
     Attributes:

@@ -172,13 +172,15 @@ class Ventilator:
     # ---------------------------------------------------------------- clients
 
     def _on_requests(self, sock: RequestSocket) -> None:
+        requests, held = self.requests, self.requests.held_bytes
         for frames in sock.receive(BURST):
-            before = self.requests.held_bytes
+            before = held
             self._on_message(frames, may_exceed=self.frontend.may_exceed(sock))
-            if self.requests.is_full:
-                sock.late_bytes += max(0, self.requests.held_bytes - before)
-            if self._leaves_unread() and not self.frontend.may_exceed(sock):
-                return
+            held = requests.held_bytes
+            if held >= requests.limits.max_bytes:
+                sock.late_bytes += max(0, held - before)
+                if self._leaves_unread() and not self.frontend.may_exceed(sock):
+                    return
 
     def _leaves_unread(self) -> bool:
         """Returns whether messages wait unread: the queue is full, and they do not take too much memory."""
@@ -211,7 +213,8 @@ class Ventilator:
         complete = table.digests.step()
         if complete is not None:
             try:
-                table.start(*complete)
+                request, message_digest = complete
+                table.start(request, request.key_of(message_digest))
             except Exception as error:
                 self._on_error(complete[0], error)
 

@@ -12,6 +12,7 @@ from ..engines.nvml import GpuMeter
 from ..ipc.commands import READY, STOP, from_u64
 from ..ipc.messages import BatchMessage, decode_commands
 from ..ipc.process_context import ProcessContext
+from ..ipc.sockets import recv_available
 from ..model.pipeline import SentencePipeline
 from ..model.pooling import PoolingStrategy
 from .affinity import bind_to_cores
@@ -91,7 +92,7 @@ def run(process: ProcessContext) -> None:
             poller = front.poller(control)
             next_register_at = 0.0
             continue
-        frames = front.batches.recv_multipart(copy=False) if front.batches in events else None
+        frames = next(recv_available(front.batches, 1, copy=False), None) if front.batches in events else None
         if frames is not None and len(frames[0]) == 0:
             started.last_read = _last_sent(frames[1])
         elif frames is not None:
