@@ -173,6 +173,7 @@ def test_an_unknown_model_over_http_is_404_with_the_names(http: HttpServer, name
 def test_models_are_listed_and_described(http: HttpServer, server: Server) -> None:
     assert re.search(r"^ +model = 'last=.*', 'rerank=.*,task=rerank,max_seq_len=40'$", server.log, re.M)
     assert server.log.count(" on Python ") == 1
+    assert server.log.count("; scores of other spaces are not comparable") == 1
     assert "drift of model tiny: not observed (-drift_reference)" in server.log
     assert re.search(
         r":drift of model last: texts are compared with .*reference\.json \(-drift_reference\)$", server.log, re.M

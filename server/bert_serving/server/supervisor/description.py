@@ -99,8 +99,9 @@ def log_start(
 
 
 def log_space(config: ServerConfig, model: ModelConfig, log: logging.Logger) -> None:
-    """Logs with what vectors of a model may be compared."""
-    log.info("vector space: %s; vectors of other spaces are not comparable", config.default_space(model))
+    """Logs with what vectors, or scores, of a model may be compared."""
+    kind = "vectors" if config.task == "embed" else "scores"
+    log.info("vector space: %s; %s of other spaces are not comparable", config.default_space(model), kind)
 
 
 def log_drift(configs: Sequence[ServerConfig], log: logging.Logger) -> None:
