@@ -48,10 +48,12 @@ class Chosen(onnx_int8.Int8):
 
     left_out: re.Pattern[str] | None = None
 
-    def __call__(self, graph: Any, x: str, scope: str, kernel: np.ndarray, bias: np.ndarray) -> tuple[str, np.ndarray]:
+    def __call__(
+        self, graph: Any, x: str, scope: str, kernel: np.ndarray, bias: np.ndarray, rows: str = "t"
+    ) -> tuple[str, np.ndarray]:
         if self.left_out is not None and self.left_out.search(scope):
             return dense_fp32(graph, x, scope, kernel, bias)
-        return super().__call__(graph, x, scope, kernel, bias)
+        return super().__call__(graph, x, scope, kernel, bias, rows)
 
 
 def engine_without(spec: EngineSpec, left_out: str | None) -> onnx.OnnxEngine:

@@ -28,6 +28,7 @@ from bert_serving.server.engines.onnx import engine as engine_module
 from bert_serving.server.engines.onnx import int8 as onnx_int8
 from bert_serving.server.engines.onnx.encoder import build
 from bert_serving.server.engines.onnx.graph import IR_VERSION, MICROSOFT, OPSET, Graph
+from bert_serving.server.engines.onnx.layers import activate
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
 from bert_serving.server.model.weights import load_weights
@@ -308,15 +309,74 @@ def test_no_sum_of_two_products_leaves_16_bits(kernel: np.ndarray) -> None:
 def test_kernels_in_pairs_do_not_saturate_on_this_processor(rows: int, sign: int) -> None:
     """Every input and every weight is at its limit, so that 16 bits overflow if the kernel has full range."""
     kernel, x = np.full((33, 17), sign, np.float32), np.full((rows, 33), 3, np.float32)
+    product, bias = int8_product("gelu", "layer/intermediate/dense", kernel, x, in_pairs=True)
+    np.testing.assert_allclose(product, x @ kernel, rtol=1e-2)
+    np.testing.assert_array_equal(bias, x[0, :17])
+
+
+@pytest.mark.parametrize("scope", ["layer/attention/output/dense", "layer/intermediate/dense", "layer/output/dense"])
+@pytest.mark.parametrize("act", ["gelu", "gelu_new", "relu", "tanh", ""])
+def test_inputs_are_rounded_by_half_a_step_of_their_token(act: str, scope: str) -> None:
+    """With one input per output, the product has the error of that input. A token of zeros has none."""
+    x = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32) * np.float32([[0, 0.01, 0.3, 1, 3, 50]]).T
+    least = onnx_int8.ACTIVATION_MIN.get(act) if scope == "layer/output/dense" else None
+    if least is not None:
+        x = np.maximum(x, np.float32(least))
+        x[1:, 0] = least
+    product, _ = int8_product(act, scope, np.eye(64, dtype=np.float32), x)
+    steps = np.abs(x).max(1, keepdims=True) / 127
+    if least is not None:
+        zero = onnx_int8.ACTIVATION_ZERO if least else 0
+        steps = np.maximum(x.max(1, keepdims=True) / (255 - zero), -least / onnx_int8.ACTIVATION_ZERO)
+    assert (np.abs(product - x) <= 0.501 * steps + 1e-5 * np.abs(x)).all()
+    assert not product[0].any()
+
+
+def test_approximations_of_activations_differ_less_than_a_step() -> None:
+    x = np.linspace(-12, 12, 100_001, dtype=np.float32)
+
+    def values(act: str) -> np.ndarray:
+        graph = Graph()
+        return run_nodes(graph, activate(graph, act, "x"), x)
+
+    for act, approximation in onnx_int8.APPROXIMATIONS.items():
+        step = -onnx_int8.ACTIVATION_MIN[act] / onnx_int8.ACTIVATION_ZERO
+        assert np.abs(values(act) - values(approximation)).max() < 0.08 * step
+        assert values(approximation).min() >= onnx_int8.ACTIVATION_MIN[approximation]
+
+
+@pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "CLS_TOKEN"])
+def test_layers_of_a_body_share_the_integers_of_zero(strategy: str) -> None:
+    """They differ by the number of rows and by the integer alone: each operator takes a microsecond."""
+    spec = EngineSpec(model=TINY, cache_dir="", pooling_layers=(-1,), pooling_strategy=strategy)
+    weights = load_weights(TINY, need_pooler=False)
+    for is_any in (True, False):
+        built = build(spec, weights, onnx_int8.Int8({}, "gelu", in_pairs=False), any_batch=is_any).graph
+        bodies = [built] if is_any else [attribute.g for node in built.node for attribute in node.attribute]
+        assert bodies
+        for body in bodies:
+            expands = [node for node in body.node if node.op_type == "Expand"]
+            assert len(expands) == (2 if strategy == "REDUCE_MEAN" else 4)
+
+
+def int8_product(
+    act: str, scope: str, kernel: np.ndarray, x: np.ndarray, in_pairs: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the product of one layer in int8, and the bias that is still to be added."""
     graph = Graph()
-    product, bias = onnx_int8.Int8({}, "gelu", in_pairs=True)(graph, "x", "layer/intermediate/dense", kernel, x[0, :17])
-    names = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", product)]
+    product, bias = onnx_int8.Int8({}, act, in_pairs)(graph, "x", scope, kernel, x[0, :17])
+    return run_nodes(graph, product, x), bias
+
+
+def run_nodes(graph: Graph, output: str, x: np.ndarray) -> np.ndarray:
+    """Returns a value of a graph whose input is named x."""
+    names = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", output)]
     domains = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    built = helper.make_graph(graph.nodes, "layer", names[:1], names[1:], graph.tensors)
+    built = helper.make_graph(graph.nodes, "nodes", names[:1], names[1:], graph.tensors)
     model = helper.make_model(built, opset_imports=domains, ir_version=IR_VERSION)
     session = engine_module._open(model.SerializeToString(), threads=1)
-    np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ kernel, rtol=1e-2)
-    np.testing.assert_array_equal(bias, x[0, :17])
+    found: np.ndarray = session.run(None, {"x": x})[0]
+    return found
 
 
 # -- cache ------------------------------------------------------------------------------------------------------------

@@ -59,8 +59,7 @@ class Attention:
             query, key, value = self._rotate(linear(*given), rope)
         else:
             qkv, bias = (linear(*given), "") if disentangled else product(*given)
-            grid = self._grid.unpack(qkv)
-            query, key, value = graph.op("Split", grid, outputs=3, axis=-1, num_outputs=3)
+            query, key, value = self._grid.unpack_parts(qkv, model.hidden_size, 3)
         if disentangled:
             terms = 1 + disentangled.content_to_position + disentangled.position_to_content
             scale = (model.head_size * terms) ** -0.5
@@ -138,8 +137,7 @@ class Attention:
             self._once(("sine", rope), table(1)),
             domain=MICROSOFT,
         )
-        grid = self._grid.unpack(graph.op("Squeeze", rotated, self._numbers(1)))
-        query, key = graph.op("Split", grid, outputs=2, axis=-1, num_outputs=2)
+        query, key = self._grid.unpack_parts(graph.op("Squeeze", rotated, self._numbers(1)), hidden, 2)
         return query, key, self._grid.unpack(value)
 
     def _relative_bias(self, layer: int) -> str:

@@ -149,13 +149,16 @@ class _Encoder:
             normed = self._norm(f"{scope}/attention/LayerNorm", x)
         flat = self._attention.add(layer, scope, normed)
         attention = self._grid.pack(flat, selected)
+        rows = "t"
         if selected:
-            x = graph.op("Gather", x, selected)
-        x = graph.op("Add", self._linear(attention, f"{scope}/attention/output/dense", self._dense), x)
+            x, rows = graph.op("Gather", x, selected), "n"
+        x = graph.op("Add", self._linear(attention, f"{scope}/attention/output/dense", self._dense, rows), x)
         if not pre_norm:
             x = self._norm(f"{scope}/attention/output/LayerNorm", x)
         normed = self._norm(f"{scope}/intermediate/LayerNorm", x) if pre_norm else x
-        x = graph.op("Add", self._linear(self._inner(scope, normed), f"{scope}/output/dense", self._dense), x)
+        x = graph.op(
+            "Add", self._linear(self._inner(scope, normed, rows), f"{scope}/output/dense", self._dense, rows), x
+        )
         return x if pre_norm else self._norm(f"{scope}/output/LayerNorm", x)
 
     def final_norm(self, layer: int, x: str) -> str:
@@ -186,18 +189,18 @@ class _Encoder:
         total = graph.op("Add", x, activate(graph, convolution.act, found))
         return self._norm("encoder/convolution/LayerNorm", total)
 
-    def _inner(self, scope: str, x: str) -> str:
+    def _inner(self, scope: str, x: str, rows: str) -> str:
         """Adds the inner layer of the feed-forward with its activation."""
         act, name = self._model.hidden_act, f"{scope}/intermediate/dense"
         given = (self._graph, self._weights, self._dense, x, name)
         if not self._architecture.gated:
-            return activate(self._graph, act, *product(*given))
-        total = linear(*given, (name, f"{scope}/intermediate/up"))
+            return activate(self._graph, act, *product(*given, rows=rows))
+        total = linear(*given, (name, f"{scope}/intermediate/up"), rows)
         inner, up = self._graph.op("Split", total, outputs=2, axis=-1, num_outputs=2)
         return str(self._graph.op("Mul", activate(self._graph, act, inner), up))
 
-    def _linear(self, x: str, scope: str, dense: Dense) -> str:
-        return linear(self._graph, self._weights, dense, x, scope)
+    def _linear(self, x: str, scope: str, dense: Dense, rows: str = "t") -> str:
+        return linear(self._graph, self._weights, dense, x, scope, rows=rows)
 
     def _norm(self, scope: str, x: str) -> str:
         """Adds a layer normalization."""

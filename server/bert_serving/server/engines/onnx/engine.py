@@ -65,7 +65,7 @@ GRID_MULTIPLE = 4
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
-_GRAPH_VERSION = 7
+_GRAPH_VERSION = 8
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
@@ -290,7 +290,7 @@ def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> 
 def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | None) -> None:
     from .encoder import build
     from .graph import dense_fp32, is_aligned
-    from .int8 import Int8, Probe, adds_in_16_bits, largest_peaks, probe_batch
+    from .int8 import APPROXIMATIONS, Int8, Probe, adds_in_16_bits, largest_peaks, probe_batch
 
     log(f"load parameters from checkpoint {spec.model.checkpoint}")
     layers = spec.layers
@@ -306,8 +306,9 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
         peaks = largest_peaks(probe.scopes, _compute(session, layout)[1:])
         del session, constants
         # The product of gated units has no minimum.
-        act = "" if spec.model.architecture.gated else spec.model.hidden_act
-        dense = Int8(peaks, act, adds_in_16_bits(*processor(features)))
+        act = APPROXIMATIONS.get(spec.model.hidden_act, spec.model.hidden_act)
+        spec = replace(spec, model=replace(spec.model, hidden_act=act))
+        dense = Int8(peaks, "" if spec.model.architecture.gated else act, adds_in_16_bits(*processor(features)))
     # Opening the graph writes it with prepacked weights. All workers then share the pages of the file; otherwise each
     # worker would make a private copy.
     constants = {}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -52,6 +52,7 @@ class Graph:
         self.tensors: list[onnx.TensorProto] = []
         self.outputs: list[tuple[str, int]] = []
         self._named: dict[str, str] = {}
+        self._once: dict[tuple[str, object], str] = {}
         self._prefix = ""
         self._num_bodies = 0
 
@@ -86,6 +87,12 @@ class Graph:
         names = [f"{self._prefix}{kind}_{len(self.nodes)}_{number}" for number in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, domain=domain, **attributes))
         return names[0] if outputs == 1 else names
+
+    def once(self, key: object, add: Callable[[], str]) -> str:
+        """Returns what ``add`` returned at the first call with this key in the same body."""
+        if (self._prefix, key) not in self._once:
+            self._once[self._prefix, key] = add()
+        return self._once[self._prefix, key]
 
     def body(self, add: Callable[..., list[tuple[str, int]]], **inputs: int) -> onnx.GraphProto:
         """Returns the body of a loop or a branch; its nodes may read what the graph has so far.
@@ -128,12 +135,24 @@ def _names(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return found.union(*(_names(body.node) for body in bodies))
 
 
-#: Adds the product of an input ``[t, in]`` and a kernel ``[in, out]``: (graph, input name, scope, kernel, bias) to
-#: (name of the product, bias that is still to be added).
-Dense = Callable[[Graph, str, str, np.ndarray, np.ndarray], tuple[str, np.ndarray]]
+class Dense(Protocol):
+    """Adds the product of an input and a kernel."""
+
+    def __call__(
+        self, graph: Graph, x: str, scope: str, kernel: np.ndarray, bias: np.ndarray, rows: str = "t"
+    ) -> tuple[str, np.ndarray]:
+        """Returns the name of the product, and the bias that is still to be added.
+
+        Args:
+            x: name of the input, ``[rows, in]``.
+            kernel: weights, ``[in, out]``.
+            rows: the number of rows by name; inputs of a body with equal names have equally many.
+        """
 
 
-def dense_fp32(graph: Graph, x: str, scope: str, kernel: np.ndarray, bias: np.ndarray) -> tuple[str, np.ndarray]:
+def dense_fp32(
+    graph: Graph, x: str, scope: str, kernel: np.ndarray, bias: np.ndarray, rows: str = "t"
+) -> tuple[str, np.ndarray]:
     """Adds a product in float32."""
     return graph.op("MatMul", x, graph.tensor(kernel, f"{scope}/kernel")), bias
 

@@ -42,6 +42,7 @@ class Grid:
 
     def __init__(self, graph: Graph, is_long: bool) -> None:
         self._graph, self._shape = graph, ""
+        self._parts: dict[int, list[str]] = {}
         self.has_padding = not is_long
         self.attend = "" if is_long else "attend"
 
@@ -54,6 +55,21 @@ class Grid:
             rest = graph.tensor(np.array([-1]), f"numbers {(-1,)}")
             self._shape = graph.op("Concat", graph.op("Shape", "unpack"), rest, axis=0)
         return str(graph.op("Reshape", x, self._shape))
+
+    def unpack_parts(self, x: str, hidden: int, count: int) -> list[str]:
+        """Adds the grids ``[n, T, hidden]`` of parts that packed tokens ``[t, count hidden]`` have side by side.
+
+        Each part is selected as a row of its own, so that none is copied twice.
+        """
+        graph = self._graph
+        if not self.has_padding:
+            return list(graph.op("Split", self.unpack(x), outputs=count, axis=-1, num_outputs=count))
+        if count not in self._parts:
+            first = graph.op("Mul", "unpack", graph.tensor(np.int32(count), f"int32 {count}"))
+            others = [graph.tensor(np.int32(part), f"int32 {part}") for part in range(1, count)]
+            self._parts[count] = [first, *(graph.op("Add", first, part) for part in others)]
+        rows = graph.op("Reshape", x, graph.tensor(np.array([-1, hidden]), f"numbers {(-1, hidden)}"))
+        return [graph.op("Gather", rows, part) for part in self._parts[count]]
 
     def pack(self, flat: str, selected: str | None = None) -> str:
         """Adds packed tokens ``[t, d]`` of the flat grid ``[n T, d]``, or ``[n, d]`` of the tokens ``selected``."""

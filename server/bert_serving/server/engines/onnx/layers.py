@@ -10,12 +10,19 @@ from .graph import MICROSOFT, Dense, Graph
 
 
 def product(
-    graph: Graph, weights: Mapping[str, np.ndarray], dense: Dense, x: str, scope: str, names: tuple[str, ...] = ()
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    dense: Dense,
+    x: str,
+    scope: str,
+    names: tuple[str, ...] = (),
+    rows: str = "t",
 ) -> tuple[str, str]:
     """Adds a dense layer without its bias.
 
     Args:
         names: scopes of layers that are computed at once, one after the other along the outputs; by default ``scope``.
+        rows: as that of ``Dense``.
 
     Returns:
         the name of the product, and that of the bias, which is still to be added; empty if there is none.
@@ -24,15 +31,21 @@ def product(
     kernel = _join([weights[f"{name}/kernel"] for name in names])
     has_bias = f"{names[0]}/bias" in weights
     bias = _join([weights[f"{name}/bias"] for name in names]) if has_bias else np.zeros(kernel.shape[1], np.float32)
-    found, rest = dense(graph, x, scope, kernel, bias)
+    found, rest = dense(graph, x, scope, kernel, bias, rows)
     return found, graph.tensor(rest, f"{scope}/bias") if has_bias or rest.any() else ""
 
 
 def linear(
-    graph: Graph, weights: Mapping[str, np.ndarray], dense: Dense, x: str, scope: str, names: tuple[str, ...] = ()
+    graph: Graph,
+    weights: Mapping[str, np.ndarray],
+    dense: Dense,
+    x: str,
+    scope: str,
+    names: tuple[str, ...] = (),
+    rows: str = "t",
 ) -> str:
     """Adds a dense layer; see ``product``."""
-    found, bias = product(graph, weights, dense, x, scope, names)
+    found, bias = product(graph, weights, dense, x, scope, names, rows)
     return str(graph.op("Add", found, bias)) if bias else found
 
 
