@@ -1,6 +1,6 @@
 """Measures an engine without a server: sequences and tokens per second, and the time of one sentence.
 
-    python benchmark/engine_loop.py                                    # the embedded model
+    python benchmark/engine_loop.py                                    # the default model
     python benchmark/engine_loop.py -random base -dtype fp32 bf16      # BERT-base shape, random weights
     python benchmark/engine_loop.py -model_dir /models/bert -sentences sentences.txt
     python benchmark/engine_loop.py -random base -length 128 -batch_size 32
@@ -146,7 +146,7 @@ def memory_mib() -> tuple[float, float]:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("-model_dir", help="folder of a model; default: the embedded one")
+    model.add_argument("-model_dir", help="folder of a model; default: the default model")
     model.add_argument("-random", choices=SIZES, help="random weights of this size, written to the cache folder once")
     parser.add_argument("-engine", default="auto")
     parser.add_argument("-dtype", nargs="+", default=["fp32"])
@@ -170,7 +170,7 @@ def main(argv: list[str]) -> None:
     if args.random:
         folder = random_model(args.random, Path(default_cache_dir()) / f"random-{args.random}")
     if folder is None:
-        sys.exit("the embedded model is not installed; use -model_dir or -random base")
+        sys.exit("the default model is not installed; use -model_dir or -random base")
     model = load_model_config(folder)
     sequences = read_sequences(args, model)
     tokens = sum(len(ids) for ids in sequences)

@@ -50,7 +50,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", default=default_model_dir(), help="default: the embedded model")
+    parser.add_argument("--model_dir", default=default_model_dir(), help="default: the default model")
     parser.add_argument(
         "--texts", type=Path, help="file with one text per line; default: sentences of the STS benchmark"
     )
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     if args.model_dir is None:
-        parser.error("the embedded model is not installed; use --model_dir")
+        parser.error("the default model is not installed; use --model_dir")
     try:
         import tokenizers
     except ImportError:

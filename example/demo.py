@@ -1,6 +1,6 @@
 """Shows the similarities of five sentences (``make demo``).
 
-Starts a server with the embedded default model, encodes the sentences, prints their similarities, and stops the server.
+Starts a server with the default model, encodes the sentences, prints their similarities, and stops the server.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def test_check_refuses_a_folder_that_cannot_be_read(
 
     monkeypatch.setattr("bert_serving.server.config.model_folder.read_pipeline", deny)
     assert check(ServerConfig(model_dir="/secret")) == 3
-    assert capsys.readouterr().err == "refused: [Errno 13] Permission denied: '/secret/modules.json'\n"
+    assert capsys.readouterr().err == "refused: /secret/modules.json: Permission denied; check the permissions\n"
 
 
 def test_help_describes_every_option() -> None:
@@ -229,6 +229,7 @@ def test_help_describes_every_option() -> None:
         assert f"-{option.flag or option.name}" in text
         assert len(option.help) > 15
     assert "examples:" in text
+    assert text.startswith("usage: bert-serving-start [flag ...]\n")
 
 
 def test_1_10_names_are_importable() -> None:

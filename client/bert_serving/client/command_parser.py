@@ -1,9 +1,10 @@
-"""The parser of all commands: an error is the reason, then how to get help. The server imports it too."""
+"""The parser of all commands, and the texts of their errors. The server imports it too."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import itertools
 import os
 import re
@@ -13,6 +14,17 @@ from typing import Any, NoReturn
 
 #: ``argument -port/-port_in/--port: ...``, of which the first spelling is shown.
 _SPELLINGS = re.compile(r"argument (-[^\s/:]+)(?:/-[^\s/:]+)*: ")
+#: Largest number of flags that a usage names. The list of flags follows it.
+_MAX_FLAGS_IN_USAGE = 20
+#: Remedies for errors of files, by error number.
+_FILE_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "name a file",
+    errno.EACCES: "check the permissions",
+    errno.ENOSPC: "free space on its disk",
+    errno.EROFS: "choose a folder that is writable",
+}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -27,6 +39,15 @@ class CommandParser(argparse.ArgumentParser):
         """Prints the reason without the usage, and exits."""
         reason = _SPELLINGS.sub(r"\1: ", message)
         self.exit(2, f"{self.prog}: {reason}\n{self.prog} --help describes all flags\n")
+
+    def format_help(self) -> str:
+        """Returns the help. The usage of a command with many flags is one line."""
+        flags = [action for action in self._actions if action.option_strings]
+        if self.usage is None and len(flags) > _MAX_FLAGS_IN_USAGE:
+            arguments = self._get_formatter()
+            arguments.add_usage(None, self._get_positional_actions(), [], prefix="")
+            self.usage = arguments.format_help().strip().replace(self.prog, "%(prog)s [flag ...]", 1)
+        return super().format_help()
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parses arguments. An unknown flag is an error that names similar ones."""
@@ -75,6 +96,14 @@ class CommandParser(argparse.ArgumentParser):
             choices = [str(choice) for choice in action.choices]
             reason = f"{value!r} is not one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
             raise argparse.ArgumentError(action, reason)
+
+
+def describe_error(error: Exception) -> str:
+    """Returns the text of an error. That of a file begins with its path, and ends with a remedy if one is known."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str) or error.strerror is None:
+        return str(error)
+    remedy = _FILE_REMEDIES.get(error.errno or 0)
+    return f"{error.filename}: {error.strerror}{f'; {remedy}' if remedy else ''}"
 
 
 def print_output(text: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from .._encoding import Response
 from .._progress import ProgressBar
 from .._scores import ServerTask
+from ..command_parser import describe_error
 from ..errors import BertServingError
 from ..flag_sources import command_args
 from ..protocol import ROW_MODES, FloatArray
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (BertServingError, CorpusError, OSError) as error:
-        _print_error(str(error))
+        _print_error(describe_error(error))
         return 1
 
 

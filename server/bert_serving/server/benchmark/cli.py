@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from bert_serving.client.command_parser import describe_error
+
 from ..config.server_config import ServerConfig
 from ..errors import ConfigError, ServingError
 from ..model.config import ModelConfig
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = config.read_model()
         plan = make_plan(args, config, shlex.join(["bert-serving-benchmark", *arguments]))
     except (ServingError, ModelError, OSError, ValueError) as error:
-        print(f"bert-serving-benchmark: {error}", file=sys.stderr)
+        print(f"bert-serving-benchmark: {describe_error(error)}", file=sys.stderr)
         return 2
     return run_until_interrupted(experiments.from_args(args, config, model), model, plan)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from bert_serving.client.command_parser import print_output
+from bert_serving.client.command_parser import describe_error, print_output
 
 from ..config.models import further_models, public_name
 from ..config.server_config import ServerConfig
@@ -58,7 +58,7 @@ def check(config: ServerConfig) -> int:
             problem_of = f"-model {each.name}: "
             rows += [("", ""), ("name", each.name), *_check_model(each, cores)]
     except (ServingError, ModelError, EngineError, ValueError, OSError) as error:
-        print(f"refused: {problem_of}{error}", file=sys.stderr)
+        print(f"refused: {problem_of}{describe_error(error)}", file=sys.stderr)
         return EXIT_START_FAILED
     rows += [("note", problem) for problem in problems]
     print_output("\n".join(f"{name:>12}: {text}" if name else "" for name, text in rows))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bert_serving.client import BertServingError
+from bert_serving.client.command_parser import describe_error
 from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import add_sources, choose_address, command_args
 from bert_serving.client.rate_limits import within_limits
@@ -20,7 +21,7 @@ from ..errors import ServingError
 from ..model.errors import ModelError
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference, Sample
 from ..tokenization.factory import make_tokenizer
-from .text_sample import add_server, connect, limit_report, sample_parser, text_chunks
+from .text_sample import add_server, connect, limit_report, require_folder_of, sample_parser, text_chunks
 
 #: Number of texts below which the drift of a healthy server is large by chance.
 RECOMMENDED_TEXTS = 1000
@@ -57,13 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command_args(parser, argv)
     choose_address(parser, args)
     try:
+        require_folder_of(args.output)
         reference = _measure(args)
         with open(args.output, "w", encoding="utf-8") as out:
             out.write(reference.to_json() + "\n")
     except UnicodeDecodeError as error:
-        return _fail(f"{args.file} is not UTF-8: {error}")
+        return _fail(f"{args.file} is not UTF-8: {error}; convert it to UTF-8")
     except (BertServingError, ServingError, ModelError, ValueError, OSError) as error:
-        return _fail(str(error))
+        return _fail(describe_error(error))
     print(f"{args.output}: {reference.num_texts:,} texts, {100 * reference.unknown_share:.2f}% of their tokens unknown")
     if reference.num_texts < RECOMMENDED_TEXTS:
         print(

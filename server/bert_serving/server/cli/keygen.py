@@ -10,7 +10,7 @@ from pathlib import Path
 import zmq
 import zmq.auth
 
-from bert_serving.client.command_parser import CommandParser
+from bert_serving.client.command_parser import CommandParser, describe_error
 from bert_serving.client.completion import add_completion
 
 from ..security.curve import CLIENTS, SERVER
@@ -37,7 +37,7 @@ def keygen(argv: Sequence[str] | None = None) -> int:
                 parser.error(f"the client name {name!r} is invalid: use letters, digits and _, and not {SERVER!r}")
             _create(folder, name)
     except OSError as error:
-        print(f"bert-serving-keygen: {error}", file=sys.stderr)
+        print(f"bert-serving-keygen: {describe_error(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Any
 
-from bert_serving.client.command_parser import print_output
+from bert_serving.client.command_parser import describe_error, print_output
 from bert_serving.client.flag_sources import ParsedCommand, describe_flags
 
 from ..config.model_folder import apply_model_folder
@@ -27,7 +27,7 @@ def print_config(config: ServerConfig, parsed: ParsedCommand, parser: argparse.A
     try:
         config, _ = apply_model_folder(config, log)
     except (ServingError, ModelError, OSError, ValueError) as error:
-        reason = str(error)
+        reason = describe_error(error)
     others: dict[str, tuple[Any, str]] = {}
     for name, option in OPTIONS.items():
         value = getattr(config, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Iterator
 
@@ -30,6 +31,15 @@ def sample_parser(prog: str, description: str, epilog: str, texts: str) -> Comma
     parser.add_argument("file", metavar="FILE", help=texts)
     parser.add_argument("-o", "-output", "--output", required=True, metavar="OUT", help="JSON file to write")
     return parser
+
+
+def require_folder_of(output: str) -> None:
+    """Checks that the folder of the file to write exists, before texts are encoded for it.
+
+    Raises:
+        OSError: it does not, or is no folder.
+    """
+    os.stat(os.path.join(os.path.dirname(output) or ".", ""))
 
 
 def connect(args: argparse.Namespace) -> BertClient:

@@ -17,7 +17,7 @@ from .server_config import ServerConfig
 
 _EPILOG = """\
 examples:
-  bert-serving-start                                       serves the embedded default model on ports 5555 and 5556
+  bert-serving-start                                       serves the default model on ports 5555 and 5556
   bert-serving-start -model_dir /models/uncased_L-12_H-768_A-12 -num_worker 4
   bert-serving-start -model_dir M -tuned_model_dir /tmp/mrpc_output -ckpt_name model.ckpt-343
   bert-serving-start -model_dir M -pooling_strategy NONE -max_seq_len NONE       one vector per token
@@ -29,6 +29,11 @@ then, on any machine with bert-serving-client:
   BertClient().encode(['First do it', 'then do it right'])
 """
 
+#: What concerns all options of a group.
+_DESCRIPTIONS = {
+    "BERT Parameters": "A folder of sentence-transformers, such as that of the default model, decides about\n"
+    "pooling, length, normalization and prompt, unless a flag is given."
+}
 _V1_NAMES = {name for name, each in OPTIONS.items() if each.v1}
 
 
@@ -63,7 +68,7 @@ def get_args_parser(prog: str = "bert-serving-start") -> argparse.ArgumentParser
         formatter_class=lambda prog: RawFormatter(prog, max_help_position=34, width=110),
     )
     for title, options in option_groups().items():
-        group = parser.add_argument_group(title)
+        group = parser.add_argument_group(title, _DESCRIPTIONS.get(title))
         for each in options:
             suggest(each.add_to(group), each.completions)
         if title == "Other":

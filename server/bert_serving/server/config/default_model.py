@@ -1,4 +1,4 @@
-"""Selects the embedded default model."""
+"""Selects the default model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import ConfigError
 
 
 def use_default_model(values: dict[str, Any], given: Collection[str]) -> None:
-    """Sets the embedded model and, for options at their default, the settings that it was trained with.
+    """Sets the default model and, for options at their default, the settings that it was trained with.
 
     Raises:
         ConfigError: the model is not installed.

@@ -40,8 +40,8 @@ class Options:
     # fmt: off
     model_dir: str = option(
         None, "folder of the BERT model: a Google checkpoint (bert_config.json, vocab.txt, bert_model.ckpt.*) or a "
-        "Hugging Face folder (config.json, vocab.txt or tokenizer.json, model.safetensors). Default: the embedded "
-        "model, if it is installed", metavar="DIR", v1=True, group="File Paths")
+        "Hugging Face folder (config.json, vocab.txt or tokenizer.json, model.safetensors). By default "
+        "all-MiniLM-L6-v2, if its package is installed", metavar="DIR", v1=True, group="File Paths")
     model: tuple[str, ...] = option(
         (), "a further model with a name of its own, which requests choose, and with its options, as in "
         "rerank=/models/reranker,task=rerank,max_seq_len=512; may be repeated. Without NAME= the same as -model_dir",
