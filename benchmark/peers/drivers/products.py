@@ -62,7 +62,8 @@ def torch_products(kernels: list[tuple[int, int]]) -> Products:
     torch.set_num_threads(num_cores())
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     prepack, product = torch.ops.mkldnn._reorder_linear_weight, torch.ops.mkldnn._linear_pointwise
-    weights = [prepack(torch.ones(shape[::-1], dtype=kind).to_mkldnn(), ROWS) for shape in kernels]
+    with torch.inference_mode():
+        weights = [prepack(torch.ones(shape[::-1], dtype=kind), None) for shape in kernels]
     full = {width: torch.ones((ROWS, width), dtype=kind) for width in dict(kernels)}
 
     def call(rows: int) -> None:
