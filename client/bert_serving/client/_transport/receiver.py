@@ -20,6 +20,7 @@ from .retry_policy import QUERY_NUMBER, RetryPolicy
 
 #: Messages that one `Receiver.receive` reads at most, so that the I/O thread also serves its other sockets.
 _MAX_MESSAGES = 64
+_NOBLOCK = int(zmq.NOBLOCK)
 
 
 class Caller(Protocol):
@@ -70,7 +71,8 @@ class Receiver:
         self._retry = retry
         self._state = state
         self._wake = wake
-        self._poller = zmq.Poller()  # of calling threads
+        sub.setsockopt(zmq.RCVTIMEO, int(MAX_CALLER_READ * 1000))  # of `receive` that waits
+        self._poller = zmq.Poller()  # of calling threads, for shorter waits
         self._poller.register(sub, zmq.POLLIN)
         self._caller_left = threading.Condition(table.lock)  # notified if the connection is closing
         self._caller_awaited_last = False  # whether the latest reply was awaited by a call that reads
@@ -96,7 +98,9 @@ class Receiver:
                         self._resend_pending()
                 elif not self.lease.start_read(caller, time.monotonic()):
                     return False
-            if self._poller.poll(int(min(seconds, MAX_CALLER_READ) * 1000) + 1):
+            if seconds >= MAX_CALLER_READ:
+                self.receive(caller.has_replies, waits=True)
+            elif self._poller.poll(int(seconds * 1000) + 1):
                 self.receive(caller.has_replies)
         except BaseException:  # KeyboardInterrupt may arrive at any point
             self._recover(caller)
@@ -160,16 +164,22 @@ class Receiver:
 
     # ---- messages ------------------------------------------------------------------------------------------------
 
-    def receive(self, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Reads and delivers the replies that are there, until ``is_enough``."""
+    def receive(self, is_enough: Callable[[], bool] = lambda: False, waits: bool = False) -> None:
+        """Reads and delivers the replies that are there, until ``is_enough``.
+
+        Args:
+            waits: waits for the first one, at most ``MAX_CALLER_READ``. A poll before takes four more system calls.
+        """
+        flags = 0 if waits else _NOBLOCK
         for _ in range(_MAX_MESSAGES):
             if is_enough():
                 return
             self._partial = False
             try:
-                frames = self._sub.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = self._sub.recv_multipart(flags, copy=False)
             except zmq.Again:
                 return
+            flags = _NOBLOCK
             if self._partial:
                 continue
             try:
