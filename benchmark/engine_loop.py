@@ -4,6 +4,7 @@
     python benchmark/engine_loop.py -random base -dtype fp32 bf16      # BERT-base shape, random weights
     python benchmark/engine_loop.py -model_dir /models/bert -sentences sentences.txt
     python benchmark/engine_loop.py -random base -length 128 -batch_size 32
+    python benchmark/engine_loop.py -random base -pause 2              # one sentence also after 2 ms without work
 
 Compare only figures of the same run: other programs on the machine can halve them. The CPU time per sequence is less
 affected, but includes the spinning of waiting threads (ONNX Runtime).
@@ -122,15 +123,33 @@ def best_time(engine: Engine, work: list[Batch], repeats: int) -> tuple[float, f
     return min(wall[1:]), min(cpu[1:])
 
 
-def single_times(engine: Engine, sequences: list[list[int]]) -> np.ndarray:
-    """Returns the seconds of each sentence, one at a time."""
+def single_times(engine: Engine, sequences: list[list[int]], pause: float = 0.0) -> np.ndarray:
+    """Returns the seconds of each sentence, one at a time.
+
+    Args:
+        pause: seconds without work before each sentence. Another sentence, which is not timed, precedes it.
+    """
     work = [pack([ids]) for ids in sequences]
     seconds = []
     for batch in work[:5] + work:
+        if pause:
+            engine.encode(batch)
+            time.sleep(pause)
         start = time.perf_counter()
         engine.encode(batch)
         seconds.append(time.perf_counter() - start)
     return np.array(seconds[5:])
+
+
+def pauses(engine: Engine, sequences: list[list[int]], pause: float) -> str:
+    """Compares single sentences without and with a pause in alternating rounds: median and 5 % quantile of each."""
+    times: dict[float, list[np.ndarray]] = {0.0: [], pause: []}
+    for _ in range(5):
+        for seconds, rounds in times.items():
+            rounds.append(single_times(engine, sequences, seconds) * 1e3)
+    quantiles = [np.percentile(np.concatenate(rounds), [50, 5]) for rounds in times.values()]
+    (one, least_one), (other, least_other) = quantiles
+    return f"{one:.2f} ({least_one:.2f}) in a row, {other:.2f} ({least_other:.2f}) after {pause * 1e3:g} ms"
 
 
 def memory_mib() -> tuple[float, float]:
@@ -161,6 +180,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("-number", type=int, default=512, help="number of sequences")
     parser.add_argument("-batch_size", type=int, nargs="+", default=[128])
     parser.add_argument("-repeats", type=int, default=3)
+    parser.add_argument("-pause", type=float, help="also time single sentences after so many ms without work")
     return parser.parse_args(argv)
 
 
@@ -196,6 +216,8 @@ def main(argv: list[str]) -> None:
         for size in args.batch_size:
             seconds, cpu = best_time(engine, list(batches(sequences, size)), args.repeats)
             single = np.median(single_times(engine, sequences[:50])) * 1e3
+            if args.pause:
+                print(f"single, ms: {pauses(engine, sequences[:50], args.pause / 1e3)}", file=sys.stderr)
             private, resident = memory_mib()
             rate = f"{len(sequences) / seconds:.1f} | {tokens / seconds:.0f} | {cpu / len(sequences) * 1e3:.2f}"
             rest = f"{single:.1f} | {load:.2f} | {private:.0f} | {resident:.0f}"
