@@ -29,7 +29,7 @@ class FakeService:
     def __init__(self, space: str = SPACE) -> None:
         self.config = SimpleNamespace(task="embed", http_max_body=2000, pipeline=None)
         self.model_name, self.dimensions, self.vector_space, self.token_level = "model", 2, space, False
-        self.num_calls, self.outputs = 0, ()
+        self.num_calls, self.outputs, self.labels, self.max_length = 0, (), (), 25
         self.models = [self]
         self.errors: list[Exception] = []
         #: Waited for before each reply.

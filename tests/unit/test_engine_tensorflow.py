@@ -292,7 +292,7 @@ def test_prepare_writes_once_and_create_restores_a_deleted_cache(tmp_path: Path)
     lines: list[str] = []
     spec = EngineSpec(MODEL, str(tmp_path / "cache"))
     engine_module.prepare(spec, lines.append)
-    assert [line.split(" ", 2)[:2] for line in lines] == [["load", "parameters"], ["build", "graph,"]]
+    assert [line.split(" ", 2)[:2] for line in lines] == [["load", "parameters"], ["build", "graph"]]
     engine_module.prepare(spec, lines.append)
     assert len(lines) == 2
     for entry in Cache(spec.cache_dir).root.glob("tensorflow-*/*"):

@@ -29,7 +29,9 @@ class Application:
     """The Flask application, and the component that makes responses without it."""
 
     def __init__(self, cors: str = "*") -> None:
-        service: Any = Mock(vector_space="space", model_name="model", labels=())
+        service: Any = Mock(
+            vector_space="space", model_name="model", labels=(), outputs=("dense",), dimensions=2, max_length=25
+        )
         service.models = [service]
         service.config = SimpleNamespace(cors=cors, task="embed", pipeline=None)
         service.log = logging.getLogger("test")
