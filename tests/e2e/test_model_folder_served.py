@@ -82,7 +82,9 @@ def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(*norms, rtol=1e-4)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "tensorflow", "torch"])
+@pytest.mark.parametrize(
+    "engine", ["onnx", *(pytest.param(name, marks=pytest.mark.minutes) for name in ("tensorflow", "torch"))]
+)
 def test_weighted_mean_and_modules_on_each_engine(build: Build, engine: str) -> None:
     folder = build(
         "weightedmean", base_modules_of.Dense(384, 128), modules_of.Dropout(0.1), base_modules_of.Normalize()
@@ -92,7 +94,14 @@ def test_weighted_mean_and_modules_on_each_engine(build: Build, engine: str) -> 
     assert warnings == []
 
 
-@pytest.mark.parametrize("modes", ["cls", "max", "lasttoken", "mean_sqrt_len_tokens", ("mean", "max")])
+@pytest.mark.parametrize(
+    "modes",
+    [
+        *(pytest.param(mode, marks=pytest.mark.minutes) for mode in ("cls", "max", "lasttoken")),
+        "mean_sqrt_len_tokens",
+        ("mean", "max"),
+    ],
+)
 def test_pooling_modes(build: Build, modes: Any) -> None:
     folder = build(modes)
     assert_same(vectors_of(folder)[0], expected(folder))

@@ -78,7 +78,7 @@ def over_http(port: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "engine",
-    ["onnx", pytest.param("torch", marks=pytest.mark.slow), pytest.param("tensorflow", marks=pytest.mark.minutes)],
+    ["onnx", *(pytest.param(name, marks=pytest.mark.minutes) for name in ("torch", "tensorflow"))],
 )
 def test_only_what_the_start_prepared_is_served(engine: str, tmp_path: Path) -> None:
     pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))
