@@ -174,9 +174,8 @@ class RetryPolicy:
                 if self.supports_query:
                     self._send_query(SHOW_PENDING, json.dumps({"requests": ids[:MAX_QUERIED]}).encode())
                 else:
-                    self._send_query(
-                        SHOW_CONFIG, self._config_options
-                    )  # the reply tells whether the server supports queries
+                    # The reply tells whether the server supports queries.
+                    self._send_query(SHOW_CONFIG, self._config_options)
 
     def _send_query(self, query: bytes, options: bytes = b"") -> None:
         """Sends a query. If the socket does not accept it, the server is busy; the next query follows."""

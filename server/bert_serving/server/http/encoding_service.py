@@ -335,9 +335,8 @@ class EncodingService:
         rows = len(texts)
         if self.token_level:
             width = self.max_length
-            if (
-                not self._pads_to_max_length
-            ):  # vectors are as long as the longest text, which has no more tokens than characters
+            if not self._pads_to_max_length:
+                # Vectors are as long as the longest text, which has no more tokens than characters.
                 width = min(width, 3 + max((len(text) for text in texts if isinstance(text, (str, list))), default=0))
             rows *= width
         width = self._width(options)

@@ -116,9 +116,8 @@ class ResultReceiver:
         config = process.config
         self._guard: JoinGuard | None = None
         if config.result_join_port is not None:
-            context: zmq.Context[zmq.Socket[bytes]] = (
-                zmq.Context()
-            )  # of its own: it has other keys than the result port
+            # A context of its own, because it has other keys than the result port.
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             max_bytes = config.result_memory or default_memory()  # requests wait until their vectors fit
             sock = join_socket(context, zmq.PULL, config.join_timeout, max_bytes)
             CurveAuth(process.options["join_access"], warn=process.log.warning).apply(context, sock)

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from ..config.memory import default_memory
 from ..ipc import commands
 from ..ipc.cached_rows import CachedRows
-from ..ipc.commands import DRAIN, DRAINED, READY, STOP, from_u64, u64
+from ..ipc.commands import from_u64, u64
 from ..ipc.connection_monitor import SLICE_INTERVAL, ConnectionMonitor
 from ..ipc.descriptors import ConnectionLimit
 from ..ipc.full_collections import FullCollections
@@ -92,7 +92,7 @@ class Sink:
         for sock in (self.control, self.ventilator, *self.receiver.sockets, self.publisher):
             poller.register(sock, zmq.POLLIN)
         self.log.info("ready")  # before the report, so that the log of a server that is ready is complete
-        self.control.send_multipart([READY, b"{}"])
+        self.control.send_multipart([commands.READY, b"{}"])
         next_expiry, retry_ms, full_collections = self.clock() + 1, 1, FullCollections()
         while not self.stopped:
             self.process.mark_progress()
@@ -166,7 +166,7 @@ class Sink:
     def _report_drained(self) -> None:
         if not self.publisher.has_undelivered(self.clock(), DRAIN_GRACE):
             self._has_reported_drained = True
-            self.control.send(DRAINED)
+            self.control.send(commands.DRAINED)
 
     # ---------------------------------------------------------------- ventilator
 
@@ -213,9 +213,8 @@ class Sink:
             for result in self.barrier.sync(epoch, first_batch):
                 self._on_result(result)
         elif not self.barrier.is_synced:
-            self.has_requested_sync = (
-                False  # the ventilator that received the request is gone, or answered another sink
-            )
+            # The ventilator that received the request is gone, or answered another sink.
+            self.has_requested_sync = False
 
     def _report_memory(self, memory_report: MemoryReport) -> None:
         """Reports the memory of results ahead of the acknowledgements, which free their reservations."""
@@ -340,11 +339,11 @@ class Sink:
 
     def _on_control(self) -> None:
         kind = self.control.recv_multipart()[0]
-        if kind == DRAIN:
+        if kind == commands.DRAIN:
             self.draining = True
         elif kind == commands.BIND_AGAIN:
             self.process.bind_again()
-        elif kind == STOP:
+        elif kind == commands.STOP:
             self.stopped = True
 
 

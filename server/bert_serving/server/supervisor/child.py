@@ -39,7 +39,7 @@ class Child:
     """A child process of the server.
 
     Attributes:
-        role: the code that it runs: ventilator, sink, prepare, worker, http, jobs.
+        role: the code that it runs; ``child_main`` has all roles.
         context: its name in the log.
         incarnation: number of starts; part of its identity, so that messages of a predecessor are recognised.
         ready_at: monotonic seconds at which it became ready, or None.

@@ -17,18 +17,7 @@ from bert_serving.client.protocol import CANCEL, SHOW_CONFIG, SHOW_PENDING, SHOW
 
 from ..errors import Forbidden, InternalError, RequestError
 from ..ipc import commands
-from ..ipc.commands import (
-    DRAIN,
-    DRAIN_WORKER,
-    DRAINED,
-    READY,
-    STATE,
-    STOP,
-    TERMINATE,
-    WORKER_DRAINED,
-    WORKER_LOST,
-    from_u64,
-)
+from ..ipc.commands import from_u64
 from ..ipc.frame_guard import FrameGuard
 from ..ipc.full_collections import FullCollections
 from ..ipc.messages import Command
@@ -88,7 +77,7 @@ class Ventilator:
         tables = self.models.all
         for sock in (self.control, router, self.sink.socket, *(table.thread.results for table in tables), *joined):
             poller.register(sock, zmq.POLLIN)
-        self.control.send_multipart([READY, b"{}"])
+        self.control.send_multipart([commands.READY, b"{}"])
         full_collections = FullCollections()
         while not self.stopped:
             for table in tables:
@@ -163,11 +152,11 @@ class Ventilator:
         if self._draining_worker is not None and all(
             table.dispatcher.drain_worker(self._draining_worker) for table in self.models.all
         ):
-            self.control.send_multipart([WORKER_DRAINED, self._draining_worker])
+            self.control.send_multipart([commands.WORKER_DRAINED, self._draining_worker])
             self._draining_worker = None
         if self.requests.draining and not self._drained_sent and self.models.is_idle:
             self._drained_sent = True
-            self.control.send(DRAINED)
+            self.control.send(commands.DRAINED)
 
     # ---------------------------------------------------------------- clients
 
@@ -232,7 +221,7 @@ class Ventilator:
             if not self._is_trusted(frame):
                 raise Forbidden(f"TERMINATION is accepted from this machine only, not from {peer}")
             self.log.info("received TERMINATION from %s", peer)
-            self.control.send(TERMINATE)
+            self.control.send(commands.TERMINATE)
             return
         if request.message == CANCEL:
             number = self.models.cancel(request)
@@ -340,16 +329,16 @@ class Ventilator:
 
     def _on_control(self, frames: list[bytes]) -> None:
         kind = frames[0]
-        if kind == WORKER_LOST:
+        if kind == commands.WORKER_LOST:
             for table in self.models.all:
                 table.dispatcher.worker_lost(frames[1])
             if self.tokenizers is not None and frames[1].startswith(b"tokenizer-"):
                 self.tokenizers.lost(frames[1])
-        elif kind == DRAIN_WORKER:
+        elif kind == commands.DRAIN_WORKER:
             self._draining_worker = frames[1]
-        elif kind == STATE:
+        elif kind == commands.STATE:
             self.context.info["supervisor"] = json.loads(frames[1])
-        elif kind == DRAIN:
+        elif kind == commands.DRAIN:
             self.models.set_draining(True)
         elif kind == commands.RESUME:
             self._drained_sent = False
@@ -358,7 +347,7 @@ class Ventilator:
             self.context.bind_again()
         elif kind == commands.SHARES and self.requests.shares is not None:
             self.requests.shares.update(json.loads(frames[1]))
-        elif kind == STOP:
+        elif kind == commands.STOP:
             self.stopped = True
 
 

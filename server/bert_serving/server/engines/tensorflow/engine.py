@@ -159,9 +159,8 @@ class TensorflowEngine:
         return encode_in_groups(batch, groups, True, self._run_tokens)
 
     def _run_tokens(self, batch: Batch) -> np.ndarray:
-        every = np.arange(
-            batch.num_tokens, dtype=np.int32
-        )  # a graph that selects one token of each sequence selects all
+        # A graph that selects one token of each sequence selects all.
+        every = np.arange(batch.num_tokens, dtype=np.int32)
         return self._call(replace(make_layout(batch), first=every, last=every), self._token_function)
 
     def close(self) -> None:
