@@ -248,18 +248,16 @@ def test_signal_handler_encodes_while_its_thread_reads(fake_server: FakeServer, 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
 def test_signal_handler_encodes_between_two_frames(fake_server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    received = zmq.Socket.recv_multipart
+    received = zmq.Socket.recv
     is_armed = [False]
 
-    def interrupted(self: zmq.Socket[bytes], flags: int = 0, copy: bool = True) -> list[Any]:
-        if not is_armed[0] or threading.current_thread() is not threading.main_thread():
-            return received(self, flags, copy)
-        is_armed[0] = False
-        parts = [self.recv(flags, copy=copy)]
-        signal.raise_signal(signal.SIGUSR1)
-        while self.getsockopt(zmq.RCVMORE):
-            parts.append(self.recv(flags, copy=copy))
-        return parts
+    def interrupted(self: zmq.Socket[bytes], flags: int = 0, copy: bool = True, **options: Any) -> Any:
+        frame: Any = received(self, flags, copy, **options)
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_armed[0] and is_main and not copy and frame.more:
+            is_armed[0] = False
+            signal.raise_signal(signal.SIGUSR1)
+        return frame
 
     with BertClient(**fake_server.ports) as bc:
         let_calls_read(bc, fake_server)
@@ -267,7 +265,7 @@ def test_signal_handler_encodes_between_two_frames(fake_server: FakeServer, monk
         nested: list[float] = []
         before = signal.signal(signal.SIGUSR1, lambda *_: nested.append(bc.encode(["nested"])[0, 0]))
         try:
-            monkeypatch.setattr(zmq.Socket, "recv_multipart", interrupted)
+            monkeypatch.setattr(zmq.Socket, "recv", interrupted)
             is_armed[0] = True
             while is_armed[0]:  # until it is the main thread that reads
                 assert bc.encode(["outer one"])[0, 0] == len("outer one")

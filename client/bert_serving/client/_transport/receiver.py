@@ -77,7 +77,7 @@ class Receiver:
         self._caller_left = threading.Condition(table.lock)  # notified if the connection is closing
         self._caller_awaited_last = False  # whether the latest reply was awaited by a call that reads
         self._dispatching: Request | None = None  # the request whose reply is being delivered
-        self._partial = False  # whether the rest of the message that is being read was dropped
+        self._num_discarded = 0  # messages whose rest was dropped between two frames
 
     # ---- calling threads -----------------------------------------------------------------------------------------
 
@@ -134,7 +134,8 @@ class Receiver:
         is_partial = False
         while self._sub.getsockopt(zmq.RCVMORE):
             self._sub.recv()
-            self._partial = is_partial = True
+            is_partial = True
+        self._num_discarded += is_partial
         return is_partial
 
     def _resend_pending(self) -> None:
@@ -174,19 +175,29 @@ class Receiver:
         for _ in range(_MAX_MESSAGES):
             if is_enough():
                 return
-            self._partial = False
+            num_discarded = self._num_discarded
             try:
-                frames = self._sub.recv_multipart(flags, copy=False)
+                frames = self._read_message(flags)
             except zmq.Again:
                 return
             flags = _NOBLOCK
-            if self._partial:
+            if self._num_discarded != num_discarded:  # a signal handler read between two frames
                 continue
             try:
                 wire_id = int(frames[-1].bytes)
             except ValueError:
                 continue  # no request has such an id
             self._dispatch(wire_id, frames)
+
+    def _read_message(self, flags: int) -> list[zmq.Frame]:
+        """Reads a message in less time than ``recv_multipart``, which asks for ``zmq.RCVMORE`` after each frame."""
+        receive, num_discarded = self._sub.recv, self._num_discarded
+        frame = receive(flags, copy=False)
+        frames = [frame]
+        while frame.more and self._num_discarded == num_discarded:
+            frame = receive(_NOBLOCK, copy=False)
+            frames.append(frame)
+        return frames
 
     def _dispatch(self, wire_id: int, frames: list[zmq.Frame]) -> None:
         table = self._table
