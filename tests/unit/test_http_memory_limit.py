@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bert_serving.server.http.errors import Overloaded
 from bert_serving.server.http.memory_limit import SMALL_BODY, Charge, MemoryLimiter, memory_limit
+from bert_serving.server.http.memory_pool import MemoryPool
 
 LIMIT = 2**20
 
@@ -107,3 +111,84 @@ def test_the_response_of_tokenize_is_larger_than_its_texts() -> None:
 def test_the_limit_follows_http_max_body() -> None:
     assert memory_limit(64 * 2**20) == 512 * 2**20
     assert memory_limit(1024) == 256 * 2**20
+
+
+def named(limiter: MemoryLimiter, name: str) -> Charge:
+    charge = Charge(limiter, None)
+    charge.name = name
+    return charge
+
+
+def test_one_name_leaves_a_quarter_of_the_memory_to_others() -> None:
+    """Its requests hold memory until their clients have read the responses."""
+
+    async def run() -> None:
+        limiter = MemoryLimiter(LIMIT, max_vectors=LIMIT // 8, row_bytes=128, has_names=True)
+        large = limiter.large_limit
+        held = [named(limiter, "busy") for _ in range(3)]
+        for charge in held:
+            await charge.reserve(large // 4, 0)
+        with pytest.raises(Overloaded):
+            named(limiter, "busy").add(1)
+        waiting = [asyncio.create_task(named(limiter, "busy").reserve(large // 4, 60)) for _ in range(2)]
+        await asyncio.sleep(0)
+        other = named(limiter, "other")
+        other.add(1000)
+        await other.reserve(large // 8, 0)  # before those that wait for their own name
+        assert not any(task.done() for task in waiting)
+        held[0].release()
+        await waiting[0]
+        held[1].release()
+        await waiting[1]
+        other.release()
+        alone = named(limiter, "other")
+        with pytest.raises(Overloaded):
+            await alone.reserve(10 * LIMIT, 0.01)  # it waits until three quarters are free
+        held[2].release()
+        assert limiter.held == 2 * (large // 4)
+
+    asyncio.run(run())
+
+
+async def settle() -> None:
+    """Lets each task run that can: one that was granted memory resumes after some turns of the loop."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 100), st.booleans()), max_size=40), st.booleans())
+def test_memory_is_granted_in_order_within_a_name_and_never_lost(
+    steps: list[tuple[str, int, bool]], has_names: bool
+) -> None:
+    async def run() -> None:
+        pool = MemoryPool(100, has_names)
+        granted: list[tuple[int, str, int]] = []
+        latest: dict[str, int] = {}
+        tasks = []
+
+        async def take(number: int, name: str, units: int) -> None:
+            if await pool.acquire_for(name, units, 60):
+                key = name if has_names else ""
+                assert latest.get(key, -1) < number
+                latest[key] = number
+                granted.append((number, name, units))
+
+        for number, (name, units, releases) in enumerate(steps):
+            tasks.append(asyncio.create_task(take(number, name, min(units, pool.most))))
+            await settle()  # a task that resumes late would seem to be granted late
+            if releases and granted:
+                pool.release_for(*granted.pop(0)[1:])
+            await settle()
+            held = Counter[str]()
+            for _, each, size in granted:
+                held[each] += size
+            assert held.total() == 100 - pool.free <= 100
+            assert all(size <= pool.most for size in held.values())
+        while granted:
+            pool.release_for(*granted.pop(0)[1:])
+            await settle()
+        await asyncio.gather(*tasks)
+        assert pool.free == 100
+        assert not pool.queued
+
+    asyncio.run(run())

@@ -142,6 +142,8 @@ class Gateway:
         must_close = False
         try:
             if self._is_authorized(scope):
+                if self.access.has_keys and (found := self.access.share_of(_authorization(scope))) is not None:
+                    charge.name = found.name
                 body = await self._read_body(scope, receive, connection, charge)
         except HttpError as error:
             refusal = error

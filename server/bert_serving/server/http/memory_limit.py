@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 
 from .errors import Overloaded
+from .memory_pool import MemoryPool
 from .output_sizes import OutputSizes
 from .paths import OUTPUT_PATHS
-from .unit_limiter import UnitLimiter
 
 #: Maximum body size (bytes) of a request that uses the memory of small ones.
 SMALL_BODY = 65_536
@@ -46,6 +46,7 @@ class MemoryLimiter:
         pair_paths: paths whose requests compare a text with others, and send it to the service with each of them.
         pooled_row_bytes: that of a text whose request has a pooling of its own.
         outputs: bound the size of other vectors than dense ones, one for each model.
+        has_names: requests have names, each of which may hold a part of the memory.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class MemoryLimiter:
         max_length: int = 512,
         pooled_row_bytes: int = 0,
         outputs: Sequence[OutputSizes] = (),
+        has_names: bool = False,
     ) -> None:
         self._outputs = outputs
         self._pooled_row_bytes = max(row_bytes, pooled_row_bytes)
@@ -64,14 +66,14 @@ class MemoryLimiter:
         self.pair_paths, self._room = pair_paths, max(1, max_length - 2)
         self.small_limit = limit // 4
         self.large_limit = limit - self.small_limit
-        self._small, self._large = UnitLimiter(self.small_limit), UnitLimiter(self.large_limit)
+        self._small, self._large = (MemoryPool(each, has_names) for each in (self.small_limit, self.large_limit))
 
     @property
     def held(self) -> int:
         """Memory (bytes) of all requests."""
         return self.limit - self._small.free - self._large.free
 
-    def pool(self, is_small: bool) -> UnitLimiter:
+    def pool(self, is_small: bool) -> MemoryPool:
         return self._small if is_small else self._large
 
     def needed(self, body: bytes, path: str = "") -> int:
@@ -125,12 +127,15 @@ class Charge:
 
     Args:
         length: declared size (bytes) of the body; None if it is not declared.
+
+    Attributes:
+        name: name of the key of the request; empty without one.
     """
 
     def __init__(self, limiter: MemoryLimiter, length: int | None) -> None:
-        self.length, self._limiter = length, limiter
+        self.length, self._limiter, self.name = length, limiter, ""
         self._pool = limiter.pool(is_small=length is not None and length <= SMALL_BODY)
-        self._held: list[tuple[UnitLimiter, int]] = []
+        self._held: list[tuple[MemoryPool, str, int]] = []
 
     def add(self, size: int) -> None:
         """Counts a piece of the body.
@@ -138,12 +143,14 @@ class Charge:
         Raises:
             Overloaded: the memory is in use.
         """
-        if size > self._pool.free:
+        if size > self._pool.room_of(self.name):
             raise _overloaded(self._limiter)
         self._take(self._pool, size)
 
     async def reserve(self, size: int, seconds: float) -> None:
-        """Waits until ``size`` bytes are free. A request that needs more than all memory waits until it is alone.
+        """Waits until ``size`` bytes are free.
+
+        A request that needs more than its name may hold waits until it is the only one of its name.
 
         Raises:
             Overloaded: the memory is not free within ``seconds``.
@@ -152,20 +159,20 @@ class Charge:
         if size > limiter.small_limit // 16:
             pool = limiter.pool(is_small=False)
         if pool is limiter.pool(is_small=False):
-            size = min(size, limiter.large_limit - sum(held for where, held in self._held if where is pool))
-        if not await pool.acquire(size, seconds):
+            size = min(size, pool.most - sum(held for where, _, held in self._held if where is pool))
+        if not await pool.acquire_for(self.name, size, seconds):
             raise _overloaded(limiter)
-        self._held.append((pool, size))
+        self._held.append((pool, self.name, size))
 
     def release(self) -> None:
         """Releases all memory of the request."""
-        for pool, size in self._held:
-            pool.release(size)
+        for pool, name, size in self._held:
+            pool.release_for(name, size)
         self._held = []
 
-    def _take(self, pool: UnitLimiter, size: int) -> None:
-        pool.take(size)
-        self._held.append((pool, size))
+    def _take(self, pool: MemoryPool, size: int) -> None:
+        pool.take_for(self.name, size)
+        self._held.append((pool, self.name, size))
 
 
 def _overloaded(limiter: MemoryLimiter) -> Overloaded:

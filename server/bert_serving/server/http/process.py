@@ -109,6 +109,7 @@ def run(process: ProcessContext) -> None:
             min(each.max_length for each in service.models),
             max(each.pooled_row_bytes for each in service.models),
             [each.output_sizes for each in service.models if each.compared],
+            has_names=access.has_keys,
         ),
         config.http_max_body,
         access,
