@@ -27,7 +27,7 @@ def test_golden_vectors_are_served(name: str) -> None:
     golden = json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as file:
         expected = dict(file)
-    with serving(*golden["args"], "-engine", "torch", "-num_worker", "2") as server:
+    with serving(*golden["args"], "-engine", "torch", "-threads", "1") as server:
         client = BertClient(port=server.port, port_out=server.port_out, timeout=60_000, check_length=False)
         assert client.server_config["engine_in_use"] == "torch"
         for part, content in golden["parts"].items():

@@ -20,7 +20,7 @@ def test_both_interfaces_are_measured(tmp_path: Path) -> None:
     sizes = ["-connections", "40", "-bulk_connections", "1", "-bulk_size", "20"]
     server = ["-model_dir", TINY, "-engine", "zeros", "-cpu"]
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, "-rounds", "2", "-seconds", "0.1", *sizes, "-out", out, "--", *server],
+        [sys.executable, SCRIPT, "-rounds", "1", "-seconds", "0.1", *sizes, "-out", out, "--", *server],
         env={**os.environ, "BERT_SERVING_CACHE": CACHE},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -18,11 +18,6 @@ from bert_serving.client import BertClient
 from bert_serving.server.model.default import default_model_dir
 from servers import Server, serving
 
-sentence_transformers = pytest.importorskip("sentence_transformers")
-modules_of = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
-base_modules_of = pytest.importorskip("sentence_transformers.base.modules")
-torch = pytest.importorskip("torch")
-
 pytestmark = pytest.mark.skipif(default_model_dir() is None, reason="the default model is not installed")
 
 TEXTS = [
@@ -33,6 +28,16 @@ TEXTS = [
     "x",
 ]
 Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries() -> None:
+    """Imports the libraries in the process that runs these tests. Each process of a parallel run collects them."""
+    global sentence_transformers, modules_of, base_modules_of, torch
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    modules_of = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    base_modules_of = pytest.importorskip("sentence_transformers.base.modules")
+    torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
