@@ -17,9 +17,13 @@ from hypothesis import strategies as st
 from bert_serving.server import engines
 from bert_serving.server.engines.base import Device, EngineError, EngineSpec, EngineUnavailable, OutOfMemory
 from bert_serving.server.engines.batch import Batch
+from bert_serving.server.engines.layout import make_layout
 from bert_serving.server.engines.tensorflow import engine as engine_module
+from bert_serving.server.engines.tensorflow import runtime, saved_graph
+from bert_serving.server.engines.tensorflow.graph import FEEDS
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import load_model_config
+from bert_serving.server.model.errors import ReaderMissing
 from bert_serving.server.model.weights import load_weights
 from model_folders import TINY, copy_tiny
 from oracle import MODEL, gelu, gelu_new, pack, reference, sequences
@@ -274,6 +278,51 @@ def test_out_of_memory_is_distinguished_from_other_errors(make: Make, monkeypatc
         with pytest.raises(EngineError, match="1 sequences of up to 3 tokens") as caught:
             engine.encode(pack(sequences([3])))
         assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_graph_without_the_api_gives_the_same_bits(cache_dir: str, dtype: str) -> None:
+    if (reason := engine_module.unavailable("cpu", dtype)) is not None:
+        pytest.skip(reason)
+    batch = pack(sequences([4, 12, 1]), [[0, 1, 1, 1], [1] * 12, [1]])
+    for strategy in ("REDUCE_MEAN_MAX", "CLS_POOLED"):
+        spec = EngineSpec(MODEL, cache_dir, pooling_strategy=strategy, dtype=dtype, output_dtype="float16")
+        engine_module.prepare(spec, lambda _: None)
+        folders = saved_graph.find(spec)
+        assert folders is not None
+        feeds = [getattr(make_layout(batch), name) for name in FEEDS]
+        runtimes = (runtime.CpuRuntime(Device(), folders), runtime.ApiRuntime(Device(), folders, xla=False))
+        for fused, output in ((True, "vectors"), (False, "vectors"), (True, "tokens")):
+            alone, traced = (each.load(fused, output)(feeds) for each in runtimes)
+            np.testing.assert_array_equal(alone, traced)
+            assert alone.dtype == (np.float16 if output == "vectors" else np.float32)
+
+
+def test_the_api_is_used_where_it_is_needed(
+    cache_dir: str, monkeypatch: pytest.MonkeyPatch, make: Make, tmp_path: Path
+) -> None:
+    make()
+    folders = saved_graph.find(EngineSpec(MODEL, cache_dir))
+    assert folders is not None
+    assert isinstance(runtime.open_runtime(Device(), folders, False), runtime.CpuRuntime)
+    assert isinstance(runtime.open_runtime(Device(), folders, True), runtime.ApiRuntime)
+    (tmp_path / "tensorflow-plugins").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))  # plugins for other devices: the package loads them
+    assert isinstance(runtime.open_runtime(Device(), folders, False), runtime.ApiRuntime)
+
+
+def test_a_version_without_the_modules_uses_the_api(
+    cache_dir: str, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    make()
+    folders = saved_graph.find(EngineSpec(MODEL, cache_dir))
+    assert folders is not None
+
+    def lacks(purpose: str, *names: str) -> None:
+        raise ReaderMissing(f"no module {names[0]}")
+
+    monkeypatch.setattr(runtime, "import_modules", lacks)
+    assert isinstance(runtime.open_runtime(Device(), folders, False), runtime.ApiRuntime)
 
 
 def test_closed_engine_raises(cache_dir: str) -> None:

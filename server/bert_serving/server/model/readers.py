@@ -16,7 +16,7 @@ import numpy as np
 from .errors import ReaderMissing, WeightError
 from .files import shard_index
 from .rejections import reject_object_checkpoint
-from .tensorflow_import import import_tensorflow
+from .tensorflow_import import import_modules
 
 
 class Reader(Protocol):
@@ -58,17 +58,19 @@ class Tf1Reader:
     """Reads a TF1 checkpoint: ``prefix.index`` and ``prefix.data-*``."""
 
     def __init__(self, prefix: str):
-        tensorflow = import_tensorflow("reading a TF1 checkpoint")
+        readers, errors = import_modules(
+            "reading a TF1 checkpoint", "training.py_checkpoint_reader", "framework.errors"
+        )
+        # the C++ reader maps its status codes to different Python errors
+        self._errors = (errors.OpError, ValueError, RuntimeError, LookupError)
         try:
-            self._reader = tensorflow.train.load_checkpoint(prefix)
+            self._reader = readers.NewCheckpointReader(prefix)
             self._shapes = self._reader.get_variable_to_shape_map()
             self._types = self._reader.get_variable_to_dtype_map()
-        except (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError) as error:
+        except self._errors as error:
             raise WeightError(f"cannot read the checkpoint {prefix} ({error}); copy its files again") from error
         reject_object_checkpoint(self._shapes, prefix)
         self._prefix = prefix
-        # the C++ reader maps its status codes to different Python errors
-        self._errors = (tensorflow.errors.OpError, ValueError, RuntimeError, LookupError)
 
     def names(self) -> Iterable[str]:
         return list(self._shapes)

@@ -74,6 +74,15 @@ def open_device(tf: Any, device: Device) -> str:
     return "/GPU:0"
 
 
+def set_up_cpu(context: Any, threads: int) -> None:
+    """Does so for the CPU, with the context of TensorFlow in place of its API."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow has started
+        context.inter_op_parallelism_threads = 1
+        context.intra_op_parallelism_threads = threads
+    with contextlib.suppress(RuntimeError):
+        context.set_visible_devices([], "GPU")
+
+
 def gpu_memory_mib(device: Device) -> int | None:
     """Returns the memory of the visible GPU in MiB, or None if the library of the driver does not report it."""
     try:

@@ -1,7 +1,6 @@
 """The engine tensorflow: a graph over packed tokens, on the CPU or one GPU. It is the reference engine.
 
-``prepare`` writes weights and graph to the cache (``saved_graph.py``). A worker maps and imports them, so its start
-takes little longer than the import of TensorFlow.
+``prepare`` writes weights and graph to the cache (``saved_graph.py``). A worker maps them (``runtime.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...model.tensorflow_import import import_tensorflow, quiet_stderr
+from ...model.tensorflow_import import quiet_stderr
 from ..base import Device, EngineError, EngineInfo, EngineSpec, EngineUnavailable, Log, OutOfMemory
 from ..batch import Batch
 from ..cpu_info import why_no_bf16
@@ -28,8 +27,9 @@ from ..layout import (
     split_batch,
 )
 from . import saved_graph
-from .device import open_device, set_environment
+from .device import set_environment
 from .graph import FEEDS
+from .runtime import open_runtime
 
 INFO = EngineInfo(
     name="tensorflow", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")}
@@ -84,7 +84,6 @@ class TensorflowEngine:
 
     def __init__(self, spec: EngineSpec, device: Device) -> None:
         set_environment(device, spec.dtype)
-        self._tf = import_tensorflow("the engine tensorflow")
         self._spec = spec
         self._max_grid = MAX_SCORES[device.kind] // spec.model.num_attention_heads
         #: Log lines that describe how the engine uses its device.
@@ -99,13 +98,11 @@ class TensorflowEngine:
             folders = saved_graph.find(spec)
             assert folders is not None
         with quiet_stderr():
-            self._device_name = open_device(self._tf, device)
-            weights = saved_graph.map_weights(self._tf, folders[0], self._device_name)
+            runtime = open_runtime(device, folders, spec.xla)
+            self._errors, self._device_name = runtime.errors, runtime.device_name
             for fused in (True, False) if device.kind == "cpu" and not spec.xla else (False,):
-                self._load: Any = partial(
-                    saved_graph.load_function, self._tf, folders[1], weights, self._device_name, fused, spec.xla
-                )
-                self._function: Any = self._load()
+                self._load: Any = partial(runtime.load, fused)
+                self._function: Any = self._load(saved_graph.VECTORS)
                 try:
                     self._compile() if spec.xla else self._warm_up()
                     break
@@ -186,14 +183,13 @@ class TensorflowEngine:
         return np.ascontiguousarray(vectors[rows + make_layout(batch).positions])
 
     def _call(self, layout: Layout, function: Any = None) -> np.ndarray:
-        tf = self._tf
         try:
-            vectors = (function or self._function)(*(tf.constant(getattr(layout, name)) for name in FEEDS))
-            return np.asarray(vectors.numpy())
-        except (tf.errors.OpError, MemoryError) as error:
+            found: np.ndarray = (function or self._function)([getattr(layout, name) for name in FEEDS])
+            return found
+        except (self._errors.OpError, MemoryError) as error:
             shape = f"{layout.unpack.shape[0]} sequences of up to {layout.unpack.shape[1]} tokens"
             text = str(error)
-            is_memory = isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError))
+            is_memory = isinstance(error, (self._errors.ResourceExhaustedError, MemoryError))
             if is_memory or "out of memory" in text.lower() or "OUT_OF_MEMORY" in text:
                 raise OutOfMemory(f"{shape} do not fit on {self._device_name}: {text}") from error
             raise EngineError(f"TensorFlow cannot compute {shape}: {text}") from error

@@ -15,6 +15,7 @@ import json
 import math
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,35 +65,37 @@ def find(spec: EngineSpec) -> tuple[Path, Path] | None:
     return (weights, graph) if weights and graph else None
 
 
-def map_weights(tf: Any, folder: Path, device_name: str) -> dict[str, Any]:
-    """Returns the tensors in ``folder`` by name: mapped on the CPU, copied to a GPU."""
+def map_weights(folder: Path, to_tensor: Callable[[np.ndarray, str], Any]) -> dict[str, Any]:
+    """Returns the tensors in ``folder`` by name.
+
+    Args:
+        to_tensor: converts a mapped array and the name of its dtype; integers carry bfloat16, which has no DLPack type
+            in numpy.
+    """
     index = json.loads((folder / _INDEX).read_text("utf-8"))
     # Mode "c" is copy-on-write: DLPack exports no read-only memory.
     raw = np.memmap(folder / _RAW, np.uint8, mode="c")
     tensors = {}
     for name, (offset, dtype, shape) in index.items():
-        # The bfloat16 of numpy has no DLPack type, so integers of the same size carry it.
         carrier = np.dtype(_CARRIERS[dtype])
         array = raw[offset : offset + carrier.itemsize * math.prod(shape)].view(carrier).reshape(shape)
-        with tf.device("/CPU:0"):
-            tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-            tensor = tensor if tensor.dtype == dtype else tf.bitcast(tensor, dtype)
-        if "CPU" not in device_name:
-            with tf.device(device_name):
-                tensor = tf.identity(tensor)
-        tensors[name] = tensor
+        tensors[name] = to_tensor(array, dtype)
     return tensors
 
 
+def file_of(folder: Path, fused: bool) -> Path:
+    """Returns the file of the graph with plain or fused layer normalization."""
+    return folder / (_FUSED if fused else _PLAIN)
+
+
 def load_function(
-    tf: Any, folder: Path, weights: dict[str, Any], device_name: str, fused: bool, xla: bool, output: str = VECTORS
+    tf: Any, graph: Any, weights: dict[str, Any], device_name: str, xla: bool, output: str = VECTORS
 ) -> Any:
-    """Returns one output of the graph in ``folder`` as a function of the inputs in the order of ``FEEDS``.
+    """Returns one output of a ``GraphDef``, which is changed, as a function of the inputs in the order of ``FEEDS``.
 
     The weights are bound. The function is traced once, for all shapes. It computes nothing that its output does not
     need.
     """
-    graph = tf.compat.v1.GraphDef.FromString((folder / (_FUSED if fused else _PLAIN)).read_bytes())
     read = {name.split(":")[0] for node in graph.node for name in node.input}
     used = read & {node.name for node in graph.node if node.op == "Placeholder"}
     # The inputs and weights replace the placeholders. XLA rejects unused placeholders.
@@ -102,7 +105,7 @@ def load_function(
     def run(*feeds: Any) -> Any:
         capture = tf.compat.v1.get_default_graph().capture
         inputs = {f"{name}:0": feed for name, feed in zip(FEEDS, feeds, strict=True) if name in used}
-        inputs |= {f"{_scoped(name)}:0": capture(tensor) for name, tensor in weights.items() if _scoped(name) in used}
+        inputs |= {f"{scoped(name)}:0": capture(tensor) for name, tensor in weights.items() if scoped(name) in used}
         with tf.device(device_name):
             (found,) = tf.graph_util.import_graph_def(graph, inputs, [f"{output}:0"], name="")
         return found
@@ -146,7 +149,7 @@ def fused_shapes(spec: EngineSpec) -> dict[str, tuple[str, tuple[int | None, ...
     return shapes
 
 
-def _scoped(name: str) -> str:
+def scoped(name: str) -> str:
     """Returns the name of the placeholder of a weight."""
     return "weight/" + name
 
@@ -217,7 +220,7 @@ def _graph(tf: Any, spec: EngineSpec, fused_norm: bool) -> bytes:
     def weight(name: str) -> Any:
         if name not in weights:
             dtype, shape = shapes[name]
-            weights[name] = tf.compat.v1.placeholder(dtype, shape, name=_scoped(name))
+            weights[name] = tf.compat.v1.placeholder(dtype, shape, name=scoped(name))
         return weights[name]
 
     with tf.Graph().as_default() as graph:
