@@ -39,6 +39,18 @@ from bert_serving.server.http.wsgi import STARTED_KEY
 # -- ages ------------------------------------------------------------------------------------------------------------
 
 
+def test_leftovers_of_removed_jobs_are_removed(tmp_path: Path) -> None:
+    """A process was killed while it removed a job, or a client cancelled it at that moment."""
+    folder = new_store(tmp_path)
+    gone, kept = add_job(folder, CONTENT), add_job(folder, CONTENT)
+    for job in (gone, kept):
+        run(folder, job)
+        folder.cancel(job.id)
+    os.remove(folder.job_path(gone.id))
+    retention.clean(folder, 1e6, (), ())
+    assert sorted(os.listdir(tmp_path / "jobs")) == [f"{kept.id}.{suffix}" for suffix in ("cancel", "json", "progress")]
+
+
 def test_what_is_too_old_is_removed_but_nothing_of_a_job_that_runs(tmp_path: Path) -> None:
     folder = new_store(tmp_path)
     ended, running = add_job(folder, CONTENT), add_job(folder, CONTENT)

@@ -37,6 +37,7 @@ def clean(store: Store, age: float, inputs: Collection[str], outputs: Collection
     for position, (job_id, ended_at) in enumerate(sorted(ended.items(), key=lambda item: item[1])):
         if position < surplus or ended_at + age <= now:
             store.remove_job(job_id)
+    store.remove_leftovers()
 
 
 def _ended_at(store: Store, job_id: str) -> float | None:

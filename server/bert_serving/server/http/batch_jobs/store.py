@@ -163,6 +163,14 @@ class Store:
         """Removes the records of a job. Its progress goes last, because a job without one would begin again."""
         remove(*(self.job_path(job_id, suffix) for suffix in ("json", "cancel", "progress")))
 
+    def remove_leftovers(self) -> None:
+        """Removes the files of jobs whose record is removed: a process was killed, or the job cancelled meanwhile."""
+        folder = os.path.join(self.folder, "jobs")
+        for name in os.listdir(folder):
+            job_id, _, suffix = name.rpartition(".")
+            if suffix in ("cancel", "progress") and not os.path.exists(self.job_path(job_id)):
+                remove(os.path.join(folder, name))
+
     # -- size ------------------------------------------------------------------------------------------------------
 
     def has_room(self, size: int) -> bool:
