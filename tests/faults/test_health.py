@@ -23,7 +23,8 @@ from http_calls import HttpServer
 @pytest.fixture(scope="module")
 def http_server() -> Iterator[HttpServer]:
     (port,) = free_ports(1)
-    with faulty("-http_port", str(port), "-heartbeat_timeout", "120") as server:
+    # If the machine stands still for seconds, the supervisor misses no process for as long as this time-out.
+    with faulty("-http_port", str(port), "-heartbeat_timeout", "40") as server:
         yield HttpServer(server, port)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bert_serving.server.ipc.endpoints import Addresses
+from bert_serving.server.ipc.heartbeat import LIVENESS_TIMEOUT
 from bert_serving.server.supervisor import child as module
 from bert_serving.server.supervisor.arguments import THREAD_NAME
 from bert_serving.server.supervisor.child import Child
@@ -49,9 +50,14 @@ def test_a_main_loop_that_stands_still_is_a_hang(child: Child, is_busy: bool, li
         assert bool(child.hang_reason(ready_at + second)) == (second > limit)
 
 
-def test_a_process_without_heartbeats_hangs(child: Child) -> None:
+@pytest.mark.parametrize("num_heartbeats", [0, 1])
+def test_a_process_without_heartbeats_hangs(child: Child, num_heartbeats: int) -> None:
+    """Also if it stands still between its report that it is ready and its first heartbeat."""
     child.on_ready({}, child.started_at)
-    child.on_heartbeat({"age": 0.0, "busy": False}, child.started_at)
+    for _ in range(num_heartbeats):
+        child.on_heartbeat({"age": 0.0, "busy": False}, child.started_at)
+    assert child.is_up(child.started_at + LIVENESS_TIMEOUT)
+    assert not child.is_up(child.started_at + LIVENESS_TIMEOUT + 0.1)
     assert not child.hang_reason(child.started_at + LIMIT)
     assert "no heartbeat" in child.hang_reason(child.started_at + LIMIT + 0.1)
 

@@ -116,7 +116,8 @@ class Child:
         self.info.update(heartbeat)
 
     def on_ready(self, info: dict[str, Any], now: float) -> None:
-        self.ready_at, self.failed_starts = now, 0
+        self.ready_at = self.last_heartbeat = now
+        self.failed_starts = 0
         self.info.update(info)
 
     def schedule_restart(self, now: float, was_ready: bool) -> None:
