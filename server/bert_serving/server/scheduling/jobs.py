@@ -140,7 +140,10 @@ class Job(msgspec.Struct, eq=False):
     @property
     def num_truncated(self) -> int:
         """Number of texts that were truncated."""
-        return sum(len(chunk.tokenized.truncated_texts) for chunk in self.chunks)
+        number = 0
+        for chunk in self.chunks:
+            number += len(chunk.tokenized.truncated_texts)
+        return number
 
     @property
     def share(self) -> Share | None:
