@@ -2,6 +2,7 @@
 
     python benchmark/front_cost.py
     python benchmark/front_cost.py --tokenizers 0 2 4 --clients 64 --seconds 10
+    python benchmark/front_cost.py --plain     # single texts by clients that take 25 us a request, in one process
 
 The engine returns zeros. Single: clients in four processes send one text at a time. Bulk: one client sends large
 requests. The rounds of all settings alternate. The rate is the median of the rounds. CPU microseconds a text are the
@@ -21,6 +22,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+import plain_clients
 import psutil
 from host_path import sentences
 
@@ -72,20 +74,25 @@ def cpu_seconds(parent: int) -> dict[str, float]:
     return found
 
 
-def measure(parent: int, connect: dict[str, Any], clients: int, size: int, seconds: float) -> dict[str, float]:
+def measure(
+    parent: int, connect: dict[str, Any], clients: int, size: int, seconds: float, is_plain: bool = False
+) -> dict[str, float]:
     """Returns texts per second, and CPU microseconds a text of each role and of the clients.
 
     Args:
         parent: process id of the supervisor.
         connect: arguments of the clients.
+        is_plain: whether they are those of ``plain_clients``.
     """
     spawn = get_context("spawn")
-    number = min(PROCESSES, clients)
+    number = 1 if is_plain else min(PROCESSES, clients)
     running = []
     for index in range(number):
         near, far = spawn.Pipe()
         share = clients // number + (index < clients % number)
-        process = spawn.Process(target=load, args=(far, connect, share, size, seconds))
+        process = spawn.Process(
+            target=plain_clients.load if is_plain else load, args=(far, connect, share, size, seconds)
+        )
         process.start()
         running.append((process, near))
     for _, pipe in running:
@@ -117,6 +124,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=8192, help="texts of a request of the bulk load")
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds of a round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each setting")
+    parser.add_argument("--plain", action="store_true", help="single texts by clients with plain sockets")
     parser.add_argument("--model_dir", help="model with the vocabulary; default: the default model")
     args = parser.parse_args()
 
@@ -132,7 +140,8 @@ def main() -> int:
             with ServerManager(120.0) as manager:
                 manager.serve(ServerConfig.from_args(read_args([*model, *options])))
                 for name, clients, size in loads:
-                    result = measure(os.getpid(), manager.connect, clients, size, args.seconds)
+                    is_plain = args.plain and size == 1
+                    result = measure(os.getpid(), manager.connect, clients, size, args.seconds, is_plain)
                     found.setdefault(f"{name}, {number} tokenizers", []).append(result)
     print(f"| | texts/s | {' | '.join(ROLES)} | clients | share of the clients |")
     print("|---|" + "---:|" * (len(ROLES) + 3))
