@@ -1,4 +1,4 @@
-"""Clients that write the bytes of ZeroMQ to plain sockets. They take so little time that the rate is that of the server."""
+"""Clients that write the bytes of ZeroMQ to plain sockets, in so little time that the rate is that of the server."""
 
 from __future__ import annotations
 
