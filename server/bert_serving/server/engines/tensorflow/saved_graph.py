@@ -129,10 +129,10 @@ def fuse_weights(config: ModelConfig, weights: dict[str, np.ndarray], dtype: Any
         if scope.endswith("/self/query"):
             base = scope[: -len("/query")]
             parts = [weight * scale, *(weights[f"{base}/{part}/{kind}"] for part in ("key", "value"))]
-            fused[f"{base}/qkv/{kind}"] = np.concatenate(parts, axis=-1).astype(dtype)
+            fused[f"{base}/qkv/{kind}"] = np.concatenate(parts, axis=-1).astype(dtype, copy=False)
         elif not scope.endswith(("/self/key", "/self/value")):
             is_dense = scope.startswith("encoder/") and kind in ("kernel", "bias")
-            fused[name] = weight.astype(dtype) if is_dense else weight
+            fused[name] = weight.astype(dtype, copy=False) if is_dense else weight
     return fused
 
 
@@ -200,7 +200,7 @@ def _write_weights(spec: EngineSpec, folder: Path, log: Log) -> None:
         for name, weight in fuse_weights(spec.model, weights, dtype).items():
             file.write(bytes(-file.tell() % _ALIGNMENT))
             index[name] = (file.tell(), tf.as_dtype(weight.dtype).name, weight.shape)
-            file.write(np.ascontiguousarray(weight).tobytes())
+            file.write(np.ascontiguousarray(weight).reshape(-1).view(np.uint8).data)
     (folder / _INDEX).write_text(json.dumps(index), "utf-8")
 
 
