@@ -31,4 +31,6 @@ def test_times_are_right_although_the_clocks_of_workers_are_shifted() -> None:
         with Raw(server, b"status") as raw:
             wait_until(lambda: raw.status()["queue"]["batches_in_flight"] == 0)  # type: ignore[index]
             workers: list[dict[str, float]] = raw.status()["workers"]  # type: ignore[assignment]
-            assert [SLOW_SECONDS <= each["last_batch_seconds"] < 60 for each in workers] == [True, True]
+            durations = [each["last_batch_seconds"] for each in workers if each["batches"]]
+            assert durations, workers
+            assert all(SLOW_SECONDS <= seconds < 60 for seconds in durations), workers
