@@ -200,31 +200,19 @@ class Scheduler(Generic[Key]):
             if seen >= window or seen >= limits.max_sequences:
                 break
         lengths = np.concatenate([chunk.lengths[chunk.start : chunk.start + count] for _, chunk, count in candidates])
-        if seen <= limits.max_sequences and seen * int(lengths.max()) <= limits.max_tokens:
-            return self._take_all(lanes, candidates)
-        chosen = _select_similar(lengths, limits)
+        fits = seen <= limits.max_sequences and seen * int(lengths.max()) <= limits.max_tokens
+        chosen = None if fits else _select_similar(lengths, limits)
 
         slices, offset = [], 0
         for lane, chunk, count in candidates:
-            offsets = np.flatnonzero(chosen[offset : offset + count])
-            offset += count
-            if len(offsets):
+            if chosen is None:
+                taken = chunk.take_first(count)
+            else:
+                offsets = np.flatnonzero(chosen[offset : offset + count])
+                offset += count
+                if not len(offsets):
+                    continue
                 taken = chunk.take(offsets)
-                slices.append(taken)
-                lane.advance(chunk, _sum(taken.lengths))
-        for lane in lanes:
-            lane.update_virtual_time()
-        return slices
-
-    @staticmethod
-    def _take_all(
-        lanes: tuple[Lane[Key] | ShareLane[Key], ...],
-        candidates: list[tuple[Lane[Key] | ShareLane[Key], QueuedChunk[Key], int]],
-    ) -> list[BatchSlice[Key]]:
-        """Takes all candidates: the fast path of ``_fill_batch`` if they fit into the batch."""
-        slices = []
-        for lane, chunk, count in candidates:
-            taken = chunk.take_first(count)
             slices.append(taken)
             lane.advance(chunk, _sum(taken.lengths))
         for lane in lanes:
