@@ -55,9 +55,8 @@ class JobUsage:
             TooLarge, RateLimited: the job is refused.
         """
         self.end()
-        self.usage.check(self.num_texts, self._num_tokens, now)
-        self.usage.num_requests += 1
-        self._accept(self.num_texts, self._num_tokens, now)
+        self._is_counted = False
+        self.add(0, is_last=True, now=now)
 
     def end(self) -> None:
         """The job has its reply, or was dropped: its tokens wait no more."""
