@@ -128,7 +128,7 @@ def limits(hf: str, pooling: str, max_seq_len: int) -> Iterator[Peer]:
     """Yields the matrix products of a model alone; ``pooling`` is that of ``drivers/products.py``."""
     for dtype, library in (("fp32", "onnx"), ("fp32", "torch"), ("bf16", "torch"), ("int8", "onnx")):
         driver = ("products.py", hf, library, dtype, str(max_seq_len), pooling)
-        yield Peer("matrix products alone", OURS, "limit", dtype, driver, backend=library)
+        yield Peer("matrix products alone", OURS, "limit", dtype, driver, max_seq_len=max_seq_len, backend=library)
 
 
 def _others(hf: str, max_seq_len: int) -> Iterator[Peer]:

@@ -18,8 +18,7 @@ def of_reranker(hf: str, features: frozenset[str] | None = None) -> Iterator[Pee
         yield replace(infinity(hf, dtype, "torch", "--dtype", word), **ranks)
     for dtype in ("fp32", "int8"):
         yield replace(infinity(f"{{optimum}}/{dtype}", dtype, "optimum"), **ranks)
-    for peer in limits(hf, "cls", 512):
-        yield replace(peer, max_seq_len=512)
+    yield from limits(hf, "cls", 512)
     for dtype, engine in (("fp32", "auto"), ("bf16", "auto"), ("int8", "onnx")):
         start = (
             sys.executable, "-m", "bert_serving.server", "-model_dir", hf, "-engine", engine, "-dtype", dtype,

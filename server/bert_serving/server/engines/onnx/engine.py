@@ -305,9 +305,9 @@ def _write(spec: EngineSpec, folder: Path, log: Log, features: frozenset[str] | 
         layout = make_layout(probe_batch(spec.model.vocab_size, spec.model.max_tokens))
         peaks = largest_peaks(probe.scopes, _compute(session, layout)[1:])
         del session, constants
-        # The product of gated units has no minimum.
         act = APPROXIMATIONS.get(spec.model.hidden_act, spec.model.hidden_act)
         spec = replace(spec, model=replace(spec.model, hidden_act=act))
+        # The product of gated units has no minimum.
         dense = Int8(peaks, "" if spec.model.architecture.gated else act, adds_in_16_bits(*processor(features)))
     # Opening the graph writes it with prepacked weights. All workers then share the pages of the file; otherwise each
     # worker would make a private copy.

@@ -75,7 +75,7 @@ def open_device(tf: Any, device: Device) -> str:
 
 
 def set_up_cpu(context: Any, threads: int) -> None:
-    """Does so for the CPU, with the context of TensorFlow in place of its API."""
+    """Sets up the CPU as ``open_device`` does, with the context of TensorFlow in place of its API."""
     with contextlib.suppress(RuntimeError):  # TensorFlow has started
         context.inter_op_parallelism_threads = 1
         context.intra_op_parallelism_threads = threads
