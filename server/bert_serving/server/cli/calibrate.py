@@ -7,15 +7,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from bert_serving.client import BertServingError
-from bert_serving.client.command_parser import describe_error
 from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import add_sources, choose_address, command_args
 from bert_serving.client.rate_limits import when_allowed, within_limits
 
 from ..config.option import at_least
 from ..model.ranges import RangeSample, to_json
-from .text_sample import add_server, connect, limit_report, require_folder_of, sample_parser, text_chunks
+from .text_sample import add_server, connect, limit_report, measured, sample_parser, text_chunks
 
 #: Number of texts below which texts that follow often have numbers beyond the ranges.
 RECOMMENDED_TEXTS = 1000
@@ -61,15 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = command_args(parser, argv)
     choose_address(parser, args)
-    try:
-        require_folder_of(args.output)
-        num_texts, samples = _measure(args)
-        with open(args.output, "w", encoding="utf-8") as out:
-            out.write(to_json(samples, num_texts) + "\n")
-    except UnicodeDecodeError as error:
-        return _fail(f"{args.file} is not UTF-8: {error}; convert it to UTF-8")
-    except (BertServingError, ValueError, OSError) as error:
-        return _fail(describe_error(error))
+    found = measured("bert-serving-calibrate", args, _measure, lambda found: to_json(found[1], found[0]))
+    if found is None:
+        return 1
+    num_texts, samples = found
     for space, sample in samples.items():
         print(f"{args.output}: vector space {space}, {len(sample.ranges[0])} dimensions, {num_texts:,} texts")
     if num_texts < RECOMMENDED_TEXTS:
@@ -123,11 +116,6 @@ def _measure(args: argparse.Namespace) -> tuple[int, dict[str, RangeSample]]:
     if num_texts < MIN_TEXTS:
         raise ValueError(f"{args.file} has {num_texts} texts; ranges need at least {MIN_TEXTS}, better some thousand")
     return num_texts, samples
-
-
-def _fail(reason: str) -> int:
-    print(f"bert-serving-calibrate: {reason}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

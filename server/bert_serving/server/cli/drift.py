@@ -9,19 +9,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bert_serving.client import BertServingError
-from bert_serving.client.command_parser import describe_error
 from bert_serving.client.completion import add_completion
 from bert_serving.client.flag_sources import add_sources, choose_address, command_args
 from bert_serving.client.rate_limits import within_limits
 
 from ..config.model_folder import apply_model_folder
 from ..config.server_config import ServerConfig
-from ..errors import ServingError
-from ..model.errors import ModelError
 from ..monitoring.drift import RELEVANT_OPTIONS, Reference, Sample
 from ..tokenization.factory import make_tokenizer
-from .text_sample import add_server, connect, limit_report, require_folder_of, sample_parser, text_chunks
+from .text_sample import add_server, connect, limit_report, measured, sample_parser, text_chunks
 
 #: Number of texts below which the drift of a healthy server is large by chance.
 RECOMMENDED_TEXTS = 1000
@@ -57,15 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = get_parser()
     args = command_args(parser, argv)
     choose_address(parser, args)
-    try:
-        require_folder_of(args.output)
-        reference = _measure(args)
-        with open(args.output, "w", encoding="utf-8") as out:
-            out.write(reference.to_json() + "\n")
-    except UnicodeDecodeError as error:
-        return _fail(f"{args.file} is not UTF-8: {error}; convert it to UTF-8")
-    except (BertServingError, ServingError, ModelError, ValueError, OSError) as error:
-        return _fail(describe_error(error))
+    reference = measured("bert-serving-drift", args, _measure, Reference.to_json)
+    if reference is None:
+        return 1
     print(f"{args.output}: {reference.num_texts:,} texts, {100 * reference.unknown_share:.2f}% of their tokens unknown")
     if reference.num_texts < RECOMMENDED_TEXTS:
         print(
@@ -111,11 +101,6 @@ def _token_options(options: dict[str, Any]) -> ServerConfig:
             "vocabulary is needed to count tokens: run this command on the machine of the server"
         )
     return ServerConfig.from_dict({name: options[name] for name in _TOKEN_OPTIONS})
-
-
-def _fail(reason: str) -> int:
-    print(f"bert-serving-drift: {reason}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -6,11 +6,17 @@ import argparse
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from bert_serving.client import BertClient
-from bert_serving.client.command_parser import CommandParser
+from bert_serving.client import BertClient, BertServingError
+from bert_serving.client.command_parser import CommandParser, describe_error
 from bert_serving.client.rate_limits import LimitReport
+
+from ..errors import ServingError
+from ..model.errors import ModelError
+
+T = TypeVar("T")
 
 #: Number of texts per call of the client.
 CHUNK_SIZE = 4096
@@ -40,6 +46,29 @@ def require_folder_of(output: str) -> None:
         OSError: it does not, or is no folder.
     """
     os.stat(os.path.join(os.path.dirname(output) or ".", ""))
+
+
+def measured(
+    prog: str, args: argparse.Namespace, measure: Callable[[argparse.Namespace], T], to_text: Callable[[T], str]
+) -> T | None:
+    """Measures the texts of a command, and writes the file. Returns what it measured; after an error prints it: None.
+
+    Args:
+        measure: encodes the texts of ``args.file``.
+        to_text: returns the content of ``args.output``.
+    """
+    try:
+        require_folder_of(args.output)
+        found = measure(args)
+        with open(args.output, "w", encoding="utf-8") as out:
+            out.write(to_text(found) + "\n")
+        return found
+    except UnicodeDecodeError as error:
+        reason = f"{args.file} is not UTF-8: {error}; convert it to UTF-8"
+    except (BertServingError, ServingError, ModelError, ValueError, OSError) as error:
+        reason = describe_error(error)
+    print(f"{prog}: {reason}", file=sys.stderr)
+    return None
 
 
 def connect(args: argparse.Namespace) -> BertClient:
