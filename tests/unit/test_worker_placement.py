@@ -227,3 +227,20 @@ def test_deterministic_selects_onnx_on_the_cpu(dtype: str) -> None:
     [found] = plan_workers(config, logging.getLogger("test"), lambda: FREE, features)
     assert (str(found.device), found.engine) == ("cpu", "onnx")
     assert found.dtype == ("int8" if dtype == "auto" else dtype)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="BLAS has one thread")
+def test_threads_of_a_product_of_numpy_do_not_wait_actively() -> None:
+    """Waiting threads of a head would take the cores of the next batch."""
+    device = Device(kind="cpu", threads=2)
+    program = """
+import time, numpy as np
+rows, weight = np.ones((64, 384), np.float32), np.ones((384, 384), np.float32)
+rows @ weight
+before = time.process_time()
+time.sleep(0.5)
+print(time.process_time() - before)
+"""
+    environment = {**os.environ, **WorkerPlacement(device, "onnx", "fp32").environment()}
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert float(found.stdout) < 0.02, "of 0.1 s by default"
