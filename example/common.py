@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,12 +61,10 @@ def read_pairs(name: str) -> tuple[list[str], list[str]]:
 def serving(*options: str) -> Iterator[BertClient]:
     """Yields a client of a server that runs during the ``with`` block, on free ports of this machine."""
     from bert_serving.server import BertServer
+    from bert_serving.server.benchmark.managed_server import free_ports
     from bert_serving.server.helper import get_args_parser
 
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, port_out = one.getsockname()[1], other.getsockname()[1]
+    port, port_out = free_ports(2)
     where = ["-host", "127.0.0.1", "-port", str(port), "-port_out", str(port_out)]
     with BertServer(get_args_parser().parse_args([*where, *options])), BertClient(port=port, port_out=port_out) as bc:
         yield bc

@@ -5,7 +5,6 @@ Starts a server with the default model, encodes the sentences, prints their simi
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from bert_serving.client import BertClient
 from bert_serving.server import BertServer
+from bert_serving.server.benchmark.managed_server import free_ports
 from bert_serving.server.config.command_line import get_args_parser
 
 SENTENCES = [
@@ -22,12 +22,6 @@ SENTENCES = [
     "Shares dropped on Wall Street this morning.",
     "A cat sleeps on the windowsill.",
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def show(sentences: list[str], similarity: np.ndarray) -> None:
@@ -42,7 +36,7 @@ def show(sentences: list[str], similarity: np.ndarray) -> None:
 
 
 def main() -> None:
-    port, port_out = free_port(), free_port()
+    port, port_out = free_ports(2)
     args = get_args_parser().parse_args(["-port", str(port), "-port_out", str(port_out), "-host", "127.0.0.1"])
     started = time.perf_counter()
     with BertServer(args), BertClient(port=port, port_out=port_out) as client:

@@ -37,31 +37,37 @@ READY_LINE = "all set, ready to serve request!"
 #: All created servers; ``conftest.py`` ends those that a failed test left running.
 STARTED: list[Server] = []
 
-_RETURNED_PORTS: set[int] = set()
+#: Reserved ports of this process, see ``free_ports``. Elsewhere than on Linux the sockets are closed.
+_RESERVED: dict[int, socket.socket] = {}
 
 
 def free_ports(count: int = 2) -> list[int]:
-    """Returns free ports below the range of ephemeral ports.
+    """Returns free ports that no other call returns, in any process of this machine, until this process ends.
 
-    Parallel test processes choose from different ranges, and no port is returned twice. So a free port is not taken
-    before it is used.
+    A server binds its ports a second after it is started. All runs of tests on a machine choose from one range. It lies
+    below that of outgoing connections, and above those of Ray and of the benchmark.
     """
-    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
-    width = 22_000 // processes
     ports: list[int] = []
     while len(ports) < count:
-        port = 10_000 + number * width + random.randrange(width)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-        if port not in _RETURNED_PORTS:
-            _RETURNED_PORTS.add(port)
+        port = random.randrange(20_000, 32_000)
+        if port not in _RESERVED and is_free(port) and _reserve(port):
             ports.append(port)
     return ports
+
+
+def _reserve(port: int) -> bool:
+    """Returns whether no other process has reserved a port. Only Linux has names of sockets that are not files."""
+    lock = _RESERVED[port] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    if sys.platform != "linux":
+        lock.close()
+        return True
+    try:
+        lock.bind(f"\0bert-serving-tests:{port}".encode())
+    except OSError:
+        del _RESERVED[port]
+        lock.close()
+        return False
+    return True
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> None:

@@ -312,13 +312,14 @@ def test_blocked_calls_end_when_the_server_stops(fake_server: FakeServer, pool: 
 
 def test_failed_constructor_releases_threads_and_descriptors() -> None:
     gc.collect()
+    ports = free_ports(10)  # they hold descriptors
     before = io_threads()
     descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
-        for _ in range(5):
+        for port, port_out in zip(ports[::2], ports[1::2], strict=True):
             with pytest.raises(TimeoutError):
-                BertClient(port=free_port(), port_out=free_port(), timeout=1)
+                BertClient(port=port, port_out=port_out, timeout=1)
             with pytest.raises(OptionError):
                 BertClient(ip="not a host name")
         gc.collect()

@@ -21,7 +21,7 @@ def free_ports(count: int) -> list[int]:
     """Returns ports that are free now, below the range that the system uses for outgoing connections."""
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randint(10_000, 32_000)
+        port = random.randrange(10_000, 20_000)
         with socket.socket() as probe:
             try:
                 probe.bind((HOST, port))
