@@ -19,11 +19,12 @@ from bert_serving.server.engines.base import Device, EngineError, EngineSpec, En
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.engines.layout import make_layout
 from bert_serving.server.engines.tensorflow import engine as engine_module
-from bert_serving.server.engines.tensorflow import runtime, saved_graph
+from bert_serving.server.engines.tensorflow import graph_api, runtime, saved_graph
 from bert_serving.server.engines.tensorflow.graph import FEEDS
 from bert_serving.server.model.cache import Cache
 from bert_serving.server.model.config import load_model_config
 from bert_serving.server.model.errors import ReaderMissing
+from bert_serving.server.model.tensorflow_import import import_tensorflow
 from bert_serving.server.model.weights import load_weights
 from model_folders import TINY, copy_tiny
 from oracle import MODEL, gelu, gelu_new, pack, reference, sequences
@@ -296,6 +297,38 @@ def test_the_graph_without_the_api_gives_the_same_bits(cache_dir: str, dtype: st
             alone, traced = (each.load(fused, output)(feeds) for each in runtimes)
             np.testing.assert_array_equal(alone, traced)
             assert alone.dtype == (np.float16 if output == "vectors" else np.float32)
+
+
+def test_the_graph_is_that_of_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("gelu", "REDUCE_MEAN_MAX", "fp32"), ("gelu_new", "NONE", "bf16"), ("relu", "CLS_POOLED", "fp16")
+    for act, strategy, dtype in (*names, ("tanh", "SEP_TOKEN", "fp32")):
+        model = dataclasses.replace(MODEL, hidden_act=act)
+        spec = EngineSpec(model, "", pooling_strategy=strategy, pooling_layers=(-1, -2), dtype=dtype)
+        for fused in (True, False):
+            of_parts = saved_graph._graph(graph_api._import_parts("this test"), spec, fused)
+            assert of_parts == saved_graph._graph(import_tensorflow("this test"), spec, fused)
+
+    def lacks(purpose: str, *names: str) -> None:
+        raise ReaderMissing(f"no module {names[0]}")
+
+    monkeypatch.setattr(graph_api, "import_modules", lacks)
+    assert graph_api.import_graph_api("this test") is import_tensorflow("this test")
+
+
+def test_preparing_imports_no_api(tmp_path: Path) -> None:
+    """Runs in a separate process, like that which prepares the model."""
+    code = (
+        "import sys\n"
+        "from bert_serving.server.engines.tensorflow import engine as t\n"
+        "from bert_serving.server.engines.base import *\n"
+        "from bert_serving.server.model.config import load_model_config\n"
+        f"spec = EngineSpec(load_model_config({str(TINY)!r}), {str(tmp_path / 'cache')!r})\n"
+        "t.prepare(spec, lambda _: None)\n"
+        "print(*(name for name in sys.modules if name.startswith('tensorflow._api')))\n"
+        "print(t.saved_graph.find(spec) is not None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("\nTrue\n", "")
 
 
 def test_the_api_is_used_where_it_is_needed(

@@ -62,7 +62,7 @@ class GraphBuilder:
     """Adds an encoder and pooling to the current graph.
 
     Attributes:
-        tf: the module ``tensorflow``.
+        tf: the module ``tensorflow``, or its names of ``graph_api``.
         spec: what to build.
         weight: returns the tensor for a name of ``saved_graph.fuse_weights``.
         feeds: the tensors of ``FEEDS`` by name.
@@ -163,8 +163,10 @@ class GraphBuilder:
         tf, eps = self.tf, self.spec.model.layer_norm_eps
         beta, gamma = self.weight(f"{scope}/beta"), self.weight(f"{scope}/gamma")
         if not self.fused_norm:
-            mean, variance = tf.nn.moments(inputs, [-1], keepdims=True)
-            return tf.nn.batch_normalization(inputs, mean, variance, beta, gamma, eps)
+            mean = tf.reduce_mean(inputs, [-1], keepdims=True)
+            variance = tf.reduce_mean(tf.math.squared_difference(inputs, mean), [-1], keepdims=True)
+            factor = tf.math.rsqrt(variance + eps) * gamma
+            return inputs * factor + (beta - mean * factor)
         shape, empty = tf.shape(inputs), tf.constant([], tf.float32)
         normal = tf.raw_ops.FusedBatchNormV3(
             x=tf.reshape(inputs, [1, shape[0], shape[1], 1]),

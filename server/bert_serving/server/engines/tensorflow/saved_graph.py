@@ -23,10 +23,10 @@ import numpy as np
 
 from ...model.cache import Cache
 from ...model.config import ModelConfig
-from ...model.tensorflow_import import import_tensorflow
 from ...model.weights import expected_shapes, load_weights
 from ..base import EngineSpec, Log
 from .graph import FEEDS, GraphBuilder
+from .graph_api import import_graph_api
 
 #: TensorFlow's names of the dtypes of ``EngineSpec``.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -192,7 +192,7 @@ def _tensorflow_version() -> str:
 
 def _write_weights(spec: EngineSpec, folder: Path, log: Log) -> None:
     log(f"load parameters from checkpoint {spec.model.checkpoint}")
-    tf = import_tensorflow("the engine tensorflow")
+    tf = import_graph_api("the engine tensorflow")
     weights = load_weights(spec.model, max(spec.layers) + 1, spec.needs_pooler)
     dtype = tf.as_dtype(DTYPES[spec.dtype]).as_numpy_dtype
     index = {}
@@ -207,7 +207,7 @@ def _write_weights(spec: EngineSpec, folder: Path, log: Log) -> None:
 def _write_graph(spec: EngineSpec, folder: Path, log: Log) -> None:
     layers = ", ".join(str(layer - spec.model.num_hidden_layers) for layer in spec.layers)
     log(f"build graph of layer {layers}, {spec.dtype}")
-    tf = import_tensorflow("the engine tensorflow")
+    tf = import_graph_api("the engine tensorflow")
     for file, fused_norm in ((_PLAIN, False), (_FUSED, True)):
         (folder / file).write_bytes(_graph(tf, spec, fused_norm))
 
