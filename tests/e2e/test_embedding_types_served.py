@@ -448,8 +448,9 @@ def test_ranges_of_another_model_are_not_used(small_server: HttpServer) -> None:
 
 def test_the_limit_of_results_counts_the_bytes_of_the_type(small_server: HttpServer) -> None:
     with small_server.zmq_client() as client:
-        with pytest.raises(TooLargeError, match="would take 128000 bytes"):
+        with pytest.raises(TooLargeError, match="would take 128000 bytes") as caught:
             client.encode(["a"] * 1000, batch_size=None)
+        assert caught.value.is_divisible
         assert client.encode(["a"] * 1000, batch_size=None, embedding_type="float16").nbytes == 64_000
         assert client.encode(["a"] * 20_000, batch_size=None, embedding_type="ubinary").nbytes == 80_000
         long = ["hello world " * 40] * 100

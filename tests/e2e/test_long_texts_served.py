@@ -121,8 +121,9 @@ def test_a_request_of_many_pieces_has_the_parts_of_all_texts(client: BertClient)
 
 def test_error_is_truncate_false_and_cut_is_the_default(client: BertClient) -> None:
     for options in ({"long": "error"}, {"truncate": False}, {"long": "error", "truncate": False}):
-        with pytest.raises(TooLargeError, match=r"text 0 has \d+ tokens.* 24 "):
+        with pytest.raises(TooLargeError, match=r"text 0 has \d+ tokens.* 24 ") as caught:
             client.encode([LONG], **options)
+        assert not caught.value.is_divisible
     np.testing.assert_array_equal(client.encode([LONG], long="cut", truncate=True), client.encode([LONG]))
     for options in ({"long": "error", "truncate": True}, {"long": "mean", "truncate": False}):
         with pytest.raises(OptionError, match=r"truncate=\w+ is long="):

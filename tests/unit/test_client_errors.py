@@ -55,5 +55,18 @@ def test_server_errors(name: str) -> None:
         assert str(each).startswith(f"request 7: the server replied with {name!r}: what happened")
 
 
+@pytest.mark.parametrize("details", [{"divisible": True}, {"divisible": False}, {}])
+@pytest.mark.parametrize("message", ["9 texts; the limit is 8: send them in several requests", "too many bytes"])
+def test_texts_that_exceed_a_limit_together(details: dict[str, bool], message: str) -> None:
+    """Servers of earlier versions say by the message whether several requests are accepted."""
+    error = server_error("too_large", message, 7, details)
+    assert isinstance(error, errors.TooLargeError)
+    expected = details.get("divisible", message.endswith("several requests"))
+    for each in (error, error.renumbered(8), error.with_message("x"), pickle.loads(pickle.dumps(error))):
+        assert isinstance(each, errors.TooLargeError)
+        assert each.is_divisible is expected
+    assert (error.renumbered(8).request_id, error.with_message("x").message) == (8, "x")
+
+
 def test_overload_error_names_the_remedy() -> None:
     assert "send it again" in str(server_error("overloaded", "queue is full", 1))

@@ -28,13 +28,13 @@ def test_the_number_counts_the_texts_of_the_call(start: int, row: int, noun: str
 
 
 def test_other_errors_stay_as_they_are() -> None:
-    limited = server_error("rate_limited", "'a' has used 3 texts in a minute", 1, 2.5)
+    limited = server_error("rate_limited", "'a' has used 3 texts in a minute", 1, {"retry_after": 2.5})
     outside = server_error("too_large", "text 7 is long", 1)
     for error in (limited, outside):
         with pytest.raises(type(error)) as caught, naming_texts(["only"].__getitem__):
             raise error
         assert caught.value is error
-    named = with_names(server_error("rate_limited", "text 0 waits", 1, 2.5), lambda _: "the query")
+    named = with_names(server_error("rate_limited", "text 0 waits", 1, {"retry_after": 2.5}), lambda _: "the query")
     assert isinstance(named, RateLimitedError)
     assert (named.message, named.retry_after) == ("the query waits", 2.5)
 

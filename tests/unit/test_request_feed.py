@@ -99,7 +99,7 @@ def chunks(sizes: list[int]) -> list[Chunk]:
 
 
 def too_large(size: int, most: int) -> TooLargeError:
-    return TooLargeError("too_large", f"{size} texts; the limit is {most} in a minute: send it in several requests", 0)
+    return TooLargeError("too_large", f"{size} texts; the limit is {most} in a minute", 0, is_divisible=True)
 
 
 def assert_results(found: list[tuple[Chunk, Response | None]]) -> None:
@@ -214,7 +214,7 @@ def refusing(most: int, refusals: list[bool], sent: list[int]) -> Callable[[list
     def encode(texts: list[str]) -> list[str]:
         sent.append(len(texts))
         if len(texts) > most:
-            raise TooLargeError("too_large", f"{len(texts)} texts; the limit is {most}: send it in several requests", 0)
+            raise TooLargeError("too_large", f"{len(texts)} texts; the limit is {most}", 0, is_divisible=True)
         if refusals and refusals.pop():
             raise limited()
         return [text.upper() for text in texts]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_serving.server.errors import TooLarge
+from bert_serving.server.errors import TooManyTexts
 from bert_serving.server.ipc import commands
 from bert_serving.server.ipc.commands import u64
 from bert_serving.server.ipc.messages import Result
@@ -130,9 +130,9 @@ def test_a_job_starts_when_all_its_parts_are_known() -> None:
 
 def test_parts_count_for_the_limits() -> None:
     job = Job(1, KEY, 2, 0.0, JobOptions(long="mean"))
-    with pytest.raises(TooLarge, match="the texts of one request have 5 parts or more; the limit is 4"):
+    with pytest.raises(TooManyTexts, match="the texts of one request have 5 parts or more; the limit is 4"):
         place_parts(chunk_of(job, [3, 2]), 4, 100)
-    with pytest.raises(TooLarge, match="one request have 15 tokens or more; the limit is 14 "):
+    with pytest.raises(TooManyTexts, match="one request have 15 tokens or more; the limit is 14 "):
         place_parts(chunk_of(job, [3, 2]), 5, 14)
     config = tiny_config("-result_memory", "1200")
     limit = ResultLimit(config, config.read_model())
@@ -141,5 +141,5 @@ def test_parts_count_for_the_limits() -> None:
     job.options = JobOptions(long="chunks")
     assert limit.check(chunk) == 5 * (32 * 4 + 16)
     place_parts(chunk := chunk_of(job, [5, 5]), 10, 30)
-    with pytest.raises(TooLarge, match="the vectors of 10 parts of texts would take 1440 bytes"):
+    with pytest.raises(TooManyTexts, match="the vectors of 10 parts of texts would take 1440 bytes"):
         limit.check(chunk)

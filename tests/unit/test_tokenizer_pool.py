@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_serving.server import json_scan
-from bert_serving.server.errors import EncodingFailed, RequestError
+from bert_serving.server.errors import EncodingFailed, RequestError, TooLarge, TooManyTexts
 from bert_serving.server.ipc.commands import REGISTER_TOKENIZER, TOKENIZED
 from bert_serving.server.scheduling.jobs import NO_OPTIONS, JobOptions
 from bert_serving.server.tokenization.factory import load_tokenizer
-from bert_serving.server.tokenization.messages import ResultMessage, TaskMessage, decode_tasks, encode
+from bert_serving.server.tokenization.messages import ResultMessage, TaskMessage, TextTask, decode_tasks, encode
 from bert_serving.server.tokenization.request_texts import (
     RequestLimits,
     read_pieces,
@@ -463,3 +463,10 @@ def test_a_registration_that_arrives_after_the_death_is_ignored() -> None:
     processes.request(["hello"])
     processes.finish()
     processes.check()
+
+
+@pytest.mark.parametrize(("texts", "expected"), [(["a"] * 3, TooManyTexts), (["a" * 9], TooLarge)])
+def test_errors_of_a_process_are_those_of_the_ventilator(texts: list[str], expected: type[RequestError]) -> None:
+    task = TextTask(1, json.dumps(texts).encode(), None, None, True, None)
+    error = perform(task, TOKENIZERS[0], RequestLimits(max_request_size=2, max_text_length=8)).to_error()
+    assert type(error) is expected

@@ -231,7 +231,7 @@ class EncodeCall:
         start = self._sent[number].start
         if not isinstance(error, ServerError) or not start:
             return error
-        return error.renumbered(error.request_id, offset_note(start))
+        return error.with_message(error.message + offset_note(start))
 
     def add_reply(self, number: int, reply: Reply) -> int:
         """Adds the reply to a request, and returns the number of its texts.

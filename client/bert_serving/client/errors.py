@@ -30,7 +30,8 @@ or ``AttributeError`` from the client of bert-as-service 1.10 keeps working::
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 __all__ = [
     "BertServingError",
@@ -126,15 +127,20 @@ class ServerError(BertServingError):
         self.type = type
         self.message = message
         self.request_id = request_id
+        self._details: tuple[object, ...] = ()  # further arguments of the constructor
         text = f"request {request_id}: the server replied with {type!r}: {message}"
         super().__init__(f"{text}\n{self.remedy}" if self.remedy else text)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return self.__class__, (self.type, self.message, self.request_id)
+        return self.__class__, (self.type, self.message, self.request_id, *self._details)
 
-    def renumbered(self, request_id: int, addition: str = "") -> ServerError:
-        """Returns the error with another number, and with ``addition`` behind its message."""
-        return server_error(self.type, self.message + addition, request_id, getattr(self, "retry_after", None))
+    def renumbered(self, request_id: int) -> ServerError:
+        """Returns the error with another number."""
+        return self.__class__(self.type, self.message, request_id, *self._details)
+
+    def with_message(self, message: str) -> ServerError:
+        """Returns the error with another message."""
+        return self.__class__(self.type, message, self.request_id, *self._details)
 
 
 class InvalidRequestError(ServerError, ValueError):
@@ -142,9 +148,18 @@ class InvalidRequestError(ServerError, ValueError):
 
 
 class TooLargeError(ServerError, ValueError):
-    """A limit of the server is exceeded; the message names the limit."""
+    """A limit of the server is exceeded; the message names the limit.
+
+    Attributes:
+        is_divisible: whether the server accepts the texts in several requests.
+    """
 
     remedy = "send fewer or shorter texts at a time (encode(batch_size=...)), or raise the limit on the server"
+
+    def __init__(self, type: str, message: str, request_id: int, is_divisible: bool = False) -> None:
+        super().__init__(type, message, request_id)
+        self.is_divisible = is_divisible
+        self._details = (is_divisible,)
 
 
 class VectorSpaceError(ServerError, ValueError):
@@ -173,9 +188,7 @@ class RateLimitedError(ServerError, RuntimeError):
     def __init__(self, type: str, message: str, request_id: int, retry_after: float | None = None) -> None:
         super().__init__(type, message, request_id)
         self.retry_after = retry_after
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return self.__class__, (self.type, self.message, self.request_id, self.retry_after)
+        self._details = (retry_after,)
 
 
 class DrainingError(ServerError, ConnectionError):
@@ -194,7 +207,6 @@ class InternalServerError(ServerError, RuntimeError):
 
 _BY_TYPE: dict[str, type[ServerError]] = {
     "invalid_request": InvalidRequestError,
-    "too_large": TooLargeError,
     "vector_space_mismatch": VectorSpaceError,
     "encoding_failed": EncodingFailedError,
     "overloaded": OverloadedError,
@@ -204,8 +216,18 @@ _BY_TYPE: dict[str, type[ServerError]] = {
 }
 
 
-def server_error(type: str, message: str, request_id: int, retry_after: float | None = None) -> ServerError:
-    """Returns the exception for an ``error`` object of a reply; a plain `ServerError` for an unknown type."""
+def server_error(type: str, message: str, request_id: int, details: Mapping[str, Any] | None = None) -> ServerError:
+    """Returns the exception for an ``error`` object of a reply; a plain `ServerError` for an unknown type.
+
+    Args:
+        details: further values of the object.
+    """
+    details = details or {}
     if type == "rate_limited":
-        return RateLimitedError(type, message, request_id, retry_after)
+        delay = details.get("retry_after")
+        return RateLimitedError(type, message, request_id, float(delay) if isinstance(delay, (int, float)) else None)
+    if type == "too_large":
+        # The end of the message tells it in earlier servers.
+        is_divisible = bool(details.get("divisible", message.endswith("several requests")))
+        return TooLargeError(type, message, request_id, is_divisible)
     return _BY_TYPE.get(type, ServerError)(type, message, request_id)

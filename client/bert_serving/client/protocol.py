@@ -19,7 +19,7 @@ Server to client (XPUB on the result port)::
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -118,18 +118,11 @@ class Reply:
     content: memoryview | None = None
 
     @property
-    def retry_after(self) -> float | None:
-        """Seconds after which a request of the error ``rate_limited`` may be sent again, else ``None``."""
-        error = self.info.get("error")
-        value = error.get("retry_after") if isinstance(error, dict) else None
-        return float(value) if isinstance(value, (int, float)) else None
-
-    @property
-    def error(self) -> dict[str, str] | None:
-        """``{"type": ..., "message": ...}`` if the request failed, else ``None``."""
+    def error(self) -> dict[str, Any] | None:
+        """``{"type": ..., "message": ...}`` and further values if the request failed, else ``None``."""
         error = self.info.get("error")
         if isinstance(error, dict):
-            return {"type": str(error.get("type", "internal")), "message": str(error.get("message", ""))}
+            return {**error, "type": str(error.get("type", "internal")), "message": str(error.get("message", ""))}
         dtype = self.info.get("dtype")
         if isinstance(dtype, str) and dtype.startswith(ERROR_DTYPE_PREFIX):
             return {"type": "internal", "message": dtype[len(ERROR_DTYPE_PREFIX) :]}
@@ -217,10 +210,10 @@ class EncodeInfo:
         return json.dumps(info).encode()
 
 
-def error_info(error_type: str, message: str, retry_after: float | None = None) -> bytes:
+def error_info(error_type: str, message: str, details: Mapping[str, Any] | None = None) -> bytes:
     """Returns the JSON frame of a reply to an encode request that failed.
 
-    ``error_type`` is a key of ``ERROR_TYPES``. ``retry_after`` is in seconds.
+    ``error_type`` is a key of ``ERROR_TYPES``. ``details`` are further values of ``error``.
 
     A 1.10.0 client passes the ``dtype`` to numpy, which raises ``TypeError: data type 'SERVER_ERROR ...' not
     understood``. In this copy of the message, commas are replaced because numpy parses them as a list of types, and
@@ -231,10 +224,8 @@ def error_info(error_type: str, message: str, retry_after: float | None = None) 
         "dtype": ERROR_DTYPE_PREFIX + plain,
         "shape": [0],
         "tokens": "",
-        "error": {"type": error_type, "message": message},
+        "error": {"type": error_type, "message": message, **(details or {})},
     }
-    if retry_after is not None:
-        info["error"] |= {"retry_after": retry_after}  # type: ignore[operator]
     return json.dumps(info).encode()
 
 

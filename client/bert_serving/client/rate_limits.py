@@ -76,15 +76,10 @@ def within_limits(
             try:
                 result = when_allowed(partial(encode, texts), limits, f"texts {done + 1:,} to {done + len(texts):,}")
             except TooLargeError as error:
-                if len(texts) == 1 or not is_divisible(error):
+                if len(texts) == 1 or not error.is_divisible:
                     raise
                 size = (len(texts) + 1) // 2
                 continue
             yield texts, result
             start += len(texts)
             done += len(texts)
-
-
-def is_divisible(error: TooLargeError) -> bool:
-    """Returns whether the server accepts the texts of a refused request in several ones."""
-    return error.message.endswith("several requests")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from .errors import ServerError, server_error
+from .errors import ServerError
 
 _NUMBERED = re.compile(r"\b(?:text|pair) (\d+)\b")
 _OFFSET = re.compile(r" \(text 0 of this request is text (\d+) of the call\)$")
@@ -42,7 +42,7 @@ def with_names(error: ServerError, name: Callable[[int], str]) -> ServerError:
     except IndexError:
         return error
     message = message[: found.start()] + named + message[found.end() :]
-    return server_error(error.type, message, error.request_id, getattr(error, "retry_after", None))
+    return error.with_message(message)
 
 
 def names_of_lists(lists: Mapping[str, Sequence[object]]) -> Callable[[int], str]:

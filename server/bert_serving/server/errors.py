@@ -9,6 +9,7 @@
     └── RequestError (ValueError)         a request gets an error instead of vectors
         ├── InvalidRequest                the message, or a value in it, is invalid
         ├── TooLarge                      a limit is exceeded
+        │   └── TooManyTexts              several requests do not exceed it
         ├── VectorSpaceMismatch           the vectors are of another space than the request expects
         ├── EncodingFailed                the engine failed on a sequence
         ├── Overloaded                    the queue is full
@@ -21,6 +22,9 @@ Errors of engines are in ``engines/base.py``, errors of models in ``model/errors
 """
 
 from __future__ import annotations
+
+from math import ceil
+from typing import Any
 
 
 class ServingError(Exception):
@@ -44,6 +48,11 @@ class RequestError(ServingError, ValueError):
 
     kind = "internal"
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """Further values of ``error`` in the reply."""
+        return {}
+
 
 class InvalidRequest(RequestError):
     """The message, or a value in it, is invalid."""
@@ -55,6 +64,14 @@ class TooLarge(RequestError):
     """The request exceeds a limit of the server; the message names the limit."""
 
     kind = "too_large"
+
+
+class TooManyTexts(TooLarge):
+    """The texts exceed a limit together: the server accepts them in several requests."""
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"divisible": True}
 
 
 class VectorSpaceMismatch(RequestError):
@@ -87,6 +104,10 @@ class RateLimited(RequestError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"retry_after": ceil(self.retry_after)}
 
 
 class Draining(RequestError):

@@ -15,7 +15,7 @@ from .._fronts import Front
 from .._outputs import join_outputs
 from ..errors import RateLimitedError, ServerError, TooLargeError
 from ..protocol import PART_MODES, FloatArray
-from ..rate_limits import LimitReport, Report, is_divisible, when_allowed
+from ..rate_limits import LimitReport, Report, when_allowed
 from .corpus import CorpusError
 from .request_feed import C, RequestFeed
 
@@ -159,7 +159,7 @@ def encoded(
             except RateLimitedError as error:
                 feed.refused(error)
             except ServerError as error:  # earlier requests are still answered
-                if not (isinstance(error, TooLargeError) and is_divisible(error) and feed.divided(error)):
+                if not (isinstance(error, TooLargeError) and error.is_divisible and feed.divided(error)):
                     early[error.request_id] = error
                     feed.answered(error.request_id)
             while sent and all(request.number in early for request in sent[0].requests):
@@ -202,7 +202,7 @@ def _joined(found: list[tuple[int, Response]]) -> Response:
 
 
 def _refusal(where: str, error: ServerError) -> str:
-    is_one = isinstance(error, TooLargeError) and is_divisible(error)  # else they were divided
+    is_one = isinstance(error, TooLargeError) and error.is_divisible  # else they were divided
     hint = "; it is one text, so shorten it, or raise the limit on the server" if is_one else ""
     return f"{where}: the server replied with {error.type!r}: {error.message}{hint}"
 

@@ -223,7 +223,7 @@ class Receiver:
         if request is not None:
             self._caller_awaited_last = request.caller_reads
             if isinstance(reply, Reply) and reply.error is not None:
-                reply = server_error(reply.error["type"], reply.error["message"], request.number, reply.retry_after)
+                reply = server_error(reply.error["type"], reply.error["message"], request.number, reply.error)
             if isinstance(reply, DrainingError) and self._retry.hold_refused(request, reply, connection):
                 with table.lock:
                     self._wake()

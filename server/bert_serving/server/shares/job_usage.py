@@ -36,7 +36,7 @@ class JobUsage:
         """Adds a chunk of the job with this many tokens.
 
         Raises:
-            TooLarge, RateLimited: the job is refused.
+            TooManyTexts, RateLimited: the job is refused.
         """
         self._num_tokens += num_tokens
         if self._is_counted:  # only texts are limited, or nothing
@@ -52,7 +52,7 @@ class JobUsage:
         """Adds all texts of the job again, which is computed a second time.
 
         Raises:
-            TooLarge, RateLimited: the job is refused.
+            TooManyTexts, RateLimited: the job is refused.
         """
         self.end()
         self._is_counted = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import Any
 
-from ..errors import RateLimited, TooLarge
+from ..errors import RateLimited, TooManyTexts
 from .minute_limit import MinuteLimit
 from .share import Share
 
@@ -45,7 +45,7 @@ class ShareUsage:
             texts, tokens: those of the request, or of the part of it that is tokenized.
 
         Raises:
-            TooLarge: the request alone exceeds the limit.
+            TooManyTexts: the request alone exceeds the limit.
             RateLimited: it exceeds what is left.
         """
         name = self.share.name
@@ -54,7 +54,7 @@ class ShareUsage:
             delay = limit.delay(amount, now)
             if delay == inf:
                 self.num_refused += 1
-                raise TooLarge(
+                raise TooManyTexts(
                     f"the request has {amount} {unit} or more; the limit of {name!r} is {limit.most} in a minute "
                     f"({unit}_per_minute): send it in several requests"
                 )
@@ -70,7 +70,7 @@ class ShareUsage:
             return
         self.num_refused += 1
         if tokens > most:
-            raise TooLarge(
+            raise TooManyTexts(
                 f"the request has {tokens} tokens or more; the limit of waiting tokens of {name!r} is {most} "
                 "(waiting_tokens): send it in several requests"
             )

@@ -16,6 +16,7 @@ import numpy as np
 
 from bert_serving.client.protocol import EncodeInfo, error_info
 
+from ..errors import EncodingFailed, RequestError, TooManyTexts
 from ..ipc.commands import from_u64
 from ..ipc.messages import Command, Result, dtype_name
 from ..ipc.token_outputs import TokenOutputs
@@ -297,12 +298,13 @@ class ResultAssembler:
         """Answers a job with an error: its array does not fit into memory, or its vectors into their type."""
         self.close(job.id)
         job.array, job.pieces, job.outputs, job.missing = None, [], [], -1  # never complete
-        error_type, reason = "encoding_failed", str(error)
+        answer: RequestError = EncodingFailed(str(error))
         if isinstance(error, MemoryError):
-            error_type = "too_large"
-            reason = f"the server has no memory for the vectors of {job.size} texts: send fewer texts at a time"
-        self.log.error("the request of %d texts of client %r fails: %s", job.size, job.identity, reason)
-        self._publish(job.identity, [error_info(error_type, reason), b"", job.request_id])
+            answer = TooManyTexts(
+                f"the server has no memory for the vectors of {job.size} texts: send fewer texts at a time"
+            )
+        self.log.error("the request of %d texts of client %r fails: %s", job.size, job.identity, answer)
+        self._publish(job.identity, [error_info(answer.kind, str(answer), answer.details), b"", job.request_id])
 
     def _publish_if_complete(self, job: SinkJob) -> None:
         if job.missing or not job.is_complete:

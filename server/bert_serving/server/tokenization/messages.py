@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ..errors import InternalError, InvalidRequest, RequestError, TooLarge
+from ..errors import InternalError, InvalidRequest, RequestError, TooLarge, TooManyTexts
 from .request_texts import RawPiece
 from .tokenizer import Tokenized
 
-_ERRORS: dict[str, type[RequestError]] = {each.kind: each for each in (InvalidRequest, TooLarge, InternalError)}
+_ERRORS: dict[str, type[RequestError]] = {
+    each.__name__: each for each in (InvalidRequest, TooLarge, TooManyTexts, InternalError)
+}
 _EMPTY = np.zeros(0, np.int32)
 
 
@@ -38,7 +40,7 @@ class TextTask(msgspec.Struct, array_like=True):
 
 
 class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
-    """Result of a task: the arrays of :class:`Tokenized` as bytes, or the kind and the text of an error."""
+    """Result of a task: the arrays of :class:`Tokenized` as bytes, or the class and the text of an error."""
 
     id: int
     lengths: bytes = b""
@@ -47,7 +49,7 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
     num_unknown: int = 0
     type_ids: bytes | None = None
     mask: bytes | None = None
-    error_kind: str = ""
+    error_class: str = ""
     error: str = ""
     parts: bytes | None = None
     segments: bytes | None = None
@@ -69,7 +71,7 @@ class TaskResult(msgspec.Struct, array_like=True, omit_defaults=True):
 
     def to_error(self) -> RequestError | None:
         """Returns the error; None if the texts were tokenized."""
-        return _ERRORS[self.error_kind](self.error) if self.error_kind else None
+        return _ERRORS[self.error_class](self.error) if self.error_class else None
 
     def to_tokenized(self) -> Tokenized:
         types, mask = self.type_ids, self.mask

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .. import json_scan
-from ..errors import InvalidRequest, TooLarge
+from ..errors import InvalidRequest, TooLarge, TooManyTexts
 from .part_modes import tokenize_long
 from .text_options import TextOptions
 from .tokenizer import Tokenized, Tokenizer
@@ -290,7 +290,7 @@ def _check_counts(message: bytes | memoryview, found: json_scan.JsonCounts, kind
 
     Raises:
         InvalidRequest: a value is neither a text nor a list of tokens.
-        TooLarge: more texts, or tokens, than the limits allow.
+        TooManyTexts: more texts, or tokens, than the limits allow.
     """
     size = max(found.strings, found.lists - 1) if kind is _Kind.TEXTS else found.lists - 1
     if size > limits.max_request_size:
@@ -299,7 +299,7 @@ def _check_counts(message: bytes | memoryview, found: json_scan.JsonCounts, kind
         if found.strings != 2 * size:
             raise InvalidRequest(f"the message has {found.strings} texts in {size} pairs; send {kind.value}")
     elif found.strings > max(limits.max_request_size, limits.max_tokens):
-        raise TooLarge(
+        raise TooManyTexts(
             f"{found.strings} tokens in one request; the limit is {limits.max_tokens} (-max_queue_tokens): "
             f"send them in several requests"
         )
@@ -316,8 +316,8 @@ def _check_counts(message: bytes | memoryview, found: json_scan.JsonCounts, kind
     return size
 
 
-def _too_many(size: int, limits: RequestLimits) -> TooLarge:
-    return TooLarge(
+def _too_many(size: int, limits: RequestLimits) -> TooManyTexts:
+    return TooManyTexts(
         f"{size} texts in one request; the limit is {limits.max_request_size} (-max_request_size): "
         f"send them in several requests"
     )

@@ -83,6 +83,6 @@ def perform(task: TextTask, tokenizer: Tokenizer, limits: RequestLimits) -> Task
             texts, first_row = read_piece(task.piece, limits), task.piece.first_row
         return TaskResult.of(task.id, tokenize(tokenizer, texts, task, first_row))
     except RequestError as error:
-        return TaskResult(task.id, error_kind=error.kind, error=str(error))
+        return TaskResult(task.id, error_class=type(error).__name__, error=str(error))
     except Exception as error:  # an error in one request does not end the process, which serves all of them
-        return TaskResult(task.id, error_kind=InternalError.kind, error=f"tokenizing failed: {error!r}"[:500])
+        return TaskResult(task.id, error_class=InternalError.__name__, error=f"tokenizing failed: {error!r}"[:500])

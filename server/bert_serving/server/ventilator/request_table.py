@@ -7,7 +7,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from ..errors import Draining, RateLimited, RequestError, TooLarge
+from ..errors import Draining, RateLimited, RequestError, TooManyTexts
 from ..ipc import commands
 from ..ipc.commands import u64
 from ..ipc.model_numbers import BatchNumbers
@@ -144,7 +144,7 @@ class RequestTable:
             RequestError: the request is rejected.
         """
         if len(request.message) > self._config.max_message_bytes:
-            raise TooLarge(
+            raise TooManyTexts(
                 f"the request has {len(request.message)} bytes; the limit is {self._config.max_message_bytes} "
                 f"(-max_message_bytes): send fewer texts at a time"
             )
@@ -297,7 +297,7 @@ class RequestTable:
             result_bytes = self._rules.results.check(chunk)
             if job.usage is not None:
                 job.usage.add(len(tokenized.input_ids), is_last, self._clock())
-        except (TooLarge, RateLimited) as error:
+        except (TooManyTexts, RateLimited) as error:
             job.is_complete = job.is_complete or is_last
             self.fail(job, error)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config.memory import default_memory
 from ..config.server_config import ServerConfig
-from ..errors import TooLarge
+from ..errors import TooManyTexts
 from ..model.config import ModelConfig
 from ..model.pooling import PoolingStrategy
 from ..scheduling.jobs import JobChunk, token_width
@@ -38,7 +38,7 @@ class ResultLimit:
         Token vectors are padded to the longest text of the request, so a later chunk may exceed the limit.
 
         Raises:
-            TooLarge: the vectors of the whole request would exceed the limit.
+            TooManyTexts: the vectors of the whole request would exceed the limit.
         """
         size, width = chunk.job.size, 1
         options, parts = chunk.job.options, chunk.tokenized.parts
@@ -59,7 +59,7 @@ class ResultLimit:
         if needed > self.max_bytes:
             kind = "texts" if parts is None else "parts of texts"
             tokens = f" of {width} tokens each" if self._token_level else ""
-            raise TooLarge(
+            raise TooManyTexts(
                 f"the vectors of {size} {kind}{tokens} would take {needed} bytes; the limit is {self.max_bytes} "
                 f"(-result_memory): send fewer texts at a time"
             )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 
 import zmq
 
 from bert_serving.client.protocol import error_info
 
-from ..errors import RateLimited, RequestError
+from ..errors import RequestError
 from ..ipc import commands
 from ..ipc.commands import u64
 from ..ipc.messages import Command, decode_commands, encode_commands
@@ -53,8 +52,7 @@ class SinkChannel:
 
     def publish_error(self, identity: bytes, request_id: bytes, error: RequestError) -> None:
         """Queues an error reply in place of vectors."""
-        retry_after = ceil(error.retry_after) if isinstance(error, RateLimited) else None
-        self.publish(identity, [error_info(error.kind, str(error), retry_after), b"", request_id])
+        self.publish(identity, [error_info(error.kind, str(error), error.details), b"", request_id])
 
     def flush(self) -> None:
         """Sends the queued commands."""

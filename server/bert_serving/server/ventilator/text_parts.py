@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import InvalidRequest, TooLarge
+from ..errors import InvalidRequest, TooManyTexts
 from ..scheduling.jobs import Job, JobChunk
 
 
@@ -43,7 +43,7 @@ def place_parts(chunk: JobChunk, max_parts: int, max_tokens: int) -> None:
     """Sets the row of the first part of a chunk, and the number of sequences of its job. Whole texts have theirs.
 
     Raises:
-        TooLarge: the texts have more parts than a request may have texts, or more tokens than may wait.
+        TooManyTexts: the texts have more parts than a request may have texts, or more tokens than may wait.
     """
     if chunk.tokenized.parts is None:
         return
@@ -53,13 +53,13 @@ def place_parts(chunk: JobChunk, max_parts: int, max_tokens: int) -> None:
     job.size = chunk.first_row + chunk.num_rows
     job.missing = job.num_sequences + len(chunk.tokenized.lengths)
     if job.size > max_parts:
-        raise TooLarge(
+        raise TooManyTexts(
             f"the texts of one request have {job.size} parts or more; the limit is {max_parts} (-max_request_size): "
             "send them in several requests"
         )
     tokens = sum(len(each.tokenized.input_ids) for each in (*job.chunks, chunk))
     if tokens > max_tokens:
-        raise TooLarge(
+        raise TooManyTexts(
             f"the parts of the texts of one request have {tokens} tokens or more; the limit is {max_tokens} "
             "(-max_queue_tokens): send them in several requests"
         )
