@@ -148,7 +148,11 @@ def test_vector_is_independent_of_the_batch(cache: str, strategy: str, dtype: st
     batch = random_batch([5, 1, 64, 12, 12, 2, 33, 7] * 20, hide=0.3)
     together = engine.encode(batch)
     alone = np.concatenate([engine.encode(part) for part in split(batch)])
-    np.testing.assert_array_equal(together, alone)
+    if dtype == "fp32" and strategy in ("CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED"):
+        limits = 1e-6 * np.maximum(1, np.linalg.norm(alone, axis=1, keepdims=True))
+        assert (np.abs(together - alone) <= limits).all()
+    else:
+        np.testing.assert_array_equal(together, alone)
 
 
 @settings(max_examples=30, deadline=None)

@@ -99,10 +99,11 @@ def test_wide_layers(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
-def test_the_limit_without_deterministic(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize("strategy", ["REDUCE_MEAN", "CLS_TOKEN"])
+def test_the_limit_without_deterministic(tmp_path: Path, dtype: str, strategy: str) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "num_hidden_layers": 6}
     model = save_and_load(tmp_path, "electra", **sizes)
-    for alone, found in in_company(model, tmp_path, pooling_strategy="REDUCE_MEAN", dtype=dtype):
+    for alone, found in in_company(model, tmp_path, pooling_strategy=strategy, dtype=dtype):
         limits = 1e-6 * np.maximum(1, np.linalg.norm(alone, axis=1, keepdims=True))
         assert (np.abs(found - alone) <= limits).all()
 

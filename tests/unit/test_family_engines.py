@@ -146,7 +146,9 @@ def test_hidden_states_are_those_of_transformers(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("family", ["albert", "modernbert", "deberta with positions, types and convolution"])
+@pytest.mark.parametrize(
+    "family", ["albert", "modernbert", "mpnet", "jina-bert", "deberta with positions, types and convolution"]
+)
 def test_each_strategy_pools_the_hidden_states(
     saved: Callable[[str], Saved], encode: Callable[..., np.ndarray], family: str, engine: str
 ) -> None:

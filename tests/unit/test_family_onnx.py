@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not
 pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
 from bert_serving.server.engines.base import Device, EngineError, EngineSpec
-from bert_serving.server.engines.layout import make_layout
+from bert_serving.server.engines.layout import Layout, make_layout
 from bert_serving.server.engines.onnx import engine as engine_module
 from bert_serving.server.engines.onnx.encoder import build
 from bert_serving.server.model.config import ModelConfig, load_model_config, parse_config
@@ -57,6 +58,66 @@ def test_tokens_beyond_the_tables_are_refused(tmp_path: Path) -> None:
         engine.encode(batch_of([LONG + 1]))
 
 
+def alibi_model() -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """Returns a model with biases by distance, as JinaBERT, and random weights."""
+    sizes = SIZES | {"position_embedding_type": "alibi", "feed_forward_type": "geglu", "max_position_embeddings": LONG}
+    model = ModelConfig("", "", "", "", "safetensors", False, **parse_config(sizes, "config.json"))
+    random = np.random.default_rng(0)
+    shapes = expected_shapes(model, model.num_hidden_layers, need_pooler=False)
+    return model, {name: random.normal(size=shape).astype(np.float32) * 0.15 for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("family", ["alibi", "bert", *ARCHITECTURES])
+@pytest.mark.parametrize("max_scores", [1 << 20, 3999])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_vectors_of_one_token_are_those_of_all(tmp_path: Path, family: str, max_scores: int, is_long: bool) -> None:
+    """The highest layer computes one query of each sequence, or all of them for ``encode_tokens``."""
+    if family == "alibi":
+        model, weights = alibi_model()
+    else:
+        values = ARCHITECTURES.get(family, ("Bert", SIZES | {"max_position_embeddings": LONG}))
+        family_models.save(tmp_path, values)
+        model = load_model_config(tmp_path)
+        weights = load_weights(model, need_pooler=False)
+    batch = batch_of([LONG, LONG] if is_long else [23, 1, LONG, 7, 90])
+    ends = np.cumsum(batch.lengths)
+    if not is_long:
+        batch.mask[[0, 5, 22, 40]] = 0
+        batch.mask[ends[2] : ends[3]] = 0  # a sequence without keys
+    layout = make_layout(batch)
+    every = dataclasses.replace(layout, first=np.arange(len(batch.mask), dtype=np.int32))
+    every = dataclasses.replace(every, last=every.first)
+
+    def compute(strategy: str, layout: Layout) -> list[np.ndarray]:
+        spec = EngineSpec(model=model, cache_dir="", pooling_layers=(-1,), pooling_strategy=strategy)
+        graph = build(spec, weights, max_scores=max_scores, has_tokens=True)
+        session = onnxruntime.InferenceSession(graph.SerializeToString())
+        return engine_module._compute(session, layout)
+
+    expected = compute("NONE", layout)[-1]
+    for strategy, tokens in (("CLS_TOKEN", ends - batch.lengths), ("SEP_TOKEN", ends - 1)):
+        np.testing.assert_allclose(compute(strategy, layout)[0], expected[tokens], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(compute(strategy, every)[-1], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_deterministic", [False, True])
+@pytest.mark.parametrize("family", ["mpnet", "electra", "gte"])
+def test_the_highest_layer_has_no_keys_of_all_tokens(tmp_path: Path, family: str, is_deterministic: bool) -> None:
+    """Equal bits, and keys that depend on their position, need them."""
+    spec = EngineSpec(
+        save_and_load(tmp_path, family), "", "CLS_TOKEN", pooling_layers=(-1,), deterministic=is_deterministic
+    )
+    graph = build(spec, load_weights(spec.model, need_pooler=False), any_batch=True).graph
+    heads = [
+        attribute.i
+        for node in graph.node
+        if node.op_type == "MultiHeadAttention"
+        for attribute in node.attribute
+        if attribute.name == "num_heads"
+    ]
+    assert heads == ([4, 4, 4] if family == "gte" or is_deterministic else [4, 4, 1])
+
+
 @pytest.mark.parametrize("family", ["modernbert", "gte", "mpnet"])
 @pytest.mark.parametrize("max_scores", [1, 3999])
 def test_blocks_of_queries_give_the_same_vectors(
@@ -71,11 +132,7 @@ def test_blocks_of_queries_give_the_same_vectors(
 
 
 def test_blocks_of_a_model_with_biases_by_distance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = SIZES | {"position_embedding_type": "alibi", "feed_forward_type": "geglu", "max_position_embeddings": LONG}
-    model = ModelConfig("", "", "", "", "safetensors", False, **parse_config(sizes, "config.json"))
-    random = np.random.default_rng(0)
-    shapes = expected_shapes(model, model.num_hidden_layers, need_pooler=False)
-    weights = {name: random.normal(size=shape).astype(np.float32) * 0.15 for name, shape in shapes.items()}
+    model, weights = alibi_model()
     spec = EngineSpec(model=model, cache_dir="", pooling_layers=(-1,), pooling_strategy="NONE")
     layout = make_layout(batch_of([LONG, 23]))
     found = []

@@ -121,6 +121,11 @@ class EngineSpec:
         return self.pooling_strategy == "CLS_POOLED"
 
     @property
+    def selects_token(self) -> bool:
+        """Whether the vector of a sequence is that of one of its tokens, or computed from it."""
+        return self.pooling_strategy in ("CLS_TOKEN", "SEP_TOKEN", "CLS_POOLED")
+
+    @property
     def is_token_level(self) -> bool:
         """Whether each token has a vector, instead of each sequence."""
         return self.pooling_strategy == "NONE"

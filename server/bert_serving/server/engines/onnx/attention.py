@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .blocks import Blocks, Table, relative_scores
 from .graph import MICROSOFT, Dense, Graph
 from .grid import Grid
 from .layers import linear, product
+from .one_query import OneQuery
 
 
 class Attention:
@@ -65,11 +67,56 @@ class Attention:
             scale = (model.head_size * terms) ** -0.5
             added = self._disentangled(layer, query, key, disentangled, scale)
             attention = self._attend(query, key, value, bias, self._grid.attend, added, scale=scale)
-        elif model.max_tokens**2 > self._max_scores:
-            attention = self._attend_any_length(layer, query, key, value, bias)
         else:
-            attention = self._attend(query, key, value, bias, self._grid.attend, self._relative_bias(layer))
+            attention = self._attend_grid(layer, query, key, value, bias)
         return str(graph.op("Reshape", attention, graph.tensor(np.array([-1, model.hidden_size]))))
+
+    def add_selected(self, layer: int, scope: str, x: str, selected: str, any_selection: bool) -> str:
+        """Adds attention of selected tokens, from ``[t, hidden]`` to ``[s, hidden]``.
+
+        Args:
+            scope: as that of ``add``.
+            selected: the input with the indexes of one token of each sequence.
+            any_selection: the input may also have the indexes of all tokens.
+        """
+        graph, grid = self._graph, self._grid
+        one = OneQuery(graph, self._model, self._weights, scope, x, selected)
+        tokens = grid.unpack(x)
+        self._longest()  # both branches read it
+
+        def attend(query: str, key: str, value: str, added: str) -> str:
+            return self._attend(query, key, value, "", grid.attend, added, num_heads=1, scale=1.0)
+
+        def add_one() -> list[tuple[str, int]]:
+            return [(one.add(attend, tokens, self._selected_bias(layer, selected)), TensorProto.FLOAT)]
+
+        def add_all() -> list[tuple[str, int]]:
+            keys, values = (grid.unpack(graph.op("MatMul", x, kernel)) for kernel in one.kernels())
+            found = self._attend_grid(layer, grid.unpack(one.query), keys, values, scale=1.0)
+            found = graph.op("Reshape", found, self._numbers(-1, self._model.hidden_size))
+            return [(grid.pack(found), TensorProto.FLOAT)]
+
+        if not any_selection:
+            return one.add_bias(add_one()[0][0])
+        sequences = graph.op("Gather", graph.op("Shape", "unpack"), self._numbers(0))
+        is_one = graph.op("Equal", graph.op("Shape", selected), sequences)
+        found = graph.op("If", is_one, then_branch=graph.body(add_one), else_branch=graph.body(add_all))
+        return one.add_bias(found)
+
+    def _selected_bias(self, layer: int, selected: str) -> str:
+        """Adds what is added to the scores of selected tokens, ``[n, 1, heads or 1, T]``; empty for nothing."""
+        graph, table = self._graph, self._table(layer)
+        if not table.values:
+            return ""
+        positions = graph.op("Cast", graph.op("Gather", "positions", selected), to=TensorProto.INT64)
+        scores = relative_scores(graph, self._model, table, positions, self._range())
+        return str(graph.op("Transpose", scores, perm=[2, 0, 1, 3]))
+
+    def _attend_grid(self, layer: int, query: str, key: str, value: str, bias: str = "", **attributes: Any) -> str:
+        """Adds attention of all queries, ``[n, T, hidden]``; the arguments are those of ``_attend``."""
+        if self._model.max_tokens**2 > self._max_scores:
+            return self._attend_any_length(layer, query, key, value, bias, **attributes)
+        return self._attend(query, key, value, bias, self._grid.attend, self._relative_bias(layer), **attributes)
 
     def _attend(self, *inputs: str, **attributes: Any) -> str:
         """Adds the operator of attention.
@@ -79,29 +126,29 @@ class Attention:
                 may be empty.
         """
         count = max(number for number, name in enumerate(inputs, 1) if name)
+        attributes = {"num_heads": self._model.num_attention_heads, **attributes}
         return str(
             self._graph.op(
                 "MultiHeadAttention",
                 *inputs[:count],
                 domain=MICROSOFT,
-                num_heads=self._model.num_attention_heads,
                 mask_filter_value=-10000.0,
                 **attributes,
             )
         )
 
-    def _attend_any_length(self, layer: int, query: str, key: str, value: str, bias: str) -> str:
+    def _attend_any_length(self, layer: int, query: str, key: str, value: str, bias: str, **attributes: Any) -> str:
         """Adds attention of all queries at once, or of blocks of queries if there are too many scores."""
         graph, window = self._graph, self._model.architecture.window_of(layer)
-        table = self._table(layer)
+        table, attend = self._table(layer), partial(self._attend, **attributes)
         blocks = Blocks(graph, self._model, self._max_scores, window, table, self._grid.attend)
         added = self._once(("bias", window), lambda: blocks.whole_bias(self._is_short())) if table.values else ""
 
         def whole() -> list[tuple[str, int]]:
-            return [(self._attend(query, key, value, bias, self._grid.attend, added), TensorProto.FLOAT)]
+            return [(attend(query, key, value, bias, self._grid.attend, added), TensorProto.FLOAT)]
 
         def in_blocks() -> list[tuple[str, int]]:
-            return [(blocks.add(self._attend, query, key, value, bias), TensorProto.FLOAT)]
+            return [(blocks.add(attend, query, key, value, bias), TensorProto.FLOAT)]
 
         is_short = self._is_short()
         return str(graph.op("If", is_short, then_branch=graph.body(whole), else_branch=graph.body(in_blocks)))

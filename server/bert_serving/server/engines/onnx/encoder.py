@@ -2,8 +2,8 @@
 
 Dense layers compute packed tokens, ``[t, hidden]``. Only attention uses the padded grid ``[n, T]``: one Gather unpacks
 the tokens and one packs them again. The graph has no layer above the highest pooling layer. If the pooling strategy
-needs one token of a sequence, the highest layer computes only that token. The encoder is that of Devlin et al.,
-https://arxiv.org/abs/1810.04805, with the differences that ``model.architecture`` describes.
+needs one token of a sequence, the highest layer computes only that token, see ``one_query``. The encoder is that of
+Devlin et al., https://arxiv.org/abs/1810.04805, with the differences that ``model.architecture`` describes.
 
 The optimizer of ONNX Runtime is off: on the CPU its ``SkipLayerNormalization`` takes nine times as long as ``Add`` and
 ``LayerNormalization``.
@@ -24,6 +24,7 @@ from .attention import Attention
 from .graph import Dense, Graph, dense_fp32
 from .grid import Grid
 from .layers import activate, linear, product
+from .one_query import has_one_query
 
 #: The input of ``FEEDS`` that selects the token of a strategy.
 _ONE_TOKEN = {
@@ -63,7 +64,7 @@ def build(
     graph = Graph(constants)
 
     def vectors(is_long: bool) -> list[tuple[str, int]]:
-        encoder = _Encoder(graph, spec, weights, dense, max_scores, Grid(graph, is_long))
+        encoder = _Encoder(graph, spec, weights, dense, max_scores, Grid(graph, is_long), has_tokens)
         return _vectors(graph, spec, encoder, weights, has_tokens)
 
     if any_batch:
@@ -118,11 +119,14 @@ class _Encoder:
         dense: Dense,
         max_scores: int,
         grid: Grid,
+        has_tokens: bool,
     ) -> None:
         self._graph, self._spec, self._weights, self._dense = graph, spec, weights, dense
         self._model, self._architecture = spec.model, spec.model.architecture
         self._attention = Attention(graph, spec.model, weights, dense, max_scores, grid)
-        self._grid = grid
+        self._grid, self._has_tokens = grid, has_tokens
+        # Sums of one query have another order in other company. Rounding to integers would enlarge the difference.
+        self._one_query = dense is dense_fp32 and not spec.deterministic and has_one_query(self._architecture)
 
     def embeddings(self) -> str:
         """Adds the sum of the embeddings, normalized and projected to ``[t, hidden]``."""
@@ -147,8 +151,10 @@ class _Encoder:
         normed = x
         if pre_norm and (layer > 0 or self._architecture.first_norm):
             normed = self._norm(f"{scope}/attention/LayerNorm", x)
-        flat = self._attention.add(layer, scope, normed)
-        attention = self._grid.pack(flat, selected)
+        if selected and self._one_query:
+            attention = self._attention.add_selected(layer, scope, normed, selected, self._has_tokens)
+        else:
+            attention = self._grid.pack(self._attention.add(layer, scope, normed), selected)
         rows = "t"
         if selected:
             x, rows = graph.op("Gather", x, selected), "n"

@@ -65,7 +65,7 @@ GRID_MULTIPLE = 4
 
 _MODEL, _WEIGHTS = "model.onnx", "weights.bin"
 #: Changes when equal models get other graphs, so that a server does not open the graphs of older versions.
-_GRAPH_VERSION = 8
+_GRAPH_VERSION = 9
 
 
 def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = None) -> str | None:
@@ -280,6 +280,7 @@ def _cache_key(spec: EngineSpec, cache: Cache, given: frozenset[str] | None) -> 
         "output_dtype": spec.output_dtype,
         "pooling_strategy": spec.pooling_strategy,
         "layers": spec.layers,
+        "one_query": spec.selects_token and not spec.deterministic,
         "use_position_embeddings": spec.use_position_embeddings,
         # The layout of the weights depends on the library and the processor.
         "onnxruntime": version("onnxruntime"),
