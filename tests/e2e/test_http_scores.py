@@ -131,13 +131,13 @@ def test_predict(classifier: HttpServer) -> None:
     single, other = predict("hello"), predict("world")
     assert [set(item) for item in single] == [{"label", "score"}] * 3
     assert predict(["hello"]) == single, "one input gives a flat list"
-    assert predict([["hello"], ["world"]]) == [single, other]
     pair = predict(["hello", "world"])
     assert [item["label"] for item in pair]
     encoded = classifier.call("/encode", {"texts": ["hello ||| world"]}).json["results"][0]
     np.testing.assert_allclose([item["score"] for item in pair], sorted(encoded, reverse=True), atol=1e-6)
     mixed = predict([["hello", "world"], ["hello"], ["world"], ["hello", "world"]])
-    for row, wanted in zip(mixed, (pair, single, other, pair), strict=True):
+    texts = predict([["hello"], ["world"]])  # in a batch of another size, the last bits differ
+    for row, wanted in zip([*mixed, *texts], (pair, single, other, pair, single, other), strict=True):
         assert [item["label"] for item in row] == [item["label"] for item in wanted]
         np.testing.assert_allclose([item["score"] for item in row], [item["score"] for item in wanted], atol=1e-6)
     assert predict(["hello ||| world"]) != pair, "a single text is no pair"

@@ -5,12 +5,15 @@ Between them the texts are encoded, in a thread that waits or in the event loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Response, request
 from werkzeug.datastructures import Headers
+
+from bert_serving.client.text_names import naming_texts
 
 from .encoding_service import EncodingResult, EncodingService
 from .http_access import RequestShare
@@ -46,6 +49,53 @@ class EncodingCall:
     async def encode_async(self, service: EncodingService) -> EncodingResult:
         """Encodes the texts in the event loop; see `EncodingService.encode_async`."""
         return await service.encode_async(self.texts, self.is_tokenized, self.show_tokens, self.options)
+
+
+class PartOfCall(NamedTuple):
+    """Texts that travel in one request to the service.
+
+    Attributes:
+        name: returns the name of a text by its number in the request, for errors.
+    """
+
+    texts: list[Any]
+    options: dict[str, Any]
+    name: Callable[[int], str]
+
+
+class PartedCall(EncodingCall):
+    """Texts that have names in errors, and travel in one or several requests to the service."""
+
+    __slots__ = ()
+
+    def parts(self) -> list[PartOfCall]:
+        """Returns the requests, in the order in which they are sent."""
+        raise NotImplementedError
+
+    def joined(self, results: list[EncodingResult]) -> EncodingResult:
+        """Returns the result of the call, from those of its parts."""
+        return results[0]
+
+    def encode(self, service: EncodingService) -> EncodingResult:
+        results = []
+        for texts, options, name in self.parts():
+            with naming_texts(name):
+                results.append(service.encode(texts, options=options))
+        return self.joined(results)
+
+    async def encode_async(self, service: EncodingService) -> EncodingResult:
+        async def encode_part(part: PartOfCall) -> EncodingResult:
+            with naming_texts(part.name):
+                return await service.encode_async(part.texts, options=part.options)
+
+        tasks = [asyncio.ensure_future(encode_part(part)) for part in self.parts()]
+        try:
+            return self.joined(await asyncio.gather(*tasks))
+        except Exception:  # the other parts are not computed
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            raise
 
 
 #: Reads a call from the JSON object of a body and from the headers. Raises `HttpError` if the request is invalid.

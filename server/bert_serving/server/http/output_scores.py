@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bert_serving.client import max_sim
-from bert_serving.client.text_names import name_query, naming_texts
+from bert_serving.client.text_names import name_query
 
-from .encoding_call import EncodingCall
+from .encoding_call import PartedCall, PartOfCall
 from .encoding_service import COMPARED, EncodingResult, EncodingService
 from .errors import BadRequest, WrongTask
 from .scores import require_task
@@ -19,7 +18,7 @@ from .validation import parse_choice
 
 
 @dataclass(frozen=True, slots=True)
-class CompareCall(EncodingCall):
+class CompareCall(PartedCall):
     """A query and texts whose relevance an HTTP request asks for.
 
     The vectors of its result are the scores, float32 ``[n, 1]``. The query travels in a request of its own, because it
@@ -35,29 +34,18 @@ class CompareCall(EncodingCall):
     query_prompt: str | None = None
     noun: str = "document"
 
-    def encode(self, service: EncodingService) -> EncodingResult:
-        with naming_texts(name_query):
-            query = service.encode([self.query], options=self._query_options)
-        with naming_texts(self._name):
-            return _compare(query, service.encode(self.texts, options=self.options))
+    def parts(self) -> list[PartOfCall]:
+        query_options = {**self.options, "prompt_name": self.query_prompt}
+        return [
+            PartOfCall([self.query], query_options, name_query),
+            PartOfCall(self.texts, self.options, self._name),
+        ]
 
-    async def encode_async(self, service: EncodingService) -> EncodingResult:
-        return _compare(*await asyncio.gather(self._encode_query(service), self._encode_texts(service)))
-
-    async def _encode_query(self, service: EncodingService) -> EncodingResult:
-        with naming_texts(name_query):
-            return await service.encode_async([self.query], options=self._query_options)
-
-    async def _encode_texts(self, service: EncodingService) -> EncodingResult:
-        with naming_texts(self._name):
-            return await service.encode_async(self.texts, options=self.options)
+    def joined(self, results: list[EncodingResult]) -> EncodingResult:
+        return _compare(*results)
 
     def _name(self, number: int) -> str:
         return f"{self.noun} {number}"
-
-    @property
-    def _query_options(self) -> dict[str, Any]:
-        return {**self.options, "prompt_name": self.query_prompt}
 
 
 def read_by(service: EncodingService, values: dict[str, Any]) -> str | None:

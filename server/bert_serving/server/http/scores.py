@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from bert_serving.client.text_names import naming_texts
-
-from .encoding_call import EncodingCall
+from .encoding_call import PartedCall, PartOfCall
 from .encoding_service import EncodingResult, EncodingService
 from .errors import BadRequest, BodyTooLarge, WrongTask
 
@@ -24,7 +20,7 @@ _OUTPUT_ROUTES = {"dense": "/embed", "sparse": "/embed_sparse", "multi": "/embed
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreCall(EncodingCall):
+class ScoreCall(PartedCall):
     """Texts and pairs of texts whose scores an HTTP request asks for.
 
     The vectors of its result are the scores, ``[n, labels]``. Texts and pairs travel in requests of their own.
@@ -35,46 +31,37 @@ class ScoreCall(EncodingCall):
 
     noun: str = ""
 
-    def encode(self, service: EncodingService) -> EncodingResult:
-        parts = []
-        for rows, texts, options in self._parts():
-            with naming_texts(partial(self._name, rows)):
-                parts.append((rows, service.encode(texts, options=options)))
-        return self._join(parts)
-
-    async def encode_async(self, service: EncodingService) -> EncodingResult:
-        async def encode_part(rows: list[int], texts: list[Item], options: dict[str, Any]) -> EncodingResult:
-            with naming_texts(partial(self._name, rows)):
-                return await service.encode_async(texts, options=options)
-
-        parts = self._parts()
-        results = await asyncio.gather(*(encode_part(*part) for part in parts))
-        return self._join([(rows, result) for (rows, _, _), result in zip(parts, results, strict=True)])
-
     def _name(self, rows: list[int], number: int) -> str:
         row = rows[number]
         if self.noun:
             return f"the pair of the query and {self.noun} {row}"
         return f"{'pair' if isinstance(self.texts[row], tuple) else 'text'} {row}"
 
-    def _parts(self) -> list[tuple[list[int], list[Item], dict[str, Any]]]:
-        """Returns the rows, the items and the options of each request: one for texts, and one for pairs."""
-        parts = []
-        for pairs in (False, True):
-            rows = [row for row, item in enumerate(self.texts) if isinstance(item, tuple) == pairs]
-            if rows:
-                parts.append((rows, [self.texts[row] for row in rows], {**self.options, "pairs": pairs}))
-        return parts
+    def _rows(self) -> list[list[int]]:
+        """Returns the rows of the texts, and those of the pairs, if there are any."""
+        rows: tuple[list[int], list[int]] = ([], [])
+        for row, item in enumerate(self.texts):
+            rows[isinstance(item, tuple)].append(row)
+        return [each for each in rows if each]
 
-    def _join(self, parts: list[tuple[list[int], EncodingResult]]) -> EncodingResult:
-        first = parts[0][1]
-        if len(parts) == 1:
+    def parts(self) -> list[PartOfCall]:
+        return [
+            PartOfCall(
+                [self.texts[row] for row in rows],
+                {**self.options, "pairs": isinstance(self.texts[rows[0]], tuple)},
+                partial(self._name, rows),
+            )
+            for rows in self._rows()
+        ]
+
+    def joined(self, results: list[EncodingResult]) -> EncodingResult:
+        first = results[0]
+        if len(results) == 1:
             return first
         scores = np.zeros((len(self.texts), first.vectors.shape[1]), first.vectors.dtype)
-        for rows, result in parts:
+        for rows, result in zip(self._rows(), results, strict=True):
             scores[rows] = result.vectors
-        num_tokens = sum(result.num_tokens for _, result in parts)
-        return replace(first, vectors=scores, num_tokens=num_tokens)
+        return replace(first, vectors=scores, num_tokens=sum(result.num_tokens for result in results))
 
 
 def require_task(service: EncodingService, task: str) -> None:

@@ -16,12 +16,11 @@ from flask import Blueprint, Response, request
 from werkzeug.datastructures import Headers
 
 from bert_serving.client.protocol import ROW_MODES
-from bert_serving.client.text_names import naming_texts
 
 from ...version import __version__
 from .. import output_values, schemas, streaming
 from .. import serialization as vectors
-from ..encoding_call import EncodingCall
+from ..encoding_call import EncodingCall, PartedCall, PartOfCall
 from ..encoding_service import EncodingResult, EncodingService
 from ..errors import BadRequest, WrongTask
 from ..fields import read_tei_fields
@@ -150,16 +149,11 @@ def prepare_similarity(service: EncodingService, values: dict[str, Any], headers
     return _SimilarityCall([*sentences, source], _similarities, options=options)
 
 
-class _SimilarityCall(EncodingCall):
+class _SimilarityCall(PartedCall):
     """The sentences of a ``/similarity`` request, and the text to compare them with."""
 
-    def encode(self, service: EncodingService) -> EncodingResult:
-        with naming_texts(self._name):
-            return EncodingCall.encode(self, service)
-
-    async def encode_async(self, service: EncodingService) -> EncodingResult:
-        with naming_texts(self._name):
-            return await EncodingCall.encode_async(self, service)
+    def parts(self) -> list[PartOfCall]:
+        return [PartOfCall(self.texts, self.options, self._name)]
 
     def _name(self, number: int) -> str:
         return "source_sentence" if number == len(self.texts) - 1 else f"sentence {number}"
