@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -97,6 +98,29 @@ def test_requests_for_an_unloaded_model_survive_the_death_of_a_process(http: Htt
         assert not thread.is_alive()
         assert not thread_error
     wait_until(lambda: connect(server).server_status["state"] == "ready", what="all processes are back")
+
+
+@pytest.mark.minutes
+def test_a_supervisor_that_was_suspended_while_a_model_was_loaded_and_unloaded(http: HttpServer) -> None:
+    """It finds the reports that the worker is ready and that its model is unloaded, in any order."""
+    server = http.server
+    supervisor = psutil.Process(server.process.pid)
+    wait_unloaded(server)
+    with connect(server, "a") as client:
+        requests = ThreadPoolExecutor(1)
+        starts = server.log.count("WORKER-A-0")
+        first = requests.submit(client.encode, ["hello world"])
+        wait_until(lambda: server.log.count("WORKER-A-0") > starts, what="the worker starts")
+        supervisor.suspend()
+        try:
+            lines = server.log.count("model a: no request for")
+            assert first.result(60).shape == (1, 32)
+            wait_until(lambda: server.log.count("model a: no request for") > lines, what="the model is unloaded")
+        finally:
+            supervisor.resume()
+        wait_unloaded(server)
+        assert client.encode(["hello world"]).shape == (1, 32)
+        requests.shutdown()
 
 
 @pytest.mark.minutes

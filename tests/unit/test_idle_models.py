@@ -29,17 +29,17 @@ def test_workers_of_machines_stay_and_do_not_load_a_model_again() -> None:
         SimpleNamespace(name=str(number), config=SimpleNamespace(idle_unload=seconds))
         for number, seconds in enumerate((0, 5, 5))
     ]
-    sent: list[list[int]] = []
+    sent: list[dict[str, list[str]]] = []
     now = 0.0
     idle = IdleModels(
         tables, served, lambda frames: sent.append(json.loads(frames[1])), logging.getLogger("test"), lambda: now
     )
     for now in (1.0, 4.9, 5.0, 6.0, 7.0):
         idle.step(now)
-    assert sent == [[], [1]], "the machine's model has nothing to unload, and the unloaded one stays so"
+    assert sent == [{}, {"1": ["own"]}], "the machine's model has nothing to unload, and the unloaded one stays so"
     draining = {name for name, worker in tables[1].dispatcher.workers.items() if worker.is_draining}
     assert draining == {b"own"}
     idle.use(tables[1])
     tables[1].dispatcher.workers[b"own"].is_draining = False  # its successor
     idle.step(8.0)
-    assert (sent[2:], idle.unloaded_names) == ([[]], [])
+    assert (sent[2:], idle.unloaded_names) == ([{}], [])

@@ -22,6 +22,8 @@ class Workers:
             f"worker-{number}": SimpleNamespace(
                 role="worker",
                 name=f"worker-{number}",
+                identity=b"worker-%d.1" % number,
+                is_running=True,
                 options={"model_number": number},
                 is_ready=True,
                 is_draining=False,
@@ -37,21 +39,22 @@ class Workers:
         self.told.add(name)
 
     def apply(self, unloaded: list[int]) -> None:
-        self.unload.apply(unloaded, self.children, self.tell)
+        idle = {number: [f"worker-{number}.1"] for number in unloaded}
+        self.unload.apply(idle, self.children, self.tell)
 
     def stop(self, name: str) -> None:
         """A worker that was told to stop ends."""
         if name in self.told:
             self.told.remove(name)
-            self.children[name].is_ready = False
+            self.children[name].is_ready = self.children[name].is_running = False
             assert self.unload.on_exit(self.children[name])
 
     def start(self, name: str) -> None:
         """A worker whose start is due becomes ready."""
         child = self.children[name]
         if child.restart_at is not None:
-            child.restart_at, child.is_ready = None, True
-            self.unload.on_ready(child)
+            child.restart_at, child.is_ready, child.is_running = None, True, True
+            self.unload.on_ready(child, self.tell)
 
 
 EVENTS = st.lists(
@@ -88,4 +91,33 @@ def test_a_worker_that_dies_while_it_starts_again_is_a_failure() -> None:
     workers.apply([])
     assert workers.children["worker-1"].restart_at == 0.0
     assert not workers.unload.on_exit(workers.children["worker-1"])
+    assert not workers.unload.excuses("worker-1")
+
+
+def test_a_worker_stops_whose_report_that_it_is_ready_comes_later() -> None:
+    """The messages of ventilator and worker arrive in any order, such as after the supervisor was suspended."""
+    workers = Workers()
+    child = workers.children["worker-1"]
+    child.is_ready = False
+    workers.apply([1])
+    child.is_ready = True
+    workers.unload.on_ready(child, workers.tell)
+    assert workers.told == {"worker-1"}
+    assert workers.unload.excuses("worker-1")
+    workers.apply([])
+    workers.stop("worker-1")
+    assert child.restart_at == 0.0
+    child.restart_at, child.is_running = None, True
+    workers.apply([1])
+    assert not workers.told
+    child.is_ready = True
+    workers.unload.on_ready(child, workers.tell)
+    assert workers.told == {"worker-1"}, "the same if it is loaded again"
+
+
+def test_a_worker_that_was_started_after_the_report_is_left_alone() -> None:
+    workers = Workers()
+    workers.children["worker-1"].identity = b"worker-1.2"
+    workers.apply([1])
+    assert not workers.told
     assert not workers.unload.excuses("worker-1")

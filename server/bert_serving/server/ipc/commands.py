@@ -42,7 +42,7 @@ channel       ventilator -> sink       JOB_CHUNK job + texts         announces t
                                                                       entries
               sink -> ventilator       CANCEL_CLIENT identity        the client has disconnected: drop its requests
 control       child -> supervisor      READY, HEARTBEAT, DRAINED, FATAL, TERMINATE, WORKER_DRAINED worker,
-                                                                     MODELS_UNLOADED json: their indexes
+                                                                     MODELS_UNLOADED json: their workers, by index
               supervisor -> child      DRAIN, RESUME, STOP, WORKER_LOST worker, STATE json, DRAIN_WORKER worker,
                                                                      BIND_AGAIN, SHARES json
 ============  =======================  ==================================================================

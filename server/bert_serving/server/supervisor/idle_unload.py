@@ -21,7 +21,8 @@ class IdleUnload:
     """Knows which workers are unloaded. They count as ready, because a request starts them.
 
     The ventilator sends no batch to a worker that it reports as unloaded. So such a worker always stops, even if its
-    model is needed again meanwhile.
+    model is needed again meanwhile. One that has not yet reported that it is ready is told when it does: an earlier
+    command could be lost.
     """
 
     def __init__(self, log: logging.Logger) -> None:
@@ -32,21 +33,26 @@ class IdleUnload:
         """Returns whether a process is not ready because its model is unloaded."""
         return name in self._phases
 
-    def apply(self, unloaded: Collection[int], children: Mapping[str, Child], tell: Callable[..., None]) -> None:
+    def apply(
+        self, unloaded: Mapping[int, Collection[str]], children: Mapping[str, Child], tell: Callable[..., None]
+    ) -> None:
         """Stops and starts workers.
 
         Args:
-            unloaded: the indexes of the unloaded models.
+            unloaded: the index of each unloaded model, with the identities of its workers that get no more batches.
             tell: sends a command to the process with a name.
         """
         for name, child in children.items():
             if child.role != "worker":
                 continue
             phase = self._phases.get(name)
-            if child.options.get("model_number", 0) in unloaded:
-                if phase is None and child.is_ready and not child.is_draining:
+            idle = unloaded.get(child.options.get("model_number", 0))
+            if idle is not None:
+                is_idle = child.identity.decode() in idle and child.is_running and not child.is_draining
+                if phase in (None, _Phase.LOADING) and is_idle:
                     self._phases[name] = _Phase.STOPPING
-                    tell(name, commands.STOP)
+                    if child.is_ready:
+                        tell(name, commands.STOP)
                 elif phase is _Phase.RESTARTING:
                     self._phases[name] = _Phase.STOPPING
             elif phase is _Phase.STOPPING:
@@ -67,9 +73,13 @@ class IdleUnload:
             return False
         return True
 
-    def on_ready(self, child: Child) -> None:
-        """Records that a process is ready."""
-        self._phases.pop(child.name, None)
+    def on_ready(self, child: Child, tell: Callable[..., None]) -> None:
+        """Records that a process is ready, or stops it if its model is unloaded; see :meth:`apply`."""
+        phase = self._phases.get(child.name)
+        if phase is _Phase.LOADING:
+            del self._phases[child.name]
+        elif phase is not None:
+            tell(child.name, commands.STOP)
 
     def _load(self, child: Child) -> None:
         self._phases[child.name] = _Phase.LOADING

@@ -44,9 +44,10 @@ class Routines:
             tell: sends a command to the process with a name.
         """
         if kind == commands.READY:
-            self.idle_unload.on_ready(sender)
+            self.idle_unload.on_ready(sender, tell)
         elif kind == commands.MODELS_UNLOADED:
-            self.idle_unload.apply(json.loads(frames[2]), children, tell)
+            unloaded = {int(number): names for number, names in json.loads(frames[2]).items()}
+            self.idle_unload.apply(unloaded, children, tell)
         elif kind == commands.WORKER_DRAINED:
             worker = next((each for each in children.values() if each.identity == frames[2] and each.is_draining), None)
             if worker is not None:

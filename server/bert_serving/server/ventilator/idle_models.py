@@ -39,8 +39,8 @@ class IdleModels:
         self._seconds = [model.config.idle_unload for model in served]
         self.is_enabled = any(self._seconds)
         self._last_used = [clock()] * len(tables)
-        self._unloaded: set[int] = set()
-        self._reported: set[int] | None = None  # None: a supervisor may know those of an earlier ventilator
+        self._unloaded: dict[int, list[str]] = {}  # with the workers that get no more batches
+        self._reported: dict[int, list[str]] | None = None  # None: a supervisor may know those of an earlier ventilator
 
     @property
     def unloaded_names(self) -> list[str]:
@@ -52,7 +52,7 @@ class IdleModels:
         number = self._tables.index(table)
         self._last_used[number] = self._clock()
         if number in self._unloaded:
-            self._unloaded.remove(number)
+            del self._unloaded[number]
             self._log.info("model %s: a request needs it; loading", self._served[number].name)
             self._report()
 
@@ -64,17 +64,17 @@ class IdleModels:
                 self._last_used[number] = now
             if number in self._unloaded:
                 if not all(worker.is_draining for worker in workers.values()):  # one that was just restarted
-                    self._unloaded.remove(number)
+                    del self._unloaded[number]
                     self._last_used[number] = now
             elif self._seconds[number] and workers and now - self._last_used[number] >= self._seconds[number]:
                 for name in workers:
                     table.dispatcher.drain_worker(name)
-                self._unloaded.add(number)
+                self._unloaded[number] = [name.decode() for name in workers]
                 idle = now - self._last_used[number]
                 self._log.info("model %s: no request for %.0f s; unloading", self._served[number].name, idle)
         self._report()
 
     def _report(self) -> None:
         if self._unloaded != self._reported:
-            self._reported = set(self._unloaded)
-            self._send([MODELS_UNLOADED, json.dumps(sorted(self._unloaded)).encode()])
+            self._reported = dict(self._unloaded)
+            self._send([MODELS_UNLOADED, json.dumps(self._unloaded).encode()])
