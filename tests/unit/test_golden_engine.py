@@ -5,7 +5,6 @@ Each installed engine is compared with the same files. The files contain the tok
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from functools import lru_cache
@@ -16,28 +15,25 @@ import numpy as np
 import pytest
 
 from bert_serving.server import engines
-from bert_serving.server.engines.base import Device, Engine, EngineSpec
+from bert_serving.server.config.command_line import get_args_parser
+from bert_serving.server.config.server_config import ServerConfig
+from bert_serving.server.engines.base import Device, Engine
 from bert_serving.server.engines.batch import Batch
 from bert_serving.server.model.config import ModelConfig, load_model_config
 from bert_serving.server.model.default import default_model_dir
-from bert_serving.server.model.pooling import PoolingStrategy
+from bert_serving.server.worker.engine_spec import engine_spec
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
+TUNED = GOLDEN / "models" / "tiny_tuned"
 TINY = sorted(path.stem for path in (GOLDEN / "tiny").glob("*.json"))
 MINILM = sorted(path.stem for path in (GOLDEN / "minilm").glob("*.json"))
 ENGINES = [info.name for info in engines.available("cpu", "fp32") if info.name != "zeros"]
 
 
-def flags(args: list[str]) -> argparse.Namespace:
-    """Parses the options of the original that determine the vectors."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("-pooling_strategy", type=PoolingStrategy.from_string, default=PoolingStrategy.REDUCE_MEAN)
-    parser.add_argument("-pooling_layer", type=int, nargs="+", default=[-2])
-    parser.add_argument("-ckpt_name", default="bert_model.ckpt")
-    parser.add_argument("-tuned_model_dir")
-    parser.add_argument("-mask_cls_sep", action="store_true")
-    parser.add_argument("-no_position_embeddings", action="store_true")
-    return parser.parse_known_args(args)[0]
+def options_of(golden: dict[str, Any]) -> ServerConfig:
+    """Returns the options of the original, which this server has too."""
+    args = [str(TUNED) if each == "<tuned>" else each for each in golden["args"]]
+    return ServerConfig.from_args(get_args_parser().parse_args(["-model_dir", str(GOLDEN / "models" / "tiny"), *args]))
 
 
 @lru_cache
@@ -78,14 +74,8 @@ def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def computed(name: str, model: ModelConfig, golden: dict[str, Any], cache_dir: Path) -> dict[str, np.ndarray]:
     """Returns the vectors of the engine ``name`` for each part of a golden file."""
-    options = flags(golden["args"])
-    spec = EngineSpec(
-        model=model,
-        cache_dir=str(cache_dir),
-        pooling_strategy=options.pooling_strategy.name,
-        pooling_layers=tuple(options.pooling_layer),
-        use_position_embeddings=not options.no_position_embeddings,
-    )
+    options = options_of(golden)
+    spec = engine_spec(options, model, {"cache_dir": str(cache_dir), "dtype": "fp32"})
     module = engines.load(name)
     module.prepare(spec, lambda _: None)
     engine: Engine = module.create(spec, Device(threads=2))
@@ -109,9 +99,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_model_matches_the_original(engine: str, name: str, cache_dir: Path) -> None:
     golden = json.loads((GOLDEN / "tiny" / f"{name}.json").read_text("utf-8"))
-    options = flags(golden["args"])
-    tuned = GOLDEN / "models" / "tiny_tuned" if options.tuned_model_dir else None
-    model = load_model_config(GOLDEN / "models" / "tiny", ckpt_name=options.ckpt_name, tuned_model_dir=tuned)
+    model = options_of(golden).read_model()
     with np.load(GOLDEN / "tiny" / f"{name}.npz") as file:
         expected = dict(file)
     for part, vectors in computed(engine, model, golden, cache_dir).items():
