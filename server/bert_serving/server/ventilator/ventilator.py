@@ -166,7 +166,7 @@ class Ventilator:
             before = held
             self._on_message(frames, may_exceed=self.frontend.may_exceed(sock))
             held = requests.held_bytes
-            if held >= requests.limits.max_bytes:
+            if requests.is_full:
                 sock.late_bytes += max(0, held - before)
                 if self._leaves_unread() and not self.frontend.may_exceed(sock):
                     return
