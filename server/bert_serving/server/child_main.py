@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -54,16 +55,44 @@ def _exit_when_orphaned(addresses: Addresses) -> None:
         os._exit(EXIT_ORPHANED)
 
     threading.Thread(target=watch, name="exit-when-orphaned", daemon=True).start()
-    # A suspended process (SIGSTOP) cannot watch the pipe. Linux resumes it when its supervisor ends.
+
+
+def _resume_when_orphaned() -> None:
+    """Lets Linux resume this process when its supervisor ends: a suspended one (SIGSTOP) cannot watch the pipe."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
+def _wait_for_start(early: dict[str, Any]) -> dict[str, Any]:
+    """Imports what a role needs, and returns the arguments of its process when they arrive.
+
+    Ends this process if the supervisor closes its standard input before.
+    """
+    with contextlib.suppress(Exception):  # the role raises it again, and reports it
+        _load_role(early["role"])
+        if early["role"] == "worker":
+            from .worker import early_imports
+
+            early_imports.run(early)
+    line = sys.stdin.readline()
+    if not line:
+        os._exit(EXIT_ORPHANED)
+    arguments: dict[str, Any] = json.loads(line)
+    return arguments
+
+
 def main(arguments: dict[str, Any]) -> None:
-    """Runs the role that ``arguments`` name in this process, and ends the process."""
+    """Runs the role that ``arguments`` name in this process, and ends the process.
+
+    Args:
+        arguments: the first line of the standard input. With ``early``, the second line has those of the role.
+    """
     # ONNX Runtime collects and sends telemetry unless this is set before its first import.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     ignore_group_signals()
+    _resume_when_orphaned()
+    if "early" in arguments:
+        arguments = _wait_for_start(arguments["early"])
     addresses = Addresses(**arguments["addresses"])
     _exit_when_orphaned(addresses)
     config = ServerConfig.from_json(arguments["config"])

@@ -83,15 +83,19 @@ class Child:
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def start(self) -> None:
-        """Starts the process. It ends when its standard input closes, so it cannot outlive this process."""
+    def start(self, early: subprocess.Popen[bytes] | None = None) -> None:
+        """Starts the process. It ends when its standard input closes, so it cannot outlive this process.
+
+        Args:
+            early: a process of ``start_early`` that runs and waits; None starts another one.
+        """
         self.incarnation += 1
         self.ready_at, self.reason, self.restart_at, self.last_heartbeat = None, "", None, None
         self.is_draining = False
         self.info = {}
         self.started_at = time.monotonic()
         arguments = {
-            "path": [entry for entry in sys.path if isinstance(entry, str)],  # Python ignores others
+            "path": import_path(),
             "role": self.role,
             "name": self.identity.decode(),
             "context": self.context,
@@ -100,16 +104,22 @@ class Child:
             "options": self.options,
             "started_at": self.started_at,
         }
+        self.process = self.start_early() if early is None else early
+        assert self.process.stdin is not None
+        send_arguments(self.process.stdin, json.dumps(arguments).encode() + b"\n")
+
+    def start_early(self) -> subprocess.Popen[bytes]:
+        """Returns a new process, which waits for its arguments."""
         with fork.fork_lock, group_signals_blocked():
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-c", BOOTSTRAP, f"bert-serving-{self.name}"],
                 stdin=subprocess.PIPE,
                 env={**os.environ, **self.env},
                 bufsize=0,  # a buffer has a lock, which a forked process might find locked
             )
-            assert self.process.stdin is not None
-            fork.close_on_fork(self.process.stdin)
-        send_arguments(self.process.stdin, json.dumps(arguments).encode() + b"\n")
+            assert process.stdin is not None
+            fork.close_on_fork(process.stdin)
+        return process
 
     def on_heartbeat(self, heartbeat: dict[str, Any], now: float) -> None:
         self.last_heartbeat = now
@@ -174,6 +184,11 @@ class Child:
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
         self.process, self.ready_at = None, None
+
+
+def import_path() -> list[str]:
+    """Returns the import path of this process, without entries that Python ignores."""
+    return [entry for entry in sys.path if isinstance(entry, str)]
 
 
 def describe_exit(code: int) -> str:

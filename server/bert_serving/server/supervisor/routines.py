@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ..ipc import commands
 from ..ipc.start_steps import StartSteps
 from .child import Child
+from .early_start import EarlyProcesses
 from .idle_unload import IdleUnload
 from .rolling_restart import RollingRestart
 from .share_options import reload_shares
@@ -21,12 +22,13 @@ class Routines:
 
     Attributes:
         steps: durations of the steps of the start, before these routines.
+        early: processes that wait for the prepared model.
     """
 
     def __init__(self, log: logging.Logger, steps: StartSteps | None = None) -> None:
         self.steps = StartSteps(time.monotonic()) if steps is None else steps
         self.rolling_restart, self.tokenizer_scale = RollingRestart(log), TokenizerScale(log)
-        self.idle_unload = IdleUnload(log)
+        self.idle_unload, self.early = IdleUnload(log), EarlyProcesses()
         self._log, self._reloads = log, 0
 
     def reload(self) -> None:
@@ -37,12 +39,13 @@ class Routines:
     def on_message(
         self, sender: Child, kind: bytes, frames: list[bytes], children: dict[str, Child], tell: Callable[..., None]
     ) -> None:
-        """Takes part in a message of a child process.
+        """Takes part in a message of a child process, after the supervisor.
 
         Args:
             frames: the message; the third one has its content.
             tell: sends a command to the process with a name.
         """
+        self.early.step(children)
         if kind == commands.READY:
             self.idle_unload.on_ready(sender, tell)
         elif kind == commands.MODELS_UNLOADED:

@@ -269,10 +269,8 @@ class BertServer(threading.Thread):
     def _on_message(self, frames: list[bytes]) -> None:
         sender, kind = frames[0].decode(), frames[1]
         name, _, incarnation = sender.rpartition(":")[2].rpartition(".")
-        child = self.children.get(name)
-        if child is None or str(child.incarnation) != incarnation:
+        if (child := self.children.get(name)) is None or str(child.incarnation) != incarnation:
             return  # of a process that was replaced
-        self._routines.on_message(child, kind, frames, self.children, self._tell)
         if kind == commands.HEARTBEAT:
             child.on_heartbeat(json.loads(frames[2]), time.monotonic())
         elif kind == commands.READY:
@@ -291,6 +289,7 @@ class BertServer(threading.Thread):
             self._draining.step(time.monotonic())
             if self._draining.is_finished:
                 self.exit_code = EXIT_OK
+        self._routines.on_message(child, kind, frames, self.children, self._tell)
 
     def _tell(self, name: str, *frames: bytes) -> None:
         child = self.children.get(name)
@@ -330,7 +329,7 @@ class BertServer(threading.Thread):
     def _start(self, child: Child, now: float) -> None:
         try:
             self._prepared.require()
-            child.start()
+            child.start(self._routines.early.take(child))
         except OSError as error:  # no memory, disk space or free process id; may be temporary
             child.restart_at = now + 1
             self.log.error("cannot start %s (%s); retrying in 1 s", child.name, error)
@@ -387,6 +386,7 @@ class BertServer(threading.Thread):
         is_orderly, now = self.exit_code == EXIT_OK and self.is_ready.is_set(), time.monotonic()
         for child in sorted(running, key=lambda child: child.is_ready):
             child.end(now + (STOP_SECONDS if is_orderly and child.is_ready else STOP_LOADING_SECONDS))
+        self._routines.early.close()
         self._prepared.close()
         if hasattr(self, "_port_lock"):
             self._port_lock.close()

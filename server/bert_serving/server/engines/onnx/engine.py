@@ -78,6 +78,15 @@ def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = 
     return None
 
 
+def import_onnxruntime() -> Any:
+    """Imports ONNX Runtime without its telemetry."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by the import
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # for older versions
+    return onnxruntime
+
+
 def prepare(spec: EngineSpec, log: Log, features: frozenset[str] | None = None) -> None:
     """Writes graph and weights to ``spec.cache_dir`` if they are missing.
 
@@ -239,10 +248,7 @@ def _open(
         write_to: folder to which the session writes graph and weights, see ``_write``.
         prepack: write weights as the operators want them.
     """
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by the import
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()  # for older versions
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

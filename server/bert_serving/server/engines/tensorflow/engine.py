@@ -29,7 +29,7 @@ from ..layout import (
 from . import saved_graph
 from .device import set_environment
 from .graph import FEEDS
-from .runtime import open_runtime
+from .runtime import import_cpu_modules, open_runtime, runs_without_api
 
 INFO = EngineInfo(
     name="tensorflow", padding_free=True, dtypes={"cpu": ("fp32", "bf16"), "gpu": ("fp32", "bf16", "fp16")}
@@ -65,6 +65,14 @@ def unavailable(device_kind: str, dtype: str, features: frozenset[str] | None = 
 def prepare(spec: EngineSpec, log: Log) -> None:
     """Writes weights and graph to ``spec.cache_dir`` if they are missing; see ``saved_graph.write``."""
     saved_graph.write(spec, log)
+
+
+def import_for_cpu(device: Device, dtype: str, xla: bool) -> None:
+    """Imports what ``create`` imports on the CPU without XLA."""
+    set_environment(device, dtype)
+    if runs_without_api(device, xla):
+        with quiet_stderr():
+            import_cpu_modules()
 
 
 def create(spec: EngineSpec, device: Device) -> TensorflowEngine:

@@ -58,10 +58,32 @@ def open_runtime(device: Device, folders: tuple[Path, Path], xla: bool) -> Runti
         EngineUnavailable: TensorFlow finds no GPU.
         ReaderMissing: TensorFlow is not installed.
     """
-    if device.kind == "cpu" and not xla and not _has_plugins():
+    if runs_without_api(device, xla):
         with contextlib.suppress(ReaderMissing, AttributeError):  # other versions may lack what is not public
             return CpuRuntime(device, folders)
     return ApiRuntime(device, folders, xla)
+
+
+def runs_without_api(device: Device, xla: bool) -> bool:
+    """Returns whether this process needs no API of TensorFlow, if its version has the modules for that."""
+    return device.kind == "cpu" and not xla and not _has_plugins()
+
+
+def import_cpu_modules() -> list[ModuleType]:
+    """Imports the modules of ``CpuRuntime``.
+
+    Raises:
+        ReaderMissing: as ``import_modules``.
+    """
+    return import_modules(
+        "the engine tensorflow",
+        "eager.context",
+        "framework.constant_op",
+        "framework.dtypes",
+        "framework.op_def_registry",
+        "framework.errors",
+        "pywrap_tfe",
+    )
 
 
 class ApiRuntime:
@@ -102,15 +124,7 @@ class CpuRuntime:
     _numbers = itertools.count()
 
     def __init__(self, device: Device, folders: tuple[Path, Path]) -> None:
-        eager, constant_op, dtypes, self._operators, self.errors, pywrap = import_modules(
-            "the engine tensorflow",
-            "eager.context",
-            "framework.constant_op",
-            "framework.dtypes",
-            "framework.op_def_registry",
-            "framework.errors",
-            "pywrap_tfe",
-        )
+        eager, constant_op, dtypes, self._operators, self.errors, pywrap = import_cpu_modules()
         self._context: Any = eager.context()
         set_up_cpu(self._context, device.threads)
         self._context.ensure_initialized()
