@@ -85,6 +85,19 @@ def test_a_replaced_file_is_written_again(prepared: PreparedModel, entry: Path) 
     assert prepared.damage == ""
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither")
+@pytest.mark.parametrize("other", ["pipe", "endless"])
+def test_what_is_no_file_is_not_read_but_replaced(prepared: PreparedModel, entry: Path, other: str) -> None:
+    (entry / "a.bin").unlink()
+    if other == "pipe":
+        os.mkfifo(entry / "a.bin")
+    else:
+        (entry / "a.bin").symlink_to("/dev/zero")
+    prepared.require()
+    assert_whole(entry)
+    assert prepared.damage == ""
+
+
 def test_a_copy_of_the_same_content_is_adopted(prepared: PreparedModel, entry: Path) -> None:
     shutil.copy(entry / "a.bin", entry / "copy")
     inode = (entry / "copy").stat().st_ino

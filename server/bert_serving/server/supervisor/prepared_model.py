@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -217,6 +218,8 @@ def _is_replaced(held: _HeldFile, digests: dict[tuple[int, ...], str]) -> bool:
             raise _Damaged(_describe_damage(held))
         held.stamp = stamp  # only its times or permissions have changed
         return False
+    if not stat.S_ISREG(found.st_mode) or found.st_size != os.fstat(held.file.fileno()).st_size:
+        return True  # and not read: it may be a pipe, or have no end
     other = open(held.path, "rb", buffering=0)  # noqa: SIM115, kept or closed
     if _digest_of(other) != held.digest:
         other.close()
