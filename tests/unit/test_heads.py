@@ -169,6 +169,7 @@ def test_the_default_length_is_that_of_the_model(tmp_path: Path) -> None:
         (["classify"], 1, {"problem_type": "guess"}, "problem_type is 'guess'"),
         (["classify"], 1, {"id2label": {"1": "a"}}, "id2label must map the numbers from 0 on"),
         (["classify"], 1, {"id2label": {"0": "a", "1": "a"}}, "the label 'a' twice"),
+        (["classify"], 1, {"id2label": {"0": "a", "1": "b\ud800"}}, r"must map to texts, found 'b\\ud800'"),
         (["classify"], 1, {"id2label": []}, "id2label must map"),
         (
             ["rerank"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -118,6 +119,12 @@ def test_a_folder_whose_name_no_request_can_send_is_refused(name: str) -> None:
         read("-model_dir", f"/m/{name}", "-model", "b=/m/b")
     assert read("-model_dir", f"/m/{name}").model == ()
     assert public_name(read("-model", f"a=/m/{name}", "-model", "b=/m/b")) == "a"
+
+
+def test_the_name_of_a_folder_that_is_no_text_is_one_that_replies_can_hold(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"bert-\xff")
+    assert public_name(read("-model_dir", str(folder))) == "bert-?"
+    assert public_name(read("-model_dir", "/m/bert", "-tuned_model_dir", str(folder))) == "bert-?"
 
 
 @pytest.mark.parametrize("number", [2, 3, 7])

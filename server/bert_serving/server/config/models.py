@@ -182,11 +182,18 @@ def further_models(config: ServerConfig) -> list[ServerConfig]:
 
 
 def public_name(config: ServerConfig) -> str:
-    """Returns the name of a model in requests: that of ``-model``, or of its folder without the path."""
+    """Returns the name of a model in requests: that of ``-model``, or of its folder without the path.
+
+    A byte of its name that is not UTF-8 becomes a question mark, because JSON cannot hold it.
+    """
     if config.name:
         return config.name
     if config.tuned_model_dir:
-        return Path(config.tuned_model_dir).resolve().name
+        return _text_of(Path(config.tuned_model_dir).resolve().name)
     if config.model_dir == default_model_dir():
         return "all-MiniLM-L6-v2"
-    return Path(config.model_dir).resolve().name
+    return _text_of(Path(config.model_dir).resolve().name)
+
+
+def _text_of(name: str) -> str:
+    return name.encode(errors="replace").decode()

@@ -17,6 +17,9 @@ _POOLING = {"cls": PoolingStrategy.CLS_TOKEN, "mean": PoolingStrategy.REDUCE_MEA
 #: Options that change vectors and would change scores, or would have no effect on them.
 _OF_VECTORS = ("pooling_strategy", "pooling_layer", "normalize", "dimensions", "mask_cls_sep", "fixed_embed_length")
 
+#: Characters of the labels in the log.
+_MAX_LABELS = 500
+
 
 def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig, ModelConfig]:
     """Returns the configuration of a server of scores, and the sizes and files of its model.
@@ -37,10 +40,13 @@ def apply_head(config: ServerConfig, log: logging.Logger) -> tuple[ServerConfig,
     head = read_head(model, config.task, config.settings_dir)
     config = take_length(config, folder, model.max_tokens, log)
     pipeline = head.extend(folder)
+    labels = ", ".join(head.labels)
+    if len(labels) > _MAX_LABELS:
+        labels = f"{labels[:_MAX_LABELS]}... ({len(head.labels)} of them)"
     log.info(
         "task %s: labels %s, problem_type %s, activation %s",
         config.task,
-        ", ".join(head.labels),
+        labels,
         head.problem_type,
         pipeline.activation,
     )

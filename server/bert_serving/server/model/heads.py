@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import msgspec
 from .config import ModelConfig
 from .errors import ModelConfigError, ModelUnsupported, WeightError
 from .files import DEFAULT_CONFIG_NAME, HF_CONFIG_NAME
-from .json_files import read_object
+from .json_files import is_text, read_object
 from .pipeline import SCORE_ACTIVATIONS, Dense, LayerNorm, Module, ScoreActivation, SentencePipeline
 from .readers import open_reader
 
@@ -244,8 +245,10 @@ def _labels(values: Mapping[str, Any], model: ModelConfig, source: str) -> tuple
             f"{source}: id2label must map the numbers from 0 on to the names of labels, it is {str(names)[:100]}"
         )
     labels = tuple(str(names[str(index)]) for index in range(len(names)))
+    if wrong := [label for label in labels if not is_text(label)]:
+        raise ModelConfigError(f"{source}: id2label must map to texts, found {ascii(wrong[0])[:100]}")
     if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
+        twice = next(label for label, number in Counter(labels).items() if number > 1)
         raise ModelConfigError(f"{source}: id2label has the label {twice!r} twice; give each label a name of its own")
     return labels
 

@@ -82,6 +82,11 @@ def switch(values: dict[str, Any], key: str, default: bool, source: Path) -> boo
     return bool(value)
 
 
+def is_text(text: str) -> bool:
+    """Returns whether a text of a JSON file has no lone surrogates, which no request, reply or log can hold."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def module_weights(folder: Path) -> str:
     """Returns the file with the weights of a module.
 

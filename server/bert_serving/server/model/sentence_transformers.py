@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelConfigError, ModelUnsupported
-from .json_files import integer, module_weights, optional_integer, read_list, read_object, read_optional, switch
+from .json_files import (
+    integer,
+    is_text,
+    module_weights,
+    optional_integer,
+    read_list,
+    read_object,
+    read_optional,
+    switch,
+)
 from .multi_folder import MULTI_TYPES, read_multi_folder
 from .pipeline import ACTIVATIONS, Dense, LayerNorm, Module, Normalize, SentencePipeline, Truncate
 from .sparse_folder import SPARSE_KINDS, read_sparse_folder
@@ -284,7 +293,7 @@ def _read_prompts(values: dict[str, Any], folder: Path) -> tuple[dict[str, str],
     if not isinstance(prompts, dict):
         raise ModelConfigError(f"{source}: prompts must be an object of texts, found {str(prompts)[:100]}")
     for name, prompt in prompts.items():
-        if not isinstance(prompt, str | None) or not _is_text(name) or not _is_text(prompt or ""):
+        if not isinstance(prompt, str | None) or not is_text(name) or not is_text(prompt or ""):
             raise ModelConfigError(f"{source}: the prompt {name!a} must be a text, found {ascii(prompt)[:100]}")
     default = values.get("default_prompt_name")
     if default is not None and (not isinstance(default, str) or default not in prompts):
@@ -292,8 +301,3 @@ def _read_prompts(values: dict[str, Any], folder: Path) -> tuple[dict[str, str],
             f"{source}: default_prompt_name {default!r} is none of the prompts: {', '.join(prompts) or 'none'}"
         )
     return {name: prompt or "" for name, prompt in prompts.items()}, default
-
-
-def _is_text(text: str) -> bool:
-    """Returns whether a text of a JSON file has no lone surrogates, which no request and no log can hold."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
