@@ -16,7 +16,8 @@ CPU_BATCH_SECONDS = 0.25
 MIN_TOKENS, MAX_TOKENS = 512, 65536
 #: Seconds after which the first batch of a size is as accurate as a second one: what is slower once is a small part.
 _ACCURATE_SECONDS = 0.1
-#: A batch with a quarter of the sequences is slower by less than this factor for each token.
+#: A batch with a quarter of the sequences is slower by less than this factor for each token. A limit may be too low by
+#: this factor if it is near the minimum, because a batch of that size is efficient.
 _SMALL_BATCH_FACTOR = 1.5
 
 
@@ -49,7 +50,7 @@ def warm_up(
 
     sequences = max(16, 4 * device.threads)
     tokens, _ = measure(sequences // 4)
-    if tokens * _SMALL_BATCH_FACTOR > least:  # otherwise the measurement cannot change the result
+    if tokens > least * _SMALL_BATCH_FACTOR:  # otherwise the limit is near the minimum, whatever a larger batch shows
         tokens, seconds = measure(sequences)
         if seconds < _ACCURATE_SECONDS:
             tokens, _ = measure(sequences)
