@@ -46,30 +46,76 @@ class Attention:
         self._max_scores, self._grid = max_scores, grid
         self._common: dict[object, str] = {}
 
-    def add(self, layer: int, scope: str, x: str) -> str:
-        """Adds attention from ``[t, hidden]`` to the flat grid, ``[n * T, hidden]``.
+    def add(self, layer: int, scope: str, x: str, selected: str | None = None) -> str:
+        """Adds attention, ``[t, hidden]`` to the same, or to ``[n, hidden]`` of the tokens ``selected``.
 
         Args:
             scope: prefix of the weights of the layer.
         """
-        graph, model = self._graph, self._model
+        model, grid = self._model, self._grid
         rope, disentangled = model.architecture.rope_of(layer), model.architecture.disentangled
         names = tuple(f"{scope}/attention/self/{name}" for name in ("query", "key", "value"))
-        given = (graph, self._weights, self._dense, x, f"{scope}/attention/self/qkv", names)
-        bias = ""
-        if rope:
-            query, key, value = self._rotate(linear(*given), rope)
-        else:
-            qkv, bias = (linear(*given), "") if disentangled else product(*given)
-            query, key, value = self._grid.unpack_parts(qkv, model.hidden_size, 3)
+        given = (self._graph, self._weights, self._dense, x, f"{scope}/attention/self/qkv", names)
         if disentangled:
+            query, key, value = grid.unpack_parts(linear(*given), model.hidden_size, 3)
             terms = 1 + disentangled.content_to_position + disentangled.position_to_content
             scale = (model.head_size * terms) ** -0.5
             added = self._disentangled(layer, query, key, disentangled, scale)
-            attention = self._attend(query, key, value, bias, self._grid.attend, added, scale=scale)
+            return self._pack(self._attend(query, key, value, "", grid.attend, added, scale=scale), selected)
+        if grid.has_padding:
+            qkv = linear(*given)
+            return self._attend_heads(layer, self._rotate(qkv, rope) if rope else (qkv,), selected)
+        bias = ""
+        if rope:
+            rotated, value = self._rotate(linear(*given), rope)
+            query, key = grid.unpack_parts(rotated, model.hidden_size, 2)
+            value = grid.unpack(value)
         else:
-            attention = self._attend_grid(layer, query, key, value, bias)
-        return str(graph.op("Reshape", attention, graph.tensor(np.array([-1, model.hidden_size]))))
+            qkv, bias = product(*given)
+            query, key, value = grid.unpack_parts(qkv, model.hidden_size, 3)
+        return self._pack(self._attend_grid(layer, query, key, value, bias), selected)
+
+    def _pack(self, attention: str, selected: str | None) -> str:
+        """Adds packed tokens of the grid ``[n, T, hidden]``."""
+        flat = self._graph.op("Reshape", attention, self._numbers(-1, self._model.hidden_size))
+        return self._grid.pack(flat, selected)
+
+    def _attend_heads(self, layer: int, parts: tuple[str, ...], selected: str | None) -> str:
+        """Adds attention of the grids of all heads, which are selected and packed without another copy.
+
+        Args:
+            parts: packed tokens, which have queries, keys and values side by side.
+        """
+        graph, model, heads = self._graph, self._model, self._model.num_attention_heads
+        query, key, value = (
+            grid
+            for part, count in zip(parts, (3,) if len(parts) == 1 else (2, 1), strict=True)
+            for grid in self._grid.unpack_heads(part, heads, model.head_size, count)
+        )
+        added = self._once(("added", model.architecture.window_of(layer)), lambda: self._added(layer))
+
+        def whole() -> str:
+            scale = model.head_size**-0.5
+            scores = graph.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, alpha=scale)
+            weights = graph.op("Softmax", graph.op("Add", scores, added), axis=-1)
+            return str(graph.op("MatMul", weights, value))
+
+        def in_blocks() -> str:
+            queries, keys, values = (
+                graph.op("Reshape", graph.op("Transpose", each, perm=[0, 2, 1, 3]), self._numbers(0, 0, -1))
+                for each in (query, key, value)
+            )
+            found = self._blocks(layer).add(self._attend, queries, keys, values, "")
+            found = graph.op("Reshape", found, self._numbers(0, 0, heads, -1))
+            return str(graph.op("Transpose", found, perm=[0, 2, 1, 3]))
+
+        context = self._by_length(whole, in_blocks) if self._has_blocks else whole()
+        return self._grid.pack_heads(context, heads, model.head_size, selected)
+
+    def _added(self, layer: int) -> str:
+        """Adds what is added to all scores of a layer, for masked keys and for relative positions."""
+        masked, relative = self._graph.op("Unsqueeze", "bias", self._numbers(1, 2)), self._relative_bias(layer)
+        return str(self._graph.op("Add", masked, relative)) if relative else str(masked)
 
     def add_selected(self, layer: int, scope: str, x: str, selected: str, any_selection: bool) -> str:
         """Adds attention of selected tokens, from ``[t, hidden]`` to ``[s, hidden]``.
@@ -87,21 +133,20 @@ class Attention:
         def attend(query: str, key: str, value: str, added: str) -> str:
             return self._attend(query, key, value, "", grid.attend, added, num_heads=1, scale=1.0)
 
-        def add_one() -> list[tuple[str, int]]:
-            return [(one.add(attend, tokens, self._selected_bias(layer, selected)), TensorProto.FLOAT)]
+        def add_one() -> str:
+            return one.add(attend, tokens, self._selected_bias(layer, selected))
 
-        def add_all() -> list[tuple[str, int]]:
+        def add_all() -> str:
             keys, values = (grid.unpack(graph.op("MatMul", x, kernel)) for kernel in one.kernels())
             found = self._attend_grid(layer, grid.unpack(one.query), keys, values, scale=1.0)
-            found = graph.op("Reshape", found, self._numbers(-1, self._model.hidden_size))
-            return [(grid.pack(found), TensorProto.FLOAT)]
+            return self._pack(found, None)
 
         if not any_selection:
-            return one.add_bias(add_one()[0][0])
+            return one.add_bias(add_one())
         sequences = graph.op("Gather", graph.op("Shape", "unpack"), self._numbers(0))
         is_one = graph.op("Equal", graph.op("Shape", selected), sequences)
-        found = graph.op("If", is_one, then_branch=graph.body(add_one), else_branch=graph.body(add_all))
-        return one.add_bias(found)
+        branches = [graph.body(partial(_float, add)) for add in (add_one, add_all)]
+        return one.add_bias(graph.op("If", is_one, then_branch=branches[0], else_branch=branches[1]))
 
     def _selected_bias(self, layer: int, selected: str) -> str:
         """Adds what is added to the scores of selected tokens, ``[n, 1, heads or 1, T]``; empty for nothing."""
@@ -114,9 +159,15 @@ class Attention:
 
     def _attend_grid(self, layer: int, query: str, key: str, value: str, bias: str = "", **attributes: Any) -> str:
         """Adds attention of all queries, ``[n, T, hidden]``; the arguments are those of ``_attend``."""
-        if self._model.max_tokens**2 > self._max_scores:
-            return self._attend_any_length(layer, query, key, value, bias, **attributes)
-        return self._attend(query, key, value, bias, self._grid.attend, self._relative_bias(layer), **attributes)
+        attend, added = partial(self._attend, **attributes), self._relative_bias(layer)
+
+        def whole() -> str:
+            return attend(query, key, value, bias, self._grid.attend, added)
+
+        def in_blocks() -> str:
+            return self._blocks(layer).add(attend, query, key, value, bias)
+
+        return self._by_length(whole, in_blocks) if self._has_blocks else whole()
 
     def _attend(self, *inputs: str, **attributes: Any) -> str:
         """Adds the operator of attention.
@@ -137,21 +188,22 @@ class Attention:
             )
         )
 
-    def _attend_any_length(self, layer: int, query: str, key: str, value: str, bias: str, **attributes: Any) -> str:
+    @property
+    def _has_blocks(self) -> bool:
+        """Whether a sequence may have too many scores for all queries at once."""
+        return self._model.max_tokens**2 > self._max_scores
+
+    def _blocks(self, layer: int) -> Blocks:
+        """Returns the attention of a layer in blocks of queries."""
+        window, table = self._model.architecture.window_of(layer), self._table(layer)
+        return Blocks(self._graph, self._model, self._max_scores, window, table, self._grid.attend)
+
+    def _by_length(self, whole: Callable[[], str], in_blocks: Callable[[], str]) -> str:
         """Adds attention of all queries at once, or of blocks of queries if there are too many scores."""
-        graph, window = self._graph, self._model.architecture.window_of(layer)
-        table, attend = self._table(layer), partial(self._attend, **attributes)
-        blocks = Blocks(graph, self._model, self._max_scores, window, table, self._grid.attend)
-        added = self._once(("bias", window), lambda: blocks.whole_bias(self._is_short())) if table.values else ""
-
-        def whole() -> list[tuple[str, int]]:
-            return [(attend(query, key, value, bias, self._grid.attend, added), TensorProto.FLOAT)]
-
-        def in_blocks() -> list[tuple[str, int]]:
-            return [(blocks.add(attend, query, key, value, bias), TensorProto.FLOAT)]
-
+        graph = self._graph
         is_short = self._is_short()
-        return str(graph.op("If", is_short, then_branch=graph.body(whole), else_branch=graph.body(in_blocks)))
+        branches = [graph.body(partial(_float, add)) for add in (whole, in_blocks)]
+        return str(graph.op("If", is_short, then_branch=branches[0], else_branch=branches[1]))
 
     def _is_short(self) -> str:
         """Adds whether the scores of all queries may be computed at once, a bool."""
@@ -164,8 +216,8 @@ class Attention:
 
         return self._once("is short", add)
 
-    def _rotate(self, qkv: str, rope: Rope) -> tuple[str, str, str]:
-        """Rotates queries and keys, and unpacks them and the values: ``[t, 3 hidden]`` to ``[n, T, hidden]`` each."""
+    def _rotate(self, qkv: str, rope: Rope) -> tuple[str, str]:
+        """Rotates queries and keys, ``[t, 3 hidden]`` to ``[t, 2 hidden]``, and gives the values, ``[t, hidden]``."""
         graph, hidden = self._graph, self._model.hidden_size
         both, value = graph.op("Split", qkv, self._numbers(2 * hidden, hidden), outputs=2, axis=-1)
 
@@ -184,19 +236,22 @@ class Attention:
             self._once(("sine", rope), table(1)),
             domain=MICROSOFT,
         )
-        query, key = self._grid.unpack_parts(graph.op("Squeeze", rotated, self._numbers(1)), hidden, 2)
-        return query, key, self._grid.unpack(value)
+        return graph.op("Squeeze", rotated, self._numbers(1)), value
 
     def _relative_bias(self, layer: int) -> str:
-        """Adds what a layer adds to its scores, ``[1, heads, T, T]`` or ``[1, 1, T, T]``; empty for nothing."""
-        window = self._model.architecture.window_of(layer)
+        """Adds what a layer adds to its scores, ``[1, heads, T, T]`` or ``[1, 1, T, T]``; empty for nothing.
+
+        If blocks of queries are computed, it is a single zero.
+        """
         table = self._table(layer)
 
         def add() -> str:
+            if self._has_blocks:
+                return self._blocks(layer).whole_bias(self._is_short())
             positions = self._range()
             return relative_scores(self._graph, self._model, table, positions, positions)
 
-        return self._once(("bias", window), add) if table.values else ""
+        return self._once(("bias", self._model.architecture.window_of(layer)), add) if table.values else ""
 
     def _table(self, layer: int) -> Table:
         """Adds the table of what a layer adds to its scores by relative position."""
@@ -306,3 +361,8 @@ class Attention:
         if key not in self._common:
             self._common[key] = add()
         return self._common[key]
+
+
+def _float(add: Callable[[], str]) -> list[tuple[str, int]]:
+    """Returns the output of a body that adds a float."""
+    return [(add(), TensorProto.FLOAT)]

@@ -1,6 +1,6 @@
 """Builds the encoder as an ONNX graph over packed tokens, with operators that are fast in ONNX Runtime.
 
-Dense layers compute packed tokens, ``[t, hidden]``. Only attention uses the padded grid ``[n, T]``: one Gather unpacks
+Dense layers compute packed tokens, ``[t, hidden]``. Only attention uses the padded grid ``[n, T]``: a Gather unpacks
 the tokens and one packs them again. The graph has no layer above the highest pooling layer. If the pooling strategy
 needs one token of a sequence, the highest layer computes only that token, see ``one_query``. The encoder is that of
 Devlin et al., https://arxiv.org/abs/1810.04805, with the differences that ``model.architecture`` describes.
@@ -154,7 +154,7 @@ class _Encoder:
         if selected and self._one_query:
             attention = self._attention.add_selected(layer, scope, normed, selected, self._has_tokens)
         else:
-            attention = self._grid.pack(self._attention.add(layer, scope, normed), selected)
+            attention = self._attention.add(layer, scope, normed, selected)
         rows = "t"
         if selected:
             x, rows = graph.op("Gather", x, selected), "n"

@@ -21,6 +21,7 @@ FEEDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "unpack": (TensorProto.INT32, ("n", "T")),
     "pack": (TensorProto.INT32, ("t",)),
     "attend": (TensorProto.INT32, ("n", "T")),
+    "bias": (TensorProto.FLOAT, ("n", "T")),
     "mask": (TensorProto.FLOAT, ("n", "T")),
     "first": (TensorProto.INT32, ("n",)),
     "last": (TensorProto.INT32, ("n",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from ..batch import Batch
 from ..layout import Layout
@@ -43,6 +44,8 @@ class Grid:
     def __init__(self, graph: Graph, is_long: bool) -> None:
         self._graph, self._shape = graph, ""
         self._parts: dict[int, list[str]] = {}
+        self._heads: dict[int, list[str]] = {}
+        self._packed_heads = ""
         self.has_padding = not is_long
         self.attend = "" if is_long else "attend"
 
@@ -77,3 +80,37 @@ class Grid:
         if self.has_padding:
             return str(graph.op("Gather", flat, graph.op("Gather", "pack", selected) if selected else "pack"))
         return str(graph.op("Gather", flat, selected)) if selected else flat
+
+    def unpack_heads(self, x: str, heads: int, size: int, count: int) -> list[str]:
+        """Adds the grids ``[n, heads, T, size]`` of parts that packed tokens have side by side, with padding.
+
+        Each part of a head is selected as a row of its own.
+        """
+        graph = self._graph
+        if count not in self._heads:
+            first = graph.op("Mul", "unpack", graph.tensor(np.int32(count * heads), f"int32 {count * heads}"))
+            first = graph.op("Unsqueeze", first, graph.tensor(np.array([1]), f"numbers {(1,)}"))
+            rows = np.arange(count * heads, dtype=np.int32).reshape(count, heads, 1)
+            self._heads[count] = [graph.op("Add", first, graph.tensor(row)) for row in rows]
+        found = graph.op("Reshape", x, graph.tensor(np.array([-1, size]), f"numbers {(-1, size)}"))
+        return [graph.op("Gather", found, part) for part in self._heads[count]]
+
+    def pack_heads(self, x: str, heads: int, size: int, selected: str | None) -> str:
+        """Adds packed tokens of the grid ``[n, heads, T, size]``; see ``pack``."""
+        graph = self._graph
+
+        def number(value: int) -> str:
+            return graph.tensor(np.int32(value), f"int32 {value}")
+
+        if not self._packed_heads:
+            # Before a sequence are ``pack - positions`` rows of one head.
+            first = graph.op("Mul", "pack", number(heads))
+            first = graph.op("Sub", first, graph.op("Mul", "positions", number(heads - 1)))
+            shape = graph.op("Cast", graph.op("Shape", "unpack", start=1), to=TensorProto.INT32)
+            steps = graph.op("Mul", shape, graph.tensor(np.arange(heads, dtype=np.int32)))
+            last = graph.tensor(np.array([-1]), f"numbers {(-1,)}")
+            self._packed_heads = graph.op("Add", graph.op("Unsqueeze", first, last), steps)
+        rows = graph.op("Gather", self._packed_heads, selected) if selected else self._packed_heads
+        flat = graph.op("Reshape", x, graph.tensor(np.array([-1, size]), f"numbers {(-1, size)}"))
+        width = graph.tensor(np.array([-1, heads * size]), f"numbers {(-1, heads * size)}")
+        return str(graph.op("Reshape", graph.op("Gather", flat, rows), width))
