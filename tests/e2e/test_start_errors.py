@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -65,6 +67,37 @@ def test_an_invalid_model_folder(change: Callable[[Path], None], reason: str, tm
 )
 def test_a_path_that_does_not_exist(options: list[str], reason: str) -> None:
     fails_with(reason, Server("-engine", "zeros", *options))
+
+
+def test_a_path_that_is_too_long() -> None:
+    path = "/" + "x" * 300
+    server = Server("-engine", "zeros", model_dir=path)
+    fails_with(f"{os.strerror(errno.ENAMETOOLONG)}; shorten the path", server)
+    assert "[Errno" not in server.log
+
+
+#: Runs a program without the right of root to read all files.
+AS_OTHERS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+
+
+@pytest.mark.skipif(bool(AS_OTHERS) and shutil.which("setpriv") is None, reason="root may read all files")
+@pytest.mark.parametrize("name", sorted(path.name for path in TINY.iterdir()))
+@pytest.mark.parametrize("is_further", [False, True], ids=["only-model", "further-model"])
+def test_a_file_of_the_model_that_may_not_be_read(name: str, is_further: bool, tmp_path: Path) -> None:
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    (folder / name).chmod(0)
+    options = ("-model", f"second={folder}") if is_further else ()
+    server = Server("-engine", "zeros", *options, model_dir=TINY if is_further else folder, prefix=AS_OTHERS)
+    fails_with(f"{folder / name}: {os.strerror(errno.EACCES)}; check the permissions", server)
+    assert ("-model second: " in server.log) == is_further
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no socket files")
+def test_a_folder_for_sockets_that_is_not_writable() -> None:
+    for folder in ("/no/such/folder", "/dev/null", "/proc"):
+        server = Server("-engine", "zeros", env={"ZEROMQ_SOCK_TMP_DIR": folder})
+        fails_with(f"cannot create a folder for sockets in {folder} (", server)
+        assert "set ZEROMQ_SOCK_TMP_DIR to a folder that is writable" in server.log
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no socket files")

@@ -22,6 +22,9 @@ _FILE_REMEDIES = {
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "name a file",
     errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.ENAMETOOLONG: "shorten the path",
+    errno.ELOOP: "check the links of the path",
     errno.ENOSPC: "free space on its disk",
     errno.EROFS: "choose a folder that is writable",
 }

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bert_serving.client.command_parser import describe_error
+
 from .errors import ConfigError
 
 #: Largest size of a file.
@@ -42,6 +44,6 @@ def read_option_file(
             raise ValueError(f"no regular file of 1 to {MAX_FILE_BYTES} bytes")
         return convert(decode(Path(path).read_text(encoding="utf-8-sig")))
     except OSError as error:
-        raise ConfigError(f"{option} {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{option} cannot be read: {describe_error(error)}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{option} {path} {problem} ({error}): {remedy}") from None

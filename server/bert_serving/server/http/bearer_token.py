@@ -6,6 +6,8 @@ import hmac
 import os
 from pathlib import Path
 
+from bert_serving.client.command_parser import describe_error
+
 from ..config.server_config import ServerConfig
 from ..errors import ConfigError
 from ..security.key_file import check_small_file
@@ -34,7 +36,10 @@ def read_token(config: ServerConfig) -> str | None:
         check_small_file(config.http_token_file)
         token = Path(config.http_token_file).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"-http_token_file {config.http_token_file} cannot be read: {error}") from None
+        reason = describe_error(error)
+        if not isinstance(error, OSError) or error.filename is None:
+            reason = f"{config.http_token_file}: {reason}"
+        raise ConfigError(f"-http_token_file cannot be read: {reason}") from None
     if not _can_be_sent(token):
         raise ConfigError(
             f"-http_token_file {config.http_token_file} must contain exactly one line with the token, of printable "

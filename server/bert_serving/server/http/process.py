@@ -230,7 +230,9 @@ def _job_store(process: ProcessContext) -> Store | None:
         store = Store(config.http_jobs, "uploads", config.http_jobs_bytes)
         store.clear_temporary()
     except OSError as error:
-        raise ConfigError(f"-http_jobs {config.http_jobs} cannot be used: {error}") from None
+        raise ConfigError(
+            f"-http_jobs {config.http_jobs} cannot be used ({error}): name a folder that can be written to"
+        ) from None
     return store
 
 

@@ -31,8 +31,6 @@ class Addresses:
             return cls("", *(f"tcp://127.0.0.1:{port}" for port in ports))
         # The path of a socket has at most 107 bytes, so the folder's name is short. ZEROMQ_SOCK_TMP_DIR as in 1.10.0.
         root = os.environ.get("ZEROMQ_SOCK_TMP_DIR") or tempfile.gettempdir()
-        if not os.path.isdir(root):
-            raise NotADirectoryError(f"the folder for sockets does not exist: {root} (from ZEROMQ_SOCK_TMP_DIR)")
         folder = os.path.join(os.path.abspath(root), f"bert-serving-{secrets.token_hex(4)}")
         longest = len(os.fsencode(f"{folder}/dispatch"))
         if longest > zmq.IPC_PATH_MAX_LEN:
@@ -40,7 +38,13 @@ class Addresses:
                 f"the folder for sockets {root} has too long a path: a socket in it would have {longest} bytes, more "
                 f"than {zmq.IPC_PATH_MAX_LEN}; set ZEROMQ_SOCK_TMP_DIR to a folder with a shorter path, such as /tmp"
             )
-        os.mkdir(folder, mode=0o700)
+        try:
+            os.mkdir(folder, mode=0o700)
+        except OSError as error:
+            raise StartError(
+                f"cannot create a folder for sockets in {root} ({error.strerror}): set ZEROMQ_SOCK_TMP_DIR to a folder "
+                "that is writable"
+            ) from None
         return cls(folder, *(f"ipc://{folder}/{name}" for name in names))
 
     def sockets(self) -> tuple[str, ...]:

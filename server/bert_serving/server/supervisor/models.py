@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from bert_serving.client.command_parser import describe_error
+
 from ..config.models import further_models
 from ..config.server_config import ServerConfig
 from ..engines.base import EngineError
@@ -60,6 +62,7 @@ def plan_models(
 
     Raises:
         ModelError, ConfigError, StartError, EngineUnavailable: as :func:`plan`; that of a further model has its name.
+        StartError: also if a file of a model cannot be read.
     """
     planned = plan_all(list(enumerate([config, *further_models(config)])), prepared, log, is_stopping)
     log_drift([each.config for each in planned], log)
@@ -86,6 +89,9 @@ def plan_all(
             if not number:
                 raise
             raise StartError(f"-model {config.name}: {error}") from error
+        except OSError as error:
+            model = f"-model {config.name}: " if number else ""
+            raise StartError(f"{model}{describe_error(error)}") from error
     return planned
 
 
