@@ -3,8 +3,8 @@
 MODEL LIBRARY DTYPE MAX_SEQ_LEN POOLING TEXTS
 
 The products are those of the dense layers, of packed tokens without padding: no embeddings, attention, activations and
-normalizations. With POOLING ``cls``, the last layer computes keys and values of all tokens, and the rest of one token
-of each text. LIBRARY is ``onnx`` (ONNX Runtime) or ``torch`` (PyTorch with prepacked weights of oneDNN). In int8,
+normalizations. With POOLING ``cls``, the last layer multiplies one row of each text alone: ``engines/onnx/one_query.py``
+has the reason. LIBRARY is ``onnx`` (ONNX Runtime) or ``torch`` (PyTorch with prepacked weights of oneDNN). In int8,
 inputs are uint8 and kernels int8, and nothing is scaled.
 """
 
@@ -78,8 +78,8 @@ def parts() -> Iterator[tuple[Products, bool]]:
     """Yields products, and whether they have a row for each token; otherwise for each text."""
     make = onnx_products if library == "onnx" else torch_products
     if pooling == "cls":
-        yield make(LAYER * (model.num_hidden_layers - 1) + [(hidden, 2 * hidden)]), True
-        yield make([(hidden, hidden), *LAYER[1:]]), False
+        yield make(LAYER * (model.num_hidden_layers - 1)), True
+        yield make(LAYER), False
     else:
         yield make(LAYER * model.num_hidden_layers), True
 
