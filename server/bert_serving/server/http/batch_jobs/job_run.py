@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeVar
 
 from ..encoding_service import EncodingService
 from ..http_access import RequestShare
+from .endings import ENDINGS, Ended, Failed
 from .job_slots import JobSlots
 from .lines import ENVELOPE, MAX_REQUESTS, Line, Scan, read_lines, scan
 from .output import Output
@@ -25,34 +26,8 @@ SAVE_INTERVAL = 1.0
 ROOM_SECONDS = 2.0
 #: Lines that are written at once at the end of a job that is cancelled or expired.
 _REST_LINES = 10_000
-#: What the lines of requests that are not computed say.
-_ENDINGS: dict[Status, str] = {
-    "cancelled": "the batch was cancelled",
-    "expired": "the completion window ended",
-    "failed": "the name of the batch was removed from the keys of the server",
-}
 
 _T = TypeVar("_T")
-
-
-class _Ended(Exception):
-    """The job is cancelled, its name is removed, or its time is over.
-
-    Attributes:
-        status: the state in which it ends.
-    """
-
-    def __init__(self, status: Status) -> None:
-        super().__init__(status)
-        self.status = status
-
-
-class _Failed(Exception):
-    """The job cannot be run."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.error = JobError(code, message)
 
 
 class JobRun:
@@ -93,10 +68,10 @@ class JobRun:
             return
         has_slot = False
         try:
-            with suppress(_Ended):
+            with suppress(Ended):
                 has_slot = await self._race(self._slots.acquire(self.owner))
             await self._run()
-        except _Failed as error:
+        except Failed as error:
             self._log.warning("%s has failed: %s", self._job.id, error)
             await self._fail(error.error)
         except Exception as error:
@@ -154,7 +129,7 @@ class JobRun:
             try:
                 if progress.end is None:
                     await self._compute(encoder, lines)
-            except _Ended as ended:
+            except Ended as ended:
                 progress.end = ended.status
                 progress.errors = self._reasons or progress.errors
         if progress.end is not None:
@@ -174,19 +149,19 @@ class JobRun:
         try:
             return open(path, "rb")
         except FileNotFoundError:
-            raise _Failed("input_file_missing", f"the file {self._job.input_file_id} does not exist any more") from None
+            raise Failed("input_file_missing", f"the file {self._job.input_file_id} does not exist any more") from None
 
     def _scan(self, file: BinaryIO) -> Scan:
         record = self._store.read_file(self._job.input_file_id)
         found = scan(file, self._max_length)
         if record is None:
-            raise _Failed("input_file_missing", f"the file {self._job.input_file_id} does not exist any more")
+            raise Failed("input_file_missing", f"the file {self._job.input_file_id} does not exist any more")
         if found.digest != record.digest:
-            raise _Failed("input_file_damaged", f"the file {record.id} is not as it was uploaded: upload it again")
+            raise Failed("input_file_damaged", f"the file {record.id} is not as it was uploaded: upload it again")
         if found.total == 0:
-            raise _Failed("empty_file", f"the file {record.id} has no lines")
+            raise Failed("empty_file", f"the file {record.id} has no lines")
         if found.total > MAX_REQUESTS:
-            raise _Failed(
+            raise Failed(
                 "too_many_requests",
                 f"the file {record.id} has more than {MAX_REQUESTS:,} lines: split it, or put several texts into the "
                 "input of each line",
@@ -216,7 +191,7 @@ class JobRun:
         """Computes the parts one after the other; each is encoded while the one before is written.
 
         Raises:
-            _Ended: the job is cancelled, or its time is over.
+            Ended: the job is cancelled, or its time is over.
         """
         tasks: list[asyncio.Task[list[Request]]] = []
 
@@ -243,7 +218,7 @@ class JobRun:
 
     async def _end_rest(self, encoder: Encoder, lines: Iterator[Line], status: Status) -> None:
         """Writes a line of error for each request that was not computed."""
-        message = f"{_ENDINGS[status]} before this request was computed"
+        message = f"{ENDINGS[status]} before this request was computed"
 
         def read() -> tuple[list[bytes], Line | None]:
             pieces: list[bytes] = []
@@ -281,7 +256,7 @@ class JobRun:
         """Writes lines; waits while there is no room for them.
 
         Raises:
-            _Ended: the job is cancelled, or its time is over.
+            Ended: the job is cancelled, or its time is over.
         """
         assert self._output is not None
         while True:
@@ -301,9 +276,9 @@ class JobRun:
 
     def _raise_if_ended(self) -> None:
         if self.cancelled.is_set():
-            raise _Ended(self._ending)
+            raise Ended(self._ending)
         if time.time() >= self._job.expires_at:
-            raise _Ended("expired")
+            raise Ended("expired")
 
     @property
     def _ending(self) -> Status:
@@ -313,7 +288,7 @@ class JobRun:
         """Waits for a result, until the job is cancelled or its time is over.
 
         Raises:
-            _Ended: it is.
+            Ended: it is.
         """
         task = asyncio.ensure_future(work)
         cancelled = asyncio.create_task(self.cancelled.wait())
@@ -322,7 +297,7 @@ class JobRun:
             await asyncio.wait({task, cancelled}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            raise _Ended(self._ending if cancelled.done() else "expired")
+            raise Ended(self._ending if cancelled.done() else "expired")
         finally:
             task.cancel()
             cancelled.cancel()
