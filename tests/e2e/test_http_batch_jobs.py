@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_files_are_listed_described_and_deleted(client: openai.OpenAI) -> None:
     for call in (client.files.retrieve, client.files.content, client.files.delete, client.batches.retrieve):
         with pytest.raises(openai.NotFoundError, match="does not exist"):
             call(ids[0])
+
+
+def test_a_file_that_was_cut_on_the_disk_is_an_error(client: openai.OpenAI, http_server: HttpServer) -> None:
+    file = upload(client, [{"input": "a"}])
+    command = [str(word) for word in http_server.server.process.args]  # type: ignore[union-attr]
+    os.truncate(f"{command[command.index('-http_jobs') + 1]}/files/{file.id}.jsonl", 1)
+    with pytest.raises(openai.InternalServerError, match="is damaged on the disk of the server"):
+        client.files.content(file.id)
+    assert client.files.delete(file.id).deleted
 
 
 def test_batches_are_listed(client: openai.OpenAI) -> None:

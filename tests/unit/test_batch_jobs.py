@@ -325,6 +325,47 @@ def test_inputs_that_are_damaged_missing_or_empty_fail(tmp_path: Path) -> None:
         assert (batch.status, batch.output_file_id, batch.error_file_id) == ("failed", None, None)
 
 
+class _Damaging(FakeService):
+    """Calls a function at its fifth request."""
+
+    def __init__(self, damage: Callable[[], object]) -> None:
+        super().__init__()
+        self._damage = damage
+
+    async def encode_async(self, *args: Any) -> Any:
+        if self.num_calls == 4:
+            self._damage()
+        return await super().encode_async(*args)
+
+
+MANY = b"\n".join(request(f"row-{index}", "text") for index in range(60))
+
+
+@pytest.mark.parametrize("change", [100, len(MANY) + 100])
+def test_an_input_that_changes_while_its_job_runs_fails(tmp_path: Path, change: int) -> None:
+    folder = new_store(tmp_path)
+    job = add_job(folder, MANY)
+    progress = run(folder, job, _Damaging(lambda: os.truncate(folder.content_path(job.input_file_id), change)))
+    assert (progress.status, [each.code for each in progress.errors]) == ("failed", ["input_file_damaged"])
+
+
+def test_an_output_that_is_cut_while_its_job_runs_fails(tmp_path: Path) -> None:
+    """It had zeros in place of the lines, and the job was completed."""
+    folder = new_store(tmp_path)
+    job = add_job(folder, MANY)
+
+    def cut() -> None:
+        progress = folder.read_progress(job.id)
+        assert progress is not None
+        assert progress.output_bytes > 1
+        os.truncate(folder.content_path(progress.output_file_id), 1)
+
+    progress = run(folder, job, _Damaging(cut))
+    assert (progress.status, [each.code for each in progress.errors]) == ("failed", ["output_damaged"])
+    assert (progress.completed, progress.output_bytes, results(folder, progress)) == (0, 0, ([], []))
+    assert folder.contents() == [job.input_file_id]
+
+
 def test_a_job_with_a_damaged_record_is_shown_as_failed(tmp_path: Path) -> None:
     folder = new_store(tmp_path)
     job = add_job(folder, CONTENT)

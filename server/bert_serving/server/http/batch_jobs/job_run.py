@@ -14,8 +14,8 @@ from ..encoding_service import EncodingService
 from ..http_access import RequestShare
 from .endings import ENDINGS, Ended, Failed
 from .job_slots import JobSlots
-from .lines import ENVELOPE, MAX_REQUESTS, Line, Scan, read_lines, scan
-from .output import Output
+from .lines import ENVELOPE, MAX_REQUESTS, Line, Scan, read_lines, scan, stamp_of
+from .output import Output, OutputDamaged
 from .records import ENDED, FileRecord, JobError, JobRecord, Progress, Status, new_id
 from .requests import LOG_SECONDS, Encoder, Request
 from .store import Damaged, Store
@@ -74,6 +74,9 @@ class JobRun:
         except Failed as error:
             self._log.warning("%s has failed: %s", self._job.id, error)
             await self._fail(error.error)
+        except OutputDamaged as error:
+            self._log.warning("%s has failed: %s", self._job.id, error)
+            await self._fail(JobError("output_damaged", f"{error}: create the batch again"))
         except Exception as error:
             self._log.exception("unexpected error in %s", self._job.id)
             await self._fail(JobError("internal_error", f"unexpected error in the server ({type(error).__name__})"))
@@ -117,7 +120,7 @@ class JobRun:
         await self._save()  # names the outputs
         path = self._store.content_path(self._job.input_file_id)
         with await asyncio.to_thread(self._open, path) as file:
-            scanned = await asyncio.to_thread(self._scan, file)
+            stamp, scanned = stamp_of(file), await asyncio.to_thread(self._scan, file)
             await self._retry(self._open_output)
             progress = self._progress
             progress.total = scanned.total
@@ -129,6 +132,8 @@ class JobRun:
             try:
                 if progress.end is None:
                     await self._compute(encoder, lines)
+                    if stamp_of(file) != stamp:
+                        raise self._changed_input()
             except Ended as ended:
                 progress.end = ended.status
                 progress.errors = self._reasons or progress.errors
@@ -157,7 +162,7 @@ class JobRun:
         if record is None:
             raise Failed("input_file_missing", f"the file {self._job.input_file_id} does not exist any more")
         if found.digest != record.digest:
-            raise Failed("input_file_damaged", f"the file {record.id} is not as it was uploaded: upload it again")
+            raise self._changed_input()
         if found.total == 0:
             raise Failed("empty_file", f"the file {record.id} has no lines")
         if found.total > MAX_REQUESTS:
@@ -168,6 +173,10 @@ class JobRun:
             )
         return found
 
+    def _changed_input(self) -> Failed:
+        message = f"the file {self._job.input_file_id} is not as it was uploaded: upload it again"
+        return Failed("input_file_damaged", message)
+
     def _open_output(self) -> None:
         """Opens the output where it was left. Starts over if it has changed, or its vectors are of another space."""
         progress, space = self._progress, " ".join(each.vector_space for each in self._service.models)
@@ -177,7 +186,7 @@ class JobRun:
         else:
             try:
                 self._output = Output(self._store, progress)
-            except ValueError as error:
+            except OutputDamaged as error:
                 reason = str(error)
         if reason:
             self._log.warning("%s starts over: %s", self._job.id, reason)
@@ -334,7 +343,14 @@ class JobRun:
 
     async def _fail(self, error: JobError) -> None:
         self._progress.errors = [error]
-        await self._finish("failed")
+        try:
+            await self._finish("failed")
+        except OutputDamaged:  # so it has none
+            assert self._output is not None
+            self._output.close()
+            self._output, progress = None, self._progress
+            progress.output_bytes = progress.error_bytes = progress.completed = progress.failed = 0
+            await self._finish("failed")
 
     async def _save(self) -> None:
         """Saves the progress with the sizes of the output. Waits while the disk is full."""

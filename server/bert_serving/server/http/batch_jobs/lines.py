@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -79,6 +80,12 @@ class Scan(NamedTuple):
     total: int
     digest: str
     duplicates: frozenset[int]
+
+
+def stamp_of(file: BinaryIO) -> tuple[int, int]:
+    """Returns what changes when another program writes to a file: its size, and the time of the last change."""
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
 
 
 def scan(file: BinaryIO, max_length: int) -> Scan:

@@ -19,6 +19,10 @@ from .store import Store
 _PIECE = 2**20
 
 
+class OutputDamaged(ValueError):
+    """A file is not as it was written."""
+
+
 class _GrowingFile:
     """A file to which bytes are appended.
 
@@ -26,20 +30,20 @@ class _GrowingFile:
         size, digest: size that counts, and BLAKE2b of these bytes.
 
     Raises:
-        ValueError: the file does not begin with these bytes.
+        OutputDamaged: the file does not begin with these bytes.
         OSError: it cannot be read or written.
     """
 
     def __init__(self, path: str, size: int, digest: str) -> None:
         self._file: BinaryIO = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115
         try:
-            self.size, self._hasher = size, hashlib.blake2b()
+            self._path, self.size, self._hasher = path, size, hashlib.blake2b()
             rest = size
             while rest and (piece := self._file.read(min(rest, _PIECE))):
                 self._hasher.update(piece)
                 rest -= len(piece)
             if rest or (size and self.digest != digest):
-                raise ValueError(f"{path} does not have the {size} bytes that were written")
+                raise OutputDamaged(f"{path} does not have the {size} bytes that were written")
         except BaseException:
             self._file.close()
             raise
@@ -49,7 +53,12 @@ class _GrowingFile:
         return self._hasher.hexdigest()
 
     def write(self, pieces: list[bytes]) -> None:
-        """Writes behind the bytes that count, which stay the same until `count`."""
+        """Writes behind the bytes that count, which stay the same until `count`.
+
+        Raises:
+            OutputDamaged: another program has cut the file.
+        """
+        self._require_size()
         self._file.seek(self.size)
         for piece in pieces:
             view = memoryview(piece)
@@ -63,19 +72,28 @@ class _GrowingFile:
             self.size += len(piece)
 
     def sync(self) -> None:
-        """Cuts off what does not count, and writes the rest to the disk."""
+        """Cuts off what does not count, and writes the rest to the disk.
+
+        Raises:
+            OutputDamaged: another program has cut the file.
+        """
+        self._require_size()
         self._file.truncate(self.size)
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
+    def _require_size(self) -> None:
+        if (found := os.fstat(self._file.fileno()).st_size) < self.size:
+            raise OutputDamaged(f"{self._path} has {found} bytes, and {self.size} were written")
+
 
 class Output:
     """The two files of a job.
 
     Raises:
-        ValueError: a file does not have what was written before.
+        OutputDamaged: a file does not have what was written before.
         OSError: a file cannot be read or written.
     """
 
@@ -97,6 +115,7 @@ class Output:
 
         Raises:
             OSError: the disk is full, or fails; none of the lines counts.
+            OutputDamaged: another program has cut a file.
         """
         if not self._store.has_room(sum(map(len, outputs)) + sum(map(len, errors))):
             return False
@@ -111,6 +130,7 @@ class Output:
 
         Raises:
             OSError: the disk is full, or fails; the progress before still counts.
+            OutputDamaged: another program has cut a file.
         """
         self._outputs.sync()
         self._errors.sync()

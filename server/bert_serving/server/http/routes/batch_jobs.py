@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/batch
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -134,6 +135,9 @@ def _content(store: Store, name: str, owner: str) -> Response:
         file = open(store.content_path(name), "rb")  # noqa: SIM115, the response closes it
     except FileNotFoundError:
         raise NotFound(f"the file {name!r} does not exist any more") from None
+    if os.fstat(file.fileno()).st_size < record.bytes:
+        file.close()
+        raise StorageError(f"the file {name!r} is damaged on the disk of the server, which has less than was written")
     response = Response(_pieces(file, record.bytes), mimetype=BYTES)
     response.call_on_close(file.close)
     response.headers["Content-Length"] = str(record.bytes)
