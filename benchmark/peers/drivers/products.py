@@ -3,9 +3,9 @@
 MODEL LIBRARY DTYPE MAX_SEQ_LEN POOLING TEXTS
 
 The products are those of the dense layers, of packed tokens without padding: no embeddings, attention, activations and
-normalizations. With POOLING ``cls``, the last layer multiplies one row of each text alone: ``engines/onnx/one_query.py``
-has the reason. LIBRARY is ``onnx`` (ONNX Runtime) or ``torch`` (PyTorch with prepacked weights of oneDNN). In int8,
-inputs are uint8 and kernels int8, and nothing is scaled.
+normalizations. With POOLING ``cls``, the last layer multiplies one row of each text alone:
+``engines/onnx/one_query.py`` has the reason. LIBRARY is ``onnx`` (ONNX Runtime) or ``torch`` (PyTorch with prepacked
+weights of oneDNN). In int8, inputs are uint8 and kernels int8, and nothing is scaled.
 """
 
 from __future__ import annotations
