@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,14 +182,27 @@ def test_a_folder_is_locked_for_one_process(tmp_path: Path) -> None:
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_name_has_its_own_files_and_batches(tmp_path: Path) -> None:
-    folder = Store(str(tmp_path), "uploads", 10**9)
-    keys = {"keys": {"k1": "one", "k2": "two"}, "weights": {"one": 1, "two": 1}, "limited": [], "proof": "p"}
+def new_client(folder: Store, keys: dict[str, Any] | None = None) -> FlaskClient:
     service: Any = FakeService()
     service.log, service.config.cors = logging.getLogger("test"), "*"
     metrics = Metrics(Mock(), Mock(running=0, queued=0))
-    app = make_app(service, metrics, RequestRecorder(metrics, service.log), HttpAccess(None, keys), folder)
-    client = app.test_client()
+    recorder = RequestRecorder(metrics, service.log)
+    return make_app(service, metrics, recorder, HttpAccess(None, keys), folder).test_client()
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    client = new_client(Store(str(tmp_path), "uploads", 10**9))
+    for name in ("files", "jobs"):
+        (tmp_path / name).rmdir()
+    for path in ("/v1/files", "/v1/batches"):
+        reply = client.get(path, environ_overrides={STARTED_KEY: time.perf_counter()})
+        assert (reply.status_code, "the folder of the batch jobs cannot be used" in reply.text) == (507, True)
+
+
+def test_each_name_has_its_own_files_and_batches(tmp_path: Path) -> None:
+    folder = Store(str(tmp_path), "uploads", 10**9)
+    keys = {"keys": {"k1": "one", "k2": "two"}, "weights": {"one": 1, "two": 1}, "limited": [], "proof": "p"}
+    client = new_client(folder, keys)
 
     def call(key: str, method: str, path: str, body: Any = None) -> Any:
         environ = {STARTED_KEY: time.perf_counter()}

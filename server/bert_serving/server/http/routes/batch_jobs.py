@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ from ..batch_jobs.records import ENDED, FileRecord, JobRecord, new_id
 from ..batch_jobs.store import MAX_JOBS, Damaged, Store
 from ..batch_jobs.views import describe_file, describe_job
 from ..encoding_service import EncodingService
-from ..errors import BadRequest, BodyTooLarge, NotFound, StorageError
+from ..errors import BadRequest, BodyTooLarge, HttpError, NotFound, StorageError
 from ..http_access import HttpAccess
 from ..models import choose
 from ..request_context import BYTES, json_response, read_body
@@ -42,6 +43,21 @@ _LIMIT = re.compile(r"[0-9]{1,9}")
 _WINDOW = re.compile(r"([1-9][0-9]{0,2})h")
 
 
+def _explained(view: Callable[..., Response]) -> Callable[..., Response]:
+    """Returns a view that reports errors of the disk as such."""
+
+    @wraps(view)
+    def explained(*args: Any, **kwargs: Any) -> Response:
+        try:
+            return view(*args, **kwargs)
+        except HttpError:
+            raise
+        except OSError as error:
+            raise StorageError(f"the folder of the batch jobs cannot be used ({error.strerror}): retry later") from None
+
+    return explained
+
+
 def blueprint(service: EncodingService, store: Store, access: HttpAccess) -> Blueprint:
     """Returns the routes. With ``-http_keys``, each name has its own files and batches."""
     routes = Blueprint("batch_jobs", __name__, url_prefix="/v1")
@@ -54,35 +70,43 @@ def blueprint(service: EncodingService, store: Store, access: HttpAccess) -> Blu
         return json_response(describe_file(request.environ[UPLOADED_KEY]))
 
     @routes.get("/files")
+    @_explained
     def list_files() -> Response:
         return _list_files(store, owner())
 
     @routes.get("/files/<name>")
+    @_explained
     def get_file(name: str) -> Response:
         return json_response(describe_file(_file(store, name, owner())))
 
     @routes.delete("/files/<name>")
+    @_explained
     def delete_file(name: str) -> Response:
         _delete_file(store, name, owner())
         return json_response(FileDeleted(name))
 
     @routes.get("/files/<name>/content")
+    @_explained
     def get_content(name: str) -> Response:
         return _content(store, name, owner())
 
     @routes.post("/batches")
+    @_explained
     def create_batch() -> Response:
         return json_response(_create(service, store, owner()))
 
     @routes.get("/batches")
+    @_explained
     def list_batches() -> Response:
         return _list_batches(store, owner())
 
     @routes.get("/batches/<name>")
+    @_explained
     def get_batch(name: str) -> Response:
         return json_response(_batch(store, name, owner()))
 
     @routes.post("/batches/<name>/cancel")
+    @_explained
     def cancel_batch(name: str) -> Response:
         return json_response(_cancel(store, name, owner()))
 
