@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,36 +38,41 @@ READY_LINE = "all set, ready to serve request!"
 #: All created servers; ``conftest.py`` ends those that a failed test left running.
 STARTED: list[Server] = []
 
-#: Reserved ports of this process, see ``free_ports``. Elsewhere than on Linux the sockets are closed.
-_RESERVED: dict[int, socket.socket] = {}
+_RETURNED_PORTS: set[int] = set()
+#: Locks of the last returned ports: a server has bound its ports long before they are released.
+_LOCKS: deque[socket.socket] = deque()
+MAX_LOCKS = 100
 
 
 def free_ports(count: int = 2) -> list[int]:
-    """Returns free ports that no other call returns, in any process of this machine, until this process ends.
+    """Returns free ports that no other call returns meanwhile, in any process of this machine.
 
-    A server binds its ports a second after it is started. All runs of tests on a machine choose from one range. It lies
-    below that of outgoing connections, and above those of Ray and of the benchmark.
+    A server binds its ports a second after it is started, so they are reserved for that time. All runs of tests on a
+    machine choose from one range. It lies below that of outgoing connections, and above those of Ray and of the
+    benchmark.
     """
     ports: list[int] = []
     while len(ports) < count:
         port = random.randrange(20_000, 32_000)
-        if port not in _RESERVED and is_free(port) and _reserve(port):
+        if port not in _RETURNED_PORTS and is_free(port) and _reserve(port):
+            _RETURNED_PORTS.add(port)
             ports.append(port)
     return ports
 
 
 def _reserve(port: int) -> bool:
     """Returns whether no other process has reserved a port. Only Linux has names of sockets that are not files."""
-    lock = _RESERVED[port] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     if sys.platform != "linux":
-        lock.close()
         return True
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         lock.bind(f"\0bert-serving-tests:{port}".encode())
     except OSError:
-        del _RESERVED[port]
         lock.close()
         return False
+    _LOCKS.append(lock)
+    if len(_LOCKS) > MAX_LOCKS:
+        _LOCKS.popleft().close()
     return True
 
 

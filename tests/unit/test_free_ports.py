@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bert_serving.server.benchmark import managed_server
-from servers import free_ports
+from servers import _LOCKS, MAX_LOCKS, free_ports
 
 SEED = 5
 TESTS = Path(__file__).resolve().parents[1]
@@ -37,3 +37,9 @@ def test_the_benchmark_chooses_no_port_of_a_test_server() -> None:
     chosen = managed_server.free_ports(50)
     assert len(set(chosen)) == 50
     assert max(chosen) < 20_000 <= min(free_ports(5))
+
+
+def test_a_long_run_of_tests_holds_few_descriptors() -> None:
+    ports = {port for _ in range(3) for port in free_ports(MAX_LOCKS)}
+    assert len(ports) == 3 * MAX_LOCKS
+    assert len(_LOCKS) <= MAX_LOCKS
