@@ -118,6 +118,26 @@ def test_resume_after_kill(server: Server, tmp_path: Path, capfd: pytest.Capture
     assert "is complete" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize("name", ["v.npy", "v.jsonl"])
+def test_full_disk_of_one_file(server: Server, tmp_path: Path, name: str) -> None:
+    import resource
+
+    texts = some_texts(100)
+    out = tmp_path / name
+    args = [write(tmp_path / "in.txt", texts), "-o", str(out), "-batch_size", "10", *at(server)]
+    limit = resource.RLIMIT_FSIZE
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # it writes files
+    size = (8000, 8000)
+    run = command(*args, stderr=subprocess.PIPE, env=plain, preexec_fn=lambda: resource.setrlimit(limit, size))
+    told = run.communicate(timeout=60)[1].decode()
+    assert run.returncode == 1
+    assert f"bert-serving-encode: {out}: File too large" in told
+    assert f"rows are in {out}; -resume continues from there" in told
+    assert "Traceback" not in told
+    assert main([*args, "-resume"]) == 0
+
+
 def interrupted(server: Server, folder: Path, texts: list[str], *options: str, name: str = "v.npy") -> list[str]:
     """Returns the arguments that resume a run which stopped at a blank last line."""
     corpus = write(folder / "corpus.txt", [*texts, ""])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import stat
 import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, BinaryIO, TextIO
 
@@ -106,9 +107,14 @@ def _run(args: argparse.Namespace, output_format: str) -> None:
                     checkpoint.save(sidecar)
                 bar.update(lines)
             is_done = True
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                error.filename = error.filename or args.output
+            raise
         finally:
             bar.close()
-            output.close()
+            with suppress(*() if is_done else (OSError,)):  # the rest of a write that failed
+                output.close()
             if sidecar and not is_done:
                 if checkpoint.rows:
                     _print_error(f"{checkpoint.rows:,} rows are in {args.output}; -resume continues from there")
