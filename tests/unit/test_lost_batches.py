@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,13 +105,14 @@ def test_a_worker_that_overlaps_batches_holds_one_more(harness: DispatcherHarnes
     assert not harness.workers[b"a"].poll(50)
 
 
-def test_an_innocent_batch_is_not_blamed_for_the_one_that_overlaps_it(harness: DispatcherHarness) -> None:
+@pytest.mark.parametrize("info", ["overlaps", "enqueues"])
+def test_an_innocent_batch_is_not_blamed_for_the_one_that_overlaps_it(harness: DispatcherHarness, info: str) -> None:
     """After the death of a worker with several batches under way, each of them is computed alone."""
     harness.ask(8)
-    harness.add_worker(b"a", overlaps=True)
+    harness.add_worker(b"a", **{info: True})
     batches = [harness.batch(b"a")[0] for _ in range(2)]
     harness.dispatcher.worker_lost(b"a")
-    harness.add_worker(b"b", overlaps=True)
+    harness.add_worker(b"b", **{info: True})
     first, _ = harness.batch(b"b")
     harness.dispatcher.dispatch()
     assert not harness.workers[b"b"].poll(50)
@@ -118,7 +120,7 @@ def test_an_innocent_batch_is_not_blamed_for_the_one_that_overlaps_it(harness: D
     second, _ = harness.batch(b"b")
     assert sorted(map(rows_of, [first, second])) == sorted(map(rows_of, batches))  # neither was split
     harness.dispatcher.worker_lost(b"b")
-    harness.add_worker(b"c", overlaps=True)
+    harness.add_worker(b"c", **{info: True})
     assert len(rows_of(harness.batch(b"c")[0])) == 1  # the one that was alone is split
     assert not harness.failures
 

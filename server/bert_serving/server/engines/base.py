@@ -140,6 +140,9 @@ class Engine(Protocol):
     One whose device computes by itself may have ``start``: it starts to encode a batch, and returns a function that
     waits for the vectors. The worker prepares the next batch meanwhile, and calls the functions in the order of the
     batches. All raise the errors of ``encode``.
+    One that computes in threads of its own may have ``enqueue``, which takes a function beside the batch. It does as
+    ``start``, behind the batches before, and calls the function in a thread when the vectors are ready. For a batch
+    that the calling thread should compute by ``encode``, it returns None.
     """
 
     def encode(self, batch: Batch) -> np.ndarray:

@@ -211,9 +211,26 @@ def encode_in_groups(
     """
     if len(groups) == 1:
         return encode(batch)
-    batches, token_indexes = zip(*(select_sequences(batch, sequences) for sequences in groups), strict=True)
+    batches, tokens = select_groups(batch, groups)
+    return merge_groups(batch, groups, tokens, is_token_level, map_fn(encode, batches))
+
+
+def select_groups(batch: Batch, groups: list[np.ndarray]) -> tuple[tuple[Batch, ...], tuple[np.ndarray, ...]]:
+    """Returns each group of a batch as a batch, and the indexes of its tokens in the whole batch."""
+    batches, tokens = zip(*(select_sequences(batch, sequences) for sequences in groups), strict=True)
+    return batches, tokens
+
+
+def merge_groups(
+    batch: Batch,
+    groups: list[np.ndarray],
+    token_indexes: tuple[np.ndarray, ...],
+    is_token_level: bool,
+    encoded: Iterable[np.ndarray],
+) -> np.ndarray:
+    """Writes the rows of groups to their positions in the whole batch; the groups are those of ``select_groups``."""
     result: np.ndarray | None = None
-    for sequences, tokens, vectors in zip(groups, token_indexes, map_fn(encode, batches), strict=True):
+    for sequences, tokens, vectors in zip(groups, token_indexes, encoded, strict=True):
         if result is None:
             total = batch.num_tokens if is_token_level else batch.num_sequences
             result = np.empty((total, vectors.shape[1]), vectors.dtype)

@@ -7,12 +7,12 @@ use the cores. With enough tokens, separate sequences for each thread are faster
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
 from .batch import Batch
-from .layout import encode_in_groups
+from .layout import encode_in_groups, merge_groups, select_groups
 
 Encode = Callable[[Batch], np.ndarray]
 
@@ -63,12 +63,45 @@ class ThreadPool:
             return all_threads(batch)
         return encode_in_groups(batch, shares, is_token_level, single_thread, self.map)
 
+    def enqueue(
+        self, batch: Batch, is_token_level: bool, single_thread: Encode, when_done: Callable[[], None]
+    ) -> Callable[[], np.ndarray] | None:
+        """Starts to encode a batch behind those before: a thread whose share is done takes one of the next batch.
+
+        Args:
+            single_thread: encodes one share.
+            when_done: called in a thread of the pool when all shares are done, perhaps several times.
+
+        Returns:
+            a function that waits for what ``encode`` returns; None if the batch is not partitioned.
+        """
+        shares = self.partition(batch.lengths)
+        if len(shares) == 1:
+            return None
+        batches, tokens = select_groups(batch, shares)
+        left = [None] * len(shares)
+
+        def on_share(_: Future[np.ndarray]) -> None:
+            left.pop()
+            if not left:
+                when_done()
+
+        futures = [self._executor.submit(single_thread, share) for share in batches]
+        for future in futures:
+            future.add_done_callback(on_share)
+        return lambda: merge_groups(batch, shares, tokens, is_token_level, _results(futures))
+
     def map(self, encode: Encode, shares: Iterable[Batch]) -> list[np.ndarray]:
         """Returns the vectors of each share after all shares are done; raises the first error of a share."""
         futures = [self._executor.submit(encode, share) for share in shares]
-        wait(futures)  # memory that a share still holds may be missing for the next batch
-        return [future.result() for future in futures]
+        return _results(futures)
 
     def close(self) -> None:
         """Stops the threads."""
         self._executor.shutdown(wait=False)
+
+
+def _results(futures: list[Future[np.ndarray]]) -> list[np.ndarray]:
+    """Returns the results after all futures are done; raises the first error."""
+    wait(futures)  # memory that a share still holds may be missing for the next batch
+    return [future.result() for future in futures]

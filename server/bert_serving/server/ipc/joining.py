@@ -148,6 +148,7 @@ class Registration(msgspec.Struct, frozen=True):
     engine: str = ""
     has_token_vectors: bool = False
     overlaps: bool = False
+    enqueues: bool = False
     model: str = ""
     gpu_memory_used: int | msgspec.UnsetType = msgspec.UNSET
     gpu_memory_total: int | msgspec.UnsetType = msgspec.UNSET

@@ -144,7 +144,7 @@ class Dispatcher:
         if state is None:
             return
         held = {batch_id: self.in_flight.pop(batch_id) for batch_id in state.in_flight}
-        crashed = self._retry.blame(list(held), state.overlaps) if is_death else None
+        crashed = self._retry.blame(list(held), state.computes_several) if is_death else None
         for batch_id, batch in held.items():
             self._unannounced.restore(batch.announcements)
             if batch_id != crashed:

@@ -46,14 +46,14 @@ class BatchRetry:
             self.reject(isolated[0].key, int(isolated[0].rows[0]), reason)
         return reason if isolated else ""
 
-    def blame(self, held: list[int], overlaps: bool) -> int | None:
+    def blame(self, held: list[int], several: bool) -> int | None:
         """Returns the batch that a dead worker computed; None if it held none, or if any of several may be the cause.
 
         Args:
             held: batches of the worker, oldest first.
-            overlaps: its device computes a batch while the worker prepares the next one.
+            several: two of its batches may be under way at once.
         """
-        if overlaps and len(held) > 1:
+        if several and len(held) > 1:
             self.num_alone = len(held)
             return None
         self.num_alone = max(0, self.num_alone - len(held))

@@ -84,13 +84,18 @@ class WorkerState:
         return bool(self.info.get("overlaps"))
 
     @property
+    def computes_several(self) -> bool:
+        """Whether two of its batches may be under way at once."""
+        return self.overlaps or bool(self.info.get("enqueues"))
+
+    @property
     def credits(self) -> int:
         """Batches that the worker may hold."""
         return CREDITS + self.overlaps
 
     def has_credit(self, is_alone: bool) -> bool:
-        """Returns whether the worker may get a batch; with ``is_alone``, one that overlaps them gets one at a time."""
-        most = 1 if is_alone and self.overlaps else self.credits
+        """Returns whether the worker may get a batch; with ``is_alone``, one that computes several gets one."""
+        most = 1 if is_alone and self.computes_several else self.credits
         return len(self.in_flight) < most and not self.is_draining and self.is_available
 
     @property

@@ -61,16 +61,41 @@ class BatchEncoder:
     def start(self, message: BatchMessage) -> Callable[[], Encoded]:
         """Starts a batch. Returns a function that waits for what ``encode`` returns."""
         codes = np.frombuffer(message.vector_codes, np.int32)
-        if message.segments or not self.overlaps or _has_pooling(codes) or self._wants_outputs(codes):
+        if not self.overlaps or self._needs_tokens(message, codes):
             return partial(self.encode, message)
         batch = message.batch
         few, where = deduplicate(batch)
-        wait: Callable[[], np.ndarray] = self._engine.start(few)  # type: ignore[attr-defined]
+        return self._waits(self._engine.start(few), batch, few, where, codes)  # type: ignore[attr-defined]
 
-        def finish() -> Encoded:
-            return self._finish(wait(), batch, few, where, codes), batch.lengths, None
+    @property
+    def enqueues(self) -> bool:
+        """Whether threads of the engine may compute a batch behind another."""
+        return hasattr(self._engine, "enqueue")
 
-        return finish
+    def enqueue(self, message: BatchMessage, when_done: Callable[[], None]) -> Callable[[], Encoded] | None:
+        """Lets threads of the engine compute a batch, behind those before.
+
+        Args:
+            when_done: a thread calls it when the vectors are ready.
+
+        Returns:
+            a function that waits for what ``encode`` returns; None if ``start`` should take the batch.
+        """
+        batch, codes = message.batch, np.frombuffer(message.vector_codes, np.int32)
+        if batch.num_sequences == 1 or self._needs_tokens(message, codes):
+            return None
+        few, where = deduplicate(batch)
+        wait: Callable[[], np.ndarray] | None = self._engine.enqueue(few, when_done)  # type: ignore[attr-defined]
+        return None if wait is None else self._waits(wait, batch, few, where, codes)
+
+    def _waits(
+        self, wait: Callable[[], np.ndarray], batch: Batch, few: Batch, where: np.ndarray | None, codes: np.ndarray
+    ) -> Callable[[], Encoded]:
+        return lambda: (self._finish(wait(), batch, few, where, codes), batch.lengths, None)
+
+    def _needs_tokens(self, message: BatchMessage, codes: np.ndarray) -> bool:
+        """Returns whether rows of a batch are made of vectors of tokens that the engine does not give by itself."""
+        return bool(message.segments) or _has_pooling(codes) or self._wants_outputs(codes)
 
     def encode(self, message: BatchMessage) -> Encoded:
         """Returns the array of a result, the number of tokens of each of its rows or, without head, sequences, and the

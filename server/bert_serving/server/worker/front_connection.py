@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import socket
 import time
 from typing import Any
 
@@ -61,9 +62,10 @@ class FrontConnection:
             connect_bound(self.results, addresses.results)
             connect_bound(self.batches, addresses.dispatch)
 
-    def poller(self, control: zmq.Socket[bytes]) -> zmq.Poller:
-        """Returns a poller of this connection and of ``control``."""
+    def poller(self, control: zmq.Socket[bytes], wake_up: socket.socket) -> zmq.Poller:
+        """Returns a poller of this connection, of ``control`` and of ``wake_up``."""
         poller = zmq.Poller()
+        poller.register(wake_up, zmq.POLLIN)
         for sock in (control, self.batches, self._monitor):
             if sock is not None:
                 poller.register(sock, zmq.POLLIN)

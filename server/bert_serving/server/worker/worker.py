@@ -25,6 +25,7 @@ from .sentence_head import SentenceHead
 from .started_batches import StartedBatches
 from .token_head_weights import load_token_heads
 from .token_heads import TokenHeads
+from .wake_up import WakeUp
 from .warm_up import warm_up
 
 
@@ -66,6 +67,7 @@ def run(process: ProcessContext) -> None:
     front = FrontConnection(process)
     info = {"device": str(device), "max_tokens": max_tokens, "engine": process.options["engine"]}
     info |= {"has_token_vectors": encoder.has_token_vectors, "overlaps": encoder.overlaps}
+    info |= {"enqueues": encoder.enqueues}
     if number := process.options.get("model_number", 0):
         info["model"] = number
     if "join" in process.options:
@@ -77,19 +79,23 @@ def run(process: ProcessContext) -> None:
     process.log.info("ready and listening!")
     control.send_multipart([READY, registration])
 
-    poller = front.poller(control)
-    started = StartedBatches(process, front, encoder, token_level)
+    wake_up, full_tokens = WakeUp(), process.config.max_batch_tokens or max_tokens
+    started = StartedBatches(process, front, encoder, token_level, full_tokens, wake_up.send)
+    poller = front.poller(control, wake_up.readable)
     next_register_at = time.monotonic() + 1
     while True:
-        process.mark_progress(busy=bool(started))
-        events = dict(poller.poll(0 if started else 1000))
+        if not started.is_computing:  # a batch without an end is no progress
+            process.mark_progress(busy=bool(started))
+        events = dict(poller.poll(0 if started and not started.is_computing else 1000))
+        if wake_up.readable.fileno() in events:
+            wake_up.clear()
         if control in events and control.recv_multipart()[0] == STOP:
             break
         if front.is_cut(events):
             process.log.warning("the connection to the front was cut; connecting again")
             started.drop()
             front.open_again()
-            poller = front.poller(control)
+            poller = front.poller(control, wake_up.readable)
             next_register_at = 0.0
             continue
         frames = next(recv_available(front.batches, 1, copy=False), None) if front.batches in events else None
@@ -98,8 +104,9 @@ def run(process: ProcessContext) -> None:
         elif frames is not None:
             process.mark_progress(busy=True)
             started.start(BatchMessage.from_frames(frames))
-        if started and (frames is None or started.is_full):
+        if started.is_full or (started and frames is None and not started.is_computing):
             started.finish_first()
+            process.mark_progress(busy=bool(started))
         if time.monotonic() >= next_register_at:  # repeated for a ventilator that was restarted
             next_register_at = time.monotonic() + 1
             if meter is not None:
@@ -107,6 +114,7 @@ def run(process: ProcessContext) -> None:
             if front.register(registration) and not started:
                 front.report_idle(started.last_read)
     engine.close()
+    wake_up.close()
 
 
 def _last_sent(frame: Any) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -172,10 +172,20 @@ class OnnxEngine:
         """See ``base.Engine``."""
         return self._encode_all(batch, True, _TOKENS)
 
-    def _encode_all(self, batch: Batch, gives_tokens: bool, output: int) -> np.ndarray:
+    def enqueue(self, batch: Batch, when_done: Callable[[], None]) -> Callable[[], np.ndarray] | None:
+        """See ``base.Engine``."""
+        self._check(batch)
+        gives_tokens = self._spec.is_token_level
+        single_thread = partial(self._encode, gives_tokens, _VECTORS, self._single_thread_session, 1)
+        return self._thread_pool.enqueue(batch, gives_tokens, single_thread, when_done)
+
+    def _check(self, batch: Batch) -> None:
         if self._all_threads_session is None:
             raise EngineError("the engine is closed")
         check_batch(batch, self._spec)
+
+    def _encode_all(self, batch: Batch, gives_tokens: bool, output: int) -> np.ndarray:
+        self._check(batch)
         if batch.num_sequences == 1:  # nothing to group or to share
             return _run(self._all_threads_session, output, self._multiple, batch)
         single_thread = partial(self._encode, gives_tokens, output, self._single_thread_session, 1)
