@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -74,6 +75,13 @@ def _reserve(port: int) -> bool:
     if len(_LOCKS) > MAX_LOCKS:
         _LOCKS.popleft().close()
     return True
+
+
+@atexit.register
+def _release() -> None:
+    """Releases all reserved ports; a socket that is not closed is a warning."""
+    while _LOCKS:
+        _LOCKS.pop().close()
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> None:

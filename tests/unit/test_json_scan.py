@@ -70,7 +70,7 @@ def outcome(read: Callable[[bytes, RequestLimits], list[Any]], message: bytes) -
     try:
         return read(message, LIMITS)
     except RequestError as error:
-        return type(error)
+        return TooLarge if isinstance(error, TooLarge) else type(error)
 
 
 def check_pieces(message: bytes, sizes: tuple[int, int, int]) -> None:
